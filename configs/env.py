@@ -1,0 +1,77 @@
+"""The only reader of `os.environ`, and the table of every variable that this project reads or sets.
+
+A variable is *forwarded* when the driver's value is handed to the ranks. Locations never are: cache
+roots, `~` and XDG variables are resolved in the rank's own process, because each node may have its own.
+A variable is *set* when every rank gets a fixed value from us whatever the driver has.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Handling = Literal["local", "forwarded", "set"]
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable: what it means and what happens to it on the way to the ranks."""
+
+    name: str
+    handling: Handling
+    meaning: str
+    value: str | None = None
+    """The value for `set` variables."""
+
+
+TABLE: tuple[Variable, ...] = (
+    Variable("RAY_ADDRESS", "local", "cluster to connect to when `cluster.address` is not given"),
+    Variable("RAY_WARMUP_CACHE_ROOT", "local", "cache root of this node when `cache.root` is not given"),
+    Variable("RAY_WARMUP_CACHE_DIR", "local", "replaces everything before the key's hash when `cache.override_dir` is not given"),
+    Variable("XDG_CACHE_HOME", "local", "parent of the default cache root"),
+    Variable("HOME", "local", "expands `~`, parent of the default cache root"),
+    Variable("TMPDIR", "local", "parent of Ray's session directory when nodes are simulated"),
+    Variable("FLASHINFER_WORKSPACE_BASE", "local", "where FlashInfer builds; unset: below the cache root"),
+    Variable("FLASHINFER_TACTICS_BLOCKLIST", "local", "FlashInfer's list of tactics never to tune"),
+    Variable("CUDA_CACHE_PATH", "local", "the driver's cache of compiled kernels"),
+    Variable("CUDA_CACHE_MAXSIZE", "local", "its size limit in bytes"),
+    Variable("TRITON_CACHE_DIR", "local", "Triton's cache of compiled kernels"),
+    Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
+    Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "log level of this project: DEBUG, INFO, WARNING"),
+    Variable("TQDM_DISABLE", "set", "FlashInfer prints a bar for every tuned task otherwise", "1"),
+    Variable("FLASHINFER_LOGGING_LEVEL", "set", "FlashInfer logs two lines for every tuned task otherwise", "WARNING"),
+)
+
+_NAMES = {variable.name for variable in TABLE}
+
+
+def read(name: str, *, configured: bool = False) -> str | None:
+    """The variable's value in this process, None when unset or empty.
+
+    `configured=True` admits a name that the user's config gave (`cache.root_env`); any other name must be in TABLE.
+    """
+    if not configured and name not in _NAMES:
+        raise KeyError(f"{name} is not in configs.env.TABLE")
+    return os.environ.get(name) or None
+
+
+def rank_environment(level: str | None = None) -> dict[str, str]:
+    """What the driver hands to every rank: forwarded variables that are set here, and the `set` ones."""
+    values = {v.name: v.value for v in TABLE if v.handling == "set" and v.value is not None}
+    for variable in TABLE:
+        if variable.handling == "forwarded" and (value := read(variable.name)) is not None:
+            values[variable.name] = value
+    if level is not None:
+        values["RAY_WARMUP_LOG_LEVEL"] = level
+    return values
+
+
+def export(values: dict[str, str]) -> None:
+    """Set variables in this process (a rank's own, before it imports FlashInfer)."""
+    os.environ.update(values)
+
+
+def snapshot() -> dict[str, str]:
+    """A copy of the whole environment, for child processes and for tests that compare before and after."""
+    return dict(os.environ)

@@ -1,0 +1,104 @@
+"""YAML plus `section.field=value` overrides -> `WarmupConfig`; every complaint is a `ConfigError`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import WarmupConfig
+
+RECIPES_DIR = Path(__file__).parent / "recipes"
+MAX_CONFIG_BYTES = 1 << 20
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> WarmupConfig:
+    """Read a recipe (a path, or the name of one in `configs/recipes/`) and apply overrides to it.
+
+    Args:
+        path: YAML file or recipe name; None starts from nothing, so that overrides must give every required field.
+        overrides: `section.field=value`, the value in YAML (`autotune.buckets=[1,8]`).
+
+    Raises:
+        ConfigError: naming `section.field`, the value and the rule.
+    """
+    data = _read(_find(path)) if path is not None else {}
+    for override in overrides:
+        _apply(data, override)
+    return parse_config(data)
+
+
+def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
+    """A config from plain values, for example `WarmupConfig.model_dump(mode="json")` of another process."""
+    try:
+        return WarmupConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _find(path: str | Path) -> Path:
+    given = Path(path).expanduser()
+    if given.is_file():
+        return given
+    recipe = RECIPES_DIR / f"{path}.yaml"
+    if recipe.is_file():
+        return recipe
+    names = ", ".join(sorted(p.stem for p in RECIPES_DIR.glob("*.yaml")))
+    raise ConfigError(f"config: {str(path)!r} is neither a file nor a recipe; recipes are {names}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"config: {path} has {size} bytes, at most {MAX_CONFIG_BYTES} are read")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: {path} cannot be read: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"config: {path} must hold a mapping of sections, not {type(data).__name__}")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    section, dot, name = path.strip().partition(".")
+    if not (separator and dot and section and name):
+        raise ConfigError(f"--set {override!r}: must be section.field=value")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+    target = data.setdefault(section, {})
+    if not isinstance(target, dict):
+        raise ConfigError(f"{section}: must be a mapping of fields, not {target!r}")
+    *parents, leaf = name.split(".")
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{section}.{name}: {parent} is not a mapping")
+    target[leaf] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One line per complaint: `section.field: value: rule`."""
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "config"
+        rule = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            rule = "unknown field"
+        value = "missing" if item["type"] == "missing" else _short(item["input"])
+        lines.append(f"{where}: {value}: {rule}")
+    return "; ".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value) if not isinstance(value, dict) else "{...}"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,218 @@
+"""What a user may ask for: frozen sections, every field documented below it. Imports neither Ray nor torch.
+
+`WarmupConfig` is one run. Values that depend on the cluster ("auto", world size from nodes) are resolved
+later into a `WarmupPlan`; nothing here changes after construction.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
+Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
+Backend = Literal["auto", "cuda", "cpu"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _octal(value: object) -> object:
+    """File modes are written in octal: "0600", "600", or YAML's 0600 (already an int)."""
+    if isinstance(value, str):
+        try:
+            return int(value, 8)
+        except ValueError:
+            raise ValueError("must be an octal file mode such as 0600") from None
+    return value
+
+
+FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0o400, le=0o777)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+
+
+class ClusterSection(Section):
+    """Where the ranks run."""
+
+    address: str | None = None
+    """Ray address: `auto`, `host:port` or `ray://host:port`; unset: `$RAY_ADDRESS`, else Ray is started here."""
+    simulated_nodes: int = Field(default=0, ge=0, le=64)
+    """Start this many Ray nodes on this machine, each with a cache directory of its own; for trying things out."""
+    num_nodes: int | None = Field(default=None, ge=1)
+    """Nodes to spread over; only together with `ranks_per_node`."""
+    ranks_per_node: int | None = Field(default=None, ge=1)
+    """Ranks on each of `num_nodes` nodes (default 1 node). Give this or `world_size`, not both."""
+    world_size: int | None = Field(default=None, ge=1)
+    """Ranks in all, wherever they fit. Give this or `ranks_per_node`, not both."""
+    gpus_per_rank: float = Field(default=1.0, ge=0, le=8)
+    """GPUs of one rank; a fraction shares one GPU between ranks. Ignored with `backend: cpu`."""
+    cpus_per_rank: float = Field(default=1.0, ge=0)
+    """CPUs of one rank; compilation uses as many jobs."""
+    placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Ray's placement group strategy, with `world_size`. With `ranks_per_node` nodes are chosen by free resources."""
+    accelerator_type: str | None = None
+    """Only nodes with this `ray.io/accelerator-type` label, for example `H200`."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Only nodes with these Ray labels."""
+    backend: Backend = "auto"
+    """`cuda`, `cpu`, or `auto`: cuda where a GPU is asked for and present."""
+
+    @model_validator(mode="after")
+    def _one_way_to_count(self) -> Self:
+        if (self.world_size is None) == (self.ranks_per_node is None):
+            raise ValueError(
+                f"give exactly one of world_size (is {self.world_size}) and ranks_per_node (is {self.ranks_per_node})"
+            )
+        if self.num_nodes is not None and self.ranks_per_node is None:
+            raise ValueError(f"num_nodes (is {self.num_nodes}) needs ranks_per_node")
+        return self
+
+    @property
+    def num_ranks(self) -> int:
+        """World size that was asked for."""
+        return self.world_size or (self.ranks_per_node or 1) * (self.num_nodes or 1)
+
+
+class ModelSection(Section):
+    """Whose kernel shapes are warmed."""
+
+    name: str
+    """A preset of `configs/models/` or the path of a Hugging Face `config.json`."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Ranks that share each layer's GEMMs."""
+    pipeline_parallel_size: int = Field(default=1, ge=1)
+    """Stages that share the layers."""
+    expert_parallel_size: int = Field(default=1, ge=1)
+    """Shards that share the experts."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Activation dtype. The cpu backend always measures float32."""
+    quantization: Literal["none", "fp8"] = "none"
+    """`fp8`: the dense GEMMs run as fp8 (e4m3)."""
+
+
+class AutotuneSection(Section):
+    """What is measured and how."""
+
+    optimization_level: OptimizationLevel = "O2"
+    """O0 switches tuning off, O1, O2 and O3 switch it on."""
+    enabled: bool | None = None
+    """Explicit switch; wins over the level when given."""
+    strategy: Strategy = "auto"
+    """`leader`: one rank of a class measures. `sharded`: all ranks share the tasks. `consensus`: several ranks measure
+    the same short list. `independent`: every rank for itself. `auto`: sharded for two or more GPUs, else leader."""
+    max_num_batched_tokens: int = Field(default=8192, ge=1, le=1 << 20)
+    """Largest number of tokens in one step; tuned up to it."""
+    max_num_seqs: int = Field(default=256, ge=1, le=1 << 16)
+    """Largest number of sequences in one step; bounds the LM head and sampling."""
+    buckets: tuple[int, ...] | None = None
+    """Tune only these of the op's own buckets; others would never hit in serving and are refused."""
+    skip_ops: tuple[str, ...] = ()
+    """FlashInfer ops that keep their default tactic, for example `fp4_gemm`."""
+    shortlist: int = Field(default=4, ge=1, le=16)
+    """Fastest candidates kept per task for the guard."""
+    tie_band: float = Field(default=0.02, ge=0, lt=1)
+    """Candidates within this share of the fastest count as equal; a fixed order decides."""
+    consensus_ranks: int = Field(default=3, ge=2)
+    """Ranks that measure the same short list under `consensus`."""
+    max_memory_bytes: int | None = Field(default=None, ge=1 << 20)
+    """Device memory that tuning may use; the largest bucket shrinks to fit."""
+    max_memory_share: float = Field(default=0.9, gt=0, le=1)
+    """The same as a share of the memory that is free when tuning starts."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """The level's default unless the explicit switch is given."""
+        return self.enabled if self.enabled is not None else self.optimization_level != "O0"
+
+
+class GuardSection(Section):
+    """Whether and how winners must prove themselves against the default tactic."""
+
+    enabled: bool = True
+    """Off: tables are published unguarded and say so."""
+    margin: float = Field(default=0.02, ge=0, lt=1)
+    """A winner must be faster than the default by this share."""
+    rounds: int = Field(default=7, ge=3, le=101)
+    """Interleaved rounds of default and candidate."""
+
+
+class CacheSection(Section):
+    """Where tables and compiled kernels are kept on each node."""
+
+    persistent: bool = True
+    """False: nothing is written; ranks load the same bytes from memory."""
+    root: str | None = None
+    """Cache root; `~` is expanded on the node. Unset: `$<root_env>`, else `$XDG_CACHE_HOME/ray-warmup`, else `~/.cache/ray-warmup`."""
+    override_dir: str | None = None
+    """Replaces everything before the key's hash; unset: `$<override_env>`."""
+    root_env: str = "RAY_WARMUP_CACHE_ROOT"
+    """Name of the variable with the node's cache root."""
+    override_env: str = "RAY_WARMUP_CACHE_DIR"
+    """Name of the variable with the node's override directory."""
+    file_mode: FileMode = 0o600
+    """Mode of published files (octal)."""
+    dir_mode: FileMode = 0o700
+    """Mode of created directories (octal)."""
+
+
+class TimeoutsSection(Section):
+    """Seconds; one deadline per phase, and one per task."""
+
+    placing: Seconds = 300
+    """Waiting for the placement group and the rank actors."""
+    probing: Seconds = 300
+    """Imports and fingerprints of all ranks."""
+    lookup: Seconds = 60
+    """Reading the node stores."""
+    compiling: Seconds = 3600
+    """Building the modules that a node lacks."""
+    tuning: Seconds = 3600
+    """All tasks of all classes."""
+    guarding: Seconds = 1800
+    """Measuring winners against the default."""
+    pushing: Seconds = 120
+    """Packing, and the object store."""
+    installing: Seconds = 120
+    """One writer per directory publishes."""
+    loading: Seconds = 300
+    """Every rank loads and looks every task up."""
+    replaying: Seconds = 900
+    """Every rank runs every task once."""
+    task: Seconds = 300
+    """One task of TUNING or GUARDING."""
+    single_flight: Seconds = 7200
+    """Waiting for another run of the same key."""
+    heartbeat: Seconds = 2
+    """Interval of the ranks' heartbeats."""
+
+
+class WarmupConfig(Section):
+    """One warmup run."""
+
+    cluster: ClusterSection
+    """Where the ranks run."""
+    model: ModelSection
+    """Whose kernel shapes are warmed."""
+    autotune: AutotuneSection = AutotuneSection()
+    """What is measured and how."""
+    guard: GuardSection = GuardSection()
+    """How winners prove themselves."""
+    cache: CacheSection = CacheSection()
+    """Where results are kept."""
+    timeouts: TimeoutsSection = TimeoutsSection()
+    """Deadlines."""
+
+    @model_validator(mode="after")
+    def _ranks_fill_the_model(self) -> Self:
+        per_replica = self.model.tensor_parallel_size * self.model.pipeline_parallel_size
+        if self.cluster.num_ranks % per_replica:
+            raise ValueError(
+                f"cluster asks for {self.cluster.num_ranks} ranks, but model.tensor_parallel_size "
+                f"{self.model.tensor_parallel_size} x model.pipeline_parallel_size {self.model.pipeline_parallel_size} "
+                f"= {per_replica} must divide it"
+            )
+        return self

@@ -1,0 +1,104 @@
+"""Who is who: rank numbers from where the actors landed. Pure; the caller brings the placements.
+
+Nodes are keyed by node id, never by address: several nodes can share one address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where one actor landed, as it reports itself."""
+
+    bundle_index: int
+    node_id: str
+    gpu_ids: tuple[str, ...] = ()
+    address: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RankInfo:
+    """One rank's identity; `rank` is the world rank."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+    node_id: str
+    bundle_index: int
+    gpu_ids: tuple[str, ...] = ()
+    address: str = ""
+    pid: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RankInfo:
+        """The inverse of `to_json`."""
+        return cls(**{**data, "gpu_ids": tuple(data["gpu_ids"])})
+
+    def __str__(self) -> str:
+        gpu = f", GPU {','.join(self.gpu_ids)}" if self.gpu_ids else ""
+        return f"rank {self.rank} on node {self.node_id[:8]} ({self.address}{gpu})"
+
+
+def assign_ranks(placements: Sequence[Placement], first_node: str | None = None) -> tuple[RankInfo, ...]:
+    """Ranks contiguous per node: `first_node` first, then by node id; inside a node by GPU, then bundle.
+
+    Bundle order is not node order (SPREAD interleaves), so it only breaks ties.
+
+    Example: bundles 0,2 on node "b" and 1,3 on node "a" with `first_node="b"` give ranks 0,1 on "b" and 2,3 on "a".
+    """
+    nodes = sorted({p.node_id for p in placements}, key=lambda node: (node != first_node, node))
+    ranks: list[RankInfo] = []
+    for node_rank, node_id in enumerate(nodes):
+        local = sorted((p for p in placements if p.node_id == node_id), key=_within_node)
+        for local_rank, place in enumerate(local):
+            ranks.append(
+                RankInfo(
+                    rank=len(ranks),
+                    world_size=len(placements),
+                    local_rank=local_rank,
+                    local_world_size=len(local),
+                    node_rank=node_rank,
+                    node_id=node_id,
+                    bundle_index=place.bundle_index,
+                    gpu_ids=place.gpu_ids,
+                    address=place.address,
+                    pid=place.pid,
+                )
+            )
+    return tuple(ranks)
+
+
+def _within_node(place: Placement) -> tuple[list[tuple[int, str]], int]:
+    """GPU ids are numbers as strings (or UUIDs): compare numbers as numbers."""
+    return [(int(g) if g.isdigit() else 1 << 30, g) for g in place.gpu_ids], place.bundle_index
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShare:
+    """Which part of the model a rank runs."""
+
+    tensor_rank: int
+    pipeline_stage: int
+    expert_shard: int
+    replica: int
+
+
+def share_of(rank: int, tensor: int, pipeline: int, expert: int) -> ModelShare:
+    """Tensor ranks vary fastest, then pipeline stages, then replicas; expert shards run across all ranks of a stage."""
+    return ModelShare(
+        tensor_rank=rank % tensor,
+        pipeline_stage=rank // tensor % pipeline,
+        expert_shard=rank % expert,
+        replica=rank // (tensor * pipeline),
+    )

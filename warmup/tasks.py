@@ -1,0 +1,207 @@
+"""What is tuned: workloads, tasks and what measuring a task gave. Pure values, JSON in and out.
+
+A *workload* is one op call of a model on one rank (for example the QKV projection as a bf16 GEMM
+of K=1024, N=4096). A *task* is one workload at one bucket (a number of tokens, M): the unit of
+tuning, progress, blame, resume and sharding. This module imports neither torch nor FlashInfer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Scalar = str | int | float | bool
+TaskOutcome = Literal["tuned", "oom", "no_valid_tactic", "collision"]
+"""`collision`: two winners of one task would share one file key, so the op keeps its default."""
+Decision = Literal["kept", "replaced", "slower", "wrong", "crashed", "default", "unguarded"]
+"""What the guard decided; see `GuardVerdict.decision`."""
+
+DEFAULT_TACTIC = -1
+"""FlashInfer's number for "the first runner's own heuristic"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One op call of a model on one rank, without its inputs.
+
+    Example: `Workload("qkv_proj", "gemm", "bf16_gemm", "cublaslt", "bfloat16", (("k", 1024), ("n", 4096)), (1, 2, 4))`
+    """
+
+    name: str
+    """Where the model uses it: `qkv_proj`, `lm_head`, `moe`, `paged_decode`, ..."""
+    family: str
+    """Which room of `warmup/workloads/` builds it: gemm, fused_moe, attention, norm, rope, sampling."""
+    op: str
+    """FlashInfer's custom-op name when tunable (`bf16_gemm`), else our own name (`rmsnorm`)."""
+    backend: str
+    """The backend argument given to the op (`cublaslt`, `auto`, `fa2`, `cpu`)."""
+    dtype: str
+    """torch dtype name of the activations: bfloat16, float16, float32, float8_e4m3fn."""
+    params: tuple[tuple[str, Scalar], ...]
+    """The shape without the number of tokens, sorted by name: k, n, num_experts, head_dim, ..."""
+    buckets: tuple[int, ...]
+    """Numbers of tokens (M) that are tuned and replayed; the op's own buckets, ascending."""
+    tunable: bool = True
+    """False: compiled and replayed, never timed."""
+    modules: tuple[str, ...] = ()
+    """Names of the FlashInfer modules that it needs compiled."""
+    exact_sizes: bool = False
+    """True where FlashInfer's key holds the exact number of tokens, so a size between buckets never hits."""
+
+    @property
+    def identity(self) -> str:
+        """What makes two workloads the same work: op, backend, dtype and shape, not the name."""
+        shape = ",".join(f"{name}={value}" for name, value in self.params)
+        return f"{self.op}:{self.backend}:{self.dtype}:{shape}"
+
+    def param(self, name: str) -> Scalar:
+        """The value of one shape parameter; KeyError names the workload."""
+        for key, value in self.params:
+            if key == name:
+                return value
+        raise KeyError(f"workload {self.name} has no parameter {name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One workload at one bucket."""
+
+    workload: Workload
+    bucket: int
+
+    @property
+    def task_id(self) -> str:
+        """Stable name, equal on every rank: `bf16_gemm:cublaslt:bfloat16:k=1024,n=4096@256`."""
+        return f"{self.workload.identity}@{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A workload that this GPU or installation cannot run, and why."""
+
+    workload: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One tactic of one runner, timed on one task."""
+
+    runner: str
+    """Class name of FlashInfer's TunableRunner."""
+    tactic: Any
+    """As FlashInfer writes it to JSON: an int, or a nested list."""
+    median_s: float
+    spread_s: float
+    """Half the distance between the quartiles; 0.0 when timed once."""
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The runner and tactic that a task's table entry names."""
+
+    runner: str
+    tactic: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """What tuning one task gave: everything needed to write, guard, merge or explain its table entry.
+
+    At most a few KiB as JSON, so that it travels inline as an event and can be kept as a checkpoint.
+    """
+
+    task_id: str
+    op: str
+    bucket: int
+    outcome: TaskOutcome
+    choice: Choice | None
+    """None unless `outcome` is "tuned"."""
+    default_runner: str
+    """Class name of the first runner: what serves when nothing is tuned."""
+    keys: dict[str, str] = field(default_factory=dict)
+    """FlashInfer's file key of this task for each runner class."""
+    policy: tuple[Any, ...] | None = None
+    """The entry's third column (measurement policy), kept as FlashInfer gave it."""
+    measurements: tuple[Measurement, ...] = ()
+    """Fastest first; at most the shortlist."""
+    elapsed_s: float = 0.0
+    peak_bytes: int = 0
+    rank: int = 0
+    gpu: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TaskResult:
+        """The inverse of `to_json`; KeyError or TypeError on anything else."""
+        values = dict(data)
+        choice = values.pop("choice")
+        policy = values.pop("policy")
+        measurements = values.pop("measurements")
+        return cls(
+            choice=None if choice is None else Choice(choice["runner"], freeze(choice["tactic"])),
+            policy=None if policy is None else tuple(policy),
+            measurements=tuple(Measurement(**{**m, "tactic": freeze(m["tactic"])}) for m in measurements),
+            **values,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GuardVerdict:
+    """What the guard decided about one task."""
+
+    task_id: str
+    decision: Decision
+    """kept: the winner is faster and right. replaced: the next best took its place. slower, wrong, crashed:
+    no candidate held, the default stays, and this is why the winner went. default: the default had won already."""
+    choice: Choice
+    """What the table entry names now; the default tactic is `Choice(default_runner, -1)`."""
+    ratio: float
+    """Default's time over the chosen one's, both under the guard's measurement; 1.0 for the default."""
+    winner_ratio: float
+    """The same for the tuned winner, before the guard's decision."""
+    default_s: float
+    rounds: int
+    note: str = ""
+    rank: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> GuardVerdict:
+        """The inverse of `to_json`."""
+        values = dict(data)
+        choice = values.pop("choice")
+        return cls(choice=Choice(choice["runner"], freeze(choice["tactic"])), **values)
+
+
+def freeze(value: Any) -> Any:
+    """A hashable copy of a JSON tactic: lists become tuples."""
+    return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def tasks_of(workloads: tuple[Workload, ...]) -> tuple[Task, ...]:
+    """The tunable tasks of a rank, in workload order, each piece of work once."""
+    seen: dict[str, Task] = {}
+    for workload in workloads:
+        if not workload.tunable:
+            continue
+        for bucket in workload.buckets:
+            task = Task(workload, bucket)
+            seen.setdefault(task.task_id, task)
+    return tuple(seen.values())
+
+
+def digest_of_tasks(workloads: tuple[Workload, ...]) -> str:
+    """sha256 over the rank's own work, names excluded: equal work gives equal digests."""
+    rows = sorted({(w.identity, w.tunable, w.buckets) for w in workloads})
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
