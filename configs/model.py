@@ -126,7 +126,7 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
 def parse_model(name: str, data: Mapping[str, Any]) -> ModelDims:
     """Dimensions from the fields of a Hugging Face configuration; raises ConfigError naming the field."""
     class_name = _class_name(name, data)
-    fields = _fields(data)
+    fields = _fields(name, data)
     _require_attention_fields(name, class_name, fields)
     fields["architecture"] = _architecture(name, class_name, fields)
     fields["name"] = name
@@ -146,7 +146,7 @@ def check_parallel(dims: ModelDims, tp: int, pp: int, ep: int) -> None:
     for field, value in (("tensor_parallel_size", tp), ("pipeline_parallel_size", pp), ("expert_parallel_size", ep)):
         if value < 1:
             raise ConfigError(f"model.{field}: {value}; must be at least 1")
-    kv = dims.num_key_value_heads
+    kv, multiple = dims.num_key_value_heads, "divide or be a multiple of"
     rules = (
         ("tensor", dims.num_attention_heads % tp == 0, "num_attention_heads", dims.num_attention_heads, "divide"),
         (
@@ -160,7 +160,7 @@ def check_parallel(dims: ModelDims, tp: int, pp: int, ep: int) -> None:
         ("pipeline", pp <= dims.num_hidden_layers, "num_hidden_layers", dims.num_hidden_layers, "be at most"),
         ("expert", ep == 1 or dims.is_moe, "num_experts", dims.num_experts, "be 1 for a dense model:"),
         ("expert", not dims.is_moe or dims.num_experts % ep == 0, "num_experts", dims.num_experts, "divide"),
-        ("expert", tp % ep == 0 or ep % tp == 0, "tensor_parallel_size", tp, "divide or be a multiple of"),
+        ("expert", tp % ep == 0 or ep % tp == 0, "tensor_parallel_size", tp, multiple),
     )
     sizes = {"tensor": tp, "pipeline": pp, "expert": ep}
     for kind, holds, field, value, rule in rules:
@@ -199,7 +199,7 @@ def _class_name(name: str, data: Mapping[str, Any]) -> str:
     return class_name
 
 
-def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     """Our fields by our names; null counts as absent, and what Hugging Face derives is derived."""
     fields: dict[str, Any] = {}
     for field in ModelDims.model_fields:
@@ -211,7 +211,7 @@ def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
     if heads is not None:
         fields.setdefault("num_key_value_heads", heads)
     if "head_dim" not in fields and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        fields["head_dim"] = _derived_head_dim(str(data.get("_name_or_path", "config")), fields, hidden, heads)
+        fields["head_dim"] = _derived_head_dim(name, fields, hidden, heads)
     if "num_experts" in fields:
         fields.setdefault("moe_intermediate_size", fields.get("intermediate_size", 0))
     return fields
@@ -222,7 +222,8 @@ def _derived_head_dim(name: str, fields: Mapping[str, Any], hidden: int, heads: 
         return int(fields.get("qk_nope_head_dim", 0)) + int(fields.get("qk_rope_head_dim", 0))
     if hidden % heads:
         raise ConfigError(
-            f"model {name}: hidden_size={hidden} is not divisible by num_attention_heads={heads}, and head_dim is missing"
+            f"model {name}: head_dim is missing, and hidden_size={hidden} is not divisible by "
+            f"num_attention_heads={heads}"
         )
     return hidden // heads
 
