@@ -49,6 +49,8 @@ class Workload:
     """Names of the FlashInfer modules that it needs compiled."""
     exact_sizes: bool = False
     """True where FlashInfer's key holds the exact number of tokens, so a size between buckets never hits."""
+    ranks: str = "every rank"
+    """Which ranks run it, for people: `last pipeline stage`, `expert shard 1 of 4`. No part of its identity."""
 
     @property
     def identity(self) -> str:

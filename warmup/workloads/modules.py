@@ -1,0 +1,76 @@
+"""Names of the FlashInfer modules that a workload needs compiled, so that COMPILE can build them first.
+
+Pure: the names follow FlashInfer 0.7's own naming of its build directories, and a test compares each with the
+name of the JitSpec that FlashInfer generates. The JitSpecs themselves are given by `jit_specs` of each room.
+"""
+
+from __future__ import annotations
+
+from warmup.tasks import Workload
+
+PROFILER_MODULE = "trtllm_utils"
+"""FlashInfer's delay kernel, launched before every timed tactic on CUDA."""
+
+_SHORT_DTYPE = {"bfloat16": "bf16", "float16": "f16", "float8_e4m3fn": "e4m3"}
+_FIXED = {
+    "bf16_gemm": ("mm_bf16_cublaslt",),
+    "fp8_gemm": ("gemm",),
+    "rmsnorm": ("norm",),
+    "fused_add_rmsnorm": ("norm",),
+    "rope": ("rope",),
+    "sampling": ("sampling",),
+}
+MIN_GROUP_FOR_TENSOR_CORES = 4
+"""Query heads per key-value head from which decode runs on the prefill kernel's tensor cores."""
+
+
+def modules_for(workload: Workload) -> tuple[str, ...]:
+    """Module names in the order in which they are first used; empty on the CPU backend.
+
+    The fused MoE module's name depends on the GPU, so it is named for the capability 9.0 that was tried; the
+    workload's `supported` check refuses other ones.
+    """
+    if workload.backend == "cpu":
+        return ()
+    if workload.op in _FIXED:
+        own = _FIXED[workload.op]
+    elif workload.family == "fused_moe":
+        own = ("fused_moe_90",)
+    elif workload.op.startswith("mla"):
+        own = (mla_module(workload),)
+    elif workload.op == "paged_decode" and not uses_tensor_cores(workload):
+        own = (decode_module(workload),)
+    else:
+        own = (prefill_module(workload),)
+    return (PROFILER_MODULE, *own) if workload.tunable else own
+
+
+def uses_tensor_cores(workload: Workload) -> bool:
+    """Whether a paged decode is grouped enough for the prefill kernel to be the faster one."""
+    return int(workload.param("heads")) // int(workload.param("kv_heads")) >= MIN_GROUP_FOR_TENSOR_CORES
+
+
+def prefill_module(workload: Workload) -> str:
+    """Name of the paged prefill module: plain causal attention over a cache of the same dtype."""
+    return f"batch_prefill_with_kv_cache_{_attention_shape(workload)}_f16qk_False"
+
+
+def decode_module(workload: Workload) -> str:
+    """Name of the paged decode module that runs on the CUDA cores."""
+    return f"batch_decode_with_kv_cache_{_attention_shape(workload)}"
+
+
+def mla_module(workload: Workload) -> str:
+    """Name of the latent attention module."""
+    ckv, kpe = workload.param("head_dim_ckv"), workload.param("head_dim_kpe")
+    return f"batch_mla_attention_{_dtypes(workload)}_head_dim_ckv_{ckv}_head_dim_kpe_{kpe}_profiler_False_planabi2"
+
+
+def _dtypes(workload: Workload) -> str:
+    short = _SHORT_DTYPE[workload.dtype]
+    return f"dtype_q_{short}_dtype_kv_{short}_dtype_o_{short}_dtype_idx_i32"
+
+
+def _attention_shape(workload: Workload) -> str:
+    width = workload.param("head_dim")
+    return f"{_dtypes(workload)}_head_dim_qk_{width}_head_dim_vo_{width}_posenc_0_use_swa_False_use_logits_cap_False"
