@@ -1,0 +1,221 @@
+"""An artifact: one manifest and the blobs that it names, addressed by their sha256.
+
+Packs contents into blobs (zstd where it pays), checks blobs before anything touches a disk, and decodes them within
+the limits that the manifest states. Pure bytes: where they lie is `warmup/store.py`'s, which module or cache entry
+they are is `warmup/compiled/`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from warmup.manifest import (
+    MAX_BLOB_BYTES,
+    TABLE_NAME,
+    TIMINGS_NAME,
+    BlobEntry,
+    GuardSummary,
+    Kind,
+    Manifest,
+    key_difference,
+    parse_json,
+    parse_manifest,
+)
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Blob = bytes | memoryview
+
+COMPRESSED: frozenset[str] = frozenset({"flashinfer_module", "triton_cache", "cuda_compute_cache"})
+"""Kinds that are stored with zstd; tables stay readable, they are what engines open."""
+LEVEL = 3
+_STEP = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """One file to pack: its kind, relative path and bytes."""
+
+    kind: Kind
+    path: str
+    data: Blob
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A manifest and its blobs' bytes as stored; blobs may be fewer when a node has the others already."""
+
+    manifest: Manifest
+    blobs: Mapping[str, Blob]
+
+    @property
+    def digest(self) -> str:
+        """The manifest's digest: equal for equal artifacts, whatever store they lie in."""
+        return self.manifest.digest
+
+    @property
+    def table(self) -> bytes | None:
+        """The FlashInfer table; None where nothing was tunable."""
+        entry = self.manifest.table
+        return None if entry is None else decode(entry, self.blobs[entry.sha256])
+
+    def contents(self, kind: Kind) -> tuple[Content, ...]:
+        """The decoded and checked contents of one kind. KeyError for a blob that this artifact does not carry."""
+        entries = self.manifest.of_kind(kind)
+        return tuple(Content(kind, entry.path, decode(entry, self.blobs[entry.sha256])) for entry in entries)
+
+
+def table_content(table: bytes) -> Content:
+    """A FlashInfer table as content."""
+    return Content("autotune_configs", TABLE_NAME, table)
+
+
+def timings_content(table: bytes | None, rows: Sequence[Mapping[str, Any]]) -> Content:
+    """The measurements behind a table, as a sidecar that names the table's sha256."""
+    document = {"table_sha256": sha256(table or b""), "tasks": list(rows)}
+    return Content("timings", TIMINGS_NAME, (json.dumps(document, sort_keys=True) + "\n").encode())
+
+
+def pack(
+    contents: Iterable[Content],
+    *,
+    key: Mapping[str, str],
+    key_sha256: str,
+    fingerprint: Mapping[str, str],
+    created_at: float,
+    strategy: str,
+    guard: GuardSummary,
+) -> Artifact:
+    """Contents as an artifact; the same arguments give the same bytes.
+
+    Raises UnsafeArchiveError for a path that leaves its directory or occurs twice.
+    """
+    entries: list[BlobEntry] = []
+    blobs: dict[str, Blob] = {}
+    for content in sorted(contents, key=lambda item: (item.kind, item.path)):
+        entry, data = encode(content)
+        entries.append(entry)
+        blobs[entry.sha256] = data
+    manifest = Manifest(
+        key=tuple(key.items()),
+        key_sha256=key_sha256,
+        fingerprint=tuple(fingerprint.items()),
+        created_at=created_at,
+        strategy=strategy,
+        guard=guard,
+        blobs=tuple(entries),
+    )
+    return Artifact(parse_manifest(manifest.to_bytes()), blobs)
+
+
+def encode(content: Content) -> tuple[BlobEntry, Blob]:
+    """One content as a stored blob; compressed where its kind is and where that makes it smaller."""
+    data = content.data
+    squeezed = zstd.compress(data, level=LEVEL) if content.kind in COMPRESSED else None
+    packed = squeezed is not None and len(squeezed) < len(data)
+    stored: Blob = squeezed if packed and squeezed is not None else data
+    entry = BlobEntry(
+        kind=content.kind,
+        path=content.path,
+        size=len(stored),
+        sha256=sha256(stored),
+        codec="zstd" if packed else "none",
+        content_size=len(data),
+        content_sha256=sha256(data),
+    )
+    return entry, stored
+
+
+def decode(entry: BlobEntry, data: Blob) -> bytes:
+    """The content of a stored blob, at most as large as the manifest says.
+
+    Raises CorruptArtifactError naming the blob when size, digest, frame or content differ.
+    """
+    check_blob(entry, data)
+    content = bytes(data) if entry.codec == "none" else _inflate(entry, data)
+    if len(content) != entry.content_size or sha256(content) != entry.content_sha256:
+        raise _corrupt(entry, f"decodes to {len(content)} bytes that are not its content")
+    return content
+
+
+def check_blob(entry: BlobEntry, data: Blob) -> None:
+    """Refuse stored bytes that are not what the manifest says. Raises CorruptArtifactError."""
+    if len(data) != entry.size:
+        raise _corrupt(entry, f"has {len(data)} bytes instead of {entry.size}")
+    if sha256(data) != entry.sha256:
+        raise _corrupt(entry, "does not match its digest")
+
+
+def verify(
+    manifest: bytes | memoryview | Manifest, blobs: Mapping[str, Blob], expected_key: Mapping[str, str] | None = None
+) -> Artifact:
+    """Check everything that was received before any of it is used; blobs that are not there are not checked.
+
+    Raises CorruptArtifactError, UnsafeArchiveError, or RejectedArtifactError when the key is another class's.
+    """
+    checked = manifest if isinstance(manifest, Manifest) else parse_manifest(manifest)
+    difference = None if expected_key is None else key_difference(checked, expected_key)
+    if difference is not None:
+        raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=checked.key_sha256)
+    entries = {entry.sha256: entry for entry in checked.blobs}
+    for digest, data in blobs.items():
+        if digest not in entries:
+            raise CorruptArtifactError(f"blob {digest[:16]} is not in the manifest", sha256=digest)
+        decode(entries[digest], data)
+    return Artifact(checked, dict(blobs))
+
+
+def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
+    """The sidecar's rows when it names this artifact's table; empty when there is none or it names another."""
+    entry = next(iter(artifact.manifest.of_kind("timings")), None)
+    if entry is None or entry.sha256 not in artifact.blobs:
+        return []
+    document = parse_json(decode(entry, artifact.blobs[entry.sha256]), MAX_BLOB_BYTES, TIMINGS_NAME)
+    table = artifact.manifest.table
+    wanted = sha256(b"") if table is None else table.content_sha256
+    if not isinstance(document, dict) or document.get("table_sha256") != wanted:
+        return []
+    tasks = document.get("tasks")
+    return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []
+
+
+def sha256(data: Blob) -> str:
+    """Lower-case hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _inflate(entry: BlobEntry, data: Blob) -> bytes:
+    decompressor = zstd.ZstdDecompressor()
+    parts: list[bytes] = []
+    total = 0
+    chunk: Blob = data
+    try:
+        while not decompressor.eof:
+            part = decompressor.decompress(chunk, max_length=_STEP)
+            chunk = b""
+            total += len(part)
+            if total > entry.content_size:
+                raise _corrupt(entry, f"decodes to more than {entry.content_size} bytes")
+            parts.append(part)
+            if not part and decompressor.needs_input:
+                raise _corrupt(entry, "is truncated")
+    except zstd.ZstdError as error:
+        raise _corrupt(entry, f"is not a zstd frame: {error}") from error
+    if decompressor.unused_data:
+        raise _corrupt(entry, "has bytes after its zstd frame")
+    return b"".join(parts)
+
+
+def _corrupt(entry: BlobEntry, what: str) -> CorruptArtifactError:
+    return CorruptArtifactError(
+        f"blob {entry.kind}/{entry.path} {what}; it was not installed", sha256=entry.sha256, path=entry.path
+    )

@@ -1,0 +1,161 @@
+"""Numbered generations, the `current` pointer and the blobs of one node store directory.
+
+A generation is made once and never changed; committing one is the atomic replacement of `current`. Numbers are
+taken by creating a directory, which is exclusive on local and on shared file systems alike. What a generation means
+(keys, tables, hits) is `warmup/store.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from warmup.artifact import Blob, check_blob, sha256
+from warmup.errors import CorruptArtifactError, StoreError
+from warmup.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
+from warmup.publish import make_directories, publish_bytes, store_error, sweep
+from warmup.reading import read_regular
+
+logger = logging.getLogger(__name__)
+
+_POINTER_LIMIT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What `current` says."""
+
+    generation: int
+    manifest_sha256: str
+
+
+class Generations:
+    """The generations below one directory; every method raises StoreError for trouble with the disk."""
+
+    def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
+        self.pointer_path = directory / "current"
+        self.generations = directory / "generations"
+        self.blobs = directory / "blobs"
+        self._file_mode = file_mode
+        self._dir_mode = dir_mode
+
+    def pointer(self) -> Pointer:
+        """The committed generation. FileNotFoundError when there is none; CorruptArtifactError when damaged."""
+        data = parse_json(read_regular(self.pointer_path, _POINTER_LIMIT), _POINTER_LIMIT, str(self.pointer_path))
+        if isinstance(data, dict) and set(data) == {"generation", "manifest_sha256"}:
+            number, digest = data["generation"], data["manifest_sha256"]
+            if type(number) is int and 0 < number < 1_000_000_000 and isinstance(digest, str):
+                return Pointer(number, digest)
+        raise CorruptArtifactError(f"{self.pointer_path} is not a generation pointer", path=str(self.pointer_path))
+
+    def commit(self, pointer: Pointer) -> None:
+        """Make a generation the current one."""
+        data = json.dumps({"generation": pointer.generation, "manifest_sha256": pointer.manifest_sha256}).encode()
+        self.publish(self.pointer_path, data)
+
+    def numbers(self) -> list[int]:
+        """Numbers of the complete generations, ascending."""
+        paths = self.generations.glob("*/manifest.json")
+        return sorted(int(path.parent.name) for path in paths if _is_number(path.parent.name))
+
+    def add(self, manifest: Manifest) -> Pointer:
+        """Store a manifest under the next free number; its blobs must lie there already."""
+        path, number = self._reserve()
+        data = replace(manifest, generation=number).to_bytes()
+        try:
+            self.publish(path / "manifest.json", data)
+        except StoreError:
+            with suppress(OSError):
+                path.rmdir()
+            raise
+        return Pointer(number, sha256(data))
+
+    def manifest_path(self, number: int) -> Path:
+        """Where the manifest of a generation lies."""
+        return self.generations / f"{number:06d}" / "manifest.json"
+
+    def manifest_bytes(self, number: int) -> bytes:
+        """A generation's manifest as stored. FileNotFoundError when there is none."""
+        return read_regular(self.manifest_path(number), MAX_MANIFEST_BYTES)
+
+    def manifest(self, pointer: Pointer) -> Manifest:
+        """The committed manifest. FileNotFoundError, CorruptArtifactError or RejectedArtifactError."""
+        data = self.manifest_bytes(pointer.generation)
+        if sha256(data) != pointer.manifest_sha256:
+            path = self.manifest_path(pointer.generation)
+            raise CorruptArtifactError(f"{path} is not the manifest that current names", path=str(path))
+        return parse_manifest(data)
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the blob of this digest lies or would lie."""
+        return self.blobs / digest
+
+    def read_blob(self, digest: str) -> bytes:
+        """A blob's bytes, re-hashed. FileNotFoundError, CorruptArtifactError."""
+        data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
+        if sha256(data) != digest:
+            path = self.blob_path(digest)
+            raise CorruptArtifactError(f"{path} does not match its digest; publish again or prune", path=str(path))
+        return data
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether the blob is there and undamaged."""
+        try:
+            self.read_blob(digest)
+        except (FileNotFoundError, CorruptArtifactError, StoreError):
+            return False
+        return True
+
+    def add_blobs(self, entries: Iterable[BlobEntry], blobs: dict[str, Blob]) -> list[Path]:
+        """Store what is not there yet; returns the files written. CorruptArtifactError for a blob nobody has."""
+        written = []
+        for entry in {entry.sha256: entry for entry in entries}.values():
+            if self.has_blob(entry.sha256):
+                continue
+            if entry.sha256 not in blobs:
+                raise CorruptArtifactError(
+                    f"blob {entry.kind}/{entry.path} was neither sent nor is it in {self.blobs}", sha256=entry.sha256
+                )
+            check_blob(entry, blobs[entry.sha256])
+            self.publish(self.blob_path(entry.sha256), blobs[entry.sha256])
+            written.append(self.blob_path(entry.sha256))
+        return written
+
+    def sweep_unfinished(self, older_than_s: float, now: float) -> list[Path]:
+        """Remove numbers that a killed publisher took and never filled; returns what was removed."""
+        removed: list[Path] = []
+        for path in self.generations.iterdir() if self.generations.is_dir() else ():
+            with suppress(OSError):
+                if not (path / "manifest.json").exists() and now - path.lstat().st_mtime > older_than_s:
+                    removed += sweep(path, older_than_s, now)
+                    path.rmdir()
+                    removed.append(path)
+        return removed
+
+    def publish(self, path: Path, data: Blob) -> None:
+        """Write a file of this store with its modes."""
+        publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+
+    def _reserve(self) -> tuple[Path, int]:
+        number = 0
+        try:
+            make_directories(self.generations, self._dir_mode)
+            taken = [int(path.name) for path in self.generations.iterdir() if _is_number(path.name)]
+            number = max(taken, default=0)
+            while True:
+                number += 1
+                path = self.generations / f"{number:06d}"
+                with suppress(FileExistsError):
+                    path.mkdir(mode=self._dir_mode)
+                    path.chmod(self._dir_mode)
+                    return path, number
+        except OSError as error:
+            raise store_error("create", self.generations / f"{number:06d}", error) from error
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()

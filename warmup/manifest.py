@@ -1,0 +1,194 @@
+"""The manifest of an artifact: what it is for, how it was made, and every blob with its digest.
+
+Pure values with deterministic bytes: the same manifest always serialises to the same JSON, and the only time in
+it is the one that was given. Blob bytes and their codecs are `warmup/artifact.py`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from warmup.member_path import check_member_paths
+
+SCHEMA_VERSION = 1
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_BLOBS = 20_000
+MAX_BLOB_BYTES = 4 << 30
+MAX_TOTAL_BYTES = 16 << 30
+SCHEMA_PATH = Path(__file__).parent / "schemas" / "manifest.schema.json"
+
+Kind = Literal["autotune_configs", "timings", "sparse_mla", "flashinfer_module", "triton_cache", "cuda_compute_cache"]
+Codec = Literal["none", "zstd"]
+TABLE_NAME = "autotune_configs.json"
+TIMINGS_NAME = "timings.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobEntry:
+    """One blob: `sha256` and `size` are of the bytes as stored and sent, `content_*` of what they decode to."""
+
+    kind: Kind
+    path: str
+    """Relative path inside its kind: `gemm/gemm.so`, `autotune_configs.json`."""
+    size: int
+    sha256: str
+    codec: Codec
+    content_size: int
+    content_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSummary:
+    """Whether every winner was checked against the default, and how the checks ended."""
+
+    state: Literal["guarded", "unguarded"]
+    counts: tuple[tuple[str, int], ...] = ()
+    """(decision, tasks), sorted by decision: kept, replaced, slower, wrong, crashed, default, unguarded."""
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the table may be preferred over an unguarded one."""
+        return self.state == "guarded"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Identity, provenance and contents of one artifact."""
+
+    key: tuple[tuple[str, str], ...]
+    """The cache key's named parts, in their order."""
+    key_sha256: str
+    fingerprint: tuple[tuple[str, str], ...]
+    created_at: float
+    """Seconds since the epoch when the table was made; given by the maker, kept by every copy."""
+    strategy: str
+    guard: GuardSummary
+    blobs: tuple[BlobEntry, ...]
+    """Sorted by kind and path."""
+    generation: int = 0
+    """Number in the node store that it lies in; 0 while in no store."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, newline at the end."""
+        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, in a fixed order."""
+        return {
+            "schema_version": self.schema_version,
+            "key": {"sha256": self.key_sha256, "parts": [list(part) for part in self.key]},
+            "fingerprint": [list(part) for part in self.fingerprint],
+            "created_at": self.created_at,
+            "generation": self.generation,
+            "strategy": self.strategy,
+            "guard": {"state": self.guard.state, "counts": [list(row) for row in self.guard.counts]},
+            "blobs": [blob.to_json() for blob in self.blobs],
+        }
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the artifact's identity: the canonical bytes with generation 0, equal in every store."""
+        return hashlib.sha256(replace(self, generation=0).to_bytes()).hexdigest()
+
+    @property
+    def table(self) -> BlobEntry | None:
+        """The FlashInfer table's blob; None where nothing was tunable."""
+        return next((blob for blob in self.blobs if blob.kind == "autotune_configs"), None)
+
+    def of_kind(self, kind: Kind) -> tuple[BlobEntry, ...]:
+        """The blobs of one kind, by path."""
+        return tuple(blob for blob in self.blobs if blob.kind == kind)
+
+
+def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | None:
+    """Which named parts differ from `expected`, for people; None when the keys are equal."""
+    found = dict(manifest.key)
+    rows = []
+    for name in dict.fromkeys((*expected, *found)):
+        have, want = found.get(name), expected.get(name)
+        if have != want:
+            rows.append(f"{name}: stored {have!r}, wanted {want!r}")
+    return "; ".join(rows) or None
+
+
+def parse_manifest(data: bytes | memoryview) -> Manifest:
+    """The manifest in `data`, fully checked.
+
+    Raises CorruptArtifactError (size, JSON, schema), RejectedArtifactError (another schema version),
+    UnsafeArchiveError (a path that leaves its directory, a duplicate).
+    """
+    document = parse_json(data, MAX_MANIFEST_BYTES, "manifest")
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise RejectedArtifactError(
+            f"manifest has schema version {version}, this version reads {SCHEMA_VERSION}; retune or use a matching "
+            "ray-warmup",
+            schema_version=version,
+        )
+    problem = next(iter(_validator().iter_errors(document)), None)
+    if problem is not None:
+        where = "/".join(str(step) for step in problem.absolute_path) or "the top level"
+        raise CorruptArtifactError(f"manifest breaks its schema at {where}: {problem.message[:200]}", where=where)
+    return _build(document)
+
+
+def parse_json(data: bytes | memoryview, limit: int, what: str) -> Any:
+    """JSON with a size limit, without duplicate names, NaN or bottomless nesting; CorruptArtifactError otherwise."""
+    if len(data) > limit:
+        raise CorruptArtifactError(f"{what} has {len(data)} bytes, at most {limit} are read", size=len(data))
+    try:
+        return json.loads(bytes(data), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise CorruptArtifactError(f"{what} is not valid JSON: {str(error)[:200]}", size=len(data)) from error
+
+
+def _build(document: dict[str, Any]) -> Manifest:
+    blobs = tuple(BlobEntry(**row) for row in document["blobs"])
+    for kind in {blob.kind for blob in blobs}:
+        check_member_paths(blob.path for blob in blobs if blob.kind == kind)
+    if sum(blob.content_size for blob in blobs) > MAX_TOTAL_BYTES:
+        raise CorruptArtifactError(f"manifest lists more than {MAX_TOTAL_BYTES} bytes of content")
+    for kind, name in (("autotune_configs", TABLE_NAME), ("timings", TIMINGS_NAME)):
+        paths = [blob.path for blob in blobs if blob.kind == kind]
+        if paths not in ([], [name]):
+            raise CorruptArtifactError(f"manifest lists {kind} as {paths[:3]}, only {name} is known")
+    return Manifest(
+        key=tuple((name, value) for name, value in document["key"]["parts"]),
+        key_sha256=document["key"]["sha256"],
+        fingerprint=tuple((name, value) for name, value in document["fingerprint"]),
+        created_at=document["created_at"],
+        strategy=document["strategy"],
+        guard=GuardSummary(document["guard"]["state"], tuple((n, c) for n, c in document["guard"]["counts"])),
+        blobs=blobs,
+        generation=document["generation"],
+    )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+@functools.cache
+def _validator() -> Any:
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))

@@ -1,0 +1,200 @@
+"""Writing one file so that every reader sees it complete or not at all. Knows nothing of what is in it.
+
+A temporary file in the target's own directory (nameless while it is written, where the file system can do that),
+fsync, `os.replace`, fsync of the directory. What the target's surroundings may be, and what happens then:
+
+| surroundings | outcome |
+|---|---|
+| disk full, quota, size limit, read-only, path below a file | StoreError: path, errno text, setting; old file kept |
+| killed at any point | old file or new one; at most one `.<name>.<random>.tmp`, which `sweep` removes an hour later |
+| directory or temporary file removed meanwhile | tried again, three times in all, then StoreError |
+| target or its directory is a symbolic link | StoreError, nothing followed (links further up are followed) |
+| target is a directory, device, pipe or socket | StoreError |
+| directory owned by another user | StoreError, unless that user or we are root |
+| two writers at once | both succeed, the last one stays; no lock is taken |
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from warmup.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+Buffer = bytes | bytearray | memoryview
+
+SETTING = "cache.root"
+STALE_AFTER_S = 3600.0
+_ATTEMPTS = 3
+_TEMP = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
+_NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT, errno.EXDEV, errno.EACCES, errno.EMLINK}
+_NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF}
+
+
+def publish_bytes(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> None:
+    """Put `data` at `path` atomically and durably; parents are created with `dir_mode`.
+
+    Raises StoreError (see the module's table); the previous file, if any, is then untouched.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            make_directories(path.parent, dir_mode)
+            with _directory(path.parent) as dir_fd:
+                _refuse_target(path, dir_fd)
+                _replace(path.name, data, dir_fd, file_mode)
+        except FileNotFoundError as error:
+            if attempt == _ATTEMPTS:
+                raise store_error("write", path, error, len(data)) from error
+            logger.info("%s vanished while it was written, attempt %d of %d", path, attempt, _ATTEMPTS)
+        except OSError as error:
+            raise store_error("write", path, error, len(data)) from error
+        else:
+            return
+
+
+def make_directories(directory: Path, dir_mode: int = 0o700) -> None:
+    """Create what is missing of `directory`, each new level with exactly `dir_mode`. Raises OSError."""
+    missing = []
+    level = directory
+    while not level.is_dir():
+        missing.append(level)
+        if level == level.parent:
+            break
+        level = level.parent
+    for level in reversed(missing):
+        with suppress(FileExistsError):
+            level.mkdir(mode=dir_mode)
+            level.chmod(dir_mode)
+
+
+def sweep(directory: Path, older_than_s: float = STALE_AFTER_S, now: float | None = None) -> list[Path]:
+    """Remove temporary files of `publish_bytes` in `directory` that are older than `older_than_s`; returns them.
+
+    Not recursive. Trouble is logged, never raised; a symbolic link of that name is not followed.
+    """
+    moment = time.time() if now is None else now
+    removed: list[Path] = []
+    try:
+        entries = list(os.scandir(directory))
+    except OSError as error:
+        logger.debug("nothing swept in %s: %s", directory, error)
+        return removed
+    for entry in entries:
+        if _TEMP.fullmatch(entry.name) is None:
+            continue
+        try:
+            if moment - entry.stat(follow_symlinks=False).st_mtime > older_than_s:
+                os.unlink(entry.path)
+                removed.append(Path(entry.path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            logger.warning("stale temporary file %s could not be removed: %s", entry.path, error.strerror)
+    return removed
+
+
+def store_error(verb: str, path: Path, error: OSError, size: int = 0) -> StoreError:
+    """The named error for an OSError at `path`, with what can be done about it."""
+    reason = error.strerror or str(error)
+    return StoreError(
+        f"cannot {verb} {path}: {reason} (errno {error.errno}, {size} bytes); set {SETTING} to a directory of this "
+        "user on a disk with room, or cache.persistent=false to go on in memory",
+        path=str(path),
+        errno=error.errno,
+        size=size,
+        setting=SETTING,
+    )
+
+
+@contextmanager
+def _directory(directory: Path) -> Iterator[int]:
+    """The directory's descriptor, never through a symbolic link in its last part, never a stranger's."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner, user = os.fstat(fd).st_uid, os.geteuid()
+        if user != 0 and owner not in (user, 0):
+            raise PermissionError(errno.EPERM, f"directory belongs to user {owner}, this process is user {user}")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _refuse_target(path: Path, dir_fd: int) -> None:
+    try:
+        mode = os.stat(path.name, dir_fd=dir_fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISLNK(mode):
+        raise OSError(errno.ELOOP, "target is a symbolic link")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "target is not a regular file")
+
+
+def _replace(name: str, data: Buffer, dir_fd: int, mode: int) -> None:
+    temp = f".{name}.{secrets.token_hex(8)}.tmp"
+    try:
+        if not _write_nameless(temp, data, dir_fd, mode):
+            _write_named(temp, data, dir_fd, mode)
+        os.replace(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temp, dir_fd=dir_fd)
+        raise
+    fsync_directory(dir_fd)
+
+
+def _write_nameless(temp: str, data: Buffer, dir_fd: int, mode: int) -> bool:
+    """Write a file without a name, then name it `temp`; False where the file system cannot."""
+    try:
+        fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno in _NO_TMPFILE:
+            return False
+        raise
+    try:
+        _fill(fd, data, mode)
+        os.link(f"/proc/self/fd/{fd}", temp, dst_dir_fd=dir_fd, follow_symlinks=True)
+    except OSError as error:
+        if error.filename is not None and error.errno in _NO_LINK:
+            return False
+        raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def _write_named(temp: str, data: Buffer, dir_fd: int, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temp, flags, mode, dir_fd=dir_fd)
+    try:
+        _fill(fd, data, mode)
+    finally:
+        os.close(fd)
+
+
+def _fill(fd: int, data: Buffer, mode: int) -> None:
+    os.fchmod(fd, mode)
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[os.write(fd, view) :]
+    os.fsync(fd)
+
+
+def fsync_directory(dir_fd: int) -> None:
+    """fsync a directory; a file system that cannot is accepted silently, any other trouble is raised."""
+    try:
+        os.fsync(dir_fd)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_FSYNC:
+            raise

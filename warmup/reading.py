@@ -1,0 +1,55 @@
+"""Reading one file that others may have written: bounded, never through a link, never blocking on a pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from warmup.errors import CorruptArtifactError, StoreError
+from warmup.publish import store_error
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of this user's or root's, at most `limit`.
+
+    Raises FileNotFoundError; CorruptArtifactError when it is larger; StoreError when it is no regular file, is
+    another user's (unless we are root) or cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return _read(fd, path, limit)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise store_error("read", path, error) from error
+
+
+def _read(fd: int, path: Path, limit: int) -> bytes:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    user = os.geteuid()
+    if user != 0 and status.st_uid not in (user, 0):
+        raise StoreError(
+            f"{path} belongs to user {status.st_uid}, this process is user {user}; it is not trusted: set cache.root "
+            "to a directory of this user",
+            path=str(path),
+            owner=status.st_uid,
+        )
+    if status.st_size > limit:
+        raise CorruptArtifactError(
+            f"{path} has {status.st_size} bytes, at most {limit} are read", path=str(path), size=status.st_size
+        )
+    parts = []
+    left = limit + 1
+    while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
+        parts.append(part)
+        left -= len(part)
+    if left == 0:
+        raise CorruptArtifactError(f"{path} grew past {limit} bytes while it was read", path=str(path))
+    return b"".join(parts)

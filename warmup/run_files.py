@@ -1,0 +1,98 @@
+"""What runs leave beside an artifact: partial results, quarantined tactics, the last verdict, markers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from warmup.errors import StoreError, WarmupError
+from warmup.manifest import parse_json
+from warmup.publish import publish_bytes, store_error
+from warmup.reading import read_regular
+from warmup.writer_files import WriterFiles
+
+logger = logging.getLogger(__name__)
+
+MAX_VERDICT_BYTES = 64 << 20
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
+
+
+class RunFiles:
+    """The files of runs below one store directory; one object is one writer."""
+
+    def __init__(self, directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> None:
+        self.directory = directory
+        self._file_mode = file_mode
+        self._dir_mode = dir_mode
+        self._partial = WriterFiles(directory / "partial", file_mode=file_mode, dir_mode=dir_mode)
+        self._quarantine = WriterFiles(directory / "quarantine", file_mode=file_mode, dir_mode=dir_mode)
+
+    def save_partial(self, results: Sequence[dict[str, Any]]) -> Path:
+        """Replace what this object has saved so far; other writers' rows stay. Raises StoreError."""
+        return self._partial.save(results)
+
+    def load_partial(self) -> list[dict[str, Any]]:
+        """The finished tasks of every writer; of rows with one `task_id` the newest."""
+        return self._partial.load()
+
+    def clear_partial(self) -> None:
+        """Remove what this object saved or loaded, unless another writer has changed it since."""
+        self._partial.clear()
+
+    def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> Path:
+        """Replace this writer's quarantined tactics; other writers' stay. Raises StoreError."""
+        return self._quarantine.save(entries)
+
+    def load_quarantine(self) -> list[dict[str, Any]]:
+        """Quarantined tactics of every writer, equal ones once."""
+        return self._quarantine.load()
+
+    def save_verdict(self, verdict: Mapping[str, Any]) -> Path:
+        """Write how a run ended beside the table; the last run's stays. Raises StoreError."""
+        path = self.directory / "verdict.json"
+        self._write(path, json.dumps(verdict, sort_keys=True).encode())
+        return path
+
+    def load_verdict(self) -> dict[str, Any] | None:
+        """How the last run ended; None when none did, or when the file is damaged (logged)."""
+        path = self.directory / "verdict.json"
+        try:
+            document = parse_json(read_regular(path, MAX_VERDICT_BYTES), MAX_VERDICT_BYTES, str(path))
+        except FileNotFoundError:
+            return None
+        except WarmupError as error:
+            logger.warning("%s; ignored", error)
+            return None
+        return document if isinstance(document, dict) else None
+
+    def write_marker(self, token: str) -> Path:
+        """Leave a random token for another node to see. Raises StoreError."""
+        path = self._marker(token)
+        self._write(path, token.encode())
+        return path
+
+    def sees_marker(self, token: str) -> bool:
+        """Whether this node sees the token, so that both use one directory."""
+        try:
+            return read_regular(self._marker(token), len(token) + 1) == token.encode()
+        except (FileNotFoundError, WarmupError):
+            return False
+
+    def remove_marker(self, token: str) -> None:
+        """Take the token away; harmless when it is gone. Raises StoreError."""
+        try:
+            self._marker(token).unlink(missing_ok=True)
+        except OSError as error:
+            raise store_error("remove", self._marker(token), error) from error
+
+    def _write(self, path: Path, data: bytes) -> None:
+        publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+
+    def _marker(self, token: str) -> Path:
+        if _TOKEN.fullmatch(token) is None:
+            raise StoreError(f"marker token {token[:40]!r} must be 8 to 128 of A-Z a-z 0-9 _ -")
+        return self.directory / "markers" / token

@@ -1,0 +1,288 @@
+"""The node store: one directory per cache key, safe with several jobs, several nodes and a crash at any point.
+
+    <root>/flashinfer_autotune_cache/<flashinfer-version>/<arch>/<key sha256>/      (or <override>/<key sha256>/)
+    ├── autotune_configs.json          the current generation's table; engines open exactly this path
+    ├── current                        {"generation": 7, "manifest_sha256": ...}, replaced atomically: the commit
+    ├── generations/000007/manifest.json
+    ├── blobs/<sha256>                 content-addressed, shared by the generations
+    ├── installed/<artifact digest>/   compiled modules and caches as engines read them (`warmup/compiled/`)
+    ├── partial/<writer>.json          finished tasks of runs that did not finish; one file per writer
+    ├── quarantine/<writer>.json       tactics that must not run
+    ├── leases/<random>.json           who uses which generation
+    ├── markers/<token>                how another node recognises a shared directory
+    └── verdict.json                   how the last run ended
+
+What other modules call:
+
+    StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
+    NodeStore(directory, file_mode=0o600, dir_mode=0o700, clock=time.time)
+        lookup(expected_key, check=None) -> Lookup          publish(artifact) -> Published
+        read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
+        save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
+        save_verdict(document) / load_verdict()             hold(generation) -> Lease
+        write_marker(token) / sees_marker(token) / remove_marker(token)
+
+Order of a publish: blobs, manifest, `current`, table. A crash before `current` leaves the old artifact whole; one
+after it leaves the old table file, which the next lookup or publish replaces. After writing the table a publisher
+reads `current` again and follows it, so two of them end with the table of the committed generation. No file lock.
+
+| surroundings | outcome |
+|---|---|
+| table truncated, flipped, another program's, an older one | restored from its blob, with a warning; else a miss |
+| `current` or manifest damaged, oversized, nested, of another schema or key | a miss with the reason |
+| clock steps | numbers decide, never clocks; a temporary file swept too early is written again |
+| read-only, full, vanishing, another user's, below a file, a link: lookup | a miss; a hit that cannot restore |
+| | the file carries its bytes and a warning |
+| the same: publish | StoreError naming path, reason and setting; the caller goes on in memory |
+| two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
+| shared file system without locks | the same: only mkdir, rename and fsync are relied on |
+| reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
+| damaged partial or quarantine file | left out with a warning: its tasks are measured again |
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmup import leases
+from warmup.artifact import Artifact, check_blob, decode, sha256
+from warmup.errors import StoreError, WarmupError
+from warmup.generations import Generations, Pointer
+from warmup.manifest import TABLE_NAME, Manifest, key_difference
+from warmup.publish import store_error, sweep
+from warmup.reading import read_regular
+from warmup.run_files import RunFiles
+
+logger = logging.getLogger(__name__)
+
+MAX_TABLE_BYTES = 256 << 20
+_FOLLOW_ATTEMPTS = 16
+Check = Callable[[bytes], str | None]
+
+
+class StorePath:
+    """Where the store of one cache key lies."""
+
+    @staticmethod
+    def of(root: Path | None, override: Path | None, flashinfer_version: str, arch: str, key_sha256: str) -> Path:
+        """`<root>/flashinfer_autotune_cache/<version>/<arch>/<sha256>`, or `<override>/<sha256>`; `~` is expanded."""
+        if override is not None:
+            return override.expanduser() / key_sha256
+        if root is None:
+            raise StoreError("neither cache.root nor cache.override is set", setting="cache.root")
+        return root.expanduser() / "flashinfer_autotune_cache" / flashinfer_version / arch / key_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a node has for one key."""
+
+    hit: bool
+    reason: str
+    """Why it is a miss; empty for a hit."""
+    table: bytes | None = None
+    """The table's checked bytes; None for a miss, and for a hit on "nothing was tunable"."""
+    manifest: Manifest | None = None
+    guarded: bool = False
+    recorded_at: float = 0.0
+    """When the table was made, seconds since the epoch."""
+    generation: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One publish on one node."""
+
+    path: Path
+    """The table's path; nothing lies there when nothing was tunable."""
+    sha256: str
+    """The table's digest; empty without a table."""
+    bytes: int
+    """Written to disk by this call, all files together."""
+    generation: int
+    files: tuple[Path, ...]
+    """What this call wrote; empty when this very artifact was current already."""
+
+
+class NodeStore(RunFiles):
+    """The store below one directory. Nothing is created before the first write."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        file_mode: int = 0o600,
+        dir_mode: int = 0o700,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(directory, file_mode=file_mode, dir_mode=dir_mode)
+        self.table_path = directory / TABLE_NAME
+        self._clock = clock
+        self.generations = Generations(directory, file_mode=file_mode, dir_mode=dir_mode)
+
+    def lookup(self, expected_key: Mapping[str, str], check: Check | None = None) -> Lookup:
+        """The current table when its key has exactly these parts and `check` (why not, or None) accepts it.
+
+        Never raises for what is on the disk: trouble is a miss with a reason. Also sweeps stale temporary files.
+        """
+        self.sweep()
+        try:
+            return self._lookup(expected_key, check)
+        except FileNotFoundError:
+            return Lookup(False, f"nothing is stored in {self.directory}")
+        except WarmupError as error:
+            return Lookup(False, str(error))
+        except OSError as error:
+            return Lookup(False, str(store_error("read", self.directory, error)))
+
+    def publish(self, artifact: Artifact) -> Published:
+        """Store an artifact as a new generation, make it current and put its table in place.
+
+        An artifact that is current already is only completed. Blobs that the store has need not be sent.
+        Raises StoreError (the disk), CorruptArtifactError (a blob is not what the manifest says).
+        """
+        for entry in artifact.manifest.blobs:
+            if entry.sha256 in artifact.blobs:
+                check_blob(entry, artifact.blobs[entry.sha256])
+        use = self.hold(leases.PUBLISHING)
+        try:
+            return self._publish(artifact)
+        except FileNotFoundError as error:
+            raise store_error("publish into", self.directory, error) from error
+        finally:
+            use.release()
+
+    def read_blob(self, digest: str) -> bytes:
+        """A stored blob's bytes, re-hashed. Raises StoreError (also when it is absent), CorruptArtifactError."""
+        try:
+            return self.generations.read_blob(digest)
+        except FileNotFoundError as error:
+            raise store_error("read", self.generations.blob_path(digest), error) from error
+
+    def blobs_missing(self, digests: Iterable[str]) -> list[str]:
+        """Those of `digests` that are absent or damaged here, in the given order, once each."""
+        return [digest for digest in dict.fromkeys(digests) if not self.generations.has_blob(digest)]
+
+    def hold(self, generation: int) -> leases.Lease:
+        """Keep a generation from being pruned until the lease is released. Raises StoreError."""
+        return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
+
+    def sweep(self, older_than_s: float = 3600.0) -> list[Path]:
+        """Remove temporary files that a killed process left more than an hour ago; returns them."""
+        rooms = ("", "blobs", "partial", "quarantine", "leases", "markers")
+        removed = self.generations.sweep_unfinished(older_than_s, self._clock())
+        for room in rooms:
+            removed += sweep(self.directory / room, older_than_s, self._clock())
+        return removed
+
+    def current(self) -> tuple[Pointer, Manifest]:
+        """The committed generation. FileNotFoundError, StoreError or an ArtifactError."""
+        for _ in range(_FOLLOW_ATTEMPTS):
+            pointer = self.generations.pointer()
+            try:
+                return pointer, self.generations.manifest(pointer)
+            except FileNotFoundError as error:
+                if self.generations.pointer() == pointer:
+                    path = self.generations.manifest_path(pointer.generation)
+                    raise store_error("read", path, error) from error
+        raise StoreError(f"{self.directory} changed {_FOLLOW_ATTEMPTS} times while it was read")
+
+    def table_of(self, manifest: Manifest) -> bytes | None:
+        """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
+        entry = manifest.table
+        return None if entry is None else decode(entry, self.generations.read_blob(entry.sha256))
+
+    def _lookup(self, expected_key: Mapping[str, str], check: Check | None) -> Lookup:
+        pointer, manifest = self.current()
+        difference = key_difference(manifest, expected_key)
+        if difference is not None:
+            return Lookup(False, f"generation {pointer.generation} was made for another key: {difference}")
+        table, warnings = self._current_table(manifest)
+        refusal = None if check is None or table is None else check(table)
+        if refusal is not None:
+            return Lookup(False, f"the table of generation {pointer.generation} is refused: {refusal}")
+        return Lookup(
+            hit=True,
+            reason="",
+            table=table,
+            manifest=manifest,
+            guarded=manifest.guard.guarded,
+            recorded_at=manifest.created_at,
+            generation=pointer.generation,
+            warnings=warnings,
+        )
+
+    def _current_table(self, manifest: Manifest) -> tuple[bytes | None, tuple[str, ...]]:
+        """The table and what was restored on the way."""
+        entry = manifest.table
+        found = self._table_file()
+        if entry is not None and found is not None and sha256(found) == entry.content_sha256:
+            return found, ()
+        if entry is None and found is None:
+            return None, ()
+        table = self.table_of(manifest)
+        what = "was missing" if found is None else "was not the committed one"
+        try:
+            self._follow()
+        except WarmupError as error:
+            return table, (f"{self.table_path} {what} and could not be restored: {error}",)
+        return table, (f"{self.table_path} {what}; restored from its blob",)
+
+    def _table_file(self) -> bytes | None:
+        try:
+            return read_regular(self.table_path, MAX_TABLE_BYTES)
+        except (FileNotFoundError, WarmupError):
+            return None
+
+    def _publish(self, artifact: Artifact) -> Published:
+        store = self.generations
+        written = store.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
+        pointer = self._same_as_current(artifact)
+        if pointer is None:
+            pointer = store.add(artifact.manifest)
+            written += [store.manifest_path(pointer.generation), store.pointer_path]
+            store.commit(pointer)
+        written += self._follow()
+        entry = artifact.manifest.table
+        return Published(
+            path=self.table_path,
+            sha256="" if entry is None else entry.content_sha256,
+            bytes=sum(_size(path) for path in written),
+            generation=pointer.generation,
+            files=tuple(dict.fromkeys(written)),
+        )
+
+    def _same_as_current(self, artifact: Artifact) -> Pointer | None:
+        try:
+            pointer, manifest = self.current()
+        except (FileNotFoundError, WarmupError):
+            return None
+        return pointer if manifest.digest == artifact.digest else None
+
+    def _follow(self) -> list[Path]:
+        """Make the table file that of the committed generation, until `current` stands still."""
+        written: list[Path] = []
+        for _ in range(_FOLLOW_ATTEMPTS):
+            pointer, manifest = self.current()
+            entry = manifest.table
+            found = self._table_file()
+            if entry is None:
+                self.table_path.unlink(missing_ok=True)
+            elif found is None or sha256(found) != entry.content_sha256:
+                self.generations.publish(self.table_path, self.table_of(manifest) or b"")
+                written.append(self.table_path)
+            if self.generations.pointer() == pointer:
+                return written
+        raise StoreError(f"{self.directory} was published to {_FOLLOW_ATTEMPTS} times meanwhile; stop the other jobs")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,97 @@
+"""Rows that several processes add to at once: each writer owns one file, readers merge all of them.
+
+Used for partial tuning results and for quarantined tactics. Nothing is locked and no writer can lose another's rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from warmup.errors import CorruptArtifactError, StoreError
+from warmup.manifest import parse_json
+from warmup.publish import publish_bytes
+from warmup.reading import read_regular
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 64 << 20
+Row = dict[str, Any]
+
+
+class WriterFiles:
+    """The rows below one directory, and this writer's own file in it."""
+
+    def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
+        self._directory = directory
+        self._own = directory / f"{secrets.token_hex(8)}.json"
+        self._file_mode = file_mode
+        self._dir_mode = dir_mode
+        self._seen: dict[Path, tuple[int, int]] = {}
+
+    def save(self, rows: Sequence[Row]) -> Path:
+        """Replace this writer's rows atomically. Raises StoreError."""
+        data = json.dumps({"schema_version": 1, "rows": list(rows)}, sort_keys=True).encode()
+        publish_bytes(self._own, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        return self._own
+
+    def load(self) -> list[Row]:
+        """Every writer's rows, oldest file first; of rows with one `task_id` the newest stays, equal rows once.
+
+        A damaged file is skipped with a warning: its rows are measured again.
+        """
+        found: dict[str, Row] = {}
+        for path in self._files():
+            for row in self._rows(path):
+                identity = str(row["task_id"]) if "task_id" in row else json.dumps(row, sort_keys=True)
+                found.pop(identity, None)
+                found[identity] = row
+        return list(found.values())
+
+    def clear(self) -> None:
+        """Remove this writer's file and those that it has loaded, unless they changed since. Raises StoreError."""
+        for path in [self._own, *self._seen]:
+            try:
+                if path == self._own or _identity(path) == self._seen[path]:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise StoreError(
+                    f"cannot remove {path}: {error.strerror}; remove it by hand", path=str(path)
+                ) from error
+        self._seen.clear()
+
+    def _files(self) -> list[Path]:
+        dated = []
+        try:
+            for path in self._directory.glob("*.json"):
+                dated.append((path.lstat().st_mtime_ns, path))
+        except OSError as error:
+            logger.debug("no rows in %s: %s", self._directory, error)
+        return [path for _, path in sorted(dated)]
+
+    def _rows(self, path: Path) -> list[Row]:
+        try:
+            identity = _identity(path)
+            document = parse_json(read_regular(path, LIMIT), LIMIT, str(path))
+        except FileNotFoundError:
+            return []
+        except (StoreError, CorruptArtifactError) as error:
+            logger.warning("%s; its rows are left out", error)
+            return []
+        rows = document.get("rows") if isinstance(document, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            logger.warning("%s holds no rows; it is left out", path)
+            return []
+        self._seen[path] = identity
+        return rows
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_ino, status.st_mtime_ns
