@@ -17,6 +17,7 @@ What other modules call:
     StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
     NodeStore(directory, file_mode=0o600, dir_mode=0o700, clock=time.time)
         lookup(expected_key, check=None) -> Lookup          publish(artifact) -> Published
+        load_artifact(kinds=None) -> (Artifact, Lease)      current() -> (Pointer, Manifest)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
         save_verdict(document) / load_verdict()             hold(generation) -> Lease
@@ -52,7 +53,7 @@ from warmup import leases
 from warmup.artifact import Artifact, check_blob, decode, sha256
 from warmup.errors import StoreError, WarmupError
 from warmup.generations import Generations, Pointer
-from warmup.manifest import TABLE_NAME, Manifest, key_difference
+from warmup.manifest import TABLE_NAME, Kind, Manifest, key_difference
 from warmup.publish import store_error, sweep
 from warmup.reading import read_regular
 from warmup.run_files import RunFiles
@@ -168,6 +169,26 @@ class NodeStore(RunFiles):
         """Those of `digests` that are absent or damaged here, in the given order, once each."""
         return [digest for digest in dict.fromkeys(digests) if not self.generations.has_blob(digest)]
 
+    def load_artifact(self, kinds: Iterable[Kind] | None = None) -> tuple[Artifact, leases.Lease]:
+        """The current artifact with the blobs of these kinds (None: all), held until the lease is released.
+
+        Raises StoreError (also when nothing is stored), CorruptArtifactError.
+        """
+        wanted = None if kinds is None else set(kinds)
+        for _ in range(_FOLLOW_ATTEMPTS):
+            try:
+                pointer, manifest = self.current()
+                use = self._hold_if_writable(pointer.generation)
+                try:
+                    entries = [e for e in manifest.blobs if wanted is None or e.kind in wanted]
+                    return Artifact(manifest, {e.sha256: self.generations.read_blob(e.sha256) for e in entries}), use
+                except BaseException:
+                    use.release()
+                    raise
+            except FileNotFoundError as error:
+                missing = error
+        raise store_error("read", self.directory, missing) from missing
+
     def hold(self, generation: int) -> leases.Lease:
         """Keep a generation from being pruned until the lease is released. Raises StoreError."""
         return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
@@ -196,6 +217,13 @@ class NodeStore(RunFiles):
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
         entry = manifest.table
         return None if entry is None else decode(entry, self.generations.read_blob(entry.sha256))
+
+    def _hold_if_writable(self, generation: int) -> leases.Lease:
+        try:
+            return self.hold(generation)
+        except StoreError as error:
+            logger.info("%s; nothing can be pruned there either", error)
+            return leases.Lease(None, generation)
 
     def _lookup(self, expected_key: Mapping[str, str], check: Check | None) -> Lookup:
         pointer, manifest = self.current()

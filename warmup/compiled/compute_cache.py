@@ -1,0 +1,102 @@
+"""The driver's compute cache: kernels that cuDNN, cuBLAS and PTX are compiled to on first use.
+
+Collected from a process that did nothing but load and replay the final table with an empty `CUDA_CACHE_PATH`, so that
+only the winners' kernels are shipped. Only the same driver reads it. The directory's `index` keeps the driver's
+accounts, so a cache that has one is never overwritten: files that it lacks are added beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from warmup.artifact import Content
+from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from warmup.manifest import parse_json
+from warmup.publish import publish_bytes
+
+logger = logging.getLogger(__name__)
+
+REQUIREMENTS = "requirements.json"
+INDEX = "index"
+DEFAULT_MAX_BYTES = 256 << 20
+"""The smallest default of `CUDA_CACHE_MAXSIZE` over driver versions."""
+_LIMIT = 1 << 16
+
+
+def collect(directory: Path, driver: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[Content, ...]:
+    """The files of a compute cache and the driver that wrote them; empty when there is nothing to save.
+
+    A cache larger than `max_bytes` (`CUDA_CACHE_MAXSIZE`) is left out with a warning: a driver would evict it.
+    """
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    kernels = [path for path in paths if path.name != INDEX]
+    total = sum(path.stat().st_size for path in paths)
+    if not kernels:
+        return ()
+    if total > max_bytes:
+        logger.warning(
+            "the compute cache of %d bytes is more than CUDA_CACHE_MAXSIZE=%d and is not shipped", total, max_bytes
+        )
+        return ()
+    contents = [Content("cuda_compute_cache", str(p.relative_to(directory)), p.read_bytes()) for p in paths]
+    contents.append(Content("cuda_compute_cache", REQUIREMENTS, json.dumps({"driver": driver}).encode()))
+    return tuple(contents)
+
+
+def install(
+    contents: Sequence[Content],
+    directory: Path,
+    driver: str,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    *,
+    file_mode: int = 0o600,
+    dir_mode: int = 0o700,
+) -> list[Path]:
+    """Add kernels to a compute cache; returns the files written, none when they would not fit.
+
+    Raises RejectedArtifactError when another driver compiled them, StoreError when the disk refuses.
+    """
+    if not contents:
+        return []
+    built_by = _driver(contents)
+    if built_by != driver:
+        raise RejectedArtifactError(
+            f"the compute cache was written by driver {built_by!r}, this node has {driver!r}", driver=built_by
+        )
+    files = [content for content in contents if content.path not in (REQUIREMENTS, INDEX)]
+    present = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    missing = [content for content in files if not (directory / content.path).exists()]
+    if present + sum(len(content.data) for content in missing) > max_bytes:
+        logger.warning(
+            "%d bytes are in %s and CUDA_CACHE_MAXSIZE is %d: no kernels are added", present, directory, max_bytes
+        )
+        return []
+    if not (directory / INDEX).exists():
+        missing += [content for content in contents if content.path == INDEX]
+    written = []
+    for content in missing:
+        written.append(directory / content.path)
+        publish_bytes(written[-1], content.data, file_mode=file_mode, dir_mode=dir_mode)
+    return written
+
+
+def size_limit(setting: str | None) -> int:
+    """`CUDA_CACHE_MAXSIZE` in bytes; the default when it is unset or no number."""
+    return int(setting) if setting is not None and setting.isdecimal() else DEFAULT_MAX_BYTES
+
+
+def replay_environment(directory: Path) -> Mapping[str, str]:
+    """Variables for the process that replays the table so that its kernels can be collected from `directory`."""
+    return {"CUDA_CACHE_PATH": str(directory), "CUDA_CACHE_DISABLE": "0"}
+
+
+def _driver(contents: Sequence[Content]) -> str:
+    data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
+    document = {} if data is None else parse_json(data, _LIMIT, f"cuda_compute_cache/{REQUIREMENTS}")
+    driver = document.get("driver") if isinstance(document, dict) else None
+    if not isinstance(driver, str):
+        raise CorruptArtifactError(f"the compute cache comes without {REQUIREMENTS}; it was not installed")
+    return driver
