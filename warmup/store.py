@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 
 MAX_TABLE_BYTES = 256 << 20
 _FOLLOW_ATTEMPTS = 16
+_PUBLISH_ATTEMPTS = 3
+_PAUSE_S = 0.01
 Check = Callable[[bytes], str | None]
 
 
@@ -150,13 +152,17 @@ class NodeStore(RunFiles):
         for entry in artifact.manifest.blobs:
             if entry.sha256 in artifact.blobs:
                 check_blob(entry, artifact.blobs[entry.sha256])
-        use = self.hold(leases.PUBLISHING)
-        try:
-            return self._publish(artifact)
-        except FileNotFoundError as error:
-            raise store_error("publish into", self.directory, error) from error
-        finally:
-            use.release()
+        for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
+            use = self.hold(leases.PUBLISHING)
+            try:
+                return self._publish(artifact)
+            except FileNotFoundError as error:
+                if attempt == _PUBLISH_ATTEMPTS:
+                    raise store_error("publish into", self.directory, error) from error
+                time.sleep(_PAUSE_S)
+            finally:
+                use.release()
+        raise AssertionError("unreachable")
 
     def read_blob(self, digest: str) -> bytes:
         """A stored blob's bytes, re-hashed. Raises StoreError (also when it is absent), CorruptArtifactError."""
@@ -187,6 +193,7 @@ class NodeStore(RunFiles):
                     raise
             except FileNotFoundError as error:
                 missing = error
+                time.sleep(_PAUSE_S)
         raise store_error("read", self.directory, missing) from missing
 
     def hold(self, generation: int) -> leases.Lease:

@@ -1,0 +1,132 @@
+"""One file for one artifact, for images and for clusters without a network between them.
+
+    magic "RAYWARMUP1\\n" | header length (8 bytes, big endian) | header JSON | manifest length | manifest |
+    blobs in the order of their digests, each with its length before it | sha256 of everything before (32 bytes)
+
+The header says where the artifact belongs below a cache root. Blobs are compressed as in the store. Members have no
+paths of their own: the manifest names them, and it is checked like every other. The same artifact gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmup.artifact import Artifact, Blob, verify
+from warmup.errors import CorruptArtifactError, UnsafeArchiveError
+from warmup.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
+from warmup.member_path import check_member_path
+from warmup.publish import publish_bytes
+from warmup.reading import read_regular
+
+MAGIC = b"RAYWARMUP1\n"
+_LENGTH = 8
+_DIGEST = 32
+_HEADER_LIMIT = 1 << 16
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an artifact belongs: `<root>/flashinfer_autotune_cache/<flashinfer_version>/<arch>/<key_sha256>`."""
+
+    flashinfer_version: str
+    arch: str
+    key_sha256: str
+
+
+def write_archive(path: Path, place: Place, artifact: Artifact, *, file_mode: int = 0o600) -> int:
+    """Write one file atomically; returns its size in bytes. Raises StoreError; KeyError for a blob not carried."""
+    data = b"".join(_parts(place, artifact))
+    publish_bytes(path, data, file_mode=file_mode)
+    return len(data)
+
+
+def read_archive(path: Path) -> tuple[Place, Artifact]:
+    """A file's artifact, checked as a whole: nothing was written anywhere.
+
+    Raises CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError, StoreError or FileNotFoundError.
+    """
+    return unpack(read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT))
+
+
+def unpack(data: bytes) -> tuple[Place, Artifact]:
+    """The artifact in these bytes. Raises as `read_archive`."""
+    if not data.startswith(MAGIC):
+        raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
+    body, digest = memoryview(data)[:-_DIGEST], bytes(data[-_DIGEST:])
+    if len(data) < len(MAGIC) + _DIGEST or hashlib.sha256(body).digest() != digest:
+        raise CorruptArtifactError("the archive is truncated or damaged: its digest differs", size=len(data))
+    reader = _Reader(body, len(MAGIC))
+    place = _place(reader.member(_HEADER_LIMIT, "header"))
+    manifest = parse_manifest(reader.member(MAX_MANIFEST_BYTES, "manifest"))
+    if place.key_sha256 != manifest.key_sha256:
+        raise CorruptArtifactError("the archive's header and manifest name different keys")
+    sizes = {blob.sha256: blob.size for blob in manifest.blobs}
+    blobs: dict[str, Blob] = {sha: reader.member(size, f"blob {sha[:16]}") for sha, size in sorted(sizes.items())}
+    if not reader.is_at_end:
+        raise CorruptArtifactError("the archive has bytes after its last blob")
+    return place, verify(manifest, blobs)
+
+
+def _parts(place: Place, artifact: Artifact) -> Iterator[Blob]:
+    hasher = hashlib.sha256()
+    for part in _body(place, artifact):
+        hasher.update(part)
+        yield part
+    yield hasher.digest()
+
+
+def _body(place: Place, artifact: Artifact) -> Iterator[Blob]:
+    header = {name: getattr(place, name) for name in place.__slots__}
+    yield MAGIC
+    digests = sorted({blob.sha256 for blob in artifact.manifest.blobs})
+    members = [json.dumps(header).encode(), artifact.manifest.to_bytes(), *(artifact.blobs[sha] for sha in digests)]
+    for member in members:
+        yield len(member).to_bytes(_LENGTH, "big")
+        yield member
+
+
+def _place(data: Blob) -> Place:
+    document = parse_json(data, _HEADER_LIMIT, "archive header")
+    if not isinstance(document, dict) or set(document) != set(Place.__slots__):
+        raise CorruptArtifactError("the archive's header does not say where it belongs")
+    if not all(isinstance(value, str) for value in document.values()):
+        raise CorruptArtifactError("the archive's header holds other things than names")
+    place = Place(**document)
+    for name in (place.flashinfer_version, place.arch):
+        if "/" in check_member_path(name):
+            raise UnsafeArchiveError(f"archive header: {name[:80]!r} is not one directory's name", member=name[:80])
+    if _SHA256.fullmatch(place.key_sha256) is None:
+        raise UnsafeArchiveError("archive header: the key is no sha256", member=place.key_sha256[:80])
+    return place
+
+
+class _Reader:
+    """Members of a container, one after the other, each within its limit and within the file."""
+
+    def __init__(self, data: memoryview, start: int) -> None:
+        self._data = data
+        self._at = start
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._at == len(self._data)
+
+    def member(self, limit: int, what: str) -> memoryview:
+        """The next member as a view, nothing copied. Raises CorruptArtifactError."""
+        length = int.from_bytes(self._take(_LENGTH, what), "big")
+        if length > limit:
+            raise CorruptArtifactError(f"archive {what} has {length} bytes, at most {limit} are read", size=length)
+        return self._take(length, what)
+
+    def _take(self, count: int, what: str) -> memoryview:
+        part = self._data[self._at : self._at + count]
+        if len(part) != count:
+            raise CorruptArtifactError(f"the archive ends inside its {what}", missing=count - len(part))
+        self._at += count
+        return part

@@ -1,0 +1,168 @@
+"""Removing generations, unreferenced blobs and whole stores, never under a process that uses them.
+
+What goes is first renamed out of sight (`.<name>.<random>.trash`), then leases, pointer and manifests are read again:
+whoever took a lease before that is seen and gets the thing back, whoever comes later finds it gone and looks at
+`current` again. Which things to remove is the caller's policy (`warmup/cache_ops.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from warmup.errors import StoreError, WarmupError
+from warmup.leases import EVERYTHING, PUBLISHING, held_generations
+from warmup.manifest import Manifest, parse_manifest
+from warmup.publish import STALE_AFTER_S, store_error
+from warmup.store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+_TRASH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.trash")
+Clock = Callable[[], float]
+
+
+def held(store: NodeStore, clock: Clock = time.time) -> set[int]:
+    """Generations of a store that live processes hold."""
+    return held_generations(store.directory / "leases", clock)
+
+
+def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = time.time) -> list[Path]:
+    """Remove these generations, unless they are current or held; returns what went. Raises StoreError."""
+    removed = []
+    for number in numbers:
+        path = store.generations.manifest_path(number).parent
+        trash = _hide(path)
+        if trash is None:
+            continue
+        if number == _current(store) or held(store, clock) & {number, EVERYTHING}:
+            _restore(trash, path)
+            logger.info("generation %d of %s is in use and stays", number, store.directory)
+        else:
+            _delete(trash)
+            removed.append(path)
+    return removed
+
+
+def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
+    """Remove blobs and installations that no generation names; nothing while someone publishes. Raises StoreError."""
+    sweep_trash(store.generations.blobs, clock)
+    sweep_trash(store.generations.generations, clock)
+    if held(store, clock) & {PUBLISHING, EVERYTHING}:
+        return []
+    keep = _named(store)
+    rooms = [path for room in ("blobs", "installed") for path in _members(store.directory / room)]
+    hidden = [(path, _hide(path)) for path in rooms if path.name not in keep]
+    is_busy = bool(held(store, clock) & {PUBLISHING, EVERYTHING})
+    keep = _named(store)
+    removed = []
+    for path, trash in hidden:
+        if trash is None:
+            continue
+        if is_busy or path.name in keep:
+            _restore(trash, path)
+        else:
+            _delete(trash)
+            removed.append(path)
+    return removed
+
+
+def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
+    """Remove a whole key's directory, unless something in it is held; returns what went. Raises StoreError."""
+    trash = _hide(store.directory)
+    if trash is None:
+        return []
+    if held_generations(trash / "leases", clock):
+        _restore(trash, store.directory)
+        logger.info("%s is in use and stays", store.directory)
+        return []
+    _delete(trash)
+    return [store.directory]
+
+
+def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
+    """Finish what a killed prune left more than an hour ago; returns what went."""
+    removed = []
+    for path in _members(directory, hidden=True):
+        if _TRASH.fullmatch(path.name) and clock() - path.lstat().st_mtime > STALE_AFTER_S:
+            _delete(path)
+            removed.append(path)
+    return removed
+
+
+def manifests(store: NodeStore) -> dict[int, Manifest]:
+    """Every readable generation; a damaged one is left out with a warning."""
+    found = {}
+    for number in store.generations.numbers():
+        try:
+            found[number] = parse_manifest(store.generations.manifest_bytes(number))
+        except FileNotFoundError:
+            continue
+        except WarmupError as error:
+            logger.warning("generation %d of %s: %s", number, store.directory, error)
+    return found
+
+
+def _named(store: NodeStore) -> set[str]:
+    """Names of the blobs and installations that some generation needs."""
+    names: set[str] = set()
+    for manifest in manifests(store).values():
+        names |= {blob.sha256 for blob in manifest.blobs} | {manifest.digest[:32]}
+    return names
+
+
+def _current(store: NodeStore) -> int | None:
+    try:
+        return store.generations.pointer().generation
+    except (FileNotFoundError, WarmupError):
+        return None
+
+
+def _members(directory: Path, hidden: bool = False) -> list[Path]:
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if path.name.startswith(".") == hidden)
+
+
+def _hide(path: Path) -> Path | None:
+    """Rename something out of sight, with its time set to now; None when it is gone already."""
+    trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
+    try:
+        path.rename(trash)
+        os.utime(trash)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise store_error("remove", path, error) from error
+    return trash
+
+
+def _restore(trash: Path, path: Path) -> None:
+    """Give something back; where a publisher has written it anew meanwhile the new one stays."""
+    try:
+        if path.exists():
+            _delete(trash)
+        else:
+            trash.rename(path)
+    except FileNotFoundError:
+        logger.debug("%s was removed by another prune", trash)
+    except OSError as error:
+        raise StoreError(f"{path} is in use and is kept as {trash}: {error.strerror}", path=str(trash)) from error
+
+
+def _delete(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        logger.debug("%s was removed by another prune", path)
+    except OSError as error:
+        raise store_error("remove", path, error) from error
