@@ -28,7 +28,11 @@ class Variable:
 TABLE: tuple[Variable, ...] = (
     Variable("RAY_ADDRESS", "local", "cluster to connect to when `cluster.address` is not given"),
     Variable("RAY_WARMUP_CACHE_ROOT", "local", "cache root of this node when `cache.root` is not given"),
-    Variable("RAY_WARMUP_CACHE_DIR", "local", "replaces everything before the key's hash when `cache.override_dir` is not given"),
+    Variable(
+        "RAY_WARMUP_CACHE_DIR",
+        "local",
+        "replaces everything before the key's hash when `cache.override_dir` is not given",
+    ),
     Variable("XDG_CACHE_HOME", "local", "parent of the default cache root"),
     Variable("HOME", "local", "expands `~`, parent of the default cache root"),
     Variable("TMPDIR", "local", "parent of Ray's session directory when nodes are simulated"),

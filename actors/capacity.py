@@ -1,0 +1,144 @@
+"""Does the cluster hold what is asked? Answered before anything is placed, in words a person can act on.
+
+Ray reports sums that are too large as merely "busy" and bundles that fit nowhere as "infeasible", so the
+arithmetic is done here, from node totals and what is free now. Pure; `nodes()` alone asks Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from actors.errors import PlacementError
+from configs.schema import ClusterSection
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One alive node: what it has and what is free now."""
+
+    node_id: str
+    address: str
+    total: Mapping[str, float]
+    free: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    is_head: bool = False
+
+    def holds(self, bundle: Mapping[str, float], resources: Mapping[str, float]) -> int:
+        """How many bundles fit into these resources of this node."""
+        counts = [int((resources.get(name, 0.0) + 1e-9) / need) for name, need in bundle.items() if need > 0]
+        return min(counts, default=1 << 30)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the placement group will ask for."""
+
+    bundles: tuple[dict[str, float], ...]
+    strategy: str
+    selectors: tuple[dict[str, str], ...] | None
+
+
+def bundle_of(cluster: ClusterSection, backend: str) -> dict[str, float]:
+    """Resources of one rank. A CPU rank without CPUs asks for a sliver, because a bundle cannot be empty."""
+    bundle = {"CPU": cluster.cpus_per_rank}
+    if backend == "cuda":
+        bundle["GPU"] = cluster.gpus_per_rank
+    bundle = {name: amount for name, amount in bundle.items() if amount > 0}
+    return bundle or {"CPU": 0.001}
+
+
+def resolve_backend(cluster: ClusterSection, nodes: Sequence[Node]) -> str:
+    """`auto` is cuda where GPUs are asked for and any node has one."""
+    if cluster.backend != "auto":
+        return cluster.backend
+    return "cuda" if cluster.gpus_per_rank > 0 and any(n.total.get("GPU", 0) > 0 for n in nodes) else "cpu"
+
+
+def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -> Request:
+    """The placement group that fits; PlacementError says which resource is short and what each node has."""
+    bundle = bundle_of(cluster, backend)
+    usable = [node for node in nodes if matches(cluster, node)]
+    if not usable:
+        wanted = ", ".join(f"{name}={value}" for name, value in wanted_labels(cluster).items())
+        raise PlacementError(f"no alive node has the labels {wanted}; nodes: {describe(nodes, bundle)}")
+    if cluster.ranks_per_node is not None:
+        return _by_node(cluster, bundle, usable)
+    need = cluster.num_ranks
+    room = sum(node.holds(bundle, node.total) for node in usable)
+    if room < need:
+        raise PlacementError(shortage(bundle, need, usable))
+    if cluster.placement_strategy == "STRICT_PACK" and max(n.holds(bundle, n.total) for n in usable) < need:
+        raise PlacementError(f"STRICT_PACK: no single node holds {need} ranks; {describe(usable, bundle)}")
+    if cluster.placement_strategy == "STRICT_SPREAD" and sum(n.holds(bundle, n.total) > 0 for n in usable) < need:
+        raise PlacementError(f"STRICT_SPREAD needs {need} nodes with room for one rank; {describe(usable, bundle)}")
+    labels = wanted_labels(cluster)
+    return Request((bundle,) * need, cluster.placement_strategy, (labels,) * need if labels else None)
+
+
+def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence[Node]) -> Request:
+    """Exactly `ranks_per_node` on each of `num_nodes` nodes: the nodes with most room, pinned by their id."""
+    per_node, num_nodes = cluster.ranks_per_node or 1, cluster.num_nodes or 1
+    fitting = [node for node in usable if node.holds(bundle, node.total) >= per_node]
+    if len(fitting) < num_nodes:
+        raise PlacementError(
+            f"{num_nodes} nodes with room for {per_node} ranks each are asked, {len(fitting)} exist; "
+            f"{describe(usable, bundle)}"
+        )
+    fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
+    labels = wanted_labels(cluster)
+    selectors = tuple({**labels, "ray.io/node-id": n.node_id} for n in fitting[:num_nodes] for _ in range(per_node))
+    return Request((bundle,) * len(selectors), "PACK", selectors)
+
+
+def wanted_labels(cluster: ClusterSection) -> dict[str, str]:
+    """Label selector of every bundle."""
+    labels = dict(cluster.node_labels)
+    if cluster.accelerator_type is not None:
+        labels["ray.io/accelerator-type"] = cluster.accelerator_type
+    return labels
+
+
+def matches(cluster: ClusterSection, node: Node) -> bool:
+    """Whether a node has every wanted label."""
+    return all(node.labels.get(name) == value for name, value in wanted_labels(cluster).items())
+
+
+def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> str:
+    """Which resource is short, in all and per node."""
+    short = [
+        f"{name}: {amount * need:g} asked ({need} ranks x {amount:g}), the cluster has "
+        f"{sum(node.total.get(name, 0.0) for node in nodes):g}"
+        for name, amount in bundle.items()
+        if sum(int((node.total.get(name, 0.0) + 1e-9) / amount) for node in nodes) < need
+    ]
+    return f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}"
+
+
+def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:
+    """What each node has and what is free, for the resources that matter."""
+    rows = []
+    for node in nodes:
+        amounts = ", ".join(f"{node.free.get(r, 0.0):g} of {node.total.get(r, 0.0):g} {r} free" for r in bundle)
+        rows.append(f"node {node.node_id[:8]} ({node.address}): {amounts}")
+    return "; ".join(rows) or "no alive node"
+
+
+def nodes() -> tuple[Node, ...]:
+    """The alive nodes of the connected cluster."""
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    return tuple(
+        Node(
+            node_id=row["NodeID"],
+            address=row["NodeManagerAddress"],
+            total=row["Resources"],
+            free=free.get(row["NodeID"], {}),
+            labels=row.get("Labels", {}),
+            is_head="node:__internal_head__" in row["Resources"],
+        )
+        for row in ray.nodes()
+        if row["Alive"]
+    )

@@ -1,0 +1,186 @@
+"""The driver's side: connect, start the coordinator under the name of its work, follow it, return the report.
+
+The driver only asks: it holds no bytes, places nothing and touches no device, because it usually runs on a
+node without a GPU. One run per piece of work: the coordinator's name is unique in the cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from actors.errors import BusyError, ClusterError, CoordinatorLostError
+from configs import WarmupConfig, env
+from configs.model import check_parallel, load_model
+from warmup.cache_key import single_flight_id
+from warmup.rank_process import rank_workloads
+from warmup.report import WarmupReport
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "ray_warmup"
+FLASHINFER_TUNER = "warmup.flashinfer_tuner:make_tuner"
+"""The default tuner factory; named, not imported, because the driver needs neither torch nor FlashInfer."""
+OnEvent = Callable[[dict[str, Any]], None]
+_STOP_S = 15.0
+_POLL_S = 1.0
+
+
+def run_warmup(
+    config: WarmupConfig,
+    *,
+    retune: bool = False,
+    wait: bool = True,
+    on_event: OnEvent | None = None,
+    tuner: str = FLASHINFER_TUNER,
+) -> WarmupReport:
+    """Warm a cluster up and return the report; `report.ready` says whether every rank is.
+
+    Connects to Ray unless the process is connected already, and disconnects again.
+
+    Args:
+        config: what is asked (`configs.load_config`).
+        retune: measure again even where a table is found.
+        wait: when another run of the same work is active, wait for it; False raises BusyError.
+        on_event: told every event as it happens: phase, task, warning, waiting.
+        tuner: `module:function` that makes a rank's tuner.
+
+    Raises:
+        ConfigError: the model or a bucket selection does not fit; nothing was started.
+        ClusterError: Ray could not be reached.
+        BusyError, CoordinatorLostError.
+    """
+    check_request(config)
+    with connected(config):
+        return _run(config, retune, wait, on_event or _ignore, tuner)
+
+
+def check_request(config: WarmupConfig) -> None:
+    """Everything that can be known to be wrong before a cluster is touched. Raises ConfigError."""
+    dims = load_model(config.model.name)
+    model = config.model
+    check_parallel(dims, tp=model.tensor_parallel_size, pp=model.pipeline_parallel_size, ep=model.expert_parallel_size)
+    backend = "cpu" if config.cluster.backend == "cpu" else "cuda"
+    for rank in range(model.tensor_parallel_size * model.pipeline_parallel_size):
+        rank_workloads(config, dims, rank, backend)
+
+
+@contextlib.contextmanager
+def connected(config: WarmupConfig) -> Iterator[None]:
+    """A connection to the configured cluster; an existing one is used and left alone."""
+    address = config.cluster.address or env.read("RAY_ADDRESS")
+    if config.cluster.simulated_nodes or (address is None and not _is_connected()):
+        from actors.local_nodes import local_ray
+
+        with local_ray(config, NAMESPACE):
+            yield
+        return
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
+    except (ConnectionError, ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no Ray cluster at {address} (cluster.address): {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _is_connected() -> bool:
+    import sys
+
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
+
+
+def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str) -> WarmupReport:
+    import ray
+
+    name = f"warmup-{single_flight_id(config, load_model(config.model.name))}"
+    coordinator = _acquire(name, config, retune, wait, on_event, tuner)
+    try:
+        return _follow(coordinator, on_event)
+    except KeyboardInterrupt:
+        with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            ray.get(coordinator.stop.remote("interrupted"), timeout=_STOP_S)
+            ray.get(coordinator.wait.remote(), timeout=_STOP_S)
+        raise
+    finally:
+        ray.kill(coordinator)
+
+
+def _acquire(name: str, config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str) -> Any:
+    """Create the coordinator under its unique name, after any run that has it."""
+    import ray
+
+    run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    deadline = time.monotonic() + config.timeouts.single_flight
+    said = False
+    while True:
+        try:
+            return _create(name, run_id, config, retune, tuner)
+        except ValueError as error:
+            if "already" not in str(error):
+                raise
+        if not wait:
+            raise BusyError(f"another run of this work is active (actor {name}, namespace {NAMESPACE})", actor=name)
+        if not said:
+            on_event({"event": "waiting", "actor": name})
+            said = True
+        if time.monotonic() > deadline:
+            limit = config.timeouts.single_flight
+            raise BusyError(
+                f"the other run ({name}) did not end within {limit:g} s (timeouts.single_flight)", actor=name
+            )
+        with contextlib.suppress(ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            other = ray.get_actor(name, namespace=NAMESPACE)
+            ray.get(other.wait.remote(), timeout=_POLL_S)
+        time.sleep(0.1)
+
+
+def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: str) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from actors.coordinator import Coordinator
+
+    here = ray.get_runtime_context().get_node_id()
+    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), here)
+    remote = ray.remote(Coordinator).options(
+        name=name,
+        namespace=NAMESPACE,
+        num_cpus=0,
+        num_gpus=0,
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=1000,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=True),
+    )
+    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune)
+
+
+def _follow(coordinator: Any, on_event: OnEvent) -> WarmupReport:
+    import ray
+
+    try:
+        for ref in coordinator.run.remote():
+            event = ray.get(ref)
+            if event["event"] == "report":
+                return WarmupReport.from_json(event["report"])
+            on_event(event)
+    except ray.exceptions.RayActorError as error:
+        raise CoordinatorLostError(
+            f"the coordinator died: {error}. Finished tasks are kept in the node stores; run again to resume"
+        ) from error
+    raise CoordinatorLostError("the coordinator ended without a report")
+
+
+def _ignore(event: dict[str, Any]) -> None:
+    """Used where nobody listens."""

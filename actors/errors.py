@@ -1,0 +1,45 @@
+"""What can go wrong between processes; `warmup/errors.py` has what can go wrong inside one.
+
+    WarmupError
+    ├── PlacementError            the ranks cannot be placed: which resource, how much is asked, what each node has
+    │   └── PlacementTimeoutError     not placed within timeouts.placing
+    ├── StartupError              a rank actor did not start or nodes disagree on versions
+    ├── BusyError                 another run of the same key is active (exit code 3 with --no-wait)
+    ├── CoordinatorLostError      the coordinator died under the run
+    └── ClusterError              Ray could not be reached or started
+
+Exit codes of every command: 0 ready, 1 failed, 2 wrong configuration or usage, 3 busy.
+"""
+
+from __future__ import annotations
+
+from warmup.errors import WarmupError
+
+EXIT_READY = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_BUSY = 3
+
+
+class PlacementError(WarmupError):
+    """The cluster cannot hold the ranks. Example: 16 GPUs asked of two nodes that have 4 each."""
+
+
+class PlacementTimeoutError(PlacementError):
+    """The ranks were not placed in time. Example: another job holds the GPUs."""
+
+
+class StartupError(WarmupError):
+    """A rank actor did not start, or a node has other versions of this package, Ray or FlashInfer."""
+
+
+class BusyError(WarmupError):
+    """Another run of the same work is active in this cluster."""
+
+
+class CoordinatorLostError(WarmupError):
+    """The coordinator died. Finished tasks are in the node stores; a new run resumes from them."""
+
+
+class ClusterError(WarmupError):
+    """Ray could not be reached or started."""

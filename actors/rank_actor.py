@@ -1,0 +1,96 @@
+"""Where a rank's plain class meets Ray: says where it landed, turns references into bytes, beats.
+
+`RankActor` is wrapped by `ray.remote` in `rank_group.py` only. Three concurrency groups: the default one runs
+the phases one after the other; `control` answers `status` meanwhile; `life` holds one call that ends when
+the process does, so that its death is known at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+
+from actors.transfer import Refs, buffer, fetch
+from configs import VERSION, env, parse_config
+from warmup.rank_process import RankProcess, TunerFactory
+from warmup.ranks import RankInfo
+
+
+class RankActor:
+    """One rank's process."""
+
+    def __init__(self, bundle_index: int, environment: dict[str, str]) -> None:
+        env.export(environment)
+        logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO")
+        self._bundle_index = bundle_index
+        self._process: RankProcess | None = None
+        self._closed = threading.Event()
+
+    def locate(self) -> dict[str, Any]:
+        """Where this actor landed and which versions it runs."""
+        context = ray.get_runtime_context()
+        return {
+            "bundle_index": self._bundle_index,
+            "node_id": context.get_node_id(),
+            "gpu_ids": [str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])],
+            "address": ray.util.get_node_ip_address(),
+            "pid": os.getpid(),
+            "versions": versions(),
+        }
+
+    def assign(self, info: dict[str, Any], config: dict[str, Any], backend: str, tuner: str) -> None:
+        """Give this process its rank."""
+        self._process = RankProcess(RankInfo.from_json(info), parse_config(config), backend, load_factory(tuner))
+
+    def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
+        """Run one method of the rank; `refs` are fetched and passed as `blobs`. Returns `value` and `seconds`."""
+        assert self._process is not None, "assign comes first"
+        began = time.monotonic()
+        if refs is not None:
+            args = {**args, "blobs": fetch(refs)}
+        value = getattr(self._process, method)(**args)
+        return {"value": value, "seconds": time.monotonic() - began}
+
+    def blob(self, digest: str) -> Any:
+        """One packed blob, for the coordinator to take over."""
+        assert self._process is not None, "assign comes first"
+        return buffer(self._process.blob(digest))
+
+    @ray.method(concurrency_group="control")
+    def status(self) -> dict[str, Any]:
+        """What the rank does now; answered while a phase runs."""
+        return self._process.status() if self._process is not None else {}
+
+    @ray.method(concurrency_group="life")
+    def live(self) -> None:
+        """Returns when the rank is closed; raises in the caller when the process dies."""
+        self._closed.wait()
+
+    def close(self) -> None:
+        """Remove what the rank left on disk for this run only."""
+        if self._process is not None:
+            self._process.close()
+        self._closed.set()
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide whether processes understand each other."""
+    try:
+        flashinfer = importlib.metadata.version("flashinfer-python")
+    except importlib.metadata.PackageNotFoundError:
+        flashinfer = "not installed"
+    return {"ray": ray.__version__, "ray-warmup": VERSION, "flashinfer": flashinfer}
+
+
+def load_factory(path: str) -> TunerFactory:
+    """`module:function` -> the function."""
+    module, _, name = path.partition(":")
+    factory: TunerFactory = getattr(importlib.import_module(module), name)
+    return factory

@@ -1,0 +1,151 @@
+"""The rank actors of one run: created on the placement group, called, replaced, killed.
+
+The one place with `ray.remote` for ranks. Actors are never restarted by Ray: a silent restart would lose
+what the rank holds; a fresh one is asked for explicitly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.errors import StartupError
+from actors.placement import Placement
+from actors.rank_actor import RankActor, versions
+from actors.transfer import Refs
+from warmup.ranks import Placement as Landing
+from warmup.ranks import RankInfo, assign_ranks
+
+GROUPS = {"control": 1, "life": 1}
+MUST_AGREE = ("ray", "ray-warmup")
+"""Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every rank is told once."""
+
+    config: dict[str, Any]
+    backend: str
+    tuner: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class RankGroup:
+    """Actors by rank."""
+
+    def __init__(self, placement: Placement, work: Work) -> None:
+        self._placement = placement
+        self._work = work
+        self._actors: dict[int, Any] = {}
+        self.infos: tuple[RankInfo, ...] = ()
+
+    async def start(self, timeout_s: float, first_node: str | None) -> tuple[RankInfo, ...]:
+        """One actor per bundle; ranks from where they landed. Raises StartupError naming what did not come up."""
+        actors = [self._create(index) for index in range(self._placement.num_bundles)]
+        self._actors = dict(enumerate(actors))
+        located = await self._gather([actor.locate.remote() for actor in actors], timeout_s)
+        self._check_versions(located)
+        self.infos = assign_ranks([landing(row) for row in located], first_node)
+        self._actors = {info.rank: actors[info.bundle_index] for info in self.infos}
+        await self._gather([self._assign(info) for info in self.infos], timeout_s)
+        return self.infos
+
+    async def replace(self, rank: int, timeout_s: float) -> RankInfo:
+        """A fresh process in the rank's bundle."""
+        self.kill(rank)
+        old = self.infos[rank]
+        actor = self._create(old.bundle_index)
+        self._actors[rank] = actor
+        row = (await self._gather([actor.locate.remote()], timeout_s))[0]
+        self._check_versions([row])
+        there = landing(row)
+        info = RankInfo.from_json(
+            {**old.to_json(), "node_id": there.node_id, "gpu_ids": list(there.gpu_ids), "address": there.address}
+            | {"pid": there.pid}
+        )
+        self.infos = tuple(info if known.rank == rank else known for known in self.infos)
+        await self._gather([self._assign(info)], timeout_s)
+        return info
+
+    def actor(self, rank: int) -> Any:
+        """The rank's actor handle."""
+        return self._actors[rank]
+
+    def call(self, rank: int, method: str, args: dict[str, Any], refs: Refs | None) -> Any:
+        """Reference to the outcome of one method."""
+        return self._actors[rank].call.remote(method, args, refs)
+
+    def kill(self, rank: int) -> None:
+        """End one rank's process at once."""
+        actor = self._actors.get(rank)
+        if actor is not None:
+            ray.kill(actor)
+
+    async def close(self, timeout_s: float = 3.0) -> None:
+        """Let live ranks tidy up, briefly, then end them all and wait until they are gone."""
+        actors = list(self._actors.values())
+        self._actors = {}
+        if not actors:
+            return
+        await asyncio.wait(
+            [asyncio.ensure_future(_quietly(actor.close.remote())) for actor in actors], timeout=timeout_s
+        )
+        for actor in actors:
+            ray.kill(actor)
+        await asyncio.wait([asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors], timeout=5.0)
+
+    def _create(self, bundle_index: int) -> Any:
+        bundle = self._placement.bundle
+        remote = ray.remote(concurrency_groups=GROUPS)(RankActor).options(
+            num_cpus=bundle.get("CPU", 0),
+            num_gpus=bundle.get("GPU", 0),
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._placement.group, placement_group_bundle_index=bundle_index
+            ),
+        )
+        return remote.remote(bundle_index, dict(self._work.environment))
+
+    def _assign(self, info: RankInfo) -> Any:
+        work = self._work
+        return self._actors[info.rank].assign.remote(info.to_json(), work.config, work.backend, work.tuner)
+
+    async def _gather(self, refs: list[Any], timeout_s: float) -> list[Any]:
+        try:
+            return await asyncio.wait_for(asyncio.gather(*refs), timeout_s)
+        except TimeoutError:
+            raise StartupError(
+                f"{len(refs)} rank actors did not all answer within {timeout_s:g} s (timeouts.placing)"
+            ) from None
+        except ray.exceptions.RayError as error:
+            raise StartupError(f"a rank actor did not start: {error}") from error
+
+    def _check_versions(self, located: list[dict[str, Any]]) -> None:
+        mine = versions()
+        for row in located:
+            for name in MUST_AGREE:
+                theirs = row["versions"][name]
+                if theirs != mine[name]:
+                    raise StartupError(
+                        f"node {row['node_id'][:8]} ({row['address']}) has {name} {theirs}, the coordinator has "
+                        f"{mine[name]}; install the same version on every node"
+                    )
+
+
+def landing(row: Mapping[str, Any]) -> Landing:
+    """What an actor's `locate` said, as a value."""
+    return Landing(row["bundle_index"], row["node_id"], tuple(row["gpu_ids"]), row["address"], row["pid"])
+
+
+async def _quietly(ref: Any) -> None:
+    """Await a reference whose failure means only that the process is gone already."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        await ref

@@ -1,0 +1,170 @@
+"""Stand-ins for tests. Each has a real counterpart that is tested elsewhere.
+
+ScriptedTuner   for `warmup.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/test_cpu_tuner.py, tests/gpu/):
+                fast and without torch; writes tables of FlashInfer's layout and follows a script of faults.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from warmup.errors import LoadError
+from warmup.table import parse_table
+from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
+from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
+
+METADATA = {
+    "flashinfer_version": "0.7.2.post1",
+    "cuda_version": "13.0",
+    "cublas_version": "13.1.0",
+    "cudnn_version": "91900",
+    "cudnn_frontend_version": "1.32.0",
+    "cutlass_dsl_version": "unknown-free",
+    "gpu": "Scripted Device",
+}
+SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
+"""JSON in the rank's environment: {"task_s": 0.01, "fault": {"method": "tune", "nth": 3, "kind": "exit", "once": path}}"""
+
+
+def make_scripted_tuner(backend: str, options: TunerOptions) -> ScriptedTuner:
+    """Factory for `run_warmup(tuner="tests.fakes:make_scripted_tuner")`."""
+    return ScriptedTuner(json.loads(os.environ.get(SCRIPT_VARIABLE, "{}")))
+
+
+class ScriptedTuner:
+    """A tuner whose measurements are a function of the task's name, with faults where the script says."""
+
+    def __init__(self, script: dict[str, Any]) -> None:
+        self._script = script
+        self._calls: dict[str, int] = {}
+        self._watch = Watch()
+        self._table: bytes | None = None
+
+    def describe(self) -> dict[str, str]:
+        parts = {**METADATA, "arch": "scripted", "torch": "none", "triton": "none"}
+        return parts | self._script.get("parts", {})
+
+    def device(self) -> str:
+        return self.describe()["gpu"]
+
+    def watch(self) -> Watch:
+        return self._watch
+
+    def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
+        self._fault("prepare")
+        refused = self._script.get("refuse", [])
+        return tuple(Skip(w.name, w.op, "the script refuses it") for w in workloads if w.name in refused)
+
+    def missing_modules(self) -> tuple[str, ...]:
+        return tuple(self._script.get("modules", ()))
+
+    def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
+        for module in modules:
+            self._fault("compile")
+            progress(f"{module} built")
+
+    def tune(self, task: Task) -> TaskResult:
+        self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
+        time.sleep(self._script.get("task_s", 0.0))
+        self._fault("tune")
+        keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
+        number = int(hashlib.sha256(task.task_id.encode()).hexdigest(), 16)
+        rows = (
+            Measurement("FastRunner", number % 7, 1e-4, 1e-6, 5),
+            Measurement("FirstRunner", number % 5, 2e-4, 1e-6, 5),
+        )
+        return TaskResult(
+            task_id=task.task_id,
+            op=task.workload.op,
+            bucket=task.bucket,
+            outcome="tuned",
+            choice=Choice("FastRunner", number % 7),
+            default_runner="FirstRunner",
+            keys=keys,
+            policy=("l2_cache_policy", "hot"),
+            measurements=rows,
+            elapsed_s=self._script.get("task_s", 0.0),
+        )
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        self._fault("guard")
+        assert result.choice is not None
+        return GuardVerdict(task.task_id, "kept", result.choice, 2.0, 2.0, 2e-4, 5)
+
+    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+        self._fault("table")
+        tuned = [result for result in results if result.outcome == "tuned" and result.choice is not None]
+        if not tuned:
+            return None
+        entries: dict[str, Any] = {"_metadata": {**METADATA, "gpu": self.device()}}
+        chosen = {verdict.task_id: verdict.choice for verdict in verdicts}
+        for result in sorted(tuned, key=lambda r: r.task_id):
+            choice = chosen.get(result.task_id, result.choice)
+            assert choice is not None
+            entries[result.keys[choice.runner]] = [choice.runner, choice.tactic, list(result.policy or ())]
+        return json.dumps(entries, indent=2).encode()
+
+    def check(self, table: bytes) -> str | None:
+        found = parse_table(table).metadata
+        wrong = {name for name, value in METADATA.items() if name != "gpu" and found.get(name) != value}
+        return f"metadata differs in {', '.join(sorted(wrong))}" if wrong else None
+
+    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+        self._fault("load")
+        self._table = Path(path).read_bytes()
+        table = parse_table(self._table)
+        misses = tuple(
+            task.task_id
+            for task in expected
+            if not any(self._key(task, name) in table.entries for name in ("FirstRunner", "FastRunner"))
+        )
+        if len(table.entries) != len(expected):
+            raise LoadError(f"{len(table.entries)} entries were loaded, {len(expected)} expected")
+        return LoadResult(table.digest, len(table.entries), len(expected) - len(misses), misses)
+
+    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+        self._fault("replay")
+        return ReplayResult(calls=len(tasks))
+
+    def memory(self) -> dict[str, int]:
+        return {"free": 1 << 30, "total": 1 << 31, "peak": 1 << 20}
+
+    def reset(self) -> None:
+        self._table = None
+
+    def _key(self, task: Task, runner: str) -> str:
+        return str(
+            (task.workload.op, runner, ((task.bucket, int(task.workload.param("k"))),), (task.workload.param("n"),))
+        )
+
+    def _fault(self, method: str) -> None:
+        """Act as scripted when this is the nth call of the method; `once` names a file that marks it as done."""
+        fault = self._script.get("fault")
+        self._calls[method] = self._calls.get(method, 0) + 1
+        if not fault or fault["method"] != method or self._calls[method] != fault.get("nth", 1):
+            return
+        if "once" in fault:
+            try:
+                os.close(os.open(fault["once"], os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return
+        ACTS[fault["kind"]](fault)
+
+
+def _raise(fault: dict[str, Any]) -> None:
+    raise RuntimeError(fault.get("message", "planted failure"))
+
+
+ACTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "raise": _raise,
+    "exit": lambda fault: os.kill(os.getpid(), signal.SIGKILL),
+    "segv": lambda fault: os.kill(os.getpid(), signal.SIGSEGV),
+    "hang": lambda fault: time.sleep(fault.get("seconds", 600)),
+}

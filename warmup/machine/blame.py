@@ -1,0 +1,82 @@
+"""The words of a failure: which rank, node, phase, task, for how long, what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from warmup.machine.commands import Adopt, Call, Failure
+from warmup.machine.state import Run
+from warmup.ranks import RankInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A rank's last heartbeat, with times on the coordinator's clock."""
+
+    phase: str = ""
+    task_id: str = ""
+    runner: str = ""
+    tactic: str = ""
+    since: float = 0.0
+    """When it began what it is doing."""
+    heard: float = 0.0
+    """When the heartbeat arrived."""
+
+
+def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, now: float) -> str:
+    """One rank's exception, in full."""
+    task = f", task {call.task_id}" if isinstance(call, Call) and call.task_id else ""
+    elapsed = now - run.phase_began
+    text = f"{info}, phase {run.phase}{task}, {elapsed:.1f} s into the phase: {failure.kind}: {failure.message}"
+    return text + (f"\n{failure.traceback.rstrip()}" if failure.traceback else "")
+
+
+def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
+    """Equal failures of many ranks as one paragraph."""
+    groups: dict[tuple[str, str], list[RankInfo]] = {}
+    for info, failure in failures.items():
+        groups.setdefault((failure.kind, failure.message), []).append(info)
+    paragraphs = []
+    for (kind, message), infos in groups.items():
+        who = "; ".join(str(info) for info in infos)
+        text = f"phase {run.phase}, after {now - run.phase_began:.1f} s: {who}: {kind}: {message}"
+        trace = next((f.traceback for f in failures.values() if (f.kind, f.message) == (kind, message)), "")
+        paragraphs.append(text + (f"\n{trace.rstrip()}" if trace else ""))
+    return "\n".join(paragraphs)
+
+
+def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: float) -> str:
+    """A phase is over its deadline: name every rank that it waits for, and what each was doing."""
+    waiting: dict[int, list[str]] = {}
+    for call in run.calls.values():
+        what = "handing over its artifact" if isinstance(call, Adopt) else call.method
+        waiting.setdefault(call.rank, []).append(call.task_id or what if isinstance(call, Call) else what)
+    for rank, state in run.ranks.items():
+        if not state.is_alive:
+            waiting.setdefault(rank, ["waiting for its replacement"])
+    rows = [
+        f"{run.ranks[rank].info}: {', '.join(what)}{_doing(statuses.get(rank), now)}"
+        for rank, what in sorted(waiting.items())
+    ]
+    elapsed = now - run.phase_began
+    return (
+        f"phase {run.phase} took {elapsed:.1f} s of {limit:.0f} s allowed ({run.phase.setting}); waiting for "
+        + "; ".join(rows or ["no rank"])
+    )
+
+
+def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
+    """A task is over its deadline."""
+    device = run.ranks[call.rank].description.get("device", "")
+    return (
+        f"{run.ranks[call.rank].info} [{device}], phase {run.phase}, task {call.task_id}, runner {status.runner or '?'}, "
+        f"tactic {status.tactic or '?'}: for {elapsed:.1f} s of {run.config.timeouts.task:.0f} s allowed (timeouts.task)"
+    )
+
+
+def _doing(status: Status | None, now: float) -> str:
+    if status is None:
+        return " (no heartbeat yet)"
+    what = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
+    return f" (last heard {now - status.heard:.1f} s ago{what}, for {now - status.since:.1f} s)"

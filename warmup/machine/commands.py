@@ -1,0 +1,50 @@
+"""What the machine asks the outside to do. Each command leads to exactly one event, or to a death."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call a method of a rank's worker; answered by `returned`, `raised` or `died`."""
+
+    call_id: int
+    rank: int
+    method: str
+    args: dict[str, Any] = field(default_factory=dict)
+    artifact: str | None = None
+    """Key of the class whose adopted artifact goes along as object references."""
+    task_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Take the packed blobs of a class over from `rank`, so that they outlive it; answered by `adopted`."""
+
+    call_id: int
+    rank: int
+    key: str
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Kill what is left of a rank and start a fresh process in its place; answered by `replaced` or `died`."""
+
+    rank: int
+    reason: str
+
+
+Command = Call | Adopt | Replace
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A remote exception, as plain values."""
+
+    kind: str
+    """Class name of the exception."""
+    message: str
+    traceback: str = ""

@@ -1,0 +1,139 @@
+"""PUSHING, INSTALLING, LOADING and REPLAYING: one table, from the rank that packs it to every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.commands import Adopt, Call
+from warmup.machine.logic import PhaseLogic
+from warmup.machine.lookup import keeps_files
+from warmup.machine.phases import Phase
+from warmup.machine.state import ClassState, Commands, Run
+
+
+class Pushing(PhaseLogic):
+    """The leader packs, the coordinator takes the blobs over. A table that is everywhere already is not pushed."""
+
+    phase = Phase.PUSHING
+
+    def enter(self, run: Run) -> Commands:
+        return [call for group in run.classes.values() for call in self._pack(run, group, self._packer(run, group))]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        if call.method not in ("pack", "pack_stored"):
+            return []
+        group = run.class_of(call.rank)
+        group.header = value
+        if group.digest is None:
+            reason = "no tunable op" if not group.tasks else f"none of {len(group.tasks)} tasks has a valid tactic"
+            run.warn(f"ranks {group.ranks}: nothing was tuned ({reason}); they serve default tactics")
+            return []
+        for op in value.get("collisions", ()):
+            run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
+        return [run.adopt(call.rank, group)]
+
+    def adopted(self, run: Run, adopt: Adopt) -> Commands:
+        run.classes[adopt.key].adopted = True
+        return []
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        alive = run.alive(run.class_of(rank))
+        group = run.class_of(rank)
+        return self._pack(run, group, alive[0]) if calls and alive and not group.is_hit else []
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        group = run.class_of(rank)
+        waiting = any(call.rank in group.ranks for call in run.pending())
+        return [] if waiting or group.adopted else self._pack(run, group, self._packer(run, group))
+
+    def _packer(self, run: Run, group: ClassState) -> int:
+        return group.source if group.source is not None and not group.needs_guard else group.leader
+
+    def _pack(self, run: Run, group: ClassState, rank: int) -> Commands:
+        if group.is_hit and not group.needs_guard:
+            return [run.call(rank, "pack_stored")] if lacking(group) else []
+        return [
+            run.call(
+                rank,
+                "pack",
+                results=list(group.results.values()),
+                verdicts=list(group.verdicts.values()),
+                strategy=group.strategy,
+                guarded=run.config.guard.enabled,
+            )
+        ]
+
+
+def lacking(group: ClassState) -> list[int]:
+    """Writers whose directory does not hold the class's table as its newest."""
+    return [
+        rank
+        for rank in sorted(set(group.writers.values()))
+        if not group.lookups.get(rank, {}).get("hit") or group.lookups[rank]["header"]["digest"] != group.digest
+    ]
+
+
+class Installing(PhaseLogic):
+    """One writer per directory publishes; a disk that refuses degrades its node to loading from memory."""
+
+    phase = Phase.INSTALLING
+
+    def enter(self, run: Run) -> Commands:
+        return [self._install(run, g, rank) for g in run.classes.values() for rank in self._writers(run, g)]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        group = run.class_of(call.rank)
+        run.files += value["files"]
+        if value.get("degraded"):
+            group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
+            run.warn(f"{run.ranks[call.rank].info}: {value['degraded']}; its ranks load from memory")
+        return []
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        group = run.class_of(rank)
+        return [self._install(run, group, rank)] if rank in self._writers(run, group) else []
+
+    def _writers(self, run: Run, group: ClassState) -> list[int]:
+        if not keeps_files(run) or group.digest is None or not group.adopted:
+            return []
+        everyone = sorted(set(group.writers.values()))
+        return lacking(group) if group.is_hit and not group.needs_guard else everyone
+
+    def _install(self, run: Run, group: ClassState, rank: int) -> Call:
+        return run.call(rank, "install", artifact=group.key)
+
+
+class Loading(PhaseLogic):
+    """Every rank, the leader too: clear, load, count, look every task up, and give the digest back."""
+
+    phase = Phase.LOADING
+
+    def enter(self, run: Run) -> Commands:
+        return [call for rank in run.ranks for call in load(run, rank)]
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        return load(run, rank)
+
+
+def load(run: Run, rank: int) -> Commands:
+    """The call that loads a rank, from its node's file or from memory; none when nothing was tuned."""
+    group = run.class_of(rank)
+    if group.digest is None:
+        return []
+    from_file = keeps_files(run) and run.ranks[rank].place not in group.in_memory
+    return [run.call(rank, "load", artifact=None if from_file else group.key, digest=group.digest)]
+
+
+class Replaying(PhaseLogic):
+    """Every rank runs every loaded task once, so that nothing is left to build for the first request."""
+
+    phase = Phase.REPLAYING
+
+    def enter(self, run: Run) -> Commands:
+        return [run.call(rank, "replay") for rank in run.ranks]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        return [run.call(call.rank, "replay")] if call.method == "load" else []
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        return load(run, rank) or [run.call(rank, "replay")]

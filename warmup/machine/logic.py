@@ -1,0 +1,39 @@
+"""What every phase is made of, and what most phases do the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.commands import Adopt, Call
+from warmup.machine.phases import Phase
+from warmup.machine.state import Commands, Run
+
+
+class PhaseLogic:
+    """One phase: what it asks for on entry, and what it does with answers, deaths and replacements."""
+
+    phase: Phase
+
+    def enter(self, run: Run) -> Commands:
+        """The first commands; none means that there is nothing to do."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it asks for")
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        """A call was answered."""
+        return []
+
+    def adopted(self, run: Run, adopt: Adopt) -> Commands:
+        """An artifact was taken over."""
+        return []
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        """A rank died with these calls in flight; what another rank can do instead starts here."""
+        return []
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        """A fresh process took the rank's place and answered its probe; what it still owes starts here."""
+        return []
+
+    def is_complete(self, run: Run) -> bool:
+        """Nothing in flight and nobody missing."""
+        return not run.calls and all(state.is_alive for state in run.ranks.values())

@@ -1,0 +1,106 @@
+"""LOOKUP: what the node stores hold; which places are one directory; which rank writes each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.commands import Call
+from warmup.machine.logic import PhaseLogic
+from warmup.machine.phases import Phase
+from warmup.machine.state import ClassState, Commands, Place, Run
+
+
+class Lookup(PhaseLogic):
+    """First every candidate writer looks and leaves a marker, then every one says whose markers it sees."""
+
+    phase = Phase.LOOKUP
+
+    def enter(self, run: Run) -> Commands:
+        for group in run.classes.values():
+            group.writers = first_ranks(run, group)
+        if not keeps_files(run):
+            return []
+        return [self._look(run, g, rank) for g in run.classes.values() for rank in g.writers.values()]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        group = run.class_of(call.rank)
+        if call.method == "lookup":
+            group.lookups[call.rank] = value
+            for warning in value["warnings"]:
+                run.warn(f"{run.ranks[call.rank].info}: {warning}")
+            return [] if run.pending("lookup") else self._ask_for_markers(run)
+        if call.method == "sees":
+            group.lookups[call.rank]["sees"] = value["tokens"]
+            if not run.pending("sees"):
+                self._settle(run)
+        return []
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        group = run.class_of(rank)
+        return [self._look(run, group, rank)] if keeps_files(run) and rank in group.writers.values() else []
+
+    def _look(self, run: Run, group: ClassState, rank: int) -> Call:
+        return run.call(rank, "lookup", token=token_of(run, rank), retune=run.retune)
+
+    def _ask_for_markers(self, run: Run) -> Commands:
+        commands: Commands = []
+        for group in run.classes.values():
+            writers = list(group.writers.values())
+            if len(writers) > 1:
+                tokens = [token_of(run, rank) for rank in writers]
+                commands += [run.call(rank, "sees", tokens=tokens) for rank in writers]
+        if not commands:
+            self._settle(run)
+        return commands
+
+    def _settle(self, run: Run) -> None:
+        for group in run.classes.values():
+            merge_writers(run, group)
+            adopt_found(run, group)
+
+
+def keeps_files(run: Run) -> bool:
+    """Whether this run reads and writes node stores at all."""
+    return run.config.cache.persistent and run.config.autotune.strategy != "independent"
+
+
+def token_of(run: Run, rank: int) -> str:
+    """The marker by which another node recognises that it shares this rank's directory."""
+    return f"{run.run_id}-{rank}"
+
+
+def first_ranks(run: Run, group: ClassState) -> dict[Place, int]:
+    """The lowest rank of every place."""
+    writers: dict[Place, int] = {}
+    for rank in group.ranks:
+        writers.setdefault(run.ranks[rank].place, rank)
+    return writers
+
+
+def merge_writers(run: Run, group: ClassState) -> None:
+    """Places that see one another's marker are one directory: the lowest rank among them writes."""
+    tokens = {token_of(run, rank): rank for rank in group.writers.values()}
+    for place, rank in list(group.writers.items()):
+        seen = [tokens[token] for token in group.lookups.get(rank, {}).get("sees", ()) if token in tokens]
+        group.writers[place] = min([rank, *seen])
+
+
+def adopt_found(run: Run, group: ClassState) -> None:
+    """Of several valid tables the newest guarded one wins (recorded time, then digest); partial results are kept."""
+    for value in group.lookups.values():
+        for result in value.get("partial", ()):
+            group.results.setdefault(result["task_id"], result)
+    hits = {rank: v for rank, v in group.lookups.items() if v["hit"]}
+    if not hits or run.retune:
+        return
+    source = max(hits, key=lambda r: (hits[r]["guarded"], hits[r]["recorded_at"], hits[r]["header"]["digest"]))
+    found = hits[source]
+    group.source, group.header = source, found["header"]
+    group.results = {result["task_id"]: result for result in found["results"]}
+    group.verdicts = {verdict["task_id"]: verdict for verdict in found["verdicts"]}
+    group.needs_guard = run.config.guard.enabled and not found["guarded"]
+    if group.needs_guard:
+        group.leader = source
+    for rank, other in hits.items():
+        if other["header"]["digest"] != group.digest:
+            run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")

@@ -1,0 +1,230 @@
+"""WarmupMachine: steps the phases, keeps the books on calls, watches deadlines, ends in READY or FAILED."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.schema import WarmupConfig
+from warmup.machine.blame import Status, fold, late_phase, late_task, raised_by
+from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
+from warmup.machine.logic import PhaseLogic
+from warmup.machine.lookup import Lookup
+from warmup.machine.phases import Phase
+from warmup.machine.policy import Decision, FailurePolicy
+from warmup.machine.probing import Probing, describe
+from warmup.machine.state import Commands, RankState, Run
+from warmup.machine.working import Compiling, Guarding, Tuning
+from warmup.ranks import RankInfo
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 0.3
+"""After the first failure the others get this long to report theirs, so that equal ones are folded."""
+
+ORDER: tuple[type[PhaseLogic], ...] = (
+    Probing,
+    Lookup,
+    Compiling,
+    Tuning,
+    Guarding,
+    Pushing,
+    Installing,
+    Loading,
+    Replaying,
+)
+
+
+class WarmupMachine:
+    """One run. Feed it events with the time they happened; execute the commands it returns."""
+
+    def __init__(
+        self,
+        config: WarmupConfig,
+        ranks: Sequence[RankInfo],
+        run_id: str,
+        *,
+        retune: bool = False,
+        policy: FailurePolicy | None = None,
+    ) -> None:
+        self.run = Run(config, run_id, {info.rank: RankState(info) for info in ranks}, retune)
+        self._policy = policy or FailurePolicy()
+        self._phases = [logic() for logic in ORDER] if config.autotune.is_enabled else [Probing()]
+        self._index = 0
+        self._failures: dict[int, Failure] = {}
+        self._failed_at: float | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run is."""
+        return self.run.phase
+
+    @property
+    def is_over(self) -> bool:
+        """READY or FAILED."""
+        return self.run.phase.is_final
+
+    def begin(self, now: float) -> Commands:
+        """Enter PROBING."""
+        self.run.phase, self.run.phase_began = self._phases[0].phase, now
+        return self._advance(self._issue(self._phases[0].enter(self.run), now), now)
+
+    def returned(self, call_id: int, value: dict[str, Any], seconds: float, now: float) -> Commands:
+        """A call was answered. Late answers of lost ranks are dropped."""
+        call = self._close(call_id)
+        if not isinstance(call, Call):
+            return []
+        state = self.run.ranks[call.rank]
+        state.seconds[self.phase] = state.seconds.get(self.phase, 0.0) + seconds
+        state.peak_bytes = max(state.peak_bytes, int(value.get("peak_bytes", 0)))
+        if call.method == "probe":
+            return self._probed(call, value, now)
+        if call.method in ("load", "replay") and (problem := self._keep_outcome(call, state, value)):
+            return self._fail_rank(call, problem, now)
+        return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)
+
+    def adopted(self, call_id: int, now: float) -> Commands:
+        """An artifact is safe with the coordinator."""
+        adopt = self._close(call_id)
+        if not isinstance(adopt, Adopt):
+            return []
+        return self._advance(self._issue(self._logic.adopted(self.run, adopt), now), now)
+
+    def raised(self, call_id: int, failure: Failure, now: float) -> Commands:
+        """A call raised in the rank."""
+        call = self._close(call_id)
+        if call is None:
+            return []
+        state = self.run.ranks[call.rank]
+        if self._policy.on_exception(failure.kind, state.restarts) is Decision.REPLACE:
+            return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
+        return self._fail_rank(call, failure, now)
+
+    def died(self, rank: int, reason: str, now: float) -> Commands:
+        """A rank's process is gone."""
+        state = self.run.ranks[rank]
+        if self.is_over or not state.is_alive:
+            return []
+        state.is_alive = False
+        lost = tuple(call for call in self.run.calls.values() if call.rank == rank)
+        for call in lost:
+            self._close(call.call_id)
+        if self._policy.on_death(state.restarts) is Decision.FAIL:
+            tasks = [call.task_id for call in lost if isinstance(call, Call) and call.task_id]
+            text = f"died: {reason}" + (f" (task {', '.join(tasks)})" if tasks else "")
+            return self._fail(fold({state.info: Failure("RankDiedError", text)}, self.run, now), now)
+        state.restarts += 1
+        self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
+        commands: Commands = [Replace(rank, reason)]
+        if self.phase is not Phase.PROBING:
+            commands += self._logic.lost(self.run, rank, lost)
+        return self._issue(commands, now)
+
+    def replaced(self, info: RankInfo, now: float) -> Commands:
+        """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""
+        self.run.ranks[info.rank].info = info
+        return self._issue([self.run.call(info.rank, "probe")], now)
+
+    def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
+        """Look at the deadlines; end a failure's grace."""
+        if self.is_over:
+            return []
+        if self._failed_at is not None:
+            over = now - self._failed_at >= GRACE_S
+            return self._finish_failure(now) if over else []
+        limit = getattr(self.run.config.timeouts, self.phase.value.lower())
+        if now - self.run.phase_began > limit:
+            return self._fail(late_phase(self.run, statuses, now, limit), now)
+        for call in self.run.pending("tune", "guard"):
+            status = statuses.get(call.rank)
+            if status is not None and isinstance(call, Call) and status.task_id == call.task_id:
+                elapsed = now - status.since
+                if elapsed > self.run.config.timeouts.task:
+                    return self._fail(late_task(self.run, call, status, elapsed), now)
+        return []
+
+    def fail(self, reason: str, now: float) -> Commands:
+        """End the run from outside (interrupt, lost placement group)."""
+        return [] if self.is_over else self._fail(reason, now)
+
+    @property
+    def _logic(self) -> PhaseLogic:
+        return self._phases[self._index]
+
+    def _probed(self, call: Call, value: dict[str, Any], now: float) -> Commands:
+        state = self.run.ranks[call.rank]
+        before = state.description.get("key")
+        describe(self.run, call.rank, value)
+        if before is not None and before != value["key"]:
+            problem = Failure(
+                "FingerprintChangedError", f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
+            )
+            return self._fail_rank(call, problem, now)
+        rejoined = not state.is_alive
+        state.is_alive = True
+        commands = (
+            self._logic.joined(self.run, call.rank)
+            if rejoined and self.phase is not Phase.PROBING
+            else self._logic.returned(self.run, call, value)
+        )
+        return self._advance(self._issue(commands, now), now)
+
+    def _keep_outcome(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
+        """Store what a rank loaded or replayed; anything less than it was sent is a failure of that rank."""
+        if call.method == "replay":
+            state.replay = value
+            return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
+        state.load = value
+        if value["misses"]:
+            shown = ", ".join(value["misses"][:3])
+            return Failure("LoadError", f"{len(value['misses'])} of its tasks miss the table it loaded: {shown}")
+        if value["digest"] != call.args["digest"]:
+            return Failure("LoadError", f"it holds digest {value['digest']}, the class has {call.args['digest']}")
+        return None
+
+    def _issue(self, commands: Commands, now: float) -> Commands:
+        for command in commands:
+            if isinstance(command, Call | Adopt):
+                self.run.calls[command.call_id] = command
+                self.run.call_began[command.call_id] = now
+        return commands
+
+    def _close(self, call_id: int) -> Call | Adopt | None:
+        self.run.call_began.pop(call_id, None)
+        return self.run.calls.pop(call_id, None)
+
+    def _advance(self, commands: Commands, now: float) -> Commands:
+        """Step over every phase that is complete."""
+        issued: list[Command] = list(commands)
+        while not self.is_over and self._failed_at is None and self._logic.is_complete(self.run):
+            self.run.seconds[self.phase] = now - self.run.phase_began
+            if self._index + 1 == len(self._phases):
+                self._enter(Phase.READY, now)
+                break
+            self._index += 1
+            self._enter(self._logic.phase, now)
+            issued += self._issue(self._logic.enter(self.run), now)
+        return issued
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        took = now - self.run.phase_began
+        logger.info("[State Transition] %s -> %s (%.2f s)", self.run.phase, phase, took)
+        self.run.phase, self.run.phase_began = phase, now
+
+    def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
+        info = self.run.ranks[call.rank].info
+        self._failures[call.rank] = failure
+        self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
+        self._failed_at = now if self._failed_at is None else self._failed_at
+        return [] if self.run.calls else self._finish_failure(now)
+
+    def _finish_failure(self, now: float) -> Commands:
+        return self._fail(fold({self.run.ranks[r].info: f for r, f in self._failures.items()}, self.run, now), now)
+
+    def _fail(self, text: str, now: float) -> Commands:
+        self.run.error = text
+        self.run.seconds[self.phase] = now - self.run.phase_began
+        self._enter(Phase.FAILED, now)
+        return []

@@ -1,0 +1,104 @@
+"""PROBING: every rank describes itself; ranks with one cache key form a class with one leader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.commands import Call
+from warmup.machine.logic import PhaseLogic
+from warmup.machine.phases import Phase
+from warmup.machine.pool import PoolTask
+from warmup.machine.state import ClassState, Commands, Run
+
+SLOW_GPU = 1.15
+"""A device that takes this many times its peers' median on the reference GEMM is reported and does not lead."""
+
+
+class Probing(PhaseLogic):
+    """Asks every rank for its description, then groups."""
+
+    phase = Phase.PROBING
+
+    def enter(self, run: Run) -> Commands:
+        return [run.call(rank, "probe") for rank in run.ranks]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        if call.method == "probe" and all(state.description for state in run.ranks.values()):
+            run.classes = group_classes(run)
+            _warn_of_mixture(run)
+        return []
+
+
+def describe(run: Run, rank: int, value: dict[str, Any]) -> None:
+    """Keep what a rank said of itself."""
+    run.ranks[rank].description = value
+    for warning in value.get("warnings", ()):
+        run.warn(f"{run.ranks[rank].info}: {warning}")
+
+
+def group_classes(run: Run) -> dict[str, ClassState]:
+    """Ranks by cache key; under `independent` every rank is a class of its own."""
+    groups: dict[str, list[int]] = {}
+    alone = run.config.autotune.strategy == "independent"
+    for rank, state in sorted(run.ranks.items()):
+        key = state.description["key"] + (f"#{rank}" if alone else "")
+        groups.setdefault(key, []).append(rank)
+    slow = slow_ranks(run)
+    for rank, ratio in slow.items():
+        info = run.ranks[rank].info
+        run.warn(f"{info} needs {ratio:.2f} times its peers' time for the reference GEMM; it will not lead")
+    return {key: _class(run, key, ranks, set(slow)) for key, ranks in groups.items()}
+
+
+def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
+    description = run.ranks[ranks[0]].description
+    tasks = tuple(PoolTask(t["task_id"], t["group"], t["cost"]) for t in description["tasks"])
+    return ClassState(
+        key=key,
+        parts=dict(description["parts"]),
+        ranks=ranks,
+        leader=next((rank for rank in ranks if rank not in slow), ranks[0]),
+        strategy=resolve_strategy(run.config.autotune.strategy, description["backend"], len(ranks)),
+        tasks=tasks,
+        skips=tuple(description.get("skips", ())),
+        needs_guard=run.config.guard.enabled,
+    )
+
+
+def resolve_strategy(asked: str, backend: str, num_ranks: int) -> str:
+    """`auto` is sharded for two or more GPUs; on CPU neighbours would disturb each other's timings, so one leads."""
+    if asked == "auto":
+        return "sharded" if backend == "cuda" and num_ranks > 1 else "leader"
+    return asked
+
+
+def slow_ranks(run: Run) -> dict[int, float]:
+    """Ranks whose reference GEMM takes at least SLOW_GPU times the median of ranks on the same device model."""
+    times: dict[str, list[tuple[float, int]]] = {}
+    for rank, state in run.ranks.items():
+        seconds = state.description.get("reference_s")
+        if seconds:
+            times.setdefault(state.description["device"], []).append((seconds, rank))
+    slow: dict[int, float] = {}
+    for rows in times.values():
+        median = sorted(rows)[(len(rows) - 1) // 2][0]
+        slow.update({rank: seconds / median for seconds, rank in rows if seconds >= SLOW_GPU * median})
+    return slow
+
+
+def _warn_of_mixture(run: Run) -> None:
+    """Name the fingerprint parts that split the cluster, because each extra class tunes once more."""
+    if run.config.autotune.strategy == "independent":
+        run.warn("strategy `independent`: every rank tunes for itself, digests may differ between ranks")
+        return
+    groups = list(run.classes.values())
+    first = groups[0]
+    for other in groups[1:]:
+        names = [n for n, value in first.parts.items() if other.parts.get(n, "") != value]
+        environment = [n for n in names if n in first.parts and n not in ("tasks",)]
+        if environment:
+            detail = ", ".join(f"{n}: {first.parts[n]!r} and {other.parts.get(n, '')!r}" for n in environment)
+            run.warn(
+                f"ranks {other.ranks} differ from ranks {first.ranks} in {detail}: "
+                f"they form a class of their own, which measures its {len(other.tasks)} tasks once more"
+            )

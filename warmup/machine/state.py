@@ -1,0 +1,129 @@
+"""Everything a run knows: its ranks, its classes, its phase. Changed by the machine alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.schema import WarmupConfig
+from warmup.machine.commands import Adopt, Call, Command
+from warmup.machine.phases import Phase
+from warmup.machine.pool import PoolTask, TaskPool
+from warmup.ranks import RankInfo
+
+Place = tuple[str, str]
+"""Node id and directory: what one writer is responsible for."""
+
+
+@dataclass(slots=True)
+class RankState:
+    """One rank as the machine sees it."""
+
+    info: RankInfo
+    description: dict[str, Any] = field(default_factory=dict)
+    """What `probe` returned; see `RankWorker.probe`."""
+    is_alive: bool = True
+    restarts: int = 0
+    load: dict[str, Any] | None = None
+    replay: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    peak_bytes: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where this rank's files are."""
+        return self.info.node_id, str(self.description.get("directory", ""))
+
+
+@dataclass(slots=True)
+class ClassState:
+    """Ranks with one cache key, and what is known of their table."""
+
+    key: str
+    parts: dict[str, str]
+    ranks: list[int]
+    leader: int
+    strategy: str
+    tasks: tuple[PoolTask, ...]
+    skips: tuple[dict[str, str], ...] = ()
+    lookups: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Writer rank -> what its node's store said."""
+    writers: dict[Place, int] = field(default_factory=dict)
+    """One rank per directory; places that share a directory have the same rank."""
+    source: int | None = None
+    """The rank whose node has the table that was found."""
+    needs_guard: bool = True
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    measured: int = 0
+    pool: TaskPool | None = None
+    header: dict[str, Any] | None = None
+    """What `pack` returned: digest, table and blob digests; None until packed or found."""
+    adopted: bool = False
+    in_memory: set[Place] = field(default_factory=set)
+    """Places whose disk refused the files; their ranks load from memory."""
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether a table was found on disk."""
+        return self.source is not None
+
+    @property
+    def digest(self) -> str | None:
+        """Digest that every rank must load; None when nothing was tuned."""
+        return None if self.header is None else self.header.get("digest")
+
+
+@dataclass(slots=True)
+class Run:
+    """The whole run."""
+
+    config: WarmupConfig
+    run_id: str
+    ranks: dict[int, RankState]
+    retune: bool = False
+    classes: dict[str, ClassState] = field(default_factory=dict)
+    phase: Phase = Phase.PROBING
+    phase_began: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    calls: dict[int, Call | Adopt] = field(default_factory=dict)
+    """In flight."""
+    call_began: dict[int, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    files: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    _next_call: int = 0
+
+    def call(
+        self, rank: int, method: str, *, artifact: str | None = None, task: str | None = None, **args: Any
+    ) -> Call:
+        """A new call to a rank."""
+        self._next_call += 1
+        return Call(self._next_call, rank, method, args, artifact, task)
+
+    def adopt(self, rank: int, group: ClassState) -> Adopt:
+        """A new request to take a class's blobs over."""
+        self._next_call += 1
+        header = group.header or {}
+        return Adopt(self._next_call, rank, group.key, tuple(blob["sha256"] for blob in header.get("blobs", ())))
+
+    def class_of(self, rank: int) -> ClassState:
+        """The class a rank belongs to."""
+        return next(group for group in self.classes.values() if rank in group.ranks)
+
+    def pending(self, *methods: str) -> list[Call | Adopt]:
+        """Calls in flight of these methods (of any when none is named)."""
+        return [c for c in self.calls.values() if not methods or (isinstance(c, Call) and c.method in methods)]
+
+    def alive(self, group: ClassState) -> list[int]:
+        """Ranks of a class that have a process and answered its probe."""
+        return [rank for rank in group.ranks if self.ranks[rank].is_alive]
+
+    def warn(self, message: str) -> None:
+        """Keep a warning for the report, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+
+Commands = list[Command]

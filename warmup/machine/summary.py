@@ -1,0 +1,101 @@
+"""A run, whatever its end, as a `WarmupReport`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from warmup.machine.phases import Phase
+from warmup.machine.state import ClassState, RankState, Run
+from warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport
+
+
+def summarize(run: Run) -> WarmupReport:
+    """The report of a run as it stands."""
+    return WarmupReport(
+        run_id=run.run_id,
+        config=run.config.model_dump(mode="json"),
+        classes=tuple(_class(run, group) for group in run.classes.values()),
+        ranks=tuple(_rank(run, state) for _, state in sorted(run.ranks.items())),
+        files=tuple(FileReport(**file) for file in run.files),
+        phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
+        warnings=tuple(run.warnings),
+        error=run.error,
+    )
+
+
+def _rank(run: Run, state: RankState) -> RankReport:
+    load = state.load or {}
+    return RankReport(
+        rank=state.info.rank,
+        local_rank=state.info.local_rank,
+        node_rank=state.info.node_rank,
+        node_id=state.info.node_id,
+        address=state.info.address,
+        gpu_ids=state.info.gpu_ids,
+        device=state.description.get("device", ""),
+        role=_role(run, state.info.rank),
+        state=_state(run, state),
+        digest=load.get("digest"),
+        entries=load.get("entries", 0),
+        hits=load.get("hits", 0),
+        misses=len(load.get("misses", ())),
+        peak_bytes=state.peak_bytes,
+        phases={str(phase): round(seconds, 4) for phase, seconds in state.seconds.items()},
+        error=state.error,
+    )
+
+
+def _state(run: Run, state: RankState) -> str:
+    if state.error is not None:
+        return "failed"
+    if not state.is_alive:
+        return "lost"
+    return "ready" if run.phase is Phase.READY else str(next(reversed(state.seconds), Phase.PROBING)).lower()
+
+
+def _role(run: Run, rank: int) -> str:
+    for group in run.classes.values():
+        if rank == group.leader:
+            return "leader"
+        if rank in group.writers.values():
+            return "writer"
+    return "follower"
+
+
+def _class(run: Run, group: ClassState) -> ClassReport:
+    digests = {(run.ranks[rank].load or {}).get("digest") for rank in group.ranks}
+    decisions = [verdict["decision"] for verdict in group.verdicts.values()]
+    tuned = sum(result["outcome"] == "tuned" for result in group.results.values())
+    dropped = sum(decision in ("slower", "wrong", "crashed") for decision in decisions) + len(group.results) - tuned
+    return ClassReport(
+        key=group.key,
+        parts=group.parts,
+        leader=group.leader,
+        ranks=tuple(group.ranks),
+        digest=digests.pop() if len(digests) == 1 else None,
+        tasks=len(group.tasks),
+        measured=group.measured,
+        reused=len(group.results) - group.measured,
+        kept=len(group.results) - dropped,
+        dropped=dropped,
+        strategy=group.strategy,
+        hit=group.is_hit,
+        guard=_guard(group, decisions),
+        skipped=tuple(SkipReport(**skip) for skip in group.skips),
+    )
+
+
+def _guard(group: ClassState, decisions: list[str]) -> GuardReport:
+    if not group.results:
+        return GuardReport(state="off")
+    if not decisions:
+        return GuardReport(state="unguarded")
+    ratios = [verdict["ratio"] for verdict in group.verdicts.values()]
+    counts: dict[str, Any] = {name: decisions.count(name) for name in GuardReport.model_fields if name in decisions}
+    return GuardReport(
+        state="guarded",
+        geomean=math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios)),
+        worst=min(ratios),
+        **counts,
+    )

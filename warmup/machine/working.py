@@ -1,0 +1,149 @@
+"""COMPILING, TUNING and GUARDING: the phases in which devices work.
+
+COMPILING runs on one rank per node, cold or warm. TUNING and GUARDING deal tasks from a pool, to the
+leader alone or to every rank of the class; a lost rank's task in flight goes back to the pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.commands import Adopt, Call
+from warmup.machine.logic import PhaseLogic
+from warmup.machine.phases import Phase
+from warmup.machine.pool import PoolTask, TaskPool
+from warmup.machine.state import ClassState, Commands, Run
+
+IN_FLIGHT = 2
+"""Tasks queued on a rank at once: one measured, one waiting, so that no rank idles for a round trip."""
+
+
+class Compiling(PhaseLogic):
+    """One rank per node and class builds what its node lacks; the others wait for the phase, not on a lock."""
+
+    phase = Phase.COMPILING
+
+    def enter(self, run: Run) -> Commands:
+        return [run.call(rank, "compile") for group in run.classes.values() for rank in builders(run, group)]
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        return [run.call(rank, "compile")] if rank in builders(run, run.class_of(rank)) else []
+
+
+def builders(run: Run, group: ClassState) -> list[int]:
+    """The lowest rank of the class on each node."""
+    first: dict[str, int] = {}
+    for rank in group.ranks:
+        first.setdefault(run.ranks[rank].info.node_id, rank)
+    return list(first.values())
+
+
+class PoolPhase(PhaseLogic):
+    """Deals the tasks of every class until none is left."""
+
+    method: str
+
+    def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
+        """What is to be done for a class."""
+        raise NotImplementedError(f"{type(self).__name__} must name its tasks")
+
+    def arguments(self, group: ClassState, task_id: str) -> dict[str, Any]:
+        """What goes along with a task."""
+        return {}
+
+    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
+        """A task's result arrived."""
+        raise NotImplementedError(f"{type(self).__name__} must keep results")
+
+    def enter(self, run: Run) -> Commands:
+        commands: Commands = []
+        for group in run.classes.values():
+            group.pool = TaskPool(self.tasks(run, group))
+            commands += self._feed_all(run, group)
+        return commands
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        if call.method != self.method or call.task_id is None:
+            return []
+        group = run.class_of(call.rank)
+        if group.pool is not None and group.pool.finish(call.task_id):
+            self.keep(run, group, value)
+        return self._feed(run, group, call.rank)
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        group = run.class_of(rank)
+        if group.pool is not None:
+            group.pool.lose(rank)
+        alive = run.alive(group)
+        if group.leader == rank and alive:
+            group.leader = next((r for r in alive if r > rank), alive[0])
+            run.warn(f"rank {rank} led its class and died; rank {group.leader} takes over")
+        return self._feed_all(run, group)
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        return self._feed_all(run, run.class_of(rank))
+
+    def is_complete(self, run: Run) -> bool:
+        done = all(group.pool is None or group.pool.is_done for group in run.classes.values())
+        return done and super().is_complete(run)
+
+    def workers(self, run: Run, group: ClassState) -> list[int]:
+        """Ranks that measure: all of them, or the leader alone."""
+        alive = run.alive(group)
+        return alive if group.strategy in ("sharded", "consensus") else [r for r in alive if r == group.leader]
+
+    def _feed_all(self, run: Run, group: ClassState) -> Commands:
+        commands: Commands = []
+        for _ in range(IN_FLIGHT):  # breadth first: every rank gets one before any gets two
+            for rank in self.workers(run, group):
+                commands += self._feed(run, group, rank, limit=1)
+        return commands
+
+    def _feed(self, run: Run, group: ClassState, rank: int, limit: int = IN_FLIGHT) -> Commands:
+        commands: Commands = []
+        pool = group.pool
+        if pool is None or rank not in self.workers(run, group):
+            return commands
+        while len(commands) < limit and len(pool.running(rank)) < IN_FLIGHT:
+            task_id = pool.deal(rank)
+            if task_id is None:
+                break
+            commands.append(
+                run.call(rank, self.method, task=task_id, task_id=task_id, **self.arguments(group, task_id))
+            )
+        return commands
+
+
+class Tuning(PoolPhase):
+    """Measures every task that no store and no earlier attempt has."""
+
+    phase = Phase.TUNING
+    method = "tune"
+
+    def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
+        if group.is_hit:
+            return []
+        return [task for task in group.tasks if task.task_id not in group.results]
+
+    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
+        group.results[value["task_id"]] = value
+        group.measured += 1
+
+
+class Guarding(PoolPhase):
+    """Re-measures every tuned winner against the default tactic."""
+
+    phase = Phase.GUARDING
+    method = "guard"
+
+    def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
+        if not group.needs_guard:
+            return []
+        tuned = {task_id for task_id, result in group.results.items() if result["outcome"] == "tuned"}
+        return [t for t in group.tasks if t.task_id in tuned and t.task_id not in group.verdicts]
+
+    def arguments(self, group: ClassState, task_id: str) -> dict[str, Any]:
+        return {"result": group.results[task_id]}
+
+    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
+        group.verdicts[value["task_id"]] = value

@@ -1,0 +1,378 @@
+"""What one rank does, phase by phase, on its own device and its own node's store. Knows nothing of Ray.
+
+Leader, writer and follower are this one class: what a rank is asked to do makes the difference. Methods
+take and return plain JSON values (blobs apart) and raise `WarmupError`; `status` may be called from
+another thread at any time, every other method runs on one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from configs import env
+from configs.model import ModelDims, load_model
+from configs.schema import WarmupConfig
+from warmup.artifact import Artifact, Blob, pack, read_timings, table_content, timings_content, verify
+from warmup.cache_key import CacheKey, cache_key
+from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
+from warmup.fingerprint import Fingerprint
+from warmup.manifest import GuardSummary
+from warmup.node_paths import NodePaths, resolve_paths
+from warmup.ranks import RankInfo, share_of
+from warmup.store import NodeStore, StorePath
+from warmup.table import parse_table
+from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, tasks_of
+from warmup.tuner import Tuner, TunerOptions
+from warmup.workloads.catalog import workloads_of
+
+logger = logging.getLogger(__name__)
+
+TunerFactory = Callable[[str, TunerOptions], Tuner]
+"""Backend (`cuda` or `cpu`) and options -> the process' tuner."""
+
+
+class RankProcess:
+    """One rank. `probe` comes first and prepares everything else."""
+
+    def __init__(self, info: RankInfo, config: WarmupConfig, backend: str, make_tuner: TunerFactory) -> None:
+        self.info = info
+        self._config = config
+        self._backend = backend
+        self._make_tuner = make_tuner
+        self._dims: ModelDims
+        self._tuner: Tuner
+        self._key: CacheKey
+        self._fingerprint: Fingerprint
+        self._store: NodeStore
+        self._tasks: dict[str, Task] = {}
+        self._workloads: tuple[Workload, ...] = ()
+        self._artifact: Artifact | None = None
+        self._finished: list[dict[str, Any]] = []
+        self._marker: str | None = None
+        self._doing = ("idle", "", time.monotonic())
+
+    def probe(self) -> dict[str, Any]:
+        """Import what the device needs, describe this process, and list its tasks.
+
+        Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
+        """
+        with self._busy("probe"):
+            self._dims = load_model(self._config.model.name)
+            if not self._config.autotune.is_enabled:
+                return self._described("off", {}, (), "", "")
+            paths = resolve_paths(self._config.cache)
+            env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
+            self._tuner = self._make_tuner(self._backend, self._options())
+            self._fingerprint = Fingerprint.of(self._tuner.describe())
+            self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
+            skips = self._tuner.prepare(self._workloads)
+            refused = {skip.workload for skip in skips}
+            runnable = tuple(w for w in self._workloads if w.name not in refused)
+            self._tasks = {task.task_id: task for task in tasks_of(runnable)}
+            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
+            directory = self._open_store(paths)
+            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), self._tuner.device())
+
+    def lookup(self, token: str, retune: bool) -> dict[str, Any]:
+        """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
+        with self._busy("lookup"):
+            found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
+            warnings = list(found.warnings)
+            self._leave_marker(token, warnings)
+            answer: dict[str, Any] = {
+                "hit": found.hit,
+                "reason": found.reason,
+                "guarded": found.guarded,
+                "recorded_at": found.recorded_at,
+                "results": [],
+                "verdicts": [],
+                "partial": [] if retune else self._partial(),
+                "header": None,
+                "warnings": warnings,
+            }
+            if found.hit and found.manifest is not None and found.table is not None:
+                stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in found.manifest.blobs}
+                self._artifact = Artifact(found.manifest, stored)
+                rows = read_timings(self._artifact)
+                answer["results"] = [row["result"] for row in rows]
+                answer["verdicts"] = [row["verdict"] for row in rows if row.get("verdict")]
+                answer["header"] = _header(self._artifact, found.table)
+            elif found.hit:
+                answer |= {"hit": False, "reason": "the stored artifact says that nothing was tunable"}
+            return answer
+
+    def sees(self, tokens: list[str]) -> dict[str, Any]:
+        """Which of the other nodes' markers are in this node's directory."""
+        with self._busy("sees"):
+            return {"tokens": [token for token in tokens if self._store.sees_marker(token)]}
+
+    def compile(self) -> dict[str, Any]:
+        """Build the modules that this node lacks, with as many jobs as the rank has CPUs."""
+        with self._busy("compile"):
+            modules = self._tuner.missing_modules()
+            if modules:
+                jobs = max(1, int(self._config.cluster.cpus_per_rank))
+                self._tuner.compile(modules, jobs, lambda line: logger.info("rank %d: %s", self.info.rank, line))
+            return {"built": list(modules)}
+
+    def tune(self, task_id: str) -> dict[str, Any]:
+        """Measure one task."""
+        with self._busy("tune", task_id):
+            result = self._tuner.tune(self._task(task_id)).to_json()
+            result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
+            self._checkpoint(result)
+            return result
+
+    def guard(self, task_id: str, result: dict[str, Any]) -> dict[str, Any]:
+        """Check one task's winner against the default tactic."""
+        with self._busy("guard", task_id):
+            verdict = self._tuner.guard(self._task(task_id), TaskResult.from_json(result))
+            return verdict.to_json() | {"rank": self.info.rank}
+
+    def pack(
+        self, results: list[dict[str, Any]], verdicts: list[dict[str, Any]], strategy: str, guarded: bool
+    ) -> dict[str, Any]:
+        """Results and verdicts as one artifact, kept here until its blobs are fetched."""
+        with self._busy("pack"):
+            order = {task_id: index for index, task_id in enumerate(self._tasks)}
+            ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
+            judged = {v["task_id"]: GuardVerdict.from_json(v) for v in verdicts}
+            table = self._tuner.table(ordered, list(judged.values()))
+            if table is None:
+                return {"digest": None, "blobs": []}
+            decided = [str(verdict.decision) for verdict in judged.values()]
+            rows = [
+                {"result": r.to_json(), "verdict": judged[r.task_id].to_json() if r.task_id in judged else None}
+                for r in ordered
+            ]
+            self._artifact = pack(
+                [table_content(table), timings_content(table, rows)],
+                key=self._key.as_dict(),
+                key_sha256=self._key.sha256,
+                fingerprint=dict(self._fingerprint.parts),
+                created_at=time.time(),
+                strategy=strategy,
+                guard=GuardSummary(
+                    "guarded" if guarded else "unguarded",
+                    tuple((name, decided.count(name)) for name in sorted(set(decided))),
+                ),
+            )
+            collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
+            return _header(self._artifact, table) | {"collisions": collisions}
+
+    def pack_stored(self) -> dict[str, Any]:
+        """The artifact that `lookup` found, for the nodes that lack it."""
+        if self._artifact is None:
+            raise StoreError(f"{self.info}: no artifact was found in {self._store.directory}")
+        table = self._artifact.table
+        assert table is not None
+        return _header(self._artifact, table)
+
+    def blob(self, digest: str) -> Blob:
+        """One blob of the packed artifact."""
+        if self._artifact is None or digest not in self._artifact.blobs:
+            raise StoreError(f"{self.info}: blob {digest[:16]} is not part of the packed artifact")
+        return self._artifact.blobs[digest]
+
+    def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
+        """Check everything that was pushed, then publish it on this node.
+
+        A disk that refuses is answered with `degraded`; bytes that are not what they should be raise.
+        """
+        with self._busy("install"):
+            artifact = self._checked(header, blobs)
+            try:
+                published = self._store.publish(artifact)
+                self._store.clear_partial()
+            except StoreError as error:
+                return {"files": [], "degraded": str(error)}
+            return {"files": [self._file(path) for path in published.files], "degraded": None}
+
+    def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
+        """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
+        with self._busy("load"):
+            began = time.monotonic()
+            table = self._read_table() if blobs is None or header is None else self._checked(header, blobs).table
+            if table is None or parse_table(table).digest != digest:
+                raise LoadError(
+                    f"{self.info}: {self._store.table_path} is not the table of this run (another job replaced it?)",
+                    directory=str(self._store.directory),
+                )
+            refusal = self._tuner.check(table)
+            if refusal is not None:
+                raise LoadError(f"{self.info}: the table is refused: {refusal}")
+            result = self._load(table, from_file=blobs is None)
+            return result | {"seconds": time.monotonic() - began}
+
+    def replay(self) -> dict[str, Any]:
+        """Run every task once, so that the first request finds nothing to build."""
+        with self._busy("replay"):
+            if not self._config.autotune.is_enabled:
+                return {"calls": 0, "failed": []}
+            outcome = self._tuner.replay(tuple(self._tasks.values())).to_json()
+            return outcome | {"peak_bytes": self._tuner.memory().get("peak", 0)}
+
+    def status(self) -> dict[str, Any]:
+        """What this rank does now and for how long, for the heartbeat; takes no lock and calls no device."""
+        method, task_id, since = self._doing
+        watch = self._tuner.watch() if hasattr(self, "_tuner") else None
+        return {
+            "method": method,
+            "task_id": task_id,
+            "for_s": time.monotonic() - since,
+            "runner": watch.runner if watch else "",
+            "tactic": watch.tactic if watch else "",
+        }
+
+    def close(self) -> None:
+        """Remove what this rank left on disk for this run only."""
+        if self._marker is not None:
+            self._store.remove_marker(self._marker)
+            self._marker = None
+
+    @contextmanager
+    def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
+        if method not in ("lookup", "sees"):
+            self.close()
+        self._doing = (method, task_id, time.monotonic())
+        try:
+            yield
+        finally:
+            self._doing = ("idle", "", time.monotonic())
+
+    def _options(self) -> TunerOptions:
+        autotune, guard = self._config.autotune, self._config.guard
+        return TunerOptions(
+            shortlist=autotune.shortlist,
+            tie_band=autotune.tie_band,
+            guard_margin=guard.margin,
+            guard_rounds=guard.rounds,
+            max_memory_bytes=autotune.max_memory_bytes,
+        )
+
+    def _open_store(self, paths: NodePaths) -> Path:
+        version, arch = self._fingerprint["flashinfer_version"], self._fingerprint["arch"]
+        directory = StorePath.of(paths.root, paths.override, version, arch, self._key.sha256)
+        cache = self._config.cache
+        self._store = NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+        return directory
+
+    def _described(
+        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, device: str
+    ) -> dict[str, Any]:
+        return {
+            "key": key,
+            "parts": parts,
+            "tasks": [
+                {"task_id": t.task_id, "group": t.workload.identity, "cost": cost_of(t)} for t in self._tasks.values()
+            ],
+            "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
+            "directory": directory,
+            "device": device,
+            "backend": self._backend,
+            "memory": self._tuner.memory() if key != "off" else {},
+            "warnings": [],
+        }
+
+    def _leave_marker(self, token: str, warnings: list[str]) -> None:
+        try:
+            self._store.write_marker(token)
+            self._marker = token
+        except StoreError as error:
+            warnings.append(f"no marker could be left: {error}")
+
+    def _partial(self) -> list[dict[str, Any]]:
+        rows = [row for row in self._store.load_partial() if row.get("task_id") in self._tasks]
+        self._finished = list(rows)
+        return rows
+
+    def _checkpoint(self, result: dict[str, Any]) -> None:
+        """Keep a finished task on disk, so that a new run resumes from it; a disk that refuses costs only that."""
+        if not self._config.cache.persistent or self._config.autotune.strategy == "independent":
+            return
+        self._finished.append(result)
+        try:
+            self._store.save_partial(self._finished)
+        except StoreError as error:
+            logger.warning("rank %d: a finished task could not be kept for resuming: %s", self.info.rank, error)
+
+    def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
+        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
+        table = artifact.table
+        refusal = None if table is None else self._tuner.check(table)
+        if refusal is not None:
+            raise RejectedArtifactError(f"{self.info}: the pushed table is refused: {refusal}")
+        return artifact
+
+    def _read_table(self) -> bytes:
+        try:
+            return self._store.table_path.read_bytes()
+        except OSError as error:
+            raise LoadError(f"{self.info}: {self._store.table_path} cannot be read: {error}") from error
+
+    def _load(self, table: bytes, *, from_file: bool) -> dict[str, Any]:
+        expected = tuple(self._tasks.values())
+        if from_file:
+            return self._tuner.load(self._store.table_path, expected).to_json()
+        fd = os.memfd_create("autotune_configs")
+        try:
+            os.write(fd, table)
+            return self._tuner.load(Path(f"/proc/self/fd/{fd}"), expected).to_json()
+        finally:
+            os.close(fd)
+
+    def _task(self, task_id: str) -> Task:
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise WarmupError(f"{self.info} does not run task {task_id}")
+        return task
+
+    def _file(self, path: Path) -> dict[str, Any]:
+        from warmup.artifact import sha256
+
+        data = path.read_bytes()
+        return {"node_id": self.info.node_id, "path": str(path), "sha256": sha256(data), "bytes": len(data)}
+
+
+def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:
+    """The op calls that a rank's share of the model makes."""
+    model, autotune = config.model, config.autotune
+    share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
+    return workloads_of(
+        dims,
+        tp=model.tensor_parallel_size,
+        pp=model.pipeline_parallel_size,
+        ep=model.expert_parallel_size,
+        pp_stage=share.pipeline_stage,
+        ep_shard=share.expert_shard,
+        dtype=model.dtype,
+        quantization=model.quantization,
+        backend=backend,
+        max_num_batched_tokens=autotune.max_num_batched_tokens,
+        max_num_seqs=autotune.max_num_seqs,
+        buckets=autotune.buckets,
+        skip_ops=autotune.skip_ops,
+    )
+
+
+def cost_of(task: Task) -> float:
+    """Rough seconds: a constant for building and launching each tactic, and the arithmetic on top."""
+    sizes = dict(task.workload.params)
+    work = float(sizes.get("k", 1)) * float(sizes.get("n", 1)) * task.bucket
+    return 1.0 + work / 1e11
+
+
+def _header(artifact: Artifact, table: bytes) -> dict[str, Any]:
+    return {
+        "digest": parse_table(table).digest,
+        "manifest": artifact.manifest.to_bytes().decode(),
+        "blobs": [
+            {"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in artifact.manifest.blobs
+        ],
+    }

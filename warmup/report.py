@@ -1,0 +1,146 @@
+"""What a run says at its end: `RankReport` per rank, `ClassReport` per class, `WarmupReport` for all.
+
+`WarmupReport.ready` is computed, never set: every rank ready, and one digest in every class.
+`schema()` is the JSON schema that is committed as `warmup/schemas/report.schema.json`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+SCHEMA_VERSION = 1
+
+
+class ReportPart(BaseModel):
+    """Base of every part of the report: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileReport(ReportPart):
+    """A file that this run wrote."""
+
+    node_id: str
+    path: str
+    sha256: str
+    bytes: int
+
+
+class SkipReport(ReportPart):
+    """A workload that was not run, and why."""
+
+    workload: str
+    op: str
+    reason: str
+
+
+class GuardReport(ReportPart):
+    """What the guard decided in one class."""
+
+    state: str
+    """guarded, unguarded or off."""
+    kept: int = 0
+    replaced: int = 0
+    slower: int = 0
+    wrong: int = 0
+    crashed: int = 0
+    default: int = 0
+    geomean: float | None = None
+    """Geometric mean of default time over chosen time; above 1 is faster."""
+    worst: float | None = None
+    """The smallest such ratio."""
+
+
+class ClassReport(ReportPart):
+    """Ranks that share one cache key."""
+
+    key: str
+    parts: dict[str, str]
+    leader: int
+    ranks: tuple[int, ...]
+    digest: str | None
+    """Digest that every rank of the class loaded; None when nothing was tuned, or when they differ."""
+    tasks: int
+    measured: int
+    reused: int
+    kept: int
+    """Tasks whose tuned winner is in the table."""
+    dropped: int
+    """Tasks that fell back to the default tactic."""
+    strategy: str
+    hit: bool
+    """The table was found on a node's disk."""
+    guard: GuardReport
+    skipped: tuple[SkipReport, ...] = ()
+
+
+class RankReport(ReportPart):
+    """One rank."""
+
+    rank: int
+    local_rank: int
+    node_rank: int
+    node_id: str
+    address: str = ""
+    gpu_ids: tuple[str, ...] = ()
+    device: str = ""
+    role: str
+    """leader, writer or follower."""
+    state: str
+    """ready, failed, lost, or the phase it was in when the run failed."""
+    digest: str | None = None
+    entries: int = 0
+    hits: int = 0
+    misses: int = 0
+    peak_bytes: int = 0
+    phases: dict[str, float] = {}
+    """Seconds this rank worked in each phase."""
+    error: str | None = None
+
+
+class WarmupReport(ReportPart):
+    """The outcome of one run; written also when it failed."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    config: dict[str, Any]
+    classes: tuple[ClassReport, ...] = ()
+    ranks: tuple[RankReport, ...] = ()
+    files: tuple[FileReport, ...] = ()
+    phases: dict[str, float] = {}
+    """Wall seconds of each phase of the run."""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    """Why the run failed: rank, node, phase, task, for how long, the remote traceback, the setting to change."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ready(self) -> bool:
+        """Every rank is ready, and every class that must agree holds one digest."""
+        if self.error is not None or not self.ranks:
+            return False
+        return all(rank.state == "ready" for rank in self.ranks) and all(map(self._agrees, self.classes))
+
+    def _agrees(self, group: ClassReport) -> bool:
+        digests = {rank.digest for rank in self.ranks if rank.rank in group.ranks}
+        return group.strategy == "independent" or len(digests) == 1
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> WarmupReport:
+        """Parse a report; `ready` is computed again, whatever the text says."""
+        import json
+
+        data = json.loads(text)
+        data.pop("ready", None)
+        return cls.model_validate(data)
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the report as it is written."""
+    return WarmupReport.model_json_schema(mode="serialization")
