@@ -1,0 +1,7 @@
+"""The model-runner protocol that the engine warmups drive, and a small real runner that satisfies it.
+
+`protocol.py` is what an engine's own runner has to offer; `schedule.py`, `kv_cache.py` and `sizes.py` are pure values.
+`builtin.py` assembles the runner: `input_batch.py` (requests and persistent buffers), `block_table.py`,
+`attention.py` / `mla.py` (FlashInfer's paged wrappers on CUDA, torch on CPU), `transformer.py`, `sampler.py`.
+Importing this package imports neither torch nor FlashInfer.
+"""

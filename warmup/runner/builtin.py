@@ -1,0 +1,238 @@
+"""The built-in runner: small but real. One step is `execute_model` up to the logits, then `sample_tokens`.
+
+Steps are padded to the sizes of `sizes.py`, so that serving meets a finite set of GEMM shapes. `dummy_run` uses the
+null block only: it writes no key or value and touches no request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from warmup.runner.assembly import RunnerConfig, attention_backends, cache_row_shapes, layer_ops
+from warmup.runner.attention import AttentionStep
+from warmup.runner.block_table import MultiGroupBlockTable
+from warmup.runner.buffers import CpuGpuBuffer
+from warmup.runner.connector import StepConnector
+from warmup.runner.dummy import DummyShape, dummy_batch
+from warmup.runner.input_batch import InputBatch, StepRows
+from warmup.runner.kv_store import KVStore
+from warmup.runner.pending import PendingStep, pool
+from warmup.runner.protocol import Capability
+from warmup.runner.sampler import Sampler
+from warmup.runner.schedule import GrammarOutput, SchedulerOutput, StepOutput
+from warmup.runner.sizes import padded, request_sizes, token_sizes
+from warmup.runner.transformer import Decoder, ForwardStep
+from warmup.runner.weights import WeightSource
+
+Lengths = npt.NDArray[np.int32]
+
+
+class BuiltinRunner:
+    """Satisfies `warmup.runner.protocol.ModelRunner` with every capability."""
+
+    def __init__(self, config: RunnerConfig, kv_connector: StepConnector | None = None) -> None:
+        self.config = config
+        self.device = torch.device(config.device)
+        self.capabilities = frozenset(Capability)
+        self.limits, self.kv_cache_config = config.limits, config.kv_cache
+        self.vocab_size = config.dims.vocab_size
+        self.is_pooling_model, self.is_last_pp_rank = config.is_pooling_model, config.is_last_pp_rank
+        self.has_collectives = False
+        self.decode_query_len = 1
+        self.kv_connector = kv_connector or StepConnector()
+        self.attention_backends = attention_backends(config, self.device)
+        self.token_sizes = token_sizes(config.limits.max_num_batched_tokens)
+        self.graph_capture_sizes = request_sizes(config.limits.max_num_seqs)
+        self._build()
+
+    def _build(self) -> None:
+        config, limits, layers = self.config, self.config.limits, self.config.kv_cache.num_layers
+        self.block_table = MultiGroupBlockTable(
+            config.kv_cache,
+            limits.max_num_seqs,
+            limits.max_model_len,
+            limits.max_num_batched_tokens,
+            self.device,
+            config.mode,
+        )
+        self.input_batch = InputBatch(limits, self.block_table, self.device)
+        self.expert_load = torch.zeros(layers, max(config.dims.num_experts, 1), dtype=torch.int64, device=self.device)
+        source = WeightSource(config.seed, config.torch_dtype, self.device)
+        self.decoder = Decoder(
+            config.dims,
+            layers,
+            [config.kv_cache.group_of(layer) for layer in range(layers)],
+            source,
+            layer_ops(self.device),
+            self.expert_load,
+            limits.max_model_len,
+            config.is_first_pp_rank,
+            config.is_last_pp_rank,
+        )
+        rows = cache_row_shapes(config.dims)
+        self.kv_store = KVStore(config.kv_cache, rows, config.torch_dtype, self.device, config.mode)
+        self.sampler = Sampler(self.device)
+        self._pending: PendingStep | None = None
+
+    @property
+    def query_start_loc(self) -> CpuGpuBuffer:
+        """Where each request's tokens begin, host and device side."""
+        return self.input_batch.query_start_loc
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """[max tokens] int64 on the device."""
+        return self.input_batch.position_buffer.gpu
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """Every persistent tensor that a step may change, the KV cache aside."""
+        return self.input_batch.buffers() | {"expert_load": self.expert_load}
+
+    def zero_blocks(self, block_ids: Iterable[int]) -> None:
+        """Clear KV cache blocks in every layer."""
+        self.kv_store.zero_blocks(block_ids)
+
+    def execute_model(
+        self, scheduler_output: SchedulerOutput, hidden_in: torch.Tensor | None = None
+    ) -> StepOutput | torch.Tensor | None:
+        """Run one step.
+
+        Args:
+            scheduler_output: what to run.
+            hidden_in: the previous stage's result, on a pipeline stage that is not the first.
+
+        Returns:
+            A pooling model's `StepOutput`; the hidden states of a stage that is not the last; else None, and
+            `sample_tokens` gives the tokens.
+        """
+        with torch.inference_mode():
+            self.input_batch.update(scheduler_output)
+            self._pending = None
+            if scheduler_output.total_num_scheduled_tokens == 0:
+                return None
+            rows = self.input_batch.rows(scheduler_output)
+            size = padded(rows.num_tokens, self.token_sizes)
+            self.input_batch.fill(rows, size)
+            hidden = self._forward(rows.query_lens, rows.seq_lens, size, hidden_in, counted=rows.num_tokens)
+            result = self._finish(rows, hidden)
+        self.kv_connector.step_done(scheduler_output)
+        return result
+
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> StepOutput | None:
+        """Tokens of the last step; None on a pipeline stage that is not the last or when nothing was executed.
+
+        A request whose prompt is not complete gets none. Sampled tokens become part of their requests.
+        """
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        with torch.inference_mode():
+            if grammar_output is not None:
+                pending.mask(grammar_output, self.config.mode)
+            return pending.sample(self.sampler)
+
+    def dummy_run(
+        self,
+        num_tokens: int,
+        *,
+        skip_eplb: bool = False,
+        is_profile: bool = False,
+        force_attention: bool = False,
+        create_mixed_batch: bool = False,
+        create_single_prefill: bool = False,
+        profile_seq_lens: int | None = None,
+        uniform_decode: bool = False,
+        randomize_inputs: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """See `ModelRunner.dummy_run`; returns hidden states [tokens, hidden] and logits [requests, vocabulary]."""
+        shape = DummyShape(create_mixed_batch, create_single_prefill, uniform_decode, profile_seq_lens)
+        batch = dummy_batch(num_tokens, shape, self.limits, self.decode_query_len)
+        size = padded(num_tokens, self.token_sizes)
+        tokens = np.zeros(num_tokens, dtype=np.int64)
+        if randomize_inputs:
+            tokens = np.random.default_rng(num_tokens).integers(0, self.vocab_size, num_tokens)
+        with torch.inference_mode():
+            for row in range(len(batch.query_lens)):
+                self.block_table.clear_row(row)
+            positions = np.concatenate(
+                [np.arange(seq - query, seq) for query, seq in zip(batch.query_lens, batch.seq_lens, strict=True)]
+            )
+            positions = np.pad(positions, (0, size - num_tokens))
+            self.input_batch.load(tokens, positions, batch.query_lens, batch.seq_lens, size)
+            self.block_table.slot_mapping.fill_(-1)
+            hidden = self._forward(
+                batch.query_lens,
+                batch.seq_lens,
+                size,
+                None,
+                counted=0 if skip_eplb else num_tokens,
+                attend=force_attention or not is_profile,
+            )
+            logits = self._logits(hidden, batch.query_lens) if self._has_head else None
+        return hidden[:num_tokens], logits
+
+    @property
+    def _has_head(self) -> bool:
+        return self.is_last_pp_rank and not self.is_pooling_model
+
+    def _forward(
+        self,
+        query_lens: Lengths,
+        seq_lens: Lengths,
+        size: int,
+        hidden_in: torch.Tensor | None,
+        counted: int,
+        attend: bool = True,
+    ) -> torch.Tensor:
+        if attend:
+            self._plan(query_lens, seq_lens)
+        inputs: torch.Tensor = self.input_batch.token_ids.gpu[:size]
+        if not self.config.is_first_pp_rank:
+            width, dtype = self.config.dims.hidden_size, self.config.torch_dtype
+            inputs = torch.zeros(size, width, dtype=dtype, device=self.device)
+            if hidden_in is not None:
+                inputs[: hidden_in.shape[0]] = hidden_in
+        step = ForwardStep(
+            positions=self.positions[:size],
+            slot_mapping=self.block_table.slot_mapping[:, :size],
+            attention=self.attention_backends if attend else None,
+            num_tokens=int(query_lens.sum()),
+            num_counted=counted,
+        )
+        return self.decoder.forward(inputs, step, self.kv_store)
+
+    def _plan(
+        self,
+        query_lens: Lengths,
+        seq_lens: Lengths,
+    ) -> None:
+        starts = np.concatenate([[0], np.cumsum(query_lens)]).astype(np.int32)
+        for group, backend in enumerate(self.attention_backends):
+            backend.plan(
+                AttentionStep(
+                    query_start_loc=starts,
+                    seq_lens=seq_lens,
+                    num_decodes=int((query_lens == 1).sum()),
+                    block_table=self.block_table.table.np[group, : len(query_lens)],
+                    block_size=self.block_table.host_block_sizes[group],
+                )
+            )
+
+    def _logits(self, hidden: torch.Tensor, query_lens: Lengths) -> torch.Tensor:
+        """Logits of each request's last token; the LM head runs on a padded number of rows."""
+        last = np.cumsum(query_lens) - 1
+        rows = np.pad(last, (0, padded(len(last), self.graph_capture_sizes) - len(last)))
+        picked = hidden[torch.from_numpy(rows.astype(np.int64)).to(self.device)]
+        return self.decoder.logits(picked)[: len(last)]
+
+    def _finish(self, rows: StepRows, hidden: torch.Tensor) -> StepOutput | torch.Tensor | None:
+        if not self.is_last_pp_rank:
+            return hidden[: rows.num_tokens]
+        if self.is_pooling_model:
+            return pool(rows, hidden)
+        self._pending = PendingStep(rows, self._logits(hidden, rows.query_lens))
+        return None
