@@ -133,8 +133,9 @@ class NodeStore(RunFiles):
 
         Never raises for what is on the disk: trouble is a miss with a reason. Also sweeps stale temporary files.
         """
-        self.sweep()
         try:
+            self._refuse_links()
+            self.sweep()
             return self._lookup(expected_key, check)
         except FileNotFoundError:
             return Lookup(False, f"nothing is stored in {self.directory}")
@@ -152,6 +153,7 @@ class NodeStore(RunFiles):
         for entry in artifact.manifest.blobs:
             if entry.sha256 in artifact.blobs:
                 check_blob(entry, artifact.blobs[entry.sha256])
+        self._refuse_links()
         for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
             use = self.hold(leases.PUBLISHING)
             try:
@@ -224,6 +226,14 @@ class NodeStore(RunFiles):
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
         entry = manifest.table
         return None if entry is None else decode(entry, self.generations.read_blob(entry.sha256))
+
+    def _refuse_links(self) -> None:
+        for path in (self.directory, self.generations.generations, self.generations.blobs):
+            if path.is_symlink():
+                raise StoreError(
+                    f"{path} is a symbolic link, which is not followed; set cache.root to the directory itself",
+                    path=str(path),
+                )
 
     def _hold_if_writable(self, generation: int) -> leases.Lease:
         try:

@@ -1,0 +1,38 @@
+"""Small real artifacts for tests: every value can be replaced, nothing here stands in for project code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from warmup.artifact import Artifact, Content, pack, table_content, timings_content
+from warmup.manifest import GuardSummary
+
+ROOT = Path(__file__).resolve().parents[1]
+KEY = {"flashinfer": "0.7.2.post1", "gpu": "NVIDIA H200", "driver": "580.1"}
+KEY_SHA256 = "ab" * 32
+
+
+def table_bytes(number: int, size: int = 0) -> bytes:
+    """A table whose content tells which publish it came from, padded to at least `size` bytes."""
+    return json.dumps({"number": number, "padding": "x" * size}).encode()
+
+
+def make_artifact(number: int = 1, **changes: Any) -> Artifact:
+    """An artifact with a table, timings and one module; `contents`, `key`, `created_at`, `guard` can be replaced."""
+    table = changes.pop("table", table_bytes(number))
+    default = [Content("flashinfer_module", "gemm/gemm.so", b"gemm" * 2000)]
+    if table is not None:
+        default += [table_content(table), timings_content(table, [{"task_id": "a@1", "median_s": number / 1e6}])]
+    key: Mapping[str, str] = changes.pop("key", KEY)
+    values: dict[str, Any] = {
+        "key_sha256": KEY_SHA256,
+        "fingerprint": {"torch": "2.13.0"},
+        "created_at": 1_700_000_000.0 + number,
+        "strategy": "leader",
+        "guard": GuardSummary("guarded", (("kept", 1),)),
+        **changes,
+    }
+    return pack(values.pop("contents", default), key=key, **values)
