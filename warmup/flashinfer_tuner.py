@@ -1,0 +1,157 @@
+"""The real tuner of one process: FlashInfer's AutoTuner on CUDA, and the same AutoTuner with CPU runners.
+
+This class joins the rooms (task_tuning, compose, loading, replay, building, guard) behind `warmup/tuner.py`'s
+protocol and holds what they share: device, options, workloads, the watch. It has no logic of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from flashinfer.autotuner import AutoTuner
+
+from warmup import building, compose, loading, process_facts
+from warmup.autotuner_seams import metadata
+from warmup.errors import ArtifactError, TuningError
+from warmup.memory import limit_memory, memory_of
+from warmup.replay import replay_calls
+from warmup.table import parse_table
+from warmup.task_tuning import TaskTuner
+from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
+from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
+from warmup.workloads.base import OpCall, builder_for
+
+logger = logging.getLogger(__name__)
+
+SEED = 20_240_601
+"""Seed of every input; equal on all ranks."""
+
+
+class FlashInferTuner:
+    """See `warmup.tuner.Tuner`. One per process, used by one thread (`watch` by any)."""
+
+    def __init__(self, backend: Literal["cuda", "cpu"], options: TunerOptions | None = None) -> None:
+        """Take the process' current device.
+
+        Raises:
+            TuningError: `cuda` where torch sees no GPU, `cpu` where it does.
+        """
+        if (backend == "cuda") != torch.cuda.is_available():
+            seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
+            raise TuningError(f"backend {backend!r}, but torch in this process {seen}", backend=backend)
+        self._device = "cpu" if backend == "cpu" else f"cuda:{torch.cuda.current_device()}"
+        self._options = options or TunerOptions()
+        self._workloads: tuple[Workload, ...] = ()
+        self._watch = Watch()
+        limit_memory(self._device, self._options.max_memory_bytes)
+
+    def describe(self) -> dict[str, str]:
+        """The named parts of this process' fingerprint."""
+        return process_facts.describe_process(self._device)
+
+    def device(self) -> str:
+        """`NVIDIA H200`, or the CPU's model name."""
+        parts = self.describe()
+        return parts["cpu_model"] if self._device == "cpu" else parts["gpu"]
+
+    def watch(self) -> Watch:
+        """What is being measured now."""
+        return self._watch
+
+    def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
+        """Keep what can run here; the rest with one reason each."""
+        reasons = [(workload, builder_for(workload).refusal(workload, self._device)) for workload in workloads]
+        self._workloads = tuple(workload for workload, reason in reasons if reason is None)
+        return tuple(Skip(workload.name, workload.op, reason) for workload, reason in reasons if reason is not None)
+
+    def missing_modules(self) -> tuple[str, ...]:
+        """Modules of the prepared workloads that are not compiled on this node."""
+        return tuple(building.missing(self._workloads))
+
+    def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
+        """Build the named modules."""
+        building.build(building.specs_of(self._workloads), modules, max_jobs, progress)
+
+    def tune(self, task: Task) -> TaskResult:
+        """Measure one task."""
+        tuner = TaskTuner(self._device, self._options, self._set_watch)
+        return tuner.tune(task, lambda: self._call(task.workload, task.bucket))
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        """Decide between the winner and the default as serving runs them."""
+        from warmup.guard import guard
+
+        room, workload = builder_for(task.workload), task.workload
+        self._set_watch(Watch(op=workload.op, task_id=task.task_id))
+        try:
+            return guard(
+                lambda seed: room.build(workload, task.bucket, self._device, seed),
+                task,
+                result,
+                self._options,
+                self._device,
+            )
+        finally:
+            self._set_watch(Watch())
+
+    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+        """The composed table, as FlashInfer itself writes it out after loading it."""
+        composed = compose.compose(results, verdicts, metadata())
+        if composed is None:
+            return None
+        try:
+            with tempfile.TemporaryDirectory(prefix="ray-warmup-") as directory:
+                path = Path(directory) / "composed.json"
+                path.write_bytes(composed.to_bytes())
+                loading.load_table(path, (), self._shape_of_call)
+                return loading.held_table().to_bytes()
+        finally:
+            self.reset()
+
+    def check(self, table: bytes) -> str | None:
+        """Why this process would refuse the table, or None."""
+        try:
+            return loading.refusal(parse_table(table))
+        except ArtifactError as error:
+            return str(error)
+
+    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+        """Clear, load, count, digest, look up."""
+        return loading.load_table(path, expected, self._shape_of_call)
+
+    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+        """Run every task and every untuned workload of this rank once."""
+        untuned = [
+            Task(workload, bucket)
+            for workload in self._workloads
+            if not workload.tunable
+            for bucket in workload.buckets
+        ]
+        # on the CPU nothing is compiled or initialised by values, and the LM head's weight alone takes 600 MB
+        build = self._shape_of_call if self._device == "cpu" else self._call
+        try:
+            return replay_calls([*tasks, *untuned], build, self._device, self._set_watch)
+        finally:
+            self._set_watch(Watch())
+
+    def memory(self) -> dict[str, int]:
+        """`free`, `total` and `peak` bytes."""
+        return memory_of(self._device)
+
+    def reset(self) -> None:
+        """Empty the AutoTuner."""
+        AutoTuner.get().clear_cache()
+
+    def _call(self, workload: Workload, tokens: int) -> OpCall:
+        return builder_for(workload).build(workload, tokens, self._device, SEED)
+
+    def _shape_of_call(self, workload: Workload, tokens: int) -> OpCall:
+        return builder_for(workload).build(workload, tokens, self._device, SEED, values=False)
+
+    def _set_watch(self, watch: Watch) -> None:
+        self._watch = watch

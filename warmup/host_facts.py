@@ -1,0 +1,201 @@
+"""The fingerprint of this host from NVML and package metadata: no torch, no FlashInfer, no CUDA context.
+
+For a dry run and for a process that must stay light. `warmup/process_facts.py` gives the same parts from
+inside a rank; where both run they agree (a test compares them).
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "unknown"
+"""What FlashInfer writes for a version that it cannot find."""
+
+_CUBLAS = (("cublas", "cublasGetProperty"), ("cublasLt", "cublasLtGetProperty"))
+_CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}
+_DEFAULT_CORES_PER_SM = 128
+
+
+def describe_host(gpu_index: int | None) -> dict[str, str]:
+    """The fingerprint parts of a process on this host that would use one GPU (NVML's index), or none.
+
+    Raises RuntimeError when NVML has no such GPU.
+    """
+    torch_version, cuda_version = torch_facts()
+    parts = {
+        "flashinfer_version": version_of("flashinfer-python"),
+        "cuda_version": cuda_version or UNKNOWN,
+        "cublas_version": cublas_version(cuda_version),
+        "cudnn_version": cudnn_version(),
+        "cudnn_frontend_version": version_of("nvidia-cudnn-frontend"),
+        "cutlass_dsl_version": cutlass_dsl_version(),
+        "gpu": UNKNOWN,
+        "torch": torch_version,
+        "triton": version_of("triton"),
+        "python_abi": python_abi(),
+        "glibc": platform.libc_ver()[1],
+    }
+    return parts | (cpu_parts() if gpu_index is None else gpu_parts(gpu_index))
+
+
+def cpu_parts() -> dict[str, str]:
+    """The parts that a CPU rank has and a GPU rank leaves empty, and its arch."""
+    return {"arch": f"cpu-{platform.machine()}", "cpu_model": cpu_model(), "cpu_cores": str(os.cpu_count() or 1)}
+
+
+def gpu_parts(gpu_index: int) -> dict[str, str]:
+    """GPU name, driver, SM count, MIG mode and FlashInfer's arch directory, from NVML."""
+    import pynvml
+
+    with nvml():
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(gpu_index)
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            cores = pynvml.nvmlDeviceGetNumGpuCores(handle)
+            return {
+                "gpu": _text(pynvml.nvmlDeviceGetName(handle)),
+                "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
+                "sm_count": str(cores // _CORES_PER_SM.get((major, minor), _DEFAULT_CORES_PER_SM)),
+                "mig": mig_mode(handle),
+                "arch": flashinfer_arch(major, minor),
+            }
+        except pynvml.NVMLError as error:
+            raise RuntimeError(f"NVML cannot describe GPU {gpu_index}: {error}") from error
+
+
+@contextmanager
+def nvml() -> Iterator[None]:
+    """NVML initialised. Raises RuntimeError where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise RuntimeError(f"NVML cannot be initialised: {error}") from error
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def mig_mode(handle: Any) -> str:
+    """`on` or `off`; `off` where the GPU has no MIG."""
+    import pynvml
+
+    try:
+        current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    except pynvml.NVMLError:
+        return "off"
+    return "on" if current == pynvml.NVML_DEVICE_MIG_ENABLE else "off"
+
+
+def flashinfer_arch(major: int, minor: int) -> str:
+    """FlashInfer's workspace directory for one compute capability: `90a`, `100a`, `120f`, `89`."""
+    if (major, minor) == (12, 0):
+        return "120f"
+    return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
+def torch_facts() -> tuple[str, str | None]:
+    """torch's version and its CUDA version (None for a CPU build), read from `torch/version.py` without importing."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return UNKNOWN, None
+    assigned: dict[str, Any] = {}
+    for node in ast.parse((Path(spec.origin).parent / "version.py").read_text()).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            value = getattr(node, "value", None)
+            if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+                assigned[target.id] = value.value
+    return str(assigned.get("__version__", UNKNOWN)), assigned.get("cuda")
+
+
+def cublas_version(cuda_version: str | None) -> str:
+    """As FlashInfer finds it: the loader's library, else an installed package, else the toolkit."""
+    for library, function in _cublas_libraries():
+        try:
+            get_property = getattr(ctypes.CDLL(library), function)
+        except (OSError, AttributeError):
+            continue
+        numbers = [ctypes.c_int() for _ in range(3)]
+        for index, number in enumerate(numbers):
+            get_property(index, ctypes.byref(number))
+        return ".".join(str(number.value) for number in numbers)
+    names = sorted((n for n in _distributions() if n.startswith("nvidia-cublas")), reverse=True)
+    if names:
+        return ".".join(metadata.version(names[0]).split(".")[:3])
+    return f"cuda-toolkit-{cuda_version}" if cuda_version else UNKNOWN
+
+
+def cudnn_version() -> str:
+    """cuDNN's version number as torch prints it (91900 for 9.19.0), from the installed package."""
+    names = sorted((n for n in _distributions() if re.fullmatch(r"nvidia-cudnn-cu\d+", n)), reverse=True)
+    if not names:
+        return UNKNOWN
+    major, minor, patch = (int(part) for part in metadata.version(names[0]).split(".")[:3])
+    return str(major * 10_000 + minor * 100 + patch) if major >= 9 else str(major * 1000 + minor * 100 + patch)
+
+
+def cutlass_dsl_version() -> str:
+    """Every installed part of the CuTe DSL with its version, as FlashInfer joins them."""
+    found = sorted(
+        f"{name}=={distribution.version}"
+        for distribution in metadata.distributions()
+        if (name := distribution.metadata["Name"] or "").lower().startswith("nvidia-cutlass-dsl")
+    )
+    return ";".join(found) or UNKNOWN
+
+
+def version_of(distribution: str) -> str:
+    """An installed distribution's version, `unknown` when it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return UNKNOWN
+
+
+def python_abi() -> str:
+    """`cpython-312-x86_64`: what a compiled module of this interpreter fits."""
+    return f"{sys.implementation.cache_tag}-{platform.machine()}"
+
+
+def cpu_model() -> str:
+    """The processor's name from `/proc/cpuinfo`, else the machine type."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.lower().startswith(("model name", "cpu model")):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cublas_libraries() -> Iterator[tuple[str, str]]:
+    for base, function in _CUBLAS:
+        yield f"lib{base}.so", function
+    for base, function in _CUBLAS:
+        found = ctypes.util.find_library(base)
+        if found:
+            yield found, function
+
+
+def _distributions() -> list[str]:
+    return [distribution.metadata["Name"] or "" for distribution in metadata.distributions()]
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,98 @@
+"""Which of several measured tactics a task gets: the fastest, and a fixed order among those that are equally fast.
+
+Pure. `choose` works on absolute times of one tune; `pick` on ratios to the default tactic, with the doubt of
+each ratio, as the guard measures them. The default is preferred wherever nothing better is proven.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from warmup.measure import Ratio
+from warmup.table import thaw
+from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
+
+PROOF_ERRORS = 3.0
+"""A choice must be faster than the default by this many standard errors, whatever the margin."""
+DOUBT_ERRORS = 2.0
+"""A ratio this many standard errors from a bound is on its side for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a tactic must do to take the default's place."""
+
+    margin: float
+    """Faster than the default by this share."""
+    tie_band: float
+    """Ratios within this share of the best count as equal."""
+
+
+def choose(measurements: Sequence[Measurement], tie_band: float) -> Choice:
+    """The choice among measurements of one task; ValueError when there is none.
+
+    Candidates within `tie_band` (a share) of the fastest are equal; among them the default tactic comes first,
+    then the order of runner name and tactic, so that two tunes of one task agree.
+    """
+    limit = min(m.median_s for m in measurements) * (1 + tie_band)
+    equal = [m for m in measurements if m.median_s <= limit]
+    first = min(equal, key=lambda m: (m.tactic != DEFAULT_TACTIC, *order_of(Choice(m.runner, m.tactic))))
+    return Choice(first.runner, first.tactic)
+
+
+def order_of(choice: Choice) -> tuple[str, str]:
+    """The fixed order among equals: runner name, then the tactic as JSON."""
+    return choice.runner, json.dumps(thaw(choice.tactic))
+
+
+def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:
+    """The first in the fixed order among the best that are proven faster than the default; None when none is.
+
+    Args:
+        ratios: default's time over the candidate's, for each candidate.
+        rule: margin and tie band.
+    """
+    proven = {choice: ratio.value for choice, ratio in ratios.items() if is_proven(ratio, rule)}
+    if not proven:
+        return None
+    limit = max(proven.values()) * (1 - rule.tie_band)
+    return min((choice for choice, value in proven.items() if value >= limit), key=order_of)
+
+
+def is_proven(ratio: Ratio, rule: Rule) -> bool:
+    """Faster by the margin, and faster at all beyond doubt."""
+    return ratio.value > 1 + rule.margin and ratio.above(1.0, PROOF_ERRORS)
+
+
+def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
+    """Whether more rounds would hardly change what `pick` answers.
+
+    Each candidate that could matter must be clear of the margin, and each one before the pick in the fixed order
+    clear of the tie band's edge.
+    """
+    best = max((ratio.value for ratio in ratios.values()), default=0.0)
+    limit = best * (1 - rule.tie_band)
+    relevant = {choice: ratio for choice, ratio in ratios.items() if not ratio.below(limit, DOUBT_ERRORS)}
+    if any(not _clear(ratio, 1 + rule.margin) for ratio in relevant.values()):
+        return False
+    chosen = pick(ratios, rule)
+    if chosen is None:
+        return True
+    earlier = [ratio for choice, ratio in relevant.items() if order_of(choice) < order_of(chosen)]
+    edge_is_clear = ratios[chosen].value == best or _clear(ratios[chosen], limit)
+    return edge_is_clear and all(_clear(ratio, limit) for ratio in earlier)
+
+
+def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[Choice, ...]:
+    """Candidates that can neither pass the margin nor tie with the best, by `slack` and by their doubt."""
+    best = max((ratio.value for ratio in ratios.values()), default=0.0)
+    bound = max(1 + rule.margin, best * (1 - rule.tie_band))
+    return tuple(
+        choice for choice, ratio in ratios.items() if ratio.value + max(PROOF_ERRORS * ratio.error, slack) < bound
+    )
+
+
+def _clear(ratio: Ratio, bound: float) -> bool:
+    return ratio.above(bound, DOUBT_ERRORS) or ratio.below(bound, DOUBT_ERRORS)

@@ -1,0 +1,227 @@
+"""Tune one task in this process: every tactic timed once through FlashInfer's own tuning, the choice ours.
+
+FlashInfer picks the minimum of single timings and drops the rest; here every timing is kept and
+`selection.choose` decides with a tie band. Out-of-memory and a dead CUDA context, which
+FlashInfer swallows, are told apart after each task. Nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import flashinfer
+import torch
+from flashinfer.autotuner import AutoTuner
+
+from warmup.autotuner_seams import Attempt, Profiling, json_tactic, profiled, tuned_keys
+from warmup.cpu_measure import cpu_timing, measure, spread
+from warmup.errors import DeadContextError, TuningError
+from warmup.selection import choose
+from warmup.table import thaw
+from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
+from warmup.tuner import TunerOptions, Watch
+from warmup.workloads.base import OpCall
+
+logger = logging.getLogger(__name__)
+
+Timer = Callable[[Attempt, float], list[float]]
+"""Seconds of single timings of a tactic, given the best median so far."""
+
+
+def cpu_timer(attempt: Attempt, best_s: float) -> list[float]:
+    """Wall-clock samples on the CPU."""
+    return measure(attempt.run, best_s)
+
+
+def cuda_timer(attempt: Attempt, best_s: float) -> list[float]:
+    """FlashInfer's own CUDA measurement, once: the guard's interleaved timing decides among the best."""
+    return [attempt.flashinfer_s()]
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Times the tactics of one task; the AutoTuner calls it for each.
+
+    The first runner's default tactic is timed too, before that runner's own tactics: FlashInfer does not, and
+    so may tune a task to something slower than not tuning it.
+    """
+
+    op: str
+    timer: Timer
+    quarantine: frozenset[tuple[str, str, str]]
+    on_tactic: Callable[[str, str], None]
+    timed: dict[tuple[str, object], Measurement] = field(default_factory=dict)
+    default_runner: str | None = None
+
+    def __call__(self, attempt: Attempt) -> float:
+        """Seconds of the tactic, infinity when it is quarantined."""
+        if self.default_runner is None:
+            self.default_runner = attempt.runner_name
+            self._time_default(attempt.with_tactic(DEFAULT_TACTIC))
+        return self._time(attempt)
+
+    def best_s(self) -> float:
+        """The fastest median so far; infinity before the first."""
+        return min((m.median_s for m in self.timed.values()), default=float("inf"))
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Fastest first; equal times in order of runner and tactic."""
+        return tuple(sorted(self.timed.values(), key=lambda m: (m.median_s, m.runner, json.dumps(thaw(m.tactic)))))
+
+    def _time(self, attempt: Attempt) -> float:
+        tactic = json_tactic(attempt.tactic)
+        key = (attempt.runner_name, tactic)
+        as_text = json.dumps(thaw(tactic))
+        if (self.op, attempt.runner_name, as_text) in self.quarantine:
+            logger.info("%s: %s tactic %s is quarantined, not timed", self.op, attempt.runner_name, as_text)
+            return float("inf")
+        self.on_tactic(attempt.runner_name, as_text)
+        if key not in self.timed:
+            samples = self.timer(attempt, self.best_s())
+            median = statistics.median(samples)
+            self.timed[key] = Measurement(attempt.runner_name, tactic, median, spread(samples), len(samples))
+        return self.timed[key].median_s
+
+    def _time_default(self, attempt: Attempt) -> None:
+        try:
+            self._time(attempt)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            # a runner may have no default for this shape; its tactics are still worth timing
+            logger.debug("%s: the default of %s cannot be timed: %s", self.op, attempt.runner_name, error)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTuner:
+    """Tunes tasks on one device, one at a time."""
+
+    device: str
+    options: TunerOptions
+    on_watch: Callable[[Watch], None]
+
+    def tune(self, task: Task, build: Callable[[], OpCall]) -> TaskResult:
+        """Measure the task; once more after freeing memory when it ran out of it.
+
+        Args:
+            task: what to tune.
+            build: makes the op call at the task's bucket.
+
+        Raises:
+            TuningError: the call itself fails, or the bucket is not one of the op's own.
+            DeadContextError: the CUDA context died.
+        """
+        started = time.perf_counter()
+        result = self._attempt(task, build, started)
+        if result.outcome == "oom":
+            logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
+            gc.collect()
+            torch.cuda.empty_cache()
+            result = self._attempt(task, build, started)
+        return result
+
+    def _attempt(self, task: Task, build: Callable[[], OpCall], started: float) -> TaskResult:
+        op = task.workload.op
+        stopwatch = Stopwatch(op, self._timer(), frozenset(self.options.quarantine), self._reporter(task))
+        self.on_watch(Watch(op=op, task_id=task.task_id))
+        AutoTuner.get().clear_cache()
+        if self._cuda():
+            torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            seen = self._measure(task, build, stopwatch)
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            seen = Profiling(out_of_memory=True)
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
+            self._probe(task)
+            raise TuningError(f"{task.task_id}: {type(error).__name__}: {error}", task=task.task_id) from error
+        finally:
+            self.on_watch(Watch())
+        self._probe(task)
+        try:
+            return self._result(task, seen, stopwatch, started)
+        finally:
+            AutoTuner.get().clear_cache()
+
+    def _measure(self, task: Task, build: Callable[[], OpCall], stopwatch: Stopwatch) -> Profiling:
+        with torch.inference_mode(), nullcontext() if self._cuda() else cpu_timing():
+            call = build()
+            with profiled(task.workload.op, stopwatch) as seen, flashinfer.autotune(tuning_buckets=(task.bucket,)):
+                call.run()
+        if seen.captured is None:
+            raise TuningError(f"{task.task_id}: the call never asked the AutoTuner for {task.workload.op}")
+        return seen
+
+    def _result(self, task: Task, seen: Profiling, stopwatch: Stopwatch, started: float) -> TaskResult:
+        measurements = stopwatch.measurements()
+        outcome = self._outcome(task, seen, measurements)
+        chosen = choose(measurements, self.options.tie_band) if outcome == "tuned" else None
+        captured = seen.captured
+        return TaskResult(
+            task_id=task.task_id,
+            op=task.workload.op,
+            bucket=task.bucket,
+            outcome=outcome,
+            choice=chosen,
+            default_runner="" if captured is None else captured.default_runner,
+            keys={} if captured is None else captured.file_keys(),
+            policy=None if captured is None else captured.policy(),
+            measurements=_shortlist(measurements, chosen, self.options.shortlist),
+            elapsed_s=time.perf_counter() - started,
+            peak_bytes=int(torch.cuda.max_memory_allocated(self.device)) if self._cuda() else 0,
+            gpu=torch.cuda.get_device_name(self.device) if self._cuda() else "",
+        )
+
+    def _outcome(self, task: Task, seen: Profiling, measurements: tuple[Measurement, ...]) -> TaskOutcome:
+        if seen.captured is None or seen.out_of_memory:
+            return "oom"
+        if seen.captured.shares_a_key():
+            return "collision"
+        found = tuned_keys(task.workload.op)
+        if not found or not measurements:
+            return "no_valid_tactic"
+        foreign = found - set(seen.captured.file_keys().values())
+        if foreign:
+            raise TuningError(
+                f"{task.task_id}: {task.bucket} is not a bucket of {task.workload.op}, serving would look "
+                f"{seen.captured.bucket(task.bucket)} up and never find it",
+                task=task.task_id,
+                bucket=task.bucket,
+            )
+        return "tuned"
+
+    def _probe(self, task: Task) -> None:
+        """Raise DeadContextError when the CUDA context died while the task was measured."""
+        if not self._cuda():
+            return
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            raise DeadContextError(
+                f"{task.task_id}: the CUDA context of this process is dead ({error})", task=task.task_id
+            ) from error
+
+    def _reporter(self, task: Task) -> Callable[[str, str], None]:
+        op, task_id = task.workload.op, task.task_id
+        return lambda runner, tactic: self.on_watch(Watch(op, task_id, runner, tactic))
+
+    def _timer(self) -> Timer:
+        return cuda_timer if self._cuda() else cpu_timer
+
+    def _cuda(self) -> bool:
+        return self.device != "cpu"
+
+
+def _shortlist(measurements: tuple[Measurement, ...], chosen: Choice | None, size: int) -> tuple[Measurement, ...]:
+    """The fastest ones; the chosen one is among them even when ties push it out."""
+    kept = measurements[:size]
+    if chosen is None or any(Choice(m.runner, m.tactic) == chosen for m in kept):
+        return kept
+    own = next(m for m in measurements if Choice(m.runner, m.tactic) == chosen)
+    return (*kept[: size - 1], own)

@@ -1,0 +1,77 @@
+"""Builds the op `cpu_gemm`: the model's GEMMs in float32 on a machine without a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmup.tasks import Workload
+
+_weights: dict[tuple[int, int, int], Any] = {}
+"""The weight used last; one is kept, because the LM head's alone takes hundreds of MiB."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CpuGemmCall:
+    """One `cpu_gemm` with its inputs: activations [M, K] and weight [N, K]."""
+
+    inputs: tuple[Any, ...]
+
+    def run(self) -> Any:
+        """[M, N], float32."""
+        from warmup.cpu_gemm import cpu_gemm
+
+        return cpu_gemm(*self.inputs)
+
+    def reference(self) -> Any:
+        """The product in float64, [M, N], in pieces of columns so that no float64 copy of the weight is held."""
+        import torch
+
+        a, weight = self.inputs
+        wide = a.double()
+        return torch.cat([wide @ part.double().t() for part in weight.split(8192)], dim=1)
+
+
+def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> CpuGemmCall:
+    """Inputs of one GEMM; with `values=False` the weight reads as zeros and takes no memory, and may be run."""
+    import torch
+
+    k, n = int(workload.param("k")), int(workload.param("n"))
+    if not values:
+        return CpuGemmCall((torch.zeros(tokens, k), _untouched(n, k)))
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + tokens)
+    return CpuGemmCall((torch.rand(tokens, k, generator=generator) * 2 - 1, _weight(n, k, seed)))
+
+
+def refusal(workload: Workload, device: str) -> str | None:
+    """Always None: torch alone is needed."""
+    return None
+
+
+def jit_specs(workload: Workload) -> tuple[Any, ...]:
+    """Nothing is compiled on the CPU."""
+    return ()
+
+
+def _weight(n: int, k: int, seed: int) -> Any:
+    """Values in [-1, 1): a random block repeated along the rows, because drawing them all takes seconds."""
+    import torch
+
+    key = (n, k, seed)
+    if key not in _weights:
+        _weights.clear()
+        rows = min(n, 1021)
+        block = torch.rand(rows, k, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        weight = torch.empty(n, k)
+        for start in range(0, n, rows):
+            weight[start : start + rows] = block[: n - start]
+        _weights[key] = weight
+    return _weights[key]
+
+
+def _untouched(n: int, k: int) -> Any:
+    """[N, K] of zero pages that the kernel shares: no memory is taken as long as nothing is written."""
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.zeros((n, k), dtype=np.float32))
