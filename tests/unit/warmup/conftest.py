@@ -1,0 +1,93 @@
+"""Tiny real runners for the tests of the runner and of the engine warmups; torch is imported when one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from configs.model import ModelDims
+
+DENSE = {
+    "name": "tiny",
+    "architecture": "dense",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 101,
+}
+MLA = DENSE | {
+    "architecture": "mla",
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+}
+MOE = DENSE | {
+    "architecture": "moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "num_shared_experts": 1,
+    "first_dense_layers": 1,
+}
+ARCHITECTURES = {"dense": DENSE, "mla": MLA, "moe": MOE, "mla_moe": MLA | MOE | {"architecture": "mla_moe"}}
+
+RunnerFactory = Callable[..., Any]
+
+
+@pytest.fixture
+def make_runner() -> RunnerFactory:
+    """`make_runner("dense", max_num_seqs=4, dtype="float64", ...)`: a built-in runner of three tiny layers."""
+    import torch
+
+    from warmup.runner.assembly import RunnerConfig
+    from warmup.runner.builtin import BuiltinRunner
+    from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
+    from warmup.runner.protocol import SchedulerLimits
+
+    torch.set_num_threads(1)
+
+    def make(
+        architecture: str = "dense",
+        *,
+        max_num_batched_tokens: int = 64,
+        max_num_seqs: int = 8,
+        max_model_len: int = 128,
+        num_blocks: int = 200,
+        block_sizes: tuple[int, ...] = (4, 16),
+        kv_connector: Any = None,
+        **config: Any,
+    ) -> BuiltinRunner:
+        return BuiltinRunner(
+            RunnerConfig(
+                dims=ModelDims.model_validate(ARCHITECTURES[architecture]),
+                limits=SchedulerLimits(max_num_batched_tokens, max_num_seqs, max_model_len),
+                kv_cache=KVCacheConfig(num_blocks, interleaved_groups(3, block_sizes)),
+                **config,
+            ),
+            kv_connector,
+        )
+
+    return make
+
+
+@pytest.fixture
+def serve() -> Callable[..., dict[str, list[int]]]:
+    """`serve(runner, requests, chunk=...)`: run requests to their end, return each one's tokens."""
+    from warmup.runner.scheduler import Scheduler
+
+    def run(runner: Any, requests: list[Any], chunk: int | None = None) -> dict[str, list[int]]:
+        scheduler = Scheduler(runner.limits, runner.kv_cache_config, chunk)
+        scheduler.add(requests)
+        while (step := scheduler.schedule()) is not None:
+            result = runner.execute_model(step)
+            scheduler.update(step, runner.sample_tokens(None) or result)
+        return {req_id: request.output for req_id, request in scheduler.done.items()}
+
+    return run
