@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -80,7 +82,12 @@ class Generations:
 
     def manifest_bytes(self, number: int) -> bytes:
         """A generation's manifest as stored. FileNotFoundError when there is none."""
-        return read_regular(self.manifest_path(number), MAX_MANIFEST_BYTES)
+        path = self.manifest_path(number)
+        try:
+            return read_regular(path, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            rescue(path.parent)
+            return read_regular(path, MAX_MANIFEST_BYTES)
 
     def manifest(self, pointer: Pointer) -> Manifest:
         """The committed manifest. FileNotFoundError, CorruptArtifactError or RejectedArtifactError."""
@@ -96,7 +103,11 @@ class Generations:
 
     def read_blob(self, digest: str) -> bytes:
         """A blob's bytes, re-hashed. FileNotFoundError, CorruptArtifactError."""
-        data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
+        try:
+            data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
+        except FileNotFoundError:
+            rescue(self.blob_path(digest))
+            data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
         if sha256(data) != digest:
             path = self.blob_path(digest)
             raise CorruptArtifactError(f"{path} does not match its digest; publish again or prune", path=str(path))
@@ -155,6 +166,27 @@ class Generations:
                     return path, number
         except OSError as error:
             raise store_error("create", self.generations / f"{number:06d}", error) from error
+
+
+def hide(path: Path) -> Path | None:
+    """Rename something out of sight before it is removed, its time set to now; None when it is gone already."""
+    trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
+    try:
+        path.rename(trash)
+        os.utime(trash)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise store_error("remove", path, error) from error
+    return trash
+
+
+def rescue(path: Path) -> None:
+    """Take back what a pruner hid, and perhaps died over, because it is needed after all."""
+    for trash in path.parent.glob(f".{path.name}.*.trash"):
+        with suppress(OSError):
+            trash.rename(path)
+            logger.info("%s was being pruned and is kept", path)
 
 
 def _is_number(name: str) -> bool:

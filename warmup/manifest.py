@@ -11,21 +11,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from pydantic import ValidationError
+
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from warmup.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
 from warmup.member_path import check_member_paths
+
+__all__ = ["MAX_BLOB_BYTES", "BlobEntry", "Codec", "GuardSummary", "Kind", "Manifest", "parse_json", "parse_manifest"]
 
 SCHEMA_VERSION = 1
 MAX_MANIFEST_BYTES = 16 << 20
-MAX_BLOBS = 20_000
-MAX_BLOB_BYTES = 4 << 30
 MAX_TOTAL_BYTES = 16 << 30
-SCHEMA_PATH = Path(__file__).parent / "schemas" / "manifest.schema.json"
 
-Kind = Literal["autotune_configs", "timings", "sparse_mla", "flashinfer_module", "triton_cache", "cuda_compute_cache"]
-Codec = Literal["none", "zstd"]
 TABLE_NAME = "autotune_configs.json"
 TIMINGS_NAME = "timings.json"
 
@@ -81,8 +80,8 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, newline at the end."""
-        return (json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        """Canonical JSON on one line."""
+        return (json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in a fixed order."""
@@ -93,7 +92,7 @@ class Manifest:
             "created_at": self.created_at,
             "generation": self.generation,
             "strategy": self.strategy,
-            "guard": {"state": self.guard.state, "counts": [list(row) for row in self.guard.counts]},
+            "guard": {"state": self.guard.state, "counts": dict(self.guard.counts)},
             "blobs": [blob.to_json() for blob in self.blobs],
         }
 
@@ -129,6 +128,11 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
     Raises CorruptArtifactError (size, JSON, schema), RejectedArtifactError (another schema version),
     UnsafeArchiveError (a path that leaves its directory, a duplicate).
     """
+    return _parse(bytes(data))
+
+
+@functools.lru_cache(maxsize=16)
+def _parse(data: bytes) -> Manifest:
     document = parse_json(data, MAX_MANIFEST_BYTES, "manifest")
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:
@@ -137,10 +141,14 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
             "ray-warmup",
             schema_version=version,
         )
-    problem = next(iter(_validator().iter_errors(document)), None)
-    if problem is not None:
-        where = "/".join(str(step) for step in problem.absolute_path) or "the top level"
-        raise CorruptArtifactError(f"manifest breaks its schema at {where}: {problem.message[:200]}", where=where)
+    try:
+        ManifestShape.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = "/".join(str(step) for step in first["loc"]) or "the top level"
+        raise CorruptArtifactError(
+            f"manifest breaks its schema at {where}: {first['msg'][:200]}", where=where
+        ) from error
     return _build(document)
 
 
@@ -168,9 +176,9 @@ def _build(document: dict[str, Any]) -> Manifest:
         key=tuple((name, value) for name, value in document["key"]["parts"]),
         key_sha256=document["key"]["sha256"],
         fingerprint=tuple((name, value) for name, value in document["fingerprint"]),
-        created_at=document["created_at"],
+        created_at=float(document["created_at"]),
         strategy=document["strategy"],
-        guard=GuardSummary(document["guard"]["state"], tuple((n, c) for n, c in document["guard"]["counts"])),
+        guard=GuardSummary(document["guard"]["state"], tuple(sorted(document["guard"]["counts"].items()))),
         blobs=blobs,
         generation=document["generation"],
     )
@@ -185,10 +193,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-@functools.cache
-def _validator() -> Any:
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(json.loads(SCHEMA_PATH.read_text(encoding="utf-8")))

@@ -1,22 +1,22 @@
 """Removing generations, unreferenced blobs and whole stores, never under a process that uses them.
 
 What goes is first renamed out of sight (`.<name>.<random>.trash`), then leases, pointer and manifests are read again:
-whoever took a lease before that is seen and gets the thing back, whoever comes later finds it gone and looks at
-`current` again. Which things to remove is the caller's policy (`warmup/cache_ops.py`).
+whoever took a lease before that is seen and the thing is given back; a reader that misses it meanwhile takes it back
+itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache_ops.py`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from warmup.errors import StoreError, WarmupError
+from warmup.generations import hide
 from warmup.leases import EVERYTHING, PUBLISHING, held_generations
 from warmup.manifest import Manifest, parse_manifest
 from warmup.publish import STALE_AFTER_S, store_error
@@ -38,12 +38,11 @@ def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = t
     removed = []
     for number in numbers:
         path = store.generations.manifest_path(number).parent
-        trash = _hide(path)
+        trash = None if _is_used(store, number, clock) else hide(path)
         if trash is None:
             continue
-        if number == _current(store) or held(store, clock) & {number, EVERYTHING}:
+        if _is_used(store, number, clock):
             _restore(trash, path)
-            logger.info("generation %d of %s is in use and stays", number, store.directory)
         else:
             _delete(trash)
             removed.append(path)
@@ -58,7 +57,7 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
         return []
     keep = _named(store)
     rooms = [path for room in ("blobs", "installed") for path in _members(store.directory / room)]
-    hidden = [(path, _hide(path)) for path in rooms if path.name not in keep]
+    hidden = [(path, hide(path)) for path in rooms if path.name not in keep]
     is_busy = bool(held(store, clock) & {PUBLISHING, EVERYTHING})
     keep = _named(store)
     removed = []
@@ -75,7 +74,7 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
 
 def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     """Remove a whole key's directory, unless something in it is held; returns what went. Raises StoreError."""
-    trash = _hide(store.directory)
+    trash = hide(store.directory)
     if trash is None:
         return []
     if held_generations(trash / "leases", clock):
@@ -90,9 +89,10 @@ def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
     """Finish what a killed prune left more than an hour ago; returns what went."""
     removed = []
     for path in _members(directory, hidden=True):
-        if _TRASH.fullmatch(path.name) and clock() - path.lstat().st_mtime > STALE_AFTER_S:
-            _delete(path)
-            removed.append(path)
+        with suppress(FileNotFoundError):
+            if _TRASH.fullmatch(path.name) and clock() - path.lstat().st_mtime > STALE_AFTER_S:
+                _delete(path)
+                removed.append(path)
     return removed
 
 
@@ -117,30 +117,21 @@ def _named(store: NodeStore) -> set[str]:
     return names
 
 
-def _current(store: NodeStore) -> int | None:
+def _is_used(store: NodeStore, number: int, clock: Clock) -> bool:
     try:
-        return store.generations.pointer().generation
+        is_current = store.generations.pointer().generation == number
     except (FileNotFoundError, WarmupError):
-        return None
+        is_current = False
+    if is_current or held(store, clock) & {number, EVERYTHING}:
+        logger.info("generation %d of %s is in use and stays", number, store.directory)
+        return True
+    return False
 
 
 def _members(directory: Path, hidden: bool = False) -> list[Path]:
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if path.name.startswith(".") == hidden)
-
-
-def _hide(path: Path) -> Path | None:
-    """Rename something out of sight, with its time set to now; None when it is gone already."""
-    trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
-    try:
-        path.rename(trash)
-        os.utime(trash)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise store_error("remove", path, error) from error
-    return trash
 
 
 def _restore(trash: Path, path: Path) -> None:

@@ -11,8 +11,11 @@ import pytest
 
 from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
 from warmup.archive import MAGIC, Place, read_archive, unpack, write_archive
+from warmup.compiled import compute_cache, triton_cache
 from warmup.errors import ArtifactError, CorruptArtifactError, StoreError, UnsafeArchiveError
+from warmup.store import NodeStore, StorePath
 
+CASES = 20_000
 PLACE = Place("0.7.2.post1", "90a", KEY_SHA256)
 
 
@@ -124,16 +127,43 @@ def mutate(data: bytes, rng: random.Random, seal: bool) -> bytes:
     return sealed(bytes(body)) if seal else bytes(body)
 
 
-def fuzz(archive: bytes, cases: int, seed: int) -> dict[str, int]:
-    """Unpack mutated archives; counts of outcomes. Anything but an ArtifactError or a whole artifact is raised."""
+def hostile_document(rng: random.Random) -> bytes:
+    """A sealed archive whose manifest is valid JSON with one to three values replaced, removed or added."""
+    artifact = make_artifact(7)
+    document = artifact.manifest.to_json()
+    places = [document, document["key"], document["guard"], *document["blobs"]]
+    for _ in range(rng.randint(1, 3)):
+        where = rng.choice([place for place in places if place])
+        name = rng.choice(list(where))
+        if rng.random() < 0.15:
+            del where[name]
+        elif isinstance(where[name], int | str) or rng.random() < 0.3:
+            where[name] = rng.choice(HOSTILE)
+    manifest = json.dumps(document).encode()
+    return members(header(), manifest, *(bytes(artifact.blobs[sha]) for sha in sorted(artifact.blobs)))
+
+
+HOSTILE: list[object] = [
+    "../../escape", "/etc/passwd", "a/../../b", "", "x" * 5000, "\x00", "zstd", "none", "triton_cache", "timings",
+    0, -1, 1, 1 << 32, 1 << 70, 1.5, None, True, [], {}, [[]], {"a": []}, "0" * 64, "autotune_configs.json", "\ud800",
+]  # fmt: skip
+
+
+def fuzz(archive: bytes, cases: int, seed: int, target: Path) -> dict[str, int]:
+    """Unpack mutated archives and install what is accepted below `target`; counts of outcomes.
+
+    Anything but an ArtifactError or a whole artifact is raised.
+    """
     rng = random.Random(seed)
     counts: dict[str, int] = {}
     for case in range(cases):
-        data = mutate(archive, rng, seal=case % 4 != 0)
+        data = hostile_document(rng) if case % 3 == 0 else mutate(archive, rng, seal=case % 3 == 1)
         try:
-            _, artifact = unpack(data)
-            for blob in artifact.manifest.blobs:
-                artifact.contents(blob.kind)
+            place, artifact = unpack(data)
+            where = StorePath.of(target, None, place.flashinfer_version, place.arch, place.key_sha256)
+            NodeStore(where).publish(artifact)
+            triton_cache.install(artifact.contents("triton_cache"), target / "triton")
+            compute_cache.install(artifact.contents("cuda_compute_cache"), target / "nv", "580.1")
             outcome = "accepted"
         except ArtifactError as error:
             outcome = type(error).__name__
@@ -142,11 +172,14 @@ def fuzz(archive: bytes, cases: int, seed: int) -> dict[str, int]:
 
 
 def test_mutated_archives_are_refused_by_name(archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every mutation ends in a named error or a whole artifact, and no file is opened for writing."""
+    """20,000 mutations end in a named error or a whole artifact, and nothing is written outside the target."""
     monkeypatch.chdir(tmp_path)
-    counts = fuzz(archive, 1500, seed=20)
+    (tmp_path / "bystander").write_text("untouched")
+    counts = fuzz(archive, CASES, seed=20, target=tmp_path / "target")
 
-    assert sum(counts.values()) == 1500
-    assert counts.get("accepted", 0) < 150
-    assert counts["CorruptArtifactError"] > 1000
-    assert list(tmp_path.iterdir()) == []
+    assert sum(counts.values()) == CASES
+    assert counts["CorruptArtifactError"] > CASES // 2
+    assert counts["UnsafeArchiveError"] > 100
+    assert 0 < counts["accepted"] < CASES // 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bystander", "target"]
+    assert {path.name for path in (tmp_path / "target").iterdir()} <= {"flashinfer_autotune_cache", "triton", "nv"}
