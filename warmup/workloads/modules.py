@@ -52,7 +52,7 @@ def uses_tensor_cores(workload: Workload) -> bool:
 
 def prefill_module(workload: Workload) -> str:
     """Name of the paged prefill module: plain causal attention over a cache of the same dtype."""
-    return f"batch_prefill_with_kv_cache_{_attention_shape(workload)}_f16qk_False"
+    return f"batch_prefill_with_kv_cache_{_attention_shape(workload)}_f16qk_False_kv_stride_equal"
 
 
 def decode_module(workload: Workload) -> str:

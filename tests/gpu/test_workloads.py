@@ -1,0 +1,68 @@
+"""Each room's calls on a GPU: the result is the reference's, and the call can be captured in a CUDA graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from configs.model import load_model
+from warmup.agreement import disagreement
+from warmup.tasks import Workload
+from warmup.workloads.base import builder_for
+from warmup.workloads.catalog import workloads_of
+from warmup.workloads.sampling import SamplingCall
+
+DEVICE = "cuda:0"
+SIZES = (1, 8, 256)
+
+
+def workloads() -> list[Workload]:
+    """A dense model's, a grouped one with few heads, a latent one's and a MoE's; fp8 GEMMs too."""
+    found: dict[str, Workload] = {}
+    for preset, tp, quantization in (
+        ("llama-3.1-70b", 8, "none"),
+        ("llama-3.1-70b", 8, "fp8"),
+        ("qwen3-0.6b", 1, "none"),
+        ("deepseek-v3", 8, "none"),
+        ("qwen3-30b-a3b", 1, "none"),
+    ):
+        for workload in workloads_of(
+            load_model(preset),
+            tp=tp,
+            pp=1,
+            ep=1,
+            pp_stage=0,
+            ep_shard=0,
+            dtype="bfloat16",
+            quantization=quantization,
+            backend="cuda",
+            max_num_batched_tokens=256,
+            max_num_seqs=256,
+        ):
+            found.setdefault(workload.identity, workload)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("workload", workloads(), ids=lambda workload: workload.identity)
+def test_a_call_is_right_and_can_be_captured(workload: Workload) -> None:
+    """At 1, 8 and 256 tokens the output is near the reference, eagerly and from a replayed graph."""
+    room = builder_for(workload)
+    reason = room.refusal(workload, DEVICE)
+    if reason is not None:
+        pytest.skip(reason)
+    with torch.inference_mode():
+        for tokens in SIZES:
+            call = room.build(workload, tokens, DEVICE, 1)
+            eager = call.run()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                captured = call.run()
+            graph.replay()
+            torch.cuda.synchronize()
+            if isinstance(call, SamplingCall):
+                assert bool(call.allowed().gather(1, captured.long().unsqueeze(1)).all())
+                continue
+            expected = call.reference()
+            dtype = workload.dtype
+            assert disagreement(eager, expected, dtype) is None, (tokens, disagreement(eager, expected, dtype))
+            assert disagreement(captured, expected, dtype) is None, tokens

@@ -1,0 +1,38 @@
+"""Module names: ours, against the JitSpecs that FlashInfer generates."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.model import load_model, presets
+from warmup.workloads.base import builder_for
+from warmup.workloads.catalog import workloads_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASHINFER_CUDA_ARCH_LIST", "9.0a")
+
+
+@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("quantization", ["none", "fp8"])
+def test_names_are_flashinfers(preset: str, quantization: str) -> None:
+    """Every workload's module names are those of the JitSpecs that its room gives."""
+    workloads = workloads_of(
+        load_model(preset),
+        tp=4,
+        pp=1,
+        ep=1,
+        pp_stage=0,
+        ep_shard=0,
+        dtype="bfloat16",
+        quantization=quantization,
+        backend="cuda",
+        max_num_batched_tokens=64,
+        max_num_seqs=8,
+    )
+    for workload in workloads:
+        specs = builder_for(workload).jit_specs(workload)
+        assert tuple(spec.name for spec in specs) == workload.modules, workload.name

@@ -1,0 +1,154 @@
+"""Interleaved timing of several ways to do the same work, the way serving runs it.
+
+On CUDA one lap is a replay of a CUDA graph that holds several calls, timed with events; on the CPU it is a few
+calls timed with a monotonic clock. A round times every subject once, in a new order, so that drifting clocks
+and temperatures touch all of them alike; a ratio is taken within a round, never across rounds. What a ratio
+means for a table is `guard.py`'s and `selection.py`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+NORMAL_MAD = 1.4826
+"""Turns a median absolute deviation into a standard deviation."""
+MEDIAN_LOSS = 1.2533
+"""How much wider a median scatters than a mean."""
+
+
+class Timed(Protocol):
+    """Something whose laps can be timed."""
+
+    def start(self) -> Callable[[], float]:
+        """Do, or enqueue, one lap; the returned function gives seconds per call once the device is idle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times faster something is than its base."""
+
+    value: float
+    """Median of the per-round ratios, base over subject; above 1 is faster."""
+    error: float
+    """Standard error of that median, from the rounds' scatter."""
+
+    def above(self, bound: float, errors: float) -> bool:
+        """Whether the value lies above a bound by so many standard errors."""
+        return self.value - errors * self.error > bound
+
+    def below(self, bound: float, errors: float) -> bool:
+        """Whether the value lies below a bound by so many standard errors."""
+        return self.value + errors * self.error < bound
+
+
+class ClockTimed:
+    """Laps of a synchronous callable, timed with a clock."""
+
+    def __init__(
+        self, run: Callable[[int], Any], calls: int = 1, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._run, self._calls, self._clock = run, calls, clock
+
+    def start(self) -> Callable[[], float]:
+        """Run the calls now."""
+        began = self._clock()
+        for call in range(self._calls):
+            self._run(call)
+        seconds = (self._clock() - began) / self._calls
+        return lambda: seconds
+
+
+class GraphTimed:
+    """Laps of a CUDA graph that holds `calls` calls of `run(0)`, `run(1)`, ...; captured at once, replayed per lap.
+
+    Args:
+        warm: replay once before each lap, untimed, so that the caches hold the lap's own data.
+        pool: memory pool shared by graphs that never run at the same time.
+
+    Raises whatever `run` raises during capture.
+    """
+
+    def __init__(self, run: Callable[[int], Any], calls: int, *, warm: bool = False, pool: Any = None) -> None:
+        import torch
+
+        self._torch, self._calls, self._warm = torch, calls, warm
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=pool):
+            for call in range(calls):
+                run(call)
+        self.graph.replay()
+
+    def start(self) -> Callable[[], float]:
+        """Enqueue a replay between two events (after an untimed one, where caches must hold the same data)."""
+        begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if self._warm:
+            self.graph.replay()
+        begin.record()
+        self.graph.replay()
+        end.record()
+        return lambda: float(begin.elapsed_time(end)) / 1e3 / self._calls
+
+
+class EventTimed(ClockTimed):
+    """Laps of an op that cannot be captured: eager calls between two synchronisations, host work included."""
+
+    def start(self) -> Callable[[], float]:
+        """Run the calls now and wait for them."""
+        synchronize()
+        began = self._clock()
+        for call in range(self._calls):
+            self._run(call)
+        synchronize()
+        seconds = (self._clock() - began) / self._calls
+        return lambda: seconds
+
+
+def synchronize() -> None:
+    """Wait for the device; raises what a kernel left behind."""
+    import torch
+
+    torch.cuda.synchronize()
+
+
+def no_wait() -> None:
+    """The CPU has nothing to wait for."""
+
+
+def timed_rounds(
+    subjects: Sequence[Timed], rounds: int, order: random.Random, wait: Callable[[], None]
+) -> list[list[float]]:
+    """Seconds per call, for each subject one value per round; every round has a new order."""
+    found: list[list[float]] = [[] for _ in subjects]
+    indices = list(range(len(subjects)))
+    for _ in range(rounds):
+        order.shuffle(indices)
+        started = [(index, subjects[index].start()) for index in indices]
+        wait()
+        for index, seconds in started:
+            found[index].append(seconds())
+    return found
+
+
+def ratio_of(base: Sequence[float], subject: Sequence[float]) -> Ratio:
+    """How many times faster `subject` is than `base`, from equally many rounds of both."""
+    ratios = [over / under for over, under in zip(base, subject, strict=True)]
+    value = statistics.median(ratios)
+    deviation = statistics.median(abs(ratio - value) for ratio in ratios)
+    return Ratio(value, MEDIAN_LOSS * NORMAL_MAD * deviation / math.sqrt(len(ratios)))
+
+
+def mean_per_round(series: Sequence[Sequence[float]]) -> list[float]:
+    """One value per round for a subject that was timed several times in each."""
+    return [statistics.fmean(values) for values in zip(*series, strict=True)]
+
+
+def geomean(ratios: Iterable[float]) -> float:
+    """Geometric mean; 1.0 of nothing."""
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(statistics.fmean(logs)) if logs else 1.0

@@ -1,0 +1,125 @@
+"""Builds the fused mixture-of-experts call, whose two GEMMs FlashInfer tunes as two ops of one call.
+
+Routing is drawn from random router logits with a different bias per expert: neither all zero nor all equal.
+The ranks of an expert-parallel group do equal work, so inputs are those of shard 0. The CUTLASS module takes
+many minutes to compile; where it is not compiled the workload is refused with the command that builds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmup.tasks import Workload
+
+CAPABILITY = (9, 0)
+"""The one whose module is named and was looked at."""
+BUILD_COMMAND = "python -m scripts.build_fused_moe"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedMoeCall:
+    """`cutlass_fused_moe`: activations [tokens, hidden], experts and weights of each token [tokens, top_k],
+
+    fc1 [local_experts, 2 * intermediate, hidden] (linear half first, then the gate), fc2 [local_experts, hidden,
+    intermediate].
+    """
+
+    inputs: tuple[Any, ...]
+    tp: int
+    ep: int
+    tune_max_num_tokens: int
+
+    def run(self) -> Any:
+        """[tokens, hidden], the activations' dtype."""
+        from flashinfer.fused_moe import cutlass_fused_moe
+
+        x, experts, weights, fc1, fc2 = self.inputs
+        out = cutlass_fused_moe(
+            x,
+            experts,
+            weights,
+            fc1,
+            fc2,
+            x.dtype,
+            [],
+            tp_size=self.tp,
+            ep_size=self.ep,
+            tune_max_num_tokens=self.tune_max_num_tokens,
+        )
+        return out[0] if isinstance(out, list | tuple) else out
+
+    def reference(self) -> Any:
+        """The same in float32, expert by expert; experts of other shards add nothing."""
+        import torch
+
+        x, experts, weights, fc1, fc2 = self.inputs
+        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+        for expert in range(fc1.shape[0]):
+            tokens, slots = (experts == expert).nonzero(as_tuple=True)
+            if not len(tokens):
+                continue
+            linear, gate = (x[tokens].float() @ fc1[expert].float().t()).chunk(2, dim=-1)
+            hidden = (torch.nn.functional.silu(gate) * linear).to(x.dtype).float()
+            out = hidden @ fc2[expert].float().t()
+            total.index_add_(0, tokens, out * weights[tokens, slots].unsqueeze(1))
+        return total
+
+
+def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> FusedMoeCall:
+    """Random experts and random routing; with `values=False` the experts' weights are uninitialised."""
+    import torch
+
+    local, hidden, inter = (int(workload.param(name)) for name in ("local_experts", "hidden", "intermediate"))
+    options = {"device": device, "dtype": getattr(torch, workload.dtype)}
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + tokens)
+    x = torch.randn(tokens, hidden, generator=generator, **options)
+    shapes = ((local, 2 * inter, hidden), (local, hidden, inter))
+    if values:
+        fc1, fc2 = (torch.randn(*shape, generator=generator, **options) * shape[-1] ** -0.5 for shape in shapes)
+    else:
+        fc1, fc2 = (torch.empty(*shape, **options) for shape in shapes)
+    experts, weights = routing(
+        tokens, int(workload.param("num_experts")), int(workload.param("top_k")), device, generator
+    )
+    return FusedMoeCall(
+        (x, experts, weights, fc1, fc2),
+        int(workload.param("tp")),
+        int(workload.param("ep")),
+        int(workload.param("tune_max_num_tokens")),
+    )
+
+
+def routing(tokens: int, num_experts: int, top_k: int, device: str, generator: Any) -> tuple[Any, Any]:
+    """Experts [tokens, top_k] int32, distinct within a token, and weights [tokens, top_k] float32 that sum to 1."""
+    import torch
+
+    bias = torch.randn(num_experts, generator=generator, device=device) * 0.5
+    logits = torch.randn(tokens, num_experts, generator=generator, device=device) + bias
+    weights, experts = logits.softmax(-1).topk(top_k, dim=-1)
+    return experts.to(torch.int32), weights / weights.sum(-1, keepdim=True)
+
+
+def refusal(workload: Workload, device: str) -> str | None:
+    """Why this GPU or installation cannot run it."""
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return f"{workload.op} needs an NVIDIA GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability != CAPABILITY:
+        return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"
+    if workload.dtype not in ("bfloat16", "float16"):
+        return f"{workload.op} takes bfloat16 or float16, the model is {workload.dtype}"
+    if not jit_specs(workload)[-1].is_compiled:
+        return f"module fused_moe_90 is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
+    return None
+
+
+def jit_specs(workload: Workload) -> tuple[Any, ...]:
+    """The delay kernel of FlashInfer's profiling, and the CUTLASS module of capability 9.0."""
+    from flashinfer.jit.fused_moe import gen_cutlass_fused_moe_sm90_module
+
+    from warmup.workloads.profiler import profiler_specs
+
+    return (*profiler_specs(workload), gen_cutlass_fused_moe_sm90_module())

@@ -1,0 +1,166 @@
+"""Builds the tuned GEMMs: `bf16_gemm` through `mm_bf16`, `fp8_gemm` through `bmm_fp8`.
+
+Activations are normally distributed, weights too, scaled so that outputs stay of the order of one, as a model's
+do; fp8 operands carry one scale per tensor. Imports torch and FlashInfer inside its functions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmup.tasks import Workload
+from warmup.workloads.catalog import FP8_MIN_CAPABILITY
+
+BF16_MIN_CAPABILITY = (8, 0)
+REFERENCE_COLUMNS = 16384
+"""The reference is made in pieces of this many columns, so that no float32 copy of a large weight is held."""
+E4M3_MAX = 448.0
+
+_blank: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+"""The uninitialised weight used last by `values=False` calls; one is kept, because the LM head's takes gigabytes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bf16GemmCall:
+    """`mm_bf16`: activations [M, K] and a weight [K, N] stored column-major."""
+
+    inputs: tuple[Any, ...]
+    backend: str
+
+    def run(self) -> Any:
+        """[M, N], bfloat16."""
+        from flashinfer import mm_bf16
+
+        a, weight = self.inputs
+        return mm_bf16(a, weight, backend=self.backend)
+
+    def reference(self) -> Any:
+        """The product in float32, [M, N]."""
+        import torch
+
+        a, weight = self.inputs
+        with _full_float32():
+            wide = a.float()
+            return torch.cat([wide @ part.float() for part in weight.split(REFERENCE_COLUMNS, dim=1)], dim=1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fp8GemmCall:
+    """`bmm_fp8` with a batch of one: activations [1, M, K], weight [1, K, N] column-major, a scale for each."""
+
+    inputs: tuple[Any, ...]
+    backend: str
+
+    def run(self) -> Any:
+        """[1, M, N], bfloat16."""
+        import torch
+        from flashinfer.gemm import bmm_fp8
+
+        a, weight, a_scale, weight_scale = self.inputs
+        return bmm_fp8(a, weight, a_scale, weight_scale, torch.bfloat16, backend=self.backend)
+
+    def reference(self) -> Any:
+        """The scaled product of the fp8 values in float32, [1, M, N]."""
+        import torch
+
+        a, weight, a_scale, weight_scale = self.inputs
+        with _full_float32():
+            wide = a[0].float() * (a_scale * weight_scale)
+            columns = weight[0].split(REFERENCE_COLUMNS, dim=1)
+            return torch.cat([wide @ part.float() for part in columns], dim=1).unsqueeze(0)
+
+
+def build(
+    workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True
+) -> Bf16GemmCall | Fp8GemmCall:
+    """Inputs of one GEMM at `tokens` rows; with `values=False` the operands are uninitialised."""
+    import torch
+
+    k, n = int(workload.param("k")), int(workload.param("n"))
+    fp8 = workload.op == "fp8_gemm"
+    if values:
+        generator = torch.Generator(device).manual_seed(seed * 1_000_003 + k)
+        a = torch.randn(tokens, k, generator=generator, device=device, dtype=torch.bfloat16)
+        weight = torch.randn(n, k, generator=generator, device=device, dtype=torch.bfloat16) * k**-0.5
+    else:
+        a, weight = torch.empty(tokens, k, device=device, dtype=torch.bfloat16), _blank_weight(n, k, device, fp8)
+    if not fp8:
+        return Bf16GemmCall((a, weight.t()), workload.backend)
+    (a8, a_scale), (w8, w_scale) = _quantized(a), (_quantized(weight) if values else (weight, _scale(weight)))
+    return Fp8GemmCall((a8.unsqueeze(0), w8.unsqueeze(0).transpose(1, 2), a_scale, w_scale), workload.backend)
+
+
+def refusal(workload: Workload, device: str) -> str | None:
+    """Why this GPU or installation cannot run the GEMM."""
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available():
+        return f"{workload.op} needs an NVIDIA GPU"
+    needed = FP8_MIN_CAPABILITY if workload.op == "fp8_gemm" else BF16_MIN_CAPABILITY
+    capability = torch.cuda.get_device_capability(device)
+    if capability < needed:
+        return f"{workload.op} needs compute capability {needed[0]}.{needed[1]}, this GPU has {capability}"
+    return dtype_refusal(workload)
+
+
+def dtype_refusal(workload: Workload) -> str | None:
+    """Why the op does not take the model's dtype or shape; needs no GPU."""
+    wanted = "float8_e4m3fn" if workload.op == "fp8_gemm" else "bfloat16"
+    if workload.dtype != wanted:
+        return f"{workload.op} takes {wanted}, the model's GEMMs are {workload.dtype}"
+    multiple = 16 if workload.op == "fp8_gemm" else 8
+    for name in ("k", "n"):
+        if int(workload.param(name)) % multiple:
+            return f"{workload.op} needs {name} to be a multiple of {multiple}, it is {workload.param(name)}"
+    return None
+
+
+def jit_specs(workload: Workload) -> tuple[Any, ...]:
+    """The delay kernel of FlashInfer's profiling, and the GEMM's own module."""
+    from flashinfer.jit.gemm.core import gen_gemm_module, gen_mm_bf16_cublaslt_module
+
+    from warmup.workloads.profiler import profiler_specs
+
+    own = gen_gemm_module() if workload.op == "fp8_gemm" else gen_mm_bf16_cublaslt_module()
+    return (*profiler_specs(workload), own)
+
+
+def _quantized(values: Any) -> tuple[Any, Any]:
+    """The tensor in e4m3 and the scale that gives its values back."""
+    import torch
+
+    largest = values.abs().amax().float().clamp(min=1e-12)
+    return (values * (E4M3_MAX / largest)).to(torch.float8_e4m3fn), (largest / E4M3_MAX).reshape(())
+
+
+def _scale(values: Any) -> Any:
+    import torch
+
+    return torch.ones((), device=values.device, dtype=torch.float32)
+
+
+def _blank_weight(n: int, k: int, device: str, fp8: bool) -> Any:
+    import torch
+
+    key = (n, k, device, fp8)
+    if key not in _blank:
+        _blank.clear()
+        dtype = torch.float8_e4m3fn if fp8 else torch.bfloat16
+        _blank[key] = (torch.empty(n, k, device=device, dtype=dtype),)
+    return _blank[key][0]
+
+
+class _full_float32:
+    """float32 products in float32, not in tf32, within the block."""
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._before = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = self._before
