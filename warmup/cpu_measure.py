@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from warmup.errors import TuningError
 
-BUDGET_S = 0.02
-"""Time spent on one tactic after its warm-up call; a slower call is timed MIN_REPEATS times whatever it takes."""
+BUDGET_S = 0.015
+"""Time spent on one tactic after its warm-up call; a slower call is timed MIN_REPEATS times whatever it
+takes, or only twice when even that would be many times the budget."""
 
 MAX_REPEATS = 21
 MIN_REPEATS = 3
@@ -33,9 +34,10 @@ def measure(call: Callable[[], object], best_s: float) -> list[float]:
     # a call as slow as this is not made faster by a warm-up, so the first one counts
     samples = [warm_s] if warm_s > BUDGET_S else []
     spent = sum(samples)
+    enough = 2 if warm_s > 4 * BUDGET_S else MIN_REPEATS
     while len(samples) < MAX_REPEATS:
         hopeless = bool(samples) and samples[0] > HOPELESS * best_s
-        if hopeless or (spent > BUDGET_S and len(samples) >= MIN_REPEATS):
+        if hopeless or (spent > BUDGET_S and len(samples) >= enough):
             break
         samples.append(_once(call))
         spent += samples[-1]

@@ -1,0 +1,175 @@
+"""The tuner as a whole on the CPU: prepare, tune, table, load, replay, and the API for engines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import warmup
+from tests.gemms import make_workload, tasks_for
+from warmup.errors import LoadError, TuningError, WorkloadError
+from warmup.fingerprint import PARTS
+from warmup.flashinfer_tuner import FlashInferTuner
+from warmup.host_facts import describe_host
+from warmup.loading import held_table
+from warmup.table import parse_table
+from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+
+
+@pytest.fixture(scope="module")
+def tuned() -> tuple[list[Task], list[TaskResult]]:
+    """Two workloads, really tuned."""
+    tuner = FlashInferTuner("cpu")
+    tasks = tasks_for(make_workload(), make_workload("o_proj", 128, 64))
+    return tasks, [tuner.tune(task) for task in tasks]
+
+
+def verdict(task_id: str, choice: Choice) -> GuardVerdict:
+    """A guard's decision."""
+    return GuardVerdict(task_id, "replaced", choice, 1.1, 1.0, 1e-3, 7)
+
+
+def test_from_tuning_to_hits(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
+    """What was tuned is written, loaded by another tuner, hit by every call, and replayed."""
+    tasks, results = tuned
+    data = FlashInferTuner("cpu").table(results, [])
+    assert data is not None
+    assert held_table().entries == {}
+    path = tmp_path / "autotune_configs.json"
+    path.write_bytes(data)
+    tuner = FlashInferTuner("cpu")
+    assert tuner.check(data) is None
+    loaded = tuner.load(path, tasks)
+    assert (loaded.entries, loaded.hits, loaded.misses) == (8, 8, ())
+    assert loaded.digest == parse_table(data).digest
+    replayed = tuner.replay(tasks)
+    assert (replayed.calls, replayed.failed, replayed.built_modules) == (8, (), ())
+
+
+def test_equal_results_give_equal_bytes(tuned: tuple[list[Task], list[TaskResult]]) -> None:
+    """The order in which results arrive does not matter, and FlashInfer's own layout is kept."""
+    _, results = tuned
+    tuner = FlashInferTuner("cpu")
+    data = tuner.table(results, [])
+    assert data == tuner.table(results[::-1], [])
+    assert data is not None
+    assert parse_table(data).to_bytes() == data
+
+
+def test_verdicts_win_over_results(tuned: tuple[list[Task], list[TaskResult]]) -> None:
+    """The guard's choice is what the table names."""
+    tasks, results = tuned
+    guarded = Choice("SplitGemmRunner", ("n", 4))
+    data = FlashInferTuner("cpu").table(results, [verdict(tasks[0].task_id, guarded)])
+    assert data is not None
+    entry = parse_table(data).entries[results[0].keys["SplitGemmRunner"]]
+    assert (entry.runner, entry.tactic) == (guarded.runner, guarded.tactic)
+    assert len(parse_table(data).entries) == len(tasks)
+
+
+def test_nothing_tuned_is_no_table() -> None:
+    """Without results there are no bytes."""
+    assert FlashInferTuner("cpu").table([], []) is None
+
+
+def test_check_refuses_what_load_would_refuse(tuned: tuple[list[Task], list[TaskResult]]) -> None:
+    """Half a table and random bytes have a reason."""
+    data = FlashInferTuner("cpu").table(tuned[1], [])
+    assert data is not None
+    tuner = FlashInferTuner("cpu")
+    assert "not whole JSON" in str(tuner.check(data[:-3]))
+    assert tuner.check(b"x") is not None
+
+
+def test_replay_names_the_calls_that_fail() -> None:
+    """A call that raises is reported, and the ones after it still run."""
+    good, bad = Task(make_workload(), 2), Task(make_workload(k=-1), 2)
+    result = FlashInferTuner("cpu").replay([bad, good])
+    assert result.calls == 2
+    assert len(result.failed) == 1
+    assert result.failed[0].startswith(bad.task_id)
+
+
+def test_untuned_workloads_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prepared workload that is never timed is run at each of its buckets."""
+    tuner = FlashInferTuner("cpu")
+    assert tuner.prepare([replace(make_workload(), tunable=False)]) == ()
+    assert tuner.replay([]).calls == 4
+
+
+def test_an_unknown_family_is_named() -> None:
+    """A workload that no room builds fails with its name."""
+    with pytest.raises(WorkloadError, match="qkv_proj"):
+        FlashInferTuner("cpu").prepare([replace(make_workload(), family="nonsense", op="nonsense")])
+
+
+def test_the_fingerprint_is_complete_and_light_facts_agree() -> None:
+    """Every part of the fingerprint is known here, and NVML-and-metadata facts are the same."""
+    parts = FlashInferTuner("cpu").describe()
+    assert set(parts) == set(PARTS) - {"driver", "sm_count", "mig"}
+    assert parts == describe_host(None)
+    assert parts["arch"].startswith("cpu-")
+    assert FlashInferTuner("cpu").device() == parts["cpu_model"]
+
+
+def test_memory_is_plausible() -> None:
+    """Free memory is part of the total, and this process has used some."""
+    memory = FlashInferTuner("cpu").memory()
+    assert 0 < memory["free"] <= memory["total"]
+    assert 0 < memory["peak"] <= memory["total"]
+
+
+def test_the_backend_must_fit_the_machine() -> None:
+    """CUDA is refused where torch sees no GPU."""
+    with pytest.raises(TuningError, match="sees no GPU"):
+        FlashInferTuner("cuda")
+
+
+def test_apply_loads_and_verifies(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
+    """An engine's one call: hits are counted; a task that the table lacks is an error and nothing stays loaded."""
+    tasks, results = tuned
+    path = tmp_path / "t.json"
+    path.write_bytes(FlashInferTuner("cpu").table(results, []) or b"")
+    assert warmup.apply(path).entries == 8
+    assert warmup.apply(str(path), expected=tasks).hits == 8
+    stranger = Task(make_workload(k=32), 4)
+    with pytest.raises(LoadError, match=r"1 of 9 expected tasks are not served .*k=32,n=96@4"):
+        warmup.apply(path, [*tasks, stranger])
+    assert held_table().entries == {}
+
+
+def test_apply_names_the_field_of_a_foreign_table(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
+    """A table of another GPU is refused with both names."""
+    table = parse_table(FlashInferTuner("cpu").table(tuned[1], []) or b"")
+    foreign = replace(table, metadata={**table.metadata, "gpu": "NVIDIA H100"}, generation=None)
+    path = tmp_path / "t.json"
+    path.write_bytes(foreign.to_bytes())
+    with pytest.raises(LoadError, match="gpu: table NVIDIA H100, here unknown"):
+        warmup.apply(path)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["warmup", "warmup.table", "warmup.host_facts", "warmup.compose", "warmup.selection", "warmup.workloads.base"],
+)
+def test_light_modules_stay_light(module: str) -> None:
+    """Neither torch nor FlashInfer is imported by what a dry run or a node's writer needs."""
+    code = f"import sys, {module}; sys.exit(bool({{'torch', 'flashinfer', 'ray'}} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(warmup.__file__).parents[1], check=False).returncode == 0
+    )
+
+
+def test_host_facts_need_no_torch() -> None:
+    """The light fingerprint is complete without importing torch or FlashInfer."""
+    code = (
+        "import sys; from warmup.host_facts import describe_host; parts = describe_host(None); "
+        "sys.exit(bool({'torch', 'flashinfer'} & set(sys.modules)) or parts['torch'] == 'unknown')"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(warmup.__file__).parents[1], check=False).returncode == 0
+    )

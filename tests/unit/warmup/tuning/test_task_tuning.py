@@ -1,0 +1,175 @@
+"""Tuning one task: outcomes, the choice, quarantine, and what a task leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flashinfer.autotuner import AutoTuner
+
+from tests.gemms import make_workload
+from warmup import cpu_gemm as op
+from warmup import task_tuning
+from warmup.autotuner_seams import Attempt, tuned_keys
+from warmup.errors import TuningError
+from warmup.task_tuning import TaskTuner
+from warmup.tasks import Choice, Task, TaskResult
+from warmup.tuner import TunerOptions, Watch
+from warmup.workloads.base import builder_for
+
+Times = Callable[[Attempt], float]
+
+
+def tune(task: Task, options: TunerOptions | None = None, watched: list[Watch] | None = None) -> TaskResult:
+    """Tune on the CPU with the given options."""
+    seen = [] if watched is None else watched
+    tuner = TaskTuner("cpu", options or TunerOptions(), seen.append)
+    return tuner.tune(task, lambda: builder_for(task.workload).build(task.workload, task.bucket, "cpu", 0))
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, seconds: Times) -> None:
+    """Let `seconds` stand for the measured time of each tactic."""
+    monkeypatch.setattr(task_tuning, "cpu_timer", lambda attempt, best: [seconds(attempt)])
+
+
+def test_a_task_is_tuned_and_forgotten() -> None:
+    """The result has choice, keys, policy and sorted times; the AutoTuner keeps nothing of it."""
+    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=3))
+    assert result.outcome == "tuned"
+    assert len(result.measurements) == 3
+    assert sorted(m.median_s for m in result.measurements) == [m.median_s for m in result.measurements]
+    assert result.choice in [Choice(m.runner, m.tactic) for m in result.measurements]
+    assert set(result.keys) == {"DirectGemmRunner", "SwappedGemmRunner", "SplitGemmRunner"}
+    assert result.policy == ("cuda_graph_profile_replays", None, "l2_cache_policy", "hot")
+    assert result.elapsed_s > 0
+    assert TaskResult.from_json(result.to_json()) == result
+    assert tuned_keys("cpu_gemm") == set()
+
+
+def test_the_same_task_is_measured_again() -> None:
+    """A second tune of a task measures: nothing in memory answers for it."""
+    task = Task(make_workload(), 4)
+    assert all(result.measurements for result in (tune(task), tune(task)))
+
+
+def test_different_shapes_have_different_winners() -> None:
+    """Really timed, the CPU runners win at different sizes."""
+    workload = make_workload(k=512, n=2048, buckets=(1, 16, 32, 256))
+    winners = {tune(Task(workload, bucket)).measurements[0].runner for bucket in workload.buckets}
+    assert len(winners) >= 2
+
+
+def test_the_default_is_timed_first_and_wins_ties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default tactic, which FlashInfer does not time, is a candidate, and preferred among equals."""
+    order: list[tuple[str, Any]] = []
+
+    def equal(attempt: Attempt) -> float:
+        order.append((attempt.runner_name, attempt.tactic))
+        return 1.0
+
+    plant(monkeypatch, equal)
+    assert tune(Task(make_workload(), 4)).choice == Choice("DirectGemmRunner", -1)
+    assert order[0] == ("DirectGemmRunner", -1)
+
+
+def test_a_clear_winner_beats_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside the tie band the fastest is chosen; inside it the fixed order."""
+    planted = {("SplitGemmRunner", ("n", 4)): 0.90, ("SwappedGemmRunner", 1): 0.91}
+    plant(monkeypatch, lambda a: planted.get((a.runner_name, a.tactic), 1.0))
+    assert tune(Task(make_workload(), 4), TunerOptions(tie_band=0.001)).choice == Choice("SplitGemmRunner", ("n", 4))
+    assert tune(Task(make_workload(), 4), TunerOptions(tie_band=0.2)).choice == Choice("DirectGemmRunner", -1)
+
+
+def test_the_choice_stays_in_the_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice that ties push out of the short list takes its last place."""
+    plant(monkeypatch, lambda a: 1.01 if a.tactic == -1 else 1.0)
+    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=2))
+    assert result.choice == Choice("DirectGemmRunner", -1)
+    assert [m.tactic for m in result.measurements][1:] == [-1]
+
+
+def test_quarantined_tactics_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarantined tactic is not timed and not chosen; the others are."""
+    ran: list[Any] = []
+    plant(monkeypatch, lambda a: ran.append(a.tactic) or (0.1 if a.tactic == ("n", 4) else 1.0))
+    assert tune(Task(make_workload(), 4)).choice == Choice("SplitGemmRunner", ("n", 4))
+    ran.clear()
+    options = TunerOptions(quarantine=(("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
+    assert tune(Task(make_workload(), 4), options).choice == Choice("DirectGemmRunner", -1)
+    assert ("n", 4) not in ran
+    assert ("k", 2) in ran
+
+
+def test_the_watch_names_what_is_timed() -> None:
+    """While a tactic runs the watch names op, task, runner and tactic; afterwards it is empty."""
+    watched: list[Watch] = []
+    task = Task(make_workload(), 4)
+    tune(task, watched=watched)
+    assert Watch("cpu_gemm", task.task_id, "SplitGemmRunner", '["k", 2]') in watched
+    assert watched[-1] == Watch()
+
+
+def test_a_foreign_bucket_is_refused() -> None:
+    """A size that serving would round elsewhere is not tuned in vain."""
+    with pytest.raises(TuningError, match="5 is not a bucket of cpu_gemm, serving would look 8 up"):
+        tune(Task(make_workload(buckets=(5,)), 5))
+
+
+def test_out_of_memory_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first time it fails for memory it is repeated; the second time it is the outcome, with its keys."""
+    asked: list[int] = []
+
+    def no_memory(*_: Any) -> Any:
+        asked.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(op.DirectGemmRunner, "get_valid_tactics", no_memory)
+    result = tune(Task(make_workload(), 4))
+    assert (result.outcome, result.choice, len(asked)) == ("oom", None, 2)
+    assert result.default_runner == "DirectGemmRunner"
+
+
+def test_memory_that_comes_back_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repetition may succeed."""
+    original = op.DirectGemmRunner.get_valid_tactics
+    asked: list[int] = []
+
+    def once(*args: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            raise MemoryError
+        return original(*args)
+
+    monkeypatch.setattr(op.DirectGemmRunner, "get_valid_tactics", once)
+    assert tune(Task(make_workload(), 4)).outcome == "tuned"
+
+
+def test_no_valid_tactic_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When every tactic fails, and nothing is short of memory, the outcome says so."""
+
+    def fail(attempt: Attempt) -> float:
+        raise RuntimeError("planted")
+
+    plant(monkeypatch, fail)
+    assert tune(Task(make_workload(), 4)).outcome == "no_valid_tactic"
+
+
+def test_runners_with_one_key_collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runners of one class cannot be told apart by a table."""
+    monkeypatch.setattr(op, "RUNNERS", (op.DirectGemmRunner(), op.DirectGemmRunner()))
+    result = tune(Task(make_workload(), 4))
+    assert (result.outcome, result.choice) == ("collision", None)
+
+
+def test_a_failing_call_is_an_error_with_the_task() -> None:
+    """An op that cannot be called at all is no outcome, but an error that names the task."""
+    task = Task(make_workload(), 4)
+
+    def build() -> Any:
+        raise RuntimeError("planted")
+
+    tuner = TaskTuner("cpu", TunerOptions(), lambda _: None)
+    with pytest.raises(TuningError, match=r"k=64,n=96@4: RuntimeError: planted"):
+        tuner.tune(task, build)
+    assert not AutoTuner.get().is_tuning_mode
