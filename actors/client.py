@@ -23,7 +23,7 @@ from warmup.report import WarmupReport
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
-FLASHINFER_TUNER = "warmup.flashinfer_tuner:make_tuner"
+FLASHINFER_TUNER = "warmup.flashinfer_tuner:FlashInferTuner"
 """The default tuner factory; named, not imported, because the driver needs neither torch nor FlashInfer."""
 OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0

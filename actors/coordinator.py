@@ -8,9 +8,10 @@ It has no GPU and never touches CUDA.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import ray
@@ -18,11 +19,12 @@ import ray
 from actors import capacity
 from actors.placement import Placement
 from actors.rank_group import RankGroup, Work
+from actors.remote_errors import as_failure, reason_of_death
 from actors.transfer import Depot
 from configs import env, parse_config
 from warmup.errors import WarmupError
 from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.commands import Adopt, Call, Command, Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "ray_warmup"
 TICK_S = 0.1
 Event = dict[str, Any]
+Step = Callable[[WarmupMachine, float], Commands]
+"""What happened, to be told to the machine with the time."""
 
 
 class Coordinator:
@@ -49,7 +53,7 @@ class Coordinator:
         self._machine: WarmupMachine | None = None
         self._ranks: RankGroup | None = None
         self._depot = Depot()
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Step] = asyncio.Queue()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._statuses: dict[int, Status] = {}
         self._workers: set[asyncio.Task[None]] = set()
@@ -135,14 +139,16 @@ class Coordinator:
         machine = self._machine
         assert machine is not None
         await self._perform(machine.begin(time.monotonic()))
+        ticked = time.monotonic()
         while not machine.is_over:
-            try:
-                step = await asyncio.wait_for(self._inbox.get(), TICK_S)
-                commands: Commands = step(machine, time.monotonic())
-            except TimeoutError:
-                now = time.monotonic()
-                commands = machine.fail(self._stop, now) if self._stop else machine.tick(now, self._statuses)
-            await self._perform(commands)
+            with contextlib.suppress(TimeoutError):
+                step: Step = await asyncio.wait_for(self._inbox.get(), TICK_S)
+                await self._perform(step(machine, time.monotonic()))
+            now = time.monotonic()
+            if now - ticked >= TICK_S:  # also while answers keep coming in: deadlines must be looked at
+                ticked = now
+                reason = self._stop
+                await self._perform(machine.tick(now, self._statuses) if reason is None else machine.fail(reason, now))
             await self._announce(machine)
 
     async def _perform(self, commands: Commands) -> None:
@@ -162,7 +168,7 @@ class Coordinator:
             else:
                 await self._replace(command)
         except ray.exceptions.RayActorError as error:
-            reason = _first_line(error)
+            reason = reason_of_death(error)
             await self._inbox.put(lambda m, now: m.died(command.rank, reason, now))
         except (ray.exceptions.RayError, WarmupError) as error:
             failure = as_failure(error)
@@ -174,7 +180,8 @@ class Coordinator:
                 await self._inbox.put(lambda m, now: m.raised(command.call_id, failure, now))
 
     async def _call(self, call: Call) -> None:
-        assert self._ranks is not None and self._machine is not None
+        assert self._ranks is not None
+        assert self._machine is not None
         args, refs = dict(call.args), None
         if call.method in ("install", "load"):
             args["header"] = self._machine.run.class_of(call.rank).header if call.artifact else None
@@ -199,9 +206,9 @@ class Coordinator:
         """Know of a death at once, also between calls."""
         assert self._ranks is not None
         try:
-            await self._ranks.actor(rank).live.remote()
+            await self._ranks.actor(rank).live.options(concurrency_group="life").remote()
         except ray.exceptions.RayActorError as error:
-            reason = _first_line(error)
+            reason = reason_of_death(error)
             await self._inbox.put(lambda m, now: m.died(rank, reason, now))
 
     async def _beat(self, rank: int) -> None:
@@ -211,7 +218,9 @@ class Coordinator:
         while True:
             await asyncio.sleep(interval)
             try:
-                answer = await asyncio.wait_for(actor.status.remote(), 2 * interval)
+                answer = await asyncio.wait_for(
+                    actor.status.options(concurrency_group="control").remote(), 2 * interval
+                )
             except TimeoutError:
                 continue  # silent, not dead: the deadlines decide
             except ray.exceptions.RayError:
@@ -259,7 +268,16 @@ class Coordinator:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._workers.add(task)
-        task.add_done_callback(self._workers.discard)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        """A fault of the coordinator's own must end the run, not hang it."""
+        self._workers.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("coordinator task failed", exc_info=error)
+            reason = f"coordinator: {type(error).__name__}: {error}"
+            self._inbox.put_nowait(lambda m, now: m.fail(reason, now))
 
     def _rank_status(self, rank: int, now: float) -> dict[str, Any]:
         assert self._machine is not None
@@ -280,18 +298,3 @@ class Coordinator:
             self._machine.fail(reason, time.monotonic())
             return summarize(self._machine.run)
         return WarmupReport(run_id=self._run_id, config=self._config.model_dump(mode="json"), error=reason)
-
-
-def as_failure(error: Exception) -> Failure:
-    """A remote exception as plain values: the original class, its message, the remote traceback."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        cause = error.cause
-        return Failure(type(cause).__name__, str(cause), error.traceback_str)
-    return Failure(type(error).__name__, str(error))
-
-
-def _first_line(error: Exception) -> str:
-    """The part of Ray's multi-line death notices that says why."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    detail = [line for line in lines if "exit" in line.lower() or "died" in line.lower() or "removed" in line.lower()]
-    return " ".join((detail or lines)[:2])[:400] or type(error).__name__

@@ -47,7 +47,12 @@ class RankActor:
 
     def assign(self, info: dict[str, Any], config: dict[str, Any], backend: str, tuner: str) -> None:
         """Give this process its rank."""
-        self._process = RankProcess(RankInfo.from_json(info), parse_config(config), backend, load_factory(tuner))
+        self._process = RankProcess(
+            RankInfo.from_json(info),
+            parse_config(config),
+            backend,
+            lambda device, options: load_factory(tuner)(device, options),  # imported in PROBING, under its deadline
+        )
 
     def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
         """Run one method of the rank; `refs` are fetched and passed as `blobs`. Returns `value` and `seconds`."""
@@ -63,12 +68,10 @@ class RankActor:
         assert self._process is not None, "assign comes first"
         return buffer(self._process.blob(digest))
 
-    @ray.method(concurrency_group="control")
     def status(self) -> dict[str, Any]:
         """What the rank does now; answered while a phase runs."""
         return self._process.status() if self._process is not None else {}
 
-    @ray.method(concurrency_group="life")
     def live(self) -> None:
         """Returns when the rank is closed; raises in the caller when the process dies."""
         self._closed.wait()

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.errors import StartupError
 from actors.placement import Placement
 from actors.rank_actor import RankActor, versions
+from actors.remote_errors import as_failure
 from actors.transfer import Refs
 from warmup.ranks import Placement as Landing
 from warmup.ranks import RankInfo, assign_ranks
@@ -126,7 +127,10 @@ class RankGroup:
                 f"{len(refs)} rank actors did not all answer within {timeout_s:g} s (timeouts.placing)"
             ) from None
         except ray.exceptions.RayError as error:
-            raise StartupError(f"a rank actor did not start: {error}") from error
+            failure = as_failure(error)
+            raise StartupError(
+                f"a rank actor did not start: {failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
+            ) from error
 
     def _check_versions(self, located: list[dict[str, Any]]) -> None:
         mine = versions()

@@ -7,7 +7,7 @@ coordinator fetches each blob once and puts it again, and hands references on: o
 from __future__ import annotations
 
 import asyncio
-import pickle  # noqa: TID251 - PickleBuffer only: out-of-band bytes for ray.put, nothing is unpickled
+import pickle  # PickleBuffer only: out-of-band bytes for ray.put, nothing is unpickled
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,0 +1,176 @@
+"""The dry run: where ranks would land, which classes they form, what each node's store holds. Starts no rank.
+
+One probe task per node with 0 CPUs and 0 GPUs; it reads package metadata and NVML only. Ranks, leaders and
+writers are predicted, because Ray decides on placement when it is asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors import capacity
+from actors.errors import ClusterError
+from configs import WarmupConfig, parse_config
+from warmup.forecast import forecast_rank
+from warmup.machine.probing import resolve_strategy
+from warmup.ranks import Placement, RankInfo, assign_ranks
+
+PROBE_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedRank:
+    """One rank as it would be."""
+
+    rank: int
+    node_id: str
+    address: str
+    key: str
+    role: str
+    table_path: str
+    hit: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedClass:
+    """Ranks with one predicted key."""
+
+    key: str
+    parts: dict[str, str]
+    ranks: tuple[int, ...]
+    leader: int
+    strategy: str
+    num_tasks: int
+    workloads: tuple[str, ...]
+    would_hit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedPlan:
+    """Everything a run would do first."""
+
+    backend: str
+    ranks: tuple[PredictedRank, ...]
+    classes: tuple[PredictedClass, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def predict(config: WarmupConfig) -> PredictedPlan:
+    """Ask every node that would get a rank. Raises PlacementError when the ranks do not fit."""
+    nodes = capacity.nodes()
+    backend = capacity.resolve_backend(config.cluster, nodes)
+    request = capacity.plan_request(config.cluster, backend, nodes)
+    infos = predicted_ranks(request, nodes)
+    facts = _probe(config, infos, backend)
+    writers: dict[tuple[str, str], int] = {}
+    leaders: dict[str, int] = {}
+    for info in infos:
+        fact = facts[info.rank]
+        leaders.setdefault(fact["key"], info.rank)
+        writers.setdefault((info.node_id, fact["table_path"]), info.rank)
+    ranks = tuple(_rank(info, facts[info.rank], leaders, writers) for info in infos)
+    return PredictedPlan(backend, ranks, tuple(_class(config, backend, key, infos, facts) for key in leaders))
+
+
+def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...]) -> tuple[RankInfo, ...]:
+    """Ranks as the request's own pins, or a greedy packing of free resources, would place them."""
+    room = {node.node_id: node.holds(request.bundles[0], node.total) for node in nodes}
+    address = {node.node_id: node.address for node in nodes}
+    spread = "SPREAD" in request.strategy
+    placements = []
+    for index, _ in enumerate(request.bundles):
+        pinned = (request.selectors[index] if request.selectors else {}).get("ray.io/node-id")
+        choices = [node_id for node_id in sorted(room) if room[node_id] > 0]
+        node_id = pinned or (max(choices, key=lambda n: room[n]) if spread else choices[0])
+        room[node_id] -= 1
+        placements.append(Placement(index, node_id, address=address[node_id]))
+    here = ray.get_runtime_context().get_node_id()
+    return assign_ranks(placements, here)
+
+
+def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: str) -> dict[int, dict[str, Any]]:
+    """Runs on a node: the forecast of its ranks, given as (rank, NVML index)."""
+    settings = parse_config(config)
+    answer = {}
+    for rank, gpu_index in ranks:
+        found = forecast_rank(settings, rank, backend, gpu_index)
+        answer[rank] = {
+            "key": found.key.sha256,
+            "parts": found.key.as_dict(),
+            "table_path": str(found.table_path),
+            "num_tasks": found.num_tasks,
+            "workloads": [f"{w.name}: {w.identity} at {len(w.buckets)} sizes" for w in found.workloads],
+            "hit": found.hit,
+            "guarded": found.guarded,
+            "reason": found.reason,
+        }
+    return answer
+
+
+def _probe(config: WarmupConfig, infos: tuple[RankInfo, ...], backend: str) -> dict[int, dict[str, Any]]:
+    by_node: dict[str, list[tuple[int, int]]] = {}
+    for info in infos:
+        index = int(info.local_rank * config.cluster.gpus_per_rank)
+        by_node.setdefault(info.node_id, []).append((info.rank, index))
+    remote = ray.remote(probe_node)
+    asked = {
+        node_id: remote.options(
+            num_cpus=0,
+            num_gpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+        ).remote(config.model_dump(mode="json"), ranks, backend)
+        for node_id, ranks in by_node.items()
+    }
+    facts: dict[int, dict[str, Any]] = {}
+    for node_id, ref in asked.items():
+        try:
+            facts.update(ray.get(ref, timeout=PROBE_TIMEOUT_S))
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"node {node_id[:8]} could not be probed: {error}") from error
+    return facts
+
+
+def _rank(
+    info: RankInfo, fact: dict[str, Any], leaders: dict[str, int], writers: dict[tuple[str, str], int]
+) -> PredictedRank:
+    role = "follower"
+    if writers[(info.node_id, fact["table_path"])] == info.rank:
+        role = "writer"
+    if leaders[fact["key"]] == info.rank:
+        role = "leader"
+    return PredictedRank(
+        rank=info.rank,
+        node_id=info.node_id,
+        address=info.address,
+        key=fact["key"],
+        role=role,
+        table_path=fact["table_path"],
+        hit=fact["hit"],
+        reason=fact["reason"],
+    )
+
+
+def _class(
+    config: WarmupConfig, backend: str, key: str, infos: tuple[RankInfo, ...], facts: dict[int, dict[str, Any]]
+) -> PredictedClass:
+    ranks = tuple(info.rank for info in infos if facts[info.rank]["key"] == key)
+    first = facts[ranks[0]]
+    return PredictedClass(
+        key=key,
+        parts=first["parts"],
+        ranks=ranks,
+        leader=ranks[0],
+        strategy=resolve_strategy(config.autotune.strategy, backend, len(ranks)),
+        num_tasks=first["num_tasks"],
+        workloads=tuple(first["workloads"]),
+        would_hit=any(facts[rank]["hit"] for rank in ranks),
+    )

@@ -1,0 +1,1 @@
+"""Entry points: the command line, the job script, benchmarks. No logic of its own."""

@@ -1,0 +1,150 @@
+"""`ray-warmup`: the command line. Thin: arguments in, tables out; the work is in actors/ and warmup/.
+
+Heavy packages (ray, torch, FlashInfer) are imported by the commands that need them, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from configs import VERSION, ConfigError, WarmupConfig, load_config
+
+EXIT_READY, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 0, 1, 2, 3
+
+app = typer.Typer(
+    name="ray-warmup",
+    help="Tune FlashInfer once per cluster, push the result through Ray, be ready only when every rank has loaded it.",
+    epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+@app.command()
+def run(
+    config: Config = "cpu_two_nodes",
+    override: Overrides = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON here, also when the run fails.")] = None,
+    retune: Annotated[bool, typer.Option("--retune", help="Measure again even where a table is found.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
+) -> None:
+    """Warm the cluster up; exit code 0 only when every rank is ready."""
+    settings = _config(config, override)
+
+    def work() -> int:
+        from scripts.running import run_and_show
+
+        return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait)
+
+    _exit(_guarded(work))
+
+
+@app.command()
+def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: AsJson = False) -> None:
+    """Dry run: ranks, classes, writers, paths, tasks, and whether each class would be a hit and why not."""
+    settings = _config(config, override)
+
+    def work() -> int:
+        from scripts.planning_view import plan_and_show
+
+        return plan_and_show(settings, as_json=as_json)
+
+    _exit(_guarded(work))
+
+
+@app.command()
+def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")], as_json: AsJson = False) -> None:
+    """Print a tuned file: entries, metadata, digest."""
+
+    def work() -> int:
+        from scripts.table_view import show_table
+
+        return show_table(table, as_json=as_json)
+
+    _exit(_guarded(work))
+
+
+@app.command()
+def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0) -> None:
+    """Print where the table of a config lies on this node (for the class of the given rank)."""
+    settings = _config(config, override)
+
+    def work() -> int:
+        from warmup.forecast import forecast_rank
+
+        typer.echo(forecast_rank(settings, rank).table_path)
+        return EXIT_READY
+
+    _exit(_guarded(work))
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """Set up logging; print the version."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit(EXIT_READY)
+
+
+def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
+    try:
+        return load_config(name, overrides or [])
+    except ConfigError as error:
+        _complain(error, EXIT_USAGE)
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Run a command; every failure of ours is one clear message and an exit code."""
+    from actors.errors import BusyError
+    from warmup.errors import WarmupError
+
+    try:
+        return work()
+    except ConfigError as error:
+        _complain(error, EXIT_USAGE)
+    except BusyError as error:
+        _complain(error, EXIT_BUSY)
+    except WarmupError as error:
+        _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; everything was given back", err=True)
+        return EXIT_FAILED
+
+
+def _complain(error: Exception, code: int) -> NoReturn:
+    typer.echo(f"ray-warmup: {error}", err=True)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`run`: live progress on a terminal, plain event lines elsewhere, and the table at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from actors.client import run_warmup
+from configs import WarmupConfig
+from warmup.publish import publish_bytes
+from warmup.report import WarmupReport
+
+LINE_EVERY_S = 5.0
+"""Off a terminal one progress line at most this often, so that job logs stay short."""
+
+
+def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
+    """Run, follow, print the outcome; returns the exit code."""
+    console = wide_console()
+    view = LiveView(console) if console.is_terminal else LineView(console)
+    with view:
+        report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
+    show_report(console, report)
+    if report_path is not None:
+        publish_bytes(report_path.absolute(), report.to_json().encode(), file_mode=0o644, dir_mode=0o755)
+        console.print(f"report: {report_path}", highlight=False, soft_wrap=True)
+    # The last line, for logs that show only their tail.
+    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": report.error}
+    if not console.is_terminal:
+        print("WARMUP_RESULT " + json.dumps(verdict), flush=True)
+    return 0 if report.ready else 1
+
+
+def wide_console() -> Console:
+    """The terminal as it is; elsewhere wide enough for the rank table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=200)
+
+
+class LineView:
+    """One plain line per phase, and a progress line every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._done = 0
+        self._total = 0
+        self._last = 0.0
+
+    def __enter__(self) -> LineView:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to close."""
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Print what a person wants to read in a log."""
+        if event["event"] == "task":
+            self._done += 1
+            if event["at"] - self._last >= LINE_EVERY_S:
+                self._last = event["at"]
+                self._say(
+                    event, f"{event['method']} {self._done}/{self._total} (rank {event['rank']}: {event['task']})"
+                )
+        elif event["event"] == "phase":
+            self._done, self._total = 0, event.get("tasks", 0)
+            self._say(event, describe_phase(event))
+        elif event["event"] == "warning":
+            self._say(event, f"warning: {event['text']}")
+        elif event["event"] == "waiting":
+            self._console.print(
+                f"another run of this work is active ({event['actor']}); waiting for it", soft_wrap=True
+            )
+
+    def _say(self, event: dict[str, Any], text: str) -> None:
+        self._console.print(f"{event['at']:8.2f} s  {text}", highlight=False, soft_wrap=True, markup=False)
+
+
+class LiveView(LineView):
+    """A spinner with the phase, and a bar while tasks run."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._bar = self._progress.add_task("starting Ray", total=None)
+
+    def __enter__(self) -> LiveView:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Move the bar; lines of the plain view for phases and warnings."""
+        if event["event"] == "task":
+            self._progress.update(self._bar, advance=1)
+            return
+        super().on_event(event)
+        if event["event"] == "phase":
+            total = event.get("tasks") if event["phase"] in ("TUNING", "GUARDING") else None
+            self._progress.reset(self._bar, description=event["phase"], total=total)
+
+
+def describe_phase(event: dict[str, Any]) -> str:
+    """A phase event in words."""
+    text = str(event["phase"])
+    if event["phase"] == "PLACING":
+        text += f": {event['ranks']} ranks, backend {event['backend']}"
+    elif event["phase"] in ("TUNING", "GUARDING"):
+        text += f": {event['tasks']} tasks" if event["tasks"] else ": nothing to do"
+        if event["hits"]:
+            text += f" (found a tuned table for {event['hits']} of {event['classes']} classes)"
+    return text
+
+
+def show_report(console: Console, report: WarmupReport) -> None:
+    """The final tables: ranks, classes, files, verdict."""
+    console.print(rank_table(report))
+    for group in report.classes:
+        found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
+        guard = group.guard
+        quality = f", geomean {guard.geomean:.3f}x the default" if guard.geomean is not None else ""
+        console.print(
+            f"class {group.key[:12]}: {group.tasks} tasks, {found}; kept {group.kept}, default {group.dropped}; "
+            f"{guard.state}{quality}; strategy {group.strategy}, leader rank {group.leader}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
+            console.print(f"  skipped {reason}", highlight=False, soft_wrap=True, markup=False)
+    for file in report.files:
+        console.print(
+            f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})", highlight=False, soft_wrap=True
+        )
+    if report.ready and report.classes and all(group.hit for group in report.classes):
+        console.print("the tuned table was found in the cache; nothing was measured", soft_wrap=True)
+    if report.error is not None:
+        console.print(f"FAILED: {report.error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
+
+
+def rank_table(report: WarmupReport) -> Table:
+    """One row per rank; one column per phase in which any rank worked."""
+    names = [name for name in report.phases if any(name in rank.phases for rank in report.ranks)]
+    table = Table(title=f"run {report.run_id}")
+    for name in ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{n.lower()} s" for n in names)):
+        table.add_column(name, no_wrap=True)
+    for rank in report.ranks:
+        seconds = [f"{rank.phases[name]:.2f}" if name in rank.phases else "" for name in names]
+        digest = (rank.digest or "-")[:12]
+        cells = (rank.rank, rank.node_id[:8], rank.role, rank.state, rank.entries, rank.hits, digest)
+        table.add_row(*map(str, cells), *seconds)
+    return table
