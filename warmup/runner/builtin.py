@@ -133,7 +133,8 @@ class BuiltinRunner:
         with torch.inference_mode():
             if grammar_output is not None:
                 pending.mask(grammar_output, self.config.mode)
-            return pending.sample(self.sampler)
+            result = pending.sample(self.sampler)
+        return result if self.is_last_pp_rank else None
 
     def dummy_run(
         self,
@@ -231,6 +232,7 @@ class BuiltinRunner:
 
     def _finish(self, rows: StepRows, hidden: torch.Tensor) -> StepOutput | torch.Tensor | None:
         if not self.is_last_pp_rank:
+            self._pending = PendingStep(rows, None)
             return hidden[: rows.num_tokens]
         if self.is_pooling_model:
             return pool(rows, hidden)

@@ -20,8 +20,8 @@ class PendingStep:
     """A step between `execute_model` and `sample_tokens`."""
 
     rows: StepRows
-    logits: torch.Tensor
-    """[requests, vocabulary], float."""
+    logits: torch.Tensor | None
+    """[requests, vocabulary], float; None on a pipeline stage that is not the last."""
 
     def mask(self, grammar: GrammarOutput, mode: LaunchMode) -> None:
         """Forbid tokens, in place; ScheduleError for a request that is not in the step."""
@@ -29,15 +29,24 @@ class PendingStep:
         unknown = [req_id for req_id in grammar.req_ids if req_id not in index]
         if unknown:
             raise ScheduleError(f"grammar bitmask for {unknown}, not in the step that was executed")
+        if self.logits is None:
+            raise ScheduleError("grammar bitmask on a pipeline stage that does not sample")
         device = self.logits.device
         rows = torch.tensor([index[req_id] for req_id in grammar.req_ids], dtype=torch.int32, device=device)
         apply_grammar_mask(self.logits, torch.from_numpy(grammar.bitmask).to(device), rows, mode)
 
     def sample(self, sampler: Sampler) -> StepOutput:
-        """One token for each request whose prompt is complete; the token becomes part of the request."""
+        """One token for each request whose prompt is complete; the token becomes part of the request.
+
+        A stage that does not sample notes a stand-in, so that lengths agree; an engine hands it the true token.
+        """
         states = [state for row, state in enumerate(self.rows.requests) if self._is_complete(row)]
         complete = [row for row in range(len(self.rows.requests)) if self._is_complete(row)]
         if not complete:
+            return StepOutput()
+        if self.logits is None:
+            for state in states:
+                state.tokens.append(0)
             return StepOutput()
         logits = self.logits[torch.tensor(complete, device=self.logits.device)]
         chosen = sampler.sample(logits, [SamplingRow(s.sampling, s.prompt, s.output) for s in states])

@@ -123,7 +123,7 @@ class Sampler:
         if not widths:
             return None
         table = logits.log_softmax(dim=-1)
-        values, ids = table.topk(max(max(widths), 1), dim=-1)
+        values, ids = table.topk(min(max(*widths, 1), table.shape[1]), dim=-1)
         return table, values, ids
 
     def _collect(
