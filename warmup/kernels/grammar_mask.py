@@ -20,15 +20,15 @@ def bitmask_width(vocab_size: int) -> int:
     return -(-vocab_size // 32)
 
 
-def grammar_mask_kernel(
-    logits: Any,
-    bitmask: Any,
-    rows: Any,
-    vocab_size: Any,
-    logits_stride: Any,
-    bitmask_stride: Any,
+def grammar_mask_kernel(  # type: ignore[no-untyped-def]
+    logits,
+    bitmask,
+    rows,
+    vocab_size,
+    logits_stride,
+    bitmask_stride,
     BLOCK: tl.constexpr,
-) -> None:
+):
     """One program per (bitmask row, block of the vocabulary)."""
     source = tl.program_id(0)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -10,14 +10,14 @@ import triton.language as tl
 from warmup.kernels.launch import LaunchMode, kernel
 
 
-def scatter_rows_kernel(
-    source: Any,
-    cache: Any,
-    slots: Any,
-    width: Any,
-    source_stride: Any,
+def scatter_rows_kernel(  # type: ignore[no-untyped-def]
+    source,
+    cache,
+    slots,
+    width,
+    source_stride,
     BLOCK: tl.constexpr,
-) -> None:
+):
     """One program per token."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)

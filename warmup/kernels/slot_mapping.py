@@ -17,20 +17,20 @@ PADDING_SLOT = -1
 _BLOCK = 256
 
 
-def slot_mapping_kernel(
-    query_start_loc: Any,
-    positions: Any,
-    block_table: Any,
-    block_sizes: Any,
-    slots: Any,
-    num_requests: Any,
-    num_slots: Any,
-    table_group_stride: Any,
-    table_row_stride: Any,
-    slots_group_stride: Any,
+def slot_mapping_kernel(  # type: ignore[no-untyped-def]
+    query_start_loc,
+    positions,
+    block_table,
+    block_sizes,
+    slots,
+    num_requests,
+    num_slots,
+    table_group_stride,
+    table_row_stride,
+    slots_group_stride,
     PADDING: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> None:
+):
     """One program per (request, group); one more per group fills the padding."""
     row = tl.program_id(0)
     group = tl.program_id(1)

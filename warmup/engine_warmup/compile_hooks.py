@@ -1,0 +1,163 @@
+"""Where compilations can be seen: one hook per compiler, installed and removed without a trace.
+
+FlashInfer: the ninja run under every nvcc build. Triton: its compilation listener. CuTe-DSL: the method under every
+compilation. A hook that cannot be installed says why; it is never silently absent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Kind = Literal["flashinfer", "triton", "cute_dsl"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Something was compiled, or fetched from a disk cache on first use in this process."""
+
+    kind: Kind
+    kernel: str
+    signature: str
+    """Argument types, for a module its ninja file."""
+    from_disk: bool
+    """No compiler ran, but the first use in this process still had to load it."""
+    shape: str = ""
+    """What the process was running, as it was told."""
+
+    def __str__(self) -> str:
+        how = "loaded from disk" if self.from_disk else "compiled"
+        where = self.shape or "no named shape"
+        return f"{self.kind} kernel {self.kernel}({self.signature}) was {how} while running {where}"
+
+
+Report = Callable[[Compilation], None]
+
+
+class CompileHook(Protocol):
+    """One compiler."""
+
+    kind: Kind
+
+    def install(self, report: Report) -> str | None:
+        """Start reporting; the reason when this process cannot have it."""
+
+    def remove(self) -> None:
+        """Put everything back."""
+
+
+class TritonHook:
+    """`triton.knobs.compilation.listener`, chained to whatever listened before."""
+
+    kind: Kind = "triton"
+
+    def __init__(self) -> None:
+        self._knob: Any = None
+        self._previous: Any = None
+
+    def install(self, report: Report) -> str | None:
+        """See `CompileHook.install`."""
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed"
+        self._knob = importlib.import_module("triton.knobs").compilation
+        self._previous = previous = self._knob.listener
+
+        def listener(*, src: Any, cache_hit: bool, **rest: Any) -> None:
+            if previous is not None:
+                previous(src=src, cache_hit=cache_hit, **rest)
+            signature = getattr(src, "signature", {})
+            types = ", ".join(f"{name}: {kind}" for name, kind in dict(signature).items())
+            report(Compilation("triton", str(getattr(src, "name", src)), types, from_disk=cache_hit))
+
+        self._knob.listener = listener
+        return None
+
+    def remove(self) -> None:
+        """See `CompileHook.remove`."""
+        if self._knob is not None:
+            self._knob.listener = self._previous
+            self._knob = None
+
+
+class FlashInferHook:
+    """The `run_ninja` that FlashInfer's module builds go through; a build that changes no library was a load."""
+
+    kind: Kind = "flashinfer"
+
+    def __init__(self) -> None:
+        self._core: Any = None
+        self._original: Any = None
+
+    def install(self, report: Report) -> str | None:
+        """See `CompileHook.install`."""
+        if importlib.util.find_spec("flashinfer") is None:
+            return "flashinfer is not installed"
+        self._core = importlib.import_module("flashinfer.jit.core")
+        self._original = original = self._core.run_ninja
+
+        def run_ninja(workdir: Path, ninja_file: Path, *rest: Any, **named: Any) -> Any:
+            before = _library_times(workdir)
+            result = original(workdir, ninja_file, *rest, **named)
+            untouched = bool(before) and before == _library_times(workdir)
+            report(Compilation("flashinfer", Path(workdir).name, Path(ninja_file).name, from_disk=untouched))
+            return result
+
+        self._core.run_ninja = run_ninja
+        return None
+
+    def remove(self) -> None:
+        """See `CompileHook.remove`."""
+        if self._core is not None:
+            self._core.run_ninja = self._original
+            self._core = None
+
+
+class CuteDslHook:
+    """`compile_and_cache` of the CuTe-DSL's front end, which runs once for each compiled function."""
+
+    kind: Kind = "cute_dsl"
+
+    def __init__(self) -> None:
+        self._owner: Any = None
+        self._original: Any = None
+
+    def install(self, report: Report) -> str | None:
+        """See `CompileHook.install`."""
+        if not (importlib.util.find_spec("cutlass") and importlib.util.find_spec("cutlass.cutlass_dsl")):
+            return "nvidia-cutlass-dsl is not installed"
+        front_end = importlib.import_module("cutlass.cutlass_dsl").CuTeDSL
+        owner = next((cls for cls in front_end.__mro__ if "compile_and_cache" in vars(cls)), None)
+        if owner is None:
+            return "this nvidia-cutlass-dsl has no compile_and_cache"
+        self._owner, self._original = owner, vars(owner)["compile_and_cache"]
+        original = self._original
+
+        def compile_and_cache(
+            dsl: Any, module: Any, module_hash: Any, function_name: str, *rest: Any, **named: Any
+        ) -> Any:
+            result = original(dsl, module, module_hash, function_name, *rest, **named)
+            name = named.get("original_function_name") or function_name
+            report(Compilation("cute_dsl", str(name), function_name, from_disk=False))
+            return result
+
+        owner.compile_and_cache = compile_and_cache
+        return None
+
+    def remove(self) -> None:
+        """See `CompileHook.remove`."""
+        if self._owner is not None:
+            self._owner.compile_and_cache = self._original
+            self._owner = None
+
+
+def default_hooks() -> tuple[CompileHook, ...]:
+    """One fresh hook per compiler."""
+    return FlashInferHook(), TritonHook(), CuteDslHook()
+
+
+def _library_times(workdir: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in Path(workdir).glob("*.so")}
