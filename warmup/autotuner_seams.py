@@ -11,128 +11,22 @@ Each wraps a method of the process' AutoTuner and restores it on every way out. 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
+from warmup.captured import Attempt, Captured, Lookup, Profiling, json_tactic
 from warmup.errors import TuningError
-from warmup.tasks import freeze
 
 logger = logging.getLogger(__name__)
 
 PINNED_VERSION = "0.7.2.post1"
 """The FlashInfer version whose seams were read."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Captured:
-    """One request to the AutoTuner, as the op made it: everything needed to run any of its tactics.
-
-    Holds the op's own tensors (also its output buffer), so keep it no longer than needed.
-    """
-
-    op: str
-    runners: tuple[Any, ...]
-    """FlashInfer TunableRunners in FlashInfer's order; the first one's tactic -1 is the default."""
-    tuning_config: Any
-    """The op's TuningConfig, without the overrides of an `autotune()` context."""
-    inputs: list[Any]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def default_runner(self) -> str:
-        """Class name of the first runner."""
-        return type(self.runners[0]).__name__
-
-    def runner(self, name: str) -> Any:
-        """The first runner of this class; TuningError when the request has none."""
-        for runner in self.runners:
-            if type(runner).__name__ == name:
-                return runner
-        names = ", ".join(type(runner).__name__ for runner in self.runners)
-        raise TuningError(f"{self.op} has no runner {name}; it has {names}", op=self.op, runner=name)
-
-    def run(self, runner: str, tactic: Any, inputs: list[Any] | None = None) -> Any:
-        """Run one tactic on the captured inputs (or on others of the same form); the runner's own return value."""
-        return self.runner(runner)(inputs=self.inputs if inputs is None else inputs, tactic=tactic, **self.kwargs)
-
-    def file_key(self, runner: Any) -> str:
-        """The key under which a table serves this request with that runner."""
-        shapes = AutoTuner.get()._get_input_sizes(self.inputs)
-        extras = runner.get_cache_key_extras(self.inputs)
-        return str(AutoTuner._get_cache_key(self.op, runner, shapes, self.tuning_config, extras).file_key)
-
-    def file_keys(self) -> dict[str, str]:
-        """Runner class name -> file key, in FlashInfer's order."""
-        return {type(runner).__name__: self.file_key(runner) for runner in self.runners}
-
-    def shares_a_key(self) -> bool:
-        """Whether two runners have one file key: a table could not say which of them it means."""
-        return len({self.file_key(runner) for runner in self.runners}) < len(self.runners)
-
-    def policy(self) -> tuple[Any, ...]:
-        """The measurement policy that `save_configs` writes as an entry's third column."""
-        return tuple(AutoTuner._profiling_policy(self.tuning_config))
-
-    def bucket(self, tokens: int) -> int:
-        """The op's own bucket for a number of tokens, as serving rounds it."""
-        specs = self.tuning_config.dynamic_tensor_specs
-        return int(specs[0].map_to_tuning_buckets(tokens)) if specs else tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What the AutoTuner answers outside of tuning."""
-
-    hit: bool
-    runner: str
-    tactic: Any
-    keys: tuple[str, ...]
-    """The file keys that it looked under, in FlashInfer's order."""
-    captured: Captured
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Attempt:
-    """One tactic that the AutoTuner is about to time."""
-
-    runner: Any
-    tactic: Any
-    kwargs: dict[str, Any]
-    batches: list[list[Any]]
-    """Input lists; the AutoTuner uses several in turn where the cache of the GPU must be cold."""
-    profile: Callable[[Any], float]
-
-    @property
-    def runner_name(self) -> str:
-        """Class name of the runner."""
-        return type(self.runner).__name__
-
-    def flashinfer_s(self) -> float:
-        """FlashInfer's own measurement of the tactic, seconds per call."""
-        return self.profile(self.tactic) / 1e3
-
-    def run(self) -> Any:
-        """Run the tactic once."""
-        return self.runner(self.batches[0], tactic=self.tactic, **self.kwargs)
-
-    def with_tactic(self, tactic: Any) -> Attempt:
-        """The same for another tactic of the runner."""
-        return Attempt(self.runner, tactic, self.kwargs, self.batches, self.profile)
-
-
-@dataclass(slots=True)
-class Profiling:
-    """What `profiled` saw. `captured` is None until the op has asked the AutoTuner."""
-
-    captured: Captured | None = None
-    out_of_memory: bool = False
-    """The AutoTuner gave up for lack of device memory (it does so in silence)."""
 
 
 class _Answered(BaseException):
@@ -216,10 +110,12 @@ def profiled(op: str, time_tactic: Callable[[Attempt], float]) -> Iterator[Profi
     ) -> float:
         batches = rest.pop("input_tensor_batches", None) or [inputs]
 
+        is_first = seen.captured is not None and runner is seen.captured.runners[0]
+
         def ms_of(other: Any) -> float:
             return original(runner, inputs, other, config, input_tensor_batches=batches, **rest)
 
-        return time_tactic(Attempt(runner, tactic, rest, batches, ms_of)) * 1e3
+        return time_tactic(Attempt(runner, tactic, is_first, rest, batches, ms_of)) * 1e3
 
     def choose(original: Callable[..., Any], request: Captured) -> Any:
         if request.op != op:
@@ -240,11 +136,6 @@ def tuned_keys(op: str) -> set[str]:
 def metadata() -> dict[str, str]:
     """The seven fields that FlashInfer writes into a table made by this process."""
     return {name: str(value) for name, value in private._collect_metadata().items()}
-
-
-def json_tactic(tactic: Any) -> Any:
-    """A tactic as the table's JSON has it, with tuples for lists (hashable)."""
-    return freeze(private._tactic_to_json(tactic))
 
 
 @contextmanager
@@ -288,15 +179,24 @@ def _replaced(name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
 
 @contextmanager
 def _watched_memory(seen: Profiling) -> Iterator[None]:
-    """Notice that the AutoTuner ran out of memory: only then does it empty torch's cache."""
-    original = torch.cuda.empty_cache
+    """Notice that the AutoTuner ran out of memory.
 
-    def replacement() -> None:
-        seen.out_of_memory = True
-        original()
+    It asks the other ranks of a tuning group whether they did, where it caught the error itself, or empties torch's
+    cache while it handles the error. (Beginning a CUDA graph empties the cache too: that alone says nothing.)
+    """
+    empty, agree = torch.cuda.empty_cache, private._sync_oom_across_tune_group
 
-    torch.cuda.empty_cache = replacement
+    def emptied() -> None:
+        seen.out_of_memory |= isinstance(sys.exc_info()[1], torch.cuda.OutOfMemoryError | MemoryError)
+        empty()
+
+    def agreed(local_oom: bool) -> bool:
+        found = bool(agree(local_oom))
+        seen.out_of_memory |= found
+        return found
+
+    torch.cuda.empty_cache, private._sync_oom_across_tune_group = emptied, agreed
     try:
         yield
     finally:
-        torch.cuda.empty_cache = original
+        torch.cuda.empty_cache, private._sync_oom_across_tune_group = empty, agree

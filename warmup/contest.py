@@ -187,6 +187,7 @@ class OpContest:
             logger.warning("%s cannot be captured in a CUDA graph (%s), timing it eagerly", self._op, error)
             self._captured = False
             subject = self.timed(self._default)
+        self._anchor = subject  # a memory pool lives as long as one of its graphs
         call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
         size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
         return rotation_of(call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size))

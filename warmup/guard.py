@@ -27,8 +27,10 @@ from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)
 
-SCREEN_ROUNDS = 5
-SCREEN_SLACK = 0.015
+WARM_ROUNDS = 2
+"""Rounds that nobody looks at: clocks and power settle."""
+SCREEN_ROUNDS = 7
+SCREEN_SLACK = 0.03
 """A candidate leaves after the screening when this share short of mattering."""
 MAX_EXTENSIONS = 4
 """How often the rounds are run once more while the pick is in doubt."""
@@ -80,11 +82,12 @@ def judge(contest: Contest, result: TaskResult, options: TunerOptions) -> GuardV
 
 def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]:
     """The winner and the short list without the default, in the fixed order."""
-    listed = [Choice(m.runner, m.tactic) for m in result.measurements[: options.shortlist]]
-    if result.choice is not None:
-        listed.append(result.choice)
     default = Choice(result.default_runner, DEFAULT_TACTIC)
-    return tuple(sorted({choice for choice in listed if choice != default}, key=order_of))
+    measured = [Choice(m.runner, m.tactic) for m in result.measurements]
+    listed = [choice for choice in measured if choice != default][: options.shortlist]
+    if result.choice is not None and result.choice != default:
+        listed.append(result.choice)
+    return tuple(sorted(set(listed), key=order_of))
 
 
 class Race:
@@ -134,6 +137,7 @@ class Race:
         if not self.entered:
             return
         deadline = self._clock() + BUDGET_S
+        timed_rounds([lane.timed for lane in self._lanes], WARM_ROUNDS, self._order, self._contest.wait)
         self._laps(min(SCREEN_ROUNDS, self._rounds))
         self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
         limit = self._rounds * (1 + MAX_EXTENSIONS)

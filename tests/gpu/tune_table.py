@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--op", choices=("bf16", "fp8"), required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--shortlist", type=int, default=8)
+    parser.add_argument("--shortlist", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tie-band", type=float, default=0.01)
     parser.add_argument("--jobs", type=int, default=16)
