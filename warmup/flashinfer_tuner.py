@@ -7,7 +7,6 @@ protocol and holds what they share: device, options, workloads, the watch. It ha
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from warmup.autotuner_seams import metadata
 from warmup.errors import ArtifactError, TuningError
 from warmup.memory import limit_memory, memory_of
 from warmup.replay import replay_calls
+from warmup.scratch import scratch_directory
 from warmup.table import parse_table
 from warmup.task_tuning import TaskTuner
 from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
@@ -105,8 +105,8 @@ class FlashInferTuner:
         if composed is None:
             return None
         try:
-            with tempfile.TemporaryDirectory(prefix="ray-warmup-") as directory:
-                path = Path(directory) / "composed.json"
+            with scratch_directory() as directory:
+                path = directory / "composed.json"
                 path.write_bytes(composed.to_bytes())
                 loading.load_table(path, (), self._shape_of_call)
                 return loading.held_table().to_bytes()

@@ -9,7 +9,6 @@ AutoTuner is empty afterwards.
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ from pathlib import Path
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup.autotuner_seams import Lookup, look_up, metadata
+from warmup.autotuner_seams import look_up, metadata
+from warmup.captured import Lookup
 from warmup.errors import ArtifactError, LoadError, TuningError
+from warmup.scratch import scratch_directory
 from warmup.table import MAX_TABLE_BYTES, TunedTable, describe_difference, metadata_difference, parse_table
 from warmup.tasks import Task, Workload
 from warmup.tuner import LoadResult
@@ -58,8 +59,8 @@ def load_table(path: Path, expected: Sequence[Task], build: CallBuilder) -> Load
 
 def held_table() -> TunedTable:
     """The table that this process' AutoTuner holds, through its own `save_configs`."""
-    with tempfile.TemporaryDirectory(prefix="ray-warmup-") as directory:
-        path = Path(directory) / "held.json"
+    with scratch_directory() as directory:
+        path = directory / "held.json"
         AutoTuner.get().save_configs(str(path))
         return parse_table(path.read_bytes())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+from typing import Any
 
 import flashinfer.jit.env as jit_env
 import torch
@@ -29,7 +30,7 @@ def _gpu_parts(device: str) -> dict[str, str]:
 
     properties = torch.cuda.get_device_properties(device)
     with nvml():
-        handle = pynvml.nvmlDeviceGetHandleByUUID(_uuid(properties))
+        handle = _handle(str(properties.uuid))
         driver = pynvml.nvmlSystemGetDriverVersion()
         mig = mig_mode(handle)
     return {
@@ -40,7 +41,14 @@ def _gpu_parts(device: str) -> dict[str, str]:
     }
 
 
-def _uuid(properties: object) -> str:
-    """NVML's name of the GPU that torch uses."""
-    text = str(getattr(properties, "uuid", ""))
-    return text if text.startswith(("GPU-", "MIG-")) else f"GPU-{text}"
+def _handle(uuid: str) -> Any:
+    """NVML's handle of the GPU (or the part of one) that torch uses; torch leaves the prefix out."""
+    import pynvml
+
+    names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]
+    for name in names:
+        try:
+            return pynvml.nvmlDeviceGetHandleByUUID(name)
+        except pynvml.NVMLError:
+            continue
+    raise RuntimeError(f"NVML does not know the GPU {uuid} that torch uses")

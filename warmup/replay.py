@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from warmup.build_counter import counted_builds
+from warmup.device_context import probe_context
 from warmup.tasks import Task, Workload
 from warmup.tuner import ReplayResult, Watch
 from warmup.workloads.base import OpCall
@@ -41,6 +42,7 @@ def replay_calls(
                     captured += _captured(task, call)
             except (RuntimeError, ValueError, TypeError, OSError) as error:
                 logger.warning("%s: replay failed: %s", task.task_id, error)
+                probe_context(device, task.task_id)
                 failed.append(f"{task.task_id}: {type(error).__name__}: {error}")
     return ReplayResult(
         calls=len(tasks),

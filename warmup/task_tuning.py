@@ -20,9 +20,11 @@ import flashinfer
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup.autotuner_seams import Attempt, Profiling, json_tactic, profiled, tuned_keys
+from warmup.autotuner_seams import profiled, tuned_keys
+from warmup.captured import Attempt, Profiling, json_tactic
 from warmup.cpu_measure import cpu_timing, measure, spread
-from warmup.errors import DeadContextError, TuningError
+from warmup.device_context import probe_context
+from warmup.errors import TuningError
 from warmup.selection import choose
 from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
@@ -58,12 +60,12 @@ class Stopwatch:
     quarantine: frozenset[tuple[str, str, str]]
     on_tactic: Callable[[str, str], None]
     timed: dict[tuple[str, object], Measurement] = field(default_factory=dict)
-    default_runner: str | None = None
+    is_default_timed: bool = False
 
     def __call__(self, attempt: Attempt) -> float:
         """Seconds of the tactic, infinity when it is quarantined."""
-        if self.default_runner is None:
-            self.default_runner = attempt.runner_name
+        if attempt.is_first_runner and not self.is_default_timed:
+            self.is_default_timed = True
             self._time_default(attempt.with_tactic(DEFAULT_TACTIC))
         return self._time(attempt)
 
@@ -139,11 +141,11 @@ class TaskTuner:
         except (torch.cuda.OutOfMemoryError, MemoryError):
             seen = Profiling(out_of_memory=True)
         except (RuntimeError, ValueError, TypeError, OSError) as error:
-            self._probe(task)
+            probe_context(self.device, task.task_id)
             raise TuningError(f"{task.task_id}: {type(error).__name__}: {error}", task=task.task_id) from error
         finally:
             self.on_watch(Watch())
-        self._probe(task)
+        probe_context(self.device, task.task_id)
         try:
             return self._result(task, seen, stopwatch, started)
         finally:
@@ -195,17 +197,6 @@ class TaskTuner:
                 bucket=task.bucket,
             )
         return "tuned"
-
-    def _probe(self, task: Task) -> None:
-        """Raise DeadContextError when the CUDA context died while the task was measured."""
-        if not self._cuda():
-            return
-        try:
-            torch.cuda.synchronize(self.device)
-        except RuntimeError as error:
-            raise DeadContextError(
-                f"{task.task_id}: the CUDA context of this process is dead ({error})", task=task.task_id
-            ) from error
 
     def _reporter(self, task: Task) -> Callable[[str, str], None]:
         op, task_id = task.workload.op, task.task_id

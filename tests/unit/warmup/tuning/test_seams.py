@@ -15,15 +15,14 @@ from flashinfer.autotuner import autotuner as private
 from warmup import cpu_gemm as op
 from warmup.autotuner_seams import (
     PINNED_VERSION,
-    Attempt,
     capture_call,
     forced,
-    json_tactic,
     look_up,
     metadata,
     profiled,
     tuned_keys,
 )
+from warmup.captured import Attempt, json_tactic
 from warmup.cpu_measure import cpu_timing
 from warmup.errors import TuningError
 from warmup.table import METADATA_FIELDS

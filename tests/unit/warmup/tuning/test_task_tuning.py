@@ -11,7 +11,8 @@ from flashinfer.autotuner import AutoTuner
 from tests.gemms import make_workload
 from warmup import cpu_gemm as op
 from warmup import task_tuning
-from warmup.autotuner_seams import Attempt, tuned_keys
+from warmup.autotuner_seams import tuned_keys
+from warmup.captured import Attempt
 from warmup.errors import TuningError
 from warmup.task_tuning import TaskTuner
 from warmup.tasks import Choice, Task, TaskResult
@@ -71,6 +72,14 @@ def test_the_default_is_timed_first_and_wins_ties(monkeypatch: pytest.MonkeyPatc
     plant(monkeypatch, equal)
     assert tune(Task(make_workload(), 4)).choice == Choice("DirectGemmRunner", -1)
     assert order[0] == ("DirectGemmRunner", -1)
+
+
+def test_only_the_first_runners_default_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first runner has no tactic for a shape, no other runner's default is taken for the op's."""
+    monkeypatch.setattr(op.DirectGemmRunner, "get_valid_tactics", lambda *_: [])
+    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=99))
+    assert result.measurements
+    assert -1 not in [m.tactic for m in result.measurements]
 
 
 def test_a_clear_winner_beats_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
