@@ -2,6 +2,11 @@
 
 ScriptedTuner   for `warmup.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/test_cpu_tuner.py, tests/gpu/):
                 fast and without torch; writes tables of FlashInfer's layout and follows a script of faults.
+ForeignRunner   for `warmup.runner.builtin.BuiltinRunner` (tests/unit/warmup/runner/): an engine's runner with
+                nothing optional, recording what it is asked.
+NamedBackend    for an attention backend: a name, or NotImplementedError.
+StubTritonDriver  for Triton's CUDA driver, so that kernels compile for a GPU that is not there (tests/gpu/ has one).
+DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM120 GPU.
 """
 
 from __future__ import annotations
@@ -11,7 +16,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +174,76 @@ ACTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "segv": lambda fault: os.kill(os.getpid(), signal.SIGSEGV),
     "hang": lambda fault: time.sleep(fault.get("seconds", 600)),
 }
+
+
+class NamedBackend:
+    """An attention backend; without a name it is abstract."""
+
+    def __init__(self, name: str | None) -> None:
+        self._name = name
+
+    def get_name(self) -> str:
+        if self._name is None:
+            raise NotImplementedError
+        return self._name
+
+
+class ForeignRunner:
+    """An engine's runner with none of the optional attributes."""
+
+    def __init__(self, limits: Any, kv_cache_config: Any, capabilities: frozenset[Any], backend: str | None) -> None:
+        self.limits, self.kv_cache_config, self.capabilities = limits, kv_cache_config, capabilities
+        self.vocab_size, self.device, self.decode_query_len = 100, "cpu", 1
+        self.is_pooling_model, self.is_last_pp_rank, self.has_collectives = False, True, False
+        self.attention_backends = (NamedBackend(None), NamedBackend(backend))
+        self.calls: list[tuple[str, Any]] = []
+
+    def dummy_run(
+        self,
+        num_tokens: int,
+        *,
+        skip_eplb: bool = False,
+        is_profile: bool = False,
+        force_attention: bool = False,
+        create_mixed_batch: bool = False,
+        create_single_prefill: bool = False,
+        profile_seq_lens: int | None = None,
+    ) -> None:
+        kind = "mixed" if create_mixed_batch else "prefill" if create_single_prefill else "spread"
+        self.calls.append((kind, (num_tokens, profile_seq_lens)))
+
+    def execute_model(self, scheduler_output: Any) -> None:
+        self.calls.append(("execute", scheduler_output))
+
+    def sample_tokens(self, grammar_output: Any) -> None:
+        self.calls.append(("sample", grammar_output))
+
+
+class StubTritonDriver:
+    """Answers what Triton asks before it compiles; nothing can be launched."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class DecodeEntryPoint:
+    """A context manager factory: whatever runs inside is "tuned" into the file; `content` None tunes nothing."""
+
+    def __init__(self, content: bytes | None) -> None:
+        self._content = content
+        self.entered = 0
+
+    @contextmanager
+    def __call__(self, cache_path: str) -> Iterator[None]:
+        self.entered += 1
+        yield
+        if self._content is not None:
+            Path(cache_path).write_bytes(self._content)
