@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
 Backend = Literal["auto", "cuda", "cpu"]
+OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
 
 
 class Section(BaseModel):
@@ -112,9 +113,11 @@ class AutotuneSection(Section):
     """Tune only these of the op's own buckets; others would never hit in serving and are refused."""
     skip_ops: tuple[str, ...] = ()
     """FlashInfer ops that keep their default tactic, for example `fp4_gemm`."""
-    shortlist: int = Field(default=4, ge=1, le=16)
+    families: tuple[OpFamily, ...] | None = None
+    """Warm only these families of ops; unset: all that the model makes."""
+    shortlist: int = Field(default=16, ge=1, le=64)
     """Fastest candidates kept per task for the guard."""
-    tie_band: float = Field(default=0.02, ge=0, lt=1)
+    tie_band: float = Field(default=0.01, ge=0, lt=1)
     """Candidates within this share of the fastest count as equal; a fixed order decides."""
     consensus_ranks: int = Field(default=3, ge=2)
     """Ranks that measure the same short list under `consensus`."""
@@ -136,7 +139,7 @@ class GuardSection(Section):
     """Off: tables are published unguarded and say so."""
     margin: float = Field(default=0.02, ge=0, lt=1)
     """A winner must be faster than the default by this share."""
-    rounds: int = Field(default=7, ge=3, le=101)
+    rounds: int = Field(default=15, ge=3, le=101)
     """Interleaved rounds of default and candidate."""
 
 

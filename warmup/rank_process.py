@@ -344,7 +344,7 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
     """The op calls that a rank's share of the model makes."""
     model, autotune = config.model, config.autotune
     share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
-    return workloads_of(
+    found = workloads_of(
         dims,
         tp=model.tensor_parallel_size,
         pp=model.pipeline_parallel_size,
@@ -359,6 +359,7 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
         buckets=autotune.buckets,
         skip_ops=autotune.skip_ops,
     )
+    return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
 
 
 def cost_of(task: Task) -> float:

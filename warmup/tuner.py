@@ -66,13 +66,13 @@ class ReplayResult:
 class TunerOptions:
     """How tasks are measured and guarded; part of the cache key where it changes the table."""
 
-    shortlist: int = 4
+    shortlist: int = 16
     """Candidates kept per task for the guard and for consensus."""
-    tie_band: float = 0.02
+    tie_band: float = 0.01
     """Candidates within this share of the fastest are equal; a fixed order decides among them."""
     guard_margin: float = 0.02
     """A winner must beat the default by this share."""
-    guard_rounds: int = 7
+    guard_rounds: int = 15
     """Interleaved A/B rounds per candidate."""
     max_memory_bytes: int | None = None
     """Device memory that tuning may take; None: no limit of ours."""
