@@ -1,0 +1,124 @@
+"""Answers of `ray-warmup cache` for people: one small table for each command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show_answer(answer: dict[str, Any], title: str = "") -> None:
+    """Print the result of one command; `title` names the node where there are several."""
+    console = Console()
+    if title:
+        console.print(title, style="bold", highlight=False)
+    _VIEWS[answer["command"]](console, answer["result"])
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.2 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _ls(console: Console, rows: list[dict[str, Any]]) -> None:
+    table = _table("key", "version", "arch", "generations", "entries", "guard", "made", "carries", "on disk", "state")
+    for row in rows:
+        state = row["problem"] or ("in use" if row["is_held"] else "ok")
+        generations = ", ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
+        carries = ", ".join(f"{kind} {size(count)}" for kind, count in row["kinds"])
+        made = "" if row["created_at"] is None else datetime.fromtimestamp(row["created_at"]).isoformat(" ", "seconds")
+        entries = "" if row["entries"] is None else str(row["entries"])
+        names = (row["key_sha256"][:12], row["flashinfer_version"], row["arch"], generations, entries, row["guard"])
+        table.add_row(*names, made, carries, size(row["disk_bytes"]), state)
+    console.print(table if rows else "nothing is stored here")
+
+
+def _verify(console: Console, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        counted = f"{row['generations']} generations, {row['files']} files, {size(row['bytes'])}"
+        _line(console, f"{row['path']}: {counted}: {'damaged' if row['problems'] else 'whole'}")
+        for problem in row["problems"]:
+            _line(console, f"  {problem}")
+    if not rows:
+        console.print("nothing is stored here")
+
+
+def _explain(console: Console, row: dict[str, Any]) -> None:
+    _line(console, f"{row['path']}: {'a hit' if row['hit'] else 'a miss: ' + row['reason']}")
+    for path, difference in row["others"] if not row["hit"] else []:
+        _line(console, f"  {path} differs in {difference}")
+
+
+def _diff(console: Console, row: dict[str, Any]) -> None:
+    table = _table("task", f"generation {row['old']}", f"generation {row['new']}", "before", "after")
+    for change in row["changed"]:
+        table.add_row(change["task"], change["old"], change["new"], _time(change["old_s"]), _time(change["new_s"]))
+    if row["changed"]:
+        console.print(table)
+    for sign, tasks in (("+", row["added"]), ("-", row["removed"])):
+        for task in tasks:
+            _line(console, f"{sign} {task}")
+    for blob in row["blobs"]:
+        _line(console, blob)
+    _line(console, f"{row['same']} entries are the same, {len(row['changed'])} differ")
+
+
+def _export(console: Console, row: dict[str, Any]) -> None:
+    _line(console, f"{row['file']}: {size(row['bytes'])} from {row['store']}")
+
+
+def _import(console: Console, row: dict[str, Any]) -> None:
+    _line(console, f"{row['path']}: generation {row['generation']}, {size(row['bytes'])} in {len(row['files'])} files")
+
+
+def _prune(console: Console, row: dict[str, Any]) -> None:
+    table = _table("what", "path", "size", "why")
+    for removal in row["plan"]:
+        what = removal["what"] if removal["generation"] is None else f"generation {removal['generation']}"
+        table.add_row(what, removal["path"], size(removal["bytes"]), removal["reason"])
+    console.print(table if row["plan"] else "the rules name nothing")
+    done = row["done"]
+    if done is None:
+        console.print("dry run: nothing was removed; --yes removes it")
+        return
+    _line(console, f"removed {len(done['removed'])} things, {size(done['freed_bytes'])} freed")
+    for path in done["kept"]:
+        _line(console, f"in use and kept: {path}")
+
+
+def _rollback(console: Console, row: dict[str, Any]) -> None:
+    _line(console, f"{row['path']}: generation {row['new']} is current, before it was {row['old']}")
+
+
+def _table(*columns: str) -> Table:
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1e6:.1f} us"
+
+
+_VIEWS: dict[str, Callable[[Console, Any], None]] = {
+    "ls": _ls,
+    "verify": _verify,
+    "explain": _explain,
+    "diff": _diff,
+    "export": _export,
+    "import": _import,
+    "prune": _prune,
+    "rollback": _rollback,
+}
