@@ -148,7 +148,7 @@ class OpContest:
             ) from error
 
     def _run(self, choice: Choice, copy: int) -> Any:
-        from warmup.autotuner_seams import forced
+        from warmup.tuning.autotuner_seams import forced
 
         with forced(self._op, choice.runner, choice.tactic):
             return self._copies[copy].run()

@@ -8,6 +8,7 @@ table holds one entry per task. Extras may hold dtypes (`torch.bfloat16`) and en
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,7 @@ class FileKey:
         return self.op, self.shapes, self.extras
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_file_key(text: str) -> FileKey:
     """Take a file key apart. Raises RejectedArtifactError quoting (the beginning of) any other text."""
     if len(text) > MAX_KEY_CHARS:

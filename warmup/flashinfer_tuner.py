@@ -14,16 +14,16 @@ from typing import Literal
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup import building, compose, loading, process_facts
-from warmup.autotuner_seams import metadata
 from warmup.errors import ArtifactError, TuningError
-from warmup.memory import limit_memory, memory_of
-from warmup.replay import replay_calls
-from warmup.scratch import scratch_directory
 from warmup.table import parse_table
-from warmup.task_tuning import TaskTuner
 from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
+from warmup.tuning import building, compose, loading, process_facts
+from warmup.tuning.autotuner_seams import metadata
+from warmup.tuning.memory import limit_memory, memory_of
+from warmup.tuning.replay import replay_calls
+from warmup.tuning.scratch import scratch_directory
+from warmup.tuning.task_tuning import TaskTuner
 from warmup.workloads.base import OpCall, builder_for
 
 logger = logging.getLogger(__name__)

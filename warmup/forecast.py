@@ -14,13 +14,13 @@ from configs.schema import WarmupConfig
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.host_facts import describe_host
 from warmup.manifest import key_difference
 from warmup.node_paths import resolve_paths
 from warmup.rank_process import rank_workloads
 from warmup.store import NodeStore, StorePath
 from warmup.table import metadata_difference, parse_table
 from warmup.tasks import Workload, digest_of_tasks, tasks_of
+from warmup.tuning.host_facts import describe_host
 
 
 @dataclass(frozen=True, slots=True)

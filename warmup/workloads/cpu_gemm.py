@@ -10,6 +10,9 @@ from warmup.tasks import Workload
 _weights: dict[tuple[int, int, int], Any] = {}
 """The weight used last; one is kept, because the LM head's alone takes hundreds of MiB."""
 
+_blanks: dict[tuple[int, int], Any] = {}
+"""Weights of zero pages by shape; all are kept, because they take address space only."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CpuGemmCall:
@@ -19,7 +22,7 @@ class CpuGemmCall:
 
     def run(self) -> Any:
         """[M, N], float32."""
-        from warmup.cpu_gemm import cpu_gemm
+        from warmup.tuning.cpu_gemm import cpu_gemm
 
         return cpu_gemm(*self.inputs)
 
@@ -74,4 +77,6 @@ def _untouched(n: int, k: int) -> Any:
     import numpy as np
     import torch
 
-    return torch.from_numpy(np.zeros((n, k), dtype=np.float32))
+    if (n, k) not in _blanks:
+        _blanks[n, k] = torch.from_numpy(np.zeros((n, k), dtype=np.float32))
+    return _blanks[n, k]

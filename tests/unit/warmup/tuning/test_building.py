@@ -10,9 +10,9 @@ import pytest
 from flashinfer.jit.core import JitSpecNvcc
 
 from tests.gemms import make_workload
-from warmup import building
-from warmup.build_counter import counted_builds
 from warmup.errors import CompileError
+from warmup.tuning import building
+from warmup.tuning.build_counter import counted_builds
 
 
 class Spec:

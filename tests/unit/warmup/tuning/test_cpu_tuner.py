@@ -14,10 +14,10 @@ from tests.gemms import make_workload, tasks_for
 from warmup.errors import LoadError, TuningError, WorkloadError
 from warmup.fingerprint import PARTS
 from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.host_facts import describe_host
-from warmup.loading import held_table
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+from warmup.tuning.host_facts import describe_host
+from warmup.tuning.loading import held_table
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,14 @@ def test_apply_names_the_field_of_a_foreign_table(tuned: tuple[list[Task], list[
 
 @pytest.mark.parametrize(
     "module",
-    ["warmup", "warmup.table", "warmup.host_facts", "warmup.compose", "warmup.selection", "warmup.workloads.base"],
+    [
+        "warmup",
+        "warmup.table",
+        "warmup.tuning.host_facts",
+        "warmup.tuning.compose",
+        "warmup.selection",
+        "warmup.workloads.base",
+    ],
 )
 def test_light_modules_stay_light(module: str) -> None:
     """Neither torch nor FlashInfer is imported by what a dry run or a node's writer needs."""
@@ -167,7 +174,7 @@ def test_light_modules_stay_light(module: str) -> None:
 def test_host_facts_need_no_torch() -> None:
     """The light fingerprint is complete without importing torch or FlashInfer."""
     code = (
-        "import sys; from warmup.host_facts import describe_host; parts = describe_host(None); "
+        "import sys; from warmup.tuning.host_facts import describe_host; parts = describe_host(None); "
         "sys.exit(bool({'torch', 'flashinfer'} & set(sys.modules)) or parts['torch'] == 'unknown')"
     )
     assert (

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.gemms import make_workload, tasks_for
-from warmup import cpu_gemm as op
-from warmup.autotuner_seams import capture_call, metadata
 from warmup.errors import LoadError
 from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.loading import held_table
 from warmup.table import Entry, TunedTable, parse_table
 from warmup.tasks import Task, Workload
+from warmup.tuning import cpu_gemm as op
+from warmup.tuning.autotuner_seams import capture_call, metadata
+from warmup.tuning.loading import held_table
 from warmup.workloads.base import builder_for
 
 POLICY = ("cuda_graph_profile_replays", None, "l2_cache_policy", "hot")

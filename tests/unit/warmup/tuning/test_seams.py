@@ -12,8 +12,10 @@ import torch
 from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
-from warmup import cpu_gemm as op
-from warmup.autotuner_seams import (
+from warmup.errors import TuningError
+from warmup.table import METADATA_FIELDS
+from warmup.tuning import cpu_gemm as op
+from warmup.tuning.autotuner_seams import (
     PINNED_VERSION,
     capture_call,
     forced,
@@ -22,10 +24,8 @@ from warmup.autotuner_seams import (
     profiled,
     tuned_keys,
 )
-from warmup.captured import Attempt, json_tactic
-from warmup.cpu_measure import cpu_timing
-from warmup.errors import TuningError
-from warmup.table import METADATA_FIELDS
+from warmup.tuning.captured import Attempt, json_tactic
+from warmup.tuning.cpu_measure import cpu_timing
 
 SIGNATURES = {
     "choose_one": ["self", "custom_op", "runners", "tuning_config", "inputs", "kwargs"],

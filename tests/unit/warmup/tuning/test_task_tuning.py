@@ -9,14 +9,14 @@ import pytest
 from flashinfer.autotuner import AutoTuner
 
 from tests.gemms import make_workload
-from warmup import cpu_gemm as op
-from warmup import task_tuning
-from warmup.autotuner_seams import tuned_keys
-from warmup.captured import Attempt
 from warmup.errors import TuningError
-from warmup.task_tuning import TaskTuner
 from warmup.tasks import Choice, Task, TaskResult
 from warmup.tuner import TunerOptions, Watch
+from warmup.tuning import cpu_gemm as op
+from warmup.tuning import task_tuning
+from warmup.tuning.autotuner_seams import tuned_keys
+from warmup.tuning.captured import Attempt
+from warmup.tuning.task_tuning import TaskTuner
 from warmup.workloads.base import builder_for
 
 Times = Callable[[Attempt], float]

@@ -20,15 +20,15 @@ import flashinfer
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup.autotuner_seams import profiled, tuned_keys
-from warmup.captured import Attempt, Profiling, json_tactic
-from warmup.cpu_measure import cpu_timing, measure, spread
-from warmup.device_context import probe_context
 from warmup.errors import TuningError
 from warmup.selection import choose
 from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
 from warmup.tuner import TunerOptions, Watch
+from warmup.tuning.autotuner_seams import profiled, tuned_keys
+from warmup.tuning.captured import Attempt, Profiling, json_tactic
+from warmup.tuning.cpu_measure import cpu_timing, measure, spread
+from warmup.tuning.device_context import probe_context
 from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The fingerprint of this host from NVML and package metadata: no torch, no FlashInfer, no CUDA context.
 
-For a dry run and for a process that must stay light. `warmup/process_facts.py` gives the same parts from
+For a dry run and for a process that must stay light. `process_facts.py` gives the same parts from
 inside a rank; where both run they agree (a test compares them).
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from warmup.scratch import PREFIX, STALE_S, scratch_directory
+from warmup.tuning.scratch import PREFIX, STALE_S, scratch_directory
 
 
 def test_it_is_private_and_goes_away(tmp_path: Path) -> None:

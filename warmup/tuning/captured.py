@@ -1,6 +1,6 @@
 """One request of an op to the AutoTuner as a value, and what came of it: captured, looked up, attempted.
 
-Made by `warmup/autotuner_seams.py`. The keys are computed by FlashInfer's own (private) functions, so that they
+Made by `autotuner_seams.py`. The keys are computed by FlashInfer's own (private) functions, so that they
 are exactly those under which it serves.
 """
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from warmup import cpu_measure
-from warmup.cpu_measure import BUDGET_S, MAX_REPEATS, MIN_REPEATS, cpu_timing, measure, spread
 from warmup.errors import TuningError
+from warmup.tuning import cpu_measure
+from warmup.tuning.cpu_measure import BUDGET_S, MAX_REPEATS, MIN_REPEATS, cpu_timing, measure, spread
 
 
 class Clock:

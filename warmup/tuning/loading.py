@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup.autotuner_seams import look_up, metadata
-from warmup.captured import Lookup
 from warmup.errors import ArtifactError, LoadError, TuningError
-from warmup.scratch import scratch_directory
 from warmup.table import MAX_TABLE_BYTES, TunedTable, describe_difference, metadata_difference, parse_table
 from warmup.tasks import Task, Workload
 from warmup.tuner import LoadResult
+from warmup.tuning.autotuner_seams import look_up, metadata
+from warmup.tuning.captured import Lookup
+from warmup.tuning.scratch import scratch_directory
 from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)

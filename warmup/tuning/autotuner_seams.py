@@ -5,7 +5,7 @@
     profiled(...)       every tactic that is timed while `autotune()` tunes one op
 
 Each wraps a method of the process' AutoTuner and restores it on every way out. Written for FlashInfer
-0.7.2.post1; `tests/unit/warmup/test_seams.py` pins each signature. One thread only.
+0.7.2.post1; `tests/unit/warmup/tuning/test_seams.py` pins each signature. One thread only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
-from warmup.captured import Attempt, Captured, Lookup, Profiling, json_tactic
 from warmup.errors import TuningError
+from warmup.tuning.captured import Attempt, Captured, Lookup, Profiling, json_tactic
 
 logger = logging.getLogger(__name__)
 

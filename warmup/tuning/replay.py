@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from warmup.build_counter import counted_builds
-from warmup.device_context import probe_context
 from warmup.tasks import Task, Workload
 from warmup.tuner import ReplayResult, Watch
+from warmup.tuning.build_counter import counted_builds
+from warmup.tuning.device_context import probe_context
 from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)

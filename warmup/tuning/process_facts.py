@@ -1,4 +1,4 @@
-"""The fingerprint of this process, from torch and FlashInfer themselves; `warmup/host_facts.py` is its light twin."""
+"""The fingerprint of this process, from torch and FlashInfer themselves; `host_facts.py` is its light twin."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import flashinfer.jit.env as jit_env
 import torch
 
-from warmup.autotuner_seams import metadata
-from warmup.host_facts import cpu_parts, mig_mode, nvml, python_abi, version_of
+from warmup.tuning.autotuner_seams import metadata
+from warmup.tuning.host_facts import cpu_parts, mig_mode, nvml, python_abi, version_of
 
 
 @functools.cache

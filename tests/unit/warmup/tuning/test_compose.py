@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.compose import compose
 from warmup.errors import TuningError
 from warmup.table import METADATA_FIELDS, Entry, parse_table
 from warmup.tasks import Choice, GuardVerdict, TaskResult
+from warmup.tuning.compose import compose
 
 METADATA = dict.fromkeys(METADATA_FIELDS, "1")
 POLICY = ("l2_cache_policy", "cold")
