@@ -50,7 +50,7 @@ def explain(
     rank: Annotated[int, typer.Option(min=0, help="Whose key.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a config's key is a hit on this node, and if not, which part of the key differs; exit 1 for a miss."""
+    """Say whether a config's key is a hit on this node, and which part differs if not; exit 1 for a miss."""
     _answer("explain", as_json, config=config, set=override or [], rank=rank)
 
 

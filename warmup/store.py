@@ -17,7 +17,8 @@ What other modules call:
     StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
     NodeStore(directory, file_mode=0o600, dir_mode=0o700, clock=time.time)
         lookup(expected_key, check=None) -> Lookup          publish(artifact) -> Published
-        load_artifact(kinds=None) -> (Artifact, Lease)      current() -> (Pointer, Manifest)
+        load_artifact(kinds=None, generation=None) -> (Artifact, Lease)      current() -> (Pointer, Manifest)
+        make_current(generation)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
         save_verdict(document) / load_verdict()             hold(generation) -> Lease
@@ -53,7 +54,7 @@ from warmup import leases
 from warmup.artifact import Artifact, check_blob, decode, sha256
 from warmup.errors import StoreError, WarmupError
 from warmup.generations import Generations, Pointer
-from warmup.manifest import TABLE_NAME, Kind, Manifest, key_difference
+from warmup.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from warmup.publish import store_error, sweep
 from warmup.reading import read_regular
 from warmup.run_files import RunFiles
@@ -177,17 +178,20 @@ class NodeStore(RunFiles):
         """Those of `digests` that are absent or damaged here, in the given order, once each."""
         return [digest for digest in dict.fromkeys(digests) if not self.generations.has_blob(digest)]
 
-    def load_artifact(self, kinds: Iterable[Kind] | None = None) -> tuple[Artifact, leases.Lease]:
-        """The current artifact with the blobs of these kinds (None: all), held until the lease is released.
+    def load_artifact(
+        self, kinds: Iterable[Kind] | None = None, generation: int | None = None
+    ) -> tuple[Artifact, leases.Lease]:
+        """The current (or a numbered) artifact with the blobs of these kinds (None: all), held until released.
 
         Raises StoreError (also when nothing is stored), CorruptArtifactError.
         """
         wanted = None if kinds is None else set(kinds)
         for _ in range(_FOLLOW_ATTEMPTS):
             try:
-                pointer, manifest = self.current()
-                use = self._hold_if_writable(pointer.generation)
+                number = self.current()[0].generation if generation is None else generation
+                use = self._hold_if_writable(number)
                 try:
+                    manifest = parse_manifest(self.generations.manifest_bytes(number))
                     entries = [e for e in manifest.blobs if wanted is None or e.kind in wanted]
                     return Artifact(manifest, {e.sha256: self.generations.read_blob(e.sha256) for e in entries}), use
                 except BaseException:
@@ -226,6 +230,19 @@ class NodeStore(RunFiles):
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
         entry = manifest.table
         return None if entry is None else decode(entry, self.generations.read_blob(entry.sha256))
+
+    def make_current(self, generation: int) -> None:
+        """Go back (or forward) to a stored generation whose blobs are all whole, and put its table in place.
+
+        Raises StoreError when there is no such generation, CorruptArtifactError when a blob of it is damaged.
+        """
+        _, use = self.load_artifact(generation=generation)
+        try:
+            data = self.generations.manifest_bytes(generation)
+            self.generations.commit(Pointer(generation, sha256(data)))
+            self._follow()
+        finally:
+            use.release()
 
     def _refuse_links(self) -> None:
         for path in (self.directory, self.generations.generations, self.generations.blobs):

@@ -270,11 +270,10 @@ def join(bench: Bench, artifact: Any, build: dict[str, Any], name: str) -> tuple
     published = store.publish(checked)
     provider = installed.provider_directory(store.directory, checked.digest)
     where = {
-        "FLASHINFER_WORKSPACE_BASE": str(home / "workspace"),
         "TRITON_CACHE_DIR": str(home / "triton"),
         "CUDA_CACHE_PATH": str(home / "nv"),
     }
-    environment = decide(where, home, home, provider)
+    environment = decide(where, home, home / "workspace", provider)
     process = flashinfer_modules.describe_process(build["cuda"], build["architectures"])
     result = installed.install(checked, provider, environment, installed.Node(process, driver_version()))
     seconds = time.perf_counter() - started

@@ -49,13 +49,12 @@ class ProcessEnvironment:
         return "\n".join(f"export {s.name}={shlex.quote(s.value)}" for s in self.settings) + "\n"
 
 
-def decide(environ: Mapping[str, str], home: Path, cache_root: Path, provider: Path | None) -> ProcessEnvironment:
-    """The decision for a node: what is set there wins, else each library's own default, else the cache root.
+def decide(environ: Mapping[str, str], home: Path, flashinfer_base: Path, provider: Path | None) -> ProcessEnvironment:
+    """The decision for a node: what is set there wins, else each library's own default.
 
-    FlashInfer builds below the cache root unless `FLASHINFER_WORKSPACE_BASE` says otherwise; Triton and the driver
-    keep their own default directories, so a process without these variables finds their entries too.
+    `flashinfer_base` is where FlashInfer builds on this node (`warmup/node_paths.py`). Triton and the driver keep
+    their own default directories, so a process without these variables finds their entries too.
     """
-    flashinfer_base = Path(environ.get("FLASHINFER_WORKSPACE_BASE") or cache_root / "flashinfer_workspace")
     triton_home = Path(environ.get("TRITON_HOME") or home)
     triton_cache = Path(environ.get("TRITON_CACHE_DIR") or triton_home / ".triton" / "cache")
     compute_cache = Path(environ.get("CUDA_CACHE_PATH") or home / ".nv" / "ComputeCache")

@@ -79,9 +79,9 @@ def test_what_is_set_wins_and_the_rest_is_printed(tmp_path: Path) -> None:
     """Variables of the node win; the shell lines lead a fresh process to the provider and survive odd names."""
     provider = tmp_path / "odd 'name"
     environment = decide(
-        {"TRITON_CACHE_DIR": "/t", "CUDA_CACHE_PATH": "/c", "FLASHINFER_WORKSPACE_BASE": "/f", "PYTHONPATH": "/p"},
+        {"TRITON_CACHE_DIR": "/t", "CUDA_CACHE_PATH": "/c", "PYTHONPATH": "/p"},
         Path("/home/u"),
-        Path("/root-of-cache"),
+        Path("/f"),
         provider,
     )
     values = environment.variables()
@@ -101,6 +101,6 @@ def test_defaults_are_the_libraries_own(tmp_path: Path) -> None:
 
     assert environment.triton_cache == tmp_path / ".triton/cache"
     assert environment.compute_cache == tmp_path / ".nv/ComputeCache"
-    assert environment.flashinfer_base == tmp_path / "root/flashinfer_workspace"
+    assert environment.flashinfer_base == tmp_path / "root"
     assert environment.variables(required_only=True).keys() == {"FLASHINFER_WORKSPACE_BASE"}
     assert decide({"TRITON_HOME": "/t"}, tmp_path, tmp_path, None).triton_cache == Path("/t/.triton/cache")

@@ -1,0 +1,90 @@
+"""`ray-warmup cache`: exit codes, JSON for machines, tables for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from scripts.cache_cli import app
+from tests.artifacts import make_artifact
+from warmup.artifact import table_content
+from warmup.store import NodeStore
+from warmup.table import METADATA_FIELDS, Entry, TunedTable
+
+KEY_SHA256 = "ab" * 32
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A cache root with one store of two generations."""
+    for tactic in (1, 2):
+        entries = {"('gemm', 'Direct', ((8, 64), (64, 32)), ())": Entry("Direct", tactic)}
+        table = TunedTable(dict.fromkeys(METADATA_FIELDS, "1"), entries, {}).to_bytes()
+        fingerprint = {"flashinfer_version": "0.7.2", "arch": "90a"}
+        artifact = make_artifact(contents=[table_content(table)], fingerprint=fingerprint)
+        NodeStore(tmp_path / "flashinfer_autotune_cache/0.7.2/90a" / KEY_SHA256).publish(artifact)
+    return tmp_path
+
+
+def call(*arguments: str | Path) -> tuple[int, str]:
+    """Exit code and everything printed."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+def test_every_command_prints_for_people(root: Path) -> None:
+    """Each command ends with 0 and says what it did."""
+    for arguments, expected in (
+        (("ls",), "1, 2*"),
+        (("verify",), "whole"),
+        (("diff",), "Direct 1"),
+        (("rollback", "abab"), "generation 1 is current"),
+        (("export", root / "file"), "from"),
+        (("import", root / "file"), "generation"),
+        (("prune", "--keep", "1"), "dry run"),
+        (("prune", "--keep", "1", "--yes"), "removed"),
+    ):
+        code, output = call(*arguments, "--root", root)
+
+        assert (code, expected in output) == (0, True), output
+
+
+def test_json_is_one_document(root: Path) -> None:
+    """`--json` prints the answer alone."""
+    code, output = call("ls", "--json", "--root", root)
+    answer = json.loads(output)
+
+    assert (code, answer["ok"], answer["result"][0]["current"]) == (0, True, 2)
+
+
+def test_damage_and_failure_exit_1(root: Path) -> None:
+    """A damaged store, an unknown key and a damaged file end with 1 and a reason."""
+    store = next(root.glob("flashinfer_autotune_cache/*/*/*"))
+    blob = next((store / "blobs").iterdir())
+    blob.write_bytes(b"x" + blob.read_bytes()[1:])
+    (root / "bad").write_bytes(b"no archive")
+
+    for arguments, expected in (
+        (("verify",), "does not match its digest"),
+        (("rollback", "ffff"), "no store"),
+        (("import", root / "bad"), "not a ray-warmup archive"),
+    ):
+        code, output = call(*arguments, "--root", root)
+        assert (code, expected in output) == (1, True), output
+
+
+def test_wrong_usage_exits_2(root: Path) -> None:
+    """An unknown config, option or a bad number ends with 2."""
+    assert call("explain", "--config", "no_such_recipe")[0] == 2
+    assert call("ls", "--nonsense")[0] == 2
+    assert call("prune", "--keep", "0", "--root", root)[0] == 2
+
+
+def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
+    """A config whose table is nowhere ends with 1 and says so."""
+    code, output = call("explain", "--config", "cpu_two_nodes", "--set", f"cache.root={tmp_path}")
+
+    assert (code, "a miss" in output) == (1, True), output

@@ -1,0 +1,134 @@
+"""One cache command on this node, as plain JSON in and out: the same for the command line and for a cluster's nodes.
+
+    perform("ls", {}) -> {"command": "ls", "ok": True, "result": [...]}
+    perform("rollback", {"key": "3fa9", "generation": 4}) -> {"command": "rollback", "ok": True, "result": {...}}
+
+`root` and `override_dir` are arguments of every command; without them they are resolved on the node that runs it.
+A failure of ours is `{"ok": False, "error": ...}`, so that one bad node does not hide the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from configs.loader import load_config
+from configs.schema import CacheSection
+from warmup import cache_diff, cache_ops, cache_views
+from warmup.errors import StoreError, WarmupError
+from warmup.node_paths import NodePaths, resolve_paths
+
+Arguments = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+def perform(command: str, arguments: Arguments) -> Answer:
+    """Run one command here; see the module docstring. KeyError for an unknown command."""
+    work = _COMMANDS[command]
+    try:
+        ok, result = work(_paths(arguments), arguments)
+    except WarmupError as error:
+        return {"command": command, "ok": False, "error": str(error)}
+    return {"command": command, "ok": ok, "result": result}
+
+
+def _paths(arguments: Arguments) -> NodePaths:
+    return resolve_paths(CacheSection(root=arguments.get("root"), override_dir=arguments.get("override_dir")))
+
+
+def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
+    found = cache_views.find_stores(paths.root, paths.override)
+    return tuple(path for path in found if path.name.startswith(arguments.get("key") or ""))
+
+
+def _one(paths: NodePaths, arguments: Arguments) -> Path:
+    found = _stores(paths, arguments)
+    if len(found) == 1:
+        return found[0]
+    where = paths.override or paths.root
+    wanted = f"beginning with {arguments['key']!r}" if arguments.get("key") else "named"
+    if not found:
+        raise StoreError(f"no store with a key {wanted} in {where}; `ray-warmup cache ls` lists them")
+    names = ", ".join(path.name[:12] for path in found)
+    raise StoreError(f"{len(found)} stores have a key {wanted} in {where} ({names}): give more of the key")
+
+
+def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    return True, [asdict(row) for row in cache_views.list_stores(_stores(paths, arguments))]
+
+
+def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    rows = [cache_views.verify_store(path) for path in _stores(paths, arguments)]
+    return all(not row.problems for row in rows), [asdict(row) for row in rows]
+
+
+def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    from warmup.forecast import forecast_rank
+
+    config = load_config(arguments["config"], [*arguments.get("set", [])])
+    forecast = forecast_rank(config, arguments.get("rank", 0))
+    directory = forecast.table_path.parent
+    chosen = resolve_paths(config.cache)
+    stores = cache_views.find_stores(chosen.root, chosen.override)
+    row = cache_views.explain(directory, forecast.key.as_dict(), stores)
+    result = asdict(row) | {"hit": forecast.hit, "reason": row.reason or forecast.reason}
+    return forecast.hit, result
+
+
+def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    path = _one(paths, arguments)
+    (row,) = cache_views.list_stores((path,))
+    new = arguments.get("new") or row.current
+    earlier = [number for number in row.generations if new is not None and number < new]
+    old = arguments.get("old") or max(earlier, default=None)
+    if new is None or old is None:
+        raise StoreError(f"{path} has generations {row.generations}: two are needed to compare")
+    return True, asdict(cache_diff.diff_generations(path, old, new))
+
+
+def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    path, target = _one(paths, arguments), Path(arguments["file"])
+    size = cache_ops.export_store(path, target, arguments.get("generation"))
+    return True, {"store": str(path), "file": str(target), "bytes": size}
+
+
+def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    done = cache_ops.import_archive(Path(arguments["file"]), paths.root, paths.override)
+    files = [str(path) for path in done.files]
+    return True, {"path": str(done.path), "generation": done.generation, "bytes": done.bytes, "files": files}
+
+
+def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    rules = cache_ops.PruneRules(
+        keep_generations=arguments.get("keep"),
+        older_than_days=arguments.get("older_than_days"),
+        max_bytes=arguments.get("max_bytes"),
+        installed_version=metadata.version("flashinfer-python") if arguments.get("other_versions") else None,
+    )
+    stores = _stores(paths, arguments)
+    plan = cache_ops.plan_prune(stores, rules, time.time())
+    result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
+    if arguments.get("yes"):
+        result["done"] = asdict(cache_ops.apply_prune(plan, stores, time.time))
+    return True, result
+
+
+def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    return True, asdict(cache_ops.rollback(_one(paths, arguments), arguments.get("generation")))
+
+
+_COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
+    "ls": _ls,
+    "verify": _verify,
+    "explain": _explain,
+    "diff": _diff,
+    "export": _export,
+    "import": _import,
+    "prune": _prune,
+    "rollback": _rollback,
+}
+COMMANDS = tuple(_COMMANDS)
