@@ -36,12 +36,27 @@ METADATA = {
     "gpu": "Scripted Device",
 }
 SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
-"""JSON in the rank's environment: {"task_s": 0.01, "fault": {"method": "tune", "nth": 3, "kind": "exit", "once": path}}"""
+"""In the rank's environment: the script as JSON, or the path of a file with it (no file: nothing is scripted).
+
+    task_s     seconds that each `tune` takes
+    pause_s    {"load": 0.5}: seconds that the first call of a method takes, {"tune": {"3": 0.5}}: its third
+    parts      changed parts of the fingerprint
+    modules    names of modules to build;   refuse: names of workloads that this device cannot run
+    fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
+    trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
+"""
 
 
 def make_scripted_tuner(backend: str, options: TunerOptions) -> ScriptedTuner:
     """Factory for `run_warmup(tuner="tests.fakes:make_scripted_tuner")`."""
-    return ScriptedTuner(json.loads(os.environ.get(SCRIPT_VARIABLE, "{}")))
+    return ScriptedTuner(_read_script(os.environ.get(SCRIPT_VARIABLE, "{}")))
+
+
+def _read_script(text: str) -> dict[str, Any]:
+    if not text.startswith("{"):
+        text = Path(text).read_text() if Path(text).exists() else "{}"
+    script: dict[str, Any] = json.loads(text)
+    return script
 
 
 class ScriptedTuner:
@@ -52,6 +67,7 @@ class ScriptedTuner:
         self._calls: dict[str, int] = {}
         self._watch = Watch()
         self._table: bytes | None = None
+        self._note("created", 1)
 
     def describe(self) -> dict[str, str]:
         parts = {**METADATA, "arch": "scripted", "torch": "none", "triton": "none"}
@@ -79,7 +95,7 @@ class ScriptedTuner:
     def tune(self, task: Task) -> TaskResult:
         self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
         time.sleep(self._script.get("task_s", 0.0))
-        self._fault("tune")
+        self._fault("tune", task.task_id)
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
         number = int(hashlib.sha256(task.task_id.encode()).hexdigest(), 16)
         rows = (
@@ -100,7 +116,7 @@ class ScriptedTuner:
         )
 
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
-        self._fault("guard")
+        self._fault("guard", task.task_id)
         assert result.choice is not None
         return GuardVerdict(task.task_id, "kept", result.choice, 2.0, 2.0, 2e-4, 5)
 
@@ -118,6 +134,7 @@ class ScriptedTuner:
         return json.dumps(entries, indent=2).encode()
 
     def check(self, table: bytes) -> str | None:
+        self._fault("check")
         found = parse_table(table).metadata
         wrong = {name for name, value in METADATA.items() if name != "gpu" and found.get(name) != value}
         return f"metadata differs in {', '.join(sorted(wrong))}" if wrong else None
@@ -150,10 +167,21 @@ class ScriptedTuner:
             (task.workload.op, runner, ((task.bucket, int(task.workload.param("k"))),), (task.workload.param("n"),))
         )
 
-    def _fault(self, method: str) -> None:
+    def _note(self, method: str, nth: int, task_id: str = "") -> None:
+        """One line for whoever watches from outside."""
+        directory = self._script.get("trace")
+        if directory is not None:
+            line = json.dumps({"pid": os.getpid(), "method": method, "nth": nth, "task": task_id})
+            with open(Path(directory, f"{os.getpid()}.jsonl"), "a") as file:
+                file.write(line + "\n")
+
+    def _fault(self, method: str, task_id: str = "") -> None:
         """Act as scripted when this is the nth call of the method; `once` names a file that marks it as done."""
         fault = self._script.get("fault")
-        self._calls[method] = self._calls.get(method, 0) + 1
+        nth = self._calls[method] = self._calls.get(method, 0) + 1
+        self._note(method, nth, task_id)
+        pause = self._script.get("pause_s", {}).get(method, {})
+        time.sleep((pause if isinstance(pause, dict) else {"1": pause}).get(str(nth), 0.0))
         if not fault or fault["method"] != method or self._calls[method] != fault.get("nth", 1):
             return
         if "once" in fault:

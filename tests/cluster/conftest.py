@@ -1,0 +1,31 @@
+"""The session's Ray cluster, and for each test a view of it that asserts at its end that nothing is left behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.testbed import Case, Testbed, hold, release
+
+
+@pytest.fixture(scope="session")
+def bed() -> Iterator[Testbed]:
+    """Three nodes on this machine."""
+    testbed = hold()
+    try:
+        yield testbed
+    finally:
+        release()
+
+
+@pytest.fixture
+def case(bed: Testbed, request: pytest.FixtureRequest) -> Iterator[Case]:
+    """This test's runs; nothing of them may remain."""
+    view = Case(bed, re.sub(r"\W+", "-", request.node.name)[:60])
+    view.script()
+    try:
+        yield view
+    finally:
+        view.close()

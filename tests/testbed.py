@@ -1,0 +1,324 @@
+"""A Ray cluster of several nodes on this machine for the cluster and fault tests, and one test's view of it.
+
+    Testbed   head without CPUs and three nodes, loopback only; each node has its own HOME, script and traces
+    Case      one test: a cache root of its own, configs, runs, what the ranks did, what is left behind
+
+Ray reads its environment when it is imported, so this module must come first. `Testbed` is started once per
+pytest session (`hold` and `release` count its users).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs import WarmupConfig, parse_config
+from warmup.report import WarmupReport
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTED = "tests.fakes:make_scripted_tuner"
+NUM_NODES = 3
+ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "PYTHONPATH": str(ROOT),
+    "TQDM_DISABLE": "1",
+    "FLASHINFER_LOGGING_LEVEL": "WARNING",
+}
+if "ray" not in sys.modules:
+    os.environ.update(ENVIRONMENT)
+
+FAST_HEALTH = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 4,
+}
+GONE_WITHIN_S = 5.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """One raylet that stands for a machine."""
+
+    node_id: str
+    home: Path
+    handle: Any
+
+    @property
+    def traces(self) -> Path:
+        """Where this node's ranks note what they do."""
+        return self.home / "trace"
+
+    @property
+    def script_path(self) -> Path:
+        """What this node's tuners follow."""
+        return self.home / "script.json"
+
+    @property
+    def raylet_pid(self) -> int:
+        """The process that stands for the machine."""
+        return int(self.handle.all_processes["raylet"][0].process.pid)
+
+
+class Testbed:
+    """The cluster, connected to this process."""
+
+    __test__ = False
+
+    def __init__(self) -> None:
+        assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == "0", "import tests.testbed before ray"
+        self._base = Path(tempfile.mkdtemp(prefix="rwt"))
+        self._added = 0
+        self.nodes: list[Node] = []
+        os.environ["RAY_TMPDIR"] = str(self._base)
+        (self._base / "ray").mkdir()
+        import ray
+        from ray.cluster_utils import Cluster
+
+        head = {
+            "node_ip_address": "127.0.0.1",
+            "num_cpus": 0,
+            "num_gpus": 0,
+            "object_store_memory": 150 << 20,
+            "include_dashboard": False,
+            "_system_config": FAST_HEALTH,
+        }
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(NUM_NODES):
+                self.add_node()
+            ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def address(self) -> str:
+        """For other processes."""
+        return str(self._cluster.address)
+
+    def add_node(self, *, num_cpus: int = 4, pool: str = "main", **environment: str) -> Node:
+        """A further machine with a HOME of its own; its id sorts behind all earlier ones."""
+        self._added += 1
+        node_id = f"{self._added:02d}" * 28
+        home = self._base / f"n{self._added}"
+        (home / "trace").mkdir(parents=True)
+        values = {
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / "xdg"),
+            "RAY_WARMUP_CACHE_ROOT": str(home / "root"),
+            "FLASHINFER_WORKSPACE_BASE": str(home / "workspace"),
+            "TRITON_CACHE_DIR": str(home / "triton"),
+            "RAY_WARMUP_TEST_SCRIPT": str(home / "script.json"),
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
+        }
+        handle = self._cluster.add_node(
+            num_cpus=num_cpus,
+            num_gpus=0,
+            node_ip_address="127.0.0.1",
+            object_store_memory=150 << 20,
+            labels={"pool": pool},
+            env_vars=values | environment,
+        )
+        node = Node(node_id, home, handle)
+        self.nodes.append(node)
+        return node
+
+    def remove_node(self, node: Node) -> None:
+        """Take a machine away at once."""
+        self.nodes.remove(node)
+        self._cluster.remove_node(node.handle, allow_graceful=False)
+
+    def stop(self) -> None:
+        """End everything; nothing stays on disk."""
+        import ray
+
+        try:
+            ray.shutdown()
+            self._cluster.shutdown()
+        finally:
+            shutil.rmtree(self._base, ignore_errors=True)
+
+
+_running: list[Testbed] = []
+_users = 0
+
+
+def hold() -> Testbed:
+    """The session's cluster; started by its first user."""
+    global _users
+    if not _running:
+        _running.append(Testbed())
+    _users += 1
+    return _running[0]
+
+
+def release() -> None:
+    """Stopped by its last user."""
+    global _users
+    _users -= 1
+    if _users == 0:
+        _running.pop().stop()
+
+
+@dataclass(frozen=True)
+class Line:
+    """One call of a rank's tuner."""
+
+    node: Node
+    pid: int
+    method: str
+    nth: int
+    task: str
+
+
+@dataclass
+class Case:
+    """One test on the shared cluster."""
+
+    bed: Testbed
+    name: str
+    pids: set[int] = field(default_factory=set)
+    """Every process that this test's ranks ever had."""
+
+    def config(self, **sections: dict[str, Any]) -> WarmupConfig:
+        """Two nodes with two ranks each, ten tasks, short deadlines; sections change single fields."""
+        base: dict[str, dict[str, Any]] = {
+            "cluster": {
+                "num_nodes": 2,
+                "ranks_per_node": 2,
+                "gpus_per_rank": 0,
+                "cpus_per_rank": 1,
+                "backend": "cpu",
+                "node_labels": {"pool": "main"},
+            },
+            "model": {"name": "qwen3-0.6b", "dtype": "float32"},
+            "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": 2},
+            "cache": {"root": f"~/{self.name}"},
+            "timeouts": dict.fromkeys(("placing", "probing", "lookup", "compiling", "tuning", "guarding"), 30)
+            | dict.fromkeys(("pushing", "installing", "loading", "replaying", "single_flight"), 30)
+            | {"task": 20, "heartbeat": 0.5},
+        }
+        for section, values in sections.items():
+            merged = base.get(section, {}) | values
+            base[section] = {name: value for name, value in merged.items() if value is not None}
+        return parse_config(base)
+
+    def run(self, config: WarmupConfig | None = None, **options: Any) -> WarmupReport:
+        """`run_warmup` with the scripted tuner."""
+        from actors.client import run_warmup
+
+        return run_warmup(config or self.config(), **{"tuner": SCRIPTED, **options})
+
+    def script(self, *nodes: Node, **script: Any) -> None:
+        """What the tuners of these nodes (all when none is named) do from now on."""
+        for node in nodes or self.bed.nodes:
+            text = json.dumps({"trace": str(node.traces), **script})
+            node.script_path.with_suffix(".new").write_text(text)
+            node.script_path.with_suffix(".new").replace(node.script_path)
+
+    def lines(self) -> list[Line]:
+        """Every call that any rank's tuner got so far; each process in its order."""
+        found = []
+        for node in self.bed.nodes:
+            for path in sorted(node.traces.glob("*.jsonl")):
+                for text in path.read_text().splitlines(keepends=True):
+                    if text.endswith("\n"):
+                        found.append(Line(node, **json.loads(text)))
+        self.pids.update(line.pid for line in found)
+        return found
+
+    def calls(self, method: str) -> list[Line]:
+        """The calls of one method."""
+        return [line for line in self.lines() if line.method == method]
+
+    def forget(self) -> None:
+        """Drop what the ranks noted so far."""
+        self.lines()
+        for node in self.bed.nodes:
+            for path in node.traces.glob("*.jsonl"):
+                path.unlink()
+
+    def cache(self, node: Node) -> Path:
+        """This test's cache root on a node."""
+        return node.home / self.name
+
+    def files(self, node: Node, pattern: str) -> list[Path]:
+        """Files below this test's cache root on a node."""
+        return sorted(path for path in self.cache(node).rglob(pattern) if path.is_file())
+
+    def table(self, node: Node) -> Path:
+        """The one table that a node has."""
+        (found,) = self.files(node, "autotune_configs.json")
+        return found
+
+    def close(self) -> None:
+        """Assert that nothing is left behind, then clear this test's directories."""
+        self.forget()
+        try:
+            remaining = wait_until(lambda: not self.leftovers(), GONE_WITHIN_S)
+            assert remaining, f"left behind: {self.leftovers()}"
+        finally:
+            for node in self.bed.nodes:
+                shutil.rmtree(self.cache(node), ignore_errors=True)
+                node.script_path.unlink(missing_ok=True)
+
+    def leftovers(self) -> list[str]:
+        """Placement groups, actors, processes, temporary files, markers and leases that should be gone."""
+        return [
+            *placement_groups(),
+            *actors(),
+            *(f"process {pid}" for pid in self.pids if is_running(pid)),
+            *(str(path) for node in self.bed.nodes for path in debris(self.cache(node))),
+        ]
+
+
+def placement_groups() -> list[str]:
+    """Placement groups that were not removed."""
+    from ray.util import placement_group_table
+
+    table = placement_group_table()
+    return [f"placement group {row['name']} {row['state']}" for row in table.values() if row["state"] != "REMOVED"]
+
+
+def actors() -> list[str]:
+    """Actors that are not dead."""
+    from ray._private.state import actors as table
+
+    rows = table().values()
+    return [f"actor {row['ActorClassName']} {row['State']}" for row in rows if row["State"] != "DEAD"]
+
+
+def debris(root: Path) -> Iterator[Path]:
+    """Temporary files, markers and leases below a cache root."""
+    for path in root.rglob("*"):
+        if path.is_file() and (path.suffix == ".tmp" or path.parent.name in ("markers", "leases")):
+            yield path
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], object], limit_s: float) -> bool:
+    """Poll a condition until it holds or the time is over."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
