@@ -1,7 +1,7 @@
 """Identity of one process' environment: named parts in a fixed order, compared part by part.
 
 Collected by the tuner in the rank (`Tuner.describe`) or, without torch and without a CUDA context,
-by `warmup/host_facts.py` for a dry run. This module only holds and compares them.
+by `warmup/tuning/host_facts.py` for a dry run. This module only holds and compares them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from flashinfer.autotuner import AutoTuner
 
 from warmup.errors import ArtifactError, TuningError
 from warmup.table import parse_table
-from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
+from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
 from warmup.tuning import building, compose, loading, process_facts
 from warmup.tuning.autotuner_seams import metadata
@@ -82,6 +82,11 @@ class FlashInferTuner:
         tuner = TaskTuner(self._device, self._options, self._set_watch)
         return tuner.tune(task, lambda: self._call(task.workload, task.bucket))
 
+    def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
+        """Measure these candidates of one task again and nothing else; all of their timings are in the result."""
+        tuner = TaskTuner(self._device, self._options, self._set_watch)
+        return tuner.tune(task, lambda: self._call(task.workload, task.bucket), shortlist)
+
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         """Decide between the winner and the default as serving runs them."""
         from warmup.guard import guard
@@ -114,11 +119,12 @@ class FlashInferTuner:
             self.reset()
 
     def check(self, table: bytes) -> str | None:
-        """Why this process would refuse the table, or None."""
+        """Why this process would refuse the table (form, environment, a quarantined tactic), or None."""
         try:
-            return loading.refusal(parse_table(table))
+            parsed = parse_table(table)
         except ArtifactError as error:
             return str(error)
+        return loading.refusal(parsed) or loading.quarantined(parsed, self._options.quarantine)
 
     def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
         """Clear, load, count, digest, look up."""

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from warmup.engine_warmup.compile_hooks import FlashInferHook
+from warmup.engine_warmup.monitor import CompilationMonitor
 from warmup.tasks import Task, Workload
 from warmup.tuner import ReplayResult, Watch
-from warmup.tuning.build_counter import counted_builds
 from warmup.tuning.device_context import probe_context
 from warmup.workloads.base import OpCall
 
@@ -31,7 +32,9 @@ def replay_calls(
     started = time.perf_counter()
     failed: list[str] = []
     captured = 0
-    with counted_builds(triton=device != "cpu") as built, torch.inference_mode():
+    # no Triton kernel runs on the CPU, and importing Triton to see that costs more than the replay
+    monitor = CompilationMonitor(hooks=(FlashInferHook(),) if device == "cpu" else None)
+    with monitor, torch.inference_mode():
         for task in tasks:
             on_watch(Watch(op=task.workload.op, task_id=task.task_id))
             try:
@@ -46,7 +49,7 @@ def replay_calls(
                 failed.append(f"{task.task_id}: {type(error).__name__}: {error}")
     return ReplayResult(
         calls=len(tasks),
-        built_modules=tuple(built),
+        built_modules=tuple(f"{e.kind}:{e.kernel}" for e in monitor.report().events if not e.from_disk),
         failed=tuple(failed),
         seconds=time.perf_counter() - started,
         graph_captured=captured,

@@ -12,7 +12,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -59,11 +59,13 @@ class Stopwatch:
     timer: Timer
     quarantine: frozenset[tuple[str, str, str]]
     on_tactic: Callable[[str, str], None]
-    timed: dict[tuple[str, object], Measurement] = field(default_factory=dict)
+    only: frozenset[Choice] | None = None
+    """Time these alone; None: every tactic that FlashInfer proposes, and the default."""
+    timed: dict[Choice, Measurement] = field(default_factory=dict)
     is_default_timed: bool = False
 
     def __call__(self, attempt: Attempt) -> float:
-        """Seconds of the tactic, infinity when it is quarantined."""
+        """Seconds of the tactic, infinity when it is quarantined or not wanted."""
         if attempt.is_first_runner and not self.is_default_timed:
             self.is_default_timed = True
             self._time_default(attempt.with_tactic(DEFAULT_TACTIC))
@@ -79,8 +81,10 @@ class Stopwatch:
 
     def _time(self, attempt: Attempt) -> float:
         tactic = json_tactic(attempt.tactic)
-        key = (attempt.runner_name, tactic)
+        key = Choice(attempt.runner_name, tactic)
         as_text = json.dumps(thaw(tactic))
+        if self.only is not None and key not in self.only:
+            return float("inf")
         if (self.op, attempt.runner_name, as_text) in self.quarantine:
             logger.info("%s: %s tactic %s is quarantined, not timed", self.op, attempt.runner_name, as_text)
             return float("inf")
@@ -109,29 +113,33 @@ class TaskTuner:
     options: TunerOptions
     on_watch: Callable[[Watch], None]
 
-    def tune(self, task: Task, build: Callable[[], OpCall]) -> TaskResult:
+    def tune(self, task: Task, build: Callable[[], OpCall], only: Sequence[Choice] | None = None) -> TaskResult:
         """Measure the task; once more after freeing memory when it ran out of it.
 
         Args:
             task: what to tune.
             build: makes the op call at the task's bucket.
+            only: measure nothing but these; the result then has all of their timings.
 
         Raises:
             TuningError: the call itself fails, or the bucket is not one of the op's own.
             DeadContextError: the CUDA context died.
         """
         started = time.perf_counter()
-        result = self._attempt(task, build, started)
+        wanted = None if only is None else frozenset(only)
+        result = self._attempt(task, build, wanted, started)
         if result.outcome == "oom":
             logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
             gc.collect()
             torch.cuda.empty_cache()
-            result = self._attempt(task, build, started)
+            result = self._attempt(task, build, wanted, started)
         return result
 
-    def _attempt(self, task: Task, build: Callable[[], OpCall], started: float) -> TaskResult:
+    def _attempt(
+        self, task: Task, build: Callable[[], OpCall], only: frozenset[Choice] | None, started: float
+    ) -> TaskResult:
         op = task.workload.op
-        stopwatch = Stopwatch(op, self._timer(), frozenset(self.options.quarantine), self._reporter(task))
+        stopwatch = Stopwatch(op, self._timer(), frozenset(self.options.quarantine), self._reporter(task), only)
         self.on_watch(Watch(op=op, task_id=task.task_id))
         AutoTuner.get().clear_cache()
         if self._cuda():
@@ -174,7 +182,7 @@ class TaskTuner:
             default_runner="" if captured is None else captured.default_runner,
             keys={} if captured is None else captured.file_keys(),
             policy=None if captured is None else captured.policy(),
-            measurements=_shortlist(measurements, chosen, self.options.shortlist),
+            measurements=measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.shortlist),
             elapsed_s=time.perf_counter() - started,
             peak_bytes=int(torch.cuda.max_memory_allocated(self.device)) if self._cuda() else 0,
             gpu=torch.cuda.get_device_name(self.device) if self._cuda() else "",
@@ -210,9 +218,7 @@ class TaskTuner:
 
 
 def _shortlist(measurements: tuple[Measurement, ...], chosen: Choice | None, size: int) -> tuple[Measurement, ...]:
-    """The fastest ones; the chosen one is among them even when ties push it out."""
-    kept = measurements[:size]
-    if chosen is None or any(Choice(m.runner, m.tactic) == chosen for m in kept):
-        return kept
-    own = next(m for m in measurements if Choice(m.runner, m.tactic) == chosen)
-    return (*kept[: size - 1], own)
+    """The fastest `size`, and besides them the default and the chosen one wherever they stand."""
+    rivals = [m for m in measurements if m.tactic != DEFAULT_TACTIC]
+    kept = {Choice(m.runner, m.tactic) for m in rivals[:size]} | {chosen}
+    return tuple(m for m in measurements if m.tactic == DEFAULT_TACTIC or Choice(m.runner, m.tactic) in kept)

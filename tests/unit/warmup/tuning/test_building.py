@@ -1,18 +1,14 @@
-"""Building modules: several at a time, progress for each, failures with their name; and the counter of builds."""
+"""Building modules: several at a time, progress for each, failures with their name."""
 
 from __future__ import annotations
 
 import threading
-from pathlib import Path
-from typing import Any
 
 import pytest
-from flashinfer.jit.core import JitSpecNvcc
 
 from tests.gemms import make_workload
 from warmup.errors import CompileError
 from warmup.tuning import building
-from warmup.tuning.build_counter import counted_builds
 
 
 class Spec:
@@ -85,45 +81,3 @@ def test_missing_modules_are_those_without_a_library(monkeypatch: pytest.MonkeyP
     assert building.missing([make_workload(), make_workload("o_proj")]) == ["one", "two"]
     specs[0].built = 1
     assert building.missing([make_workload()]) == ["two"]
-
-
-def jit_spec(directory: Path, monkeypatch: pytest.MonkeyPatch) -> JitSpecNvcc:
-    """A FlashInfer spec whose build, as ninja's, writes the library only when it is not there."""
-
-    def build(spec: Any, *_: Any, **__: Any) -> None:
-        spec.jit_library_path.parent.mkdir(exist_ok=True)
-        if not spec.jit_library_path.exists():
-            spec.jit_library_path.write_bytes(b"")
-
-    monkeypatch.setattr(JitSpecNvcc, "build", build)
-    monkeypatch.setattr(
-        JitSpecNvcc, "jit_library_path", property(lambda spec: directory / spec.name / f"{spec.name}.so")
-    )
-    return JitSpecNvcc("planted", [], None, None, None, None)
-
-
-def test_the_counter_sees_a_build_and_no_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that is written counts; a build that finds everything up to date does not."""
-    spec = jit_spec(tmp_path, monkeypatch)
-    own = JitSpecNvcc.build
-    with counted_builds(triton=False) as built:
-        spec.build()
-        spec.build()
-    assert built == ["flashinfer:planted"]
-    assert JitSpecNvcc.build is own
-
-
-def test_the_counter_sees_triton_compile() -> None:
-    """A Triton kernel that is compiled counts, one from its cache does not, and another listener still hears."""
-    from triton import knobs
-
-    heard: list[bool] = []
-    knobs.compilation.listener = lambda **event: heard.append(event["cache_hit"])
-    try:
-        with counted_builds() as built:
-            knobs.compilation.listener(cache_hit=False, metadata={"name": "scatter"})
-            knobs.compilation.listener(cache_hit=True, metadata={"name": "scatter"})
-        assert built == ["triton:scatter"]
-        assert heard == [False, True]
-    finally:
-        knobs.compilation.listener = None

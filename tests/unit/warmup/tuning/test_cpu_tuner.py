@@ -16,8 +16,10 @@ from warmup.fingerprint import PARTS
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+from warmup.tuner import TunerOptions
 from warmup.tuning.host_facts import describe_host
 from warmup.tuning.loading import held_table
+from warmup.workloads.cpu_gemm import CpuGemmCall
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,27 @@ def test_check_refuses_what_load_would_refuse(tuned: tuple[list[Task], list[Task
     assert tuner.check(b"x") is not None
 
 
+def test_check_refuses_a_quarantined_tactic(tuned: tuple[list[Task], list[TaskResult]]) -> None:
+    """A table that names a tactic which must not run is refused; another table of the same tactics is not."""
+    tasks, results = tuned
+    banned = Choice("SplitGemmRunner", ("n", 4))
+    options = TunerOptions(quarantine=(("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
+    tables = [
+        FlashInferTuner("cpu").table(results[:1], [verdict(tasks[0].task_id, choice)]) or b""
+        for choice in (banned, Choice("SplitGemmRunner", ("k", 2)))
+    ]
+    assert "quarantined" in str(FlashInferTuner("cpu", options).check(tables[0]))
+    assert FlashInferTuner("cpu", options).check(tables[1]) is None
+    assert FlashInferTuner("cpu").check(tables[0]) is None
+
+
+def test_one_task_is_measured_for_consensus() -> None:
+    """The tuner offers the measurement of a given short list."""
+    wanted = [Choice("SplitGemmRunner", ("n", 4)), Choice("DirectGemmRunner", -1)]
+    result = FlashInferTuner("cpu").measure(Task(make_workload(), 4), wanted)
+    assert {Choice(m.runner, m.tactic) for m in result.measurements} == set(wanted)
+
+
 def test_replay_names_the_calls_that_fail() -> None:
     """A call that raises is reported, and the ones after it still run."""
     good, bad = Task(make_workload(), 2), Task(make_workload(k=-1), 2)
@@ -94,7 +117,21 @@ def test_replay_names_the_calls_that_fail() -> None:
     assert result.failed[0].startswith(bad.task_id)
 
 
-def test_untuned_workloads_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_reports_what_it_had_to_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A module that is compiled by a call during the replay is named."""
+    from flashinfer.jit import core
+
+    monkeypatch.setattr(core, "run_ninja", lambda workdir, *_: (workdir / "planted.so").write_bytes(b""))
+
+    class Building(CpuGemmCall):
+        def run(self) -> None:
+            core.run_ninja(tmp_path, tmp_path / "build.ninja", False)
+
+    monkeypatch.setattr("warmup.workloads.cpu_gemm.build", lambda *_, **__: Building(()))
+    assert FlashInferTuner("cpu").replay([Task(make_workload(), 2)]).built_modules == (f"flashinfer:{tmp_path.name}",)
+
+
+def test_untuned_workloads_are_replayed() -> None:
     """A prepared workload that is never timed is run at each of its buckets."""
     tuner = FlashInferTuner("cpu")
     assert tuner.prepare([replace(make_workload(), tunable=False)]) == ()

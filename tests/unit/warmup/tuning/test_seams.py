@@ -189,6 +189,24 @@ def test_out_of_memory_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuned_keys("cpu_gemm") == set()
 
 
+def test_emptying_the_cache_alone_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beginning a CUDA graph empties torch's cache too; only what happens while an error is handled counts."""
+
+    def times(attempt: Attempt) -> float:
+        torch.cuda.empty_cache()
+        return 1.0
+
+    assert not tune(times).out_of_memory
+
+    def one_fails(attempt: Attempt) -> float:
+        if attempt.tactic == ("k", 2):
+            raise torch.cuda.OutOfMemoryError("planted")
+        return 1.0
+
+    AutoTuner.get().clear_cache()
+    assert tune(one_fails).out_of_memory
+
+
 @pytest.mark.parametrize("enter", [capture_call, lambda fn: look_up(fn, "cpu_gemm")])
 def test_seams_are_restored_when_the_call_fails(enter: Callable[[Callable[[], Any]], Any]) -> None:
     """An exception in the call passes through, and every method is FlashInfer's own again."""

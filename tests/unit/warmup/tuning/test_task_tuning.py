@@ -36,9 +36,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, seconds: Times) -> None:
 
 def test_a_task_is_tuned_and_forgotten() -> None:
     """The result has choice, keys, policy and sorted times; the AutoTuner keeps nothing of it."""
-    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=3))
+    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=3, tie_band=0))
     assert result.outcome == "tuned"
-    assert len(result.measurements) == 3
+    assert len([m for m in result.measurements if m.tactic != -1]) == 3
     assert sorted(m.median_s for m in result.measurements) == [m.median_s for m in result.measurements]
     assert result.choice in [Choice(m.runner, m.tactic) for m in result.measurements]
     assert set(result.keys) == {"DirectGemmRunner", "SwappedGemmRunner", "SplitGemmRunner"}
@@ -90,12 +90,24 @@ def test_a_clear_winner_beats_the_order(monkeypatch: pytest.MonkeyPatch) -> None
     assert tune(Task(make_workload(), 4), TunerOptions(tie_band=0.2)).choice == Choice("DirectGemmRunner", -1)
 
 
-def test_the_choice_stays_in_the_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A choice that ties push out of the short list takes its last place."""
-    plant(monkeypatch, lambda a: 1.01 if a.tactic == -1 else 1.0)
-    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=2))
-    assert result.choice == Choice("DirectGemmRunner", -1)
-    assert [m.tactic for m in result.measurements][1:] == [-1]
+def test_choice_and_default_stay_beside_the_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default takes no place of the short list, and a choice that ties push out of it is kept."""
+    planted = {-1: 9.0, ("n", 4): 1.0, ("k", 4): 1.01, ("k", 2): 1.02}
+    plant(monkeypatch, lambda a: planted.get(a.tactic, 5.0))
+    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=1, tie_band=0.1))
+    assert result.choice == Choice("SplitGemmRunner", ("k", 2))
+    assert [m.tactic for m in result.measurements] == [("n", 4), ("k", 2), -1]
+
+
+def test_a_given_short_list_alone_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For consensus a rank times what it is told and keeps every timing, whatever its own short list is."""
+    plant(monkeypatch, lambda a: 2.0 if a.tactic == ("n", 4) else 1.0)
+    wanted = [Choice("SplitGemmRunner", ("n", 4)), Choice("SwappedGemmRunner", 1)]
+    task = Task(make_workload(), 4)
+    tuner = TaskTuner("cpu", TunerOptions(shortlist=1), lambda _: None)
+    result = tuner.tune(task, lambda: builder_for(task.workload).build(task.workload, 4, "cpu", 0), wanted)
+    assert {Choice(m.runner, m.tactic) for m in result.measurements} == set(wanted)
+    assert result.choice == wanted[1]
 
 
 def test_quarantined_tactics_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
