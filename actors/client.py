@@ -69,6 +69,11 @@ def check_request(config: WarmupConfig) -> None:
         rank_workloads(config, dims, rank, backend)
 
 
+def coordinator_name(config: WarmupConfig) -> str:
+    """Name of the actor that runs this work; unique in a cluster, so the same work runs once at a time."""
+    return f"warmup-{single_flight_id(config, load_model(config.model.name))}"
+
+
 @contextlib.contextmanager
 def connected(config: WarmupConfig) -> Iterator[None]:
     """A connection to the configured cluster; an existing one is used and left alone."""
@@ -103,7 +108,7 @@ def _is_connected() -> bool:
 def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str) -> WarmupReport:
     import ray
 
-    name = f"warmup-{single_flight_id(config, load_model(config.model.name))}"
+    name = coordinator_name(config)
     coordinator = _acquire(name, config, retune, wait, on_event, tuner)
     try:
         return _follow(coordinator, on_event)

@@ -25,6 +25,7 @@ from configs import env, parse_config
 from warmup.errors import WarmupError
 from warmup.machine.blame import Status
 from warmup.machine.commands import Adopt, Call, Command, Replace
+from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
 TICK_S = 0.1
+CONCLUDE_S = 2.0
 Event = dict[str, Any]
 Step = Callable[[WarmupMachine, float], Commands]
 """What happened, to be told to the machine with the time."""
@@ -107,6 +109,7 @@ class Coordinator:
             logger.exception("coordinator failed")
             report = self._failed_early(f"coordinator: {type(error).__name__}: {error}")
         finally:
+            await self._conclude()
             await self._release(placement)
         self._report = report
         await self._events.put({"event": "report", "report": report.to_json()})
@@ -236,6 +239,27 @@ class Coordinator:
                     heard=now,
                 )
 
+    async def _conclude(self) -> None:
+        """Leave the verdict beside every node's table; a node that does not answer in time goes without."""
+        machine, group = self._machine, self._ranks
+        if machine is None or group is None or not keeps_files(machine.run):
+            return
+        report = summarize(machine.run)
+        verdict = {
+            "run_id": self._run_id,
+            "ready": report.ready,
+            "error": report.error,
+            "ended_at": time.time(),
+            "ranks": [{"rank": r.rank, "node_id": r.node_id, "state": r.state} for r in report.ranks],
+        }
+        writers = {rank for found in machine.run.classes.values() for rank in found.writers.values()}
+        alive = [rank for rank in writers if machine.run.ranks[rank].is_alive]
+        calls = [
+            asyncio.ensure_future(_quiet(group.call(rank, "conclude", {"verdict": verdict}, None))) for rank in alive
+        ]
+        if calls:
+            await asyncio.wait(calls, timeout=CONCLUDE_S)
+
     async def _release(self, placement: Placement | None) -> None:
         """Give everything back; safe to call twice."""
         for task in list(self._workers):
@@ -298,3 +322,9 @@ class Coordinator:
             self._machine.fail(reason, time.monotonic())
             return summarize(self._machine.run)
         return WarmupReport(run_id=self._run_id, config=self._config.model_dump(mode="json"), error=reason)
+
+
+async def _quiet(ref: Any) -> None:
+    """Await an answer that nobody needs."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        await ref

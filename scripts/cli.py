@@ -90,6 +90,47 @@ def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int
     _exit(_guarded(work))
 
 
+@app.command()
+def status(
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Only this config's table on this node.")] = None,
+    override: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
+    ] = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
+) -> None:
+    """What live runs are doing, per rank; else how the last runs ended on this node."""
+    settings = _config(config, override) if config is not None else None
+
+    def work() -> int:
+        from scripts.status_view import show_status
+
+        return show_status(settings, address, as_json=as_json, watch=watch)
+
+    _exit(_guarded(work))
+
+
+@app.command()
+def wait(
+    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    config: Config = "cpu_two_nodes",
+    override: Overrides = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
+    ] = None,
+) -> None:
+    """For init containers: exit 0 when this node's table is ready, 1 when its run failed, 124 after the timeout."""
+    settings = _config(config, override)
+
+    def work() -> int:
+        from actors.status import wait_ready
+
+        return wait_ready(settings, timeout, address)
+
+    _exit(_guarded(work))
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -218,6 +218,15 @@ class RankProcess:
             outcome = self._tuner.replay(tuple(self._tasks.values())).to_json()
             return outcome | {"peak_bytes": self._tuner.memory().get("peak", 0)}
 
+    def conclude(self, verdict: dict[str, Any]) -> dict[str, Any]:
+        """Keep how the run ended beside the table, for those who ask without Ray."""
+        with self._busy("conclude"):
+            try:
+                self._store.save_verdict(verdict)
+            except StoreError as error:
+                return {"problem": str(error)}
+            return {"problem": None}
+
     def status(self) -> dict[str, Any]:
         """What this rank does now and for how long, for the heartbeat; takes no lock and calls no device."""
         method, task_id, since = self._doing

@@ -1,0 +1,103 @@
+"""What runs are doing, asked from outside: the live coordinators of the cluster, else the verdicts on this node's disk.
+
+A verdict is written beside the table on every node when a run ends, so readiness can be asked for without Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from actors.client import NAMESPACE, coordinator_name
+from configs import WarmupConfig, env
+from warmup.forecast import forecast_rank
+from warmup.node_paths import resolve_paths
+from warmup.store import NodeStore
+
+ASK_S = 5.0
+EXIT_TIMEOUT = 124
+Clock = Callable[[], float]
+
+
+@contextlib.contextmanager
+def attached(address: str | None) -> Iterator[bool]:
+    """A connection to a running cluster for asking only; False where there is none."""
+    import ray
+
+    if ray.is_initialized():
+        yield True
+        return
+    target = address or env.read("RAY_ADDRESS")
+    try:
+        ray.init(address=target or "auto", namespace=NAMESPACE, log_to_driver=False)
+    except (ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        ray.shutdown()
+
+
+def live_runs() -> list[dict[str, Any]]:
+    """The status of every coordinator that answers, in this cluster."""
+    import ray
+
+    found = []
+    for row in ray.util.list_named_actors(all_namespaces=True):
+        if row["namespace"] != NAMESPACE or not row["name"].startswith("warmup-"):
+            continue
+        with contextlib.suppress(ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+            actor = ray.get_actor(row["name"], namespace=NAMESPACE)
+            found.append({"actor": row["name"], **ray.get(actor.status.remote(), timeout=ASK_S)})
+    return found
+
+
+def verdicts(config: WarmupConfig | None, rank: int = 0) -> list[dict[str, Any]]:
+    """How the last runs ended on this node, newest first; of one config's table, or of every table."""
+    directories = [forecast_rank(config, rank).table_path.parent] if config is not None else list(_all_stores())
+    found = []
+    for directory in directories:
+        verdict = NodeStore(directory).load_verdict()
+        if verdict is not None:
+            found.append({**verdict, "directory": str(directory)})
+    return sorted(found, key=lambda v: v.get("ended_at", 0.0), reverse=True)
+
+
+def wait_ready(config: WarmupConfig, timeout_s: float, address: str | None, clock: Clock = time.monotonic) -> int:
+    """0 when this node's table is there and its run ended ready, 1 when it failed, 124 after `timeout_s`."""
+    import ray
+
+    deadline = clock() + timeout_s
+    name = coordinator_name(config)
+    while True:
+        with attached(address) as connected:
+            running = connected and _is_running(ray, name)
+        if not running:
+            forecast = forecast_rank(config, 0)
+            newest = next(iter(verdicts(config)), None)
+            if newest is not None and newest["ready"] and forecast.hit:
+                return 0
+            if newest is not None and not newest["ready"]:
+                return 1
+        if clock() >= deadline:
+            return EXIT_TIMEOUT
+        time.sleep(min(1.0, max(0.0, deadline - clock())))
+
+
+def _is_running(ray: Any, name: str) -> bool:
+    try:
+        ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def _all_stores() -> Iterator[Path]:
+    from configs.schema import CacheSection
+
+    root = resolve_paths(CacheSection()).root / "flashinfer_autotune_cache"
+    yield from sorted(path.parent for path in root.glob("*/*/*/verdict.json"))

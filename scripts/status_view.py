@@ -1,0 +1,64 @@
+"""`status`: live runs, else how the last ones ended on this node."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from actors.status import attached, live_runs, verdicts
+from configs import WarmupConfig
+
+WATCH_S = 1.0
+
+
+def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool) -> int:
+    """Print once, or until no run is live; 0 when anything could be said."""
+    console = Console()
+    with attached(address) as connected:
+        runs = live_runs() if connected else []
+        while watch and runs:
+            _print_runs(console, runs, as_json)
+            time.sleep(WATCH_S)
+            runs = live_runs()
+    ended = [] if runs else verdicts(config)
+    if as_json:
+        typer.echo(json.dumps({"live": runs, "ended": ended}, indent=2))
+        return 0
+    _print_runs(console, runs, as_json=False)
+    for verdict in ended:
+        _print_verdict(console, verdict)
+    if not runs and not ended:
+        console.print("no run is active, and none has ended on this node")
+    return 0
+
+
+def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        for run in runs:
+            typer.echo(json.dumps(run))
+        return
+    for run in runs:
+        table = Table(title=f"run {run['run_id']}: {run['phase']} for {run['elapsed_s']:.1f} s")
+        for name in ("rank", "node", "alive", "doing", "task", "for s", "heard s ago"):
+            table.add_column(name)
+        for rank in run["ranks"]:
+            heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"
+            cells = (rank["rank"], rank["node_id"][:8], rank["alive"], rank["doing"], rank["task"])
+            table.add_row(*map(str, cells), f"{rank['for_s']:.1f}", heard)
+        console.print(table)
+
+
+def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
+    ended = datetime.fromtimestamp(verdict["ended_at"], UTC).isoformat(timespec="seconds")
+    state = "READY" if verdict["ready"] else "FAILED"
+    console.print(
+        f"{state} at {ended}: run {verdict['run_id']}, {verdict['directory']}", highlight=False, soft_wrap=True
+    )
+    if verdict.get("error"):
+        console.print(f"  {verdict['error'].splitlines()[0]}", highlight=False, soft_wrap=True, markup=False)
