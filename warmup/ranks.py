@@ -57,10 +57,12 @@ def assign_ranks(placements: Sequence[Placement], first_node: str | None = None)
 
     Example: bundles 0,2 on node "b" and 1,3 on node "a" with `first_node="b"` give ranks 0,1 on "b" and 2,3 on "a".
     """
-    nodes = sorted({p.node_id for p in placements}, key=lambda node: (node != first_node, node))
+    by_node: dict[str, list[Placement]] = {}
+    for place in placements:
+        by_node.setdefault(place.node_id, []).append(place)
     ranks: list[RankInfo] = []
-    for node_rank, node_id in enumerate(nodes):
-        local = sorted((p for p in placements if p.node_id == node_id), key=_within_node)
+    for node_rank, node_id in enumerate(sorted(by_node, key=lambda node: (node != first_node, node))):
+        local = sorted(by_node[node_id], key=_within_node)
         for local_rank, place in enumerate(local):
             ranks.append(
                 RankInfo(

@@ -68,10 +68,11 @@ def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: floa
 
 def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
     """A task is over its deadline."""
-    device = run.ranks[call.rank].description.get("device", "")
+    state, limit = run.ranks[call.rank], run.config.timeouts.task
     return (
-        f"{run.ranks[call.rank].info} [{device}], phase {run.phase}, task {call.task_id}, runner {status.runner or '?'}, "
-        f"tactic {status.tactic or '?'}: for {elapsed:.1f} s of {run.config.timeouts.task:.0f} s allowed (timeouts.task)"
+        f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, task {call.task_id}, "
+        f"runner {status.runner or '?'}, tactic {status.tactic or '?'}: "
+        f"for {elapsed:.1f} s of {limit:.0f} s allowed (timeouts.task)"
     )
 
 

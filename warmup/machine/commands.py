@@ -17,6 +17,8 @@ class Call:
     artifact: str | None = None
     """Key of the class whose adopted artifact goes along as object references."""
     task_id: str | None = None
+    process: int = 0
+    """Which process of the rank is meant: 0 is the first, each replacement counts one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Adopt:
     rank: int
     key: str
     digests: tuple[str, ...]
+    process: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Replace:
 
     rank: int
     reason: str
+    process: int = 1
+    """The number of the process to start."""
 
 
 Command = Call | Adopt | Replace

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from warmup.machine.commands import Adopt, Call
+from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import keeps_files
 from warmup.machine.phases import Phase
@@ -17,7 +18,7 @@ class Pushing(PhaseLogic):
     phase = Phase.PUSHING
 
     def enter(self, run: Run) -> Commands:
-        return [call for group in run.classes.values() for call in self._pack(run, group, self._packer(run, group))]
+        return [call for group in run.classes.values() for call in self._pack(run, group)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         if call.method not in ("pack", "pack_stored"):
@@ -25,6 +26,7 @@ class Pushing(PhaseLogic):
         group = run.class_of(call.rank)
         group.header = value
         if group.digest is None:
+            group.packer = None
             reason = "no tunable op" if not group.tasks else f"none of {len(group.tasks)} tasks has a valid tactic"
             run.warn(f"ranks {group.ranks}: nothing was tuned ({reason}); they serve default tactics")
             return []
@@ -33,28 +35,35 @@ class Pushing(PhaseLogic):
         return [run.adopt(call.rank, group)]
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
-        run.classes[adopt.key].adopted = True
+        group = run.classes[adopt.key]
+        group.adopted, group.packer = True, None
         return []
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
-        alive = run.alive(run.class_of(rank))
         group = run.class_of(rank)
-        return self._pack(run, group, alive[0]) if calls and alive and not group.is_hit else []
+        take_over(run, group, rank)
+        if group.packer != rank:
+            return []
+        group.packer = None
+        return self._pack(run, group)
 
     def joined(self, run: Run, rank: int) -> Commands:
-        group = run.class_of(rank)
-        waiting = any(call.rank in group.ranks for call in run.pending())
-        return [] if waiting or group.adopted else self._pack(run, group, self._packer(run, group))
+        return self._pack(run, run.class_of(rank))
 
-    def _packer(self, run: Run, group: ClassState) -> int:
-        return group.source if group.source is not None and not group.needs_guard else group.leader
-
-    def _pack(self, run: Run, group: ClassState, rank: int) -> Commands:
-        if group.is_hit and not group.needs_guard:
-            return [run.call(rank, "pack_stored")] if lacking(group) else []
+    def _pack(self, run: Run, group: ClassState) -> Commands:
+        """Ask the leader, or a rank beside the table that was found; nothing when it is under way or not needed."""
+        if group.adopted or group.packer is not None or not owes_push(group):
+            return []
+        stored = group.is_hit and not group.needs_guard
+        able = beside_source(run, group) if stored else [r for r in run.alive(group) if r == group.leader]
+        if not able:
+            return []
+        group.packer = able[0]
+        if stored:
+            return [run.call(group.packer, "pack_stored")]
         return [
             run.call(
-                rank,
+                group.packer,
                 "pack",
                 results=list(group.results.values()),
                 verdicts=list(group.verdicts.values()),
@@ -62,6 +71,23 @@ class Pushing(PhaseLogic):
                 guarded=run.config.guard.enabled,
             )
         ]
+
+
+def owes_push(group: ClassState) -> bool:
+    """Whether a table must be pushed: a new one, or a found one that other directories lack."""
+    if group.is_hit and not group.needs_guard:
+        return bool(lacking(group))
+    return group.header is None or group.digest is not None
+
+
+def beside_source(run: Run, group: ClassState) -> list[int]:
+    """Live ranks that read the directory in which the table was found, the one that found it first."""
+    source = group.source
+    assert source is not None, "asked for a found table only"
+    writer = group.writers[run.ranks[source].place]
+    places = {place for place, rank in group.writers.items() if rank == writer}
+    near = [rank for rank in run.alive(group) if run.ranks[rank].place in places]
+    return sorted(near, key=lambda rank: (rank != source, rank))
 
 
 def lacking(group: ClassState) -> list[int]:

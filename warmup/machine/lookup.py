@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Call
+from warmup.machine.commands import Adopt, Call
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands, Place, Run
@@ -28,12 +28,13 @@ class Lookup(PhaseLogic):
             group.lookups[call.rank] = value
             for warning in value["warnings"]:
                 run.warn(f"{run.ranks[call.rank].info}: {warning}")
-            return [] if run.pending("lookup") else self._ask_for_markers(run)
-        if call.method == "sees":
+        elif call.method == "sees":
             group.lookups[call.rank]["sees"] = value["tokens"]
-            if not run.pending("sees"):
-                self._settle(run)
-        return []
+        return self._next(run)
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        run.class_of(rank).lookups.pop(rank, None)  # its replacement looks again
+        return self._next(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
         group = run.class_of(rank)
@@ -42,13 +43,18 @@ class Lookup(PhaseLogic):
     def _look(self, run: Run, group: ClassState, rank: int) -> Call:
         return run.call(rank, "lookup", token=token_of(run, rank), retune=run.retune)
 
-    def _ask_for_markers(self, run: Run) -> Commands:
+    def _next(self, run: Run) -> Commands:
+        """Once every writer has looked: ask those that have not said whose markers they see; then settle."""
+        if run.pending("lookup", "sees"):
+            return []
         commands: Commands = []
         for group in run.classes.values():
-            writers = list(group.writers.values())
-            if len(writers) > 1:
-                tokens = [token_of(run, rank) for rank in writers]
-                commands += [run.call(rank, "sees", tokens=tokens) for rank in writers]
+            writers = sorted(set(group.writers.values()))
+            if any(rank not in group.lookups for rank in writers):
+                return []
+            tokens = [token_of(run, rank) for rank in writers]
+            asked = [rank for rank in writers if len(writers) > 1 and "sees" not in group.lookups[rank]]
+            commands += [run.call(rank, "sees", tokens=tokens) for rank in asked]
         if not commands:
             self._settle(run)
         return commands
@@ -90,6 +96,7 @@ def adopt_found(run: Run, group: ClassState) -> None:
     for value in group.lookups.values():
         for result in value.get("partial", ()):
             group.results.setdefault(result["task_id"], result)
+    group.source = group.header = None
     hits = {rank: v for rank, v in group.lookups.items() if v["hit"]}
     if not hits or run.retune:
         return
@@ -99,6 +106,11 @@ def adopt_found(run: Run, group: ClassState) -> None:
     group.results = {result["task_id"]: result for result in found["results"]}
     group.verdicts = {verdict["task_id"]: verdict for verdict in found["verdicts"]}
     group.needs_guard = run.config.guard.enabled and not found["guarded"]
+    if group.needs_guard and len(group.results) < len(group.tasks):
+        group.needs_guard = False
+        run.warn(
+            f"{run.ranks[source].info}: its table is unguarded and lacks its timings; served as it is, see --retune"
+        )
     if group.needs_guard:
         group.leader = source
     for rank, other in hits.items():

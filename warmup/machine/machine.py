@@ -73,58 +73,77 @@ class WarmupMachine:
 
     def returned(self, call_id: int, value: dict[str, Any], seconds: float, now: float) -> Commands:
         """A call was answered. Late answers of lost ranks are dropped."""
-        call = self._close(call_id)
-        if not isinstance(call, Call):
+        call = self.run.close(call_id, now)
+        if self.is_over or not isinstance(call, Call):
             return []
         state = self.run.ranks[call.rank]
         state.seconds[self.phase] = state.seconds.get(self.phase, 0.0) + seconds
         state.peak_bytes = max(state.peak_bytes, int(value.get("peak_bytes", 0)))
-        if call.method == "probe":
-            return self._probed(call, value, now)
-        if call.method in ("load", "replay") and (problem := self._keep_outcome(call, state, value)):
+        if problem := self._keep(call, state, value):
             return self._fail_rank(call, problem, now)
+        if self._failed_at is not None:
+            return self._end_grace(now)
+        if call.method == "probe" and not state.is_alive:
+            return self._rejoined(call, value, now)
         return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)
 
     def adopted(self, call_id: int, now: float) -> Commands:
         """An artifact is safe with the coordinator."""
-        adopt = self._close(call_id)
-        if not isinstance(adopt, Adopt):
+        adopt = self.run.close(call_id, now)
+        if self.is_over or not isinstance(adopt, Adopt):
             return []
+        if self._failed_at is not None:
+            return self._end_grace(now)
         return self._advance(self._issue(self._logic.adopted(self.run, adopt), now), now)
 
     def raised(self, call_id: int, failure: Failure, now: float) -> Commands:
         """A call raised in the rank."""
-        call = self._close(call_id)
-        if call is None:
+        call = self.run.calls.get(call_id)
+        if call is None or self.is_over:
             return []
         state = self.run.ranks[call.rank]
         if self._policy.on_exception(failure.kind, state.restarts) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
+        self.run.close(call_id, now)
         return self._fail_rank(call, failure, now)
 
-    def died(self, rank: int, reason: str, now: float) -> Commands:
-        """A rank's process is gone."""
+    def died(self, rank: int, reason: str, now: float, process: int | None = None) -> Commands:
+        """A rank's process is gone.
+
+        Args:
+            process: the number of the process that died, as in the command that met its death; None for the one
+                that answers now. The death of an earlier process is an echo and changes nothing.
+        """
         state = self.run.ranks[rank]
-        if self.is_over or not state.is_alive:
+        known = state.is_starting if process is None else process != state.restarts
+        if self.is_over or known:
             return []
-        state.is_alive = False
-        lost = tuple(call for call in self.run.calls.values() if call.rank == rank)
+        was_alive, state.is_alive, state.is_starting = state.is_alive, False, False
+        lost = tuple(self.run.calls_of.get(rank, {}).values())
         for call in lost:
-            self._close(call.call_id)
+            self.run.close(call.call_id, now)
+        if self._failed_at is not None:
+            return self._end_grace(now)
         if self._policy.on_death(state.restarts) is Decision.FAIL:
             tasks = [call.task_id for call in lost if isinstance(call, Call) and call.task_id]
-            text = f"died: {reason}" + (f" (task {', '.join(tasks)})" if tasks else "")
+            text = f"died {state.restarts + 1} times, the last time: {reason}"
+            text += f" (task {', '.join(tasks)})" if tasks else ""
+            state.error = text
             return self._fail(fold({state.info: Failure("RankDiedError", text)}, self.run, now), now)
         state.restarts += 1
+        state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
-        commands: Commands = [Replace(rank, reason)]
-        if self.phase is not Phase.PROBING:
+        commands: Commands = [Replace(rank, reason, state.restarts)]
+        if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)
         return self._issue(commands, now)
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
         """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""
-        self.run.ranks[info.rank].info = info
+        state = self.run.ranks[info.rank]
+        if self.is_over or self._failed_at is not None or not state.is_starting:
+            return []
+        state.info, state.is_starting = info, False
         return self._issue([self.run.call(info.rank, "probe")], now)
 
     def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
@@ -137,13 +156,7 @@ class WarmupMachine:
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
             return self._fail(late_phase(self.run, statuses, now, limit), now)
-        for call in self.run.pending("tune", "guard"):
-            status = statuses.get(call.rank)
-            if status is not None and isinstance(call, Call) and status.task_id == call.task_id:
-                elapsed = now - status.since
-                if elapsed > self.run.config.timeouts.task:
-                    return self._fail(late_task(self.run, call, status, elapsed), now)
-        return []
+        return self._check_tasks(now, statuses)
 
     def fail(self, reason: str, now: float) -> Commands:
         """End the run from outside (interrupt, lost placement group)."""
@@ -153,29 +166,43 @@ class WarmupMachine:
     def _logic(self) -> PhaseLogic:
         return self._phases[self._index]
 
-    def _probed(self, call: Call, value: dict[str, Any], now: float) -> Commands:
-        state = self.run.ranks[call.rank]
-        before = state.description.get("key")
-        describe(self.run, call.rank, value)
-        if before is not None and before != value["key"]:
-            problem = Failure(
-                "FingerprintChangedError", f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
-            )
-            return self._fail_rank(call, problem, now)
-        rejoined = not state.is_alive
-        state.is_alive = True
-        commands = (
-            self._logic.joined(self.run, call.rank)
-            if rejoined and self.phase is not Phase.PROBING
-            else self._logic.returned(self.run, call, value)
-        )
-        return self._advance(self._issue(commands, now), now)
+    def _check_tasks(self, now: float, statuses: Mapping[int, Status]) -> Commands:
+        """A rank works on its oldest call; its heartbeat says since when, unless it has been silent since before."""
+        limit = self.run.config.timeouts.task
+        for calls in self.run.calls_of.values():
+            call = next(iter(calls.values()), None)
+            if not isinstance(call, Call) or call.task_id is None:
+                continue
+            began = self.run.call_began[call.call_id]
+            if now - began <= limit:
+                continue
+            status = statuses.get(call.rank, Status())
+            elapsed = now - max(began, status.since if status.task_id == call.task_id else began)
+            if elapsed > limit:
+                return self._fail(late_task(self.run, call, status, elapsed), now)
+        return []
 
-    def _keep_outcome(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
-        """Store what a rank loaded or replayed; anything less than it was sent is a failure of that rank."""
+    def _rejoined(self, call: Call, value: dict[str, Any], now: float) -> Commands:
+        """A replacement described itself as its predecessor did: it takes part again."""
+        self.run.ranks[call.rank].is_alive = True
+        if self.phase is Phase.PROBING:
+            return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)
+        return self._advance(self._issue(self._logic.joined(self.run, call.rank), now), now)
+
+    def _keep(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
+        """Store what a rank is, loaded or replayed; anything else than it was sent is a failure of that rank."""
+        if call.method == "probe":
+            before = state.description.get("key", value["key"])
+            describe(self.run, call.rank, value)
+            if before == value["key"]:
+                return None
+            text = f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
+            return Failure("FingerprintChangedError", text)
         if call.method == "replay":
             state.replay = value
             return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
+        if call.method != "load":
+            return None
         state.load = value
         if value["misses"]:
             shown = ", ".join(value["misses"][:3])
@@ -187,13 +214,8 @@ class WarmupMachine:
     def _issue(self, commands: Commands, now: float) -> Commands:
         for command in commands:
             if isinstance(command, Call | Adopt):
-                self.run.calls[command.call_id] = command
-                self.run.call_began[command.call_id] = now
+                self.run.open(command, now)
         return commands
-
-    def _close(self, call_id: int) -> Call | Adopt | None:
-        self.run.call_began.pop(call_id, None)
-        return self.run.calls.pop(call_id, None)
 
     def _advance(self, commands: Commands, now: float) -> Commands:
         """Step over every phase that is complete."""
@@ -218,6 +240,10 @@ class WarmupMachine:
         self._failures[call.rank] = failure
         self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
         self._failed_at = now if self._failed_at is None else self._failed_at
+        return self._end_grace(now)
+
+    def _end_grace(self, now: float) -> Commands:
+        """Nobody left who could add to the failure: no need to wait for the clock. Nothing new is asked meanwhile."""
         return [] if self.run.calls else self._finish_failure(now)
 
     def _finish_failure(self, now: float) -> Commands:

@@ -34,6 +34,8 @@ class TaskPool:
             group.sort(key=lambda task: (task.cost, task.task_id))  # taken from the end: longest first
         self._owner: dict[str, int] = {}
         self._running: dict[str, int] = {}
+        self._running_of: dict[int, dict[str, None]] = {}
+        self._weights: dict[str, float] = {}
         self._done: set[str] = set()
 
     @property
@@ -51,9 +53,18 @@ class TaskPool:
         """Whether every task is finished."""
         return len(self._done) == len(self._tasks)
 
+    @property
+    def num_waiting(self) -> int:
+        """How many nobody has begun."""
+        return len(self._tasks) - len(self._done) - len(self._running)
+
     def running(self, rank: int) -> tuple[str, ...]:
         """Tasks that a rank has in flight."""
-        return tuple(task_id for task_id, owner in self._running.items() if owner == rank)
+        return tuple(self._running_of.get(rank, ()))
+
+    def num_running(self, rank: int) -> int:
+        """How many tasks a rank has in flight."""
+        return len(self._running_of.get(rank, ()))
 
     def deal(self, rank: int) -> str | None:
         """The next task for a rank; None when nothing waits."""
@@ -63,26 +74,32 @@ class TaskPool:
         foreign = self._owner.setdefault(group, rank) != rank
         waiting = self._waiting[group]
         task = waiting.pop(0) if foreign else waiting.pop()
+        self._weights.pop(group, None)
         if not waiting:
             del self._waiting[group]
         self._running[task.task_id] = rank
+        self._running_of.setdefault(rank, {})[task.task_id] = None
         return task.task_id
 
     def finish(self, task_id: str) -> bool:
         """A task's result arrived; False when it had arrived before (a late answer of a lost rank)."""
         if task_id not in self._tasks or task_id in self._done:
             return False
-        self._running.pop(task_id, None)
+        owner = self._running.pop(task_id, None)
+        if owner is not None:
+            del self._running_of[owner][task_id]
         self._drop_waiting(task_id)
         self._done.add(task_id)
         return True
 
     def lose(self, rank: int) -> tuple[str, ...]:
         """A rank is gone: what it had in flight waits again, its groups are free. Returns the tasks in flight."""
-        lost = self.running(rank)
+        lost = tuple(self._running_of.pop(rank, ()))
         for task_id in lost:
             del self._running[task_id]
-            self._waiting.setdefault(self._tasks[task_id].group, []).append(self._tasks[task_id])
+            task = self._tasks[task_id]
+            self._waiting.setdefault(task.group, []).append(task)
+            self._weights.pop(task.group, None)
         for group in [g for g, owner in self._owner.items() if owner == rank]:
             del self._owner[group]
         return lost
@@ -99,11 +116,17 @@ class TaskPool:
         return max(self._waiting, key=self._weight, default=None)
 
     def _weight(self, group: str) -> tuple[float, str]:
-        return sum(task.cost for task in self._waiting[group]), group
+        weight = self._weights.get(group)
+        if weight is None:
+            weight = self._weights[group] = sum(task.cost for task in self._waiting[group])
+        return weight, group
 
     def _drop_waiting(self, task_id: str) -> None:
         group = self._tasks[task_id].group
-        waiting = [task for task in self._waiting.get(group, []) if task.task_id != task_id]
+        if group not in self._waiting:
+            return
+        waiting = [task for task in self._waiting[group] if task.task_id != task_id]
+        self._weights.pop(group, None)
         if waiting:
             self._waiting[group] = waiting
         else:

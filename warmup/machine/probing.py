@@ -24,7 +24,7 @@ class Probing(PhaseLogic):
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         if call.method == "probe" and all(state.description for state in run.ranks.values()):
-            run.classes = group_classes(run)
+            run.group(group_classes(run))
             _warn_of_mixture(run)
         return []
 
@@ -61,6 +61,7 @@ def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
         strategy=resolve_strategy(run.config.autotune.strategy, description["backend"], len(ranks)),
         tasks=tasks,
         skips=tuple(description.get("skips", ())),
+        slow=frozenset(slow & set(ranks)),
         needs_guard=run.config.guard.enabled,
     )
 

@@ -23,7 +23,11 @@ class RankState:
     description: dict[str, Any] = field(default_factory=dict)
     """What `probe` returned; see `RankWorker.probe`."""
     is_alive: bool = True
+    """Has a process that answered its probe, or has not failed to yet."""
+    is_starting: bool = False
+    """A replacement was asked for and has not come up."""
     restarts: int = 0
+    """Also the number of the rank's current process; the first is 0."""
     load: dict[str, Any] | None = None
     replay: dict[str, Any] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -47,6 +51,8 @@ class ClassState:
     strategy: str
     tasks: tuple[PoolTask, ...]
     skips: tuple[dict[str, str], ...] = ()
+    slow: frozenset[int] = frozenset()
+    """Ranks that do not lead while another can."""
     lookups: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Writer rank -> what its node's store said."""
     writers: dict[Place, int] = field(default_factory=dict)
@@ -60,6 +66,8 @@ class ClassState:
     pool: TaskPool | None = None
     header: dict[str, Any] | None = None
     """What `pack` returned: digest, table and blob digests; None until packed or found."""
+    packer: int | None = None
+    """The rank that packs, until its artifact is adopted."""
     adopted: bool = False
     in_memory: set[Place] = field(default_factory=set)
     """Places whose disk refused the files; their ranks load from memory."""
@@ -89,28 +97,58 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     calls: dict[int, Call | Adopt] = field(default_factory=dict)
     """In flight."""
+    calls_of: dict[int, dict[int, Call | Adopt]] = field(default_factory=dict)
+    """The same by rank, in the order in which the rank works on them."""
     call_began: dict[int, float] = field(default_factory=dict)
+    """When a call was issued, or the call before it on the same rank was answered."""
     warnings: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
     _next_call: int = 0
+    _class_of: dict[int, ClassState] = field(default_factory=dict)
 
     def call(
         self, rank: int, method: str, *, artifact: str | None = None, task: str | None = None, **args: Any
     ) -> Call:
         """A new call to a rank."""
         self._next_call += 1
-        return Call(self._next_call, rank, method, args, artifact, task)
+        return Call(self._next_call, rank, method, args, artifact, task, self.ranks[rank].restarts)
 
     def adopt(self, rank: int, group: ClassState) -> Adopt:
         """A new request to take a class's blobs over."""
         self._next_call += 1
         header = group.header or {}
-        return Adopt(self._next_call, rank, group.key, tuple(blob["sha256"] for blob in header.get("blobs", ())))
+        digests = tuple(blob["sha256"] for blob in header.get("blobs", ()))
+        return Adopt(self._next_call, rank, group.key, digests, self.ranks[rank].restarts)
+
+    def group(self, classes: dict[str, ClassState]) -> None:
+        """Take over what PROBING found."""
+        self.classes = classes
+        self._class_of = {rank: group for group in classes.values() for rank in group.ranks}
 
     def class_of(self, rank: int) -> ClassState:
-        """The class a rank belongs to."""
-        return next(group for group in self.classes.values() if rank in group.ranks)
+        """The class a rank belongs to; KeyError before PROBING found it."""
+        return self._class_of[rank]
+
+    def open(self, command: Call | Adopt, now: float) -> None:
+        """A call goes out."""
+        self.calls[command.call_id] = command
+        self.calls_of.setdefault(command.rank, {})[command.call_id] = command
+        self.call_began[command.call_id] = now
+
+    def close(self, call_id: int, now: float) -> Call | Adopt | None:
+        """A call is answered or lost; None when it was closed before. The rank's next call begins now."""
+        call = self.calls.pop(call_id, None)
+        if call is None:
+            return None
+        del self.call_began[call_id]
+        others = self.calls_of[call.rank]
+        del others[call_id]
+        for other in others:
+            self.call_began[other] = now
+        if not others:
+            del self.calls_of[call.rank]
+        return call
 
     def pending(self, *methods: str) -> list[Call | Adopt]:
         """Calls in flight of these methods (of any when none is named)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from warmup.machine.commands import Adopt, Call
+from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask, TaskPool
@@ -74,37 +75,38 @@ class PoolPhase(PhaseLogic):
         group = run.class_of(rank)
         if group.pool is not None:
             group.pool.lose(rank)
-        alive = run.alive(group)
-        if group.leader == rank and alive:
-            group.leader = next((r for r in alive if r > rank), alive[0])
-            run.warn(f"rank {rank} led its class and died; rank {group.leader} takes over")
+        take_over(run, group, rank)
         return self._feed_all(run, group)
 
     def joined(self, run: Run, rank: int) -> Commands:
         return self._feed_all(run, run.class_of(rank))
 
     def is_complete(self, run: Run) -> bool:
-        done = all(group.pool is None or group.pool.is_done for group in run.classes.values())
-        return done and super().is_complete(run)
+        if not super().is_complete(run):
+            return False
+        return all(group.pool is None or group.pool.is_done for group in run.classes.values())
 
-    def workers(self, run: Run, group: ClassState) -> list[int]:
-        """Ranks that measure: all of them, or the leader alone."""
-        alive = run.alive(group)
-        return alive if group.strategy in ("sharded", "consensus") else [r for r in alive if r == group.leader]
+    def works(self, run: Run, group: ClassState, rank: int) -> bool:
+        """Whether a rank measures: every live one, or the leader alone."""
+        shared = group.strategy in ("sharded", "consensus")
+        return run.ranks[rank].is_alive and (shared or rank == group.leader)
 
     def _feed_all(self, run: Run, group: ClassState) -> Commands:
         commands: Commands = []
+        workers = [rank for rank in group.ranks if self.works(run, group, rank)]
         for _ in range(IN_FLIGHT):  # breadth first: every rank gets one before any gets two
-            for rank in self.workers(run, group):
+            for rank in workers:
+                if group.pool is None or group.pool.num_waiting == 0:
+                    return commands
                 commands += self._feed(run, group, rank, limit=1)
         return commands
 
     def _feed(self, run: Run, group: ClassState, rank: int, limit: int = IN_FLIGHT) -> Commands:
         commands: Commands = []
         pool = group.pool
-        if pool is None or rank not in self.workers(run, group):
+        if pool is None or not self.works(run, group, rank):
             return commands
-        while len(commands) < limit and len(pool.running(rank)) < IN_FLIGHT:
+        while len(commands) < limit and pool.num_running(rank) < IN_FLIGHT:
             task_id = pool.deal(rank)
             if task_id is None:
                 break

@@ -1,0 +1,189 @@
+"""What must hold at every step and at the end, judged from the outside.
+
+Violations are collected, not raised, so that one broken schedule does not hide another. The books are kept
+here, from the commands and answers that pass by; of the machine's own records only phase, error and
+report are read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from tests.sim.schedule import PHASE_LIMIT_S
+from tests.sim.world import Process, World
+from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.machine import GRACE_S, WarmupMachine
+from warmup.machine.phases import Phase
+from warmup.machine.state import Commands
+from warmup.machine.summary import summarize
+
+SLACK_S = 16.0
+"""The simulated clock ticks at least this often while nothing else happens."""
+MAX_PROCESSES = 3
+"""A rank's first process and two replacements."""
+LEADS = ("pack", "pack_stored")
+
+
+class Properties:
+    """The judge of one schedule."""
+
+    def __init__(self, machine: WarmupMachine, world: World) -> None:
+        self.violations: list[str] = []
+        self._machine = machine
+        self._world = world
+        self._in_flight: dict[int, Call | Adopt] = {}
+        self._of_rank: dict[int, set[int]] = defaultdict(set)
+        self._leading: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._finished: set[tuple[str, str, str]] = set()
+        self._gone: set[tuple[int, int]] = set()
+        """Processes whose death the machine was told of."""
+        self._excuses: dict[int, str] = {}
+        """Rank -> why the run may end as FAILED because of it."""
+        self._must_fail = False
+        self._phase_began = 0.0
+
+    def stepped(self, before: Phase, was_over: bool, commands: Commands, now: float) -> None:
+        """The machine took a step."""
+        phase = self._machine.phase
+        if was_over and (commands or phase is not before):
+            self._broken(f"{len(commands)} commands after the end in {before}, now {phase}")
+        if phase is not before:
+            self._left(before, now)
+        if not was_over:
+            for command in commands:
+                self._issued(command)
+
+    def answered(self, call: Call) -> None:
+        """An answer is about to reach the machine."""
+        if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
+            key = self._machine.run.class_of(call.rank).key
+            self._finished.add((key, call.method, call.task_id))
+        self._close(call)
+
+    def raising(self, process: Process, command: Call | Adopt, failure: Failure) -> None:
+        """An exception is about to reach the machine."""
+        if command.call_id in self._in_flight and not self._machine.is_over:
+            if failure.kind == "DeadContextError":
+                self._count_death(process)
+            else:
+                self._excuses[process.rank] = failure.message
+                self._must_fail = True
+        self._close(command)
+
+    def refused(self, process: Process, command: Call | Adopt, failure: Failure) -> None:
+        """A process could not do what it was asked; with honest neighbours that is the machine's mistake."""
+        if command.call_id in self._in_flight and not self._machine.is_over:
+            name = command.method if isinstance(command, Call) else "adopt"
+            self._broken(f"rank {process.rank} was asked for {name} which it cannot do: {failure.message}")
+
+    def hung(self, process: Process, command: Call | Adopt) -> None:
+        """A process stopped in the middle of a call, alive."""
+        if command.call_id in self._in_flight:
+            name = command.method if isinstance(command, Call) else "adopt"
+            self._excuses[process.rank] = f"hangs in {name}"
+
+    def dying(self, process: Process) -> None:
+        """The machine is about to be told of a death."""
+        if not self._machine.is_over:
+            self._count_death(process)
+
+    def ended(self, now: float) -> None:
+        """The run is over, or should be."""
+        run, phase = self._machine.run, self._machine.phase
+        if not phase.is_final:
+            self._broken(f"no end within all deadlines: {phase} since {run.phase_began:.0f} s at {now:.0f} s")
+            return
+        report = summarize(run)
+        if report.ready is not (phase is Phase.READY):
+            self._broken(f"the report says ready={report.ready} in {phase}")
+        if phase is Phase.READY:
+            self._check_ready()
+        else:
+            self._check_failed(report.error or "")
+
+    def _check_ready(self) -> None:
+        if self._must_fail:
+            self._broken(f"READY although {self._excuses}")
+        digests: dict[str, set[str | None]] = defaultdict(set)
+        for rank, process in self._world.processes.items():
+            if (rank, process.number) in self._gone:
+                self._broken(f"READY with rank {rank} dead")
+            if not process.has_replayed and self._machine.run.config.autotune.is_enabled:
+                self._broken(f"READY, but rank {rank} has not replayed what it holds")
+            digests[self._machine.run.class_of(rank).key].add(process.loaded)
+        for key, held in digests.items():
+            if len(held) != 1:
+                self._broken(f"READY with {len(held)} digests in class {key[:8]}")
+
+    def _check_failed(self, error: str) -> None:
+        if not self._excuses:
+            self._broken(f"FAILED without a reason: {error[:300]}")
+        elif not any(f"rank {rank} on node" in error for rank in self._excuses):
+            self._broken(f"FAILED names none of ranks {sorted(self._excuses)}: {error[:300]}")
+
+    def _issued(self, command: Command) -> None:
+        process = self._world.processes[command.rank]
+        gone = (command.rank, process.number) in self._gone
+        if isinstance(command, Replace):
+            if not gone:
+                self._broken(f"rank {command.rank} is replaced, but nothing said that it is dead")
+            return
+        if gone:
+            self._broken(f"a call to rank {command.rank}, which is known to be dead")
+        if not process.is_started:
+            self._broken(f"a call to rank {command.rank}, whose fresh process has not started")
+        if isinstance(command, Call) and command.task_id is not None:
+            task = (self._machine.run.class_of(command.rank).key, command.method, command.task_id)
+            if task in self._finished:
+                self._broken(f"{command.method} {command.task_id} is finished and dealt again")
+        self._in_flight[command.call_id] = command
+        self._of_rank[command.rank].add(command.call_id)
+        if (key := self._led_class(command)) is not None:
+            leading = self._leading[key]
+            leading[command.rank] += 1
+            leaders = [rank for rank, count in leading.items() if count > 0]
+            if len(leaders) > 1:
+                self._broken(f"class {key[:8]} is led by ranks {leaders} at once")
+
+    def _led_class(self, command: Call | Adopt) -> str | None:
+        """The class for which only a leader may be asked this."""
+        if isinstance(command, Call) and command.method not in (*LEADS, "tune", "guard"):
+            return None
+        group = self._machine.run.class_of(command.rank)
+        if isinstance(command, Call) and command.task_id is not None and group.strategy != "leader":
+            return None
+        return group.key
+
+    def _count_death(self, process: Process) -> None:
+        if (process.rank, process.number) in self._gone:
+            return
+        self._gone.add((process.rank, process.number))
+        for call_id in list(self._of_rank[process.rank]):
+            self._close(self._in_flight[call_id])
+        if self._excuses.get(process.rank, "").startswith("hangs"):
+            del self._excuses[process.rank]
+        if process.number + 1 >= MAX_PROCESSES:
+            self._excuses[process.rank] = "died too often"
+            self._must_fail = True
+        elif process.rank in self._world.foreign_ranks:
+            self._excuses[process.rank] = "its replacement has another key"
+
+    def _close(self, command: Call | Adopt) -> None:
+        if self._in_flight.pop(command.call_id, None) is None:
+            return
+        self._of_rank[command.rank].discard(command.call_id)
+        if (key := self._led_class(command)) is not None:
+            self._leading[key][command.rank] -= 1
+
+    def _left(self, phase: Phase, now: float) -> None:
+        took, self._phase_began = now - self._phase_began, now
+        limit = PHASE_LIMIT_S + GRACE_S + SLACK_S
+        if took > limit:
+            self._broken(f"{phase} lasted {took:.0f} s of {limit:.0f} s")
+        hanging = {why for why in self._excuses.values() if why.startswith("hangs")}
+        error = self._machine.run.error or ""
+        if hanging and hanging <= {"hangs in tune", "hangs in guard"} and phase.setting in error:
+            self._broken(f"a task hung, and only the phase's deadline saw it: {error[:200]}")
+
+    def _broken(self, what: str) -> None:
+        self.violations.append(what)

@@ -1,0 +1,206 @@
+"""A random schedule: how large the run is, what its nodes hold already, and which faults strike when.
+
+Everything follows from one number, so a schedule that broke a property is replayed by that number.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from configs import WarmupConfig, parse_config
+from tests.sim.world import Directory, Group, Table, Value, World
+from warmup.ranks import Placement, RankInfo, assign_ranks
+
+METHODS = (
+    "probe",
+    "lookup",
+    "sees",
+    "compile",
+    "tune",
+    "guard",
+    "pack",
+    "pack_stored",
+    "adopt",
+    "install",
+    "load",
+    "replay",
+)
+PHASES = (
+    "probing",
+    "lookup",
+    "compiling",
+    "tuning",
+    "guarding",
+    "pushing",
+    "installing",
+    "loading",
+    "replaying",
+)
+PHASE_LIMIT_S = 900.0
+TASK_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a run is."""
+
+    nodes: int
+    ranks: int
+    """In all, spread as evenly as they go."""
+    classes: int
+    tasks: int
+    """Per class."""
+
+
+FULL = Shape(nodes=128, ranks=1000, classes=2, tasks=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """A fault at the nth time that any process begins or ends a method."""
+
+    kind: str
+    """dies, dies_after (its answer is under way), node_dies, hangs, raises, context_dies."""
+    method: str
+    nth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One run of the simulation."""
+
+    seed: int
+    shape: Shape
+    config: WarmupConfig
+    retune: bool
+    strikes: tuple[Strike, ...]
+    deaths_at: tuple[tuple[float, int], ...]
+    """Time and rank: strikes that need no call in flight."""
+    foreign_replacements: bool
+    fresh_deaths: float
+    """How often a fresh process dies before it can answer."""
+    slow_notice_s: float
+    """A death is known within this time."""
+    echoes: bool
+    """Deaths are reported again and again, also long after the replacement stands."""
+
+
+def draw(seed: int, shape: Shape | None = None) -> Schedule:
+    """The schedule of a seed; a given shape replaces the drawn one."""
+    rng = random.Random(f"schedule {seed}")
+    nodes = rng.choice((1, 1, 2, 2, 2, 3, 4, 8))
+    drawn = Shape(
+        nodes=nodes,
+        ranks=nodes * rng.choice((1, 2, 2, 4, 4, 8)),
+        classes=rng.choice((1, 1, 1, 2, 3)),
+        tasks=rng.choice((0, 1, 2, 5, 12, 24)),
+    )
+    shape = shape or drawn
+    calm = rng.random() < 0.1
+    strikes = () if calm else tuple(_strike(rng, shape) for _ in range(rng.choice((0, 1, 1, 2, 3, 5))))
+    deaths = 0 if calm else rng.choice((0, 0, 1, 2, 4)) * max(1, shape.ranks // 100)
+    return Schedule(
+        seed=seed,
+        shape=shape,
+        config=_config(rng, shape),
+        retune=rng.random() < 0.1,
+        strikes=strikes,
+        deaths_at=tuple((rng.expovariate(1 / 30.0), rng.randrange(shape.ranks)) for _ in range(deaths)),
+        foreign_replacements=rng.random() < 0.03,
+        fresh_deaths=rng.choice((0.0, 0.0, 0.1, 0.3)),
+        slow_notice_s=rng.choice((0.01, 0.5, 3.0)),
+        echoes=rng.random() < 0.3,
+    )
+
+
+def _strike(rng: random.Random, shape: Shape) -> Strike:
+    kinds = ("dies", "dies_after", "node_dies", "hangs", "raises", "context_dies")
+    method = rng.choice(METHODS)
+    everyone = dict.fromkeys(("probe", "load", "replay"), shape.ranks)
+    often = {"tune": shape.tasks, "guard": shape.tasks, **everyone}
+    kind = rng.choices(kinds, (6, 6, 3, 1, 1, 1))[0]
+    return Strike(kind, method, rng.randint(1, max(1, often.get(method, shape.nodes))))
+
+
+def _config(rng: random.Random, shape: Shape) -> WarmupConfig:
+    strategies = ["auto", "leader", "leader", "sharded", "sharded"]
+    if shape.ranks * shape.tasks < 5000:  # each rank measures every task: too much for a simulation of 1,000 ranks
+        strategies.append("independent")
+    return parse_config(
+        {
+            "cluster": {"world_size": shape.ranks, "backend": "cuda"},
+            "model": {"name": "llama-3.1-8b"},
+            "autotune": {
+                "enabled": rng.random() > 0.02,
+                "strategy": rng.choice(strategies),
+            },
+            "guard": {"enabled": rng.random() < 0.8},
+            "cache": {"persistent": rng.random() < 0.85},
+            "timeouts": {**dict.fromkeys(PHASES, PHASE_LIMIT_S), "task": TASK_LIMIT_S},
+        }
+    )
+
+
+def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Random]:
+    """The cluster before the run: who is where, and what earlier runs left on the nodes."""
+    rng, shape = random.Random(f"world {schedule.seed}"), schedule.shape
+    places = [
+        Placement(bundle, f"node{bundle % shape.nodes:03d}", (str(bundle // shape.nodes),), f"10.0.0.{bundle}")
+        for bundle in range(shape.ranks)
+    ]
+    infos = assign_ranks(places, "node000")
+    groups = [_group(rng, index, shape.tasks) for index in range(shape.classes)]
+    by_node = rng.random() < 0.5
+    shared = rng.choice((1, 1, 2, 4, shape.nodes))
+    world = World(
+        infos,
+        groups,
+        lambda rank: (infos[rank].node_rank if by_node else infos[rank].local_rank) % shape.classes,
+        lambda node: int(node[4:]) // shared,
+        rng,
+    )
+    for directory in range((shape.nodes - 1) // shared + 1):
+        world.directories[directory] = _directory(rng, groups)
+    if rng.random() < 0.2:
+        world.slow_ranks = {rng.randrange(shape.ranks): rng.uniform(1.05, 2.0)}
+    if rng.random() < 0.1:
+        world.blindness = 0.3
+    if schedule.foreign_replacements:
+        world.foreign_ranks = set(range(shape.ranks))
+    return world, infos, rng
+
+
+def _group(rng: random.Random, index: int, count: int) -> Group:
+    tasks: list[Value] = [
+        {"task_id": f"c{index}t{n}", "group": f"op{n % 7}", "cost": 1.0 + rng.random()} for n in range(count)
+    ]
+    outcome = "no_valid_tactic" if rng.random() < 0.05 else "tuned"
+    return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "tasks": "same"}, tasks, outcome)
+
+
+def _directory(rng: random.Random, groups: list[Group]) -> Directory:
+    directory = Directory(is_read_only=rng.random() < 0.08)
+    for group in groups:
+        if rng.random() < 0.25 and group.outcome == "tuned":
+            table = _old_table(rng, group)
+            if table is not None:
+                directory.tables[group.key] = table
+        elif rng.random() < 0.15:
+            some = [t for t in group.tasks if rng.random() < 0.5]
+            directory.partial[group.key] = [result_of(t["task_id"], group.outcome, rng) for t in some]
+    return directory
+
+
+def _old_table(rng: random.Random, group: Group) -> Table | None:
+    results = [result_of(task["task_id"], "tuned", rng) for task in group.tasks]
+    guarded = rng.random() < 0.6
+    verdicts: list[Value] = [
+        {"task_id": row["task_id"], "decision": "kept", "choice": row["choice"], "ratio": 1.5} for row in results
+    ]
+    return Table.of(results, verdicts if guarded else [], guarded, -rng.uniform(1, 1e6))
+
+
+def result_of(task_id: str, outcome: str, rng: random.Random) -> Value:
+    """One finished task of an earlier run."""
+    return {"task_id": task_id, "outcome": outcome, "choice": rng.getrandbits(32) if outcome == "tuned" else None}

@@ -1,0 +1,107 @@
+"""A fixed share of the random schedules, and for every property a planted defect that it must notice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.sim.schedule import FULL, draw
+from tests.sim.simulation import simulate
+from tests.sim.world import World
+from warmup.machine import delivering, working
+from warmup.machine.machine import WarmupMachine
+from warmup.machine.phases import Phase
+from warmup.machine.pool import TaskPool
+
+BLOCK = 250
+
+
+@pytest.mark.parametrize("first", range(0, 2000, BLOCK))
+def test_every_property_holds_in_mixed_schedules(first: int) -> None:
+    """No schedule of 1 to 64 ranks breaks a property."""
+    outcomes = [simulate(seed) for seed in range(first, first + BLOCK)]
+    assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
+    assert {o.phase for o in outcomes} == {Phase.READY, Phase.FAILED}
+
+
+def test_every_property_holds_with_1000_ranks() -> None:
+    """No schedule of 1,000 ranks breaks a property, and some of them lose ranks and are ready all the same."""
+    outcomes = [simulate(seed, FULL) for seed in range(10)]
+    assert [(o.seed, o.violations) for o in outcomes if o.violations] == []
+    assert any(o.phase is Phase.READY and o.deaths for o in outcomes)
+
+
+def test_a_seed_replays() -> None:
+    """The same seed gives the same schedule, the same end at the same simulated time and as many events."""
+    assert [simulate(seed) for seed in range(20)] == [simulate(seed) for seed in range(20)]
+    assert draw(3) != draw(4)
+
+
+def noticed(text: str, seeds: int = 600) -> bool:
+    """Whether any schedule breaks a property whose words contain `text`."""
+    return any(text in violation for seed in range(seeds) for violation in simulate(seed).violations)
+
+
+def test_a_lost_task_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that forgets what a dead rank had in flight never ends in time, or fails for no reason."""
+    monkeypatch.setattr(TaskPool, "lose", lambda self, rank: ())
+    assert noticed("FAILED without a reason")
+
+
+def test_a_task_dealt_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase that starts over when a replacement joins measures finished tasks again."""
+
+    def start_over(self: working.PoolPhase, run: Any, rank: int) -> Any:
+        group = run.class_of(rank)
+        group.pool = TaskPool(group.tasks)
+        return self._feed_all(run, group)
+
+    monkeypatch.setattr(working.PoolPhase, "joined", start_over)
+    assert noticed("is finished and dealt again")
+
+
+def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategy `leader` with every live rank at work is two leaders at once."""
+    monkeypatch.setattr(working.PoolPhase, "works", lambda self, run, group, rank: run.ranks[rank].is_alive)
+    assert noticed("at once")
+
+
+def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that keep the table of their own node and say otherwise do not pass as one class."""
+
+    def lie(self: World, process: Any, call: Any, group: Any, now: float) -> dict[str, Any]:
+        found = self.directory(process.rank).tables.get(self._key(process))
+        process.loaded, process.has_replayed = found.digest if found else call.args["digest"], False
+        return {"digest": call.args["digest"], "entries": 1, "hits": 1, "misses": []}
+
+    monkeypatch.setattr(World, "_load", lie)
+    monkeypatch.setattr(delivering, "lacking", lambda group: [])
+    assert noticed("READY with 2 digests")
+
+
+def test_a_missing_deadline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that looks at no clock has runs without an end."""
+    monkeypatch.setattr(WarmupMachine, "tick", lambda self, now, statuses: [])
+    assert noticed("no end within all deadlines")
+
+
+def test_a_silent_task_without_deadline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hung task that only the deadline of the whole phase ends is named."""
+    monkeypatch.setattr(WarmupMachine, "_check_tasks", lambda self, now, statuses: [])
+    assert noticed("only the phase's deadline saw it")
+
+
+def test_an_echo_taken_for_a_death_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that cannot tell an old process's death from a new one's replaces processes that live."""
+    died = WarmupMachine.died
+    monkeypatch.setattr(
+        WarmupMachine, "died", lambda self, rank, reason, now, process=None: died(self, rank, reason, now)
+    )
+    assert noticed("nothing said that it is dead")
+
+
+def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replacement that loads late in the run and is not replayed is not ready."""
+    monkeypatch.setattr(delivering.Replaying, "returned", lambda self, run, call, value: [])
+    assert noticed("has not replayed")

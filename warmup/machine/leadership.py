@@ -1,0 +1,14 @@
+"""Who leads a class after its leader died: the next rank that has a process, a slow device only as the last choice."""
+
+from __future__ import annotations
+
+from warmup.machine.state import ClassState, Run
+
+
+def take_over(run: Run, group: ClassState, lost: int) -> None:
+    """Pass the lead on when `lost` had it; where no process is left in the class, it waits for the replacement."""
+    alive = run.alive(group)
+    if group.leader != lost or not alive:
+        return
+    group.leader = min(alive, key=lambda rank: (rank in group.slow, rank < lost, rank))
+    run.warn(f"rank {lost} led its class and died; rank {group.leader} takes over")
