@@ -10,6 +10,8 @@ from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip
 from warmup.runner.schedule import SamplingParams
 from warmup.runner.sizes import request_sizes
 
+TOGETHER = "every_feature"
+
 
 class SamplerFeaturesWarmup(EngineWarmup):
     """Optional: a feature that it misses stalls the first request which asks for it."""
@@ -31,8 +33,9 @@ class SamplerFeaturesWarmup(EngineWarmup):
         """Every feature at every size, then each feature alone at the largest and the smallest."""
         most = self._plan(context).num_requests
         sizes = sorted(request_sizes(most), reverse=True)
-        together = [Shape("every_feature", count, count) for count in sizes]
-        alone = [Shape(kind, count, count) for kind in features(context) for count in dict.fromkeys((most, 1))]
+        together = [Shape(TOGETHER, count, count) for count in sizes]
+        kinds = [kind for kind in features(context) if kind != TOGETHER]
+        alone = [Shape(kind, count, count) for kind in kinds for count in dict.fromkeys((most, 1))]
         return (*together, *alone)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
@@ -57,7 +60,7 @@ def features(context: WarmupContext) -> dict[str, tuple[SamplingParams, ...]]:
     everything = SamplingParams.for_warmup
     options = context.options
     return {
-        "every_feature": (everything(seed=7), everything(), SamplingParams.greedy()),
+        TOGETHER: (everything(seed=7), everything(), SamplingParams.greedy()),
         "plain": (SamplingParams(),),
         "seeded": (SamplingParams(seed=3),),
         "greedy": (SamplingParams.greedy(),),

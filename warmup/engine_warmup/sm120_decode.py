@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from warmup.engine_warmup.errors import EngineWarmupError
 from warmup.engine_warmup.sparse_mla import MIXED, mixed_shape, run_mixed, sparse_mla_gate
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, TunedFile, WarmupContext
-from warmup.errors import RejectedArtifactError
+from warmup.errors import CorruptArtifactError, RejectedArtifactError
 from warmup.table import TABLE_NAME, describe_difference, metadata_difference, parse_table
 
 SM120_FAMILY = 12
@@ -139,9 +139,16 @@ def merge_into_artifact(main_table: bytes | None, tuned: tuple[TunedFile, ...]) 
     blobs = {} if main_table is None else {TABLE_NAME: main_table}
     for file in tuned:
         if file.name != TABLE_NAME:
-            json.loads(file.content)
+            _check_json(file)
         blobs[file.name] = _merged(blobs.get(file.name), file)
     return blobs
+
+
+def _check_json(file: TunedFile) -> None:
+    try:
+        json.loads(file.content)
+    except ValueError as error:
+        raise CorruptArtifactError(f"tuned file {file.name} is not JSON: {error}", name=file.name) from error
 
 
 def _merged(present: bytes | None, file: TunedFile) -> bytes:

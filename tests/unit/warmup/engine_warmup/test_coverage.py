@@ -1,0 +1,99 @@
+"""What users of engines meet on their first request: padded sizes, LM head rows, graph sizes, sampler features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fakes import ForeignRunner
+from warmup.engine_warmup.run import run_engine_warmups
+from warmup.engine_warmup.sampler_features import SamplerFeaturesWarmup, features
+from warmup.engine_warmup.serving_shapes import DECODE, MIXED, PREFILL, SPREAD, ServingShapesWarmup
+from warmup.engine_warmup.spec import Skip
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
+from warmup.runner.protocol import Capability, SchedulerLimits
+from warmup.runner.scheduler import ServedRequest
+
+
+def test_every_padded_size_is_warmed_in_every_kind(make_context: Any, make_runner: Any) -> None:
+    """Each token size as one prefill, spread and mixed; each graph-capture size as a decode."""
+    runner = make_runner(max_num_batched_tokens=24, max_num_seqs=6)
+    shapes = ServingShapesWarmup().shapes(make_context(runner))
+
+    by_kind = {kind: [s.tokens for s in shapes if s.kind == kind] for kind in (PREFILL, SPREAD, MIXED, DECODE)}
+
+    assert by_kind == {
+        PREFILL: [24, 16, 8, 4, 2, 1],
+        SPREAD: [24, 16, 8, 4, 2, 1],
+        MIXED: [24, 16, 8, 4, 2],
+        DECODE: [6, 4, 2, 1],
+    }
+
+
+def test_serving_meets_no_gemm_shape_that_warmup_did_not(make_context: Any, make_runner: Any, serve: Any) -> None:
+    """Every (rows, weight) of a GEMM in serving was run by the warmups before."""
+    runner = make_runner(max_num_batched_tokens=24, max_num_seqs=6)
+    ops, shapes = runner.decoder._ops, set[tuple[int, ...]]()
+    original = ops.linear
+    ops.linear = lambda x, weight: shapes.add((*x.shape, *weight.shape)) or original(x, weight)
+    run_engine_warmups(make_context(runner), (ServingShapesWarmup(), SamplerFeaturesWarmup()))
+    warmed, _ = set(shapes), shapes.clear()
+
+    serve(runner, [ServedRequest(f"r{i}", tuple(range(1 + 3 * i)), 4) for i in range(11)], chunk=7)
+
+    assert shapes
+    assert shapes <= warmed
+
+
+def test_kinds_that_the_runner_cannot_make_are_left_out(make_context: Any) -> None:
+    """A runner without mixed batches and uniform decodes is warmed in the others; without attention not at all."""
+    limits, cache = SchedulerLimits(8, 4, 64), KVCacheConfig(9, interleaved_groups(1, (4,)))
+    declared = frozenset({Capability.DUMMY_RUN, Capability.FORCE_ATTENTION, Capability.SINGLE_PREFILL})
+    runner: Any = ForeignRunner(limits, cache, declared, None)
+
+    report = run_engine_warmups(make_context(runner), (ServingShapesWarmup(),))
+
+    assert report.outcome("serving_shapes").state == "done"
+    assert {kind for kind, _ in runner.calls} == {"prefill", "spread"}
+    runner.capabilities = frozenset({Capability.DUMMY_RUN})
+    assert ServingShapesWarmup().gate(make_context(runner)) == Skip("runner lacks force_attention")
+
+
+def test_every_sampler_feature_runs_alone_and_together(make_context: Any, make_runner: Any) -> None:
+    """Each feature at the largest and smallest batch, all at once at every size; widths as configured."""
+    context = make_context(make_runner(max_num_seqs=4), top_k_widths=(1, 3), logprob_widths=(0, 2))
+    shapes = SamplerFeaturesWarmup().shapes(context)
+
+    together = [shape.requests for shape in shapes if shape.kind == "every_feature"]
+    alone = {(shape.kind, shape.requests) for shape in shapes if shape.kind != "every_feature"}
+
+    names = ("plain", "seeded", "greedy", "temperature", "top_p", "min_p", "penalties")
+    names += ("top_k=1", "top_k=3", "logprobs=0", "logprobs=2")
+    assert together == [4, 2, 1]
+    assert alone == {(name, size) for name in names for size in (1, 4)}
+    assert set(features(context)) == {*names, "every_feature"}
+
+
+def test_the_sampler_sees_what_the_shape_promises(make_context: Any, make_runner: Any) -> None:
+    """Each shape reaches the runner's sampler with its own parameters, for the prefill and a decode."""
+    runner, seen = make_runner(max_num_seqs=4), []
+    context = make_context(runner)
+    original = runner.sampler.sample
+    runner.sampler.sample = lambda logits, rows: seen.append([row.params for row in rows]) or original(logits, rows)
+
+    report = run_engine_warmups(context, (SamplerFeaturesWarmup(),))
+
+    expected = [
+        [features(context)[s.kind][i % len(features(context)[s.kind])] for i in range(s.requests)]
+        for s in SamplerFeaturesWarmup().shapes(context)
+        for _ in range(2)
+    ]
+    assert report.outcome("sampler_features").state == "done"
+    key = lambda params: sorted(map(repr, params))  # noqa: E731
+    assert [key(params) for params in seen] == [key(params) for params in expected]
+
+
+def test_pooling_models_have_no_sampler(make_context: Any, make_runner: Any) -> None:
+    """A pooling model is skipped with that reason."""
+    context = make_context(make_runner(is_pooling_model=True))
+
+    assert SamplerFeaturesWarmup().gate(context) == Skip("pooling model")

@@ -1,0 +1,141 @@
+"""The slot-mapping warmup: its gates, its token counts, and buffers restored bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.fakes import ForeignRunner, NamedBackend
+from warmup.engine_warmup.run import run_engine_warmups
+from warmup.engine_warmup.slot_mapping import SlotMappingWarmup
+from warmup.engine_warmup.spec import EngineWarmupOptions, Shape, Skip
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
+from warmup.runner.protocol import Capability, SchedulerLimits
+
+SPARSE = NamedBackend("V4_FLASHMLA_SPARSE")
+
+
+class RecordingTable:
+    """A block table that fills what it is given and may fail."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.rows: list[int] = []
+        self.mapped: list[tuple[list[int], int]] = []
+        self._fails = fails
+
+    def commit_block_table(self, num_reqs: int) -> None:
+        self.rows.append(num_reqs)
+
+    def compute_slot_mapping(self, num_reqs: int, query_start_loc: Any, positions: Any) -> None:
+        self.mapped.append((query_start_loc.tolist(), positions.numel()))
+        if self._fails:
+            raise RuntimeError("planted")
+
+
+def test_the_default_counts(make_context: Any, make_runner: Any) -> None:
+    """1 to 16, 32, 64, 128, 256 and 512 tokens."""
+    context = make_context(make_runner(max_num_batched_tokens=1024, max_model_len=1024))
+
+    counts = [shape.tokens for shape in SlotMappingWarmup().shapes(context)]
+
+    assert counts == [*range(1, 17), 32, 64, 128, 256, 512]
+
+
+def test_counts_are_clamped_and_run_once(make_context: Any, make_runner: Any) -> None:
+    """Counts above the runner's maximum become the maximum, once."""
+    context = make_context(make_runner(max_num_batched_tokens=20), slot_mapping_tokens=(4, 4, 19, 32, 64))
+
+    assert SlotMappingWarmup().shapes(context) == tuple(Shape("slots", count, 1) for count in (4, 19, 20))
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "reason"),
+    [
+        ({}, {}, "no sparse-MLA backend"),
+        ({"attention_backends": (SPARSE,)}, {}, "device is cpu, not cuda"),
+        ({"attention_backends": (SPARSE,)}, {"sparse_mla": False}, "engine_warmup.sparse_mla is off"),
+        ({"attention_backends": (SPARSE,), "is_pooling_model": True}, {}, "pooling model"),
+        ({"capabilities": frozenset()}, {"slot_mapping_for_any": True}, "runner lacks slot_mapping"),
+    ],
+)
+def test_gates(make_context: Any, make_runner: Any, change: Any, options: Any, reason: str) -> None:
+    """Each gate gives its own reason."""
+    runner = make_runner()
+    for name, value in change.items():
+        setattr(runner, name, value)
+
+    skip = SlotMappingWarmup().gate(make_context(runner, **options))
+
+    assert isinstance(skip, Skip)
+    assert reason in skip.reason
+
+
+def test_the_gate_opens_for_sparse_mla_on_cuda_and_for_any_runner_on_request(
+    make_context: Any, make_runner: Any
+) -> None:
+    """A sparse-MLA runner on CUDA passes by default, any runner when it is switched on."""
+    runner = make_runner()
+    assert SlotMappingWarmup().gate(make_context(runner, slot_mapping_for_any=True)) is None
+
+    runner.attention_backends, runner.device = (SPARSE,), "cuda"
+
+    assert SlotMappingWarmup().gate(make_context(runner)) is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_everything_is_restored_bit_for_bit(make_context: Any, make_runner: Any, fails: bool) -> None:
+    """Query starts, positions, slot mapping and the committed row keep their bits, also when the kernel raises."""
+    runner = make_runner(kernel_mode="interpreted")
+    for index, tensor in enumerate(runner.buffers().values()):
+        tensor.fill_(index + 1)
+    before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
+    runner.capabilities -= {Capability.BUFFERS}
+    original, seen = runner.block_table.compute_slot_mapping, []
+
+    def compute(*arguments: Any) -> None:
+        original(*arguments)
+        seen.append(not torch.equal(before["block_table.slot_mapping"], runner.block_table.slot_mapping))
+        if fails:
+            raise RuntimeError("planted")
+
+    runner.block_table.compute_slot_mapping = compute
+    context = make_context(runner, slot_mapping_for_any=True, slot_mapping_tokens=(3, 9))
+
+    outcome = run_engine_warmups(context, (SlotMappingWarmup(),)).outcome("slot_mapping")
+
+    assert outcome.state == ("failed" if fails else "done")
+    assert all(seen)
+    assert len(seen) == (1 if fails else 2)
+    assert {n for n, t in runner.buffers().items() if not torch.equal(before[n], t)} == set()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_runner_without_the_buffers_is_warmed_too(make_context: Any, fails: bool) -> None:
+    """A runner with only a block table gets its own query starts and positions."""
+    limits = SchedulerLimits(64, 8, 128)
+    runner: Any = ForeignRunner(
+        limits, KVCacheConfig(9, interleaved_groups(1, (4,))), frozenset({Capability.SLOT_MAPPING}), None
+    )
+    runner.block_table = RecordingTable(fails)
+    synchronized: list[bool] = []
+    context = make_context(
+        runner,
+        slot_mapping_for_any=True,
+        slot_mapping_tokens=(5,),
+        synchronize=lambda: synchronized.append(True),
+    )
+
+    outcome = run_engine_warmups(context, (SlotMappingWarmup(),)).outcome("slot_mapping")
+
+    assert outcome.state == ("failed" if fails else "done")
+    assert (runner.block_table.rows, runner.block_table.mapped) == ([1], [([0, 5], 5)])
+    assert synchronized
+
+
+def test_the_seeds_switch_is_a_field() -> None:
+    """Sparse-MLA warmup is on by default, for other runners it is off."""
+    options = EngineWarmupOptions()
+
+    assert (options.sparse_mla, options.slot_mapping_for_any) == (True, False)
