@@ -19,7 +19,7 @@ from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
 from warmup.tuning import building, compose, loading, process_facts
-from warmup.tuning.autotuner_seams import metadata
+from warmup.tuning.autotuner_seams import check_seams, metadata
 from warmup.tuning.memory import limit_memory, memory_of
 from warmup.tuning.replay import replay_calls
 from warmup.tuning.scratch import scratch_directory
@@ -39,8 +39,9 @@ class FlashInferTuner:
         """Take the process' current device.
 
         Raises:
-            TuningError: `cuda` where torch sees no GPU, `cpu` where it does.
+            TuningError: `cuda` where torch sees no GPU, `cpu` where it does; or a FlashInfer with other seams.
         """
+        check_seams()
         if (backend == "cuda") != torch.cuda.is_available():
             seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
             raise TuningError(f"backend {backend!r}, but torch in this process {seen}", backend=backend)

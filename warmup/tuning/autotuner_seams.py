@@ -10,6 +10,7 @@ Each wraps a method of the process' AutoTuner and restores it on every way out. 
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -29,8 +30,55 @@ PINNED_VERSION = "0.7.2.post1"
 """The FlashInfer version whose seams were read."""
 
 
+SIGNATURES: dict[str, tuple[str, ...]] = {
+    "choose_one": ("self", "custom_op", "runners", "tuning_config", "inputs", "kwargs"),
+    "search_cache": (
+        "self",
+        "custom_op",
+        "runners",
+        "input_shapes",
+        "tuning_config",
+        "inputs",
+        "require_profiling_policy",
+    ),
+    "_profile_single_kernel": (
+        "self",
+        "runner",
+        "inputs",
+        "tactic",
+        "tuning_config",
+        "input_tensor_batches",
+        "kwargs",
+    ),
+    "_get_input_sizes": ("self", "inputs"),
+    "_get_cache_key": ("custom_op", "runner", "input_shapes", "tuning_config", "extras"),
+    "_profiling_policy": ("tuning_config",),
+}
+"""Parameters of every method of the AutoTuner that is wrapped or called here and in `captured.py`."""
+
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "_collect_metadata": (),
+    "_tactic_to_json": ("tactic",),
+    "_sync_oom_across_tune_group": ("local_oom",),
+}
+"""The same for functions of its module."""
+
+
 class _Answered(BaseException):
     """Ends an op call once the AutoTuner has answered; not an Exception, so that no op catches it."""
+
+
+def check_seams() -> None:
+    """Raise TuningError naming the first seam that this FlashInfer does not have as it was read."""
+    for owner, expected in ((AutoTuner, SIGNATURES), (private, FUNCTIONS)):
+        for name, parameters in expected.items():
+            found = getattr(owner, name, None)
+            if found is None or tuple(inspect.signature(found).parameters) != parameters:
+                raise TuningError(
+                    f"FlashInfer {private._flashinfer_version} has another {name} than {PINNED_VERSION}, "
+                    "for which this version was written; install the pinned one",
+                    seam=name,
+                )
 
 
 def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
