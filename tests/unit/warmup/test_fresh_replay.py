@@ -1,0 +1,77 @@
+"""The process that only loads and replays a table: real AutoTuner, its failures named, its compute cache its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.artifacts import ROOT
+from warmup.errors import LoadError
+from warmup.fresh_replay import replay_in_fresh_process
+
+CONFIG = {
+    "model": {"name": "qwen3-0.6b", "dtype": "float32"},
+    "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
+    "cluster": {"backend": "cpu", "ranks_per_node": 1},
+}
+TUNE = """
+import json, sys
+from pathlib import Path
+from configs import parse_config
+from configs.model import load_model
+from warmup.flashinfer_tuner import FlashInferTuner
+from warmup.rank_process import rank_workloads
+from warmup.tasks import tasks_of
+config = parse_config(json.loads(sys.argv[1]))
+tuner = FlashInferTuner("cpu")
+workloads = rank_workloads(config, load_model(config.model.name), 0, "cpu")
+tuner.prepare(workloads)
+Path(sys.argv[2]).write_bytes(tuner.table([tuner.tune(tasks_of(workloads)[0])], []))
+"""
+
+
+@pytest.fixture(scope="module")
+def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which FlashInfer can be imported."""
+    base = str(tmp_path_factory.mktemp("workspace"))
+    quiet = {"TQDM_DISABLE": "1", "FLASHINFER_LOGGING_LEVEL": "WARNING", "FLASHINFER_WORKSPACE_BASE": base}
+    return {**os.environ, **quiet, "OMP_NUM_THREADS": "2"}
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """A request for rank 0 on CPU."""
+    factory = "warmup.flashinfer_tuner:FlashInferTuner"
+    return {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": factory, "provider": None, **changes}
+
+
+def test_a_table_is_replayed_in_a_process_of_its_own(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A table that another process tuned is loaded, and every task of the rank runs once."""
+    program, file = tmp_path / "tune.py", tmp_path / "table.json"
+    program.write_text(TUNE)
+    command = [sys.executable, str(program), json.dumps(CONFIG), str(file)]
+    done = subprocess.run(
+        command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    answer = replay_in_fresh_process(request(), file.read_bytes(), tmp_path / "nv", environ, 120)
+
+    assert (answer["entries"], answer["failed"]) == (1, [])
+    assert answer["calls"] >= 4
+
+
+def test_a_failure_of_the_child_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+    """What the child could not do arrives as a LoadError with its reason."""
+    with pytest.raises(LoadError, match=r"failed with 1: ConfigError: cluster"):
+        replay_in_fresh_process(request(config={"cluster": {}}), b"{}", tmp_path / "nv", environ, 60)
+
+
+def test_a_replay_that_takes_too_long_is_ended(tmp_path: Path, environ: dict[str, str]) -> None:
+    """The deadline is kept, and the error says how long it was."""
+    with pytest.raises(LoadError, match="longer than 0 s"):
+        replay_in_fresh_process(request(), b"{}", tmp_path, environ, 0.05)

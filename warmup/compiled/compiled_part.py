@@ -1,0 +1,103 @@
+"""The compiled part of one rank's work: what it used, what it ships, what was installed for it.
+
+One object in each rank's process, created after its fingerprint is known. On a machine without a GPU it collects and
+installs nothing. A part that cannot be collected or does not fit is a warning: the table is never held up by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from warmup.artifact import Artifact, Content
+from warmup.compiled import compute_cache, flashinfer_modules, installed, triton_cache
+from warmup.compiled.environment import ProcessEnvironment, decide
+from warmup.errors import WarmupError
+from warmup.manifest import Kind
+
+logger = logging.getLogger(__name__)
+
+COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache")
+
+
+class CompiledPart:
+    """Collects, installs and activates for one process; `fingerprint` is the rank's (`warmup/fingerprint.py`)."""
+
+    def __init__(
+        self,
+        fingerprint: Mapping[str, str],
+        store_directory: Path,
+        flashinfer_base: Path,
+        environ: Mapping[str, str],
+        *,
+        file_mode: int = 0o600,
+        dir_mode: int = 0o700,
+    ) -> None:
+        self._has_gpu = bool(fingerprint["driver"])
+        self._driver = fingerprint["driver"]
+        self._process = flashinfer_modules.describe_process(
+            fingerprint["cuda_version"], fingerprint["arch"].split("_") if self._has_gpu else ()
+        )
+        self._max_bytes = compute_cache.size_limit(environ.get("CUDA_CACHE_MAXSIZE"))
+        self._modes = (file_mode, dir_mode)
+        self._store_directory = store_directory
+        self._recorder = triton_cache.Recorder()
+        self._is_recording = False
+        self.environment: ProcessEnvironment = decide(
+            environ, Path(environ.get("HOME") or "/"), flashinfer_base, provider=None
+        )
+
+    def start(self) -> None:
+        """Record from here on which Triton entries this process uses."""
+        if self._has_gpu and not self._is_recording:
+            self._recorder.start()
+            self._is_recording = True
+
+    @property
+    def triton_compilations(self) -> int:
+        """Kernels that this process had to compile since `start`."""
+        return self._recorder.compilations
+
+    def collect(self, modules: Iterable[str], replayed: Path | None) -> tuple[tuple[Content, ...], tuple[str, ...]]:
+        """What to ship beside the table, and warnings for what could not be collected.
+
+        Args:
+            modules: names of the FlashInfer modules that the rank's workloads need.
+            replayed: compute cache of a process that only loaded and replayed the table; None ships no kernels.
+        """
+        if not self._has_gpu:
+            return (), ()
+        if self._is_recording:
+            self._recorder.stop(self.environment.triton_cache)
+            self._is_recording = False
+        rooms: dict[Kind, Callable[[], tuple[Content, ...]]] = {
+            "flashinfer_module": lambda: flashinfer_modules.collect(
+                flashinfer_modules.library_paths(modules), self._process
+            ),
+            "triton_cache": lambda: triton_cache.collect(self.environment.triton_cache, self._recorder.used),
+            "cuda_compute_cache": lambda: (
+                () if replayed is None else compute_cache.collect(replayed, self._driver, self._max_bytes)
+            ),
+        }
+        contents: list[Content] = []
+        warnings: list[str] = []
+        for kind, room in rooms.items():
+            try:
+                contents += room()
+            except (OSError, WarmupError) as error:
+                warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
+        return tuple(contents), tuple(warnings)
+
+    def install(self, artifact: Artifact) -> installed.Installed:
+        """Put an artifact's compiled part in place on this node. One rank of a node does this."""
+        node = installed.Node(self._process, self._driver, self._max_bytes, *self._modes)
+        return installed.install(artifact, self.provider(artifact.digest), self.environment, node)
+
+    def activate(self, artifact_digest: str) -> bool:
+        """Let this process' FlashInfer find the installed modules; False when none are installed for this artifact."""
+        return self._has_gpu and flashinfer_modules.activate(self.provider(artifact_digest))
+
+    def provider(self, artifact_digest: str) -> Path:
+        """Where the modules of an artifact are installed on this node."""
+        return installed.provider_directory(self._store_directory, artifact_digest)

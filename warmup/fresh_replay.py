@@ -1,0 +1,98 @@
+"""A process that does nothing but load and replay a table, so that its compute cache holds the winners' kernels only.
+
+Tuning leaves every tactic's kernels in the driver's cache; a serving process needs those of the winners. The parent
+calls `replay_in_fresh_process`, the child is `python -m warmup.fresh_replay` with one JSON request on stdin.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError, parse_config
+from configs.model import load_model
+from warmup.compiled import compute_cache, flashinfer_modules
+from warmup.errors import LoadError, WarmupError
+from warmup.tasks import tasks_of
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def replay_in_fresh_process(
+    request: Mapping[str, Any], table: bytes, directory: Path, environ: Mapping[str, str], timeout_s: float
+) -> dict[str, Any]:
+    """Replay a table in a new process whose compute cache is `directory`; what it did, in seconds and calls.
+
+    Args:
+        request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the tuner) and
+            `provider` (directory of installed modules, or None).
+        environ: the process' environment; the compute cache is replaced, the import path extended.
+
+    Raises:
+        LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
+    """
+    path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
+    variables = {**environ, **compute_cache.replay_environment(directory), "PYTHONPATH": path}
+    with tempfile.TemporaryDirectory(prefix="ray-warmup-replay-") as scratch:
+        file = Path(scratch) / "autotune_configs.json"
+        file.write_bytes(table)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "warmup.fresh_replay"],
+                input=json.dumps({**request, "table": str(file)}),
+                env=variables,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LoadError(f"the replay for the compute cache took longer than {timeout_s:.0f} s") from error
+    if done.returncode != 0:
+        raise LoadError(f"the replay for the compute cache failed with {done.returncode}: {done.stderr[-800:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def replay(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The child's work: prepare, load, replay."""
+    from warmup.rank_process import rank_workloads
+    from warmup.tuner import TunerOptions
+
+    if request.get("provider"):
+        flashinfer_modules.activate(Path(request["provider"]))
+    config = parse_config(request["config"])
+    module, _, name = request["factory"].partition(":")
+    tuner = getattr(importlib.import_module(module), name)(request["backend"], TunerOptions())
+    workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
+    refused = {skip.workload for skip in tuner.prepare(workloads)}
+    tasks = tasks_of(tuple(workload for workload in workloads if workload.name not in refused))
+    began = time.monotonic()
+    loaded = tuner.load(Path(request["table"]), ())
+    outcome = tuner.replay(tasks)
+    return {"entries": loaded.entries, "seconds": time.monotonic() - began, **outcome.to_json()}
+
+
+def main() -> int:
+    """One request on stdin, one JSON line on stdout."""
+    try:
+        answer = replay(json.load(sys.stdin))
+    except (WarmupError, ConfigError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
