@@ -7,6 +7,7 @@ Today's way is the leader-only run plus a gloo broadcast of its table (`bench_ex
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -101,7 +102,20 @@ def run_scenario(scenario: Scenario, gpus: int, out: Path, share: float) -> dict
         row["hits"] = [rank["hits"] for rank in data["ranks"]]
         row["rank_phases"] = [rank["phases"] for rank in data["ranks"]]
         row["warnings"] = data["warnings"]
+        row["tasks"] = task_seconds(store)
     return row
+
+
+def task_seconds(store: Path) -> list[tuple[str, int, float]]:
+    """(task, rank, seconds) of every measured task, from the newest sidecar in a node store."""
+    sidecars: list[tuple[float, list[dict[str, Any]]]] = []
+    for path in store.glob("**/blobs/*"):
+        with contextlib.suppress(ValueError):
+            document = json.loads(path.read_bytes())
+            if isinstance(document, dict) and "table_sha256" in document:
+                sidecars.append((path.stat().st_mtime, document["tasks"]))
+    rows = max(sidecars, key=lambda found: found[0], default=(0.0, []))[1]
+    return [(r["result"]["task_id"], r["result"]["rank"], round(r["result"]["elapsed_s"], 3)) for r in rows]
 
 
 def _sets(scenario: Scenario, gpus: int, cpus: int, share: float) -> list[str]:

@@ -106,7 +106,7 @@ class PoolPhase(PhaseLogic):
         pool = group.pool
         if pool is None or not self.works(run, group, rank):
             return commands
-        while len(commands) < limit and pool.num_running(rank) < IN_FLIGHT:
+        while len(commands) < limit and pool.num_running(rank) < self._depth(group):
             task_id = pool.deal(rank)
             if task_id is None:
                 break
@@ -114,6 +114,11 @@ class PoolPhase(PhaseLogic):
                 run.call(rank, self.method, task=task_id, task_id=task_id, **self.arguments(group, task_id))
             )
         return commands
+
+    def _depth(self, group: ClassState) -> int:
+        """At the end nothing is queued behind a running task while another rank could begin it."""
+        plenty = group.pool is not None and group.pool.num_waiting > len(group.ranks)
+        return IN_FLIGHT if plenty or group.strategy == "leader" else 1
 
 
 class Tuning(PoolPhase):
