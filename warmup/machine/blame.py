@@ -34,12 +34,13 @@ def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, no
 
 def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
     """Equal failures of many ranks as one paragraph."""
-    groups: dict[tuple[str, str], list[RankInfo]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for info, failure in failures.items():
-        groups.setdefault((failure.kind, failure.message), []).append(info)
+        task = f", task {failure.task_id}" if failure.task_id else ""
+        groups.setdefault((failure.kind, failure.message), []).append(f"{info}{task}")
     paragraphs = []
-    for (kind, message), infos in groups.items():
-        who = "; ".join(str(info) for info in infos)
+    for (kind, message), culprits in groups.items():
+        who = "; ".join(culprits)
         text = f"phase {run.phase}, after {now - run.phase_began:.1f} s: {who}: {kind}: {message}"
         trace = next((f.traceback for f in failures.values() if (f.kind, f.message) == (kind, message)), "")
         paragraphs.append(text + (f"\n{trace.rstrip()}" if trace else ""))

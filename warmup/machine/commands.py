@@ -53,3 +53,5 @@ class Failure:
     """Class name of the exception."""
     message: str
     traceback: str = ""
+    task_id: str = ""
+    """The task in which it was raised, where it was one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from configs.schema import WarmupConfig
@@ -237,7 +238,8 @@ class WarmupMachine:
 
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
-        self._failures[call.rank] = failure
+        task_id = (call.task_id if isinstance(call, Call) else None) or ""
+        self._failures[call.rank] = replace(failure, task_id=task_id)
         self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
         self._failed_at = now if self._failed_at is None else self._failed_at
         return self._end_grace(now)

@@ -51,7 +51,10 @@ def _state(run: Run, state: RankState) -> str:
         return "failed"
     if not state.is_alive:
         return "lost"
-    return "ready" if run.phase is Phase.READY else str(next(reversed(state.seconds), Phase.PROBING)).lower()
+    if run.phase is Phase.READY:
+        return "ready"
+    reached = next(reversed(run.seconds), Phase.PROBING) if run.phase is Phase.FAILED else run.phase
+    return str(reached).lower()
 
 
 def _role(run: Run, rank: int) -> str:

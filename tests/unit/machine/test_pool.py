@@ -1,0 +1,89 @@
+"""TaskPool: groups stay together, the longest comes first, a finished task is never dealt again."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from warmup.machine.pool import PoolTask, TaskPool
+
+
+def make_tasks(*rows: tuple[str, str, float]) -> list[PoolTask]:
+    """Tasks from (id, group, cost)."""
+    return [PoolTask(*row) for row in rows]
+
+
+def test_a_rank_stays_in_its_group_longest_first() -> None:
+    """The first rank gets the heaviest group and works it off from its longest task down."""
+    pool = TaskPool(make_tasks(("a1", "a", 1), ("b1", "b", 5), ("b2", "b", 6), ("a2", "a", 2)))
+    assert [pool.deal(0), pool.deal(0), pool.deal(0)] == ["b2", "b1", "a2"]
+
+
+def test_ranks_take_different_groups() -> None:
+    """A second rank begins another group instead of sharing the first one."""
+    pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("b1", "b", 1), ("b2", "b", 1)))
+    assert pool.deal(0) == "a2"
+    assert pool.deal(1) == "b2"
+    assert pool.deal(0) == "a1"
+
+
+def test_a_dry_rank_takes_the_shortest_of_another() -> None:
+    """With no group left a rank takes the shortest waiting task of the group with most work."""
+    pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("a3", "a", 3)))
+    assert pool.deal(0) == "a3"
+    assert pool.deal(1) == "a1"
+
+
+def test_a_lost_rank_gives_back_what_it_had() -> None:
+    """Tasks in flight wait again, the group is free for another rank, finished tasks stay finished."""
+    pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("a3", "a", 3)))
+    assert (pool.deal(0), pool.deal(0)) == ("a3", "a2")
+    assert pool.finish("a3")
+    assert pool.lose(0) == ("a2",)
+    assert pool.lose(0) == ()
+    assert sorted(str(pool.deal(1)) for _ in range(2)) == ["a1", "a2"]
+    assert pool.deal(1) is None
+
+
+def test_a_second_answer_does_not_count() -> None:
+    """A task that was given back and is finished by its first rank after all is not dealt again."""
+    pool = TaskPool(make_tasks(("a1", "a", 1)))
+    assert pool.deal(0) == "a1"
+    pool.lose(0)
+    assert pool.finish("a1")
+    assert not pool.finish("a1")
+    assert not pool.finish("unknown")
+    assert pool.deal(1) is None
+    assert pool.is_done
+
+
+@given(st.data())
+def test_every_task_is_finished_exactly_once(data: st.DataObject) -> None:
+    """Whatever the order of deals, answers and losses: each task is dealt while unfinished only, and all are done."""
+    count = data.draw(st.integers(0, 12))
+    pool = TaskPool(make_tasks(*((f"t{n}", f"g{n % 3}", float(n % 5)) for n in range(count))))
+    held: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    done: set[str] = set()
+    for _ in range(20 * count):
+        rank, act = data.draw(st.sampled_from((0, 1, 2))), data.draw(st.sampled_from(("deal", "finish", "lose")))
+        if act == "deal" and (task := pool.deal(rank)) is not None:
+            assert task not in done
+            assert all(task not in others for others in held.values())
+            held[rank].append(task)
+        elif act == "finish" and held[rank]:
+            task = held[rank].pop()
+            assert pool.finish(task)
+            done.add(task)
+        elif act == "lose":
+            assert sorted(pool.lose(rank)) == sorted(held[rank])
+            held[rank] = []
+        assert pool.num_running(rank) == len(pool.running(rank)) == len(held[rank])
+        assert pool.num_waiting == count - len(done) - sum(map(len, held.values()))
+    while not pool.is_done:
+        for rank in held:
+            while (task := pool.deal(rank)) is not None:
+                held[rank].append(task)
+            for task in held[rank]:
+                assert pool.finish(task)
+            held[rank] = []
+    assert pool.num_done == pool.num_tasks == count
