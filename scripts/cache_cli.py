@@ -38,8 +38,25 @@ def list_command(key: Key = "", root: Root = None, override_dir: Override = None
 
 
 @app.command()
-def verify(key: Key = "", root: Root = None, override_dir: Override = None, as_json: AsJson = False) -> None:
-    """Re-read and re-hash every generation, blob, table and installation; exit 1 when one is damaged."""
+def verify(
+    key: Key = "",
+    retime: Annotated[int, typer.Option(min=0, help="Also time so many entries of --config's table again.")] = 0,
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Whose table --retime is about.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")] = None,
+    root: Root = None,
+    override_dir: Override = None,
+    as_json: AsJson = False,
+) -> None:
+    """Re-read and re-hash every generation, blob, table and installation; exit 1 when one is damaged.
+
+    With --retime N, time N entries of the config's table against the default again, on this node's device, instead;
+    exit 1 when one has drifted.
+    """
+    if retime and config is None:
+        typer.echo("ray-warmup: --retime needs --config: the table's tasks come from it", err=True)
+        raise typer.Exit(EXIT_USAGE)
+    if retime:
+        _answer("retime", as_json, retime=retime, config=config, set=override or [])
     _answer("verify", as_json, key=key, root=root, override_dir=override_dir)
 
 

@@ -50,6 +50,17 @@ def _verify(console: Console, rows: list[dict[str, Any]]) -> None:
         console.print("nothing is stored here")
 
 
+def _retime(console: Console, row: dict[str, Any]) -> None:
+    table = _table("task", "runner", "tactic", "then", "now", "today", "")
+    for entry in row["rows"]:
+        then = "" if entry["then"] is None else f"{entry['then']:.3f}"
+        names = (entry["task_id"], entry["runner"], str(entry["tactic"]))
+        table.add_row(*names, then, f"{entry['now']:.3f}", entry["decision"], "drifted" if entry["drifted"] else "")
+    console.print(table)
+    _line(console, f"{len(row['rows'])} of {row['entries']} entries timed, {row['drifted']} drifted: {row['path']}")
+    console.print("then and now are the default's time over the entry's; retune where it drifted")
+
+
 def _explain(console: Console, row: dict[str, Any]) -> None:
     _line(console, f"{row['path']}: {'a hit' if row['hit'] else 'a miss: ' + row['reason']}")
     for path, difference in row["others"] if not row["hit"] else []:
@@ -115,6 +126,7 @@ def _time(seconds: float | None) -> str:
 _VIEWS: dict[str, Callable[[Console, Any], None]] = {
     "ls": _ls,
     "verify": _verify,
+    "retime": _retime,
     "explain": _explain,
     "diff": _diff,
     "export": _export,

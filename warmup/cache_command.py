@@ -9,6 +9,7 @@ A failure of ours is `{"ok": False, "error": ...}`, so that one bad node does no
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,11 +17,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from configs import env
 from configs.loader import load_config
 from configs.schema import CacheSection
 from warmup import cache_diff, cache_ops, cache_views
+from warmup.artifact import read_timings
 from warmup.errors import StoreError, WarmupError
 from warmup.node_paths import NodePaths, resolve_paths
+from warmup.store import NodeStore
+from warmup.tasks import tasks_of
+from warmup.tuner import TunerOptions
 
 Arguments = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -64,6 +70,29 @@ def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     rows = [cache_views.verify_store(path) for path in _stores(paths, arguments)]
     return all(not row.problems for row in rows), [asdict(row) for row in rows]
+
+
+def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    """Time a sample of a config's table again; needs the device that the table was made for."""
+    from warmup import retiming
+    from warmup.forecast import forecast_rank
+
+    config = load_config(arguments["config"], [*arguments.get("set", [])])
+    backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
+    forecast = forecast_rank(config, arguments.get("rank", 0), backend)
+    artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
+    lease.release()
+    env.export({"FLASHINFER_WORKSPACE_BASE": str(resolve_paths(config.cache).workspace)})
+    module, _, name = arguments.get("factory", "warmup.flashinfer_tuner:FlashInferTuner").partition(":")
+    options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
+    tuner = getattr(importlib.import_module(module), name)(backend, options)
+    refused = {skip.workload for skip in tuner.prepare(forecast.workloads)}
+    tasks = {task.task_id: task for task in tasks_of(tuple(w for w in forecast.workloads if w.name not in refused))}
+    entries = retiming.recorded_entries(read_timings(artifact))
+    rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))
+    drifted = sum(row.drifted for row in rows)
+    result = {"path": str(forecast.table_path), "entries": len(entries), "drifted": drifted}
+    return drifted == 0, result | {"rows": [asdict(row) for row in rows]}
 
 
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
@@ -124,6 +153,7 @@ def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
     "ls": _ls,
     "verify": _verify,
+    "retime": _retime,
     "explain": _explain,
     "diff": _diff,
     "export": _export,

@@ -1,0 +1,82 @@
+"""Timing stored entries again: the sample, and what counts as a drift."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.fakes import ScriptedTuner
+from tests.gemms import make_workload, tasks_for
+from warmup.retiming import Recorded, recorded_entries, retime, sample
+from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+
+TASKS = tasks_for(make_workload())
+
+
+def row(task: Task, decision: str = "kept", ratio: float = 2.0, default: bool = False) -> dict[str, Any]:
+    """One row of a table's timings, as the scripted tuner measures it."""
+    result = ScriptedTuner({}).tune(task)
+    assert result.choice is not None
+    choice = Choice(result.default_runner, -1) if default else result.choice
+    verdict = GuardVerdict(task.task_id, decision, choice, ratio, ratio, 1e-4, 5)  # type: ignore[arg-type]
+    return {"result": result.to_json(), "verdict": verdict.to_json()}
+
+
+class OneVerdict(ScriptedTuner):
+    """A scripted tuner whose guard always answers the same."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__({})
+        self.changes = changes
+        self.seen: list[TaskResult] = []
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        self.seen.append(result)
+        return replace(super().guard(task, result), **self.changes)
+
+
+def test_entries_are_what_the_table_serves() -> None:
+    """Defaults are left out, a replaced winner is timed as it stands in the table, unguarded rows have no ratio."""
+    other = {**row(TASKS[1])}
+    other["verdict"] = {**other["verdict"], "choice": {"runner": "FastRunner", "tactic": 99}}
+    unguarded = {**row(TASKS[2]), "verdict": None}
+    entries = recorded_entries([row(TASKS[0]), other, unguarded, row(TASKS[3], default=True)])
+
+    assert [entry.ratio for entry in entries] == [2.0, 2.0, None]
+    assert [entry.result.task_id for entry in entries] == [task.task_id for task in TASKS[:3]]
+    assert entries[1].result.choice == Choice("FastRunner", 99)
+    assert all(entry.result.measurements == () for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("changes", "drifted"),
+    [
+        ({"winner_ratio": 2.0}, False),
+        ({"winner_ratio": 1.95}, False),
+        ({"winner_ratio": 1.8}, True),
+        ({"winner_ratio": 3.0, "decision": "wrong"}, True),
+        ({"winner_ratio": 3.0, "decision": "crashed"}, True),
+    ],
+)
+def test_drift_is_a_lost_advantage_or_a_flaw(changes: dict[str, Any], drifted: bool) -> None:
+    """An entry that kept its advantage within 5 % has not drifted; a wrong or crashing one has, however fast."""
+    tuner = OneVerdict(**changes)
+    (found,) = retime(tuner, {task.task_id: task for task in TASKS}, recorded_entries([row(TASKS[0])]))
+
+    assert (found.drifted, found.then, found.now) == (drifted, 2.0, changes["winner_ratio"])
+    assert tuner.seen[0].measurements == ()
+
+
+def test_tasks_of_other_ranks_are_left_out() -> None:
+    """A table may hold more than this rank runs."""
+    assert retime(OneVerdict(), {}, recorded_entries([row(TASKS[0])])) == ()
+
+
+def test_sample_is_spread_over_the_table() -> None:
+    """Every entry when there are few, else evenly spaced ones."""
+    entries = tuple(Recorded(replace(ScriptedTuner({}).tune(TASKS[0]), bucket=i), None) for i in range(10))
+
+    assert [entry.result.bucket for entry in sample(entries, 3)] == [0, 3, 6]
+    assert sample(entries, 10) == sample(entries, 99) == entries
