@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,16 +29,18 @@ def size(count: float) -> str:
 
 
 def _ls(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = _table("key", "version", "arch", "generations", "entries", "guard", "made", "carries", "on disk", "state")
+    table = _table("key", "made for", "generations", "entries", "made", "on disk", "state")
     for row in rows:
+        generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
+        made = "" if row["created_at"] is None else f"{datetime.fromtimestamp(row['created_at']):%Y-%m-%d %H:%M}"
+        entries = "none" if row["entries"] is None else f"{row['entries']} {row['guard']}"
         state = row["problem"] or ("in use" if row["is_held"] else "ok")
-        generations = ", ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
-        carries = ", ".join(f"{kind} {size(count)}" for kind, count in row["kinds"])
-        made = "" if row["created_at"] is None else datetime.fromtimestamp(row["created_at"]).isoformat(" ", "seconds")
-        entries = "" if row["entries"] is None else str(row["entries"])
-        names = (row["key_sha256"][:12], row["flashinfer_version"], row["arch"], generations, entries, row["guard"])
-        table.add_row(*names, made, carries, size(row["disk_bytes"]), state)
+        where = f"{row['flashinfer_version']} {row['arch']}".strip()
+        table.add_row(row["key_sha256"][:12], where, generations, entries, made, size(row["disk_bytes"]), state)
     console.print(table if rows else "nothing is stored here")
+    for row in rows:
+        carries = ", ".join(f"{kind} {size(count)}" for kind, count in row["kinds"])
+        _line(console, f"{row['key_sha256'][:12]} in {row['path']}{': ' if carries else ''}{carries}")
 
 
 def _verify(console: Console, rows: list[dict[str, Any]]) -> None:
@@ -109,7 +112,7 @@ def _rollback(console: Console, row: dict[str, Any]) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

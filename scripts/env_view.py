@@ -1,0 +1,51 @@
+"""`ray-warmup env`: the variables by which an engine's own process finds what was compiled on this node.
+
+eval "$(ray-warmup env --config my.yaml)"
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from configs import WarmupConfig, env
+from warmup.compiled import flashinfer_modules
+from warmup.compiled.environment import ProcessEnvironment, decide
+from warmup.compiled.installed import provider_directory
+from warmup.errors import WarmupError
+from warmup.forecast import forecast_rank
+from warmup.node_paths import resolve_paths
+from warmup.store import NodeStore
+
+
+def environment_of(config: WarmupConfig, rank: int) -> tuple[ProcessEnvironment, Path]:
+    """The environment for one rank's class on this node, and the path of its table."""
+    table_path = forecast_rank(config, rank).table_path
+    environ = env.snapshot()
+    provider = _provider(table_path.parent)
+    home = Path(environ.get("HOME") or "/")
+    return decide(environ, home, resolve_paths(config.cache).workspace, provider), table_path
+
+
+def show_environment(config: WarmupConfig, rank: int, *, as_json: bool) -> int:
+    """Print `export` lines for a shell, or every setting with its reason as JSON; always exit code 0."""
+    environment, table_path = environment_of(config, rank)
+    if as_json:
+        settings = [asdict(setting) for setting in environment.settings]
+        typer.echo(json.dumps({"table": str(table_path), "settings": settings}, indent=2))
+    else:
+        typer.echo(environment.shell(), nl=False)
+    return 0
+
+
+def _provider(store_directory: Path) -> Path | None:
+    """The installed modules of the store's current artifact; None where there are none."""
+    try:
+        _, manifest = NodeStore(store_directory).current()
+    except (FileNotFoundError, WarmupError):
+        return None
+    provider = provider_directory(store_directory, manifest.digest)
+    return provider if flashinfer_modules.is_installed(provider) else None
