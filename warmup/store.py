@@ -47,7 +47,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from warmup import leases
@@ -58,6 +57,9 @@ from warmup.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_ma
 from warmup.publish import store_error, sweep
 from warmup.reading import read_regular
 from warmup.run_files import RunFiles
+from warmup.store_values import Lookup, Published, StorePath
+
+__all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,51 +68,6 @@ _FOLLOW_ATTEMPTS = 16
 _PUBLISH_ATTEMPTS = 3
 _PAUSE_S = 0.01
 Check = Callable[[bytes], str | None]
-
-
-class StorePath:
-    """Where the store of one cache key lies."""
-
-    @staticmethod
-    def of(root: Path | None, override: Path | None, flashinfer_version: str, arch: str, key_sha256: str) -> Path:
-        """`<root>/flashinfer_autotune_cache/<version>/<arch>/<sha256>`, or `<override>/<sha256>`; `~` is expanded."""
-        if override is not None:
-            return override.expanduser() / key_sha256
-        if root is None:
-            raise StoreError("neither cache.root nor cache.override is set", setting="cache.root")
-        return root.expanduser() / "flashinfer_autotune_cache" / flashinfer_version / arch / key_sha256
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """What a node has for one key."""
-
-    hit: bool
-    reason: str
-    """Why it is a miss; empty for a hit."""
-    table: bytes | None = None
-    """The table's checked bytes; None for a miss, and for a hit on "nothing was tunable"."""
-    manifest: Manifest | None = None
-    guarded: bool = False
-    recorded_at: float = 0.0
-    """When the table was made, seconds since the epoch."""
-    generation: int = 0
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One publish on one node."""
-
-    path: Path
-    """The table's path; nothing lies there when nothing was tunable."""
-    sha256: str
-    """The table's digest; empty without a table."""
-    bytes: int
-    """Written to disk by this call, all files together."""
-    generation: int
-    files: tuple[Path, ...]
-    """What this call wrote; empty when this very artifact was current already."""
 
 
 class NodeStore(RunFiles):

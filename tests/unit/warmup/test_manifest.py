@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.artifacts import KEY, make_artifact
+from tests.artifacts import KEY, ROOT, make_artifact
 from warmup.artifact import Content, pack
 from warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 from warmup.manifest import GuardSummary, key_difference, parse_manifest
+from warmup.manifest_schema import json_schema
 
 
 def changed(**changes: Any) -> bytes:
@@ -107,3 +109,13 @@ def test_mutated_manifests_parse_or_raise_our_errors(data: st.DataObject) -> Non
         return
 
     assert parse_manifest(parsed.to_bytes()) == parsed
+
+
+def test_committed_schema_is_the_one_that_is_checked() -> None:
+    """The schema file is what the models generate, and a JSON schema validator accepts a manifest by it."""
+    committed = json.loads((ROOT / "warmup/schemas/manifest.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(committed)
+
+    assert committed == json_schema()
+    assert list(validator.iter_errors(make_artifact().manifest.to_json())) == []
+    assert list(validator.iter_errors(json.loads(with_blob(size=-1)))) != []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -243,6 +244,22 @@ def test_links_to_elsewhere_are_not_followed(store: NodeStore, tmp_path: Path, l
     with pytest.raises(StoreError, match="symbolic link"):
         store.publish(make_artifact(2))
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+
+
+def test_full_disk_leaves_the_old_artifact_whole(store: NodeStore) -> None:
+    """A publish that the disk refuses is a StoreError with its setting; what was there stays a hit, nothing is left."""
+    store.publish(make_artifact(1))
+    before = sorted(store.directory.rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"File too large.*cache\.root"):
+            store.publish(make_artifact(2, table=table_bytes(2, size=300_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert store.lookup(KEY).table == table_bytes(1)
+    assert sorted(store.directory.rglob("*")) == before
 
 
 def test_store_that_vanishes_is_made_again(store: NodeStore) -> None:

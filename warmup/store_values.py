@@ -1,0 +1,54 @@
+"""What a node store says and where it lies: plain values, no disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from warmup.errors import StoreError
+from warmup.manifest import Manifest
+
+
+class StorePath:
+    """Where the store of one cache key lies."""
+
+    @staticmethod
+    def of(root: Path | None, override: Path | None, flashinfer_version: str, arch: str, key_sha256: str) -> Path:
+        """`<root>/flashinfer_autotune_cache/<version>/<arch>/<sha256>`, or `<override>/<sha256>`; `~` is expanded."""
+        if override is not None:
+            return override.expanduser() / key_sha256
+        if root is None:
+            raise StoreError("neither cache.root nor cache.override is set", setting="cache.root")
+        return root.expanduser() / "flashinfer_autotune_cache" / flashinfer_version / arch / key_sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a node has for one key."""
+
+    hit: bool
+    reason: str
+    """Why it is a miss; empty for a hit."""
+    table: bytes | None = None
+    """The table's checked bytes; None for a miss, and for a hit on "nothing was tunable"."""
+    manifest: Manifest | None = None
+    guarded: bool = False
+    recorded_at: float = 0.0
+    """When the table was made, seconds since the epoch."""
+    generation: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One publish on one node."""
+
+    path: Path
+    """The table's path; nothing lies there when nothing was tunable."""
+    sha256: str
+    """The table's digest; empty without a table."""
+    bytes: int
+    """Written to disk by this call, all files together."""
+    generation: int
+    files: tuple[Path, ...]
+    """What this call wrote; empty when this very artifact was current already."""
