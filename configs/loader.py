@@ -16,6 +16,19 @@ RECIPES_DIR = Path(__file__).parent / "recipes"
 MAX_CONFIG_BYTES = 1 << 20
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, where plain YAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"{key.value!r} is given twice (line {key.start_mark.line + 1})")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> WarmupConfig:
     """Read a recipe (a path, or the name of one in `configs/recipes/`) and apply overrides to it.
 
@@ -56,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
         size = path.stat().st_size
         if size > MAX_CONFIG_BYTES:
             raise ConfigError(f"config: {path} has {size} bytes, at most {MAX_CONFIG_BYTES} are read")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config: {path} cannot be read: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
@@ -72,8 +85,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
     if not (separator and dot and section and name):
         raise ConfigError(f"--set {override!r}: must be section.field=value")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
+        value = yaml.load(text, _StrictLoader) if text else None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
     target = data.setdefault(section, {})
     if not isinstance(target, dict):

@@ -26,9 +26,11 @@ def _octal(value: object) -> object:
     """File modes are written in octal: "0600", "600", or YAML's 0600 (already an int)."""
     if isinstance(value, str):
         try:
-            return int(value, 8)
+            value = int(value, 8)
         except ValueError:
             raise ValueError("must be an octal file mode such as 0600") from None
+    if isinstance(value, int) and not 0o400 <= value <= 0o777:
+        raise ValueError(f"is octal {value:o}; must be an octal file mode from 0400 to 0777")
     return value
 
 
@@ -149,7 +151,8 @@ class CacheSection(Section):
     persistent: bool = True
     """False: nothing is written; ranks load the same bytes from memory."""
     root: str | None = None
-    """Cache root; `~` is expanded on the node. Unset: `$<root_env>`, else `$XDG_CACHE_HOME/ray-warmup`, else `~/.cache/ray-warmup`."""
+    """Cache root; `~` is expanded on the node.
+    Unset: `$<root_env>`, else `$XDG_CACHE_HOME/ray-warmup`, else `~/.cache/ray-warmup`."""
     override_dir: str | None = None
     """Replaces everything before the key's hash; unset: `$<override_env>`."""
     root_env: str = "RAY_WARMUP_CACHE_ROOT"

@@ -1,0 +1,180 @@
+"""The loader: files, recipes, overrides, and what it says of broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import ConfigError, load_config, parse_config
+from configs.loader import MAX_CONFIG_BYTES
+
+SMALLEST = "cluster: {world_size: 2}\nmodel: {name: qwen3-0.6b}\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """`write(text)`: a YAML file with this text."""
+
+    def make(text: str | bytes) -> Path:
+        path = tmp_path / "warmup.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return make
+
+
+def test_a_file_is_read(write: Any) -> None:
+    """Sections and fields arrive, the others keep their defaults."""
+    config = load_config(write(SMALLEST + "guard: {margin: 0.1}\n"))
+    assert (config.cluster.world_size, config.guard.margin, config.guard.enabled) == (2, 0.1, True)
+
+
+def test_a_recipe_is_found_by_name_and_an_unknown_one_lists_them() -> None:
+    """A name without a file is looked up among the recipes; another name is refused with their list."""
+    assert load_config("cpu_two_nodes").cluster.simulated_nodes == 2
+    with pytest.raises(ConfigError) as caught:
+        load_config("cpu_tow_nodes")
+    assert "'cpu_tow_nodes' is neither a file nor a recipe" in str(caught.value)
+    assert "cpu_two_nodes" in str(caught.value)
+
+
+@pytest.mark.parametrize(("written", "mode"), [("0640", 0o640), ("'640'", 0o640), ('"0o640"', 0o640)])
+def test_yaml_modes_are_octal(write: Any, written: str, mode: int) -> None:
+    """YAML's own octal and quoted octal mean the same mode."""
+    assert load_config(write(SMALLEST + f"cache: {{file_mode: {written}}}\n")).cache.file_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "value"),
+    [
+        ("guard.margin=0.25", ("guard", "margin"), 0.25),
+        ("autotune.buckets=[1, 8]", ("autotune", "buckets"), (1, 8)),
+        ("autotune.skip_ops=[fp4_gemm]", ("autotune", "skip_ops"), ("fp4_gemm",)),
+        ("cache.file_mode=0644", ("cache", "file_mode"), 0o644),
+        ("cache.persistent=false", ("cache", "persistent"), False),
+        ("cluster.address=ray://a:1=2", ("cluster", "address"), "ray://a:1=2"),
+        ("cluster.address=", ("cluster", "address"), None),
+        ("cluster.node_labels.zone=east", ("cluster", "node_labels"), {"zone": "east"}),
+        (" timeouts.task =7", ("timeouts", "task"), 7),
+    ],
+)
+def test_an_override_wins(write: Any, override: str, where: tuple[str, str], value: Any) -> None:
+    """`section.field=value` replaces what the file says, the value read as YAML."""
+    config = load_config(write(SMALLEST + "guard: {margin: 0.5}\ncache: {persistent: true}\n"), [override])
+    assert getattr(getattr(config, where[0]), where[1]) == value
+
+
+def test_the_last_override_wins_and_the_file_is_optional() -> None:
+    """Overrides alone make a config; of two for one field the later counts."""
+    config = load_config(None, ["cluster.world_size=2", "model.name=a", "model.name=b"])
+    assert (config.cluster.world_size, config.model.name) == (2, "b")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("guard", "must be section.field=value"),
+        ("guard=1", "must be section.field=value"),
+        ("guard.=1", "must be section.field=value"),
+        (".margin=1", "must be section.field=value"),
+        ("guard.margin=[1", "the value is not YAML"),
+        ("guard.margin={a: 1, a: 2}", "'a' is given twice"),
+        ("guard.margin=2", "guard.margin: 2: "),
+        ("guard.margni=0.1", "guard.margni: 0.1: unknown field"),
+        ("cluster.world_size.x=1", "world_size is not a mapping"),
+    ],
+)
+def test_a_wrong_override_is_refused(write: Any, override: str, words: str) -> None:
+    """A malformed override is quoted, a wrong value is named like one from a file."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(SMALLEST), [override])
+    assert words in str(caught.value)
+
+
+def test_an_override_into_a_broken_section_is_refused(write: Any) -> None:
+    """A section that is no mapping in the file is named, not crashed upon."""
+    with pytest.raises(ConfigError, match="guard: must be a mapping of fields, not 3"):
+        load_config(write(SMALLEST + "guard: 3\n"), ["guard.margin=0.1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "must hold a mapping of sections, not list"),
+        ("", "must hold a mapping of sections, not NoneType"),
+        ("cluster: {world_size: 2", "is not YAML"),
+        ("cluster: &a [*a]", "cluster: "),
+        (SMALLEST + "guard: {margin: 0.1}\nguard: {margin: 0.2}\n", "'guard' is given twice (line 4)"),
+        (SMALLEST + "guard: {margin: 0.1, margin: 0.2}\n", "'margin' is given twice (line 3)"),
+        (SMALLEST + "guard: !!python/object/apply:os.getcwd []\n", "is not YAML"),
+        (SMALLEST + "1: 2\n", "1: "),
+        (SMALLEST + "guard: null\n", "guard: None: "),
+        ("a: " + "[" * 5000, "is not YAML"),
+        (b"\xff\xfe\x00", "cannot be read"),
+        (b"a: " + b"x" * MAX_CONFIG_BYTES, f"at most {MAX_CONFIG_BYTES} are read"),
+    ],
+)
+def test_a_broken_file_is_refused(write: Any, text: str | bytes, words: str) -> None:
+    """Whatever is in the file, the refusal is a ConfigError that says what is wrong."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text))
+    assert words in str(caught.value)
+
+
+def test_yaml_merge_keys_are_no_duplicates(write: Any) -> None:
+    """An anchor that is merged in may be overridden, as YAML means it."""
+    text = SMALLEST + "guard: &g {margin: 0.1}\n"
+    assert load_config(write(text)).guard.margin == 0.1
+    merged = "cluster: &c {world_size: 2}\nmodel: {name: a}\n"
+    config = load_config(write(merged), ["cluster.world_size=4"])
+    assert config.cluster.world_size == 4
+
+
+def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    """A path that holds no file is refused by name."""
+    for path in (tmp_path, tmp_path / "absent.yaml"):
+        with pytest.raises(ConfigError, match="is neither a file nor a recipe"):
+            load_config(path)
+
+
+names = st.text("abcdefghij-_/.", min_size=1, max_size=12)
+configs = st.fixed_dictionaries(
+    {
+        "cluster": st.one_of(
+            st.fixed_dictionaries({"world_size": st.integers(1, 64)}, optional={"address": names}),
+            st.fixed_dictionaries({"ranks_per_node": st.integers(1, 8)}, optional={"num_nodes": st.integers(1, 8)}),
+        ),
+        "model": st.fixed_dictionaries({"name": names}, optional={"quantization": st.sampled_from(("none", "fp8"))}),
+    },
+    optional={
+        "autotune": st.fixed_dictionaries(
+            {},
+            optional={
+                "optimization_level": st.sampled_from(("O0", "O1", "O2", "O3")),
+                "enabled": st.none() | st.booleans(),
+                "buckets": st.none() | st.lists(st.integers(1, 8192), max_size=4),
+                "skip_ops": st.lists(names, max_size=3),
+                "tie_band": st.floats(0, 0.99),
+            },
+        ),
+        "cache": st.fixed_dictionaries(
+            {},
+            optional={"root": st.none() | names, "file_mode": st.integers(0o400, 0o777), "persistent": st.booleans()},
+        ),
+        "timeouts": st.fixed_dictionaries({}, optional={"task": st.floats(0.001, 600_000)}),
+    },
+)
+
+
+@given(configs)
+def test_a_config_survives_the_way_to_another_process(data: dict[str, Any]) -> None:
+    """JSON values of a config, also written as YAML, give the same config again."""
+    config = parse_config(data)
+    values = config.model_dump(mode="json")
+    assert parse_config(values) == config
+    assert parse_config(yaml.safe_load(yaml.safe_dump(values))) == config
