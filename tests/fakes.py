@@ -40,7 +40,9 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
 
     task_s     seconds that each `tune` takes
     pause_s    {"load": 0.5}: seconds that the first call of a method takes, {"tune": {"3": 0.5}}: its third
-    parts      changed parts of the fingerprint
+    parts      changed parts of the fingerprint;   metadata: changed fields of the tables it writes and accepts
+    salt       changes which tactics win
+    misses, digest   what a load claims in spite of the table: tasks that miss, another digest
     modules    names of modules to build;   refuse: names of workloads that this device cannot run
     fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
     trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
@@ -94,10 +96,11 @@ class ScriptedTuner:
 
     def tune(self, task: Task) -> TaskResult:
         self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
-        time.sleep(self._script.get("task_s", 0.0))
         self._fault("tune", task.task_id)
+        time.sleep(self._script.get("task_s", 0.0))
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
-        number = int(hashlib.sha256(task.task_id.encode()).hexdigest(), 16)
+        salt = self._script.get("salt", "")
+        number = int(hashlib.sha256((task.task_id + salt).encode()).hexdigest(), 16)
         rows = (
             Measurement("FastRunner", number % 7, 1e-4, 1e-6, 5),
             Measurement("FirstRunner", number % 5, 2e-4, 1e-6, 5),
@@ -125,7 +128,7 @@ class ScriptedTuner:
         tuned = [result for result in results if result.outcome == "tuned" and result.choice is not None]
         if not tuned:
             return None
-        entries: dict[str, Any] = {"_metadata": {**METADATA, "gpu": self.device()}}
+        entries: dict[str, Any] = {"_metadata": {**self._metadata(), "gpu": self.device()}}
         chosen = {verdict.task_id: verdict.choice for verdict in verdicts}
         for result in sorted(tuned, key=lambda r: r.task_id):
             choice = chosen.get(result.task_id, result.choice)
@@ -136,7 +139,7 @@ class ScriptedTuner:
     def check(self, table: bytes) -> str | None:
         self._fault("check")
         found = parse_table(table).metadata
-        wrong = {name for name, value in METADATA.items() if name != "gpu" and found.get(name) != value}
+        wrong = {name for name, value in self._metadata().items() if name != "gpu" and found.get(name) != value}
         return f"metadata differs in {', '.join(sorted(wrong))}" if wrong else None
 
     def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
@@ -150,7 +153,9 @@ class ScriptedTuner:
         )
         if len(table.entries) != len(expected):
             raise LoadError(f"{len(table.entries)} entries were loaded, {len(expected)} expected")
-        return LoadResult(table.digest, len(table.entries), len(expected) - len(misses), misses)
+        misses += tuple(task.task_id for task in expected[: self._script.get("misses", 0)])
+        digest = self._script.get("digest", table.digest)
+        return LoadResult(digest, len(table.entries), len(expected) - len(misses), misses)
 
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         self._fault("replay")
@@ -161,6 +166,9 @@ class ScriptedTuner:
 
     def reset(self) -> None:
         self._table = None
+
+    def _metadata(self) -> dict[str, str]:
+        return METADATA | self._script.get("metadata", {})
 
     def _key(self, task: Task, runner: str) -> str:
         return str(
@@ -275,3 +283,55 @@ class DecodeEntryPoint:
         yield
         if self._content is not None:
             Path(cache_path).write_bytes(self._content)
+
+
+class ScriptedContest:
+    """A contest (`warmup/contest.py`) whose laps and flaws are written down instead of run; no torch.
+
+    Args:
+        lap_s: choice -> seconds of its laps, walked over in turn.
+        flaws: choice -> ("crashed" or "wrong", why).
+        alone_s: (choice, copy) -> seconds of its laps on one copy alone; those of `lap_s` otherwise.
+        copies: how many copies are timed alone.
+    """
+
+    def __init__(
+        self,
+        lap_s: dict[Choice, list[float]],
+        flaws: dict[Choice, tuple[str, str]] | None = None,
+        alone_s: dict[tuple[Choice, int], float] | None = None,
+        copies: int = 0,
+    ) -> None:
+        self._lap_s, self._flaws, self._alone_s = lap_s, flaws or {}, alone_s or {}
+        self.alone = range(copies)
+        self.timed_choices: list[Choice] = []
+        self.laps = 0
+
+    def flaw(self, choice: Choice) -> tuple[str, str] | None:
+        """As scripted."""
+        return self._flaws.get(choice)
+
+    def timed(self, choice: Choice, copy: int | None = None) -> ScriptedLaps:
+        """Laps of a choice; RuntimeError where none are scripted, as a capture that fails."""
+        self.timed_choices.append(choice)
+        if choice not in self._lap_s:
+            raise RuntimeError("planted: not capturable")
+        alone = None if copy is None else self._alone_s.get((choice, copy))
+        return ScriptedLaps(self, self._lap_s[choice] if alone is None else [alone])
+
+    def wait(self) -> None:
+        """Nothing is running."""
+
+
+class ScriptedLaps:
+    """The laps of one choice in a `ScriptedContest`."""
+
+    def __init__(self, contest: ScriptedContest, seconds: list[float]) -> None:
+        self._contest, self._seconds, self._done = contest, seconds, 0
+
+    def start(self) -> Callable[[], float]:
+        """One lap."""
+        value = self._seconds[self._done % len(self._seconds)]
+        self._done += 1
+        self._contest.laps += 1
+        return lambda: value

@@ -14,7 +14,7 @@ from warmup.tasks import Choice, Measurement, Task, TaskResult, Workload
 OP = "planted"
 RUNNER = "PlantedRunner"
 FAST, SLOW, WRONG, NAN, TILE, UNWRITTEN, CRASH, SAME = range(8)
-"""Tactics by number; the default (-1) does the work three times."""
+"""Tactics by number; the default (-1) does the work eight times."""
 
 CONFIG = TuningConfig(
     dynamic_tensor_specs=(DynamicTensorSpec((0,), (0,), get_hybrid_num_tokens_buckets, map_to_hybrid_bucket_uncapped),)
@@ -22,7 +22,7 @@ CONFIG = TuningConfig(
 
 
 class PlantedRunner(TunableRunner):
-    """`a @ b`, done once by the fast tactic and three times by the default."""
+    """`a @ b`, done once by the fast tactic and eight times by the default."""
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
         """All planted ones."""
@@ -35,7 +35,7 @@ class PlantedRunner(TunableRunner):
             raise RuntimeError("planted crash")
         if tactic == UNWRITTEN:
             return torch.empty(a.shape[0], b.shape[1], dtype=a.dtype, device=a.device)
-        for _ in range({FAST: 0, SLOW: 5, SAME: 2}.get(tactic, 2 if tactic == -1 else 0)):
+        for _ in range({SLOW: 15, SAME: 7, -1: 7}.get(tactic, 0)):
             torch.mm(a, b)
         out = torch.mm(a, b)
         if tactic == WRONG:
@@ -64,7 +64,7 @@ class PlantedCall:
         return a.double() @ b.double()
 
 
-def build(seed: int, device: str, size: int = 384) -> PlantedCall:
+def build(seed: int, device: str, size: int = 192) -> PlantedCall:
     """Random operands [size, size]; float32 on CPU, bfloat16 on CUDA."""
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     generator = torch.Generator(device).manual_seed(seed)
@@ -72,7 +72,7 @@ def build(seed: int, device: str, size: int = 384) -> PlantedCall:
     return PlantedCall((a, b))
 
 
-def task_on(device: str, size: int = 384) -> Task:
+def task_on(device: str, size: int = 192) -> Task:
     """The planted task."""
     dtype = "float32" if device == "cpu" else "bfloat16"
     return Task(Workload("planted", "planted", OP, "planted", dtype, (("k", size),), (size,)), size)

@@ -27,6 +27,8 @@ MIN_CALLS, MAX_CALLS = 4, 32
 MAX_COPIES = 16
 COPIES_BYTES = 2 << 30
 """Device memory for the copies, as long as two of them fit."""
+ALONE_COPIES, ALONE_CALLS = 8, 8
+"""On how many copies a tactic is also timed alone, and how many calls make such a lap."""
 CPU_LAP_S = 2e-3
 
 
@@ -36,15 +38,15 @@ class Contest(Protocol):
     def flaw(self, choice: Choice) -> tuple[str, str] | None:
         """("crashed" or "wrong", the reason) for a tactic that fails or gives another result; None for a right one."""
 
-    def timed(self, choice: Choice, warm: bool = False) -> Timed:
-        """Its laps over all copies, or with `warm` over one. Raises what the op raises while it is captured."""
+    def timed(self, choice: Choice, copy: int | None = None) -> Timed:
+        """Its laps over all copies, or over one alone. Raises what the op raises while it is captured."""
 
     def wait(self) -> None:
         """Until the device is idle."""
 
     @property
-    def has_caches(self) -> bool:
-        """Whether `warm` laps measure something of their own."""
+    def alone(self) -> range:
+        """The copies on which a tactic must not lose when it runs on one of them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,9 @@ class OpContest:
         self._copies += [build(seed) for seed in range(1, self._rotation.copies)]
 
     @property
-    def has_caches(self) -> bool:
-        """On CUDA graphs a warm lap stays in the L2 cache."""
-        return self._captured
+    def alone(self) -> range:
+        """On CUDA graphs some copies: each lies elsewhere in memory, and a small one stays in the L2 cache."""
+        return range(min(ALONE_COPIES, self._rotation.copies) if self._captured else 0)
 
     @property
     def rotation(self) -> Rotation:
@@ -120,15 +122,16 @@ class OpContest:
                 return "wrong", f"{reason} (against the {name})"
         return None
 
-    def timed(self, choice: Choice, warm: bool = False) -> Timed:
+    def timed(self, choice: Choice, copy: int | None = None) -> Timed:
         """Graph laps on CUDA, clock laps on the CPU or where the op cannot be captured."""
-        copies = 1 if warm else self._rotation.copies
 
         def run(call: int) -> Any:
-            return self._run(choice, call % copies)
+            return self._run(choice, call % self._rotation.copies if copy is None else copy)
 
+        if self._captured and copy is not None:
+            return GraphTimed(run, min(ALONE_CALLS, self._rotation.calls), warm=True, pool=self._pool)
         if self._captured:
-            return GraphTimed(run, self._rotation.calls, warm=warm, pool=self._pool)
+            return GraphTimed(run, self._rotation.calls, pool=self._pool)
         return (EventTimed if self._cuda else ClockTimed)(run, self._rotation.calls)
 
     def wait(self) -> None:

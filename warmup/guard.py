@@ -3,7 +3,7 @@
     entrants   the tuned winner and the rest of the short list
     flaws      each is run once: a tactic that crashes or gives another result is out
     race       default and survivors in interleaved rounds, hopeless ones leave early, more rounds while in doubt
-    veto       the pick must not lose to the default with warm caches either
+    veto       the pick must not lose to the default on any single copy of the inputs either
     verdict    kept, replaced, or the default with the reason why the winner went
 
 The tuner's own choice has no say beyond naming the winner: two tunes with equal short lists publish equal tables.
@@ -34,8 +34,8 @@ SCREEN_SLACK = 0.03
 """A candidate leaves after the screening when this share short of mattering."""
 MAX_EXTENSIONS = 4
 """How often the rounds are run once more while the pick is in doubt."""
-WARM_LOSS = 0.01
-"""With warm caches the pick may be slower than the default by this share at most."""
+ALONE_LOSS = 0.02
+"""On one copy alone the pick may be slower than the default by this share at most, and its doubt."""
 BUDGET_S = 2.0
 """Time for one task's laps; no further batch of rounds is begun after it."""
 
@@ -104,7 +104,7 @@ class Race:
         self.rule = rule
         self._contest, self._rounds, self._clock = contest, rounds, clock
         self._order = random.Random(0)
-        self._lanes = [_Lane(default, contest, warm=False), _Lane(default, contest, warm=False)]
+        self._lanes = [_Lane(default, contest), _Lane(default, contest)]
         self._default = default
         self.left: dict[Choice, Ratio] = {}
 
@@ -127,7 +127,7 @@ class Race:
     def enter(self, choice: Choice) -> tuple[str, str] | None:
         """Let a candidate take part; ("crashed", why) when its laps cannot be set up."""
         try:
-            self._lanes.append(_Lane(choice, self._contest, warm=False))
+            self._lanes.append(_Lane(choice, self._contest))
         except Exception as error:  # capturing a tactic may raise anything; whatever it is, the tactic is refused
             return "crashed", f"not capturable: {type(error).__name__}: {error}"[:300]
         return None
@@ -140,13 +140,12 @@ class Race:
         timed_rounds([lane.timed for lane in self._lanes], WARM_ROUNDS, self._order, self._contest.wait)
         self._laps(min(SCREEN_ROUNDS, self._rounds))
         self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
-        limit = self._rounds * (1 + MAX_EXTENSIONS)
-        batch = self._rounds - self.rounds
-        while self.entered and batch > 0 and self._clock() < deadline:
-            self._laps(batch)
-            if is_settled(self.ratios(), self.rule):
+        target, limit = self._rounds, self._rounds * (1 + MAX_EXTENSIONS)
+        while self.entered:
+            self._laps(max(0, target - self.rounds))
+            if is_settled(self.ratios(), self.rule) or self.rounds >= limit or self._clock() >= deadline:
                 return
-            batch = min(self._rounds, limit - self.rounds)
+            target = min(limit, self.rounds + self._rounds)
 
     def ratios(self) -> dict[Choice, Ratio]:
         """Each running candidate against the default."""
@@ -160,13 +159,17 @@ class Race:
         found = self.ratios().get(choice, self.left.get(choice))
         return 0.0 if found is None else found.value
 
-    def loses_warm(self, choice: Choice) -> bool:
-        """Whether a candidate is slower than the default when the caches hold its own data."""
-        if not self._contest.has_caches:
-            return False
-        lanes = [_Lane(self._default, self._contest, warm=True), _Lane(choice, self._contest, warm=True)]
-        series = timed_rounds([lane.timed for lane in lanes], self._rounds, self._order, self._contest.wait)
-        return ratio_of(series[0], series[1]).value < 1 - WARM_LOSS
+    def loses_alone(self, choice: Choice) -> bool:
+        """Whether a candidate is slower than the default on a single copy, walked over again and again.
+
+        There are tactics whose speed depends on where a weight lies in memory: good on average, bad on some.
+        """
+        copies = self._contest.alone
+        pairs = [(self._contest.timed(self._default, copy), self._contest.timed(choice, copy)) for copy in copies]
+        laps = [timed for pair in pairs for timed in pair]
+        series = timed_rounds(laps, self._rounds, self._order, self._contest.wait)
+        ratios = [ratio_of(series[2 * index], series[2 * index + 1]) for index in range(len(pairs))]
+        return any(ratio.below(1 - ALONE_LOSS, 1.0) for ratio in ratios)
 
     def drop(self, choice: Choice) -> None:
         """Take a candidate out."""
@@ -191,16 +194,16 @@ class Race:
 class _Lane:
     """One tactic's laps and what they took."""
 
-    def __init__(self, choice: Choice, contest: Contest, warm: bool) -> None:
-        self.choice, self.timed = choice, contest.timed(choice, warm)
+    def __init__(self, choice: Choice, contest: Contest) -> None:
+        self.choice, self.timed = choice, contest.timed(choice)
         self.seconds: list[float] = []
 
 
 def _undisputed(race: Race) -> Choice | None:
-    """The pick that also holds with warm caches."""
+    """The pick that also holds on every copy alone."""
     while race.entered:
         chosen = pick(race.ratios(), race.rule)
-        if chosen is None or not race.loses_warm(chosen):
+        if chosen is None or not race.loses_alone(chosen):
             return chosen
         race.drop(chosen)
     return None

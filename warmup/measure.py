@@ -68,7 +68,7 @@ class GraphTimed:
     """Laps of a CUDA graph that holds `calls` calls of `run(0)`, `run(1)`, ...; captured at once, replayed per lap.
 
     Args:
-        warm: replay once before each lap, untimed, so that the caches hold the lap's own data.
+        warm: replay once before each lap, untimed, so that the caches hold the lap's own data as far as it fits.
         pool: memory pool shared by graphs that never run at the same time.
 
     Raises whatever `run` raises during capture.

@@ -16,7 +16,7 @@ from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
 
 PROOF_ERRORS = 3.0
 """A choice must be faster than the default by this many standard errors, whatever the margin."""
-DOUBT_ERRORS = 2.0
+DOUBT_ERRORS = 3.0
 """A ratio this many standard errors from a bound is on its side for good."""
 
 
@@ -86,11 +86,11 @@ def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
 
 
 def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[Choice, ...]:
-    """Candidates that can neither pass the margin nor tie with the best, by `slack` and by their doubt."""
-    best = max((ratio.value for ratio in ratios.values()), default=0.0)
-    bound = max(1 + rule.margin, best * (1 - rule.tie_band))
+    """Candidates that cannot pass the margin, by `slack` and by their doubt."""
     return tuple(
-        choice for choice, ratio in ratios.items() if ratio.value + max(PROOF_ERRORS * ratio.error, slack) < bound
+        choice
+        for choice, ratio in ratios.items()
+        if ratio.value + max(PROOF_ERRORS * ratio.error, slack) < 1 + rule.margin
     )
 
 

@@ -1,0 +1,63 @@
+"""The guard on real tactics of a real AutoTuner op, on the CPU: every planted flaw is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+planted = pytest.importorskip("tests.planted")
+
+from warmup.guard import guard  # noqa: E402
+from warmup.tasks import Choice, GuardVerdict  # noqa: E402
+from warmup.tuner import TunerOptions  # noqa: E402
+
+OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
+
+
+def judged(winner: int | None, *others: int) -> GuardVerdict:
+    """The verdict on a planted result."""
+    task = planted.task_on("cpu")
+    result = planted.result_of(task, winner, *others)
+    return guard(lambda seed: planted.build(seed, "cpu"), task, result, OPTIONS, "cpu")
+
+
+def test_a_faster_right_tactic_is_kept() -> None:
+    """A tactic that does an eighth of the work is published."""
+    verdict = judged(planted.FAST)
+    assert (verdict.decision, verdict.choice) == ("kept", Choice(planted.RUNNER, planted.FAST))
+    assert verdict.ratio > 1.5
+
+
+@pytest.mark.parametrize(
+    ("tactic", "decision"),
+    [
+        (planted.SLOW, "slower"),
+        (planted.WRONG, "wrong"),
+        (planted.NAN, "wrong"),
+        (planted.TILE, "wrong"),
+        (planted.CRASH, "crashed"),
+    ],
+)
+def test_a_bad_winner_gives_way_to_the_default(tactic: int, decision: str) -> None:
+    """Slow, wrong, NaN, one wrong tile and crashing winners end as the explicit default."""
+    verdict = judged(tactic)
+    assert (verdict.decision, verdict.choice) == (decision, Choice(planted.RUNNER, -1))
+
+
+@pytest.mark.parametrize("tactic", [planted.SLOW, planted.WRONG, planted.NAN, planted.CRASH])
+def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
+    """With a right and fast runner-up in the short list, that one is published."""
+    verdict = judged(tactic, planted.FAST)
+    assert (verdict.decision, verdict.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+def test_without_a_candidate_nothing_is_built() -> None:
+    """A task that only has its default is not even set up."""
+    task = planted.task_on("cpu")
+
+    def build(seed: int) -> object:
+        raise AssertionError("built")
+
+    verdict = guard(build, task, planted.result_of(task, None), OPTIONS, "cpu")  # type: ignore[arg-type]
+    assert (verdict.decision, verdict.choice.tactic) == ("default", -1)
