@@ -1,13 +1,32 @@
-"""The padded sizes that serving will meet: attention and GEMMs at every token size, the LM head at every number of
-requests, decodes at the largest and smallest graph-capture sizes. Largest first, so that memory is reserved once."""
+"""The padded sizes that serving will meet: attention and GEMMs at every token size, with and without context, the LM
+head at every number of requests, decodes at the largest and smallest graph-capture sizes. Largest first, so that
+memory is reserved once."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, WarmupContext
 from warmup.runner.protocol import Capability, call_dummy_run, lacking, optional
 from warmup.runner.sizes import request_sizes, token_sizes
 
-PREFILL, SPREAD, MIXED, DECODE = "single_prefill", "spread", "mixed", "decode"
+PREFILL, CHUNK, SPREAD, MIXED, DECODE, LONG_DECODE = (
+    "single_prefill",
+    "last_chunk",
+    "spread",
+    "mixed",
+    "decode",
+    "long_decode",
+)
+NEEDED = {
+    PREFILL: (Capability.SINGLE_PREFILL,),
+    CHUNK: (Capability.SINGLE_PREFILL, Capability.PROFILE_SEQ_LENS),
+    SPREAD: (),
+    MIXED: (Capability.MIXED_BATCH,),
+    DECODE: (Capability.UNIFORM_DECODE,),
+    LONG_DECODE: (Capability.UNIFORM_DECODE, Capability.PROFILE_SEQ_LENS),
+}
+"""What a runner must be able to make for each kind; `last_chunk` and `long_decode` have the longest context."""
 
 
 class ServingShapesWarmup(EngineWarmup):
@@ -26,40 +45,44 @@ class ServingShapesWarmup(EngineWarmup):
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Kinds that the runner cannot make are left out."""
-        runner = context.runner
-        tokens: tuple[int, ...] = optional(runner, "token_sizes") or token_sizes(runner.limits.max_num_batched_tokens)
-        decodes: tuple[int, ...] = optional(runner, "graph_capture_sizes") or request_sizes(runner.limits.max_num_seqs)
-        per_decode, limits = runner.decode_query_len, runner.limits
-        wanted: list[Shape] = []
-        for count in sorted(tokens, reverse=True):
-            if count <= limits.max_model_len:
-                wanted.append(Shape(PREFILL, count, 1))
-            if count <= limits.max_num_seqs * limits.max_model_len:
-                wanted.append(Shape(SPREAD, count, min(count, limits.max_num_seqs)))
-            if 1 < count <= limits.max_model_len and limits.max_num_seqs > 1:
-                wanted.append(Shape(MIXED, count))
-        for requests in sorted(decodes, reverse=True):
-            if requests * per_decode <= limits.max_num_batched_tokens:
-                wanted.append(Shape(DECODE, requests * per_decode, requests))
-        needed = {
-            PREFILL: Capability.SINGLE_PREFILL,
-            SPREAD: Capability.FORCE_ATTENTION,
-            MIXED: Capability.MIXED_BATCH,
-            DECODE: Capability.UNIFORM_DECODE,
-        }
-        return tuple(shape for shape in wanted if needed[shape.kind] in runner.capabilities)
+        has = context.runner.capabilities
+        wanted = (*self._prefills(context), *self._decodes(context))
+        return tuple(shape for shape in wanted if has.issuperset(NEEDED[shape.kind]))
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """One dummy step with random inputs where the runner can make them."""
         has = context.runner.capabilities
+        longest = context.runner.limits.max_model_len
         call_dummy_run(
             context.runner,
             shape.tokens,
             force_attention=True,
             skip_eplb=Capability.SKIP_EPLB in has,
             randomize_inputs=Capability.RANDOMIZE_INPUTS in has,
-            create_single_prefill=shape.kind == PREFILL,
+            create_single_prefill=shape.kind in (PREFILL, CHUNK),
             create_mixed_batch=shape.kind == MIXED,
-            uniform_decode=shape.kind == DECODE,
+            uniform_decode=shape.kind in (DECODE, LONG_DECODE),
+            profile_seq_lens=longest if shape.kind in (CHUNK, LONG_DECODE) else None,
         )
         return Notes()
+
+    def _prefills(self, context: WarmupContext) -> Iterator[Shape]:
+        runner, limits = context.runner, context.runner.limits
+        sizes: tuple[int, ...] = optional(runner, "token_sizes") or token_sizes(limits.max_num_batched_tokens)
+        for count in sorted(sizes, reverse=True):
+            if count <= limits.max_model_len:
+                yield Shape(PREFILL, count, 1)
+                yield Shape(CHUNK, count, 1)
+            if count <= limits.max_num_seqs * limits.max_model_len:
+                yield Shape(SPREAD, count, min(count, limits.max_num_seqs))
+            if 1 < count <= limits.max_model_len and limits.max_num_seqs > 1:
+                yield Shape(MIXED, count)
+
+    def _decodes(self, context: WarmupContext) -> Iterator[Shape]:
+        runner, limits = context.runner, context.runner.limits
+        sizes: tuple[int, ...] = optional(runner, "graph_capture_sizes") or request_sizes(limits.max_num_seqs)
+        for requests in sorted(sizes, reverse=True):
+            tokens = requests * runner.decode_query_len
+            if tokens <= limits.max_num_batched_tokens:
+                yield Shape(DECODE, tokens, requests)
+                yield Shape(LONG_DECODE, tokens, requests)

@@ -148,7 +148,7 @@ class FlashInferPagedAttention:
         indptr, indices, last = paged_indices(step, 0, step.num_decodes)
         self._decode.plan(
             indptr,
-            indices.to(self._device, non_blocking=True),
+            indices.to(self._device),
             last,
             self._shape.num_heads,
             self._shape.num_kv_heads,
@@ -165,7 +165,7 @@ class FlashInferPagedAttention:
         self._prefill.plan(
             torch.from_numpy(starts.astype(np.int32)),
             indptr,
-            indices.to(self._device, non_blocking=True),
+            indices.to(self._device),
             last,
             self._shape.num_heads,
             self._shape.num_kv_heads,

@@ -73,7 +73,7 @@ class MultiGroupBlockTable:
         if not 0 <= num_reqs <= self.max_num_reqs:
             raise ScheduleError(f"{num_reqs} rows to commit, the table has {self.max_num_reqs}")
         for group in range(self.num_groups):
-            self.table.gpu[group, :num_reqs].copy_(self.table.cpu[group, :num_reqs], non_blocking=True)
+            self.table.gpu[group, :num_reqs].copy_(self.table.cpu[group, :num_reqs])
 
     def compute_slot_mapping(self, num_reqs: int, query_start_loc: torch.Tensor, positions: torch.Tensor) -> None:
         """Fill `slot_mapping` for the committed rows; slots after the last token become padding.

@@ -7,7 +7,7 @@ from typing import Any
 from tests.fakes import ForeignRunner
 from warmup.engine_warmup.run import run_engine_warmups
 from warmup.engine_warmup.sampler_features import SamplerFeaturesWarmup, features
-from warmup.engine_warmup.serving_shapes import DECODE, MIXED, PREFILL, SPREAD, ServingShapesWarmup
+from warmup.engine_warmup.serving_shapes import NEEDED, ServingShapesWarmup
 from warmup.engine_warmup.spec import Skip
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import Capability, SchedulerLimits
@@ -19,13 +19,15 @@ def test_every_padded_size_is_warmed_in_every_kind(make_context: Any, make_runne
     runner = make_runner(max_num_batched_tokens=24, max_num_seqs=6)
     shapes = ServingShapesWarmup().shapes(make_context(runner))
 
-    by_kind = {kind: [s.tokens for s in shapes if s.kind == kind] for kind in (PREFILL, SPREAD, MIXED, DECODE)}
+    by_kind = {kind: [s.tokens for s in shapes if s.kind == kind] for kind in NEEDED}
 
     assert by_kind == {
-        PREFILL: [24, 16, 8, 4, 2, 1],
-        SPREAD: [24, 16, 8, 4, 2, 1],
-        MIXED: [24, 16, 8, 4, 2],
-        DECODE: [6, 4, 2, 1],
+        "single_prefill": [24, 16, 8, 4, 2, 1],
+        "last_chunk": [24, 16, 8, 4, 2, 1],
+        "spread": [24, 16, 8, 4, 2, 1],
+        "mixed": [24, 16, 8, 4, 2],
+        "decode": [6, 4, 2, 1],
+        "long_decode": [6, 4, 2, 1],
     }
 
 

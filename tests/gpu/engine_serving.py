@@ -1,0 +1,201 @@
+"""Serving random requests on the built-in runner and judging it: was the first step of each shape a stall?
+
+The parts of `engine_check.py` that run in one process, with or without the engine warmups before the first request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from configs.model import ModelDims, load_model
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
+from warmup.runner.protocol import SchedulerLimits
+from warmup.runner.schedule import SamplingParams
+from warmup.runner.scheduler import Scheduler, ServedRequest
+
+FACTOR, SLACK_S = 3.0, 0.002
+"""A first step may take 3 times its later median, or 2 ms more, whichever is larger."""
+TINY = {
+    "name": "tiny",
+    "architecture": "dense",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 1001,
+}
+
+
+@dataclass
+class Step:
+    """One timed step."""
+
+    shape: str
+    seconds: float
+
+
+@dataclass
+class Pass:
+    """One serving of all requests."""
+
+    steps: list[Step] = field(default_factory=list)
+    greedy: dict[str, list[int]] = field(default_factory=dict)
+    """Tokens of the greedy requests."""
+
+
+def make_runner(args: argparse.Namespace) -> Any:
+    """The built-in runner: KV cache in two groups with blocks of 16 and 32 tokens."""
+    from warmup.runner.assembly import RunnerConfig
+    from warmup.runner.builtin import BuiltinRunner
+
+    dims = ModelDims.model_validate(TINY) if args.tiny else load_model(args.preset)
+    longest = 128 if args.tiny else 4096
+    limits = SchedulerLimits(min(longest, 4096), 64, longest + 32)
+    groups = interleaved_groups(args.layers, (16, 32))
+    per_request = sum(-(-limits.max_model_len // group.block_size) for group in groups)
+    cache = KVCacheConfig(limits.max_num_seqs * per_request + 1, groups)
+    dtype = "float32" if args.device == "cpu" else "bfloat16"
+    return BuiltinRunner(RunnerConfig(dims, limits, cache, device=args.device, dtype=dtype))
+
+
+def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[ServedRequest]]:
+    """Random requests in batches of 1 to 64: prompts of 1 to `longest` tokens, mixed sampling parameters."""
+    random = np.random.default_rng(2024)
+    kinds = (
+        SamplingParams.greedy(),
+        SamplingParams(),
+        SamplingParams(temperature=0.8, top_p=0.95),
+        SamplingParams(top_k=40, seed=7),
+        SamplingParams(min_p=0.05, logprobs=5),
+        SamplingParams(presence_penalty=0.3, frequency_penalty=0.3, repetition_penalty=1.1),
+        SamplingParams.for_warmup(seed=3),
+        SamplingParams.for_warmup(),
+    )
+    made: list[list[ServedRequest]] = []
+    left = args.requests
+    while left:
+        size = min(left, int(random.integers(1, 65)))
+        wave = []
+        for index in range(size):
+            length = int(random.integers(1, longest + 1))
+            prompt = tuple(random.integers(0, vocab, length).tolist())
+            params = kinds[int(random.integers(len(kinds)))]
+            wave.append(ServedRequest(f"w{len(made)}r{index}", prompt, int(random.integers(2, 17)), params))
+        made.append(wave)
+        left -= size
+    return made
+
+
+def serve_all(runner: Any, args: argparse.Namespace, monitor: Any) -> Pass:
+    """Serve every wave to its end; every step timed up to the device's own end of it."""
+    from warmup.runner.sizes import padded
+
+    done, longest = Pass(), runner.limits.max_model_len - 32
+    for wave in waves(args, runner.vocab_size, longest):
+        scheduler = Scheduler(runner.limits, runner.kv_cache_config, chunk=max(longest // 2, 1))
+        scheduler.add(wave)
+        while (step := scheduler.schedule()) is not None:
+            counts = list(step.num_scheduled_tokens.values())
+            decodes = sum(count == 1 for count in counts)
+            size = padded(sum(counts), runner.token_sizes) if counts else 0
+            rows = padded(len(counts), runner.graph_capture_sizes) if counts else 0
+            shape = f"tokens={size},requests={rows},decodes={bool(decodes)},prefills={len(counts) > decodes}"
+            began = time.perf_counter()
+            with monitor.running(shape):
+                runner.execute_model(step)
+                result = runner.sample_tokens(None)
+                synchronize(args)
+            done.steps.append(Step(shape, time.perf_counter() - began))
+            scheduler.update(step, result)
+        served = scheduler.done.items()
+        done.greedy |= {name: r.output for name, r in served if r.sampling is not None and r.sampling.is_greedy}
+    return done
+
+
+def synchronize(args: argparse.Namespace) -> None:
+    """Wait for the device."""
+    if args.device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
+
+
+def judge(passes: list[Pass]) -> dict[str, Any]:
+    """The first step of each shape in the first pass against the same step in the later passes."""
+    first, rows, seen = passes[0].steps, [], set()
+    for index, step in enumerate(first):
+        if step.shape in seen:
+            continue
+        seen.add(step.shape)
+        later = float(np.median([other.steps[index].seconds for other in passes[1:]]))
+        over = step.seconds - max(FACTOR * later, later + SLACK_S)
+        rows.append({"shape": step.shape, "first_ms": step.seconds * 1e3, "later_ms": later * 1e3, "over": over > 0})
+    rows.sort(key=lambda row: row["first_ms"] - row["later_ms"], reverse=True)
+    return {
+        "steps": len(first),
+        "shapes": len(rows),
+        "stalled_shapes": sum(row["over"] for row in rows),
+        "slowest_first": rows[:8],
+        "seconds_first_pass": sum(step.seconds for step in first),
+        "seconds_later_pass": float(np.median([sum(s.seconds for s in p.steps) for p in passes[1:]])),
+        "median_step_ms": float(np.median([step.seconds for step in passes[-1].steps])) * 1e3,
+    }
+
+
+def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
+    """Serve with or without warmup, compilations counted from before the first request."""
+    import torch
+
+    from warmup.engine_warmup.monitor import CompilationMonitor
+    from warmup.engine_warmup.order import ENGINE_WARMUPS
+    from warmup.engine_warmup.run import run_engine_warmups
+    from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
+
+    began = time.perf_counter()
+    runner = make_runner(args)
+    result: dict[str, Any] = {"make_runner_s": time.perf_counter() - began}
+    if warm:
+        began = time.perf_counter()
+        before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
+        context = WarmupContext(
+            runner,
+            runner.execute_model,
+            runner.sample_tokens,
+            lambda: synchronize(args),
+            EngineWarmupOptions(slot_mapping_for_any=True),
+            capability=capability(args),
+        )
+        report = run_engine_warmups(context, ENGINE_WARMUPS)
+        result |= {"warmup_s": time.perf_counter() - began, "warmups": report.to_json()}
+        result["left_behind"] = [n for n, tensor in runner.buffers().items() if not torch.equal(before[n], tensor)]
+    gc.collect()
+    gc.freeze()
+    with CompilationMonitor() as monitor:
+        passes = [serve_all(runner, args, monitor) for _ in range(4)]
+    seen = monitor.report()
+    result |= judge(passes)
+    result |= {"compiled": seen.compiled, "loaded": seen.loaded, "not_counted": seen.unavailable}
+    result["compilations"] = dict(Counter(f"{e.kind}:{e.kernel}" for e in seen.events))
+    result["greedy_tokens"] = hashlib.sha256(json.dumps(passes[0].greedy, sort_keys=True).encode()).hexdigest()[:16]
+    quiet = seen.is_clean and result["stalled_shapes"] == 0
+    # Without warmup the check must see something, or it sees nothing with it either.
+    result["passed"] = quiet and report.ready and not result["left_behind"] if warm else not quiet
+    return result
+
+
+def capability(args: argparse.Namespace) -> tuple[int, int] | None:
+    """Compute capability of the device."""
+    import torch
+
+    return None if args.device == "cpu" else torch.cuda.get_device_capability()
