@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -24,10 +23,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from scripts.tool_counters import ToolCounters  # noqa: E402
+
 KEY = {"what": "artifact_check"}
 SHAPES = ((8192, 1280), (1024, 8192), (8192, 7168), (3584, 8192))
 TOKENS = (1, 64, 1024)
-TOOLS = ("nvcc", "ninja", "gcc", "cc", "g++", "c++")
 
 
 # ---------------------------------------------------------------- inside a step's process
@@ -127,38 +127,16 @@ def step(arguments: argparse.Namespace) -> dict[str, Any]:
 # ---------------------------------------------------------------- the parent
 
 
-def write_wrappers(work: Path) -> Path:
-    """A CUDA_HOME and a bin directory whose tools append their name to $TOOL_LOG, and refuse with $TOOL_DENY=1."""
-    wrappers = work / "bin"
-    cuda = work / "cuda"
-    (cuda / "bin").mkdir(parents=True)
-    wrappers.mkdir()
-    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
-    home = Path(nvcc).resolve().parents[1]
-    for entry in home.iterdir():
-        if entry.name != "bin":
-            (cuda / entry.name).symlink_to(entry)
-    for entry in (home / "bin").iterdir():
-        if entry.name != "nvcc":
-            (cuda / "bin" / entry.name).symlink_to(entry)
-    for tool in TOOLS:
-        real = nvcc if tool == "nvcc" else shutil.which(tool)
-        text = f"""#!/bin/sh
-case "$1" in --version|-V) [ -x "{real}" ] && exec "{real}" "$@"; exit 1;; esac
-echo {tool} >> "$TOOL_LOG"
-[ "$TOOL_DENY" = 1 ] && {{ echo "{tool} is denied in this step" >&2; exit 1; }}
-exec "{real}" "$@"
+PROBE = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_one(x, y, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + at, tl.load(x + at, mask=at < n) + 1.0, mask=at < n)
 """
-        for path in (wrappers / tool, *([cuda / "bin" / tool] if tool == "nvcc" else [])):
-            path.write_text(text)
-            path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    (work / "triton_probe.py").write_text(
-        "import triton\nimport triton.language as tl\n\n\n@triton.jit\n"
-        "def add_one(x, y, n, BLOCK: tl.constexpr):\n"
-        "    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)\n"
-        "    tl.store(y + at, tl.load(x + at, mask=at < n) + 1.0, mask=at < n)\n"
-    )
-    return wrappers
 
 
 class Bench:
@@ -167,7 +145,8 @@ class Bench:
     def __init__(self, work: Path, families: str) -> None:
         self.work = work
         self.families = families
-        self.wrappers = write_wrappers(work)
+        self.counters = ToolCounters(work / "tools")
+        (work / "triton_probe.py").write_text(PROBE)
         self.reports: dict[str, dict[str, Any]] = {}
 
     def fresh(self, name: str) -> Path:
@@ -177,32 +156,26 @@ class Bench:
             (home / room).mkdir(parents=True)
         return home
 
-    def environment(self, home: Path, deny: bool, log: Path) -> dict[str, str]:
-        """The environment of a process on the node `home`."""
+    def environment(self, name: str, home: Path, deny: bool) -> dict[str, str]:
+        """The environment of the process of step `name` on the node `home`."""
         return {
             **os.environ,
             "FLASHINFER_WORKSPACE_BASE": str(home / "workspace"),
             "TRITON_CACHE_DIR": str(home / "triton"),
             "CUDA_CACHE_PATH": str(home / "nv"),
-            "CUDA_HOME": str(self.work / "cuda"),
-            "PATH": f"{self.wrappers}:{os.environ['PATH']}",
-            "CC": str(self.wrappers / "gcc"),
-            "TOOL_LOG": str(log),
-            "TOOL_DENY": "1" if deny else "0",
             "TQDM_DISABLE": "1",
             "FLASHINFER_LOGGING_LEVEL": "WARNING",
+            **self.counters.environment(name, os.environ["PATH"], deny=deny),
         }
 
     def run(self, name: str, home: Path, *arguments: str, deny: bool = False, **extra: str) -> dict[str, Any]:
         """One step; its report with the tools it started."""
-        log = self.work / f"{name}.tools"
-        log.write_text("")
         result = self.work / f"{name}.json"
         command = [sys.executable, __file__, str(self.work), "--step", str(result), "--with", self.families, *arguments]
         started = time.perf_counter()
         done = subprocess.run(
             command,
-            env={**self.environment(home, deny, log), **extra},
+            env={**self.environment(name, home, deny), **extra},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -210,10 +183,9 @@ class Bench:
             check=False,
         )
         report: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {}
-        tools = log.read_text().split()
         report["process_seconds"] = time.perf_counter() - started
         report["rc"] = done.returncode
-        report["tools"] = {tool: tools.count(tool) for tool in TOOLS if tool in tools}
+        report["tools"] = self.counters.started(name)
         report["compute_cache_files"] = sum(path.is_file() for path in (home / "nv").rglob("*"))
         if done.returncode != 0 or "fallback" in name:
             report["output"] = done.stdout[-3000:]

@@ -1,0 +1,185 @@
+"""The child processes of `scripts/bench_artifact.py`: one step each, timed from imports and CUDA context on.
+
+make     compile, tune, load, replay with nothing there; writes the artifact without the driver's kernels
+table    load and replay with the table alone: modules are compiled on first need
+join     check, install, activate, load, replay a whole artifact
+follow   load and replay in a process that only has the environment of `ray-warmup env`
+retune   install a whole artifact and tune every task again
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs import env, parse_config
+from configs.model import load_model
+from warmup.archive import Place, read_archive, write_archive
+from warmup.artifact import Artifact, pack, table_content, verify
+from warmup.compiled.compiled_part import CompiledPart
+from warmup.manifest import GuardSummary
+from warmup.rank_process import rank_workloads
+from warmup.store import NodeStore, StorePath
+from warmup.tasks import Task, Workload, tasks_of
+
+KEY = {"bench": "artifact"}
+KEY_SHA256 = "be" * 32
+
+
+class Step:
+    """One process: its tuner, tasks, node directory, and the seconds of each part of the step."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        import flashinfer  # noqa: F401
+        import torch
+
+        from warmup.flashinfer_tuner import FlashInferTuner
+
+        torch.zeros(1, device="cuda")
+        torch.cuda.synchronize()
+        self.request = request
+        self.node = Path(request["node"])
+        self.seconds: dict[str, float] = {}
+        self.tuner = FlashInferTuner("cuda")
+        self.fingerprint = self.tuner.describe()
+        place = (self.fingerprint["flashinfer_version"], self.fingerprint["arch"], KEY_SHA256)
+        self.place = Place(*place)
+        self.store = NodeStore(StorePath.of(self.node / "root", None, *place))
+        environ = env.snapshot()
+        base = Path(environ["FLASHINFER_WORKSPACE_BASE"])
+        self.part = CompiledPart(self.fingerprint, self.store.directory, base, environ)
+        self.part.start()
+        found = workloads(request["model"], request["max_tokens"], request["families"])
+        refused = {skip.workload for skip in self.tuner.prepare(found)}
+        self.workloads = tuple(workload for workload in found if workload.name not in refused)
+        self.tasks: tuple[Task, ...] = tasks_of(self.workloads)
+        self.began = time.perf_counter()
+
+    def timed(self, name: str, work: Callable[[], Any]) -> Any:
+        """Run a part of the step and note its seconds."""
+        began = time.perf_counter()
+        value = work()
+        self.seconds[name] = time.perf_counter() - began
+        return value
+
+    def serve(self, table: Path) -> dict[str, Any]:
+        """Load and replay; what the report says of it."""
+        loaded = self.timed("load", lambda: self.tuner.load(table, self.tasks))
+        replayed = self.timed("replay", lambda: self.tuner.replay(self.tasks))
+        self.seconds["total"] = time.perf_counter() - self.began
+        return {
+            "entries": loaded.entries,
+            "hits": loaded.hits,
+            "misses": len(loaded.misses),
+            "calls": replayed.calls,
+            "failed": list(replayed.failed),
+            "built": list(replayed.built_modules),
+            "triton_compilations": self.part.triton_compilations,
+        }
+
+
+def workloads(model: str, max_tokens: int, families: list[str]) -> tuple[Workload, ...]:
+    """The op calls of a model in bfloat16 and in fp8, each piece of work once."""
+    found: dict[str, Workload] = {}
+    for quantization in ("none", "fp8"):
+        config = parse_config(
+            {
+                "cluster": {"backend": "cuda", "ranks_per_node": 1},
+                "model": {"name": model, "dtype": "bfloat16", "quantization": quantization},
+                "autotune": {"max_num_batched_tokens": max_tokens, "families": families or None},
+            }
+        )
+        for workload in rank_workloads(config, load_model(model), 0, "cuda"):
+            found.setdefault(workload.identity, replace(workload, name=f"{workload.name}_{quantization}"))
+    return tuple(found.values())
+
+
+def make(step: Step) -> dict[str, Any]:
+    """Everything that a node with nothing has to do; writes table and artifact."""
+    modules = step.tuner.missing_modules()
+    step.timed("compile", lambda: step.tuner.compile(modules, step.request["jobs"], lambda line: None))
+    results = step.timed("tune", lambda: [step.tuner.tune(task) for task in step.tasks])
+    table = step.tuner.table(results, [])
+    assert table is not None, "nothing was tuned"
+    Path(step.request["table"]).write_bytes(table)
+    report = step.serve(Path(step.request["table"]))
+    wanted = {name for workload in step.workloads for name in workload.modules}
+    contents, warnings = step.part.collect(wanted, None)
+    artifact = pack(
+        [table_content(table), *contents],
+        key=KEY,
+        key_sha256=KEY_SHA256,
+        fingerprint=step.fingerprint,
+        created_at=time.time(),
+        strategy="leader",
+        guard=GuardSummary("unguarded"),
+    )
+    write_archive(Path(step.request["archive"]), step.place, artifact)
+    return report | {"built_first": list(modules), "tasks": len(step.tasks), "warnings": list(warnings)}
+
+
+def join(step: Step) -> dict[str, Any]:
+    """Check, publish, install, activate, then serve."""
+    report = _install(step)
+    return report | step.serve(step.store.table_path)
+
+
+def retune(step: Step) -> dict[str, Any]:
+    """Tune every task on a node that has the compiled part."""
+    report = _install(step)
+    step.timed("tune", lambda: [step.tuner.tune(task) for task in step.tasks])
+    return report
+
+
+def serve_table(step: Step) -> dict[str, Any]:
+    """Load and replay with the request's table; builds what is missing first."""
+    modules = step.tuner.missing_modules()
+    if modules:
+        step.timed("compile", lambda: step.tuner.compile(modules, step.request["jobs"], lambda line: None))
+    return step.serve(Path(step.request["table"])) | {"built_first": list(modules)}
+
+
+def _install(step: Step) -> dict[str, Any]:
+    def fetch() -> Artifact:
+        _, received = read_archive(Path(step.request["archive"]))
+        return verify(received.manifest, received.blobs, KEY)
+
+    artifact = step.timed("fetch_and_check", fetch)
+    step.timed("publish", lambda: step.store.publish(artifact))
+    result = step.timed("install", lambda: step.part.install(artifact))
+    step.timed("activate", lambda: step.part.activate(artifact.digest))
+    missing = step.tuner.missing_modules()
+    return {
+        "installed": dict(result.counts),
+        "warnings": list(result.warnings),
+        "missing": list(missing),
+        "provider": str(step.part.provider(artifact.digest)),
+    }
+
+
+STEPS: dict[str, Callable[[Step], dict[str, Any]]] = {
+    "make": make,
+    "table": serve_table,
+    "join": join,
+    "follow": serve_table,
+    "retune": retune,
+}
+
+
+def main() -> int:
+    """`python -m scripts.artifact_steps REQUEST.json REPORT.json`."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    step = Step(request)
+    report = STEPS[request["step"]](step)
+    report |= {"seconds": step.seconds, "device": step.tuner.device(), "driver": step.fingerprint["driver"]}
+    Path(sys.argv[2]).write_text(json.dumps(report), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What a joining process needs, with nothing, with the table, and with the whole artifact; all in one run, on a GPU.
+
+    python scripts/bench_artifact.py --out results/artifact.json [--max-tokens 8192] [--model llama-3.1-8b]
+
+Each step is a fresh process over fresh directories. Bars: the whole-artifact join takes at most 2.5 s on top of
+imports and CUDA context, is at least 50 times faster than with nothing, and starts no compiler. Exit code 1 otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from configs import env  # noqa: E402
+from scripts.tool_counters import ToolCounters  # noqa: E402
+from warmup.archive import read_archive, write_archive  # noqa: E402
+from warmup.artifact import Content, pack  # noqa: E402
+from warmup.compiled import compute_cache  # noqa: E402
+from warmup.compiled.compiled_part import COMPILED  # noqa: E402
+from warmup.compiled.environment import decide  # noqa: E402
+
+JOIN_BAR_S = 2.5
+RATIO_BAR = 50.0
+STEP_TIMEOUT_S = 540
+
+
+class Bench:
+    """Steps in fresh processes, their reports, and the directories of simulated nodes."""
+
+    def __init__(self, scratch: Path, model: str, max_tokens: int, families: list[str]) -> None:
+        self._scratch = scratch
+        self._base = {"model": model, "max_tokens": max_tokens, "families": families, "jobs": os.cpu_count() or 1}
+        self._counters = ToolCounters(scratch / "tools")
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.table = scratch / "autotune_configs.json"
+        self.archive = scratch / "artifact.rwa"
+
+    def node(self, name: str) -> Path:
+        """A node that has nothing."""
+        node = self._scratch / "nodes" / name
+        for room in ("workspace", "triton", "nv"):
+            (node / room).mkdir(parents=True)
+        return node
+
+    def run(
+        self, name: str, step: str, node: Path, *, deny: bool = False, variables: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """One step; raises SystemExit with the process' output when it fails."""
+        request, report = self._scratch / f"{name}.request.json", self._scratch / f"{name}.report.json"
+        paths = {"node": str(node), "table": str(self.table), "archive": str(self.archive)}
+        request.write_text(json.dumps({**self._base, **paths, "step": step}), encoding="utf-8")
+        environ = env.snapshot()
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "scripts.artifact_steps", str(request), str(report)],
+            env={
+                **environ,
+                **caches_of(node),
+                **self._counters.environment(name, environ.get("PATH", ""), deny=deny),
+                **{variable.name: variable.value for variable in env.TABLE if variable.value is not None},
+                "PYTHONPATH": ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part),
+                **(variables or {}),
+            },
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=STEP_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"step {name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        found |= {"process_s": time.perf_counter() - began, "tools": self._counters.started(name)}
+        self.reports[name] = found
+        print(f"{name}: {json.dumps(found)}"[:1500], flush=True)
+        return found
+
+
+def caches_of(node: Path) -> dict[str, str]:
+    """The cache variables of a process on a simulated node."""
+    return {
+        "FLASHINFER_WORKSPACE_BASE": str(node / "workspace"),
+        "TRITON_CACHE_DIR": str(node / "triton"),
+        "CUDA_CACHE_PATH": str(node / "nv"),
+    }
+
+
+def add_kernels(archive: Path, kernels: tuple[Content, ...]) -> dict[str, dict[str, int]]:
+    """Put the driver's kernels into the artifact; sizes by kind."""
+    place, artifact = read_archive(archive)
+    manifest = artifact.manifest
+    kept = [c for kind in ("autotune_configs", *COMPILED[:2]) for c in artifact.contents(kind)]
+    whole = pack(
+        [*kept, *kernels],
+        key=dict(manifest.key),
+        key_sha256=manifest.key_sha256,
+        fingerprint=dict(manifest.fingerprint),
+        created_at=manifest.created_at,
+        strategy=manifest.strategy,
+        guard=manifest.guard,
+    )
+    write_archive(archive, place, whole)
+    sizes: dict[str, dict[str, int]] = {}
+    for blob in whole.manifest.blobs:
+        row = sizes.setdefault(blob.kind, {"files": 0, "stored_bytes": 0, "content_bytes": 0})
+        row["files"] += 1
+        row["stored_bytes"] += blob.size
+        row["content_bytes"] += blob.content_size
+    return sizes
+
+
+def measure(bench: Bench) -> dict[str, Any]:
+    """Every step, then the figures and the bars."""
+    maker = bench.node("maker")
+    nothing = bench.run("nothing", "make", maker)
+    replayer = bench.node("replayer")
+    built = {name: value for name, value in caches_of(maker).items() if name != "CUDA_CACHE_PATH"}
+    bench.run("replay for the kernels", "follow", replayer, variables=built)
+    limit = compute_cache.size_limit(env.read("CUDA_CACHE_MAXSIZE"))
+    sizes = add_kernels(bench.archive, compute_cache.collect(replayer / "nv", nothing["driver"], limit))
+    table = bench.run("table only", "table", bench.node("table_only"))
+    joiner = bench.node("joiner")
+    whole = bench.run("whole artifact", "join", joiner, deny=True)
+    where = decide(caches_of(joiner), joiner, joiner / "workspace", Path(whole["provider"])).variables()
+    where["PYTHONPATH"] = f"{where['PYTHONPATH']}:{ROOT}:{env.snapshot().get('PYTHONPATH', '')}".rstrip(":")
+    engine = bench.run("engine process", "follow", joiner, deny=True, variables=where)
+    retuned = bench.run("tuning with the kernels", "retune", bench.node("retuner"))
+    ratio = nothing["seconds"]["total"] / whole["seconds"]["total"]
+    bars = {
+        f"join with the whole artifact takes at most {JOIN_BAR_S} s": whole["seconds"]["total"] <= JOIN_BAR_S,
+        f"and is at least {RATIO_BAR:.0f} times faster than with nothing": ratio >= RATIO_BAR,
+        "it starts no compiler and compiles no Triton kernel": whole["tools"] == {}
+        and not whole["triton_compilations"],
+        "nor does the engine's process": engine["tools"] == {} and not engine["triton_compilations"],
+        "every task is hit in both": whole["misses"] == engine["misses"] == 0 and not whole["failed"],
+        "building starts nvcc and ninja (positive control)": {"nvcc", "ninja"} <= set(nothing["tools"]),
+    }
+    return {
+        "device": nothing["device"],
+        "driver": nothing["driver"],
+        "tasks": nothing["tasks"],
+        "join_s": {
+            name: report["seconds"]["total"]
+            for name, report in (("nothing", nothing), ("table", table), ("whole", whole), ("engine", engine))
+        },
+        "ratio": ratio,
+        "tune_s": {"cold": nothing["seconds"]["tune"], "with the kernels": retuned["seconds"]["tune"]},
+        "artifact": sizes,
+        "bars": bars,
+        "steps": bench.reports,
+    }
+
+
+def show(document: dict[str, Any]) -> None:
+    """The figures for people."""
+    print(f"\n{document['device']}, driver {document['driver']}, {document['tasks']} tasks")
+    for name, seconds in document["join_s"].items():
+        print(f"  join with {name:<8} {seconds:8.2f} s")
+    print(f"  nothing / whole    {document['ratio']:8.1f}")
+    for name, seconds in document["tune_s"].items():
+        print(f"  tuning, {name:<17} {seconds:8.1f} s")
+    for kind, row in document["artifact"].items():
+        print(f"  {kind:<20} {row['files']:4d} files {row['stored_bytes']:>10d} bytes stored")
+    for bar, holds in document["bars"].items():
+        print(f"  {'holds ' if holds else 'MISSED'}  {bar}")
+
+
+def main() -> int:
+    """Run the bench; 1 when a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", default="llama-3.1-8b")
+    parser.add_argument("--max-tokens", type=int, default=8192)
+    parser.add_argument("--families", default="gemm,attention,norm,sampling")
+    arguments = parser.parse_args()
+    families = [name for name in arguments.families.split(",") if name]
+    with tempfile.TemporaryDirectory(prefix="ray-warmup-bench-") as scratch:
+        document = measure(Bench(Path(scratch), arguments.model, arguments.max_tokens, families))
+    show(document)
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(document["bars"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
