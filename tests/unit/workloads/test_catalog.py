@@ -18,8 +18,6 @@ from warmup.workloads.catalog import (
     workloads_of,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def listed(preset: str = "llama-3.1-70b", **changes: Any) -> dict[str, Workload]:
     """A rank's workloads by name."""

@@ -8,8 +8,6 @@ from configs.model import load_model, presets
 from warmup.workloads.base import builder_for
 from warmup.workloads.catalog import workloads_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.fixture(autouse=True)
 def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:

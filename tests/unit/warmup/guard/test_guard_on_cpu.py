@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-planted = pytest.importorskip("tests.planted")
-
-from warmup.guard import guard  # noqa: E402
-from warmup.tasks import Choice, GuardVerdict  # noqa: E402
-from warmup.tuner import TunerOptions  # noqa: E402
+from tests import planted
+from warmup.guard import guard
+from warmup.tasks import Choice, GuardVerdict
+from warmup.tuner import TunerOptions
 
 OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
 

@@ -1,0 +1,29 @@
+"""Run by `test_tuner.py` in a process of its own: tune a task that does not fit into memory, then one that does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tests.gpu.cases import gemms_of_70b
+from warmup.flashinfer_tuner import FlashInferTuner
+from warmup.tasks import tasks_of
+from warmup.tuner import TunerOptions
+from warmup.workloads.catalog import gemm
+
+
+def main() -> None:
+    """Print both outcomes."""
+    huge = gemm("huge", 8192, 65536, "bfloat16", "none")
+    small = gemms_of_70b("bf16", 1)[1]
+    tuner = FlashInferTuner("cuda", TunerOptions())
+    workloads = (replace(huge, buckets=(1,)), small)
+    assert tuner.prepare(workloads) == ()
+    tuner.compile(tuner.missing_modules(), 16, lambda _: None)
+    torch.cuda.set_per_process_memory_fraction((256 << 20) / torch.cuda.mem_get_info()[1])
+    print("outcomes", *(tuner.tune(task).outcome for task in tasks_of(workloads)))
+
+
+if __name__ == "__main__":
+    main()
