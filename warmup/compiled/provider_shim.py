@@ -3,12 +3,14 @@
 Copied as `flashinfer_jit_cache/__init__.py` into a provider directory; runs there alone, with the standard library.
 """
 
+import functools
 import importlib.machinery
 import importlib.util
 import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 _NAME = "flashinfer_jit_cache"
 _HERE = Path(__file__).resolve().parent.parent
@@ -34,20 +36,30 @@ def _load_installed(version: str) -> ModuleType | None:
     return module if module.__version__.split("+")[0] == version.split("+")[0] else None
 
 
-_document = json.loads((_HERE / _MARK).read_text(encoding="utf-8"))
-_installed = _load_installed(_document["version"])
-__version__ = _document["version"] if _installed is None else _installed.__version__
+@functools.cache
+def _found() -> tuple[dict[str, Any], ModuleType | None, str]:
+    """What this directory provides, an installed package, and the version that FlashInfer compares with its own."""
+    document = json.loads((_HERE / _MARK).read_text(encoding="utf-8"))
+    installed = _load_installed(document["version"])
+    return document, installed, document["version"] if installed is None else installed.__version__
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        return _found()[2]
+    raise AttributeError(name)
 
 
 def get_jit_cache_providers() -> tuple[SimpleNamespace, ...]:
     """Our modules, then those of an installed package."""
+    document, installed, version = _found()
     ours = SimpleNamespace(
         provider_id="ray-warmup",
         distribution="ray-warmup",
-        version=__version__,
+        version=version,
         jit_cache_dir=str(_HERE / "modules"),
-        cuda_architectures=tuple(_document["cuda_architectures"]),
-        modules=tuple(_document["modules"]),
+        cuda_architectures=tuple(document["cuda_architectures"]),
+        modules=tuple(document["modules"]),
     )
-    others = () if _installed is None else tuple(_installed.get_jit_cache_providers())
+    others = () if installed is None else tuple(installed.get_jit_cache_providers())
     return (ours, *others)
