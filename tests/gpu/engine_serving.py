@@ -187,7 +187,10 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
     result |= judge(passes)
     result |= {"compiled": seen.compiled, "loaded": seen.loaded, "not_counted": seen.unavailable}
     result["compilations"] = dict(Counter(f"{e.kind}:{e.kernel}" for e in seen.events))
-    result["greedy_tokens"] = hashlib.sha256(json.dumps(passes[0].greedy, sort_keys=True).encode()).hexdigest()[:16]
+    greedy = passes[0].greedy
+    result["greedy_tokens"] = (
+        hashlib.sha256(json.dumps(greedy, sort_keys=True).encode()).hexdigest()[:12] if greedy else None
+    )
     quiet = seen.is_clean and result["stalled_shapes"] == 0
     # Without warmup the check must see something, or it sees nothing with it either.
     result["passed"] = quiet and report.ready and not result["left_behind"] if warm else not quiet

@@ -117,7 +117,10 @@ class FlashInferHook:
 
 
 class CuteDslHook:
-    """`compile_and_cache` of the CuTe-DSL's front end, which runs once for each compiled function."""
+    """`compile_and_cache` of the CuTe-DSL's front end, which runs once for each compiled function.
+
+    Proven with a real compilation for the host; no kernel for a GPU has been compiled under it yet.
+    """
 
     kind: Kind = "cute_dsl"
 

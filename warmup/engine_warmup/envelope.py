@@ -77,7 +77,7 @@ def connector_disabled(context: WarmupContext) -> Iterator[None]:
     if connector is None or Capability.KV_CONNECTOR not in context.runner.capabilities:
         yield
         return
-    was_disabled = connector.disabled
+    was_disabled = bool(getattr(connector, "disabled", False))
     connector.set_disabled(True)
     try:
         yield

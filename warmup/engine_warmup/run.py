@@ -15,6 +15,7 @@ from warmup.engine_warmup.errors import EngineWarmupTimeoutError
 from warmup.engine_warmup.outcome import EngineWarmupReport, WarmupOutcome
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Shape, Skip, WarmupContext
 from warmup.errors import DeadContextError
+from warmup.runner.errors import MissingCapabilityError
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,11 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
                 notes = _joined((notes, warmup.run(context, shape)))
                 _check_deadline(context, warmup, shape, clock() - started)
                 done.append(str(shape))
+    except MissingCapabilityError as missing:
+        skipped = WarmupOutcome(
+            warmup.name, "skipped", warmup.severity, clock() - started, tuple(done), missing.message, (missing.message,)
+        )
+        return skipped, notes
     # The border of this rank's work: whatever an engine's runner raises must become an outcome with a name.
     except Exception as error:
         failure = f"{type(error).__name__}: {error} (after {', '.join(done[-1:]) or 'no shape'})"

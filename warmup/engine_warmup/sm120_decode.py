@@ -18,10 +18,12 @@ from warmup.engine_warmup.errors import EngineWarmupError
 from warmup.engine_warmup.sparse_mla import MIXED, mixed_shape, run_mixed, sparse_mla_gate
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, TunedFile, WarmupContext
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from warmup.runner.protocol import Capability, lacking
 from warmup.table import TABLE_NAME, describe_difference, metadata_difference, parse_table
 
 SM120_FAMILY = 12
 """Major compute capability."""
+NEEDED = (Capability.DUMMY_RUN, Capability.FORCE_ATTENTION, Capability.MIXED_BATCH)
 CALIBRATION_NAME = "sparse_mla_sm120_cpb.json"
 """FlashInfer's own name of the second file."""
 
@@ -102,6 +104,8 @@ class SM120DecodeWarmup(EngineWarmup):
             return skip
         if context.capability is None or context.capability[0] != SM120_FAMILY:
             return Skip(f"compute capability is {context.capability}, not of the SM120 family")
+        if (reason := lacking(context.runner, *NEEDED)) is not None:
+            return Skip(reason)
         if self._find(context.options.decode_tune_path) is None:
             return Skip(
                 "this FlashInfer has no sparse-MLA decode autotune; the plain mixed step runs instead", warn=True

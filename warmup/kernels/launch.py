@@ -2,7 +2,7 @@
 
 Triton decides at *decoration* whether a function is interpreted, from a process-wide knob (by default an
 environment variable). So kernels here are plain functions, and `kernel()` decorates them on first use with the
-knob set for that instant: no environment variable is read or written, and one process can hold both forms.
+knob set for that instant: no environment variable is needed or left changed, and one process can hold both forms.
 Interpreted kernels may use `triton.language` builtins only, not its jitted library functions (`tl.cdiv`, `tl.sum`).
 """
 

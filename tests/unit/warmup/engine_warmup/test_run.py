@@ -12,6 +12,7 @@ from warmup.engine_warmup.order import ENGINE_WARMUPS
 from warmup.engine_warmup.run import run_engine_warmups
 from warmup.engine_warmup.spec import DEFAULT_DEADLINES, Notes, Shape, Skip, Stage
 from warmup.errors import DeadContextError
+from warmup.runner.errors import MissingCapabilityError
 
 
 class Scripted:
@@ -156,6 +157,20 @@ def test_skips_are_in_the_report_with_their_reasons(context: Any) -> None:
     ]
     assert report.warnings == ("a: because",)
     assert json.loads(json.dumps(report.to_json()))["outcomes"][1]["state"] == "skipped"
+
+
+def test_a_capability_that_turns_out_to_be_missing_is_a_skip(context: Any) -> None:
+    """A runner that says only during the run what it lacks is skipped with its reason and a warning."""
+
+    class Lacking(Scripted):
+        def run(self, context: Any, shape: Shape) -> Notes:
+            raise MissingCapabilityError("runner lacks uniform_decode")
+
+    report = run_engine_warmups(context, (Lacking("a"),))
+
+    assert report.ready
+    assert report.outcome("a").state == "skipped"
+    assert report.warnings == ("a: runner lacks uniform_decode",)
 
 
 def test_an_unknown_outcome_is_an_error(context: Any) -> None:

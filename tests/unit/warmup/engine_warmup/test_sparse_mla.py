@@ -73,6 +73,30 @@ def test_three_shapes(make_context: Any) -> None:
     assert runner.calls == [("mixed", (16, None)), ("prefill", (1024, None)), ("prefill", (1024, 2048))]
 
 
+def test_shapes_that_the_runner_cannot_make_are_left_out(make_context: Any) -> None:
+    """A runner without single prefills runs the mixed shape; without forced attention it is skipped with the reason."""
+    runner = sparse_runner()
+    runner.capabilities -= {Capability.SINGLE_PREFILL}
+    context = make_context(runner, capability=SM120, autotune=True)
+    assert [shape.kind for shape in SparseMLAWarmup().shapes(context)] == [MIXED]
+
+    runner.capabilities -= {Capability.FORCE_ATTENTION}
+
+    assert SparseMLAWarmup().gate(context) == Skip("runner lacks force_attention")
+    assert SM120DecodeWarmup().gate(context) == Skip("runner lacks force_attention")
+
+
+def test_a_swallowed_argument_is_a_failure_not_a_skip(make_context: Any) -> None:
+    """A runner that declares more than its signature takes fails by name: it must not pass for warmed."""
+    runner = sparse_runner()
+    runner.dummy_run = lambda num_tokens, **ignored: None
+
+    outcome = run_engine_warmups(make_context(runner), (SparseMLAWarmup(),)).outcome("sparse_mla")
+
+    assert outcome.blocks_readiness
+    assert "would ignore create_mixed_batch" in outcome.reason
+
+
 def test_token_counts_are_clamped(make_context: Any) -> None:
     """Counts stay within the tokens of a step, the second chunk within the model's length."""
     context = make_context(sparse_runner(tokens=12, length=20))
