@@ -81,7 +81,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class EngineWarmupOptions:
-    """What was asked for; each field has the seeds' default."""
+    """What was asked for; engines' usual values by default."""
 
     autotune: bool | None = None
     """Tuning switched on explicitly; the level's default does not count for the SM120 decode autotune."""

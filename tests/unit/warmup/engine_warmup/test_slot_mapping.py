@@ -134,7 +134,7 @@ def test_a_runner_without_the_buffers_is_warmed_too(make_context: Any, fails: bo
     assert synchronized
 
 
-def test_the_seeds_switch_is_a_field() -> None:
+def test_the_sparse_mla_switch_is_a_field() -> None:
     """Sparse-MLA warmup is on by default, for other runners it is off."""
     options = EngineWarmupOptions()
 
