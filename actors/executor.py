@@ -1,0 +1,151 @@
+"""Carries the machine's commands out on the rank actors and brings what happened back, deaths and heartbeats too.
+
+Lives in the coordinator. Outcomes are `Step`s in the inbox: functions of the machine and the time, so that the
+machine is only ever touched by the loop that steps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import ray
+
+from actors.rank_group import RankGroup
+from actors.remote_errors import as_failure, reason_of_death
+from actors.transfer import Depot
+from warmup.errors import WarmupError
+from warmup.machine.blame import Status
+from warmup.machine.commands import Adopt, Call, Command, Replace
+from warmup.machine.machine import WarmupMachine
+from warmup.machine.state import Commands
+from warmup.ranks import RankInfo
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[WarmupMachine, float], Commands]
+"""What happened, to be told to the machine with the time."""
+OnTask = Callable[[Call, float], None]
+"""Told when a task's answer arrives: the call and the rank's seconds."""
+_TAKES_ARTIFACT = ("install", "load")
+
+
+class Executor:
+    """Executes commands of one run; `inbox` has the steps, `statuses` the last heartbeat of every rank."""
+
+    def __init__(
+        self, ranks: RankGroup, machine: WarmupMachine, replace_s: float, beat_s: float, on_task: OnTask
+    ) -> None:
+        self.inbox: asyncio.Queue[Step] = asyncio.Queue()
+        self.statuses: dict[int, Status] = {}
+        self._ranks = ranks
+        self._machine = machine
+        self._replace_s = replace_s
+        self._beat_s = beat_s
+        self._on_task = on_task
+        self._depot = Depot()
+        self._workers: set[asyncio.Task[None]] = set()
+
+    def watch(self, info: RankInfo, process: int = 0) -> None:
+        """Follow one process of a rank: know of its death at once, ask for its heartbeat at every interval."""
+        actor = self._ranks.actor(info.rank)
+        self._spawn(self._await_death(info.rank, process, actor))
+        self._spawn(self._beat(info.rank, actor))
+
+    def perform(self, commands: Commands) -> None:
+        """Start carrying commands out; their outcomes arrive in the inbox."""
+        for command in commands:
+            self._spawn(self._execute(command))
+
+    def cancel(self) -> None:
+        """Stop following; nothing arrives in the inbox any more."""
+        for task in list(self._workers):
+            task.cancel()
+
+    async def _execute(self, command: Command) -> None:
+        try:
+            if isinstance(command, Call):
+                await self._call(command)
+            elif isinstance(command, Adopt):
+                await self._depot.adopt(self._ranks.actor(command.rank), command.key, command.digests)
+                self._tell(lambda m, now: m.adopted(command.call_id, now))
+            else:
+                await self._replace(command)
+        except ray.exceptions.RayActorError as error:
+            reason = reason_of_death(error)
+            self._tell(lambda m, now: m.died(command.rank, reason, now, command.process))
+        except (ray.exceptions.RayError, WarmupError) as error:
+            failure = as_failure(error)
+            if isinstance(command, Replace):
+                self._tell(lambda m, now: m.died(command.rank, failure.message, now, command.process))
+            else:
+                self._tell(lambda m, now: m.raised(command.call_id, failure, now))
+
+    async def _call(self, call: Call) -> None:
+        args, refs = dict(call.args), None
+        if call.method in _TAKES_ARTIFACT:
+            args |= {"header": None, "blobs": None}
+            if call.artifact is not None:
+                args["header"] = self._machine.run.class_of(call.rank).header
+                refs = self._depot.refs(call.artifact)
+        if call.task_id is not None:
+            args["task_id"] = call.task_id
+        answer = await self._ranks.call(call.rank, call.method, args, refs)
+        value, seconds = answer["value"], answer["seconds"]
+        self._tell(lambda m, now: m.returned(call.call_id, value, seconds, now))
+        if call.task_id is not None:
+            self._on_task(call, seconds)
+
+    async def _replace(self, command: Replace) -> None:
+        info = await self._ranks.replace(command.rank, self._replace_s)
+        self.watch(info, command.process)
+        self._tell(lambda m, now: m.replaced(info, now))
+
+    async def _await_death(self, rank: int, process: int, actor: Any) -> None:
+        try:
+            await actor.live.options(concurrency_group="life").remote()
+        except ray.exceptions.RayActorError as error:
+            reason = reason_of_death(error)
+            self._tell(lambda m, now: m.died(rank, reason, now, process))
+
+    async def _beat(self, rank: int, actor: Any) -> None:
+        while True:
+            await asyncio.sleep(self._beat_s)
+            try:
+                answer = await asyncio.wait_for(
+                    actor.status.options(concurrency_group="control").remote(), 2 * self._beat_s
+                )
+            except TimeoutError:
+                continue  # silent, not dead: the deadlines decide
+            except ray.exceptions.RayError:
+                return
+            if answer:
+                now = time.monotonic()
+                self.statuses[rank] = Status(
+                    phase=answer["method"],
+                    task_id=answer["task_id"],
+                    runner=answer["runner"],
+                    tactic=answer["tactic"],
+                    since=now - answer["for_s"],
+                    heard=now,
+                )
+
+    def _tell(self, step: Step) -> None:
+        self.inbox.put_nowait(step)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._workers.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        """A fault of the coordinator's own must end the run, not hang it."""
+        self._workers.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("coordinator task failed", exc_info=error)
+            reason = f"coordinator: {type(error).__name__}: {error}"
+            self._tell(lambda m, now: m.fail(reason, now))
