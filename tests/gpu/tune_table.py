@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.gpu.cases import gemms_of_70b
+from tests.gpu.cases import CASE_SIZES, gemms_of_70b
 from tests.gpu.versions import versions
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.measure import geomean
@@ -21,7 +21,9 @@ from warmup.tasks import tasks_of
 from warmup.tuner import TunerOptions
 
 
-def tune(op: str, out: Path, options: TunerOptions, max_jobs: int) -> dict[str, Any]:
+def tune(
+    op: str, out: Path, options: TunerOptions, max_jobs: int, buckets: tuple[int, ...] | None = None
+) -> dict[str, Any]:
     """Compile, tune, guard and write; the summary."""
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -32,7 +34,7 @@ def tune(op: str, out: Path, options: TunerOptions, max_jobs: int) -> dict[str, 
         began = time.perf_counter()
 
     tuner = FlashInferTuner("cuda", options)
-    workloads = gemms_of_70b(op)
+    workloads = gemms_of_70b(op, buckets=buckets)
     skips = tuner.prepare(workloads)
     lap("prepare")
     tuner.compile(tuner.missing_modules(), max_jobs, print)
@@ -83,9 +85,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tie-band", type=float, default=0.01)
     parser.add_argument("--jobs", type=int, default=16)
+    parser.add_argument("--cases-only", action="store_true", help="only the buckets of the 24 cases")
     args = parser.parse_args()
     options = TunerOptions(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
-    print(json.dumps(tune(args.op, args.out, options, args.jobs)))
+    print(json.dumps(tune(args.op, args.out, options, args.jobs, CASE_SIZES if args.cases_only else None)))
 
 
 if __name__ == "__main__":

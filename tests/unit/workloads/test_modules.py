@@ -11,7 +11,9 @@ from warmup.workloads.catalog import workloads_of
 
 @pytest.fixture(autouse=True)
 def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLASHINFER_CUDA_ARCH_LIST", "9.0a")
+    from flashinfer.jit import core
+
+    monkeypatch.setattr(core.current_compilation_context, "TARGET_CUDA_ARCHS", {(9, "0a")})
 
 
 @pytest.mark.parametrize("preset", presets())

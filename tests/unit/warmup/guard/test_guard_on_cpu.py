@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import torch
 
 from tests import planted
 from warmup.guard import guard
 from warmup.tasks import Choice, GuardVerdict
 from warmup.tuner import TunerOptions
 
-OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
+OPTIONS = TunerOptions(guard_rounds=31, shortlist=8)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Other processes on a small machine make several threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def judged(winner: int | None, *others: int) -> GuardVerdict:
