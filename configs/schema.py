@@ -19,7 +19,7 @@ OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
 class Section(BaseModel):
     """Base of every section: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _octal(value: object) -> object:

@@ -28,6 +28,8 @@ EXCLUDED: dict[str, str] = {
     "strategy": "it decides who measures, not what is measured; the manifest records it",
     "guard": "an unguarded table is found and guarded, not tuned again; the manifest records it",
     "shortlist, tie band": "how carefully to choose among measured tactics; --retune applies a new setting",
+    "op families": "they decide the task list, whose digest is a part",
+    "memory limits": "a task that did not fit is recorded as such; --retune measures it again",
     "optimization level": "O1 to O3 tune the same; O0 tunes nothing and needs no key",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from configs import env
 from configs.schema import CacheSection
+from warmup.errors import StoreError
 
 DEFAULT_NAME = "ray-warmup"
 
@@ -37,12 +38,15 @@ def _default_root() -> Path:
 
 
 def _path(text: str | None) -> Path | None:
-    if text is None:
+    if not text:
         return None
     path = Path(text)
-    if path.parts and path.parts[0] == "~":
-        path = _home().joinpath(*path.parts[1:])
-    return path.absolute()
+    if path.parts[0] == "~":
+        return _home().joinpath(*path.parts[1:]).absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise StoreError(f"{text}: {error}; change cache.root or cache.override_dir", path=text) from error
 
 
 def _home() -> Path:

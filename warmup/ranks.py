@@ -98,9 +98,10 @@ class ModelShare:
 
 def share_of(rank: int, tensor: int, pipeline: int, expert: int) -> ModelShare:
     """Tensor ranks vary fastest, then pipeline stages, then replicas; expert shards run across all ranks of a stage."""
+    tensor_rank, replica = rank % tensor, rank // (tensor * pipeline)
     return ModelShare(
-        tensor_rank=rank % tensor,
+        tensor_rank=tensor_rank,
         pipeline_stage=rank // tensor % pipeline,
-        expert_shard=rank % expert,
-        replica=rank // (tensor * pipeline),
+        expert_shard=(replica * tensor + tensor_rank) % expert,
+        replica=replica,
     )

@@ -143,4 +143,7 @@ class WarmupReport(ReportPart):
 
 def schema() -> dict[str, Any]:
     """JSON schema of the report as it is written."""
-    return WarmupReport.model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **WarmupReport.model_json_schema(mode="serialization"),
+    }

@@ -1,0 +1,264 @@
+"""Rules about the tree itself: who imports whom, sizes, names, errors that travel, quick starts.
+
+Every rule that scans has a planted offender that it must find.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import pickle
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs import VERSION
+from configs.model import presets
+from warmup.errors import WarmupError
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("configs", "warmup", "actors", "scripts")
+HEAVY = ("torch", "flashinfer", "ray", "triton")
+ROOMS = ("flashinfer_tuner", "tuning", "workloads", "kernels", "runner", "engine_warmup", "compiled")
+"""Parts of warmup/ that may import heavy libraries when they are imported."""
+TEMPLATES = {"warmup/compiled/provider_shim.py"}
+"""Copied elsewhere before it runs; cannot be imported from here."""
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+
+
+def sources(*folders: str, root: Path = ROOT) -> Iterator[Path]:
+    """Every Python file of these folders."""
+    for folder in folders:
+        yield from sorted((root / folder).rglob("*.py"))
+
+
+def linted(root: Path) -> subprocess.CompletedProcess[str]:
+    """import-linter's verdict on a tree."""
+    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_imports_go_one_way() -> None:
+    """scripts -> actors -> warmup -> configs, and Ray in none of the last two."""
+    verdict = linted(ROOT)
+    assert verdict.returncode == 0, verdict.stdout
+    assert "Contracts: 2 kept, 0 broken" in verdict.stdout
+
+
+@pytest.mark.parametrize(
+    ("offender", "line"),
+    [
+        ("warmup/bad.py", "import ray"),
+        ("configs/bad.py", "import warmup.errors"),
+        ("actors/bad.py", "import scripts.cli"),
+    ],
+)
+def test_the_import_contracts_find_an_offender(tmp_path: Path, offender: str, line: str) -> None:
+    """A planted import the wrong way breaks a contract."""
+    for name in (
+        "configs/__init__",
+        "warmup/__init__",
+        "warmup/errors",
+        "actors/__init__",
+        "scripts/__init__",
+        "scripts/cli",
+    ):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    assert linted(tmp_path).returncode == 0
+    (tmp_path / offender).write_text(line + "\n")
+    verdict = linted(tmp_path)
+    assert verdict.returncode == 1
+    assert "1 broken" in verdict.stdout
+
+
+IMPORTER = """
+import importlib, json, sys
+heavy, offenders = sys.argv[2].split(","), {}
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+    if found := [library for library in heavy if library in sys.modules]:
+        offenders[name] = found
+        break
+print(json.dumps(offenders))
+"""
+
+
+def heavy_imports(names: list[str], cwd: Path = ROOT) -> dict[str, list[str]]:
+    """The first of these modules that loads a heavy library, and which."""
+    command = [sys.executable, "-c", IMPORTER, json.dumps(names), ",".join(HEAVY)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = json.loads(done.stdout)
+    return found
+
+
+def pure_modules() -> list[str]:
+    """Everything in configs/, and in warmup/ outside the rooms."""
+    paths = [path.relative_to(ROOT) for path in sources("configs", "warmup")]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return [name for name in names if not any(name.startswith(f"warmup.{room}") for room in ROOMS)]
+
+
+def test_pure_modules_stay_light(tmp_path: Path) -> None:
+    """configs/ and the pure part of warmup/ load neither torch, FlashInfer, Ray nor Triton; a planted one is found."""
+    names = pure_modules()
+    assert {"configs.schema", "warmup.table", "warmup.store", "warmup.machine.machine", "warmup.rank_process"} <= set(
+        names
+    )
+    assert heavy_imports(names) == {}
+    (tmp_path / "planted.py").write_text("import triton\n")
+    (tmp_path / "triton.py").touch()
+    assert heavy_imports(["planted"], tmp_path) == {"planted": ["triton"]}
+
+
+def seconds(*arguments: str) -> float:
+    """CPU seconds of a Python process, the best of three: other load on the machine does not count."""
+    best = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return best
+
+
+def test_importing_configs_is_quick() -> None:
+    """`import configs` takes less than 0.3 s; the clock sees a process that works for longer."""
+    assert seconds("-c", "import configs") < 0.3
+    assert seconds("-c", "import time\nwhile time.process_time() < 0.4: pass") > 0.3
+
+
+def test_help_is_quick() -> None:
+    """`ray-warmup --help` takes less than 1 s."""
+    assert seconds("-m", "scripts.cli", "--help") < 1.0
+
+
+def environment_readers(tree: ast.AST) -> list[int]:
+    """Lines that touch the process environment."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv", "unsetenv"):
+            lines.append(node.lineno)
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            lines += [node.lineno for name in node.names if "env" in name.name]
+    return lines
+
+
+def test_one_module_reads_the_environment() -> None:
+    """os.environ is touched in configs/env.py alone, apart from templates that run outside and bench scripts."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in sources(*PACKAGES)
+        if environment_readers(ast.parse(path.read_text())) and not path.name.startswith("bench_")
+    }
+    assert readers - TEMPLATES == {"configs/env.py"}
+    assert environment_readers(ast.parse("from os import getenv\nimport os\nos.environ['A']\nos.getenv('A')")) == [
+        1,
+        3,
+        4,
+    ]
+
+
+def too_long(path: Path) -> list[str]:
+    """What in a file is past the limits."""
+    text = path.read_text()
+    found = [f"{path}: {text.count(chr(10))} lines"] if text.count("\n") > MAX_FILE_LINES else []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                found.append(f"{path}: {node.name} has {length} lines")
+    return found
+
+
+def test_files_and_functions_are_short(tmp_path: Path) -> None:
+    """No file is past 400 lines, no function past 60; planted ones are found."""
+    assert [row for path in sources(*PACKAGES, "tests") for row in too_long(path)] == []
+    planted = tmp_path / "long.py"
+    planted.write_text("def f():\n" + "    a = 1\n" * 60 + "\n" * 340)
+    assert len(too_long(planted)) == 2
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    """No utils, helpers, manager or common anywhere."""
+    names = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
+    assert [path for path in sources(*PACKAGES, "tests") if path.stem in names] == []
+
+
+def test_every_module_says_what_it_owns() -> None:
+    """Every module of the packages begins with a docstring."""
+    bare = [
+        p for p in sources(*PACKAGES) if p.read_text().strip() and ast.get_docstring(ast.parse(p.read_text())) is None
+    ]
+    assert bare == []
+
+
+def test_every_test_states_its_claim() -> None:
+    """Every test function has a docstring."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.name}"
+        for path in sources("tests")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and path.name.startswith("test_")
+        and ast.get_docstring(node) is None
+    ]
+    assert bare == []
+
+
+def test_no_script_shadows_a_package() -> None:
+    """`python scripts/x.py` puts scripts/ first on the path, so no module there may be called like a package."""
+    assert not {path.stem for path in sources("scripts")} & {*PACKAGES, "tests"}
+
+
+@pytest.mark.parametrize("module", ["warmup.errors", "actors.errors"])
+def test_every_error_travels(module: str) -> None:
+    """Each class comes back from pickling with its message and details; both modules define the tree they show."""
+    found = importlib.import_module(module)
+    kinds = [k for k in vars(found).values() if isinstance(k, type) and issubclass(k, WarmupError)]
+    assert len(kinds) >= 6
+    for kind in kinds:
+        error = pickle.loads(pickle.dumps(kind("what failed", rank=3, node="ab12", late_s=1.5)))
+        assert type(error) is kind
+        assert str(error) == error.message == "what failed"
+        assert error.details == {"rank": 3, "node": "ab12", "late_s": 1.5}
+        assert kind.__name__ in (found.__doc__ or "")
+        assert kind.__doc__
+
+
+def test_an_error_that_loses_its_details_is_noticed() -> None:
+    """The check above fails for a class whose attributes do not survive."""
+    error = pickle.loads(pickle.dumps(LossyError("what failed", rank=3)))
+    assert error.details != {"rank": 3}
+
+
+class LossyError(WarmupError):
+    """Pickles like a plain exception: the planted offender."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message,)
+
+
+def test_the_changelog_has_this_version() -> None:
+    """The newest entry of CHANGELOG.md is `configs.VERSION`."""
+    newest = re.search(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest.group(1) == VERSION
+
+
+def test_what_is_shipped_is_there() -> None:
+    """The type marker, recipes, model presets and JSON schemas that pyproject.toml names exist."""
+    assert (ROOT / "warmup" / "py.typed").is_file()
+    assert {"report.schema.json", "manifest.schema.json"} <= {p.name for p in (ROOT / "warmup" / "schemas").iterdir()}
+    assert list((ROOT / "configs" / "recipes").glob("*.yaml"))
+    assert {"qwen3-0.6b", "deepseek-v3"} <= set(presets())
