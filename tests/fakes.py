@@ -18,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,13 @@ class ScriptedTuner:
             measurements=rows,
             elapsed_s=self._script.get("task_s", 0.0),
         )
+
+    def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
+        rows = tuple(
+            Measurement(c.runner, c.tactic, 1e-4 * (1 + self._script.get("slow", {}).get(c.runner, 0)), 1e-6, 5)
+            for c in shortlist
+        )
+        return replace(self.tune(task), measurements=rows)
 
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         self._fault("guard", task.task_id)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs import env
+from configs import ConfigError, env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
 from warmup.artifact import Artifact, Blob, pack, read_timings, table_content, timings_content, verify
@@ -27,7 +27,7 @@ from warmup.node_paths import NodePaths, resolve_paths
 from warmup.ranks import RankInfo, share_of
 from warmup.store import NodeStore, StorePath
 from warmup.table import parse_table
-from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, tasks_of
+from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions
 from warmup.workloads.catalog import workloads_of
 
@@ -129,6 +129,12 @@ class RankProcess:
             self._checkpoint(result)
             return result
 
+    def measure(self, task_id: str, shortlist: list[list[Any]]) -> dict[str, Any]:
+        """Measure given candidates of one task again; this rank's vote under `consensus`."""
+        with self._busy("measure", task_id):
+            choices = [Choice(runner, freeze(tactic)) for runner, tactic in shortlist]
+            return self._tuner.measure(self._task(task_id), choices).to_json() | {"rank": self.info.rank}
+
     def guard(self, task_id: str, result: dict[str, Any]) -> dict[str, Any]:
         """Check one task's winner against the default tactic."""
         with self._busy("guard", task_id):
@@ -167,9 +173,10 @@ class RankProcess:
             return _header(self._artifact, table) | {"collisions": collisions}
 
     def pack_stored(self) -> dict[str, Any]:
-        """The artifact that `lookup` found, for the nodes that lack it."""
+        """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store."""
         if self._artifact is None:
-            raise StoreError(f"{self.info}: no artifact was found in {self._store.directory}")
+            self._artifact, lease = self._store.load_artifact()
+            lease.release()
         table = self._artifact.table
         assert table is not None
         return _header(self._artifact, table)
@@ -350,8 +357,10 @@ class RankProcess:
 
 
 def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:
-    """The op calls that a rank's share of the model makes."""
+    """The op calls that a rank's share of the model makes. Raises ConfigError for what the ops cannot run."""
     model, autotune = config.model, config.autotune
+    if backend == "cuda" and model.dtype == "float32":
+        raise ConfigError("model.dtype: 'float32': only the cpu backend runs it (cluster.backend)")
     share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
     found = workloads_of(
         dims,

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
+from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
 
 Progress = Callable[[str], None]
 """Told one short line, for example a module's name when its build ends."""
@@ -104,14 +104,17 @@ class Tuner(Protocol):
     def tune(self, task: Task) -> TaskResult:
         """Measure one task's tactics. Never raises for a tactic that fails; DeadContextError when the context died."""
 
+    def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
+        """Measure these candidates of one task again and nothing else; every one that ran is in the result."""
+
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         """Time the winner against the default as serving runs it, compare outputs, decide."""
 
     def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
         """The file that FlashInfer's own `save_configs` writes for these results; None when nothing was tuned.
 
-        Verdicts, where there are any, win over results. One entry per task. Ops in whose tasks two winners would
-        share one file key get no entry (their results have outcome "collision").
+        Verdicts, where there are any, win over results. One entry per task. A task whose outcome is not "tuned"
+        keeps the default, by an explicit entry where its keys are known.
         """
 
     def check(self, table: bytes) -> str | None:

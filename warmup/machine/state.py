@@ -64,6 +64,10 @@ class ClassState:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: int = 0
     pool: TaskPool | None = None
+    ballots: dict[int, TaskPool] = field(default_factory=dict)
+    """Under `consensus`: what each voter still measures."""
+    votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    """Task -> voter -> result."""
     header: dict[str, Any] | None = None
     """What `pack` returned: digest, table and blob digests; None until packed or found."""
     packer: int | None = None

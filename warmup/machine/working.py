@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from warmup.machine import consensus
 from warmup.machine.commands import Adopt, Call
 from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
@@ -135,6 +136,35 @@ class Tuning(PoolPhase):
     def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
         group.results[value["task_id"]] = value
         group.measured += 1
+
+    def enter(self, run: Run) -> Commands:
+        return super().enter(run) + [c for g in run.classes.values() for c in self._maybe_vote(run, g)]
+
+    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+        group = run.class_of(call.rank)
+        if call.method == consensus.METHOD:
+            return consensus.voted(run, group, call, value)
+        return super().returned(run, call, value) + self._maybe_vote(run, group)
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        ballot = run.class_of(rank).ballots.get(rank)
+        if ballot is not None:
+            ballot.lose(rank)
+        return super().lost(run, rank, calls)
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        return super().joined(run, rank) + consensus.vote(run, run.class_of(rank), rank)
+
+    def is_complete(self, run: Run) -> bool:
+        waiting = (g for g in run.classes.values() if g.ballots and not consensus.is_settled(g))
+        return super().is_complete(run) and next(waiting, None) is None
+
+    def _maybe_vote(self, run: Run, group: ClassState) -> Commands:
+        """Open the ballots once every task has a short list."""
+        tuned_now = group.pool is not None and group.pool.is_done and group.measured > 0
+        if group.strategy != "consensus" or group.ballots or not tuned_now:
+            return []
+        return consensus.open_ballots(run, group)
 
 
 class Guarding(PoolPhase):
