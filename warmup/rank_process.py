@@ -18,17 +18,19 @@ from typing import Any
 from configs import ConfigError, env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
-from warmup.artifact import Artifact, Blob, pack, read_timings, table_content, timings_content, verify
+from warmup.artifact import Artifact, Blob, pack, read_timings, sha256, table_content, timings_content, verify
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.manifest import GuardSummary
+from warmup.manifest import GuardSummary, Manifest
 from warmup.node_paths import NodePaths, resolve_paths
+from warmup.partial_results import believed
 from warmup.ranks import RankInfo, share_of
 from warmup.store import NodeStore, StorePath
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions
+from warmup.tuning.memory_budget import bytes_needed, fit_buckets
 from warmup.workloads.catalog import workloads_of
 
 logger = logging.getLogger(__name__)
@@ -57,27 +59,30 @@ class RankProcess:
         self._marker: str | None = None
         self._doing = ("idle", "", time.monotonic())
 
-    def probe(self) -> dict[str, Any]:
-        """Import what the device needs, describe this process, and list its tasks.
+    def probe(self, budget_bytes: int | None = None) -> dict[str, Any]:
+        """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
 
         Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
         """
         with self._busy("probe"):
             self._dims = load_model(self._config.model.name)
             if not self._config.autotune.is_enabled:
-                return self._described("off", {}, (), "", "")
+                return self._described("off", {}, (), "", ())
             paths = resolve_paths(self._config.cache)
             env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
             self._tuner = self._make_tuner(self._backend, self._options())
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
+            warnings: tuple[str, ...] = ()
+            if budget_bytes is not None:
+                self._workloads, warnings = fit_buckets(self._workloads, budget_bytes)
             skips = self._tuner.prepare(self._workloads)
             refused = {skip.workload for skip in skips}
             runnable = tuple(w for w in self._workloads if w.name not in refused)
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
             self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
             directory = self._open_store(paths)
-            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), self._tuner.device())
+            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), warnings)
 
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
@@ -97,15 +102,22 @@ class RankProcess:
                 "warnings": warnings,
             }
             if found.hit and found.manifest is not None and found.table is not None:
-                stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in found.manifest.blobs}
-                self._artifact = Artifact(found.manifest, stored)
-                rows = read_timings(self._artifact)
-                answer["results"] = [row["result"] for row in rows]
-                answer["verdicts"] = [row["verdict"] for row in rows if row.get("verdict")]
-                answer["header"] = _header(self._artifact, found.table)
+                answer |= self._found(found.manifest, found.table)
             elif found.hit:
                 answer |= {"hit": False, "reason": "the stored artifact says that nothing was tunable"}
             return answer
+
+    def _found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
+        """The artifact behind a hit, kept for the nodes that lack it; a damaged blob makes the hit a miss."""
+        try:
+            stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in manifest.blobs}
+            artifact = Artifact(manifest, stored)
+            rows = read_timings(artifact)
+        except WarmupError as error:
+            return {"hit": False, "guarded": False, "reason": str(error)}
+        self._artifact = artifact
+        verdicts = [row["verdict"] for row in rows if row.get("verdict")]
+        return {"results": [row["result"] for row in rows], "verdicts": verdicts, "header": _header(artifact, table)}
 
     def sees(self, tokens: list[str]) -> dict[str, Any]:
         """Which of the other nodes' markers are in this node's directory."""
@@ -248,9 +260,12 @@ class RankProcess:
 
     def close(self) -> None:
         """Remove what this rank left on disk for this run only."""
-        if self._marker is not None:
-            self._store.remove_marker(self._marker)
-            self._marker = None
+        token, self._marker = self._marker, None
+        try:
+            if token is not None:
+                self._store.remove_marker(token)
+        except StoreError as error:
+            logger.warning("%s: its marker stays until the store is pruned: %s", self.info, error)
 
     @contextmanager
     def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
@@ -280,20 +295,23 @@ class RankProcess:
         return directory
 
     def _described(
-        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, device: str
+        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, warnings: tuple[str, ...]
     ) -> dict[str, Any]:
+        is_on = key != "off"
         return {
             "key": key,
             "parts": parts,
             "tasks": [
-                {"task_id": t.task_id, "group": t.workload.identity, "cost": cost_of(t)} for t in self._tasks.values()
+                {"task_id": t.task_id, "group": t.workload.identity, "cost": t.cost} for t in self._tasks.values()
             ],
             "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
             "directory": directory,
-            "device": device,
+            "device": self._tuner.device() if is_on else "",
             "backend": self._backend,
-            "memory": self._tuner.memory() if key != "off" else {},
-            "warnings": [],
+            "memory": self._tuner.memory() if is_on else {},
+            "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in self._tasks.values()), default=0),
+            "reference_s": self._tuner.reference_seconds() if is_on else None,
+            "warnings": list(warnings),
         }
 
     def _leave_marker(self, token: str, warnings: list[str]) -> None:
@@ -304,7 +322,7 @@ class RankProcess:
             warnings.append(f"no marker could be left: {error}")
 
     def _partial(self) -> list[dict[str, Any]]:
-        rows = [row for row in self._store.load_partial() if row.get("task_id") in self._tasks]
+        rows = believed(self._store.load_partial(), self._tasks)
         self._finished = list(rows)
         return rows
 
@@ -350,8 +368,6 @@ class RankProcess:
         return task
 
     def _file(self, path: Path) -> dict[str, Any]:
-        from warmup.artifact import sha256
-
         data = path.read_bytes()
         return {"node_id": self.info.node_id, "path": str(path), "sha256": sha256(data), "bytes": len(data)}
 
@@ -378,13 +394,6 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
         skip_ops=autotune.skip_ops,
     )
     return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
-
-
-def cost_of(task: Task) -> float:
-    """Rough seconds: a constant for building and launching each tactic, and the arithmetic on top."""
-    sizes = dict(task.workload.params)
-    work = float(sizes.get("k", 1)) * float(sizes.get("n", 1)) * task.bucket
-    return 1.0 + work / 1e11
 
 
 def _header(artifact: Artifact, table: bytes) -> dict[str, Any]:

@@ -78,6 +78,12 @@ class Task:
         """Stable name, equal on every rank: `bf16_gemm:cublaslt:bfloat16:k=1024,n=4096@256`."""
         return f"{self.workload.identity}@{self.bucket}"
 
+    @property
+    def cost(self) -> float:
+        """Rough seconds, for dealing: a constant for building and launching tactics, and the arithmetic on top."""
+        sizes = dict(self.workload.params)
+        return 1.0 + float(sizes.get("k", 1)) * float(sizes.get("n", 1)) * self.bucket / 1e11
+
 
 @dataclass(frozen=True, slots=True)
 class Skip:
