@@ -7,6 +7,7 @@ another thread at any time, every other method runs on one thread.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -369,7 +370,8 @@ class RankProcess:
 
     def _file(self, path: Path) -> dict[str, Any]:
         data = path.read_bytes()
-        return {"node_id": self.info.node_id, "path": str(path), "sha256": sha256(data), "bytes": len(data)}
+        digest = hashlib.sha256(data).hexdigest()
+        return {"node_id": self.info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}
 
 
 def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:
