@@ -109,7 +109,8 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     import ray
 
     name = coordinator_name(config)
-    coordinator = _acquire(name, config, retune, wait, on_event, tuner)
+    run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    coordinator = _acquire(name, run_id, config, retune, wait, on_event, tuner)
     try:
         return _follow(coordinator, on_event)
     except KeyboardInterrupt:
@@ -119,13 +120,23 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
         raise
     finally:
         ray.kill(coordinator)
+        _remove_group(run_id)
 
 
-def _acquire(name: str, config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str) -> Any:
+def _remove_group(run_id: str) -> None:
+    """Give back what a killed coordinator could not: Ray keeps its placement group as long as this job lives."""
+    import ray
+
+    with contextlib.suppress(ValueError, ray.exceptions.RayError):  # ValueError: it is gone already
+        ray.util.remove_placement_group(ray.util.get_placement_group(f"warmup-{run_id}"))
+
+
+def _acquire(
+    name: str, run_id: str, config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str
+) -> Any:
     """Create the coordinator under its unique name, after any run that has it."""
     import ray
 
-    run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     deadline = time.monotonic() + config.timeouts.single_flight
     said = False
     while True:
@@ -166,7 +177,8 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
         max_restarts=0,
         max_task_retries=0,
         max_concurrency=1000,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=True),
+        # An actor without resources is put on a random node unless the affinity is a hard one.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
     )
     return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune)
 

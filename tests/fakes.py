@@ -79,6 +79,10 @@ class ScriptedTuner:
     def device(self) -> str:
         return self.describe()["gpu"]
 
+    def reference_seconds(self) -> float | None:
+        found = self._script.get("reference_s")
+        return None if found is None else float(found)
+
     def watch(self) -> Watch:
         return self._watch
 
@@ -299,7 +303,7 @@ class ScriptedContest:
     Args:
         lap_s: choice -> seconds of its laps, walked over in turn.
         flaws: choice -> ("crashed" or "wrong", why).
-        alone_s: (choice, copy) -> seconds of its laps on one copy alone; those of `lap_s` otherwise.
+        layout_s: (choice, copy) -> seconds of its laps on one copy alone; those of `lap_s` otherwise.
         copies: how many copies are timed alone.
     """
 
@@ -307,11 +311,11 @@ class ScriptedContest:
         self,
         lap_s: dict[Choice, list[float]],
         flaws: dict[Choice, tuple[str, str]] | None = None,
-        alone_s: dict[tuple[Choice, int], float] | None = None,
+        layout_s: dict[tuple[Choice, int], float] | None = None,
         copies: int = 0,
     ) -> None:
-        self._lap_s, self._flaws, self._alone_s = lap_s, flaws or {}, alone_s or {}
-        self.alone = range(copies)
+        self._lap_s, self._flaws, self._layout_s = lap_s, flaws or {}, layout_s or {}
+        self.layouts = (tuple(range(copy, copy + 1) for copy in range(copies)),) if copies else ()
         self.timed_choices: list[Choice] = []
         self.laps = 0
 
@@ -319,12 +323,12 @@ class ScriptedContest:
         """As scripted."""
         return self._flaws.get(choice)
 
-    def timed(self, choice: Choice, copy: int | None = None) -> ScriptedLaps:
+    def timed(self, choice: Choice, copies: range | None = None) -> ScriptedLaps:
         """Laps of a choice; RuntimeError where none are scripted, as a capture that fails."""
         self.timed_choices.append(choice)
         if choice not in self._lap_s:
             raise RuntimeError("planted: not capturable")
-        alone = None if copy is None else self._alone_s.get((choice, copy))
+        alone = None if copies is None else self._layout_s.get((choice, copies[0]))
         return ScriptedLaps(self, self._lap_s[choice] if alone is None else [alone])
 
     def wait(self) -> None:

@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine for the cluster and fault tests, and one test's view of it.
 
-    Testbed   head without CPUs and three nodes, loopback only; each node has its own HOME, script and traces
+    Testbed   head without CPUs, two nodes of pool `main` and one of pool `spare`, loopback only; each node has
+              its own HOME, script and traces
     Case      one test: a cache root of its own, configs, runs, what the ranks did, what is left behind
 
 Ray reads its environment when it is imported, so this module must come first. `Testbed` is started once per
@@ -25,7 +26,6 @@ from warmup.report import WarmupReport
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = "tests.fakes:make_scripted_tuner"
-NUM_NODES = 3
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -79,6 +79,8 @@ class Testbed:
         assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == "0", "import tests.testbed before ray"
         self._base = Path(tempfile.mkdtemp(prefix="rwt"))
         self._added = 0
+        self.tuned: dict[str, Path] = {}
+        """Cache roots of finished runs by name, for tests that begin with a warm node."""
         self.nodes: list[Node] = []
         os.environ["RAY_TMPDIR"] = str(self._base)
         (self._base / "ray").mkdir()
@@ -95,8 +97,9 @@ class Testbed:
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
-            for _ in range(NUM_NODES):
-                self.add_node()
+            for pool in ("main", "main", "spare"):
+                self.add_node(pool=pool, wait=False)
+            self._cluster.wait_for_nodes()
             ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
         except BaseException:
             self.stop()
@@ -107,7 +110,7 @@ class Testbed:
         """For other processes."""
         return str(self._cluster.address)
 
-    def add_node(self, *, num_cpus: int = 4, pool: str = "main", **environment: str) -> Node:
+    def add_node(self, *, num_cpus: int = 4, pool: str = "main", wait: bool = True, **environment: str) -> Node:
         """A further machine with a HOME of its own; its id sorts behind all earlier ones."""
         self._added += 1
         node_id = f"{self._added:02d}" * 28
@@ -123,6 +126,7 @@ class Testbed:
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
         }
         handle = self._cluster.add_node(
+            wait=wait,
             num_cpus=num_cpus,
             num_gpus=0,
             node_ip_address="127.0.0.1",
@@ -138,6 +142,7 @@ class Testbed:
         """Take a machine away at once."""
         self.nodes.remove(node)
         self._cluster.remove_node(node.handle, allow_graceful=False)
+        assert wait_until(lambda: node.node_id not in alive_nodes(), 20), "the cluster did not notice"
 
     def stop(self) -> None:
         """End everything; nothing stays on disk."""
@@ -192,11 +197,11 @@ class Case:
     """Every process that this test's ranks ever had."""
 
     def config(self, **sections: dict[str, Any]) -> WarmupConfig:
-        """Two nodes with two ranks each, ten tasks, short deadlines; sections change single fields."""
+        """Two nodes with a rank each, ten tasks, short deadlines; sections change single fields."""
         base: dict[str, dict[str, Any]] = {
             "cluster": {
                 "num_nodes": 2,
-                "ranks_per_node": 2,
+                "ranks_per_node": 1,
                 "gpus_per_rank": 0,
                 "cpus_per_rank": 1,
                 "backend": "cpu",
@@ -219,6 +224,27 @@ class Case:
         from actors.client import run_warmup
 
         return run_warmup(config or self.config(), **{"tuner": SCRIPTED, **options})
+
+    def plant(self, *nodes: Node, kind: str = "guarded", **script: Any) -> None:
+        """Give nodes the cache of a finished run: guarded, unless the kind is `unguarded`; the script made it so.
+
+        Each kind is tuned once per session, the first one asked for being the oldest.
+        """
+        if kind != "guarded":
+            self.plant()
+        if kind not in self.bed.tuned:
+            maker = Case(self.bed, f"made-{kind}")
+            maker.script(**script)
+            one = maker.config(
+                cluster={"num_nodes": 1, "node_labels": {"pool": "spare"}}, guard={"enabled": kind != "unguarded"}
+            )
+            assert maker.run(one).ready
+            maker.pids.clear()
+            self.bed.tuned[kind] = self.bed.nodes[2].home / maker.name
+            self.forget()
+            self.script()
+        for node in nodes:
+            shutil.copytree(self.bed.tuned[kind], self.cache(node))
 
     def script(self, *nodes: Node, **script: Any) -> None:
         """What the tuners of these nodes (all when none is named) do from now on."""
@@ -281,6 +307,13 @@ class Case:
             *(f"process {pid}" for pid in self.pids if is_running(pid)),
             *(str(path) for node in self.bed.nodes for path in debris(self.cache(node))),
         ]
+
+
+def alive_nodes() -> set[str]:
+    """Ids of the nodes that the cluster believes in."""
+    import ray
+
+    return {row["NodeID"] for row in ray.nodes() if row["Alive"]}
 
 
 def placement_groups() -> list[str]:

@@ -1,0 +1,111 @@
+"""Drivers and coordinators that end in the middle: everything is given back, and what was finished is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from actors.errors import CoordinatorLostError
+from tests.saboteur import Saboteur, during
+from tests.testbed import ROOT, Case, Line, wait_until
+
+pytestmark = pytest.mark.cluster
+
+
+@contextmanager
+def driver(case: Case, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A driver in a process of its own, on the test's cluster."""
+    config = case.config(cluster={"address": case.bed.address})
+    path = directory / "config.json"
+    path.write_text(config.model_dump_json())
+    command = [sys.executable, "-m", "tests.scripted_driver", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def is_tuning(case: Case, nth: int) -> Callable[[], bool]:
+    """Whether the leader has begun its nth task."""
+    return lambda: any(during("tune", nth)(line) for line in case.lines())
+
+
+def test_control_c_gives_everything_back(case: Case, tmp_path: Path) -> None:
+    """SIGINT to the driver in the middle of TUNING: it ends by itself with exit code 1, and nothing remains."""
+    case.script(task_s=0.5)
+    with driver(case, tmp_path) as process:
+        assert wait_until(is_tuning(case, 3), 60)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert output.splitlines()[-1] == "interrupted"
+    assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
+
+
+def test_a_killed_driver_leaves_nothing_and_loses_nothing(case: Case, tmp_path: Path) -> None:
+    """kill -9 of the driver: all is gone within 5 s; the next run measures only what was not finished."""
+    case.script(task_s=0.3)
+    with driver(case, tmp_path) as process:
+        assert wait_until(is_tuning(case, 4), 60)
+        os.kill(process.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
+        assert time.monotonic() - killed < 5
+    done = {line.task for line in case.calls("tune") if line.nth < 4}
+    case.forget()
+    case.script()
+    report = case.run()
+    assert report.ready, report.error
+    assert report.classes[0].reused >= 3
+    assert not done & {line.task for line in case.calls("tune")}
+
+
+def test_a_killed_coordinator_leaves_nothing_and_loses_nothing(case: Case) -> None:
+    """kill -9 of the coordinator: the driver is told, all is gone within 5 s, a re-run resumes."""
+    case.script(task_s=0.3)
+
+    def strike(line: Line) -> None:
+        os.kill(coordinator_pid(), signal.SIGKILL)
+
+    with Saboteur(case, during("tune", 4), strike) as saboteur:
+        with pytest.raises(CoordinatorLostError, match="run again to resume"):
+            case.run()
+        assert time.monotonic() - saboteur.at < 5
+    assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
+    done = {line.task for line in case.calls("tune") if line.nth < 4}
+    case.forget()
+    case.script()
+    report = case.run()
+    assert report.ready, report.error
+    assert not done & {line.task for line in case.calls("tune")}
+
+
+def coordinator_pid() -> int:
+    """The process of the one live coordinator."""
+    from ray._private.state import actors
+
+    rows = [row for row in actors().values() if row["ActorClassName"] == "Coordinator" and row["State"] == "ALIVE"]
+    (row,) = rows
+    return int(row["Pid"])
+
+
+def test_the_report_of_a_driver_process_is_the_report(case: Case, tmp_path: Path) -> None:
+    """The positive control of the driver used above: left alone, it exits 0 and prints a ready report."""
+    with driver(case, tmp_path) as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    report = json.loads(output[output.rindex("\n{\n") :])
+    assert report["ready"] is True

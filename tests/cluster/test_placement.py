@@ -1,0 +1,127 @@
+"""Placement: what is asked is checked first, waited for with a deadline, and always given back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import ConfigError
+from tests.testbed import ROOT, Case, wait_until
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        (
+            {"ranks_per_node": None, "num_nodes": None, "world_size": 30},
+            ["CPU: 30 asked", "has 8", "node 01010101", "4 of 4 CPU"],
+        ),
+        ({"cpus_per_rank": 99}, ["2 nodes with room for 1 ranks each", "0 exist", "of 4 CPU", "node 02020202"]),
+        ({"num_nodes": 3}, ["3 nodes with room", "2 exist"]),
+        ({"node_labels": {"pool": "moon"}}, ["labels pool=moon", "node 03030303"]),
+        ({"accelerator_type": "H200"}, ["ray.io/accelerator-type=H200"]),
+    ],
+)
+def test_what_cannot_fit_is_refused_at_once(case: Case, cluster: dict[str, object], words: list[str]) -> None:
+    """The error names the resource or label, how much is asked and what each node has; nothing is placed."""
+    began = time.monotonic()
+    report = case.run(case.config(cluster=cluster))
+    assert time.monotonic() - began < 10
+    assert report.error is not None
+    assert report.error.startswith("PlacementError")
+    assert not [word for word in words if word not in report.error], report.error
+    assert not case.lines()
+
+
+def test_gpus_that_nobody_has_are_named(case: Case) -> None:
+    """GPU ranks on a cluster without GPUs: the error says GPU, and what each node has of it."""
+    cluster = {"backend": "cuda", "gpus_per_rank": 1}
+    report = case.run(case.config(cluster=cluster, model={"dtype": "bfloat16"}))
+    assert report.error is not None
+    assert report.error.startswith("PlacementError")
+    assert "0 exist" in report.error
+    assert "0 of 0 GPU free" in report.error
+
+
+def test_a_dtype_that_the_backend_lacks_is_wrong_configuration(case: Case) -> None:
+    """float32 on CUDA is refused before the cluster is asked for anything."""
+    with pytest.raises(ConfigError, match=r"model\.dtype"):
+        case.run(case.config(cluster={"backend": "cuda", "gpus_per_rank": 1}))
+
+
+def test_busy_resources_end_in_a_named_timeout(case: Case) -> None:
+    """When another job holds the CPUs, the run gives up at its deadline and says what is free where."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    pins = [NodeAffinitySchedulingStrategy(node.node_id, soft=False) for node in case.bed.nodes[:2]]
+    holders = [ray.remote(Holder).options(num_cpus=4, scheduling_strategy=pin).remote() for pin in pins]
+    try:
+        ray.get([holder.ready.remote() for holder in holders], timeout=30)
+        report = case.run(case.config(timeouts={"placing": 2}))
+        assert report.error is not None
+        assert report.error.startswith("PlacementTimeoutError")
+        assert "within 2 s (timeouts.placing)" in report.error
+        assert "2 CPU" in report.error
+        assert "0 of 4 CPU free" in report.error
+    finally:
+        for holder in holders:
+            ray.kill(holder)
+
+
+class Holder:
+    """An actor of another job."""
+
+    def ready(self) -> bool:
+        """It has its CPUs."""
+        return True
+
+
+def test_the_coordinator_runs_on_the_head_node(case: Case) -> None:
+    """The coordinator, which outlives ranks and owns the artifact, is never put on a node that serves."""
+    import ray
+    from ray._private.state import actors
+
+    report = case.run()
+    assert report.ready, report.error
+    (head,) = [row["NodeID"] for row in ray.nodes() if "node:__internal_head__" in row["Resources"]]
+    places = {row["Address"]["NodeID"] for row in actors().values() if row["ActorClassName"] == "Coordinator"}
+    assert places == {head}
+
+
+def test_labels_decide_where_ranks_go(case: Case) -> None:
+    """With the label of one node, every rank lands there."""
+    report = case.run(case.config(cluster={"num_nodes": 1, "ranks_per_node": 2, "node_labels": {"pool": "spare"}}))
+    assert report.ready, report.error
+    assert {rank.node_id for rank in report.ranks} == {case.bed.nodes[2].node_id}
+
+
+def test_spread_ranks_are_contiguous_per_node(case: Case) -> None:
+    """SPREAD interleaves bundles; ranks are numbered node by node all the same."""
+    cluster = {"ranks_per_node": None, "num_nodes": None, "world_size": 4, "placement_strategy": "SPREAD"}
+    report = case.run(case.config(cluster=cluster))
+    assert report.ready, report.error
+    assert [rank.node_id for rank in report.ranks] == sorted(rank.node_id for rank in report.ranks)
+    assert [rank.local_rank for rank in report.ranks] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("what", ["ray-warmup", "ray"])
+def test_a_node_with_another_version_is_refused_by_name(case: Case, tmp_path: Path, what: str) -> None:
+    """PLACING compares versions: the error names the node and both versions."""
+    versions = {"ray-warmup": "configs.VERSION", "ray": "ray.__version__"}
+    module, _, name = versions[what].rpartition(".")
+    (tmp_path / "sitecustomize.py").write_text(f"import {module}\n\n{module}.{name} = '0.0.0'\n")
+    node = case.bed.add_node(pool="old", num_cpus=1, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    try:
+        report = case.run(case.config(cluster={"num_nodes": 1, "node_labels": {"pool": "old"}}))
+    finally:
+        case.bed.remove_node(node)
+    assert report.error is not None
+    assert report.error.startswith("StartupError")
+    assert f"node {node.node_id[:8]} (127.0.0.1) has {what} " in report.error
+    assert f"{what} 0.0.0" in report.error
+    assert wait_until(lambda: not case.leftovers(), 5)

@@ -1,0 +1,111 @@
+"""Faults from outside: a thread that waits for something that a rank or the run does, and strikes once.
+
+It knows what the ranks noted (`tests/fakes.py` writes a line per call, then pauses if told to) and what the
+coordinator told the driver. It strikes with signals, limits and files; no function of the project is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.testbed import Case, Line
+
+Strike = Callable[[Line], None]
+
+
+class Saboteur:
+    """Strikes when the first line appears for which `when` holds. Use as a context manager around the run."""
+
+    def __init__(self, case: Case, when: Callable[[Line], bool], strike: Strike, limit_s: float = 60.0) -> None:
+        self._case, self._when, self._strike, self._limit_s = case, when, strike, limit_s
+        self.struck: Line | None = None
+        self.at = 0.0
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Saboteur:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._over.set()
+        self._thread.join(10)
+        if kind is None:
+            assert self._error is None, self._error
+            assert self.struck is not None, "the moment to strike never came"
+
+    def _watch(self) -> None:
+        deadline = time.monotonic() + self._limit_s
+        try:
+            while not self._over.is_set() and time.monotonic() < deadline:
+                line = next((line for line in self._case.lines() if self._when(line)), None)
+                if line is not None:
+                    self.at = time.monotonic()
+                    self._strike(line)
+                    self.struck = line
+                    return
+                time.sleep(0.005)
+        except BaseException as error:
+            self._error = error
+
+
+def during(method: str, nth: int = 1, node: str | None = None) -> Callable[[Line], bool]:
+    """The nth call of a method in any process (of one node)."""
+    return lambda line: (line.method, line.nth) == (method, nth) and node in (None, line.node.node_id)
+
+
+def kill(number: int = signal.SIGKILL) -> Strike:
+    """Send a signal to the process that made the call."""
+    return lambda line: os.kill(line.pid, number)
+
+
+def kill_another(case: Case, number: int = signal.SIGKILL) -> Strike:
+    """Send a signal to a rank that did not make the call."""
+
+    def strike(line: Line) -> None:
+        other = next(pid for pid in ranks_of(case) if pid != line.pid)
+        os.kill(other, number)
+
+    return strike
+
+
+def kill_node(case: Case) -> Strike:
+    """Kill the raylet, and with it every rank of the machine."""
+    return lambda line: os.kill(line.node.raylet_pid, signal.SIGKILL)
+
+
+def limit_files(size: int) -> Strike:
+    """No file of this process may grow past `size` bytes: what a full disk looks like from inside."""
+    return lambda line: resource.prlimit(line.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def ranks_of(case: Case) -> list[int]:
+    """Processes of ranks that were created, in the order of their nodes."""
+    return [line.pid for line in case.calls("created")]
+
+
+class Events:
+    """What the driver is told; `on_event` of a run. Strikes at the first event of a kind, in the driver's thread."""
+
+    def __init__(self, when: Callable[[dict[str, Any]], bool], strike: Callable[[], None]) -> None:
+        self._when, self._strike = when, strike
+        self.seen: list[dict[str, Any]] = []
+        self.struck = False
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self.seen.append(event)
+        if not self.struck and self._when(event):
+            self.struck = True
+            self._strike()
+
+
+def entering(phase: str) -> Callable[[dict[str, Any]], bool]:
+    """The run enters a phase."""
+    return lambda event: event["event"] == "phase" and event["phase"] == phase

@@ -1,0 +1,30 @@
+"""A driver process with the scripted tuner: `python -m tests.scripted_driver config.json [--no-wait]`.
+
+Prints one line per event, then the report; the exit codes are the command line's.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Run a config and say how it went."""
+    from actors.client import run_warmup
+    from configs import parse_config
+    from tests.testbed import SCRIPTED
+
+    config = parse_config(json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        report = run_warmup(config, tuner=SCRIPTED, on_event=lambda event: print(json.dumps(event), flush=True))
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        return 1
+    print(report.to_json(), flush=True)
+    return 0 if report.ready else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
