@@ -28,7 +28,7 @@ PARTS: tuple[str, ...] = (
     "cpu_model",
     "cpu_cores",
 )
-"""First FlashInfer's seven metadata fields, then ours. `cpu_*` are empty on CUDA, `driver`, `sm_count`, `mig` on CPU."""
+"""FlashInfer's seven metadata fields, then ours. `cpu_*` are empty on CUDA; `driver`, `sm_count` and `mig` on CPU."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
 from warmup.tuning import building, compose, loading, process_facts
 from warmup.tuning.autotuner_seams import check_seams, metadata
 from warmup.tuning.memory import limit_memory, memory_of
+from warmup.tuning.reference_gemm import reference_seconds
 from warmup.tuning.replay import replay_calls
 from warmup.tuning.scratch import scratch_directory
 from warmup.tuning.task_tuning import TaskTuner
@@ -59,6 +60,10 @@ class FlashInferTuner:
         """`NVIDIA H200`, or the CPU's model name."""
         parts = self.describe()
         return parts["cpu_model"] if self._device == "cpu" else parts["gpu"]
+
+    def reference_seconds(self) -> float | None:
+        """Seconds of the reference GEMM on this device; None on CPU."""
+        return reference_seconds(self._device)
 
     def watch(self) -> Watch:
         """What is being measured now."""

@@ -89,6 +89,9 @@ class Tuner(Protocol):
     def device(self) -> str:
         """The device for people: `NVIDIA H200` or the CPU's model name."""
 
+    def reference_seconds(self) -> float | None:
+        """Seconds of a reference GEMM by which a slow device is seen; None where it says nothing."""
+
     def watch(self) -> Watch:
         """What is being measured now; callable from another thread, takes no lock, calls no CUDA."""
 

@@ -15,7 +15,7 @@ from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import Lookup
 from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, FailurePolicy
-from warmup.machine.probing import Probing, describe
+from warmup.machine.probing import Probing, describe, probe
 from warmup.machine.state import Commands, RankState, Run
 from warmup.machine.working import Compiling, Guarding, Tuning
 from warmup.ranks import RankInfo
@@ -145,7 +145,7 @@ class WarmupMachine:
         if self.is_over or self._failed_at is not None or not state.is_starting:
             return []
         state.info, state.is_starting = info, False
-        return self._issue([self.run.call(info.rank, "probe")], now)
+        return self._issue([probe(self.run, info.rank)], now)
 
     def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
         """Look at the deadlines; end a failure's grace."""
@@ -195,7 +195,7 @@ class WarmupMachine:
         if call.method == "probe":
             before = state.description.get("key", value["key"])
             describe(self.run, call.rank, value)
-            if before == value["key"]:
+            if before == value["key"] or self.phase is Phase.PROBING:
                 return None
             text = f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
             return Failure("FingerprintChangedError", text)

@@ -20,13 +20,47 @@ class Probing(PhaseLogic):
     phase = Phase.PROBING
 
     def enter(self, run: Run) -> Commands:
-        return [run.call(rank, "probe") for rank in run.ranks]
+        return [probe(run, rank) for rank in run.ranks]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method == "probe" and all(state.description for state in run.ranks.values()):
-            run.group(group_classes(run))
-            _warn_of_mixture(run)
+        if call.method != "probe" or run.pending("probe") or not all(s.description for s in run.ranks.values()):
+            return []
+        tight = fit_memory(run)
+        if tight:
+            return [probe(run, rank) for rank in tight]
+        run.group(group_classes(run))
+        _warn_of_mixture(run)
         return []
+
+
+def probe(run: Run, rank: int) -> Call:
+    """Ask a rank to describe itself, within its class's memory budget where one was decided."""
+    budget = run.ranks[rank].budget_bytes
+    return run.call(rank, "probe") if budget is None else run.call(rank, "probe", budget_bytes=budget)
+
+
+def fit_memory(run: Run) -> list[int]:
+    """Ranks whose largest tasks do not fit the smallest budget among ranks with equal work; they probe again.
+
+    Decided once for all of them, so that they stay one class: a budget is `autotune.max_memory_bytes`, or
+    `autotune.max_memory_share` of what is free on the rank's device.
+    """
+    autotune = run.config.autotune
+    equal: dict[str, list[int]] = {}
+    for rank, state in run.ranks.items():
+        if state.budget_bytes is None:
+            equal.setdefault(state.description["key"], []).append(rank)
+    tight: list[int] = []
+    for ranks in equal.values():
+        free = [run.ranks[rank].description.get("memory", {}).get("free") for rank in ranks]
+        limits = [int(amount * autotune.max_memory_share) for amount in free if amount]
+        limits += [autotune.max_memory_bytes] if autotune.max_memory_bytes is not None else []
+        needed = max(run.ranks[rank].description.get("needs_bytes", 0) for rank in ranks)
+        if limits and needed > min(limits):
+            for rank in ranks:
+                run.ranks[rank].budget_bytes = min(limits)
+            tight += ranks
+    return tight
 
 
 def describe(run: Run, rank: int, value: dict[str, Any]) -> None:
@@ -34,6 +68,8 @@ def describe(run: Run, rank: int, value: dict[str, Any]) -> None:
     run.ranks[rank].description = value
     for warning in value.get("warnings", ()):
         run.warn(f"{run.ranks[rank].info}: {warning}")
+    for warning in value.get("shrunk", ()):  # the same on every rank of the class: said once
+        run.warn(warning)
 
 
 def group_classes(run: Run) -> dict[str, ClassState]:

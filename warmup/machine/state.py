@@ -33,6 +33,8 @@ class RankState:
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     peak_bytes: int = 0
+    budget_bytes: int | None = None
+    """Device memory that tuning may take, where the class's largest tasks do not fit; None: they fit."""
 
     @property
     def place(self) -> Place:
