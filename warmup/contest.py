@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 LAP_S = 600e-6
 """Device time that one lap should fill, so that a graph's launch does not show."""
 MIN_CALLS, MAX_CALLS = 4, 32
-MAX_COPIES = 16
-COPIES_BYTES = 2 << 30
+MAX_COPIES = 32
+COPIES_BYTES = 4 << 30
 """Device memory for the copies, as long as two of them fit."""
-ALONE_COPIES, ALONE_CALLS = 8, 8
-"""On how many copies a tactic is also timed alone, and how many calls make such a lap."""
+SINGLES, LAYOUT_CALLS = 8, 8
+"""On how many copies a tactic is also timed alone, and how many calls make a lap over some copies."""
 CPU_LAP_S = 2e-3
 
 
@@ -38,15 +38,15 @@ class Contest(Protocol):
     def flaw(self, choice: Choice) -> tuple[str, str] | None:
         """("crashed" or "wrong", the reason) for a tactic that fails or gives another result; None for a right one."""
 
-    def timed(self, choice: Choice, copy: int | None = None) -> Timed:
-        """Its laps over all copies, or over one alone. Raises what the op raises while it is captured."""
+    def timed(self, choice: Choice, copies: range | None = None) -> Timed:
+        """Its laps over all copies, or over some. Raises what the op raises while it is captured."""
 
     def wait(self) -> None:
         """Until the device is idle."""
 
     @property
-    def alone(self) -> range:
-        """The copies on which a tactic must not lose when it runs on one of them alone."""
+    def layouts(self) -> tuple[tuple[range, ...], ...]:
+        """Sets of copies; within a set, a tactic's ratio should depend on where they lie in memory alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class Rotation:
 
     calls: int
     copies: int
+    group: int = 1
+    """How many copies overflow the cache."""
 
 
 def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int = COPIES_BYTES) -> Rotation:
@@ -70,7 +72,7 @@ def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int
     needed = 2 * cache_bytes // max(call_bytes, 1) + 2
     affordable = max(2, max_bytes // max(call_bytes, 1))
     copies = max(1, min(affordable, max(needed, min(calls, MAX_COPIES)), 4 * MAX_CALLS))
-    return Rotation(-(-calls // copies) * copies, copies)
+    return Rotation(-(-calls // copies) * copies, copies, min(needed, copies))
 
 
 class OpContest:
@@ -82,12 +84,21 @@ class OpContest:
         dtype: torch name of the activations' dtype, for the tolerance.
         default: what serves when nothing is tuned.
         device: `cpu` or `cuda:0`.
+        max_bytes: device memory for all copies; two are made whatever they take.
 
     Raises what the default tactic raises: a call that cannot run at all has nothing to guard.
     """
 
-    def __init__(self, build: Callable[[int], OpCall], op: str, dtype: str, default: Choice, device: str) -> None:
-        self._build, self._op, self._dtype, self._default = build, op, dtype, default
+    def __init__(
+        self,
+        build: Callable[[int], OpCall],
+        op: str,
+        dtype: str,
+        default: Choice,
+        device: str,
+        max_bytes: int = COPIES_BYTES,
+    ) -> None:
+        self._op, self._dtype, self._default, self._max_bytes = op, dtype, default, max_bytes
         self._cuda = device.startswith("cuda")
         self._copies = [build(0)]
         self._pool = self._new_pool()
@@ -98,9 +109,14 @@ class OpContest:
         self._copies += [build(seed) for seed in range(1, self._rotation.copies)]
 
     @property
-    def alone(self) -> range:
-        """On CUDA graphs some copies: each lies elsewhere in memory, and a small one stays in the L2 cache."""
-        return range(min(ALONE_COPIES, self._rotation.copies) if self._captured else 0)
+    def layouts(self) -> tuple[tuple[range, ...], ...]:
+        """On CUDA graphs: single copies, and groups that just overflow the cache."""
+        if not self._captured:
+            return ()
+        count, size = self._rotation.copies, self._rotation.group
+        singles = tuple(range(copy, copy + 1) for copy in range(min(SINGLES, count)))
+        groups = tuple(range(begin, begin + size) for begin in range(0, count - size + 1, size))
+        return (singles, groups) if size > 1 else (singles,)
 
     @property
     def rotation(self) -> Rotation:
@@ -122,17 +138,17 @@ class OpContest:
                 return "wrong", f"{reason} (against the {name})"
         return None
 
-    def timed(self, choice: Choice, copy: int | None = None) -> Timed:
+    def timed(self, choice: Choice, copies: range | None = None) -> Timed:
         """Graph laps on CUDA, clock laps on the CPU or where the op cannot be captured."""
+        walked = range(self._rotation.copies) if copies is None else copies
+        calls = self._rotation.calls if copies is None else -(-LAYOUT_CALLS // len(walked)) * len(walked)
 
         def run(call: int) -> Any:
-            return self._run(choice, call % self._rotation.copies if copy is None else copy)
+            return self._run(choice, walked[call % len(walked)])
 
-        if self._captured and copy is not None:
-            return GraphTimed(run, min(ALONE_CALLS, self._rotation.calls), warm=True, pool=self._pool)
         if self._captured:
-            return GraphTimed(run, self._rotation.calls, pool=self._pool)
-        return (EventTimed if self._cuda else ClockTimed)(run, self._rotation.calls)
+            return GraphTimed(run, calls, warm=copies is not None, pool=self._pool)
+        return (EventTimed if self._cuda else ClockTimed)(run, calls)
 
     def wait(self) -> None:
         """Until the device is idle."""
@@ -193,4 +209,4 @@ class OpContest:
         self._anchor = subject  # a memory pool lives as long as one of its graphs
         call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
         size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
-        return rotation_of(call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size))
+        return rotation_of(call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)

@@ -3,7 +3,7 @@
     entrants   the tuned winner and the rest of the short list
     flaws      each is run once: a tactic that crashes or gives another result is out
     race       default and survivors in interleaved rounds, hopeless ones leave early, more rounds while in doubt
-    veto       the pick must not lose to the default on any single copy of the inputs either
+    veto       the pick must not lose to the default wherever its inputs happen to lie in memory
     verdict    kept, replaced, or the default with the reason why the winner went
 
 The tuner's own choice has no say beyond naming the winner: two tunes with equal short lists publish equal tables.
@@ -18,7 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from warmup.contest import Contest, OpContest
+from warmup.contest import COPIES_BYTES, Contest, OpContest
 from warmup.measure import Ratio, mean_per_round, ratio_of, timed_rounds
 from warmup.selection import Rule, hopeless, is_settled, order_of, pick
 from warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
@@ -34,8 +34,11 @@ SCREEN_SLACK = 0.03
 """A candidate leaves after the screening when this share short of mattering."""
 MAX_EXTENSIONS = 4
 """How often the rounds are run once more while the pick is in doubt."""
-ALONE_LOSS = 0.02
-"""On one copy alone the pick may be slower than the default by this share at most, and its doubt."""
+LAYOUT_LOSS = 0.02
+"""On any layout in memory the pick may be slower than the default by this share at most."""
+LAYOUT_ROUNDS = 7
+LAYOUT_SPREADS = 3.0
+"""A layout that was not tried lies within so many standard deviations of those that were."""
 BUDGET_S = 2.0
 """Time for one task's laps; no further batch of rounds is begun after it."""
 
@@ -61,7 +64,8 @@ def guard(
     import torch
 
     with torch.inference_mode():
-        contest = OpContest(build, task.workload.op, task.workload.dtype, default, device)
+        max_bytes = min(COPIES_BYTES, (options.max_memory_bytes or 2 * COPIES_BYTES) // 2)
+        contest = OpContest(build, task.workload.op, task.workload.dtype, default, device, max_bytes)
         return judge(contest, result, options)
 
 
@@ -159,17 +163,18 @@ class Race:
         found = self.ratios().get(choice, self.left.get(choice))
         return 0.0 if found is None else found.value
 
-    def loses_alone(self, choice: Choice) -> bool:
-        """Whether a candidate is slower than the default on a single copy, walked over again and again.
+    def loses_somewhere(self, choice: Choice) -> bool:
+        """Whether a candidate is, or on a layout that was not tried would be, slower than the default.
 
-        There are tactics whose speed depends on where a weight lies in memory: good on average, bad on some.
+        There are tactics whose speed depends on where a weight lies: good on average, bad on some.
         """
-        copies = self._contest.alone
-        pairs = [(self._contest.timed(self._default, copy), self._contest.timed(choice, copy)) for copy in copies]
-        laps = [timed for pair in pairs for timed in pair]
-        series = timed_rounds(laps, self._rounds, self._order, self._contest.wait)
-        ratios = [ratio_of(series[2 * index], series[2 * index + 1]) for index in range(len(pairs))]
-        return any(ratio.below(1 - ALONE_LOSS, 1.0) for ratio in ratios)
+        return any(falls_short(self._layout_ratios(choice, layouts)) for layouts in self._contest.layouts)
+
+    def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
+        laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]
+        rounds = min(LAYOUT_ROUNDS, self._rounds)
+        series = timed_rounds(laps, rounds, self._order, self._contest.wait)
+        return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
 
     def drop(self, choice: Choice) -> None:
         """Take a candidate out."""
@@ -199,11 +204,22 @@ class _Lane:
         self.seconds: list[float] = []
 
 
+def falls_short(ratios: Sequence[Ratio]) -> bool:
+    """Whether the ratios on several layouts say that some layout is slower than the default by the allowed share."""
+    bound = 1 - LAYOUT_LOSS
+    if any(ratio.below(bound, 1.0) for ratio in ratios):
+        return True
+    if len(ratios) < 2:
+        return False
+    values = [ratio.value for ratio in ratios]
+    return statistics.fmean(values) - LAYOUT_SPREADS * statistics.stdev(values) < bound
+
+
 def _undisputed(race: Race) -> Choice | None:
-    """The pick that also holds on every copy alone."""
+    """The pick that also holds on every layout."""
     while race.entered:
         chosen = pick(race.ratios(), race.rule)
-        if chosen is None or not race.loses_alone(chosen):
+        if chosen is None or not race.loses_somewhere(chosen):
             return chosen
         race.drop(chosen)
     return None

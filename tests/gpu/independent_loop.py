@@ -105,7 +105,7 @@ def lookups(op: str) -> list[tuple[bool, int, Any]]:
     return seen
 
 
-def run(op: str, table: Path, rounds: int) -> dict[str, Any]:
+def run(op: str, table: Path, rounds: int, weights_bytes: int) -> dict[str, Any]:
     """All 24 cases, weights walked over (judged) and one weight again and again (reported)."""
     AutoTuner.get().clear_cache()
     assert AutoTuner.get().load_configs(str(table)), "FlashInfer refused the table"
@@ -114,7 +114,7 @@ def run(op: str, table: Path, rounds: int) -> dict[str, Any]:
     for name, (k, n) in SHAPES.items():
         for m in SIZES:
             seen.clear()
-            weights = 150_000_000 // (k * n * (2 if op == "bf16" else 1)) + 2
+            weights = weights_bytes // (k * n * (2 if op == "bf16" else 1)) + 2
             row: dict[str, Any] = {"shape": name, "m": m, "k": k, "n": n}
             row.update(measure_case(op, m, k, n, weights, rounds))
             row["hit"], row["tactic"] = bool(seen) and all(hit for hit, _, _ in seen), repr(seen[-1][1:])
@@ -149,9 +149,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--weights-bytes", type=int, default=150_000_000, help="the weights walked over take more")
     args = parser.parse_args()
     with torch.inference_mode():
-        report = run(args.op, args.table, args.rounds)
+        report = run(args.op, args.table, args.rounds, args.weights_bytes)
     args.out.write_text(json.dumps(report, indent=1))
     print(json.dumps({key: value for key, value in report.items() if key != "rows"}))
     for row in report["rows"]:

@@ -21,7 +21,7 @@ def main() -> None:
     workloads = (replace(huge, buckets=(1,)), small)
     assert tuner.prepare(workloads) == ()
     tuner.compile(tuner.missing_modules(), 16, lambda _: None)
-    torch.cuda.set_per_process_memory_fraction((256 << 20) / torch.cuda.mem_get_info()[1])
+    torch.cuda.set_per_process_memory_fraction((768 << 20) / torch.cuda.mem_get_info()[1])
     print("outcomes", *(tuner.tune(task).outcome for task in tasks_of(workloads)))
 
 

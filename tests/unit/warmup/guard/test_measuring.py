@@ -69,9 +69,10 @@ def test_small_weights_take_more_copies() -> None:
 
 
 def test_memory_bounds_the_copies() -> None:
-    """A weight of a gigabyte is copied twice, not sixteen times; two are kept whatever they take."""
-    assert rotation_of(1e-3, 1024 * MIB, 60 * MIB).copies == 2
-    assert rotation_of(1e-3, 8192 * MIB, 60 * MIB).copies == 2
+    """Two gigabytes are copied twice, not thirty-two times; two copies are kept whatever they take."""
+    assert rotation_of(1e-5, 2048 * MIB, 60 * MIB).copies == 2
+    assert rotation_of(1e-5, 8192 * MIB, 60 * MIB).copies == 2
+    assert rotation_of(1e-5, 100 * MIB, 60 * MIB, max_bytes=500 * MIB).copies == 5
 
 
 def test_slow_calls_make_short_laps() -> None:
