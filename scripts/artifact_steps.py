@@ -23,7 +23,7 @@ from warmup.archive import Place, read_archive, write_archive
 from warmup.artifact import Artifact, pack, table_content, verify
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.manifest import GuardSummary
-from warmup.rank_process import rank_workloads
+from warmup.rank_workloads import rank_workloads
 from warmup.store import NodeStore, StorePath
 from warmup.tasks import Task, Workload, tasks_of
 

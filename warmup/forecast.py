@@ -16,7 +16,7 @@ from warmup.errors import WarmupError
 from warmup.fingerprint import Fingerprint
 from warmup.manifest import key_difference
 from warmup.node_paths import resolve_paths
-from warmup.rank_process import rank_workloads
+from warmup.rank_workloads import rank_workloads
 from warmup.store import NodeStore, StorePath
 from warmup.table import metadata_difference, parse_table
 from warmup.tasks import Workload, digest_of_tasks, tasks_of

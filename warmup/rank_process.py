@@ -16,23 +16,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from configs import ConfigError, env
+from configs import env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
-from warmup.artifact import Artifact, Blob, pack, read_timings, sha256, table_content, timings_content, verify
+from warmup.artifact import Artifact, Blob, pack, read_timings, table_content, timings_content, verify
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
 from warmup.manifest import GuardSummary, Manifest
 from warmup.node_paths import NodePaths, resolve_paths
 from warmup.partial_results import believed
-from warmup.ranks import RankInfo, share_of
+from warmup.rank_workloads import rank_workloads
+from warmup.ranks import RankInfo
 from warmup.store import NodeStore, StorePath
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
-from warmup.workloads.catalog import workloads_of
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +74,16 @@ class RankProcess:
             self._tuner = self._make_tuner(self._backend, self._options())
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
-            warnings: tuple[str, ...] = ()
+            shrunk: tuple[str, ...] = ()
             if budget_bytes is not None:
-                self._workloads, warnings = fit_buckets(self._workloads, budget_bytes)
+                self._workloads, shrunk = fit_buckets(self._workloads, budget_bytes)
             skips = self._tuner.prepare(self._workloads)
             refused = {skip.workload for skip in skips}
             runnable = tuple(w for w in self._workloads if w.name not in refused)
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
             self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
             directory = self._open_store(paths)
-            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), warnings)
+            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), shrunk)
 
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
@@ -296,7 +296,7 @@ class RankProcess:
         return directory
 
     def _described(
-        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, warnings: tuple[str, ...]
+        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, shrunk: tuple[str, ...]
     ) -> dict[str, Any]:
         is_on = key != "off"
         return {
@@ -311,8 +311,11 @@ class RankProcess:
             "backend": self._backend,
             "memory": self._tuner.memory() if is_on else {},
             "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in self._tasks.values()), default=0),
-            "reference_s": self._tuner.reference_seconds() if is_on else None,
-            "warnings": list(warnings),
+            "reference_s": self._tuner.reference_seconds()
+            if is_on and self._config.cluster.gpus_per_rank >= 1
+            else None,
+            "warnings": [],
+            "shrunk": list(shrunk),
         }
 
     def _leave_marker(self, token: str, warnings: list[str]) -> None:
@@ -372,30 +375,6 @@ class RankProcess:
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         return {"node_id": self.info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}
-
-
-def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:
-    """The op calls that a rank's share of the model makes. Raises ConfigError for what the ops cannot run."""
-    model, autotune = config.model, config.autotune
-    if backend == "cuda" and model.dtype == "float32":
-        raise ConfigError("model.dtype: 'float32': only the cpu backend runs it (cluster.backend)")
-    share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
-    found = workloads_of(
-        dims,
-        tp=model.tensor_parallel_size,
-        pp=model.pipeline_parallel_size,
-        ep=model.expert_parallel_size,
-        pp_stage=share.pipeline_stage,
-        ep_shard=share.expert_shard,
-        dtype=model.dtype,
-        quantization=model.quantization,
-        backend=backend,
-        max_num_batched_tokens=autotune.max_num_batched_tokens,
-        max_num_seqs=autotune.max_num_seqs,
-        buckets=autotune.buckets,
-        skip_ops=autotune.skip_ops,
-    )
-    return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
 
 
 def _header(artifact: Artifact, table: bytes) -> dict[str, Any]:
