@@ -168,7 +168,13 @@ class Race:
 
         There are tactics whose speed depends on where a weight lies: good on average, bad on some.
         """
-        return any(falls_short(self._layout_ratios(choice, layouts)) for layouts in self._contest.layouts)
+        for layouts in self._contest.layouts:
+            ratios = self._layout_ratios(choice, layouts)
+            if falls_short(ratios):
+                values = " ".join(f"{ratio.value:.3f}" for ratio in ratios)
+                logger.info("%s tactic %s depends on the memory layout: %s", choice.runner, choice.tactic, values)
+                return True
+        return False
 
     def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
         laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]

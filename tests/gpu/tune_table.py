@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=16)
     parser.add_argument("--cases-only", action="store_true", help="only the buckets of the 24 cases")
     args = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("warmup.guard").setLevel(logging.INFO)
     options = TunerOptions(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
     print(json.dumps(tune(args.op, args.out, options, args.jobs, CASE_SIZES if args.cases_only else None)))
 
