@@ -64,15 +64,32 @@ class Generations:
         paths = self.generations.glob("*/manifest.json")
         return sorted(int(path.parent.name) for path in paths if _is_number(path.parent.name))
 
-    def add(self, manifest: Manifest) -> Pointer:
-        """Store a manifest under the next free number; its blobs must lie there already."""
-        path, number = self._reserve()
+    def reserve(self) -> int:
+        """Take the next free number; nobody else gets it, and it counts for nothing before `add`."""
+        number = 0
+        try:
+            make_directories(self.generations, self._dir_mode)
+            taken = [int(path.name) for path in self.generations.iterdir() if _is_number(path.name)]
+            number = max(taken, default=0)
+            while True:
+                number += 1
+                path = self.generations / f"{number:06d}"
+                with suppress(FileExistsError):
+                    path.mkdir(mode=self._dir_mode)
+                    path.chmod(self._dir_mode)
+                    return number
+        except OSError as error:
+            raise store_error("create", self.generations / f"{number:06d}", error) from error
+
+    def add(self, manifest: Manifest, number: int) -> Pointer:
+        """Store a manifest under a reserved number; its blobs must lie there already."""
+        path = self.manifest_path(number)
         data = replace(manifest, generation=number).to_bytes()
         try:
-            self.publish(path / "manifest.json", data)
+            self.publish(path, data)
         except StoreError:
             with suppress(OSError):
-                path.rmdir()
+                path.parent.rmdir()
             raise
         return Pointer(number, sha256(data))
 
@@ -150,22 +167,6 @@ class Generations:
     def publish(self, path: Path, data: Blob) -> None:
         """Write a file of this store with its modes."""
         publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
-
-    def _reserve(self) -> tuple[Path, int]:
-        number = 0
-        try:
-            make_directories(self.generations, self._dir_mode)
-            taken = [int(path.name) for path in self.generations.iterdir() if _is_number(path.name)]
-            number = max(taken, default=0)
-            while True:
-                number += 1
-                path = self.generations / f"{number:06d}"
-                with suppress(FileExistsError):
-                    path.mkdir(mode=self._dir_mode)
-                    path.chmod(self._dir_mode)
-                    return path, number
-        except OSError as error:
-            raise store_error("create", self.generations / f"{number:06d}", error) from error
 
 
 def hide(path: Path) -> Path | None:

@@ -47,6 +47,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from warmup import leases
@@ -94,9 +95,13 @@ class NodeStore(RunFiles):
         try:
             self._refuse_links()
             self.sweep()
-            return self._lookup(expected_key, check)
-        except FileNotFoundError:
-            return Lookup(False, f"nothing is stored in {self.directory}")
+            for _ in range(_FOLLOW_ATTEMPTS):
+                with suppress(FileNotFoundError):  # pruned while it was read: `current` names another one by now
+                    return self._lookup(expected_key, check)
+                if not self.generations.pointer_path.exists():
+                    return Lookup(False, f"nothing is stored in {self.directory}")
+                time.sleep(_PAUSE_S)
+            return Lookup(False, f"the table's blob of the current generation in {self.directory} is missing")
         except WarmupError as error:
             return Lookup(False, str(error))
         except OSError as error:
@@ -259,13 +264,11 @@ class NodeStore(RunFiles):
             return None
 
     def _publish(self, artifact: Artifact) -> Published:
-        store = self.generations
-        written = store.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
+        written = self.generations.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
         pointer = self._same_as_current(artifact)
         if pointer is None:
-            pointer = store.add(artifact.manifest)
-            written += [store.manifest_path(pointer.generation), store.pointer_path]
-            store.commit(pointer)
+            pointer, files = self._commit_new(artifact)
+            written += files
         written += self._follow()
         entry = artifact.manifest.table
         return Published(
@@ -275,6 +278,18 @@ class NodeStore(RunFiles):
             generation=pointer.generation,
             files=tuple(dict.fromkeys(written)),
         )
+
+    def _commit_new(self, artifact: Artifact) -> tuple[Pointer, list[Path]]:
+        """Add a generation and make it current; it is held from before it exists, so that no pruner takes it."""
+        store = self.generations
+        number = store.reserve()
+        use = self.hold(number)
+        try:
+            pointer = store.add(artifact.manifest, number)
+            store.commit(pointer)
+        finally:
+            use.release()
+        return pointer, [store.manifest_path(number), store.pointer_path]
 
     def _same_as_current(self, artifact: Artifact) -> Pointer | None:
         try:

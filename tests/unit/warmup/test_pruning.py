@@ -12,7 +12,9 @@ import pytest
 
 from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
 from warmup import pruning
+from warmup.generations import Pointer
 from warmup.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
+from warmup.manifest import Manifest
 from warmup.pruning import collect_garbage, prune_generations, remove_store
 from warmup.store import NodeStore
 
@@ -167,3 +169,41 @@ def test_what_a_killed_prune_hid_is_taken_back_by_who_needs_it(store: NodeStore)
 
     assert store.lookup(KEY).table == table_bytes(3)
     assert store.load_artifact()[0].digest == make_artifact(3).digest
+
+
+def test_generation_that_is_being_committed_is_not_pruned(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher that is slow between its manifest and its commit finds both when it goes on."""
+    commit = store.generations.commit
+
+    def slow_commit(pointer: Pointer) -> None:
+        other = NodeStore(store.directory)
+        prune_generations(other, other.generations.numbers())
+        collect_garbage(other)
+        commit(pointer)
+
+    monkeypatch.setattr(store.generations, "commit", slow_commit)
+    store.publish(make_artifact(4))
+
+    assert store.lookup(KEY).table == table_bytes(4)
+    assert store.generations.numbers() == [3, 4]
+
+
+def test_lookup_follows_when_its_generation_is_pruned_meanwhile(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that was slow after reading `current` gets the next artifact, not a miss."""
+    read_table = store.table_of
+    slow = [True]
+
+    def slow_table_of(manifest: Manifest) -> bytes | None:
+        if slow.pop() if slow else False:
+            other = NodeStore(store.directory)
+            other.publish(make_artifact(4))
+            prune_generations(other, [3])
+            collect_garbage(other)
+        return read_table(manifest)
+
+    monkeypatch.setattr(store, "table_of", slow_table_of)
+    store.table_path.write_bytes(b"another program's")
+
+    assert store.lookup(KEY).table == table_bytes(4)
