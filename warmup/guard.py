@@ -37,8 +37,6 @@ MAX_EXTENSIONS = 4
 LAYOUT_LOSS = 0.02
 """On any layout in memory the pick may be slower than the default by this share at most."""
 LAYOUT_ROUNDS = 7
-LAYOUT_SPREADS = 3.0
-"""A layout that was not tried lies within so many standard deviations of those that were."""
 BUDGET_S = 2.0
 """Time for one task's laps; no further batch of rounds is begun after it."""
 
@@ -164,13 +162,13 @@ class Race:
         return 0.0 if found is None else found.value
 
     def loses_somewhere(self, choice: Choice) -> bool:
-        """Whether a candidate is, or on a layout that was not tried would be, slower than the default.
+        """Whether a candidate is slower than the default on some layout of its inputs in memory.
 
         There are tactics whose speed depends on where a weight lies: good on average, bad on some.
         """
         for layouts in self._contest.layouts:
             ratios = self._layout_ratios(choice, layouts)
-            if falls_short(ratios):
+            if any(ratio.below(1 - LAYOUT_LOSS, 1.0) for ratio in ratios):
                 values = " ".join(f"{ratio.value:.3f}" for ratio in ratios)
                 logger.info("%s tactic %s depends on the memory layout: %s", choice.runner, choice.tactic, values)
                 return True
@@ -208,17 +206,6 @@ class _Lane:
     def __init__(self, choice: Choice, contest: Contest) -> None:
         self.choice, self.timed = choice, contest.timed(choice)
         self.seconds: list[float] = []
-
-
-def falls_short(ratios: Sequence[Ratio]) -> bool:
-    """Whether the ratios on several layouts say that some layout is slower than the default by the allowed share."""
-    bound = 1 - LAYOUT_LOSS
-    if any(ratio.below(bound, 1.0) for ratio in ratios):
-        return True
-    if len(ratios) < 2:
-        return False
-    values = [ratio.value for ratio in ratios]
-    return statistics.fmean(values) - LAYOUT_SPREADS * statistics.stdev(values) < bound
 
 
 def _undisputed(race: Race) -> Choice | None:

@@ -7,8 +7,7 @@ import random
 import pytest
 
 from tests.fakes import ScriptedContest
-from warmup.guard import BUDGET_S, Race, entrants_of, falls_short, judge
-from warmup.measure import Ratio
+from warmup.guard import BUDGET_S, Race, entrants_of, judge
 from warmup.selection import Rule
 from warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
 from warmup.tuner import TunerOptions
@@ -124,17 +123,6 @@ def test_a_pick_that_loses_on_one_copy_gives_way() -> None:
     assert (found.decision, found.choice) == ("replaced", B)
     held = verdict({DEFAULT: 10, A: 8, B: 9}, A, A, B, copies=2)
     assert held.choice == A
-
-
-def test_layouts_that_scatter_foretell_a_slow_one() -> None:
-    """No layout tried is slower, but their scatter says that another would be; a narrow scatter is fine."""
-    wide = [Ratio(value, 0.001) for value in (1.00, 1.08, 1.04, 0.99)]
-    narrow = [Ratio(value, 0.001) for value in (1.04, 1.05, 1.03, 1.045)]
-    assert falls_short(wide)
-    assert not falls_short(narrow)
-    assert not falls_short([Ratio(0.99, 0.001)])
-    assert falls_short([Ratio(0.97, 0.001)])
-    assert not falls_short([])
 
 
 def test_the_clock_ends_a_race_in_doubt() -> None:
