@@ -28,6 +28,7 @@ FLASHINFER_TUNER = "warmup.flashinfer_tuner:FlashInferTuner"
 OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0
 _POLL_S = 1.0
+_SILENT_S = 10.0
 
 
 def run_warmup(
@@ -112,7 +113,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     coordinator = _acquire(name, run_id, config, retune, wait, on_event, tuner)
     try:
-        return _follow(coordinator, on_event)
+        return _follow(coordinator, on_event, max(_SILENT_S, 5 * config.timeouts.heartbeat))
     except KeyboardInterrupt:
         with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
             ray.get(coordinator.stop.remote("interrupted"), timeout=_STOP_S)
@@ -183,12 +184,17 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
     return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune)
 
 
-def _follow(coordinator: Any, on_event: OnEvent) -> WarmupReport:
+def _follow(coordinator: Any, on_event: OnEvent, silent_s: float) -> WarmupReport:
+    """Pass events on until the report; a coordinator that neither streams nor answers is lost."""
     import ray
 
     try:
-        for ref in coordinator.run.remote():
-            event = ray.get(ref)
+        stream = coordinator.run.remote()
+        while True:
+            if not ray.wait([stream], timeout=silent_s)[0]:
+                ray.get(coordinator.status.remote(), timeout=silent_s)
+                continue
+            event = ray.get(next(stream))
             if event["event"] == "report":
                 return WarmupReport.from_json(event["report"])
             on_event(event)
@@ -196,7 +202,13 @@ def _follow(coordinator: Any, on_event: OnEvent) -> WarmupReport:
         raise CoordinatorLostError(
             f"the coordinator died: {error}. Finished tasks are kept in the node stores; run again to resume"
         ) from error
-    raise CoordinatorLostError("the coordinator ended without a report")
+    except ray.exceptions.GetTimeoutError as error:
+        raise CoordinatorLostError(
+            f"the coordinator on the head node did not answer for {silent_s:g} s (timeouts.heartbeat x 5, at least "
+            f"{_SILENT_S:g}). Finished tasks are kept in the node stores; run again to resume"
+        ) from error
+    except StopIteration:
+        raise CoordinatorLostError("the coordinator ended without a report") from None
 
 
 def _ignore(event: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,10 @@ class ScriptedTuner:
         directory = self._script.get("trace")
         if directory is not None:
             line = json.dumps({"pid": os.getpid(), "method": method, "nth": nth, "task": task_id})
-            with open(Path(directory, f"{os.getpid()}.jsonl"), "a") as file:
+            with (
+                suppress(OSError),
+                open(Path(directory, f"{os.getpid()}.jsonl"), "a") as file,
+            ):  # the disk may be "full"
                 file.write(line + "\n")
 
     def _fault(self, method: str, task_id: str = "") -> None:

@@ -12,9 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
-from tests.testbed import Case, Line
+from tests.testbed import Case, Line, Node
 
 Strike = Callable[[Line], None]
 
@@ -25,6 +24,7 @@ class Saboteur:
     def __init__(self, case: Case, when: Callable[[Line], bool], strike: Strike, limit_s: float = 60.0) -> None:
         self._case, self._when, self._strike, self._limit_s = case, when, strike, limit_s
         self.struck: Line | None = None
+        self.must_strike = True
         self.at = 0.0
         self._over = threading.Event()
         self._error: BaseException | None = None
@@ -39,7 +39,7 @@ class Saboteur:
         self._thread.join(10)
         if kind is None:
             assert self._error is None, self._error
-            assert self.struck is not None, "the moment to strike never came"
+            assert self.struck is not None or not self.must_strike, "the moment to strike never came"
 
     def _watch(self) -> None:
         deadline = time.monotonic() + self._limit_s
@@ -66,46 +66,16 @@ def kill(number: int = signal.SIGKILL) -> Strike:
     return lambda line: os.kill(line.pid, number)
 
 
-def kill_another(case: Case, number: int = signal.SIGKILL) -> Strike:
-    """Send a signal to a rank that did not make the call."""
-
-    def strike(line: Line) -> None:
-        other = next(pid for pid in ranks_of(case) if pid != line.pid)
-        os.kill(other, number)
-
-    return strike
+def kill_on(case: Case, node: Node, number: int = signal.SIGKILL) -> Strike:
+    """Send a signal to the rank of a node, whichever rank made the call."""
+    return lambda line: os.kill(rank_on(case, node), number)
 
 
-def kill_node(case: Case) -> Strike:
-    """Kill the raylet, and with it every rank of the machine."""
-    return lambda line: os.kill(line.node.raylet_pid, signal.SIGKILL)
+def rank_on(case: Case, node: Node) -> int:
+    """The process of a node's youngest rank."""
+    return [line.pid for line in case.calls("created") if line.node is node][-1]
 
 
 def limit_files(size: int) -> Strike:
     """No file of this process may grow past `size` bytes: what a full disk looks like from inside."""
     return lambda line: resource.prlimit(line.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-
-
-def ranks_of(case: Case) -> list[int]:
-    """Processes of ranks that were created, in the order of their nodes."""
-    return [line.pid for line in case.calls("created")]
-
-
-class Events:
-    """What the driver is told; `on_event` of a run. Strikes at the first event of a kind, in the driver's thread."""
-
-    def __init__(self, when: Callable[[dict[str, Any]], bool], strike: Callable[[], None]) -> None:
-        self._when, self._strike = when, strike
-        self.seen: list[dict[str, Any]] = []
-        self.struck = False
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        self.seen.append(event)
-        if not self.struck and self._when(event):
-            self.struck = True
-            self._strike()
-
-
-def entering(phase: str) -> Callable[[dict[str, Any]], bool]:
-    """The run enters a phase."""
-    return lambda event: event["event"] == "phase" and event["phase"] == phase

@@ -110,10 +110,12 @@ class Testbed:
         """For other processes."""
         return str(self._cluster.address)
 
-    def add_node(self, *, num_cpus: int = 4, pool: str = "main", wait: bool = True, **environment: str) -> Node:
-        """A further machine with a HOME of its own; its id sorts behind all earlier ones."""
+    def add_node(
+        self, *, num_cpus: int = 4, pool: str = "main", first: bool = False, wait: bool = True, **environment: str
+    ) -> Node:
+        """A further machine with a HOME of its own; its id sorts behind all earlier ones, or `first`."""
         self._added += 1
-        node_id = f"{self._added:02d}" * 28
+        node_id = f"{self._added if first else 0x80 + self._added:02x}" * 28
         home = self._base / f"n{self._added}"
         (home / "trace").mkdir(parents=True)
         values = {

@@ -18,11 +18,11 @@ pytestmark = pytest.mark.cluster
     [
         (
             {"ranks_per_node": None, "num_nodes": None, "world_size": 30},
-            ["CPU: 30 asked", "has 8", "node 01010101", "4 of 4 CPU"],
+            ["CPU: 30 asked", "has 8", "node 81818181", "4 of 4 CPU"],
         ),
-        ({"cpus_per_rank": 99}, ["2 nodes with room for 1 ranks each", "0 exist", "of 4 CPU", "node 02020202"]),
+        ({"cpus_per_rank": 99}, ["2 nodes with room for 1 ranks each", "0 exist", "of 4 CPU", "node 82828282"]),
         ({"num_nodes": 3}, ["3 nodes with room", "2 exist"]),
-        ({"node_labels": {"pool": "moon"}}, ["labels pool=moon", "node 03030303"]),
+        ({"node_labels": {"pool": "moon"}}, ["labels pool=moon", "node 83838383"]),
         ({"accelerator_type": "H200"}, ["ray.io/accelerator-type=H200"]),
     ],
 )

@@ -1,0 +1,108 @@
+"""A rank's process dies at any moment: the run completes, and no finished work is repeated."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.faults.moments import MOMENTS, WITHIN_S, assert_served, moment, prepare
+from tests.saboteur import Saboteur, kill_on, rank_on
+from tests.testbed import Case, Line
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.mark.parametrize("phase", MOMENTS)
+@pytest.mark.parametrize("victim", [0, 1], ids=["leader", "follower"])
+def test_killed(case: Case, phase: str, victim: int) -> None:
+    """SIGKILL of leader or follower in the middle of any phase: ready all the same, the dead rank and phase named."""
+    struck_at_leader = victim == 0 or phase in ("TUNING", "GUARDING", "PUSHING")
+    prepare(case, phase)
+    node = case.bed.nodes[victim]
+    began = time.monotonic()
+    with Saboteur(case, moment(phase, case.bed.nodes[0 if struck_at_leader else 1]), kill_on(case, node)):
+        report = case.run()
+    assert time.monotonic() - began < WITHIN_S
+    assert_served(case, report)
+    name = f"rank {victim} on node {node.node_id[:8]} (127.0.0.1) died in {phase}"
+    assert any(warning.startswith(name) for warning in report.warnings), report.warnings
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGILL])
+@pytest.mark.parametrize("phase", ["TUNING", "GUARDING", "LOADING"])
+def test_crashed(case: Case, phase: str, number: signal.Signals) -> None:
+    """A segmentation fault, an abort or an illegal instruction in native code is a death like any other."""
+    prepare(case, phase)
+    node = case.bed.nodes[0]
+    with Saboteur(case, moment(phase, node), kill_on(case, node, number)):
+        report = case.run()
+    assert_served(case, report)
+    assert any(f"rank 0 on node {node.node_id[:8]} (127.0.0.1) died in {phase}" in text for text in report.warnings)
+
+
+@pytest.mark.parametrize("phase", ["TUNING", "INSTALLING", "LOADING"])
+def test_every_rank_killed_at_once(case: Case, phase: str) -> None:
+    """With no process left, fresh ones take over: nothing that was finished is measured again."""
+    prepare(case, phase)
+
+    def strike(line: Line) -> None:
+        for node in case.bed.nodes[:2]:
+            os.kill(rank_on(case, node), signal.SIGKILL)
+
+    with Saboteur(case, moment(phase, case.bed.nodes[0]), strike):
+        report = case.run()
+    assert_served(case, report)
+
+
+@pytest.mark.parametrize("method", ["tune", "load"])
+def test_killed_again_and_again(case: Case, method: str) -> None:
+    """A rank that dies each time it tries ends the run as failed, with its name, the phase and how often it died."""
+    case.script(case.bed.nodes[1], fault={"method": method, "kind": "exit"})
+    case.script(case.bed.nodes[0], fault={"method": method, "kind": "exit"} if method == "tune" else None)
+    began = time.monotonic()
+    report = case.run()
+    assert time.monotonic() - began < WITHIN_S
+    assert not report.ready
+    assert report.error is not None
+    assert "died 3 times" in report.error
+    assert f"phase {'TUNING' if method == 'tune' else 'LOADING'}" in report.error
+    assert "on node" in report.error
+
+
+@pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
+def test_a_death_is_known_within_a_second(case: Case, phase: str) -> None:
+    """From SIGKILL to the warning that the driver prints: less than a second."""
+    prepare(case, phase)
+    heard: list[float] = []
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event["event"] == "warning" and "died in" in event["text"]:
+            heard.append(time.monotonic())
+
+    node = case.bed.nodes[0]
+    with Saboteur(case, moment(phase, node), kill_on(case, node)) as saboteur:
+        report = case.run(on_event=on_event)
+    assert_served(case, report)
+    assert heard[0] - saboteur.at < 1.0
+
+
+@pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
+def test_a_short_freeze_is_survived(case: Case, phase: str) -> None:
+    """A rank that stands still for a second, less than its deadline, is neither replaced nor failed."""
+    prepare(case, phase)
+    node = case.bed.nodes[0]
+
+    def strike(line: Line) -> None:
+        os.kill(line.pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(line.pid, signal.SIGCONT)
+
+    with Saboteur(case, moment(phase, node), strike):
+        report = case.run()
+    assert_served(case, report)
+    assert not report.warnings
+    assert len(case.calls("created")) == 2

@@ -1,0 +1,93 @@
+"""A rank that does not go on: the deadline ends the run and names rank, node, phase, task and the setting."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from tests.faults.moments import MOMENTS, ON_EVERY_RANK, WITHIN_S, assert_served, moment, prepare
+from tests.saboteur import Saboteur, kill_on
+from tests.testbed import Case
+from warmup.report import WarmupReport
+
+pytestmark = pytest.mark.cluster
+
+LIMIT_S = 2.0
+
+
+def run_with_limit(case: Case, phase: str) -> WarmupReport:
+    """A run in which the phase, or a task of it, may take LIMIT_S."""
+    name = "task" if phase in WITH_TASKS else phase.lower()
+    return case.run(case.config(timeouts={name: LIMIT_S}))
+
+
+def assert_blamed(case: Case, report: WarmupReport, phase: str, rank: int) -> None:
+    """The error says who, where, what and which setting; the phase ended soon after its limit."""
+    assert not report.ready
+    assert report.error is not None
+    assert f"rank {rank} on node {case.bed.nodes[rank].node_id[:8]} (127.0.0.1" in report.error
+    assert f"phase {phase}" in report.error
+    assert f"2 s allowed (timeouts.{phase.lower()})" in report.error
+    assert f"rank {1 - rank} on" not in report.error
+    assert LIMIT_S <= report.phases[phase] < LIMIT_S + 3
+
+
+def assert_survived(case: Case, report: WarmupReport, phase: str) -> None:
+    """A fresh process took over; the warning says who, where, what, for how long and which setting."""
+    assert_served(case, report)
+    (warning,) = [text for text in report.warnings if "timeouts.task" in text]
+    assert warning.startswith(f"rank 0 on node {case.bed.nodes[0].node_id[:8]} (127.0.0.1) died in {phase}")
+    assert "task cpu_gemm:cpu:float32:k=" in warning
+    assert "of 2 s allowed (timeouts.task)" in warning
+    assert report.phases[phase] < LIMIT_S + 8
+
+
+WITH_TASKS = ("TUNING", "GUARDING")
+OTHERS = [phase for phase in MOMENTS if phase not in WITH_TASKS]
+
+
+@pytest.mark.parametrize(
+    ("phase", "victim"),
+    [(phase, victim) for phase in OTHERS for victim in (0, 1) if victim == 0 or phase in ON_EVERY_RANK],
+)
+def test_stopped(case: Case, phase: str, victim: int) -> None:
+    """SIGSTOP, as a kernel that never returns: no heartbeat, no answer; the deadline ends the run."""
+    prepare(case, phase)
+    node = case.bed.nodes[victim]
+    began = time.monotonic()
+    with Saboteur(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)):
+        report = run_with_limit(case, phase)
+    assert time.monotonic() - began < WITHIN_S
+    assert_blamed(case, report, phase, victim)
+
+
+@pytest.mark.parametrize(("phase", "victim"), [("COMPILING", 1), ("LOADING", 0), ("REPLAYING", 1)])
+def test_stuck(case: Case, phase: str, victim: int) -> None:
+    """A call that does not return while the process still answers: blamed the same way, with its last heartbeat."""
+    method, nth = MOMENTS[phase]
+    case.script(case.bed.nodes[victim], modules=["one", "two"], pause_s={method: {str(nth): 60}})
+    report = run_with_limit(case, phase)
+    assert_blamed(case, report, phase, victim)
+    assert "last heard" in str(report.error)
+
+
+@pytest.mark.parametrize("phase", WITH_TASKS)
+def test_a_task_in_which_the_process_stops(case: Case, phase: str) -> None:
+    """SIGSTOP in the middle of a task: killed at the task's deadline; the run completes with what was finished."""
+    prepare(case, phase)
+    node = case.bed.nodes[0]
+    with Saboteur(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)):
+        report = run_with_limit(case, phase)
+    assert_survived(case, report, phase)
+
+
+@pytest.mark.parametrize("phase", WITH_TASKS)
+def test_a_task_that_does_not_return(case: Case, phase: str) -> None:
+    """A task that hangs costs its process; the run completes, and the warning has runner and tactic."""
+    method, nth = MOMENTS[phase]
+    case.script(case.bed.nodes[0], pause_s={method: {str(nth): 60}})
+    report = run_with_limit(case, phase)
+    assert_survived(case, report, phase)
+    assert phase != "TUNING" or any("runner FastRunner, tactic 3" in text for text in report.warnings)
