@@ -23,7 +23,7 @@ class Probing(PhaseLogic):
         return [probe(run, rank) for rank in run.ranks]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method != "probe" or run.pending("probe") or not all(s.description for s in run.ranks.values()):
+        if call.method != "probe" or run.pending("probe") or not everyone_described(run):
             return []
         tight = fit_memory(run)
         if tight:
@@ -31,6 +31,11 @@ class Probing(PhaseLogic):
         run.group(group_classes(run))
         _warn_of_mixture(run)
         return []
+
+
+def everyone_described(run: Run) -> bool:
+    """Whether every rank has a process that said what it is; a lost one is waited for: it may be asked again."""
+    return all(state.is_alive and state.description for state in run.ranks.values())
 
 
 def probe(run: Run, rank: int) -> Call:
