@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,11 +41,12 @@ ARTIFACTS = [storm_artifact(number) for number in range(VARIETY)]
 WHOLE = {table_bytes(number, size=3000): number for number in range(VARIETY)}
 
 
-def publish_forever(directory: Path, count_file: int, seed: int) -> NoReturn:
-    """Publish at random until killed, one byte in the count file for each; prune now and then."""
+def publish_until_killed(directory: Path, count_file: int, seed: int) -> None:
+    """Publish at random until killed or orphaned, one byte in the count file for each; prune now and then."""
     rng = random.Random(seed)
     store = NodeStore(directory)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         store.publish(rng.choice(ARTIFACTS))
         os.write(count_file, b".")
         if rng.random() < 0.03:
@@ -58,7 +58,8 @@ def read_until(stop: Path, directory: Path, report: Path) -> None:
     """Read until `stop` exists, then write counts. Raises AssertionError for anything that is not whole."""
     store = NodeStore(directory)
     counts = dict.fromkeys(("tables", "hits", "misses", "artifacts", "refusals"), 0)
-    while not stop.exists():
+    parent = os.getppid()
+    while not stop.exists() and os.getppid() == parent:
         assert store.table_path.read_bytes() in WHOLE, "the table file is not whole"
         counts["tables"] += 1
         found = store.lookup(KEY)
@@ -104,7 +105,7 @@ def storm(scratch: Path, publishes: int, seed: int, num_publishers: int, num_rea
 
     def publisher() -> int:
         birth = rng.randrange(1 << 30)
-        return fork(lambda: publish_forever(store, count_file, birth))
+        return fork(lambda: publish_until_killed(store, count_file, birth))
 
     alive = [publisher() for _ in range(num_publishers)]
     kills, problems = 0, []
