@@ -114,7 +114,7 @@ class Coordinator:
         self._emit("phase", phase=str(Phase.PLACING), ranks=len(request.bundles), backend=backend)
         placement = Placement(request, name=f"warmup-{self._run_id}")
         await placement.place(limit)
-        work = Work(self._config.model_dump(mode="json"), backend, self._tuner, env.rank_environment())
+        work = Work(self._config.model_dump(mode="json"), backend, self._tuner, self._run_id, env.rank_environment())
         self._ranks = RankGroup(placement, work)
         try:
             infos = await self._ranks.start(max(1.0, limit - (time.monotonic() - began)), self._first_node)

@@ -100,6 +100,8 @@ class Executor:
             self._on_task(call, seconds)
 
     async def _replace(self, command: Replace) -> None:
+        if command.is_hung:
+            await self._ranks.ask_for_stacks(command.rank)
         info = await self._ranks.replace(command.rank, self._replace_s)
         self.watch(info, command.process)
         self._tell(lambda m, now: m.replaced(info, now))

@@ -45,13 +45,14 @@ class RankActor:
             "versions": versions(),
         }
 
-    def assign(self, info: dict[str, Any], config: dict[str, Any], backend: str, tuner: str) -> None:
+    def assign(self, info: dict[str, Any], config: dict[str, Any], backend: str, tuner: str, run_id: str) -> None:
         """Give this process its rank."""
         self._process = RankProcess(
             RankInfo.from_json(info),
             parse_config(config),
             backend,
             lambda device, options: load_factory(tuner)(device, options),  # imported in PROBING, under its deadline
+            run_id,
         )
 
     def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:

@@ -13,16 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from actors.errors import StartupError
 from actors.placement import Placement
 from actors.rank_actor import RankActor, versions
 from actors.remote_errors import as_failure
 from actors.transfer import Refs
+from warmup.black_box import SIGNAL
 from warmup.ranks import Placement as Landing
 from warmup.ranks import RankInfo, assign_ranks
 
+STACKS_S = 5.0
 GROUPS = {"control": 1, "life": 1}
 MUST_AGREE = ("ray", "ray-warmup")
 """Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
@@ -35,6 +37,7 @@ class Work:
     config: dict[str, Any]
     backend: str
     tuner: str
+    run_id: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -57,6 +60,15 @@ class RankGroup:
         self._actors = {info.rank: actors[info.bundle_index] for info in self.infos}
         await self._gather([self._assign(info) for info in self.infos], timeout_s)
         return self.infos
+
+    async def ask_for_stacks(self, rank: int) -> None:
+        """Make a hung process write its stacks into its record; works while native code holds the GIL."""
+        info = self.infos[rank]
+        remote = ray.remote(send_signal).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(info.node_id, soft=False)
+        )
+        with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+            await asyncio.wait_for(remote.remote(info.pid, int(SIGNAL)), STACKS_S)
 
     async def replace(self, rank: int, timeout_s: float) -> RankInfo:
         """A fresh process in the rank's bundle."""
@@ -117,7 +129,7 @@ class RankGroup:
 
     def _assign(self, info: RankInfo) -> Any:
         work = self._work
-        return self._actors[info.rank].assign.remote(info.to_json(), work.config, work.backend, work.tuner)
+        return self._actors[info.rank].assign.remote(info.to_json(), work.config, work.backend, work.tuner, work.run_id)
 
     async def _gather(self, refs: list[Any], timeout_s: float) -> list[Any]:
         try:
@@ -142,6 +154,15 @@ class RankGroup:
                         f"node {row['node_id'][:8]} ({row['address']}) has {name} {theirs}, the coordinator has "
                         f"{mine[name]}; install the same version on every node"
                     )
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Runs on the node of a hung rank; waits until the stacks are written."""
+    import os
+    import time
+
+    os.kill(pid, number)
+    time.sleep(0.3)
 
 
 def landing(row: Mapping[str, Any]) -> Landing:

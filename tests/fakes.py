@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from warmup.contest import Pace
 from warmup.errors import LoadError
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
@@ -69,6 +70,8 @@ class ScriptedTuner:
         self._script = script
         self._calls: dict[str, int] = {}
         self._watch = Watch()
+        self._listener: Callable[[Watch], None] = lambda watch: None
+        self._quarantine: set[tuple[str, str, str]] = set()
         self._table: bytes | None = None
         self._note("created", 1)
 
@@ -86,6 +89,12 @@ class ScriptedTuner:
     def watch(self) -> Watch:
         return self._watch
 
+    def listen(self, listener: Callable[[Watch], None]) -> None:
+        self._listener = listener
+
+    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+        self._quarantine = set(quarantine)
+
     def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
         self._fault("prepare")
         refused = self._script.get("refuse", [])
@@ -101,7 +110,9 @@ class ScriptedTuner:
 
     def tune(self, task: Task) -> TaskResult:
         self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
-        self._fault("tune", task.task_id)
+        self._listener(self._watch)
+        if (task.workload.op, "FastRunner", "3") not in self._quarantine:
+            self._fault("tune", task.task_id)
         time.sleep(self._script.get("task_s", 0.0))
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
         salt = self._script.get("salt", "")
@@ -308,6 +319,7 @@ class ScriptedContest:
         flaws: choice -> ("crashed" or "wrong", why).
         layout_s: (choice, copy) -> seconds of its laps on one copy alone; those of `lap_s` otherwise.
         copies: how many copies are timed alone.
+        pace: what a lap costs and how long the race may take.
     """
 
     def __init__(
@@ -316,7 +328,9 @@ class ScriptedContest:
         flaws: dict[Choice, tuple[str, str]] | None = None,
         layout_s: dict[tuple[Choice, int], float] | None = None,
         copies: int = 0,
+        pace: Pace | None = None,
     ) -> None:
+        self.pace = pace or Pace(lap_s=1e-6, budget_s=60.0, warm_rounds=2, tuned_factor=float("inf"))
         self._lap_s, self._flaws, self._layout_s = lap_s, flaws or {}, layout_s or {}
         self.layouts = (tuple(range(copy, copy + 1) for copy in range(copies)),) if copies else ()
         self.timed_choices: list[Choice] = []

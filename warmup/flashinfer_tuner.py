@@ -7,7 +7,8 @@ protocol and holds what they share: device, options, workloads, the watch. It ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +51,7 @@ class FlashInferTuner:
         self._options = options or TunerOptions()
         self._workloads: tuple[Workload, ...] = ()
         self._watch = Watch()
+        self._listener: Callable[[Watch], None] | None = None
         limit_memory(self._device, self._options.max_memory_bytes)
 
     def describe(self) -> dict[str, str]:
@@ -60,6 +62,14 @@ class FlashInferTuner:
         """`NVIDIA H200`, or the CPU's model name."""
         parts = self.describe()
         return parts["cpu_model"] if self._device == "cpu" else parts["gpu"]
+
+    def listen(self, listener: Callable[[Watch], None]) -> None:
+        """Tell `listener` of every tactic right before it runs."""
+        self._listener = listener
+
+    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+        """Measure none of these from now on, and refuse tables that name one."""
+        self._options = replace(self._options, quarantine=tuple(quarantine))
 
     def reference_seconds(self) -> float | None:
         """Seconds of the reference GEMM on this device; None on CPU."""
@@ -167,3 +177,5 @@ class FlashInferTuner:
 
     def _set_watch(self, watch: Watch) -> None:
         self._watch = watch
+        if self._listener is not None:
+            self._listener(watch)

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,19 @@ from warmup.fingerprint import Fingerprint
 from warmup.manifest import GuardSummary, Manifest
 from warmup.node_paths import NodePaths, resolve_paths
 from warmup.partial_results import believed
+from warmup.rank_record import RankRecord
 from warmup.rank_workloads import rank_workloads
 from warmup.ranks import RankInfo
 from warmup.store import NodeStore, StorePath
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
-from warmup.tuner import Tuner, TunerOptions
+from warmup.tuner import Tuner, TunerOptions, Watch
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
 
 logger = logging.getLogger(__name__)
 
+Quarantine = Sequence[dict[str, str]]
+"""Tactics that must not run: op, runner, tactic as JSON."""
 TunerFactory = Callable[[str, TunerOptions], Tuner]
 """Backend (`cuda` or `cpu`) and options -> the process' tuner."""
 
@@ -43,8 +46,13 @@ TunerFactory = Callable[[str, TunerOptions], Tuner]
 class RankProcess:
     """One rank. `probe` comes first and prepares everything else."""
 
-    def __init__(self, info: RankInfo, config: WarmupConfig, backend: str, make_tuner: TunerFactory) -> None:
+    def __init__(
+        self, info: RankInfo, config: WarmupConfig, backend: str, make_tuner: TunerFactory, run_id: str = ""
+    ) -> None:
         self.info = info
+        self._run_id = run_id
+        self._record = RankRecord()
+        self._kept_away: tuple[tuple[str, str, str], ...] = ()
         self._config = config
         self._backend = backend
         self._make_tuner = make_tuner
@@ -58,7 +66,6 @@ class RankProcess:
         self._artifact: Artifact | None = None
         self._finished: list[dict[str, Any]] = []
         self._marker: str | None = None
-        self._doing = ("idle", "", time.monotonic())
 
     def probe(self, budget_bytes: int | None = None) -> dict[str, Any]:
         """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
@@ -83,6 +90,10 @@ class RankProcess:
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
             self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
             directory = self._open_store(paths)
+            if self._run_id and self._config.cache.persistent:
+                box = directory / "running" / f"{self._run_id}-{self.info.rank}"
+                self._record.open(box, self._config.cache.dir_mode)
+            self._tuner.listen(self._record.tactic)
             return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), shrunk)
 
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
@@ -100,6 +111,7 @@ class RankProcess:
                 "verdicts": [],
                 "partial": [] if retune else self._partial(),
                 "header": None,
+                "quarantine": self._store.load_quarantine(),
                 "warnings": warnings,
             }
             if found.hit and found.manifest is not None and found.table is not None:
@@ -134,23 +146,26 @@ class RankProcess:
                 self._tuner.compile(modules, jobs, lambda line: logger.info("rank %d: %s", self.info.rank, line))
             return {"built": list(modules)}
 
-    def tune(self, task_id: str) -> dict[str, Any]:
+    def tune(self, task_id: str, quarantine: Quarantine = ()) -> dict[str, Any]:
         """Measure one task."""
         with self._busy("tune", task_id):
+            self._keep_away(quarantine)
             result = self._tuner.tune(self._task(task_id)).to_json()
             result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
             self._checkpoint(result)
             return result
 
-    def measure(self, task_id: str, shortlist: list[list[Any]]) -> dict[str, Any]:
+    def measure(self, task_id: str, shortlist: list[list[Any]], quarantine: Quarantine = ()) -> dict[str, Any]:
         """Measure given candidates of one task again; this rank's vote under `consensus`."""
         with self._busy("measure", task_id):
+            self._keep_away(quarantine)
             choices = [Choice(runner, freeze(tactic)) for runner, tactic in shortlist]
             return self._tuner.measure(self._task(task_id), choices).to_json() | {"rank": self.info.rank}
 
-    def guard(self, task_id: str, result: dict[str, Any]) -> dict[str, Any]:
+    def guard(self, task_id: str, result: dict[str, Any], quarantine: Quarantine = ()) -> dict[str, Any]:
         """Check one task's winner against the default tactic."""
         with self._busy("guard", task_id):
+            self._keep_away(quarantine)
             verdict = self._tuner.guard(self._task(task_id), TaskResult.from_json(result))
             return verdict.to_json() | {"rank": self.info.rank}
 
@@ -249,18 +264,15 @@ class RankProcess:
 
     def status(self) -> dict[str, Any]:
         """What this rank does now and for how long, for the heartbeat; takes no lock and calls no device."""
-        method, task_id, since = self._doing
-        watch = self._tuner.watch() if hasattr(self, "_tuner") else None
-        return {
-            "method": method,
-            "task_id": task_id,
-            "for_s": time.monotonic() - since,
-            "runner": watch.runner if watch else "",
-            "tactic": watch.tactic if watch else "",
-        }
+        watch = self._tuner.watch() if hasattr(self, "_tuner") else Watch()
+        return self._record.status() | {"runner": watch.runner, "tactic": watch.tactic}
 
     def close(self) -> None:
         """Remove what this rank left on disk for this run only."""
+        self._record.close()
+        self._remove_marker()
+
+    def _remove_marker(self) -> None:
         token, self._marker = self._marker, None
         try:
             if token is not None:
@@ -271,12 +283,12 @@ class RankProcess:
     @contextmanager
     def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
         if method not in ("lookup", "sees"):
-            self.close()
-        self._doing = (method, task_id, time.monotonic())
+            self._remove_marker()
+        self._record.begin(method, task_id)
         try:
             yield
         finally:
-            self._doing = ("idle", "", time.monotonic())
+            self._record.end()
 
     def _options(self) -> TunerOptions:
         autotune, guard = self._config.autotune, self._config.guard
@@ -316,7 +328,21 @@ class RankProcess:
             else None,
             "warnings": [],
             "shrunk": list(shrunk),
+            "last_words": self._record.last_words,
         }
+
+    def _keep_away(self, quarantine: Quarantine) -> None:
+        """Measure none of these tactics, and keep them beside the table for the next run."""
+        entries = tuple((entry["op"], entry["runner"], entry["tactic"]) for entry in quarantine)
+        if not entries or entries == self._kept_away:
+            return
+        self._kept_away = entries
+        self._tuner.keep_away(entries)
+        if self._config.cache.persistent:
+            try:
+                self._store.save_quarantine([dict(entry) for entry in quarantine])
+            except StoreError as error:
+                logger.warning("rank %d could not keep the quarantine: %s", self.info.rank, error)
 
     def _leave_marker(self, token: str, warnings: list[str]) -> None:
         try:

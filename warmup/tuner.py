@@ -95,6 +95,12 @@ class Tuner(Protocol):
     def watch(self) -> Watch:
         """What is being measured now; callable from another thread, takes no lock, calls no CUDA."""
 
+    def listen(self, listener: Callable[[Watch], None]) -> None:
+        """Tell `listener` of every tactic right before it runs, on the tuner's thread."""
+
+    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+        """From now on measure none of these (op, runner, tactic as JSON), and refuse tables that name one."""
+
     def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
         """Take over this rank's workloads; returns those that this GPU or installation cannot run."""
 

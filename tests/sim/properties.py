@@ -56,8 +56,7 @@ class Properties:
     def answered(self, call: Call) -> None:
         """An answer is about to reach the machine."""
         if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
-            key = self._machine.run.class_of(call.rank).key
-            self._finished.add((key, call.method, call.task_id))
+            self._finished.add(self._task(call))
         self._close(call)
 
     def raising(self, process: Process, command: Call | Adopt, failure: Failure) -> None:
@@ -125,17 +124,17 @@ class Properties:
         process = self._world.processes[command.rank]
         gone = (command.rank, process.number) in self._gone
         if isinstance(command, Replace):
-            if not gone:
+            if not gone and command.is_hung and self._excuses.get(command.rank, "").startswith("hangs"):
+                self._count_death(process)  # given up: the machine need not be told
+            elif not gone:
                 self._broken(f"rank {command.rank} is replaced, but nothing said that it is dead")
             return
         if gone:
             self._broken(f"a call to rank {command.rank}, which is known to be dead")
         if not process.is_started:
             self._broken(f"a call to rank {command.rank}, whose fresh process has not started")
-        if isinstance(command, Call) and command.task_id is not None:
-            task = (self._machine.run.class_of(command.rank).key, command.method, command.task_id)
-            if task in self._finished:
-                self._broken(f"{command.method} {command.task_id} is finished and dealt again")
+        if isinstance(command, Call) and command.task_id is not None and self._task(command) in self._finished:
+            self._broken(f"{command.method} {command.task_id} is finished and dealt again")
         self._in_flight[command.call_id] = command
         self._of_rank[command.rank].add(command.call_id)
         if (key := self._led_class(command)) is not None:
@@ -144,6 +143,11 @@ class Properties:
             leaders = [rank for rank, count in leading.items() if count > 0]
             if len(leaders) > 1:
                 self._broken(f"class {key[:8]} is led by ranks {leaders} at once")
+
+    def _task(self, call: Call) -> tuple[str, str, str]:
+        """What may be done once: a task by a class, a vote by a rank."""
+        by = f"rank {call.rank}" if call.method == "measure" else self._machine.run.class_of(call.rank).key
+        return by, call.method, call.task_id or ""
 
     def _led_class(self, command: Call | Adopt) -> str | None:
         """The class for which only a leader may be asked this."""
@@ -182,7 +186,7 @@ class Properties:
             self._broken(f"{phase} lasted {took:.0f} s of {limit:.0f} s")
         hanging = {why for why in self._excuses.values() if why.startswith("hangs")}
         error = self._machine.run.error or ""
-        if hanging and hanging <= {"hangs in tune", "hangs in guard"} and phase.setting in error:
+        if hanging and hanging <= {"hangs in tune", "hangs in guard", "hangs in measure"} and phase.setting in error:
             self._broken(f"a task hung, and only the phase's deadline saw it: {error[:200]}")
 
     def _broken(self, what: str) -> None:

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from configs import WarmupConfig, parse_config
-from tests.sim.world import Directory, Group, Table, Value, World
+from tests.sim.world import Directory, Group, Table, Value, World, make_result
 from warmup.ranks import Placement, RankInfo, assign_ranks
 
 METHODS = (
@@ -19,6 +19,7 @@ METHODS = (
     "compile",
     "tune",
     "guard",
+    "measure",
     "pack",
     "pack_stored",
     "adopt",
@@ -124,7 +125,7 @@ def _strike(rng: random.Random, shape: Shape) -> Strike:
 
 
 def _config(rng: random.Random, shape: Shape) -> WarmupConfig:
-    strategies = ["auto", "leader", "leader", "sharded", "sharded"]
+    strategies = ["auto", "leader", "leader", "sharded", "sharded", "consensus"]
     if shape.ranks * shape.tasks < 5000:  # each rank measures every task: too much for a simulation of 1,000 ranks
         strategies.append("independent")
     return parse_config(
@@ -166,6 +167,8 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
         world.slow_ranks = {rng.randrange(shape.ranks): rng.uniform(1.05, 2.0)}
     if rng.random() < 0.1:
         world.blindness = 0.3
+    if rng.random() < 0.1:
+        world.tight_ranks = {rng.randrange(shape.ranks)}
     if schedule.foreign_replacements:
         world.foreign_ranks = set(range(shape.ranks))
     return world, infos, rng
@@ -188,19 +191,14 @@ def _directory(rng: random.Random, groups: list[Group]) -> Directory:
                 directory.tables[group.key] = table
         elif rng.random() < 0.15:
             some = [t for t in group.tasks if rng.random() < 0.5]
-            directory.partial[group.key] = [result_of(t["task_id"], group.outcome, rng) for t in some]
+            directory.partial[group.key] = [make_result(t["task_id"], group.outcome, rng) for t in some]
     return directory
 
 
 def _old_table(rng: random.Random, group: Group) -> Table | None:
-    results = [result_of(task["task_id"], "tuned", rng) for task in group.tasks]
+    results = [make_result(task["task_id"], "tuned", rng) for task in group.tasks]
     guarded = rng.random() < 0.6
     verdicts: list[Value] = [
         {"task_id": row["task_id"], "decision": "kept", "choice": row["choice"], "ratio": 1.5} for row in results
     ]
     return Table.of(results, verdicts if guarded else [], guarded, -rng.uniform(1, 1e6))
-
-
-def result_of(task_id: str, outcome: str, rng: random.Random) -> Value:
-    """One finished task of an earlier run."""
-    return {"task_id": task_id, "outcome": outcome, "choice": rng.getrandbits(32) if outcome == "tuned" else None}

@@ -231,8 +231,7 @@ class Simulation:
     def _replace(self, command: Replace) -> None:
         old = self._world.processes[command.rank]
         self._die(old)  # what is left of it is killed
-        fresh = Process(command.rank, command.process, is_started=False)
-        self._world.processes[command.rank] = fresh
+        fresh = self._world.replace(old, command.process)
         ready = self._now + self._rng.uniform(1.0, 8.0)
         if self._rng.random() < self._schedule.fresh_deaths:
             self._at(ready + self._rng.uniform(-1.0, 3.0), lambda: self._die(fresh))
@@ -245,7 +244,7 @@ class Simulation:
             self._feed(lambda: self._machine.replaced(info, self._now))
 
     def _duration(self, name: str) -> float:
-        if name in ("tune", "guard"):
+        if name in ("tune", "guard", "measure"):
             return self._task_s * self._rng.uniform(0.2, 1.0)
         low, high = DURATIONS[name]
         return self._rng.uniform(low, high)

@@ -45,7 +45,7 @@ def noticed(text: str, seeds: int = 600) -> bool:
 
 def test_a_lost_task_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool that forgets what a dead rank had in flight never ends in time, or fails for no reason."""
-    monkeypatch.setattr(TaskPool, "lose", lambda self, rank: ())
+    monkeypatch.setattr(TaskPool, "lose", lambda self, rank, suspect=None: ())
     assert noticed("FAILED without a reason")
 
 

@@ -41,8 +41,8 @@ class Table:
     @classmethod
     def of(cls, results: Sequence[Value], verdicts: Sequence[Value], guarded: bool, at: float) -> Table | None:
         """The table of these rows; None when no task was tuned."""
-        chosen = {row["task_id"]: row["choice"] for row in results if row["outcome"] == "tuned"}
-        chosen.update({row["task_id"]: row["choice"] for row in verdicts})
+        chosen = {row["task_id"]: row["choice"]["tactic"] for row in results if row["outcome"] == "tuned"}
+        chosen.update({row["task_id"]: row["choice"]["tactic"] for row in verdicts})
         if not chosen:
             return None
         text = ";".join(f"{task}={choice}" for task, choice in sorted(chosen.items()))
@@ -77,6 +77,10 @@ class Process:
     is_silent: bool = False
     task: tuple[str, float] | None = None
     """What it measures and since when."""
+    last_words: Value | None = None
+    """What its predecessor left in its black box."""
+    budget: int | None = None
+    """Memory that it was told to keep to."""
     packed: Table | None = None
     loaded: str | None = None
     has_replayed: bool = False
@@ -90,6 +94,27 @@ class Group:
     parts: dict[str, str]
     tasks: list[Value]
     outcome: str = "tuned"
+
+
+def make_row(tactic: int, rng: random.Random) -> Value:
+    """One timed tactic."""
+    return {"runner": "Fast", "tactic": tactic, "median_s": rng.random(), "spread_s": 0.0, "repeats": 5}
+
+
+def make_result(task_id: str, outcome: str, rng: random.Random) -> Value:
+    """A task's result with a short list of two, as another attempt would not find it."""
+    is_tuned = outcome == "tuned"
+    rows = [make_row(rng.getrandbits(32), rng) for _ in range(2)] if is_tuned else []
+    return {
+        "task_id": task_id,
+        "op": "op",
+        "bucket": 1,
+        "outcome": outcome,
+        "choice": {"runner": "Fast", "tactic": rows[0]["tactic"]} if is_tuned else None,
+        "default_runner": "First",
+        "policy": None,
+        "measurements": rows,
+    }
 
 
 class World:
@@ -115,6 +140,8 @@ class World:
         self.directories: dict[int, Directory] = {}
         self.depot: dict[str, Table] = {}
         self.slow_ranks: dict[int, float] = {}
+        self.tight_ranks: set[int] = set()
+        """Ranks on whose device the largest task does not fit."""
         self.blindness = 0.0
         """How often a marker in a shared directory is not seen yet."""
         self.foreign_ranks: set[int] = set()
@@ -127,6 +154,22 @@ class World:
     def directory(self, rank: int) -> Directory:
         """The store that the rank's node uses."""
         return self.directories.setdefault(self._directory_of(self.infos[rank].node_id), Directory())
+
+    def replace(self, old: Process, number: int) -> Process:
+        """A fresh process for a rank; it finds what the old one wrote last."""
+        fresh = Process(old.rank, number, is_started=False)
+        if old.task is not None:
+            fresh.last_words = {
+                "method": "tune",
+                "task_id": old.task[0],
+                "op": "op",
+                "runner": self._rng.choice(("Fast", "")),
+                "tactic": str(self._rng.getrandbits(32)),
+                "stack": "",
+                "is_fatal": self._rng.random() < 0.3,
+            }
+        self.processes[old.rank] = fresh
+        return fresh
 
     def answer(self, process: Process, command: Call | Adopt, group: ClassState | None, now: float) -> Value | None:
         """What the process answers; None for an adoption. Raises RefusedError as the rank would raise."""
@@ -143,22 +186,27 @@ class World:
 
     def _key(self, process: Process) -> str:
         """A replacement on another machine image has a key that nobody else has."""
-        is_foreign = process.number > 0 and process.rank in self.foreign_ranks
-        return f"f{process.rank:063x}" if is_foreign else self.group(process.rank).key
+        if process.number > 0 and process.rank in self.foreign_ranks:
+            return f"f{process.rank:063x}"
+        key = self.group(process.rank).key
+        return key if process.budget is None else f"b{key[1:]}"
 
     def _probe(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        process.budget = call.args.get("budget_bytes")
         mine, key = self.group(process.rank), self._key(process)
-        parts = mine.parts if key == mine.key else {**mine.parts, "torch": "another"}
+        parts = mine.parts if key[1:] == mine.key[1:] else {**mine.parts, "torch": "another"}
         return {
             "key": key,
             "parts": parts,
-            "tasks": mine.tasks,
+            "tasks": mine.tasks if process.budget is None else mine.tasks[:-1],
             "skips": [],
             "directory": f"/cache/{key[:8]}",
             "device": "GPU",
             "backend": self._backend,
-            "memory": {},
+            "memory": {"free": 50 if process.rank in self.tight_ranks else 100},
+            "needs_bytes": 60 if process.budget is None else 40,
             "warnings": [],
+            "last_words": process.last_words,
             "reference_s": self.slow_ranks.get(process.rank, 1.0),
         }
 
@@ -188,13 +236,19 @@ class World:
         return {"built": []}
 
     def _tune(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        outcome = self.group(process.rank).outcome
-        choice = self._rng.getrandbits(32) if outcome == "tuned" else None
-        return {"task_id": call.task_id, "outcome": outcome, "choice": choice, "rank": process.rank}
+        assert call.task_id is not None
+        return make_result(call.task_id, self.group(process.rank).outcome, self._rng)
+
+    def _measure(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        """A vote: the short list with times of its own."""
+        assert call.task_id is not None
+        vote = make_result(call.task_id, "tuned", self._rng)
+        vote["measurements"] = [make_row(tactic, self._rng) for _, tactic in call.args["shortlist"]]
+        return vote
 
     def _guard(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         kept = self._rng.random() < 0.8
-        choice = call.args["result"]["choice"] if kept else -1
+        choice = call.args["result"]["choice"] if kept else {"runner": "First", "tactic": -1}
         return {
             "task_id": call.task_id,
             "decision": "kept" if kept else "slower",

@@ -40,6 +40,8 @@ class Replace:
     reason: str
     process: int = 1
     """The number of the process to start."""
+    is_hung: bool = False
+    """The old process still runs: ask it for its stacks before it is killed."""
 
 
 Command = Call | Adopt | Replace

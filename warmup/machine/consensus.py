@@ -43,7 +43,9 @@ def vote(run: Run, group: ClassState, rank: int) -> Commands:
     if task_id is None:
         return []
     shortlist = [[m["runner"], m["tactic"]] for m in group.results[task_id]["measurements"]]
-    return [run.call(rank, METHOD, task=task_id, task_id=task_id, shortlist=shortlist)]
+    return [
+        run.call(rank, METHOD, task=task_id, task_id=task_id, shortlist=shortlist, quarantine=list(group.quarantine))
+    ]
 
 
 def voted(run: Run, group: ClassState, call: Call, value: dict[str, Any]) -> Commands:

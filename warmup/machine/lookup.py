@@ -94,6 +94,7 @@ def merge_writers(run: Run, group: ClassState) -> None:
 def adopt_found(run: Run, group: ClassState) -> None:
     """Of several valid tables the newest guarded one wins (recorded time, then digest); partial results are kept."""
     for value in group.lookups.values():
+        group.quarantine += [entry for entry in value.get("quarantine", ()) if entry not in group.quarantine]
         for result in value.get("partial", ()):
             group.results.setdefault(result["task_id"], result)
     group.source = group.header = None

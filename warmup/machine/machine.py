@@ -17,6 +17,7 @@ from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, FailurePolicy
 from warmup.machine.probing import Probing, describe, probe
 from warmup.machine.state import Commands, RankState, Run
+from warmup.machine.suspects import suspect
 from warmup.machine.working import Compiling, Guarding, Tuning
 from warmup.ranks import RankInfo
 
@@ -108,8 +109,8 @@ class WarmupMachine:
         self.run.close(call_id, now)
         return self._fail_rank(call, failure, now)
 
-    def died(self, rank: int, reason: str, now: float, process: int | None = None) -> Commands:
-        """A rank's process is gone.
+    def died(self, rank: int, reason: str, now: float, process: int | None = None, *, hung: bool = False) -> Commands:
+        """A rank's process is gone, or is given up because it hangs.
 
         Args:
             process: the number of the process that died, as in the command that met its death; None for the one
@@ -134,7 +135,10 @@ class WarmupMachine:
         state.restarts += 1
         state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
-        commands: Commands = [Replace(rank, reason, state.restarts)]
+        commands: Commands = [Replace(rank, reason, state.restarts, hung)]
+        running = next((call.task_id for call in lost if isinstance(call, Call) and call.task_id), None)
+        if running is not None:
+            suspect(state, running, hung=hung)
         if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)
         return self._issue(commands, now)
@@ -180,8 +184,14 @@ class WarmupMachine:
             status = statuses.get(call.rank, Status())
             elapsed = now - max(began, status.since if status.task_id == call.task_id else began)
             if elapsed > limit:
-                return self._fail(late_task(self.run, call, status, elapsed), now)
+                return self._give_up(call, late_task(self.run, call, status, elapsed), now)
         return []
+
+    def _give_up(self, call: Call, reason: str, now: float) -> Commands:
+        """A task hangs: its process is replaced like a dead one, as long as the policy allows."""
+        if self._policy.on_death(self.run.ranks[call.rank].restarts) is Decision.FAIL:
+            return self._fail(reason, now)
+        return self.died(call.rank, reason, now, hung=True)
 
     def _rejoined(self, call: Call, value: dict[str, Any], now: float) -> Commands:
         """A replacement described itself as its predecessor did: it takes part again."""

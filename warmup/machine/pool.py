@@ -37,6 +37,7 @@ class TaskPool:
         self._running_of: dict[int, dict[str, None]] = {}
         self._weights: dict[str, float] = {}
         self._done: set[str] = set()
+        self._held: dict[str, int] = {}
 
     @property
     def num_tasks(self) -> int:
@@ -56,7 +57,7 @@ class TaskPool:
     @property
     def num_waiting(self) -> int:
         """How many nobody has begun."""
-        return len(self._tasks) - len(self._done) - len(self._running)
+        return len(self._tasks) - len(self._done) - len(self._running) - len(self._held)
 
     def running(self, rank: int) -> tuple[str, ...]:
         """Tasks that a rank has in flight."""
@@ -88,21 +89,39 @@ class TaskPool:
         owner = self._running.pop(task_id, None)
         if owner is not None:
             del self._running_of[owner][task_id]
+        self._held.pop(task_id, None)
         self._drop_waiting(task_id)
         self._done.add(task_id)
         return True
 
-    def lose(self, rank: int) -> tuple[str, ...]:
-        """A rank is gone: what it had in flight waits again, its groups are free. Returns the tasks in flight."""
+    def lose(self, rank: int, suspect: str | None = None) -> tuple[str, ...]:
+        """A rank is gone: what it had in flight waits again, its groups are free. Returns the tasks in flight.
+
+        Args:
+            rank: the rank that is gone.
+            suspect: a task that may be why; it is held back until `release`.
+        """
         lost = tuple(self._running_of.pop(rank, ()))
         for task_id in lost:
             del self._running[task_id]
-            task = self._tasks[task_id]
-            self._waiting.setdefault(task.group, []).append(task)
-            self._weights.pop(task.group, None)
+            if task_id == suspect:
+                self._held[task_id] = rank
+            else:
+                self._wait_again(task_id)
         for group in [g for g, owner in self._owner.items() if owner == rank]:
             del self._owner[group]
         return lost
+
+    def release(self, rank: int) -> None:
+        """What was held back because of a rank's death may be dealt again."""
+        for task_id in [task_id for task_id, owner in self._held.items() if owner == rank]:
+            del self._held[task_id]
+            self._wait_again(task_id)
+
+    def _wait_again(self, task_id: str) -> None:
+        task = self._tasks[task_id]
+        self._waiting.setdefault(task.group, []).append(task)
+        self._weights.pop(task.group, None)
 
     def _own_group(self, rank: int) -> str | None:
         mine = [g for g in self._waiting if self._owner.get(g) == rank]

@@ -33,6 +33,11 @@ class RankState:
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     peak_bytes: int = 0
+    suspect: str | None = None
+    """Task that ran when this rank's process died; held back until its successor has read the last words."""
+    suspect_hung: bool = False
+    deaths_on: dict[str, int] = field(default_factory=dict)
+    """Task -> deaths while it ran."""
     budget_bytes: int | None = None
     """Device memory that tuning may take, where the class's largest tasks do not fit; None: they fit."""
 
@@ -66,6 +71,8 @@ class ClassState:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: int = 0
     pool: TaskPool | None = None
+    quarantine: list[dict[str, str]] = field(default_factory=list)
+    """Tactics that nobody measures: op, runner, tactic as JSON."""
     ballots: dict[int, TaskPool] = field(default_factory=dict)
     """Under `consensus`: what each voter still measures."""
     votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)

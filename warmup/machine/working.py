@@ -15,6 +15,7 @@ from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask, TaskPool
 from warmup.machine.state import ClassState, Commands, Run
+from warmup.machine.suspects import judge
 
 IN_FLIGHT = 2
 """Tasks queued on a rank at once: one measured, one waiting, so that no rank idles for a round trip."""
@@ -75,12 +76,16 @@ class PoolPhase(PhaseLogic):
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
         group = run.class_of(rank)
         if group.pool is not None:
-            group.pool.lose(rank)
+            group.pool.lose(rank, run.ranks[rank].suspect)
         take_over(run, group, rank)
         return self._feed_all(run, group)
 
     def joined(self, run: Run, rank: int) -> Commands:
-        return self._feed_all(run, run.class_of(rank))
+        group = run.class_of(rank)
+        judge(run, group, run.ranks[rank])
+        if group.pool is not None:
+            group.pool.release(rank)
+        return self._feed_all(run, group)
 
     def is_complete(self, run: Run) -> bool:
         if not super().is_complete(run):
@@ -111,9 +116,10 @@ class PoolPhase(PhaseLogic):
             task_id = pool.deal(rank)
             if task_id is None:
                 break
-            commands.append(
-                run.call(rank, self.method, task=task_id, task_id=task_id, **self.arguments(group, task_id))
-            )
+            args = self.arguments(group, task_id)
+            if group.quarantine:
+                args["quarantine"] = list(group.quarantine)
+            commands.append(run.call(rank, self.method, task=task_id, task_id=task_id, **args))
         return commands
 
     def _depth(self, group: ClassState) -> int:

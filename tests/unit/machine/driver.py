@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from configs import parse_config
-from tests.sim.world import Group, Process, RefusedError, Table, World
+from tests.sim.world import Group, Process, RefusedError, Table, World, make_result
 from warmup.machine.blame import Status
 from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
 from warmup.machine.machine import WarmupMachine
@@ -78,7 +78,7 @@ class Driver:
     def store(self, node: int, number: int, *, guarded: bool = True, at: float = 1.0, class_index: int = 0) -> Table:
         """Put a table on a node; its choices follow from `number`."""
         group = self.world.groups[class_index]
-        rows = [{"task_id": t["task_id"], "outcome": "tuned", "choice": number} for t in group.tasks]
+        rows = [make_result(t["task_id"], "tuned", random.Random(number)) for t in group.tasks]
         verdicts = [{**row, "decision": "kept", "ratio": 1.5} for row in rows] if guarded else []
         table = Table.of(rows, verdicts, guarded, at)
         assert table is not None

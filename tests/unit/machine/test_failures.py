@@ -135,7 +135,8 @@ def test_a_task_has_a_deadline_of_its_own() -> None:
     driver.tick(29.0, {0: beat})
     assert driver.phase is Phase.TUNING
     driver.tick(12.0, {0: beat})
-    error = driver.report.error or ""
+    assert [command.is_hung for command in driver.replacing] == [True]
+    error = " ".join(driver.machine.run.warnings)
     for word in ("rank 0 on node", "[GPU]", "phase TUNING", f"task {task}", "runner CudnnFp8GemmRunner", "tactic 7"):
         assert word in error
     assert "for 41.0 s of 30 s allowed (timeouts.task)" in error
@@ -149,6 +150,18 @@ def test_a_silent_rank_meets_the_task_deadline_too() -> None:
     driver.tick(25.0)
     assert driver.phase is Phase.TUNING
     driver.tick(6.0)
+    assert [command.rank for command in driver.replacing] == [0]
+    assert "for 31.0 s of 30 s allowed (timeouts.task)" in " ".join(driver.machine.run.warnings)
+
+
+def test_a_rank_that_hangs_too_often_fails_the_run() -> None:
+    """After the last allowed replacement a late task ends the run, with everything that is known in the error."""
+    driver = Driver(nodes=1, per_node=1, tasks=1, sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
+    for _ in range(3):
+        driver.tick(31.0)
+        if driver.replacing:
+            driver.bring_back()
+            driver.answer(driver.in_flight("probe")[0])
     assert driver.phase is Phase.FAILED
     assert "for 31.0 s of 30 s allowed (timeouts.task)" in str(driver.report.error)
 

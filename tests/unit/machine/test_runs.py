@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+from tests.sim.world import make_result
 from tests.unit.machine.driver import Driver
 from warmup.machine.phases import Phase
 
@@ -127,7 +130,7 @@ def test_retune_ignores_tables_and_finished_tasks() -> None:
 def test_finished_tasks_of_an_earlier_run_are_kept() -> None:
     """What a store has as partial results is not measured again."""
     driver = Driver()
-    rows = [{"task_id": "c0t1", "outcome": "tuned", "choice": 9}]
+    rows = [make_result("c0t1", "tuned", random.Random(9))]
     driver.world.directory(2).partial[driver.world.groups[0].key] = rows
     report = driver.finish()
     assert sorted(driver.measured()) == ["c0t0", "c0t2"]

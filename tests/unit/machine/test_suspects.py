@@ -1,0 +1,101 @@
+"""What a death is blamed on: fatal signals and hangs on the tactic, a kill from outside only when it repeats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.unit.machine.driver import Driver, name_of
+from warmup.machine.phases import Phase
+
+FATAL = "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n  File gemm.py"
+
+
+def words(task_id: str, **values: Any) -> dict[str, Any]:
+    """What a dead process wrote last."""
+    found = {"method": "tune", "task_id": task_id, "op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}
+    return {**found, "stack": "", "is_fatal": False, **values}
+
+
+def die(driver: Driver, rank: int = 0, **values: Any) -> str:
+    """The rank dies with its oldest task in flight, and comes back with last words of it."""
+    task_id = str(driver.in_flight("tune", rank)[0].task_id)  # type: ignore[union-attr]
+    driver.changes[("probe", rank)] = {"last_words": words(task_id, **values)}
+    driver.kill(rank)
+    come_back(driver)
+    return task_id
+
+
+def come_back(driver: Driver) -> None:
+    """The lost rank's successor describes itself."""
+    driver.bring_back()
+    driver.answer(driver.in_flight("probe")[0])
+
+
+def quarantined(driver: Driver) -> list[str]:
+    """Runners that the class keeps away from."""
+    return [entry["runner"] for entry in driver.group().quarantine]
+
+
+def test_a_fatal_signal_quarantines_the_tactic() -> None:
+    """A segmentation fault is the tactic's: it is named with its stack, and later calls are told to keep away."""
+    driver = Driver(nodes=1, per_node=2).until(Phase.TUNING)
+    task_id = die(driver, stack=FATAL, is_fatal=True)
+    assert quarantined(driver) == ["BadRunner"]
+    assert driver.finish().ready
+    again = [call for call in driver.log if getattr(call, "task_id", None) == task_id and name_of(call) == "tune"][-1]
+    assert again.args["quarantine"] == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]  # type: ignore[union-attr]
+    assert any("quarantined BadRunner tactic 7" in w and "Segmentation fault" in w for w in driver.machine.run.warnings)
+
+
+def test_a_kill_from_outside_is_not_the_tactic_s_fault() -> None:
+    """One SIGKILL quarantines nothing; the second on the same task does."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
+    die(driver)
+    assert quarantined(driver) == []
+    die(driver)
+    assert quarantined(driver) == ["BadRunner"]
+    assert driver.finish().ready
+
+
+def test_a_hang_is_the_tactic_s_fault() -> None:
+    """A task over its deadline costs one process and the tactic; the run goes on."""
+    driver = Driver(nodes=1, per_node=1, tasks=1, sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
+    task_id = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
+    driver.changes[("probe", 0)] = {"last_words": words(task_id)}
+    driver.tick(31.0)
+    come_back(driver)
+    assert quarantined(driver) == ["BadRunner"]
+    assert driver.finish().ready
+
+
+def test_the_suspect_task_waits_for_the_successor() -> None:
+    """Nobody else gets the task that may have killed its rank before the last words are read."""
+    driver = Driver(nodes=1, per_node=2, strategy="sharded", tasks=4).until(Phase.TUNING)
+    task_id = str(driver.in_flight("tune", 0)[0].task_id)  # type: ignore[union-attr]
+    driver.kill(0)
+    while driver.in_flight("tune"):
+        driver.answer(driver.in_flight("tune")[0])
+    assert task_id not in [call.task_id for call in driver.log if getattr(call, "method", "") == "tune" and call.rank]
+    assert driver.finish().ready
+
+
+def test_words_about_another_task_prove_nothing() -> None:
+    """A record that is older than the death is not read as its cause."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
+    driver.changes[("probe", 0)] = {"last_words": words("other", stack=FATAL, is_fatal=True)}
+    driver.kill(0)
+    come_back(driver)
+    assert quarantined(driver) == []
+
+
+def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
+    """Without a tactic in the last words the guarded task falls back to the default, and is not guarded again."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
+    driver.group().results["c0t0"]["default_runner"] = "FirstRunner"
+    last = words("c0t0", method="guard", runner="", tactic="", stack=FATAL, is_fatal=True)
+    driver.changes[("probe", 0)] = {"last_words": last}
+    driver.kill(0)
+    come_back(driver)
+    verdict = driver.group().verdicts["c0t0"]
+    assert (verdict["decision"], verdict["choice"]) == ("crashed", {"runner": "FirstRunner", "tactic": -1})
+    assert not driver.in_flight("guard")

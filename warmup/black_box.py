@@ -1,0 +1,107 @@
+"""What a rank was doing when it died: kept in a file that its successor on the same node reads.
+
+Written at every tactic with one `pwrite`, so it is exact where a heartbeat would be seconds old, and it
+survives any signal. Python's faulthandler adds the stacks of a fatal signal, or of a hung process that is
+sent SIGNAL, even while native code holds the GIL.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmup.publish import make_directories
+
+logger = logging.getLogger(__name__)
+
+SIGNAL = signal.SIGUSR2
+"""Sent to a hung rank from outside; its stacks are in the box then."""
+RECORD_BYTES = 4096
+STACK_BYTES = 65536
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """What a dead process wrote last."""
+
+    method: str
+    task_id: str
+    op: str
+    runner: str
+    tactic: str
+    """As JSON."""
+    stack: str
+    """faulthandler's dump; empty when the process was killed from outside without being asked first."""
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether the process brought its own end about (segmentation fault, abort, illegal instruction)."""
+        return "Fatal Python error" in self.stack
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with `is_fatal`."""
+        names = ("method", "task_id", "op", "runner", "tactic", "stack")
+        return {name: getattr(self, name) for name in names} | {"is_fatal": self.is_fatal}
+
+
+class BlackBox:
+    """One rank's box. `predecessor` is what the process before it left; None when there was none."""
+
+    def __init__(self, path: Path, dir_mode: int = 0o700) -> None:
+        """Open or create. Raises OSError."""
+        make_directories(path.parent, dir_mode)
+        self._path = path
+        self._stack_path = path.with_name(path.name + ".stack")
+        self.predecessor = read_box(path)
+        self._record = os.open(path, _FLAGS | os.O_TRUNC, 0o600)
+        self._stack = os.open(self._stack_path, _FLAGS | os.O_TRUNC | os.O_APPEND, 0o600)
+
+    def listen(self) -> None:
+        """From now on fatal signals and SIGNAL write this process' stacks into the box."""
+        faulthandler.enable(file=self._stack)
+        faulthandler.register(SIGNAL, file=self._stack, all_threads=True)
+
+    def note(self, method: str, task_id: str, op: str = "", runner: str = "", tactic: str = "") -> None:
+        """What begins now; a few microseconds."""
+        record = {"method": method, "task_id": task_id, "op": op, "runner": runner, "tactic": tactic}
+        os.pwrite(self._record, json.dumps(record).encode()[:RECORD_BYTES].ljust(RECORD_BYTES), 0)
+
+    def close(self) -> None:
+        """Nothing is left behind."""
+        with suppress(ValueError):
+            faulthandler.unregister(SIGNAL)
+        faulthandler.enable()
+        for fd in (self._record, self._stack):
+            with suppress(OSError):
+                os.close(fd)
+        for path in (self._path, self._stack_path):
+            path.unlink(missing_ok=True)
+
+
+def read_box(path: Path) -> LastWords | None:
+    """What lies in a box; None when there is none, or when what lies there is no record."""
+    try:
+        record = json.loads(_read(path, RECORD_BYTES).rstrip())
+        stack = _read(path.with_name(path.name + ".stack"), STACK_BYTES)
+        return LastWords(stack=stack, **{name: str(record[name]) for name in LastWords.__slots__ if name != "stack"})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.info("%s holds no record: %s", path, error)
+        return None
+
+
+def _read(path: Path, limit: int) -> str:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return os.read(fd, limit).decode(errors="replace")
+    finally:
+        os.close(fd)

@@ -1,0 +1,68 @@
+"""After a death: was it the tactic? Decides what is quarantined, from what the dead process wrote last.
+
+A fatal signal or a hang is blamed on the tactic that ran; a plain kill from outside only when the same task
+meets it twice. What is quarantined is measured by nobody again and its task keeps another tactic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from warmup.machine.phases import Phase
+from warmup.machine.state import ClassState, RankState, Run
+
+PATIENCE = 2
+"""Deaths on one task after which a kill without a trace is blamed on its tactic, too."""
+
+
+def suspect(state: RankState, task_id: str, *, hung: bool) -> None:
+    """A rank died, or hung, while this task ran: nobody else gets it until the successor says what happened."""
+    state.suspect = task_id
+    state.suspect_hung = hung
+    state.deaths_on[task_id] = state.deaths_on.get(task_id, 0) + 1
+
+
+def judge(run: Run, group: ClassState, state: RankState) -> None:
+    """The successor is there: read its predecessor's last words and draw the consequence."""
+    task_id, hung = state.suspect, state.suspect_hung
+    state.suspect, state.suspect_hung = None, False
+    words: dict[str, Any] = state.description.get("last_words") or {}
+    if task_id is None or words.get("task_id") != task_id:
+        return
+    if not (hung or words["is_fatal"] or state.deaths_on[task_id] >= PATIENCE):
+        return
+    why = "hung in" if hung else "killed its process in" if words["is_fatal"] else "ran when its process was killed in"
+    if words["runner"]:
+        entry = {name: words[name] for name in ("op", "runner", "tactic")}
+        if entry not in group.quarantine:
+            group.quarantine.append(entry)
+        run.warn(
+            f"quarantined {words['runner']} tactic {words['tactic']} of {words['op']}: it {why} task {task_id} on "
+            f"{state.info}{_stack(words)}"
+        )
+    elif run.phase is Phase.GUARDING and task_id in group.results:
+        group.verdicts[task_id] = crashed(group.results[task_id], why)
+        if group.pool is not None:
+            group.pool.finish(task_id)
+        run.warn(f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_stack(words)}")
+
+
+def crashed(result: dict[str, Any], why: str) -> dict[str, Any]:
+    """The verdict of a task whose guard took its process with it."""
+    return {
+        "task_id": result["task_id"],
+        "decision": "crashed",
+        "choice": {"runner": result["default_runner"], "tactic": -1},
+        "ratio": 1.0,
+        "winner_ratio": 1.0,
+        "default_s": 0.0,
+        "rounds": 0,
+        "note": f"the guard {why} the process",
+        "rank": 0,
+    }
+
+
+def _stack(words: dict[str, Any]) -> str:
+    """The dump's first lines, for the warning."""
+    lines = words.get("stack", "").strip().splitlines()[:12]
+    return "\n" + "\n".join(lines) if lines else ""

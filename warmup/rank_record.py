@@ -1,0 +1,65 @@
+"""What a rank is doing, for those who ask while it works and for its successor if it dies."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from warmup.black_box import BlackBox
+from warmup.tuner import Watch
+
+logger = logging.getLogger(__name__)
+
+IDLE = "idle"
+
+
+class RankRecord:
+    """Method and task since when; on disk too once `open` has found a place for it."""
+
+    def __init__(self) -> None:
+        self._doing = (IDLE, "", time.monotonic())
+        self._box: BlackBox | None = None
+        self.last_words: dict[str, Any] | None = None
+        """What this rank's previous process wrote last; None when this is the first, or it left nothing."""
+
+    def open(self, path: Path, dir_mode: int) -> None:
+        """Read what the predecessor left at `path` and write on there. A disk that refuses costs only the record."""
+        if self._box is not None:
+            return
+        try:
+            self._box = BlackBox(path, dir_mode)
+        except OSError as error:
+            logger.warning("no record of tactics is kept: %s", error)
+            return
+        predecessor = self._box.predecessor
+        self.last_words = None if predecessor is None else predecessor.to_json()
+        self._box.listen()
+
+    def begin(self, method: str, task_id: str) -> None:
+        """A method begins."""
+        self._doing = (method, task_id, time.monotonic())
+        if self._box is not None:
+            self._box.note(method, task_id)
+
+    def end(self) -> None:
+        """It ended."""
+        self._doing = (IDLE, "", time.monotonic())
+
+    def tactic(self, watch: Watch) -> None:
+        """A tactic is about to run."""
+        if self._box is not None and watch.runner:
+            method, task_id, _ = self._doing
+            self._box.note(method, task_id, watch.op, watch.runner, watch.tactic)
+
+    def status(self) -> dict[str, Any]:
+        """Method, task, and for how many seconds."""
+        method, task_id, since = self._doing
+        return {"method": method, "task_id": task_id, "for_s": time.monotonic() - since}
+
+    def close(self) -> None:
+        """Nothing stays on disk."""
+        box, self._box = self._box, None
+        if box is not None:
+            box.close()
