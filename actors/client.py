@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ FLASHINFER_TUNER = "warmup.flashinfer_tuner:FlashInferTuner"
 """The default tuner factory; named, not imported, because the driver needs neither torch nor FlashInfer."""
 OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0
+_REACH_S = 5.0
 _POLL_S = 1.0
 _SILENT_S = 10.0
 
@@ -79,12 +81,16 @@ def coordinator_name(config: WarmupConfig) -> str:
 def connected(config: WarmupConfig) -> Iterator[None]:
     """A connection to the configured cluster; an existing one is used and left alone."""
     address = config.cluster.address or env.read("RAY_ADDRESS")
-    if config.cluster.simulated_nodes or (address is None and not _is_connected()):
+    if address is not None and config.cluster.simulated_nodes:
+        logger.warning("cluster.simulated_nodes is not used: the run goes to the cluster at %s", address)
+    if address is None and (config.cluster.simulated_nodes or not _is_connected()):
         from actors.local_nodes import local_ray
 
         with local_ray(config, NAMESPACE):
             yield
         return
+    if address is not None and not _is_connected():
+        reach(address)
     import ray
 
     if ray.is_initialized():
@@ -98,6 +104,19 @@ def connected(config: WarmupConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def reach(address: str) -> None:
+    """Whether anything listens at `host:port`; Ray itself would try for over a minute. Raises ClusterError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto` or `local`: Ray knows
+    if host.startswith("127."):
+        env.export(env.LOOPBACK)
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise ClusterError(f"no Ray cluster at {address} (cluster.address, $RAY_ADDRESS): {error}") from error
 
 
 def _is_connected() -> bool:

@@ -18,10 +18,6 @@ from configs import env
 from configs.schema import WarmupConfig
 from warmup.node_paths import resolve_paths
 
-LOOPBACK = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray swaps 127.0.0.1 for the host's outer address
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 OBJECT_STORE_BYTES = 256 << 20
 
 
@@ -35,7 +31,7 @@ def local_ray(config: WarmupConfig, namespace: str) -> Iterator[None]:
         )
     with tempfile.TemporaryDirectory(prefix="rw") as directory:  # short: unix socket paths are limited
         Path(directory, "ray").mkdir()
-        env.export({**LOOPBACK, "RAY_TMPDIR": directory})
+        env.export({**env.LOOPBACK, "RAY_TMPDIR": directory})
         with _simulated(config, namespace) if config.cluster.simulated_nodes else _single(namespace):
             yield
 

@@ -47,6 +47,12 @@ TABLE: tuple[Variable, ...] = (
     Variable("FLASHINFER_LOGGING_LEVEL", "set", "FlashInfer logs two lines for every tuned task otherwise", "WARNING"),
 )
 
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray swaps 127.0.0.1 for the host's outer address
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What Ray needs in the environment, before it is imported, to stay on this machine."""
+
 _NAMES = {variable.name for variable in TABLE}
 
 

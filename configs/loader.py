@@ -103,12 +103,17 @@ def _explain(error: ValidationError) -> str:
     """One line per complaint: `section.field: value: rule`."""
     lines = []
     for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"]) or "config"
+        where = ".".join(str(part) for part in item["loc"])
         rule = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             rule = "unknown field"
         value = "missing" if item["type"] == "missing" else _short(item["input"])
-        lines.append(f"{where}: {value}: {rule}")
+        about = (
+            [where, value, rule]
+            if item["type"] != "value_error" or not isinstance(item["input"], dict)
+            else [where, rule]
+        )
+        lines.append(": ".join(part for part in about if part))  # a rule between fields names them and their values
     return "; ".join(lines)
 
 

@@ -116,9 +116,9 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.path: {str(path_or_preset)!r} cannot be read as JSON: {error}") from error
+        raise ConfigError(f"model.name: {str(path_or_preset)!r} cannot be read as JSON: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"model.path: {str(path_or_preset)!r} must hold a JSON object, not {type(data).__name__}")
+        raise ConfigError(f"model.name: {str(path_or_preset)!r} must hold a JSON object, not {type(data).__name__}")
     name = path.parent.name if path.name == "config.json" else path.stem
     return parse_model(name, data)
 
@@ -183,7 +183,7 @@ def _locate(path_or_preset: str | Path) -> Path:
         path = path / "config.json"
     if not path.is_file():
         raise ConfigError(
-            f"model.path: {text!r} is neither a file, a directory with a config.json, nor one of the presets "
+            f"model.name: {text!r} is neither a file, a directory with a config.json, nor one of the presets "
             f"{', '.join(presets())}"
         )
     return path

@@ -217,8 +217,7 @@ class WarmupConfig(Section):
         per_replica = self.model.tensor_parallel_size * self.model.pipeline_parallel_size
         if self.cluster.num_ranks % per_replica:
             raise ValueError(
-                f"cluster asks for {self.cluster.num_ranks} ranks, but model.tensor_parallel_size "
-                f"{self.model.tensor_parallel_size} x model.pipeline_parallel_size {self.model.pipeline_parallel_size} "
-                f"= {per_replica} must divide it"
+                f"model.tensor_parallel_size: {self.model.tensor_parallel_size}: times model.pipeline_parallel_size "
+                f"{self.model.pipeline_parallel_size} it must divide the {self.cluster.num_ranks} ranks of cluster"
             )
         return self

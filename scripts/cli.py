@@ -18,6 +18,8 @@ from configs import VERSION, ConfigError, WarmupConfig, load_config
 
 EXIT_READY, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 0, 1, 2, 3
 
+from scripts.cache_cli import app as cache_app
+
 app = typer.Typer(
     name="ray-warmup",
     help="Tune FlashInfer once per cluster, push the result through Ray, be ready only when every rank has loaded it.",
@@ -26,6 +28,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(cache_app, name="cache")
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
@@ -127,6 +131,21 @@ def wait(
         from actors.status import wait_ready
 
         return wait_ready(settings, timeout, address)
+
+    _exit(_guarded(work))
+
+
+@app.command("env")
+def environment(
+    config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0, as_json: AsJson = False
+) -> None:
+    """Print the variables with which an engine's own process on this node finds everything that was shipped."""
+    settings = _config(config, override)
+
+    def work() -> int:
+        from scripts.env_view import show_environment
+
+        return show_environment(settings, rank, as_json=as_json)
 
     _exit(_guarded(work))
 
