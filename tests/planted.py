@@ -81,7 +81,7 @@ def task_on(device: str, size: int = 192) -> Task:
 def result_of(task: Task, winner: int | None, *others: int) -> TaskResult:
     """What tuning would have given with this winner and these runners-up; None: the default won."""
     listed = [tactic for tactic in (winner, *others) if tactic is not None]
-    measurements = tuple(Measurement(RUNNER, tactic, 1e-3 * (i + 1), 0.0, 1) for i, tactic in enumerate(listed))
+    measurements = tuple(Measurement(RUNNER, tactic, 1e-3 * (1 + i / 100), 0.0, 1) for i, tactic in enumerate(listed))
     return TaskResult(
         task_id=task.task_id,
         op=OP,

@@ -30,6 +30,24 @@ COPIES_BYTES = 4 << 30
 SINGLES, LAYOUT_CALLS = 8, 8
 """On how many copies a tactic is also timed alone, and how many calls make a lap over some copies."""
 CPU_LAP_S = 2e-3
+CUDA_BUDGET_S, CPU_BUDGET_S = 2.0, 0.3
+CUDA_WARM_ROUNDS = 2
+CPU_TUNED_FACTOR = 1.3
+"""On the CPU tuning and guard measure alike, so that a candidate far behind needs no second look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a race costs on this device."""
+
+    lap_s: float
+    """Seconds of one lap of the default."""
+    budget_s: float
+    """Time for all laps; at least `race.MIN_ROUNDS` rounds are run whatever they take."""
+    warm_rounds: int
+    """Rounds that nobody looks at, while clocks and power settle."""
+    tuned_factor: float
+    """Candidates whose tuned time is this many times the fastest's do not take part."""
 
 
 class Contest(Protocol):
@@ -43,6 +61,10 @@ class Contest(Protocol):
 
     def wait(self) -> None:
         """Until the device is idle."""
+
+    @property
+    def pace(self) -> Pace:
+        """How long a lap takes and how long the whole race may."""
 
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:
@@ -119,6 +141,14 @@ class OpContest:
         return (singles, groups) if size > 1 else (singles,)
 
     @property
+    def pace(self) -> Pace:
+        """Seconds on a GPU, a fraction of one on the CPU."""
+        lap_s = self._call_s * self._rotation.calls
+        if self._cuda:
+            return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"))
+        return Pace(lap_s, CPU_BUDGET_S, 0, CPU_TUNED_FACTOR)
+
+    @property
     def rotation(self) -> Rotation:
         """Calls per lap and copies in memory."""
         return self._rotation
@@ -193,9 +223,8 @@ class OpContest:
     def _new_rotation(self) -> Rotation:
         """Timed on the default; falls back to eager laps where the op cannot be captured."""
         if not self._cuda:
-            lap_s = timed_rounds([ClockTimed(lambda _: self._run(self._default, 0))], 2, random.Random(0), no_wait)
-            calls = max(1, min(MAX_CALLS, int(CPU_LAP_S / max(min(lap_s[0]), 1e-9))))
-            return Rotation(calls, 1)
+            self._call_s = ClockTimed(lambda _: self._run(self._default, 0)).start()()
+            return Rotation(max(1, min(MAX_CALLS, int(CPU_LAP_S / max(self._call_s, 1e-9)))), 1)
         import torch
 
         self._rotation = Rotation(MIN_CALLS, 1)
@@ -207,6 +236,6 @@ class OpContest:
             self._captured = False
             subject = self.timed(self._default)
         self._anchor = subject  # a memory pool lives as long as one of its graphs
-        call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
+        self._call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
         size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
-        return rotation_of(call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)
+        return rotation_of(self._call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)

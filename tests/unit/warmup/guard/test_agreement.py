@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from warmup.agreement import disagreement, poison, tensors_of  # noqa: E402
+from warmup.agreement import ColumnSample, disagreement, poison, tensors_of  # noqa: E402
 
 
 def product(seed: int = 0) -> tuple[object, object]:
@@ -61,3 +61,11 @@ def test_poison_needs_no_floating_point() -> None:
     """Integer outputs cannot hold NaN and are left alone."""
     poison((torch.zeros(3, dtype=torch.int32), torch.zeros(3)))
     assert len(tensors_of([1, 2])) == 2
+
+
+def test_a_sample_of_columns_is_a_reference() -> None:
+    """Only the sampled columns are compared; a wrong one among them is told."""
+    ours, exact = product()
+    columns = torch.tensor([60, 2, 7])
+    assert disagreement(ours, ColumnSample(columns, exact[:, columns]), "bfloat16") is None
+    assert disagreement(ours, ColumnSample(columns, exact[:, columns] * 1.1), "bfloat16") is not None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
 from tests.fakes import ScriptedContest
-from warmup.guard import BUDGET_S, Race, entrants_of, judge
+from warmup.contest import Pace
+from warmup.guard import affordable, entrants_of, judge
+from warmup.race import MIN_ROUNDS, Race
 from warmup.selection import Rule
 from warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
 from warmup.tuner import TunerOptions
@@ -126,13 +130,28 @@ def test_a_pick_that_loses_on_one_copy_gives_way() -> None:
 
 
 def test_the_clock_ends_a_race_in_doubt() -> None:
-    """Past the time budget no further batch of rounds is begun."""
-    ticks = iter([0.0, BUDGET_S * 2])
-    contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]})
+    """Past the time budget no further round is begun, once there are three."""
+    ticks = itertools.count(0.0, 0.5)
+    contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}, pace=Pace(1e-6, 2.0, 0, float("inf")))
     race = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: next(ticks))
     assert race.enter(A) is None
     race.run()
-    assert race.rounds == 8
+    assert MIN_ROUNDS < race.rounds < 8
+    late = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: 100.0 * next(ticks))
+    assert late.enter(A) is None
+    late.run()
+    assert late.rounds == MIN_ROUNDS
+
+
+def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
+    """With laps of a third of the budget only the tuned winner races; with fast ones all that are near it do."""
+    listed = tuple(
+        Measurement(c.runner, c.tactic, s, 0.0, 1) for c, s in ((B, 1.0), (A, 1.1), (C, 2.0), (DEFAULT, 1.2))
+    )
+    tuned = replace(result(B), measurements=listed)
+    assert affordable((A, B, C), tuned, Pace(0.1, 0.3, 0, 1.3)) == (B,)
+    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, 1.3)) == (A, B)
+    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, float("inf"))) == (A, B, C)
 
 
 def test_the_short_list_is_counted_without_the_default() -> None:
