@@ -108,12 +108,9 @@ def _explain(error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             rule = "unknown field"
         value = "missing" if item["type"] == "missing" else _short(item["input"])
-        about = (
-            [where, value, rule]
-            if item["type"] != "value_error" or not isinstance(item["input"], dict)
-            else [where, rule]
-        )
-        lines.append(": ".join(part for part in about if part))  # a rule between fields names them and their values
+        if item["type"] == "value_error" and isinstance(item["input"], dict):
+            value = ""  # a rule between fields names them and their values itself
+        lines.append(": ".join(part for part in (where, value, rule) if part))
     return "; ".join(lines)
 
 

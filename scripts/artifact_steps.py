@@ -54,7 +54,7 @@ class Step:
         base = Path(environ["FLASHINFER_WORKSPACE_BASE"])
         self.part = CompiledPart(self.fingerprint, self.store.directory, base, environ)
         self.part.start()
-        found = workloads(request["model"], request["max_tokens"], request["families"])
+        found = workloads(request["model"], request["max_tokens"], request["families"], request["quantizations"])
         refused = {skip.workload for skip in self.tuner.prepare(found)}
         self.workloads = tuple(workload for workload in found if workload.name not in refused)
         self.tasks: tuple[Task, ...] = tasks_of(self.workloads)
@@ -83,10 +83,10 @@ class Step:
         }
 
 
-def workloads(model: str, max_tokens: int, families: list[str]) -> tuple[Workload, ...]:
-    """The op calls of a model in bfloat16 and in fp8, each piece of work once."""
+def workloads(model: str, max_tokens: int, families: list[str], quantizations: list[str]) -> tuple[Workload, ...]:
+    """The op calls of a model in bfloat16 (`none`) and in `fp8`, each piece of work once."""
     found: dict[str, Workload] = {}
-    for quantization in ("none", "fp8"):
+    for quantization in quantizations:
         config = parse_config(
             {
                 "cluster": {"backend": "cuda", "ranks_per_node": 1},

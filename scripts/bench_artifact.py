@@ -38,9 +38,15 @@ STEP_TIMEOUT_S = 540
 class Bench:
     """Steps in fresh processes, their reports, and the directories of simulated nodes."""
 
-    def __init__(self, scratch: Path, model: str, max_tokens: int, families: list[str]) -> None:
+    def __init__(self, scratch: Path, arguments: argparse.Namespace) -> None:
         self._scratch = scratch
-        self._base = {"model": model, "max_tokens": max_tokens, "families": families, "jobs": os.cpu_count() or 1}
+        self._base = {
+            "model": arguments.model,
+            "max_tokens": arguments.max_tokens,
+            "families": [name for name in arguments.families.split(",") if name],
+            "quantizations": arguments.quantizations.split(","),
+            "jobs": os.cpu_count() or 1,
+        }
         self._counters = ToolCounters(scratch / "tools")
         self.reports: dict[str, dict[str, Any]] = {}
         self.table = scratch / "autotune_configs.json"
@@ -120,8 +126,8 @@ def add_kernels(archive: Path, kernels: tuple[Content, ...]) -> dict[str, dict[s
     return sizes
 
 
-def measure(bench: Bench) -> dict[str, Any]:
-    """Every step, then the figures and the bars."""
+def measure(bench: Bench, without: frozenset[str]) -> dict[str, Any]:
+    """Every step but those in `without` (`table`, `retune`), then the figures and the bars."""
     maker = bench.node("maker")
     nothing = bench.run("nothing", "make", maker)
     replayer = bench.node("replayer")
@@ -129,13 +135,17 @@ def measure(bench: Bench) -> dict[str, Any]:
     bench.run("replay for the kernels", "follow", replayer, variables=built)
     limit = compute_cache.size_limit(env.read("CUDA_CACHE_MAXSIZE"))
     sizes = add_kernels(bench.archive, compute_cache.collect(replayer / "nv", nothing["driver"], limit))
-    table = bench.run("table only", "table", bench.node("table_only"))
     joiner = bench.node("joiner")
     whole = bench.run("whole artifact", "join", joiner, deny=True)
     where = decide(caches_of(joiner), joiner, joiner / "workspace", Path(whole["provider"])).variables()
     where["PYTHONPATH"] = f"{where['PYTHONPATH']}:{ROOT}:{env.snapshot().get('PYTHONPATH', '')}".rstrip(":")
     engine = bench.run("engine process", "follow", joiner, deny=True, variables=where)
-    retuned = bench.run("tuning with the kernels", "retune", bench.node("retuner"))
+    joins = {"nothing": nothing, "whole": whole, "engine": engine}
+    if "table" not in without:
+        joins["table"] = bench.run("table only", "table", bench.node("table_only"))
+    tuned = {"cold": nothing}
+    if "retune" not in without:
+        tuned["with the kernels"] = bench.run("tuning with the kernels", "retune", bench.node("retuner"))
     ratio = nothing["seconds"]["total"] / whole["seconds"]["total"]
     bars = {
         f"join with the whole artifact takes at most {JOIN_BAR_S} s": whole["seconds"]["total"] <= JOIN_BAR_S,
@@ -150,12 +160,9 @@ def measure(bench: Bench) -> dict[str, Any]:
         "device": nothing["device"],
         "driver": nothing["driver"],
         "tasks": nothing["tasks"],
-        "join_s": {
-            name: report["seconds"]["total"]
-            for name, report in (("nothing", nothing), ("table", table), ("whole", whole), ("engine", engine))
-        },
+        "join_s": {name: report["seconds"]["total"] for name, report in joins.items()},
         "ratio": ratio,
-        "tune_s": {"cold": nothing["seconds"]["tune"], "with the kernels": retuned["seconds"]["tune"]},
+        "tune_s": {name: report["seconds"]["tune"] for name, report in tuned.items()},
         "artifact": sizes,
         "bars": bars,
         "steps": bench.reports,
@@ -183,11 +190,19 @@ def main() -> int:
     parser.add_argument("--model", default="llama-3.1-8b")
     parser.add_argument("--max-tokens", type=int, default=8192)
     parser.add_argument("--families", default="gemm,attention,norm,sampling")
+    parser.add_argument("--quantizations", default="none,fp8")
+    parser.add_argument("--without", default="", help="steps to leave out: table, retune")
+    parser.add_argument("--scratch", type=Path, help="an empty or missing directory, kept; default: a temporary one")
     arguments = parser.parse_args()
-    families = [name for name in arguments.families.split(",") if name]
-    with tempfile.TemporaryDirectory(prefix="ray-warmup-bench-") as scratch:
-        document = measure(Bench(Path(scratch), arguments.model, arguments.max_tokens, families))
+    without = frozenset(name for name in arguments.without.split(",") if name)
+    if arguments.scratch is not None:
+        arguments.scratch.mkdir(parents=True, exist_ok=True)
+        document = measure(Bench(arguments.scratch, arguments), without)
+    else:
+        with tempfile.TemporaryDirectory(prefix="ray-warmup-bench-") as scratch:
+            document = measure(Bench(Path(scratch), arguments), without)
     show(document)
+    document |= {"date": time.strftime("%Y-%m-%d"), "command": " ".join(sys.argv)}
     if arguments.out is not None:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -19,13 +19,14 @@ from typing import Any
 from configs import env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
-from warmup.artifact import Artifact, Blob, pack, read_timings, table_content, timings_content, verify
+from warmup.artifact import Artifact, Blob, verify
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.manifest import GuardSummary, Manifest
+from warmup.manifest import Manifest
 from warmup.node_paths import NodePaths, resolve_paths
 from warmup.partial_results import believed
+from warmup.rank_artifact import header_of, history_of, make_artifact
 from warmup.rank_record import RankRecord
 from warmup.rank_workloads import rank_workloads
 from warmup.ranks import RankInfo
@@ -125,12 +126,11 @@ class RankProcess:
         try:
             stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in manifest.blobs}
             artifact = Artifact(manifest, stored)
-            rows = read_timings(artifact)
+            history = history_of(artifact)
         except WarmupError as error:
             return {"hit": False, "guarded": False, "reason": str(error)}
         self._artifact = artifact
-        verdicts = [row["verdict"] for row in rows if row.get("verdict")]
-        return {"results": [row["result"] for row in rows], "verdicts": verdicts, "header": _header(artifact, table)}
+        return {**history, "header": header_of(artifact, table)}
 
     def sees(self, tokens: list[str]) -> dict[str, Any]:
         """Which of the other nodes' markers are in this node's directory."""
@@ -180,25 +180,17 @@ class RankProcess:
             table = self._tuner.table(ordered, list(judged.values()))
             if table is None:
                 return {"digest": None, "blobs": []}
-            decided = [str(verdict.decision) for verdict in judged.values()]
-            rows = [
-                {"result": r.to_json(), "verdict": judged[r.task_id].to_json() if r.task_id in judged else None}
-                for r in ordered
-            ]
-            self._artifact = pack(
-                [table_content(table), timings_content(table, rows)],
-                key=self._key.as_dict(),
-                key_sha256=self._key.sha256,
-                fingerprint=dict(self._fingerprint.parts),
-                created_at=time.time(),
+            self._artifact = make_artifact(
+                table,
+                ordered,
+                judged,
+                key=self._key,
+                fingerprint=self._fingerprint,
                 strategy=strategy,
-                guard=GuardSummary(
-                    "guarded" if guarded else "unguarded",
-                    tuple((name, decided.count(name)) for name in sorted(set(decided))),
-                ),
+                guarded=guarded,
             )
             collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-            return _header(self._artifact, table) | {"collisions": collisions}
+            return header_of(self._artifact, table) | {"collisions": collisions}
 
     def pack_stored(self) -> dict[str, Any]:
         """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store."""
@@ -207,7 +199,7 @@ class RankProcess:
             lease.release()
         table = self._artifact.table
         assert table is not None
-        return _header(self._artifact, table)
+        return header_of(self._artifact, table)
 
     def blob(self, digest: str) -> Blob:
         """One blob of the packed artifact."""
@@ -386,7 +378,8 @@ class RankProcess:
             return self._tuner.load(self._store.table_path, expected).to_json()
         fd = os.memfd_create("autotune_configs")
         try:
-            os.write(fd, table)
+            with open(fd, "wb", closefd=False) as file:
+                file.write(table)
             return self._tuner.load(Path(f"/proc/self/fd/{fd}"), expected).to_json()
         finally:
             os.close(fd)
@@ -401,13 +394,3 @@ class RankProcess:
         data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
         return {"node_id": self.info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}
-
-
-def _header(artifact: Artifact, table: bytes) -> dict[str, Any]:
-    return {
-        "digest": parse_table(table).digest,
-        "manifest": artifact.manifest.to_bytes().decode(),
-        "blobs": [
-            {"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in artifact.manifest.blobs
-        ],
-    }

@@ -116,7 +116,7 @@ def test_the_model_fills_the_ranks() -> None:
     with pytest.raises(ConfigError) as caught:
         make_config(cluster={"world_size": 6}, model={"name": "m", "tensor_parallel_size": 4})
     assert "6 ranks" in str(caught.value)
-    assert "tensor_parallel_size 4" in str(caught.value)
+    assert "model.tensor_parallel_size: 4" in str(caught.value)
     assert make_config(cluster={"world_size": 8}, model={"name": "m", "tensor_parallel_size": 4}).cluster.num_ranks == 8
 
 

@@ -1,0 +1,64 @@
+"""Between a rank's results and an artifact: what is packed, what is told of it, and what a found one says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from warmup.artifact import Artifact, pack, read_timings, table_content, timings_content
+from warmup.cache_key import CacheKey
+from warmup.fingerprint import Fingerprint
+from warmup.manifest import GuardSummary
+from warmup.table import parse_table
+from warmup.tasks import GuardVerdict, TaskResult
+
+
+def make_artifact(
+    table: bytes,
+    results: Sequence[TaskResult],
+    verdicts: Mapping[str, GuardVerdict],
+    *,
+    key: CacheKey,
+    fingerprint: Fingerprint,
+    strategy: str,
+    guarded: bool,
+) -> Artifact:
+    """A table and the measurements behind it, with where it came from."""
+    decided = [str(verdict.decision) for verdict in verdicts.values()]
+    counts = tuple((name, decided.count(name)) for name in sorted(set(decided)))
+    return pack(
+        [table_content(table), timings_content(table, [row_of(result, verdicts) for result in results])],
+        key=key.as_dict(),
+        key_sha256=key.sha256,
+        fingerprint=dict(fingerprint.parts),
+        created_at=time.time(),
+        strategy=strategy,
+        guard=GuardSummary("guarded" if guarded else "unguarded", counts),
+    )
+
+
+def row_of(result: TaskResult, verdicts: Mapping[str, GuardVerdict]) -> dict[str, Any]:
+    """One line of the sidecar: a task's result, and the guard's verdict where there is one."""
+    verdict = verdicts.get(result.task_id)
+    return {"result": result.to_json(), "verdict": None if verdict is None else verdict.to_json()}
+
+
+def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
+    """What the other ranks need to know of an artifact before its blobs: digest, manifest, blob digests."""
+    return {
+        "digest": parse_table(table).digest,
+        "manifest": artifact.manifest.to_bytes().decode(),
+        "blobs": [
+            {"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in artifact.manifest.blobs
+        ],
+    }
+
+
+def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
+    """Results and verdicts that a found artifact's sidecar holds."""
+    rows = read_timings(artifact)
+    return {
+        "results": [row["result"] for row in rows],
+        "verdicts": [row["verdict"] for row in rows if row.get("verdict")],
+    }
