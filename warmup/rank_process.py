@@ -25,8 +25,8 @@ from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupEr
 from warmup.fingerprint import Fingerprint
 from warmup.manifest import Manifest
 from warmup.node_paths import NodePaths, resolve_paths
-from warmup.partial_results import believed
 from warmup.rank_artifact import header_of, history_of, make_artifact
+from warmup.rank_files import RankFiles
 from warmup.rank_record import RankRecord
 from warmup.rank_workloads import rank_workloads
 from warmup.ranks import RankInfo
@@ -62,11 +62,10 @@ class RankProcess:
         self._key: CacheKey
         self._fingerprint: Fingerprint
         self._store: NodeStore
+        self._files: RankFiles
         self._tasks: dict[str, Task] = {}
         self._workloads: tuple[Workload, ...] = ()
         self._artifact: Artifact | None = None
-        self._finished: list[dict[str, Any]] = []
-        self._marker: str | None = None
 
     def probe(self, budget_bytes: int | None = None) -> dict[str, Any]:
         """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
@@ -101,8 +100,7 @@ class RankProcess:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
         with self._busy("lookup"):
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
-            warnings = list(found.warnings)
-            self._leave_marker(token, warnings)
+            problem = self._files.leave_marker(token)
             answer: dict[str, Any] = {
                 "hit": found.hit,
                 "reason": found.reason,
@@ -110,10 +108,10 @@ class RankProcess:
                 "recorded_at": found.recorded_at,
                 "results": [],
                 "verdicts": [],
-                "partial": [] if retune else self._partial(),
+                "partial": [] if retune else self._files.finished(self._tasks),
                 "header": None,
                 "quarantine": self._store.load_quarantine(),
-                "warnings": warnings,
+                "warnings": [*found.warnings, *([problem] if problem else [])],
             }
             if found.hit and found.manifest is not None and found.table is not None:
                 answer |= self._found(found.manifest, found.table)
@@ -152,7 +150,7 @@ class RankProcess:
             self._keep_away(quarantine)
             result = self._tuner.tune(self._task(task_id)).to_json()
             result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
-            self._checkpoint(result)
+            self._files.keep_result(result)
             return result
 
     def measure(self, task_id: str, shortlist: list[list[Any]], quarantine: Quarantine = ()) -> dict[str, Any]:
@@ -262,20 +260,16 @@ class RankProcess:
     def close(self) -> None:
         """Remove what this rank left on disk for this run only."""
         self._record.close()
-        self._remove_marker()
+        self._tidy()
 
-    def _remove_marker(self) -> None:
-        token, self._marker = self._marker, None
-        try:
-            if token is not None:
-                self._store.remove_marker(token)
-        except StoreError as error:
-            logger.warning("%s: its marker stays until the store is pruned: %s", self.info, error)
+    def _tidy(self) -> None:
+        if hasattr(self, "_files"):
+            self._files.remove_marker()
 
     @contextmanager
     def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
         if method not in ("lookup", "sees"):
-            self._remove_marker()
+            self._tidy()
         self._record.begin(method, task_id)
         try:
             yield
@@ -297,6 +291,8 @@ class RankProcess:
         directory = StorePath.of(paths.root, paths.override, version, arch, self._key.sha256)
         cache = self._config.cache
         self._store = NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+        resumes = cache.persistent and self._config.autotune.strategy != "independent"
+        self._files = RankFiles(self._store, str(self.info), keeps_results=resumes, keeps_quarantine=cache.persistent)
         return directory
 
     def _described(
@@ -330,33 +326,7 @@ class RankProcess:
             return
         self._kept_away = entries
         self._tuner.keep_away(entries)
-        if self._config.cache.persistent:
-            try:
-                self._store.save_quarantine([dict(entry) for entry in quarantine])
-            except StoreError as error:
-                logger.warning("rank %d could not keep the quarantine: %s", self.info.rank, error)
-
-    def _leave_marker(self, token: str, warnings: list[str]) -> None:
-        try:
-            self._store.write_marker(token)
-            self._marker = token
-        except StoreError as error:
-            warnings.append(f"no marker could be left: {error}")
-
-    def _partial(self) -> list[dict[str, Any]]:
-        rows = believed(self._store.load_partial(), self._tasks)
-        self._finished = list(rows)
-        return rows
-
-    def _checkpoint(self, result: dict[str, Any]) -> None:
-        """Keep a finished task on disk, so that a new run resumes from it; a disk that refuses costs only that."""
-        if not self._config.cache.persistent or self._config.autotune.strategy == "independent":
-            return
-        self._finished.append(result)
-        try:
-            self._store.save_partial(self._finished)
-        except StoreError as error:
-            logger.warning("rank %d: a finished task could not be kept for resuming: %s", self.info.rank, error)
+        self._files.keep_quarantine([dict(entry) for entry in quarantine])
 
     def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
         artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())

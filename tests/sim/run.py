@@ -41,7 +41,7 @@ def _several(seed: int, count: int, shape: Shape | None, name: str) -> list[Outc
         simulated += outcome.simulated_s
         if outcome.violations:
             broken.append(outcome)
-        if (number - seed + 1) % 10_000 == 0:
+        if (number - seed + 1) % (10_000 if shape is None else 500) == 0:
             print(f"  {name}: {number - seed + 1} schedules, {len(broken)} broken", flush=True)
     if count:
         print(

@@ -1,0 +1,70 @@
+"""What one rank keeps beside the table while a run lasts: its marker, finished tasks, quarantined tactics.
+
+All of it may fail to be written: that costs resuming or a shared directory's recognition, never the run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from warmup.errors import StoreError
+from warmup.partial_results import believed
+from warmup.store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+
+class RankFiles:
+    """One rank's own files in its node's store."""
+
+    def __init__(self, store: NodeStore, who: str, *, keeps_results: bool, keeps_quarantine: bool) -> None:
+        self._store = store
+        self._who = who
+        self._keeps_results = keeps_results
+        self._keeps_quarantine = keeps_quarantine
+        self._finished: list[dict[str, Any]] = []
+        self._marker: str | None = None
+
+    def leave_marker(self, token: str) -> str | None:
+        """Leave a token by which other nodes recognise the directory; why it could not be left, or None."""
+        try:
+            self._store.write_marker(token)
+        except StoreError as error:
+            return f"no marker could be left: {error}"
+        self._marker = token
+        return None
+
+    def remove_marker(self) -> None:
+        """Take the token away, if one was left."""
+        token, self._marker = self._marker, None
+        try:
+            if token is not None:
+                self._store.remove_marker(token)
+        except StoreError as error:
+            logger.warning("%s: its marker stays until the store is pruned: %s", self._who, error)
+
+    def finished(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
+        """What runs that did not finish left of these tasks."""
+        self._finished = believed(self._store.load_partial(), task_ids)
+        return list(self._finished)
+
+    def keep_result(self, result: dict[str, Any]) -> None:
+        """Add a finished task, so that a new run resumes from it."""
+        if not self._keeps_results:
+            return
+        self._finished.append(result)
+        try:
+            self._store.save_partial(self._finished)
+        except StoreError as error:
+            logger.warning("%s: a finished task could not be kept for resuming: %s", self._who, error)
+
+    def keep_quarantine(self, entries: list[dict[str, Any]]) -> None:
+        """Keep what nobody may measure again for the next run."""
+        if not self._keeps_quarantine:
+            return
+        try:
+            self._store.save_quarantine(entries)
+        except StoreError as error:
+            logger.warning("%s: the quarantine could not be kept: %s", self._who, error)
