@@ -50,7 +50,7 @@ def build_one(name: str, args: argparse.Namespace) -> None:
     import torch
 
     from tests.gpu.runner_numerics import run_attention
-    from warmup.runner import assembly, attention, layer_ops, sampler
+    from warmup.runner import attention, layer_ops, sampler
 
     if args.device == "cpu":
         return
@@ -67,7 +67,7 @@ def build_one(name: str, args: argparse.Namespace) -> None:
         sampler.Sampler(device).sample(torch.randn(1, dims.vocab_size, device=device), [row])
     else:
         shape = attention.HeadShape(dims.num_attention_heads, dims.num_key_value_heads, dims.head_dim, 1.0)
-        workspace = torch.zeros(assembly.WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+        workspace = torch.zeros(attention.WORKSPACE_BYTES, dtype=torch.uint8, device=device)
         backend = attention.FlashInferPagedAttention(shape, torch.bfloat16, workspace)
         run_attention(backend, shape, [1, 5], [9, 7], device)
     torch.cuda.synchronize()
@@ -92,11 +92,11 @@ def run_part(part: str, args: argparse.Namespace) -> dict[str, Any]:
     return part_serving(args, warm=part == "warm")
 
 
-def child_environment(part: str, scratch: Path) -> dict[str, str]:
-    """Caches below `scratch`; the cold part has its own, empty ones."""
-    caches = scratch / ("cold" if part == "cold" else "shared")
+def child_environment(part: str, args: argparse.Namespace) -> dict[str, str]:
+    """Caches below `--scratch`; the cold part has its own, empty ones, but for modules that are there already."""
+    caches = args.scratch / ("cold" if part == "cold" else "shared")
     return env.snapshot() | {
-        "FLASHINFER_WORKSPACE_BASE": str(caches / "flashinfer"),
+        "FLASHINFER_WORKSPACE_BASE": str(args.modules or caches / "flashinfer"),
         "TRITON_CACHE_DIR": str(caches / "triton"),
         "CUDA_CACHE_PATH": str(caches / "compute"),
         "FLASHINFER_LOGGING_LEVEL": "WARNING",
@@ -104,13 +104,13 @@ def child_environment(part: str, scratch: Path) -> dict[str, str]:
     }
 
 
-def run_child(part: str, args: argparse.Namespace, scratch: Path, budget: float) -> dict[str, Any]:
+def run_child(part: str, args: argparse.Namespace, budget: float) -> dict[str, Any]:
     """One part in a process of its own; whatever happens to it becomes a result."""
     began, wait = time.monotonic(), min(ALLOWED_S[part], budget)
     if wait < 10:
         return {"passed": False, "error": f"not run: {budget:.0f} s of --budget were left"}
     command = [sys.executable, "-m", "tests.gpu.engine_check", str(args.out), "--part", part, *forwarded(args)]
-    surroundings = child_environment(part, scratch)
+    surroundings = child_environment(part, args)
     Path(surroundings["FLASHINFER_WORKSPACE_BASE"]).mkdir(parents=True, exist_ok=True)
     written = args.out / f"{part}.json"
     written.unlink(missing_ok=True)
@@ -165,6 +165,8 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand weights, to try the script out")
     parser.add_argument("--budget", type=float, default=560.0, help="seconds for everything")
+    parser.add_argument("--scratch", type=Path, help="directory for the caches, kept; default: a temporary one")
+    parser.add_argument("--modules", type=Path, help="FlashInfer workspace of built modules, for every part")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--part", choices=PARTS, help="run one part in this process")
     parser.add_argument("--build-one", choices=BUILDS, help="build one module in this process")
@@ -184,9 +186,11 @@ def main() -> int:
 def run_all(args: argparse.Namespace) -> int:
     """Every part in turn; exit code 0 only when nothing compiles or stalls after warmup and every other bar holds."""
     deadline, results = time.monotonic() + args.budget, {}
-    with tempfile.TemporaryDirectory(prefix="engine_check_", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="engine_check_", ignore_cleanup_errors=True) as temporary:
+        args.scratch = args.scratch or Path(temporary)
         for part in args.parts:
-            results[part] = run_child(part, args, Path(scratch), deadline - time.monotonic())
+            results[part] = run_child(part, args, deadline - time.monotonic())
+            results[part]["modules_were_built"] = args.modules is not None
             (args.out / "engine_check.json").write_text(json.dumps(results, indent=1))
             print(f"--- {part}: {results[part].get('seconds_in_all', 0):.0f} s", flush=True)
     if {"warm", "cold"} <= results.keys():

@@ -133,7 +133,8 @@ def synchronize(args: argparse.Namespace) -> None:
 
 def judge(passes: list[Pass]) -> dict[str, Any]:
     """The first step of each shape in the first pass against the same step in the later passes."""
-    first, rows, seen = passes[0].steps, [], set()
+    first, seen = passes[0].steps, set[str]()
+    rows: list[dict[str, Any]] = []
     for index, step in enumerate(first):
         if step.shape in seen:
             continue
