@@ -3,8 +3,10 @@
     commands.py  what the machine asks for: Call a rank, Replace a rank, Adopt an artifact
     state.py     Run: ranks, classes, phase, warnings; everything that happened so far
     pool.py      TaskPool: which rank measures which task next, and what is lost when a rank is
-    policy.py    what a failure leads to
-    probing.py, lookup.py, working.py, delivering.py   one short class per phase
+    policy.py    what a failure leads to; leadership.py: who leads next; suspects.py: was it the tactic
+    logic.py, probing.py, lookup.py, working.py, delivering.py   one short class per phase
+    consensus.py several ranks vote on every short list
+    blame.py     the words of a failure
     machine.py   WarmupMachine: steps the phases, watches deadlines, names the culprit
     summary.py   Run -> WarmupReport
 
