@@ -1,0 +1,164 @@
+"""The documents say what is there: paths, commands, options, configuration, figures, and the absences they promise."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from pydantic_core import PydanticUndefined
+
+from configs.schema import WarmupConfig
+from scripts.cli import app
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md")
+FOLDERS = ("configs", "warmup", "actors", "scripts", "tests")
+PATH = re.compile(rf"`((?:\./)?(?:{'|'.join(FOLDERS)})/[\w./-]+|[\w./-]+\.(?:py|md|txt|toml)|\.ci/run)`")
+COMMAND = re.compile(r"ray-warmup((?: [\w-]+| --[\w-]+)+)")
+UNPICKLERS = {"load", "loads", "Unpickler"}
+UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths in backticks that are nowhere in the tree; a bare file name may lie in any folder."""
+    known = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    return [p for p in PATH.findall(text) if not (ROOT / p).exists() and ("/" in p or p not in known)]
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_paths_in_the_documents_exist(name: str) -> None:
+    """Every file or folder that a document names is there; an invented one is found."""
+    assert missing_paths((ROOT / name).read_text()) == []
+    assert missing_paths("see `warmup/nowhere.py`, `nowhere.py` and `warmup/store.py`") == [
+        "warmup/nowhere.py",
+        "nowhere.py",
+    ]
+
+
+def wrong_commands(text: str) -> list[str]:
+    """`ray-warmup ...` whose subcommand or options do not exist."""
+    root = typer.main.get_command(app)
+    return [found.strip() for found in COMMAND.findall(text) if not is_command(root, shlex.split(found))]
+
+
+def is_command(command: click.Command, words: list[str]) -> bool:
+    """Whether these words are subcommands and options; what follows the last subcommand may be arguments."""
+    subcommands = getattr(command, "commands", None)
+    if subcommands is not None and words and not words[0].startswith("-"):
+        return words[0] in subcommands and is_command(subcommands[words[0]], words[1:])
+    options = {"--help"} | {option for parameter in command.params for option in parameter.opts}
+    return all(word in options for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_commands_in_the_documents_exist(name: str) -> None:
+    """Every `ray-warmup` subcommand and option that a document shows is there; invented ones are found."""
+    quoted = "\n".join(re.findall(r"`[^`\n]+`|^ {4}.*$", (ROOT / name).read_text(), re.MULTILINE))
+    assert wrong_commands(quoted) == []
+    assert wrong_commands("`ray-warmup fly`, `ray-warmup run --fast`, `ray-warmup run --retune`") == [
+        "fly",
+        "run --fast",
+    ]
+
+
+def documented_fields(text: str, section: str) -> dict[str, str]:
+    """Field -> default of one configuration table."""
+    head = f"| {section} | default | |\n|---|---|---|\n"
+    assert head in text, f"the README has no table for {section}"
+    rows = text.split(head)[1].split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return {row[0].strip("`"): row[1] for row in cells}
+
+
+def actual_fields(section: str) -> dict[str, str]:
+    """Field -> default as the README writes defaults."""
+    model = WarmupConfig.model_fields[section].annotation
+    assert model is not None
+    return {name: written(name, field.get_default(call_default_factory=True)) for name, field in fields_of(model)}
+
+
+def fields_of(model: type) -> Iterator[tuple[str, object]]:
+    """Name and pydantic field."""
+    yield from model.model_fields.items()  # type: ignore[attr-defined]
+
+
+def written(name: str, default: object) -> str:
+    """A default as the README writes it."""
+    if default is PydanticUndefined:
+        return "required"
+    if name.endswith("_mode"):
+        return f"{default:04o}"
+    plain = {None: "-", True: "true", False: "false", (): "[]"}
+    if isinstance(default, dict):
+        return "{}"
+    return plain[default] if default is None or isinstance(default, bool | tuple) else str(default)
+
+
+@pytest.mark.parametrize("section", ["cluster", "model", "autotune", "guard", "cache"])
+def test_the_configuration_tables_are_the_schema(section: str) -> None:
+    """Every field with its default, in the schema's order, and no other."""
+    documented = documented_fields((ROOT / "README.md").read_text(), section)
+    assert list(documented.items()) == list(actual_fields(section).items())
+
+
+def test_the_timeouts_are_the_schema() -> None:
+    """The README's deadlines are the defaults."""
+    text = (ROOT / "README.md").read_text().split("`timeouts` (seconds")[1].split("Environment variables")[0]
+    documented = {name: float(seconds) for name, seconds in re.findall(r"`(\w+)` (\d+)", text)}
+    assert documented == {name: float(value) for name, value in actual_fields("timeouts").items()}
+
+
+def unknown_figures(text: str, results: str) -> list[str]:
+    """Table rows whose label stands in the results, but with other figures."""
+    known = {row.split("|")[1].strip(): numbers(row) for row in results.splitlines() if row.startswith("| ")}
+    rows = [row for row in text.splitlines() if row.startswith("| ")]
+    labelled = [(row.split("|")[1].strip(), row) for row in rows]
+    return [row for label, row in labelled if label in known and not set(numbers(row)) <= set(known[label])]
+
+
+def numbers(row: str) -> list[str]:
+    """The figures of a table row."""
+    return re.findall(r"\d+\.\d+", row)
+
+
+def test_the_figures_are_those_of_the_results() -> None:
+    """Rows of the README's GPU table hold figures of the committed result only; a changed one is found."""
+    text = (ROOT / "README.md").read_text()
+    results = (ROOT / "tests/gpu/results/bench_warmup_4gpu.md").read_text()
+    assert "| fp8 sharded cold |" in text
+    assert unknown_figures(text, results) == []
+    assert unknown_figures("| fp8 hit | 1.5 |", results) == ["| fp8 hit | 1.5 |"]
+
+
+def offences(tree: ast.AST) -> list[str]:
+    """Unpickling, and torch.distributed, in a module."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.startswith("torch.distributed")]
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            names = {alias.name for alias in node.names}
+            if node.module.startswith("torch.distributed") or (node.module == "torch" and "distributed" in names):
+                found.append("torch.distributed")
+            if node.module in UNSAFE_MODULES and names & UNPICKLERS:
+                found.append(node.module)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in UNSAFE_MODULES and node.attr in UNPICKLERS:
+                found.append(f"{node.value.id}.{node.attr}")
+            if node.value.id == "torch" and node.attr in ("load", "distributed"):
+                found.append(f"torch.{node.attr}")
+    return found
+
+
+def test_nothing_is_unpickled_and_no_collective_is_used() -> None:
+    """warmup/, configs/ and actors/ neither unpickle nor touch torch.distributed; planted offenders are found."""
+    files = [path for folder in ("configs", "warmup", "actors") for path in (ROOT / folder).rglob("*.py")]
+    assert {str(path): found for path in files if (found := offences(ast.parse(path.read_text())))} == {}
+    planted = "import pickle, torch\npickle.loads(b'')\ntorch.load('x')\nfrom torch import distributed"
+    assert offences(ast.parse(planted)) == ["torch.distributed", "pickle.loads", "torch.load"]
