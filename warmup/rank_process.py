@@ -128,7 +128,11 @@ class RankProcess:
         except WarmupError as error:
             return {"hit": False, "guarded": False, "reason": str(error)}
         self._artifact = artifact
-        return {**history, "header": header_of(artifact, table)}
+        try:
+            on_disk = self._read_table() == table
+        except LoadError:
+            on_disk = False  # found, but the file that ranks would load could not be restored
+        return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
 
     def sees(self, tokens: list[str]) -> dict[str, Any]:
         """Which of the other nodes' markers are in this node's directory."""

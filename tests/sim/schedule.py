@@ -183,7 +183,8 @@ def _group(rng: random.Random, index: int, count: int) -> Group:
 
 
 def _directory(rng: random.Random, groups: list[Group]) -> Directory:
-    directory = Directory(is_read_only=rng.random() < 0.08)
+    is_read_only = rng.random() < 0.08
+    directory = Directory(is_read_only=is_read_only, lacks_files=is_read_only and rng.random() < 0.5)
     for group in groups:
         if rng.random() < 0.25 and group.outcome == "tuned":
             table = _old_table(rng, group)

@@ -59,6 +59,8 @@ class Directory:
     """One store; several nodes may share it."""
 
     is_read_only: bool = False
+    lacks_files: bool = False
+    """Its tables are found, but not where ranks load them."""
     tables: dict[str, Table] = field(default_factory=dict)
     partial: dict[str, list[Value]] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
@@ -225,6 +227,7 @@ class World:
             "verdicts": [] if found is None else found.verdicts,
             "partial": [] if call.args["retune"] else directory.partial.get(key, []),
             "header": None if found is None else found.header,
+            "on_disk": not directory.lacks_files,
             "warnings": ["no marker could be left"] if directory.is_read_only else [],
         }
 
@@ -273,13 +276,15 @@ class World:
         if directory.is_read_only:
             return {"files": [], "degraded": "Read-only file system"}
         directory.tables[self._key(process)] = table
+        directory.lacks_files = False
         return {"files": [], "degraded": None}
 
     def _load(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         if call.artifact is not None:
             table: Table | None = self._sent(call, group)
         else:
-            table = self.directory(process.rank).tables.get(self._key(process))
+            directory = self.directory(process.rank)
+            table = None if directory.lacks_files else directory.tables.get(self._key(process))
         if table is None or table.digest != call.args["digest"]:
             raise RefusedError("LoadError", "the file is not the table of this run")
         process.loaded, process.has_replayed = table.digest, False

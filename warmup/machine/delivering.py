@@ -91,12 +91,15 @@ def beside_source(run: Run, group: ClassState) -> list[int]:
 
 
 def lacking(group: ClassState) -> list[int]:
-    """Writers whose directory does not hold the class's table as its newest."""
-    return [
-        rank
-        for rank in sorted(set(group.writers.values()))
-        if not group.lookups.get(rank, {}).get("hit") or group.lookups[rank]["header"]["digest"] != group.digest
-    ]
+    """Writers whose directory does not hold the class's table as its newest, in the file that ranks load."""
+    return [rank for rank in sorted(set(group.writers.values())) if not _holds(group, group.lookups.get(rank, {}))]
+
+
+def _holds(group: ClassState, found: dict[str, Any]) -> bool:
+    if not found.get("hit") or not found.get("on_disk", True):
+        return False
+    digest: str | None = found["header"]["digest"]
+    return digest == group.digest
 
 
 class Installing(PhaseLogic):

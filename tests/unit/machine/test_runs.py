@@ -233,6 +233,21 @@ def test_a_degraded_node_loads_from_memory() -> None:
     assert any("Read-only file system; its ranks load from memory" in w for w in report.warnings)
 
 
+def test_a_hit_without_a_file_is_pushed_and_loaded_from_memory() -> None:
+    """A node whose table is found but cannot be put where ranks load it gets it pushed, and degrades to memory."""
+    driver = Driver()
+    driver.store(0, 7)
+    driver.store(1, 7)
+    driver.world.directory(2).is_read_only = True
+    driver.changes["lookup", 2] = {"on_disk": False}
+    report = driver.finish()
+    assert report.ready
+    assert report.classes[0].measured == 0
+    assert driver.asked("install") == [2]
+    sources = {c.rank: c.artifact for c in driver.log if getattr(c, "method", "") == "load"}  # type: ignore[union-attr]
+    assert [rank for rank, artifact in sources.items() if artifact] == [2, 3]
+
+
 def test_collisions_are_named() -> None:
     """An op in which two winners share one file key is named in a warning."""
     driver = Driver()

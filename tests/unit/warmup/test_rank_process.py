@@ -256,6 +256,23 @@ def test_a_damaged_blob_at_lookup_is_a_miss(make_rank: Maker) -> None:
     assert timings[:16] in answer["reason"] or "timings" in answer["reason"]
 
 
+def test_a_table_that_cannot_be_restored_is_a_hit_without_a_file(make_rank: Maker) -> None:
+    """Where something else lies at the table's path the blobs are a hit, and the answer says that no file is there."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    assert make_rank(1).lookup("run-00001", retune=False)["on_disk"] is True
+    table = Path(process.described["directory"]) / "autotune_configs.json"  # type: ignore[attr-defined]
+    table.unlink()
+    table.mkdir()
+    fresh = make_rank(1)
+    answer = fresh.lookup("run-00002", retune=False)
+    assert (answer["hit"], answer["on_disk"]) == (True, False)
+    assert any("could not be restored" in warning for warning in answer["warnings"])
+    assert fresh.install(header, blobs)["degraded"]
+    assert fresh.load(header["digest"], header, blobs)["digest"] == header["digest"]
+
+
 def test_stale_and_foreign_stores_are_misses_with_reasons(make_rank: Maker) -> None:
     """A table of another FlashInfer below the same key is refused with the field that differs."""
     process = make_rank(0)
