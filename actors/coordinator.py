@@ -127,6 +127,7 @@ class Coordinator:
         executor = self._executor = Executor(self._ranks, machine, limit, beat, self._on_task)
         for info in infos:
             executor.watch(info)
+        executor.watch_nodes()
         return placement, machine, executor
 
     async def _drive(self, machine: WarmupMachine, executor: Executor) -> None:

@@ -55,6 +55,10 @@ class Executor:
         self._spawn(self._await_death(info.rank, process, actor))
         self._spawn(self._beat(info.rank, actor))
 
+    def watch_nodes(self) -> None:
+        """Know of a lost node as soon as Ray does; a rank's death on it looks like any other until then."""
+        self._spawn(self._await_node_loss())
+
     def perform(self, commands: Commands) -> None:
         """Start carrying commands out; their outcomes arrive in the inbox."""
         for command in commands:
@@ -112,6 +116,18 @@ class Executor:
         except ray.exceptions.RayActorError as error:
             reason = reason_of_death(error)
             self._tell(lambda m, now: m.died(rank, reason, now, process))
+
+    async def _await_node_loss(self) -> None:
+        node_id = await self._first_lost_node()
+        self._tell(lambda m, now: m.node_lost(node_id, now))
+
+    async def _first_lost_node(self) -> str:
+        while True:
+            await asyncio.sleep(self._beat_s)
+            alive = {row["NodeID"] for row in await asyncio.to_thread(ray.nodes) if row["Alive"]}
+            lost = {state.info.node_id for state in self._machine.run.ranks.values()} - alive
+            if lost:
+                return min(lost)
 
     async def _beat(self, rank: int, actor: Any) -> None:
         while True:

@@ -76,6 +76,11 @@ def rank_on(case: Case, node: Node) -> int:
     return [line.pid for line in case.calls("created") if line.node is node][-1]
 
 
+def kill_node() -> Strike:
+    """Kill the raylet, and with it every rank of the machine."""
+    return lambda line: os.kill(line.node.raylet_pid, signal.SIGKILL)
+
+
 def limit_files(size: int) -> Strike:
     """No file of this process may grow past `size` bytes: what a full disk looks like from inside."""
     return lambda line: resource.prlimit(line.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -40,8 +40,7 @@ class RankRecord:
     def begin(self, method: str, task_id: str) -> None:
         """A method begins."""
         self._doing = (method, task_id, time.monotonic())
-        if self._box is not None:
-            self._box.note(method, task_id)
+        self._note(method, task_id)
 
     def end(self) -> None:
         """It ended."""
@@ -49,9 +48,9 @@ class RankRecord:
 
     def tactic(self, watch: Watch) -> None:
         """A tactic is about to run."""
-        if self._box is not None and watch.runner:
+        if watch.runner:
             method, task_id, _ = self._doing
-            self._box.note(method, task_id, watch.op, watch.runner, watch.tactic)
+            self._note(method, task_id, watch.op, watch.runner, watch.tactic)
 
     def status(self) -> dict[str, Any]:
         """Method, task, and for how many seconds."""
@@ -63,3 +62,13 @@ class RankRecord:
         box, self._box = self._box, None
         if box is not None:
             box.close()
+
+    def _note(self, *words: str) -> None:
+        """A disk that is full by now costs only the record, too."""
+        if self._box is None:
+            return
+        try:
+            self._box.note(*words)
+        except OSError as error:
+            logger.warning("no record of tactics is kept any more: %s", error)
+            self.close()

@@ -67,6 +67,17 @@ def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: floa
     )
 
 
+def lost_node(run: Run, node_id: str, now: float) -> str:
+    """A node is gone, and every rank on it."""
+    infos = [state.info for state in run.ranks.values() if state.info.node_id == node_id]
+    ranks = ", ".join(str(info.rank) for info in infos)
+    elapsed = now - run.phase_began
+    return (
+        f"node {node_id[:8]} ({infos[0].address}) was lost in phase {run.phase}, {elapsed:.1f} s into it, "
+        f"with ranks {ranks}; run again when it is back, or with fewer nodes (cluster.num_nodes, cluster.world_size)"
+    )
+
+
 def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
     """A task is over its deadline."""
     state, limit = run.ranks[call.rank], run.config.timeouts.task

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema import WarmupConfig
-from warmup.machine.blame import Status, fold, late_phase, late_task, raised_by
+from warmup.machine.blame import Status, fold, late_phase, late_task, lost_node, raised_by
 from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
 from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
 from warmup.machine.logic import PhaseLogic
@@ -142,6 +142,15 @@ class WarmupMachine:
         if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)
         return self._issue(commands, now)
+
+    def node_lost(self, node_id: str, now: float) -> Commands:
+        """A whole node is gone: its ranks have no place to be replaced in, so the run fails and names it."""
+        if self.is_over:
+            return []
+        for state in self.run.ranks.values():
+            if state.info.node_id == node_id:
+                state.is_alive, state.error = False, f"its node was lost in phase {self.phase}"
+        return self._fail(lost_node(self.run, node_id, now), now)
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
         """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""

@@ -1,0 +1,64 @@
+"""The coordinator or the driver dies: everything is given back within seconds, and a new run resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.errors import CoordinatorLostError
+from tests.cluster.test_interrupts import coordinator_pid, driver
+from tests.faults.moments import assert_served, moment, prepare
+from tests.saboteur import Saboteur
+from tests.testbed import GONE_WITHIN_S, Case, wait_until
+
+pytestmark = pytest.mark.cluster
+
+PHASES = ("PROBING", "TUNING", "PUSHING", "INSTALLING", "LOADING", "REPLAYING")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_coordinator_killed(case: Case, phase: str) -> None:
+    """The driver is told at once, nothing remains, and the next run measures nothing that was finished."""
+    prepare(case, phase)
+    with Saboteur(
+        case, moment(phase, case.bed.nodes[0]), lambda line: os.kill(coordinator_pid(), signal.SIGKILL)
+    ) as saboteur:
+        with pytest.raises(CoordinatorLostError, match="run again to resume"):
+            case.run()
+        assert time.monotonic() - saboteur.at < GONE_WITHIN_S
+    assert wait_until(lambda: not case.leftovers(), GONE_WITHIN_S), case.leftovers()
+    resume(case)
+
+
+@pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
+def test_coordinator_stopped(case: Case, phase: str) -> None:
+    """A coordinator that no longer answers does not hold the driver: lost within half a minute, and ended for good."""
+    prepare(case, phase)
+    with (
+        Saboteur(case, moment(phase, case.bed.nodes[0]), lambda line: os.kill(coordinator_pid(), signal.SIGSTOP)),
+        pytest.raises(CoordinatorLostError, match="did not answer for 10 s"),
+    ):
+        case.run()
+    assert wait_until(lambda: not case.leftovers(), GONE_WITHIN_S), case.leftovers()
+    resume(case)
+
+
+@pytest.mark.parametrize("phase", ["TUNING", "INSTALLING", "LOADING"])
+def test_driver_killed(case: Case, tmp_path: Path, phase: str) -> None:
+    """Everything that the driver's job had is gone within 5 s; the next run resumes."""
+    prepare(case, phase, pause_s=2.0)
+    with driver(case, tmp_path) as process:
+        assert wait_until(lambda: any(moment(phase, case.bed.nodes[0])(line) for line in case.lines()), 60)
+        process.kill()
+        assert wait_until(lambda: not case.leftovers(), GONE_WITHIN_S), case.leftovers()
+    resume(case)
+
+
+def resume(case: Case) -> None:
+    """A second run is ready and measures at most what was in flight again."""
+    case.script()
+    assert_served(case, case.run())
