@@ -9,7 +9,8 @@ import pytest
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
-from warmup.machine import delivering, working
+from warmup.machine import delivering, probing, working
+from warmup.machine.commands import Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.pool import TaskPool
@@ -105,3 +106,34 @@ def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replacement that loads late in the run and is not replayed is not ready."""
     monkeypatch.setattr(delivering.Replaying, "returned", lambda self, run, call, value: [])
     assert noticed("has not replayed")
+
+
+def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that asks a lost rank once more, before its replacement stands, is found out."""
+    described = lambda run: all(state.description for state in run.ranks.values())  # noqa: E731
+    monkeypatch.setattr(probing, "everyone_described", described)
+    assert noticed("a call to rank")
+
+
+def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A found table asked of a rank beside another directory is a mistake of the machine."""
+    monkeypatch.setattr(delivering, "beside_source", lambda run, group: run.alive(group)[::-1])
+    assert noticed("which it cannot do")
+
+
+def test_commands_after_the_end_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that replaces a rank although the run is over is found out."""
+    died = WarmupMachine.died
+
+    def restless(self: WarmupMachine, rank: int, reason: str, now: float, process: int | None = None) -> Any:
+        return [Replace(rank, reason)] if self.is_over else died(self, rank, reason, now, process)
+
+    monkeypatch.setattr(WarmupMachine, "died", restless)
+    assert noticed("after the end")
+
+
+def test_a_rank_that_is_not_named_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure whose words name no rank that was at fault is found out."""
+    fail = WarmupMachine._fail
+    monkeypatch.setattr(WarmupMachine, "_fail", lambda self, text, now: fail(self, "something went wrong", now))
+    assert noticed("FAILED names none of ranks")
