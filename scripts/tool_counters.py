@@ -1,6 +1,7 @@
 """Compilers behind counting wrappers: how often a process started nvcc, ninja or gcc; they can be forbidden.
 
-"Nothing was compiled" is then a count. `--version` is not counted: FlashInfer asks for it without compiling.
+"Nothing was compiled" is then a count. Questions that compile nothing are not counted: FlashInfer asks nvcc for its
+version, and once in every process for the architectures that it knows.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 TOOLS = ("nvcc", "ninja", "gcc", "cc", "g++", "c++")
 
 _WRAPPER = """#!/bin/sh
-case "$1" in --version|-V) [ -x "{real}" ] && exec "{real}" "$@"; exit 1;; esac
+case "$1" in --version|-V|--list-gpu-arch|--list-gpu-code) [ -x "{real}" ] && exec "{real}" "$@"; exit 1;; esac
 echo {tool} >> "$TOOL_LOG"
 [ "$TOOL_DENY" = 1 ] && {{ echo "{tool} is forbidden in this step" >&2; exit 1; }}
 exec "{real}" "$@"

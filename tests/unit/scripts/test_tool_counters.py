@@ -1,4 +1,4 @@
-"""Counting wrappers: what is started is counted, versions are not, forbidden tools fail."""
+"""Counting wrappers: what is started is counted, questions are not, forbidden tools fail."""
 
 from __future__ import annotations
 
@@ -47,3 +47,11 @@ def test_forbidden_tools_fail_and_are_still_counted(counters: ToolCounters) -> N
     """A step that must not compile sees its compiler fail, and the attempt is on record."""
     assert run(counters, "ninja all", "c", deny=True) == (1, "")
     assert counters.started("c") == {"ninja": 1}
+
+
+def test_questions_are_answered_and_not_counted(counters: ToolCounters) -> None:
+    """Asking nvcc for its architectures compiles nothing: it works where compiling is forbidden, which still fails."""
+    assert run(counters, '"$CUDA_HOME/bin/nvcc" --list-gpu-arch', "d", deny=True) == (0, "real nvcc\n")
+    assert counters.started("d") == {}
+    assert run(counters, '"$CUDA_HOME/bin/nvcc" -c x.cu --list-gpu-arch', "d", deny=True) == (1, "")
+    assert counters.started("d") == {"nvcc": 1}
