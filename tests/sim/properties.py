@@ -40,6 +40,7 @@ class Properties:
         self._excuses: dict[int, str] = {}
         """Rank -> why the run may end as FAILED because of it."""
         self._must_fail = False
+        self._lost_node: str | None = None
         self._phase_began = 0.0
 
     def stepped(self, before: Phase, was_over: bool, commands: Commands, now: float) -> None:
@@ -86,6 +87,11 @@ class Properties:
         if not self._machine.is_over:
             self._count_death(process)
 
+    def losing(self, node: str) -> None:
+        """The machine is about to be told that a node is gone for good."""
+        if not self._machine.is_over:
+            self._lost_node = node
+
     def ended(self, now: float) -> None:
         """The run is over, or should be."""
         run, phase = self._machine.run, self._machine.phase
@@ -101,7 +107,7 @@ class Properties:
             self._check_failed(report.error or "")
 
     def _check_ready(self) -> None:
-        if self._must_fail:
+        if self._must_fail or self._lost_node is not None:
             self._broken(f"READY although {self._excuses}")
         digests: dict[str, set[str | None]] = defaultdict(set)
         for rank, process in self._world.processes.items():
@@ -115,7 +121,10 @@ class Properties:
                 self._broken(f"READY with {len(held)} digests in class {key[:8]}")
 
     def _check_failed(self, error: str) -> None:
-        if not self._excuses:
+        if self._lost_node is not None:
+            if f"node {self._lost_node} (" not in error:
+                self._broken(f"FAILED does not name {self._lost_node}: {error[:300]}")
+        elif not self._excuses:
             self._broken(f"FAILED without a reason: {error[:300]}")
         elif not any(f"rank {rank} on node" in error for rank in self._excuses):
             self._broken(f"FAILED names none of ranks {sorted(self._excuses)}: {error[:300]}")

@@ -62,7 +62,8 @@ class Strike:
     """A fault at the nth time that any process begins or ends a method."""
 
     kind: str
-    """dies, dies_after (its answer is under way), node_dies, hangs, raises, context_dies."""
+    """dies, dies_after (its answer is under way), node_dies (all its processes), node_lost, hangs, raises or
+    context_dies."""
     method: str
     nth: int
 
@@ -116,11 +117,11 @@ def draw(seed: int, shape: Shape | None = None) -> Schedule:
 
 
 def _strike(rng: random.Random, shape: Shape) -> Strike:
-    kinds = ("dies", "dies_after", "node_dies", "hangs", "raises", "context_dies")
+    kinds = ("dies", "dies_after", "node_dies", "hangs", "raises", "context_dies", "node_lost")
     method = rng.choice(METHODS)
     everyone = dict.fromkeys(("probe", "load", "replay"), shape.ranks)
     often = {"tune": shape.tasks, "guard": shape.tasks, **everyone}
-    kind = rng.choices(kinds, (6, 6, 3, 1, 1, 1))[0]
+    kind = rng.choices(kinds, (12, 12, 6, 2, 2, 2, 1))[0]
     return Strike(kind, method, rng.randint(1, max(1, often.get(method, shape.nodes))))
 
 

@@ -172,9 +172,10 @@ class Simulation:
             self._at(end + self._delay(), lambda: self._arrive(process, command, end, took))
             self._at(end, lambda: self._die(process))
             return
-        victims = [process]
-        if strike.kind == "node_dies":
-            node = self._world.infos[process.rank].node_id
+        victims, node = [process], self._world.infos[process.rank].node_id
+        if strike.kind == "node_lost":
+            self._at(end + self._rng.uniform(0.0, 5.0), lambda: self._lose_node(node))
+        if strike.kind in ("node_dies", "node_lost"):
             victims = [p for r, p in self._world.processes.items() if self._world.infos[r].node_id == node]
         for victim in victims:
             self._at(began + took / 2, lambda victim=victim: self._die(victim))  # type: ignore[misc]
@@ -223,6 +224,10 @@ class Simulation:
         if self._schedule.echoes:
             for _ in range(3):
                 self._at(known + self._rng.expovariate(1 / 8.0), lambda: self._notice(process))
+
+    def _lose_node(self, node: str) -> None:
+        self._properties.losing(node)
+        self._feed(lambda: self._machine.node_lost(node, self._now))
 
     def _notice(self, process: Process) -> None:
         self._properties.dying(process)
