@@ -23,6 +23,6 @@ def _is_result(row: dict[str, Any]) -> bool:
         return False
     if not isinstance(result.task_id, str) or result.outcome not in get_args(TaskOutcome):
         return False
-    if result.choice is None:
-        return result.outcome != "tuned"
-    return isinstance(result.keys, dict) and result.choice.runner in result.keys
+    if (result.choice is not None) is not (result.outcome == "tuned"):
+        return False
+    return isinstance(result.keys, dict) and (result.choice is None or result.choice.runner in result.keys)
