@@ -34,9 +34,7 @@ class WarmupError(Exception):
         return self.message
 
 
-def _rebuild(
-    kind: type[WarmupError], message: str, details: dict[str, str | int | float | bool | None]
-) -> WarmupError:
+def _rebuild(kind: type[WarmupError], message: str, details: dict[str, str | int | float | bool | None]) -> WarmupError:
     return kind(message, **details)
 
 
