@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from actors.client import NAMESPACE, coordinator_name
+from actors.client import NAMESPACE, coordinator_name, reach
+from actors.errors import ClusterError
 from configs import WarmupConfig, env
 from warmup.forecast import forecast_rank
 from warmup.node_paths import resolve_paths
@@ -25,15 +26,19 @@ Clock = Callable[[], float]
 @contextlib.contextmanager
 def attached(address: str | None) -> Iterator[bool]:
     """A connection to a running cluster for asking only; False where there is none."""
+    env.export(env.LOOPBACK)  # a cluster on this machine's loopback must be found, too
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
         yield True
         return
-    target = address or env.read("RAY_ADDRESS")
+    target = address or env.read("RAY_ADDRESS") or "auto"
     try:
-        ray.init(address=target or "auto", namespace=NAMESPACE, log_to_driver=False)
-    except (ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError):
+        target = target if "://" in target else canonicalize_bootstrap_address(target) or target
+        reach(target)
+        ray.init(address=target, namespace=NAMESPACE, log_to_driver=False)
+    except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError):
         yield False
         return
     try:
@@ -69,23 +74,34 @@ def verdicts(config: WarmupConfig | None, rank: int = 0) -> list[dict[str, Any]]
 
 def wait_ready(config: WarmupConfig, timeout_s: float, address: str | None, clock: Clock = time.monotonic) -> int:
     """0 when this node's table is there and its run ended ready, 1 when it failed, 124 after `timeout_s`."""
-    import ray
-
     deadline = clock() + timeout_s
-    name = coordinator_name(config)
     while True:
-        with attached(address) as connected:
-            running = connected and _is_running(ray, name)
-        if not running:
-            forecast = forecast_rank(config, 0)
-            newest = next(iter(verdicts(config)), None)
-            if newest is not None and newest["ready"] and forecast.hit:
-                return 0
-            if newest is not None and not newest["ready"]:
-                return 1
+        answer = _verdict_here(config)
+        if answer == 0 or (answer == 1 and not _is_live(config, address)):
+            return answer
         if clock() >= deadline:
             return EXIT_TIMEOUT
         time.sleep(min(1.0, max(0.0, deadline - clock())))
+
+
+def _verdict_here(config: WarmupConfig) -> int | None:
+    """0: the table is here and its run ended ready; 1: it failed; None: nothing is known here. Needs no Ray."""
+    newest = next(iter(verdicts(config)), None)
+    if newest is None:
+        return None
+    if not newest["ready"]:
+        return 1
+    return 0 if forecast_rank(config, 0).hit else None
+
+
+def _is_live(config: WarmupConfig, address: str | None) -> bool:
+    """Whether another attempt at the same work runs right now, so that an old failure is not the last word."""
+    with attached(address) as connected:
+        if not connected:
+            return False
+        import ray
+
+        return _is_running(ray, coordinator_name(config))
 
 
 def _is_running(ray: Any, name: str) -> bool:

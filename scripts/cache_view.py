@@ -10,10 +10,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from scripts.terminal import wide_console
+
 
 def show_answer(answer: dict[str, Any], title: str = "") -> None:
     """Print the result of one command; `title` names the node where there are several."""
-    console = Console()
+    console = wide_console()
     if title:
         console.print(title, style="bold", highlight=False)
     _VIEWS[answer["command"]](console, answer["result"])

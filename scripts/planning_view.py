@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from actors.client import check_request, connected
 from configs import WarmupConfig
+from scripts.terminal import wide_console
 
 
 def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
@@ -22,7 +22,7 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
     if as_json:
         typer.echo(json.dumps(plan.to_json(), indent=2))
         return 0
-    console = Console() if Console().is_terminal else Console(width=200)
+    console = wide_console()
     table = Table(title=f"predicted ranks (backend {plan.backend})")
     for name in ("rank (predicted)", "node", "address", "role", "class", "table"):
         table.add_column(name)

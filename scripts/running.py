@@ -12,6 +12,7 @@ from rich.table import Table
 
 from actors.client import run_warmup
 from configs import WarmupConfig
+from scripts.terminal import wide_console
 from warmup.publish import publish_bytes
 from warmup.report import WarmupReport
 
@@ -34,12 +35,6 @@ def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool
     if not console.is_terminal:
         print("WARMUP_RESULT " + json.dumps(verdict), flush=True)
     return 0 if report.ready else 1
-
-
-def wide_console() -> Console:
-    """The terminal as it is; elsewhere wide enough for the rank table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
 
 
 class LineView:

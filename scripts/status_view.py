@@ -13,13 +13,14 @@ from rich.table import Table
 
 from actors.status import attached, live_runs, verdicts
 from configs import WarmupConfig
+from scripts.terminal import wide_console
 
 WATCH_S = 1.0
 
 
 def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool) -> int:
     """Print once, or until no run is live; 0 when anything could be said."""
-    console = Console()
+    console = wide_console()
     with attached(address) as connected:
         runs = live_runs() if connected else []
         while watch and runs:

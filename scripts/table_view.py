@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from scripts.terminal import wide_console
 from warmup.errors import StoreError
 from warmup.table import parse_table
 
@@ -25,7 +25,7 @@ def show_table(path: Path, *, as_json: bool) -> int:
         document = {"path": str(path), "digest": table.digest, "metadata": dict(table.metadata), "entries": entries}
         typer.echo(json.dumps(document, indent=2))
         return 0
-    console = Console()
+    console = wide_console()
     view = Table(title=str(path))
     view.add_column("task", overflow="fold")
     view.add_column("runner")

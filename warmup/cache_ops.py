@@ -106,7 +106,8 @@ def rollback(path: Path, generation: int | None = None) -> Rollback:
     wanted = generation if generation is not None else max(earlier, default=None)
     if wanted is None or wanted not in store.generations.numbers():
         have = ", ".join(map(str, store.generations.numbers()))
-        raise StoreError(f"{path}: no generation to go back to (asked for {wanted}, stored: {have})", path=str(path))
+        asked = "an earlier one" if generation is None else f"generation {generation}"
+        raise StoreError(f"{path}: cannot go back to {asked}; stored: {have}", path=str(path))
     store.make_current(wanted)
     return Rollback(str(path), current, wanted)
 
