@@ -182,7 +182,7 @@ def test_rollback_changes_table_and_pointer(store: NodeStore) -> None:
     assert (done.old, done.new) == (2, 1)
     assert file_key("Direct", 16) in parse_table(store.table_path.read_bytes()).entries
     assert store.lookup({"gpu": "H200"}).generation == 1
-    with pytest.raises(StoreError, match="no generation to go back to"):
+    with pytest.raises(StoreError, match="cannot go back to"):
         rollback(store.directory)
     assert rollback(store.directory, 2).new == 2
     assert store.publish(tuned({1: 3}, {"gpu": "H200"})).generation == 3
