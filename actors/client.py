@@ -210,8 +210,8 @@ def _follow(coordinator: Any, on_event: OnEvent, silent_s: float) -> WarmupRepor
     try:
         stream = coordinator.run.remote()
         while True:
-            if not ray.wait([stream], timeout=silent_s)[0]:
-                ray.get(coordinator.status.remote(), timeout=silent_s)
+            if not ray.wait([stream], timeout=silent_s / 2)[0]:
+                ray.get(coordinator.status.remote(), timeout=silent_s / 2)
                 continue
             event = ray.get(next(stream))
             if event["event"] == "report":

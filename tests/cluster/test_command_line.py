@@ -134,6 +134,20 @@ def test_path_and_show_lead_to_the_table(real: Real) -> None:
     assert table["metadata"]["flashinfer_version"]
 
 
+def test_wait_and_status_know_how_it_ended(real: Real) -> None:
+    """On a node of the run `wait` exits 0 and `status` has the verdict; for work that nobody did `wait` exits 124."""
+    where = ("--address", real.case.bed.address)
+    home = str(real.case.bed.nodes[0].home)
+    assert command("wait", "--config", real.path, "--timeout", "5", *where, HOME=home).returncode == 0
+    other = ("--set", "autotune.max_num_batched_tokens=4", "--timeout", "1")
+    assert command("wait", "--config", real.path, *other, *where, HOME=home).returncode == 124
+    said = command("status", "--config", real.path, "--json", *where, HOME=home)
+    assert said.returncode == 0, said.stderr
+    (verdict,) = json.loads(said.stdout)["ended"]
+    assert verdict["ready"] is True
+    assert verdict["run_id"]
+
+
 def test_show_refuses_what_is_no_table(tmp_path: Path) -> None:
     """`show` of half a table exits 1 with one message and no traceback."""
     path = tmp_path / "autotune_configs.json"

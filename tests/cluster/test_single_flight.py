@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from actors.errors import BusyError
+from actors.status import live_runs
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -29,6 +30,25 @@ def test_a_second_run_waits_and_finds_the_table(case: Case) -> None:
     assert told[0]["event"] == "waiting"
     assert (second.classes[0].hit, second.classes[0].measured) == (True, 0)
     assert len(case.calls("tune")) == 10
+
+
+def test_the_live_run_can_be_asked(case: Case) -> None:
+    """While it tunes, the coordinator says phase, and for each rank node, task and since when."""
+    case.script(pause_s={"tune": 3})
+    tuning = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        active = pool.submit(case.run, on_event=lambda event: tuning.set() if event.get("phase") == "TUNING" else None)
+        assert tuning.wait(30)
+        time.sleep(1.2)  # two heartbeats
+        (status,) = live_runs()
+        assert active.result(60).ready
+    assert status["phase"] == "TUNING"
+    assert [rank["node_id"] for rank in status["ranks"]] == [node.node_id for node in case.bed.nodes[:2]]
+    assert status["ranks"][0]["task"].startswith("cpu_gemm:cpu:float32:k=")
+    assert 0.2 < status["ranks"][0]["for_s"] < 5
+    assert status["ranks"][1]["task"] == ""
+    assert all(rank["alive"] and rank["heard_s"] < 2 for rank in status["ranks"])
+    assert not live_runs()
 
 
 def test_no_wait_is_refused_and_disturbs_nothing(case: Case) -> None:

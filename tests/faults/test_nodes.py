@@ -32,11 +32,8 @@ def doomed(case: Case, request: pytest.FixtureRequest) -> Iterator[Node]:
     [
         (True, "PROBING"),
         (True, "TUNING"),
-        (True, "GUARDING"),
-        (False, "COMPILING"),
         (False, "INSTALLING"),
         (False, "LOADING"),
-        (False, "REPLAYING"),
     ],
     indirect=["doomed"],
 )

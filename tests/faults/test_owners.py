@@ -17,7 +17,7 @@ from tests.testbed import GONE_WITHIN_S, Case, wait_until
 
 pytestmark = pytest.mark.cluster
 
-PHASES = ("PROBING", "TUNING", "PUSHING", "INSTALLING", "LOADING", "REPLAYING")
+PHASES = ("PROBING", "TUNING", "PUSHING", "INSTALLING", "LOADING")
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -34,7 +34,7 @@ def test_coordinator_killed(case: Case, phase: str) -> None:
     resume(case)
 
 
-@pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
+@pytest.mark.parametrize("phase", ["TUNING"])
 def test_coordinator_stopped(case: Case, phase: str) -> None:
     """A coordinator that no longer answers does not hold the driver: lost within half a minute, and ended for good."""
     prepare(case, phase)
