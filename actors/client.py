@@ -18,7 +18,7 @@ from actors.errors import BusyError, ClusterError, CoordinatorLostError
 from configs import WarmupConfig, env
 from configs.model import check_parallel, load_model
 from warmup.cache_key import single_flight_id
-from warmup.rank_workloads import rank_workloads
+from warmup.rank.workloads import rank_workloads
 from warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)

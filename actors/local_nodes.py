@@ -16,7 +16,7 @@ from typing import Any
 from actors.errors import ClusterError
 from configs import env
 from configs.schema import WarmupConfig
-from warmup.node_paths import resolve_paths
+from warmup.rank.node_paths import resolve_paths
 
 OBJECT_STORE_BYTES = 256 << 20
 

@@ -15,8 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import capacity
 from actors.errors import ClusterError
 from configs import WarmupConfig, parse_config
-from warmup.forecast import forecast_rank
 from warmup.machine.probing import resolve_strategy
+from warmup.rank.forecast import forecast_rank
 from warmup.ranks import Placement, RankInfo, assign_ranks
 
 PROBE_TIMEOUT_S = 120.0

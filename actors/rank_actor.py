@@ -19,7 +19,7 @@ import ray
 
 from actors.transfer import Refs, buffer, fetch
 from configs import VERSION, env, parse_config
-from warmup.rank_process import RankProcess, TunerFactory
+from warmup.rank.process import RankProcess, TunerFactory
 from warmup.ranks import RankInfo
 
 

@@ -20,7 +20,7 @@ from actors.placement import Placement
 from actors.rank_actor import RankActor, versions
 from actors.remote_errors import as_failure
 from actors.transfer import Refs
-from warmup.black_box import SIGNAL
+from warmup.rank.black_box import SIGNAL
 from warmup.ranks import Placement as Landing
 from warmup.ranks import RankInfo, assign_ranks
 

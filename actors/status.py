@@ -14,9 +14,9 @@ from typing import Any
 from actors.client import NAMESPACE, coordinator_name, reach
 from actors.errors import ClusterError
 from configs import WarmupConfig, env
-from warmup.forecast import forecast_rank
-from warmup.node_paths import resolve_paths
-from warmup.store import NodeStore
+from warmup.rank.forecast import forecast_rank
+from warmup.rank.node_paths import resolve_paths
+from warmup.store.node_store import NodeStore
 
 ASK_S = 5.0
 EXIT_TIMEOUT = 124

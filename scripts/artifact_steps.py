@@ -19,12 +19,12 @@ from typing import Any
 
 from configs import env, parse_config
 from configs.model import load_model
-from warmup.archive import Place, read_archive, write_archive
-from warmup.artifact import Artifact, pack, table_content, verify
+from warmup.artifact.archive import Place, read_archive, write_archive
+from warmup.artifact.artifact import Artifact, pack, table_content, verify
+from warmup.artifact.manifest import GuardSummary
 from warmup.compiled.compiled_part import CompiledPart
-from warmup.manifest import GuardSummary
-from warmup.rank_workloads import rank_workloads
-from warmup.store import NodeStore, StorePath
+from warmup.rank.workloads import rank_workloads
+from warmup.store.node_store import NodeStore, StorePath
 from warmup.tasks import Task, Workload, tasks_of
 
 KEY = {"bench": "artifact"}

@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from configs import env  # noqa: E402
 from scripts.tool_counters import ToolCounters  # noqa: E402
-from warmup.archive import read_archive, write_archive  # noqa: E402
-from warmup.artifact import Content, pack  # noqa: E402
+from warmup.artifact.archive import read_archive, write_archive  # noqa: E402
+from warmup.artifact.artifact import Content, pack  # noqa: E402
 from warmup.compiled import compute_cache  # noqa: E402
 from warmup.compiled.compiled_part import COMPILED  # noqa: E402
 from warmup.compiled.environment import decide  # noqa: E402

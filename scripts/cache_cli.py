@@ -1,7 +1,7 @@
 """`ray-warmup cache`: what lies in the node stores, whether it is whole, and what to do about it.
 
 Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, or a miss; 2 wrong usage.
-Thin: the work is `warmup/cache_command.py`'s, the tables are `scripts/cache_view.py`'s.
+Thin: the work is `warmup/cache/command.py`'s, the tables are `scripts/cache_view.py`'s.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def rollback(
 
 def _answer(command: str, as_json: bool, **arguments: Any) -> NoReturn:
     """Run a command on this node, print its answer, exit."""
-    from warmup.cache_command import perform
+    from warmup.cache.command import perform
 
     try:
         answer = perform(command, arguments)

@@ -85,7 +85,7 @@ def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int
     settings = _config(config, override)
 
     def work() -> int:
-        from warmup.forecast import forecast_rank
+        from warmup.rank.forecast import forecast_rank
 
         typer.echo(forecast_rank(settings, rank).table_path)
         return EXIT_READY

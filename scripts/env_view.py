@@ -16,9 +16,9 @@ from warmup.compiled import flashinfer_modules
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.compiled.installed import provider_directory
 from warmup.errors import WarmupError
-from warmup.forecast import forecast_rank
-from warmup.node_paths import resolve_paths
-from warmup.store import NodeStore
+from warmup.rank.forecast import forecast_rank
+from warmup.rank.node_paths import resolve_paths
+from warmup.store.node_store import NodeStore
 
 
 def environment_of(config: WarmupConfig, rank: int) -> tuple[ProcessEnvironment, Path]:

@@ -13,8 +13,8 @@ from rich.table import Table
 from actors.client import run_warmup
 from configs import WarmupConfig
 from scripts.terminal import wide_console
-from warmup.publish import publish_bytes
 from warmup.report import WarmupReport
+from warmup.store.publish import publish_bytes
 
 LINE_EVERY_S = 5.0
 """Off a terminal one progress line at most this often, so that job logs stay short."""

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from warmup.contest import Pace
 from warmup.errors import LoadError
+from warmup.guard.contest import Pace
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
@@ -312,7 +312,7 @@ class DecodeEntryPoint:
 
 
 class ScriptedContest:
-    """A contest (`warmup/contest.py`) whose laps and flaws are written down instead of run; no torch.
+    """A contest (`warmup/guard/contest.py`) whose laps and flaws are written down instead of run; no torch.
 
     Args:
         lap_s: choice -> seconds of its laps, walked over in turn.

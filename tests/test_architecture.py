@@ -111,9 +111,14 @@ def pure_modules() -> list[str]:
 def test_pure_modules_stay_light(tmp_path: Path) -> None:
     """configs/ and the pure part of warmup/ load neither torch, FlashInfer, Ray nor Triton; a planted one is found."""
     names = pure_modules()
-    assert {"configs.schema", "warmup.table", "warmup.store", "warmup.machine.machine", "warmup.rank_process"} <= set(
-        names
+    expected = (
+        "configs.schema",
+        "warmup.table",
+        "warmup.store.node_store",
+        "warmup.machine.machine",
+        "warmup.rank.process",
     )
+    assert set(expected) <= set(names)
     assert heavy_imports(names) == {}
     (tmp_path / "planted.py").write_text("import triton\n")
     (tmp_path / "triton.py").touch()
@@ -121,9 +126,9 @@ def test_pure_modules_stay_light(tmp_path: Path) -> None:
 
 
 def seconds(*arguments: str) -> float:
-    """CPU seconds of a Python process, the best of three: other load on the machine does not count."""
+    """CPU seconds of a Python process, the best of five: other load on the machine does not count."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -35,7 +35,7 @@ def missing_paths(text: str) -> list[str]:
 def test_paths_in_the_documents_exist(name: str) -> None:
     """Every file or folder that a document names is there; an invented one is found."""
     assert missing_paths((ROOT / name).read_text()) == []
-    assert missing_paths("see `warmup/nowhere.py`, `nowhere.py` and `warmup/store.py`") == [
+    assert missing_paths("see `warmup/nowhere.py`, `nowhere.py` and `warmup/store/node_store.py`") == [
         "warmup/nowhere.py",
         "nowhere.py",
     ]

@@ -105,7 +105,7 @@ class FlashInferTuner:
 
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         """Decide between the winner and the default as serving runs them."""
-        from warmup.guard import guard
+        from warmup.guard.guard import guard
 
         room, workload = builder_for(task.workload), task.workload
         self._set_watch(Watch(op=workload.op, task_id=task.task_id))

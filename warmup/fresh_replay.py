@@ -66,7 +66,7 @@ def replay_in_fresh_process(
 
 def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     """The child's work: prepare, load, replay."""
-    from warmup.rank_workloads import rank_workloads
+    from warmup.rank.workloads import rank_workloads
     from warmup.tuner import TunerOptions
 
     if request.get("provider"):

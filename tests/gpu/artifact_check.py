@@ -205,9 +205,9 @@ def driver_version() -> str:
 
 def pack_artifact(bench: Bench, built: Path, replayed: Path, build: dict[str, Any], table: Path) -> Any:
     """The artifact of the building node, its compute cache from the replay node."""
-    from warmup.artifact import pack, table_content
+    from warmup.artifact.artifact import pack, table_content
+    from warmup.artifact.manifest import GuardSummary
     from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
-    from warmup.manifest import GuardSummary
 
     process = flashinfer_modules.describe_process(build["cuda"], build["architectures"])
     paths = {name: Path(path) for name, path in build["libraries"].items()}
@@ -230,10 +230,10 @@ def pack_artifact(bench: Bench, built: Path, replayed: Path, build: dict[str, An
 
 def join(bench: Bench, artifact: Any, build: dict[str, Any], name: str) -> tuple[Path, Path, Path, float]:
     """Fetch, check, install on a fresh node: its home, the table, the provider and the seconds this took."""
-    from warmup.artifact import verify
+    from warmup.artifact.artifact import verify
     from warmup.compiled import flashinfer_modules, installed
     from warmup.compiled.environment import decide
-    from warmup.store import NodeStore
+    from warmup.store.node_store import NodeStore
 
     home = bench.fresh(name)
     started = time.perf_counter()

@@ -8,8 +8,8 @@ import triton
 import triton.language as tl
 
 from tests import planted
-from warmup.contest import OpContest
 from warmup.errors import DeadContextError
+from warmup.guard.contest import OpContest
 from warmup.tasks import Choice
 
 STRAY = 7

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import planted
-from warmup.guard import guard
+from warmup.guard.guard import guard
 from warmup.tasks import Choice
 from warmup.tuner import TunerOptions
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.model import load_model
-from warmup.agreement import disagreement
+from warmup.guard.agreement import disagreement
 from warmup.tasks import Workload
 from warmup.workloads.base import builder_for
 from warmup.workloads.catalog import workloads_of

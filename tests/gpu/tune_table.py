@@ -17,7 +17,7 @@ from typing import Any
 from tests.gpu.cases import CASE_SIZES, gemms_of_70b
 from tests.gpu.versions import versions
 from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.measure import geomean
+from warmup.guard.measure import geomean
 from warmup.tasks import tasks_of
 from warmup.tuner import TunerOptions
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--cases-only", action="store_true", help="only the buckets of the 24 cases")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("warmup.guard").setLevel(logging.INFO)
+    logging.getLogger("warmup.guard.guard").setLevel(logging.INFO)
     options = TunerOptions(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
     print(json.dumps(tune(args.op, args.out, options, args.jobs, CASE_SIZES if args.cases_only else None)))
 

@@ -1,6 +1,6 @@
 """The modelled cluster of the simulation: processes, node directories, the depot. Time is not its business.
 
-A process answers the machine's calls as `warmup.rank_process.RankProcess` would, from what it holds itself:
+A process answers the machine's calls as `warmup.rank.process.RankProcess` would, from what it holds itself:
 a fresh process holds nothing, a table exists only where one was published, an artifact only once adopted.
 Every measurement is random, so two attempts at one task give different tables.
 """

@@ -10,11 +10,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from warmup.artifact import Artifact, Content
+from warmup.artifact.artifact import Artifact, Content
+from warmup.artifact.manifest import Kind
 from warmup.compiled import compute_cache, flashinfer_modules, installed, triton_cache
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.errors import WarmupError
-from warmup.manifest import Kind
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from warmup.artifact import Content
+from warmup.artifact.artifact import Content
+from warmup.artifact.manifest import parse_json
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
-from warmup.manifest import parse_json
-from warmup.publish import publish_bytes
+from warmup.store.publish import publish_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact import Artifact, Content
+from warmup.artifact.artifact import Artifact, Content
+from warmup.artifact.manifest import Kind
 from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
 from warmup.compiled.environment import ProcessEnvironment
 from warmup.errors import WarmupError
-from warmup.manifest import Kind
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact import Content
+from warmup.artifact.artifact import Content
+from warmup.artifact.manifest import parse_json
 from warmup.errors import CorruptArtifactError, UnsafeArchiveError
-from warmup.manifest import parse_json
-from warmup.publish import publish_bytes
+from warmup.store.publish import publish_bytes
 
 logger = logging.getLogger(__name__)
 

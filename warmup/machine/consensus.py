@@ -10,10 +10,10 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
+from warmup.guard.selection import choose
 from warmup.machine.commands import Call
 from warmup.machine.pool import TaskPool
 from warmup.machine.state import ClassState, Commands, Run
-from warmup.selection import choose
 from warmup.tasks import Choice, Measurement, TaskResult
 
 METHOD = "measure"

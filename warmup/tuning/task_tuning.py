@@ -21,7 +21,7 @@ import torch
 from flashinfer.autotuner import AutoTuner
 
 from warmup.errors import TuningError
-from warmup.selection import choose
+from warmup.guard.selection import choose
 from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
 from warmup.tuner import TunerOptions, Watch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.agreement import ColumnSample
+from warmup.guard.agreement import ColumnSample
 from warmup.tasks import Workload
 
 SAMPLED_COLUMNS = 8192

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from scripts.cache_cli import app
 from tests.artifacts import make_artifact
-from warmup.artifact import table_content
-from warmup.store import NodeStore
+from warmup.artifact.artifact import table_content
+from warmup.store.node_store import NodeStore
 from warmup.table import METADATA_FIELDS, Entry, TunedTable
 
 KEY_SHA256 = "ab" * 32

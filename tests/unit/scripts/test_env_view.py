@@ -11,8 +11,8 @@ from configs import WarmupConfig, load_config
 from scripts.env_view import show_environment
 from tests.artifacts import make_artifact
 from warmup.compiled.installed import provider_directory
-from warmup.forecast import forecast_rank
-from warmup.store import NodeStore
+from warmup.rank.forecast import forecast_rank
+from warmup.store.node_store import NodeStore
 
 
 @pytest.fixture

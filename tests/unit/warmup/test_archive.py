@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
-from warmup.archive import MAGIC, Place, read_archive, unpack, write_archive
+from warmup.artifact.archive import MAGIC, Place, read_archive, unpack, write_archive
 from warmup.compiled import compute_cache, triton_cache
 from warmup.errors import ArtifactError, CorruptArtifactError, StoreError, UnsafeArchiveError
-from warmup.store import NodeStore, StorePath
+from warmup.store.node_store import NodeStore, StorePath
 
 CASES = 20_000
 PLACE = Place("0.7.2.post1", "90a", KEY_SHA256)

@@ -8,7 +8,7 @@ import pytest
 from backports import zstd
 
 from tests.artifacts import KEY, make_artifact, table_bytes
-from warmup.artifact import Content, check_blob, decode, encode, read_timings, sha256, timings_content, verify
+from warmup.artifact.artifact import Content, check_blob, decode, encode, read_timings, sha256, timings_content, verify
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 

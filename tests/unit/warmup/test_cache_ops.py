@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import make_artifact
-from warmup.artifact import Artifact, Content, sha256, table_content, timings_content
-from warmup.cache_command import perform
-from warmup.cache_diff import diff_generations
-from warmup.cache_ops import PruneRules, apply_prune, export_store, import_archive, plan_prune, rollback
-from warmup.cache_views import explain, find_stores, list_stores, verify_store
+from warmup.artifact.artifact import Artifact, Content, sha256, table_content, timings_content
+from warmup.cache.command import perform
+from warmup.cache.diff import diff_generations
+from warmup.cache.ops import PruneRules, apply_prune, export_store, import_archive, plan_prune, rollback
+from warmup.cache.views import explain, find_stores, list_stores, verify_store
 from warmup.errors import ArtifactError, StoreError
-from warmup.store import NodeStore
+from warmup.store.node_store import NodeStore
 from warmup.table import METADATA_FIELDS, Entry, TunedTable, parse_table
 
 DAY = 86_400.0

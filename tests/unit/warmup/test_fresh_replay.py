@@ -26,7 +26,7 @@ from pathlib import Path
 from configs import parse_config
 from configs.model import load_model
 from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.rank_workloads import rank_workloads
+from warmup.rank.workloads import rank_workloads
 from warmup.tasks import tasks_of
 config = parse_config(json.loads(sys.argv[1]))
 tuner = FlashInferTuner("cpu")

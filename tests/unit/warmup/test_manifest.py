@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.artifacts import KEY, ROOT, make_artifact
-from warmup.artifact import Content, pack
+from warmup.artifact.artifact import Content, pack
+from warmup.artifact.manifest import GuardSummary, key_difference, parse_manifest
+from warmup.artifact.manifest_schema import json_schema
 from warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
-from warmup.manifest import GuardSummary, key_difference, parse_manifest
-from warmup.manifest_schema import json_schema
 
 
 def changed(**changes: Any) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 from configs.schema import CacheSection
 from warmup.errors import StoreError
-from warmup.node_paths import NodePaths, resolve_paths
+from warmup.rank.node_paths import NodePaths, resolve_paths
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.partial_results import believed
+from warmup.rank.partial_results import believed
 from warmup.tasks import Choice, Measurement, TaskResult
 
 ROW: dict[str, Any] = json.loads(

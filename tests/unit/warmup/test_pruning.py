@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
-from warmup import pruning
-from warmup.generations import Pointer
-from warmup.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
-from warmup.manifest import Manifest
-from warmup.pruning import collect_garbage, prune_generations, remove_store
-from warmup.store import NodeStore
+from warmup.artifact.manifest import Manifest
+from warmup.store import pruning
+from warmup.store.generations import Pointer
+from warmup.store.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
+from warmup.store.node_store import NodeStore
+from warmup.store.pruning import collect_garbage, prune_generations, remove_store
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_publish_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch:
 def test_leases_of_dead_processes_end_at_once(store: NodeStore) -> None:
     """A killed holder's lease is seen to be dead by pid and start time, and removed."""
     program = (
-        "import sys; from pathlib import Path; from warmup.store import NodeStore; import os, signal\n"
+        "import sys; from pathlib import Path; from warmup.store.node_store import NodeStore; import os, signal\n"
         "NodeStore(Path(sys.argv[1])).hold(1); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run(

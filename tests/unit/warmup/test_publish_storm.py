@@ -11,8 +11,8 @@ import pytest
 
 from tests import publish_storm
 from tests.artifacts import ROOT, table_bytes
-from warmup.manifest import Manifest
-from warmup.store import NodeStore
+from warmup.artifact.manifest import Manifest
+from warmup.store.node_store import NodeStore
 
 
 @pytest.mark.timeout(400)  # 25 s on two idle cores

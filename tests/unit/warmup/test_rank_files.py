@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.warmup.test_partial_results import ROW
-from warmup.rank_files import RankFiles
-from warmup.store import NodeStore
+from warmup.rank.files import RankFiles
+from warmup.store.node_store import NodeStore
 
 
 def make_files(directory: Path, *, results: bool = True, quarantine: bool = True) -> RankFiles:

@@ -13,10 +13,10 @@ import pytest
 from configs import ConfigError, parse_config
 from configs.model import load_model
 from tests.fakes import ScriptedTuner
-from warmup.artifact import Blob
+from warmup.artifact.artifact import Blob
 from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
-from warmup.rank_process import RankProcess
-from warmup.rank_workloads import rank_workloads
+from warmup.rank.process import RankProcess
+from warmup.rank.workloads import rank_workloads
 from warmup.ranks import RankInfo
 
 Answer = dict[str, Any]

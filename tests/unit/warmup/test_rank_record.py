@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from warmup.rank_record import RankRecord
+from warmup.rank.record import RankRecord
 from warmup.tuner import Watch
 
 FULL = """
 import resource, sys
 from pathlib import Path
-from warmup.rank_record import RankRecord
+from warmup.rank.record import RankRecord
 from warmup.tuner import Watch
 record = RankRecord()
 record.open(Path(sys.argv[1]), 0o700)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.fakes import ScriptedTuner
 from tests.gemms import make_workload, tasks_for
-from warmup.retiming import Recorded, recorded_entries, retime, sample
+from warmup.cache.retiming import Recorded, recorded_entries, retime, sample
 from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
 
 TASKS = tasks_for(make_workload())

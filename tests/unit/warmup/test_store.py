@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
-from warmup.artifact import Artifact
+from warmup.artifact.artifact import Artifact
 from warmup.errors import CorruptArtifactError, StoreError
-from warmup.store import NodeStore, StorePath
+from warmup.store.node_store import NodeStore, StorePath
 
 
 @pytest.fixture

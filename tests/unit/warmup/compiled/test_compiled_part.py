@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import make_artifact, table_bytes
-from warmup.artifact import table_content
+from warmup.artifact.artifact import table_content
 from warmup.compiled import compiled_part, flashinfer_modules
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import CorruptArtifactError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warmup.artifact import Content
+from warmup.artifact.artifact import Content
 from warmup.compiled import compute_cache
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 

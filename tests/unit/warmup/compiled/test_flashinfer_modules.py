@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.artifacts import ROOT
-from warmup.artifact import Content
+from warmup.artifact.artifact import Content
 from warmup.compiled import flashinfer_modules as modules
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.artifacts import make_artifact, table_bytes
-from warmup.artifact import Artifact, Content, table_content
+from warmup.artifact.artifact import Artifact, Content, table_content
 from warmup.compiled import compute_cache, flashinfer_modules, installed
 from warmup.compiled.environment import decide
 

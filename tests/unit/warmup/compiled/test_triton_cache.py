@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.artifacts import ROOT
-from warmup.artifact import Content
+from warmup.artifact.artifact import Content
 from warmup.compiled import triton_cache
 from warmup.errors import ArtifactError, CorruptArtifactError, UnsafeArchiveError
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from warmup.agreement import ColumnSample, disagreement, poison, tensors_of  # noqa: E402
+from warmup.guard.agreement import ColumnSample, disagreement, poison, tensors_of  # noqa: E402
 
 
 def product(seed: int = 0) -> tuple[object, object]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests import planted
-from warmup.guard import guard
+from warmup.guard.guard import guard
 from warmup.tasks import Choice, GuardVerdict
 from warmup.tuner import TunerOptions
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from warmup.contest import MAX_CALLS, MAX_COPIES, MIN_CALLS, rotation_of
-from warmup.measure import ClockTimed, geomean, mean_per_round, no_wait, ratio_of, timed_rounds
+from warmup.guard.contest import MAX_CALLS, MAX_COPIES, MIN_CALLS, rotation_of
+from warmup.guard.measure import ClockTimed, geomean, mean_per_round, no_wait, ratio_of, timed_rounds
 
 MIB = 1 << 20
 

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from warmup.measure import Ratio
-from warmup.selection import Rule, choose, hopeless, is_settled, order_of, pick
+from warmup.guard.measure import Ratio
+from warmup.guard.selection import Rule, choose, hopeless, is_settled, order_of, pick
 from warmup.tasks import Choice, Measurement
 
 RULE = Rule(margin=0.02, tie_band=0.01)

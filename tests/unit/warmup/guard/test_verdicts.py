@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes import ScriptedContest
-from warmup.contest import Pace
-from warmup.guard import affordable, entrants_of, judge
-from warmup.race import MIN_ROUNDS, Race
-from warmup.selection import Rule
+from warmup.guard.contest import Pace
+from warmup.guard.guard import affordable, entrants_of, judge
+from warmup.guard.race import MIN_ROUNDS, Race
+from warmup.guard.selection import Rule
 from warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
 from warmup.tuner import TunerOptions
 

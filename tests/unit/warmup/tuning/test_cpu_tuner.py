@@ -196,7 +196,7 @@ def test_apply_names_the_field_of_a_foreign_table(tuned: tuple[list[Task], list[
         "warmup.table",
         "warmup.tuning.host_facts",
         "warmup.tuning.compose",
-        "warmup.selection",
+        "warmup.guard.selection",
         "warmup.workloads.base",
     ],
 )

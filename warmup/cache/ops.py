@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from warmup import pruning
-from warmup.archive import Place, read_archive, write_archive
-from warmup.cache_views import disk_bytes, version_and_arch
+from warmup.artifact.archive import Place, read_archive, write_archive
+from warmup.cache.views import disk_bytes, version_and_arch
 from warmup.errors import StoreError, WarmupError
-from warmup.store import NodeStore, Published, StorePath
+from warmup.store import pruning
+from warmup.store.node_store import NodeStore, Published, StorePath
 
 DAY_S = 86_400.0
 

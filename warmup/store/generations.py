@@ -2,7 +2,7 @@
 
 A generation is made once and never changed; committing one is the atomic replacement of `current`. Numbers are
 taken by creating a directory, which is exclusive on local and on shared file systems alike. What a generation means
-(keys, tables, hits) is `warmup/store.py`'s.
+(keys, tables, hits) is `warmup/store/node_store.py`'s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmup.artifact import Blob, check_blob, sha256
+from warmup.artifact.artifact import Blob, check_blob, sha256
+from warmup.artifact.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
 from warmup.errors import CorruptArtifactError, StoreError
-from warmup.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
-from warmup.publish import make_directories, publish_bytes, store_error, sweep
-from warmup.reading import read_regular
+from warmup.store.publish import make_directories, publish_bytes, store_error, sweep
+from warmup.store.reading import read_regular
 
 logger = logging.getLogger(__name__)
 

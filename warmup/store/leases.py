@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warmup.artifact.manifest import parse_json
 from warmup.errors import WarmupError
-from warmup.manifest import parse_json
-from warmup.publish import publish_bytes
-from warmup.reading import read_regular
+from warmup.store.publish import publish_bytes
+from warmup.store.reading import read_regular
 
 logger = logging.getLogger(__name__)
 

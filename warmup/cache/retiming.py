@@ -41,7 +41,7 @@ class Recorded:
 
 
 def recorded_entries(rows: Sequence[Mapping[str, Any]]) -> tuple[Recorded, ...]:
-    """The entries behind a table's timings (`warmup/artifact.py` `read_timings`) that differ from the default."""
+    """The entries behind a table's timings (`read_timings`) that differ from the default."""
     entries = []
     for row in rows:
         result = TaskResult.from_json(row["result"])

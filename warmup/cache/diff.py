@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact import Artifact, read_timings
-from warmup.manifest import Manifest
-from warmup.store import NodeStore
+from warmup.artifact.artifact import Artifact, read_timings
+from warmup.artifact.manifest import Manifest
+from warmup.store.node_store import NodeStore
 from warmup.table import TunedTable, parse_table
 
 

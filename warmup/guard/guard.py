@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from warmup.contest import COPIES_BYTES, Contest, OpContest, Pace
-from warmup.race import MIN_ROUNDS, Race
-from warmup.selection import Rule, order_of, pick
+from warmup.guard.contest import COPIES_BYTES, Contest, OpContest, Pace
+from warmup.guard.race import MIN_ROUNDS, Race
+from warmup.guard.selection import Rule, order_of, pick
 from warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
 from warmup.tuner import TunerOptions
 from warmup.workloads.base import OpCall

@@ -12,9 +12,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
-from warmup.contest import Contest
-from warmup.measure import Ratio, mean_per_round, ratio_of, timed_rounds
-from warmup.selection import Rule, hopeless, is_settled
+from warmup.guard.contest import Contest
+from warmup.guard.measure import Ratio, mean_per_round, ratio_of, timed_rounds
+from warmup.guard.selection import Rule, hopeless, is_settled
 from warmup.tasks import Choice
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from warmup.artifact.manifest import parse_json
 from warmup.errors import StoreError, WarmupError
-from warmup.manifest import parse_json
-from warmup.publish import publish_bytes, store_error
-from warmup.reading import read_regular
-from warmup.writer_files import WriterFiles
+from warmup.store.publish import publish_bytes, store_error
+from warmup.store.reading import read_regular
+from warmup.store.writer_files import WriterFiles
 
 logger = logging.getLogger(__name__)
 

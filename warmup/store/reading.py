@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from warmup.errors import CorruptArtifactError, StoreError
-from warmup.publish import store_error
+from warmup.store.publish import store_error
 
 
 def read_regular(path: Path, limit: int) -> bytes:

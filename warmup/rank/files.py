@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 from warmup.errors import StoreError
-from warmup.partial_results import believed
-from warmup.store import NodeStore
+from warmup.rank.partial_results import believed
+from warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 

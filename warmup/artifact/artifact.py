@@ -1,8 +1,8 @@
 """An artifact: one manifest and the blobs that it names, addressed by their sha256.
 
 Packs contents into blobs (zstd where it pays), checks blobs before anything touches a disk, and decodes them within
-the limits that the manifest states. Pure bytes: where they lie is `warmup/store.py`'s, which module or cache entry
-they are is `warmup/compiled/`'s.
+the limits that the manifest states. Pure bytes: where they lie is `warmup/store/`'s, which module or cache
+entry they are is `warmup/compiled/`'s.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.errors import CorruptArtifactError, RejectedArtifactError
-from warmup.manifest import (
+from warmup.artifact.manifest import (
     MAX_BLOB_BYTES,
     TABLE_NAME,
     TIMINGS_NAME,
@@ -27,6 +26,7 @@ from warmup.manifest import (
     parse_json,
     parse_manifest,
 )
+from warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from configs.model import load_model
 from configs.schema import WarmupConfig
+from warmup.artifact.manifest import key_difference
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.manifest import key_difference
-from warmup.node_paths import resolve_paths
-from warmup.rank_workloads import rank_workloads
-from warmup.store import NodeStore, StorePath
+from warmup.rank.node_paths import resolve_paths
+from warmup.rank.workloads import rank_workloads
+from warmup.store.node_store import NodeStore, StorePath
 from warmup.table import metadata_difference, parse_table
 from warmup.tasks import Workload, digest_of_tasks, tasks_of
 from warmup.tuning.host_facts import describe_host

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmup.artifact import Artifact, pack, read_timings, table_content, timings_content
+from warmup.artifact.artifact import Artifact, pack, read_timings, table_content, timings_content
+from warmup.artifact.manifest import GuardSummary
 from warmup.cache_key import CacheKey
 from warmup.fingerprint import Fingerprint
-from warmup.manifest import GuardSummary
 from warmup.table import parse_table
 from warmup.tasks import GuardVerdict, TaskResult
 

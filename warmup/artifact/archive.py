@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact import Artifact, Blob, verify
+from warmup.artifact.artifact import Artifact, Blob, verify
+from warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
 from warmup.errors import CorruptArtifactError, UnsafeArchiveError
-from warmup.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
-from warmup.member_path import check_member_path
-from warmup.publish import publish_bytes
-from warmup.reading import read_regular
+from warmup.store.member_path import check_member_path
+from warmup.store.publish import publish_bytes
+from warmup.store.reading import read_regular
 
 MAGIC = b"RAYWARMUP1\n"
 _LENGTH = 8

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from warmup.measure import Ratio
+from warmup.guard.measure import Ratio
 from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
 

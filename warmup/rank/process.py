@@ -19,18 +19,18 @@ from typing import Any
 from configs import env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
-from warmup.artifact import Artifact, Blob, verify
+from warmup.artifact.artifact import Artifact, Blob, verify
+from warmup.artifact.manifest import Manifest
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.manifest import Manifest
-from warmup.node_paths import NodePaths, resolve_paths
-from warmup.rank_artifact import header_of, history_of, make_artifact
-from warmup.rank_files import RankFiles
-from warmup.rank_record import RankRecord
-from warmup.rank_workloads import rank_workloads
+from warmup.rank.files import RankFiles
+from warmup.rank.node_paths import NodePaths, resolve_paths
+from warmup.rank.packing import header_of, history_of, make_artifact
+from warmup.rank.record import RankRecord
+from warmup.rank.workloads import rank_workloads
 from warmup.ranks import RankInfo
-from warmup.store import NodeStore, StorePath
+from warmup.store.node_store import NodeStore, StorePath
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions, Watch

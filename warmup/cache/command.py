@@ -20,11 +20,13 @@ from typing import Any
 from configs import env
 from configs.loader import load_config
 from configs.schema import CacheSection
-from warmup import cache_diff, cache_ops, cache_views
-from warmup.artifact import read_timings
+from warmup.artifact.artifact import read_timings
+from warmup.cache import diff as cache_diff
+from warmup.cache import ops as cache_ops
+from warmup.cache import views as cache_views
 from warmup.errors import StoreError, WarmupError
-from warmup.node_paths import NodePaths, resolve_paths
-from warmup.store import NodeStore
+from warmup.rank.node_paths import NodePaths, resolve_paths
+from warmup.store.node_store import NodeStore
 from warmup.tasks import tasks_of
 from warmup.tuner import TunerOptions
 
@@ -74,8 +76,8 @@ def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """Time a sample of a config's table again; needs the device that the table was made for."""
-    from warmup import retiming
-    from warmup.forecast import forecast_rank
+    from warmup.cache import retiming
+    from warmup.rank.forecast import forecast_rank
 
     config = load_config(arguments["config"], [*arguments.get("set", [])])
     backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
@@ -96,7 +98,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    from warmup.forecast import forecast_rank
+    from warmup.rank.forecast import forecast_rank
 
     config = load_config(arguments["config"], [*arguments.get("set", [])])
     forecast = forecast_rank(config, arguments.get("rank", 0))

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact import decode, sha256
+from warmup.artifact.artifact import decode, sha256
+from warmup.artifact.manifest import Manifest, key_difference, parse_manifest
 from warmup.errors import WarmupError
-from warmup.leases import PUBLISHING
-from warmup.manifest import Manifest, key_difference, parse_manifest
-from warmup.pruning import held
-from warmup.store import NodeStore
+from warmup.store.leases import PUBLISHING
+from warmup.store.node_store import NodeStore
+from warmup.store.pruning import held
 from warmup.table import TunedTable, parse_table
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

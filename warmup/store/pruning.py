@@ -2,7 +2,7 @@
 
 What goes is first renamed out of sight (`.<name>.<random>.trash`), then leases, pointer and manifests are read again:
 whoever took a lease before that is seen and the thing is given back; a reader that misses it meanwhile takes it back
-itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache_ops.py`).
+itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache/ops.py`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from warmup.artifact.manifest import Manifest, parse_manifest
 from warmup.errors import StoreError, WarmupError
-from warmup.generations import hide
-from warmup.leases import EVERYTHING, PUBLISHING, held_generations
-from warmup.manifest import Manifest, parse_manifest
-from warmup.publish import STALE_AFTER_S, store_error
-from warmup.store import NodeStore
+from warmup.store.generations import hide
+from warmup.store.leases import EVERYTHING, PUBLISHING, held_generations
+from warmup.store.node_store import NodeStore
+from warmup.store.publish import STALE_AFTER_S, store_error
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from warmup.agreement import disagreement, poison
 from warmup.errors import DeadContextError
-from warmup.measure import ClockTimed, EventTimed, GraphTimed, Timed, no_wait, synchronize, timed_rounds
+from warmup.guard.agreement import disagreement, poison
+from warmup.guard.measure import ClockTimed, EventTimed, GraphTimed, Timed, no_wait, synchronize, timed_rounds
 from warmup.tasks import Choice
 from warmup.workloads.base import OpCall
 

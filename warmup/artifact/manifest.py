@@ -1,7 +1,7 @@
 """The manifest of an artifact: what it is for, how it was made, and every blob with its digest.
 
 Pure values with deterministic bytes: the same manifest always serialises to the same JSON, and the only time in
-it is the one that was given. Blob bytes and their codecs are `warmup/artifact.py`'s.
+it is the one that was given. Blob bytes and their codecs are `warmup/artifact/artifact.py`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import ValidationError
 
+from warmup.artifact.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
-from warmup.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
-from warmup.member_path import check_member_paths
+from warmup.store.member_path import check_member_paths
 
 __all__ = ["MAX_BLOB_BYTES", "BlobEntry", "Codec", "GuardSummary", "Kind", "Manifest", "parse_json", "parse_manifest"]
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from warmup.black_box import BlackBox
+from warmup.rank.black_box import BlackBox
 from warmup.tuner import Watch
 
 logger = logging.getLogger(__name__)

@@ -50,15 +50,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from warmup import leases
-from warmup.artifact import Artifact, check_blob, decode, sha256
+from warmup.artifact.artifact import Artifact, check_blob, decode, sha256
+from warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from warmup.errors import StoreError, WarmupError
-from warmup.generations import Generations, Pointer
-from warmup.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
-from warmup.publish import store_error, sweep
-from warmup.reading import read_regular
-from warmup.run_files import RunFiles
-from warmup.store_values import Lookup, Published, StorePath
+from warmup.store import leases
+from warmup.store.generations import Generations, Pointer
+from warmup.store.publish import store_error, sweep
+from warmup.store.reading import read_regular
+from warmup.store.run_files import RunFiles
+from warmup.store.values import Lookup, Published, StorePath
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
 

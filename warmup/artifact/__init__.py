@@ -1,0 +1,1 @@
+"""An artifact: a manifest and content-addressed blobs; packing, checking, one-file archives. Pure bytes."""

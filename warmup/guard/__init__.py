@@ -1,0 +1,1 @@
+"""No tactic slower or wrong is published: timing as serving runs it, comparing outputs, choosing."""
