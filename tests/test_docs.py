@@ -56,6 +56,24 @@ def is_command(command: click.Command, words: list[str]) -> bool:
     return all(word in options for word in words if word.startswith("--"))
 
 
+def missing_from_tree(text: str) -> list[str]:
+    """Names at the beginning of a line of the drawn tree that are not there, below the last top-level folder."""
+    missing, folder = [], ROOT
+    for indent, names in re.findall(r"^ {4}( *)((?:[\w/]+(?:/|\.py)(?:, )?)+)(?= |$)", text, re.MULTILINE):
+        folder = folder if indent else ROOT
+        missing += [name for name in names.strip(", ").split(", ") if not (folder / name).exists()]
+        folder = folder if indent else ROOT / names.strip(", ")
+    return missing
+
+
+def test_the_drawn_tree_is_the_tree() -> None:
+    """Every file and folder of the drawn tree exists where it is drawn; an invented one is found."""
+    drawn = (ROOT / "ARCHITECTURE.md").read_text().split("## The tree")[1].split("\n## ")[0]
+    assert "      machine/ " in drawn
+    assert missing_from_tree(drawn) == []
+    assert missing_from_tree("    warmup/   x\n      store/, nowhere.py  y\n    gone/  z") == ["nowhere.py", "gone/"]
+
+
 @pytest.mark.parametrize("name", DOCS)
 def test_commands_in_the_documents_exist(name: str) -> None:
     """Every `ray-warmup` subcommand and option that a document shows is there; invented ones are found."""
