@@ -25,7 +25,10 @@ Clock = Callable[[], float]
 
 @contextlib.contextmanager
 def attached(address: str | None) -> Iterator[bool]:
-    """A connection to a running cluster for asking only; False where there is none."""
+    """A connection to a running cluster for asking only; False where there is none.
+
+    Raises ClusterError when an address was given and nothing answers there.
+    """
     env.export(env.LOOPBACK)  # a cluster on this machine's loopback must be found, too
     import ray
     from ray._private.services import canonicalize_bootstrap_address
@@ -38,7 +41,9 @@ def attached(address: str | None) -> Iterator[bool]:
         target = target if "://" in target else canonicalize_bootstrap_address(target) or target
         reach(target)
         ray.init(address=target, namespace=NAMESPACE, log_to_driver=False)
-    except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError):
+    except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
+        if address is not None:
+            raise ClusterError(f"no Ray cluster answers at {address} (--address): {error}") from error
         yield False
         return
     try:
