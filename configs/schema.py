@@ -220,4 +220,10 @@ class WarmupConfig(Section):
                 f"model.tensor_parallel_size: {self.model.tensor_parallel_size}: times model.pipeline_parallel_size "
                 f"{self.model.pipeline_parallel_size} it must divide the {self.cluster.num_ranks} ranks of cluster"
             )
+        per_stage = self.cluster.num_ranks // self.model.pipeline_parallel_size
+        if per_stage % self.model.expert_parallel_size:
+            raise ValueError(
+                f"model.expert_parallel_size: {self.model.expert_parallel_size}: must divide the {per_stage} ranks "
+                "of a pipeline stage"
+            )
         return self

@@ -221,7 +221,8 @@ class RankProcess:
                 self._store.clear_partial()
             except StoreError as error:
                 return {"files": [], "degraded": str(error)}
-            return {"files": [self._file(path) for path in published.files], "degraded": None}
+            files = [self._file(path) for path in published.files if path.exists()]  # another job may replace one
+            return {"files": files, "degraded": None}
 
     def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
         """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""

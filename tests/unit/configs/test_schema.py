@@ -172,3 +172,11 @@ def test_every_phase_has_its_deadline() -> None:
             section, _, name = phase.setting.partition(".")
             assert section == "timeouts"
             assert name in TimeoutsSection.model_fields
+
+
+def test_expert_shards_fill_the_ranks_of_a_stage() -> None:
+    """More expert shards than a stage has ranks, or a number that leaves ranks over, is refused by name."""
+    model = {"name": "m", "pipeline_parallel_size": 2, "expert_parallel_size": 4}
+    assert make_config(cluster={"world_size": 8}, model=model).model.expert_parallel_size == 4
+    with pytest.raises(ConfigError, match=r"model.expert_parallel_size: 4: must divide the 2 ranks"):
+        make_config(cluster={"world_size": 4}, model=model)
