@@ -6,6 +6,7 @@ Prints one line per event, then the report; the exit codes are the command line'
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def main() -> int:
     from configs import parse_config
     from tests.testbed import SCRIPTED
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
     config = parse_config(json.loads(Path(sys.argv[1]).read_text()))
     try:
         report = run_warmup(config, tuner=SCRIPTED, on_event=lambda event: print(json.dumps(event), flush=True))
