@@ -73,6 +73,8 @@ class ClassState:
     pool: TaskPool | None = None
     quarantine: list[dict[str, str]] = field(default_factory=list)
     """Tactics that nobody measures: op, runner, tactic as JSON."""
+    deaths_in: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """(op, runner, tactic) -> processes that died while it ran, on any rank and in any task."""
     ballots: dict[int, TaskPool] = field(default_factory=dict)
     """Under `consensus`: what each voter still measures."""
     votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)

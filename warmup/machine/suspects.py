@@ -1,7 +1,7 @@
 """After a death: was it the tactic? Decides what is quarantined, from what the dead process wrote last.
 
-A fatal signal or a hang is blamed on the tactic that ran; a plain kill from outside only when the same task
-meets it twice. What is quarantined is measured by nobody again and its task keeps another tactic.
+A fatal signal or a hang is blamed on the tactic that ran; a plain kill from outside only when the same task or
+tactic meets it twice. What is quarantined is measured by nobody again and its task keeps another tactic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, RankState, Run
 
 PATIENCE = 2
-"""Deaths on one task after which a kill without a trace is blamed on its tactic, too."""
+"""Deaths in one task, or in one tactic on any rank, after which a kill without a trace is blamed on the tactic, too."""
 
 
 def suspect(state: RankState, task_id: str, *, hung: bool) -> None:
@@ -29,7 +29,10 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
     words: dict[str, Any] = state.description.get("last_words") or {}
     if task_id is None or words.get("task_id") != task_id:
         return
-    if not (hung or words["is_fatal"] or state.deaths_on[task_id] >= PATIENCE):
+    tactic = (words["op"], words["runner"], words["tactic"])
+    group.deaths_in[tactic] = deaths = group.deaths_in.get(tactic, 0) + 1
+    again = state.deaths_on[task_id] >= PATIENCE or (words["runner"] and deaths >= PATIENCE)
+    if not (hung or words["is_fatal"] or again):
         return
     why = "hung in" if hung else "killed its process in" if words["is_fatal"] else "ran when its process was killed in"
     if words["runner"]:

@@ -99,3 +99,13 @@ def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     verdict = driver.group().verdicts["c0t0"]
     assert (verdict["decision"], verdict["choice"]) == ("crashed", {"runner": "FirstRunner", "tactic": -1})
     assert not driver.in_flight("guard")
+
+
+def test_a_tactic_that_ran_in_two_deaths_is_quarantined() -> None:
+    """Two ranks die in different tasks while the same tactic runs: it is the tactic's fault, whichever the task."""
+    driver = Driver(nodes=1, per_node=2, strategy="sharded", tasks=4).until(Phase.TUNING)
+    first = die(driver, 0)
+    assert quarantined(driver) == []
+    assert die(driver, 1) != first
+    assert quarantined(driver) == ["BadRunner"]
+    assert driver.finish().ready
