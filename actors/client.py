@@ -80,22 +80,21 @@ def coordinator_name(config: WarmupConfig) -> str:
 @contextlib.contextmanager
 def connected(config: WarmupConfig) -> Iterator[None]:
     """A connection to the configured cluster; an existing one is used and left alone."""
+    if _is_connected():
+        yield
+        return
     address = config.cluster.address or env.read("RAY_ADDRESS")
-    if address is not None and config.cluster.simulated_nodes:
-        logger.warning("cluster.simulated_nodes is not used: the run goes to the cluster at %s", address)
-    if address is None and (config.cluster.simulated_nodes or not _is_connected()):
+    if address is None:
         from actors.local_nodes import local_ray
 
         with local_ray(config, NAMESPACE):
             yield
         return
-    if address is not None and not _is_connected():
-        reach(address)
+    if config.cluster.simulated_nodes:
+        logger.warning("cluster.simulated_nodes is not used: the run goes to the cluster at %s", address)
+    reach(address)
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
     except (ConnectionError, ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
