@@ -7,10 +7,7 @@ another thread at any time, every other method runs on one thread.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,20 +16,18 @@ from typing import Any
 from configs import env
 from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
-from warmup.artifact.artifact import Artifact, Blob, verify
-from warmup.artifact.manifest import Manifest
+from warmup.artifact.artifact import Blob
 from warmup.cache_key import CacheKey, cache_key
-from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
+from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
+from warmup.rank.delivery import Delivery
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
-from warmup.rank.packing import header_of, history_of, make_artifact
 from warmup.rank.record import RankRecord
 from warmup.rank.workloads import rank_workloads
 from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore, StorePath
-from warmup.table import parse_table
-from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
+from warmup.tasks import Choice, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions, Watch
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
 
@@ -63,9 +58,9 @@ class RankProcess:
         self._fingerprint: Fingerprint
         self._store: NodeStore
         self._files: RankFiles
+        self._delivery: Delivery
         self._tasks: dict[str, Task] = {}
         self._workloads: tuple[Workload, ...] = ()
-        self._artifact: Artifact | None = None
 
     def probe(self, budget_bytes: int | None = None) -> dict[str, Any]:
         """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
@@ -90,6 +85,9 @@ class RankProcess:
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
             self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
             directory = self._open_store(paths)
+            self._delivery = Delivery(
+                self.info, self._tuner, self._store, self._key, self._fingerprint, tuple(self._tasks.values())
+            )
             if self._run_id and self._config.cache.persistent:
                 box = directory / "running" / f"{self._run_id}-{self.info.rank}"
                 self._record.open(box, self._config.cache.dir_mode)
@@ -114,25 +112,10 @@ class RankProcess:
                 "warnings": [*found.warnings, *([problem] if problem else [])],
             }
             if found.hit and found.manifest is not None and found.table is not None:
-                answer |= self._found(found.manifest, found.table)
+                answer |= self._delivery.found(found.manifest, found.table)
             elif found.hit:
                 answer |= {"hit": False, "reason": "the stored artifact says that nothing was tunable"}
             return answer
-
-    def _found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
-        """The artifact behind a hit, kept for the nodes that lack it; a damaged blob makes the hit a miss."""
-        try:
-            stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in manifest.blobs}
-            artifact = Artifact(manifest, stored)
-            history = history_of(artifact)
-        except WarmupError as error:
-            return {"hit": False, "guarded": False, "reason": str(error)}
-        self._artifact = artifact
-        try:
-            on_disk = self._read_table() == table
-        except LoadError:
-            on_disk = False  # found, but the file that ranks would load could not be restored
-        return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
 
     def sees(self, tokens: list[str]) -> dict[str, Any]:
         """Which of the other nodes' markers are in this node's directory."""
@@ -176,38 +159,15 @@ class RankProcess:
     ) -> dict[str, Any]:
         """Results and verdicts as one artifact, kept here until its blobs are fetched."""
         with self._busy("pack"):
-            order = {task_id: index for index, task_id in enumerate(self._tasks)}
-            ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
-            judged = {v["task_id"]: GuardVerdict.from_json(v) for v in verdicts}
-            table = self._tuner.table(ordered, list(judged.values()))
-            if table is None:
-                return {"digest": None, "blobs": []}
-            self._artifact = make_artifact(
-                table,
-                ordered,
-                judged,
-                key=self._key,
-                fingerprint=self._fingerprint,
-                strategy=strategy,
-                guarded=guarded,
-            )
-            collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-            return header_of(self._artifact, table) | {"collisions": collisions}
+            return self._delivery.pack(results, verdicts, strategy, guarded)
 
     def pack_stored(self) -> dict[str, Any]:
         """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store."""
-        if self._artifact is None:
-            self._artifact, lease = self._store.load_artifact()
-            lease.release()
-        table = self._artifact.table
-        assert table is not None
-        return header_of(self._artifact, table)
+        return self._delivery.pack_stored()
 
     def blob(self, digest: str) -> Blob:
         """One blob of the packed artifact."""
-        if self._artifact is None or digest not in self._artifact.blobs:
-            raise StoreError(f"{self.info}: blob {digest[:16]} is not part of the packed artifact")
-        return self._artifact.blobs[digest]
+        return self._delivery.blob(digest)
 
     def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
         """Check everything that was pushed, then publish it on this node.
@@ -215,30 +175,12 @@ class RankProcess:
         A disk that refuses is answered with `degraded`; bytes that are not what they should be raise.
         """
         with self._busy("install"):
-            artifact = self._checked(header, blobs)
-            try:
-                published = self._store.publish(artifact)
-                self._store.clear_partial()
-            except StoreError as error:
-                return {"files": [], "degraded": str(error)}
-            files = [self._file(path) for path in published.files if path.exists()]  # another job may replace one
-            return {"files": files, "degraded": None}
+            return self._delivery.install(header, blobs)
 
     def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
         """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
         with self._busy("load"):
-            began = time.monotonic()
-            table = self._read_table() if blobs is None or header is None else self._checked(header, blobs).table
-            if table is None or parse_table(table).digest != digest:
-                raise LoadError(
-                    f"{self.info}: {self._store.table_path} is not the table of this run (another job replaced it?)",
-                    directory=str(self._store.directory),
-                )
-            refusal = self._tuner.check(table)
-            if refusal is not None:
-                raise LoadError(f"{self.info}: the table is refused: {refusal}")
-            result = self._load(table, from_file=blobs is None)
-            return result | {"seconds": time.monotonic() - began}
+            return self._delivery.load(digest, header, blobs)
 
     def replay(self) -> dict[str, Any]:
         """Run every task once, so that the first request finds nothing to build."""
@@ -333,39 +275,8 @@ class RankProcess:
         self._tuner.keep_away(entries)
         self._files.keep_quarantine([dict(entry) for entry in quarantine])
 
-    def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
-        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
-        table = artifact.table
-        refusal = None if table is None else self._tuner.check(table)
-        if refusal is not None:
-            raise RejectedArtifactError(f"{self.info}: the pushed table is refused: {refusal}")
-        return artifact
-
-    def _read_table(self) -> bytes:
-        try:
-            return self._store.table_path.read_bytes()
-        except OSError as error:
-            raise LoadError(f"{self.info}: {self._store.table_path} cannot be read: {error}") from error
-
-    def _load(self, table: bytes, *, from_file: bool) -> dict[str, Any]:
-        expected = tuple(self._tasks.values())
-        if from_file:
-            return self._tuner.load(self._store.table_path, expected).to_json()
-        fd = os.memfd_create("autotune_configs")
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(table)
-            return self._tuner.load(Path(f"/proc/self/fd/{fd}"), expected).to_json()
-        finally:
-            os.close(fd)
-
     def _task(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)
         if task is None:
             raise WarmupError(f"{self.info} does not run task {task_id}")
         return task
-
-    def _file(self, path: Path) -> dict[str, Any]:
-        data = path.read_bytes()
-        digest = hashlib.sha256(data).hexdigest()
-        return {"node_id": self.info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}

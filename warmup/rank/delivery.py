@@ -1,0 +1,154 @@
+"""One rank's end of the way that an artifact takes: found in the store, packed, received, installed, loaded.
+
+Bytes that come in are checked here before anything else sees them. Which rank does what, and when, is the machine's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from warmup.artifact.artifact import Artifact, Blob, verify
+from warmup.artifact.manifest import Manifest
+from warmup.cache_key import CacheKey
+from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
+from warmup.fingerprint import Fingerprint
+from warmup.rank.packing import header_of, history_of, make_artifact
+from warmup.ranks import RankInfo
+from warmup.store.node_store import NodeStore
+from warmup.table import parse_table
+from warmup.tasks import GuardVerdict, Task, TaskResult
+from warmup.tuner import Tuner
+
+
+class Delivery:
+    """What one probed rank holds of its class's artifact; `tasks` is what its table must cover."""
+
+    def __init__(
+        self,
+        info: RankInfo,
+        tuner: Tuner,
+        store: NodeStore,
+        key: CacheKey,
+        fingerprint: Fingerprint,
+        tasks: Sequence[Task],
+    ) -> None:
+        self._info = info
+        self._tuner = tuner
+        self._store = store
+        self._key = key
+        self._fingerprint = fingerprint
+        self._tasks = tuple(tasks)
+        self._artifact: Artifact | None = None
+
+    def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
+        """The artifact behind a hit, kept for the nodes that lack it; a damaged blob makes the hit a miss."""
+        try:
+            stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in manifest.blobs}
+            artifact = Artifact(manifest, stored)
+            history = history_of(artifact)
+        except WarmupError as error:
+            return {"hit": False, "guarded": False, "reason": str(error)}
+        self._artifact = artifact
+        try:
+            on_disk = self._read_table() == table
+        except LoadError:
+            on_disk = False  # found, but the file that ranks would load could not be restored
+        return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
+
+    def pack(
+        self, results: list[dict[str, Any]], verdicts: list[dict[str, Any]], strategy: str, guarded: bool
+    ) -> dict[str, Any]:
+        """Results and verdicts as one artifact, kept here until its blobs are fetched; `digest` None: nothing tuned."""
+        order = {task.task_id: index for index, task in enumerate(self._tasks)}
+        ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
+        judged = {v["task_id"]: GuardVerdict.from_json(v) for v in verdicts}
+        table = self._tuner.table(ordered, list(judged.values()))
+        if table is None:
+            return {"digest": None, "blobs": []}
+        self._artifact = make_artifact(
+            table,
+            ordered,
+            judged,
+            key=self._key,
+            fingerprint=self._fingerprint,
+            strategy=strategy,
+            guarded=guarded,
+        )
+        collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
+        return header_of(self._artifact, table) | {"collisions": collisions}
+
+    def pack_stored(self) -> dict[str, Any]:
+        """The artifact that `found` kept; a replacement reads it from the store."""
+        if self._artifact is None:
+            self._artifact, lease = self._store.load_artifact()
+            lease.release()
+        table = self._artifact.table
+        assert table is not None
+        return header_of(self._artifact, table)
+
+    def blob(self, digest: str) -> Blob:
+        """One blob of the packed artifact."""
+        if self._artifact is None or digest not in self._artifact.blobs:
+            raise StoreError(f"{self._info}: blob {digest[:16]} is not part of the packed artifact")
+        return self._artifact.blobs[digest]
+
+    def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
+        """Check everything that was pushed, then publish it on this node."""
+        artifact = self._checked(header, blobs)
+        try:
+            published = self._store.publish(artifact)
+            self._store.clear_partial()
+        except StoreError as error:
+            return {"files": [], "degraded": str(error)}
+        files = [self._file(path) for path in published.files if path.exists()]  # another job may replace one
+        return {"files": files, "degraded": None}
+
+    def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
+        """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
+        began = time.monotonic()
+        table = self._read_table() if blobs is None or header is None else self._checked(header, blobs).table
+        if table is None or parse_table(table).digest != digest:
+            raise LoadError(
+                f"{self._info}: {self._store.table_path} is not the table of this run (another job replaced it?)",
+                directory=str(self._store.directory),
+            )
+        refusal = self._tuner.check(table)
+        if refusal is not None:
+            raise LoadError(f"{self._info}: the table is refused: {refusal}")
+        result = self._load(table, from_file=blobs is None)
+        return result | {"seconds": time.monotonic() - began}
+
+    def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
+        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
+        table = artifact.table
+        refusal = None if table is None else self._tuner.check(table)
+        if refusal is not None:
+            raise RejectedArtifactError(f"{self._info}: the pushed table is refused: {refusal}")
+        return artifact
+
+    def _read_table(self) -> bytes:
+        try:
+            return self._store.table_path.read_bytes()
+        except OSError as error:
+            raise LoadError(f"{self._info}: {self._store.table_path} cannot be read: {error}") from error
+
+    def _load(self, table: bytes, *, from_file: bool) -> dict[str, Any]:
+        if from_file:
+            return self._tuner.load(self._store.table_path, self._tasks).to_json()
+        fd = os.memfd_create("autotune_configs")
+        try:
+            with open(fd, "wb", closefd=False) as file:
+                file.write(table)
+            return self._tuner.load(Path(f"/proc/self/fd/{fd}"), self._tasks).to_json()
+        finally:
+            os.close(fd)
+
+    def _file(self, path: Path) -> dict[str, Any]:
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return {"node_id": self._info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}
