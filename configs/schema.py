@@ -14,6 +14,15 @@ OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
 Backend = Literal["auto", "cuda", "cpu"]
 OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
+EngineWarmupName = Literal[
+    "slot_mapping",
+    "prefill_decode",
+    "sm120_decode",
+    "sparse_mla",
+    "serving_shapes",
+    "graph_capture",
+    "sampler_features",
+]
 
 
 class Section(BaseModel):
@@ -145,6 +154,44 @@ class GuardSection(Section):
     """Interleaved rounds of default and candidate."""
 
 
+class EngineSection(Section):
+    """What a serving engine warms at start-up besides tuning; run on a built-in model runner with random weights."""
+
+    enabled: bool | None = None
+    """Explicit switch; unset: on a GPU. On the cpu backend an engine compiles nothing, so it runs there when asked."""
+    disabled: tuple[EngineWarmupName, ...] = ()
+    """Warmups that do not run."""
+    required: tuple[EngineWarmupName, ...] = ("slot_mapping", "prefill_decode", "sparse_mla")
+    """Warmups whose failure fails their rank; the failure of any other is a warning."""
+    deadlines: dict[EngineWarmupName, Seconds] = Field(default_factory=dict)
+    """Seconds by warmup. Unset: sm120_decode 1800, slot_mapping 120, any other 600."""
+    num_layers: int = Field(default=2, ge=1, le=256)
+    """Decoder layers of the runner; layers of one kind share their kernels."""
+    block_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
+    """Tokens per KV block, one for each KV cache group."""
+    kv_blocks: int | None = Field(default=None, ge=1)
+    """KV blocks of the runner; unset: as many as its requests need."""
+    max_model_len: int | None = Field(default=None, ge=2, le=1 << 24)
+    """Longest sequence; unset: `autotune.max_num_batched_tokens` and 64 more."""
+    capture_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    """Requests in the decode steps that the engine captures as CUDA graphs; unset: powers of two up to
+    `autotune.max_num_seqs`."""
+    slot_mapping_for_any: bool = False
+    """Warm slot mapping by itself for models without a sparse-MLA backend, too."""
+    sparse_mla: bool = True
+    """Warm the attention of sparse-MLA models."""
+    sparse_mla_backends: tuple[str, ...] = ("V4_FLASHMLA_SPARSE", "DEEPSEEK_SPARSE_SWA")
+    """Attention backends that make a model one of those."""
+    top_k_widths: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 64, 1024)
+    """Widths of top-k sampling that requests ask for."""
+    logprob_widths: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 5, 20)
+    """Numbers of log probabilities that requests ask for."""
+    monitor: Literal["off", "warn", "raise"] = "warn"
+    """What a compilation after the warmups is, in the requests that check them: not counted, a warning, or an error."""
+    verify_requests: int = Field(default=16, ge=0, le=4096)
+    """Random requests that check, after the warmups, that nothing is left to compile."""
+
+
 class CacheSection(Section):
     """Where tables and compiled kernels are kept on each node."""
 
@@ -187,7 +234,7 @@ class TimeoutsSection(Section):
     loading: Seconds = 300
     """Every rank loads and looks every task up."""
     replaying: Seconds = 900
-    """Every rank runs every task once."""
+    """Every rank runs every task once, and its engine warmups."""
     task: Seconds = 300
     """One task of TUNING or GUARDING."""
     single_flight: Seconds = 7200
@@ -207,6 +254,8 @@ class WarmupConfig(Section):
     """What is measured and how."""
     guard: GuardSection = GuardSection()
     """How winners prove themselves."""
+    engine: EngineSection = EngineSection()
+    """What an engine warms at start-up."""
     cache: CacheSection = CacheSection()
     """Where results are kept."""
     timeouts: TimeoutsSection = TimeoutsSection()
@@ -225,5 +274,19 @@ class WarmupConfig(Section):
             raise ValueError(
                 f"model.expert_parallel_size: {self.model.expert_parallel_size}: must divide the {per_stage} ranks "
                 "of a pipeline stage"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_fits_a_step(self) -> Self:
+        engine, most = self.engine, self.autotune.max_num_seqs
+        if engine.num_layers < len(engine.block_sizes):
+            raise ValueError(
+                f"engine.block_sizes: {list(engine.block_sizes)}: each group needs a layer of its own, "
+                f"engine.num_layers is {engine.num_layers}"
+            )
+        if engine.capture_sizes is not None and max(engine.capture_sizes) > most:
+            raise ValueError(
+                f"engine.capture_sizes: {list(engine.capture_sizes)}: must be at most autotune.max_num_seqs {most}"
             )
         return self

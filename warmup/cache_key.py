@@ -30,6 +30,7 @@ EXCLUDED: dict[str, str] = {
     "shortlist, tie band": "how carefully to choose among measured tactics; --retune applies a new setting",
     "op families": "they decide the task list, whose digest is a part",
     "memory limits": "a task that did not fit is recorded as such; --retune measures it again",
+    "engine warmups": "they compile and load, and decide no tactic; what sm120_decode tunes is part of the artifact",
     "optimization level": "O1 to O3 tune the same; O0 tunes nothing and needs no key",
 }
 

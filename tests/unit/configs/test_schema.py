@@ -180,3 +180,26 @@ def test_expert_shards_fill_the_ranks_of_a_stage() -> None:
     assert make_config(cluster={"world_size": 8}, model=model).model.expert_parallel_size == 4
     with pytest.raises(ConfigError, match=r"model.expert_parallel_size: 4: must divide the 2 ranks"):
         make_config(cluster={"world_size": 4}, model=model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engine": {"required": ["prefil"]}}, "engine.required.0: 'prefil': Input should be 'slot_mapping'"),
+        ({"engine": {"deadlines": {"prefil": 3}}}, "engine.deadlines.prefil"),
+        ({"engine": {"deadlines": {"prefill_decode": 0}}}, "engine.deadlines.prefill_decode: 0"),
+        ({"engine": {"monitor": "shout"}}, "engine.monitor: 'shout'"),
+        ({"engine": {"block_sizes": [16, 32, 64]}}, "engine.block_sizes: [16, 32, 64]"),
+        ({"engine": {"block_sizes": []}}, "engine.block_sizes"),
+        (
+            {"engine": {"capture_sizes": [4, 512]}, "autotune": {"max_num_seqs": 256}},
+            "engine.capture_sizes: [4, 512]: must be at most autotune.max_num_seqs 256",
+        ),
+    ],
+)
+def test_engine_settings_are_checked(changes: dict[str, Any], words: str) -> None:
+    """An unknown warmup, a deadline of nothing, a group without a layer and a size that no step has are refused."""
+    with pytest.raises(ConfigError) as caught:
+        make_config(**changes)
+    assert words in str(caught.value)
+    assert make_config(engine={"block_sizes": [16, 32], "capture_sizes": [1, 256]}).engine.num_layers == 2
