@@ -109,7 +109,7 @@ def serve_all(runner: Any, args: argparse.Namespace, monitor: Any) -> Pass:
             counts = list(step.num_scheduled_tokens.values())
             decodes = sum(count == 1 for count in counts)
             size = padded(sum(counts), runner.token_sizes) if counts else 0
-            rows = padded(len(counts), runner.graph_capture_sizes) if counts else 0
+            rows = padded(len(counts), runner.request_sizes) if counts else 0
             shape = f"tokens={size},requests={rows},decodes={bool(decodes)},prefills={len(counts) > decodes}"
             began = time.perf_counter()
             with monitor.running(shape):
@@ -179,6 +179,8 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
         )
         report = run_engine_warmups(context, ENGINE_WARMUPS)
         result |= {"warmup_s": time.perf_counter() - began, "warmups": report.to_json()}
+        captured = report.outcome("graph_capture")
+        result["graphs"] = list(captured.shapes) or captured.reason
         result["left_behind"] = [n for n, tensor in runner.buffers().items() if not torch.equal(before[n], tensor)]
     gc.collect()
     gc.freeze()
@@ -193,6 +195,8 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
         hashlib.sha256(json.dumps(greedy, sort_keys=True).encode()).hexdigest()[:12] if greedy else None
     )
     quiet = seen.is_clean and result["stalled_shapes"] == 0
+    if warm and args.device != "cpu":
+        quiet = quiet and captured.state == "done"
     # Without warmup the check must see something, or it sees nothing with it either.
     result["passed"] = quiet and report.ready and not result["left_behind"] if warm else not quiet
     return result

@@ -13,6 +13,7 @@ import torch
 
 from configs.model import ModelDims
 from tests.gpu.full_forward import forward_errors
+from tests.gpu.graph_errors import graph_errors
 from warmup.kernels.grammar_mask import apply_grammar_mask, bitmask_width
 from warmup.kernels.scatter_rows import scatter_rows
 from warmup.kernels.slot_mapping import compute_slot_mapping
@@ -59,6 +60,8 @@ def measure(part: str, dims: ModelDims, device_name: str) -> dict[str, Any]:
         errors = {**attention_errors(dims, device), **exact_errors(device)}
         served, planted["served model"] = forward_errors(dims, device, "bfloat16")
         errors |= served
+        captured, planted["graph with another input"] = graph_errors(dims, device, "bfloat16")
+        errors |= captured
     passed = all(error <= bar_of(name) for name, error in errors.items())
     return {"passed": passed and min(planted.values()) > FORWARD_BAR, "errors": errors, "planted": planted}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from warmup.engine_warmup.graph_capture import GraphCaptureWarmup
 from warmup.engine_warmup.prefill_decode import PrefillDecodeWarmup
 from warmup.engine_warmup.sampler_features import SamplerFeaturesWarmup
 from warmup.engine_warmup.serving_shapes import ServingShapesWarmup
@@ -16,6 +17,7 @@ ENGINE_WARMUPS: tuple[EngineWarmup, ...] = (
     SM120DecodeWarmup(),
     SparseMLAWarmup(),
     ServingShapesWarmup(),
+    GraphCaptureWarmup(),
     SamplerFeaturesWarmup(),
 )
 """Preparation, autotune, graph-sensitive, sampler; `run_engine_warmups` refuses any other order."""

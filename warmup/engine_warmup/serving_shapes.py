@@ -1,6 +1,6 @@
 """The padded sizes that serving will meet: attention and GEMMs at every token size, with and without context, the LM
-head at every number of requests, decodes at the largest and smallest graph-capture sizes. Largest first, so that
-memory is reserved once."""
+head and decodes at every number of requests, graph-capture sizes among them. Largest first, so that memory is reserved
+once."""
 
 from __future__ import annotations
 
@@ -80,8 +80,9 @@ class ServingShapesWarmup(EngineWarmup):
 
     def _decodes(self, context: WarmupContext) -> Iterator[Shape]:
         runner, limits = context.runner, context.runner.limits
-        sizes: tuple[int, ...] = optional(runner, "graph_capture_sizes") or request_sizes(limits.max_num_seqs)
-        for requests in sorted(sizes, reverse=True):
+        padded: tuple[int, ...] = optional(runner, "request_sizes") or request_sizes(limits.max_num_seqs)
+        captured: tuple[int, ...] = optional(runner, "graph_capture_sizes") or ()
+        for requests in sorted({*padded, *captured}, reverse=True):
             tokens = requests * runner.decode_query_len
             if tokens <= limits.max_num_batched_tokens:
                 yield Shape(DECODE, tokens, requests)

@@ -24,6 +24,7 @@ DEFAULT_DEADLINES: Mapping[str, float] = MappingProxyType(
         "sm120_decode": 1800.0,
         "sparse_mla": 600.0,
         "serving_shapes": 600.0,
+        "graph_capture": 600.0,
         "sampler_features": 600.0,
     }
 )

@@ -32,6 +32,10 @@ class RunnerConfig:
     is_pooling_model: bool = False
     is_first_pp_rank: bool = True
     is_last_pp_rank: bool = True
+    head_shards: int = 1
+    """Tensor-parallel ranks that share the LM head; the other ranks' logits are stood in for by this rank's own."""
+    capture_sizes: tuple[int, ...] | None = None
+    """Requests in captured decode steps; None: powers of two up to the largest number of requests."""
     kernel_mode: LaunchMode | None = None
     """How our Triton kernels run; None: compiled on CUDA, torch reference elsewhere."""
 

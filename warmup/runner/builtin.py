@@ -6,7 +6,7 @@ null block only: it writes no key or value and touches no request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from warmup.runner.attention import AttentionStep
 from warmup.runner.block_table import MultiGroupBlockTable
 from warmup.runner.buffers import CpuGpuBuffer
 from warmup.runner.connector import StepConnector
-from warmup.runner.dummy import DummyShape, dummy_batch
+from warmup.runner.dummy import DummyBatch, DummyShape, dummy_batch
+from warmup.runner.graphs import CapturedStep, DeviceWork, capture
 from warmup.runner.input_batch import InputBatch, StepRows
 from warmup.runner.kv_store import KVStore
 from warmup.runner.pending import PendingStep, pool
@@ -32,12 +33,14 @@ Lengths = npt.NDArray[np.int32]
 
 
 class BuiltinRunner:
-    """Satisfies `warmup.runner.protocol.ModelRunner` with every capability."""
+    """Satisfies `warmup.runner.protocol.ModelRunner` with every capability that its device and model allow."""
 
     def __init__(self, config: RunnerConfig, kv_connector: StepConnector | None = None) -> None:
         self.config = config
         self.device = torch.device(config.device)
         self.capabilities = frozenset(Capability)
+        if self.device.type != "cuda" or config.dims.is_moe:  # experts are chosen on the host, which a graph cannot do
+            self.capabilities -= {Capability.GRAPH_CAPTURE}
         self.limits, self.kv_cache_config = config.limits, config.kv_cache
         self.vocab_size = config.dims.vocab_size
         self.is_pooling_model, self.is_last_pp_rank = config.is_pooling_model, config.is_last_pp_rank
@@ -46,7 +49,8 @@ class BuiltinRunner:
         self.kv_connector = kv_connector or StepConnector()
         self.attention_backends = attention_backends(config, self.device)
         self.token_sizes = token_sizes(config.limits.max_num_batched_tokens)
-        self.graph_capture_sizes = request_sizes(config.limits.max_num_seqs)
+        self.graph_capture_sizes = config.capture_sizes or request_sizes(config.limits.max_num_seqs)
+        self.request_sizes = tuple(sorted({*request_sizes(config.limits.max_num_seqs), *self.graph_capture_sizes}))
         self._build()
 
     def _build(self) -> None:
@@ -72,6 +76,7 @@ class BuiltinRunner:
             limits.max_model_len,
             config.is_first_pp_rank,
             config.is_last_pp_rank,
+            config.head_shards,
         )
         rows = cache_row_shapes(config.dims)
         self.kv_store = KVStore(config.kv_cache, rows, config.torch_dtype, self.device, config.mode)
@@ -117,7 +122,7 @@ class BuiltinRunner:
             rows = self.input_batch.rows(scheduler_output)
             size = padded(rows.num_tokens, self.token_sizes)
             self.input_batch.fill(rows, size)
-            hidden = self._forward(rows.query_lens, rows.seq_lens, size, hidden_in, counted=rows.num_tokens)
+            hidden = self._planned(rows.query_lens, rows.seq_lens, size, hidden_in, rows.num_tokens)()
             result = self._finish(rows, hidden)
         self.kv_connector.step_done(scheduler_output)
         return result
@@ -152,35 +157,46 @@ class BuiltinRunner:
         """See `ModelRunner.dummy_run`; returns hidden states [tokens, hidden] and logits [requests, vocabulary]."""
         shape = DummyShape(create_mixed_batch, create_single_prefill, uniform_decode, profile_seq_lens)
         batch = dummy_batch(num_tokens, shape, self.limits, self.decode_query_len)
-        size = padded(num_tokens, self.token_sizes)
         tokens = np.zeros(num_tokens, dtype=np.int64)
         if randomize_inputs:
             tokens = np.random.default_rng(num_tokens).integers(0, self.vocab_size, num_tokens)
         with torch.inference_mode():
-            for row in range(len(batch.query_lens)):
-                self.block_table.clear_row(row)
-            positions = np.concatenate(
-                [np.arange(seq - query, seq) for query, seq in zip(batch.query_lens, batch.seq_lens, strict=True)]
-            )
-            positions = np.pad(positions, (0, size - num_tokens))
-            self.input_batch.load(tokens, positions, batch.query_lens, batch.seq_lens, size)
-            self.block_table.slot_mapping.fill_(-1)
-            hidden = self._forward(
-                batch.query_lens,
-                batch.seq_lens,
-                size,
-                None,
-                counted=0 if skip_eplb else num_tokens,
-                attend=force_attention or not is_profile,
-            )
-            logits = self._logits(hidden, batch.query_lens) if self._has_head else None
-        return hidden[:num_tokens], logits
+            counted = 0 if skip_eplb else num_tokens
+            return self._dummy_work(batch, tokens, counted, attend=force_attention or not is_profile)()
+
+    def capture_decode(self, num_tokens: int) -> CapturedStep:
+        """A uniform decode step of `num_tokens` made-up tokens as a CUDA graph; it touches what `dummy_run` touches."""
+        batch = dummy_batch(num_tokens, DummyShape(uniform_decode=True), self.limits, self.decode_query_len)
+        with torch.inference_mode():
+            return capture(self._dummy_work(batch, np.zeros(num_tokens, dtype=np.int64), 0, attend=True))
+
+    def _dummy_work(
+        self, batch: DummyBatch, tokens: npt.NDArray[np.int64], counted: int, *, attend: bool
+    ) -> DeviceWork:
+        """Load and plan a made-up batch; what is returned does the rest of it on the device alone."""
+        num_tokens, query_lens = len(tokens), batch.query_lens
+        size = padded(num_tokens, self.token_sizes)
+        for row in range(len(query_lens)):
+            self.block_table.clear_row(row)
+        positions = np.concatenate(
+            [np.arange(seq - query, seq) for query, seq in zip(query_lens, batch.seq_lens, strict=True)]
+        )
+        self.input_batch.load(tokens, np.pad(positions, (0, size - num_tokens)), query_lens, batch.seq_lens, size)
+        self.block_table.slot_mapping.fill_(-1)
+        forward = self._planned(query_lens, batch.seq_lens, size, None, counted, attend=attend)
+        logits = self._logits_of(query_lens) if self._has_head else None
+
+        def work() -> tuple[torch.Tensor, torch.Tensor | None]:
+            hidden = forward()
+            return hidden[:num_tokens], None if logits is None else logits(hidden)
+
+        return work
 
     @property
     def _has_head(self) -> bool:
         return self.is_last_pp_rank and not self.is_pooling_model
 
-    def _forward(
+    def _planned(
         self,
         query_lens: Lengths,
         seq_lens: Lengths,
@@ -188,7 +204,8 @@ class BuiltinRunner:
         hidden_in: torch.Tensor | None,
         counted: int,
         attend: bool = True,
-    ) -> torch.Tensor:
+    ) -> Callable[[], torch.Tensor]:
+        """Plan attention for what the buffers hold; the returned forward launches kernels and nothing else."""
         if attend:
             self._plan(query_lens, seq_lens)
         inputs: torch.Tensor = self.input_batch.token_ids.gpu[:size]
@@ -204,7 +221,7 @@ class BuiltinRunner:
             num_tokens=int(query_lens.sum()),
             num_counted=counted,
         )
-        return self.decoder.forward(inputs, step, self.kv_store)
+        return lambda: self.decoder.forward(inputs, step, self.kv_store)
 
     def _plan(
         self,
@@ -223,12 +240,12 @@ class BuiltinRunner:
                 )
             )
 
-    def _logits(self, hidden: torch.Tensor, query_lens: Lengths) -> torch.Tensor:
-        """Logits of each request's last token; the LM head runs on a padded number of rows."""
+    def _logits_of(self, query_lens: Lengths) -> Callable[[torch.Tensor], torch.Tensor]:
+        """From hidden states to logits of each request's last token; the LM head runs on a padded number of rows."""
         last = np.cumsum(query_lens) - 1
-        rows = np.pad(last, (0, padded(len(last), self.graph_capture_sizes) - len(last)))
-        picked = hidden[torch.from_numpy(rows.astype(np.int64)).to(self.device)]
-        return self.decoder.logits(picked)[: len(last)]
+        rows = np.pad(last, (0, padded(len(last), self.request_sizes) - len(last)))
+        index = torch.from_numpy(rows.astype(np.int64)).to(self.device)
+        return lambda hidden: self.decoder.logits(hidden[index])[: len(last)]
 
     def _finish(self, rows: StepRows, hidden: torch.Tensor) -> StepOutput | torch.Tensor | None:
         if not self.is_last_pp_rank:
@@ -236,5 +253,5 @@ class BuiltinRunner:
             return hidden[: rows.num_tokens]
         if self.is_pooling_model:
             return pool(rows, hidden)
-        self._pending = PendingStep(rows, self._logits(hidden, rows.query_lens))
+        self._pending = PendingStep(rows, self._logits_of(rows.query_lens)(hidden))
         return None

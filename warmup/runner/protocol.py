@@ -30,6 +30,8 @@ class Capability(StrEnum):
     """`sample_tokens` applies a grammar bitmask."""
     ZERO_BLOCKS = "zero_blocks"
     """Has `zero_blocks(block_ids)`, which clears KV cache blocks in every layer."""
+    GRAPH_CAPTURE = "graph_capture"
+    """Has `capture_decode(num_tokens)`: one uniform decode step as a CUDA graph, with `replay()`."""
     BUFFERS = "buffers"
     """Has `buffers()`, every persistent tensor that a step may change, so that warmup can restore them."""
     SKIP_EPLB = "skip_eplb"
@@ -80,7 +82,8 @@ class BlockTable(Protocol):
 @runtime_checkable
 class ModelRunner(Protocol):
     """Required of every runner. Optional attributes (`block_table`, `query_start_loc`, `positions`, `kv_connector`,
-    `zero_blocks`, `buffers`, `graph_capture_sizes`) are read through `optional`."""
+    `zero_blocks`, `buffers`, `capture_decode`, `graph_capture_sizes`, `request_sizes`, `token_sizes`) are read through
+    `optional`."""
 
     capabilities: frozenset[Capability]
     limits: SchedulerLimits
@@ -138,6 +141,11 @@ def lacking(runner: ModelRunner, *needed: Capability) -> str | None:
 def optional(runner: ModelRunner, attribute: str) -> Any | None:
     """An attribute that a runner may do without; None when it does."""
     return getattr(runner, attribute, None)
+
+
+def device_type(runner: ModelRunner) -> str:
+    """`cuda`, `cpu`, ...; the runner's device is a torch device or its name."""
+    return str(getattr(runner.device, "type", runner.device)).partition(":")[0]
 
 
 def call_dummy_run(runner: ModelRunner, num_tokens: int, **arguments: bool | int | None) -> Any:

@@ -48,6 +48,7 @@ class Decoder:
         max_model_len: int,
         first_stage: bool = True,
         last_stage: bool = True,
+        head_shards: int = 1,
     ) -> None:
         self._dims, self._ops, self._groups = dims, ops, tuple(group_of_layer)
         width = dims.qk_rope_head_dim if dims.is_mla else dims.head_dim
@@ -67,7 +68,8 @@ class Decoder:
             )
             self._norms.append((source.ones(dims.hidden_size), source.ones(dims.hidden_size)))
         self._final_norm = source.ones(dims.hidden_size)
-        self._head = source.matrix(dims.vocab_size, dims.hidden_size) if last_stage else None
+        self._head_shards = head_shards
+        self._head = source.matrix(-(-dims.vocab_size // head_shards), dims.hidden_size) if last_stage else None
 
     def forward(self, inputs: torch.Tensor, step: ForwardStep, store: KVStore) -> torch.Tensor:
         """Token ids [padded tokens] (first stage) or hidden states [padded tokens, hidden] to hidden states."""
@@ -92,8 +94,13 @@ class Decoder:
         return x if self._head is None else self._ops.rms_norm(x, self._final_norm, eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """LM head over [rows, hidden], in float32 (float64 stays float64); last stage only."""
+        """LM head over [rows, hidden], in float32 (float64 stays float64); last stage only.
+
+        With a shared head this rank's columns stand in for the other ranks', as an all-gather would bring them.
+        """
         if self._head is None:
             raise RuntimeError("logits() on a pipeline stage that is not the last")
         logits = self._ops.linear(hidden, self._head)
+        if self._head_shards > 1:
+            logits = logits.repeat(1, self._head_shards)[:, : self._dims.vocab_size]
         return logits if logits.dtype == torch.float64 else logits.float()

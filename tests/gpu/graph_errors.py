@@ -1,0 +1,43 @@
+"""A decode step captured as a CUDA graph against the same step run eagerly, at the largest and smallest size."""
+
+from __future__ import annotations
+
+import torch
+
+from configs.model import ModelDims
+from warmup.runner.assembly import RunnerConfig
+from warmup.runner.builtin import BuiltinRunner
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
+from warmup.runner.protocol import SchedulerLimits
+
+LAYERS, REQUESTS = 2, 64
+OTHER_TOKEN = 7
+
+
+def graph_errors(dims: ModelDims, device: torch.device, dtype: str) -> tuple[dict[str, float], float]:
+    """Relative errors by name, and that of a replay whose input was changed after the capture (a planted error)."""
+    limits, groups = SchedulerLimits(1024, REQUESTS, 2048), interleaved_groups(LAYERS, (16, 32))
+    runner = BuiltinRunner(RunnerConfig(dims, limits, KVCacheConfig(256, groups), device=str(device), dtype=dtype))
+    errors, planted = {}, 0.0
+    for size in (max(runner.graph_capture_sizes), min(runner.graph_capture_sizes)):
+        hidden, logits = runner.dummy_run(size, force_attention=True, uniform_decode=True)
+        assert logits is not None
+        expected = hidden.clone(), logits.clone()
+        captured = runner.capture_decode(size)
+        assert captured.logits is not None
+        for tensor in (captured.hidden, captured.logits):
+            tensor.zero_()
+        captured.replay()
+        torch.cuda.synchronize()
+        errors[f"graph hidden states {size}"] = relative(captured.hidden, expected[0])
+        errors[f"graph logits {size}"] = relative(captured.logits, expected[1])
+        runner.input_batch.token_ids.gpu.fill_(OTHER_TOKEN)
+        captured.replay()
+        torch.cuda.synchronize()
+        planted = relative(captured.hidden, expected[0])
+    return errors, planted
+
+
+def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of the reference."""
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
