@@ -69,9 +69,13 @@ def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -
     if room < need:
         raise PlacementError(shortage(bundle, need, usable))
     if cluster.placement_strategy == "STRICT_PACK" and max(n.holds(bundle, n.total) for n in usable) < need:
-        raise PlacementError(f"STRICT_PACK: no single node holds {need} ranks; {describe(usable, bundle)}")
+        raise PlacementError(
+            f"STRICT_PACK: no single node holds {need} ranks of {in_words(bundle)}; {describe(usable, bundle)}"
+        )
     if cluster.placement_strategy == "STRICT_SPREAD" and sum(n.holds(bundle, n.total) > 0 for n in usable) < need:
-        raise PlacementError(f"STRICT_SPREAD needs {need} nodes with room for one rank; {describe(usable, bundle)}")
+        raise PlacementError(
+            f"STRICT_SPREAD needs {need} nodes with room for one rank ({in_words(bundle)}); {describe(usable, bundle)}"
+        )
     labels = wanted_labels(cluster)
     return Request((bundle,) * need, cluster.placement_strategy, (labels,) * need if labels else None)
 
@@ -82,8 +86,8 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
     fitting = [node for node in usable if node.holds(bundle, node.total) >= per_node]
     if len(fitting) < num_nodes:
         raise PlacementError(
-            f"{num_nodes} nodes with room for {per_node} ranks each are asked, {len(fitting)} exist; "
-            f"{describe(usable, bundle)}"
+            f"{num_nodes} nodes with room for {per_node} ranks each are asked (one rank needs {in_words(bundle)}), "
+            f"{len(fitting)} exist; {describe(usable, bundle)}"
         )
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
@@ -113,6 +117,11 @@ def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> s
         if sum(int((node.total.get(name, 0.0) + 1e-9) / amount) for node in nodes) < need
     ]
     return f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}"
+
+
+def in_words(bundle: Mapping[str, float]) -> str:
+    """What one rank asks for: `1 CPU, 0.5 GPU`."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
 
 
 def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:

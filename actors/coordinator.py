@@ -18,7 +18,8 @@ import ray
 from actors import capacity
 from actors.executor import Executor
 from actors.placement import Placement
-from actors.rank_group import RankGroup, Work
+from actors.rank_actor import Work
+from actors.rank_group import RankGroup
 from configs import env, parse_config
 from warmup.errors import WarmupError
 from warmup.machine.commands import Call
@@ -212,7 +213,10 @@ class Coordinator:
         if self._machine is not None:
             self._machine.fail(reason, time.monotonic())
             return summarize(self._machine.run)
-        return WarmupReport(run_id=self._run_id, config=self._config.model_dump(mode="json"), error=reason)
+        phases = {str(Phase.PLACING): time.monotonic() - self._began}
+        return WarmupReport(
+            run_id=self._run_id, config=self._config.model_dump(mode="json"), phases=phases, error=reason
+        )
 
 
 async def _quiet(ref: Any) -> None:

@@ -13,25 +13,46 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
 from actors.transfer import Refs, buffer, fetch
-from configs import VERSION, env, parse_config
+from configs import VERSION, WarmupConfig, env, parse_config
+from warmup.errors import StoreError
+from warmup.rank.node_paths import resolve_paths
 from warmup.rank.process import RankProcess, TunerFactory
 from warmup.ranks import RankInfo
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every rank is told once."""
+
+    config: dict[str, Any]
+    backend: str
+    tuner: str
+    run_id: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class RankActor:
     """One rank's process."""
 
-    def __init__(self, bundle_index: int, environment: dict[str, str]) -> None:
-        env.export(environment)
+    def __init__(self, bundle_index: int, work: Work) -> None:
+        env.export(dict(work.environment))
         logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO")
         self._bundle_index = bundle_index
+        self._work = work
+        self._config = parse_config(work.config)
         self._process: RankProcess | None = None
         self._closed = threading.Event()
+        # The imports take seconds: they run while other actors are still being placed.
+        threading.Thread(target=import_early, args=(self._config, work.tuner), daemon=True).start()
 
     def locate(self) -> dict[str, Any]:
         """Where this actor landed and which versions it runs."""
@@ -45,14 +66,15 @@ class RankActor:
             "versions": versions(),
         }
 
-    def assign(self, info: dict[str, Any], config: dict[str, Any], backend: str, tuner: str, run_id: str) -> None:
+    def assign(self, info: dict[str, Any]) -> None:
         """Give this process its rank."""
+        work = self._work
         self._process = RankProcess(
             RankInfo.from_json(info),
-            parse_config(config),
-            backend,
-            lambda device, options: load_factory(tuner)(device, options),  # imported in PROBING, under its deadline
-            run_id,
+            self._config,
+            work.backend,
+            lambda device, options: load_factory(work.tuner)(device, options),  # awaited in PROBING, under its deadline
+            work.run_id,
         )
 
     def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
@@ -91,6 +113,17 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
         flashinfer = "not installed"
     return {"ray": ray.__version__, "ray-warmup": VERSION, "flashinfer": flashinfer}
+
+
+def import_early(config: WarmupConfig, tuner: str) -> None:
+    """Begin to import what PROBING needs, which then waits for it; what fails here fails there again, and is told."""
+    if not config.autotune.is_enabled:
+        return
+    try:
+        env.export({"FLASHINFER_WORKSPACE_BASE": str(resolve_paths(config.cache).workspace)})
+        load_factory(tuner)
+    except (ImportError, AttributeError, OSError, RuntimeError, StoreError) as error:
+        logger.info("early import of %s: %s", tuner, error)
 
 
 def load_factory(path: str) -> TunerFactory:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -17,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors.errors import StartupError
 from actors.placement import Placement
-from actors.rank_actor import RankActor, versions
+from actors.rank_actor import RankActor, Work, versions
 from actors.remote_errors import as_failure
 from actors.transfer import Refs
 from warmup.rank.black_box import SIGNAL
@@ -28,17 +27,6 @@ STACKS_S = 5.0
 GROUPS = {"control": 1, "life": 1}
 MUST_AGREE = ("ray", "ray-warmup")
 """Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What every rank is told once."""
-
-    config: dict[str, Any]
-    backend: str
-    tuner: str
-    run_id: str
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class RankGroup:
@@ -125,11 +113,10 @@ class RankGroup:
                 self._placement.group, placement_group_bundle_index=bundle_index
             ),
         )
-        return remote.remote(bundle_index, dict(self._work.environment))
+        return remote.remote(bundle_index, self._work)
 
     def _assign(self, info: RankInfo) -> Any:
-        work = self._work
-        return self._actors[info.rank].assign.remote(info.to_json(), work.config, work.backend, work.tuner, work.run_id)
+        return self._actors[info.rank].assign.remote(info.to_json())
 
     async def _gather(self, refs: list[Any], timeout_s: float) -> list[Any]:
         try:

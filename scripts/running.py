@@ -123,7 +123,8 @@ def describe_phase(event: dict[str, Any]) -> str:
 
 def show_report(console: Console, report: WarmupReport) -> None:
     """The final tables: ranks, classes, files, verdict."""
-    console.print(rank_table(report))
+    if report.ranks:
+        console.print(rank_table(report))
     for group in report.classes:
         found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
         guard = group.guard

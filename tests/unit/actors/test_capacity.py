@@ -113,9 +113,10 @@ def test_strict_strategies_are_checked(strategy: str, words: str) -> None:
 
 
 def test_too_few_nodes_are_counted() -> None:
-    """Three nodes with eight ranks each where one node has room: how many exist is said."""
+    """Three nodes with eight ranks each where one node has room: how many exist and what a rank needs are said."""
     nodes = [make_node("a", 8), make_node("b", 4)]
-    with pytest.raises(PlacementError, match="3 nodes with room for 8 ranks each are asked, 1 exist; node aaaaaaaa"):
+    words = r"3 nodes with room for 8 ranks each are asked \(one rank needs 1 CPU, 1 GPU\), 1 exist; node aaaaaaaa"
+    with pytest.raises(PlacementError, match=words):
         plan_request(make_cluster(world_size=None, ranks_per_node=8, num_nodes=3), "cuda", nodes)
 
 
