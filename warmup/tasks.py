@@ -80,7 +80,7 @@ class Task:
 
     @property
     def cost(self) -> float:
-        """Rough seconds, for dealing: a constant for building and launching tactics, and the arithmetic on top."""
+        """An estimate of the seconds that tuning takes: a constant for building tactics, and the arithmetic on top."""
         sizes = dict(self.workload.params)
         return 1.0 + float(sizes.get("k", 1)) * float(sizes.get("n", 1)) * self.bucket / 1e11
 

@@ -20,6 +20,7 @@ from warmup.artifact.artifact import Blob
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
+from warmup.rank.costs import learned_costs, recorded_seconds
 from warmup.rank.delivery import Delivery
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
@@ -246,11 +247,14 @@ class RankProcess:
         self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, shrunk: tuple[str, ...]
     ) -> dict[str, Any]:
         is_on = key != "off"
+        recorded = recorded_seconds(Path(directory), self._tasks) if is_on and self._config.cache.persistent else {}
+        costs = learned_costs(tuple(self._tasks.values()), recorded)
         return {
             "key": key,
             "parts": parts,
             "tasks": [
-                {"task_id": t.task_id, "group": t.workload.identity, "cost": t.cost} for t in self._tasks.values()
+                {"task_id": t.task_id, "group": t.workload.identity, "cost": costs[t.task_id]}
+                for t in self._tasks.values()
             ],
             "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
             "directory": directory,

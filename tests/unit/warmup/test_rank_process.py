@@ -222,6 +222,23 @@ def test_finished_tasks_are_found_again(make_rank: Maker) -> None:
     assert make_rank(0).lookup("run-00000", retune=False)["partial"] == []
 
 
+def test_costs_are_learned_from_what_is_on_the_node(make_rank: Maker, tmp_path: Path) -> None:
+    """A retune, and a run with another key, list tasks with the seconds that an earlier tune of them took."""
+    first = make_rank()
+    results = [{**first.tune(task), "elapsed_s": 7.0 + n} for n, task in enumerate(tasks_of(first))]
+    taken = {row["task_id"]: row["elapsed_s"] for row in results}
+    header = first.pack(results, [], "leader", False)
+    first.install(header, {blob["sha256"]: first.blob(blob["sha256"]) for blob in header["blobs"]})
+    again, other = make_rank(), make_rank(autotune={"max_num_batched_tokens": 4, "max_num_seqs": 4})
+    assert other.described["key"] != first.described["key"]  # type: ignore[attr-defined]
+    costs = [{t["task_id"]: t["cost"] for t in rank.described["tasks"]} for rank in (again, other)]  # type: ignore[attr-defined]
+    assert costs[0] == taken
+    assert taken.items() <= costs[1].items()
+    assert min(costs[1].values()) > 5, "a task without a record is estimated at the others' pace"
+    fresh = make_rank(root=tmp_path / "elsewhere").described["tasks"]  # type: ignore[attr-defined]
+    assert max(task["cost"] for task in fresh) < 2
+
+
 def test_broken_partial_rows_are_left_out(make_rank: Maker) -> None:
     """Rows of other tasks, and rows that are no results, are measured again instead of believed."""
     process = make_rank(1)

@@ -1,0 +1,83 @@
+"""How long a task will take, for dealing the longest first: what earlier tunes on this node recorded, else an estimate.
+
+Recorded are the sidecars of this key and of the newest other keys beside it (an older driver, other buckets), and the
+tasks that an unfinished run finished. Only the order matters, so that a record that cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from warmup.artifact.artifact import Artifact, read_timings
+from warmup.errors import WarmupError
+from warmup.rank.partial_results import believed
+from warmup.store.node_store import NodeStore
+from warmup.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+MAX_STORES = 4
+"""How many keys' records are read."""
+
+
+def learned_costs(tasks: Sequence[Task], recorded: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by task id: its own record, else its estimate at the pace of recorded tasks that are most like it.
+
+    The pace is the median of recorded over estimated seconds, of the task's shape, of its op, or of all tasks;
+    the estimate itself where nothing is recorded.
+    """
+    paces: dict[str, list[float]] = {}
+    for task in tasks:
+        seconds = recorded.get(task.task_id)
+        if seconds is not None:
+            for name in _likeness(task):
+                paces.setdefault(name, []).append(seconds / task.cost)
+    return {task.task_id: recorded.get(task.task_id, task.cost * _pace(task, paces)) for task in tasks}
+
+
+def recorded_seconds(directory: Path, task_ids: Iterable[str]) -> dict[str, float]:
+    """What tuning each of these tasks took, the newest record of each; `directory` is the key's own store."""
+    wanted = frozenset(task_ids)
+    found: dict[str, float] = {}
+    for store in _newest_stores(directory):
+        for task_id, seconds in _of_store(NodeStore(store), wanted).items():
+            found.setdefault(task_id, seconds)
+    return found
+
+
+def _likeness(task: Task) -> tuple[str, ...]:
+    return task.workload.identity, task.workload.op, ""
+
+
+def _pace(task: Task, paces: Mapping[str, Sequence[float]]) -> float:
+    return next((statistics.median(paces[name]) for name in _likeness(task) if name in paces), 1.0)
+
+
+def _newest_stores(directory: Path) -> list[Path]:
+    """This key's store first, then the others beside it, the one published last before the rest."""
+    try:
+        others = [path for path in directory.parent.iterdir() if path != directory and (path / "current").is_file()]
+        others.sort(key=lambda path: (path / "current").stat().st_mtime, reverse=True)
+    except OSError as error:
+        logger.info("no earlier timings are read beside %s: %s", directory, error)
+        others = []
+    return [directory, *others][:MAX_STORES]
+
+
+def _of_store(store: NodeStore, wanted: frozenset[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    rows = believed(store.load_partial(), wanted)
+    try:
+        _, manifest = store.current()
+        blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.of_kind("timings")}
+        rows += believed((row.get("result", {}) for row in read_timings(Artifact(manifest, blobs))), wanted)
+    except (OSError, WarmupError) as error:
+        logger.debug("no timings in %s: %s", store.directory, error)
+    for row in rows:
+        seconds = row.get("elapsed_s")
+        if isinstance(seconds, float) and 0 < seconds < float("inf"):
+            found.setdefault(row["task_id"], seconds)
+    return found
