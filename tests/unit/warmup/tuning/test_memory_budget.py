@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,24 @@ def test_the_estimate_counts_weight_and_rows() -> None:
     assert bytes_needed(gemm(8, 16), 2) == 8 * 16 * 4 + 2 * 2 * (8 + 16) * 4
     on_gpu = replace(gemm(8, 16), backend="cublaslt", dtype="bfloat16")
     assert bytes_needed(on_gpu, 2) == 8 * 16 * 2 + 2 * 2 * (8 + 16) * 2 + CUDA_OVERHEAD_BYTES
+
+
+@pytest.mark.parametrize(
+    ("op", "dtype", "k", "n", "tokens", "measured_mib"),
+    [
+        ("bf16_gemm", "bfloat16", 8192, 7168, 8192, 5182),
+        ("bf16_gemm", "bfloat16", 8192, 1280, 8192, 2590),
+        ("bf16_gemm", "bfloat16", 1024, 8192, 512, 843),
+        ("fp8_gemm", "float8_e4m3fn", 8192, 7168, 8192, 928),
+        ("fp8_gemm", "float8_e4m3fn", 3584, 8192, 1, 620),
+    ],
+)
+def test_the_estimate_is_above_what_an_h200_took(
+    op: str, dtype: str, k: int, n: int, tokens: int, measured_mib: int
+) -> None:
+    """Peaks of two tunes on an H200: the estimate is above, by less than a third."""
+    workload = replace(gemm(k, n), op=op, dtype=dtype, backend="auto")
+    assert measured_mib < bytes_needed(workload, tokens) / 2**20 < 1.33 * measured_mib
 
 
 def test_experts_are_counted() -> None:
