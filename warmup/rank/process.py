@@ -124,11 +124,11 @@ class RankProcess:
             return {"tokens": [token for token in tokens if self._store.sees_marker(token)]}
 
     def compile(self) -> dict[str, Any]:
-        """Build the modules that this node lacks, with as many jobs as the rank has CPUs."""
+        """Build the modules that this node lacks, on the CPUs of all its ranks: the others wait meanwhile."""
         with self._busy("compile"):
             modules = self._tuner.missing_modules()
             if modules:
-                jobs = max(1, int(self._config.cluster.cpus_per_rank))
+                jobs = max(1, int(self._config.cluster.cpus_per_rank * self.info.local_world_size))
                 self._tuner.compile(modules, jobs, lambda line: logger.info("rank %d: %s", self.info.rank, line))
             return {"built": list(modules)}
 

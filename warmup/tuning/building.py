@@ -55,7 +55,8 @@ def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int, progress
     if not modules:
         return
     at_once = max(1, min(len(modules), max_jobs // JOBS_PER_MODULE))
-    env.export({"MAX_JOBS": str(max(1, max_jobs // at_once))})
+    share = str(max(1, max_jobs // at_once))
+    env.export({"MAX_JOBS": share, "OMP_NUM_THREADS": share})  # Ray leaves the latter at the rank's own CPUs
     failed: dict[str, BaseException] = {}
     with ThreadPoolExecutor(at_once, thread_name_prefix="build") as pool:
         started = time.perf_counter()

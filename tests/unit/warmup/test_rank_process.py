@@ -357,6 +357,15 @@ def test_modules_are_built_once_each(make_rank: Maker) -> None:
     assert make_rank(2, {"modules": ["a", "b"]}).compile() == {"built": ["a", "b"]}
 
 
+def test_a_build_has_the_cpus_of_all_ranks_on_its_node(make_rank: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks of three CPUs each share a node: while one builds the other waits, so there are six jobs."""
+    jobs: list[int] = []
+    monkeypatch.setattr(ScriptedTuner, "compile", lambda self, modules, max_jobs, progress: jobs.append(max_jobs))
+    cluster = {"world_size": 4, "gpus_per_rank": 0, "cpus_per_rank": 3}
+    make_rank(2, {"modules": ["a"]}, cluster=cluster).compile()
+    assert jobs == [6]
+
+
 def test_the_status_names_task_runner_and_tactic(make_rank: Maker) -> None:
     """Idle before and after, and while a task runs its id, runner and tactic."""
     process = make_rank(3)

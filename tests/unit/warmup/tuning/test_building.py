@@ -35,6 +35,7 @@ class Spec:
 @pytest.fixture(autouse=True)
 def _max_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_JOBS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 def test_modules_are_built_at_the_same_time() -> None:
@@ -52,7 +53,10 @@ def test_one_module_may_use_all_jobs() -> None:
     from configs import env
 
     building.build({"one": Spec("one")}, ["one"], max_jobs=12, progress=lambda _: None)
-    assert env.snapshot()["MAX_JOBS"] == "12"
+    assert {name: env.snapshot()[name] for name in ("MAX_JOBS", "OMP_NUM_THREADS")} == {
+        "MAX_JOBS": "12",
+        "OMP_NUM_THREADS": "12",
+    }
 
 
 def test_a_failed_build_names_its_module() -> None:
