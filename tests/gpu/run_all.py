@@ -140,6 +140,7 @@ def main() -> int:
         for op in args.ops:
             steps += tunes(raw, op)
     if not args.report_only and not args.skip_tests:
+        steps.append(run(raw, "modules", ["tests.gpu.build_modules"], 400))
         steps.append(run(raw, "pytest", ["pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"], 400))
     ops = {op: report_of(raw, op) for op in args.ops}
     loop = ops[args.ops[0]]["loop"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.gpu.cases import gemms_of_70b
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.tasks import Task, TaskResult, tasks_of
 from warmup.tuner import TunerOptions
+from warmup.tuning.memory_budget import bytes_needed
 from warmup.workloads.base import builder_for
 
 DEVICE = "cuda:0"
@@ -79,6 +81,20 @@ def test_a_guarded_table_is_hit_and_replayed(
     first, *later = (tuner.replay(tasks).seconds for _ in range(11))
     usual = sorted(later)[len(later) // 2]
     assert first <= max(3 * usual, usual + SLACK_S)
+
+
+def test_the_memory_estimate_bounds_what_tuning_takes(
+    tuner_and_tasks: tuple[FlashInferTuner, tuple[Task, ...]],
+) -> None:
+    """At few and at many tokens the peak stays below the estimate, which is no wild guess."""
+    tuner, tasks = tuner_and_tasks
+    for workload in {task.workload.identity: task.workload for task in tasks}.values():
+        for tokens in (MAX_TOKENS, 4096):
+            gc.collect()
+            torch.cuda.empty_cache()
+            task = Task(replace(workload, buckets=(tokens,)), tokens)
+            taken, estimate = tuner.tune(task).peak_bytes, bytes_needed(workload, tokens)
+            assert estimate / 2.5 < taken < estimate, (task.task_id, taken, estimate)
 
 
 def test_an_unwarmed_shape_is_counted() -> None:

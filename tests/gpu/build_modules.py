@@ -1,0 +1,23 @@
+"""Every FlashInfer module that the GPU tests need, built at once: `python -m tests.gpu.build_modules`.
+
+Without it the tests build them one after the other, on first use.
+"""
+
+from __future__ import annotations
+
+import os
+
+from tests.gpu import test_second_pass, test_workloads
+from warmup.tuning import building
+from warmup.workloads.base import builder_for
+
+
+def main() -> None:
+    """Build what is missing, on all CPUs."""
+    asked = [*test_workloads.workloads(), *test_second_pass.workloads()]
+    found = [workload for workload in asked if builder_for(workload).refusal(workload, "cuda:0") is None]
+    building.build(building.specs_of(found), building.missing(found), os.cpu_count() or 1, print)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The fingerprint of a GPU: what `plan` reads without CUDA is what a rank reads with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from warmup.fingerprint import Fingerprint
+from warmup.tuning.host_facts import describe_host
+from warmup.tuning.process_facts import describe_process
+
+PROGRAM = """
+import json, sys
+from warmup.tuning.host_facts import describe_host
+parts = describe_host(0)
+assert not {"torch", "flashinfer", "triton"} & set(sys.modules), "it must stay light"
+print(json.dumps(parts, sort_keys=True))
+"""
+
+
+def test_a_dry_run_describes_what_a_rank_describes() -> None:
+    """NVML and package metadata give the very parts that torch and FlashInfer give, so `plan` predicts the key."""
+    assert describe_host(0) == describe_process("cuda:0")
+
+
+def test_every_part_of_a_gpu_is_known() -> None:
+    """GPU, driver, SM count, MIG mode and arch are filled in; the parts of a host without the GPU are others."""
+    parts = Fingerprint.of(describe_host(0))
+    assert all(parts[name] not in ("", "unknown") for name in ("gpu", "driver", "sm_count", "mig", "arch", "torch"))
+    assert describe_host(None) != describe_host(0)
+
+
+def test_a_dry_run_needs_neither_torch_nor_flashinfer() -> None:
+    """A process that describes its GPU imports none of them, so it has no CUDA context either."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert '"sm_count"' in done.stdout
