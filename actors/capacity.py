@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from actors.errors import PlacementError
 from configs.schema import ClusterSection
 
+NODE_ID_LABEL = "ray.io/node-id"
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -91,7 +93,7 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
         )
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
-    selectors = tuple({**labels, "ray.io/node-id": n.node_id} for n in fitting[:num_nodes] for _ in range(per_node))
+    selectors = tuple({**labels, NODE_ID_LABEL: n.node_id} for n in fitting[:num_nodes] for _ in range(per_node))
     return Request((bundle,) * len(selectors), "PACK", selectors)
 
 

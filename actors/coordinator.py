@@ -160,7 +160,7 @@ class Coordinator:
             "ranks": [{"rank": r.rank, "node_id": r.node_id, "state": r.state} for r in report.ranks],
         }
         writers = {rank for found in machine.run.classes.values() for rank in found.writers.values()}
-        alive = [rank for rank in writers if machine.run.ranks[rank].is_alive]
+        alive = [rank for rank in writers if rank in machine.run.ranks and machine.run.ranks[rank].is_alive]
         calls = [
             asyncio.ensure_future(_quiet(group.call(rank, "conclude", {"verdict": verdict}, None))) for rank in alive
         ]
@@ -201,7 +201,7 @@ class Coordinator:
         return {
             "rank": rank,
             "node_id": state.info.node_id,
-            "alive": state.is_alive,
+            "state": "silent" if state.is_silent else "alive" if state.is_alive else "starting",
             "doing": status.phase if status else "",
             "task": status.task_id if status else "",
             "for_s": now - status.since if status else 0.0,

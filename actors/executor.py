@@ -19,7 +19,7 @@ from actors.remote_errors import as_failure, reason_of_death
 from actors.transfer import Depot
 from warmup.errors import WarmupError
 from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Replace
+from warmup.machine.commands import Adopt, Call, Command, Release, Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.state import Commands
 from warmup.ranks import RankInfo
@@ -70,6 +70,9 @@ class Executor:
             task.cancel()
 
     async def _execute(self, command: Command) -> None:
+        if isinstance(command, Release):
+            self._ranks.release(command.rank)
+            return
         try:
             if isinstance(command, Call):
                 await self._call(command)
@@ -93,7 +96,7 @@ class Executor:
         if call.method in _TAKES_ARTIFACT:
             args |= {"header": None, "blobs": None}
             if call.artifact is not None:
-                args["header"] = self._machine.run.class_of(call.rank).header
+                args["header"] = self._machine.run.classes[call.artifact].header
                 refs = self._depot.refs(call.artifact)
         if call.task_id is not None:
             args["task_id"] = call.task_id
@@ -106,7 +109,7 @@ class Executor:
     async def _replace(self, command: Replace) -> None:
         if command.is_hung:
             await self._ranks.ask_for_stacks(command.rank)
-        info = await self._ranks.replace(command.rank, self._replace_s)
+        info = await self._ranks.replace(command.rank, self._replace_s, elsewhere=command.elsewhere)
         self.watch(info, command.process)
         self._tell(lambda m, now: m.replaced(info, now))
 
@@ -118,16 +121,14 @@ class Executor:
             self._tell(lambda m, now: m.died(rank, reason, now, process))
 
     async def _await_node_loss(self) -> None:
-        node_id = await self._first_lost_node()
-        self._tell(lambda m, now: m.node_lost(node_id, now))
-
-    async def _first_lost_node(self) -> str:
+        told: set[str] = set()
         while True:
             await asyncio.sleep(self._beat_s)
+            ours = {state.info.node_id for state in self._machine.run.ranks.values()} - told
             alive = {row["NodeID"] for row in await asyncio.to_thread(ray.nodes) if row["Alive"]}
-            lost = {state.info.node_id for state in self._machine.run.ranks.values()} - alive
-            if lost:
-                return min(lost)
+            for node_id in sorted(ours - alive):
+                told.add(node_id)
+                self._tell(lambda m, now, node_id=node_id: m.node_lost(node_id, now))  # type: ignore[misc]
 
     async def _beat(self, rank: int, actor: Any) -> None:
         while True:
@@ -138,8 +139,10 @@ class Executor:
                 )
             except TimeoutError:
                 continue  # silent, not dead: the deadlines decide
-            except ray.exceptions.RayError:
+            except ray.exceptions.ActorDiedError:
                 return
+            except ray.exceptions.RayError:
+                continue  # out of reach for now
             if answer:
                 now = time.monotonic()
                 self.statuses[rank] = Status(

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors.capacity import Node, Request, describe, nodes
+from actors.capacity import NODE_ID_LABEL, Node, Request, describe, nodes
 from actors.errors import PlacementTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,17 @@ class Placement:
     def bundle(self) -> dict[str, float]:
         """Resources of one rank."""
         return self._request.bundles[0]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What a rank asks of any node, its own node's id apart."""
+        selectors = self._request.selectors
+        return {} if selectors is None else {n: v for n, v in selectors[0].items() if n != NODE_ID_LABEL}
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether each bundle belongs to one node: Ray does not move such a bundle when its node is lost."""
+        return self._request.selectors is not None and NODE_ID_LABEL in self._request.selectors[0]
 
     async def place(self, timeout_s: float) -> None:
         """Ask and wait. Raises PlacementTimeoutError with what is asked and what each node has; the group is gone."""

@@ -87,7 +87,7 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
     spread = "SPREAD" in request.strategy
     placements = []
     for index, _ in enumerate(request.bundles):
-        pinned = (request.selectors[index] if request.selectors else {}).get("ray.io/node-id")
+        pinned = (request.selectors[index] if request.selectors else {}).get(capacity.NODE_ID_LABEL)
         choices = [node_id for node_id in sorted(room) if room[node_id] > 0]
         node_id = pinned or (max(choices, key=lambda n: room[n]) if spread else choices[0])
         room[node_id] -= 1

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from actors.capacity import describe, nodes
 from actors.errors import StartupError
 from actors.placement import Placement
 from actors.rank_actor import RankActor, Work, versions
@@ -21,7 +23,7 @@ from actors.remote_errors import as_failure
 from actors.transfer import Refs
 from warmup.rank.black_box import SIGNAL
 from warmup.ranks import Placement as Landing
-from warmup.ranks import RankInfo, assign_ranks
+from warmup.ranks import RankInfo, assign_ranks, moved
 
 STACKS_S = 5.0
 GROUPS = {"control": 1, "life": 1}
@@ -36,6 +38,8 @@ class RankGroup:
         self._placement = placement
         self._work = work
         self._actors: dict[int, Any] = {}
+        self._homeless: set[int] = set()
+        """Ranks whose bundle was lost with its node: they hold their resources themselves."""
         self.infos: tuple[RankInfo, ...] = ()
 
     async def start(self, timeout_s: float, first_node: str | None) -> tuple[RankInfo, ...]:
@@ -58,19 +62,20 @@ class RankGroup:
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
             await asyncio.wait_for(remote.remote(info.pid, int(SIGNAL)), STACKS_S)
 
-    async def replace(self, rank: int, timeout_s: float) -> RankInfo:
-        """A fresh process in the rank's bundle."""
+    async def replace(self, rank: int, timeout_s: float, *, elsewhere: bool = False) -> RankInfo:
+        """A fresh process in the rank's bundle; on another node when its own is gone. Raises StartupError."""
         self.kill(rank)
         old = self.infos[rank]
-        actor = self._create(old.bundle_index)
-        self._actors[rank] = actor
+        if elsewhere and self._placement.is_pinned:
+            self._homeless.add(rank)  # any other bundle is put on another node by Ray
+        actor = self._actors[rank] = self._create(old.bundle_index, rank if rank in self._homeless else None, elsewhere)
         row = (await self._gather([actor.locate.remote()], timeout_s))[0]
         self._check_versions([row])
         there = landing(row)
-        info = RankInfo.from_json(
-            {**old.to_json(), "node_id": there.node_id, "gpu_ids": list(there.gpu_ids), "address": there.address}
-            | {"pid": there.pid}
-        )
+        if there.node_id == old.node_id:
+            info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid)
+        else:
+            info = moved(self.infos, rank, there)
         self.infos = tuple(info if known.rank == rank else known for known in self.infos)
         await self._gather([self._assign(info)], timeout_s)
         return info
@@ -89,6 +94,11 @@ class RankGroup:
         if actor is not None:
             ray.kill(actor)
 
+    def release(self, rank: int) -> None:
+        """The rank has left the run."""
+        self.kill(rank)
+        self._actors.pop(rank, None)
+
     async def close(self, timeout_s: float = 3.0) -> None:
         """Let live ranks tidy up, briefly, then end them all and wait until they are gone."""
         actors = list(self._actors.values())
@@ -102,16 +112,24 @@ class RankGroup:
             ray.kill(actor)
         await asyncio.wait([asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors], timeout=5.0)
 
-    def _create(self, bundle_index: int) -> Any:
+    def _create(self, bundle_index: int, homeless: int | None = None, elsewhere: bool = False) -> Any:
         bundle = self._placement.bundle
+        where: dict[str, Any] = {
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self._placement.group, placement_group_bundle_index=bundle_index
+            )
+        }
+        if homeless is not None and elsewhere:
+            where = {"label_selector": self._placement.labels}
+        elif homeless is not None:
+            node_id = self.infos[homeless].node_id
+            where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
         remote = ray.remote(concurrency_groups=GROUPS)(RankActor).options(
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
             max_restarts=0,
             max_task_retries=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._placement.group, placement_group_bundle_index=bundle_index
-            ),
+            **where,
         )
         return remote.remote(bundle_index, self._work)
 
@@ -123,7 +141,8 @@ class RankGroup:
             return await asyncio.wait_for(asyncio.gather(*refs), timeout_s)
         except TimeoutError:
             raise StartupError(
-                f"{len(refs)} rank actors did not all answer within {timeout_s:g} s (timeouts.placing)"
+                f"{len(refs)} rank actors did not all answer within {timeout_s:g} s (timeouts.placing); "
+                f"{describe(await asyncio.to_thread(nodes), self._placement.bundle)}"
             ) from None
         except ray.exceptions.RayError as error:
             failure = as_failure(error)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
 Backend = Literal["auto", "cuda", "cpu"]
+OnNodeLoss = Literal["fail", "shrink", "replace"]
 OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
 EngineWarmupName = Literal[
     "slot_mapping",
@@ -72,6 +73,9 @@ class ClusterSection(Section):
     """Only nodes with these Ray labels."""
     backend: Backend = "auto"
     """`cuda`, `cpu`, or `auto`: cuda where a GPU is asked for and present."""
+    on_node_loss: OnNodeLoss = "fail"
+    """`fail`: a lost node ends the run. `shrink`: the run goes on without its ranks. `replace`: its ranks start again
+    on other nodes with room, under their old numbers."""
 
     @model_validator(mode="after")
     def _one_way_to_count(self) -> Self:

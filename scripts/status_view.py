@@ -46,11 +46,11 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
         return
     for run in runs:
         table = Table(title=f"run {run['run_id']}: {run['phase']} for {run['elapsed_s']:.1f} s")
-        for name in ("rank", "node", "alive", "doing", "task", "for s", "heard s ago"):
+        for name in ("rank", "node", "state", "doing", "task", "for s", "heard s ago"):
             table.add_column(name)
         for rank in run["ranks"]:
             heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"
-            cells = (rank["rank"], rank["node_id"][:8], rank["alive"], rank["doing"], rank["task"])
+            cells = (rank["rank"], rank["node_id"][:8], rank["state"], rank["doing"], rank["task"])
             table.add_row(*map(str, cells), f"{rank['for_s']:.1f}", heard)
         console.print(table)
 

@@ -31,6 +31,7 @@ EXCLUDED: dict[str, str] = {
     "op families": "they decide the task list, whose digest is a part",
     "memory limits": "a task that did not fit is recorded as such; --retune measures it again",
     "engine warmups": "they compile and load, and decide no tactic; what sm120_decode tunes is part of the artifact",
+    "losing a node": "it decides who is left, not what they run",
     "optimization level": "O1 to O3 tune the same; O0 tunes nothing and needs no key",
 }
 

@@ -6,7 +6,7 @@ Nodes are keyed by node id, never by address: several nodes can share one addres
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -79,6 +79,26 @@ def assign_ranks(placements: Sequence[Placement], first_node: str | None = None)
                 )
             )
     return tuple(ranks)
+
+
+def moved(known: Sequence[RankInfo], rank: int, place: Placement) -> RankInfo:
+    """A rank on another node than before: same number, the node's next free local rank.
+
+    Ranks of one node are no longer numbered one after the other then, and what its new neighbours were told of the
+    node's size stays as it was.
+    """
+    others = [info for info in known if info.node_id == place.node_id and info.rank != rank]
+    taken = {info.local_rank for info in others}
+    return replace(
+        known[rank],
+        local_rank=next(number for number in range(len(taken) + 1) if number not in taken),
+        local_world_size=len(others) + 1,
+        node_rank=others[0].node_rank if others else max(info.node_rank for info in known) + 1,
+        node_id=place.node_id,
+        gpu_ids=place.gpu_ids,
+        address=place.address,
+        pid=place.pid,
+    )
 
 
 def _within_node(place: Placement) -> tuple[list[tuple[int, str]], int]:

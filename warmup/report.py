@@ -89,7 +89,8 @@ class RankReport(ReportPart):
     role: str
     """leader, writer or follower."""
     state: str
-    """ready, failed, lost, or the phase it was in when the run failed."""
+    """ready, failed, lost, the phase it was in when the run failed, or removed: its node was lost and the run went on
+    without it (`cluster.on_node_loss: shrink`)."""
     digest: str | None = None
     entries: int = 0
     hits: int = 0
@@ -118,10 +119,12 @@ class WarmupReport(ReportPart):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ready(self) -> bool:
-        """Every rank is ready, and every class that must agree holds one digest."""
-        if self.error is not None or not self.ranks:
+        """Every rank is ready, those apart that were removed by policy, and every class that must agree holds one
+        digest."""
+        left = [rank for rank in self.ranks if rank.state != "removed"]
+        if self.error is not None or not left:
             return False
-        return all(rank.state == "ready" for rank in self.ranks) and all(map(self._agrees, self.classes))
+        return all(rank.state == "ready" for rank in left) and all(map(self._agrees, self.classes))
 
     def _agrees(self, group: ClassReport) -> bool:
         digests = {rank.digest for rank in self.ranks if rank.rank in group.ranks}

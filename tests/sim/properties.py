@@ -11,7 +11,7 @@ from collections import defaultdict
 
 from tests.sim.schedule import PHASE_LIMIT_S
 from tests.sim.world import Process, World
-from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import GRACE_S, WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
@@ -21,6 +21,8 @@ SLACK_S = 16.0
 """The simulated clock ticks at least this often while nothing else happens."""
 MAX_PROCESSES = 3
 """A rank's first process and two replacements."""
+MAX_MOVES = 2
+"""A rank's node may be lost so often."""
 LEADS = ("pack", "pack_stored")
 
 
@@ -40,7 +42,12 @@ class Properties:
         self._excuses: dict[int, str] = {}
         """Rank -> why the run may end as FAILED because of it."""
         self._must_fail = False
-        self._lost_node: str | None = None
+        self._policy = machine.run.config.cluster.on_node_loss
+        self._lost_nodes: list[str] = []
+        self._node_to_blame: str | None = None
+        self._charged: dict[int, int] = defaultdict(int)
+        """Rank -> deaths that were not the loss of its node."""
+        self._moves: dict[int, int] = defaultdict(int)
         self._phase_began = 0.0
 
     def stepped(self, before: Phase, was_over: bool, commands: Commands, now: float) -> None:
@@ -89,8 +96,24 @@ class Properties:
 
     def losing(self, node: str) -> None:
         """The machine is about to be told that a node is gone for good."""
-        if not self._machine.is_over:
-            self._lost_node = node
+        ranks = [r for r, state in self._machine.run.ranks.items() if state.info.node_id == node]
+        if self._machine.is_over or not ranks:
+            return
+        self._lost_nodes.append(node)
+        everyone = len(ranks) == len(self._machine.run.ranks)
+        if self._policy == "fail" or (self._policy == "shrink" and everyone):
+            self._node_to_blame = node
+        if self._policy == "replace" and max(self._moves[rank] for rank in ranks) >= MAX_MOVES:
+            self._node_to_blame = node
+        for rank in ranks:
+            self._moves[rank] += 1
+            self._gone.add((rank, self._world.processes[rank].number))
+            for call_id in list(self._of_rank[rank]):
+                self._close(self._in_flight[call_id])
+            if self._excuses.get(rank, "").startswith("hangs"):
+                del self._excuses[rank]
+            if rank in self._world.foreign_ranks and self._policy == "replace":
+                self._excuses[rank] = "its replacement has another key"
 
     def ended(self, now: float) -> None:
         """The run is over, or should be."""
@@ -107,10 +130,18 @@ class Properties:
             self._check_failed(report.error or "")
 
     def _check_ready(self) -> None:
-        if self._must_fail or self._lost_node is not None:
-            self._broken(f"READY although {self._excuses}")
+        if self._must_fail or self._node_to_blame is not None:
+            self._broken(f"READY although {self._excuses}, {self._node_to_blame}")
+        removed = self._machine.run.removed
+        if removed.keys() and self._policy != "shrink":
+            self._broken(f"READY without ranks {sorted(removed)}, which nobody allowed")
+        for rank, state in self._machine.run.ranks.items():
+            if state.info.node_id in self._lost_nodes:
+                self._broken(f"READY with rank {rank} on the lost {state.info.node_id}")
         digests: dict[str, set[str | None]] = defaultdict(set)
         for rank, process in self._world.processes.items():
+            if rank in removed:
+                continue
             if (rank, process.number) in self._gone:
                 self._broken(f"READY with rank {rank} dead")
             if not process.has_replayed and self._machine.run.config.autotune.is_enabled:
@@ -121,15 +152,19 @@ class Properties:
                 self._broken(f"READY with {len(held)} digests in class {key[:8]}")
 
     def _check_failed(self, error: str) -> None:
-        if self._lost_node is not None:
-            if f"node {self._lost_node} (" not in error:
-                self._broken(f"FAILED does not name {self._lost_node}: {error[:300]}")
+        if self._node_to_blame is not None:
+            if f"node {self._node_to_blame} (" not in error:
+                self._broken(f"FAILED does not name {self._node_to_blame}: {error[:300]}")
         elif not self._excuses:
             self._broken(f"FAILED without a reason: {error[:300]}")
         elif not any(f"rank {rank} on node" in error for rank in self._excuses):
             self._broken(f"FAILED names none of ranks {sorted(self._excuses)}: {error[:300]}")
 
     def _issued(self, command: Command) -> None:
+        if isinstance(command, Release):
+            if command.rank not in self._machine.run.removed:
+                self._broken(f"rank {command.rank} is released, and still takes part")
+            return
         process = self._world.processes[command.rank]
         gone = (command.rank, process.number) in self._gone
         if isinstance(command, Replace):
@@ -175,7 +210,8 @@ class Properties:
             self._close(self._in_flight[call_id])
         if self._excuses.get(process.rank, "").startswith("hangs"):
             del self._excuses[process.rank]
-        if process.number + 1 >= MAX_PROCESSES:
+        self._charged[process.rank] += 1
+        if self._charged[process.rank] >= MAX_PROCESSES:
             self._excuses[process.rank] = "died too often"
             self._must_fail = True
         elif process.rank in self._world.foreign_ranks:
@@ -190,7 +226,7 @@ class Properties:
 
     def _left(self, phase: Phase, now: float) -> None:
         took, self._phase_began = now - self._phase_began, now
-        limit = PHASE_LIMIT_S + GRACE_S + SLACK_S
+        limit = (PHASE_LIMIT_S + GRACE_S + SLACK_S) * (1 + len(self._lost_nodes))  # LOOKUP may begin again
         if took > limit:
             self._broken(f"{phase} lasted {took:.0f} s of {limit:.0f} s")
         hanging = {why for why in self._excuses.values() if why.startswith("hangs")}

@@ -26,6 +26,7 @@ METHODS = (
     "install",
     "load",
     "replay",
+    "confirm",
 )
 PHASES = (
     "probing",
@@ -119,9 +120,9 @@ def draw(seed: int, shape: Shape | None = None) -> Schedule:
 def _strike(rng: random.Random, shape: Shape) -> Strike:
     kinds = ("dies", "dies_after", "node_dies", "hangs", "raises", "context_dies", "node_lost")
     method = rng.choice(METHODS)
-    everyone = dict.fromkeys(("probe", "load", "replay"), shape.ranks)
+    everyone = dict.fromkeys(("probe", "load", "replay", "confirm"), shape.ranks)
     often = {"tune": shape.tasks, "guard": shape.tasks, **everyone}
-    kind = rng.choices(kinds, (12, 12, 6, 2, 2, 2, 1))[0]
+    kind = rng.choices(kinds, (12, 12, 6, 2, 2, 2, 6))[0]
     return Strike(kind, method, rng.randint(1, max(1, often.get(method, shape.nodes))))
 
 
@@ -131,7 +132,11 @@ def _config(rng: random.Random, shape: Shape) -> WarmupConfig:
         strategies.append("independent")
     return parse_config(
         {
-            "cluster": {"world_size": shape.ranks, "backend": "cuda"},
+            "cluster": {
+                "world_size": shape.ranks,
+                "backend": "cuda",
+                "on_node_loss": rng.choice(("fail", "shrink", "shrink", "replace", "replace")),
+            },
             "model": {"name": "llama-3.1-8b"},
             "autotune": {
                 "enabled": rng.random() > 0.02,

@@ -14,7 +14,7 @@ from tests.sim.properties import Properties
 from tests.sim.schedule import PHASE_LIMIT_S, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
 from tests.sim.world import Process, RefusedError
 from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
@@ -31,6 +31,7 @@ DURATIONS: dict[str, tuple[float, float]] = {
     "install": (0.01, 2.0),
     "load": (0.1, 2.0),
     "replay": (0.5, 5.0),
+    "confirm": (0.0, 0.1),
 }
 
 
@@ -60,10 +61,13 @@ class Heartbeats(Mapping[int, Status]):
 
     def __getitem__(self, rank: int) -> Status:
         process = self._processes[rank]
-        if process.task is None or process.is_silent or process.died_at is not None:
-            raise KeyError(rank)
-        task_id, since = process.task
-        return Status("tune", task_id, "Runner", "3", since, self._now)
+        heard = self._now if process.died_at is None else process.died_at
+        if process.is_silent and process.hung_since is not None:
+            heard = min(heard, process.hung_since)
+        task_id, since = process.task or ("", 0.0)
+        if since > heard:
+            task_id = ""  # it stopped before it could say so
+        return Status("tune", task_id, "Runner", "3", since, heard)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._processes)
@@ -136,6 +140,8 @@ class Simulation:
         self._feed(lambda: self._machine.tick(self._now, beats))
 
     def _carry_out(self, command: Command) -> None:
+        if isinstance(command, Release):
+            return
         if isinstance(command, Replace):
             self._replace(command)
             return
@@ -160,8 +166,8 @@ class Simulation:
     def _strike(self, strike: Strike, process: Process, command: Call | Adopt, began: float, took: float) -> None:
         end = began + took
         if strike.kind == "hangs":
-            process.is_silent = self._rng.random() < 0.5
-            self._at(began, lambda: self._hang(process, command, began))
+            is_silent = self._rng.random() < 0.5
+            self._at(began, lambda: self._hang(process, command, began, is_silent))
             return
         if strike.kind in ("raises", "context_dies"):
             kind = "DeadContextError" if strike.kind == "context_dies" else "RuntimeError"
@@ -184,9 +190,10 @@ class Simulation:
         if isinstance(command, Call) and command.task_id is not None:
             process.task = (command.task_id, began)
 
-    def _hang(self, process: Process, command: Call | Adopt, began: float) -> None:
+    def _hang(self, process: Process, command: Call | Adopt, began: float, is_silent: bool) -> None:
         if process.died_at is None:
             self._begin(process, command, began)
+            process.is_silent = is_silent
             process.hung_since = began
             self._properties.hung(process, command)
 
@@ -196,6 +203,8 @@ class Simulation:
         if process.died_at is not None and process.died_at < ended:
             return
         if process.hung_since is not None and process.hung_since < ended:
+            return
+        if command.rank in self._machine.run.removed:
             return
         group = self._machine.run.class_of(command.rank) if self._machine.run.classes else None
         try:
@@ -226,7 +235,11 @@ class Simulation:
                 self._at(known + self._rng.expovariate(1 / 8.0), lambda: self._notice(process))
 
     def _lose_node(self, node: str) -> None:
+        self._world.lost_nodes.add(node)
         self._properties.losing(node)
+        for process in list(self._world.processes.values()):
+            if self._world.infos[process.rank].node_id == node:
+                self._die(process)
         self._feed(lambda: self._machine.node_lost(node, self._now))
 
     def _notice(self, process: Process) -> None:
@@ -237,6 +250,8 @@ class Simulation:
         old = self._world.processes[command.rank]
         self._die(old)  # what is left of it is killed
         fresh = self._world.replace(old, command.process)
+        if command.elsewhere:
+            self._world.move(command.rank)
         ready = self._now + self._rng.uniform(1.0, 8.0)
         if self._rng.random() < self._schedule.fresh_deaths:
             self._at(ready + self._rng.uniform(-1.0, 3.0), lambda: self._die(fresh))

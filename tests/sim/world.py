@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from warmup.machine.commands import Adopt, Call, Failure
@@ -144,6 +144,7 @@ class World:
         self.slow_ranks: dict[int, float] = {}
         self.tight_ranks: set[int] = set()
         """Ranks on whose device the largest task does not fit."""
+        self.lost_nodes: set[str] = set()
         self.blindness = 0.0
         """How often a marker in a shared directory is not seen yet."""
         self.foreign_ranks: set[int] = set()
@@ -172,6 +173,14 @@ class World:
             }
         self.processes[old.rank] = fresh
         return fresh
+
+    def move(self, rank: int) -> None:
+        """The rank's next process starts on a node that nobody has lost."""
+        info = self.infos[rank]
+        others = sorted({i.node_id for i in self.infos.values()} - self.lost_nodes)
+        fresh = f"node{900 + len(self.lost_nodes):03d}"
+        node = self._rng.choice([*others, fresh])
+        self.infos[rank] = replace(info, node_id=node, address=f"10.1.0.{int(node[4:])}")
 
     def answer(self, process: Process, command: Call | Adopt, group: ClassState | None, now: float) -> Value | None:
         """What the process answers; None for an adoption. Raises RefusedError as the rank would raise."""
@@ -294,6 +303,9 @@ class World:
     def _replay(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         process.has_replayed = True
         return {"calls": 1, "failed": [], "peak_bytes": 1}
+
+    def _confirm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        return {"digest": process.loaded}
 
     def _sent(self, call: Call, group: ClassState | None) -> Table:
         """The adopted artifact, checked against the header that goes along."""

@@ -55,7 +55,8 @@ def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: floa
         waiting.setdefault(call.rank, []).append(call.task_id or what if isinstance(call, Call) else what)
     for rank, state in run.ranks.items():
         if not state.is_alive:
-            waiting.setdefault(rank, ["waiting for its replacement"])
+            place = "on another node" if state.moves else "in its place"
+            waiting.setdefault(rank, [f"waiting for a fresh process {place}"])
     rows = [
         f"{run.ranks[rank].info}: {', '.join(what)}{_doing(statuses.get(rank), now)}"
         for rank, what in sorted(waiting.items())
@@ -74,7 +75,31 @@ def lost_node(run: Run, node_id: str, now: float) -> str:
     elapsed = now - run.phase_began
     return (
         f"node {node_id[:8]} ({infos[0].address}) was lost in phase {run.phase}, {elapsed:.1f} s into it, "
-        f"with ranks {ranks}; run again when it is back, or with fewer nodes (cluster.num_nodes, cluster.world_size)"
+        f"with ranks {ranks}{_despite(run, infos)}; run again when it is back, with fewer nodes "
+        "(cluster.num_nodes, cluster.world_size), or with another cluster.on_node_loss"
+    )
+
+
+def _despite(run: Run, infos: list[RankInfo]) -> str:
+    """Why a policy that would go on does not."""
+    policy = run.config.cluster.on_node_loss
+    if policy == "shrink":
+        return ", and no rank is left (cluster.on_node_loss: shrink)"
+    moves = max(run.ranks[info.rank].moves for info in infos)
+    return f", which were moved {moves} times already (cluster.on_node_loss: replace)" if policy == "replace" else ""
+
+
+def went_on(run: Run, node_id: str, ranks: list[int], now: float) -> str:
+    """A node is gone and the run goes on: what that means for its ranks."""
+    info = (run.ranks.get(ranks[0]) or run.removed[ranks[0]]).info
+    policy = run.config.cluster.on_node_loss
+    what = {
+        "shrink": f"the run goes on without ranks {ranks}",
+        "replace": f"ranks {ranks} start again on other nodes, under their numbers but not beside one another",
+    }[policy]
+    return (
+        f"node {node_id[:8]} ({info.address}) was lost in phase {run.phase}, {now - run.phase_began:.1f} s into it; "
+        f"{what} (cluster.on_node_loss: {policy})"
     )
 
 
@@ -85,6 +110,16 @@ def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
         f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, task {call.task_id}, "
         f"runner {status.runner or '?'}, tactic {status.tactic or '?'}: "
         f"for {elapsed:.1f} s of {limit:.0f} s allowed (timeouts.task)"
+    )
+
+
+def silent(run: Run, rank: int, status: Status, elapsed: float) -> str:
+    """No heartbeat for a while: what the rank was last heard to do."""
+    last = status.task_id or status.phase or "nothing yet"
+    tactic = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
+    return (
+        f"{run.ranks[rank].info} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
+        f"(timeouts.heartbeat is {run.config.timeouts.heartbeat:g}); last heard: {last}{tactic}"
     )
 
 

@@ -42,9 +42,18 @@ class Replace:
     """The number of the process to start."""
     is_hung: bool = False
     """The old process still runs: ask it for its stacks before it is killed."""
+    elsewhere: bool = False
+    """Its node is gone: start it on another one."""
 
 
-Command = Call | Adopt | Replace
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A rank has left the run: end what may be left of it. Nothing answers this."""
+
+    rank: int
+
+
+Command = Call | Adopt | Replace | Release
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,14 +53,24 @@ def voted(run: Run, group: ClassState, call: Call, value: dict[str, Any]) -> Com
     assert call.task_id is not None
     if group.ballots[call.rank].finish(call.task_id):
         group.votes.setdefault(call.task_id, {})[call.rank] = value
+    return settle_all(run, group) if is_settled(group) else vote(run, group, call.rank)
+
+
+def resume(run: Run, group: ClassState) -> Commands:
+    """The phase begins once more, perhaps with fewer voters: the votes that are missing, or the outcome."""
     if is_settled(group):
-        for task_id, votes in group.votes.items():
-            rows = [TaskResult.from_json(votes[rank]) for rank in sorted(votes)]
-            group.results[task_id] = settle(
-                TaskResult.from_json(group.results[task_id]), rows, run.config.autotune.tie_band
-            )
-        return []
-    return vote(run, group, call.rank)
+        return settle_all(run, group)
+    return [call for rank in group.ballots for call in vote(run, group, rank)]
+
+
+def settle_all(run: Run, group: ClassState) -> Commands:
+    """Every vote is in."""
+    for task_id, votes in group.votes.items():
+        rows = [TaskResult.from_json(votes[rank]) for rank in sorted(votes)]
+        group.results[task_id] = settle(
+            TaskResult.from_json(group.results[task_id]), rows, run.config.autotune.tie_band
+        )
+    return []
 
 
 def is_settled(group: ClassState) -> bool:

@@ -126,7 +126,8 @@ class Installing(PhaseLogic):
         if not keeps_files(run) or group.digest is None or not group.adopted:
             return []
         everyone = sorted(set(group.writers.values()))
-        return lacking(group) if group.is_hit and not group.needs_guard else everyone
+        found = group.is_hit and not group.needs_guard
+        return lacking(group) if found or run.rewinds else everyone
 
     def _install(self, run: Run, group: ClassState, rank: int) -> Call:
         return run.call(rank, "install", artifact=group.key)
@@ -154,15 +155,35 @@ def load(run: Run, rank: int) -> Commands:
 
 
 class Replaying(PhaseLogic):
-    """Every rank runs every loaded task once, so that nothing is left to build for the first request."""
+    """Every rank runs every loaded task once, so that nothing is left to build for the first request.
+
+    At the end every rank is asked once more what it holds: one that was lost meanwhile, and not missed yet, must not
+    be called ready.
+    """
 
     phase = Phase.REPLAYING
 
     def enter(self, run: Run) -> Commands:
+        for state in run.ranks.values():
+            state.is_confirmed = False
         return [run.call(rank, "replay") for rank in run.ranks]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        return [run.call(call.rank, "replay")] if call.method == "load" else []
+        if call.method == "load":
+            return [run.call(call.rank, "replay")]
+        if call.method == "confirm":
+            run.ranks[call.rank].is_confirmed = True
+        return self._confirm(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
+        run.ranks[rank].is_confirmed = False
         return load(run, rank) or [run.call(rank, "replay")]
+
+    def is_complete(self, run: Run) -> bool:
+        return super().is_complete(run) and all(state.is_confirmed for state in run.ranks.values())
+
+    def _confirm(self, run: Run) -> Commands:
+        """Once nothing else is under way."""
+        if run.calls or not all(state.is_alive for state in run.ranks.values()):
+            return []
+        return [run.call(rank, "confirm") for rank, state in run.ranks.items() if not state.is_confirmed]

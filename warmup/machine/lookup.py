@@ -6,6 +6,7 @@ from typing import Any
 
 from warmup.machine.commands import Adopt, Call
 from warmup.machine.logic import PhaseLogic
+from warmup.machine.node_loss import keep_found
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands, Place, Run
 
@@ -62,7 +63,11 @@ class Lookup(PhaseLogic):
     def _settle(self, run: Run) -> None:
         for group in run.classes.values():
             merge_writers(run, group)
-            adopt_found(run, group)
+            if group.is_settled:
+                keep_found(run, group)
+            else:
+                adopt_found(run, group)
+            group.is_settled = True
 
 
 def keeps_files(run: Run) -> bool:
@@ -71,8 +76,8 @@ def keeps_files(run: Run) -> bool:
 
 
 def token_of(run: Run, rank: int) -> str:
-    """The marker by which another node recognises that it shares this rank's directory."""
-    return f"{run.run_id}-{rank}"
+    """The marker by which another node recognises that it shares this rank's directory; another one on another node."""
+    return f"{run.run_id}-{rank}-{run.ranks[rank].moves}"
 
 
 def first_ranks(run: Run, group: ClassState) -> dict[Place, int]:

@@ -8,16 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema import WarmupConfig
-from warmup.machine.blame import Status, fold, late_phase, late_task, lost_node, raised_by
-from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine import node_loss
+from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
+from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import Lookup
 from warmup.machine.phases import Phase
-from warmup.machine.policy import Decision, FailurePolicy
+from warmup.machine.policy import Decision, FailurePolicy, NodePolicy
 from warmup.machine.probing import Probing, describe, probe
 from warmup.machine.state import Commands, RankState, Run
 from warmup.machine.suspects import suspect
+from warmup.machine.watchdog import late_ranks, mark_silent
 from warmup.machine.working import Compiling, Guarding, Tuning
 from warmup.ranks import RankInfo
 
@@ -50,9 +52,12 @@ class WarmupMachine:
         *,
         retune: bool = False,
         policy: FailurePolicy | None = None,
+        node_policy: NodePolicy | None = None,
     ) -> None:
         self.run = Run(config, run_id, {info.rank: RankState(info) for info in ranks}, retune)
         self._policy = policy or FailurePolicy()
+        self._node_policy = node_policy or NodePolicy(Decision(config.cluster.on_node_loss))
+        self._must_rewind = False
         self._phases = [logic() for logic in ORDER] if config.autotune.is_enabled else [Probing()]
         self._index = 0
         self._failures: dict[int, Failure] = {}
@@ -70,6 +75,8 @@ class WarmupMachine:
 
     def begin(self, now: float) -> Commands:
         """Enter PROBING."""
+        for state in self.run.ranks.values():
+            state.watched_since = now
         self.run.phase, self.run.phase_began = self._phases[0].phase, now
         return self._advance(self._issue(self._phases[0].enter(self.run), now), now)
 
@@ -104,7 +111,7 @@ class WarmupMachine:
         if call is None or self.is_over:
             return []
         state = self.run.ranks[call.rank]
-        if self._policy.on_exception(failure.kind, state.restarts) is Decision.REPLACE:
+        if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
         self.run.close(call_id, now)
         return self._fail_rank(call, failure, now)
@@ -116,7 +123,9 @@ class WarmupMachine:
             process: the number of the process that died, as in the command that met its death; None for the one
                 that answers now. The death of an earlier process is an echo and changes nothing.
         """
-        state = self.run.ranks[rank]
+        state = self.run.ranks.get(rank)
+        if state is None:
+            return []  # it has left the run
         known = state.is_starting if process is None else process != state.restarts
         if self.is_over or known:
             return []
@@ -126,16 +135,16 @@ class WarmupMachine:
             self.run.close(call.call_id, now)
         if self._failed_at is not None:
             return self._end_grace(now)
-        if self._policy.on_death(state.restarts) is Decision.FAIL:
+        if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             tasks = [call.task_id for call in lost if isinstance(call, Call) and call.task_id]
-            text = f"died {state.restarts + 1} times, the last time: {reason}"
+            text = f"died {state.restarts - state.excused + 1} times, the last time: {reason}"
             text += f" (task {', '.join(tasks)})" if tasks else ""
             state.error = text
             return self._fail(fold({state.info: Failure("RankDiedError", text)}, self.run, now), now)
         state.restarts += 1
         state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
-        commands: Commands = [Replace(rank, reason, state.restarts, hung)]
+        commands: Commands = [Replace(rank, reason, state.restarts, hung, state.is_moving)]
         running = next((call.task_id for call in lost if isinstance(call, Call) and call.task_id), None)
         if running is not None:
             suspect(state, running, hung=hung)
@@ -144,20 +153,38 @@ class WarmupMachine:
         return self._issue(commands, now)
 
     def node_lost(self, node_id: str, now: float) -> Commands:
-        """A whole node is gone: its ranks have no place to be replaced in, so the run fails and names it."""
-        if self.is_over:
+        """A whole node is gone, and with it the place of its ranks: the policy for nodes says what becomes of them."""
+        ranks = node_loss.ranks_on(self.run, node_id)
+        if self.is_over or not ranks:
             return []
-        for state in self.run.ranks.values():
-            if state.info.node_id == node_id:
+        states = [self.run.ranks[rank] for rank in ranks]
+        moves, left = max(state.moves for state in states), len(self.run.ranks) - len(ranks)
+        decision = self._node_policy.on_loss(moves, left)
+        if decision is Decision.FAIL:
+            for state in states:
                 state.is_alive, state.error = False, f"its node was lost in phase {self.phase}"
-        return self._fail(lost_node(self.run, node_id, now), now)
+            return self._fail(lost_node(self.run, node_id, now), now)
+        lost, commands = node_loss.mark(self.run, ranks, now), []
+        if self.phase is not Phase.PROBING:
+            commands = [c for rank, calls in lost.items() for c in self._logic.lost(self.run, rank, calls)]
+        commands += (node_loss.leave if decision is Decision.SHRINK else node_loss.move)(self.run, ranks)
+        self.run.warn(went_on(self.run, node_id, ranks, now))
+        if self._failed_at is not None:
+            return [c for c in commands if isinstance(c, Release)] + self._end_grace(now)
+        if self.phase is Phase.PROBING:
+            commands += self._logic.lost(self.run, ranks[0], ())
+        else:
+            self._must_rewind = True
+        return self._advance(self._issue(commands, now), now)
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
         """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""
-        state = self.run.ranks[info.rank]
-        if self.is_over or self._failed_at is not None or not state.is_starting:
+        state = self.run.ranks.get(info.rank)
+        if state is None or self.is_over or self._failed_at is not None or not state.is_starting:
             return []
-        state.info, state.is_starting = info, False
+        if info.node_id != state.info.node_id and not state.is_moving:
+            return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
+        state.info, state.is_starting, state.watched_since = info, False, now
         return self._issue([probe(self.run, info.rank)], now)
 
     def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
@@ -170,7 +197,10 @@ class WarmupMachine:
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
             return self._fail(late_phase(self.run, statuses, now, limit), now)
-        return self._check_tasks(now, statuses)
+        mark_silent(self.run, statuses, now)
+        for late in late_ranks(self.run, statuses, now):
+            return self._give_up(late.rank, late.reason, now)
+        return []
 
     def fail(self, reason: str, now: float) -> Commands:
         """End the run from outside (interrupt, lost placement group)."""
@@ -180,33 +210,22 @@ class WarmupMachine:
     def _logic(self) -> PhaseLogic:
         return self._phases[self._index]
 
-    def _check_tasks(self, now: float, statuses: Mapping[int, Status]) -> Commands:
-        """A rank works on its oldest call; its heartbeat says since when, unless it has been silent since before."""
-        limit = self.run.config.timeouts.task
-        for calls in self.run.calls_of.values():
-            call = next(iter(calls.values()), None)
-            if not isinstance(call, Call) or call.task_id is None:
-                continue
-            began = self.run.call_began[call.call_id]
-            if now - began <= limit:
-                continue
-            status = statuses.get(call.rank, Status())
-            elapsed = now - max(began, status.since if status.task_id == call.task_id else began)
-            if elapsed > limit:
-                return self._give_up(call, late_task(self.run, call, status, elapsed), now)
-        return []
-
-    def _give_up(self, call: Call, reason: str, now: float) -> Commands:
-        """A task hangs: its process is replaced like a dead one, as long as the policy allows."""
-        if self._policy.on_death(self.run.ranks[call.rank].restarts) is Decision.FAIL:
+    def _give_up(self, rank: int, reason: str, now: float) -> Commands:
+        """A rank hangs: its process is replaced like a dead one, as long as the policy allows."""
+        state = self.run.ranks[rank]
+        if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             return self._fail(reason, now)
-        return self.died(call.rank, reason, now, hung=True)
+        return self.died(rank, reason, now, hung=True)
 
     def _rejoined(self, call: Call, value: dict[str, Any], now: float) -> Commands:
         """A replacement described itself as its predecessor did: it takes part again."""
-        self.run.ranks[call.rank].is_alive = True
+        state = self.run.ranks[call.rank]
+        state.is_alive = True
         if self.phase is Phase.PROBING:
+            state.is_moving = False
             return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)
+        if state.is_moving:
+            return self._advance([], now)  # it has nothing on its new node: the run goes back for it
         return self._advance(self._issue(self._logic.joined(self.run, call.rank), now), now)
 
     def _keep(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
@@ -221,6 +240,10 @@ class WarmupMachine:
         if call.method == "replay":
             state.replay = value
             return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
+        if call.method == "confirm":
+            held = (state.load or {}).get("digest")
+            text = f"it holds digest {value['digest']} at the end, it loaded {held}"
+            return None if value["digest"] == held else Failure("LoadError", text)
         if call.method != "load":
             return None
         state.load = value
@@ -231,17 +254,31 @@ class WarmupMachine:
             return Failure("LoadError", f"it holds digest {value['digest']}, the class has {call.args['digest']}")
         return None
 
+    @property
+    def _is_draining(self) -> bool:
+        """The run goes back as soon as what is in flight is answered: nothing new is asked for meanwhile."""
+        return self._must_rewind and all(state.is_alive for state in self.run.ranks.values())
+
     def _issue(self, commands: Commands, now: float) -> Commands:
+        if self._is_draining:
+            commands = [command for command in commands if not isinstance(command, Call | Adopt)]
         for command in commands:
             if isinstance(command, Call | Adopt):
                 self.run.open(command, now)
         return commands
 
     def _advance(self, commands: Commands, now: float) -> Commands:
-        """Step over every phase that is complete."""
+        """Step over every phase that is complete; go back to LOOKUP when a node was lost."""
         issued: list[Command] = list(commands)
-        while not self.is_over and self._failed_at is None and self._logic.is_complete(self.run):
-            self.run.seconds[self.phase] = now - self.run.phase_began
+        while not self.is_over and self._failed_at is None:
+            if self._is_draining:
+                if self.run.calls:
+                    break
+                issued += self._rewind(now)
+                continue
+            if not self._logic.is_complete(self.run):
+                break
+            self._count_seconds(now)
             if self._index + 1 == len(self._phases):
                 self._enter(Phase.READY, now)
                 break
@@ -249,6 +286,20 @@ class WarmupMachine:
             self._enter(self._logic.phase, now)
             issued += self._issue(self._logic.enter(self.run), now)
         return issued
+
+    def _rewind(self, now: float) -> Commands:
+        """Every rank has a process and nothing is in flight: LOOKUP again, on the nodes that there are now."""
+        self._must_rewind = False
+        self._count_seconds(now)
+        self._index = 1
+        node_loss.begin_again(self.run)
+        self._enter(self._logic.phase, now)
+        return self._issue(self._logic.enter(self.run), now)
+
+    def _count_seconds(self, now: float) -> None:
+        """A phase that is entered again adds up."""
+        before = self.run.seconds.get(self.phase, 0.0)
+        self.run.seconds[self.phase] = before + now - self.run.phase_began
 
     def _enter(self, phase: Phase, now: float) -> None:
         took = now - self.run.phase_began
@@ -272,6 +323,6 @@ class WarmupMachine:
 
     def _fail(self, text: str, now: float) -> Commands:
         self.run.error = text
-        self.run.seconds[self.phase] = now - self.run.phase_began
+        self._count_seconds(now)
         self._enter(Phase.FAILED, now)
         return []

@@ -1,4 +1,4 @@
-"""What a failure leads to. Pure: the machine asks, the policy answers, nothing is remembered here."""
+"""What a failure leads to. Pure: the machine asks, the policies answer, nothing is remembered here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ class Decision(StrEnum):
     FAIL = "fail"
     """The run ends as FAILED."""
     REPLACE = "replace"
-    """The rank gets a fresh process in its place; its class goes on without it meanwhile."""
+    """The rank gets a fresh process: in its place, or on another node when its own is gone."""
+    SHRINK = "shrink"
+    """The run goes on without the rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,24 @@ class FailurePolicy:
     def on_exception(self, kind: str, restarts: int) -> Decision:
         """A rank raised. Only a dead CUDA context is cured by a new process."""
         return self.on_death(restarts) if kind == "DeadContextError" else Decision.FAIL
+
+
+@dataclass(frozen=True, slots=True)
+class NodePolicy:
+    """What the loss of a whole node leads to, as `cluster.on_node_loss` says."""
+
+    on_loss_of_node: Decision = Decision.FAIL
+    max_moves_per_rank: int = 2
+
+    def on_loss(self, moves: int, ranks_left: int) -> Decision:
+        """A node is gone.
+
+        Args:
+            moves: how often the most travelled of its ranks was moved before.
+            ranks_left: how many ranks of the run are on other nodes.
+        """
+        if self.on_loss_of_node is Decision.SHRINK and not ranks_left:
+            return Decision.FAIL
+        if self.on_loss_of_node is Decision.REPLACE and moves >= self.max_moves_per_rank:
+            return Decision.FAIL
+        return self.on_loss_of_node

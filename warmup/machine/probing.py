@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Call
+from warmup.machine.commands import Adopt, Call
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask
@@ -23,7 +23,13 @@ class Probing(PhaseLogic):
         return [probe(run, rank) for rank in run.ranks]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method != "probe" or run.pending("probe") or not everyone_described(run):
+        return self._group(run) if call.method == "probe" else []
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        return self._group(run)  # it may have been the last one that was waited for
+
+    def _group(self, run: Run) -> Commands:
+        if run.pending("probe") or not everyone_described(run):
             return []
         tight = fit_memory(run)
         if tight:

@@ -28,8 +28,20 @@ class RankState:
     """A replacement was asked for and has not come up."""
     restarts: int = 0
     """Also the number of the rank's current process; the first is 0."""
+    excused: int = 0
+    """Restarts that were not its own doing: its node was lost."""
+    moves: int = 0
+    """How often it was given another node."""
+    is_moving: bool = False
+    """Has another node, or waits for one, and the run has not gone back for it yet."""
+    watched_since: float = 0.0
+    """When its present process was first expected to beat."""
+    is_silent: bool = False
+    """Two heartbeats in a row are missing."""
     load: dict[str, Any] | None = None
     replay: dict[str, Any] | None = None
+    is_confirmed: bool = False
+    """Has said, after everyone had replayed, that it still holds what it loaded."""
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     peak_bytes: int = 0
@@ -62,6 +74,8 @@ class ClassState:
     """Ranks that do not lead while another can."""
     lookups: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Writer rank -> what its node's store said."""
+    is_settled: bool = False
+    """Whether it is known if a table was found."""
     writers: dict[Place, int] = field(default_factory=dict)
     """One rank per directory; places that share a directory have the same rank."""
     source: int | None = None
@@ -116,6 +130,10 @@ class Run:
     """The same by rank, in the order in which the rank works on them."""
     call_began: dict[int, float] = field(default_factory=dict)
     """When a call was issued, or the call before it on the same rank was answered."""
+    removed: dict[int, RankState] = field(default_factory=dict)
+    """Ranks without which the run goes on, because their node was lost."""
+    rewinds: int = 0
+    """How often the run went back to LOOKUP because a node was lost."""
     warnings: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
@@ -144,6 +162,17 @@ class Run:
     def class_of(self, rank: int) -> ClassState:
         """The class a rank belongs to; KeyError before PROBING found it."""
         return self._class_of[rank]
+
+    def remove(self, rank: int) -> None:
+        """The run goes on without a rank; a class without ranks is gone."""
+        self.removed[rank] = self.ranks.pop(rank)
+        group = self._class_of.pop(rank, None)
+        if group is None:
+            return
+        group.ranks.remove(rank)
+        group.ballots.pop(rank, None)
+        if not group.ranks:
+            del self.classes[group.key]
 
     def open(self, command: Call | Adopt, now: float) -> None:
         """A call goes out."""

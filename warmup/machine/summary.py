@@ -16,7 +16,7 @@ def summarize(run: Run) -> WarmupReport:
         run_id=run.run_id,
         config=run.config.model_dump(mode="json"),
         classes=tuple(_class(run, group) for group in run.classes.values()),
-        ranks=tuple(_rank(run, state) for _, state in sorted(run.ranks.items())),
+        ranks=tuple(_rank(run, state) for _, state in sorted({**run.ranks, **run.removed}.items())),
         files=tuple(FileReport(**file) for file in run.files),
         phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
         warnings=tuple(run.warnings),
@@ -47,6 +47,8 @@ def _rank(run: Run, state: RankState) -> RankReport:
 
 
 def _state(run: Run, state: RankState) -> str:
+    if state.info.rank in run.removed:
+        return "removed"
     if state.error is not None:
         return "failed"
     if not state.is_alive:

@@ -144,7 +144,8 @@ class Tuning(PoolPhase):
         group.measured += 1
 
     def enter(self, run: Run) -> Commands:
-        return super().enter(run) + [c for g in run.classes.values() for c in self._maybe_vote(run, g)]
+        again = [c for g in run.classes.values() if g.ballots for c in consensus.resume(run, g)]
+        return super().enter(run) + again + [c for g in run.classes.values() for c in self._maybe_vote(run, g)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
@@ -168,9 +169,9 @@ class Tuning(PoolPhase):
     def _maybe_vote(self, run: Run, group: ClassState) -> Commands:
         """Open the ballots once every task has a short list."""
         tuned_now = group.pool is not None and group.pool.is_done and group.measured > 0
-        if group.strategy != "consensus" or group.ballots or not tuned_now:
+        if group.strategy != "consensus" or not tuned_now:
             return []
-        return consensus.open_ballots(run, group)
+        return [] if group.ballots else consensus.open_ballots(run, group)
 
 
 class Guarding(PoolPhase):

@@ -9,7 +9,7 @@ from typing import Any
 from configs import parse_config
 from tests.sim.world import Group, Process, RefusedError, Table, World, make_result
 from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Failure, Replace
+from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands
@@ -38,7 +38,8 @@ class Driver:
     ) -> None:
         given: dict[str, Any] = {name: dict(values) for name, values in (sections or {}).items()}
         given["autotune"] = {"strategy": strategy, **given.get("autotune", {})}
-        config = parse_config({"cluster": {"world_size": nodes * per_node}, "model": {"name": "llama-3.1-8b"}, **given})
+        given["cluster"] = {"world_size": nodes * per_node, **given.get("cluster", {})}
+        config = parse_config({"model": {"name": "llama-3.1-8b"}, **given})
         places = [
             Placement(node * per_node + gpu, f"node{node}", (str(gpu),), f"10.0.0.{node}")
             for node in range(nodes)
@@ -142,17 +143,40 @@ class Driver:
         self.flying = {i: c for i, c in self.flying.items() if c.rank != rank}
         self._take(self.machine.died(rank, "exit code 137", self.now, process.number))
 
+    def lose_node(self, node: str) -> None:
+        """A node and every process on it are gone."""
+        ranks = [rank for rank, state in self.machine.run.ranks.items() if state.info.node_id == node]
+        self.flying = {i: c for i, c in self.flying.items() if c.rank not in ranks}
+        self.replacing = [c for c in self.replacing if c.rank not in ranks]
+        for rank in ranks:
+            self.world.processes[rank].died_at = self.now
+        self.world.lost_nodes.add(node)
+        self._take(self.machine.node_lost(node, self.now))
+
     def bring_back(self) -> int:
         """The first replacement that was asked for comes up; returns its rank."""
         command = self.replacing.pop(0)
         self.world.processes[command.rank] = Process(command.rank, command.process)
+        if command.elsewhere:
+            self.world.move(command.rank)
         self._take(self.machine.replaced(self.world.infos[command.rank], self.now))
         return command.rank
+
+    def finish_replacing(self) -> None:
+        """Bring everyone back, as far as describing themselves."""
+        while self.replacing:
+            self.bring_back()
+        for call in self.in_flight("probe"):
+            self.answer(call)
 
     def tick(self, seconds: float, statuses: Mapping[int, Status] | None = None) -> None:
         """Time passes."""
         self.now += seconds
         self._take(self.machine.tick(self.now, statuses or {}))
+
+    def beats(self, *ranks: int, after: float = 0.0) -> dict[int, Status]:
+        """Heartbeats of idle ranks, heard `after` seconds from now."""
+        return {rank: Status("idle", since=self.now, heard=self.now + after) for rank in ranks}
 
     def in_flight(self, method: str, rank: int | None = None) -> list[Call | Adopt]:
         """Unanswered calls of a method (`adopt` for adoptions)."""
@@ -171,7 +195,7 @@ class Driver:
         for command in commands:
             if isinstance(command, Replace):
                 self.replacing.append(command)
-            else:
+            elif not isinstance(command, Release):
                 self.flying[command.call_id] = command
 
     def _rank_on(self, node: int) -> int:

@@ -124,7 +124,9 @@ def test_a_late_phase_names_a_missing_replacement() -> None:
     for call in driver.in_flight("compile"):
         driver.answer(call)
     driver.tick(3601.0)
-    assert "rank 3 on node node1 (10.0.0.1, GPU 1): waiting for its replacement" in str(driver.report.error)
+    assert "rank 3 on node node1 (10.0.0.1, GPU 1): waiting for a fresh process in its place" in str(
+        driver.report.error
+    )
 
 
 def test_a_task_has_a_deadline_of_its_own() -> None:
@@ -145,11 +147,11 @@ def test_a_task_has_a_deadline_of_its_own() -> None:
 def test_a_silent_rank_meets_the_task_deadline_too() -> None:
     """Without any heartbeat the time since its last answer counts: native code may hold every thread."""
     driver = Driver(sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
-    driver.tick(25.0)
+    driver.tick(25.0, driver.beats(1, 2, 3, after=25.0))
     driver.answer(driver.in_flight("tune")[0])
-    driver.tick(25.0)
+    driver.tick(25.0, driver.beats(1, 2, 3, after=25.0))
     assert driver.phase is Phase.TUNING
-    driver.tick(6.0)
+    driver.tick(6.0, driver.beats(1, 2, 3, after=6.0))
     assert [command.rank for command in driver.replacing] == [0]
     assert "for 31.0 s of 30 s allowed (timeouts.task)" in " ".join(driver.machine.run.warnings)
 

@@ -77,6 +77,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "engine.monitor": "raise",
         "engine.verify_requests": 3,
     },
+    "losing a node": {"cluster.on_node_loss": "shrink"},
     "optimization level": {"autotune.optimization_level": "O1", "autotune.enabled": True},
 }
 """The reason's name in EXCLUDED -> config fields with another value."""

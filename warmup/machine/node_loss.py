@@ -1,0 +1,91 @@
+"""A node is gone for good: its ranks leave the run, or wait for another node, and the rest goes back to LOOKUP.
+
+Going back is how one rule serves every phase: what is finished is kept, so each phase finds only what the loss left
+undone, on whichever nodes there are now. Calls in flight are awaited first; nothing that is measured is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from warmup.machine.commands import Adopt, Call, Release, Replace
+from warmup.machine.leadership import take_over
+from warmup.machine.state import ClassState, Commands, Run
+
+
+def ranks_on(run: Run, node_id: str) -> list[int]:
+    """The ranks of a node."""
+    return [rank for rank, state in sorted(run.ranks.items()) if state.info.node_id == node_id]
+
+
+def mark(run: Run, ranks: Sequence[int], now: float) -> dict[int, tuple[Call | Adopt, ...]]:
+    """These ranks have no process any more. Returns what those that had one were asked for."""
+    lost: dict[int, tuple[Call | Adopt, ...]] = {}
+    for rank in ranks:
+        state = run.ranks[rank]
+        calls = tuple(run.calls_of.get(rank, {}).values())
+        for call in calls:
+            run.close(call.call_id, now)
+        if state.is_alive:
+            lost[rank] = calls
+        state.is_alive = state.is_starting = False
+        state.suspect = None  # what it ran last is written on a disk that is gone
+    return lost
+
+
+def leave(run: Run, ranks: Sequence[int]) -> Commands:
+    """The run goes on without these ranks."""
+    for rank in ranks:
+        run.ranks[rank].error = f"its node was lost in phase {run.phase}"
+        group = run.class_of(rank) if run.classes else None
+        run.remove(rank)
+        if group is not None and group.ranks:
+            take_over(run, group, rank)
+    return [Release(rank) for rank in ranks]
+
+
+def move(run: Run, ranks: Sequence[int]) -> Commands:
+    """These ranks get a fresh process on another node."""
+    commands: Commands = []
+    for rank in ranks:
+        state = run.ranks[rank]
+        state.is_starting = state.is_moving = True
+        state.restarts += 1
+        state.excused += 1
+        state.moves += 1
+        commands.append(Replace(rank, f"node {state.info.node_id[:8]} was lost", state.restarts, elsewhere=True))
+    return commands
+
+
+def begin_again(run: Run) -> None:
+    """Forget what was under way and where the files were; keep what was finished."""
+    run.rewinds += 1
+    for state in run.ranks.values():
+        state.is_moving = False
+    for group in run.classes.values():
+        group.packer = group.pool = None
+        group.lookups = {}
+        group.in_memory = set()
+        if not group.adopted and not group.is_hit:
+            group.header = None
+        for rank, ballot in group.ballots.items():
+            ballot.lose(rank)
+
+
+def keep_found(run: Run, group: ClassState) -> None:
+    """After a second LOOKUP: a class keeps the table that it had, from any copy that is left.
+
+    Where none is left and nothing was pushed yet, the table is packed once more from its results, and what they lack
+    is measured.
+    """
+    for value in group.lookups.values():
+        for result in value.get("partial", ()):
+            group.results.setdefault(result["task_id"], result)
+    if not group.is_hit or group.adopted:
+        return
+    copies = [rank for rank, v in group.lookups.items() if v["hit"] and v["header"]["digest"] == group.digest]
+    if copies:
+        group.source = min(copies, key=lambda rank: (rank != group.source, rank))
+        return
+    group.source = group.header = None
+    group.needs_guard = run.config.guard.enabled
