@@ -47,7 +47,7 @@ def test_the_live_run_can_be_asked(case: Case) -> None:
     assert status["ranks"][0]["task"].startswith("cpu_gemm:cpu:float32:k=")
     assert 0.2 < status["ranks"][0]["for_s"] < 5
     assert status["ranks"][1]["task"] == ""
-    assert all(rank["alive"] and rank["heard_s"] < 2 for rank in status["ranks"])
+    assert all(rank["state"] == "alive" and rank["heard_s"] < 2 for rank in status["ranks"])
     assert not live_runs()
 
 

@@ -1,4 +1,7 @@
-"""A whole machine is lost: the default policy fails the run within its deadline and names the node."""
+"""A whole machine is lost: its raylet is killed in the middle of a phase, and the policy for nodes is kept.
+
+Two ranks: one on a machine of its own, which is lost, one on the spare machine, which has room for both.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.moments import MOMENTS, WITHIN_S, moment
+from tests.faults.moments import MOMENTS, WITHIN_S, assert_measured_once, moment
 from tests.saboteur import Saboteur, kill_node
 from tests.testbed import Case, Node
+from warmup.report import WarmupReport
 
 pytestmark = pytest.mark.cluster
 
@@ -27,29 +31,68 @@ def doomed(case: Case, request: pytest.FixtureRequest) -> Iterator[Node]:
         case.bed.remove_node(node)
 
 
-@pytest.mark.parametrize(
-    ("doomed", "phase"),
-    [
-        (True, "PROBING"),
-        (True, "TUNING"),
-        (False, "INSTALLING"),
-        (False, "LOADING"),
-    ],
-    indirect=["doomed"],
-)
-def test_node_lost(case: Case, doomed: Node, phase: str) -> None:
-    """The raylet is killed in the middle of a phase: failed as soon as Ray knows, naming node, ranks and phase."""
+def lose(case: Case, doomed: Node, phase: str, policy: str, *, pinned: bool = True) -> tuple[WarmupReport, float]:
+    """A run that loses the machine in the middle of a phase; the report, and when the raylet was killed."""
     method, nth = MOMENTS[phase]
-    case.script(modules=["one", "two", "three"], pause_s={method: {str(nth): 15}})
-    config = case.config(cluster={"node_labels": {"pool": "spare"}})
+    case.script(doomed, modules=["one", "two", "three"], pause_s={method: {str(nth): 15}})
+    cluster = {"node_labels": {"pool": "spare"}, "on_node_loss": policy}
+    if not pinned:
+        cluster |= {"num_nodes": None, "ranks_per_node": None, "world_size": 2, "placement_strategy": "SPREAD"}
     began = time.monotonic()
     with Saboteur(case, moment(phase, doomed), kill_node()) as saboteur:
-        report = case.run(config)
+        report = case.run(case.config(cluster=cluster))
     assert time.monotonic() - began < WITHIN_S
-    assert time.monotonic() - saboteur.at < NOTICED_WITHIN_S
+    return report, saboteur.at
+
+
+@pytest.mark.parametrize(
+    ("doomed", "phase"),
+    [(True, "PROBING"), (True, "TUNING"), (False, "INSTALLING"), (False, "LOADING")],
+    indirect=["doomed"],
+)
+def test_a_lost_node_fails_the_run_by_default(case: Case, doomed: Node, phase: str) -> None:
+    """Failed as soon as Ray knows, naming node, ranks and phase."""
+    report, struck_at = lose(case, doomed, phase, "fail")
+    assert time.monotonic() - struck_at < NOTICED_WITHIN_S
     assert not report.ready
     assert report.error is not None
     rank = next(rank.rank for rank in report.ranks if rank.node_id == doomed.node_id)
     assert report.error.startswith(f"node {doomed.node_id[:8]} (127.0.0.1) was lost in phase {phase}, ")
     assert f"with ranks {rank};" in report.error
     assert [r.state == "failed" for r in report.ranks] == [r.node_id == doomed.node_id for r in report.ranks]
+
+
+@pytest.mark.parametrize(
+    ("doomed", "phase"),
+    [(True, "TUNING"), (False, "LOADING"), (True, "REPLAYING")],
+    indirect=["doomed"],
+)
+def test_shrink_goes_on_without_a_lost_node(case: Case, doomed: Node, phase: str) -> None:
+    """Ready with the rank that is left; the report names the other one, and nothing finished is measured again."""
+    report, _ = lose(case, doomed, phase, "shrink")
+    assert report.ready, report.error
+    states = {rank.node_id: rank.state for rank in report.ranks}
+    assert states == {doomed.node_id: "removed", case.bed.nodes[2].node_id: "ready"}
+    assert any(f"node {doomed.node_id[:8]} (127.0.0.1) was lost in phase {phase}" in text for text in report.warnings)
+    assert len(report.classes[0].ranks) == 1
+    assert case.table(case.bed.nodes[2]).is_file()
+    assert_measured_once(case)
+
+
+@pytest.mark.parametrize(
+    ("doomed", "phase", "pinned"),
+    [(True, "PROBING", True), (True, "TUNING", True), (False, "LOADING", True), (False, "REPLAYING", False)],
+    indirect=["doomed"],
+)
+def test_replace_moves_the_ranks_of_a_lost_node(case: Case, doomed: Node, phase: str, pinned: bool) -> None:
+    """Ready with every rank under its number, on nodes that are there, whether or not Ray moves its bundle itself."""
+    report, _ = lose(case, doomed, phase, "replace", pinned=pinned)
+    assert report.ready, report.error
+    spare = case.bed.nodes[2].node_id
+    assert [(rank.rank, rank.node_id, rank.state) for rank in report.ranks] == [
+        (0, spare, "ready"),
+        (1, spare, "ready"),
+    ]
+    assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
+    assert any("start again on other nodes" in text for text in report.warnings)
+    assert_measured_once(case)

@@ -60,6 +60,7 @@ class RankProcess:
         self._store: NodeStore
         self._files: RankFiles
         self._delivery: Delivery
+        self._loaded: str | None = None
         self._tasks: dict[str, Task] = {}
         self._workloads: tuple[Workload, ...] = ()
 
@@ -181,7 +182,10 @@ class RankProcess:
     def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
         """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
         with self._busy("load"):
-            return self._delivery.load(digest, header, blobs)
+            self._loaded = None
+            answer = self._delivery.load(digest, header, blobs)
+            self._loaded = answer["digest"]
+            return answer
 
     def replay(self) -> dict[str, Any]:
         """Run every task once, so that the first request finds nothing to build."""
@@ -190,6 +194,11 @@ class RankProcess:
                 return {"calls": 0, "failed": []}
             outcome = self._tuner.replay(tuple(self._tasks.values())).to_json()
             return outcome | {"peak_bytes": self._tuner.memory().get("peak", 0)}
+
+    def confirm(self) -> dict[str, Any]:
+        """The last question before a run is called ready: is this process there, and what did it load?"""
+        with self._busy("confirm"):
+            return {"digest": self._loaded}
 
     def conclude(self, verdict: dict[str, Any]) -> dict[str, Any]:
         """Keep how the run ended beside the table, for those who ask without Ray."""
