@@ -23,6 +23,7 @@ MAX_PROCESSES = 3
 """A rank's first process and two replacements."""
 MAX_MOVES = 2
 """A rank's node may be lost so often."""
+TASKS = ("hangs in tune", "hangs in guard", "hangs in measure")
 LEADS = ("pack", "pack_stored")
 
 
@@ -87,7 +88,7 @@ class Properties:
         """A process stopped in the middle of a call, alive."""
         if command.call_id in self._in_flight:
             name = command.method if isinstance(command, Call) else "adopt"
-            self._excuses[process.rank] = f"hangs in {name}"
+            self._excuses[process.rank] = f"hangs {'silently' if process.is_silent else 'in ' + name}"
 
     def dying(self, process: Process) -> None:
         """The machine is about to be told of a death."""
@@ -231,8 +232,10 @@ class Properties:
             self._broken(f"{phase} lasted {took:.0f} s of {limit:.0f} s")
         hanging = {why for why in self._excuses.values() if why.startswith("hangs")}
         error = self._machine.run.error or ""
-        if hanging and hanging <= {"hangs in tune", "hangs in guard", "hangs in measure"} and phase.setting in error:
-            self._broken(f"a task hung, and only the phase's deadline saw it: {error[:200]}")
+        if hanging and hanging <= {"hangs silently", *TASKS} and phase.setting in error:
+            self._broken(
+                f"a rank hung in a task, or without a heartbeat, and only the phase's deadline saw it: {error[:200]}"
+            )
 
     def _broken(self, what: str) -> None:
         self.violations.append(what)

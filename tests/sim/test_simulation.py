@@ -9,10 +9,11 @@ import pytest
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
-from warmup.machine import delivering, probing, working
+from warmup.machine import delivering, machine, probing, working
 from warmup.machine.commands import Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
+from warmup.machine.policy import Decision, NodePolicy
 from warmup.machine.pool import TaskPool
 
 BLOCK = 250
@@ -69,7 +70,7 @@ def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks that keep the table of their own node and say otherwise do not pass as one class."""
+    """Ranks that keep the table of their own node and say otherwise, twice, do not pass as one class."""
 
     def lie(self: World, process: Any, call: Any, group: Any, now: float) -> dict[str, Any]:
         found = self.directory(process.rank).tables.get(self._key(process))
@@ -77,6 +78,7 @@ def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"digest": call.args["digest"], "entries": 1, "hits": 1, "misses": []}
 
     monkeypatch.setattr(World, "_load", lie)
+    monkeypatch.setattr(World, "_confirm", lambda self, process, call, group, now: {"digest": group.digest})
     monkeypatch.setattr(delivering, "lacking", lambda group: [])
     assert noticed("READY with 2 digests")
 
@@ -89,7 +91,7 @@ def test_a_missing_deadline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_silent_task_without_deadline_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hung task that only the deadline of the whole phase ends is named."""
-    monkeypatch.setattr(WarmupMachine, "_check_tasks", lambda self, now, statuses: [])
+    monkeypatch.setattr(machine, "late_ranks", lambda run, statuses, now: ())
     assert noticed("only the phase's deadline saw it")
 
 
@@ -104,7 +106,36 @@ def test_an_echo_taken_for_a_death_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replacement that loads late in the run and is not replayed is not ready."""
-    monkeypatch.setattr(delivering.Replaying, "returned", lambda self, run, call, value: [])
+    returned = delivering.Replaying.returned
+
+    def skip(self: delivering.Replaying, run: Any, call: Any, value: Any) -> Any:
+        run.ranks[call.rank].is_confirmed = True
+        return [] if call.method == "load" else returned(self, run, call, value)
+
+    monkeypatch.setattr(delivering.Replaying, "returned", skip)
+    assert noticed("has not replayed")
+
+
+def test_a_lost_node_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does not hear of a lost node is ready with ranks that are nowhere."""
+    monkeypatch.setattr(WarmupMachine, "node_lost", lambda self, node_id, now: [])
+    assert noticed("on the lost node")
+
+
+def test_an_unwanted_shrink_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on without ranks although its policy does not say so is found out."""
+    monkeypatch.setattr(NodePolicy, "on_loss", lambda self, moves, ranks_left: Decision.SHRINK)
+    assert noticed("which nobody allowed")
+
+
+def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on where it was, when its ranks are on other nodes, ends with ranks that hold nothing."""
+
+    def stay(self: WarmupMachine, now: float) -> Any:
+        self._must_rewind = False
+        return []
+
+    monkeypatch.setattr(WarmupMachine, "_rewind", stay)
     assert noticed("has not replayed")
 
 

@@ -60,7 +60,7 @@ class WarmupMachine:
         self._must_rewind = False
         self._phases = [logic() for logic in ORDER] if config.autotune.is_enabled else [Probing()]
         self._index = 0
-        self._failures: dict[int, Failure] = {}
+        self._failures: dict[RankInfo, Failure] = {}
         self._failed_at: float | None = None
 
     @property
@@ -309,7 +309,7 @@ class WarmupMachine:
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
         task_id = (call.task_id if isinstance(call, Call) else None) or ""
-        self._failures[call.rank] = replace(failure, task_id=task_id)
+        self._failures[info] = replace(failure, task_id=task_id)
         self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
         self._failed_at = now if self._failed_at is None else self._failed_at
         return self._end_grace(now)
@@ -319,7 +319,7 @@ class WarmupMachine:
         return [] if self.run.calls else self._finish_failure(now)
 
     def _finish_failure(self, now: float) -> Commands:
-        return self._fail(fold({self.run.ranks[r].info: f for r, f in self._failures.items()}, self.run, now), now)
+        return self._fail(fold(self._failures, self.run, now), now)
 
     def _fail(self, text: str, now: float) -> Commands:
         self.run.error = text
