@@ -17,6 +17,12 @@ from warmup.machine.pool import PoolTask, TaskPool
 from warmup.machine.state import ClassState, Commands, Run
 from warmup.machine.suspects import judge
 
+NOT_TUNED = {
+    "oom": "no tactic fits into memory, not even after freeing caches (autotune.max_memory_bytes)",
+    "no_valid_tactic": "no tactic ran",
+}
+"""Outcomes of a task that need a word; `collision` is told when the table is packed."""
+
 IN_FLIGHT = 2
 """Tasks queued on a rank at once: one measured, one waiting, so that no rank idles for a round trip."""
 
@@ -142,6 +148,8 @@ class Tuning(PoolPhase):
     def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
         group.results[value["task_id"]] = value
         group.measured += 1
+        if (why := NOT_TUNED.get(value["outcome"])) is not None:
+            run.warn(f"{value['task_id']} keeps the default tactic: {why}")
 
     def enter(self, run: Run) -> Commands:
         again = [c for g in run.classes.values() if g.ballots for c in consensus.resume(run, g)]

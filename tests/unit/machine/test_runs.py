@@ -176,6 +176,7 @@ def test_tasks_without_valid_tactic_are_ready_on_defaults() -> None:
     report = Driver(outcome="no_valid_tactic").finish()
     assert report.ready
     assert any("none of 3 tasks has a valid tactic" in w for w in report.warnings)
+    assert sum("keeps the default tactic: no tactic ran" in w for w in report.warnings) == 3
     assert (report.classes[0].kept, report.classes[0].dropped) == (0, 3)
 
 
