@@ -30,7 +30,7 @@ Step = Callable[[WarmupMachine, float], Commands]
 """What happened, to be told to the machine with the time."""
 OnTask = Callable[[Call, float], None]
 """Told when a task's answer arrives: the call and the rank's seconds."""
-_TAKES_ARTIFACT = ("install", "load")
+_TAKES_ARTIFACT = ("install", "load", "take")
 
 
 class Executor:
@@ -77,7 +77,7 @@ class Executor:
             if isinstance(command, Call):
                 await self._call(command)
             elif isinstance(command, Adopt):
-                await self._depot.adopt(self._ranks.actor(command.rank), command.key, command.digests)
+                await self._depot.adopt(self._ranks.actor(command.rank), command.digests)
                 self._tell(lambda m, now: m.adopted(command.call_id, now))
             else:
                 await self._replace(command)
@@ -96,8 +96,10 @@ class Executor:
         if call.method in _TAKES_ARTIFACT:
             args |= {"header": None, "blobs": None}
             if call.artifact is not None:
-                args["header"] = self._machine.run.classes[call.artifact].header
-                refs = self._depot.refs(call.artifact)
+                group = self._machine.run.classes[call.artifact]
+                header = group.modules.header if call.method == "take" else group.header
+                assert header is not None, "an adopted artifact has a header"
+                args["header"], refs = header, self._depot.refs([blob["sha256"] for blob in header["blobs"]])
         if call.task_id is not None:
             args["task_id"] = call.task_id
         answer = await self._ranks.call(call.rank, call.method, args, refs)

@@ -75,14 +75,16 @@ class RankActor:
             work.backend,
             lambda device, options: load_factory(work.tuner)(device, options),  # awaited in PROBING, under its deadline
             work.run_id,
+            work.tuner,
         )
 
     def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
-        """Run one method of the rank; `refs` are fetched and passed as `blobs`. Returns `value` and `seconds`."""
+        """Run one method of the rank; `those of `refs` that it needs become `blobs`. Returns `value` and `seconds`."""
         assert self._process is not None, "assign comes first"
         began = time.monotonic()
         if refs is not None:
-            args = {**args, "blobs": fetch(refs)}
+            wanted = set(self._process.wanted(method, args["header"], [digest for digest, _ in refs]))
+            args = {**args, "blobs": fetch([pair for pair in refs if pair[0] in wanted])}
         value = getattr(self._process, method)(**args)
         return {"value": value, "seconds": time.monotonic() - began}
 

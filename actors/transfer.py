@@ -13,6 +13,8 @@ from typing import Any
 
 import ray
 
+AT_ONCE = 8
+"""Blobs fetched at a time: many are small, and each is a round trip."""
 Refs = list[tuple[str, Any]]
 """(digest, object reference); references inside a list are not resolved before the method runs."""
 
@@ -23,22 +25,24 @@ def buffer(data: bytes | memoryview) -> pickle.PickleBuffer:
 
 
 class Depot:
-    """The artifacts of a run, one per class; lives in the coordinator."""
+    """The blobs of a run by digest, whatever artifacts they belong to; lives in the coordinator."""
 
     def __init__(self) -> None:
-        self._refs: dict[str, Refs] = {}
+        self._refs: dict[str, Any] = {}
 
-    async def adopt(self, actor: Any, key: str, digests: Sequence[str]) -> None:
-        """Fetch blobs from the rank that packed them and own them here."""
-        held: Refs = []
-        for digest in digests:
-            data = memoryview(await actor.blob.remote(digest))
-            held.append((digest, await asyncio.to_thread(ray.put, buffer(data))))
-        self._refs[key] = held
+    async def adopt(self, actor: Any, digests: Sequence[str]) -> None:
+        """Fetch those blobs that are not here yet from the rank that packed them, and own them."""
+        lacking = [digest for digest in digests if digest not in self._refs]
+        for first in range(0, len(lacking), AT_ONCE):
+            await asyncio.gather(*(self._fetch(actor, digest) for digest in lacking[first : first + AT_ONCE]))
 
-    def refs(self, key: str) -> Refs:
-        """References to a class's blobs."""
-        return self._refs[key]
+    def refs(self, digests: Sequence[str]) -> Refs:
+        """References to blobs that were adopted."""
+        return [(digest, self._refs[digest]) for digest in digests]
+
+    async def _fetch(self, actor: Any, digest: str) -> None:
+        data = memoryview(await actor.blob.remote(digest))
+        self._refs[digest] = await asyncio.to_thread(ray.put, buffer(data))
 
 
 def fetch(refs: Refs) -> Mapping[str, memoryview]:

@@ -108,8 +108,7 @@ def make(step: Step) -> dict[str, Any]:
     assert table is not None, "nothing was tuned"
     Path(step.request["table"]).write_bytes(table)
     report = step.serve(Path(step.request["table"]))
-    wanted = {name for workload in step.workloads for name in workload.modules}
-    contents, warnings = step.part.collect(wanted, None)
+    contents, warnings = step.part.collect(step.tuner.libraries(), None)
     artifact = pack(
         [table_content(table), *contents],
         key=KEY,
@@ -152,13 +151,14 @@ def _install(step: Step) -> dict[str, Any]:
     artifact = step.timed("fetch_and_check", fetch)
     step.timed("publish", lambda: step.store.publish(artifact))
     result = step.timed("install", lambda: step.part.install(artifact))
-    step.timed("activate", lambda: step.part.activate(artifact.digest))
+    provider = step.part.provider(artifact.manifest.module_set)
+    step.timed("activate", lambda: step.tuner.activate(provider))
     missing = step.tuner.missing_modules()
     return {
         "installed": dict(result.counts),
         "warnings": list(result.warnings),
         "missing": list(missing),
-        "provider": str(step.part.provider(artifact.digest)),
+        "provider": str(provider),
     }
 
 

@@ -97,8 +97,8 @@ class ExchangeCoordinator:
 
         began = time.perf_counter()
         depot = Depot()
-        await depot.adopt(actors[0], "class", [digest])
-        refs = depot.refs("class")
+        await depot.adopt(actors[0], [digest])
+        refs = depot.refs([digest])
         await asyncio.gather(*[actors[rank].install.remote(refs) for rank in writers])
         await asyncio.gather(*[actor.acknowledge.remote() for actor in actors])
         return time.perf_counter() - began

@@ -47,5 +47,5 @@ def _provider(store_directory: Path) -> Path | None:
         _, manifest = NodeStore(store_directory).current()
     except (FileNotFoundError, WarmupError):
         return None
-    provider = provider_directory(store_directory, manifest.digest)
+    provider = provider_directory(store_directory, manifest.module_set)
     return provider if flashinfer_modules.is_installed(provider) else None

@@ -11,17 +11,19 @@ DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.libraries import build_library
 from warmup.errors import LoadError
 from warmup.guard.contest import Pace
 from warmup.table import parse_table
@@ -45,7 +47,9 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
     parts      changed parts of the fingerprint;   metadata: changed fields of the tables it writes and accepts
     salt       changes which tactics win
     misses, digest   what a load claims in spite of the table: tasks that miss, another digest
-    modules    names of modules to build;   refuse: names of workloads that this device cannot run
+    modules    names of modules to build, over and over: nothing of them can be handed over
+    libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE
+    refuse     names of workloads that this device cannot run
     fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
     trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
 """
@@ -73,6 +77,7 @@ class ScriptedTuner:
         self._listener: Callable[[Watch], None] = lambda watch: None
         self._quarantine: set[tuple[str, str, str]] = set()
         self._table: bytes | None = None
+        self._provider: Path | None = None
         self._note("created", 1)
 
     def describe(self) -> dict[str, str]:
@@ -101,12 +106,24 @@ class ScriptedTuner:
         return tuple(Skip(w.name, w.op, "the script refuses it") for w in workloads if w.name in refused)
 
     def missing_modules(self) -> tuple[str, ...]:
-        return tuple(self._script.get("modules", ()))
+        lacking = [name for name in self._script.get("libraries", ()) if not self._library(name).exists()]
+        return (*self._script.get("modules", ()), *lacking)
 
     def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
         for module in modules:
             self._fault("compile")
+            if module in self._script.get("libraries", ()):
+                build_library(module, self._workspace() / f"{module}.so")
             progress(f"{module} built")
+
+    def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
+        paths = {name: self._library(name) for name in (*self._script.get("libraries", ()), *also)}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def activate(self, provider: Path) -> bool:
+        if (provider / "modules").is_dir():
+            self._provider = provider
+        return self._provider == provider
 
     def tune(self, task: Task) -> TaskResult:
         self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
@@ -182,13 +199,23 @@ class ScriptedTuner:
 
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         self._fault("replay")
-        return ReplayResult(calls=len(tasks))
+        for name, path in self.libraries().items():
+            assert ctypes.CDLL(str(path)).answer() == len(name), f"{path} is not the library of {name}"
+        return ReplayResult(calls=len(tasks), built_modules=self.missing_modules())
 
     def memory(self) -> dict[str, int]:
         return {"free": 1 << 30, "total": 1 << 31, "peak": 1 << 20}
 
     def reset(self) -> None:
         self._table = None
+
+    def _workspace(self) -> Path:
+        return Path(os.environ["FLASHINFER_WORKSPACE_BASE"], "scripted")
+
+    def _library(self, name: str) -> Path:
+        """Installed for this process, else built on this node, else not there."""
+        installed = None if self._provider is None else self._provider / "modules" / name / f"{name}.so"
+        return installed if installed is not None and installed.exists() else self._workspace() / f"{name}.so"
 
     def _metadata(self) -> dict[str, str]:
         return METADATA | self._script.get("metadata", {})

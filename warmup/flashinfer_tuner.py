@@ -7,7 +7,7 @@ protocol and holds what they share: device, options, workloads, the watch. It ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from flashinfer.autotuner import AutoTuner
 
+from warmup.compiled import flashinfer_modules
 from warmup.errors import ArtifactError, TuningError
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
@@ -93,6 +94,15 @@ class FlashInferTuner:
         """Build the named modules."""
         building.build(building.specs_of(self._workloads), modules, max_jobs, progress)
 
+    def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
+        """The compiled modules of the prepared workloads."""
+        named = {name for workload in self._workloads for name in workload.modules}
+        return flashinfer_modules.library_paths([*building.specs_of(self._workloads), *named, *also])
+
+    def activate(self, provider: Path) -> bool:
+        """Let this process' FlashInfer find a provider's modules."""
+        return flashinfer_modules.activate(provider)
+
     def tune(self, task: Task) -> TaskResult:
         """Measure one task."""
         tuner = TaskTuner(self._device, self._options, self._set_watch)
@@ -166,8 +176,10 @@ class FlashInferTuner:
         return memory_of(self._device)
 
     def reset(self) -> None:
-        """Empty the AutoTuner."""
+        """Empty the AutoTuner, and give memory back that torch only keeps."""
         AutoTuner.get().clear_cache()
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
 
     def _call(self, workload: Workload, tokens: int) -> OpCall:
         return builder_for(workload).build(workload, tokens, self._device, SEED)

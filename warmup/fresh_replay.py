@@ -19,7 +19,7 @@ from typing import Any
 
 from configs import ConfigError, parse_config
 from configs.model import load_model
-from warmup.compiled import compute_cache, flashinfer_modules
+from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
 from warmup.errors import LoadError, WarmupError
 from warmup.tasks import tasks_of
 
@@ -31,11 +31,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def replay_in_fresh_process(
     request: Mapping[str, Any], table: bytes, directory: Path, environ: Mapping[str, str], timeout_s: float
 ) -> dict[str, Any]:
-    """Replay a table in a new process whose compute cache is `directory`; what it did, in seconds and calls.
+    """Replay a table in a new process whose compute cache is `directory`: seconds, calls, Triton entries it used.
 
     Args:
-        request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the tuner) and
-            `provider` (directory of installed modules, or None).
+        request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the tuner),
+            `provider` (directory of installed modules, or None), `triton_cache` (its directory; without it nothing
+            is recorded) and `budget_bytes` (memory that the rank's tasks keep to).
         environ: the process' environment; the compute cache is replaced, the import path extended.
 
     Raises:
@@ -68,19 +69,29 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     """The child's work: prepare, load, replay."""
     from warmup.rank.workloads import rank_workloads
     from warmup.tuner import TunerOptions
+    from warmup.tuning.memory_budget import fit_buckets
 
     if request.get("provider"):
         flashinfer_modules.activate(Path(request["provider"]))
     config = parse_config(request["config"])
     module, _, name = request["factory"].partition(":")
     tuner = getattr(importlib.import_module(module), name)(request["backend"], TunerOptions())
+    recorder = triton_cache.Recorder() if request.get("triton_cache") else None
+    if recorder is not None:
+        recorder.start()
     workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
+    if request.get("budget_bytes") is not None:
+        workloads, _ = fit_buckets(workloads, request["budget_bytes"])
     refused = {skip.workload for skip in tuner.prepare(workloads)}
     tasks = tasks_of(tuple(workload for workload in workloads if workload.name not in refused))
     began = time.monotonic()
     loaded = tuner.load(Path(request["table"]), ())
     outcome = tuner.replay(tasks)
-    return {"entries": loaded.entries, "seconds": time.monotonic() - began, **outcome.to_json()}
+    seconds = time.monotonic() - began
+    if recorder is not None:
+        recorder.stop(Path(request["triton_cache"]))
+    used = sorted(recorder.used) if recorder is not None else []
+    return {**outcome.to_json(), "entries": loaded.entries, "seconds": seconds, "triton_entries": used}
 
 
 def main() -> int:

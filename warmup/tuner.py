@@ -6,7 +6,7 @@ without torch. Everything is synchronous and runs on one thread; nothing here kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,6 +109,12 @@ class Tuner(Protocol):
 
     def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
         """Build modules, several at a time. Raises CompileError naming the module."""
+
+    def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
+        """Name and file of every compiled module that the prepared workloads need, and of those named besides."""
+
+    def activate(self, provider: Path) -> bool:
+        """From now on find the modules that are installed in a provider directory; False when none are."""
 
     def tune(self, task: Task) -> TaskResult:
         """Measure one task's tactics. Never raises for a tactic that fails; DeadContextError when the context died."""

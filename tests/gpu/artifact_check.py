@@ -240,7 +240,7 @@ def join(bench: Bench, artifact: Any, build: dict[str, Any], name: str) -> tuple
     checked = verify(artifact.manifest.to_bytes(), dict(artifact.blobs), KEY)
     store = NodeStore(home / "store" / ("0" * 64))
     published = store.publish(checked)
-    provider = installed.provider_directory(store.directory, checked.digest)
+    provider = installed.provider_directory(store.directory, checked.manifest.module_set)
     where = {
         "TRITON_CACHE_DIR": str(home / "triton"),
         "CUDA_CACHE_PATH": str(home / "nv"),

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from tests.sim.schedule import PHASE_LIMIT_S
-from tests.sim.world import Process, World
+from tests.sim.world import Process, Value, World, module_digest
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import GRACE_S, WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
@@ -37,6 +38,10 @@ class Properties:
         self._in_flight: dict[int, Call | Adopt] = {}
         self._of_rank: dict[int, set[int]] = defaultdict(set)
         self._leading: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._builders: dict[str, set[str]] = defaultdict(set)
+        """Class -> nodes that were asked to compile."""
+        self._build_alone = False
+        """Something went wrong with handing modules over, so nodes may build for themselves."""
         self._finished: set[tuple[str, str, str]] = set()
         self._gone: set[tuple[int, int]] = set()
         """Processes whose death the machine was told of."""
@@ -62,8 +67,10 @@ class Properties:
             for command in commands:
                 self._issued(command)
 
-    def answered(self, call: Call) -> None:
+    def answered(self, call: Call, value: Value) -> None:
         """An answer is about to reach the machine."""
+        if (call.method == "hand_over" and value["digest"] is None) or (call.method == "take" and value["missing"]):
+            self._build_alone = True
         if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
             self._finished.add(self._task(call))
         self._close(call)
@@ -73,6 +80,8 @@ class Properties:
         if command.call_id in self._in_flight and not self._machine.is_over:
             if failure.kind == "DeadContextError":
                 self._count_death(process)
+            elif self._may_refuse(command):
+                self._build_alone = True
             else:
                 self._excuses[process.rank] = failure.message
                 self._must_fail = True
@@ -130,7 +139,21 @@ class Properties:
         else:
             self._check_failed(report.error or "")
 
+    def _may_refuse(self, command: Call | Adopt) -> bool:
+        """Whether a node that is refused this can still compile for itself."""
+        if isinstance(command, Adopt):
+            return self._machine.phase is Phase.COMPILING
+        return command.method in ("hand_over", "take")
+
+    def _check_builders(self) -> None:
+        """One node of a class compiles, unless nothing is kept on disk or handing over went wrong."""
+        ships = keeps_files(self._machine.run) and not self._build_alone
+        for key, nodes in self._builders.items():
+            if ships and len(nodes) > 1:
+                self._broken(f"nodes {sorted(nodes)} all compiled for class {key[:8]}")
+
     def _check_ready(self) -> None:
+        self._check_builders()
         if self._must_fail or self._node_to_blame is not None:
             self._broken(f"READY although {self._excuses}, {self._node_to_blame}")
         removed = self._machine.run.removed
@@ -180,6 +203,9 @@ class Properties:
             self._broken(f"a call to rank {command.rank}, whose fresh process has not started")
         if isinstance(command, Call) and command.task_id is not None and self._task(command) in self._finished:
             self._broken(f"{command.method} {command.task_id} is finished and dealt again")
+        if isinstance(command, Call) and command.method == "compile":
+            key = self._machine.run.class_of(command.rank).key
+            self._builders[key].add(self._world.infos[command.rank].node_id)
         self._in_flight[command.call_id] = command
         self._of_rank[command.rank].add(command.call_id)
         if (key := self._led_class(command)) is not None:
@@ -199,6 +225,8 @@ class Properties:
         if isinstance(command, Call) and command.method not in (*LEADS, "tune", "guard"):
             return None
         group = self._machine.run.class_of(command.rank)
+        if isinstance(command, Adopt) and command.digests == (module_digest(group.key),):
+            return None  # whichever node has them
         if isinstance(command, Call) and command.task_id is not None and group.strategy != "leader":
             return None
         return group.key

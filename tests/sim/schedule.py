@@ -6,7 +6,7 @@ Everything follows from one number, so a schedule that broke a property is repla
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs import WarmupConfig, parse_config
 from tests.sim.world import Directory, Group, Table, Value, World, make_result
@@ -16,7 +16,11 @@ METHODS = (
     "probe",
     "lookup",
     "sees",
+    "survey",
     "compile",
+    "hand_over",
+    "take",
+    "activate",
     "tune",
     "guard",
     "measure",
@@ -157,7 +161,9 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
         for bundle in range(shape.ranks)
     ]
     infos = assign_ranks(places, "node000")
-    groups = [_group(rng, index, shape.tasks) for index in range(shape.classes)]
+    others = random.Random(f"modules {schedule.seed}")
+    modules = tuple(f"module{n}" for n in range(others.choice((0, 1, 3))))
+    groups = [replace(_group(rng, index, shape.tasks), modules=modules) for index in range(shape.classes)]
     by_node = rng.random() < 0.5
     shared = rng.choice((1, 1, 2, 4, shape.nodes))
     world = World(
@@ -168,7 +174,11 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
         rng,
     )
     for directory in range((shape.nodes - 1) // shared + 1):
-        world.directories[directory] = _directory(rng, groups)
+        found = world.directories[directory] = _directory(rng, groups)
+        found.modules = {group.key for group in groups if others.random() < 0.2}
+    world.ships_modules = others.random() < 0.85
+    for node in sorted({info.node_id for info in infos}):
+        world.workspaces[node] = {name for name in modules if others.random() < 0.2}
     if rng.random() < 0.2:
         world.slow_ranks = {rng.randrange(shape.ranks): rng.uniform(1.05, 2.0)}
     if rng.random() < 0.1:

@@ -24,7 +24,11 @@ DURATIONS: dict[str, tuple[float, float]] = {
     "probe": (1.0, 6.0),
     "lookup": (0.01, 0.5),
     "sees": (0.01, 0.2),
+    "survey": (0.01, 2.0),
     "compile": (0.0, 20.0),
+    "hand_over": (0.1, 1.0),
+    "take": (0.01, 2.0),
+    "activate": (0.001, 0.1),
     "pack": (0.01, 0.3),
     "pack_stored": (0.01, 0.3),
     "adopt": (0.01, 0.5),
@@ -220,7 +224,7 @@ class Simulation:
             self._feed(lambda: self._machine.adopted(command.call_id, self._now))
         else:
             answer = value or {}
-            self._properties.answered(command)
+            self._properties.answered(command, answer)
             self._feed(lambda: self._machine.returned(command.call_id, answer, took, self._now))
 
     def _die(self, process: Process) -> None:

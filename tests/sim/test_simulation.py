@@ -9,7 +9,7 @@ import pytest
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
-from warmup.machine import delivering, machine, probing, working
+from warmup.machine import compiling, delivering, machine, probing, working
 from warmup.machine.commands import Replace
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
@@ -61,6 +61,18 @@ def test_a_task_dealt_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(working.PoolPhase, "joined", start_over)
     assert noticed("is finished and dealt again")
+
+
+def test_two_builders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that lets every node build what it lacks is found out."""
+    monkeypatch.setattr(compiling, "_ships", lambda run, nodes: False)
+    assert noticed("all compiled for class")
+
+
+def test_tuning_without_modules_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that was not told of the modules on its node would compile while it measures."""
+    monkeypatch.setattr(compiling, "_activate", lambda run, group: [])
+    assert noticed("it has not compiled")
 
 
 def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

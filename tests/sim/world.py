@@ -62,6 +62,8 @@ class Directory:
     lacks_files: bool = False
     """Its tables are found, but not where ranks load them."""
     tables: dict[str, Table] = field(default_factory=dict)
+    modules: set[str] = field(default_factory=set)
+    """Keys of classes whose modules are installed here."""
     partial: dict[str, list[Value]] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
 
@@ -84,6 +86,9 @@ class Process:
     budget: int | None = None
     """Memory that it was told to keep to."""
     packed: Table | None = None
+    has_handed_over: bool = False
+    uses_installed: bool = False
+    """Finds the modules that are installed in its directory."""
     loaded: str | None = None
     has_replayed: bool = False
 
@@ -96,6 +101,13 @@ class Group:
     parts: dict[str, str]
     tasks: list[Value]
     outcome: str = "tuned"
+    modules: tuple[str, ...] = ()
+    """What a node must have compiled before it measures."""
+
+
+def module_digest(key: str) -> str:
+    """What the modules of a class are adopted as."""
+    return f"modules of {key}"
 
 
 def make_row(tactic: int, rng: random.Random) -> Value:
@@ -141,6 +153,12 @@ class World:
         self.processes = {info.rank: Process(info.rank, 0) for info in infos}
         self.directories: dict[int, Directory] = {}
         self.depot: dict[str, Table] = {}
+        self.handed_over: set[str] = set()
+        """Keys of classes whose modules were adopted."""
+        self.workspaces: dict[str, set[str]] = {}
+        """Node -> modules that were compiled on it."""
+        self.ships_modules = True
+        """Whether what one node compiled is of any use on another."""
         self.slow_ranks: dict[int, float] = {}
         self.tight_ranks: set[int] = set()
         """Ranks on whose device the largest task does not fit."""
@@ -190,7 +208,20 @@ class World:
         answer: Value = getattr(self, f"_{command.method}")(process, command, group, now)
         return answer
 
+    def lacks(self, process: Process) -> list[str]:
+        """Modules that the process would have to compile."""
+        group = self.group(process.rank)
+        if process.uses_installed and group.key in self.directory(process.rank).modules:
+            return []
+        there = self.workspaces.setdefault(self.infos[process.rank].node_id, set())
+        return [name for name in group.modules if name not in there]
+
     def _adopt(self, process: Process, command: Adopt) -> None:
+        if command.digests == (module_digest(command.key),):
+            if not process.has_handed_over:
+                raise RefusedError("StoreError", "it packed no modules")
+            self.handed_over.add(command.key)
+            return
         if process.packed is None or command.digests != (process.packed.digest,):
             raise RefusedError("StoreError", "blob is not part of the packed artifact")
         self.depot[command.key] = process.packed
@@ -204,6 +235,7 @@ class World:
 
     def _probe(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         process.budget = call.args.get("budget_bytes")
+        process.uses_installed = "modules" in call.args
         mine, key = self.group(process.rank), self._key(process)
         parts = mine.parts if key[1:] == mine.key[1:] else {**mine.parts, "torch": "another"}
         return {
@@ -244,11 +276,49 @@ class World:
         markers = self.directory(process.rank).markers
         return {"tokens": [t for t in call.args["tokens"] if t in markers and self._rng.random() >= self.blindness]}
 
+    def _survey(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        """Modules of an earlier run that are installed here are used again."""
+        mine, directory = self.group(process.rank), self.directory(process.rank)
+        process.uses_installed = mine.key in directory.modules
+        modules = module_digest(mine.key) if process.uses_installed else None
+        return {"missing": self.lacks(process), "modules": modules, "warnings": []}
+
     def _compile(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        return {"built": []}
+        built = self.lacks(process)
+        self.workspaces[self.infos[process.rank].node_id].update(built)
+        return {"built": built}
+
+    def _hand_over(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        assert group is not None
+        process.uses_installed |= call.args["modules"] is not None
+        if self.lacks(process):
+            raise RefusedError("StoreError", "it lacks modules itself")
+        if not self.ships_modules:
+            return {"digest": None, "blobs": [], "warnings": ["its modules are not shipped"]}
+        process.has_handed_over = True
+        digest = module_digest(group.key)
+        return {"digest": digest, "manifest": "", "blobs": [{"sha256": digest}], "warnings": []}
+
+    def _take(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        if call.artifact not in self.handed_over:
+            raise RefusedError("CorruptArtifactError", "no modules were adopted")
+        mine, directory = self.group(process.rank), self.directory(process.rank)
+        if not self.lacks(process):
+            return {"modules": None, "missing": [], "warnings": []}
+        if directory.is_read_only:
+            return {"modules": None, "missing": self.lacks(process), "warnings": ["Read-only file system"]}
+        directory.modules.add(mine.key)
+        process.uses_installed = True
+        return {"modules": module_digest(mine.key), "missing": [], "warnings": []}
+
+    def _activate(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        process.uses_installed = self.group(process.rank).key in self.directory(process.rank).modules
+        return {"active": process.uses_installed}
 
     def _tune(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         assert call.task_id is not None
+        if lacks := self.lacks(process):
+            raise RefusedError("CompileError", f"it has not compiled {lacks}")
         return make_result(call.task_id, self.group(process.rank).outcome, self._rng)
 
     def _measure(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
@@ -301,6 +371,8 @@ class World:
         return {"digest": table.digest, "entries": count, "hits": count, "misses": []}
 
     def _replay(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        if lacks := self.lacks(process):
+            raise RefusedError("CompileError", f"it has not compiled {lacks}")
         process.has_replayed = True
         return {"calls": 1, "failed": [], "peak_bytes": 1}
 

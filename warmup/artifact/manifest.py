@@ -106,6 +106,12 @@ class Manifest:
         """The FlashInfer table's blob; None where nothing was tunable."""
         return next((blob for blob in self.blobs if blob.kind == "autotune_configs"), None)
 
+    @property
+    def module_set(self) -> str:
+        """sha256 of its FlashInfer modules' paths and contents: artifacts with equal modules share one installation."""
+        rows = [[blob.path, blob.content_sha256] for blob in self.of_kind("flashinfer_module")]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
     def of_kind(self, kind: Kind) -> tuple[BlobEntry, ...]:
         """The blobs of one kind, by path."""
         return tuple(blob for blob in self.blobs if blob.kind == kind)

@@ -150,7 +150,7 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
 
 
 def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: str, checked: _Checked) -> None:
-    installed = store.directory / "installed" / manifest.digest[:32] / "modules" / path
+    installed = store.directory / "installed" / manifest.module_set[:32] / "modules" / path
     if installed.exists():
         checked.files += 1
         if sha256(installed.read_bytes()) != content:

@@ -1,7 +1,8 @@
 """The compiled part of one rank's work: what it used, what it ships, what was installed for it.
 
-One object in each rank's process, created after its fingerprint is known. On a machine without a GPU it collects and
-installs nothing. A part that cannot be collected or does not fit is a warning: the table is never held up by it.
+One object in each rank's process, created after its fingerprint is known. Without a GPU there are neither Triton
+entries nor driver kernels, and modules only where a tuner has some. A part that cannot be collected or does not fit
+is a warning: the table is never held up by it.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class CompiledPart:
         file_mode: int = 0o600,
         dir_mode: int = 0o700,
     ) -> None:
-        self._has_gpu = bool(fingerprint["driver"])
+        self.has_gpu = bool(fingerprint["driver"])
         self._driver = fingerprint["driver"]
         self._process = flashinfer_modules.describe_process(
-            fingerprint["cuda_version"], fingerprint["arch"].split("_") if self._has_gpu else ()
+            fingerprint["cuda_version"], fingerprint["arch"].split("_") if self.has_gpu else ()
         )
         self._max_bytes = compute_cache.size_limit(environ.get("CUDA_CACHE_MAXSIZE"))
         self._modes = (file_mode, dir_mode)
@@ -50,7 +51,7 @@ class CompiledPart:
 
     def start(self) -> None:
         """Record from here on which Triton entries this process uses."""
-        if self._has_gpu and not self._is_recording:
+        if self.has_gpu and not self._is_recording:
             self._recorder.start()
             self._is_recording = True
 
@@ -59,23 +60,27 @@ class CompiledPart:
         """Kernels that this process had to compile since `start`."""
         return self._recorder.compilations
 
-    def collect(self, modules: Iterable[str], replayed: Path | None) -> tuple[tuple[Content, ...], tuple[str, ...]]:
+    def collect_modules(self, libraries: Mapping[str, Path]) -> tuple[Content, ...]:
+        """Compiled modules by name, to be shipped by themselves. Raises OSError, CorruptArtifactError."""
+        return flashinfer_modules.collect(libraries, self._process)
+
+    def collect(
+        self, libraries: Mapping[str, Path], replayed: Path | None, triton_entries: Iterable[str] = ()
+    ) -> tuple[tuple[Content, ...], tuple[str, ...]]:
         """What to ship beside the table, and warnings for what could not be collected.
 
         Args:
-            modules: names of the FlashInfer modules that the rank's workloads need.
+            libraries: the compiled FlashInfer modules that the rank's workloads need, by name.
             replayed: compute cache of a process that only loaded and replayed the table; None ships no kernels.
+            triton_entries: entries that another process used, besides this one's.
         """
-        if not self._has_gpu:
-            return (), ()
         if self._is_recording:
             self._recorder.stop(self.environment.triton_cache)
             self._is_recording = False
+        entries = {*triton_entries, *self._recorder.used}
         rooms: dict[Kind, Callable[[], tuple[Content, ...]]] = {
-            "flashinfer_module": lambda: flashinfer_modules.collect(
-                flashinfer_modules.library_paths(modules), self._process
-            ),
-            "triton_cache": lambda: triton_cache.collect(self.environment.triton_cache, self._recorder.used),
+            "flashinfer_module": lambda: self.collect_modules(libraries),
+            "triton_cache": lambda: triton_cache.collect(self.environment.triton_cache, entries),
             "cuda_compute_cache": lambda: (
                 () if replayed is None else compute_cache.collect(replayed, self._driver, self._max_bytes)
             ),
@@ -92,12 +97,8 @@ class CompiledPart:
     def install(self, artifact: Artifact) -> installed.Installed:
         """Put an artifact's compiled part in place on this node. One rank of a node does this."""
         node = installed.Node(self._process, self._driver, self._max_bytes, *self._modes)
-        return installed.install(artifact, self.provider(artifact.digest), self.environment, node)
+        return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
-    def activate(self, artifact_digest: str) -> bool:
-        """Let this process' FlashInfer find the installed modules; False when none are installed for this artifact."""
-        return self._has_gpu and flashinfer_modules.activate(self.provider(artifact_digest))
-
-    def provider(self, artifact_digest: str) -> Path:
-        """Where the modules of an artifact are installed on this node."""
-        return installed.provider_directory(self._store_directory, artifact_digest)
+    def provider(self, module_set: str) -> Path:
+        """Where a set of modules is or would be installed on this node."""
+        return installed.provider_directory(self._store_directory, module_set)

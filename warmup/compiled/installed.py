@@ -44,9 +44,9 @@ class Installed:
     warnings: tuple[str, ...]
 
 
-def provider_directory(store_directory: Path, artifact_digest: str) -> Path:
-    """Where the modules of one artifact are installed below its node store."""
-    return store_directory / "installed" / artifact_digest[:32]
+def provider_directory(store_directory: Path, module_set: str) -> Path:
+    """Where a set of modules (`Manifest.module_set`) is installed below its node store."""
+    return store_directory / "installed" / module_set[:32]
 
 
 def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment, node: Node) -> Installed:

@@ -32,7 +32,9 @@ class Pushing(PhaseLogic):
             return []
         for op in value.get("collisions", ()):
             run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
-        return [run.adopt(call.rank, group)]
+        for warning in value.get("warnings", ()):
+            run.warn(f"{run.ranks[call.rank].info}: {warning}")
+        return [run.adopt(call.rank, group, value)]
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
         group = run.classes[adopt.key]
@@ -113,6 +115,8 @@ class Installing(PhaseLogic):
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
         run.files += value["files"]
+        for warning in value.get("warnings", ()):
+            run.warn(f"{run.ranks[call.rank].info}: {warning}")
         if value.get("degraded"):
             group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
             run.warn(f"{run.ranks[call.rank].info}: {value['degraded']}; its ranks load from memory")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call
+from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands, Run
 
@@ -21,6 +21,10 @@ class PhaseLogic:
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         """A call was answered."""
         return []
+
+    def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
+        """A call raised; what is done instead, or None: the run fails."""
+        return None
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
         """An artifact was taken over."""

@@ -11,6 +11,7 @@ from configs.schema import WarmupConfig
 from warmup.machine import node_loss
 from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from warmup.machine.compiling import Compiling
 from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import Lookup
@@ -20,7 +21,7 @@ from warmup.machine.probing import Probing, describe, probe
 from warmup.machine.state import Commands, RankState, Run
 from warmup.machine.suspects import suspect
 from warmup.machine.watchdog import late_ranks, mark_silent
-from warmup.machine.working import Compiling, Guarding, Tuning
+from warmup.machine.working import Guarding, Tuning
 from warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,9 @@ class WarmupMachine:
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
         self.run.close(call_id, now)
+        instead = None if self._failed_at is not None else self._logic.refused(self.run, call, failure)
+        if instead is not None:
+            return self._advance(self._issue(instead, now), now)
         return self._fail_rank(call, failure, now)
 
     def died(self, rank: int, reason: str, now: float, process: int | None = None, *, hung: bool = False) -> Commands:

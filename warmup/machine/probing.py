@@ -45,9 +45,14 @@ def everyone_described(run: Run) -> bool:
 
 
 def probe(run: Run, rank: int) -> Call:
-    """Ask a rank to describe itself, within its class's memory budget where one was decided."""
-    budget = run.ranks[rank].budget_bytes
-    return run.call(rank, "probe") if budget is None else run.call(rank, "probe", budget_bytes=budget)
+    """Ask a rank to describe itself, within its class's memory budget and with its node's modules, where there are."""
+    state, args = run.ranks[rank], dict[str, Any]()
+    if state.budget_bytes is not None:
+        args["budget_bytes"] = state.budget_bytes
+    modules = run.class_of(rank).modules.in_use.get(state.info.node_id) if run.classes else None
+    if modules is not None:
+        args["modules"] = modules
+    return run.call(rank, "probe", **args)
 
 
 def fit_memory(run: Run) -> list[int]:

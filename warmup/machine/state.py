@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,28 @@ class RankState:
 
 
 @dataclass(slots=True)
+class ModuleState:
+    """Which nodes of a class lack FlashInfer modules, and how they get them; COMPILING keeps it."""
+
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Node id -> modules that it lacks; a node that was not asked yet, or whose builder died, is absent."""
+    in_use: dict[str, str] = field(default_factory=dict)
+    """Node id -> the installed set that its ranks use instead of modules of their own."""
+    active: dict[int, int] = field(default_factory=dict)
+    """Rank -> number of its process that uses its node's set."""
+    alone: set[str] = field(default_factory=set)
+    """Nodes that build for themselves, because nothing could be handed over."""
+    header: dict[str, Any] | None = None
+    """What `hand_over` returned, until the one who packed dies before it was adopted."""
+    packer: int | None = None
+    is_adopted: bool = False
+    built: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Rank -> modules that it compiled."""
+    received: list[str] = field(default_factory=list)
+    """Nodes that took modules over."""
+
+
+@dataclass(slots=True)
 class ClassState:
     """Ranks with one cache key, and what is known of their table."""
 
@@ -85,6 +108,7 @@ class ClassState:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: int = 0
     pool: TaskPool | None = None
+    modules: ModuleState = field(default_factory=ModuleState)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     """Tactics that nobody measures: op, runner, tactic as JSON."""
     deaths_in: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -147,10 +171,9 @@ class Run:
         self._next_call += 1
         return Call(self._next_call, rank, method, args, artifact, task, self.ranks[rank].restarts)
 
-    def adopt(self, rank: int, group: ClassState) -> Adopt:
-        """A new request to take a class's blobs over."""
+    def adopt(self, rank: int, group: ClassState, header: Mapping[str, Any]) -> Adopt:
+        """A new request to take over the blobs that a rank packed for its class."""
         self._next_call += 1
-        header = group.header or {}
         digests = tuple(blob["sha256"] for blob in header.get("blobs", ()))
         return Adopt(self._next_call, rank, group.key, digests, self.ranks[rank].restarts)
 

@@ -1,7 +1,7 @@
-"""COMPILING, TUNING and GUARDING: the phases in which devices work.
+"""TUNING and GUARDING: the phases in which devices measure.
 
-COMPILING runs on one rank per node, cold or warm. TUNING and GUARDING deal tasks from a pool, to the
-leader alone or to every rank of the class; a lost rank's task in flight goes back to the pool.
+Tasks are dealt from a pool, to the leader alone or to every rank of the class; a lost rank's task in flight goes back
+to the pool.
 """
 
 from __future__ import annotations
@@ -25,26 +25,6 @@ NOT_TUNED = {
 
 IN_FLIGHT = 2
 """Tasks queued on a rank at once: one measured, one waiting, so that no rank idles for a round trip."""
-
-
-class Compiling(PhaseLogic):
-    """One rank per node and class builds what its node lacks; the others wait for the phase, not on a lock."""
-
-    phase = Phase.COMPILING
-
-    def enter(self, run: Run) -> Commands:
-        return [run.call(rank, "compile") for group in run.classes.values() for rank in builders(run, group)]
-
-    def joined(self, run: Run, rank: int) -> Commands:
-        return [run.call(rank, "compile")] if rank in builders(run, run.class_of(rank)) else []
-
-
-def builders(run: Run, group: ClassState) -> list[int]:
-    """The lowest rank of the class on each node."""
-    first: dict[str, int] = {}
-    for rank in group.ranks:
-        first.setdefault(run.ranks[rank].info.node_id, rank)
-    return list(first.values())
 
 
 class PoolPhase(PhaseLogic):

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from warmup.artifact.artifact import Artifact, Blob, verify
-from warmup.artifact.manifest import Manifest
+from warmup.artifact.manifest import Kind, Manifest, parse_manifest
 from warmup.cache_key import CacheKey
-from warmup.errors import LoadError, RejectedArtifactError, StoreError, WarmupError
+from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.rank.packing import header_of, history_of, make_artifact
+from warmup.rank.compiled_work import CompiledWork
+from warmup.rank.packing import header_of, history_of, make_artifact, without_compiled
 from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore
 from warmup.table import parse_table
 from warmup.tasks import GuardVerdict, Task, TaskResult
 from warmup.tuner import Tuner
+
+TUNED: tuple[Kind, ...] = ("autotune_configs", "timings")
+"""Kinds that a lookup reads; the others are large and wait until a node needs them."""
 
 
 class Delivery:
@@ -36,6 +40,7 @@ class Delivery:
         key: CacheKey,
         fingerprint: Fingerprint,
         tasks: Sequence[Task],
+        compiled: CompiledWork,
     ) -> None:
         self._info = info
         self._tuner = tuner
@@ -43,17 +48,18 @@ class Delivery:
         self._key = key
         self._fingerprint = fingerprint
         self._tasks = tuple(tasks)
-        self._artifact: Artifact | None = None
+        self._compiled = compiled
+        self.artifact: Artifact | None = None
+        """What was packed here, until its blobs are fetched."""
 
     def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
-        """The artifact behind a hit, kept for the nodes that lack it; a damaged blob makes the hit a miss."""
+        """What the artifact behind a hit says; damaged measurements make it a miss. Nothing large is read."""
+        read = [entry for entry in manifest.blobs if entry.kind in TUNED]
         try:
-            stored = {entry.sha256: self._store.read_blob(entry.sha256) for entry in manifest.blobs}
-            artifact = Artifact(manifest, stored)
+            artifact = Artifact(manifest, {entry.sha256: self._store.read_blob(entry.sha256) for entry in read})
             history = history_of(artifact)
         except WarmupError as error:
             return {"hit": False, "guarded": False, "reason": str(error)}
-        self._artifact = artifact
         try:
             on_disk = self._read_table() == table
         except LoadError:
@@ -70,7 +76,8 @@ class Delivery:
         table = self._tuner.table(ordered, list(judged.values()))
         if table is None:
             return {"digest": None, "blobs": []}
-        self._artifact = make_artifact(
+        compiled, warnings = self._compiled.collect(table)
+        self.artifact = make_artifact(
             table,
             ordered,
             judged,
@@ -78,35 +85,47 @@ class Delivery:
             fingerprint=self._fingerprint,
             strategy=strategy,
             guarded=guarded,
+            compiled=compiled,
         )
         collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-        return header_of(self._artifact, table) | {"collisions": collisions}
+        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": list(warnings)}
 
     def pack_stored(self) -> dict[str, Any]:
-        """The artifact that `found` kept; a replacement reads it from the store."""
-        if self._artifact is None:
-            self._artifact, lease = self._store.load_artifact()
-            lease.release()
-        table = self._artifact.table
+        """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged."""
+        warnings: list[str] = []
+        try:
+            self.artifact, lease = self._store.load_artifact()
+        except CorruptArtifactError as error:
+            warnings = [f"{self._info}: compiled parts are not shipped: {error}"]
+            tuned, lease = self._store.load_artifact(TUNED)
+            self.artifact = without_compiled(tuned)
+        lease.release()
+        table = self.artifact.table
         assert table is not None
-        return header_of(self._artifact, table)
+        return header_of(self.artifact, table) | {"warnings": warnings}
 
-    def blob(self, digest: str) -> Blob:
-        """One blob of the packed artifact."""
-        if self._artifact is None or digest not in self._artifact.blobs:
-            raise StoreError(f"{self._info}: blob {digest[:16]} is not part of the packed artifact")
-        return self._artifact.blobs[digest]
+    def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
+        """Which of an artifact's blobs this rank needs for a method: what the node lacks, or the table alone."""
+        if method == "load":
+            tables = {blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs"}
+            return [digest for digest in digests if digest in tables]
+        return self._store.blobs_missing(digests)
 
     def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
-        """Check everything that was pushed, then publish it on this node."""
+        """Check everything that was pushed, publish it on this node, then put its compiled part in place."""
         artifact = self._checked(header, blobs)
         try:
             published = self._store.publish(artifact)
             self._store.clear_partial()
+            whole, lease = self._store.load_artifact(generation=published.generation)
         except StoreError as error:
             return {"files": [], "degraded": str(error)}
+        try:
+            compiled = self._compiled.install(whole)
+        finally:
+            lease.release()
         files = [self._file(path) for path in published.files if path.exists()]  # another job may replace one
-        return {"files": files, "degraded": None}
+        return {"files": files, "degraded": None} | compiled
 
     def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
         """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
@@ -124,7 +143,11 @@ class Delivery:
         return result | {"seconds": time.monotonic() - began}
 
     def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
-        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
+        manifest = parse_manifest(header["manifest"].encode())
+        entry = manifest.table
+        if entry is not None and entry.sha256 not in blobs:  # not sent, because it lies here
+            blobs = {**blobs, entry.sha256: self._store.read_blob(entry.sha256)}
+        artifact = verify(manifest, blobs, expected_key=self._key.as_dict())
         table = artifact.table
         refusal = None if table is None else self._tuner.check(table)
         if refusal is not None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, pack, read_timings, table_content, timings_content
-from warmup.artifact.manifest import GuardSummary
+from warmup.artifact.artifact import Artifact, Content, pack, read_timings, table_content, timings_content
+from warmup.artifact.manifest import GuardSummary, Manifest
 from warmup.cache_key import CacheKey
 from warmup.fingerprint import Fingerprint
 from warmup.table import parse_table
@@ -23,12 +24,13 @@ def make_artifact(
     fingerprint: Fingerprint,
     strategy: str,
     guarded: bool,
+    compiled: Sequence[Content] = (),
 ) -> Artifact:
-    """A table and the measurements behind it, with where it came from."""
+    """A table, the measurements behind it and what was compiled for it, with where it came from."""
     decided = [str(verdict.decision) for verdict in verdicts.values()]
     counts = tuple((name, decided.count(name)) for name in sorted(set(decided)))
     return pack(
-        [table_content(table), timings_content(table, [row_of(result, verdicts) for result in results])],
+        [table_content(table), timings_content(table, [row_of(result, verdicts) for result in results]), *compiled],
         key=key.as_dict(),
         key_sha256=key.sha256,
         fingerprint=dict(fingerprint.parts),
@@ -49,10 +51,14 @@ def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
     return {
         "digest": parse_table(table).digest,
         "manifest": artifact.manifest.to_bytes().decode(),
-        "blobs": [
-            {"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in artifact.manifest.blobs
-        ],
+        "blobs": blob_rows(artifact.manifest),
     }
+
+
+def blob_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Digest, stored size and kind of every blob, each digest once."""
+    entries = {entry.sha256: entry for entry in manifest.blobs}
+    return [{"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in entries.values()]
 
 
 def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
@@ -62,3 +68,9 @@ def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
         "results": [row["result"] for row in rows],
         "verdicts": [row["verdict"] for row in rows if row.get("verdict")],
     }
+
+
+def without_compiled(artifact: Artifact) -> Artifact:
+    """The same table and measurements, as an artifact that carries nothing else."""
+    kept = tuple(entry for entry in artifact.manifest.blobs if entry.sha256 in artifact.blobs)
+    return Artifact(replace(artifact.manifest, blobs=kept, generation=0), artifact.blobs)

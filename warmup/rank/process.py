@@ -7,7 +7,6 @@ another thread at any time, every other method runs on one thread.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,10 @@ from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
 from warmup.artifact.artifact import Blob
 from warmup.cache_key import CacheKey, cache_key
+from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
+from warmup.rank.compiled_work import CompiledWork, FreshReplay
 from warmup.rank.costs import learned_costs, recorded_seconds
 from warmup.rank.delivery import Delivery
 from warmup.rank.files import RankFiles
@@ -32,8 +33,8 @@ from warmup.tasks import Choice, Skip, Task, TaskResult, Workload, digest_of_tas
 from warmup.tuner import Tuner, TunerOptions, Watch
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
 
-logger = logging.getLogger(__name__)
-
+REPLAY_SHARE = 0.75
+"""Share of `timeouts.pushing` that the replay for the driver's kernels may take."""
 Quarantine = Sequence[dict[str, str]]
 """Tactics that must not run: op, runner, tactic as JSON."""
 TunerFactory = Callable[[str, TunerOptions], Tuner]
@@ -44,8 +45,15 @@ class RankProcess:
     """One rank. `probe` comes first and prepares everything else."""
 
     def __init__(
-        self, info: RankInfo, config: WarmupConfig, backend: str, make_tuner: TunerFactory, run_id: str = ""
+        self,
+        info: RankInfo,
+        config: WarmupConfig,
+        backend: str,
+        make_tuner: TunerFactory,
+        run_id: str = "",
+        factory: str = "",
     ) -> None:
+        """`factory` names `make_tuner` as `module:function` for a process of its own; without it no kernels ship."""
         self.info = info
         self._run_id = run_id
         self._record = RankRecord()
@@ -53,20 +61,23 @@ class RankProcess:
         self._config = config
         self._backend = backend
         self._make_tuner = make_tuner
+        self._factory = factory
         self._dims: ModelDims
         self._tuner: Tuner
         self._key: CacheKey
         self._fingerprint: Fingerprint
         self._store: NodeStore
         self._files: RankFiles
+        self._compiled: CompiledWork
         self._delivery: Delivery
         self._loaded: str | None = None
         self._tasks: dict[str, Task] = {}
         self._workloads: tuple[Workload, ...] = ()
 
-    def probe(self, budget_bytes: int | None = None) -> dict[str, Any]:
+    def probe(self, budget_bytes: int | None = None, modules: str | None = None) -> dict[str, Any]:
         """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
 
+        `modules` is a set that this rank's predecessor already used.
         Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
         """
         with self._busy("probe"):
@@ -87,9 +98,9 @@ class RankProcess:
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
             self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
             directory = self._open_store(paths)
-            self._delivery = Delivery(
-                self.info, self._tuner, self._store, self._key, self._fingerprint, tuple(self._tasks.values())
-            )
+            self._prepare_delivery(paths, budget_bytes)
+            if modules is not None:
+                self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
                 box = directory / "running" / f"{self._run_id}-{self.info.rank}"
                 self._record.open(box, self._config.cache.dir_mode)
@@ -124,14 +135,33 @@ class RankProcess:
         with self._busy("sees"):
             return {"tokens": [token for token in tokens if self._store.sees_marker(token)]}
 
+    def survey(self) -> dict[str, Any]:
+        """Which modules this node lacks, once what its store has compiled is in place."""
+        with self._busy("survey"):
+            return self._compiled.survey()
+
     def compile(self) -> dict[str, Any]:
         """Build the modules that this node lacks, on the CPUs of all its ranks: the others wait meanwhile."""
         with self._busy("compile"):
-            modules = self._tuner.missing_modules()
-            if modules:
-                jobs = max(1, int(self._config.cluster.cpus_per_rank * self.info.local_world_size))
-                self._tuner.compile(modules, jobs, lambda line: logger.info("rank %d: %s", self.info.rank, line))
-            return {"built": list(modules)}
+            jobs = max(1, int(self._config.cluster.cpus_per_rank * self.info.local_world_size))
+            return self._compiled.compile(jobs, self._record.progress)
+
+    def hand_over(self, modules: str | None = None) -> dict[str, Any]:
+        """The modules that this node has, packed for the nodes that lack them; `modules` is a set that it uses."""
+        with self._busy("hand_over"):
+            if modules is not None:
+                self._compiled.activate(modules)
+            return self._compiled.hand_over()
+
+    def take(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
+        """Install the modules of another node and use them."""
+        with self._busy("take"):
+            return self._compiled.take(header, blobs)
+
+    def activate(self, modules: str) -> dict[str, Any]:
+        """Use a set of modules that another rank installed on this node."""
+        with self._busy("activate"):
+            return {"active": self._compiled.activate(modules)}
 
     def tune(self, task_id: str, quarantine: Quarantine = ()) -> dict[str, Any]:
         """Measure one task."""
@@ -168,8 +198,17 @@ class RankProcess:
         return self._delivery.pack_stored()
 
     def blob(self, digest: str) -> Blob:
-        """One blob of the packed artifact."""
-        return self._delivery.blob(digest)
+        """One blob of what was packed here."""
+        for artifact in (self._delivery.artifact, self._compiled.artifact):
+            if artifact is not None and digest in artifact.blobs:
+                return artifact.blobs[digest]
+        raise StoreError(f"{self.info}: blob {digest[:16]} is not part of the packed artifact")
+
+    def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
+        """Which of the blobs that are on offer this rank needs for a method; takes no lock."""
+        if method == "take":
+            return list(digests) if self._tuner.missing_modules() else []
+        return self._delivery.wanted(method, header, digests)
 
     def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
         """Check everything that was pushed, then publish it on this node.
@@ -241,6 +280,32 @@ class RankProcess:
             guard_margin=guard.margin,
             guard_rounds=guard.rounds,
             max_memory_bytes=autotune.max_memory_bytes,
+        )
+
+    def _prepare_delivery(self, paths: NodePaths, budget_bytes: int | None) -> None:
+        cache, environ = self._config.cache, env.snapshot()
+        part = CompiledPart(
+            dict(self._fingerprint.parts),
+            self._store.directory,
+            paths.workspace,
+            environ,
+            file_mode=cache.file_mode,
+            dir_mode=cache.dir_mode,
+        )
+        part.start()
+        request = {
+            "config": self._config.model_dump(mode="json"),
+            "rank": self.info.rank,
+            "backend": self._backend,
+            "factory": self._factory,
+            "budget_bytes": budget_bytes,
+        }
+        replay = FreshReplay(request, environ, REPLAY_SHARE * self._config.timeouts.pushing) if self._factory else None
+        keeps = cache.persistent and self._config.autotune.strategy != "independent"
+        self._compiled = CompiledWork(self._tuner, part, self._store if keeps else None, self._key, replay)
+        tasks = tuple(self._tasks.values())
+        self._delivery = Delivery(
+            self.info, self._tuner, self._store, self._key, self._fingerprint, tasks, self._compiled
         )
 
     def _open_store(self, paths: NodePaths) -> Path:

@@ -42,6 +42,12 @@ class RankRecord:
         self._doing = (method, task_id, time.monotonic())
         self._note(method, task_id)
 
+    def progress(self, what: str) -> None:
+        """How far the method is, in words; shown where its task would be."""
+        method, _, since = self._doing
+        self._doing = (method, what, since)
+        logger.info("%s: %s", method, what)
+
     def end(self) -> None:
         """It ended."""
         self._doing = (IDLE, "", time.monotonic())

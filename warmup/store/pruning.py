@@ -113,7 +113,7 @@ def _named(store: NodeStore) -> set[str]:
     """Names of the blobs and installations that some generation needs."""
     names: set[str] = set()
     for manifest in manifests(store).values():
-        names |= {blob.sha256 for blob in manifest.blobs} | {manifest.digest[:32]}
+        names |= {blob.sha256 for blob in manifest.blobs} | {manifest.module_set[:32]}
     return names
 
 

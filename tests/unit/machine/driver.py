@@ -34,6 +34,7 @@ class Driver:
         shared: bool = False,
         retune: bool = False,
         outcome: str = "tuned",
+        modules: tuple[str, ...] = (),
         sections: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         given: dict[str, Any] = {name: dict(values) for name, values in (sections or {}).items()}
@@ -46,7 +47,7 @@ class Driver:
             for gpu in range(per_node)
         ]
         infos = assign_ranks(places, "node0")
-        groups = [make_group(index, tasks, outcome) for index in range(classes)]
+        groups = [make_group(index, tasks, outcome, modules) for index in range(classes)]
         self.world = World(
             infos,
             groups,
@@ -207,7 +208,7 @@ def name_of(command: Command) -> str:
     return command.method if isinstance(command, Call) else type(command).__name__.lower()
 
 
-def make_group(index: int, tasks: int, outcome: str = "tuned") -> Group:
+def make_group(index: int, tasks: int, outcome: str = "tuned", modules: tuple[str, ...] = ()) -> Group:
     """One class of tasks `c0t0`, `c0t1`, ... of two op shapes."""
     rows = [{"task_id": f"c{index}t{n}", "group": f"op{n % 2}", "cost": 1.0 + n} for n in range(tasks)]
-    return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "torch": "2.13", "tasks": "same"}, rows, outcome)
+    return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "torch": "2.13", "tasks": "same"}, rows, outcome, modules)

@@ -16,7 +16,7 @@ NOISE = Failure("RuntimeError", "too late")
 CALLS = {
     Phase.PROBING: "probe",
     Phase.LOOKUP: "lookup",
-    Phase.COMPILING: "compile",
+    Phase.COMPILING: "survey",
     Phase.TUNING: "tune",
     Phase.GUARDING: "guard",
     Phase.PUSHING: "pack",
@@ -121,7 +121,7 @@ def test_a_late_phase_names_a_missing_replacement() -> None:
     """A rank whose replacement does not come up is what the phase waits for."""
     driver = Driver().until(Phase.COMPILING)
     driver.kill(3)
-    for call in driver.in_flight("compile"):
+    for call in driver.in_flight("survey"):
         driver.answer(call)
     driver.tick(3601.0)
     assert "rank 3 on node node1 (10.0.0.1, GPU 1): waiting for a fresh process in its place" in str(

@@ -42,7 +42,7 @@ def test_installed_modules_are_put_on_the_path(config: WarmupConfig, capsys: pyt
     store = NodeStore(forecast.table_path.parent)
     artifact = make_artifact(key=forecast.key.as_dict(), key_sha256=forecast.key.sha256)
     store.publish(artifact)
-    provider = provider_directory(store.directory, artifact.digest)
+    provider = provider_directory(store.directory, artifact.manifest.module_set)
     (provider / "flashinfer_jit_cache").mkdir(parents=True)
     (provider / "flashinfer_jit_cache/__init__.py").write_text("")
     show_environment(config, 0, as_json=True)

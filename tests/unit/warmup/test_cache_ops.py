@@ -100,7 +100,7 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path, store: NodeStore) -> 
     whole = verify_store(store.directory)
     assert (whole.problems, whole.generations, whole.files) == ((), 2, 7)
 
-    installed = store.directory / "installed" / store.current()[1].digest[:32] / "modules/g/g.so"
+    installed = store.directory / "installed" / store.current()[1].module_set[:32] / "modules/g/g.so"
     installed.parent.mkdir(parents=True)
     installed.write_bytes(b"other")
     assert verify_store(store.directory).problems == ()

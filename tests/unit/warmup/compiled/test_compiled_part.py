@@ -8,7 +8,7 @@ import pytest
 
 from tests.artifacts import make_artifact, table_bytes
 from warmup.artifact.artifact import table_content
-from warmup.compiled import compiled_part, flashinfer_modules
+from warmup.compiled import flashinfer_modules
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import CorruptArtifactError
 
@@ -23,32 +23,33 @@ def part(tmp_path: Path, fingerprint: dict[str, str]) -> CompiledPart:
 
 
 def test_without_a_gpu_there_is_nothing(tmp_path: Path) -> None:
-    """On CPU nothing is recorded, collected or activated, and FlashInfer is not asked."""
+    """On CPU nothing is recorded, and nothing but modules could be collected."""
     rank = part(tmp_path, ON_CPU)
     rank.start()
 
-    assert rank.collect(["gemm"], tmp_path) == ((), ())
-    assert rank.activate("0" * 64) is False
+    assert rank.collect({}, None) == ((), ())
     assert rank.triton_compilations == 0
 
 
-def test_what_is_collected_installs_on_another_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_collected_installs_on_another_node(tmp_path: Path) -> None:
     """Triton entries and kernels of one node are found on another after the installation."""
-    monkeypatch.setattr(compiled_part.flashinfer_modules, "library_paths", lambda names: {})
     rank, other = part(tmp_path / "a", ON_GPU), part(tmp_path / "b", ON_GPU)
     entry = rank.environment.triton_cache / "ENTRY"
     entry.mkdir(parents=True)
     (entry / "launcher.so").write_bytes(b"launcher")
+    entry.with_name("OTHER").mkdir()
+    (entry.with_name("OTHER") / "k.cubin").write_bytes(b"used by another process")
     rank._recorder.used.add("ENTRY")
     (tmp_path / "nv/0").mkdir(parents=True)
     (tmp_path / "nv/0/kernel").write_bytes(b"kernel")
-    contents, warnings = rank.collect(["gemm"], tmp_path / "nv")
+    contents, warnings = rank.collect({}, tmp_path / "nv", ["OTHER"])
     result = other.install(make_artifact(contents=[table_content(table_bytes(1)), *contents]))
 
     assert (warnings, result.warnings) == ((), ())
     assert (other.environment.triton_cache / "ENTRY/launcher.so").read_bytes() == b"launcher"
     assert (other.environment.compute_cache / "0/kernel").read_bytes() == b"kernel"
-    assert (result.provider, other.activate("0" * 64)) == (None, False)
+    assert (other.environment.triton_cache / "OTHER/k.cubin").is_file()
+    assert result.provider is None
 
 
 def test_a_part_that_cannot_be_collected_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,11 +58,10 @@ def test_a_part_that_cannot_be_collected_is_a_warning(tmp_path: Path, monkeypatc
     def damaged(*_: object) -> None:
         raise CorruptArtifactError("gemm.so is cut off")
 
-    monkeypatch.setattr(compiled_part.flashinfer_modules, "library_paths", lambda names: {})
     monkeypatch.setattr(flashinfer_modules, "collect", damaged)
     (tmp_path / "nv").mkdir()
     (tmp_path / "nv/kernel").write_bytes(b"kernel")
-    contents, warnings = part(tmp_path, ON_GPU).collect(["gemm"], tmp_path / "nv")
+    contents, warnings = part(tmp_path, ON_GPU).collect({}, tmp_path / "nv")
 
     assert [content.path for content in contents] == ["kernel", "requirements.json"]
     assert warnings == ("flashinfer_module is not shipped, other nodes compile for themselves: gemm.so is cut off",)

@@ -36,7 +36,7 @@ def whole_artifact(tmp_path: Path) -> Artifact:
 def test_every_part_is_installed(tmp_path: Path) -> None:
     """Modules, Triton entries and kernels land in their places, and the provider is named."""
     artifact = whole_artifact(tmp_path)
-    provider = installed.provider_directory(tmp_path / "store", artifact.digest)
+    provider = installed.provider_directory(tmp_path / "store", artifact.manifest.module_set)
     environment = decide({}, tmp_path / "home", tmp_path / "root", provider)
     result = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1"))
 

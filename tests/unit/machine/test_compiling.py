@@ -1,0 +1,171 @@
+"""COMPILING: one node of a class builds, the others take its modules; whoever dies or refuses, everybody has them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.machine.driver import Driver
+from warmup.machine.phases import Phase
+
+MODULES = ("gemm", "norm")
+
+
+def compiling(**options: object) -> Driver:
+    """Three nodes of two ranks that lack both modules, at the survey."""
+    return Driver(**{"nodes": 3, "modules": MODULES, **options}).until(Phase.COMPILING)  # type: ignore[arg-type]
+
+
+def answer_all(driver: Driver, method: str) -> None:
+    """Answer every call of a method that is in flight."""
+    for call in driver.in_flight(method):
+        driver.answer(call)
+
+
+def test_one_node_builds_and_the_others_take() -> None:
+    """The leader's node builds once, one rank of each other node takes it, every rank there uses it before TUNING."""
+    driver = compiling()
+    driver.until(Phase.TUNING)
+    assert driver.asked("survey") == [0, 2, 4]
+    assert (driver.asked("compile"), driver.asked("hand_over"), driver.asked("adopt")) == ([0], [0], [0])
+    assert driver.asked("take") == [2, 4]
+    assert driver.asked("activate") == [3, 5]
+    assert [driver.world.lacks(process) for process in driver.world.processes.values()] == [[]] * 6
+    assert driver.finish().ready
+
+
+def test_a_node_that_has_them_hands_over_without_building() -> None:
+    """Nobody compiles where a node has every module already, be it the leader's or not."""
+    driver = compiling()
+    driver.world.workspaces["node2"] = set(MODULES)
+    assert driver.finish().ready
+    assert driver.asked("compile") == []
+    assert (driver.asked("hand_over"), driver.asked("take")) == ([4], [0, 2])
+
+
+def test_the_node_that_lacks_least_builds_the_rest() -> None:
+    """A node with half of the modules finishes them; an equal one is preferred where the leader is."""
+    driver = compiling()
+    driver.world.workspaces["node1"] = {"gemm"}
+    assert driver.finish().ready
+    assert driver.asked("compile") == [2]
+
+
+def test_nothing_missing_is_one_question_per_node() -> None:
+    """Where nothing is to be built nothing is handed over either."""
+    driver = Driver(nodes=3).until(Phase.TUNING)
+    assert driver.asked("survey") == [0, 2, 4]
+    assert not {"compile", "hand_over", "adopt", "take", "activate"} & {
+        c.method for c in driver.log if hasattr(c, "method")
+    }
+
+
+def test_modules_of_an_earlier_run_are_used_by_every_rank() -> None:
+    """What the survey finds installed is used by the node's other ranks, and not built."""
+    driver = compiling()
+    for node in range(3):
+        driver.world.directory(2 * node).modules = {driver.group().key}
+    assert driver.finish().ready
+    assert (driver.asked("compile"), driver.asked("take"), driver.asked("activate")) == ([], [], [1, 3, 5])
+
+
+def test_a_dead_builder_is_followed_on_its_node() -> None:
+    """The other rank of the builder's node looks what is finished and goes on; no other node begins to build."""
+    driver = compiling()
+    answer_all(driver, "survey")
+    driver.kill(0)
+    driver.world.workspaces["node0"].add("gemm")
+    assert driver.in_flight("survey", rank=1)
+    answer_all(driver, "survey")
+    (call,) = driver.in_flight("compile")
+    assert call.rank == 1
+    assert driver.finish().ready
+    assert {driver.world.infos[rank].node_id for rank in driver.asked("compile")} == {"node0"}
+
+
+def test_a_builder_without_neighbours_is_followed_by_its_replacement() -> None:
+    """On a node with one rank the fresh process surveys again and builds what is left."""
+    driver = compiling(per_node=1)
+    answer_all(driver, "survey")
+    driver.kill(0)
+    assert not driver.flying
+    driver.bring_back()
+    assert driver.finish().ready
+    assert driver.asked("compile") == [0, 0]
+
+
+def test_modules_are_packed_again_when_the_packer_dies() -> None:
+    """A packer that dies before its blobs were adopted is followed by another; afterwards its death changes nothing."""
+    driver = compiling()
+    for method in ("survey", "compile", "hand_over"):
+        answer_all(driver, method)
+    assert driver.in_flight("adopt", rank=0)
+    driver.kill(0)
+    assert driver.in_flight("hand_over", rank=1)
+    for method in ("hand_over", "adopt"):
+        answer_all(driver, method)
+    driver.kill(1)
+    assert [call.rank for call in driver.in_flight("take")] == [2, 4]
+    assert driver.finish().ready
+
+
+@pytest.mark.parametrize("method", ["hand_over", "adopt", "take"])
+def test_who_gets_no_modules_builds_them(method: str) -> None:
+    """Trouble on the way costs the nodes that wait for it their own build and a warning, never the run."""
+    driver = compiling()
+    while not driver.in_flight(method):
+        driver.answer(next(iter(driver.flying.values())))
+    call = driver.in_flight(method)[0]
+    driver.fails(call, "CorruptArtifactError", "blob does not match its digest")
+    report = driver.finish()
+    assert report.ready
+    assert set(driver.asked("compile")) == ({0, 2} if method == "take" else {0, 2, 4})
+    assert [w for w in report.warnings if "does not match its digest" in w and "itself" in w]
+
+
+def test_nodes_that_cannot_install_build_for_themselves() -> None:
+    """A store that cannot be written, or modules that cannot be shipped, lead to builds where they are missing."""
+    driver = compiling()
+    driver.world.directory(2).is_read_only = True
+    assert driver.finish().ready
+    assert driver.asked("compile") == [0, 2]
+    other = compiling()
+    other.world.ships_modules = False
+    assert other.finish().ready
+    assert sorted(other.asked("compile")) == [0, 2, 4]
+
+
+def test_without_files_every_node_builds() -> None:
+    """In memory mode nothing can be installed, so all nodes build at once."""
+    driver = compiling(sections={"cache": {"persistent": False}})
+    answer_all(driver, "survey")
+    assert [call.rank for call in driver.in_flight("compile")] == [0, 2, 4]
+    assert driver.finish().ready
+
+
+def test_a_replacement_is_told_of_its_nodes_modules() -> None:
+    """A process that is replaced while its class tunes uses what its node took, from its first call on."""
+    driver = compiling(strategy="sharded").until(Phase.TUNING)
+    driver.kill(3)
+    driver.bring_back()
+    (call,) = driver.in_flight("probe")
+    assert call.args["modules"] == driver.group().modules.in_use["node1"]  # type: ignore[union-attr]
+    assert driver.finish().ready
+
+
+def test_a_module_that_does_not_build_fails_the_run() -> None:
+    """A compiler error is a fact about the work and is named."""
+    driver = compiling()
+    answer_all(driver, "survey")
+    (call,) = driver.in_flight("compile")
+    driver.fails(call, "CompileError", "module gemm did not build")
+    driver.tick(1.0)
+    assert driver.phase is Phase.FAILED
+    assert "module gemm did not build" in str(driver.report.error)
+
+
+def test_each_class_has_a_builder_of_its_own() -> None:
+    """Two classes on two nodes each: one node of each builds."""
+    driver = compiling(nodes=4, classes=2)
+    assert driver.finish().ready
+    assert sorted(driver.asked("compile")) == [0, 2]
+    assert sorted(driver.asked("take")) == [4, 6]

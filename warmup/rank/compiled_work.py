@@ -1,0 +1,173 @@
+"""What one rank does about compiled things: builds modules, hands them to other nodes, takes theirs, collects the rest.
+
+Taking over is never an obstacle: what does not fit or cannot be written is a warning, and this node compiles for
+itself. Which node builds and which ones take is the machine's (`warmup/machine/compiling.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmup.artifact.artifact import Artifact, Blob, Content, pack, verify
+from warmup.artifact.manifest import GuardSummary
+from warmup.cache_key import CacheKey
+from warmup.compiled.compiled_part import COMPILED, CompiledPart
+from warmup.errors import LoadError, WarmupError
+from warmup.fresh_replay import replay_in_fresh_process
+from warmup.rank.packing import blob_rows
+from warmup.store.node_store import NodeStore
+from warmup.tuner import Tuner
+
+logger = logging.getLogger(__name__)
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FreshReplay:
+    """How to replay a table in a process of its own; see `warmup/fresh_replay.py`."""
+
+    request: Mapping[str, Any]
+    variables: Mapping[str, str]
+    """The environment of that process."""
+    timeout_s: float
+
+
+class CompiledWork:
+    """One probed rank's. `store` is None where nothing is kept on disk; `replay` where no kernels can be collected."""
+
+    def __init__(
+        self, tuner: Tuner, part: CompiledPart, store: NodeStore | None, key: CacheKey, replay: FreshReplay | None
+    ) -> None:
+        self._tuner = tuner
+        self._part = part
+        self._store = store
+        self._key = key
+        self._replay = replay
+        self._provider: Path | None = None
+        self.artifact: Artifact | None = None
+        """The modules that were handed over, by themselves."""
+
+    def survey(self) -> Answer:
+        """Put back what this node's stored artifact has compiled, then say which modules are still missing."""
+        modules, warnings = self._restore()
+        return {"missing": list(self._tuner.missing_modules()), "modules": modules, "warnings": list(warnings)}
+
+    def compile(self, jobs: int, say: Callable[[str], None]) -> Answer:
+        """Build what is missing; `say` hears how far it is. Raises CompileError."""
+        missing = self._tuner.missing_modules()
+        done: list[str] = []
+
+        def progress(line: str) -> None:
+            done.append(line)
+            say(f"{len(done)} of {len(missing)} modules: {line}")
+
+        if missing:
+            say(f"0 of {len(missing)} modules")
+            self._tuner.compile(missing, jobs, progress)
+        return {"built": list(missing)}
+
+    def hand_over(self) -> Answer:
+        """The compiled modules as an artifact of their own, kept here until its blobs are fetched.
+
+        `digest` is None where there is nothing that another node could use; `warnings` then say why.
+        """
+        try:
+            contents = self._part.collect_modules(self._tuner.libraries())
+        except (OSError, WarmupError) as error:
+            return {"digest": None, "blobs": [], "warnings": [f"its modules are not shipped: {error}"]}
+        if not contents:
+            return {"digest": None, "blobs": [], "warnings": []}
+        self.artifact = pack(
+            contents,
+            key=self._key.as_dict(),
+            key_sha256=self._key.sha256,
+            fingerprint={},
+            created_at=0.0,
+            strategy="modules",
+            guard=GuardSummary("unguarded"),
+        )
+        manifest = self.artifact.manifest
+        return {
+            "digest": manifest.module_set,
+            "manifest": manifest.to_bytes().decode(),
+            "blobs": blob_rows(manifest),
+            "warnings": [],
+        }
+
+    def take(self, header: Answer, blobs: Mapping[str, Blob]) -> Answer:
+        """Install modules that another node built, and use them; `missing` is what is still to be compiled here.
+
+        Raises an ArtifactError for bytes that are not what the header says.
+        """
+        if not self._tuner.missing_modules():  # a directory that is shared with the node that built them
+            return {"modules": None, "missing": [], "warnings": []}
+        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
+        done = self._part.install(artifact)
+        modules = artifact.manifest.module_set if self.activate(artifact.manifest.module_set) else None
+        return {"modules": modules, "missing": list(self._tuner.missing_modules()), "warnings": list(done.warnings)}
+
+    def activate(self, module_set: str) -> bool:
+        """Let this process find an installed set of modules; without it the process would compile them."""
+        provider = self._part.provider(module_set)
+        try:
+            if not self._tuner.activate(provider):
+                return False
+        except (OSError, WarmupError) as error:
+            logger.warning("%s cannot be used, its modules are compiled: %s", provider, error)
+            return False
+        self._provider = provider
+        return True
+
+    def install(self, artifact: Artifact) -> Answer:
+        """Put the compiled part of a whole artifact in place on this node; counts by kind, and warnings."""
+        done = self._part.install(artifact)
+        return {"installed": dict(done.counts), "warnings": list(done.warnings)}
+
+    def collect(self, table: bytes) -> tuple[tuple[Content, ...], tuple[str, ...]]:
+        """What goes into the artifact beside its table: modules, and what a fresh process needs to replay the table."""
+        if self._store is None:
+            return (), ()
+        if self._replay is None or not self._part.has_gpu:
+            return self._part.collect(self._tuner.libraries(), None)
+        provider = None if self._provider is None else str(self._provider)
+        request = {
+            **self._replay.request,
+            "provider": provider,
+            "triton_cache": str(self._part.environment.triton_cache),
+        }
+        with tempfile.TemporaryDirectory(prefix="ray-warmup-kernels-") as scratch:
+            replayed = Path(scratch)
+            try:
+                answer = replay_in_fresh_process(
+                    request, table, replayed, self._replay.variables, self._replay.timeout_s
+                )
+            except LoadError as error:
+                contents, warnings = self._part.collect(self._tuner.libraries(), None)
+                return contents, (f"cuda_compute_cache is not shipped: {error}", *warnings)
+            logger.info("a fresh process replayed the table: %s", answer)
+            also = answer["built_modules"]
+            return self._part.collect(self._tuner.libraries(also), replayed, answer["triton_entries"])
+
+    def _restore(self) -> tuple[str | None, tuple[str, ...]]:
+        """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""
+        if self._store is None:
+            return None, ()
+        try:
+            artifact, lease = self._store.load_artifact(COMPILED)
+        except WarmupError as error:
+            logger.info("nothing compiled is taken from the store: %s", error)
+            return None, ()
+        try:
+            if not any(artifact.manifest.of_kind(kind) for kind in COMPILED):
+                return None, ()
+            done = self._part.install(artifact)
+        finally:
+            lease.release()
+        modules = artifact.manifest.module_set
+        return (modules if self.activate(modules) else None), done.warnings
