@@ -79,7 +79,7 @@ class RankActor:
         )
 
     def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
-        """Run one method of the rank; `those of `refs` that it needs become `blobs`. Returns `value` and `seconds`."""
+        """Run one method of the rank; those of `refs` that it needs become `blobs`. Returns `value` and `seconds`."""
         assert self._process is not None, "assign comes first"
         began = time.monotonic()
         if refs is not None:

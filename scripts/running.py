@@ -135,6 +135,9 @@ def show_report(console: Console, report: WarmupReport) -> None:
             highlight=False,
             soft_wrap=True,
         )
+        for rank, names in group.built.items():
+            where = f", taken over by {len(group.received)} nodes" if group.received else ""
+            console.print(f"  rank {rank} compiled {', '.join(names)}{where}", highlight=False, soft_wrap=True)
         for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
             console.print(f"  skipped {reason}", highlight=False, soft_wrap=True, markup=False)
     for file in report.files:

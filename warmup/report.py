@@ -73,6 +73,10 @@ class ClassReport(ReportPart):
     hit: bool
     """The table was found on a node's disk."""
     guard: GuardReport
+    built: dict[int, tuple[str, ...]] = {}
+    """Rank -> FlashInfer modules that it compiled in this run."""
+    received: tuple[str, ...] = ()
+    """Nodes that took modules over instead of compiling them."""
     skipped: tuple[SkipReport, ...] = ()
 
 

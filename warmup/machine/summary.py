@@ -87,6 +87,8 @@ def _class(run: Run, group: ClassState) -> ClassReport:
         strategy=group.strategy,
         hit=group.is_hit,
         guard=_guard(group, decisions),
+        built={rank: names for rank, names in sorted(group.modules.built.items()) if names},
+        received=tuple(group.modules.received),
         skipped=tuple(SkipReport(**skip) for skip in group.skips),
     )
 
