@@ -148,7 +148,8 @@ class Properties:
     def _check_builders(self) -> None:
         """One node of a class compiles, unless nothing is kept on disk or handing over went wrong."""
         ships = keeps_files(self._machine.run) and not self._build_alone
-        for key, nodes in self._builders.items():
+        for key, asked in self._builders.items():
+            nodes = asked - set(self._lost_nodes)
             if ships and len(nodes) > 1:
                 self._broken(f"nodes {sorted(nodes)} all compiled for class {key[:8]}")
 

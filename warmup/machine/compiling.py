@@ -22,6 +22,8 @@ class Compiling(PhaseLogic):
     phase = Phase.COMPILING
 
     def enter(self, run: Run) -> Commands:
+        for group in run.classes.values():
+            begin_again(group.modules)
         return [command for group in run.classes.values() for command in _advance(run, group)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
@@ -40,6 +42,7 @@ class Compiling(PhaseLogic):
         elif call.method == "hand_over":
             return self._handed_over(run, group, call, value)
         elif call.method == "activate":
+            modules.active[call.rank] = call.process
             return []
         return _advance(run, group)
 
@@ -88,6 +91,14 @@ class Compiling(PhaseLogic):
         return [run.adopt(call.rank, group, value)]
 
 
+def begin_again(modules: ModuleState) -> None:
+    """What is installed and adopted stays; every node is asked anew, because others may be there now."""
+    modules.missing.clear()
+    modules.alone.clear()
+    if not modules.is_adopted:
+        modules.packer = modules.header = None
+
+
 def _advance(run: Run, group: ClassState) -> Commands:
     """What a class needs next and nobody does yet."""
     modules, nodes = group.modules, _nodes(run, group)
@@ -126,8 +137,8 @@ def _activate(run: Run, group: ClassState) -> Commands:
     for rank in run.alive(group):
         state = run.ranks[rank]
         module_set = modules.in_use.get(state.info.node_id)
-        if module_set is not None and modules.active.get(rank) != state.restarts:
-            modules.active[rank] = state.restarts
+        is_told = modules.active.get(rank) == state.restarts or run.calls_of.get(rank)
+        if module_set is not None and not is_told:
             commands.append(run.call(rank, "activate", modules=module_set))
     return commands
 
