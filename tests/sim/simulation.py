@@ -99,7 +99,23 @@ class Simulation:
         self._task_s = min(2.0, 120.0 / tasks)
 
     def run(self) -> Outcome:
-        """Until the machine is over, then a little longer: nothing may follow."""
+        """To the machine's end; a machine that raises has broken the first property, that it ends in a phase."""
+        try:
+            ended = self._run()
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, AssertionError) as error:
+            ended = self._now
+            self._properties.violations.append(f"the machine raised {type(error).__name__}: {error}")
+        return Outcome(
+            self._schedule.seed,
+            self._machine.phase,
+            ended,
+            self._events,
+            self._deaths,
+            tuple(self._properties.violations),
+        )
+
+    def _run(self) -> float:
+        """Until the machine is over, then a little longer: nothing may follow. Returns when it was over."""
         for at, rank in self._schedule.deaths_at:
             self._at(at, lambda rank=rank: self._die(self._world.processes[rank]))  # type: ignore[misc]
         self._feed(lambda: self._machine.begin(0.0))
@@ -117,14 +133,7 @@ class Simulation:
             self._now, _, event = heapq.heappop(self._queue)
             event()
         self._properties.ended(ended)
-        return Outcome(
-            self._schedule.seed,
-            self._machine.phase,
-            ended,
-            self._events,
-            self._deaths,
-            tuple(self._properties.violations),
-        )
+        return ended
 
     def _at(self, time: float, event: Callable[[], None]) -> None:
         self._sequence += 1

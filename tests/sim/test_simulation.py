@@ -125,7 +125,7 @@ def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return [] if call.method == "load" else returned(self, run, call, value)
 
     monkeypatch.setattr(delivering.Replaying, "returned", skip)
-    assert noticed("has not replayed")
+    assert noticed("it has not compiled")
 
 
 def test_a_lost_node_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,14 +141,14 @@ def test_an_unwanted_shrink_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that goes on where it was, when its ranks are on other nodes, ends with ranks that hold nothing."""
+    """A run that goes on where it was asks ranks on other nodes for tasks whose modules they do not have."""
 
     def stay(self: WarmupMachine, now: float) -> Any:
         self._must_rewind = False
         return []
 
     monkeypatch.setattr(WarmupMachine, "_rewind", stay)
-    assert noticed("has not replayed")
+    assert noticed("it has not compiled")
 
 
 def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
