@@ -15,9 +15,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors import capacity
 from actors.errors import ClusterError
 from configs import WarmupConfig, parse_config
+from configs.model import load_model
 from warmup.machine.probing import resolve_strategy
+from warmup.rank.engine import predicted
 from warmup.rank.forecast import forecast_rank
 from warmup.ranks import Placement, RankInfo, assign_ranks
+from warmup.tuning.host_facts import capability_of
 
 PROBE_TIMEOUT_S = 120.0
 
@@ -48,6 +51,8 @@ class PredictedClass:
     num_tasks: int
     workloads: tuple[str, ...]
     would_hit: bool
+    engine: dict[str, str]
+    """Engine warmup -> "runs", or why it is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
 def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: str) -> dict[int, dict[str, Any]]:
     """Runs on a node: the forecast of its ranks, given as (rank, NVML index)."""
     settings = parse_config(config)
+    dims = load_model(settings.model.name)
     answer = {}
     for rank, gpu_index in ranks:
         found = forecast_rank(settings, rank, backend, gpu_index)
@@ -111,6 +117,7 @@ def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: st
             "hit": found.hit,
             "guarded": found.guarded,
             "reason": found.reason,
+            "engine": predicted(settings, dims, rank, backend, capability_of(found.key.as_dict()["arch"])),
         }
     return answer
 
@@ -173,4 +180,5 @@ def _class(
         num_tasks=first["num_tasks"],
         workloads=tuple(first["workloads"]),
         would_hit=any(facts[rank]["hit"] for rank in ranks),
+        engine=first["engine"],
     )

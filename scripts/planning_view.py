@@ -41,4 +41,7 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
         )
         for workload in group.workloads:
             console.print(f"  {workload}", highlight=False, soft_wrap=True, markup=False)
+        for outcome in dict.fromkeys(group.engine.values()):
+            names = ", ".join(name for name, other in group.engine.items() if other == outcome)
+            console.print(f"  engine warmups {names}: {outcome}", highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -140,6 +140,8 @@ def show_report(console: Console, report: WarmupReport) -> None:
             console.print(f"  rank {rank} compiled {', '.join(names)}{where}", highlight=False, soft_wrap=True)
         for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
             console.print(f"  skipped {reason}", highlight=False, soft_wrap=True, markup=False)
+    for line in engine_lines(report):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     for file in report.files:
         console.print(
             f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})", highlight=False, soft_wrap=True
@@ -149,6 +151,25 @@ def show_report(console: Console, report: WarmupReport) -> None:
     if report.error is not None:
         console.print(f"FAILED: {report.error}", style="red", highlight=False, soft_wrap=True, markup=False)
     console.print(f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
+
+
+def engine_lines(report: WarmupReport) -> list[str]:
+    """What became of the engine warmups and of the requests that checked them; ranks with equal outcomes as one."""
+    lines: dict[str, list[int]] = {}
+    for rank in report.ranks:
+        if rank.engine is None:
+            continue
+        if rank.engine.reason:
+            lines.setdefault(f"engine warmups: none, {rank.engine.reason}", []).append(rank.rank)
+        for outcome in rank.engine.outcomes:
+            said = f"{outcome.state}, {len(outcome.shapes)} shapes" if outcome.state == "done" else outcome.state
+            text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
+            lines.setdefault(text, []).append(rank.rank)
+        if (found := rank.engine.verification) is not None:
+            seen = f"{sum(found.compiled.values())} compiled, {sum(found.loaded.values())} loaded from disk"
+            text = f"{found.requests} requests after the engine warmups: {seen}"
+            lines.setdefault(text, []).append(rank.rank)
+    return [f"{text}; ranks {', '.join(map(str, ranks))}" for text, ranks in lines.items()]
 
 
 def rank_table(report: WarmupReport) -> Table:

@@ -80,6 +80,48 @@ class ClassReport(ReportPart):
     skipped: tuple[SkipReport, ...] = ()
 
 
+class EngineWarmupEntry(ReportPart):
+    """One engine warmup on one rank."""
+
+    name: str
+    state: str
+    """done, skipped or failed."""
+    severity: str
+    """required or optional."""
+    seconds: float = 0.0
+    shapes: tuple[str, ...] = ()
+    """Shapes that ran to their end."""
+    reason: str = ""
+    """Why it was skipped, or what failed, at which shape."""
+    warnings: tuple[str, ...] = ()
+
+
+class VerificationReport(ReportPart):
+    """Random requests after the warmups: what was left to compile."""
+
+    requests: int
+    steps: int
+    compiled: dict[str, int]
+    """Compilations by kind: flashinfer, triton, cute_dsl."""
+    loaded: dict[str, int]
+    """First uses that were served from a disk cache, by kind."""
+    unavailable: dict[str, str]
+    """Kinds that could not be counted, and why."""
+    events: tuple[str, ...] = ()
+    """The first of them: kernel, signature, shape."""
+    error: str = ""
+
+
+class EngineReport(ReportPart):
+    """What an engine warms at start-up, on one rank."""
+
+    reason: str = ""
+    """Why nothing of it ran; empty when it did."""
+    outcomes: tuple[EngineWarmupEntry, ...] = ()
+    verification: VerificationReport | None = None
+    """None when nothing was checked."""
+
+
 class RankReport(ReportPart):
     """One rank."""
 
@@ -102,6 +144,8 @@ class RankReport(ReportPart):
     peak_bytes: int = 0
     phases: dict[str, float] = {}
     """Seconds this rank worked in each phase."""
+    engine: EngineReport | None = None
+    """None when the run ended before."""
     error: str | None = None
 
 

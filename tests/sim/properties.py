@@ -171,6 +171,8 @@ class Properties:
                 self._broken(f"READY with rank {rank} dead")
             if not process.has_replayed and self._machine.run.config.autotune.is_enabled:
                 self._broken(f"READY, but rank {rank} has not replayed what it holds")
+            if not process.has_warmed and self._machine.run.config.engine.enabled is not False:
+                self._broken(f"READY, but rank {rank} has not warmed its engine after that")
             digests[self._machine.run.class_of(rank).key].add(process.loaded)
         for key, held in digests.items():
             if len(held) != 1:

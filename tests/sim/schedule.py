@@ -30,6 +30,7 @@ METHODS = (
     "install",
     "load",
     "replay",
+    "warm",
     "confirm",
 )
 PHASES = (
@@ -124,7 +125,7 @@ def draw(seed: int, shape: Shape | None = None) -> Schedule:
 def _strike(rng: random.Random, shape: Shape) -> Strike:
     kinds = ("dies", "dies_after", "node_dies", "hangs", "raises", "context_dies", "node_lost")
     method = rng.choice(METHODS)
-    everyone = dict.fromkeys(("probe", "load", "replay", "confirm"), shape.ranks)
+    everyone = dict.fromkeys(("probe", "load", "replay", "warm", "confirm"), shape.ranks)
     often = {"tune": shape.tasks, "guard": shape.tasks, **everyone}
     kind = rng.choices(kinds, (12, 12, 6, 2, 2, 2, 6))[0]
     return Strike(kind, method, rng.randint(1, max(1, often.get(method, shape.nodes))))

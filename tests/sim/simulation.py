@@ -35,6 +35,7 @@ DURATIONS: dict[str, tuple[float, float]] = {
     "install": (0.01, 2.0),
     "load": (0.1, 2.0),
     "replay": (0.5, 5.0),
+    "warm": (0.5, 10.0),
     "confirm": (0.0, 0.1),
 }
 

@@ -151,6 +151,12 @@ def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     assert noticed("it has not compiled")
 
 
+def test_an_unwarmed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that replays and is not asked for its engine warmups is not ready."""
+    monkeypatch.setattr(delivering, "warm", lambda run, rank: run.call(rank, "sees", tokens=[]))
+    assert noticed("has not warmed")
+
+
 def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that asks a lost rank once more, before its replacement stands, is found out."""
     described = lambda run: all(state.description for state in run.ranks.values())  # noqa: E731

@@ -91,6 +91,7 @@ class Process:
     """Finds the modules that are installed in its directory."""
     loaded: str | None = None
     has_replayed: bool = False
+    has_warmed: bool = False
 
 
 @dataclass(slots=True)
@@ -366,7 +367,7 @@ class World:
             table = None if directory.lacks_files else directory.tables.get(self._key(process))
         if table is None or table.digest != call.args["digest"]:
             raise RefusedError("LoadError", "the file is not the table of this run")
-        process.loaded, process.has_replayed = table.digest, False
+        process.loaded, process.has_replayed, process.has_warmed = table.digest, False, False
         count = len(self.group(process.rank).tasks)
         return {"digest": table.digest, "entries": count, "hits": count, "misses": []}
 
@@ -375,6 +376,10 @@ class World:
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
         process.has_replayed = True
         return {"calls": 1, "failed": [], "peak_bytes": 1}
+
+    def _warm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        process.has_warmed = process.has_replayed
+        return {"reason": "", "outcomes": [], "warnings": [], "failed": [], "verification": None}
 
     def _confirm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         return {"digest": process.loaded}

@@ -6,58 +6,109 @@ it with random weights and few layers, before any engine exists.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 
-from configs.model import ModelDims
 from warmup.engine_warmup.order import ENGINE_WARMUPS
 from warmup.engine_warmup.outcome import EngineWarmupReport
-from warmup.engine_warmup.prefill_decode import DECODE_STEPS
+from warmup.engine_warmup.outline import EngineOutline
 from warmup.engine_warmup.run import run_engine_warmups
-from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
+from warmup.engine_warmup.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
 from warmup.runner.assembly import RunnerConfig
+from warmup.runner.attention import WORKSPACE_BYTES
 from warmup.runner.builtin import BuiltinRunner
-from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
-from warmup.runner.protocol import SchedulerLimits
+
+ROOM_BYTES = 2 << 30
+"""Device memory beside weights and KV cache that a step takes: activations, logits, the sampler's copies."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BuiltinEngine:
-    """What to warm."""
+    """One rank's engine; its runner is made when it is first needed and goes with the engine."""
 
-    dims: ModelDims
-    limits: SchedulerLimits
-    device: str = "cpu"
-    dtype: str = "float32"
-    num_layers: int = 2
-    """Layers of one kind share their kernels; a model with leading dense layers needs one more than those."""
-    block_sizes: tuple[int, ...] = (16,)
-    """Tokens per KV block, one per group."""
+    outline: EngineOutline
     options: EngineWarmupOptions = field(default_factory=EngineWarmupOptions)
-    is_leader: bool = True
+    _runner: BuiltinRunner | None = None
 
-    def make_runner(self) -> BuiltinRunner:
-        """A runner whose KV cache holds the made-up requests and no more."""
-        groups = interleaved_groups(self.num_layers, self.block_sizes)
-        per_request = sum(KVCacheConfig(1, groups).blocks_for(DECODE_STEPS + 2))
-        cache = KVCacheConfig(self.limits.max_num_seqs * per_request + 1, groups)
-        return BuiltinRunner(RunnerConfig(self.dims, self.limits, cache, device=self.device, dtype=self.dtype))
+    def shortage(self) -> str | None:
+        """Why the runner does not fit on the device, or None."""
+        if not self._on_cuda:
+            return None
+        free, needed = torch.cuda.mem_get_info()[0], self.outline.weight_bytes + WORKSPACE_BYTES + ROOM_BYTES
+        if needed <= free:
+            return None
+        return (
+            f"the runner needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on the device; "
+            "lower engine.num_layers or engine.kv_blocks"
+        )
 
-    def warm(self) -> EngineWarmupReport:
-        """Run every engine warmup once; the runner is gone afterwards, what it compiled stays."""
-        runner, on_cuda = self.make_runner(), torch.device(self.device).type == "cuda"
-        context = WarmupContext(
+    @property
+    def runner(self) -> BuiltinRunner:
+        """The runner, made on first use."""
+        if self._runner is None:
+            outline = self.outline
+            self._runner = BuiltinRunner(
+                RunnerConfig(
+                    outline.dims,
+                    outline.limits,
+                    outline.kv_cache,
+                    device=outline.device,
+                    dtype=outline.dtype,
+                    head_shards=outline.head_shards,
+                    capture_sizes=outline.capture_sizes,
+                    is_first_pp_rank=outline.is_first_pp_rank,
+                    is_last_pp_rank=outline.is_last_pp_rank,
+                )
+            )
+        return self._runner
+
+    def context(self, *, is_leader: bool = False) -> WarmupContext:
+        """This rank's surroundings; only a leader tunes."""
+        runner = self.runner
+        return WarmupContext(
             runner,
             runner.execute_model,
             runner.sample_tokens,
-            torch.cuda.synchronize if on_cuda else _nothing_to_wait_for,
+            self.synchronize,
             self.options,
-            is_leader=self.is_leader,
-            capability=torch.cuda.get_device_capability(self.device) if on_cuda else None,
+            is_leader=is_leader,
+            capability=torch.cuda.get_device_capability() if self._on_cuda else None,
         )
-        return run_engine_warmups(context, ENGINE_WARMUPS)
 
+    def warm(
+        self,
+        warmups: Sequence[EngineWarmup] = ENGINE_WARMUPS,
+        *,
+        is_leader: bool = False,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        announce: Callable[[str], None] | None = None,
+    ) -> EngineWarmupReport:
+        """Run the engine warmups once.
 
-def _nothing_to_wait_for() -> None:
-    """The CPU has done its work when a call returns."""
+        Args:
+            warmups: in order.
+            is_leader: whether this rank tunes for its class.
+            left_out: names of warmups that are not tried again, and why.
+            announce: told each warmup's name before it begins.
+        """
+        context = self.context(is_leader=is_leader)
+        options = replace(self.options, left_out=left_out)
+        return run_engine_warmups(replace(context, options=options), warmups, announce=announce)
+
+    def synchronize(self) -> None:
+        """Wait for the device; the CPU has done its work when a call returns."""
+        if self._on_cuda:
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Give the runner's memory back; what it compiled stays."""
+        self._runner = None
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.outline.device == "cuda"

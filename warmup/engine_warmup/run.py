@@ -13,7 +13,7 @@ from dataclasses import replace
 from warmup.engine_warmup.envelope import leave_no_trace
 from warmup.engine_warmup.errors import EngineWarmupTimeoutError
 from warmup.engine_warmup.outcome import EngineWarmupReport, WarmupOutcome
-from warmup.engine_warmup.spec import EngineWarmup, Notes, Shape, Skip, WarmupContext
+from warmup.engine_warmup.spec import EngineWarmup, Notes, Shape, WarmupContext, gate_of, severity_of
 from warmup.errors import DeadContextError
 from warmup.runner.errors import MissingCapabilityError
 
@@ -28,9 +28,17 @@ def run_engine_warmups(
     warmups: Sequence[EngineWarmup],
     *,
     barrier: Barrier | None = None,
+    announce: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> EngineWarmupReport:
     """Run all of them; a failure ends its own warmup only, unless the device is lost.
+
+    Args:
+        context: the rank's surroundings.
+        warmups: in the order of their stages.
+        barrier: needed by a runner whose forward contains collectives.
+        announce: told each warmup's name before it begins.
+        clock: seconds.
 
     Raises:
         ValueError: the warmups are not in the order of their stages, or the runner's ranks need a barrier.
@@ -45,6 +53,8 @@ def run_engine_warmups(
     for warmup in warmups:
         if barrier is not None and context.runner.has_collectives:
             barrier(warmup.name)
+        if announce is not None:
+            announce(warmup.name)
         outcome, added = _run_one(replace(context, consumed=context.consumed | notes.consumed), warmup, clock)
         notes = _joined((notes, added))
         outcomes.append(outcome)
@@ -52,12 +62,13 @@ def run_engine_warmups(
 
 
 def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], float]) -> tuple[WarmupOutcome, Notes]:
-    if (skip := _gate(context, warmup)) is not None:
+    severity = severity_of(warmup, context.options)
+    if (skip := gate_of(context, warmup)) is not None:
         logger.log(
             logging.WARNING if skip.warn else logging.INFO, "engine warmup %s skipped: %s", warmup.name, skip.reason
         )
         warnings = (skip.reason,) if skip.warn else ()
-        return WarmupOutcome(warmup.name, "skipped", warmup.severity, reason=skip.reason, warnings=warnings), Notes()
+        return WarmupOutcome(warmup.name, "skipped", severity, reason=skip.reason, warnings=warnings), Notes()
     started, done, notes = clock(), list[str](), Notes()
     failure = ""
     try:
@@ -68,28 +79,22 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
                 done.append(str(shape))
     except MissingCapabilityError as missing:
         skipped = WarmupOutcome(
-            warmup.name, "skipped", warmup.severity, clock() - started, tuple(done), missing.message, (missing.message,)
+            warmup.name, "skipped", severity, clock() - started, tuple(done), missing.message, (missing.message,)
         )
         return skipped, notes
     # The border of this rank's work: whatever an engine's runner raises must become an outcome with a name.
     except Exception as error:
         failure = f"{type(error).__name__}: {error} (after {', '.join(done[-1:]) or 'no shape'})"
-        logger.exception("engine warmup %s (%s) failed after %s", warmup.name, warmup.severity, done[-1:] or "no shape")
+        logger.exception("engine warmup %s (%s) failed after %s", warmup.name, severity, done[-1:] or "no shape")
         _probe(context, warmup, error)
     seconds = clock() - started
     for warning in notes.warnings:
         logger.warning("engine warmup %s: %s", warmup.name, warning)
     logger.info("engine warmup %s: %d shapes in %.2f s", warmup.name, len(done), seconds)
     outcome = WarmupOutcome(
-        warmup.name, "failed" if failure else "done", warmup.severity, seconds, tuple(done), failure, notes.warnings
+        warmup.name, "failed" if failure else "done", severity, seconds, tuple(done), failure, notes.warnings
     )
     return outcome, notes
-
-
-def _gate(context: WarmupContext, warmup: EngineWarmup) -> Skip | None:
-    if warmup.name in context.options.disabled:
-        return Skip("disabled by engine_warmup.disabled")
-    return warmup.gate(context)
 
 
 def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, elapsed: float) -> None:
@@ -97,7 +102,7 @@ def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, 
     if elapsed > allowed:
         raise EngineWarmupTimeoutError(
             f"{warmup.name} took {elapsed:.1f} s up to {shape}, its deadline is {allowed:.1f} s; "
-            f"raise engine_warmup.deadlines.{warmup.deadline}",
+            f"raise engine.deadlines.{warmup.deadline}",
             warmup=warmup.name,
             elapsed_s=elapsed,
         )

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
-from warmup.engine_warmup.envelope import tensors_kept
 from warmup.engine_warmup.sparse_mla import sparse_mla_gate
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, WarmupContext
-from warmup.runner.protocol import Capability, lacking, optional
+from warmup.runner.protocol import Capability, device_type, lacking, optional
 
 
 class SlotMappingWarmup(EngineWarmup):
@@ -31,8 +28,8 @@ class SlotMappingWarmup(EngineWarmup):
             return None
         if (skip := sparse_mla_gate(context)) is not None:
             return skip
-        device_type = torch.device(context.runner.device).type
-        return None if device_type == "cuda" else Skip(f"device is {device_type}, not cuda")
+        found = device_type(context.runner)
+        return None if found == "cuda" else Skip(f"device is {found}, not cuda")
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """The configured counts, clamped to the runner's maximum, each once, in order."""
@@ -42,6 +39,8 @@ class SlotMappingWarmup(EngineWarmup):
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """Commit one row and map the first `tokens` positions."""
+        import torch
+
         runner = context.runner
         block_table: Any = optional(runner, "block_table")
         with self._everything_kept(context, shape.tokens):
@@ -52,7 +51,9 @@ class SlotMappingWarmup(EngineWarmup):
             block_table.compute_slot_mapping(1, self._query_start_loc(context, shape.tokens), positions)
         return Notes()
 
-    def _query_start_loc(self, context: WarmupContext, tokens: int) -> torch.Tensor:
+    def _query_start_loc(self, context: WarmupContext, tokens: int) -> Any:
+        import torch
+
         buffer = optional(context.runner, "query_start_loc")
         if buffer is None:
             return torch.tensor([0, tokens], dtype=torch.int32, device=context.runner.device)
@@ -63,6 +64,10 @@ class SlotMappingWarmup(EngineWarmup):
     @contextmanager
     def _everything_kept(self, context: WarmupContext, tokens: int) -> Iterator[None]:
         """Restore query starts (both sides), positions, and the block table's own buffers where it names them."""
+        import torch
+
+        from warmup.engine_warmup.envelope import tensors_kept
+
         kept: dict[str, torch.Tensor] = {}
         if (buffer := optional(context.runner, "query_start_loc")) is not None:
             kept |= {"query_start_loc.np": torch.from_numpy(buffer.np[:2]), "query_start_loc.gpu": buffer.gpu[:2]}

@@ -47,7 +47,7 @@ class ContextTuning:
         """See `DecodeTuning.tune`."""
         if self.path is None:
             raise EngineWarmupError(
-                "the decode autotune writes a file: set engine_warmup.decode_tune_path on the leader"
+                "the decode autotune writes a file: set EngineWarmupOptions.decode_tune_path on the leader"
             )
         with self.entry_point(cache_path=str(self.path)):
             mixed_step()

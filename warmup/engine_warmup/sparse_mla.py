@@ -19,7 +19,7 @@ NEEDED = {
 def sparse_mla_gate(context: WarmupContext) -> Skip | None:
     """The gates that everything about sparse MLA shares."""
     if not context.options.sparse_mla:
-        return Skip("engine_warmup.sparse_mla is off")
+        return Skip("engine.sparse_mla is off")
     if context.runner.is_pooling_model:
         return Skip("pooling model")
     wanted, have = context.options.sparse_mla_backends, backend_names(context.runner)

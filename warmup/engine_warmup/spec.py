@@ -98,6 +98,10 @@ class EngineWarmupOptions:
     logprob_widths: tuple[int, ...] = (0, 1, 5, 20)
     disabled: frozenset[str] = frozenset()
     """Names of warmups that do not run."""
+    left_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Names of warmups that are not tried again, and what they did the last time."""
+    required: frozenset[str] | None = None
+    """Names of warmups whose failure keeps the rank from being ready; None: each warmup's own severity."""
     deadlines: Mapping[str, float] = field(default_factory=lambda: DEFAULT_DEADLINES)
     """Seconds by deadline name."""
     decode_tune_path: str | None = None
@@ -123,6 +127,13 @@ class WarmupContext:
     """Kinds of shapes that earlier warmups ran already."""
 
 
+def severity_of(warmup: EngineWarmup, options: EngineWarmupOptions) -> Severity:
+    """How bad this warmup's failure is for those who asked."""
+    if options.required is None:
+        return warmup.severity
+    return "required" if warmup.name in options.required else "optional"
+
+
 class EngineWarmup(Protocol):
     """One warmup. `run` is called once per shape, inside the envelope, and may raise."""
 
@@ -142,3 +153,12 @@ class EngineWarmup(Protocol):
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """Run one shape."""
+
+
+def gate_of(context: WarmupContext, warmup: EngineWarmup) -> Skip | None:
+    """Why a warmup does not run here, or None; what was switched off is not asked."""
+    if warmup.name in context.options.disabled:
+        return Skip("disabled by engine.disabled")
+    if warmup.name in context.options.left_out:
+        return Skip(f"left out: {context.options.left_out[warmup.name]}", warn=True)
+    return warmup.gate(context)

@@ -127,4 +127,6 @@ def _doing(status: Status | None, now: float) -> str:
     if status is None:
         return " (no heartbeat yet)"
     what = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
+    if not what and status.task_id:
+        what = f", at {status.task_id}"
     return f" (last heard {now - status.heard:.1f} s ago{what}, for {now - status.since:.1f} s)"

@@ -10,6 +10,7 @@ from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import keeps_files
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands, Run
+from warmup.machine.warming import judge, warm
 
 
 class Pushing(PhaseLogic):
@@ -159,7 +160,7 @@ def load(run: Run, rank: int) -> Commands:
 
 
 class Replaying(PhaseLogic):
-    """Every rank runs every loaded task once, so that nothing is left to build for the first request.
+    """Every rank runs every loaded task once and what an engine warms, so that the first request builds nothing.
 
     At the end every rank is asked once more what it holds: one that was lost meanwhile, and not missed yet, must not
     be called ready.
@@ -175,11 +176,14 @@ class Replaying(PhaseLogic):
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         if call.method == "load":
             return [run.call(call.rank, "replay")]
+        if call.method == "replay":
+            return [warm(run, call.rank)]
         if call.method == "confirm":
             run.ranks[call.rank].is_confirmed = True
         return self._confirm(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
+        judge(run, run.ranks[rank])
         run.ranks[rank].is_confirmed = False
         return load(run, rank) or [run.call(rank, "replay")]
 

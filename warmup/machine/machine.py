@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from configs.schema import WarmupConfig
-from warmup.machine import node_loss
+from warmup.machine import node_loss, warming
 from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.compiling import Compiling
@@ -42,6 +42,13 @@ ORDER: tuple[type[PhaseLogic], ...] = (
 )
 
 
+def phases_of(config: WarmupConfig) -> tuple[type[PhaseLogic], ...]:
+    """Every phase; without tuning only those that an engine's warmups need."""
+    if config.autotune.is_enabled:
+        return ORDER
+    return (Probing,) if config.engine.enabled is False else (Probing, Replaying)
+
+
 class WarmupMachine:
     """One run. Feed it events with the time they happened; execute the commands it returns."""
 
@@ -59,7 +66,7 @@ class WarmupMachine:
         self._policy = policy or FailurePolicy()
         self._node_policy = node_policy or NodePolicy(Decision(config.cluster.on_node_loss))
         self._must_rewind = False
-        self._phases = [logic() for logic in ORDER] if config.autotune.is_enabled else [Probing()]
+        self._phases = [logic() for logic in phases_of(config)]
         self._index = 0
         self._failures: dict[RankInfo, Failure] = {}
         self._failed_at: float | None = None
@@ -202,6 +209,8 @@ class WarmupMachine:
         if now - self.run.phase_began > limit:
             return self._fail(late_phase(self.run, statuses, now, limit), now)
         mark_silent(self.run, statuses, now)
+        for warmup in warming.late_warmups(self.run, statuses, now):
+            return self._end_warmup(warmup, now)
         for late in late_ranks(self.run, statuses, now):
             return self._give_up(late.rank, late.reason, now)
         return []
@@ -221,6 +230,13 @@ class WarmupMachine:
             return self._fail(reason, now)
         return self.died(rank, reason, now, hung=True)
 
+    def _end_warmup(self, late: warming.LateWarmup, now: float) -> Commands:
+        """An engine warmup hangs: a required one fails the run, any other is left out by a fresh process."""
+        if warming.is_required(self.run, late.name):
+            return self._fail(late.reason, now)
+        warming.give_up(self.run, self.run.ranks[late.rank], late.name, f"no end after {late.elapsed:.1f} s")
+        return self._give_up(late.rank, late.reason, now)
+
     def _rejoined(self, call: Call, value: dict[str, Any], now: float) -> Commands:
         """A replacement described itself as its predecessor did: it takes part again."""
         state = self.run.ranks[call.rank]
@@ -233,7 +249,7 @@ class WarmupMachine:
         return self._advance(self._issue(self._logic.joined(self.run, call.rank), now), now)
 
     def _keep(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
-        """Store what a rank is, loaded or replayed; anything else than it was sent is a failure of that rank."""
+        """Store what a rank is, loaded, replayed or warmed; anything that should not be is a failure of that rank."""
         if call.method == "probe":
             before = state.description.get("key", value["key"])
             describe(self.run, call.rank, value)
@@ -244,6 +260,8 @@ class WarmupMachine:
         if call.method == "replay":
             state.replay = value
             return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
+        if call.method == warming.METHOD:
+            return warming.keep(self.run, state, value)
         if call.method == "confirm":
             held = (state.load or {}).get("digest")
             text = f"it holds digest {value['digest']} at the end, it loaded {held}"

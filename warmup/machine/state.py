@@ -43,6 +43,10 @@ class RankState:
     replay: dict[str, Any] | None = None
     is_confirmed: bool = False
     """Has said, after everyone had replayed, that it still holds what it loaded."""
+    engine: dict[str, Any] | None = None
+    """What `warm` returned: the engine warmups and their check."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Engine warmups that are not tried again on this rank, and why."""
     seconds: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     peak_bytes: int = 0

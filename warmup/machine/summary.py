@@ -7,7 +7,7 @@ from typing import Any
 
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, RankState, Run
-from warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport
+from warmup.report import ClassReport, EngineReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport
 
 
 def summarize(run: Run) -> WarmupReport:
@@ -42,8 +42,14 @@ def _rank(run: Run, state: RankState) -> RankReport:
         misses=len(load.get("misses", ())),
         peak_bytes=state.peak_bytes,
         phases={str(phase): round(seconds, 4) for phase, seconds in state.seconds.items()},
+        engine=None if state.engine is None else engine_report(state.engine),
         error=state.error,
     )
+
+
+def engine_report(value: dict[str, Any]) -> EngineReport:
+    """What a rank's engine warmups said, without what became warnings and errors of the run."""
+    return EngineReport(**{name: value[name] for name in EngineReport.model_fields})
 
 
 def _state(run: Run, state: RankState) -> str:

@@ -23,6 +23,7 @@ from warmup.fingerprint import Fingerprint
 from warmup.rank.compiled_work import CompiledWork, FreshReplay
 from warmup.rank.costs import learned_costs, recorded_seconds
 from warmup.rank.delivery import Delivery
+from warmup.rank.engine import RankEngine
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
 from warmup.rank.record import RankRecord
@@ -71,6 +72,7 @@ class RankProcess:
         self._compiled: CompiledWork
         self._delivery: Delivery
         self._loaded: str | None = None
+        self._engine: RankEngine
         self._tasks: dict[str, Task] = {}
         self._workloads: tuple[Workload, ...] = ()
 
@@ -82,10 +84,11 @@ class RankProcess:
         """
         with self._busy("probe"):
             self._dims = load_model(self._config.model.name)
-            if not self._config.autotune.is_enabled:
-                return self._described("off", {}, (), "", ())
+            self._engine = RankEngine(self._config, self._dims, self.info.rank, self._backend, self._warms)
             paths = resolve_paths(self._config.cache)
             env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
+            if not self._config.autotune.is_enabled:
+                return self._described("off", {}, (), "", ())
             self._tuner = self._make_tuner(self._backend, self._options())
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
@@ -234,6 +237,11 @@ class RankProcess:
             outcome = self._tuner.replay(tuple(self._tasks.values())).to_json()
             return outcome | {"peak_bytes": self._tuner.memory().get("peak", 0)}
 
+    def warm(self, left_out: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Run what an engine warms at start-up, then requests that check that nothing is left to compile."""
+        with self._busy("warm"):
+            return self._engine.warm(left_out or {})
+
     def confirm(self) -> dict[str, Any]:
         """The last question before a run is called ready: is this process there, and what did it load?"""
         with self._busy("confirm"):
@@ -257,6 +265,10 @@ class RankProcess:
         """Remove what this rank left on disk for this run only."""
         self._record.close()
         self._tidy()
+
+    def _warms(self, name: str) -> None:
+        """An engine warmup begins."""
+        self._record.begin("warm", name)
 
     def _tidy(self) -> None:
         if hasattr(self, "_files"):

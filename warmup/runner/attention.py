@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from warmup.runner.traits import GQA_CPU, GQA_CUDA
+
 WORKSPACE_BYTES = 256 << 20
 
 
@@ -83,7 +85,7 @@ class TorchPagedAttention:
 
     def get_name(self) -> str:
         """TORCH_REFERENCE."""
-        return "TORCH_REFERENCE"
+        return GQA_CPU
 
     def plan(self, step: AttentionStep) -> None:
         """Keep the step."""
@@ -133,7 +135,7 @@ class FlashInferPagedAttention:
 
     def get_name(self) -> str:
         """FLASHINFER."""
-        return "FLASHINFER"
+        return GQA_CUDA
 
     def plan(self, step: AttentionStep) -> None:
         """Plan the wrapper of each part that is not empty."""

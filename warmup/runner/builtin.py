@@ -22,10 +22,10 @@ from warmup.runner.graphs import CapturedStep, DeviceWork, capture
 from warmup.runner.input_batch import InputBatch, StepRows
 from warmup.runner.kv_store import KVStore
 from warmup.runner.pending import PendingStep, pool
-from warmup.runner.protocol import Capability
 from warmup.runner.sampler import Sampler
 from warmup.runner.schedule import GrammarOutput, SchedulerOutput, StepOutput
 from warmup.runner.sizes import padded, request_sizes, token_sizes
+from warmup.runner.traits import capabilities_on
 from warmup.runner.transformer import Decoder, ForwardStep
 from warmup.runner.weights import WeightSource
 
@@ -38,9 +38,7 @@ class BuiltinRunner:
     def __init__(self, config: RunnerConfig, kv_connector: StepConnector | None = None) -> None:
         self.config = config
         self.device = torch.device(config.device)
-        self.capabilities = frozenset(Capability)
-        if self.device.type != "cuda" or config.dims.is_moe:  # experts are chosen on the host, which a graph cannot do
-            self.capabilities -= {Capability.GRAPH_CAPTURE}
+        self.capabilities = capabilities_on(self.device.type, config.dims)
         self.limits, self.kv_cache_config = config.limits, config.kv_cache
         self.vocab_size = config.dims.vocab_size
         self.is_pooling_model, self.is_last_pp_rank = config.is_pooling_model, config.is_last_pp_rank

@@ -15,6 +15,7 @@ from configs.model import ModelDims
 from warmup.runner.attention import AttentionStep, causal_mask, paged_indices
 from warmup.runner.kv_store import KVStore
 from warmup.runner.layer_ops import LayerOps, Rope
+from warmup.runner.traits import MLA_CPU, MLA_CUDA
 from warmup.runner.weights import WeightSource
 
 
@@ -52,7 +53,7 @@ class TorchLatentAttention:
 
     def get_name(self) -> str:
         """TORCH_MLA_REFERENCE."""
-        return "TORCH_MLA_REFERENCE"
+        return MLA_CPU
 
     def plan(self, step: AttentionStep) -> None:
         """Keep the step."""
@@ -92,7 +93,7 @@ class FlashInferLatentAttention:
 
     def get_name(self) -> str:
         """FLASHINFER_MLA."""
-        return "FLASHINFER_MLA"
+        return MLA_CUDA
 
     def plan(self, step: AttentionStep) -> None:
         """Plan all requests of the step in one go."""

@@ -108,6 +108,12 @@ def flashinfer_arch(major: int, minor: int) -> str:
     return f"{major}{minor}{'a' if major >= 9 else ''}"
 
 
+def capability_of(arch: str) -> tuple[int, int] | None:
+    """The compute capability behind such a directory name; None for a CPU's."""
+    digits = arch.rstrip("abcdef")
+    return (int(digits[:-1]), int(digits[-1])) if digits.isdigit() else None
+
+
 def torch_facts() -> tuple[str, str | None]:
     """torch's version and its CUDA version (None for a CPU build), read from `torch/version.py` without importing."""
     spec = importlib.util.find_spec("torch")

@@ -214,13 +214,16 @@ def test_sharded_tasks_are_disjoint_and_merged() -> None:
     assert len({rank.digest for rank in report.ranks}) == 1
 
 
-def test_o0_probes_and_is_ready() -> None:
-    """With tuning off nothing but PROBING happens."""
+def test_o0_probes_and_warms_and_is_ready() -> None:
+    """With tuning off ranks are probed and asked for their engine warmups; with those off, too, for nothing more."""
     driver = Driver(sections={"autotune": {"optimization_level": "O0"}})
     report = driver.finish()
     assert report.ready
+    assert set(methods(driver)) == {"probe", "replay", "warm", "confirm"}
+    assert list(report.phases) == ["PROBING", "REPLAYING"]
+    driver = Driver(sections={"autotune": {"optimization_level": "O0"}, "engine": {"enabled": False}})
+    assert driver.finish().ready
     assert set(methods(driver)) == {"probe"}
-    assert list(report.phases) == ["PROBING"]
 
 
 def test_a_degraded_node_loads_from_memory() -> None:

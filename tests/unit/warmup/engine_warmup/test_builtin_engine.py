@@ -5,20 +5,26 @@ from __future__ import annotations
 from configs.model import ModelDims
 from tests.unit.warmup.conftest import ARCHITECTURES
 from warmup.engine_warmup.builtin_engine import BuiltinEngine
+from warmup.engine_warmup.order import ENGINE_WARMUPS
+from warmup.engine_warmup.outline import EngineOutline, blocks_needed
 from warmup.engine_warmup.spec import EngineWarmupOptions
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits
 
 
 def test_a_rank_warms_the_builtin_engine() -> None:
     """Every warmup that applies is done, for as many requests as the limits allow; the others say why not."""
-    engine = BuiltinEngine(
-        ModelDims.model_validate(ARCHITECTURES["mla"]),
-        SchedulerLimits(16, 4, 32),
-        block_sizes=(2, 16),
-        options=EngineWarmupOptions(slot_mapping_for_any=True, top_k_widths=(2,), logprob_widths=(1,)),
+    limits, groups, told = SchedulerLimits(16, 4, 32), interleaved_groups(2, (2, 16)), list[str]()
+    outline = EngineOutline(
+        ModelDims.model_validate(ARCHITECTURES["mla"]), limits, KVCacheConfig(blocks_needed(limits, groups), groups)
     )
+    options = EngineWarmupOptions(slot_mapping_for_any=True, top_k_widths=(2,), logprob_widths=(1,))
+    engine = BuiltinEngine(outline, options)
 
-    report = engine.warm()
+    report = engine.warm(announce=told.append)
+
+    assert told == [warmup.name for warmup in ENGINE_WARMUPS]
+    assert engine.shortage() is None
 
     assert report.ready
     assert {outcome.name: outcome.state for outcome in report.outcomes} == {
@@ -31,3 +37,18 @@ def test_a_rank_warms_the_builtin_engine() -> None:
         "sampler_features": "done",
     }
     assert report.outcome("prefill_decode").shapes[0] == "every_feature[tokens=8,requests=4]"
+
+
+def test_what_was_given_up_is_left_out_with_its_reason() -> None:
+    """A warmup that ended badly before is skipped, says why and warns; the others run."""
+    limits, groups = SchedulerLimits(8, 2, 16), interleaved_groups(1, (4,))
+    outline = EngineOutline(
+        ModelDims.model_validate(ARCHITECTURES["dense"]), limits, KVCacheConfig(blocks_needed(limits, groups), groups)
+    )
+    engine = BuiltinEngine(outline, EngineWarmupOptions(top_k_widths=(2,), logprob_widths=(1,)))
+
+    report = engine.warm(left_out={"serving_shapes": "it ran when the process died"})
+
+    assert report.outcome("serving_shapes").reason == "left out: it ran when the process died"
+    assert report.warnings == ("serving_shapes: left out: it ran when the process died",)
+    assert report.outcome("sampler_features").state == "done"

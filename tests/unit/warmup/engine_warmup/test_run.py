@@ -71,7 +71,7 @@ def test_a_missed_deadline_names_warmup_shape_and_setting(context: Any) -> None:
 
     assert outcome.state == "failed"
     assert "slow took 700.0 s up to s[tokens=2], its deadline is 600.0 s" in outcome.reason
-    assert "raise engine_warmup.deadlines.prefill_decode" in outcome.reason
+    assert "raise engine.deadlines.prefill_decode" in outcome.reason
     assert outcome.shapes == ("s[tokens=1]",)
 
 
@@ -89,6 +89,7 @@ def test_the_registered_order_is_by_stage_and_every_deadline_exists() -> None:
         (Stage.AUTOTUNE, "sm120_decode"),
         (Stage.GRAPH_SENSITIVE, "sparse_mla"),
         (Stage.GRAPH_SENSITIVE, "serving_shapes"),
+        (Stage.GRAPH_SENSITIVE, "graph_capture"),
         (Stage.SAMPLER, "sampler_features"),
     ]
     assert {warmup.deadline for warmup in ENGINE_WARMUPS} == set(DEFAULT_DEADLINES)
@@ -153,7 +154,7 @@ def test_skips_are_in_the_report_with_their_reasons(context: Any) -> None:
 
     assert [(o.name, o.state, o.reason) for o in report.outcomes] == [
         ("a", "skipped", "because"),
-        ("b", "skipped", "disabled by engine_warmup.disabled"),
+        ("b", "skipped", "disabled by engine.disabled"),
     ]
     assert report.warnings == ("a: because",)
     assert json.loads(json.dumps(report.to_json()))["outcomes"][1]["state"] == "skipped"

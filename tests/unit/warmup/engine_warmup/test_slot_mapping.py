@@ -55,7 +55,7 @@ def test_counts_are_clamped_and_run_once(make_context: Any, make_runner: Any) ->
     [
         ({}, {}, "no sparse-MLA backend"),
         ({"attention_backends": (SPARSE,)}, {}, "device is cpu, not cuda"),
-        ({"attention_backends": (SPARSE,)}, {"sparse_mla": False}, "engine_warmup.sparse_mla is off"),
+        ({"attention_backends": (SPARSE,)}, {"sparse_mla": False}, "engine.sparse_mla is off"),
         ({"attention_backends": (SPARSE,), "is_pooling_model": True}, {}, "pooling model"),
         ({"capabilities": frozenset()}, {"slot_mapping_for_any": True}, "runner lacks slot_mapping"),
     ],

@@ -110,7 +110,7 @@ def test_token_counts_are_clamped(make_context: Any) -> None:
         ({"is_pooling_model": True}, {}, "pooling model"),
         ({"backend": "FLASHINFER"}, {}, "no sparse-MLA backend among FLASHINFER"),
         ({"backend": None}, {}, "no sparse-MLA backend among none"),
-        ({}, {"sparse_mla": False}, "engine_warmup.sparse_mla is off"),
+        ({}, {"sparse_mla": False}, "engine.sparse_mla is off"),
     ],
 )
 @pytest.mark.parametrize("warmup", [SparseMLAWarmup(), SM120DecodeWarmup()])

@@ -1,0 +1,78 @@
+"""Engine warmups on real ranks: run in each process after its replay, in the report, and able to fail the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import WarmupConfig
+from tests.testbed import Case
+
+pytestmark = pytest.mark.cluster
+
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+}
+
+
+@pytest.fixture
+def configured(case: Case, tmp_path: Path) -> Any:
+    """`configured(deadlines=...)`: a model of a few thousand weights whose engine is warmed on the CPU."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(TINY))
+
+    def make(**engine: Any) -> WarmupConfig:
+        return case.config(
+            model={"name": str(path)},
+            autotune={"max_num_batched_tokens": 8},
+            engine={"enabled": True, "top_k_widths": [2], "logprob_widths": [1], "verify_requests": 4, **engine},
+            timeouts=dict.fromkeys(("replaying", "probing"), 120),
+        )
+
+    return make
+
+
+def test_every_rank_warms_its_engine_and_checks_it(case: Case, configured: Any) -> None:
+    """Each rank ran the warmups that apply and served requests that compiled nothing; events name no surprise."""
+    report = case.run(configured())
+    assert report.ready, report.error
+    for rank in report.ranks:
+        assert rank.engine is not None
+        assert {o.name for o in rank.engine.outcomes if o.state == "done"} == {
+            "prefill_decode",
+            "serving_shapes",
+            "sampler_features",
+        }
+        assert all(o.reason for o in rank.engine.outcomes if o.state == "skipped")
+        assert rank.engine.verification is not None
+        assert rank.engine.verification.requests == 4
+        assert not any(rank.engine.verification.compiled.values())
+        assert rank.phases["REPLAYING"] > sum(o.seconds for o in rank.engine.outcomes)
+
+
+def test_a_required_warmup_beyond_its_deadline_fails_the_run(case: Case, configured: Any) -> None:
+    """The error names the rank, the warmup, the time and the setting; nothing is left behind."""
+    report = case.run(configured(deadlines={"prefill_decode": 1e-6}))
+    assert not report.ready
+    assert report.error is not None
+    assert "phase REPLAYING" in report.error
+    assert "EngineWarmupError: prefill_decode: EngineWarmupTimeoutError" in report.error
+    assert "raise engine.deadlines.prefill_decode" in report.error
+
+
+def test_on_the_cpu_nothing_of_an_engine_runs_unless_asked(case: Case) -> None:
+    """By default the report says why, and REPLAYING stays short."""
+    report = case.run()
+    assert report.ready, report.error
+    assert {rank.engine.reason.split(" (")[0] for rank in report.ranks if rank.engine} == {
+        "on the cpu backend an engine compiles nothing"
+    }

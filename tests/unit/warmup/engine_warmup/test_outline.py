@@ -1,0 +1,142 @@
+"""A rank's share of the model as an engine, and the stand-in that answers for it when a run is planned."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from configs import WarmupConfig, parse_config
+from configs.model import ModelDims, load_model
+from configs.schema import EngineSection, EngineWarmupName
+from tests.unit.warmup.conftest import ARCHITECTURES
+from warmup.engine_warmup.builtin_engine import BuiltinEngine
+from warmup.engine_warmup.order import ENGINE_WARMUPS
+from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
+from warmup.engine_warmup.spec import DEFAULT_DEADLINES, severity_of
+from warmup.runner.attention import FlashInferPagedAttention
+from warmup.runner.mla import FlashInferLatentAttention
+from warmup.runner.protocol import Capability
+from warmup.runner.traits import attention_name, capabilities_on
+
+
+def make_config(**sections: dict[str, Any]) -> WarmupConfig:
+    """A small step on the CPU."""
+    base: dict[str, Any] = {
+        "cluster": {"world_size": 8},
+        "model": {"name": "llama-3.1-8b", **sections.pop("model", {})},
+        "autotune": {"max_num_batched_tokens": 16, "max_num_seqs": 4, **sections.pop("autotune", {})},
+    }
+    return parse_config({**base, **sections})
+
+
+def dims_of(architecture: str) -> ModelDims:
+    """A tiny model."""
+    return ModelDims.model_validate(ARCHITECTURES[architecture])
+
+
+def test_the_names_in_the_configuration_are_the_warmups() -> None:
+    """The schema's names, the defaults of `engine.required` and the deadlines are those of the code."""
+    assert set(get_args(EngineWarmupName)) == {warmup.name for warmup in ENGINE_WARMUPS}
+    assert {w.name for w in ENGINE_WARMUPS if w.severity == "required"} == set(EngineSection().required)
+    options = engine_options(make_config())
+    assert all(severity_of(warmup, options) == warmup.severity for warmup in ENGINE_WARMUPS)
+    assert all(warmup.deadline == warmup.name for warmup in ENGINE_WARMUPS)
+    assert {name: s for name, s in DEFAULT_DEADLINES.items() if s != 600} == {"sm120_decode": 1800, "slot_mapping": 120}
+
+
+def test_settings_reach_the_warmups() -> None:
+    """Switches, widths, deadlines and severities are those of the configuration; tuning counts when explicit."""
+    asked = make_config(
+        engine={"sparse_mla": False, "required": ["sampler_features"], "deadlines": {"slot_mapping": 7}},
+        autotune={"enabled": True},
+    )
+    options = engine_options(asked)
+    assert (options.sparse_mla, options.autotune) == (False, True)
+    assert options.deadlines["slot_mapping"] == 7
+    assert options.deadlines["sparse_mla"] == DEFAULT_DEADLINES["sparse_mla"]
+    assert [w.name for w in ENGINE_WARMUPS if severity_of(w, options) == "required"] == ["sampler_features"]
+    assert engine_options(make_config()).autotune is None
+
+
+def test_a_tensor_parallel_rank_has_its_heads_and_its_part_of_the_width() -> None:
+    """Of 32 query and 8 key heads a quarter each, of the feed-forward a quarter; the LM head is shared."""
+    outline = outline_of(make_config(model={"tensor_parallel_size": 4}), load_model("llama-3.1-8b"), 1, "cuda")
+    dims = outline.dims
+    assert (dims.num_attention_heads, dims.num_key_value_heads, dims.intermediate_size) == (8, 2, 3584)
+    assert (dims.vocab_size, outline.head_shards, outline.dtype) == (128256, 4, "bfloat16")
+    assert (dims.num_hidden_layers, outline.kv_cache.num_layers) == (2, 2)
+
+
+@pytest.mark.parametrize(("rank", "ends"), [(0, (True, False)), (3, (False, False)), (7, (False, True))])
+def test_a_pipeline_stage_knows_its_ends(rank: int, ends: tuple[bool, bool]) -> None:
+    """With four stages of two ranks the first embeds, the last has the head."""
+    asked = make_config(model={"tensor_parallel_size": 2, "pipeline_parallel_size": 4})
+    outline = outline_of(asked, load_model("llama-3.1-8b"), rank, "cpu")
+    assert (outline.is_first_pp_rank, outline.is_last_pp_rank) == ends
+    assert outline.dtype == "float32"
+
+
+def test_a_stage_has_the_kinds_of_layers_that_are_its_own() -> None:
+    """Leading dense layers are on the first stage alone, one beside an expert layer; experts are shared out."""
+    dims = load_model("deepseek-v3")
+    asked = make_config(
+        model={
+            "name": "deepseek-v3",
+            "tensor_parallel_size": 4,
+            "pipeline_parallel_size": 2,
+            "expert_parallel_size": 4,
+        }
+    )
+    first, last = (outline_of(asked, dims, rank, "cuda").dims for rank in (0, 7))
+    assert (first.first_dense_layers, last.first_dense_layers) == (1, 0)
+    assert first.num_experts == dims.num_experts // 4
+    assert first.moe_intermediate_size == dims.moe_intermediate_size
+    assert first.num_key_value_heads == first.num_attention_heads == dims.num_attention_heads // 4
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_the_stand_in_answers_like_the_runner(architecture: str) -> None:
+    """Everything that a gate may ask is the same before and after the runner is made."""
+    asked = make_config(engine={"block_sizes": [4, 16], "capture_sizes": [1, 3], "max_model_len": 32})
+    outline = outline_of(asked, dims_of(architecture), 0, "cpu")
+    runner, stand_in = BuiltinEngine(outline).runner, OutlinedRunner(outline)
+
+    for name in ("capabilities", "limits", "kv_cache_config", "vocab_size", "is_pooling_model", "is_last_pp_rank"):
+        assert getattr(stand_in, name) == getattr(runner, name), name
+    assert stand_in.graph_capture_sizes == runner.graph_capture_sizes == (1, 3)
+    assert {b.get_name() for b in stand_in.attention_backends} == {b.get_name() for b in runner.attention_backends}
+    assert runner.kv_cache_config.block_sizes == (4, 16)
+
+
+def test_on_cuda_it_names_the_backends_that_the_runner_will_have() -> None:
+    """The names are those of the FlashInfer backends; graphs are for models without experts."""
+    assert attention_name("cuda", dims_of("dense")) == FlashInferPagedAttention.get_name(None)  # type: ignore[arg-type]
+    assert attention_name("cuda", dims_of("mla")) == FlashInferLatentAttention.get_name(None)  # type: ignore[arg-type]
+    assert Capability.GRAPH_CAPTURE in capabilities_on("cuda", dims_of("mla"))
+    assert Capability.GRAPH_CAPTURE not in capabilities_on("cuda", dims_of("moe"))
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_the_bytes_that_are_foreseen_are_those_that_are_taken(architecture: str) -> None:
+    """Weights and KV cache of the runner are within 3 % of the estimate; norms and the router are what is left."""
+    outline = outline_of(make_config(model={}), dims_of(architecture), 0, "cpu")
+    engine = BuiltinEngine(outline)
+    taken = sum(t.numel() * t.element_size() for t in tensors_in(engine.runner.decoder, set()) if t.numel() > 1)
+    taken += sum(t.numel() * t.element_size() for pair in engine.runner.kv_store.layers.values() for t in pair)
+    assert outline.weight_bytes == pytest.approx(taken, rel=0.08)
+
+
+def tensors_in(thing: Any, seen: set[int]) -> list[torch.Tensor]:
+    """Every tensor that an object of ours holds, but buffers of the step and rotary tables."""
+    if id(thing) in seen:
+        return []
+    seen.add(id(thing))
+    if isinstance(thing, torch.Tensor):
+        return [thing] if thing.is_floating_point() else []
+    if isinstance(thing, list | tuple):
+        return [t for item in thing for t in tensors_in(item, seen)]
+    if type(thing).__name__ == "Rope" or not hasattr(thing, "__dict__"):
+        return []
+    return [t for value in vars(thing).values() for t in tensors_in(value, seen)]

@@ -1,0 +1,89 @@
+"""The engine warmups of every rank, within REPLAYING: their deadlines, and which are given up after a death.
+
+No rank waits for another one. A warmup that hangs or kills its process is like a tactic that does: an optional one is
+left out by the successor, a required one fails the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import WarmupConfig
+from warmup.engine_warmup.spec import DEFAULT_DEADLINES
+from warmup.machine.blame import Status
+from warmup.machine.commands import Call, Failure
+from warmup.machine.state import RankState, Run
+
+METHOD = "warm"
+
+
+def warm(run: Run, rank: int) -> Call:
+    """Ask a rank for its engine warmups, but for those that were given up there."""
+    left_out = run.ranks[rank].left_out
+    return run.call(rank, METHOD, left_out=dict(left_out)) if left_out else run.call(rank, METHOD)
+
+
+def keep(run: Run, state: RankState, value: dict[str, Any]) -> Failure | None:
+    """Store what a rank's warmups said; a required one that failed fails the rank."""
+    state.engine = value
+    for warning in value["warnings"]:  # equal ones of many ranks are said once; the report has them by rank
+        run.warn(f"engine warmup: {warning}")
+    return Failure("EngineWarmupError", "; ".join(value["failed"])) if value["failed"] else None
+
+
+@dataclass(frozen=True, slots=True)
+class LateWarmup:
+    """A warmup beyond its deadline."""
+
+    rank: int
+    name: str
+    elapsed: float
+    reason: str
+
+
+def late_warmups(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator[LateWarmup]:
+    """The warmups in which ranks have been for too long, by their heartbeats."""
+    for rank, calls in run.calls_of.items():
+        call, status = next(iter(calls.values())), statuses.get(rank, Status())
+        if not isinstance(call, Call) or call.method != METHOD or status.phase != METHOD:
+            continue
+        elapsed = now - max(run.call_began[call.call_id], status.since)
+        limit = deadline(run.config, status.task_id)
+        if limit is not None and elapsed > limit:
+            yield LateWarmup(rank, status.task_id, elapsed, _late(run, rank, status.task_id, elapsed, limit))
+
+
+def deadline(config: WarmupConfig, name: str) -> float | None:
+    """Seconds of one warmup; None for what is none (the runner's own making)."""
+    asked: dict[str, float] = {str(warmup): seconds for warmup, seconds in config.engine.deadlines.items()}
+    return asked.get(name, DEFAULT_DEADLINES.get(name))
+
+
+def is_required(run: Run, name: str) -> bool:
+    """Whether the run fails with it."""
+    return name in run.config.engine.required
+
+
+def give_up(run: Run, state: RankState, name: str, why: str) -> None:
+    """Leave a warmup out on this rank from now on."""
+    if name not in state.left_out:
+        state.left_out[name] = why
+        run.warn(f"engine warmup {name} is left out on {state.info}: {why}")
+
+
+def judge(run: Run, state: RankState) -> None:
+    """The successor is there: an optional warmup in which its predecessor died is not tried again."""
+    words: dict[str, Any] = state.description.get("last_words") or {}
+    name = str(words.get("task_id", ""))
+    if words.get("method") == METHOD and deadline(run.config, name) is not None and not is_required(run, name):
+        give_up(run, state, name, "it ran when the process died")
+
+
+def _late(run: Run, rank: int, name: str, elapsed: float, limit: float) -> str:
+    state = run.ranks[rank]
+    return (
+        f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, engine warmup {name}: "
+        f"for {elapsed:.1f} s of {limit:.0f} s allowed (engine.deadlines.{name})"
+    )

@@ -1,0 +1,141 @@
+"""The engine warmups of one rank: whether they run here, what they said, and what the checking requests met.
+
+Knows of the engine only what can be planned; torch and the runner are imported when a warmup is asked for.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from configs.model import ModelDims
+from configs.schema import WarmupConfig
+from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
+from warmup.engine_warmup.spec import WarmupContext, gate_of
+
+if TYPE_CHECKING:
+    from warmup.engine_warmup.builtin_engine import BuiltinEngine
+    from warmup.engine_warmup.outcome import EngineWarmupReport
+
+logger = logging.getLogger(__name__)
+
+VERIFY = "verify"
+"""What the heartbeat says while the checking requests run."""
+CPU_REASON = "on the cpu backend an engine compiles nothing (engine.enabled: true runs the warmups all the same)"
+
+
+def off_reason(config: WarmupConfig, backend: str) -> str | None:
+    """Why no engine warmup runs on this backend, or None."""
+    if config.engine.enabled is False:
+        return "engine.enabled is false"
+    return CPU_REASON if config.engine.enabled is None and backend != "cuda" else None
+
+
+@dataclass(frozen=True, slots=True)
+class RankEngine:
+    """One rank's engine; `announce` is told what runs."""
+
+    config: WarmupConfig
+    dims: ModelDims
+    rank: int
+    backend: str
+    announce: Callable[[str], None]
+
+    def warm(self, left_out: Mapping[str, str]) -> dict[str, Any]:
+        """Run the warmups, then the checking requests.
+
+        Args:
+            left_out: warmups that are not tried again on this rank, and why.
+
+        Returns `reason` (why nothing ran), `outcomes`, `warnings`, `failed` (required ones, in words) and
+        `verification` (None where nothing was checked).
+        """
+        if (reason := off_reason(self.config, self.backend)) is not None:
+            return nothing_ran(reason)
+        engine, began = self._engine(), time.monotonic()
+        try:
+            if (shortage := engine.shortage()) is not None:
+                return nothing_ran(shortage, warn=True)
+            self.announce("runner")
+            report = engine.warm(left_out=left_out, announce=self.announce)
+            answer = described(report) | self._verified(engine, report)
+        finally:
+            engine.close()
+            gc.collect()
+        logger.info("rank %d: engine warmups and their check took %.2f s", self.rank, time.monotonic() - began)
+        return answer
+
+    def _verified(self, engine: BuiltinEngine, report: EngineWarmupReport) -> dict[str, Any]:
+        """What the checking requests met; a compilation under `raise`, and a request that fails, fail the rank."""
+        settings = self.config.engine
+        if settings.monitor == "off" or not settings.verify_requests or not report.ready:
+            return {}
+        from warmup.engine_warmup.monitor import CompilationMonitor
+        from warmup.engine_warmup.verify import verify
+
+        self.announce(VERIFY)
+        found = verify(engine.context(), settings.verify_requests, CompilationMonitor(settings.monitor))
+        warnings, failed = list(report.warnings), list[str]()
+        if found.error:
+            failed.append(f"{found.requests} checking requests (engine.verify_requests): {found.error}")
+        elif not found.is_clean:
+            built, loaded = sum(found.compiled.values()), sum(found.loaded.values())
+            warnings.append(
+                f"{built} kernels were compiled and {loaded} loaded from disk by requests after the warmups, first: "
+                f"{found.events[0]}"
+            )
+        return {"verification": found.to_json(), "warnings": warnings, "failed": failed}
+
+    def _engine(self) -> BuiltinEngine:
+        from warmup.engine_warmup.builtin_engine import BuiltinEngine
+
+        outline = outline_of(self.config, self.dims, self.rank, self.backend)
+        return BuiltinEngine(outline, engine_options(self.config))
+
+
+def predicted(
+    config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
+) -> dict[str, str]:
+    """What `warm` would do with each warmup, asked of its own gate without torch: name -> "runs", or why it is skipped.
+
+    What needs the device, such as its free memory, is not known yet.
+    """
+    from warmup.engine_warmup.order import ENGINE_WARMUPS
+
+    if (reason := off_reason(config, backend)) is not None:
+        return {warmup.name: f"skipped: {reason}" for warmup in ENGINE_WARMUPS}
+    runner: Any = OutlinedRunner(outline_of(config, dims, rank, backend))
+    context = WarmupContext(runner, _never, _never, _never, engine_options(config), capability=capability)
+    skips = {warmup.name: gate_of(context, warmup) for warmup in ENGINE_WARMUPS}
+    return {name: "runs" if skip is None else f"skipped: {skip.reason}" for name, skip in skips.items()}
+
+
+def _never(*arguments: Any) -> None:
+    raise AssertionError("a gate runs nothing")
+
+
+def nothing_ran(reason: str, *, warn: bool = False) -> dict[str, Any]:
+    """The answer of a rank that runs none of them."""
+    warnings = [f"no engine warmup ran: {reason}"] if warn else []
+    return {"reason": reason, "outcomes": [], "warnings": warnings, "failed": [], "verification": None}
+
+
+def described(report: EngineWarmupReport) -> dict[str, Any]:
+    """What the warmups said, as plain values."""
+    values = report.to_json()
+    failed = [
+        f"{outcome.name}: {outcome.reason} (required by engine.required)"
+        for outcome in report.outcomes
+        if outcome.blocks_readiness
+    ]
+    return {
+        "reason": "",
+        "outcomes": values["outcomes"],
+        "warnings": values["warnings"],
+        "failed": failed,
+        "verification": None,
+    }
