@@ -178,6 +178,7 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
         found = world.directories[directory] = _directory(rng, groups)
         found.modules = {group.key for group in groups if others.random() < 0.2}
     world.ships_modules = others.random() < 0.85
+    world.tunes = schedule.config.autotune.is_enabled
     for node in sorted({info.node_id for info in infos}):
         world.workspaces[node] = {name for name in modules if others.random() < 0.2}
     if rng.random() < 0.2:

@@ -125,7 +125,7 @@ def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return [] if call.method == "load" else returned(self, run, call, value)
 
     monkeypatch.setattr(delivering.Replaying, "returned", skip)
-    assert noticed("it has not compiled")
+    assert noticed("has not replayed")
 
 
 def test_a_lost_node_that_is_ignored_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
