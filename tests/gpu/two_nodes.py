@@ -1,0 +1,85 @@
+"""Two simulated nodes share one GPU: one builds the modules, the other gets them; then a node that lost everything.
+
+    python3 -m tests.gpu.two_nodes OUT.json [--families gemm,norm]
+
+Three runs: cold; warm; warm after the second node's directory was removed. Writes who built what, who received what,
+seconds per phase, and what the engine warmups and their check said. Exit code 1 when a run is not ready, or when more
+than one node built, or when anything was built after the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.client import connected, run_warmup
+from configs import WarmupConfig, parse_config
+from tests.gpu.versions import versions
+from warmup.report import WarmupReport
+
+
+def config_of(root: Path, families: list[str], *, is_local: bool) -> WarmupConfig:
+    """Two nodes with one rank each; the nodes' own variables say where their caches are."""
+    return parse_config(
+        {
+            "cluster": {
+                "num_nodes": 2,
+                "ranks_per_node": 1,
+                "simulated_nodes": 2,
+                "gpus_per_rank": 1,
+                "cpus_per_rank": 6,
+                "backend": "cuda",
+            },
+            "model": {"name": "llama-3.1-8b"},
+            "autotune": {"families": families, "skip_ops": [], "max_num_batched_tokens": 2048, "max_num_seqs": 64},
+            "cache": {"root": str(root)} if is_local else {},
+        }
+    )
+
+
+def facts(report: WarmupReport, seconds: float) -> dict[str, Any]:
+    """What of a report tells who compiled."""
+    return {
+        "ready": report.ready,
+        "error": report.error,
+        "seconds": round(seconds, 2),
+        "phases": {name: round(value, 3) for name, value in report.phases.items()},
+        "classes": [group.model_dump(mode="json", exclude={"parts"}) for group in report.classes],
+        "ranks": [rank.model_dump(mode="json") for rank in report.ranks],
+        "files": [file.model_dump(mode="json") for file in report.files],
+        "warnings": list(report.warnings),
+    }
+
+
+def main() -> int:
+    """Run three times, write, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--families", default="gemm,norm")
+    args = parser.parse_args()
+    families = args.families.split(",")
+    runs: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="two-nodes") as directory:
+        root = Path(directory)
+        with connected(config_of(root, families, is_local=True)):
+            for name in ("cold", "warm", "second node empty"):
+                if name == "second node empty":
+                    shutil.rmtree(root / "simulated" / "node-1", ignore_errors=True)
+                began = time.monotonic()
+                report = run_warmup(config_of(root, families, is_local=False))
+                runs[name] = facts(report, time.monotonic() - began)
+                args.out.write_text(json.dumps({"versions": versions(), "runs": runs}, indent=1))
+                print(name, report.ready, report.error, runs[name]["phases"], flush=True)
+    builders = {name: sum(bool(c["built"]) and len(c["built"]) for c in run["classes"]) for name, run in runs.items()}
+    print("ranks that built:", builders)
+    return int(not all(run["ready"] for run in runs.values()) or list(builders.values()) != [1, 0, 0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
