@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class RankActor:
 
     def __init__(self, bundle_index: int, work: Work) -> None:
         env.export(dict(work.environment))
+        die_of_sigterm()
         logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO")
         self._bundle_index = bundle_index
         self._work = work
@@ -106,6 +108,12 @@ class RankActor:
         if self._process is not None:
             self._process.close()
         self._closed.set()
+
+
+def die_of_sigterm() -> None:
+    """End at once on SIGTERM. Ray's own handler ends the main thread only, and the rest stays, answering nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
 
 
 def versions() -> dict[str, str]:

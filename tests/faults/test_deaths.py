@@ -35,6 +35,7 @@ def test_killed(case: Case, phase: str, victim: int) -> None:
 @pytest.mark.parametrize(
     ("phase", "number"),
     [
+        ("COMPILING", signal.SIGTERM),
         ("TUNING", signal.SIGSEGV),
         ("GUARDING", signal.SIGABRT),
         ("LOADING", signal.SIGILL),
@@ -42,7 +43,7 @@ def test_killed(case: Case, phase: str, victim: int) -> None:
     ],
 )
 def test_crashed(case: Case, phase: str, number: signal.Signals) -> None:
-    """A segmentation fault, an abort or an illegal instruction in native code is a death like any other."""
+    """SIGTERM, a segmentation fault, an abort or an illegal instruction is a death like any other."""
     prepare(case, phase)
     node = case.bed.nodes[0]
     with Saboteur(case, moment(phase, node), kill_on(case, node, number)):
@@ -115,7 +116,7 @@ def test_a_short_freeze_is_survived(case: Case, phase: str) -> None:
         os.kill(line.pid, signal.SIGCONT)
 
     with Saboteur(case, moment(phase, node), strike):
-        report = case.run()
+        report = case.run(case.config(timeouts={"heartbeat": 1.0}))
     assert_served(case, report)
     assert not report.warnings
     assert len(case.calls("created")) == 2
