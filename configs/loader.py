@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.errors import ConfigError
+from configs.file_mode import WrittenInt
 from configs.schema import WarmupConfig
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -27,6 +28,12 @@ class _StrictLoader(yaml.SafeLoader):
                     raise yaml.YAMLError(f"{key.value!r} is given twice (line {key.start_mark.line + 1})")
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_written_int(self, node: yaml.ScalarNode) -> WrittenInt:
+        return WrittenInt.of(self.construct_yaml_int(node), node.value)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_written_int)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> WarmupConfig:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from configs.file_mode import DirMode, FileMode
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
@@ -32,19 +34,6 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _octal(value: object) -> object:
-    """File modes are written in octal: "0600", "600", or YAML's 0600 (already an int)."""
-    if isinstance(value, str):
-        try:
-            value = int(value, 8)
-        except ValueError:
-            raise ValueError("must be an octal file mode such as 0600") from None
-    if isinstance(value, int) and not 0o400 <= value <= 0o777:
-        raise ValueError(f"is octal {value:o}; must be an octal file mode from 0400 to 0777")
-    return value
-
-
-FileMode = Annotated[int, BeforeValidator(_octal), Field(ge=0o400, le=0o777)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -211,9 +200,9 @@ class CacheSection(Section):
     override_env: str = "RAY_WARMUP_CACHE_DIR"
     """Name of the variable with the node's override directory."""
     file_mode: FileMode = 0o600
-    """Mode of published files (octal)."""
-    dir_mode: FileMode = 0o700
-    """Mode of created directories (octal)."""
+    """Mode of published files: octal, with the leading zero or in quotes."""
+    dir_mode: DirMode = 0o700
+    """Mode of created directories, written likewise."""
 
 
 class TimeoutsSection(Section):

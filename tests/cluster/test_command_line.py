@@ -36,10 +36,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def write(config: WarmupConfig, path: Path) -> str:
     """A config file (JSON is YAML)."""
-    data = config.model_dump(mode="json")
-    data["cache"].pop("file_mode")
-    data["cache"].pop("dir_mode")
-    path.write_text(json.dumps(data))
+    path.write_text(config.model_dump_json())
     return str(path)
 
 

@@ -25,8 +25,6 @@ def main() -> int:
     print(f"Python {platform.python_version()}, {platform.machine()}, one process")
     broken = _several(options.seed, options.schedules, None, "mixed")
     broken += _several(options.seed, options.full, FULL, f"{FULL.ranks} ranks on {FULL.nodes} nodes")
-    for outcome in broken[:20]:
-        print(f"seed {outcome.seed}: {outcome.violations[0]}")
     return 1 if broken else 0
 
 
@@ -41,6 +39,7 @@ def _several(seed: int, count: int, shape: Shape | None, name: str) -> list[Outc
         simulated += outcome.simulated_s
         if outcome.violations:
             broken.append(outcome)
+            print(f"  {name}: seed {number}: {outcome.violations[0]}", flush=True)
         if (number - seed + 1) % (10_000 if shape is None else 500) == 0:
             print(f"  {name}: {number - seed + 1} schedules, {len(broken)} broken", flush=True)
     if count:

@@ -43,10 +43,25 @@ def test_a_recipe_is_found_by_name_and_an_unknown_one_lists_them() -> None:
     assert "cpu_two_nodes" in str(caught.value)
 
 
-@pytest.mark.parametrize(("written", "mode"), [("0640", 0o640), ("'640'", 0o640), ('"0o640"', 0o640)])
-def test_yaml_modes_are_octal(write: Any, written: str, mode: int) -> None:
-    """YAML's own octal and quoted octal mean the same mode."""
-    assert load_config(write(SMALLEST + f"cache: {{file_mode: {written}}}\n")).cache.file_mode == mode
+@pytest.mark.parametrize("written", ["0640", "00640", "'640'", "'0640'", '"0o640"', "0o640"])
+def test_modes_are_octal_however_they_are_written(write: Any, written: str) -> None:
+    """Zero or quotes, file or override: one mode, also after the JSON in which a config travels to the actors."""
+    read = load_config(write(SMALLEST + f"cache: {{file_mode: {written}}}\n"))
+    assert read.cache.file_mode == 0o640
+    assert load_config(write(SMALLEST), [f"cache.file_mode={written}"]) == read
+    assert load_config(write(read.model_dump_json())) == parse_config(read.model_dump(mode="json")) == read
+
+
+@pytest.mark.parametrize("written", ["444", "640", "384", "0x180", "6:00", "0_640", "-0640", "4" * 3000])
+@pytest.mark.parametrize("field", ["file_mode", "dir_mode"])
+def test_a_mode_that_may_be_decimal_is_refused(write: Any, field: str, written: str) -> None:
+    """A number without a leading zero is another mode in octal than in decimal: refused as it was written."""
+    shown = written if len(written) <= 80 else written[:77] + "..."
+    rule = "may mean octal or decimal; write it as octal with a leading zero, such as 0600"
+    for text, overrides in ((f"cache: {{{field}: {written}}}\n", []), ("", [f"cache.{field}={written}"])):
+        with pytest.raises(ConfigError) as caught:
+            load_config(write(SMALLEST + text), overrides)
+        assert str(caught.value) == f"cache.{field}: {shown}: {rule}"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +158,7 @@ def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
 
 
 names = st.text("abcdefghij-_/.", min_size=1, max_size=12)
+modes = st.integers(0o400, 0o777).map(lambda mode: mode & ~0o002)
 configs = st.fixed_dictionaries(
     {
         "cluster": st.one_of(
@@ -164,7 +180,7 @@ configs = st.fixed_dictionaries(
         ),
         "cache": st.fixed_dictionaries(
             {},
-            optional={"root": st.none() | names, "file_mode": st.integers(0o400, 0o777), "persistent": st.booleans()},
+            optional={"root": st.none() | names, "file_mode": modes, "persistent": st.booleans()},
         ),
         "timeouts": st.fixed_dictionaries({}, optional={"task": st.floats(0.001, 600_000)}),
     },
