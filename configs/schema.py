@@ -220,8 +220,8 @@ class TimeoutsSection(Section):
     """All tasks of all classes."""
     guarding: Seconds = 1800
     """Measuring winners against the default."""
-    pushing: Seconds = 120
-    """Packing, and the object store."""
+    pushing: Seconds = 300
+    """Packing, with a process that loads the table and warms an engine, and the object store."""
     installing: Seconds = 120
     """One writer per directory publishes."""
     loading: Seconds = 300

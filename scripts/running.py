@@ -165,6 +165,9 @@ def engine_lines(report: WarmupReport) -> list[str]:
             said = f"{outcome.state}, {len(outcome.shapes)} shapes" if outcome.state == "done" else outcome.state
             text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
             lines.setdefault(text, []).append(rank.rank)
+        if built := {kind: count for kind, count in rank.engine.compiled.items() if count}:
+            said = ", ".join(f"{kind} {count}" for kind, count in built.items())
+            lines.setdefault(f"compiled for the engine warmups: {said}", []).append(rank.rank)
         if (found := rank.engine.verification) is not None:
             seen = f"{sum(found.compiled.values())} compiled, {sum(found.loaded.values())} loaded from disk"
             text = f"{found.requests} requests after the engine warmups: {seen}"

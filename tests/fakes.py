@@ -48,7 +48,8 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
     salt       changes which tactics win
     misses, digest   what a load claims in spite of the table: tasks that miss, another digest
     modules    names of modules to build, over and over: nothing of them can be handed over
-    libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE
+    libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE; what an
+               engine on a GPU calls is built so, too
     refuse     names of workloads that this device cannot run
     fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
     trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
@@ -78,6 +79,7 @@ class ScriptedTuner:
         self._quarantine: set[tuple[str, str, str]] = set()
         self._table: bytes | None = None
         self._provider: Path | None = None
+        self._buildable: tuple[str, ...] = tuple(script.get("libraries", ()))
         self._note("created", 1)
 
     def describe(self) -> dict[str, str]:
@@ -100,24 +102,26 @@ class ScriptedTuner:
     def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
         self._quarantine = set(quarantine)
 
-    def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
+    def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
         self._fault("prepare")
+        of_others = [name for other in others for name in other.modules]
+        self._buildable = tuple(dict.fromkeys((*self._script.get("libraries", ()), *of_others)))
         refused = self._script.get("refuse", [])
         return tuple(Skip(w.name, w.op, "the script refuses it") for w in workloads if w.name in refused)
 
     def missing_modules(self) -> tuple[str, ...]:
-        lacking = [name for name in self._script.get("libraries", ()) if not self._library(name).exists()]
+        lacking = [name for name in self._buildable if not self._library(name).exists()]
         return (*self._script.get("modules", ()), *lacking)
 
     def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
         for module in modules:
             self._fault("compile")
-            if module in self._script.get("libraries", ()):
+            if module in self._buildable:
                 build_library(module, self._workspace() / f"{module}.so")
             progress(f"{module} built")
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
-        paths = {name: self._library(name) for name in (*self._script.get("libraries", ()), *also)}
+        paths = {name: self._library(name) for name in (*self._buildable, *also)}
         return {name: path for name, path in paths.items() if path.exists()}
 
     def activate(self, provider: Path) -> bool:

@@ -51,6 +51,7 @@ class FlashInferTuner:
         self._device = "cpu" if backend == "cpu" else f"cuda:{torch.cuda.current_device()}"
         self._options = options or TunerOptions()
         self._workloads: tuple[Workload, ...] = ()
+        self._others: tuple[Workload, ...] = ()
         self._watch = Watch()
         self._listener: Callable[[Watch], None] | None = None
         limit_memory(self._device, self._options.max_memory_bytes)
@@ -80,24 +81,25 @@ class FlashInferTuner:
         """What is being measured now."""
         return self._watch
 
-    def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
+    def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
         """Keep what can run here; the rest with one reason each."""
+        self._others = tuple(other for other in others if builder_for(other).refusal(other, self._device) is None)
         reasons = [(workload, builder_for(workload).refusal(workload, self._device)) for workload in workloads]
         self._workloads = tuple(workload for workload, reason in reasons if reason is None)
         return tuple(Skip(workload.name, workload.op, reason) for workload, reason in reasons if reason is not None)
 
     def missing_modules(self) -> tuple[str, ...]:
         """Modules of the prepared workloads that are not compiled on this node."""
-        return tuple(building.missing(self._workloads))
+        return tuple(building.missing(self._compiled))
 
     def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
         """Build the named modules."""
-        building.build(building.specs_of(self._workloads), modules, max_jobs, progress)
+        building.build(building.specs_of(self._compiled), modules, max_jobs, progress)
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
         """The compiled modules of the prepared workloads."""
-        named = {name for workload in self._workloads for name in workload.modules}
-        return flashinfer_modules.library_paths([*building.specs_of(self._workloads), *named, *also])
+        named = {name for workload in self._compiled for name in workload.modules}
+        return flashinfer_modules.library_paths([*building.specs_of(self._compiled), *named, *also])
 
     def activate(self, provider: Path) -> bool:
         """Let this process' FlashInfer find a provider's modules."""
@@ -180,6 +182,11 @@ class FlashInferTuner:
         AutoTuner.get().clear_cache()
         if self._device != "cpu":
             torch.cuda.empty_cache()
+
+    @property
+    def _compiled(self) -> tuple[Workload, ...]:
+        """Whose modules are built and shipped."""
+        return (*self._workloads, *self._others)
 
     def _call(self, workload: Workload, tokens: int) -> OpCall:
         return builder_for(workload).build(workload, tokens, self._device, SEED)

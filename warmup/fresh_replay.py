@@ -1,4 +1,4 @@
-"""A process that does nothing but load and replay a table, so that its compute cache holds the winners' kernels only.
+"""A process that loads and replays a table and warms an engine, and nothing else: what it compiles is what is shipped.
 
 Tuning leaves every tactic's kernels in the driver's cache; a serving process needs those of the winners. The parent
 calls `replay_in_fresh_process`, the child is `python -m warmup.fresh_replay` with one JSON request on stdin.
@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs import ConfigError, parse_config
+from configs import ConfigError, WarmupConfig, parse_config
 from configs.model import load_model
 from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
+from warmup.engine_warmup.compile_hooks import FlashInferHook
 from warmup.errors import LoadError, WarmupError
 from warmup.tasks import tasks_of
 
@@ -31,12 +32,16 @@ ROOT = Path(__file__).resolve().parents[1]
 def replay_in_fresh_process(
     request: Mapping[str, Any], table: bytes, directory: Path, environ: Mapping[str, str], timeout_s: float
 ) -> dict[str, Any]:
-    """Replay a table in a new process whose compute cache is `directory`: seconds, calls, Triton entries it used.
+    """Replay a table in a new process whose compute cache is `directory`.
+
+    Returns the replay's outcome, `seconds`, `triton_entries` and `modules` (names that the process used, the latter
+    without those of a provider) and `engine` (what the warmups said, None when none were asked for).
 
     Args:
         request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the tuner),
             `provider` (directory of installed modules, or None), `triton_cache` (its directory; without it nothing
-            is recorded) and `budget_bytes` (memory that the rank's tasks keep to).
+            is recorded), `budget_bytes` (memory that the rank's tasks keep to) and `engine` (whether the engine
+            warmups run after the replay).
         environ: the process' environment; the compute cache is replaced, the import path extended.
 
     Raises:
@@ -79,6 +84,8 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     recorder = triton_cache.Recorder() if request.get("triton_cache") else None
     if recorder is not None:
         recorder.start()
+    modules, hook = set[str](), FlashInferHook()
+    hook.install(lambda seen: modules.add(seen.kernel))
     workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
     if request.get("budget_bytes") is not None:
         workloads, _ = fit_buckets(workloads, request["budget_bytes"])
@@ -88,10 +95,30 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     loaded = tuner.load(Path(request["table"]), ())
     outcome = tuner.replay(tasks)
     seconds = time.monotonic() - began
+    engine = _warm_engine(config, request) if request.get("engine") else None
+    hook.remove()
     if recorder is not None:
         recorder.stop(Path(request["triton_cache"]))
-    used = sorted(recorder.used) if recorder is not None else []
-    return {**outcome.to_json(), "entries": loaded.entries, "seconds": seconds, "triton_entries": used}
+    return {
+        **outcome.to_json(),
+        "entries": loaded.entries,
+        "seconds": seconds,
+        "triton_entries": sorted(recorder.used) if recorder is not None else [],
+        "modules": sorted(modules),
+        "engine": engine,
+    }
+
+
+def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine warmups as every rank will run them, without their check; a failure costs only what they compile."""
+    from warmup.rank.engine import RankEngine, nothing_ran
+
+    unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})
+    engine = RankEngine(unchecked, load_model(config.model.name), request["rank"], request["backend"], logger.info)
+    try:
+        return engine.warm({})
+    except (WarmupError, RuntimeError) as error:  # torch's own for memory and lost devices
+        return nothing_ran(f"{type(error).__name__}: {error}", warn=True)
 
 
 def main() -> int:

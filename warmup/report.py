@@ -118,6 +118,8 @@ class EngineReport(ReportPart):
     reason: str = ""
     """Why nothing of it ran; empty when it did."""
     outcomes: tuple[EngineWarmupEntry, ...] = ()
+    compiled: dict[str, int] = {}
+    """Compilations while the warmups ran, by kind: what had not been shipped to this node."""
     verification: VerificationReport | None = None
     """None when nothing was checked."""
 

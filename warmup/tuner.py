@@ -101,8 +101,11 @@ class Tuner(Protocol):
     def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
         """From now on measure none of these (op, runner, tactic as JSON), and refuse tables that name one."""
 
-    def prepare(self, workloads: Sequence[Workload]) -> tuple[Skip, ...]:
-        """Take over this rank's workloads; returns those that this GPU or installation cannot run."""
+    def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
+        """Take over this rank's workloads; returns those that this GPU or installation cannot run.
+
+        Of `others` only the modules count: somebody else in this process runs them.
+        """
 
     def missing_modules(self) -> tuple[str, ...]:
         """FlashInfer modules that the prepared workloads need and that are not compiled here."""

@@ -3,8 +3,8 @@
     python3 -m tests.gpu.two_nodes OUT.json [--families gemm,norm]
 
 Three runs: cold; warm; warm after the second node's directory was removed. Writes who built what, who received what,
-seconds per phase, and what the engine warmups and their check said. Exit code 1 when a run is not ready, or when more
-than one node built, or when anything was built after the first run.
+seconds per phase, and what the engine warmups and their check said. Exit code 1 when a run is not ready, when more
+than one node built, when anything was built after the first run, or when any rank's engine warmups compiled anything.
 """
 
 from __future__ import annotations
@@ -75,10 +75,14 @@ def main() -> int:
                 report = run_warmup(config_of(root, families, is_local=False))
                 runs[name] = facts(report, time.monotonic() - began)
                 args.out.write_text(json.dumps({"versions": versions(), "runs": runs}, indent=1))
-                print(name, report.ready, report.error, runs[name]["phases"], flush=True)
+                compiled = [rank.engine and rank.engine.compiled for rank in report.ranks]
+                print(name, report.ready, report.error, runs[name]["phases"], compiled, flush=True)
     builders = {name: sum(bool(c["built"]) and len(c["built"]) for c in run["classes"]) for name, run in runs.items()}
     print("ranks that built:", builders)
-    return int(not all(run["ready"] for run in runs.values()) or list(builders.values()) != [1, 0, 0])
+    late = {name: [rank["engine"]["compiled"] for rank in run["ranks"]] for name, run in runs.items() if run["ready"]}
+    print("compiled by engine warmups:", late)
+    is_shipped = not any(sum(counts.values()) for ranks in late.values() for counts in ranks)
+    return int(len(late) < len(runs) or list(builders.values()) != [1, 0, 0] or not is_shipped)
 
 
 if __name__ == "__main__":

@@ -381,7 +381,8 @@ class World:
 
     def _warm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         process.has_warmed = process.has_replayed
-        return {"reason": "", "outcomes": [], "warnings": [], "failed": [], "verification": None}
+        said = {"reason": "", "outcomes": [], "compiled": {}, "warnings": [], "failed": []}
+        return said | {"verification": None}
 
     def _confirm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         return {"digest": process.loaded}

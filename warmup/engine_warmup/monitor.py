@@ -20,7 +20,8 @@ from warmup.engine_warmup.errors import UnexpectedCompilationError
 
 logger = logging.getLogger(__name__)
 
-Mode = Literal["warn", "raise"]
+Mode = Literal["count", "warn", "raise"]
+"""`count`: nothing is said of a compilation, as before ready, where each is expected."""
 MAX_EVENTS = 1000
 """Latest events kept; counts go on."""
 
@@ -122,4 +123,4 @@ class CompilationMonitor:
             self._events.append(event)
         if self._mode == "raise":
             raise UnexpectedCompilationError(f"after ready, {event}", kind=event.kind, kernel=event.kernel)
-        logger.warning("after ready, %s", event)
+        logger.log(logging.DEBUG if self._mode == "count" else logging.WARNING, "after ready, %s", event)

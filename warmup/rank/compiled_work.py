@@ -130,7 +130,10 @@ class CompiledWork:
         return {"installed": dict(done.counts), "warnings": list(done.warnings)}
 
     def collect(self, table: bytes) -> tuple[tuple[Content, ...], tuple[str, ...]]:
-        """What goes into the artifact beside its table: modules, and what a fresh process needs to replay the table."""
+        """What goes into the artifact beside its table, and warnings.
+
+        Modules, and what a fresh process needs to replay the table and to warm an engine.
+        """
         if self._store is None:
             return (), ()
         if self._replay is None or not self._part.has_gpu:
@@ -149,10 +152,12 @@ class CompiledWork:
                 )
             except LoadError as error:
                 contents, warnings = self._part.collect(self._tuner.libraries(), None)
-                return contents, (f"cuda_compute_cache is not shipped: {error}", *warnings)
+                return contents, (f"the kernels of a replay are not shipped: {error}", *warnings)
             logger.info("a fresh process replayed the table: %s", answer)
-            also = answer["built_modules"]
-            return self._part.collect(self._tuner.libraries(also), replayed, answer["triton_entries"])
+            contents, warnings = self._part.collect(
+                self._tuner.libraries(answer["modules"]), replayed, answer["triton_entries"]
+            )
+        return contents, (*warnings, *_not_shipped(answer["engine"]))
 
     def _restore(self) -> tuple[str | None, tuple[str, ...]]:
         """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""
@@ -171,3 +176,12 @@ class CompiledWork:
             lease.release()
         modules = artifact.manifest.module_set
         return (modules if self.activate(modules) else None), done.warnings
+
+
+def _not_shipped(engine: Answer | None) -> tuple[str, ...]:
+    """Warnings about engine warmups that did not run to their end, so that other nodes may have to compile for them."""
+    if engine is None:
+        return ()
+    broken = [f"{one['name']}: {one['reason']}" for one in engine["outcomes"] if one["state"] == "failed"]
+    lines = broken or (engine["warnings"] if engine["reason"] else [])
+    return tuple(f"not all that an engine compiles is shipped: {line}" for line in lines)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from configs.model import ModelDims
 from configs.schema import WarmupConfig
 from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
+from warmup.engine_warmup.runner_calls import runner_calls
 from warmup.engine_warmup.spec import WarmupContext, gate_of
+from warmup.tasks import Workload
 
 if TYPE_CHECKING:
     from warmup.engine_warmup.builtin_engine import BuiltinEngine
@@ -45,14 +47,20 @@ class RankEngine:
     backend: str
     announce: Callable[[str], None]
 
+    def calls(self) -> tuple[Workload, ...]:
+        """The FlashInfer calls that `warm` will make, for the modules that they need; none where nothing runs."""
+        if off_reason(self.config, self.backend) is not None:
+            return ()
+        return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
+
     def warm(self, left_out: Mapping[str, str]) -> dict[str, Any]:
         """Run the warmups, then the checking requests.
 
         Args:
             left_out: warmups that are not tried again on this rank, and why.
 
-        Returns `reason` (why nothing ran), `outcomes`, `warnings`, `failed` (required ones, in words) and
-        `verification` (None where nothing was checked).
+        Returns `reason` (why nothing ran), `outcomes`, `compiled` (what the warmups found missing, by kind),
+        `warnings`, `failed` (required ones, in words) and `verification` (None where nothing was checked).
         """
         if (reason := off_reason(self.config, self.backend)) is not None:
             return nothing_ran(reason)
@@ -61,13 +69,23 @@ class RankEngine:
             if (shortage := engine.shortage()) is not None:
                 return nothing_ran(shortage, warn=True)
             self.announce("runner")
-            report = engine.warm(left_out=left_out, announce=self.announce)
-            answer = described(report) | self._verified(engine, report)
+            report, compiled = self._warmed(engine, left_out)
+            answer = described(report) | {"compiled": compiled} | self._verified(engine, report)
         finally:
             engine.close()
             gc.collect()
         logger.info("rank %d: engine warmups and their check took %.2f s", self.rank, time.monotonic() - began)
         return answer
+
+    def _warmed(self, engine: BuiltinEngine, left_out: Mapping[str, str]) -> tuple[EngineWarmupReport, dict[str, int]]:
+        """The warmups' report, and compilations by kind: none on a node that everything was shipped to."""
+        from warmup.engine_warmup.monitor import CompilationMonitor
+
+        if self.config.engine.monitor == "off":
+            return engine.warm(left_out=left_out, announce=self.announce), {}
+        with CompilationMonitor("count") as monitor:
+            report = engine.warm(left_out=left_out, announce=self.announce)
+        return report, monitor.report().compiled
 
     def _verified(self, engine: BuiltinEngine, report: EngineWarmupReport) -> dict[str, Any]:
         """What the checking requests met; a compilation under `raise`, and a request that fails, fail the rank."""
@@ -121,7 +139,14 @@ def _never(*arguments: Any) -> None:
 def nothing_ran(reason: str, *, warn: bool = False) -> dict[str, Any]:
     """The answer of a rank that runs none of them."""
     warnings = [f"no engine warmup ran: {reason}"] if warn else []
-    return {"reason": reason, "outcomes": [], "warnings": warnings, "failed": [], "verification": None}
+    return {
+        "reason": reason,
+        "outcomes": [],
+        "compiled": {},
+        "warnings": warnings,
+        "failed": [],
+        "verification": None,
+    }
 
 
 def described(report: EngineWarmupReport) -> dict[str, Any]:
@@ -135,6 +160,7 @@ def described(report: EngineWarmupReport) -> dict[str, Any]:
     return {
         "reason": "",
         "outcomes": values["outcomes"],
+        "compiled": {},
         "warnings": values["warnings"],
         "failed": failed,
         "verification": None,

@@ -95,7 +95,7 @@ class RankProcess:
             shrunk: tuple[str, ...] = ()
             if budget_bytes is not None:
                 self._workloads, shrunk = fit_buckets(self._workloads, budget_bytes)
-            skips = self._tuner.prepare(self._workloads)
+            skips = self._tuner.prepare(self._workloads, self._engine.calls())
             refused = {skip.workload for skip in skips}
             runnable = tuple(w for w in self._workloads if w.name not in refused)
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
@@ -311,6 +311,7 @@ class RankProcess:
             "backend": self._backend,
             "factory": self._factory,
             "budget_bytes": budget_bytes,
+            "engine": True,
         }
         replay = FreshReplay(request, environ, REPLAY_SHARE * self._config.timeouts.pushing) if self._factory else None
         keeps = cache.persistent and self._config.autotune.strategy != "independent"

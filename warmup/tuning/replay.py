@@ -33,7 +33,7 @@ def replay_calls(
     failed: list[str] = []
     captured = 0
     # no Triton kernel runs on the CPU, and importing Triton to see that costs more than the replay
-    monitor = CompilationMonitor(hooks=(FlashInferHook(),) if device == "cpu" else None)
+    monitor = CompilationMonitor("count", (FlashInferHook(),) if device == "cpu" else None)
     with monitor, torch.inference_mode():
         for task in tasks:
             on_watch(Watch(op=task.workload.op, task_id=task.task_id))

@@ -16,7 +16,8 @@ OUTCOME = {"name": "prefill_decode", "state": "done", "severity": "required", "s
 
 def answer(**changes: Any) -> dict[str, Any]:
     """What a rank says of its warmups."""
-    return {"reason": "", "outcomes": [OUTCOME], "warnings": [], "failed": [], "verification": None, **changes}
+    said = {"reason": "", "outcomes": [OUTCOME], "compiled": {}, "warnings": [], "failed": [], "verification": None}
+    return said | changes
 
 
 def hanging(driver: Driver, rank: int, name: str) -> dict[int, Status]:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compil
 def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """`make_rank(rank, script)`: a probed rank; each node has a cache root and a FlashInfer workspace of its own."""
 
-    def make(rank: int, script: dict[str, Any] | None = None, **cache: Any) -> RankProcess:
+    def make(rank: int, script: dict[str, Any] | None = None, backend: str = "cpu", **cache: Any) -> RankProcess:
         node = tmp_path / f"node{rank // 2}"
         monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(node / "workspace"))
         given = {
@@ -40,7 +40,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 4, rank % 2, 2, rank // 2, f"node{rank // 2}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"libraries": LIBRARIES, **(script or {})})
         tuner._workspace = lambda: node / "workspace"  # type: ignore[method-assign]  # one process plays two nodes
-        process = RankProcess(info, parse_config(given), "cpu", lambda backend, options: tuner)
+        process = RankProcess(info, parse_config(given), backend, lambda backend, options: tuner)
         process.described = process.probe()  # type: ignore[attr-defined]
         return process
 
@@ -74,6 +74,22 @@ def test_what_one_rank_builds_another_loads(make_rank: Maker) -> None:
     for process in (builder, taker, neighbour):
         assert list(process.replay()["built_modules"]) == []
     assert not list(Path(taker._tuner._workspace()).glob("*.so"))  # type: ignore[attr-defined]
+
+
+def test_what_an_engine_calls_is_built_and_shipped_too(make_rank: Maker) -> None:
+    """On a GPU the modules of the engine warmups are among those that one node builds and that the artifact brings."""
+    builder, joiner = make_rank(0, backend="cuda"), make_rank(2, backend="cuda")
+    missing = builder.survey()["missing"]
+    engine = missing[len(LIBRARIES) :]
+    assert missing[: len(LIBRARIES)] == LIBRARIES
+    assert any(name.startswith("batch_prefill_with_kv_cache") for name in engine)
+    assert builder.compile() == {"built": missing}
+    taken = joiner.take(*handed_over(builder))
+    assert taken["missing"] == []
+    header, _ = packed(builder)
+    shipped = json.loads(header["manifest"])["blobs"]
+    assert {f"{name}/{name}.so" for name in missing} <= {blob["path"] for blob in shipped}
+    assert make_rank(0).survey()["missing"] == []  # on the cpu backend, and there those of the workloads alone count
 
 
 def test_equal_builds_hand_over_equal_bytes(make_rank: Maker) -> None:

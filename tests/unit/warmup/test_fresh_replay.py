@@ -20,6 +20,16 @@ CONFIG = {
     "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
     "cluster": {"backend": "cpu", "ranks_per_node": 1},
 }
+ENGINE = {"enabled": True, "top_k_widths": [2], "logprob_widths": [1]}
+TINY = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 101,
+}
 TUNE = """
 import json, sys
 from pathlib import Path
@@ -50,19 +60,26 @@ def request(**changes: Any) -> dict[str, Any]:
     return {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": factory, "provider": None, **changes}
 
 
-def test_a_table_is_replayed_in_a_process_of_its_own(tmp_path: Path, environ: dict[str, str]) -> None:
-    """A table that another process tuned is loaded, and every task of the rank runs once."""
-    program, file = tmp_path / "tune.py", tmp_path / "table.json"
+def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A table that another process tuned is loaded and every task runs once, then the engine warmups, unchecked."""
+    program, file, model = tmp_path / "tune.py", tmp_path / "table.json", tmp_path / "config.json"
     program.write_text(TUNE)
-    command = [sys.executable, str(program), json.dumps(CONFIG), str(file)]
+    model.write_text(json.dumps(TINY))
+    config = {**CONFIG, "model": {"name": str(model), "dtype": "float32"}, "engine": ENGINE}
+    command = [sys.executable, str(program), json.dumps(config), str(file)]
     done = subprocess.run(
         command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    answer = replay_in_fresh_process(request(), file.read_bytes(), tmp_path / "nv", environ, 120)
-
+    answer = replay_in_fresh_process(
+        request(config=config, engine=True), file.read_bytes(), tmp_path / "nv", environ, 120
+    )
     assert (answer["entries"], answer["failed"]) == (1, [])
     assert answer["calls"] >= 4
+    assert (answer["modules"], answer["triton_entries"]) == ([], [])
+    warmed = {one["name"] for one in answer["engine"]["outcomes"] if one["state"] == "done"}
+    assert warmed == {"prefill_decode", "serving_shapes", "sampler_features"}
+    assert answer["engine"]["verification"] is None
 
 
 def test_a_failure_of_the_child_is_named(tmp_path: Path, environ: dict[str, str]) -> None:

@@ -58,6 +58,7 @@ def test_on_the_cpu_it_runs_when_asked_for() -> None:
     assert (answer["reason"], answer["failed"], answer["warnings"]) == ("", [], [])
     assert answer["verification"]["requests"] == 3
     assert sum(answer["verification"]["compiled"].values()) == 0
+    assert answer["compiled"] == {"flashinfer": 0, "triton": 0, "cute_dsl": 0}
     assert told == ["runner", *states, "verify"]
 
 
@@ -78,7 +79,8 @@ def test_where_it_runs(enabled: bool | None, backend: str, reason: str | None) -
 def test_where_it_does_not_run_the_answer_says_why() -> None:
     """Nothing is made, and the reason is no warning."""
     answer, told = warm()
-    assert answer == {"reason": CPU_REASON, "outcomes": [], "warnings": [], "failed": [], "verification": None}
+    nothing = {"outcomes": [], "compiled": {}, "warnings": [], "failed": [], "verification": None}
+    assert answer == {"reason": CPU_REASON, **nothing}
     assert told == []
 
 
