@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.schema import WarmupConfig
 from warmup.machine import node_loss, warming
+from warmup.machine.answers import keep_answer
 from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.compiling import Compiling
@@ -17,7 +18,7 @@ from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import Lookup
 from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, FailurePolicy, NodePolicy
-from warmup.machine.probing import Probing, describe, probe
+from warmup.machine.probing import Probing, probe
 from warmup.machine.state import Commands, RankState, Run
 from warmup.machine.suspects import suspect
 from warmup.machine.watchdog import late_ranks, mark_silent
@@ -96,7 +97,7 @@ class WarmupMachine:
         state = self.run.ranks[call.rank]
         state.seconds[self.phase] = state.seconds.get(self.phase, 0.0) + seconds
         state.peak_bytes = max(state.peak_bytes, int(value.get("peak_bytes", 0)))
-        if problem := self._keep(call, state, value):
+        if problem := keep_answer(self.run, call, state, value):
             return self._fail_rank(call, problem, now)
         if self._failed_at is not None:
             return self._end_grace(now)
@@ -247,34 +248,6 @@ class WarmupMachine:
         if state.is_moving:
             return self._advance([], now)  # it has nothing on its new node: the run goes back for it
         return self._advance(self._issue(self._logic.joined(self.run, call.rank), now), now)
-
-    def _keep(self, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
-        """Store what a rank is, loaded, replayed or warmed; anything that should not be is a failure of that rank."""
-        if call.method == "probe":
-            before = state.description.get("key", value["key"])
-            describe(self.run, call.rank, value)
-            if before == value["key"] or self.phase is Phase.PROBING:
-                return None
-            text = f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
-            return Failure("FingerprintChangedError", text)
-        if call.method == "replay":
-            state.replay = value
-            return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
-        if call.method == warming.METHOD:
-            return warming.keep(self.run, state, value)
-        if call.method == "confirm":
-            held = (state.load or {}).get("digest")
-            text = f"it holds digest {value['digest']} at the end, it loaded {held}"
-            return None if value["digest"] == held else Failure("LoadError", text)
-        if call.method != "load":
-            return None
-        state.load = value
-        if value["misses"]:
-            shown = ", ".join(value["misses"][:3])
-            return Failure("LoadError", f"{len(value['misses'])} of its tasks miss the table it loaded: {shown}")
-        if value["digest"] != call.args["digest"]:
-            return Failure("LoadError", f"it holds digest {value['digest']}, the class has {call.args['digest']}")
-        return None
 
     @property
     def _is_draining(self) -> bool:
