@@ -123,7 +123,8 @@ class WarmupMachine:
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
         self.run.close(call_id, now)
-        instead = None if self._failed_at is not None else self._logic.refused(self.run, call, failure)
+        is_hopeless = self._failed_at is not None or self._policy.is_death(failure.kind)
+        instead = None if is_hopeless else self._logic.refused(self.run, call, failure)
         if instead is not None:
             return self._advance(self._issue(instead, now), now)
         return self._fail_rank(call, failure, now)

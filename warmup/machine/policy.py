@@ -29,7 +29,11 @@ class FailurePolicy:
 
     def on_exception(self, kind: str, restarts: int) -> Decision:
         """A rank raised. Only a dead CUDA context is cured by a new process."""
-        return self.on_death(restarts) if kind == "DeadContextError" else Decision.FAIL
+        return self.on_death(restarts) if self.is_death(kind) else Decision.FAIL
+
+    def is_death(self, kind: str) -> bool:
+        """Whether a process that raised this can do nothing more, not even another way."""
+        return kind == "DeadContextError"
 
 
 @dataclass(frozen=True, slots=True)

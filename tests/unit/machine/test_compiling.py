@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.machine.driver import Driver
 from warmup.machine.phases import Phase
+from warmup.machine.policy import FailurePolicy
 
 MODULES = ("gemm", "norm")
 
@@ -120,6 +121,24 @@ def test_who_gets_no_modules_builds_them(method: str) -> None:
     assert report.ready
     assert set(driver.asked("compile")) == ({0, 2} if method == "take" else {0, 2, 4})
     assert [w for w in report.warnings if "does not match its digest" in w and "itself" in w]
+
+
+@pytest.mark.parametrize("method", ["hand_over", "take"])
+def test_a_dead_context_is_a_death_and_never_trouble_on_the_way(method: str) -> None:
+    """When a rank's last process loses its context on the way, it is asked for nothing more: the run fails by name."""
+    driver = compiling()
+    while not driver.in_flight(method):
+        driver.answer(next(iter(driver.flying.values())))
+    call = driver.in_flight(method)[0]
+    state = driver.machine.run.ranks[call.rank]
+    state.restarts = FailurePolicy().max_restarts_per_rank
+    asked = len(driver.log)
+    driver.fails(call, "DeadContextError", "illegal address")
+    assert [c for c in driver.log[asked:] if c.rank == call.rank] == []
+    report = driver.finish()
+    assert not report.ready
+    assert f"rank {call.rank} " in (report.error or "")
+    assert "illegal address" in (report.error or "")
 
 
 def test_nodes_that_cannot_install_build_for_themselves() -> None:
