@@ -5,6 +5,8 @@ table    load and replay with the table alone: modules are compiled on first nee
 join     check, install, activate, load, replay a whole artifact
 follow   load and replay in a process that only has the environment of `ray-warmup env`
 retune   install a whole artifact and tune every task again
+
+FlashInfer's calls use no Triton kernel here, so each step that serves also runs two of ours (`step_kernels`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from configs import env, parse_config
 from configs.model import load_model
@@ -23,12 +25,14 @@ from warmup.artifact.archive import Place, read_archive, write_archive
 from warmup.artifact.artifact import Artifact, pack, table_content, verify
 from warmup.artifact.manifest import GuardSummary
 from warmup.compiled.compiled_part import CompiledPart
+from warmup.fingerprint import Fingerprint
 from warmup.rank.workloads import rank_workloads
 from warmup.store.node_store import NodeStore, StorePath
 from warmup.tasks import Task, Workload, tasks_of
 
 KEY = {"bench": "artifact"}
 KEY_SHA256 = "be" * 32
+DEVICE: Final = "cuda"
 
 
 class Step:
@@ -40,13 +44,12 @@ class Step:
 
         from warmup.flashinfer_tuner import FlashInferTuner
 
-        torch.zeros(1, device="cuda")
-        torch.cuda.synchronize()
+        torch.zeros(1, device=DEVICE).sum().item()  # the context is there
         self.request = request
         self.node = Path(request["node"])
         self.seconds: dict[str, float] = {}
-        self.tuner = FlashInferTuner("cuda")
-        self.fingerprint = self.tuner.describe()
+        self.tuner = FlashInferTuner(DEVICE)
+        self.fingerprint = dict(Fingerprint.of(self.tuner.describe()).parts)
         place = (self.fingerprint["flashinfer_version"], self.fingerprint["arch"], KEY_SHA256)
         self.place = Place(*place)
         self.store = NodeStore(StorePath.of(self.node / "root", None, *place))
@@ -71,6 +74,7 @@ class Step:
         """Load and replay; what the report says of it."""
         loaded = self.timed("load", lambda: self.tuner.load(table, self.tasks))
         replayed = self.timed("replay", lambda: self.tuner.replay(self.tasks))
+        self.timed("triton", lambda: step_kernels(DEVICE))
         self.seconds["total"] = time.perf_counter() - self.began
         return {
             "entries": loaded.entries,
@@ -83,18 +87,38 @@ class Step:
         }
 
 
+def step_kernels(device: str) -> None:
+    """The Triton kernels of a serving step of ours: slot mapping and grammar mask, up to the device's end of them."""
+    import torch
+
+    from warmup.kernels.grammar_mask import apply_grammar_mask, bitmask_width
+    from warmup.kernels.launch import default_mode
+    from warmup.kernels.slot_mapping import compute_slot_mapping
+
+    mode, (requests, tokens, vocabulary) = default_mode(device), (2, 8, 4096)
+    starts = torch.tensor([0, 3, tokens], dtype=torch.int32, device=device)
+    tables = torch.ones(1, requests, 4, dtype=torch.int32, device=device)
+    sizes = torch.tensor([16], dtype=torch.int32, device=device)
+    slots = torch.zeros(1, 2 * tokens, dtype=torch.int64, device=device)
+    compute_slot_mapping(starts, torch.arange(tokens, device=device), tables, sizes, slots, mode)
+    bitmask = torch.full((requests, bitmask_width(vocabulary)), -1, dtype=torch.int32, device=device)
+    rows = torch.arange(requests, dtype=torch.int32, device=device)
+    apply_grammar_mask(torch.zeros(requests, vocabulary, device=device), bitmask, rows, mode)
+    assert int(slots[0, 0]) == 16, "the first token of block 1 is in its first slot"
+
+
 def workloads(model: str, max_tokens: int, families: list[str], quantizations: list[str]) -> tuple[Workload, ...]:
     """The op calls of a model in bfloat16 (`none`) and in `fp8`, each piece of work once."""
     found: dict[str, Workload] = {}
     for quantization in quantizations:
         config = parse_config(
             {
-                "cluster": {"backend": "cuda", "ranks_per_node": 1},
+                "cluster": {"backend": DEVICE, "ranks_per_node": 1},
                 "model": {"name": model, "dtype": "bfloat16", "quantization": quantization},
                 "autotune": {"max_num_batched_tokens": max_tokens, "families": families or None},
             }
         )
-        for workload in rank_workloads(config, load_model(model), 0, "cuda"):
+        for workload in rank_workloads(config, load_model(model), 0, DEVICE):
             found.setdefault(workload.identity, replace(workload, name=f"{workload.name}_{quantization}"))
     return tuple(found.values())
 

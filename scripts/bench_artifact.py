@@ -45,7 +45,7 @@ class Bench:
             "max_tokens": arguments.max_tokens,
             "families": [name for name in arguments.families.split(",") if name],
             "quantizations": arguments.quantizations.split(","),
-            "jobs": os.cpu_count() or 1,
+            "jobs": len(os.sched_getaffinity(0)),
         }
         self._counters = ToolCounters(scratch / "tools")
         self.reports: dict[str, dict[str, Any]] = {}
@@ -155,6 +155,7 @@ def measure(bench: Bench, without: frozenset[str]) -> dict[str, Any]:
         "nor does the engine's process": engine["tools"] == {} and not engine["triton_compilations"],
         "every task is hit in both": whole["misses"] == engine["misses"] == 0 and not whole["failed"],
         "building starts nvcc and ninja (positive control)": {"nvcc", "ninja"} <= set(nothing["tools"]),
+        "and compiles Triton kernels (positive control)": nothing["triton_compilations"] > 0,
     }
     return {
         "device": nothing["device"],

@@ -34,11 +34,11 @@ LIMIT_32K_S = 0.050
 class ExchangeRank:
     """One rank of both ways."""
 
-    def __init__(self, rank: int, world: int, local_rank: int, directory: str) -> None:
+    def __init__(self, rank: int, world: int, local_rank: int, directory: str, data: bytes = b"") -> None:
         self._rank, self._world = rank, world
         self._is_writer = local_rank == 0
         self._path = Path(directory) / "table"
-        self._data = b""
+        self._data = data
 
     def make(self, size: int) -> str:
         """The leader's bytes: random once per size; returns their digest."""
@@ -67,11 +67,10 @@ class ExchangeRank:
         """Size of the file that this rank sees."""
         return self._path.stat().st_size
 
-    def join(self) -> None:
+    def join(self, method: str = f"tcp://127.0.0.1:{PORT}") -> None:
         """Form the gloo group."""
         import torch.distributed as dist
 
-        method = f"tcp://127.0.0.1:{PORT}"
         dist.init_process_group("gloo", init_method=method, rank=self._rank, world_size=self._world)
 
     def gloo_round(self) -> int:

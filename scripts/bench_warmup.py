@@ -111,13 +111,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--share", type=float, default=1.0, help="GPUs per rank; 0.25 puts four ranks on one GPU")
-    parser.add_argument("--out", type=Path, default=Path("out"))
+    parser.add_argument(
+        "--out", type=Path, default=Path("out"), help="rows of other numbers of GPUs here are shown too"
+    )
+    parser.add_argument("--scratch", type=Path, default=Path("/tmp/bench"), help="node stores and compiled things")
     parser.add_argument("--only", nargs="*", default=None, help="names of GPU scenarios; all by default")
     args = parser.parse_args()
     if args.backend == "cuda":
-        from scripts.bench_gpu import bench_gpu
+        from scripts.bench_gpu import GpuBench
 
-        bench_gpu(args.gpus, args.out, args.only, args.share)
+        GpuBench(args.gpus, args.out.absolute(), args.scratch, args.share).run(args.only)
         return
     result = bench_cpu(args.rounds)
     print(json.dumps(result, indent=2))

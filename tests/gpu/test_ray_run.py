@@ -31,6 +31,7 @@ def config_of(root: Path, **autotune: Any) -> WarmupConfig:
             "model": {"name": str(ROOT / MODEL)},
             "autotune": {**chosen, "buckets": list(BUCKETS), "strategy": "sharded", **autotune},
             "guard": {"enabled": False},
+            "engine": {"enabled": False},
             "cache": {"root": str(root)},
         }
     )
