@@ -16,7 +16,7 @@ from typing import Any
 from actors.errors import ClusterError
 from configs import env
 from configs.schema import WarmupConfig
-from warmup.rank.node_paths import resolve_paths
+from warmup.rank.node_paths import simulated_environment
 
 OBJECT_STORE_BYTES = 256 << 20
 
@@ -81,15 +81,10 @@ def node_arguments(config: WarmupConfig, index: int) -> dict[str, Any]:
     """Resources and environment of one simulated node: room for its ranks, directories of its own."""
     cluster = config.cluster
     ranks = cluster.ranks_per_node or -(-cluster.num_ranks // cluster.simulated_nodes)
-    home = resolve_paths(config.cache).root / "simulated" / f"node-{index}"
     return {
         "node_ip_address": "127.0.0.1",
         "num_cpus": max(1, round(ranks * cluster.cpus_per_rank)),
         "num_gpus": 0 if cluster.backend == "cpu" else round(ranks * cluster.gpus_per_rank),
         "object_store_memory": OBJECT_STORE_BYTES,
-        "env_vars": {
-            config.cache.root_env: str(home),
-            "FLASHINFER_WORKSPACE_BASE": str(home / "flashinfer"),
-            "TRITON_CACHE_DIR": str(home / "triton"),
-        },
+        "env_vars": simulated_environment(config.cache, index),
     }

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import capacity
 from actors.errors import ClusterError
+from actors.node_task import ask_nodes
 from configs import WarmupConfig, parse_config
 from configs.model import load_model
 from warmup.machine.probing import resolve_strategy
@@ -127,22 +127,14 @@ def _probe(config: WarmupConfig, infos: tuple[RankInfo, ...], backend: str) -> d
     for info in infos:
         index = int(info.local_rank * config.cluster.gpus_per_rank)
         by_node.setdefault(info.node_id, []).append((info.rank, index))
-    remote = ray.remote(probe_node)
-    asked = {
-        node_id: remote.options(
-            num_cpus=0,
-            num_gpus=0,
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
-        ).remote(config.model_dump(mode="json"), ranks, backend)
-        for node_id, ranks in by_node.items()
-    }
+    settings = config.model_dump(mode="json")
+    asked = {node_id: (settings, ranks, backend) for node_id, ranks in by_node.items()}
+    answers, problems = ask_nodes(probe_node, asked, PROBE_TIMEOUT_S)
+    if problems:
+        raise ClusterError(f"the ranks' nodes could not be probed: {'; '.join(problems.values())}")
     facts: dict[int, dict[str, Any]] = {}
-    for node_id, ref in asked.items():
-        try:
-            facts.update(ray.get(ref, timeout=PROBE_TIMEOUT_S))
-        except ray.exceptions.RayError as error:
-            raise ClusterError(f"node {node_id[:8]} could not be probed: {error}") from error
+    for answer in answers.values():
+        facts.update(answer)
     return facts
 
 

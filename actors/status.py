@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from actors.client import NAMESPACE, coordinator_name, reach
 from actors.errors import ClusterError
 from configs import WarmupConfig, env
 from warmup.rank.forecast import forecast_rank
-from warmup.rank.node_paths import resolve_paths
+from warmup.rank.node_paths import environments_here, resolve_paths
 from warmup.store.node_store import NodeStore
 
 ASK_S = 5.0
@@ -66,9 +66,13 @@ def live_runs() -> list[dict[str, Any]]:
     return found
 
 
-def verdicts(config: WarmupConfig | None, rank: int = 0) -> list[dict[str, Any]]:
+def verdicts(config: WarmupConfig | None) -> list[dict[str, Any]]:
     """How the last runs ended on this node, newest first; of one config's table, or of every table."""
-    directories = [forecast_rank(config, rank).table_path.parent] if config is not None else list(_all_stores())
+    if config is not None:
+        nodes = environments_here(config)
+        directories = [forecast_rank(config, 0, environment=node).table_path.parent for node in nodes]
+    else:
+        directories = list(_all_stores())
     found = []
     for directory in directories:
         verdict = NodeStore(directory).load_verdict()
@@ -77,26 +81,35 @@ def verdicts(config: WarmupConfig | None, rank: int = 0) -> list[dict[str, Any]]
     return sorted(found, key=lambda v: v.get("ended_at", 0.0), reverse=True)
 
 
-def wait_ready(config: WarmupConfig, timeout_s: float, address: str | None, clock: Clock = time.monotonic) -> int:
-    """0 when this node's table is there and its run ended ready, 1 when it failed, 124 after `timeout_s`."""
+def wait_ready(
+    config: WarmupConfig, timeout_s: float, address: str | None, node: int | None = None, clock: Clock = time.monotonic
+) -> int:
+    """0 when this node's table is there and its run ended ready, 1 when it failed, 124 after `timeout_s`.
+
+    Where the config simulates nodes: all of them, or `node` alone.
+    """
+    nodes = environments_here(config, node)
     deadline = clock() + timeout_s
     while True:
-        answer = _verdict_here(config)
-        if answer == 0 or (answer == 1 and not _is_live(config, address)):
-            return answer
+        answers = [_verdict_of(config, environment) for environment in nodes]
+        if all(answer == 0 for answer in answers):
+            return 0
+        if 1 in answers and not _is_live(config, address):
+            return 1
         if clock() >= deadline:
             return EXIT_TIMEOUT
         time.sleep(min(1.0, max(0.0, deadline - clock())))
 
 
-def _verdict_here(config: WarmupConfig) -> int | None:
-    """0: the table is here and its run ended ready; 1: it failed; None: nothing is known here. Needs no Ray."""
-    newest = next(iter(verdicts(config)), None)
-    if newest is None:
+def _verdict_of(config: WarmupConfig, node: Mapping[str, str]) -> int | None:
+    """0: the node's table is there and its run ended ready; 1: it failed; None: nothing is known. Needs no Ray."""
+    found = forecast_rank(config, 0, environment=node)
+    verdict = NodeStore(found.table_path.parent).load_verdict()
+    if verdict is None:
         return None
-    if not newest["ready"]:
+    if not verdict["ready"]:
         return 1
-    return 0 if forecast_rank(config, 0).hit else None
+    return 0 if found.hit else None
 
 
 def _is_live(config: WarmupConfig, address: str | None) -> bool:

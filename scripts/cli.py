@@ -32,6 +32,7 @@ app.add_typer(cache_app, name="cache")
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
+Node = Annotated[int | None, typer.Option("--node", min=0, help="Which of the nodes that the config simulates.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -80,14 +81,19 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
 
 
 @app.command()
-def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0) -> None:
-    """Print where the table of a config lies on this node (for the class of the given rank)."""
+def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0, node: Node = None) -> None:
+    """Print where the table of a config lies on this node (for the class of the given rank).
+
+    Where the config simulates nodes: one line for each, or that of --node.
+    """
     settings = _config(config, override)
 
     def work() -> int:
         from warmup.rank.forecast import forecast_rank
+        from warmup.rank.node_paths import environments_here
 
-        typer.echo(forecast_rank(settings, rank).table_path)
+        for environment in environments_here(settings, node):
+            typer.echo(forecast_rank(settings, rank, environment=environment).table_path)
         return EXIT_READY
 
     _exit(_guarded(work))
@@ -122,21 +128,29 @@ def wait(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
     ] = None,
+    node: Node = None,
 ) -> None:
-    """For init containers: exit 0 when this node's table is ready, 1 when its run failed, 124 after the timeout."""
+    """For init containers: exit 0 when this node's table is ready, 1 when its run failed, 124 after the timeout.
+
+    Where the config simulates nodes: when the tables of all of them are, or that of --node.
+    """
     settings = _config(config, override)
 
     def work() -> int:
         from actors.status import wait_ready
 
-        return wait_ready(settings, timeout, address)
+        return wait_ready(settings, timeout, address, node)
 
     _exit(_guarded(work))
 
 
 @app.command("env")
 def environment(
-    config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0, as_json: AsJson = False
+    config: Config = "cpu_two_nodes",
+    override: Overrides = None,
+    rank: int = 0,
+    node: Node = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print the variables with which an engine's own process on this node finds everything that was shipped."""
     settings = _config(config, override)
@@ -144,7 +158,7 @@ def environment(
     def work() -> int:
         from scripts.env_view import show_environment
 
-        return show_environment(settings, rank, as_json=as_json)
+        return show_environment(settings, rank, node, as_json=as_json)
 
     _exit(_guarded(work))
 

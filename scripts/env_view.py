@@ -11,28 +11,34 @@ from pathlib import Path
 
 import typer
 
-from configs import WarmupConfig, env
+from configs import ConfigError, WarmupConfig, env
 from warmup.compiled import flashinfer_modules
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.compiled.installed import provider_directory
 from warmup.errors import WarmupError
 from warmup.rank.forecast import forecast_rank
-from warmup.rank.node_paths import resolve_paths
+from warmup.rank.node_paths import environments_here, resolve_paths
 from warmup.store.node_store import NodeStore
 
 
-def environment_of(config: WarmupConfig, rank: int) -> tuple[ProcessEnvironment, Path]:
-    """The environment for one rank's class on this node, and the path of its table."""
-    table_path = forecast_rank(config, rank).table_path
-    environ = env.snapshot()
+def environment_of(config: WarmupConfig, rank: int, node: int | None = None) -> tuple[ProcessEnvironment, Path]:
+    """The environment for one rank's class on this node (or on a simulated one), and the path of its table.
+
+    Raises ConfigError where the config simulates several nodes and none is named.
+    """
+    nodes = environments_here(config, node)
+    if len(nodes) > 1:
+        raise ConfigError(f"--node: the config simulates {len(nodes)} nodes: say which one the engine stands on")
+    table_path = forecast_rank(config, rank, environment=nodes[0]).table_path
+    environ = env.snapshot() | nodes[0]
     provider = _provider(table_path.parent)
     home = Path(environ.get("HOME") or "/")
-    return decide(environ, home, resolve_paths(config.cache).workspace, provider), table_path
+    return decide(environ, home, resolve_paths(config.cache, nodes[0]).workspace, provider), table_path
 
 
-def show_environment(config: WarmupConfig, rank: int, *, as_json: bool) -> int:
+def show_environment(config: WarmupConfig, rank: int, node: int | None, *, as_json: bool) -> int:
     """Print `export` lines for a shell, or every setting with its reason as JSON; always exit code 0."""
-    environment, table_path = environment_of(config, rank)
+    environment, table_path = environment_of(config, rank, node)
     if as_json:
         settings = [asdict(setting) for setting in environment.settings]
         typer.echo(json.dumps({"table": str(table_path), "settings": settings}, indent=2))

@@ -3,8 +3,9 @@
     perform("ls", {}) -> {"command": "ls", "ok": True, "result": [...]}
     perform("rollback", {"key": "3fa9", "generation": 4}) -> {"command": "rollback", "ok": True, "result": {...}}
 
-`root` and `override_dir` are arguments of every command; without them they are resolved on the node that runs it.
-A failure of ours is `{"ok": False, "error": ...}`, so that one bad node does not hide the others.
+Arguments of every command: `cache`, a config's section of that name; `root` and `override_dir`, which win over it.
+What they leave open is resolved on the node that runs the command. With `if_present` a node that stores nothing of
+the kind answers None. A failure of ours is `{"ok": False, "error": ...}`, so one bad node does not hide the others.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import env
-from configs.loader import load_config
+from configs.loader import parse_config
 from configs.schema import CacheSection
 from warmup.artifact.artifact import read_timings
 from warmup.cache import diff as cache_diff
@@ -38,14 +39,18 @@ def perform(command: str, arguments: Arguments) -> Answer:
     """Run one command here; see the module docstring. KeyError for an unknown command."""
     work = _COMMANDS[command]
     try:
-        ok, result = work(_paths(arguments), arguments)
+        paths = _paths(arguments)
+        if arguments.get("if_present") and command in _OF_ONE_STORE and not _stores(paths, arguments):
+            return {"command": command, "ok": True, "result": None}
+        ok, result = work(paths, arguments)
     except WarmupError as error:
         return {"command": command, "ok": False, "error": str(error)}
     return {"command": command, "ok": ok, "result": result}
 
 
 def _paths(arguments: Arguments) -> NodePaths:
-    return resolve_paths(CacheSection(root=arguments.get("root"), override_dir=arguments.get("override_dir")))
+    given = {name: arguments[name] for name in ("root", "override_dir") if arguments.get(name)}
+    return resolve_paths(CacheSection.model_validate({**(arguments.get("cache") or {}), **given}))
 
 
 def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
@@ -79,7 +84,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     from warmup.cache import retiming
     from warmup.rank.forecast import forecast_rank
 
-    config = load_config(arguments["config"], [*arguments.get("set", [])])
+    config = parse_config(arguments["config"])
     backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
     forecast = forecast_rank(config, arguments.get("rank", 0), backend)
     artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
@@ -100,7 +105,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     from warmup.rank.forecast import forecast_rank
 
-    config = load_config(arguments["config"], [*arguments.get("set", [])])
+    config = parse_config(arguments["config"])
     forecast = forecast_rank(config, arguments.get("rank", 0))
     directory = forecast.table_path.parent
     chosen = resolve_paths(config.cache)
@@ -149,7 +154,9 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    return True, asdict(cache_ops.rollback(_one(paths, arguments), arguments.get("generation")))
+    path = _one(paths, arguments)
+    work = cache_ops.plan_rollback if arguments.get("plan") else cache_ops.rollback
+    return True, asdict(work(path, arguments.get("generation")))
 
 
 _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
@@ -164,3 +171,4 @@ _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
     "rollback": _rollback,
 }
 COMMANDS = tuple(_COMMANDS)
+_OF_ONE_STORE = ("diff", "rollback")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from warmup.artifact.archive import Place, read_archive, write_archive
+from warmup.artifact.manifest import parse_manifest
 from warmup.cache.views import disk_bytes, version_and_arch
 from warmup.errors import StoreError, WarmupError
 from warmup.store import pruning
@@ -56,8 +57,11 @@ class Rollback:
     """A store's current generation, before and after."""
 
     path: str
+    key: str
     old: int
     new: int
+    table: str
+    """Digest of the table that is served afterwards; empty without one."""
 
 
 def export_store(path: Path, target: Path, generation: int | None = None) -> int:
@@ -92,10 +96,10 @@ def import_archive(
     return NodeStore(where, file_mode=file_mode, dir_mode=dir_mode).publish(artifact)
 
 
-def rollback(path: Path, generation: int | None = None) -> Rollback:
-    """Make an earlier generation current; None: the newest one before the current.
+def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
+    """What going back would do; None: to the newest generation before the current. Nothing is touched.
 
-    Raises StoreError when there is none, CorruptArtifactError when it is damaged.
+    Raises StoreError when there is none, an ArtifactError when its manifest is damaged.
     """
     store = NodeStore(path)
     try:
@@ -108,8 +112,15 @@ def rollback(path: Path, generation: int | None = None) -> Rollback:
         have = ", ".join(map(str, store.generations.numbers()))
         asked = "an earlier one" if generation is None else f"generation {generation}"
         raise StoreError(f"{path}: cannot go back to {asked}; stored: {have}", path=str(path))
-    store.make_current(wanted)
-    return Rollback(str(path), current, wanted)
+    table = parse_manifest(store.generations.manifest_bytes(wanted)).table
+    return Rollback(str(path), path.name, current, wanted, "" if table is None else table.content_sha256)
+
+
+def rollback(path: Path, generation: int | None = None) -> Rollback:
+    """Make an earlier generation current. Raises as `plan_rollback`, CorruptArtifactError when a blob is damaged."""
+    plan = plan_rollback(path, generation)
+    NodeStore(path).make_current(plan.new)
+    return plan
 
 
 def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[Removal, ...]:

@@ -6,6 +6,7 @@ prediction: the rank itself asks FlashInfer, and may find another library than t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +39,24 @@ class Forecast:
     """Why it would be a miss, with the key part that differs from the nearest stored key; empty for a hit."""
 
 
-def forecast_rank(config: WarmupConfig, rank: int, backend: str | None = None, gpu_index: int = 0) -> Forecast:
-    """Predict one rank on this node. `gpu_index` is NVML's; ignored on the cpu backend."""
+def forecast_rank(
+    config: WarmupConfig,
+    rank: int,
+    backend: str | None = None,
+    gpu_index: int = 0,
+    environment: Mapping[str, str] | None = None,
+) -> Forecast:
+    """Predict one rank on this node, or on one that is simulated here and has this `environment`.
+
+    `gpu_index` is NVML's; ignored on the cpu backend.
+    """
     if backend is None:
         backend = "cpu" if config.cluster.backend == "cpu" else "cuda"
     dims = load_model(config.model.name)
     fingerprint = Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None))
     workloads = rank_workloads(config, dims, rank, backend)
     key = cache_key(config, dims, fingerprint, digest_of_tasks(workloads))
-    paths = resolve_paths(config.cache)
+    paths = resolve_paths(config.cache, environment)
     directory = StorePath.of(
         paths.root, paths.override, fingerprint["flashinfer_version"], fingerprint["arch"], key.sha256
     )

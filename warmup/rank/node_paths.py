@@ -1,12 +1,18 @@
-"""Where this node keeps things: resolved in the rank's own process, because each node may have its own."""
+"""Where a node keeps things: resolved in the rank's own process, because each node may have its own.
+
+A node that is simulated on this machine has an environment of its own, made here, so that whoever looks for its
+files without being one of its processes finds the same ones.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs import env
-from configs.schema import CacheSection
+from configs.errors import ConfigError
+from configs.schema import CacheSection, WarmupConfig
 from warmup.errors import StoreError
 
 DEFAULT_NAME = "ray-warmup"
@@ -24,12 +30,50 @@ class NodePaths:
     """FLASHINFER_WORKSPACE_BASE: importing FlashInfer fails where it cannot be created."""
 
 
-def resolve_paths(cache: CacheSection) -> NodePaths:
-    """From the config, else from the variables that it names, else from XDG and home."""
-    root = _path(cache.root) or _path(env.read(cache.root_env, configured=True)) or _default_root()
-    override = _path(cache.override_dir) or _path(env.read(cache.override_env, configured=True))
-    workspace = _path(env.read("FLASHINFER_WORKSPACE_BASE")) or root / "flashinfer"
+def resolve_paths(cache: CacheSection, environment: Mapping[str, str] | None = None) -> NodePaths:
+    """From the config, else from the variables that it names, else from XDG and home.
+
+    `environment` is what another node on this machine has beside this process' own variables.
+    """
+    own = environment or {}
+    root = _path(cache.root) or _path(_variable(cache.root_env, own)) or _default_root()
+    override = _path(cache.override_dir) or _path(_variable(cache.override_env, own))
+    workspace = _path(_variable("FLASHINFER_WORKSPACE_BASE", own)) or root / "flashinfer"
     return NodePaths(root, override, workspace)
+
+
+def num_simulated(config: WarmupConfig) -> int:
+    """How many nodes a run would simulate on this machine: none where it goes to a cluster."""
+    goes_elsewhere = config.cluster.address or env.read("RAY_ADDRESS")
+    return 0 if goes_elsewhere else config.cluster.simulated_nodes
+
+
+def simulated_environment(cache: CacheSection, index: int) -> dict[str, str]:
+    """The variables by which one simulated node gets directories of its own, as a real node would have."""
+    home = resolve_paths(cache).root / "simulated" / f"node-{index}"
+    return {
+        cache.root_env: str(home),
+        "FLASHINFER_WORKSPACE_BASE": str(home / "flashinfer"),
+        "TRITON_CACHE_DIR": str(home / "triton"),
+    }
+
+
+def environments_here(config: WarmupConfig, node: int | None = None) -> tuple[dict[str, str], ...]:
+    """What each node of a run has on this machine: one empty environment, or that of every (or one) simulated node.
+
+    Raises ConfigError for a `node` that the config does not simulate.
+    """
+    count = num_simulated(config)
+    if node is not None and node >= count:
+        numbers = f"it simulates nodes 0 to {count - 1}" if count else "it simulates no nodes (cluster.simulated_nodes)"
+        raise ConfigError(f"--node: {node}: {numbers}")
+    if not count:
+        return ({},)
+    return tuple(simulated_environment(config.cache, index) for index in (range(count) if node is None else (node,)))
+
+
+def _variable(name: str, own: Mapping[str, str]) -> str | None:
+    return own.get(name) or env.read(name, configured=True)
 
 
 def _default_root() -> Path:

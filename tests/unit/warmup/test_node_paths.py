@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from configs import ConfigError, load_config
 from configs.schema import CacheSection
 from warmup.errors import StoreError
-from warmup.rank.node_paths import NodePaths, resolve_paths
+from warmup.rank.node_paths import NodePaths, environments_here, resolve_paths
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +78,32 @@ def test_the_workspace_may_lie_elsewhere(monkeypatch: pytest.MonkeyPatch) -> Non
     """$FLASHINFER_WORKSPACE_BASE is respected where the node sets it."""
     monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", "/fast/ws")
     assert resolved().workspace == Path("/fast/ws")
+
+
+def test_each_simulated_node_has_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node that a config simulates gets directories of its own below the root; one can be asked for alone."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", "/ours")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = load_config("cpu_two_nodes")
+    found = [resolve_paths(config.cache, environment) for environment in environments_here(config)]
+
+    assert [paths.root for paths in found] == [Path("/ours/simulated/node-0"), Path("/ours/simulated/node-1")]
+    assert [paths.workspace for paths in found] == [paths.root / "flashinfer" for paths in found]
+    assert environments_here(config, 1) == environments_here(config)[1:]
+    with pytest.raises(ConfigError, match=r"--node: 2: it simulates nodes 0 to 1"):
+        environments_here(config, 2)
+
+
+def test_a_run_on_a_cluster_simulates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an address is known this machine is one real node, and naming another one is refused."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert environments_here(load_config("cpu_two_nodes")) == ({},)
+    with pytest.raises(ConfigError, match="it simulates no nodes"):
+        environments_here(load_config("cpu_two_nodes"), 0)
+
+
+def test_a_root_in_the_config_is_every_simulated_node_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a rank: what the config says wins over the node's environment."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config = load_config("cpu_two_nodes", ["cache.root=/one"])
+    assert {resolve_paths(config.cache, node).root for node in environments_here(config)} == {Path("/one")}

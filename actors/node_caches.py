@@ -1,0 +1,132 @@
+"""`ray-warmup cache ... --cluster`: one command on every node, each in the directories that its own environment names.
+
+    which nodes         with a config those that could hold a rank of it, else every one that is alive
+    ls, verify, explain, diff, prune   one question each
+    rollback            planned on every node first; nothing is changed unless all of them would serve one table
+
+`export` and `import` are about one file on one disk, and re-timing needs a rank's device: they stay on one node. A run
+takes what one node imported to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from actors import capacity
+from actors.node_task import ask_nodes
+from configs import WarmupConfig
+from warmup.cache.command import perform
+
+Arguments = Mapping[str, Any]
+COMMANDS = ("ls", "verify", "explain", "diff", "prune", "rollback")
+SETTING = "--timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What one node said; `result` is the command's own, None where nothing of the kind is stored."""
+
+    node_id: str
+    address: str
+    ok: bool
+    result: Any = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterAnswer:
+    """Every asked node's answer, and whether all of it is well."""
+
+    command: str
+    ok: bool
+    nodes: tuple[NodeAnswer, ...]
+    error: str = ""
+    """What is wrong with the answers taken together."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def perform_everywhere(
+    command: str, arguments: Arguments, timeout_s: float, config: WarmupConfig | None = None
+) -> ClusterAnswer:
+    """Run a command on the nodes of the connected cluster; with a config on those that could hold a rank of it."""
+    assert command in COMMANDS, command
+    nodes = sorted(capacity.nodes(), key=lambda node: node.node_id)
+    if config is not None:
+        nodes = nodes_for(config, nodes)
+    if not nodes:
+        return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
+    arguments = {**arguments, "if_present": True}
+    if command == "rollback":
+        return _rollback(nodes, arguments, timeout_s)
+    return judge(command, _ask(command, nodes, arguments, {}, timeout_s))
+
+
+def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:
+    planned = _ask("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
+    problem = objection(planned)
+    if problem:
+        return ClusterAnswer("rollback", False, planned, problem)
+    # By number: nodes that share one directory then go back once, not once each.
+    steps = {row.node_id: {"key": row.result["key"], "generation": row.result["new"]} for row in planned if row.result}
+    holders = [node for node in nodes if node.node_id in steps]
+    done = {answer.node_id: answer for answer in _ask("rollback", holders, arguments, steps, timeout_s)}
+    return judge("rollback", [done.get(answer.node_id, answer) for answer in planned])
+
+
+def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
+    """Nodes with room for at least one rank of a config, by what they have in all."""
+    cluster = config.cluster
+    bundle = capacity.bundle_of(cluster, capacity.resolve_backend(cluster, nodes))
+    return [node for node in nodes if capacity.matches(cluster, node) and node.holds(bundle, node.total) > 0]
+
+
+def judge(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
+    """All answers as one: well when each of them is."""
+    late = [answer.error for answer in answers if answer.error]
+    return ClusterAnswer(command, all(answer.ok for answer in answers), tuple(answers), "; ".join(late))
+
+
+def objection(planned: Sequence[NodeAnswer]) -> str:
+    """Why a rollback must not begin: a node cannot, or they would serve different tables; empty when it may."""
+    failed = [answer.error for answer in planned if answer.error]
+    if failed:
+        return f"nothing was changed: {'; '.join(failed)}"
+    keys: dict[str, dict[str, list[str]]] = {}
+    for answer in planned:
+        if answer.result is not None:
+            row = answer.result
+            where = keys.setdefault(row["key"], {}).setdefault(row["table"], [])
+            where.append(f"node {answer.node_id[:8]} generation {row['new']}")
+    if not keys:
+        return "nothing was changed: no node stores this key"
+    for key, tables in keys.items():
+        if len(tables) > 1:
+            groups = "; ".join(f"table {table[:12]}: {', '.join(where)}" for table, where in tables.items())
+            return (
+                f"nothing was changed: nodes would serve different tables for key {key[:12]} ({groups}); each node "
+                "numbers its generations itself, so roll back on each of them with --generation"
+            )
+    return ""
+
+
+def _ask(
+    command: str, nodes: Sequence[capacity.Node], arguments: Arguments, own: Mapping[str, Arguments], timeout_s: float
+) -> tuple[NodeAnswer, ...]:
+    """`own` are arguments of single nodes, by id."""
+    asked = {node.node_id: (command, {**arguments, **own.get(node.node_id, {})}) for node in nodes}
+    answers, problems = ask_nodes(perform, asked, timeout_s)
+    return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in nodes)
+
+
+def _answer(node: capacity.Node, answer: dict[str, Any] | None, problem: str | None) -> NodeAnswer:
+    if answer is None:
+        advice = f" ({SETTING})" if problem and "did not answer" in problem else ""
+        return NodeAnswer(node.node_id, node.address, False, error=f"{problem}{advice}")
+    if "error" in answer:
+        return NodeAnswer(node.node_id, node.address, False, error=f"node {node.node_id[:8]}: {answer['error']}")
+    return NodeAnswer(node.node_id, node.address, answer["ok"], answer["result"])

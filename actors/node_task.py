@@ -1,0 +1,52 @@
+"""A plain function on given nodes, one task each, beside whatever runs there: no CPU, no GPU, no retry, one deadline.
+
+Wrapped by `ray.remote` here only. A node that fails or is late is a problem by name, never an exception: what the
+others answered is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.remote_errors import as_failure, reason_of_death
+
+Function = Callable[..., Any]
+
+
+def ask_nodes(
+    function: Function, arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Call `function(*arguments[node_id])` on every node at once: (answers, problems), each by node id."""
+    refs = {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
+    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
+    answers: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for node_id, ref in refs.items():
+        if ref not in ready:
+            problems[node_id] = f"node {node_id[:8]} did not answer within {timeout_s:g} s"
+            with suppress(ray.exceptions.RayError):
+                ray.cancel(ref, force=True)
+            continue
+        try:
+            answers[node_id] = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            failure = as_failure(error)
+            problems[node_id] = f"node {node_id[:8]}: {failure.kind}: {failure.message}"
+        except ray.exceptions.RayError as error:
+            problems[node_id] = f"node {node_id[:8]} was lost: {reason_of_death(error)}"
+    return answers, problems
+
+
+def _start(function: Function, node_id: str, arguments: tuple[Any, ...]) -> Any:
+    remote = ray.remote(function).options(
+        num_cpus=0,
+        num_gpus=0,
+        max_retries=0,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False),
+    )
+    return remote.remote(*arguments)

@@ -1,0 +1,104 @@
+"""A cache command, on this node or on every node of a cluster: run it, print the answer, exit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import typer
+
+from configs import ConfigError, WarmupConfig, load_config
+from configs.schema import CacheSection
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose caches are meant: this node's or every node's, and in which directories."""
+
+    config: str | None = None
+    settings: list[str] | None = None
+    root: str | None = None
+    override_dir: str | None = None
+    cluster: bool = False
+    address: str | None = None
+    timeout_s: float = 0.0
+
+    def load(self) -> WarmupConfig | None:
+        """The config, where one was given. Raises ConfigError."""
+        if self.config is None:
+            if self.settings:
+                raise ConfigError("--set changes a config: give --config, too")
+            return None
+        return load_config(self.config, self.settings or [])
+
+
+def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:
+    """Run a command, print its answer, exit with its code."""
+    from warmup.errors import WarmupError
+
+    try:
+        config = scope.load()
+        section = config.cache if config is not None else CacheSection()
+        arguments |= {"root": scope.root, "override_dir": scope.override_dir, "cache": section.model_dump(mode="json")}
+        if config is not None:
+            arguments["config"] = config.model_dump(mode="json")
+        said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
+    except ConfigError as error:
+        _complain(error, EXIT_USAGE)
+    except WarmupError as error:
+        _complain(error, EXIT_FAILED)
+    _show(said, as_json)
+    raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)
+
+
+def _here(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    from warmup.cache.command import perform
+
+    return perform(command, arguments)
+
+
+def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
+    """On the cluster of --address or of the config, whose simulated nodes are started for this."""
+    if command == "retime":
+        raise ConfigError("--retime measures on the device of one node: run it there, without --cluster")
+    from actors.client import connected
+    from actors.errors import ClusterError
+    from actors.status import attached
+
+    if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
+        with connected(config):
+            return _ask(command, arguments, scope, config)
+    with attached(scope.address) as found:
+        if not found:
+            raise ClusterError(
+                "--cluster: no Ray cluster was found; give --address, RAY_ADDRESS, or --config with cluster.address"
+            )
+        return _ask(command, arguments, scope, config)
+
+
+def _ask(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
+    from actors.node_caches import perform_everywhere
+
+    return perform_everywhere(command, arguments, scope.timeout_s, config).to_json()
+
+
+def _show(said: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(said, indent=2))
+        return
+    from scripts.cache_view import show_answer, show_nodes
+
+    if "nodes" in said:
+        show_nodes(said)
+    elif "error" not in said:
+        show_answer(said)
+    if said.get("error"):
+        typer.echo(f"ray-warmup: {said['error']}", err=True)
+
+
+def _complain(error: Exception, code: int) -> NoReturn:
+    typer.echo(f"ray-warmup: {error}", err=True)
+    raise typer.Exit(code)

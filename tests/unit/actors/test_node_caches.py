@@ -1,0 +1,95 @@
+"""Cache commands on every node: who is asked, what the answers say together, when a rollback must not begin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors import node_caches
+from actors.capacity import Node
+from actors.node_caches import NodeAnswer, judge, nodes_for, objection, perform_everywhere
+from configs import load_config
+
+A, B, HEAD = "a" * 56, "b" * 56, "c" * 56
+NODES = tuple(Node(name, "127.0.0.1", {"CPU": cpus}, {}) for name, cpus in ((A, 2.0), (B, 2.0), (HEAD, 0.0)))
+Asked = list[tuple[str, str, dict[str, Any]]]
+
+
+def planned(node: str, new: int, table: str, key: str = "k") -> NodeAnswer:
+    """What a node says that a rollback would do."""
+    return NodeAnswer(node, "", True, {"key": key, "old": 9, "new": new, "table": table, "path": "p"})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Three nodes that answer a rollback: two store the key, under other numbers, the head nothing."""
+    calls: Asked = []
+
+    def ask_nodes(function: Any, arguments: dict[str, tuple[Any, ...]], timeout_s: float) -> Any:
+        answers = {}
+        for node_id, (command, given) in arguments.items():
+            calls.append((node_id, command, given))
+            new = given.get("generation") or (3 if node_id == A else 5)
+            result = None if node_id == HEAD else planned(node_id, new, "same").result
+            answers[node_id] = {"command": command, "ok": True, "result": result}
+        return answers, {}
+
+    monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
+    monkeypatch.setattr(node_caches.capacity, "nodes", lambda: NODES)
+    return calls
+
+
+def test_a_rollback_is_planned_first_and_then_asked_for_by_number(asked: Asked) -> None:
+    """Every node plans; those that store the key are then told their own generation, so a shared directory goes back
+    once."""
+    done = perform_everywhere("rollback", {"key": ""}, 1.0)
+
+    assert [given["plan"] for _, _, given in asked[:3]] == [True] * 3
+    assert [(node, given["key"], given["generation"]) for node, _, given in asked[3:]] == [(A, "k", 3), (B, "k", 5)]
+    assert all("plan" not in given for _, _, given in asked[3:])
+    assert (done.ok, [row.node_id for row in done.nodes], done.nodes[2].result) == (True, [A, B, HEAD], None)
+
+
+def test_a_rollback_does_not_begin_where_nodes_would_disagree() -> None:
+    """Two tables of one key, a node that failed, or nothing stored anywhere stop it; two keys with a table each do
+    not."""
+    apart = objection([planned(A, 3, "x"), planned(B, 5, "y")])
+    assert all(word in apart for word in ("nothing was changed", "aaaaaaaa generation 3", "bbbbbbbb generation 5"))
+    assert "gone" in objection([planned(A, 3, "x"), NodeAnswer(B, "", False, error="gone")])
+    assert "no node stores" in objection([NodeAnswer(A, "", True)])
+    assert objection([planned(A, 3, "x"), planned(B, 5, "x"), NodeAnswer(HEAD, "", True)]) == ""
+    assert objection([planned(A, 3, "x", "one"), planned(B, 5, "y", "other")]) == ""
+
+
+def test_a_config_names_the_nodes_that_count(asked: Asked) -> None:
+    """With a config a node that could hold no rank of it is not asked; without one every node is."""
+    config = load_config("cpu_two_nodes")
+    assert [node.node_id for node in nodes_for(config, NODES)] == [A, B]
+    perform_everywhere("ls", {}, 1.0, config)
+    assert [node for node, _, _ in asked] == [A, B]
+    perform_everywhere("ls", {}, 1.0)
+    assert [node for node, _, _ in asked[2:]] == [A, B, HEAD]
+
+
+def test_no_node_for_a_config_is_said(asked: Asked) -> None:
+    """A cluster without room for one rank is an answer that is not well, and nobody is asked."""
+    answer = perform_everywhere("ls", {}, 1.0, load_config("cpu_two_nodes", ["cluster.cpus_per_rank=64"]))
+    assert (answer.ok, asked) == (False, [])
+    assert "could hold a rank" in answer.error
+
+
+def test_one_bad_node_makes_the_answer_bad_and_hides_no_other() -> None:
+    """All nodes' answers stay; the whole is well only when each is, and errors are told together."""
+    fine, bad = NodeAnswer(A, "", True, []), NodeAnswer(B, "", False, error="node bbbbbbbb: late")
+    answer = judge("ls", [fine, bad])
+
+    assert (answer.ok, answer.error, answer.nodes) == (False, "node bbbbbbbb: late", (fine, bad))
+    assert judge("verify", [fine]).ok
+    assert not judge("verify", [NodeAnswer(A, "", False, [{"problems": ["x"]}])]).ok
+
+
+def test_a_node_without_an_answer_is_named_with_the_setting() -> None:
+    """A late node's row has its name, the deadline and the option that changes it."""
+    row = node_caches._answer(NODES[0], None, "node aaaaaaaa did not answer within 2 s")
+    assert (row.ok, row.error) == (False, "node aaaaaaaa did not answer within 2 s (--timeout)")

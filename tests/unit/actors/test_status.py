@@ -1,0 +1,67 @@
+"""Asking without Ray how a run ended: the verdicts beside the tables of this node, or of the nodes simulated on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors import status
+from actors.status import EXIT_TIMEOUT, verdicts, wait_ready
+from configs import WarmupConfig, load_config
+from tests.artifacts import make_artifact
+from warmup.artifact.artifact import table_content
+from warmup.fingerprint import Fingerprint
+from warmup.rank.forecast import forecast_rank
+from warmup.rank.node_paths import environments_here
+from warmup.store.node_store import NodeStore
+from warmup.table import METADATA_FIELDS, Entry, TunedTable
+from warmup.tuning.host_facts import describe_host
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WarmupConfig:
+    """Two simulated nodes below `tmp_path`; nobody runs."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(status, "_is_live", lambda config, address: False)
+    return load_config("cpu_two_nodes")
+
+
+def end(config: WarmupConfig, node: int, ready: bool) -> None:
+    """Leave on a simulated node what a run leaves: a table where it was ready, and the verdict."""
+    (environment,) = environments_here(config, node)
+    forecast = forecast_rank(config, 0, environment=environment)
+    store = NodeStore(forecast.table_path.parent)
+    fingerprint = dict(Fingerprint.of(describe_host(None)).parts)
+    metadata = {name: fingerprint.get(name, "") for name in METADATA_FIELDS}
+    table = TunedTable(metadata, {"('gemm', 'Direct', ((8, 64), (64, 32)), ())": Entry("Direct", 1)}, {}).to_bytes()
+    if ready:
+        key = {"key": forecast.key.as_dict(), "key_sha256": forecast.key.sha256}
+        store.publish(make_artifact(contents=[table_content(table)], **key))
+    store.save_verdict({"ready": ready, "run_id": f"run-{node}", "ended_at": float(node), "error": None})
+
+
+def test_wait_asks_every_simulated_node(config: WarmupConfig) -> None:
+    """Ready is when all nodes are; one node can be asked for alone; what nobody did times out."""
+    assert wait_ready(config, 0.0, None) == EXIT_TIMEOUT
+    end(config, 0, ready=True)
+    assert (wait_ready(config, 0.0, None, node=0), wait_ready(config, 0.0, None)) == (0, EXIT_TIMEOUT)
+    end(config, 1, ready=True)
+    assert wait_ready(config, 0.0, None) == 0
+
+
+def test_one_failed_node_fails_the_wait(config: WarmupConfig) -> None:
+    """A verdict that is not ready ends the wait with 1, unless a run of that work is live."""
+    end(config, 0, ready=True)
+    end(config, 1, ready=False)
+    assert (wait_ready(config, 0.0, None), wait_ready(config, 0.0, None, node=0)) == (1, 0)
+
+
+def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
+    """The newest comes first, each with its own directory."""
+    end(config, 0, ready=True)
+    end(config, 1, ready=False)
+    found = verdicts(config)
+    assert [verdict["run_id"] for verdict in found] == ["run-1", "run-0"]
+    assert len({verdict["directory"] for verdict in found}) == 2
