@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -24,8 +24,10 @@ from actors.transfer import Refs, buffer, fetch
 from configs import VERSION, WarmupConfig, env, parse_config
 from warmup.errors import StoreError
 from warmup.rank.node_paths import resolve_paths
-from warmup.rank.process import RankProcess, TunerFactory
 from warmup.ranks import RankInfo
+
+if TYPE_CHECKING:
+    from warmup.rank.process import RankProcess, TunerFactory
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class RankActor:
 
     def assign(self, info: dict[str, Any]) -> None:
         """Give this process its rank."""
+        from warmup.rank.process import RankProcess  # here, because the coordinator imports this module, too
+
         work = self._work
         self._process = RankProcess(
             RankInfo.from_json(info),

@@ -14,7 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,9 +93,9 @@ print(json.dumps(offenders))
 """
 
 
-def heavy_imports(names: list[str], cwd: Path = ROOT) -> dict[str, list[str]]:
+def heavy_imports(names: list[str], cwd: Path = ROOT, heavy: Sequence[str] = HEAVY) -> dict[str, list[str]]:
     """The first of these modules that loads a heavy library, and which."""
-    command = [sys.executable, "-c", IMPORTER, json.dumps(names), ",".join(HEAVY)]
+    command = [sys.executable, "-c", IMPORTER, json.dumps(names), ",".join(heavy)]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     found: dict[str, list[str]] = json.loads(done.stdout)
     return found
@@ -123,6 +123,13 @@ def test_pure_modules_stay_light(tmp_path: Path) -> None:
     (tmp_path / "planted.py").write_text("import triton\n")
     (tmp_path / "triton.py").touch()
     assert heavy_imports(["planted"], tmp_path) == {"planted": ["triton"]}
+
+
+def test_the_coordinator_loads_only_what_it_needs() -> None:
+    """Every run waits for its import: neither numpy nor what a rank or an engine is made of; a rank's is found."""
+    heavy = ("numpy", "warmup.rank.process", "warmup.engine_warmup.spec")
+    assert heavy_imports(["actors.coordinator"], heavy=heavy) == {}
+    assert heavy_imports(["warmup.rank.process"], heavy=heavy) == {"warmup.rank.process": ["warmup.rank.process"]}
 
 
 def seconds(*arguments: str) -> float:

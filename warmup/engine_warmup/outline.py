@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from configs.model import ModelDims
 from configs.schema import WarmupConfig
+from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.engine_warmup.prefill_decode import DECODE_STEPS
-from warmup.engine_warmup.spec import DEFAULT_DEADLINES, EngineWarmupOptions
+from warmup.engine_warmup.spec import EngineWarmupOptions
 from warmup.ranks import share_of
 from warmup.runner.kv_cache import KVCacheConfig, KVCacheGroup, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits

@@ -11,24 +11,12 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.runner.protocol import ModelRunner
 from warmup.runner.schedule import GrammarOutput, SchedulerOutput
 
 Severity = Literal["required", "optional"]
 """A failed required warmup keeps the rank from being ready; a failed optional one is reported."""
-
-DEFAULT_DEADLINES: Mapping[str, float] = MappingProxyType(
-    {
-        "slot_mapping": 120.0,
-        "prefill_decode": 600.0,
-        "sm120_decode": 1800.0,
-        "sparse_mla": 600.0,
-        "serving_shapes": 600.0,
-        "graph_capture": 600.0,
-        "sampler_features": 600.0,
-    }
-)
-"""Seconds, by deadline name; long enough for the compilations that a cold cache needs."""
 
 
 class Stage(IntEnum):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import WarmupConfig
-from warmup.engine_warmup.spec import DEFAULT_DEADLINES
+from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.machine.blame import Status
 from warmup.machine.commands import Call, Failure
 from warmup.machine.state import RankState, Run

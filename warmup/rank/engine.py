@@ -1,6 +1,6 @@
 """The engine warmups of one rank: whether they run here, what they said, and what the checking requests met.
 
-Knows of the engine only what can be planned; torch and the runner are imported when a warmup is asked for.
+The engine is imported when a warmup is asked for, or planned, which needs no torch: most starts need neither.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from configs.model import ModelDims
 from configs.schema import WarmupConfig
-from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
-from warmup.engine_warmup.runner_calls import runner_calls
-from warmup.engine_warmup.spec import WarmupContext, gate_of
-from warmup.tasks import Workload
 
 if TYPE_CHECKING:
     from warmup.engine_warmup.builtin_engine import BuiltinEngine
     from warmup.engine_warmup.outcome import EngineWarmupReport
+    from warmup.tasks import Workload
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +48,9 @@ class RankEngine:
         """The FlashInfer calls that `warm` will make, for the modules that they need; none where nothing runs."""
         if off_reason(self.config, self.backend) is not None:
             return ()
+        from warmup.engine_warmup.outline import outline_of
+        from warmup.engine_warmup.runner_calls import runner_calls
+
         return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
 
     def warm(self, left_out: Mapping[str, str]) -> dict[str, Any]:
@@ -110,6 +110,7 @@ class RankEngine:
 
     def _engine(self) -> BuiltinEngine:
         from warmup.engine_warmup.builtin_engine import BuiltinEngine
+        from warmup.engine_warmup.outline import engine_options, outline_of
 
         outline = outline_of(self.config, self.dims, self.rank, self.backend)
         return BuiltinEngine(outline, engine_options(self.config))
@@ -123,6 +124,8 @@ def predicted(
     What needs the device, such as its free memory, is not known yet.
     """
     from warmup.engine_warmup.order import ENGINE_WARMUPS
+    from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
+    from warmup.engine_warmup.spec import WarmupContext, gate_of
 
     if (reason := off_reason(config, backend)) is not None:
         return {warmup.name: f"skipped: {reason}" for warmup in ENGINE_WARMUPS}

@@ -12,9 +12,10 @@ from configs.model import ModelDims, load_model
 from configs.schema import EngineSection, EngineWarmupName
 from tests.unit.warmup.conftest import ARCHITECTURES
 from warmup.engine_warmup.builtin_engine import BuiltinEngine
+from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.engine_warmup.order import ENGINE_WARMUPS
 from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
-from warmup.engine_warmup.spec import DEFAULT_DEADLINES, severity_of
+from warmup.engine_warmup.spec import severity_of
 from warmup.runner.attention import FlashInferPagedAttention
 from warmup.runner.mla import FlashInferLatentAttention
 from warmup.runner.protocol import Capability

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.engine_warmup.order import ENGINE_WARMUPS
 from warmup.engine_warmup.run import run_engine_warmups
-from warmup.engine_warmup.spec import DEFAULT_DEADLINES, Notes, Shape, Skip, Stage
+from warmup.engine_warmup.spec import Notes, Shape, Skip, Stage
 from warmup.errors import DeadContextError
 from warmup.runner.errors import MissingCapabilityError
 
