@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import WarmupConfig, parse_config
+from tests.stock import SYSTEM_CONFIG, Stock
 from warmup.report import WarmupReport
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,7 +94,7 @@ class Testbed:
             "num_gpus": 0,
             "object_store_memory": 150 << 20,
             "include_dashboard": False,
-            "_system_config": FAST_HEALTH,
+            "_system_config": FAST_HEALTH | SYSTEM_CONFIG,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -101,6 +102,8 @@ class Testbed:
                 self.add_node(pool=pool, wait=False)
             self._cluster.wait_for_nodes()
             ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
+            self.stock = Stock()
+            self.restock({"phase": "PROBING"})
         except BaseException:
             self.stop()
             raise
@@ -140,6 +143,15 @@ class Testbed:
         self.nodes.append(node)
         return node
 
+    def restock(self, event: dict[str, Any]) -> None:
+        """Replace the processes that a run has just taken: its coordinator's, those of two ranks, a successor's."""
+        text = event.get("text", "")
+        taken = [node.node_id for node in self.nodes[:2] if f"on node {node.node_id[:8]}" in text]
+        if event.get("phase") == "PROBING":
+            self.stock.refill([str(self._cluster.head_node.node_id), *(node.node_id for node in self.nodes[:2])])
+        elif "takes its place" in text:
+            self.stock.refill(taken)
+
     def remove_node(self, node: Node) -> None:
         """Take a machine away at once."""
         self.nodes.remove(node)
@@ -151,6 +163,8 @@ class Testbed:
         import ray
 
         try:
+            if hasattr(self, "stock"):
+                self.stock.close()
             ray.shutdown()
             self._cluster.shutdown()
         finally:
@@ -225,7 +239,14 @@ class Case:
         """`run_warmup` with the scripted tuner."""
         from actors.client import run_warmup
 
-        return run_warmup(config or self.config(), **{"tuner": SCRIPTED, **options})
+        heard = options.pop("on_event", None)
+
+        def on_event(event: dict[str, Any]) -> None:
+            self.bed.restock(event)
+            if heard is not None:
+                heard(event)
+
+        return run_warmup(config or self.config(), **{"tuner": SCRIPTED, "on_event": on_event, **options})
 
     def plant(self, *nodes: Node, kind: str = "guarded", **script: Any) -> None:
         """Give nodes the cache of a finished run: guarded, unless the kind is `unguarded`; the script made it so.

@@ -58,8 +58,8 @@ def test_every_rank_killed_at_once(case: Case, phase: str) -> None:
     prepare(case, phase)
 
     def strike(line: Line) -> None:
-        for node in case.bed.nodes[:2]:
-            os.kill(rank_on(case, node), signal.SIGKILL)
+        for pid in [rank_on(case, node) for node in case.bed.nodes[:2]]:
+            os.kill(pid, signal.SIGKILL)
 
     with Saboteur(case, moment(phase, case.bed.nodes[0]), strike):
         report = case.run()
