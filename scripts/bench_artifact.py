@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -52,18 +53,23 @@ class Bench:
         self.table = scratch / "autotune_configs.json"
         self.archive = scratch / "artifact.rwa"
 
-    def node(self, name: str) -> Path:
-        """A node that has nothing."""
+    def node(self, name: str, step: str) -> Path:
+        """A node that has nothing yet; after its first step was finished, what that left."""
         node = self._scratch / "nodes" / name
+        if not self._finished(step).exists():
+            shutil.rmtree(node, ignore_errors=True)
         for room in ("workspace", "triton", "nv"):
-            (node / room).mkdir(parents=True)
+            (node / room).mkdir(parents=True, exist_ok=True)
         return node
 
     def run(
         self, name: str, step: str, node: Path, *, deny: bool = False, variables: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """One step; raises SystemExit with the process' output when it fails."""
+        """One step, unless the scratch directory has it already; SystemExit with the process' output when it fails."""
         request, report = self._scratch / f"{name}.request.json", self._scratch / f"{name}.report.json"
+        if (finished := self._finished(name)).exists():
+            self.reports[name] = json.loads(finished.read_text(encoding="utf-8"))
+            return self.reports[name]
         paths = {"node": str(node), "table": str(self.table), "archive": str(self.archive)}
         request.write_text(json.dumps({**self._base, **paths, "step": step}), encoding="utf-8")
         environ = env.snapshot()
@@ -89,8 +95,12 @@ class Bench:
         found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         found |= {"process_s": time.perf_counter() - began, "tools": self._counters.started(name)}
         self.reports[name] = found
+        finished.write_text(json.dumps(found), encoding="utf-8")
         print(f"{name}: {json.dumps(found)}"[:1500], flush=True)
         return found
+
+    def _finished(self, step: str) -> Path:
+        return self._scratch / f"{step}.step.json"
 
 
 def caches_of(node: Path) -> dict[str, str]:
@@ -128,24 +138,27 @@ def add_kernels(archive: Path, kernels: tuple[Content, ...]) -> dict[str, dict[s
 
 def measure(bench: Bench, without: frozenset[str]) -> dict[str, Any]:
     """Every step but those in `without` (`table`, `retune`), then the figures and the bars."""
-    maker = bench.node("maker")
+    maker = bench.node("maker", "nothing")
     nothing = bench.run("nothing", "make", maker)
-    replayer = bench.node("replayer")
+    replayer = bench.node("replayer", "replay for the kernels")
     built = {name: value for name, value in caches_of(maker).items() if name != "CUDA_CACHE_PATH"}
     bench.run("replay for the kernels", "follow", replayer, variables=built)
     limit = compute_cache.size_limit(env.read("CUDA_CACHE_MAXSIZE"))
-    sizes = add_kernels(bench.archive, compute_cache.collect(replayer / "nv", nothing["driver"], limit))
-    joiner = bench.node("joiner")
+    kernels = compute_cache.collect(replayer / "nv", nothing["driver"], limit)
+    sizes = add_kernels(bench.archive, kernels)
+    joiner = bench.node("joiner", "whole artifact")
     whole = bench.run("whole artifact", "join", joiner, deny=True)
     where = decide(caches_of(joiner), joiner, joiner / "workspace", Path(whole["provider"])).variables()
     where["PYTHONPATH"] = f"{where['PYTHONPATH']}:{ROOT}:{env.snapshot().get('PYTHONPATH', '')}".rstrip(":")
     engine = bench.run("engine process", "follow", joiner, deny=True, variables=where)
     joins = {"nothing": nothing, "whole": whole, "engine": engine}
     if "table" not in without:
-        joins["table"] = bench.run("table only", "table", bench.node("table_only"))
+        joins["table"] = bench.run("table only", "table", bench.node("table_only", "table only"))
     tuned = {"cold": nothing}
     if "retune" not in without:
-        tuned["with the kernels"] = bench.run("tuning with the kernels", "retune", bench.node("retuner"))
+        tuned["with the kernels"] = bench.run(
+            "tuning with the kernels", "retune", bench.node("retuner", "tuning with the kernels")
+        )
     ratio = nothing["seconds"]["total"] / whole["seconds"]["total"]
     bars = {
         f"join with the whole artifact takes at most {JOIN_BAR_S} s": whole["seconds"]["total"] <= JOIN_BAR_S,
@@ -193,7 +206,9 @@ def main() -> int:
     parser.add_argument("--families", default="gemm,attention,norm,sampling")
     parser.add_argument("--quantizations", default="none,fp8")
     parser.add_argument("--without", default="", help="steps to leave out: table, retune")
-    parser.add_argument("--scratch", type=Path, help="an empty or missing directory, kept; default: a temporary one")
+    parser.add_argument(
+        "--scratch", type=Path, help="kept; steps that it has are not run again; default: a temporary one"
+    )
     arguments = parser.parse_args()
     without = frozenset(name for name in arguments.without.split(",") if name)
     if arguments.scratch is not None:

@@ -40,25 +40,27 @@ class Scenario:
     store: str
     """Name of the node store; a fresh name means that everything is measured."""
     on: tuple[int, ...]
-    """Numbers of GPUs on which it is run. One GPU has nothing to shard; two are measured warm only, with what a run
-    on more GPUs has compiled in the same scratch directory."""
+    """Numbers of GPUs on which it is run. One GPU has nothing to shard. Two are measured warm only, with what the runs
+    on one have compiled in the same scratch directory, and compared with them: a leader uses one GPU anyway."""
 
 
 SCENARIOS: tuple[Scenario, ...] = (
     Scenario("fp8 leader cold", "fp8", "leader", False, "fp8-leader", "fp8-leader", (1, 4)),
-    Scenario("fp8 sharded cold", "fp8", "sharded", True, "fp8-sharded", "fp8-sharded", (4,)),
-    Scenario("fp8 hit", "fp8", "sharded", True, "fp8-sharded", "fp8-sharded", (4,)),
-    Scenario("fp8 leader warm", "fp8", "leader", False, "fp8-leader", "fp8-leader-2", (1, 2, 4)),
-    Scenario("fp8 sharded warm", "fp8", "sharded", False, "fp8-leader", "fp8-sharded-2", (2, 4)),
-    Scenario("fp8 guard alone", "fp8", "leader", True, "fp8-leader", "fp8-leader-2", (1, 2)),
-    Scenario("fp8 hit", "fp8", "leader", True, "fp8-leader", "fp8-leader-2", (1, 2)),
     Scenario("bf16 leader cold", "none", "leader", False, "bf16-leader", "bf16-leader", (1, 4)),
-    Scenario("bf16 sharded cold", "none", "sharded", True, "bf16-sharded", "bf16-sharded", (4,)),
-    Scenario("bf16 hit", "none", "sharded", True, "bf16-sharded", "bf16-sharded", (4,)),
-    Scenario("bf16 leader warm", "none", "leader", False, "bf16-leader", "bf16-leader-2", (2, 4)),
-    Scenario("bf16 sharded warm", "none", "sharded", False, "bf16-leader", "bf16-sharded-2", (2, 4)),
     Scenario("bf16 guard alone", "none", "leader", True, "bf16-leader", "bf16-leader", (1,)),
     Scenario("bf16 hit", "none", "leader", True, "bf16-leader", "bf16-leader", (1,)),
+    Scenario("bf16 sharded cold", "none", "sharded", True, "bf16-sharded", "bf16-sharded", (4,)),
+    Scenario("bf16 hit", "none", "sharded", True, "bf16-sharded", "bf16-sharded", (4,)),
+    Scenario("bf16 leader warm", "none", "leader", False, "bf16-leader", "bf16-leader-2", (1, 4)),
+    Scenario("bf16 sharded warm", "none", "sharded", False, "bf16-leader", "bf16-sharded-2", (2, 4)),
+    Scenario("fp8 sharded cold", "fp8", "sharded", True, "fp8-sharded", "fp8-sharded", (4,)),
+    Scenario("fp8 hit", "fp8", "sharded", True, "fp8-sharded", "fp8-sharded", (4,)),
+    Scenario("fp8 leader warm", "fp8", "leader", False, "fp8-leader", "fp8-leader-2", (1, 4)),
+    Scenario("fp8 guard alone", "fp8", "leader", True, "fp8-leader", "fp8-leader-2", (1,)),
+    Scenario("fp8 hit", "fp8", "leader", True, "fp8-leader", "fp8-leader-2", (1,)),
+    Scenario("fp8 sharded warm", "fp8", "sharded", False, "fp8-leader", "fp8-sharded-2", (2, 4)),
+    Scenario("fp8 guard alone", "fp8", "sharded", True, "fp8-leader", "fp8-sharded-2", (2,)),
+    Scenario("fp8 hit", "fp8", "sharded", True, "fp8-leader", "fp8-sharded-2", (2,)),
 )
 
 
@@ -75,16 +77,17 @@ class GpuBench:
     def run(self, only: list[str] | None) -> None:
         """Run this number's scenarios in order; write what is known after each; print the table and the ratios.
 
-        The table also has what other numbers of GPUs left in the same output directory.
+        What the output directory has already is not run again, and the table shows other numbers of GPUs too.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        rows: list[dict[str, Any]] = []
+        path = self.out / f"bench_warmup_{self.gpus}gpu.json"
+        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        done = {row["scenario"] for row in rows}
         for scenario in SCENARIOS:
-            if self._measured() not in scenario.on or (only and scenario.name not in only):
+            if self._measured() not in scenario.on or scenario.name in done or (only and scenario.name not in only):
                 continue
             rows += self.rows_of(scenario)
-            document = {"gpus": self.gpus, "rows": rows}
-            (self.out / f"bench_warmup_{self.gpus}gpu.json").write_text(json.dumps(document, indent=1))
+            path.write_text(json.dumps({"gpus": self.gpus, "rows": rows}, indent=1))
         show(self.out)
 
     def rows_of(self, scenario: Scenario) -> list[dict[str, Any]]:
@@ -130,8 +133,7 @@ class GpuBench:
         return self.scratch / f"{self.gpus}gpu" / scenario.store
 
     def _environment(self, scenario: Scenario) -> dict[str, str]:
-        owner = "1gpu" if self.gpus == 1 else "compiled"
-        compiled = self.scratch / owner / scenario.compiled
+        compiled = self.scratch / f"compiled-{1 if self.gpus == 2 else self.gpus}" / scenario.compiled
         return {
             **os.environ,
             "RAY_WARMUP_CACHE_ROOT": str(self._store(scenario) / "store"),

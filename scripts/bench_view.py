@@ -72,15 +72,20 @@ def ratios(rows: list[Row]) -> list[str]:
 
 
 def _against(known: dict[tuple[int, str], Row]) -> Iterator[str]:
+    """A leader-only run uses one GPU, so where it was not run on as many, one with one rank stands in."""
+
+    def find(gpus: int, name: str) -> Row | None:
+        return known.get((gpus, name)) or known.get((1, name))
+
     for (gpus, name), row in known.items():
         if " sharded " not in name:
             continue
         sharded, where = seconds_of(row), f"{gpus} GPU, {name}"
-        if (leader := known.get((gpus, name.replace("sharded", "leader")))) is not None:
+        if (leader := find(gpus, name.replace("sharded", "leader"))) is not None:
             ratio = seconds_of(leader)["TUNING"] / sharded["TUNING"]
             bar = f" (bar {SHARDED_BAR})" if gpus == 4 and name.startswith("fp8") else ""
             yield f"{where}: tunes {ratio:.2f} times faster than leader-only{bar}"
-        if (today := known.get((gpus, name.replace("sharded", "today's way")))) is not None:
+        if (today := find(gpus, name.replace("sharded", "today's way"))) is not None:
             guard = ", the guard included" if sharded.get("GUARDING") else ""
             ratio = today["wall_s"] / row["wall_s"]
             yield f"{where}: the whole run is {ratio:.2f} times faster than today's way{guard}"

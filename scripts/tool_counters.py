@@ -27,7 +27,7 @@ class ToolCounters:
         self._cuda = directory / "cuda"
         self._logs = directory / "logs"
         for room in (self._bin, self._cuda / "bin", self._logs):
-            room.mkdir(parents=True)
+            room.mkdir(parents=True, exist_ok=True)
         nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         self._mirror(Path(nvcc).resolve().parents[1])
         for tool in TOOLS:
@@ -53,12 +53,11 @@ class ToolCounters:
 
     def _mirror(self, home: Path) -> None:
         """A CUDA_HOME of links to the real one, nvcc left out."""
-        for entry in home.iterdir():
-            if entry.name != "bin":
-                (self._cuda / entry.name).symlink_to(entry)
-        for entry in (home / "bin").iterdir():
-            if entry.name != "nvcc":
-                (self._cuda / "bin" / entry.name).symlink_to(entry)
+        entries = [entry for entry in (*home.iterdir(), *(home / "bin").iterdir()) if entry.name not in ("bin", "nvcc")]
+        for entry in entries:
+            link = self._cuda / entry.relative_to(home)
+            if not link.is_symlink():
+                link.symlink_to(entry)
 
     def _wrap(self, tool: str, real: str) -> None:
         places = [self._bin / tool, *([self._cuda / "bin" / tool] if tool == "nvcc" else [])]
