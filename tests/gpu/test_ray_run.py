@@ -68,10 +68,12 @@ def covered(report: WarmupReport) -> set[str]:
 
 
 def test_shards_of_two_ranks_cover_what_one_leader_covers(base: Path) -> None:
-    """Both ranks measure, no task twice, and the merged table covers exactly the keys of a leader's full tune."""
+    """Both ranks measure, no task twice; the merged table, and one by consensus, cover the keys of a leader's tune."""
     sharded = run(config_of(base / "sharded"))
     alone = run(config_of(base / "leader", strategy="leader"))
-    assert covered(sharded) == covered(alone)
+    agreed = run(config_of(base / "consensus", strategy="consensus", consensus_ranks=2))
+    assert covered(sharded) == covered(alone) == covered(agreed)
+    assert [report.classes[0].strategy for report in (sharded, alone, agreed)] == ["sharded", "leader", "consensus"]
     by_rank = [(task, rank) for task, rank, _ in task_seconds(base / "sharded")]
     assert len({task for task, _ in by_rank}) == len(by_rank) == sharded.classes[0].measured
     assert {rank for _, rank in by_rank} == {0, 1}

@@ -16,7 +16,7 @@ from flashinfer.autotuner import AutoTuner
 
 from tests.gpu.cases import gemms_of_70b
 from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import Task, TaskResult, tasks_of
+from warmup.tasks import Choice, Task, TaskResult, tasks_of
 from warmup.tuner import TunerOptions
 from warmup.tuning.memory_budget import bytes_needed
 from warmup.workloads.base import builder_for
@@ -81,6 +81,16 @@ def test_a_guarded_table_is_hit_and_replayed(
     first, *later = (tuner.replay(tasks).seconds for _ in range(11))
     usual = sorted(later)[len(later) // 2]
     assert first <= max(3 * usual, usual + SLACK_S)
+
+
+def test_a_task_of_which_no_tactic_runs_is_an_outcome(
+    tuner_and_tasks: tuple[FlashInferTuner, tuple[Task, ...]],
+) -> None:
+    """With every tactic kept away a task is `no_valid_tactic`; once they are allowed again it is tuned."""
+    tuner, tasks = tuner_and_tasks
+    nothing = tuner.measure(tasks[0], [Choice("NoSuchRunner", 0)])
+    assert (nothing.outcome, nothing.choice, nothing.measurements) == ("no_valid_tactic", None, ())
+    assert tuner.tune(tasks[0]).outcome == "tuned"
 
 
 def test_the_memory_estimate_bounds_what_tuning_takes(
