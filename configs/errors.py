@@ -5,3 +5,14 @@ from __future__ import annotations
 
 class ConfigError(ValueError):
     """A configuration value is wrong. The message names `section.field`, the value and the rule."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as a message shows it: whole when it is short, else its beginning."""
+    return clipped(repr(value) if not isinstance(value, dict) else "{...}", limit)
+
+
+def clipped(text: str, limit: int = 200) -> str:
+    """At most `limit` characters on one line, all of which a terminal can print."""
+    line = " ".join(text[: 4 * limit].split()).encode(errors="backslashreplace").decode()
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -6,34 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
-from configs.errors import ConfigError
-from configs.file_mode import WrittenInt
+from configs.errors import ConfigError, clipped, shown
+from configs.paths import existing, read_text
 from configs.schema import WarmupConfig
+from configs.strict_yaml import parse_yaml
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
-MAX_CONFIG_BYTES = 1 << 20
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where plain YAML keeps the last one silently."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.YAMLError(f"{key.value!r} is given twice (line {key.start_mark.line + 1})")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_written_int(self, node: yaml.ScalarNode) -> WrittenInt:
-        return WrittenInt.of(self.construct_yaml_int(node), node.value)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_written_int)
+MAX_CONFIG_BYTES = 1 << 16
+MAX_COMPLAINTS = 10
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> WarmupConfig:
@@ -61,26 +44,26 @@ def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
 
 
 def _find(path: str | Path) -> Path:
-    given = Path(path).expanduser()
-    if given.is_file():
+    given = existing(path)
+    if given is not None and given.is_file():
         return given
-    recipe = RECIPES_DIR / f"{path}.yaml"
-    if recipe.is_file():
-        return recipe
-    names = ", ".join(sorted(p.stem for p in RECIPES_DIR.glob("*.yaml")))
-    raise ConfigError(f"config: {str(path)!r} is neither a file nor a recipe; recipes are {names}")
+    recipes = {recipe.stem: recipe for recipe in sorted(RECIPES_DIR.glob("*.yaml"))}
+    if str(path) not in recipes:
+        raise ConfigError(
+            f"config: {shown(str(path))} is neither a file nor a recipe; recipes are {', '.join(recipes)}"
+        )
+    return recipes[str(path)]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"config: {path} has {size} bytes, at most {MAX_CONFIG_BYTES} are read")
-        data = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MAX_CONFIG_BYTES)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"config: {path} cannot be read: {error}") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"config: {path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        data = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"config: {path} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"config: {path} must hold a mapping of sections, not {type(data).__name__}")
     return data
@@ -90,37 +73,37 @@ def _apply(data: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     section, dot, name = path.strip().partition(".")
     if not (separator and dot and section and name):
-        raise ConfigError(f"--set {override!r}: must be section.field=value")
+        raise ConfigError(f"--set {shown(override)}: must be section.field=value")
     try:
-        value = yaml.load(text, _StrictLoader) if text else None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+        value = parse_yaml(text) if text else None
+    except ValueError as error:
+        raise ConfigError(f"--set {shown(override)}: the value is not YAML: {error}") from error
     target = data.setdefault(section, {})
     if not isinstance(target, dict):
-        raise ConfigError(f"{section}: must be a mapping of fields, not {target!r}")
+        raise ConfigError(f"{clipped(section)}: must be a mapping of fields, not {shown(target)}")
     *parents, leaf = name.split(".")
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise ConfigError(f"{section}.{name}: {parent} is not a mapping")
+            raise ConfigError(f"{clipped(section)}.{clipped(name)}: {clipped(parent)} is not a mapping")
     target[leaf] = value
 
 
 def _explain(error: ValidationError) -> str:
-    """One line per complaint: `section.field: value: rule`."""
-    lines = []
-    for item in error.errors(include_url=False):
-        where = ".".join(str(part) for part in item["loc"])
-        rule = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            rule = "unknown field"
-        value = "missing" if item["type"] == "missing" else _short(item["input"])
-        if item["type"] == "value_error" and isinstance(item["input"], dict):
-            value = ""  # a rule between fields names them and their values itself
-        lines.append(": ".join(part for part in (where, value, rule) if part))
+    """One clause per complaint, `section.field: value: rule`; of very many the first ones."""
+    items = error.errors(include_url=False)
+    lines = [_complaint(item) for item in items[:MAX_COMPLAINTS]]
+    if len(items) > len(lines):
+        lines.append(f"and {len(items) - len(lines)} more")
     return "; ".join(lines)
 
 
-def _short(value: object) -> str:
-    text = repr(value) if not isinstance(value, dict) else "{...}"
-    return text if len(text) <= 80 else text[:77] + "..."
+def _complaint(item: ErrorDetails) -> str:
+    where = clipped(".".join(str(part) for part in item["loc"]))
+    rule = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        rule = "unknown field"
+    value = "missing" if item["type"] == "missing" else shown(item["input"])
+    if item["type"] == "value_error" and isinstance(item["input"], dict):
+        value = ""  # a rule between fields names them and their values itself
+    return ": ".join(part for part in (where, value, clipped(rule, 400)) if part)

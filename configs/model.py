@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, clipped, shown
+from configs.paths import existing, read_text
 
 MODELS_DIR = Path(__file__).parent / "models"
 
@@ -39,55 +40,60 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Our field name and the names that Hugging Face configurations use for it."""
 
+MAX_MODEL_BYTES = 1 << 20
+MAX_DIMENSION = 1 << 24
+Size = Annotated[int, Field(gt=0, le=MAX_DIMENSION)]
+Count = Annotated[int, Field(ge=0, le=MAX_DIMENSION)]
+
 MLA_FIELDS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 
 
 class ModelDims(BaseModel):
     """Dimensions of a decoder-only transformer. `load_model` makes and checks one."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     name: str
     """Preset name or file stem."""
     architecture: Architecture
     """dense or moe feed-forward; mla: multi-head latent attention instead of grouped-query."""
-    hidden_size: PositiveInt
+    hidden_size: Size
     """Width of the residual stream."""
-    intermediate_size: PositiveInt
+    intermediate_size: Size
     """Width of the dense feed-forward."""
-    num_hidden_layers: PositiveInt
+    num_hidden_layers: Size
     """Decoder layers."""
-    num_attention_heads: PositiveInt
+    num_attention_heads: Size
     """Query heads."""
-    num_key_value_heads: PositiveInt
+    num_key_value_heads: Size
     """Key and value heads (grouped-query attention)."""
-    head_dim: PositiveInt
+    head_dim: Size
     """Width of one head."""
-    vocab_size: PositiveInt
+    vocab_size: Size
     """Rows of the embedding and columns of the LM head."""
     rms_norm_eps: PositiveFloat = 1e-6
     """Added to the mean square in RMSNorm."""
     rope_theta: PositiveFloat = 10000.0
     """Base of the rotary embedding."""
-    num_experts: NonNegativeInt = 0
+    num_experts: Count = 0
     """Routed experts; 0 for a dense model."""
-    num_experts_per_tok: NonNegativeInt = 0
+    num_experts_per_tok: Count = 0
     """Experts each token is routed to (top-k)."""
-    moe_intermediate_size: NonNegativeInt = 0
+    moe_intermediate_size: Count = 0
     """Width of one expert's feed-forward."""
-    num_shared_experts: NonNegativeInt = 0
+    num_shared_experts: Count = 0
     """Experts that every token passes through."""
-    first_dense_layers: NonNegativeInt = 0
+    first_dense_layers: Count = 0
     """Leading layers that are dense in a MoE model."""
-    q_lora_rank: NonNegativeInt = 0
+    q_lora_rank: Count = 0
     """MLA: rank of the query's down-projection; 0 for none."""
-    kv_lora_rank: NonNegativeInt = 0
+    kv_lora_rank: Count = 0
     """MLA: width of the compressed key-value vector."""
-    qk_nope_head_dim: NonNegativeInt = 0
+    qk_nope_head_dim: Count = 0
     """MLA: the part of a query/key head without rotary embedding."""
-    qk_rope_head_dim: NonNegativeInt = 0
+    qk_rope_head_dim: Count = 0
     """MLA: the part with it."""
-    v_head_dim: NonNegativeInt = 0
+    v_head_dim: Count = 0
     """MLA: width of a value head."""
 
     @property
@@ -114,9 +120,10 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
     """
     path = _locate(path_or_preset)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"model.name: {str(path_or_preset)!r} cannot be read as JSON: {error}") from error
+        data = json.loads(read_text(path, MAX_MODEL_BYTES), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        what = clipped(str(error))
+        raise ConfigError(f"model.name: {str(path_or_preset)!r} cannot be read as JSON: {what}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"model.name: {str(path_or_preset)!r} must hold a JSON object, not {type(data).__name__}")
     name = path.parent.name if path.name == "config.json" else path.stem
@@ -135,7 +142,7 @@ def parse_model(name: str, data: Mapping[str, Any]) -> ModelDims:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        value = "missing" if first["type"] == "missing" else repr(first["input"])
+        value = "missing" if first["type"] == "missing" else shown(first["input"])
         raise ConfigError(f"model {name}: {field} is {value}; {first['msg'].lower()}") from error
     _check_dims(dims)
     return dims
@@ -178,24 +185,31 @@ def _locate(path_or_preset: str | Path) -> Path:
     text = str(path_or_preset)
     if text in presets():
         return MODELS_DIR / f"{text}.json"
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = existing(text)
+    if path is not None and path.is_dir():
         path = path / "config.json"
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise ConfigError(
-            f"model.name: {text!r} is neither a file, a directory with a config.json, nor one of the presets "
+            f"model.name: {shown(text)} is neither a file, a directory with a config.json, nor one of the presets "
             f"{', '.join(presets())}"
         )
     return path
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name occurs twice in one object")
+    return fields
+
+
 def _class_name(name: str, data: Mapping[str, Any]) -> str:
     listed = data.get("architectures")
     if not isinstance(listed, list) or not listed:
-        raise ConfigError(f"model {name}: architectures is {listed!r}; must be a list with one class name")
+        raise ConfigError(f"model {name}: architectures is {shown(listed)}; must be a list with one class name")
     class_name = str(listed[0])
     if class_name not in KINDS:
-        raise ConfigError(f"model {name}: architectures is {class_name!r}; known are {', '.join(KINDS)}")
+        raise ConfigError(f"model {name}: architectures is {shown(class_name)}; known are {', '.join(KINDS)}")
     return class_name
 
 
@@ -219,11 +233,12 @@ def _fields(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _derived_head_dim(name: str, fields: Mapping[str, Any], hidden: int, heads: int) -> int:
     if "kv_lora_rank" in fields:
-        return int(fields.get("qk_nope_head_dim", 0)) + int(fields.get("qk_rope_head_dim", 0))
+        parts = (fields.get("qk_nope_head_dim"), fields.get("qk_rope_head_dim"))
+        return sum(part for part in parts if isinstance(part, int))  # any other is refused under its own name
     if hidden % heads:
         raise ConfigError(
-            f"model {name}: head_dim is missing, and hidden_size={hidden} is not divisible by "
-            f"num_attention_heads={heads}"
+            f"model {name}: head_dim is missing, and hidden_size={shown(hidden)} is not divisible "
+            f"by num_attention_heads={shown(heads)}"
         )
     return hidden // heads
 
@@ -235,7 +250,9 @@ def _require_attention_fields(name: str, class_name: str, fields: Mapping[str, A
         missing = ", ".join(field for field in MLA_FIELDS if field not in present)
         raise ConfigError(f"model {name}: {missing} is missing; {class_name} needs {', '.join(MLA_FIELDS)}")
     if not latent and present:
-        raise ConfigError(f"model {name}: {present[0]} is {fields[present[0]]!r}; {class_name} has no latent attention")
+        raise ConfigError(
+            f"model {name}: {present[0]} is {shown(fields[present[0]])}; {class_name} has no latent attention"
+        )
 
 
 def _architecture(name: str, class_name: str, fields: Mapping[str, Any]) -> Architecture:
@@ -245,7 +262,7 @@ def _architecture(name: str, class_name: str, fields: Mapping[str, Any]) -> Arch
         if kind == architecture:
             return kind
     raise ConfigError(
-        f"model {name}: num_experts is {fields.get('num_experts', 'missing')}; "
+        f"model {name}: num_experts is {shown(fields['num_experts']) if 'num_experts' in fields else 'missing'}; "
         f"{class_name} is {' or '.join(KINDS[class_name])}"
     )
 

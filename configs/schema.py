@@ -29,11 +29,13 @@ EngineWarmupName = Literal[
 
 
 class Section(BaseModel):
-    """Base of every section: frozen, and an unknown key is an error."""
+    """Base of every section: frozen, an unknown key is an error, and so is a number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+MAX_RANKS = 1 << 16
+Width = Annotated[int, Field(ge=1, le=1 << 24)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
 
 
@@ -44,15 +46,15 @@ class ClusterSection(Section):
     """Ray address: `auto`, `host:port` or `ray://host:port`; unset: `$RAY_ADDRESS`, else Ray is started here."""
     simulated_nodes: int = Field(default=0, ge=0, le=64)
     """Start this many Ray nodes on this machine, each with a cache directory of its own; for trying things out."""
-    num_nodes: int | None = Field(default=None, ge=1)
+    num_nodes: int | None = Field(default=None, ge=1, le=MAX_RANKS)
     """Nodes to spread over; only together with `ranks_per_node`."""
-    ranks_per_node: int | None = Field(default=None, ge=1)
+    ranks_per_node: int | None = Field(default=None, ge=1, le=1024)
     """Ranks on each of `num_nodes` nodes (default 1 node). Give this or `world_size`, not both."""
-    world_size: int | None = Field(default=None, ge=1)
+    world_size: int | None = Field(default=None, ge=1, le=MAX_RANKS)
     """Ranks in all, wherever they fit. Give this or `ranks_per_node`, not both."""
     gpus_per_rank: float = Field(default=1.0, ge=0, le=8)
     """GPUs of one rank; a fraction shares one GPU between ranks. Ignored with `backend: cpu`."""
-    cpus_per_rank: float = Field(default=1.0, ge=0)
+    cpus_per_rank: float = Field(default=1.0, ge=0, le=4096)
     """CPUs of one rank; compilation uses as many jobs."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """Ray's placement group strategy, with `world_size`. With `ranks_per_node` nodes are chosen by free resources."""
@@ -87,11 +89,11 @@ class ModelSection(Section):
 
     name: str
     """A preset of `configs/models/` or the path of a Hugging Face `config.json`."""
-    tensor_parallel_size: int = Field(default=1, ge=1)
+    tensor_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Ranks that share each layer's GEMMs."""
-    pipeline_parallel_size: int = Field(default=1, ge=1)
+    pipeline_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Stages that share the layers."""
-    expert_parallel_size: int = Field(default=1, ge=1)
+    expert_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
     """Shards that share the experts."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Activation dtype. The cpu backend always measures float32."""
@@ -113,7 +115,7 @@ class AutotuneSection(Section):
     """Largest number of tokens in one step; tuned up to it."""
     max_num_seqs: int = Field(default=256, ge=1, le=1 << 16)
     """Largest number of sequences in one step; bounds the LM head and sampling."""
-    buckets: tuple[int, ...] | None = None
+    buckets: tuple[Width, ...] | None = None
     """Tune only these of the op's own buckets; others would never hit in serving and are refused."""
     skip_ops: tuple[str, ...] = ()
     """FlashInfer ops that keep their default tactic, for example `fp4_gemm`."""
@@ -123,9 +125,9 @@ class AutotuneSection(Section):
     """Fastest candidates kept per task for the guard."""
     tie_band: float = Field(default=0.01, ge=0, lt=1)
     """Candidates within this share of the fastest count as equal; a fixed order decides."""
-    consensus_ranks: int = Field(default=3, ge=2)
+    consensus_ranks: int = Field(default=3, ge=2, le=MAX_RANKS)
     """Ranks that measure the same short list under `consensus`."""
-    max_memory_bytes: int | None = Field(default=None, ge=1 << 20)
+    max_memory_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
     """Device memory that tuning may use; the largest bucket shrinks to fit."""
     max_memory_share: float = Field(default=0.9, gt=0, le=1)
     """The same as a share of the memory that is free when tuning starts."""
@@ -160,13 +162,13 @@ class EngineSection(Section):
     """Seconds by warmup. Unset: sm120_decode 1800, slot_mapping 120, any other 600."""
     num_layers: int = Field(default=2, ge=1, le=256)
     """Decoder layers of the runner; layers of one kind share their kernels."""
-    block_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(16,), min_length=1)
+    block_sizes: tuple[Width, ...] = Field(default=(16,), min_length=1)
     """Tokens per KV block, one for each KV cache group."""
-    kv_blocks: int | None = Field(default=None, ge=1)
+    kv_blocks: int | None = Field(default=None, ge=1, le=1 << 31)
     """KV blocks of the runner; unset: as many as its requests need."""
     max_model_len: int | None = Field(default=None, ge=2, le=1 << 24)
     """Longest sequence; unset: `autotune.max_num_batched_tokens` and 64 more."""
-    capture_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+    capture_sizes: tuple[Width, ...] | None = Field(default=None, min_length=1)
     """Requests in the decode steps that the engine captures as CUDA graphs; unset: powers of two up to
     `autotune.max_num_seqs`."""
     slot_mapping_for_any: bool = False
@@ -175,9 +177,9 @@ class EngineSection(Section):
     """Warm the attention of sparse-MLA models."""
     sparse_mla_backends: tuple[str, ...] = ("V4_FLASHMLA_SPARSE", "DEEPSEEK_SPARSE_SWA")
     """Attention backends that make a model one of those."""
-    top_k_widths: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 64, 1024)
+    top_k_widths: tuple[Width, ...] = (1, 8, 64, 1024)
     """Widths of top-k sampling that requests ask for."""
-    logprob_widths: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 5, 20)
+    logprob_widths: tuple[Annotated[int, Field(ge=0, le=1 << 24)], ...] = (0, 1, 5, 20)
     """Numbers of log probabilities that requests ask for."""
     monitor: Literal["off", "warn", "raise"] = "warn"
     """What a compilation after the warmups is, in the requests that check them: not counted, a warning, or an error."""

@@ -45,16 +45,16 @@ def parse_file_key(text: str) -> FileKey:
         tree = ast.parse(_TEXT_OR_ENUM.sub(_quote_enum, text), mode="eval")
         value = _value(tree.body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise RejectedArtifactError(f"not a FlashInfer key: {_short(text)} ({error})") from error
+        raise RejectedArtifactError(f"not a FlashInfer key: {quoted(text)} ({error})") from error
     if not isinstance(value, tuple) or len(value) != 4:
-        raise RejectedArtifactError(f"not a FlashInfer key (four fields are expected): {_short(text)}")
+        raise RejectedArtifactError(f"not a FlashInfer key (four fields are expected): {quoted(text)}")
     op, runner, shapes, extras = value
     if not (isinstance(op, str) and op and isinstance(runner, str) and runner):
-        raise RejectedArtifactError(f"not a FlashInfer key (op and runner must be names): {_short(text)}")
+        raise RejectedArtifactError(f"not a FlashInfer key (op and runner must be names): {quoted(text)}")
     if not (isinstance(shapes, tuple) and all(isinstance(shape, tuple) for shape in shapes)):
-        raise RejectedArtifactError(f"not a FlashInfer key (shapes must be tuples): {_short(text)}")
+        raise RejectedArtifactError(f"not a FlashInfer key (shapes must be tuples): {quoted(text)}")
     if not isinstance(extras, tuple):
-        raise RejectedArtifactError(f"not a FlashInfer key (extras must be a tuple): {_short(text)}")
+        raise RejectedArtifactError(f"not a FlashInfer key (extras must be a tuple): {quoted(text)}")
     return FileKey(op, runner, shapes, extras)
 
 
@@ -92,5 +92,6 @@ def _quote_enum(match: re.Match[str]) -> str:
     return match[0] if match[1] is None else repr(match[1])
 
 
-def _short(text: str) -> str:
+def quoted(text: str) -> str:
+    """A key or name in quotes for a message, only its beginning where it is long."""
     return repr(text if len(text) <= 120 else f"{text[:117]}...")

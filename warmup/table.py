@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
-from warmup.file_key import FileKey, parse_file_key
+from warmup.file_key import FileKey, parse_file_key, quoted
 from warmup.tasks import freeze
 
 TABLE_NAME = "autotune_configs.json"
@@ -140,7 +141,7 @@ def _read_json(data: bytes) -> Any:
         raise CorruptArtifactError(f"table of {len(data)} bytes is larger than {MAX_TABLE_BYTES}")
     _check_depth(data)
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise CorruptArtifactError(f"table of {len(data)} bytes is not whole JSON: {error}") from error
 
@@ -160,9 +161,16 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"key {key!r} stands twice")
+            raise ValueError(f"key {quoted(key)} stands twice")
         result[key] = value
     return result
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{quoted(text)} is too large for a number")
+    return number
 
 
 def _no_constant(name: str) -> Any:
@@ -177,20 +185,22 @@ def _metadata(value: Any) -> dict[str, str]:
         raise RejectedArtifactError(f"{_METADATA} lacks {', '.join(missing)}")
     wrong = [name for name, text in value.items() if not (isinstance(text, str) and text)]
     if wrong:
-        raise RejectedArtifactError(f"{_METADATA}: {', '.join(wrong)} must be text")
+        raise RejectedArtifactError(f"{_METADATA}: {', '.join(map(quoted, wrong[:5]))} must be text")
     return value
 
 
 def _entry(key: str, row: Any) -> Entry:
     if not (isinstance(row, list) and len(row) in (2, 3) and isinstance(row[0], str) and row[0]):
-        raise RejectedArtifactError(f"entry {key!r} must be [runner, tactic] or [runner, tactic, policy]")
+        raise RejectedArtifactError(f"entry {quoted(key)} must be [runner, tactic] or [runner, tactic, policy]")
     if not _is_tactic(row[1]):
-        raise RejectedArtifactError(f"entry {key!r}: tactic must be a number, text or nested lists of them")
+        raise RejectedArtifactError(f"entry {quoted(key)}: tactic must be a number, text or nested lists of them")
     if len(row) == 3 and not (isinstance(row[2], list) and _is_tactic(row[2])):
-        raise RejectedArtifactError(f"entry {key!r}: measurement policy must be a list")
+        raise RejectedArtifactError(f"entry {quoted(key)}: measurement policy must be a list")
     parsed: FileKey = parse_file_key(key)
     if parsed.runner != row[0]:
-        raise RejectedArtifactError(f"entry {key!r} names runner {row[0]!r}: FlashInfer would never serve it")
+        raise RejectedArtifactError(
+            f"entry {quoted(key)} names runner {quoted(row[0])}: FlashInfer would never serve it"
+        )
     return Entry(row[0], freeze(row[1]), freeze(row[2]) if len(row) == 3 else None)
 
 
@@ -205,7 +215,7 @@ def _refuse_shared_tasks(entries: Mapping[str, Entry]) -> None:
     for key in entries:
         other = owners.setdefault(parse_file_key(key).task, key)
         if other != key:
-            raise RejectedArtifactError(f"two entries for one task: {other!r} and {key!r}")
+            raise RejectedArtifactError(f"two entries for one task: {quoted(other)} and {quoted(key)}")
 
 
 def _compact(value: Any) -> bytes:

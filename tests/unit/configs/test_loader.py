@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ def test_an_override_into_a_broken_section_is_refused(write: Any) -> None:
         ("[1, 2]", "must hold a mapping of sections, not list"),
         ("", "must hold a mapping of sections, not NoneType"),
         ("cluster: {world_size: 2", "is not YAML"),
-        ("cluster: &a [*a]", "cluster: "),
+        ("cluster: &a [*a]", "anchors and aliases are not read"),
         (SMALLEST + "guard: {margin: 0.1}\nguard: {margin: 0.2}\n", "'guard' is given twice (line 4)"),
         (SMALLEST + "guard: {margin: 0.1, margin: 0.2}\n", "'margin' is given twice (line 3)"),
         (SMALLEST + "guard: !!python/object/apply:os.getcwd []\n", "is not YAML"),
@@ -131,7 +133,7 @@ def test_an_override_into_a_broken_section_is_refused(write: Any) -> None:
         (SMALLEST + "guard: null\n", "guard: None: "),
         ("a: " + "[" * 5000, "is not YAML"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"a: " + b"x" * MAX_CONFIG_BYTES, f"at most {MAX_CONFIG_BYTES} are read"),
+        (b"a: " + b"x" * MAX_CONFIG_BYTES, f"more than the {MAX_CONFIG_BYTES} bytes that are read"),
     ],
 )
 def test_a_broken_file_is_refused(write: Any, text: str | bytes, words: str) -> None:
@@ -141,18 +143,69 @@ def test_a_broken_file_is_refused(write: Any, text: str | bytes, words: str) -> 
     assert words in str(caught.value)
 
 
-def test_yaml_merge_keys_are_no_duplicates(write: Any) -> None:
-    """An anchor that is merged in may be overridden, as YAML means it."""
-    text = SMALLEST + "guard: &g {margin: 0.1}\n"
-    assert load_config(write(text)).guard.margin == 0.1
-    merged = "cluster: &c {world_size: 2}\nmodel: {name: a}\n"
-    config = load_config(write(merged), ["cluster.world_size=4"])
-    assert config.cluster.world_size == 4
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "anchors and aliases are not read (line 1)"),
+        ("guard: &g {margin: 0.1}\n", "anchors and aliases are not read (line 1)"),
+        ("<<: *base\n", "anchors and aliases are not read (line 1)"),
+        ("cluster: !!map {}\n", "tags such as 'tag:yaml.org,2002:map' are not read"),
+        ("cluster: !!int ''\n", "tags such as"),
+        ("a: " + "[" * 60_000, "brackets are nested deeper than 16"),
+        ("a: " + "{a: " * 10_000, "brackets are nested deeper than 16"),
+        ("- " * 5000, "nested too deeply"),
+        ("a: " + "9" * 5000, "is not YAML"),
+        ("a: 0x_\n", "is not YAML"),
+        ('? "' + "k" * 9000 + '"\n: 1\n', "kkk...: 1: unknown field"),
+        ("[a]: b\n", "is not YAML"),
+        ("".join(f"k{i}: {i}\n" for i in range(500)), " more"),
+        ("a: [" + "1," * 1000 + "]", "[1, 1, 1"),
+    ],
+)
+def test_a_bomb_costs_little_and_is_refused(write: Any, text: str, words: str) -> None:
+    """What would grow, repeat or nest without end is refused in few words and at once, as a file and as an override."""
+    began = time.process_time()
+    for path, overrides in ((write(text), []), (None, [f"guard.margin={text}"])):
+        with pytest.raises(ConfigError) as caught:
+            load_config(path, overrides)
+        assert path is None or words in str(caught.value)
+        assert len(str(caught.value)) < 4000
+    assert time.process_time() - began < 2.0
+
+
+def test_a_billion_laughs_need_no_memory(write: Any) -> None:
+    """A kilobyte that stands for 9 to the 20th values is refused within a megabyte."""
+    path = write(LAUGHS)
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="anchors"):
+        load_config(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_dates_stay_text(write: Any) -> None:
+    """A label that YAML 1.1 takes for a date is the text that was written, and an impossible date is no error."""
+    labels = load_config(write(SMALLEST), ["cluster.node_labels={built: 2026-02-30}"]).cluster.node_labels
+    assert labels == {"built": "2026-02-30"}
 
 
 def test_a_directory_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     """A path that holds no file is refused by name."""
-    for path in (tmp_path, tmp_path / "absent.yaml"):
+    for path in (
+        tmp_path,
+        tmp_path / "absent.yaml",
+        "a\x00b",
+        "~nobody-here/c.yaml",
+        "x" * 5000,
+        "\ud800",
+        "../cpu_two",
+    ):
         with pytest.raises(ConfigError, match="is neither a file nor a recipe"):
             load_config(path)
 

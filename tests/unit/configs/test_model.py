@@ -69,6 +69,9 @@ def test_a_directory_with_a_config_json_is_a_model(tmp_path: Path) -> None:
         ({"architectures": None}, ["architectures", "None"]),
         ({"hidden_size": None}, ["hidden_size", "missing"]),
         ({"vocab_size": 0}, ["vocab_size", "0", "greater than 0"]),
+        ({"vocab_size": 10**30}, ["vocab_size", "less than or equal to 16777216"]),
+        ({"rope_theta": float("inf")}, ["rope_theta", "inf", "finite number"]),
+        ({"architectures": ["x" * 9000]}, ["architectures", "xxx..."]),
         ({"intermediate_size": "wide"}, ["intermediate_size", "wide"]),
         ({"num_key_value_heads": 3}, ["num_attention_heads=8", "multiple", "num_key_value_heads=3"]),
         ({"num_attention_heads": 7, "num_key_value_heads": 7}, ["head_dim", "hidden_size=64", "num_attention_heads=7"]),
@@ -101,7 +104,26 @@ def test_a_wrong_expert_or_latent_model_is_refused(data: dict[str, Any], said: s
         parse_model("bad", data)
 
 
-@pytest.mark.parametrize("source", ["no-such-preset", "/no/such/config.json"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": 1, "a": 2}', "\udcff", '{"a": ' + "9" * 5000 + "}", " " * (1 << 20) + "{}"]
+)
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path, text: str) -> None:
+    """Nesting, repeated names, other bytes than UTF-8, endless numbers, a huge file: cannot be read as JSON."""
+    (tmp_path / "m.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ConfigError, match="cannot be read as JSON") as caught:
+        load_model(tmp_path / "m.json")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_latent_model_of_other_types_names_the_field(tmp_path: Path) -> None:
+    """A list where the derived head dimension needs a number is refused under the field's own name."""
+    with pytest.raises(ConfigError, match=r"qk_nope_head_dim is \[1\]"):
+        parse_model("bad", {**LATENT, "head_dim": None, "qk_nope_head_dim": [1]})
+
+
+@pytest.mark.parametrize(
+    "source", ["no-such-preset", "/no/such/config.json", "a\x00b", "~nobody-here/m", "x" * 5000, "\ud800"]
+)
 def test_an_unknown_model_lists_the_presets(source: str) -> None:
     """A name that is neither preset nor file says what there is."""
     with pytest.raises(ConfigError, match=r"qwen3-0\.6b"):

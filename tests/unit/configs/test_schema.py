@@ -48,8 +48,11 @@ def make_config(**sections: dict[str, Any]) -> WarmupConfig:
         ("cache", "file_mode", None, "octal file mode such as 0600"),
         ("cache", "root", 7, "valid string"),
         ("timeouts", "tuning", 0, "greater than 0"),
-        ("timeouts", "task", float("inf"), "less than or equal to 604800"),
-        ("timeouts", "task", float("nan"), "less than or equal to 604800"),
+        ("timeouts", "task", float("inf"), "finite number"),
+        ("timeouts", "task", float("nan"), "finite number"),
+        ("timeouts", "task", 1e9, "less than or equal to 604800"),
+        ("cluster", "cpus_per_rank", float("inf"), "finite number"),
+        ("model", "tensor_parallel_size", 10**40, "less than or equal to 65536"),
         ("timeouts", "loading", "soon", "valid number"),
     ],
 )

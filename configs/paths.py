@@ -1,0 +1,24 @@
+"""A path that a user wrote: `~` expanded, and no surprise when the text cannot be a path at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def existing(text: str | Path) -> Path | None:
+    """The path when something lies there that this user can see; None also for NULs, endless names, unknown users."""
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path
+
+
+def read_text(path: Path, limit: int) -> str:
+    """A file as UTF-8, at most `limit` bytes. Raises OSError; ValueError (also for what is not UTF-8)."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it has more than the {limit} bytes that are read")
+    return data.decode("utf-8")
