@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from tests.sim.group import module_digest
 from tests.sim.schedule import PHASE_LIMIT_S
-from tests.sim.world import Process, Value, World, module_digest
+from tests.sim.world import Process, Value, World
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import GRACE_S, WarmupMachine

@@ -9,7 +9,8 @@ import random
 from dataclasses import dataclass, replace
 
 from configs import WarmupConfig, parse_config
-from tests.sim.world import Directory, Group, Table, Value, World, make_result
+from tests.sim.group import Group
+from tests.sim.world import Directory, Table, Value, World, make_result
 from warmup.ranks import Placement, RankInfo, assign_ranks
 
 METHODS = (
@@ -164,7 +165,10 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     infos = assign_ranks(places, "node000")
     others = random.Random(f"modules {schedule.seed}")
     modules = tuple(f"module{n}" for n in range(others.choice((0, 1, 3))))
-    groups = [replace(_group(rng, index, shape.tasks), modules=modules) for index in range(shape.classes)]
+    engine = random.Random(f"engine {schedule.seed}").random() < 0.3
+    groups = [
+        replace(_group(rng, index, shape.tasks), modules=modules, tunes_engine=engine) for index in range(shape.classes)
+    ]
     by_node = rng.random() < 0.5
     shared = rng.choice((1, 1, 2, 4, shape.nodes))
     world = World(

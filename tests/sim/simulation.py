@@ -29,6 +29,7 @@ DURATIONS: dict[str, tuple[float, float]] = {
     "hand_over": (0.1, 1.0),
     "take": (0.01, 2.0),
     "activate": (0.001, 0.1),
+    "tune_engine": (0.5, 60.0),
     "pack": (0.01, 0.3),
     "pack_stored": (0.01, 0.3),
     "adopt": (0.01, 0.5),

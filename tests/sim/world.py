@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tests.sim.group import Group, module_digest
 from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.state import ClassState
 from warmup.ranks import RankInfo
@@ -92,23 +93,6 @@ class Process:
     loaded: str | None = None
     has_replayed: bool = False
     has_warmed: bool = False
-
-
-@dataclass(slots=True)
-class Group:
-    """Ranks that will say the same key."""
-
-    key: str
-    parts: dict[str, str]
-    tasks: list[Value]
-    outcome: str = "tuned"
-    modules: tuple[str, ...] = ()
-    """What a node must have compiled before it measures."""
-
-
-def module_digest(key: str) -> str:
-    """What the modules of a class are adopted as."""
-    return f"modules of {key}"
 
 
 def make_row(tactic: int, rng: random.Random) -> Value:
@@ -253,6 +237,7 @@ class World:
             "needs_bytes": 60 if process.budget is None else 40,
             "warnings": [],
             "last_words": process.last_words,
+            "tunes_engine": mine.tunes_engine,
             "reference_s": self.slow_ranks.get(process.rank, 1.0),
         }
 
@@ -341,8 +326,15 @@ class World:
             "ratio": 1.5 if kept else 1.0,
         }
 
+    def _tune_engine(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        if lacks := self.lacks(process):
+            raise RefusedError("CompileError", f"it has not compiled {lacks}")
+        return {"tuned": [{"name": "decode.json", "content": self._key(process)}], "warnings": []}
+
     def _pack(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         args = call.args
+        if group is not None and self.group(process.rank).tunes_engine and group.engine_tuned is None:
+            raise RefusedError("PackError", "nothing was tuned with an engine's step, nor given up")
         process.packed = Table.of(args["results"], args["verdicts"], args["guarded"], now)
         return {"digest": None, "blobs": []} if process.packed is None else process.packed.header
 

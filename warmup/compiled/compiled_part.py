@@ -13,13 +13,14 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Content
 from warmup.artifact.manifest import Kind
-from warmup.compiled import compute_cache, flashinfer_modules, installed, triton_cache
+from warmup.compiled import compute_cache, decode_profiles, flashinfer_modules, installed, triton_cache
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)
 
-COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache")
+COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache", "sparse_mla")
+"""What is put in place beside the table; profiles of sparse-MLA decode are not compiled, but travel the same way."""
 
 
 class CompiledPart:
@@ -43,6 +44,9 @@ class CompiledPart:
         self._max_bytes = compute_cache.size_limit(environ.get("CUDA_CACHE_MAXSIZE"))
         self._modes = (file_mode, dir_mode)
         self._store_directory = store_directory
+        self._profiles = decode_profiles.directory(
+            environ, flashinfer_base, self._process["flashinfer"], fingerprint["arch"]
+        )
         self._recorder = triton_cache.Recorder()
         self._is_recording = False
         self.environment: ProcessEnvironment = decide(
@@ -96,7 +100,7 @@ class CompiledPart:
 
     def install(self, artifact: Artifact) -> installed.Installed:
         """Put an artifact's compiled part in place on this node. One rank of a node does this."""
-        node = installed.Node(self._process, self._driver, self._max_bytes, *self._modes)
+        node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, *self._modes)
         return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
     def provider(self, module_set: str) -> Path:

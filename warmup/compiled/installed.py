@@ -13,7 +13,7 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Content
 from warmup.artifact.manifest import Kind
-from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
+from warmup.compiled import compute_cache, decode_profiles, flashinfer_modules, triton_cache
 from warmup.compiled.environment import ProcessEnvironment
 from warmup.errors import WarmupError
 
@@ -28,6 +28,8 @@ class Node:
     """`flashinfer_modules.describe_process` of the processes that will load the modules."""
     driver: str
     """Driver version; empty without a GPU."""
+    decode_profiles: Path
+    """Directory of FlashInfer's calibrations."""
     cuda_cache_max_bytes: int = compute_cache.DEFAULT_MAX_BYTES
     file_mode: int = 0o600
     dir_mode: int = 0o700
@@ -61,6 +63,7 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
         "cuda_compute_cache": lambda found: compute_cache.install(
             found, environment.compute_cache, node.driver, node.cuda_cache_max_bytes, **modes
         ),
+        "sparse_mla": lambda found: decode_profiles.install(found, node.decode_profiles, **modes),
     }
     files: list[Path] = []
     counts: list[tuple[Kind, int]] = []

@@ -31,6 +31,8 @@ class BuiltinEngine:
 
     outline: EngineOutline
     options: EngineWarmupOptions = field(default_factory=EngineWarmupOptions)
+    capability: tuple[int, int] | None = None
+    """Compute capability; None: torch is asked."""
     _runner: BuiltinRunner | None = None
 
     def shortage(self) -> str | None:
@@ -67,7 +69,9 @@ class BuiltinEngine:
 
     def context(self, *, is_leader: bool = False) -> WarmupContext:
         """This rank's surroundings; only a leader tunes."""
-        runner = self.runner
+        runner, capability = self.runner, self.capability
+        if capability is None and self._on_cuda:
+            capability = torch.cuda.get_device_capability()
         return WarmupContext(
             runner,
             runner.execute_model,
@@ -75,7 +79,7 @@ class BuiltinEngine:
             self.synchronize,
             self.options,
             is_leader=is_leader,
-            capability=torch.cuda.get_device_capability() if self._on_cuda else None,
+            capability=capability,
         )
 
     def warm(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from warmup.compiled.decode_profiles import FILE_NAME as CALIBRATION_NAME
 from warmup.engine_warmup.errors import EngineWarmupError
 from warmup.engine_warmup.sparse_mla import MIXED, mixed_shape, run_mixed, sparse_mla_gate
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, TunedFile, WarmupContext
@@ -24,8 +25,6 @@ from warmup.table import TABLE_NAME, describe_difference, metadata_difference, p
 SM120_FAMILY = 12
 """Major compute capability."""
 NEEDED = (Capability.DUMMY_RUN, Capability.FORCE_ATTENTION, Capability.MIXED_BATCH)
-CALIBRATION_NAME = "sparse_mla_sm120_cpb.json"
-"""FlashInfer's own name of the second file."""
 
 
 class DecodeTuning(Protocol):

@@ -70,6 +70,7 @@ class Pushing(PhaseLogic):
                 "pack",
                 results=list(group.results.values()),
                 verdicts=list(group.verdicts.values()),
+                tuned=group.engine_tuned or [],
                 strategy=group.strategy,
                 guarded=run.config.guard.enabled,
             )

@@ -111,6 +111,7 @@ def adopt_found(run: Run, group: ClassState) -> None:
     group.source, group.header = source, found["header"]
     group.results = {result["task_id"]: result for result in found["results"]}
     group.verdicts = {verdict["task_id"]: verdict for verdict in found["verdicts"]}
+    group.engine_tuned = list(found.get("tuned", ()))
     group.needs_guard = run.config.guard.enabled and not found["guarded"]
     if group.needs_guard and len(group.results) < len(group.tasks):
         group.needs_guard = False

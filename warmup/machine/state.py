@@ -121,6 +121,8 @@ class ClassState:
     """Under `consensus`: what each voter still measures."""
     votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Task -> voter -> result."""
+    engine_tuned: list[dict[str, str]] | None = None
+    """Files (`name`, `content`) that were tuned with an engine's own step; None until that is known."""
     header: dict[str, Any] | None = None
     """What `pack` returned: digest, table and blob digests; None until packed or found."""
     packer: int | None = None

@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.schema import WarmupConfig
 from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
+from warmup.machine import engine_tuning
 from warmup.machine.blame import Status
 from warmup.machine.commands import Call, Failure
 from warmup.machine.state import RankState, Run
@@ -47,7 +48,7 @@ def late_warmups(run: Run, statuses: Mapping[int, Status], now: float) -> Iterat
     """The warmups in which ranks have been for too long, by their heartbeats."""
     for rank, calls in run.calls_of.items():
         call, status = next(iter(calls.values())), statuses.get(rank, Status())
-        if not isinstance(call, Call) or call.method != METHOD or status.phase != METHOD:
+        if not isinstance(call, Call) or call.method not in (METHOD, engine_tuning.METHOD) or status.phase != METHOD:
             continue
         elapsed = now - max(run.call_began[call.call_id], status.since)
         limit = deadline(run.config, status.task_id)

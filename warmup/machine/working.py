@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine import consensus
-from warmup.machine.commands import Adopt, Call
+from warmup.machine import consensus, engine_tuning
+from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
@@ -133,26 +133,52 @@ class Tuning(PoolPhase):
 
     def enter(self, run: Run) -> Commands:
         again = [c for g in run.classes.values() if g.ballots for c in consensus.resume(run, g)]
-        return super().enter(run) + again + [c for g in run.classes.values() for c in self._maybe_vote(run, g)]
+        dealt = super().enter(run) + again
+        return dealt + [c for g in run.classes.values() for c in self._then(run, g, dealt)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
         if call.method == consensus.METHOD:
-            return consensus.voted(run, group, call, value)
-        return super().returned(run, call, value) + self._maybe_vote(run, group)
+            commands = consensus.voted(run, group, call, value)
+        elif call.method == engine_tuning.METHOD:
+            engine_tuning.keep(run, group, value)
+            commands = []
+        else:
+            commands = super().returned(run, call, value)
+        return commands + self._then(run, group, commands)
+
+    def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
+        if not engine_tuning.was_running([call]) or engine_tuning.is_required(run):
+            return None
+        info = run.ranks[call.rank].info
+        engine_tuning.give_up(run, run.class_of(call.rank), f"{info}: {failure.kind}: {failure.message}")
+        return []
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
-        ballot = run.class_of(rank).ballots.get(rank)
-        if ballot is not None:
+        group = run.class_of(rank)
+        if engine_tuning.was_running(calls):
+            engine_tuning.give_up(run, group, f"{run.ranks[rank].info} died in it")
+        if (ballot := group.ballots.get(rank)) is not None:
             ballot.lose(rank)
-        return super().lost(run, rank, calls)
+        commands = super().lost(run, rank, calls)
+        return commands + self._then(run, group, commands)
 
     def joined(self, run: Run, rank: int) -> Commands:
-        return super().joined(run, rank) + consensus.vote(run, run.class_of(rank), rank)
+        group = run.class_of(rank)
+        commands = super().joined(run, rank) + consensus.vote(run, group, rank)
+        return commands + self._then(run, group, commands)
 
     def is_complete(self, run: Run) -> bool:
-        waiting = (g for g in run.classes.values() if g.ballots and not consensus.is_settled(g))
-        return super().is_complete(run) and next(waiting, None) is None
+        return super().is_complete(run) and not any(self._owes(run, group) for group in run.classes.values())
+
+    def _owes(self, run: Run, group: ClassState) -> bool:
+        return (bool(group.ballots) and not consensus.is_settled(group)) or engine_tuning.is_owed(run, group)
+
+    def _then(self, run: Run, group: ClassState, commands: Commands) -> Commands:
+        """Once nothing is left to deal: the ballots, then what the leader tunes with an engine's step."""
+        if any(command.rank in group.ranks for command in commands):
+            return []
+        return self._maybe_vote(run, group) or engine_tuning.ask(run, group)
 
     def _maybe_vote(self, run: Run, group: ClassState) -> Commands:
         """Open the ballots once every task has a short list."""

@@ -18,14 +18,14 @@ from warmup.cache_key import CacheKey
 from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
 from warmup.rank.compiled_work import CompiledWork
-from warmup.rank.packing import header_of, history_of, make_artifact, without_compiled
+from warmup.rank.packing import header_of, history_of, joined, make_artifact, without_compiled
 from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore
 from warmup.table import parse_table
 from warmup.tasks import GuardVerdict, Task, TaskResult
 from warmup.tuner import Tuner
 
-TUNED: tuple[Kind, ...] = ("autotune_configs", "timings")
+TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 """Kinds that a lookup reads; the others are large and wait until a node needs them."""
 
 
@@ -67,15 +67,24 @@ class Delivery:
         return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
 
     def pack(
-        self, results: list[dict[str, Any]], verdicts: list[dict[str, Any]], strategy: str, guarded: bool
+        self,
+        results: list[dict[str, Any]],
+        verdicts: list[dict[str, Any]],
+        strategy: str,
+        guarded: bool,
+        tuned: Sequence[dict[str, str]] = (),
     ) -> dict[str, Any]:
-        """Results and verdicts as one artifact, kept here until its blobs are fetched; `digest` None: nothing tuned."""
+        """Everything measured as one artifact, kept here until its blobs are fetched; `digest` None: nothing tuned.
+
+        `tuned` are files (`name`, `content`) that were tuned with an engine's step: their entries join the table.
+        """
         order = {task.task_id: index for index, task in enumerate(self._tasks)}
         ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
         judged = {v["task_id"]: GuardVerdict.from_json(v) for v in verdicts}
         table = self._tuner.table(ordered, list(judged.values()))
         if table is None:
             return {"digest": None, "blobs": []}
+        table, beside, refused = joined(table, tuned)
         compiled, warnings = self._compiled.collect(table)
         self.artifact = make_artifact(
             table,
@@ -85,10 +94,10 @@ class Delivery:
             fingerprint=self._fingerprint,
             strategy=strategy,
             guarded=guarded,
-            compiled=compiled,
+            compiled=(*beside, *compiled),
         )
         collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": list(warnings)}
+        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *warnings]}
 
     def pack_stored(self) -> dict[str, Any]:
         """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged."""

@@ -9,7 +9,8 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.model import ModelDims
@@ -18,6 +19,7 @@ from configs.schema import WarmupConfig
 if TYPE_CHECKING:
     from warmup.engine_warmup.builtin_engine import BuiltinEngine
     from warmup.engine_warmup.outcome import EngineWarmupReport
+    from warmup.engine_warmup.spec import EngineWarmup, WarmupContext
     from warmup.tasks import Workload
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,41 @@ class RankEngine:
         from warmup.engine_warmup.runner_calls import runner_calls
 
         return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
+
+    def tunes(self, capability: tuple[int, int] | None) -> bool:
+        """Whether `tune` would tune anything on a device of this compute capability; asked of the gates alone."""
+        if off_reason(self.config, self.backend) is not None:
+            return False
+        from warmup.engine_warmup.spec import gate_of
+
+        foreseen = foreseen_context(self.config, self.dims, self.rank, self.backend, capability)
+        return any(gate_of(foreseen, warmup) is None for warmup in tuning_warmups())
+
+    def tune(self, scratch: Path, capability: tuple[int, int] | None) -> dict[str, Any]:
+        """Run the warmups that tune, as the leader of a class: `tuned` (files by `name` and `content`), `warnings`.
+
+        Args:
+            scratch: an empty directory for the files that FlashInfer's entry points write.
+            capability: of the device.
+
+        Raises:
+            EngineWarmupError: one that `engine.required` names failed.
+        """
+        from warmup.engine_warmup.errors import EngineWarmupError
+
+        engine = self._engine(capability, decode_tune_path=str(scratch / "sparse_mla_decode.json"))
+        try:
+            if (shortage := engine.shortage()) is not None:
+                return {"tuned": [], "warnings": [f"sm120_decode: {shortage}"]}
+            self.announce("runner")
+            report = engine.warm(tuning_warmups(), is_leader=True, announce=self.announce)
+        finally:
+            engine.close()
+            gc.collect()
+        if not report.ready:
+            raise EngineWarmupError("; ".join(described(report)["failed"]))
+        tuned = [{"name": file.name, "content": file.content.decode()} for file in report.tuned]
+        return {"tuned": tuned, "warnings": list(report.warnings)}
 
     def warm(self, left_out: Mapping[str, str]) -> dict[str, Any]:
         """Run the warmups, then the checking requests.
@@ -108,12 +145,12 @@ class RankEngine:
             )
         return {"verification": found.to_json(), "warnings": warnings, "failed": failed}
 
-    def _engine(self) -> BuiltinEngine:
+    def _engine(self, capability: tuple[int, int] | None = None, decode_tune_path: str | None = None) -> BuiltinEngine:
         from warmup.engine_warmup.builtin_engine import BuiltinEngine
         from warmup.engine_warmup.outline import engine_options, outline_of
 
-        outline = outline_of(self.config, self.dims, self.rank, self.backend)
-        return BuiltinEngine(outline, engine_options(self.config))
+        options = replace(engine_options(self.config), decode_tune_path=decode_tune_path)
+        return BuiltinEngine(outline_of(self.config, self.dims, self.rank, self.backend), options, capability)
 
 
 def predicted(
@@ -124,15 +161,32 @@ def predicted(
     What needs the device, such as its free memory, is not known yet.
     """
     from warmup.engine_warmup.order import ENGINE_WARMUPS
-    from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
-    from warmup.engine_warmup.spec import WarmupContext, gate_of
+    from warmup.engine_warmup.spec import gate_of
 
     if (reason := off_reason(config, backend)) is not None:
         return {warmup.name: f"skipped: {reason}" for warmup in ENGINE_WARMUPS}
-    runner: Any = OutlinedRunner(outline_of(config, dims, rank, backend))
-    context = WarmupContext(runner, _never, _never, _never, engine_options(config), capability=capability)
+    context = foreseen_context(config, dims, rank, backend, capability)
     skips = {warmup.name: gate_of(context, warmup) for warmup in ENGINE_WARMUPS}
     return {name: "runs" if skip is None else f"skipped: {skip.reason}" for name, skip in skips.items()}
+
+
+def foreseen_context(
+    config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
+) -> WarmupContext:
+    """What a gate can be asked before there is a runner."""
+    from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
+    from warmup.engine_warmup.spec import WarmupContext
+
+    runner: Any = OutlinedRunner(outline_of(config, dims, rank, backend))
+    return WarmupContext(runner, _never, _never, _never, engine_options(config), capability=capability)
+
+
+def tuning_warmups() -> tuple[EngineWarmup, ...]:
+    """The warmups whose results are part of the artifact."""
+    from warmup.engine_warmup.order import ENGINE_WARMUPS
+    from warmup.engine_warmup.spec import Stage
+
+    return tuple(warmup for warmup in ENGINE_WARMUPS if warmup.stage is Stage.AUTOTUNE)
 
 
 def _never(*arguments: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from warmup.artifact.artifact import Artifact, Content, pack, read_timings, table_content, timings_content
 from warmup.artifact.manifest import GuardSummary, Manifest
 from warmup.cache_key import CacheKey
+from warmup.errors import ArtifactError
 from warmup.fingerprint import Fingerprint
-from warmup.table import parse_table
+from warmup.table import TABLE_NAME, parse_table
 from warmup.tasks import GuardVerdict, TaskResult
 
 
@@ -61,12 +62,31 @@ def blob_rows(manifest: Manifest) -> list[dict[str, Any]]:
     return [{"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in entries.values()]
 
 
+def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tuple[Content, ...], tuple[str, ...]]:
+    """The table with what was tuned with an engine merged in, those files as contents, and warnings.
+
+    Files that do not fit the table are left out as a whole: the main table is never held up by them.
+    """
+    if not tuned:
+        return table, (), ()
+    from warmup.engine_warmup.sm120_decode import merge_into_artifact
+    from warmup.engine_warmup.spec import TunedFile
+
+    files = tuple(TunedFile(file["name"], file["content"].encode()) for file in tuned)
+    try:
+        merged = merge_into_artifact(table, files)
+    except ArtifactError as error:
+        return table, (), (f"what was tuned with an engine's step is left out: {error}",)
+    return merged[TABLE_NAME], tuple(Content("sparse_mla", file.name, file.content) for file in files), ()
+
+
 def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
-    """Results and verdicts that a found artifact's sidecar holds."""
+    """Results and verdicts that a found artifact's sidecar holds, and the files that were tuned with an engine."""
     rows = read_timings(artifact)
     return {
         "results": [row["result"] for row in rows],
         "verdicts": [row["verdict"] for row in rows if row.get("verdict")],
+        "tuned": [{"name": c.path, "content": bytes(c.data).decode()} for c in artifact.contents("sparse_mla")],
     }
 
 

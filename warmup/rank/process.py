@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from configs import env
@@ -32,6 +33,7 @@ from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore, StorePath
 from warmup.tasks import Choice, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions, Watch
+from warmup.tuning.host_facts import capability_of
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
 
 REPLAY_SHARE = 0.75
@@ -189,12 +191,22 @@ class RankProcess:
             verdict = self._tuner.guard(self._task(task_id), TaskResult.from_json(result))
             return verdict.to_json() | {"rank": self.info.rank}
 
+    def tune_engine(self) -> dict[str, Any]:
+        """Tune what only an engine's own step reaches, for the class: files to be packed with the table."""
+        with self._busy("tune_engine"), TemporaryDirectory(prefix="ray-warmup-tune-") as scratch:
+            return self._engine.tune(Path(scratch), capability_of(self._fingerprint["arch"]))
+
     def pack(
-        self, results: list[dict[str, Any]], verdicts: list[dict[str, Any]], strategy: str, guarded: bool
+        self,
+        results: list[dict[str, Any]],
+        verdicts: list[dict[str, Any]],
+        strategy: str,
+        guarded: bool,
+        tuned: Sequence[dict[str, str]] = (),
     ) -> dict[str, Any]:
-        """Results and verdicts as one artifact, kept here until its blobs are fetched."""
+        """Results, verdicts and what an engine's step tuned as one artifact, kept here until its blobs are fetched."""
         with self._busy("pack"):
-            return self._delivery.pack(results, verdicts, strategy, guarded)
+            return self._delivery.pack(results, verdicts, strategy, guarded, tuned)
 
     def pack_stored(self) -> dict[str, Any]:
         """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store."""
@@ -348,6 +360,7 @@ class RankProcess:
             "device": self._tuner.device() if is_on else "",
             "backend": self._backend,
             "memory": self._tuner.memory() if is_on else {},
+            "tunes_engine": is_on and self._engine.tunes(capability_of(self._fingerprint["arch"])),
             "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in self._tasks.values()), default=0),
             "reference_s": self._tuner.reference_seconds()
             if is_on and self._config.cluster.gpus_per_rank >= 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from configs import parse_config
-from tests.sim.world import Group, Process, RefusedError, Table, World, make_result
+from tests.sim.group import Group
+from tests.sim.world import Process, RefusedError, Table, World, make_result
 from warmup.machine.blame import Status
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import WarmupMachine
@@ -35,6 +37,7 @@ class Driver:
         retune: bool = False,
         outcome: str = "tuned",
         modules: tuple[str, ...] = (),
+        tunes_engine: bool = False,
         sections: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         given: dict[str, Any] = {name: dict(values) for name, values in (sections or {}).items()}
@@ -47,7 +50,8 @@ class Driver:
             for gpu in range(per_node)
         ]
         infos = assign_ranks(places, "node0")
-        groups = [make_group(index, tasks, outcome, modules) for index in range(classes)]
+        made = [make_group(index, tasks, outcome, modules) for index in range(classes)]
+        groups = [replace(group, tunes_engine=tunes_engine) for group in made]
         self.world = World(
             infos,
             groups,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.artifacts import make_artifact, table_bytes
 from warmup.artifact.artifact import Artifact, Content, table_content
-from warmup.compiled import compute_cache, flashinfer_modules, installed
+from warmup.compiled import compute_cache, decode_profiles, flashinfer_modules, installed
 from warmup.compiled.environment import decide
 
 HERE = {"flashinfer": "0.7.2.post1", "tvm_ffi": "1", "cuda": "13.0", "architectures": "90a", "python_abi": "x"}
@@ -28,6 +28,7 @@ def whole_artifact(tmp_path: Path) -> Artifact:
             *flashinfer_modules.collect({"python": library}, HERE),
             Content("triton_cache", "E/k.cubin", b"cubin"),
             Content("triton_cache", "E/__grp__k.json", group),
+            Content("sparse_mla", decode_profiles.FILE_NAME, b'{"device": 1}'),
             *compute_cache.collect(tmp_path / "nv", "580.1"),
         ]
     )
@@ -38,13 +39,18 @@ def test_every_part_is_installed(tmp_path: Path) -> None:
     artifact = whole_artifact(tmp_path)
     provider = installed.provider_directory(tmp_path / "store", artifact.manifest.module_set)
     environment = decide({}, tmp_path / "home", tmp_path / "root", provider)
-    result = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1"))
+    result = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1", tmp_path / "autotune"))
 
-    assert dict(result.counts) == {"flashinfer_module": 3, "triton_cache": 2, "cuda_compute_cache": 1}
+    assert dict(result.counts) == {
+        "flashinfer_module": 3,
+        "triton_cache": 2,
+        "cuda_compute_cache": 1,
+        "sparse_mla": 1,
+    }
     assert (result.provider, result.warnings) == (provider, ())
     assert (tmp_path / "home/.triton/cache/E/k.cubin").read_bytes() == b"cubin"
     assert (tmp_path / "home/.nv/ComputeCache/0/k").read_bytes() == b"kernel"
-    again = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1"))
+    again = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1", tmp_path / "autotune"))
     assert (again.files, again.provider) == ((), provider)
 
 
@@ -55,10 +61,10 @@ def test_parts_that_do_not_fit_are_left_out_with_a_warning(tmp_path: Path) -> No
     fewer = Artifact(artifact.manifest, {k: v for k, v in artifact.blobs.items() if k != entry.sha256})
     provider = tmp_path / "provider"
     environment = decide({}, tmp_path / "home", tmp_path / "root", provider)
-    node = installed.Node(HERE | {"cuda": "12.9"}, "590.2")
+    node = installed.Node(HERE | {"cuda": "12.9"}, "590.2", tmp_path / "autotune")
     result = installed.install(fewer, provider, environment, node)
 
-    assert (result.provider, result.counts, len(result.warnings)) == (None, (), 3)
+    assert (result.provider, result.counts, len(result.warnings)) == (None, (("sparse_mla", 1),), 3)
     assert all("compiles for itself" in warning for warning in result.warnings)
     assert not provider.exists()
 
@@ -68,10 +74,13 @@ def test_full_disk_costs_the_compiled_part_only(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file in the way")
     environment = decide({}, tmp_path / "home", tmp_path / "root", None)
     result = installed.install(
-        whole_artifact(tmp_path), tmp_path / "provider", environment, installed.Node(HERE, "580.1")
+        whole_artifact(tmp_path),
+        tmp_path / "provider",
+        environment,
+        installed.Node(HERE, "580.1", tmp_path / "autotune"),
     )
 
-    assert [kind for kind, _ in result.counts] == ["flashinfer_module"]
+    assert [kind for kind, _ in result.counts] == ["flashinfer_module", "sparse_mla"]
     assert len(result.warnings) == 2
 
 

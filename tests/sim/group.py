@@ -1,0 +1,25 @@
+"""What the ranks of one class have in common in the simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(slots=True)
+class Group:
+    """Ranks that will say the same key."""
+
+    key: str
+    parts: dict[str, str]
+    tasks: list[dict[str, Any]]
+    outcome: str = "tuned"
+    modules: tuple[str, ...] = ()
+    """What a node must have compiled before it measures."""
+    tunes_engine: bool = False
+    """Whether the leader tunes with an engine's step."""
+
+
+def module_digest(key: str) -> str:
+    """What the modules of a class are adopted as."""
+    return f"modules of {key}"

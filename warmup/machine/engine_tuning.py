@@ -1,0 +1,58 @@
+"""What a class's leader tunes with an engine's own step, sm120_decode, once every task is measured: the end of TUNING.
+
+It is optional: when it fails, hangs or kills its process the table is made without it, and FlashInfer's heuristic
+serves. What it tuned is part of the artifact, so a found artifact has it and nobody tunes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from warmup.machine import consensus
+from warmup.machine.commands import Adopt, Call
+from warmup.machine.state import ClassState, Commands, Run
+
+METHOD = "tune_engine"
+WARMUP = "sm120_decode"
+
+
+def is_owed(run: Run, group: ClassState) -> bool:
+    """Whether the class's ranks said that there is something to tune, and nobody has."""
+    return (
+        not group.is_hit
+        and group.engine_tuned is None
+        and bool(run.ranks[group.leader].description.get("tunes_engine"))
+    )
+
+
+def ask(run: Run, group: ClassState) -> Commands:
+    """The call to the leader, once nothing else of the class is measured."""
+    is_measuring = group.pool is None or not group.pool.is_done or bool(run.calls_of.get(group.leader))
+    is_voting = bool(group.ballots) and not consensus.is_settled(group)
+    if is_measuring or is_voting or not run.ranks[group.leader].is_alive or not is_owed(run, group):
+        return []
+    return [run.call(group.leader, METHOD)]
+
+
+def keep(run: Run, group: ClassState, value: dict[str, Any]) -> None:
+    """The leader's files, for whoever packs."""
+    group.engine_tuned = list(value["tuned"])
+    for warning in value["warnings"]:
+        run.warn(f"engine warmup: {warning}")
+
+
+def give_up(run: Run, group: ClassState, why: str) -> None:
+    """The table is made without it."""
+    group.engine_tuned = []
+    run.warn(f"nothing was tuned with an engine's step: {why}; FlashInfer's own heuristics serve there")
+
+
+def is_required(run: Run) -> bool:
+    """Whether the run fails with it, as for any engine warmup."""
+    return WARMUP in run.config.engine.required
+
+
+def was_running(calls: Iterable[Call | Adopt]) -> bool:
+    """Whether a rank was at it when it died."""
+    return any(isinstance(call, Call) and call.method == METHOD for call in calls)
