@@ -15,15 +15,15 @@ import ctypes
 import hashlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.libraries import build_library
+from tests.script import Moments, read_script
 from warmup.errors import LoadError
 from warmup.guard.contest import Pace
 from warmup.table import parse_table
@@ -39,33 +39,11 @@ METADATA = {
     "cutlass_dsl_version": "unknown-free",
     "gpu": "Scripted Device",
 }
-SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
-"""In the rank's environment: the script as JSON, or the path of a file with it (no file: nothing is scripted).
-
-    task_s     seconds that each `tune` takes
-    pause_s    {"load": 0.5}: seconds that the first call of a method takes, {"tune": {"3": 0.5}}: its third
-    parts      changed parts of the fingerprint;   metadata: changed fields of the tables it writes and accepts
-    salt       changes which tactics win
-    misses, digest   what a load claims in spite of the table: tasks that miss, another digest
-    modules    names of modules to build, over and over: nothing of them can be handed over
-    libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE; what an
-               engine on a GPU calls is built so, too
-    refuse     names of workloads that this device cannot run
-    fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
-    trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
-"""
 
 
 def make_scripted_tuner(backend: str, options: TunerOptions) -> ScriptedTuner:
     """Factory for `run_warmup(tuner="tests.fakes:make_scripted_tuner")`."""
-    return ScriptedTuner(_read_script(os.environ.get(SCRIPT_VARIABLE, "{}")))
-
-
-def _read_script(text: str) -> dict[str, Any]:
-    if not text.startswith("{"):
-        text = Path(text).read_text() if Path(text).exists() else "{}"
-    script: dict[str, Any] = json.loads(text)
-    return script
+    return ScriptedTuner(read_script())
 
 
 class ScriptedTuner:
@@ -73,14 +51,13 @@ class ScriptedTuner:
 
     def __init__(self, script: dict[str, Any]) -> None:
         self._script = script
-        self._calls: dict[str, int] = {}
+        self._fault = Moments(script).reach
         self._watch = Watch()
         self._listener: Callable[[Watch], None] = lambda watch: None
         self._quarantine: set[tuple[str, str, str]] = set()
         self._table: bytes | None = None
         self._provider: Path | None = None
         self._buildable: tuple[str, ...] = tuple(script.get("libraries", ()))
-        self._note("created", 1)
 
     def describe(self) -> dict[str, str]:
         parts = {**METADATA, "arch": "scripted", "torch": "none", "triton": "none"}
@@ -228,45 +205,6 @@ class ScriptedTuner:
         return str(
             (task.workload.op, runner, ((task.bucket, int(task.workload.param("k"))),), (task.workload.param("n"),))
         )
-
-    def _note(self, method: str, nth: int, task_id: str = "") -> None:
-        """One line for whoever watches from outside."""
-        directory = self._script.get("trace")
-        if directory is not None:
-            line = json.dumps({"pid": os.getpid(), "method": method, "nth": nth, "task": task_id})
-            with (
-                suppress(OSError),
-                open(Path(directory, f"{os.getpid()}.jsonl"), "a") as file,
-            ):  # the disk may be "full"
-                file.write(line + "\n")
-
-    def _fault(self, method: str, task_id: str = "") -> None:
-        """Act as scripted when this is the nth call of the method; `once` names a file that marks it as done."""
-        fault = self._script.get("fault")
-        nth = self._calls[method] = self._calls.get(method, 0) + 1
-        self._note(method, nth, task_id)
-        pause = self._script.get("pause_s", {}).get(method, {})
-        time.sleep((pause if isinstance(pause, dict) else {"1": pause}).get(str(nth), 0.0))
-        if not fault or fault["method"] != method or self._calls[method] != fault.get("nth", 1):
-            return
-        if "once" in fault:
-            try:
-                os.close(os.open(fault["once"], os.O_CREAT | os.O_EXCL))
-            except FileExistsError:
-                return
-        ACTS[fault["kind"]](fault)
-
-
-def _raise(fault: dict[str, Any]) -> None:
-    raise RuntimeError(fault.get("message", "planted failure"))
-
-
-ACTS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "raise": _raise,
-    "exit": lambda fault: os.kill(os.getpid(), signal.SIGKILL),
-    "segv": lambda fault: os.kill(os.getpid(), signal.SIGSEGV),
-    "hang": lambda fault: time.sleep(fault.get("seconds", 600)),
-}
 
 
 class NamedBackend:

@@ -1,0 +1,60 @@
+"""The real tuner of FlashInfer's AutoTuner, which notes its calls and stands still where a script says so.
+
+Nothing of it is changed: each method notes the moment, then does what it always does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.script import Moments, read_script
+from warmup.flashinfer_tuner import FlashInferTuner
+from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
+from warmup.tuner import LoadResult, ReplayResult, TunerOptions
+
+
+def make_traced_tuner(backend: str, options: TunerOptions) -> FlashInferTuner:
+    """Factory for `run_warmup(tuner="tests.traced:make_traced_tuner")`."""
+    assert backend == "cpu"
+    return TracedTuner("cpu", options)
+
+
+class TracedTuner(FlashInferTuner):
+    """Moments before the calls of `tests/faults/moments.py`."""
+
+    def __init__(self, backend: str, options: TunerOptions) -> None:
+        self._moments = Moments(read_script())
+        super().__init__("cpu", options)
+
+    def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
+        self._moments.reach("prepare")
+        return super().prepare(workloads, others)
+
+    def missing_modules(self) -> tuple[str, ...]:
+        self._moments.reach("missing_modules")
+        return super().missing_modules()
+
+    def tune(self, task: Task) -> TaskResult:
+        self._moments.reach("tune", task.task_id)
+        return super().tune(task)
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        self._moments.reach("guard", task.task_id)
+        return super().guard(task, result)
+
+    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+        self._moments.reach("table")
+        return super().table(results, verdicts)
+
+    def check(self, table: bytes) -> str | None:
+        self._moments.reach("check")
+        return super().check(table)
+
+    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+        self._moments.reach("load")
+        return super().load(path, expected)
+
+    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+        self._moments.reach("replay")
+        return super().replay(tasks)
