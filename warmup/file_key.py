@@ -18,7 +18,8 @@ from warmup.errors import RejectedArtifactError
 MAX_KEY_CHARS = 16 * 1024
 """Longer keys are refused: the longest known one (attention with sinks) has under 600 characters."""
 
-_TEXT_OR_ENUM = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|<([A-Za-z_][\w.]*: -?\w+)>""")
+_TEXT_OR_ENUM = re.compile(r"""'(?:[^'\\]++|\\.)*+'?|"(?:[^"\\]++|\\.)*+"?|<([A-Za-z_][\w.]*: -?\w+)>""", re.DOTALL)
+"""Possessive, and text that does not end goes to the end of the key: linear time."""
 
 
 @dataclass(frozen=True, slots=True)

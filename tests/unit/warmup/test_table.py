@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -156,6 +158,26 @@ def test_deep_nesting_is_corrupt_and_brackets_in_text_are_not() -> None:
         parse_table(deep)
     harmless = key(extras=repr(("[" * (MAX_DEPTH + 5),)))
     assert harmless in parse_table(encode(content(**{harmless: ["Direct", 1]}))).entries
+
+
+def test_long_text_costs_a_few_copies() -> None:
+    """A megabyte of text in a table needs some megabytes, not a hundred bytes for each character."""
+    data = encode(content(_metadata={**METADATA, "gpu": 'x"' * 350_000}))
+    tracemalloc.start()
+    parse_table(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * len(data)
+
+
+def test_text_without_an_end_costs_little_time() -> None:
+    """Escaped quotes in text that never ends are passed once and not once for each of them."""
+    began = time.process_time()
+    with pytest.raises(CorruptArtifactError):
+        parse_table(b'"' + b'\\"' * 200_000)
+    with pytest.raises(RejectedArtifactError):
+        parse_file_key("('" + "\\'" * 8_000)
+    assert time.process_time() - began < 1.0
 
 
 def test_size_limit_and_other_values() -> None:
