@@ -10,6 +10,7 @@ import typer
 
 from configs import ConfigError, WarmupConfig, load_config
 from configs.schema import CacheSection
+from warmup.rank.node_paths import environments_here, resolve_paths
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -32,7 +33,21 @@ class Scope:
             if self.settings:
                 raise ConfigError("--set changes a config: give --config, too")
             return None
-        return load_config(self.config, self.settings or [])
+        config = load_config(self.config, self.settings or [])
+        if not self.cluster and self.root is None and self.override_dir is None:
+            self._refuse_simulated(config)
+        return config
+
+    def _refuse_simulated(self, config: WarmupConfig) -> None:
+        """What this machine's own directories hold would be a wrong answer about nodes that have others."""
+        here = resolve_paths(config.cache)
+        for environment in environments_here(config):
+            node = resolve_paths(config.cache, environment)
+            if (node.root, node.override) != (here.root, here.override):
+                raise ConfigError(
+                    "the nodes of this config are simulated (cluster.simulated_nodes), each with a cache of its own: "
+                    f"--cluster asks them all, --set cache.root={node.root} one"
+                )
 
 
 def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:

@@ -20,7 +20,7 @@ from typing import Any
 
 from configs import env
 from configs.loader import parse_config
-from configs.schema import CacheSection
+from configs.schema import CacheSection, WarmupConfig
 from warmup.artifact.artifact import read_timings
 from warmup.cache import diff as cache_diff
 from warmup.cache import ops as cache_ops
@@ -49,8 +49,16 @@ def perform(command: str, arguments: Arguments) -> Answer:
 
 
 def _paths(arguments: Arguments) -> NodePaths:
+    return resolve_paths(_section(arguments))
+
+
+def _section(arguments: Arguments) -> CacheSection:
     given = {name: arguments[name] for name in ("root", "override_dir") if arguments.get(name)}
-    return resolve_paths(CacheSection.model_validate({**(arguments.get("cache") or {}), **given}))
+    return CacheSection.model_validate({**(arguments.get("cache") or {}), **given})
+
+
+def _config(arguments: Arguments) -> WarmupConfig:
+    return parse_config(arguments["config"]).model_copy(update={"cache": _section(arguments)})
 
 
 def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
@@ -84,12 +92,14 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     from warmup.cache import retiming
     from warmup.rank.forecast import forecast_rank
 
-    config = parse_config(arguments["config"])
+    config = _config(arguments)
     backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
     forecast = forecast_rank(config, arguments.get("rank", 0), backend)
+    if not forecast.hit:
+        raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))
     artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
     lease.release()
-    env.export({"FLASHINFER_WORKSPACE_BASE": str(resolve_paths(config.cache).workspace)})
+    env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
     module, _, name = arguments.get("factory", "warmup.flashinfer_tuner:FlashInferTuner").partition(":")
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
     tuner = getattr(importlib.import_module(module), name)(backend, options)
@@ -105,11 +115,10 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     from warmup.rank.forecast import forecast_rank
 
-    config = parse_config(arguments["config"])
+    config = _config(arguments)
     forecast = forecast_rank(config, arguments.get("rank", 0))
     directory = forecast.table_path.parent
-    chosen = resolve_paths(config.cache)
-    stores = cache_views.find_stores(chosen.root, chosen.override)
+    stores = cache_views.find_stores(paths.root, paths.override)
     row = cache_views.explain(directory, forecast.key.as_dict(), stores)
     result = asdict(row) | {"hit": forecast.hit, "reason": row.reason or forecast.reason}
     return forecast.hit, result

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scripts.cache_cli import app
+from scripts.cache_view import show_nodes
 from tests.artifacts import make_artifact
 from warmup.artifact.artifact import table_content
 from warmup.store.node_store import NodeStore
@@ -88,3 +89,45 @@ def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
     code, output = call("explain", "--config", "cpu_two_nodes", "--set", f"cache.root={tmp_path}")
 
     assert (code, "a miss" in output) == (1, True), output
+
+
+def test_what_cannot_be_answered_here_is_wrong_usage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated nodes have caches of their own; re-timing needs a config, and one node; --set needs a config; `export`
+    and `import` know no cluster. Nothing is started for any of it."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(root))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for arguments, expected in (
+        (("explain", "--config", "cpu_two_nodes"), "--cluster asks them all"),
+        (("ls", "--set", "cache.root=/x"), "give --config"),
+        (("verify", "--retime", "2"), "--retime needs --config"),
+        (("verify", "--retime", "2", "--config", "cpu_two_nodes", "--cluster"), "run it there, without --cluster"),
+        (("export", str(root / "file"), "--cluster"), "No such option"),
+        (("import", str(root / "file"), "--cluster"), "No such option"),
+    ):
+        code, output = call(*arguments)
+        assert (code, expected in output) == (2, True), output
+
+
+def test_without_a_cluster_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--cluster` where nothing listens fails with 1 and names the option."""
+    code, output = call("ls", "--cluster", "--address", "127.0.0.1:1")
+    assert (code, "--address" in output) == (1, True), output
+
+
+def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers of several nodes are one table with a column for the node; one that stores nothing says so."""
+    removal = {"what": "generation", "generation": 1, "path": "/p", "bytes": 2048, "reason": "old"}
+    plan = {"plan": [removal], "done": None}
+    nodes = [{"node_id": letter * 56, "result": plan, "error": ""} for letter in "ab"]
+    nodes.append({"node_id": "c" * 56, "result": None, "error": ""})
+    nodes.append({"node_id": "d" * 56, "result": None, "error": "node dddddddd did not answer within 2 s"})
+    show_nodes({"command": "prune", "nodes": nodes})
+    printed = capsys.readouterr().out
+
+    assert [line.split()[:3] for line in printed.splitlines() if "/p" in line] == [
+        ["aaaaaaaa", "generation", "1"],
+        ["bbbbbbbb", "generation", "1"],
+    ]
+    assert "node cccccccc: nothing is stored here" in printed
+    assert "dry run" in printed
+    assert "dddddddd" not in printed
