@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -64,12 +65,19 @@ def _ls(console: Console, answers: Answers) -> None:
 
 
 def _verify(console: Console, answers: Answers) -> None:
+    table = _table(answers, "key", "generations", "files", "size", "state", "path")
     for node, rows in answers:
         for row in rows:
-            counted = f"{row['generations']} generations, {row['files']} files, {size(row['bytes'])}"
-            _line(console, node, f"{row['path']}: {counted}: {'damaged' if row['problems'] else 'whole'}")
+            path = Path(row["path"])
+            state = "damaged" if row["problems"] else "whole"
+            counts = (str(row["generations"]), str(row["files"]), size(row["bytes"]))
+            _row(table, node, path.name[:12], *counts, state, str(path.parent))
+    if table.row_count:
+        console.print(table)
+    for node, rows in answers:
+        for row in rows:
             for problem in row["problems"]:
-                _line(console, node, f"  {problem}")
+                _line(console, node, problem)
         if not rows:
             _line(console, node, "nothing is stored here")
 
