@@ -14,8 +14,10 @@ from typing import Any
 from actors.client import NAMESPACE, coordinator_name, reach
 from actors.errors import ClusterError
 from configs import WarmupConfig, env
+from configs.schema import CacheSection
 from warmup.rank.forecast import forecast_rank
 from warmup.rank.node_paths import environments_here, resolve_paths
+from warmup.serving_monitor import serving_processes
 from warmup.store.node_store import NodeStore
 
 ASK_S = 5.0
@@ -79,6 +81,14 @@ def verdicts(config: WarmupConfig | None) -> list[dict[str, Any]]:
         if verdict is not None:
             found.append({**verdict, "directory": str(directory)})
     return sorted(found, key=lambda v: v.get("ended_at", 0.0), reverse=True)
+
+
+def serving(config: WarmupConfig | None) -> list[dict[str, Any]]:
+    """The monitored processes below this node's default cache root and a config's, as they say (`warmup.monitor`)."""
+    roots = [resolve_paths(CacheSection()).root]
+    if config is not None:
+        roots += [resolve_paths(config.cache, node).root for node in environments_here(config)]
+    return [record for root in dict.fromkeys(roots) for record in serving_processes(root)]
 
 
 def wait_ready(

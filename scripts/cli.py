@@ -109,7 +109,8 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
 ) -> None:
-    """What live runs are doing, per rank; else how the last runs ended on this node."""
+    """What live runs are doing, per rank; else how the last runs ended on this node, and what serving processes here
+    have compiled since they were ready (`warmup.monitor`)."""
     settings = _config(config, override) if config is not None else None
 
     def work() -> int:

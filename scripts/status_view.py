@@ -1,4 +1,4 @@
-"""`status`: live runs, else how the last ones ended on this node."""
+"""`status`: live runs, else how the last ones ended on this node; and what serving processes here have compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.status import attached, live_runs, verdicts
+from actors.status import attached, live_runs, serving, verdicts
 from configs import WarmupConfig
 from scripts.terminal import wide_console
 
@@ -28,12 +28,15 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
             time.sleep(WATCH_S)
             runs = live_runs()
     ended = [] if runs else verdicts(config)
+    processes = serving(config)
     if as_json:
-        typer.echo(json.dumps({"live": runs, "ended": ended}, indent=2))
+        typer.echo(json.dumps({"live": runs, "ended": ended, "serving": processes}, indent=2))
         return 0
     _print_runs(console, runs, as_json=False)
     for verdict in ended:
         _print_verdict(console, verdict)
+    for process in processes:
+        _print_process(console, process)
     if not runs and not ended:
         console.print("no run is active, and none has ended on this node")
     return 0
@@ -63,3 +66,14 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
     )
     if verdict.get("error"):
         console.print(f"  {verdict['error'].splitlines()[0]}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_process(console: Console, process: dict[str, Any]) -> None:
+    """One monitored process, and the first of what it compiled or loaded after ready."""
+    since = datetime.fromtimestamp(process["started_at"], UTC).isoformat(timespec="seconds")
+    counts = f"{sum(process['compiled'].values())} compiled, {sum(process['loaded'].values())} loaded from disk"
+    state = "serves" if process["alive"] else "has ended"
+    line = f"{process['name']} (pid {process['pid']}) {state}: {counts} since {since}"
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    for event in process["events"]:
+        console.print(f"  {event}", highlight=False, soft_wrap=True, markup=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
@@ -53,8 +53,15 @@ class MonitorReport:
 class CompilationMonitor:
     """`activate` and `deactivate`, or a `with` block."""
 
-    def __init__(self, mode: Mode = "warn", hooks: Sequence[CompileHook] | None = None) -> None:
+    def __init__(
+        self,
+        mode: Mode = "warn",
+        hooks: Sequence[CompileHook] | None = None,
+        listener: Callable[[], None] | None = None,
+    ) -> None:
+        """`listener` is called after each event was counted, on the thread that compiled."""
         self._mode: Mode = mode
+        self._listener = listener
         self._hooks = tuple(default_hooks() if hooks is None else hooks)
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -121,6 +128,8 @@ class CompilationMonitor:
             counter = self._loaded if event.from_disk else self._compiled
             counter[event.kind] += 1
             self._events.append(event)
+        if self._listener is not None:
+            self._listener()
         if self._mode == "raise":
             raise UnexpectedCompilationError(f"after ready, {event}", kind=event.kind, kernel=event.kernel)
         logger.log(logging.DEBUG if self._mode == "count" else logging.WARNING, "after ready, %s", event)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,3 +92,27 @@ def serve() -> Callable[..., dict[str, list[int]]]:
         return {req_id: request.output for req_id, request in scheduler.done.items()}
 
     return run
+
+
+@pytest.fixture
+def compile_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """`compile_kernel(torch.float32)`: compile a kernel of ours for SM90, with an empty Triton cache."""
+    import torch
+    import triton
+    from triton.runtime import driver
+
+    from tests.fakes import StubTritonDriver
+    from warmup.kernels.launch import kernel
+    from warmup.kernels.scatter_rows import scatter_rows_kernel
+
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(tmp_path)
+        monkeypatch.setattr(driver, "_active", StubTritonDriver())
+        kernel.cache_clear()
+
+        def run(dtype: Any) -> None:
+            rows, slots = torch.zeros(4, 64, dtype=dtype), torch.zeros(4, dtype=torch.int64)
+            kernel(scatter_rows_kernel, "compiled", ("width",)).warmup(rows, rows, slots, 64, 64, BLOCK=64, grid=(4,))
+
+        yield run
+        kernel.cache_clear()

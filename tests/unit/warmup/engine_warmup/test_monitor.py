@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.fakes import StubTritonDriver
 from warmup.engine_warmup.compile_hooks import CuteDslHook, FlashInferHook, TritonHook
 from warmup.engine_warmup.errors import UnexpectedCompilationError
 from warmup.engine_warmup.monitor import CompilationMonitor
 from warmup.kernels.launch import kernel
-from warmup.kernels.scatter_rows import scatter_rows_kernel
-
-
-@pytest.fixture
-def compile_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """`compile_kernel(torch.float32)`: compile a kernel of ours for SM90, with an empty Triton cache."""
-    import triton
-    from triton.runtime import driver
-
-    with triton.knobs.cache.scope():
-        triton.knobs.cache.dir = str(tmp_path)
-        monkeypatch.setattr(driver, "_active", StubTritonDriver())
-        kernel.cache_clear()
-
-        def run(dtype: torch.dtype) -> None:
-            rows, slots = torch.zeros(4, 64, dtype=dtype), torch.zeros(4, dtype=torch.int64)
-            kernel(scatter_rows_kernel, "compiled", ("width",)).warmup(rows, rows, slots, 64, 64, BLOCK=64, grid=(4,))
-
-        yield run
-        kernel.cache_clear()
 
 
 def test_a_triton_compilation_is_counted_with_kernel_and_shape(compile_kernel: Any, caplog: Any) -> None:
