@@ -54,9 +54,10 @@ class CompiledPart:
         )
 
     def start(self) -> None:
-        """Record from here on which Triton entries this process uses."""
+        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile."""
         if self.has_gpu and not self._is_recording:
             self._recorder.start()
+            triton_cache.hash_installation()
             self._is_recording = True
 
     @property

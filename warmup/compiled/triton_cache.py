@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,18 @@ class Recorder:
         self.used |= {Path(path).parent.name for path in event["metadata_group"].values()}
         if self._previous is not None:
             self._previous(**event)
+
+
+def hash_installation() -> threading.Thread:
+    """Start what Triton does once per process before it can look into its cache: hash its own installation.
+
+    That takes half a second, mostly of a large library; done in the background it is over when the first kernel comes.
+    """
+    from triton.runtime.cache import triton_key
+
+    thread = threading.Thread(target=triton_key, name="triton-key", daemon=True)
+    thread.start()
+    return thread
 
 
 def snapshot(directory: Path) -> frozenset[str]:

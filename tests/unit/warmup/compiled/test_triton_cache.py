@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,13 @@ def test_created_since_counts_compilations(tmp_path: Path) -> None:
     (tmp_path / "cache" / "NEW").mkdir()
 
     assert triton_cache.created_since(tmp_path / "cache", before) == ("NEW",)
+
+
+def test_triton_hashes_its_installation_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash is asked of Triton once, in a thread of its own that does not keep the process alive."""
+    seen: list[threading.Thread] = []
+    monkeypatch.setattr("triton.runtime.cache.triton_key", lambda: seen.append(threading.current_thread()))
+    thread = triton_cache.hash_installation()
+    thread.join(10)
+    assert seen == [thread]
+    assert thread.daemon
