@@ -49,7 +49,7 @@ def run_warmup(
         config: what is asked (`configs.load_config`).
         retune: measure again even where a table is found.
         wait: when another run of the same work is active, wait for it; False raises BusyError.
-        on_event: told every event as it happens: phase, task, warning, waiting.
+        on_event: told every event as it happens: phase, progress, task, warning, waiting.
         tuner: `module:function` that makes a rank's tuner.
 
     Raises:

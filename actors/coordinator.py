@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import ray
@@ -22,6 +22,7 @@ from actors.rank_actor import Work
 from actors.rank_group import RankGroup
 from configs import env, parse_config
 from warmup.errors import WarmupError
+from warmup.machine.blame import Status
 from warmup.machine.commands import Call
 from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import WarmupMachine
@@ -51,6 +52,8 @@ class Coordinator:
         self._executor: Executor | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._said: set[str] = set()
+        self._told: dict[int, str] = {}
+        """Builder -> the progress that the driver was told last."""
         self._stop: str | None = None
         self._began = time.monotonic()
         self._phase = Phase.PLACING
@@ -184,6 +187,11 @@ class Coordinator:
             tasks = sum(group.pool.num_tasks for group in groups if group.pool is not None)
             hits = sum(group.is_hit for group in groups)
             self._emit("phase", phase=str(self._phase), tasks=tasks, hits=hits, classes=len(groups))
+        if self._phase is Phase.COMPILING and self._executor is not None:
+            for rank, text in building(machine, self._executor.statuses).items():
+                if self._told.get(rank) != text:
+                    self._told[rank] = text
+                    self._emit("progress", rank=rank, text=text)
         for warning in machine.run.warnings:
             if warning not in self._said:
                 self._said.add(warning)
@@ -217,6 +225,13 @@ class Coordinator:
         return WarmupReport(
             run_id=self._run_id, config=self._config.model_dump(mode="json"), phases=phases, error=reason
         )
+
+
+def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:
+    """How far the ranks that compile are, by their heartbeats."""
+    builders = {call.rank for call in machine.run.pending("compile")}
+    said = ((rank, statuses.get(rank)) for rank in sorted(builders))
+    return {rank: status.task_id for rank, status in said if status and status.phase == "compile" and status.task_id}
 
 
 async def _quiet(ref: Any) -> None:

@@ -64,6 +64,8 @@ class LineView:
         elif event["event"] == "phase":
             self._done, self._total = 0, event.get("tasks", 0)
             self._say(event, describe_phase(event))
+        elif event["event"] == "progress":
+            self._say(event, f"rank {event['rank']} compiles: {event['text']}")
         elif event["event"] == "warning":
             self._say(event, f"warning: {event['text']}")
         elif event["event"] == "waiting":

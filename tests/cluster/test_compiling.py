@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -43,9 +44,17 @@ def assert_served(report: WarmupReport) -> None:
 
 
 def test_exactly_one_node_builds(builds: Case) -> None:
-    """Three modules are built on one node alone; the other installs its bytes and runs them without a workspace."""
-    report = builds.run()
+    """Three modules are built on one node alone; the other installs its bytes and runs them without a workspace.
+
+    The driver hears from the builder which modules, and how many of them are done.
+    """
+    builds.script(libraries=LIBRARIES, pause_s={"compile": {"2": 1.2}})
+    events: list[dict[str, Any]] = []
+    report = builds.run(on_event=events.append)
     assert_served(report)
+    told = [event["text"] for event in events if event["event"] == "progress"]
+    assert "1 of 3 modules: gemm built" in told
+    assert {event["rank"] for event in events if event["event"] == "progress"} == set(report.classes[0].built)
     first, second = builds.bed.nodes[:2]
     (builder,) = set(built_on(builds))
     assert len(built_on(builds)) == len(LIBRARIES)

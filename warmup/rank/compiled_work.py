@@ -68,7 +68,7 @@ class CompiledWork:
             say(f"{len(done)} of {len(missing)} modules: {line}")
 
         if missing:
-            say(f"0 of {len(missing)} modules")
+            say(f"0 of {len(missing)} modules: {', '.join(missing)}")
             self._tuner.compile(missing, jobs, progress)
         return {"built": list(missing)}
 

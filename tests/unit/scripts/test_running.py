@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from scripts.running import show_report
+from scripts.running import LineView, show_report
 from warmup.report import RankReport, WarmupReport
 
 
@@ -44,3 +44,11 @@ def test_ranks_are_shown_in_a_table() -> None:
     row = next(line for line in text.splitlines() if "leader" in line)
     assert all(cell in row for cell in ("ab12cd34", "ready", "28", "56", "d" * 12, "0.25"))
     assert "READY in 0.50 s" in text
+
+
+def test_a_log_says_which_modules_are_built() -> None:
+    """Off a terminal each step of the builder is a line with rank, count and module."""
+    console = Console(file=io.StringIO(), width=200)
+    LineView(console).on_event({"event": "progress", "at": 12.0, "rank": 1, "text": "1 of 3 modules: gemm built"})
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "   12.00 s  rank 1 compiles: 1 of 3 modules: gemm built\n"

@@ -151,7 +151,7 @@ def test_progress_is_told_in_words(make_rank: Maker) -> None:
     assert isinstance(tuner, ScriptedTuner)
     tuner._fault = lambda method, task_id="": said.append(builder.status()["task_id"])  # type: ignore[method-assign]
     builder.compile()
-    assert said == ["0 of 2 modules", "1 of 2 modules: gemm built"]
+    assert said == ["0 of 2 modules: gemm, norm", "1 of 2 modules: gemm built"]
 
 
 def test_the_artifact_brings_the_modules_to_a_node_that_joins_later(make_rank: Maker) -> None:
