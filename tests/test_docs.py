@@ -150,7 +150,7 @@ def numbers(row: str) -> list[str]:
 def test_the_figures_are_those_of_the_results() -> None:
     """Rows of the README's GPU table hold figures of the committed result only; a changed one is found."""
     text = (ROOT / "README.md").read_text()
-    results = (ROOT / "tests/gpu/results/bench_warmup_4gpu.md").read_text()
+    results = (ROOT / "tests/gpu/results/bench_warmup.md").read_text()
     assert "| fp8 sharded cold |" in text
     assert unknown_figures(text, results) == []
     assert unknown_figures("| fp8 hit | 1.5 |", results) == ["| fp8 hit | 1.5 |"]
