@@ -6,9 +6,10 @@ later into a `WarmupPlan`; nothing here changes after construction.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from configs.file_mode import DirMode, FileMode
 
@@ -28,10 +29,31 @@ EngineWarmupName = Literal[
 ]
 
 
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a field's value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple | dict):
+        for item in value if isinstance(value, tuple) else (*value, *value.values()):
+            yield from _texts(item)
+
+
+def _encodes(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 class Section(BaseModel):
     """Base of every section: frozen, an unknown key is an error, and so is a number that is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_unicode(cls, value: object) -> object:
+        """Half a surrogate pair, as undecodable bytes of a command line become, cannot travel to a rank as JSON."""
+        if not all(_encodes(text) for text in _texts(value)):
+            raise ValueError("holds bytes or characters that are no Unicode text")
+        return value
 
 
 MAX_RANKS = 1 << 16

@@ -27,6 +27,12 @@ def test_every_property_holds_in_mixed_schedules(first: int) -> None:
     assert {o.phase for o in outcomes} == {Phase.READY, Phase.FAILED}
 
 
+@pytest.mark.parametrize("seed", [8_867, 19_876, 23_781, 81_654])
+def test_what_once_broke_a_property_holds(seed: int) -> None:
+    """Schedules in which long runs found a defect: dead contexts on the way of modules, a source that left the run."""
+    assert simulate(seed).violations == ()
+
+
 def test_every_property_holds_with_1000_ranks() -> None:
     """No schedule of 1,000 ranks breaks a property, and some of them lose ranks and are ready all the same."""
     outcomes = [simulate(seed, FULL) for seed in range(10)]

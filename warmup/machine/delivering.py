@@ -88,6 +88,8 @@ def beside_source(run: Run, group: ClassState) -> list[int]:
     """Live ranks that read the directory in which the table was found, the one that found it first."""
     source = group.source
     assert source is not None, "asked for a found table only"
+    if source not in run.ranks:
+        return []  # it left the run with its node: LOOKUP, to which the run goes back, finds another copy
     writer = group.writers[run.ranks[source].place]
     places = {place for place, rank in group.writers.items() if rank == writer}
     near = [rank for rank in run.alive(group) if run.ranks[rank].place in places]

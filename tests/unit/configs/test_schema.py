@@ -47,6 +47,9 @@ def make_config(**sections: dict[str, Any]) -> WarmupConfig:
         ("cache", "file_mode", True, "octal file mode such as 0600"),
         ("cache", "file_mode", None, "octal file mode such as 0600"),
         ("cache", "root", 7, "valid string"),
+        ("cache", "root", "/a\udcff", "no Unicode text"),
+        ("model", "name", "\ud800", "no Unicode text"),
+        ("autotune", "skip_ops", ("\ud800",), "no Unicode text"),
         ("timeouts", "tuning", 0, "greater than 0"),
         ("timeouts", "task", float("inf"), "finite number"),
         ("timeouts", "task", float("nan"), "finite number"),
@@ -148,6 +151,13 @@ def test_the_explicit_switch_wins_over_the_level(level: str, switch: bool | None
 def test_modes_in_quotes_are_octal(text: str | int, mode: int) -> None:
     """A quoted mode is read as octal with or without its zero; a number is taken as it is."""
     assert make_config(cache={"file_mode": text}).cache.file_mode == mode
+
+
+def test_labels_are_text_on_both_sides() -> None:
+    """Keys of a mapping are looked at like its values."""
+    for labels in ({"a": "\ud800"}, {"\udcff": "a"}):
+        with pytest.raises(ConfigError, match=r"cluster\.node_labels: holds bytes or characters"):
+            parse_config({"cluster": {"world_size": 1, "node_labels": labels}, "model": {"name": "m"}})
 
 
 def test_a_config_is_frozen() -> None:
