@@ -16,6 +16,7 @@ from typing import Any
 import ray
 
 from actors import capacity
+from actors.accelerators import check_accelerators
 from actors.executor import Executor
 from actors.placement import Placement
 from actors.rank_actor import Work
@@ -114,6 +115,8 @@ class Coordinator:
         began, limit = time.monotonic(), self._config.timeouts.placing
         nodes = await asyncio.to_thread(capacity.nodes)
         backend = capacity.resolve_backend(self._config.cluster, nodes)
+        if backend == "cuda":
+            check_accelerators(self._config.cluster, self._config.model.quantization, nodes)
         request = capacity.plan_request(self._config.cluster, backend, nodes)
         self._emit("phase", phase=str(Phase.PLACING), ranks=len(request.bundles), backend=backend)
         placement = Placement(request, name=f"warmup-{self._run_id}")

@@ -41,6 +41,10 @@ LEVEL = 3
 _STEP = 1 << 20
 
 
+TIMINGS_VERSION = 1
+"""Of the sidecar; raised when its rows mean something else. Any other version is ignored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """One file to pack: its kind, relative path and bytes."""
@@ -79,9 +83,17 @@ def table_content(table: bytes) -> Content:
     return Content("autotune_configs", TABLE_NAME, table)
 
 
-def timings_content(table: bytes | None, rows: Sequence[Mapping[str, Any]]) -> Content:
-    """The measurements behind a table, as a sidecar that names the table's sha256."""
-    document = {"table_sha256": sha256(table or b""), "tasks": list(rows)}
+def timings_content(
+    table: bytes | None, rows: Sequence[Mapping[str, Any]], *, strategy: str = "", guard: str = "unguarded"
+) -> Content:
+    """The measurements behind a table, as a sidecar that names the table's sha256 and how it was made."""
+    document = {
+        "version": TIMINGS_VERSION,
+        "table_sha256": sha256(table or b""),
+        "strategy": strategy,
+        "guard": guard,
+        "tasks": list(rows),
+    }
     return Content("timings", TIMINGS_NAME, (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
@@ -175,7 +187,7 @@ def verify(
 
 
 def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
-    """The sidecar's rows when it names this artifact's table; empty when there is none or it names another."""
+    """The sidecar's rows when it is of this version and names this artifact's table; empty otherwise."""
     entry = next(iter(artifact.manifest.of_kind("timings")), None)
     if entry is None or entry.sha256 not in artifact.blobs:
         return []
@@ -183,6 +195,8 @@ def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
     table = artifact.manifest.table
     wanted = sha256(b"") if table is None else table.content_sha256
     if not isinstance(document, dict) or document.get("table_sha256") != wanted:
+        return []
+    if document.get("version") != TIMINGS_VERSION:
         return []
     tasks = document.get("tasks")
     return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []

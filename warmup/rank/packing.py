@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from warmup.artifact.artifact import Artifact, Content, pack, read_timings, table_content, timings_content
 from warmup.artifact.manifest import GuardSummary, Manifest
@@ -30,14 +30,16 @@ def make_artifact(
     """A table, the measurements behind it and what was compiled for it, with where it came from."""
     decided = [str(verdict.decision) for verdict in verdicts.values()]
     counts = tuple((name, decided.count(name)) for name in sorted(set(decided)))
+    state: Literal["guarded", "unguarded"] = "guarded" if guarded else "unguarded"
+    rows = [row_of(result, verdicts) for result in results]
     return pack(
-        [table_content(table), timings_content(table, [row_of(result, verdicts) for result in results]), *compiled],
+        [table_content(table), timings_content(table, rows, strategy=strategy, guard=state), *compiled],
         key=key.as_dict(),
         key_sha256=key.sha256,
         fingerprint=dict(fingerprint.parts),
         created_at=time.time(),
         strategy=strategy,
-        guard=GuardSummary("guarded" if guarded else "unguarded", counts),
+        guard=GuardSummary(state, counts),
     )
 
 

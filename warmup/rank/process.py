@@ -35,6 +35,7 @@ from warmup.tasks import Choice, Skip, Task, TaskResult, Workload, digest_of_tas
 from warmup.tuner import Tuner, TunerOptions, Watch
 from warmup.tuning.host_facts import capability_of
 from warmup.tuning.memory_budget import bytes_needed, fit_buckets
+from warmup.workloads.catalog import check_quantization
 
 REPLAY_SHARE = 0.75
 """Share of `timeouts.pushing` that the replay for the driver's kernels may take."""
@@ -93,6 +94,8 @@ class RankProcess:
                 return self._described("off", {}, (), "", ())
             self._tuner = self._make_tuner(self._backend, self._options())
             self._fingerprint = Fingerprint.of(self._tuner.describe())
+            if (capability := capability_of(self._fingerprint["arch"])) is not None:
+                check_quantization(self._config.model.quantization, capability)
             self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
             shrunk: tuple[str, ...] = ()
             if budget_bytes is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from backports import zstd
@@ -105,6 +106,20 @@ def test_timings_count_only_for_their_own_table() -> None:
 
     assert read_timings(right) == [{"a": 1}]
     assert read_timings(wrong) == []
+
+
+def test_timings_of_another_version_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sidecar whose rows may mean something else is no history, and one without a version neither."""
+    sidecar = timings_content(table_bytes(1), [{"a": 1}])
+    artifact = make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table_bytes(1)), sidecar])
+    monkeypatch.setattr("warmup.artifact.artifact.TIMINGS_VERSION", 2)
+    assert read_timings(artifact) == []
+
+
+def test_timings_say_how_they_were_made() -> None:
+    """Strategy and guard state stand beside the rows."""
+    sidecar = json.loads(timings_content(table_bytes(1), [], strategy="sharded", guard="guarded").data)
+    assert (sidecar["version"], sidecar["strategy"], sidecar["guard"]) == (1, "sharded", "guarded")
 
 
 def test_memoryviews_are_checked_without_a_copy() -> None:

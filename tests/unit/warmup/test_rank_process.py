@@ -84,6 +84,14 @@ def test_refused_workloads_are_skipped_and_not_listed(make_rank: Maker) -> None:
     assert len(tasks_of(partial)) < len(tasks_of(whole))
 
 
+def test_a_gpu_without_the_quantization_is_refused(make_rank: Maker) -> None:
+    """A device too old for fp8 ends the probe with the field and the rule; one that has it goes on."""
+    fp8 = {"name": "qwen3-0.6b", "quantization": "fp8"}
+    with pytest.raises(ConfigError, match=r"model.quantization: 'fp8' needs compute capability 8.9 .* has 8.0"):
+        make_rank(0, {"parts": {"arch": "80"}}, model=fp8)
+    assert tasks_of(make_rank(0, {"parts": {"arch": "89"}}, model=fp8))
+
+
 def test_the_round_trip_over_two_nodes(make_rank: Maker) -> None:
     """Tuned on one node, installed and loaded on both: one digest, every task hits, the next lookup is a hit."""
     leader, follower = make_rank(0), make_rank(2)

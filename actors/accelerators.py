@@ -1,0 +1,45 @@
+"""What is known of a node's GPUs before anything runs there: Ray's name of their type.
+
+Ranks ask their own device again (`warmup/rank/process.py`), for the types that are not listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from actors.capacity import Node, matches
+from actors.errors import PlacementError
+from configs import ConfigError
+from configs.schema import ClusterSection
+from warmup.workloads.catalog import check_quantization
+
+LABEL = "ray.io/accelerator-type"
+CAPABILITIES: Mapping[str, tuple[int, int]] = {
+    "K80": (3, 7),
+    "P100": (6, 0),
+    "P4": (6, 1),
+    "V100": (7, 0),
+    "T4": (7, 5),
+    "A100": (8, 0),
+    "A100-40G": (8, 0),
+    "A100-80G": (8, 0),
+    "A10G": (8, 6),
+}
+"""Compute capability by Ray's accelerator type; types that can run every quantization are left out."""
+
+
+def check_accelerators(cluster: ClusterSection, quantization: str, nodes: Sequence[Node]) -> None:
+    """Raise PlacementError when every node that may be used has GPUs which cannot run the model's quantization.
+
+    A node whose GPUs have no type, or an unlisted one, is given the benefit of the doubt.
+    """
+    usable = [node for node in nodes if matches(cluster, node) and node.total.get("GPU", 0) > 0]
+    known = {node.labels.get(LABEL, "") for node in usable}
+    if not known or not known <= CAPABILITIES.keys():
+        return
+    newest = max(known, key=lambda name: CAPABILITIES[name])
+    try:
+        check_quantization(quantization, CAPABILITIES[newest])
+    except ConfigError as error:
+        rows = "; ".join(f"node {node.node_id[:8]} ({node.address}): {node.labels[LABEL]}" for node in usable)
+        raise PlacementError(f"{error}, and no other node may be used: {rows}") from error
