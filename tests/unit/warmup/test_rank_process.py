@@ -78,7 +78,7 @@ def test_a_probe_describes_the_rank(make_rank: Maker, tmp_path: Path) -> None:
 
 
 def test_refused_workloads_are_skipped_and_not_listed(make_rank: Maker) -> None:
-    """A workload that this device cannot run is named with its reason, its tasks are gone; fp8 without it is an error."""
+    """A workload that this device cannot run is named with its reason and has no tasks; fp8 there is an error."""
     whole, partial = make_rank(1), make_rank(1, {"refuse": ["lm_head"]})
     assert [skip["workload"] for skip in partial.described["skips"]] == ["lm_head"]  # type: ignore[attr-defined]
     assert len(tasks_of(partial)) < len(tasks_of(whole))
