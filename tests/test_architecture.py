@@ -180,6 +180,22 @@ def test_one_module_reads_the_environment() -> None:
     ]
 
 
+def lockers(tree: ast.AST) -> list[int]:
+    """Lines that ask for a file lock."""
+    names = {"flock", "lockf", "F_SETLK", "F_SETLKW", "F_OFD_SETLK"}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Attribute) and node.attr in names) or (isinstance(node, ast.Name) and node.id in names)
+    ]
+
+
+def test_nothing_relies_on_file_locks() -> None:
+    """A shared file system may have none that work: the packages ask for none; a planted one is found."""
+    assert [path for path in sources(*PACKAGES) if lockers(ast.parse(path.read_text()))] == []
+    assert lockers(ast.parse("import fcntl\nfcntl.flock(3, 2)\nfcntl.lockf(3, 2)")) == [2, 3]
+
+
 def too_long(path: Path) -> list[str]:
     """What in a file is past the limits."""
     text = path.read_text()

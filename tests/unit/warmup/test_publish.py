@@ -7,6 +7,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,24 @@ def test_directory_removed_meanwhile_is_made_again(tmp_path: Path, monkeypatch: 
     path.unlink()
     with pytest.raises(StoreError, match="No such file"):
         publish_bytes(path, b"x")
+
+
+def test_a_temporary_file_that_is_swept_too_early_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock steps ahead and somebody sweeps the file that is about to be published: it is there after all."""
+    rename, swept = os.replace, list[Path]()
+
+    def step(*arguments: object, **options: object) -> None:
+        if not swept:
+            swept.extend(sweep(tmp_path, now=time.time() + 7200))
+        rename(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "replace", step)
+    publish_bytes(tmp_path / "table.json", b"x")
+    assert len(swept) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+    assert (tmp_path / "table.json").read_bytes() == b"x"
 
 
 def test_sweep_removes_only_old_temporary_files(tmp_path: Path) -> None:
