@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,13 +29,17 @@ from warmup.machine.commands import Call
 from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
+from warmup.machine.state import Run
 from warmup.machine.summary import summarize
+from warmup.rank.black_box import box_path
 from warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 CONCLUDE_S = 2.0
+SHOWN_STACKS = 3
+STACK_CHARS = 4000
 Event = dict[str, Any]
 
 
@@ -98,6 +103,7 @@ class Coordinator:
         try:
             placement, machine, executor = await self._place()
             await self._drive(machine, executor)
+            await self._show_stacks(machine.run)
             report = summarize(machine.run)
         except WarmupError as error:
             report = self._failed_early(f"{type(error).__name__}: {error}")
@@ -151,6 +157,18 @@ class Coordinator:
                 reason = self._stop
                 executor.perform(machine.tick(now, executor.statuses) if reason is None else machine.fail(reason, now))
             self._announce(machine)
+
+    async def _show_stacks(self, run: Run) -> None:
+        """After a deadline: where the ranks stand that the run was waiting for, some of them, into its error."""
+        group, ranks = self._ranks, [rank for rank in run.overdue if rank in run.ranks][:SHOWN_STACKS]
+        if group is None or not ranks or not keeps_files(run):
+            return
+        places = {rank: run.ranks[rank].description.get("directory") for rank in ranks}
+        boxes = [box_path(Path(place), run.run_id, rank) if place else None for rank, place in places.items()]
+        stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
+        for rank, stack in zip(ranks, stacks, strict=True):
+            if stack:
+                run.error = f"{run.error}\n{run.ranks[rank].info} stands here:\n{stack.strip()[:STACK_CHARS]}"
 
     async def _conclude(self) -> None:
         """Leave the verdict beside every node's table; a node that does not answer in time goes without."""

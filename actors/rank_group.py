@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,7 +22,7 @@ from actors.placement import Placement
 from actors.rank_actor import RankActor, Work, versions
 from actors.remote_errors import as_failure
 from actors.transfer import Refs
-from warmup.rank.black_box import SIGNAL
+from warmup.rank.black_box import SIGNAL, read_box
 from warmup.ranks import Placement as Landing
 from warmup.ranks import RankInfo, assign_ranks, moved
 
@@ -53,14 +54,18 @@ class RankGroup:
         await self._gather([self._assign(info) for info in self.infos], timeout_s)
         return self.infos
 
-    async def ask_for_stacks(self, rank: int) -> None:
-        """Make a hung process write its stacks into its record; works while native code holds the GIL."""
+    async def ask_for_stacks(self, rank: int, box: Path | None = None) -> str:
+        """Make a hung process write its stacks into its record; works while native code holds the GIL.
+
+        Returns what the record at `box` has then; nothing when there is none, or when the node does not answer.
+        """
         info = self.infos[rank]
         remote = ray.remote(send_signal).options(
             num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(info.node_id, soft=False)
         )
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-            await asyncio.wait_for(remote.remote(info.pid, int(SIGNAL)), STACKS_S)
+            return str(await asyncio.wait_for(remote.remote(info.pid, int(SIGNAL), box), STACKS_S))
+        return ""
 
     async def replace(self, rank: int, timeout_s: float, *, elsewhere: bool = False) -> RankInfo:
         """A fresh process in the rank's bundle; on another node when its own is gone. Raises StartupError."""
@@ -162,13 +167,15 @@ class RankGroup:
                     )
 
 
-def send_signal(pid: int, number: int) -> None:
-    """Runs on the node of a hung rank; waits until the stacks are written."""
+def send_signal(pid: int, number: int, box: Path | None) -> str:
+    """Runs on the node of a hung rank: waits until the stacks are written, and reads them."""
     import os
     import time
 
     os.kill(pid, number)
     time.sleep(0.3)
+    words = None if box is None else read_box(box)
+    return "" if words is None else words.stack
 
 
 def landing(row: Mapping[str, Any]) -> Landing:

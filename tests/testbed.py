@@ -152,11 +152,17 @@ class Testbed:
         elif "takes its place" in text:
             self.stock.refill(taken)
 
-    def remove_node(self, node: Node) -> None:
-        """Take a machine away at once."""
-        self.nodes.remove(node)
-        self._cluster.remove_node(node.handle, allow_graceful=False)
-        assert wait_until(lambda: node.node_id not in alive_nodes(), 20), "the cluster did not notice"
+    def wait_for_nodes(self) -> None:
+        """After `add_node(wait=False)`."""
+        self._cluster.wait_for_nodes()
+
+    def remove_node(self, *nodes: Node) -> None:
+        """Take machines away at once."""
+        for node in nodes:
+            self.nodes.remove(node)
+            self._cluster.remove_node(node.handle, allow_graceful=False)
+        gone = {node.node_id for node in nodes}
+        assert wait_until(lambda: not gone & alive_nodes(), 20), "the cluster did not notice"
 
     def stop(self) -> None:
         """End everything; nothing stays on disk."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes import METADATA
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -108,16 +109,22 @@ def test_nothing_to_tune_is_ready_with_a_warning(case: Case) -> None:
     assert {skip.reason for skip in report.classes[0].skipped} == {"the script refuses it"}
 
 
-def test_two_environments_make_two_classes(case: Case) -> None:
-    """A node with another driver gets a class, leader and table of its own; a warning names the part and its cost."""
+@pytest.mark.parametrize(
+    ("part", "one", "other"), [("driver", "580.1", "590.2"), ("flashinfer_version", "0.7.2.post1", "0.7.3")]
+)
+def test_two_environments_make_two_classes(case: Case, part: str, one: str, other: str) -> None:
+    """A node with another driver or FlashInfer gets a class, leader and table of its own; a warning names the part and
+    its cost."""
     first, second = case.bed.nodes[:2]
-    case.script(first, parts={"driver": "580.1"})
-    case.script(second, parts={"driver": "590.2"})
+    case.script(first, parts={part: one})
+    case.script(second, parts={part: other}, metadata={part: other} if part in METADATA else {}, salt="of its own")
     report = case.run()
     assert report.ready, report.error
     assert sorted((group.ranks, group.leader, group.measured) for group in report.classes) == [
         ((0,), 0, 10),
         ((1,), 1, 10),
     ]
+    assert report.ranks[0].digest != report.ranks[1].digest
+    assert {rank.digest for rank in report.ranks} == {group.digest for group in report.classes}
     assert case.table(first).parent.name != case.table(second).parent.name
-    assert any("driver: '580.1' and '590.2'" in text and "10 tasks once more" in text for text in report.warnings)
+    assert any(f"{part}: {one!r} and {other!r}" in text and "10 tasks once more" in text for text in report.warnings)

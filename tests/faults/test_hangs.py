@@ -78,6 +78,8 @@ def test_stuck(case: Case, phase: str, victim: int) -> None:
     report = run_with_limit(case, phase)
     assert_blamed(case, report, phase, victim)
     assert "last heard" in str(report.error)
+    assert "stands here:" in str(report.error)
+    assert "tests/script.py" in str(report.error)
 
 
 @pytest.mark.parametrize("phase", WITH_TASKS)

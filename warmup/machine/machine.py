@@ -20,7 +20,7 @@ from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, FailurePolicy, NodePolicy
 from warmup.machine.probing import Probing, probe
 from warmup.machine.state import Commands, RankState, Run
-from warmup.machine.suspects import suspect
+from warmup.machine.suspects import show_stack, suspect
 from warmup.machine.watchdog import late_ranks, mark_silent
 from warmup.machine.working import Guarding, Tuning
 from warmup.ranks import RankInfo
@@ -161,6 +161,7 @@ class WarmupMachine:
         running = next((call.task_id for call in lost if isinstance(call, Call) and call.task_id), None)
         if running is not None:
             suspect(state, running, hung=hung)
+        state.hung_outside = hung and running is None
         if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)
         return self._issue(commands, now)
@@ -209,6 +210,7 @@ class WarmupMachine:
             return self._finish_failure(now) if over else []
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
+            self.run.overdue = tuple(sorted(self.run.calls_of))
             return self._fail(late_phase(self.run, statuses, now, limit), now)
         mark_silent(self.run, statuses, now)
         for warmup in warming.late_warmups(self.run, statuses, now):
@@ -229,6 +231,7 @@ class WarmupMachine:
         """A rank hangs: its process is replaced like a dead one, as long as the policy allows."""
         state = self.run.ranks[rank]
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
+            self.run.overdue = (rank,)
             return self._fail(reason, now)
         return self.died(rank, reason, now, hung=True)
 
@@ -243,6 +246,7 @@ class WarmupMachine:
         """A replacement described itself as its predecessor did: it takes part again."""
         state = self.run.ranks[call.rank]
         state.is_alive = True
+        show_stack(self.run, state)
         if self.phase is Phase.PROBING:
             state.is_moving = False
             return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)

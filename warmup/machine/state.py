@@ -53,6 +53,8 @@ class RankState:
     suspect: str | None = None
     """Task that ran when this rank's process died; held back until its successor has read the last words."""
     suspect_hung: bool = False
+    hung_outside: bool = False
+    """Its process was given up while it had no task; its stacks are shown when its successor has read them."""
     deaths_on: dict[str, int] = field(default_factory=dict)
     """Task -> deaths while it ran."""
     budget_bytes: int | None = None
@@ -167,6 +169,8 @@ class Run:
     warnings: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
+    overdue: tuple[int, ...] = ()
+    """Ranks that the run was waiting for when it ended because of a deadline; their stacks belong to the error."""
     _next_call: int = 0
     _class_of: dict[int, ClassState] = field(default_factory=dict)
 

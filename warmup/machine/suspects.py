@@ -50,6 +50,14 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
         run.warn(f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_stack(words)}")
 
 
+def show_stack(run: Run, state: RankState) -> None:
+    """The successor of a process that was given up outside a task is there: say where the process stood."""
+    was_hung, state.hung_outside = state.hung_outside, False
+    words: dict[str, Any] = state.description.get("last_words") or {}
+    if was_hung and words.get("stack"):
+        run.warn(f"{state.info} was given up in `{words['method']}`; its process stood here:{_stack(words)}")
+
+
 def crashed(result: dict[str, Any], why: str) -> dict[str, Any]:
     """The verdict of a task whose guard took its process with it."""
     return {

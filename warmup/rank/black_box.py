@@ -86,6 +86,11 @@ class BlackBox:
             path.unlink(missing_ok=True)
 
 
+def box_path(directory: Path, run_id: str, rank: int) -> Path:
+    """Where a rank of a run keeps its box, below its store."""
+    return directory / "running" / f"{run_id}-{rank}"
+
+
 def read_box(path: Path) -> LastWords | None:
     """What lies in a box; None when there is none, or when what lies there is no record."""
     try:

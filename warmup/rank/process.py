@@ -21,6 +21,7 @@ from warmup.cache_key import CacheKey, cache_key
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
+from warmup.rank.black_box import box_path
 from warmup.rank.compiled_work import CompiledWork, FreshReplay
 from warmup.rank.costs import learned_costs, recorded_seconds
 from warmup.rank.delivery import Delivery
@@ -110,8 +111,7 @@ class RankProcess:
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
-                box = directory / "running" / f"{self._run_id}-{self.info.rank}"
-                self._record.open(box, self._config.cache.dir_mode)
+                self._record.open(box_path(directory, self._run_id, self.info.rank), self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
             return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), shrunk)
 

@@ -115,6 +115,7 @@ def test_a_late_phase_names_only_those_who_are_late() -> None:
     assert "rank 2 on node" in error
     assert not any(f"rank {rank} on node" in error for rank in (0, 1, 3))
     assert "last heard 3.0 s ago, runner CudnnRunner, tactic 4" in error
+    assert driver.machine.run.overdue == (2,)
 
 
 def test_a_late_phase_names_a_missing_replacement() -> None:
@@ -165,6 +166,7 @@ def test_a_rank_that_hangs_too_often_fails_the_run() -> None:
             driver.bring_back()
             driver.answer(driver.in_flight("probe")[0])
     assert driver.phase is Phase.FAILED
+    assert driver.machine.run.overdue == (0,)
     assert "for 31.0 s of 30 s allowed (timeouts.task)" in str(driver.report.error)
 
 

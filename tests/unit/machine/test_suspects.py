@@ -109,3 +109,16 @@ def test_a_tactic_that_ran_in_two_deaths_is_quarantined() -> None:
     assert die(driver, 1) != first
     assert quarantined(driver) == ["BadRunner"]
     assert driver.finish().ready
+
+
+def test_a_hang_outside_a_task_shows_where_it_stood() -> None:
+    """A silent rank without a task is given up after the task's deadline; its stacks come with the successor."""
+    driver = Driver(nodes=1, per_node=2, sections={"timeouts": {"task": 30, "heartbeat": 1}}).until(Phase.LOADING)
+    driver.changes["probe", 0] = {"last_words": words("", method="load", runner="", stack="Thread 0x1\n  File load.py")}
+    driver.answer(driver.in_flight("load", 1)[0])
+    driver.tick(31.0, driver.beats(1, after=31.0))
+    come_back(driver)
+    assert quarantined(driver) == []
+    (warning,) = [text for text in driver.machine.run.warnings if "given up in `load`" in text]
+    assert "File load.py" in warning
+    assert driver.finish().ready
