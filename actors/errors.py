@@ -4,11 +4,21 @@
     ├── PlacementError            the ranks cannot be placed: which resource, how much is asked, what each node has
     │   └── PlacementTimeoutError     not placed within timeouts.placing
     ├── StartupError              a rank actor did not start or nodes disagree on versions
+    ├── TransferError             what was pushed through the object store did not arrive on a node
     ├── BusyError                 another run of the same key is active (exit code 3 with --no-wait)
     ├── CoordinatorLostError      the coordinator died under the run
     └── ClusterError              Ray could not be reached or started
 
-Exit codes of every command: 0 ready, 1 failed, 2 wrong configuration or usage, 3 busy.
+| surroundings | outcome |
+|---|---|
+| objects spilled, or one larger than the store | they arrive, through Ray's disk |
+| an object lost | TransferError in the rank that wants it, which fails the run by name |
+| the coordinator lost, who owns them all | CoordinatorLostError; a new run resumes |
+| another FlashInfer on a node | a class of its own, with a warning that names part and cost |
+| another Ray or ray-warmup on a node | StartupError |
+
+What disks and files do is in `warmup/store/node_store.py`. Exit codes of every command: 0 ready, 1 failed, 2 wrong
+configuration or usage, 3 busy.
 """
 
 from __future__ import annotations
@@ -31,6 +41,10 @@ class PlacementTimeoutError(PlacementError):
 
 class StartupError(WarmupError):
     """A rank actor did not start, or a node has other versions of this package, Ray or FlashInfer."""
+
+
+class TransferError(WarmupError):
+    """A node could not fetch what was pushed: the object was lost, or its owner died."""
 
 
 class BusyError(WarmupError):

@@ -13,6 +13,9 @@ from typing import Any
 
 import ray
 
+from actors.errors import TransferError
+from actors.remote_errors import plain
+
 AT_ONCE = 8
 """Blobs fetched at a time: many are small, and each is a round trip."""
 Refs = list[tuple[str, Any]]
@@ -46,6 +49,12 @@ class Depot:
 
 
 def fetch(refs: Refs) -> Mapping[str, memoryview]:
-    """In a rank: the blobs behind references, read-only views on this node's object store."""
-    values = ray.get([ref for _, ref in refs])
+    """In a rank: the blobs behind references, read-only views on this node's object store. Raises TransferError."""
+    try:
+        values = ray.get([ref for _, ref in refs])
+    except ray.exceptions.RayError as error:
+        raise TransferError(
+            f"{len(refs)} blobs of the artifact did not arrive on this node ({plain(str(error)).splitlines()[0]}); "
+            "run again: what was measured is kept"
+        ) from error
     return {digest: memoryview(value) for (digest, _), value in zip(refs, values, strict=True)}
