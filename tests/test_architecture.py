@@ -132,10 +132,12 @@ def test_the_coordinator_loads_only_what_it_needs() -> None:
     assert heavy_imports(["warmup.rank.process"], heavy=heavy) == {"warmup.rank.process": ["warmup.rank.process"]}
 
 
-def seconds(*arguments: str) -> float:
-    """CPU seconds of a Python process, the best of five: other load on the machine does not count."""
+def seconds(*arguments: str, enough: float = 0.0) -> float:
+    """CPU seconds of a Python process, the best of five or the first below `enough`: other load does not count."""
     best = float("inf")
     for _ in range(5):
+        if best < enough:
+            break
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -145,13 +147,13 @@ def seconds(*arguments: str) -> float:
 
 def test_importing_configs_is_quick() -> None:
     """`import configs` takes less than 0.3 s; the clock sees a process that works for longer."""
-    assert seconds("-c", "import configs") < 0.3
-    assert seconds("-c", "import time\nwhile time.process_time() < 0.4: pass") > 0.3
+    assert seconds("-c", "import configs", enough=0.3) < 0.3
+    assert seconds("-c", "import time\nwhile time.process_time() < 0.4: pass", enough=1.0) > 0.3
 
 
 def test_help_is_quick() -> None:
     """`ray-warmup --help` takes less than 1 s."""
-    assert seconds("-m", "scripts.cli", "--help") < 1.0
+    assert seconds("-m", "scripts.cli", "--help", enough=1.0) < 1.0
 
 
 def environment_readers(tree: ast.AST) -> list[int]:
