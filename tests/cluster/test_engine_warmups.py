@@ -9,19 +9,10 @@ from typing import Any
 import pytest
 
 from configs import WarmupConfig
+from tests.models import TINY
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
-
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-}
 
 
 @pytest.fixture

@@ -15,21 +15,13 @@ import pytest
 
 from configs import WarmupConfig
 from tests.faults.moments import MOMENTS, assert_measured_once
+from tests.models import TINY
 from tests.saboteur import Saboteur, during, kill
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
 
 TRACED = "tests.traced:make_traced_tuner"
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-}
 TASKS = 5
 PHASES = MOMENTS | {"COMPILING": ("missing_modules", 1)}
 WITHIN_S = 90.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from configs.model import load_model
+from tests.models import cuda_workloads
 from warmup.tasks import Workload
-from warmup.workloads.catalog import workloads_of
 
 CASE_SIZES = (1, 8, 64, 256, 1024, 4096)
 """Numbers of tokens of the 24 cases."""
@@ -12,16 +11,10 @@ CASE_SIZES = (1, 8, 64, 256, 1024, 4096)
 
 def gemms_of_70b(op: str, max_tokens: int = 8192, buckets: tuple[int, ...] | None = None) -> tuple[Workload, ...]:
     """QKV, output, gate-up and down projection; `op` is `bf16` or `fp8`. 84 tasks up to 8192 tokens."""
-    found = workloads_of(
-        load_model("llama-3.1-70b"),
+    found = cuda_workloads(
+        "llama-3.1-70b",
         tp=8,
-        pp=1,
-        ep=1,
-        pp_stage=0,
-        ep_shard=0,
-        dtype="bfloat16",
         quantization="fp8" if op == "fp8" else "none",
-        backend="cuda",
         max_num_batched_tokens=max_tokens,
         max_num_seqs=min(256, max_tokens),
         buckets=buckets,

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
-from configs.model import load_model
+from tests.models import cuda_workloads
 from warmup.engine_warmup.monitor import CompilationMonitor
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.tasks import Task, Workload, tasks_of
 from warmup.tuner import TunerOptions
 from warmup.workloads.base import OpCall, builder_for
-from warmup.workloads.catalog import workloads_of
 
 FURTHER = 10
 FACTOR, SLACK_S = 3.0, 2e-3
@@ -26,20 +25,7 @@ def workloads() -> tuple[Workload, ...]:
     """Every op family of the 8B preset at a few sizes: bf16 and fp8 GEMMs, attention, norm, rope, sampling."""
     found: dict[str, Workload] = {}
     for quantization in ("none", "fp8"):
-        for workload in workloads_of(
-            load_model("llama-3.1-8b"),
-            tp=1,
-            pp=1,
-            ep=1,
-            pp_stage=0,
-            ep_shard=0,
-            dtype="bfloat16",
-            quantization=quantization,
-            backend="cuda",
-            max_num_batched_tokens=256,
-            max_num_seqs=64,
-            buckets=(1, 64, 256),
-        ):
+        for workload in cuda_workloads("llama-3.1-8b", quantization=quantization, buckets=(1, 64, 256)):
             found.setdefault(workload.identity, workload)
     return tuple(found.values())
 

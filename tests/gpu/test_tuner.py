@@ -14,7 +14,9 @@ import pytest
 import torch
 from flashinfer.autotuner import AutoTuner
 
+from configs.model import load_model
 from tests.gpu.cases import gemms_of_70b
+from tests.models import cuda_workloads
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.tasks import Choice, Task, TaskResult, tasks_of
 from warmup.tuner import TunerOptions
@@ -109,23 +111,8 @@ def test_the_memory_estimate_bounds_what_tuning_takes(
 
 def test_an_unwarmed_shape_is_counted() -> None:
     """The build counter's positive control: a decode with an uncompiled head width builds its module in replay."""
-    from configs.model import load_model
-    from warmup.workloads.catalog import workloads_of
-
     narrow = load_model("qwen3-0.6b").model_copy(update={"head_dim": 64, "num_key_value_heads": 16})
-    found = workloads_of(
-        narrow,
-        tp=1,
-        pp=1,
-        ep=1,
-        pp_stage=0,
-        ep_shard=0,
-        dtype="float16",
-        quantization="none",
-        backend="cuda",
-        max_num_batched_tokens=1,
-        max_num_seqs=1,
-    )
+    found = cuda_workloads(narrow, dtype="float16", max_num_batched_tokens=1, max_num_seqs=1)
     decode = next(workload for workload in found if workload.op == "paged_decode")
     tuner = FlashInferTuner("cuda")
     assert tuner.prepare((decode,)) == ()

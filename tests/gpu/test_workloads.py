@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from configs.model import load_model
+from tests.models import cuda_workloads
 from warmup.guard.agreement import disagreement
 from warmup.tasks import Workload
 from warmup.workloads.base import builder_for
-from warmup.workloads.catalog import workloads_of
 from warmup.workloads.sampling import SamplingCall
 
 DEVICE = "cuda:0"
@@ -26,19 +25,7 @@ def workloads() -> list[Workload]:
         ("deepseek-v3", 8, "none"),
         ("qwen3-30b-a3b", 1, "none"),
     ):
-        for workload in workloads_of(
-            load_model(preset),
-            tp=tp,
-            pp=1,
-            ep=1,
-            pp_stage=0,
-            ep_shard=0,
-            dtype="bfloat16",
-            quantization=quantization,
-            backend="cuda",
-            max_num_batched_tokens=256,
-            max_num_seqs=256,
-        ):
+        for workload in cuda_workloads(preset, tp=tp, quantization=quantization, max_num_seqs=256):
             found.setdefault(workload.identity, workload)
     return list(found.values())
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.artifacts import ROOT
+from tests.models import TINY
 from warmup.errors import LoadError
 from warmup.fresh_replay import replay_in_fresh_process
 
@@ -21,15 +22,6 @@ CONFIG = {
     "cluster": {"backend": "cpu", "ranks_per_node": 1},
 }
 ENGINE = {"enabled": True, "top_k_widths": [2], "logprob_widths": [1]}
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-}
 TUNE = """
 import json, sys
 from pathlib import Path

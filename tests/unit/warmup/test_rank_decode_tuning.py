@@ -13,21 +13,13 @@ import pytest
 
 from configs import parse_config
 from tests.fakes import METADATA, DecodeEntryPoint, ScriptedTuner
+from tests.models import TINY
 from warmup.compiled.decode_profiles import FILE_NAME
 from warmup.engine_warmup.errors import EngineWarmupError
 from warmup.rank.process import RankProcess
 from warmup.ranks import RankInfo
 from warmup.table import Entry, TunedTable, parse_table
 
-TINY = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 101,
-}
 ENGINE = {"enabled": True, "sparse_mla_backends": ["TORCH_REFERENCE"], "verify_requests": 0}
 SM120 = {"arch": "120f"}
 KEY = str(("sparse_mla_sm120", "R", ((16, 64),), ()))

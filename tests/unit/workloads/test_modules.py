@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from configs.model import load_model, presets
+from configs.model import presets
+from tests.models import cuda_workloads
 from warmup.workloads.base import builder_for
-from warmup.workloads.catalog import workloads_of
 
 
 @pytest.fixture(autouse=True)
@@ -20,19 +20,6 @@ def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_names_are_flashinfers(preset: str, quantization: str) -> None:
     """Every workload's module names are those of the JitSpecs that its room gives."""
-    workloads = workloads_of(
-        load_model(preset),
-        tp=4,
-        pp=1,
-        ep=1,
-        pp_stage=0,
-        ep_shard=0,
-        dtype="bfloat16",
-        quantization=quantization,
-        backend="cuda",
-        max_num_batched_tokens=64,
-        max_num_seqs=8,
-    )
-    for workload in workloads:
+    for workload in cuda_workloads(preset, tp=4, quantization=quantization, max_num_batched_tokens=64, max_num_seqs=8):
         specs = builder_for(workload).jit_specs(workload)
         assert tuple(spec.name for spec in specs) == workload.modules, workload.name

@@ -7,47 +7,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from configs.model import load_model
+from tests.models import cuda_workloads
 from warmup.tasks import Workload
 from warmup.workloads import attention, gemm, norm, rope, sampling
 from warmup.workloads.base import builder_for
-from warmup.workloads.catalog import workloads_of
 
 
 def of(op: str, preset: str = "qwen3-0.6b", quantization: str = "none") -> Workload:
     """A preset's first workload of an op."""
-    found = workloads_of(
-        load_model(preset),
-        tp=1,
-        pp=1,
-        ep=1,
-        pp_stage=0,
-        ep_shard=0,
-        dtype="bfloat16",
-        quantization=quantization,
-        backend="cuda",
-        max_num_batched_tokens=16,
-        max_num_seqs=8,
-    )
+    found = cuda_workloads(preset, quantization=quantization, max_num_batched_tokens=16, max_num_seqs=8)
     return next(workload for workload in found if workload.op == op)
 
 
 @pytest.mark.parametrize("preset", ["qwen3-0.6b", "qwen3-30b-a3b", "deepseek-v3"])
 def test_without_a_gpu_every_cuda_workload_has_a_reason(preset: str) -> None:
     """No CUDA workload is tried on a machine without a GPU: each is refused with one sentence."""
-    found = workloads_of(
-        load_model(preset),
-        tp=1,
-        pp=1,
-        ep=1,
-        pp_stage=0,
-        ep_shard=0,
-        dtype="bfloat16",
-        quantization="fp8",
-        backend="cuda",
-        max_num_batched_tokens=16,
-        max_num_seqs=8,
-    )
+    found = cuda_workloads(preset, quantization="fp8", max_num_batched_tokens=16, max_num_seqs=8)
     reasons = [builder_for(workload).refusal(workload, "cpu") for workload in found]
     assert all(reason is not None and "needs an NVIDIA GPU" in reason for reason in reasons)
 
