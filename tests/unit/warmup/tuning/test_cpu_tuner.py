@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import flashinfer
 import pytest
+import torch
+from flashinfer.autotuner import AutoTuner
 
 import warmup
 from tests.gemms import make_workload, tasks_for
@@ -17,8 +21,11 @@ from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
 from warmup.tuner import TunerOptions
+from warmup.tuning.autotuner_seams import profiled
+from warmup.tuning.cpu_measure import cpu_timing
 from warmup.tuning.host_facts import describe_host
 from warmup.tuning.loading import held_table
+from warmup.workloads.base import builder_for
 from warmup.workloads.cpu_gemm import CpuGemmCall
 
 
@@ -50,6 +57,26 @@ def test_from_tuning_to_hits(tuned: tuple[list[Task], list[TaskResult]], tmp_pat
     assert loaded.digest == parse_table(data).digest
     replayed = tuner.replay(tasks)
     assert (replayed.calls, replayed.failed, replayed.built_modules) == (8, (), ())
+
+
+def without_runner(key: str) -> str:
+    """(op, shapes, extras) of a file key: all but the runner's class, which depends on who won."""
+    return re.sub(r"^\('([^']+)', '[^']+'", r"('\1'", key)
+
+
+def test_shards_cover_what_a_full_tune_covers(tuned: tuple[list[Task], list[TaskResult]]) -> None:
+    """Two ranks' shards share no key; together they are what FlashInfer's own `autotune()` over all buckets tunes."""
+    tasks, results = tuned
+    shards = [{without_runner(key) for r in results[rank::2] for key in r.keys.values()} for rank in (0, 1)]
+    AutoTuner.get().clear_cache()
+    for workload in {task.workload.identity: task.workload for task in tasks}.values():
+        with torch.inference_mode(), cpu_timing(), profiled("cpu_gemm", lambda _: 1e-3), flashinfer.autotune():
+            builder_for(workload).build(workload, max(workload.buckets), "cpu", 0).run()
+    full = {without_runner(str(key.file_key)) for key in AutoTuner.get().profiling_cache}
+    AutoTuner.get().clear_cache()
+    assert not shards[0] & shards[1]
+    assert shards[0] | shards[1] == full
+    assert len(full) == len(tasks)
 
 
 def test_equal_results_give_equal_bytes(tuned: tuple[list[Task], list[TaskResult]]) -> None:
