@@ -24,6 +24,7 @@ from typing import Any
 from configs import WarmupConfig, parse_config
 from tests.stock import SYSTEM_CONFIG, Stock
 from warmup.report import WarmupReport
+from warmup.store.leases import held_generations
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = "tests.fakes:make_scripted_tuner"
@@ -362,7 +363,9 @@ def actors() -> list[str]:
 
 
 def debris(root: Path) -> Iterator[Path]:
-    """Temporary files, markers and leases below a cache root."""
+    """Temporary files, markers, and leases of processes that live, below a cache root."""
+    for directory in root.rglob("leases"):
+        held_generations(directory)  # those of killed ranks go
     for path in root.rglob("*"):
         if path.is_file() and (path.suffix == ".tmp" or path.parent.name in ("markers", "leases")):
             yield path

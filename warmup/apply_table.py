@@ -10,12 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from warmup.errors import LoadError
+from warmup.store.holding import Holding, hold_table_at
 from warmup.tasks import Task
-from warmup.tuner import LoadResult
+from warmup.tuner import LoadResult, Tuner
+
+_held: list[Holding] = []
+"""What this process serves from: at most one, because an AutoTuner has one table."""
 
 
 def apply(path: str | os.PathLike[str], expected: Sequence[Task] | None = None) -> LoadResult:
     """Clear this process' AutoTuner, load a table and verify it.
+
+    Where the table lies in a node store, its generation (the compiled modules with it) is held until this process
+    ends or applies another table: pruning does not remove it.
 
     Args:
         path: an `autotune_configs.json`, or `/proc/self/fd/N` of a memory file.
@@ -30,12 +37,26 @@ def apply(path: str | os.PathLike[str], expected: Sequence[Task] | None = None) 
 
     from warmup.flashinfer_tuner import FlashInferTuner
 
-    tuner = FlashInferTuner("cuda" if torch.cuda.is_available() else "cpu")
-    result = tuner.load(Path(path), expected or ())
+    while _held:
+        _held.pop().release()
+    holding = hold_table_at(Path(path))
+    try:
+        result = _load(FlashInferTuner("cuda" if torch.cuda.is_available() else "cpu"), path, expected or ())
+    except BaseException:
+        if holding is not None:
+            holding.release()
+        raise
+    if holding is not None:
+        _held.append(holding)
+    return result
+
+
+def _load(tuner: Tuner, path: str | os.PathLike[str], expected: Sequence[Task]) -> LoadResult:
+    result = tuner.load(Path(path), expected)
     if result.misses:
         tuner.reset()
         raise LoadError(
-            f"{path}: {len(result.misses)} of {len(expected or ())} expected tasks are not served from it; "
+            f"{path}: {len(result.misses)} of {len(expected)} expected tasks are not served from it; "
             f"first {result.misses[0]}",
             path=str(path),
             misses=len(result.misses),

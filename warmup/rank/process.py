@@ -280,6 +280,8 @@ class RankProcess:
         """Remove what this rank left on disk for this run only."""
         self._record.close()
         self._tidy()
+        if hasattr(self, "_delivery"):
+            self._delivery.release()
 
     def _warms(self, name: str) -> None:
         """An engine warmup begins."""

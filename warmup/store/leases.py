@@ -70,6 +70,8 @@ def held_generations(directory: Path, clock: Callable[[], float] = time.time) ->
                 held.add(generation)
         except FileNotFoundError:
             continue
+        except OSError as error:
+            logger.info("lease %s of a process that is gone stays: %s", path, error)
     return held
 
 
@@ -101,10 +103,11 @@ def _held_by(path: Path, age_s: float) -> int | None:
 
 def _start_time(pid: int) -> str | None:
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return None
-    return stat.rpartition(b")")[2].split()[19].decode()
+    is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with other threads it still runs
+    return None if is_zombie else fields[19].decode()
 
 
 def _host_identity() -> str:

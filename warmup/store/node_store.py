@@ -21,7 +21,7 @@ What other modules call:
         make_current(generation)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
-        save_verdict(document) / load_verdict()             hold(generation) -> Lease
+        save_verdict(document) / load_verdict()             hold(generation) / hold_table(sha256) -> Lease
         write_marker(token) / sees_marker(token) / remove_marker(token)
 
 Order of a publish: blobs, manifest, `current`, table. A crash before `current` leaves the old artifact whole; one
@@ -39,6 +39,7 @@ reads `current` again and follows it, so two of them end with the table of the c
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
+| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `warmup.apply` |
 | damaged partial or quarantine file | left out with a warning: its tasks are measured again |
 """
 
@@ -168,8 +169,30 @@ class NodeStore(RunFiles):
         """Keep a generation from being pruned until the lease is released. Raises StoreError."""
         return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
 
+    def hold_table(self, content_sha256: str) -> leases.Lease | None:
+        """Keep a generation with this very table, the current one if it has it; None where no generation does.
+
+        On a store that cannot be written the lease is an empty one: nothing can be pruned there either.
+        """
+        numbers = self.generations.numbers()[::-1]
+        with suppress(FileNotFoundError, WarmupError):
+            current = self.generations.pointer().generation
+            numbers.sort(key=lambda number: number != current)
+        for number in numbers:
+            use = self._hold_if_writable(number)
+            with suppress(FileNotFoundError, WarmupError):
+                table = parse_manifest(self.generations.manifest_bytes(number)).table
+                if table is not None and table.content_sha256 == content_sha256:
+                    return use
+            use.release()
+        return None
+
     def sweep(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Remove temporary files that a killed process left more than an hour ago; returns them."""
+        """Remove temporary files that a killed process left more than an hour ago, and leases of dead ones.
+
+        Returns the files.
+        """
+        leases.held_generations(self.directory / "leases", self._clock)
         rooms = ("", "blobs", "partial", "quarantine", "leases", "markers")
         removed = self.generations.sweep_unfinished(older_than_s, self._clock())
         for room in rooms:

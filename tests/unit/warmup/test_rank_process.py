@@ -18,6 +18,7 @@ from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError
 from warmup.rank.process import RankProcess
 from warmup.rank.workloads import rank_workloads
 from warmup.ranks import RankInfo
+from warmup.store.pruning import held
 
 Answer = dict[str, Any]
 Maker = Callable[..., RankProcess]
@@ -101,6 +102,8 @@ def test_the_round_trip_over_two_nodes(make_rank: Maker) -> None:
         assert loaded["digest"] == header["digest"]
         assert (loaded["hits"], list(loaded["misses"])) == (len(tasks_of(process)), [])
         assert process.replay()["calls"] == len(tasks_of(process))
+        assert (held(process._store), process.close()) == ({1}, None)  # for its life
+    assert held(leader._store) | held(follower._store) == set()
     again = make_rank(3).lookup("run-00003", retune=False)
     assert (again["hit"], again["guarded"], again["header"]["digest"]) == (True, True, header["digest"])
     assert {row["task_id"] for row in again["results"]} == set(tasks_of(follower))

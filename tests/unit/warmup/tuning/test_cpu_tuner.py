@@ -14,10 +14,14 @@ import torch
 from flashinfer.autotuner import AutoTuner
 
 import warmup
+from tests.artifacts import make_artifact
 from tests.gemms import make_workload, tasks_for
+from warmup.artifact.artifact import table_content
 from warmup.errors import LoadError, TuningError, WorkloadError
 from warmup.fingerprint import PARTS
 from warmup.flashinfer_tuner import FlashInferTuner
+from warmup.store.node_store import NodeStore
+from warmup.store.pruning import held
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
 from warmup.tuner import TunerOptions
@@ -204,6 +208,20 @@ def test_apply_loads_and_verifies(tuned: tuple[list[Task], list[TaskResult]], tm
     with pytest.raises(LoadError, match=r"1 of 9 expected tasks are not served .*k=32,n=96@4"):
         warmup.apply(path, [*tasks, stranger])
     assert held_table().entries == {}
+
+
+def test_apply_holds_what_it_serves(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
+    """The generation of a table that lies in a store is held until another table is applied or one is refused."""
+    store = NodeStore(tmp_path / ("ab" * 32))
+    data = FlashInferTuner("cpu").table(tuned[1], []) or b""
+    store.publish(make_artifact(contents=[table_content(data)]))
+    warmup.apply(store.table_path)
+    warmup.apply(store.table_path)
+    assert held(store) == {1}
+    assert len(list((store.directory / "leases").iterdir())) == 1
+    with pytest.raises(LoadError):
+        warmup.apply(store.table_path, [Task(make_workload(k=32), 4)])
+    assert held(store) == set()
 
 
 def test_apply_names_the_field_of_a_foreign_table(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
