@@ -21,6 +21,7 @@ from warmup.rank.compiled_work import CompiledWork
 from warmup.rank.packing import header_of, history_of, joined, make_artifact, without_compiled
 from warmup.ranks import RankInfo
 from warmup.store.holding import Holding
+from warmup.store.leases import PUBLISHING, Lease
 from warmup.store.node_store import NodeStore
 from warmup.table import parse_table
 from warmup.tasks import GuardVerdict, Task, TaskResult
@@ -50,7 +51,7 @@ class Delivery:
         self._fingerprint = fingerprint
         self._tasks = tuple(tasks)
         self._compiled = compiled
-        self._held: Holding | None = None
+        self._held: dict[str, Holding] = {}
         self.artifact: Artifact | None = None
         """What was packed here, until its blobs are fetched."""
 
@@ -151,21 +152,26 @@ class Delivery:
         if refusal is not None:
             raise LoadError(f"{self._info}: the table is refused: {refusal}")
         if blobs is None:
-            self._hold(table)
+            self._hold("table", self._store.hold_table(hashlib.sha256(table).hexdigest()))
         result = self._load(table, from_file=blobs is None)
         return result | {"seconds": time.monotonic() - began}
 
+    def hold_store(self) -> None:
+        """Keep blobs and modules that no generation names yet from being pruned while this rank lives."""
+        self._hold("store", self._store.hold_if_writable(PUBLISHING))
+
     def release(self) -> None:
-        """Let go of the generation that this rank serves from."""
-        held, self._held = self._held, None
+        """Let go of the store and of the generation that this rank serves from."""
+        for held in self._held.values():
+            held.release()
+        self._held.clear()
+
+    def _hold(self, what: str, use: Lease | None) -> None:
+        held = self._held.pop(what, None)
         if held is not None:
             held.release()
-
-    def _hold(self, table: bytes) -> None:
-        """Keep what this rank serves from, its modules with it, from being pruned while the rank lives."""
-        self.release()
-        use = self._store.hold_table(hashlib.sha256(table).hexdigest())
-        self._held = None if use is None or use.path is None else Holding(use)
+        if use is not None and use.path is not None:
+            self._held[what] = Holding(use)
 
     def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
         manifest = parse_manifest(header["manifest"].encode())

@@ -120,6 +120,8 @@ class RankProcess:
         with self._busy("lookup"):
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
             problem = self._files.leave_marker(token)
+            if self._config.cache.persistent:
+                self._delivery.hold_store()
             answer: dict[str, Any] = {
                 "hit": found.hit,
                 "reason": found.reason,

@@ -39,7 +39,8 @@ reads `current` again and follows it, so two of them end with the table of the c
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
-| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `warmup.apply` |
+| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `warmup.apply`; |
+| | a rank also what no generation names yet: blobs and modules that it took from another node |
 | damaged partial or quarantine file | left out with a warning: its tasks are measured again |
 """
 
@@ -152,7 +153,7 @@ class NodeStore(RunFiles):
         for _ in range(_FOLLOW_ATTEMPTS):
             try:
                 number = self.current()[0].generation if generation is None else generation
-                use = self._hold_if_writable(number)
+                use = self.hold_if_writable(number)
                 try:
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
                     entries = [e for e in manifest.blobs if wanted is None or e.kind in wanted]
@@ -169,17 +170,22 @@ class NodeStore(RunFiles):
         """Keep a generation from being pruned until the lease is released. Raises StoreError."""
         return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
 
-    def hold_table(self, content_sha256: str) -> leases.Lease | None:
-        """Keep a generation with this very table, the current one if it has it; None where no generation does.
+    def hold_if_writable(self, generation: int) -> leases.Lease:
+        """As `hold`; on a store that cannot be written an empty lease: nothing can be pruned there either."""
+        try:
+            return self.hold(generation)
+        except StoreError as error:
+            logger.info("%s; nothing can be pruned there either", error)
+            return leases.Lease(None, generation)
 
-        On a store that cannot be written the lease is an empty one: nothing can be pruned there either.
-        """
+    def hold_table(self, content_sha256: str) -> leases.Lease | None:
+        """Hold a generation with this very table, the current one if it has it; None where no generation does."""
         numbers = self.generations.numbers()[::-1]
         with suppress(FileNotFoundError, WarmupError):
             current = self.generations.pointer().generation
             numbers.sort(key=lambda number: number != current)
         for number in numbers:
-            use = self._hold_if_writable(number)
+            use = self.hold_if_writable(number)
             with suppress(FileNotFoundError, WarmupError):
                 table = parse_manifest(self.generations.manifest_bytes(number)).table
                 if table is not None and table.content_sha256 == content_sha256:
@@ -236,13 +242,6 @@ class NodeStore(RunFiles):
                     f"{path} is a symbolic link, which is not followed; set cache.root to the directory itself",
                     path=str(path),
                 )
-
-    def _hold_if_writable(self, generation: int) -> leases.Lease:
-        try:
-            return self.hold(generation)
-        except StoreError as error:
-            logger.info("%s; nothing can be pruned there either", error)
-            return leases.Lease(None, generation)
 
     def _lookup(self, expected_key: Mapping[str, str], check: Check | None) -> Lookup:
         pointer, manifest = self.current()
