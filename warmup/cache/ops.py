@@ -159,12 +159,18 @@ def apply_prune(plan: Iterable[Removal], stores: Iterable[Path], clock: Callable
         else:
             gone = pruning.prune_generations(store, [removal.generation], clock)
         removed += map(str, gone)
-        if not gone:
+        if not gone and _is_there(store, removal.generation):  # else another prune was quicker
             kept.append(f"{removal.path} {removal.generation or ''}".strip())
     for path in paths:
         if path.is_dir():
             removed += map(str, pruning.collect_garbage(NodeStore(path, clock=clock), clock))
+    for directory in sorted({path.parent for path in paths}):
+        removed += map(str, pruning.sweep_trash(directory, clock))
     return PruneResult(tuple(removed), before - sum(disk_bytes(p) for p in paths if p.is_dir()), tuple(kept))
+
+
+def _is_there(store: NodeStore, generation: int | None) -> bool:
+    return (store.directory if generation is None else store.generations.manifest_path(generation)).exists()
 
 
 def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:

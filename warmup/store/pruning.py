@@ -86,11 +86,16 @@ def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
 
 
 def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
-    """Finish what a killed prune left more than an hour ago; returns what went."""
+    """Finish what a killed prune left more than an hour ago; returns what went. A store that is held is given back."""
     removed = []
     for path in _members(directory, hidden=True):
+        found = _TRASH.fullmatch(path.name)
         with suppress(FileNotFoundError):
-            if _TRASH.fullmatch(path.name) and clock() - path.lstat().st_mtime > STALE_AFTER_S:
+            if found is None or clock() - path.lstat().st_mtime <= STALE_AFTER_S:
+                continue
+            if held_generations(path / "leases", clock):
+                _restore(path, directory / found["name"])
+            else:
                 _delete(path)
                 removed.append(path)
     return removed

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from warmup.cache.diff import diff_generations
 from warmup.cache.ops import PruneRules, apply_prune, export_store, import_archive, plan_prune, rollback
 from warmup.cache.views import explain, find_stores, list_stores, verify_store
 from warmup.errors import ArtifactError, StoreError
+from warmup.store import leases
+from warmup.store.generations import hide
 from warmup.store.node_store import NodeStore
 from warmup.table import METADATA_FIELDS, Entry, TunedTable, parse_table
 
@@ -233,6 +238,27 @@ def test_prune_removes_the_plan_and_its_blobs(tmp_path: Path, store: NodeStore) 
     assert (store.generations.numbers(), done.kept, done.freed_bytes > 0) == ([2], (), True)
     assert not store.generations.blob_path(sha256(b"module")).exists()
     assert verify_store(store.directory).problems == ()
+
+
+def test_a_prune_finishes_what_a_killed_one_hid(tmp_path: Path, store: NodeStore) -> None:
+    """A whole store that a dead pruner left out of sight goes an hour later, or comes back if it is held; what another
+    prune took away meanwhile is not called in use."""
+    other = put(tmp_path, tuned({1: 1}, {"gpu": "other"}))
+    plan = plan_prune([other.directory], PruneRules(older_than_days=0.0), NOW + 1)
+    trash = hide(other.directory)
+    assert trash is not None
+    assert apply_prune(plan, [store.directory], time.time).kept == ()
+    assert trash.exists()
+    os.utime(trash, (1, 1))
+    lease = leases.acquire(trash / "leases", 1)
+    apply_prune((), [store.directory], time.time)
+    assert (trash.exists(), find_stores(tmp_path)) == (False, tuple(sorted((store.directory, other.directory))))
+    replace(lease, path=other.directory / "leases" / (lease.path or trash).name).release()
+    trash = hide(other.directory)
+    assert trash is not None
+    os.utime(trash, (1, 1))
+    assert str(trash) in apply_prune((), [store.directory], time.time).removed
+    assert find_stores(tmp_path) == (store.directory,)
 
 
 def test_commands_answer_in_json(tmp_path: Path, store: NodeStore) -> None:
