@@ -1,6 +1,6 @@
 """Nodes that join at once get one artifact: through the run's own transfer, beside reading one shared directory.
 
-    python scripts/bench_join.py --out tests/results [--nodes 1 2 4 8] [--mebibytes 256] [--rounds 5]
+    python scripts/bench_join.py --out tests/cluster/results [--nodes 1 2 4 8] [--mebibytes 256] [--rounds 5]
 
 No GPU: every node is a raylet on this machine, with an object store and a cache directory of its own. One of them
 has packed the artifact (random bytes). *Pushed*: the coordinator on the head takes the blobs over

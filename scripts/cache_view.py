@@ -90,8 +90,9 @@ def _retime(console: Console, answers: Answers) -> None:
             drift = "drifted" if entry["drifted"] else ""
             names = (entry["task_id"], entry["runner"], str(entry["tactic"]))
             _row(table, node, *names, then, f"{entry['now']:.3f}", entry["decision"], drift)
-        console.print(table)
-        counted = f"{len(row['rows'])} of {row['entries']} entries timed, {row['drifted']} drifted"
+        if table.row_count:
+            console.print(table)
+        counted = f"{len(row['rows'])} of {row['entries']} entries that differ from the default timed, {row['drifted']} drifted"
         _line(console, node, f"{counted}: {row['path']}")
     console.print("then and now are the default's time over the entry's; retune where it drifted")
 
