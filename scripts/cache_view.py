@@ -92,8 +92,8 @@ def _retime(console: Console, answers: Answers) -> None:
             _row(table, node, *names, then, f"{entry['now']:.3f}", entry["decision"], drift)
         if table.row_count:
             console.print(table)
-        counted = f"{len(row['rows'])} of {row['entries']} entries that differ from the default timed, {row['drifted']} drifted"
-        _line(console, node, f"{counted}: {row['path']}")
+        timed = f"{len(row['rows'])} of {row['entries']} entries that differ from the default timed"
+        _line(console, node, f"{timed}, {row['drifted']} drifted: {row['path']}")
     console.print("then and now are the default's time over the entry's; retune where it drifted")
 
 
