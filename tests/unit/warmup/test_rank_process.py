@@ -102,8 +102,7 @@ def test_the_round_trip_over_two_nodes(make_rank: Maker) -> None:
         assert loaded["digest"] == header["digest"]
         assert (loaded["hits"], list(loaded["misses"])) == (len(tasks_of(process)), [])
         assert process.replay()["calls"] == len(tasks_of(process))
-        assert (held(process._store) - {0}, process.close()) == ({1}, None)  # for its life
-    assert held(leader._store) | held(follower._store) == set()
+        assert (held(process._store) - {0}, process.close(), held(process._store)) == ({1}, None, set())
     again = make_rank(3).lookup("run-00003", retune=False)
     assert (again["hit"], again["guarded"], again["header"]["digest"]) == (True, True, header["digest"])
     assert {row["task_id"] for row in again["results"]} == set(tasks_of(follower))
@@ -345,10 +344,9 @@ def test_a_replacement_packs_what_its_predecessor_found(make_rank: Maker) -> Non
 
 def test_nothing_tuned_packs_nothing(make_rank: Maker) -> None:
     """Without results there is no artifact, and no blob to hand over."""
-    process = make_rank(1)
-    assert process.pack([], [], "leader", True) == {"digest": None, "blobs": []}
+    assert make_rank(1).pack([], [], "leader", True) == {"digest": None, "blobs": []}
     with pytest.raises(StoreError, match="is not part of the packed artifact"):
-        process.blob("0" * 64)
+        make_rank(1).blob("0" * 64)
 
 
 def test_a_foreign_task_is_refused(make_rank: Maker) -> None:
