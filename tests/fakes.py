@@ -43,7 +43,13 @@ METADATA = {
 
 def make_scripted_tuner(backend: str, options: TunerOptions) -> ScriptedTuner:
     """Factory for `run_warmup(tuner="tests.fakes:make_scripted_tuner")`."""
-    return ScriptedTuner(read_script())
+    script = read_script()
+    if "decode_table" in script:
+        import flashinfer
+
+        entry = DecodeEntryPoint(script["decode_table"].encode())
+        vars(flashinfer)["sparse_mla_sm120_decode_dsv4_autotune"] = entry
+    return ScriptedTuner(script)
 
 
 class ScriptedTuner:

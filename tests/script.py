@@ -22,6 +22,7 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
     modules    names of modules to build, over and over: nothing of them can be handed over
     libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE; what an
                engine on a GPU calls is built so, too
+    decode_table   what this process' FlashInfer "tunes" for sparse-MLA decode: a table's text
     refuse     names of workloads that this device cannot run
     fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
     trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from configs import WarmupConfig
+from tests.fakes import METADATA
 from tests.models import TINY
 from tests.testbed import Case
+from warmup.table import Entry, TunedTable, parse_table
 
 pytestmark = pytest.mark.cluster
 
@@ -58,6 +60,20 @@ def test_a_required_warmup_beyond_its_deadline_fails_the_run(case: Case, configu
     assert "phase REPLAYING" in report.error
     assert "EngineWarmupError: prefill_decode: EngineWarmupTimeoutError" in report.error
     assert "raise engine.deadlines.prefill_decode" in report.error
+
+
+def test_what_the_leader_tunes_with_an_engine_is_in_every_ranks_table(case: Case, configured: Any) -> None:
+    """A stand-in for FlashInfer's decode autotune runs on one rank; its entry is in the one table that all load."""
+    key = str(("sparse_mla_sm120", "R", ((16, 64),), ()))
+    decode = TunedTable(METADATA, {key: Entry("R", 2)}, {}).to_bytes().decode()
+    case.script(parts={"arch": "120f"}, decode_table=decode)
+    config = configured(sparse_mla_backends=["TORCH_REFERENCE"], verify_requests=0, required=["sm120_decode"])
+    asked = config.model_copy(update={"autotune": config.autotune.model_copy(update={"enabled": True})})
+    report = case.run(asked)
+    assert report.ready, report.error
+    (group,) = report.classes
+    assert {(rank.digest, rank.entries) for rank in report.ranks} == {(group.digest, group.tasks + 1)}
+    assert all(key in parse_table(case.table(node).read_bytes()).entries for node in case.bed.nodes[:2])
 
 
 def test_on_the_cpu_nothing_of_an_engine_runs_unless_asked(case: Case) -> None:
