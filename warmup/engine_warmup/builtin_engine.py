@@ -39,7 +39,8 @@ class BuiltinEngine:
         """Why the runner does not fit on the device, or None."""
         if not self._on_cuda:
             return None
-        free, needed = torch.cuda.mem_get_info()[0], self.outline.weight_bytes + WORKSPACE_BYTES + ROOM_BYTES
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, to be used again
+        free, needed = torch.cuda.mem_get_info()[0] + kept, self.outline.weight_bytes + WORKSPACE_BYTES + ROOM_BYTES
         if needed <= free:
             return None
         return (
