@@ -144,7 +144,7 @@ def _prune(console: Console, answers: Answers) -> None:
         if not row["plan"]:
             _line(console, node, "the rules name nothing")
         if done is not None:
-            _line(console, node, f"removed {len(done['removed'])} things, {size(done['freed_bytes'])} freed")
+            _line(console, node, f"removed: {len(done['removed'])}, {size(done['freed_bytes'])} freed")
             for path in done["kept"]:
                 _line(console, node, f"in use and kept: {path}")
     if all(row["done"] is None for _, row in answers):

@@ -74,12 +74,11 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
 
 def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     """Remove a whole key's directory, unless something in it is held; returns what went. Raises StoreError."""
-    trash = hide(store.directory)
+    trash = None if held(store, clock) else hide(store.directory)  # who serves from it must find it at any moment
     if trash is None:
         return []
     if held_generations(trash / "leases", clock):
         _restore(trash, store.directory)
-        logger.info("%s is in use and stays", store.directory)
         return []
     _delete(trash)
     return [store.directory]

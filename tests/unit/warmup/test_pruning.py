@@ -138,9 +138,11 @@ def test_unreadable_lease_stops_pruning_for_a_day(store: NodeStore) -> None:
 
 
 def test_whole_store_goes_unless_it_is_held(store: NodeStore) -> None:
-    """Removing a key's directory leaves nothing beside it; a holder keeps all of it."""
+    """Removing a key's directory leaves nothing beside it; a holder keeps all of it, at every moment."""
     lease = store.hold(3)
+    before = store.directory.stat().st_ctime_ns
     assert remove_store(store) == []
+    assert store.directory.stat().st_ctime_ns == before  # not even renamed
     assert store.lookup(KEY).hit
     lease.release()
 
