@@ -7,7 +7,7 @@ arithmetic is done here, from node totals and what is free now. Pure; `nodes()` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.errors import PlacementError
 from configs.schema import ClusterSection
@@ -137,16 +137,22 @@ def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:
 
 def nodes() -> tuple[Node, ...]:
     """The alive nodes of the connected cluster."""
-    import ray
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
+    return tuple(replace(node, free=free.get(node.node_id, {})) for node in members())
+
+
+def members() -> tuple[Node, ...]:
+    """The same without what is free, which Ray Client cannot ask for."""
+    import ray
+
     return tuple(
         Node(
             node_id=row["NodeID"],
             address=row["NodeManagerAddress"],
             total=row["Resources"],
-            free=free.get(row["NodeID"], {}),
+            free={},
             labels=row.get("Labels", {}),
             is_head="node:__internal_head__" in row["Resources"],
         )

@@ -55,7 +55,7 @@ def perform_everywhere(
 ) -> ClusterAnswer:
     """Run a command on the nodes of the connected cluster; with a config on those that could hold a rank of it."""
     assert command in COMMANDS, command
-    nodes = sorted(capacity.nodes(), key=lambda node: node.node_id)
+    nodes = sorted(capacity.members(), key=lambda node: node.node_id)
     if config is not None:
         nodes = nodes_for(config, nodes)
     if not nodes:

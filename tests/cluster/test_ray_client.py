@@ -1,4 +1,4 @@
-"""`status` from a machine that is not in the cluster: through Ray Client."""
+"""`status` and `cache --cluster` from a machine that is not in the cluster: through Ray Client."""
 
 from __future__ import annotations
 
@@ -60,3 +60,11 @@ def test_status_through_ray_client(case: Case, door: str, tmp_path: Path) -> Non
     assert run["phase"] in ("TUNING", "GUARDING")
     assert [rank["state"] for rank in run["ranks"]] == ["alive", "alive"]
     assert run["ranks"][0]["task"].startswith("cpu_gemm:")
+
+
+def test_caches_through_ray_client(bed: Testbed, door: str) -> None:
+    """`cache ls --cluster --address ray://...` gets an answer from every node of the cluster."""
+    command = [sys.executable, "-m", "scripts.cli", "cache", "ls", "--cluster", "--json", "--address", door]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {row["node_id"] for row in json.loads(done.stdout)["nodes"]} >= {node.node_id for node in bed.nodes}

@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         return answers, {}
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
-    monkeypatch.setattr(node_caches.capacity, "nodes", lambda: NODES)
+    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
     return calls
 
 
