@@ -19,13 +19,15 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from configs.schema import CacheSection
-from warmup.errors import StoreError
+from warmup.artifact.manifest import parse_json
+from warmup.errors import CorruptArtifactError, StoreError
 from warmup.rank.node_paths import resolve_paths
 from warmup.store.publish import publish_bytes
+from warmup.store.reading import read_regular
 
 if TYPE_CHECKING:
     from warmup.engine_warmup.monitor import MonitorReport
@@ -35,6 +37,21 @@ logger = logging.getLogger(__name__)
 FOLDER = "serving"
 SHOWN = 20
 """Latest compilations that the file names; all are counted."""
+MAX_RECORD_BYTES = 1 << 20
+FIELDS: dict[str, type | UnionType] = {
+    "name": str,
+    "host": str,
+    "pid": int,
+    "process_began": int | None,
+    "mode": str,
+    "started_at": float,
+    "updated_at": float,
+    "compiled": dict,
+    "loaded": dict,
+    "unavailable": dict,
+    "events": list,
+}
+"""What a record must have; others may have written, or damaged, the file."""
 ENDED_KEPT_S = 24 * 3600.0
 _numbers = itertools.count(1)
 
@@ -126,14 +143,16 @@ def serving_processes(root: Path) -> list[dict[str, Any]]:
 def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in directory.glob(f"{_host()}-*.json"):
         try:
-            record = json.loads(path.read_bytes())
-            record["alive"] = _process_began(record["pid"]) == record["process_began"]
+            record = parse_json(read_regular(path, MAX_RECORD_BYTES), MAX_RECORD_BYTES, str(path))
         except FileNotFoundError:
             continue  # closed meanwhile
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (StoreError, CorruptArtifactError) as error:
             logger.warning("%s is not a monitor's record: %s", path, error)
             continue
-        yield path, record
+        if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+            logger.warning("%s is not a monitor's record: a field is missing or of another type", path)
+            continue
+        yield path, {**record, "alive": _process_began(record["pid"]) == record["process_began"]}
 
 
 def _sweep(directory: Path) -> None:
@@ -150,7 +169,7 @@ def _host() -> str:
 def _process_began(pid: int) -> int | None:
     """When a process of this machine began, in ticks since boot, so that a number used again is seen; None: no more."""
     try:
-        text = Path(f"/proc/{int(pid)}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     return int(text.rpartition(")")[2].split()[19])
