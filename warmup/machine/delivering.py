@@ -63,7 +63,7 @@ class Pushing(PhaseLogic):
             return []
         group.packer = able[0]
         if stored:
-            return [run.call(group.packer, "pack_stored")]
+            return [run.call(group.packer, "pack_stored", renew=bool(group.modules.built))]
         return [
             run.call(
                 group.packer,
@@ -78,7 +78,7 @@ class Pushing(PhaseLogic):
 
 
 def owes_push(group: ClassState) -> bool:
-    """Whether a table must be pushed: a new one, or a found one that other directories lack."""
+    """Whether a table must be pushed: a new one, or a found one that other directories lack or that carries less."""
     if group.is_hit and not group.needs_guard:
         return bool(lacking(group))
     return group.header is None or group.digest is not None
@@ -97,8 +97,12 @@ def beside_source(run: Run, group: ClassState) -> list[int]:
 
 
 def lacking(group: ClassState) -> list[int]:
-    """Writers whose directory does not hold the class's table as its newest, in the file that ranks load."""
-    return [rank for rank in sorted(set(group.writers.values())) if not _holds(group, group.lookups.get(rank, {}))]
+    """Writers whose directory does not hold the class's table as its newest, in the file that ranks load.
+
+    All of them where something was compiled that what they hold does not carry.
+    """
+    writers = sorted(set(group.writers.values()))
+    return [rank for rank in writers if group.modules.built or not _holds(group, group.lookups.get(rank, {}))]
 
 
 def _holds(group: ClassState, found: dict[str, Any]) -> bool:

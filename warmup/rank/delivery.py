@@ -18,7 +18,7 @@ from warmup.cache_key import CacheKey
 from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
 from warmup.rank.compiled_work import CompiledWork
-from warmup.rank.packing import header_of, history_of, joined, make_artifact, without_compiled
+from warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
 from warmup.ranks import RankInfo
 from warmup.store.holding import Holding
 from warmup.store.leases import PUBLISHING, Lease
@@ -102,10 +102,15 @@ class Delivery:
         collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
         return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *warnings]}
 
-    def pack_stored(self) -> dict[str, Any]:
-        """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged."""
+    def pack_stored(self, renew: bool = False) -> dict[str, Any]:
+        """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged.
+
+        `renew`: its table and measurements as they are, with what is compiled here now.
+        """
         warnings: list[str] = []
         try:
+            if renew:
+                return self._renewed()
             self.artifact, lease = self._store.load_artifact()
         except CorruptArtifactError as error:
             warnings = [f"{self._info}: compiled parts are not shipped: {error}"]
@@ -115,6 +120,14 @@ class Delivery:
         table = self.artifact.table
         assert table is not None
         return header_of(self.artifact, table) | {"warnings": warnings}
+
+    def _renewed(self) -> dict[str, Any]:
+        tuned, lease = self._store.load_artifact(TUNED)
+        lease.release()
+        assert tuned.table is not None
+        compiled, warnings = self._compiled.collect(tuned.table)
+        self.artifact = with_compiled(tuned, [c for kind in TUNED for c in tuned.contents(kind)], compiled)
+        return header_of(self.artifact, tuned.table) | {"warnings": list(warnings)}
 
     def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
         """Which of an artifact's blobs this rank needs for a method: what the node lacks, or the table alone."""

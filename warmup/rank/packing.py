@@ -92,6 +92,20 @@ def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def with_compiled(found: Artifact, tuned: Sequence[Content], compiled: Sequence[Content]) -> Artifact:
+    """What was tuned, measured and decided in a found artifact, beside other compiled parts."""
+    manifest = found.manifest
+    return pack(
+        [*tuned, *compiled],
+        key=dict(manifest.key),
+        key_sha256=manifest.key_sha256,
+        fingerprint=dict(manifest.fingerprint),
+        created_at=manifest.created_at,
+        strategy=manifest.strategy,
+        guard=manifest.guard,
+    )
+
+
 def without_compiled(artifact: Artifact) -> Artifact:
     """The same table and measurements, as an artifact that carries nothing else."""
     kept = tuple(entry for entry in artifact.manifest.blobs if entry.sha256 in artifact.blobs)

@@ -213,9 +213,13 @@ class RankProcess:
         with self._busy("pack"):
             return self._delivery.pack(results, verdicts, strategy, guarded, tuned)
 
-    def pack_stored(self) -> dict[str, Any]:
-        """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store."""
-        return self._delivery.pack_stored()
+    def pack_stored(self, renew: bool = False) -> dict[str, Any]:
+        """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store.
+
+        `renew`: with what is compiled on this node now in place of what the artifact had.
+        """
+        with self._busy("pack_stored"):
+            return self._delivery.pack_stored(renew)
 
     def blob(self, digest: str) -> Blob:
         """One blob of what was packed here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.machine.driver import Driver
+from warmup.machine.commands import Call
 from warmup.machine.phases import Phase
 from warmup.machine.policy import FailurePolicy
 
@@ -188,3 +189,20 @@ def test_each_class_has_a_builder_of_its_own() -> None:
     assert driver.finish().ready
     assert sorted(driver.asked("compile")) == [0, 2]
     assert sorted(driver.asked("take")) == [4, 6]
+
+
+@pytest.mark.parametrize("has_modules", [True, False])
+def test_a_found_artifact_that_lacked_modules_is_renewed_everywhere(has_modules: bool) -> None:
+    """On a hit that all nodes hold nothing is pushed, unless modules had to be built: they join it on every node."""
+    driver = Driver(nodes=2, modules=MODULES)
+    for node in range(2):
+        driver.store(node, 1)
+        if has_modules:
+            driver.world.workspaces[f"node{node}"] = set(MODULES)
+    report = driver.finish()
+    assert report.ready
+    assert report.classes[0].hit
+    renewed = [c.args["renew"] for c in driver.log if isinstance(c, Call) and c.method == "pack_stored"]
+    assert renewed == ([] if has_modules else [True])
+    assert driver.asked("install") == ([] if has_modules else [0, 2])
+    assert driver.asked("tune") == driver.asked("guard") == []

@@ -215,6 +215,24 @@ def test_a_damaged_module_does_not_hold_the_table_up(make_rank: Maker) -> None:
     assert "does not match its digest" in again["warnings"][0]
 
 
+def test_a_found_artifact_takes_up_what_was_compiled_since(make_rank: Maker) -> None:
+    """Packed without modules, found, then built for: the same table with the modules is the next generation."""
+    builder = make_rank(0)
+    bare, blobs = packed(builder)
+    builder.install(bare, blobs)
+    later = make_rank(1)
+    assert later.lookup("run-00001", retune=False)["hit"]
+    later.compile()
+    renewed = later.pack_stored(renew=True)
+    assert renewed["digest"] == bare["digest"]
+    assert "flashinfer_module" in {row["kind"] for row in renewed["blobs"]}
+    sent = {row["sha256"]: later.blob(row["sha256"]) for row in renewed["blobs"]}
+    assert later.install(renewed, sent)["installed"]["flashinfer_module"] == 4
+    store = NodeStore(Path(later._store.directory))
+    assert store.current()[0].generation == 2
+    assert later.load(bare["digest"], None, None)["digest"] == bare["digest"]
+
+
 def test_without_persistence_nothing_compiled_is_kept(make_rank: Maker) -> None:
     """In memory mode the artifact is the table, and no store is looked at."""
     builder = make_rank(0, persistent=False)
