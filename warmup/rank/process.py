@@ -18,28 +18,26 @@ from configs.model import ModelDims, load_model
 from configs.schema import WarmupConfig
 from warmup.artifact.artifact import Blob
 from warmup.cache_key import CacheKey, cache_key
-from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
 from warmup.rank.black_box import box_path
-from warmup.rank.compiled_work import CompiledWork, FreshReplay
-from warmup.rank.costs import learned_costs, recorded_seconds
+from warmup.rank.compiled_work import CompiledWork
 from warmup.rank.delivery import Delivery
+from warmup.rank.description import NOTHING, describe
 from warmup.rank.engine import RankEngine
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
+from warmup.rank.opening import FreshRank, compiled_work, open_store, rank_files, tuner_options
 from warmup.rank.record import RankRecord
 from warmup.rank.workloads import rank_workloads
 from warmup.ranks import RankInfo
-from warmup.store.node_store import NodeStore, StorePath
-from warmup.tasks import Choice, Skip, Task, TaskResult, Workload, digest_of_tasks, freeze, tasks_of
+from warmup.store.node_store import NodeStore
+from warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
 from warmup.tuner import Tuner, TunerOptions, Watch
 from warmup.tuning.host_facts import capability_of
-from warmup.tuning.memory_budget import bytes_needed, fit_buckets
+from warmup.tuning.memory_budget import fit_buckets
 from warmup.workloads.catalog import check_quantization
 
-REPLAY_SHARE = 0.75
-"""Share of `timeouts.pushing` that the replay for the driver's kernels may take."""
 Quarantine = Sequence[dict[str, str]]
 """Tactics that must not run: op, runner, tactic as JSON."""
 TunerFactory = Callable[[str, TunerOptions], Tuner]
@@ -78,7 +76,6 @@ class RankProcess:
         self._loaded: str | None = None
         self._engine: RankEngine
         self._tasks: dict[str, Task] = {}
-        self._workloads: tuple[Workload, ...] = ()
 
     def probe(self, budget_bytes: int | None = None, modules: str | None = None) -> dict[str, Any]:
         """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
@@ -92,28 +89,33 @@ class RankProcess:
             paths = resolve_paths(self._config.cache)
             env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
             if not self._config.autotune.is_enabled:
-                return self._described("off", {}, (), "", ())
-            self._tuner = self._make_tuner(self._backend, self._options())
+                return self._described(NOTHING)
+            self._tuner = self._make_tuner(self._backend, tuner_options(self._config))
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             if (capability := capability_of(self._fingerprint["arch"])) is not None:
                 check_quantization(self._config.model.quantization, capability)
-            self._workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
+            workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
             shrunk: tuple[str, ...] = ()
             if budget_bytes is not None:
-                self._workloads, shrunk = fit_buckets(self._workloads, budget_bytes)
-            skips = self._tuner.prepare(self._workloads, self._engine.calls())
+                workloads, shrunk = fit_buckets(workloads, budget_bytes)
+            skips = self._tuner.prepare(workloads, self._engine.calls())
             refused = {skip.workload for skip in skips}
-            runnable = tuple(w for w in self._workloads if w.name not in refused)
+            runnable = tuple(w for w in workloads if w.name not in refused)
             self._tasks = {task.task_id: task for task in tasks_of(runnable)}
-            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(self._workloads))
-            directory = self._open_store(paths)
+            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(workloads))
+            self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
+            self._files = rank_files(self._config, self._store, self.info)
             self._prepare_delivery(paths, budget_bytes)
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
-                self._record.open(box_path(directory, self._run_id, self.info.rank), self._config.cache.dir_mode)
+                box = box_path(self._store.directory, self._run_id, self.info.rank)
+                self._record.open(box, self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
-            return self._described(self._key.sha256, self._key.as_dict(), skips, str(directory), shrunk)
+            tunes = self._engine.tunes(capability_of(self._fingerprint["arch"]))
+            directory, tasks = self._store.directory, tuple(self._tasks.values())
+            about = describe(self._config, self._tuner, self._key, directory, tasks, skips, shrunk)
+            return self._described(about | {"tunes_engine": tunes})
 
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
@@ -297,6 +299,17 @@ class RankProcess:
         if hasattr(self, "_files"):
             self._files.remove_marker()
 
+    def _described(self, about: dict[str, Any]) -> dict[str, Any]:
+        return about | {"backend": self._backend, "last_words": self._record.last_words}
+
+    def _prepare_delivery(self, paths: NodePaths, budget_bytes: int | None) -> None:
+        who = FreshRank(self.info.rank, self._backend, self._factory, budget_bytes)
+        self._compiled = compiled_work(self._config, who, self._tuner, self._store, self._key, self._fingerprint, paths)
+        tasks = tuple(self._tasks.values())
+        self._delivery = Delivery(
+            self.info, self._tuner, self._store, self._key, self._fingerprint, tasks, self._compiled
+        )
+
     @contextmanager
     def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
         if method not in ("lookup", "sees"):
@@ -306,80 +319,6 @@ class RankProcess:
             yield
         finally:
             self._record.end()
-
-    def _options(self) -> TunerOptions:
-        autotune, guard = self._config.autotune, self._config.guard
-        return TunerOptions(
-            shortlist=autotune.shortlist,
-            tie_band=autotune.tie_band,
-            guard_margin=guard.margin,
-            guard_rounds=guard.rounds,
-            max_memory_bytes=autotune.max_memory_bytes,
-        )
-
-    def _prepare_delivery(self, paths: NodePaths, budget_bytes: int | None) -> None:
-        cache, environ = self._config.cache, env.snapshot()
-        part = CompiledPart(
-            dict(self._fingerprint.parts),
-            self._store.directory,
-            paths.workspace,
-            environ,
-            file_mode=cache.file_mode,
-            dir_mode=cache.dir_mode,
-        )
-        part.start()
-        request = {
-            "config": self._config.model_dump(mode="json"),
-            "rank": self.info.rank,
-            "backend": self._backend,
-            "factory": self._factory,
-            "budget_bytes": budget_bytes,
-            "engine": True,
-        }
-        replay = FreshReplay(request, environ, REPLAY_SHARE * self._config.timeouts.pushing) if self._factory else None
-        keeps = cache.persistent and self._config.autotune.strategy != "independent"
-        self._compiled = CompiledWork(self._tuner, part, self._store if keeps else None, self._key, replay)
-        tasks = tuple(self._tasks.values())
-        self._delivery = Delivery(
-            self.info, self._tuner, self._store, self._key, self._fingerprint, tasks, self._compiled
-        )
-
-    def _open_store(self, paths: NodePaths) -> Path:
-        version, arch = self._fingerprint["flashinfer_version"], self._fingerprint["arch"]
-        directory = StorePath.of(paths.root, paths.override, version, arch, self._key.sha256)
-        cache = self._config.cache
-        self._store = NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
-        resumes = cache.persistent and self._config.autotune.strategy != "independent"
-        self._files = RankFiles(self._store, str(self.info), keeps_results=resumes, keeps_quarantine=cache.persistent)
-        return directory
-
-    def _described(
-        self, key: str, parts: dict[str, str], skips: tuple[Skip, ...], directory: str, shrunk: tuple[str, ...]
-    ) -> dict[str, Any]:
-        is_on = key != "off"
-        recorded = recorded_seconds(Path(directory), self._tasks) if is_on and self._config.cache.persistent else {}
-        costs = learned_costs(tuple(self._tasks.values()), recorded)
-        return {
-            "key": key,
-            "parts": parts,
-            "tasks": [
-                {"task_id": t.task_id, "group": t.workload.identity, "cost": costs[t.task_id]}
-                for t in self._tasks.values()
-            ],
-            "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
-            "directory": directory,
-            "device": self._tuner.device() if is_on else "",
-            "backend": self._backend,
-            "memory": self._tuner.memory() if is_on else {},
-            "tunes_engine": is_on and self._engine.tunes(capability_of(self._fingerprint["arch"])),
-            "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in self._tasks.values()), default=0),
-            "reference_s": self._tuner.reference_seconds()
-            if is_on and self._config.cluster.gpus_per_rank >= 1
-            else None,
-            "warnings": [],
-            "shrunk": list(shrunk),
-            "last_words": self._record.last_words,
-        }
 
     def _keep_away(self, quarantine: Quarantine) -> None:
         """Measure none of these tactics, and keep them beside the table for the next run."""

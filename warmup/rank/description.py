@@ -1,0 +1,56 @@
+"""What one rank says of itself in PROBING: key, tasks with their expected seconds, device, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.schema import WarmupConfig
+from warmup.cache_key import CacheKey
+from warmup.rank.costs import learned_costs, recorded_seconds
+from warmup.tasks import Skip, Task
+from warmup.tuner import Tuner
+from warmup.tuning.memory_budget import bytes_needed
+
+NOTHING: dict[str, Any] = {
+    "key": "off",
+    "parts": {},
+    "tasks": [],
+    "skips": [],
+    "directory": "",
+    "device": "",
+    "memory": {},
+    "tunes_engine": False,
+    "needs_bytes": 0,
+    "reference_s": None,
+    "warnings": [],
+    "shrunk": [],
+}
+"""A rank that tunes nothing."""
+
+
+def describe(
+    config: WarmupConfig,
+    tuner: Tuner,
+    key: CacheKey,
+    directory: Path,
+    tasks: Sequence[Task],
+    skips: Sequence[Skip],
+    shrunk: Sequence[str],
+) -> dict[str, Any]:
+    """A rank that tunes; `shrunk` says which buckets a memory budget took away."""
+    recorded = recorded_seconds(directory, {t.task_id: t for t in tasks}) if config.cache.persistent else {}
+    costs = learned_costs(tasks, recorded)
+    return NOTHING | {
+        "key": key.sha256,
+        "parts": key.as_dict(),
+        "tasks": [{"task_id": t.task_id, "group": t.workload.identity, "cost": costs[t.task_id]} for t in tasks],
+        "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
+        "directory": str(directory),
+        "device": tuner.device(),
+        "memory": tuner.memory(),
+        "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in tasks), default=0),
+        "reference_s": tuner.reference_seconds() if config.cluster.gpus_per_rank >= 1 else None,
+        "shrunk": list(shrunk),
+    }

@@ -1,0 +1,91 @@
+"""What a rank opens once it knows its key: the store of its node, its files there, what is compiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs import env
+from configs.schema import CacheSection, WarmupConfig
+from warmup.cache_key import CacheKey
+from warmup.compiled.compiled_part import CompiledPart
+from warmup.fingerprint import Fingerprint
+from warmup.rank.compiled_work import CompiledWork, FreshReplay
+from warmup.rank.files import RankFiles
+from warmup.rank.node_paths import NodePaths
+from warmup.ranks import RankInfo
+from warmup.store.node_store import NodeStore, StorePath
+from warmup.tuner import Tuner, TunerOptions
+
+REPLAY_SHARE = 0.75
+"""Share of `timeouts.pushing` that the replay for the driver's kernels may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshRank:
+    """What a fresh process must know to replay as this rank; without `factory` there is none."""
+
+    rank: int
+    backend: str
+    factory: str
+    budget_bytes: int | None
+
+
+def tuner_options(config: WarmupConfig) -> TunerOptions:
+    """What a tuner must know of the configuration."""
+    autotune, guard = config.autotune, config.guard
+    return TunerOptions(
+        shortlist=autotune.shortlist,
+        tie_band=autotune.tie_band,
+        guard_margin=guard.margin,
+        guard_rounds=guard.rounds,
+        max_memory_bytes=autotune.max_memory_bytes,
+    )
+
+
+def open_store(cache: CacheSection, paths: NodePaths, fingerprint: Fingerprint, key: CacheKey) -> NodeStore:
+    """The store of this node for this key."""
+    version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
+    directory = StorePath.of(paths.root, paths.override, version, arch, key.sha256)
+    return NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+
+
+def rank_files(config: WarmupConfig, store: NodeStore, info: RankInfo) -> RankFiles:
+    """What this rank itself keeps there."""
+    return RankFiles(store, str(info), keeps_results=_is_shared(config), keeps_quarantine=config.cache.persistent)
+
+
+def compiled_work(
+    config: WarmupConfig,
+    who: FreshRank,
+    tuner: Tuner,
+    store: NodeStore,
+    key: CacheKey,
+    fingerprint: Fingerprint,
+    paths: NodePaths,
+) -> CompiledWork:
+    """What is compiled, from now on: entries that caches get after this call count as this run's."""
+    cache, environ = config.cache, env.snapshot()
+    part = CompiledPart(
+        dict(fingerprint.parts),
+        store.directory,
+        paths.workspace,
+        environ,
+        file_mode=cache.file_mode,
+        dir_mode=cache.dir_mode,
+    )
+    part.start()
+    request = {
+        "config": config.model_dump(mode="json"),
+        "rank": who.rank,
+        "backend": who.backend,
+        "factory": who.factory,
+        "budget_bytes": who.budget_bytes,
+        "engine": True,
+    }
+    replay = FreshReplay(request, environ, REPLAY_SHARE * config.timeouts.pushing) if who.factory else None
+    return CompiledWork(tuner, part, store if _is_shared(config) else None, key, replay)
+
+
+def _is_shared(config: WarmupConfig) -> bool:
+    """Whether what this run finds is kept for others."""
+    return config.cache.persistent and config.autotune.strategy != "independent"
