@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from warmup.machine import peers
 from warmup.machine.commands import Adopt, Call
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask
 from warmup.machine.state import ClassState, Commands, Run
-
-SLOW_GPU = 1.15
-"""A device that takes this many times its peers' median on the reference GEMM is reported and does not lead."""
 
 
 class Probing(PhaseLogic):
@@ -95,7 +93,7 @@ def group_classes(run: Run) -> dict[str, ClassState]:
     for rank, state in sorted(run.ranks.items()):
         key = state.description["key"] + (f"#{rank}" if alone else "")
         groups.setdefault(key, []).append(rank)
-    slow = slow_ranks(run)
+    slow = peers.slow_at_reference(run)
     for rank, ratio in slow.items():
         info = run.ranks[rank].info
         run.warn(f"{info} needs {ratio:.2f} times its peers' time for the reference GEMM; it will not lead")
@@ -123,20 +121,6 @@ def resolve_strategy(asked: str, backend: str, num_ranks: int) -> str:
     if asked == "auto":
         return "sharded" if backend == "cuda" and num_ranks > 1 else "leader"
     return asked
-
-
-def slow_ranks(run: Run) -> dict[int, float]:
-    """Ranks whose reference GEMM takes at least SLOW_GPU times the median of ranks on the same device model."""
-    times: dict[str, list[tuple[float, int]]] = {}
-    for rank, state in run.ranks.items():
-        seconds = state.description.get("reference_s")
-        if seconds:
-            times.setdefault(state.description["device"], []).append((seconds, rank))
-    slow: dict[int, float] = {}
-    for rows in times.values():
-        median = sorted(rows)[(len(rows) - 1) // 2][0]
-        slow.update({rank: seconds / median for seconds, rank in rows if seconds >= SLOW_GPU * median})
-    return slow
 
 
 def _warn_of_mixture(run: Run) -> None:

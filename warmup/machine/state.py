@@ -123,6 +123,8 @@ class ClassState:
     """Under `consensus`: what each voter still measures."""
     votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     """Task -> voter -> result."""
+    shared_s: dict[int, float] | None = None
+    """Under `sharded`: rank -> seconds for the one task that all of them measured; None until they were asked."""
     engine_tuned: list[dict[str, str]] | None = None
     """Files (`name`, `content`) that were tuned with an engine's own step; None until that is known."""
     header: dict[str, Any] | None = None

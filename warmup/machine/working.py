@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine import consensus, engine_tuning
+from warmup.machine import consensus, engine_tuning, peers
 from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
@@ -138,7 +138,10 @@ class Tuning(PoolPhase):
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
-        if call.method == consensus.METHOD:
+        if peers.was_comparing(group, [call]):
+            peers.keep(group, call, value)
+            commands = []
+        elif call.method == consensus.METHOD:
             commands = consensus.voted(run, group, call, value)
         elif call.method == engine_tuning.METHOD:
             engine_tuning.keep(run, group, value)
@@ -148,10 +151,13 @@ class Tuning(PoolPhase):
         return commands + self._then(run, group, commands)
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
+        group, info = run.class_of(call.rank), run.ranks[call.rank].info
+        if peers.was_comparing(group, [call]):
+            run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}")
+            return self._then(run, group, [])
         if not engine_tuning.was_running([call]) or engine_tuning.is_required(run):
             return None
-        info = run.ranks[call.rank].info
-        engine_tuning.give_up(run, run.class_of(call.rank), f"{info}: {failure.kind}: {failure.message}")
+        engine_tuning.give_up(run, group, f"{info}: {failure.kind}: {failure.message}")
         return []
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
@@ -172,13 +178,14 @@ class Tuning(PoolPhase):
         return super().is_complete(run) and not any(self._owes(run, group) for group in run.classes.values())
 
     def _owes(self, run: Run, group: ClassState) -> bool:
-        return (bool(group.ballots) and not consensus.is_settled(group)) or engine_tuning.is_owed(run, group)
+        is_voting = bool(group.ballots) and not consensus.is_settled(group)
+        return is_voting or peers.is_owed(run, group) or engine_tuning.is_owed(run, group)
 
     def _then(self, run: Run, group: ClassState, commands: Commands) -> Commands:
-        """Once nothing is left to deal: the ballots, then what the leader tunes with an engine's step."""
-        if any(command.rank in group.ranks for command in commands):
+        """Once nothing is left to deal: the ballots, or the shared task; then what the leader tunes with an engine."""
+        if any(command.rank in group.ranks for command in commands) or peers.is_comparing(run, group):
             return []
-        return self._maybe_vote(run, group) or engine_tuning.ask(run, group)
+        return self._maybe_vote(run, group) or peers.compare(run, group) or engine_tuning.ask(run, group)
 
     def _maybe_vote(self, run: Run, group: ClassState) -> Commands:
         """Open the ballots once every task has a short list."""

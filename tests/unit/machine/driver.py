@@ -59,6 +59,7 @@ class Driver:
             lambda node: 0 if shared else int(node[4:]),
             random.Random(1),
         )
+        self.world.slow_at_tasks = {}
         self.machine = WarmupMachine(config, infos, "run-1", retune=retune)
         self.now = 0.0
         self.flying: dict[int, Call | Adopt] = {}

@@ -1,0 +1,97 @@
+"""How fast a rank's device is beside its peers'. A slow one is reported and does not lead while another can.
+
+Every rank times one reference GEMM while PROBING. Under `sharded`, each task is measured by one rank only, so at the
+end of TUNING all ranks of a class measure one of them again: the longest, in which noise counts least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from warmup.machine.commands import Adopt, Call
+from warmup.machine.state import ClassState, Commands, Run
+
+METHOD = "measure"
+SLOW_GPU = 1.15
+"""A device that takes this many times its peers' median is slow."""
+
+
+def slow_at_reference(run: Run) -> dict[int, float]:
+    """Ranks that are slow at the reference GEMM among ranks on the same device model, and how slow."""
+    times: dict[str, dict[int, float]] = {}
+    for rank, state in run.ranks.items():
+        if seconds := state.description.get("reference_s"):
+            times.setdefault(state.description["device"], {})[rank] = seconds
+    return {rank: ratio for among in times.values() for rank, ratio in slower(among).items()}
+
+
+def slower(seconds: dict[int, float]) -> dict[int, float]:
+    """Those who take at least SLOW_GPU times the (lower) median, and how many times."""
+    ordered = sorted(seconds.values())
+    median = ordered[(len(ordered) - 1) // 2]
+    return {rank: taken / median for rank, taken in seconds.items() if taken >= SLOW_GPU * median}
+
+
+def compare(run: Run, group: ClassState) -> Commands:
+    """One step: ask every rank for the shared task, or judge once nobody is at it any more."""
+    if group.pool is None or not group.pool.is_done:
+        return []
+    if is_owed(run, group):
+        return _ask(run, group)
+    if group.shared_s and not is_comparing(run, group):
+        _judge(run, group, group.shared_s)
+        group.shared_s = {}
+    return []
+
+
+def is_comparing(run: Run, group: ClassState) -> bool:
+    """Whether a rank of the class is still at the shared task."""
+    return was_comparing(group, [call for call in run.pending(METHOD) if call.rank in group.ranks])
+
+
+def is_owed(run: Run, group: ClassState) -> bool:
+    """Whether the class's devices are comparable, measured something in this run, and were not compared yet."""
+    if group.strategy != "sharded" or group.shared_s is not None or len(group.ranks) < 2:
+        return False
+    comparable = all(run.ranks[rank].description.get("reference_s") for rank in group.ranks)
+    return comparable and group.measured > 0 and bool(_tuned(group))
+
+
+def keep(group: ClassState, call: Call, value: dict[str, Any]) -> None:
+    """A rank's time for the shared task; it may have none where the tactic did not run."""
+    times = [row["median_s"] for row in value["measurements"]]
+    if times and group.shared_s is not None:
+        group.shared_s[call.rank] = min(times)
+
+
+def was_comparing(group: ClassState, calls: Iterable[Call | Adopt]) -> bool:
+    """Whether a rank was at the shared task."""
+    return group.strategy == "sharded" and any(isinstance(c, Call) and c.method == METHOD for c in calls)
+
+
+def _ask(run: Run, group: ClassState) -> Commands:
+    group.shared_s = {}
+    task = max(_tuned(group), key=lambda result: (result["measurements"][0]["median_s"], result["task_id"]))
+    shortlist = [[task["choice"]["runner"], task["choice"]["tactic"]]]
+    name = task["task_id"]
+    return [
+        run.call(rank, METHOD, task=name, task_id=name, shortlist=shortlist, quarantine=list(group.quarantine))
+        for rank in run.alive(group)
+    ]
+
+
+def _tuned(group: ClassState) -> list[dict[str, Any]]:
+    return [result for result in group.results.values() if result["outcome"] == "tuned" and result["measurements"]]
+
+
+def _judge(run: Run, group: ClassState, seconds: dict[int, float]) -> None:
+    slow = slower({rank: taken for rank, taken in seconds.items() if rank in group.ranks})
+    for rank, ratio in slow.items():
+        if rank not in group.slow:
+            run.warn(f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured")
+    group.slow |= frozenset(slow)
+    able = [rank for rank in run.alive(group) if rank not in group.slow]
+    if group.leader in group.slow and able:
+        run.warn(f"rank {group.leader} led its class on a slow device; rank {able[0]} leads now")
+        group.leader = able[0]
