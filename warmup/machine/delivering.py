@@ -88,9 +88,10 @@ def beside_source(run: Run, group: ClassState) -> list[int]:
     """Live ranks that read the directory in which the table was found, the one that found it first."""
     source = group.source
     assert source is not None, "asked for a found table only"
-    if source not in run.ranks:
-        return []  # it left the run with its node: LOOKUP, to which the run goes back, finds another copy
-    writer = group.writers[run.ranks[source].place]
+    state = run.ranks.get(source)
+    writer = None if state is None else group.writers.get(state.place)
+    if writer is None:
+        return []  # it left with its node, or is on another now: LOOKUP, to which the run goes back, finds another copy
     places = {place for place, rank in group.writers.items() if rank == writer}
     near = [rank for rank in run.alive(group) if run.ranks[rank].place in places]
     return sorted(near, key=lambda rank: (rank != source, rank))
