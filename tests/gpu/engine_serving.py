@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from configs.model import ModelDims, load_model
+from warmup.engine_warmup.verify import KINDS
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits
-from warmup.runner.schedule import SamplingParams
 from warmup.runner.scheduler import Scheduler, ServedRequest
 
 FACTOR, SLACK_S = 3.0, 0.002
@@ -72,16 +72,6 @@ def make_runner(args: argparse.Namespace) -> Any:
 def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[ServedRequest]]:
     """Random requests in batches of 1 to 64: prompts of 1 to `longest` tokens, mixed sampling parameters."""
     random = np.random.default_rng(2024)
-    kinds = (
-        SamplingParams.greedy(),
-        SamplingParams(),
-        SamplingParams(temperature=0.8, top_p=0.95),
-        SamplingParams(top_k=40, seed=7),
-        SamplingParams(min_p=0.05, logprobs=5),
-        SamplingParams(presence_penalty=0.3, frequency_penalty=0.3, repetition_penalty=1.1),
-        SamplingParams.for_warmup(seed=3),
-        SamplingParams.for_warmup(),
-    )
     made: list[list[ServedRequest]] = []
     left = args.requests
     while left:
@@ -90,7 +80,7 @@ def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[Serve
         for index in range(size):
             length = int(random.integers(1, longest + 1))
             prompt = tuple(random.integers(0, vocab, length).tolist())
-            params = kinds[int(random.integers(len(kinds)))]
+            params = KINDS[int(random.integers(len(KINDS)))]
             wave.append(ServedRequest(f"w{len(made)}r{index}", prompt, int(random.integers(2, 17)), params))
         made.append(wave)
         left -= size
