@@ -139,8 +139,9 @@ class ScriptedTuner:
         )
 
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
+        base = 1e-4 * self._script.get("slow_ratio", 1.0)
         rows = tuple(
-            Measurement(c.runner, c.tactic, 1e-4 * (1 + self._script.get("slow", {}).get(c.runner, 0)), 1e-6, 5)
+            Measurement(c.runner, c.tactic, base * (1 + self._script.get("slow", {}).get(c.runner, 0)), 1e-6, 5)
             for c in shortlist
         )
         return replace(self.tune(task), measurements=rows)

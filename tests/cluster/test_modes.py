@@ -82,6 +82,17 @@ def test_independent_ranks_tune_for_themselves(case: Case) -> None:
     assert not report.files
 
 
+def test_a_device_that_is_slow_at_a_shared_task_does_not_lead(case: Case) -> None:
+    """Sharded ranks measure one task together; a leader at twice its peer's time is named and gives up the lead."""
+    case.script(case.bed.nodes[0], reference_s=0.001, slow_ratio=2.0)
+    case.script(case.bed.nodes[1], reference_s=0.001)
+    report = case.run(case.config(cluster={"gpus_per_rank": 1}, autotune={"strategy": "sharded"}))
+    assert report.ready, report.error
+    assert [rank.role for rank in report.ranks] == ["writer", "leader"]
+    assert len(case.calls("tune")) == 10 + 2  # `measure` of this tuner is one more call of its `tune`
+    assert any("rank 0 on node" in text and "needs 2.00 times its peers' time" in text for text in report.warnings)
+
+
 @pytest.mark.parametrize("switch", [{"optimization_level": "O0"}, {"enabled": False}])
 def test_switched_off_is_ready_at_once(case: Case, switch: dict[str, object]) -> None:
     """O0, or the explicit switch over any level: ready without a tuner, a file or a measurement."""
