@@ -30,7 +30,7 @@ OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0
 _REACH_S = 5.0
 _POLL_S = 1.0
-_SILENT_S = 10.0
+_SILENT_S = 20.0
 
 
 def run_warmup(

@@ -259,9 +259,16 @@ class WarmupMachine:
         """The run goes back as soon as what is in flight is answered: nothing new is asked for meanwhile."""
         return self._must_rewind and all(state.is_alive for state in self.run.ranks.values())
 
+    def _may_ask(self, command: Call | Adopt) -> bool:
+        """Before the run goes back: nothing once it drains, and of a rank on a new node only what it is."""
+        is_probe = isinstance(command, Call) and command.method == "probe"
+        return not self._is_draining and (is_probe or not self.run.ranks[command.rank].is_moving)
+
     def _issue(self, commands: Commands, now: float) -> Commands:
-        if self._is_draining:
-            commands = [command for command in commands if not isinstance(command, Call | Adopt)]
+        if self._must_rewind:
+            commands = [
+                command for command in commands if not isinstance(command, Call | Adopt) or self._may_ask(command)
+            ]
         for command in commands:
             if isinstance(command, Call | Adopt):
                 self.run.open(command, now)

@@ -23,9 +23,6 @@ NOT_TUNED = {
 }
 """Outcomes of a task that need a word; `collision` is told when the table is packed."""
 
-IN_FLIGHT = 2
-"""Tasks queued on a rank at once: one measured, one waiting, so that no rank idles for a round trip."""
-
 
 class PoolPhase(PhaseLogic):
     """Deals the tasks of every class until none is left."""
@@ -84,34 +81,24 @@ class PoolPhase(PhaseLogic):
         return run.ranks[rank].is_alive and (shared or rank == group.leader)
 
     def _feed_all(self, run: Run, group: ClassState) -> Commands:
-        commands: Commands = []
-        workers = [rank for rank in group.ranks if self.works(run, group, rank)]
-        for _ in range(IN_FLIGHT):  # breadth first: every rank gets one before any gets two
-            for rank in workers:
-                if group.pool is None or group.pool.num_waiting == 0:
-                    return commands
-                commands += self._feed(run, group, rank, limit=1)
-        return commands
+        return [command for rank in group.ranks for command in self._feed(run, group, rank)]
 
-    def _feed(self, run: Run, group: ClassState, rank: int, limit: int = IN_FLIGHT) -> Commands:
-        commands: Commands = []
+    def _feed(self, run: Run, group: ClassState, rank: int) -> Commands:
+        """The next task for a rank that has none.
+
+        One at a time: with a second one queued, a death between two tasks would also cost the finished one, whose
+        result had not left the process. A rank idles for one round trip of Ray, some milliseconds.
+        """
         pool = group.pool
-        if pool is None or not self.works(run, group, rank):
-            return commands
-        while len(commands) < limit and pool.num_running(rank) < self._depth(group):
-            task_id = pool.deal(rank)
-            if task_id is None:
-                break
-            args = self.arguments(group, task_id)
-            if group.quarantine:
-                args["quarantine"] = list(group.quarantine)
-            commands.append(run.call(rank, self.method, task=task_id, task_id=task_id, **args))
-        return commands
-
-    def _depth(self, group: ClassState) -> int:
-        """At the end nothing is queued behind a running task while another rank could begin it."""
-        plenty = group.pool is not None and group.pool.num_waiting > len(group.ranks)
-        return IN_FLIGHT if plenty or group.strategy == "leader" else 1
+        if pool is None or not self.works(run, group, rank) or pool.num_running(rank):
+            return []
+        task_id = pool.deal(rank)
+        if task_id is None:
+            return []
+        args = self.arguments(group, task_id)
+        if group.quarantine:
+            args["quarantine"] = list(group.quarantine)
+        return [run.call(rank, self.method, task=task_id, task_id=task_id, **args)]
 
 
 class Tuning(PoolPhase):

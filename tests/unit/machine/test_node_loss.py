@@ -71,6 +71,19 @@ def test_replace_moves_the_ranks(phase: Phase, strategy: str) -> None:
     assert_measured_once(driver)
 
 
+def test_a_moved_rank_gets_no_task_before_the_run_went_back() -> None:
+    """Its new node has not compiled yet: another death meanwhile does not deal the lost tasks to it."""
+    driver = driver_with("replace", strategy="sharded", tasks=12).until(Phase.TUNING)
+    driver.lose_node("node0")
+    driver.bring_back()
+    driver.answer(driver.in_flight("probe")[0])
+    begun = len(driver.log)
+    driver.kill(3)
+    assert driver.machine.run.ranks[0].is_alive
+    assert {command.rank for command in driver.log[begun:]} == {3}  # rank 2 is busy, rank 0 waits
+    assert driver.finish().ready
+
+
 @pytest.mark.parametrize("policy", ["shrink", "replace"])
 @pytest.mark.parametrize("phase", [phase for phase in EVERY_PHASE if phase not in (Phase.TUNING, Phase.GUARDING)])
 def test_a_found_table_survives_the_node_that_had_it(policy: str, phase: Phase) -> None:

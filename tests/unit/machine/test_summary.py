@@ -12,10 +12,9 @@ from warmup.report import WarmupReport
 def test_guard_decisions_are_counted() -> None:
     """Kept, slower and their ratios appear in the class: geometric mean and worst."""
     driver = Driver(tasks=4).until(Phase.GUARDING)
-    for number, call in enumerate([*driver.in_flight("guard")]):
-        decision, ratio = ("kept", 2.0) if number == 0 else ("slower", 1.0)
-        driver.changes["guard", call.rank] = {"decision": decision, "ratio": ratio}
-        driver.answer(call)
+    for decision, ratio in (("kept", 2.0), ("slower", 1.0)):
+        driver.changes["guard", 0] = {"decision": decision, "ratio": ratio}
+        driver.answer(driver.in_flight("guard")[0])
     driver.changes["guard", 0] = {"decision": "kept", "ratio": 8.0}
     guard = driver.finish().classes[0].guard
     assert (guard.state, guard.kept, guard.slower) == ("guarded", 3, 1)
