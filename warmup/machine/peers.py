@@ -28,6 +28,8 @@ def slow_at_reference(run: Run) -> dict[int, float]:
 
 def slower(seconds: dict[int, float]) -> dict[int, float]:
     """Those who take at least SLOW_GPU times the (lower) median, and how many times."""
+    if not seconds:
+        return {}  # whoever measured has left the run since
     ordered = sorted(seconds.values())
     median = ordered[(len(ordered) - 1) // 2]
     return {rank: taken / median for rank, taken in seconds.items() if taken >= SLOW_GPU * median}

@@ -88,6 +88,18 @@ def test_an_exception_costs_one_comparison() -> None:
     assert any("rank 2 on node" in line and "RuntimeError: planted" in line for line in report.warnings)
 
 
+def test_whoever_measured_may_leave_the_run() -> None:
+    """Under `shrink` the only rank that has a time may go with its node: nobody is judged, and the run goes on."""
+    sections = {"cluster": {"on_node_loss": "shrink"}}
+    driver = until_compared(Driver(strategy="sharded", tasks=6, per_node=1, sections=sections))
+    driver.answer(driver.in_flight("measure", 0)[0])
+    driver.lose_node("node0")
+    driver.fails(driver.in_flight("measure", 1)[0], "RuntimeError", "planted")
+    report = driver.finish()
+    assert report.ready, report.error
+    assert driver.group(1).leader == 1
+
+
 def test_where_all_are_slow_the_leader_stays() -> None:
     """Three of four at twice the time are the median."""
     driver = Driver(strategy="sharded", tasks=6)
@@ -100,3 +112,4 @@ def test_slower_is_relative_to_the_lower_median() -> None:
     """Of two the faster one is the measure."""
     assert slower({0: 1.0, 1: 1.5}) == {1: 1.5}
     assert slower({0: 1.0, 1: 1.1, 2: 1.149}) == {}
+    assert slower({}) == {}
