@@ -26,10 +26,11 @@ sys.path.insert(0, str(ROOT))
 from configs import env  # noqa: E402
 from scripts.tool_counters import ToolCounters  # noqa: E402
 from warmup.artifact.archive import read_archive, write_archive  # noqa: E402
-from warmup.artifact.artifact import Content, pack  # noqa: E402
+from warmup.artifact.artifact import Content  # noqa: E402
 from warmup.compiled import compute_cache  # noqa: E402
 from warmup.compiled.compiled_part import COMPILED  # noqa: E402
 from warmup.compiled.environment import decide  # noqa: E402
+from warmup.rank.packing import with_compiled  # noqa: E402
 
 JOIN_BAR_S = 2.5
 RATIO_BAR = 50.0
@@ -115,17 +116,8 @@ def caches_of(node: Path) -> dict[str, str]:
 def add_kernels(archive: Path, kernels: tuple[Content, ...]) -> dict[str, dict[str, int]]:
     """Put the driver's kernels into the artifact; sizes by kind."""
     place, artifact = read_archive(archive)
-    manifest = artifact.manifest
     kept = [c for kind in ("autotune_configs", *COMPILED[:2]) for c in artifact.contents(kind)]
-    whole = pack(
-        [*kept, *kernels],
-        key=dict(manifest.key),
-        key_sha256=manifest.key_sha256,
-        fingerprint=dict(manifest.fingerprint),
-        created_at=manifest.created_at,
-        strategy=manifest.strategy,
-        guard=manifest.guard,
-    )
+    whole = with_compiled(artifact, kept, kernels)
     write_archive(archive, place, whole)
     sizes: dict[str, dict[str, int]] = {}
     for blob in whole.manifest.blobs:
