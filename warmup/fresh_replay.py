@@ -1,7 +1,9 @@
 """A process that loads and replays a table and warms an engine, and nothing else: what it compiles is what is shipped.
 
 Tuning leaves every tactic's kernels in the driver's cache; a serving process needs those of the winners. The parent
-calls `replay_in_fresh_process`, the child is `python -m warmup.fresh_replay` with one JSON request on stdin.
+holds a `FreshProcess`; the child is `python -m warmup.fresh_replay FACTORY` with one JSON request on stdin. It imports
+before it reads, so that one which was started while the parent still measures has its imports behind it when the table
+is there. It touches the GPU only after that.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from configs import ConfigError, WarmupConfig, parse_config
@@ -29,45 +32,76 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def replay_in_fresh_process(
-    request: Mapping[str, Any], table: bytes, directory: Path, environ: Mapping[str, str], timeout_s: float
-) -> dict[str, Any]:
-    """Replay a table in a new process whose compute cache is `directory`.
+class FreshProcess:
+    """A child that waits for one request; `close`, or the end of this process, ends it. Use as a context."""
 
-    Returns the replay's outcome, `seconds`, `triton_entries` and `modules` (names that the process used, the latter
-    without those of a provider) and `engine` (what the warmups said, None when none were asked for).
+    def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
+        """Start the child.
 
-    Args:
-        request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the tuner),
-            `provider` (directory of installed modules, or None), `triton_cache` (its directory; without it nothing
-            is recorded), `budget_bytes` (memory that the rank's tasks keep to) and `engine` (whether the engine
-            warmups run after the replay).
-        environ: the process' environment; the compute cache is replaced, the import path extended.
+        Args:
+            factory: the tuner as `module:Class`.
+            environ: the process' environment; the compute cache is replaced, the import path extended.
+        """
+        self._scratch = tempfile.TemporaryDirectory(prefix="ray-warmup-replay-")
+        self.compute_cache = Path(self._scratch.name) / "compute_cache"
+        """Where the driver puts what the child has it compile; removed by `close`."""
+        path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "warmup.fresh_replay", factory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
+        )
 
-    Raises:
-        LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
-    """
-    path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
-    variables = {**environ, **compute_cache.replay_environment(directory), "PYTHONPATH": path}
-    with tempfile.TemporaryDirectory(prefix="ray-warmup-replay-") as scratch:
-        file = Path(scratch) / "autotune_configs.json"
+    @property
+    def is_alive(self) -> bool:
+        """Whether the child still waits."""
+        return self._child.poll() is None
+
+    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
+        """Replay a table there.
+
+        Returns the replay's outcome, `seconds`, `triton_entries` and `modules` (names that the process used, the
+        latter without those of a provider) and `engine` (what the warmups said, None when none were asked for).
+
+        Args:
+            request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the
+                tuner), `provider` (directory of installed modules, or None), `triton_cache` (its directory; without
+                it nothing is recorded), `budget_bytes` (memory that the rank's tasks keep to) and `engine` (whether
+                the engine warmups run after the replay).
+
+        Raises:
+            LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
+        """
+        file = Path(self._scratch.name) / "autotune_configs.json"
         file.write_bytes(table)
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "warmup.fresh_replay"],
-                input=json.dumps({**request, "table": str(file)}),
-                env=variables,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                check=False,
-            )
+            out, err = self._child.communicate(json.dumps({**request, "table": str(file)}), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise LoadError(f"the replay for the compute cache took longer than {timeout_s:.0f} s") from error
-    if done.returncode != 0:
-        raise LoadError(f"the replay for the compute cache failed with {done.returncode}: {done.stderr[-800:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+        if self._child.returncode != 0:
+            raise LoadError(f"the replay for the compute cache failed with {self._child.returncode}: {err[-800:]}")
+        answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return answer
+
+    def close(self) -> None:
+        """End the child and remove what it wrote."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._scratch.cleanup()
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def replay(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,10 +155,14 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
         return nothing_ran(f"{type(error).__name__}: {error}", warn=True)
 
 
-def main() -> int:
+def main(factory: str) -> int:
     """One request on stdin, one JSON line on stdout."""
+    importlib.import_module(factory.partition(":")[0])
+    line = sys.stdin.read()
+    if not line:  # the parent needs no replay any more, or is gone
+        return 0
     try:
-        answer = replay(json.load(sys.stdin))
+        answer = replay(json.loads(line))
     except (WarmupError, ConfigError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
@@ -133,4 +171,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

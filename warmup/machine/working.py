@@ -98,6 +98,8 @@ class PoolPhase(PhaseLogic):
         args = self.arguments(group, task_id)
         if group.quarantine:
             args["quarantine"] = list(group.quarantine)
+        if rank == group.leader:
+            args["packs"] = True
         return [run.call(rank, self.method, task=task_id, task_id=task_id, **args)]
 
 

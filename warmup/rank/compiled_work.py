@@ -7,7 +7,6 @@ itself. Which node builds and which ones take is the machine's (`warmup/machine/
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from warmup.artifact.manifest import GuardSummary
 from warmup.cache_key import CacheKey
 from warmup.compiled.compiled_part import COMPILED, CompiledPart
 from warmup.errors import LoadError, WarmupError
-from warmup.fresh_replay import replay_in_fresh_process
+from warmup.fresh_replay import FreshProcess
 from warmup.rank.packing import blob_rows
 from warmup.store.node_store import NodeStore
 from warmup.tuner import Tuner
@@ -50,6 +49,7 @@ class CompiledWork:
         self._key = key
         self._replay = replay
         self._provider: Path | None = None
+        self._waiting: FreshProcess | None = None
         self.artifact: Artifact | None = None
         """The modules that were handed over, by themselves."""
 
@@ -144,20 +144,37 @@ class CompiledWork:
             "provider": provider,
             "triton_cache": str(self._part.environment.triton_cache),
         }
-        with tempfile.TemporaryDirectory(prefix="ray-warmup-kernels-") as scratch:
-            replayed = Path(scratch)
+        with self._fresh_process(self._replay) as fresh:
             try:
-                answer = replay_in_fresh_process(
-                    request, table, replayed, self._replay.variables, self._replay.timeout_s
-                )
+                answer = fresh.replay(request, table, self._replay.timeout_s)
             except LoadError as error:
                 contents, warnings = self._part.collect(self._tuner.libraries(), None)
                 return contents, (f"the kernels of a replay are not shipped: {error}", *warnings)
             logger.info("a fresh process replayed the table: %s", answer)
             contents, warnings = self._part.collect(
-                self._tuner.libraries(answer["modules"]), replayed, answer["triton_entries"]
+                self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"]
             )
         return contents, (*warnings, *_not_shipped(answer["engine"]))
+
+    def expect_collect(self) -> None:
+        """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""
+        if self._store is None or self._replay is None or not self._part.has_gpu or self._waiting is not None:
+            return
+        self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
+
+    def close(self) -> None:
+        """End the process that waits for a `collect`, if there is one."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def _fresh_process(self, replay: FreshReplay) -> FreshProcess:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.is_alive:
+            return waiting
+        if waiting is not None:
+            waiting.close()
+        return FreshProcess(replay.request["factory"], replay.variables)
 
     def _restore(self) -> tuple[str | None, tuple[str, ...]]:
         """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""

@@ -175,10 +175,10 @@ class RankProcess:
         with self._busy("activate"):
             return {"active": self._compiled.activate(modules)}
 
-    def tune(self, task_id: str, quarantine: Quarantine = ()) -> dict[str, Any]:
-        """Measure one task."""
+    def tune(self, task_id: str, quarantine: Quarantine = (), packs: bool = False) -> dict[str, Any]:
+        """Measure one task. `packs`: this rank will be asked to pack what the class finds."""
         with self._busy("tune", task_id):
-            self._keep_away(quarantine)
+            self._prepare(quarantine, packs)
             result = self._tuner.tune(self._task(task_id)).to_json()
             result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
             self._files.keep_result(result)
@@ -191,10 +191,12 @@ class RankProcess:
             choices = [Choice(runner, freeze(tactic)) for runner, tactic in shortlist]
             return self._tuner.measure(self._task(task_id), choices).to_json() | {"rank": self.info.rank}
 
-    def guard(self, task_id: str, result: dict[str, Any], quarantine: Quarantine = ()) -> dict[str, Any]:
-        """Check one task's winner against the default tactic."""
+    def guard(
+        self, task_id: str, result: dict[str, Any], quarantine: Quarantine = (), packs: bool = False
+    ) -> dict[str, Any]:
+        """Check one task's winner against the default tactic. `packs` as in `tune`."""
         with self._busy("guard", task_id):
-            self._keep_away(quarantine)
+            self._prepare(quarantine, packs)
             verdict = self._tuner.guard(self._task(task_id), TaskResult.from_json(result))
             return verdict.to_json() | {"rank": self.info.rank}
 
@@ -290,6 +292,7 @@ class RankProcess:
         self._tidy()
         if hasattr(self, "_delivery"):
             self._delivery.release()
+            self._compiled.close()
 
     def _warms(self, name: str) -> None:
         """An engine warmup begins."""
@@ -319,6 +322,11 @@ class RankProcess:
             yield
         finally:
             self._record.end()
+
+    def _prepare(self, quarantine: Quarantine, packs: bool) -> None:
+        self._keep_away(quarantine)
+        if packs:
+            self._compiled.expect_collect()
 
     def _keep_away(self, quarantine: Quarantine) -> None:
         """Measure none of these tactics, and keep them beside the table for the next run."""

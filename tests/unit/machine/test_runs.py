@@ -6,6 +6,7 @@ import random
 
 from tests.sim.world import make_result
 from tests.unit.machine.driver import Driver
+from warmup.machine.commands import Call
 from warmup.machine.phases import Phase
 
 NO_GUARD = {"guard": {"enabled": False}}
@@ -23,6 +24,15 @@ def test_a_cold_run_tunes_once_and_ends_ready() -> None:
     assert sorted(driver.asked("load")) == sorted(driver.asked("replay")) == [0, 1, 2, 3]
     assert (report.classes[0].measured, report.classes[0].reused, report.classes[0].hit) == (3, 0, False)
     assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
+
+
+def test_only_the_leader_is_told_that_it_will_pack() -> None:
+    """Ranks that share the tuning are not: each would start a process for it."""
+    driver = Driver(strategy="sharded")
+    assert driver.finish().ready
+    told = {(c.rank, c.args.get("packs", False)) for c in driver.log if isinstance(c, Call) and c.method == "tune"}
+    assert {(0, True), (1, False)} <= told
+    assert {rank for rank, packs in told if packs} == set(driver.asked("pack")) == {0}
 
 
 def test_roles_and_phases_are_reported() -> None:

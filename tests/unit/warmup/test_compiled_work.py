@@ -40,7 +40,8 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 4, rank % 2, 2, rank // 2, f"node{rank // 2}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"libraries": LIBRARIES, **(script or {})})
         tuner._workspace = lambda: node / "workspace"  # type: ignore[method-assign]  # one process plays two nodes
-        process = RankProcess(info, parse_config(given), backend, lambda backend, options: tuner)
+        factory = "tests.fakes:ScriptedTuner"
+        process = RankProcess(info, parse_config(given), backend, lambda backend, options: tuner, factory=factory)
         process.described = process.probe()  # type: ignore[attr-defined]
         return process
 
@@ -240,3 +241,32 @@ def test_without_persistence_nothing_compiled_is_kept(make_rank: Maker) -> None:
     header, _ = packed(builder)
     assert {row["kind"] for row in header["blobs"]} == {"autotune_configs", "timings"}
     assert not Path(builder.described["directory"]).exists()  # type: ignore[attr-defined]
+
+
+def test_who_will_pack_starts_its_process_while_it_tunes(make_rank: Maker) -> None:
+    """Once, on a machine with a GPU driver only, and it ends with the rank."""
+    gpu, cpu = make_rank(0, {"parts": {"driver": "580.159.04"}}), make_rank(2)
+    for rank, is_started in ((gpu, True), (cpu, False)):
+        first, second = (task["task_id"] for task in rank.described["tasks"][:2])  # type: ignore[attr-defined]
+        rank.tune(first)
+        assert rank._compiled._waiting is None
+        rank.tune(first, packs=True)
+        waiting = rank._compiled._waiting
+        assert (waiting is not None and waiting.is_alive) == is_started
+        rank.tune(second, packs=True)
+        assert rank._compiled._waiting is waiting
+        rank.close()
+        assert waiting is None or not waiting.is_alive
+
+
+def test_a_process_that_died_while_it_waited_is_replaced(make_rank: Maker) -> None:
+    """Packing never fails for want of it: another one is started, and what that one says counts."""
+    rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
+    results = [rank.tune(task["task_id"], packs=True) for task in rank.described["tasks"]]  # type: ignore[attr-defined]
+    waiting = rank._compiled._waiting
+    assert waiting is not None
+    waiting.close()
+    header = rank.pack(results, [], "leader", False)
+    assert header["digest"] is not None
+    assert [w for w in header["warnings"] if "the kernels of a replay are not shipped" in w] == header["warnings"]
+    rank.close()

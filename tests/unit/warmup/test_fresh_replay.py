@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ import pytest
 from tests.artifacts import ROOT
 from tests.models import TINY
 from warmup.errors import LoadError
-from warmup.fresh_replay import replay_in_fresh_process
+from warmup.fresh_replay import FreshProcess
 
 CONFIG = {
     "model": {"name": "qwen3-0.6b", "dtype": "float32"},
     "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
     "cluster": {"backend": "cpu", "ranks_per_node": 1},
 }
+FACTORY = "warmup.flashinfer_tuner:FlashInferTuner"
+CHEAP = "json:JSONDecoder"
+"""A child that imports it is soon there; for what ends before a tuner is made."""
 ENGINE = {"enabled": True, "top_k_widths": [2], "logprob_widths": [1]}
 TUNE = """
 import json, sys
@@ -48,8 +52,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def request(**changes: Any) -> dict[str, Any]:
     """A request for rank 0 on CPU."""
-    factory = "warmup.flashinfer_tuner:FlashInferTuner"
-    return {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": factory, "provider": None, **changes}
+    return {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": FACTORY, "provider": None, **changes}
 
 
 def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -63,9 +66,8 @@ def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[st
         command, env={**environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    answer = replay_in_fresh_process(
-        request(config=config, engine=True), file.read_bytes(), tmp_path / "nv", environ, 120
-    )
+    with FreshProcess(FACTORY, environ) as fresh:
+        answer = fresh.replay(request(config=config, engine=True), file.read_bytes(), 120)
     assert (answer["entries"], answer["failed"]) == (1, [])
     assert answer["calls"] >= 4
     assert (answer["modules"], answer["triton_entries"]) == ([], [])
@@ -74,13 +76,43 @@ def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[st
     assert answer["engine"]["verification"] is None
 
 
-def test_a_failure_of_the_child_is_named(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_failure_of_the_child_is_named(environ: dict[str, str]) -> None:
     """What the child could not do arrives as a LoadError with its reason."""
-    with pytest.raises(LoadError, match=r"failed with 1: ConfigError: cluster"):
-        replay_in_fresh_process(request(config={"cluster": {}}), b"{}", tmp_path / "nv", environ, 60)
+    with (
+        FreshProcess(CHEAP, environ) as fresh,
+        pytest.raises(LoadError, match=r"failed with 1: ConfigError: cluster"),
+    ):
+        fresh.replay(request(config={"cluster": {}}), b"{}", 60)
 
 
-def test_a_replay_that_takes_too_long_is_ended(tmp_path: Path, environ: dict[str, str]) -> None:
-    """The deadline is kept, and the error says how long it was."""
-    with pytest.raises(LoadError, match="longer than 0 s"):
-        replay_in_fresh_process(request(), b"{}", tmp_path, environ, 0.05)
+def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
+    """The deadline is kept, and the error says how long it was; nothing is left behind."""
+    with FreshProcess(CHEAP, environ) as fresh:
+        with pytest.raises(LoadError, match="longer than 0 s"):
+            fresh.replay(request(), b"{}", 0.05)
+        assert fresh.is_alive
+        scratch = fresh.compute_cache.parent
+        assert scratch.is_dir()
+    assert not fresh.is_alive
+    assert not scratch.exists()
+
+
+def test_a_child_that_nobody_needs_ends(environ: dict[str, str]) -> None:
+    """It waits, its imports done, and ends with its parent: its request is then at an end before it began."""
+    parent = "import sys, os; from warmup.fresh_replay import FreshProcess; " + (
+        "fresh = FreshProcess(sys.argv[1], os.environ); print(fresh._child.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", parent, CHEAP],
+        env={**environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -9
+    child = Path(f"/proc/{int(done.stdout)}")
+    deadline = time.monotonic() + 60
+    while child.exists() and "State:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.1)
