@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "PYTHONPATH": str(ROOT),
     "TQDM_DISABLE": "1",
     "FLASHINFER_LOGGING_LEVEL": "WARNING",
@@ -95,6 +96,7 @@ class Testbed:
             "num_gpus": 0,
             "object_store_memory": 150 << 20,
             "include_dashboard": False,
+            "include_log_monitor": False,
             "_system_config": FAST_HEALTH | SYSTEM_CONFIG,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)

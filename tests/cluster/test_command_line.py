@@ -18,7 +18,7 @@ import pytest
 from configs import WarmupConfig
 from tests.testbed import ROOT, Case, Testbed
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("command line")]
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

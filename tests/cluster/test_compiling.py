@@ -13,7 +13,10 @@ from tests.testbed import Case, Node
 from warmup.report import WarmupReport
 
 LIBRARIES = ["gemm", "norm", "sampling"]
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler to make a shared library with")
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler to make a shared library with"),
+]
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ def test_equal_exceptions_are_folded(case: Case) -> None:
     assert all(f"rank {rank} on node" in report.error for rank in range(4))
 
 
+@pytest.mark.alone
 def test_nobody_waits_for_a_rank_that_hangs_when_another_failed(case: Case) -> None:
     """With one rank stuck in LOADING for a minute, the exception of the other ends the run within seconds."""
     first, second = case.bed.nodes[:2]

@@ -85,42 +85,6 @@ def test_an_unguarded_table_is_guarded_not_tuned_again(case: Case) -> None:
     assert json.loads(manifest.read_text())["guard"]["state"] == "guarded"
 
 
-DAMAGE = {
-    "half of the commit": ("current", lambda data: data[: len(data) // 2]),
-    "no JSON in the manifest": ("manifest.json", lambda data: b"\x00" * len(data)),
-    "another key in the manifest": ("manifest.json", lambda data: data.replace(b"scripted", b"sm_90a..")),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_store_is_a_miss(case: Case, damage: str) -> None:
-    """A store that does not prove what it holds is measured again and made whole; the other node follows."""
-    name, change = DAMAGE[damage]
-    first, second = case.bed.nodes[:2]
-    case.plant(first)
-    whole = case.table(first).read_bytes()
-    (path,) = case.files(first, name)
-    path.write_bytes(change(path.read_bytes()))
-    report = case.run()
-    assert report.ready, report.error
-    assert (report.classes[0].hit, report.classes[0].measured) == (False, 10)
-    assert case.table(first).read_bytes() == case.table(second).read_bytes() == whole
-
-
-@pytest.mark.parametrize("cut", [0, 0.5])
-def test_half_a_table_is_never_served(case: Case, cut: float) -> None:
-    """A truncated table file is restored from the store's own copy, with a warning, before any rank loads it."""
-    first, second = case.bed.nodes[:2]
-    case.plant(first, second)
-    path = case.table(first)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(cut * len(whole))])
-    report = case.run()
-    assert report.ready, report.error
-    assert path.read_bytes() == whole
-    assert any("restored from its blob" in warning and "rank 0" in warning for warning in report.warnings)
-
-
 def test_a_table_of_another_environment_is_refused(case: Case) -> None:
     """A well-formed table with another FlashInfer's metadata under this very key is not loaded: it is tuned again."""
     first, second = case.bed.nodes[:2]

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from actors.errors import CoordinatorLostError
-from tests.saboteur import Saboteur, during
-from tests.testbed import ROOT, Case, Line, wait_until
+from tests.saboteur import during
+from tests.testbed import ROOT, Case, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -53,44 +50,6 @@ def test_control_c_gives_everything_back(case: Case, tmp_path: Path) -> None:
     assert process.returncode == 1
     assert output.splitlines()[-1] == "interrupted"
     assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
-
-
-def test_a_killed_driver_leaves_nothing_and_loses_nothing(case: Case, tmp_path: Path) -> None:
-    """kill -9 of the driver: all is gone within 5 s; the next run measures only what was not finished."""
-    case.script(task_s=0.3)
-    with driver(case, tmp_path) as process:
-        assert wait_until(is_tuning(case, 4), 60)
-        os.kill(process.pid, signal.SIGKILL)
-        killed = time.monotonic()
-        assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
-        assert time.monotonic() - killed < 5
-    done = {line.task for line in case.calls("tune") if line.nth < 4}
-    case.forget()
-    case.script()
-    report = case.run()
-    assert report.ready, report.error
-    assert report.classes[0].reused >= 3
-    assert not done & {line.task for line in case.calls("tune")}
-
-
-def test_a_killed_coordinator_leaves_nothing_and_loses_nothing(case: Case) -> None:
-    """kill -9 of the coordinator: the driver is told, all is gone within 5 s, a re-run resumes."""
-    case.script(task_s=0.3)
-
-    def strike(line: Line) -> None:
-        os.kill(coordinator_pid(), signal.SIGKILL)
-
-    with Saboteur(case, during("tune", 4), strike) as saboteur:
-        with pytest.raises(CoordinatorLostError, match="run again to resume"):
-            case.run()
-        assert time.monotonic() - saboteur.at < 5
-    assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
-    done = {line.task for line in case.calls("tune") if line.nth < 4}
-    case.forget()
-    case.script()
-    report = case.run()
-    assert report.ready, report.error
-    assert not done & {line.task for line in case.calls("tune")}
 
 
 def coordinator_pid() -> int:

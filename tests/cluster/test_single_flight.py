@@ -32,6 +32,7 @@ def test_a_second_run_waits_and_finds_the_table(case: Case) -> None:
     assert len(case.calls("tune")) == 10
 
 
+@pytest.mark.alone
 def test_the_live_run_can_be_asked(case: Case) -> None:
     """While it tunes, the coordinator says phase, and for each rank node, task and since when."""
     case.script(pause_s={"tune": 3})
@@ -51,6 +52,7 @@ def test_the_live_run_can_be_asked(case: Case) -> None:
     assert not live_runs()
 
 
+@pytest.mark.alone
 def test_no_wait_is_refused_and_disturbs_nothing(case: Case) -> None:
     """With `wait=False` the second run raises BusyError at once, naming the actor; the first one ends as ready."""
     case.script(pause_s={"tune": 1})

@@ -87,6 +87,7 @@ def test_tasks_that_kill_their_process_do_not_fail_the_run(case: Case) -> None:
     assert any(text.startswith("quarantined ") and "killed in task cpu_gemm" in text for text in report.warnings)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
 def test_a_death_is_known_within_a_second(case: Case, phase: str) -> None:
     """From SIGKILL to the warning that the driver prints: less than a second."""
@@ -104,6 +105,7 @@ def test_a_death_is_known_within_a_second(case: Case, phase: str) -> None:
     assert heard[0] - saboteur.at < 1.0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("phase", ["TUNING", "LOADING"])
 def test_a_short_freeze_is_survived(case: Case, phase: str) -> None:
     """A rank that stands still for a second, less than its deadline, is neither replaced nor failed."""

@@ -47,6 +47,11 @@ def emptied(path: Path) -> None:
     path.write_text("{}")
 
 
+def foreign(path: Path) -> None:
+    """Of another architecture."""
+    path.write_bytes(path.read_bytes().replace(b"scripted", b"sm_90a.."))
+
+
 def absent(path: Path) -> None:
     """Gone."""
     path.unlink()
@@ -88,7 +93,7 @@ def test_a_damaged_table_is_restored(case: Case, damage: Callable[[Path], None])
 @pytest.mark.parametrize(
     ("name", "damage"),
     [(COMMIT, damage) for damage in MISSES]
-    + [(MANIFEST, damage) for damage in (flip, emptied)]
+    + [(MANIFEST, damage) for damage in (flip, emptied, foreign)]
     + [(BLOB, damage) for damage in (flip, absent)],
 )
 def test_a_damaged_store_is_measured_again(case: Case, name: str, damage: Callable[[Path], None]) -> None:
@@ -149,6 +154,17 @@ def test_a_directory_that_vanishes_is_made_again(case: Case, phase: str, victim:
     with Saboteur(case, moment(phase, node), strike):
         report = case.run()
     assert_served(case, report)
+
+
+def test_a_found_table_that_vanishes_is_shipped_all_the_same(case: Case) -> None:
+    """The only copy is deleted after LOOKUP: what was found there is installed on both nodes, nothing is measured."""
+    node = case.bed.nodes[1]
+    case.plant(node)
+    prepare(case, "COMPILING")
+    with Saboteur(case, moment("COMPILING", node), lambda line: shutil.rmtree(case.cache(node))):
+        report = case.run()
+    assert_served(case, report)
+    assert (report.classes[0].hit, case.calls("tune")) == (True, [])
 
 
 @pytest.mark.parametrize("damage", [half, flip, absent])

@@ -11,7 +11,7 @@ import pytest
 
 from actors.errors import CoordinatorLostError
 from tests.cluster.test_interrupts import coordinator_pid, driver
-from tests.faults.moments import assert_measured_once, assert_served, moment, prepare
+from tests.faults.moments import MOMENTS, assert_measured_once, assert_served, moment, prepare
 from tests.saboteur import Saboteur
 from tests.testbed import GONE_WITHIN_S, Case, wait_until
 
@@ -60,6 +60,9 @@ def test_driver_killed(case: Case, tmp_path: Path, phase: str) -> None:
 
 def resume(case: Case, phase: str) -> None:
     """A second run is ready and measures again what was in flight, which is nothing outside of TUNING."""
+    done = {line.task for line in case.calls("tune") if line.nth < MOMENTS["TUNING"][1] or phase != "TUNING"}
     case.script()
-    assert_served(case, case.run())
+    report = case.run()
+    assert_served(case, report)
+    assert report.classes[0].hit or report.classes[0].reused >= len(done)
     assert_measured_once(case, at_most=1 if phase == "TUNING" else 0)

@@ -54,6 +54,8 @@ class Delivery:
         self._held: dict[str, Holding] = {}
         self.artifact: Artifact | None = None
         """What was packed here, until its blobs are fetched."""
+        self._found: Artifact | None = None
+        """Table and measurements of a hit."""
 
     def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
         """What the artifact behind a hit says; damaged measurements make it a miss. Nothing large is read."""
@@ -67,6 +69,7 @@ class Delivery:
             on_disk = self._read_table() == table
         except LoadError:
             on_disk = False  # found, but the file that ranks would load could not be restored
+        self._found = artifact
         return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
 
     def pack(
@@ -107,23 +110,32 @@ class Delivery:
 
         `renew`: its table and measurements as they are, with what is compiled here now.
         """
+        if renew:
+            return self._renewed()
         warnings: list[str] = []
         try:
-            if renew:
-                return self._renewed()
             self.artifact, lease = self._store.load_artifact()
-        except CorruptArtifactError as error:
+            lease.release()
+        except (CorruptArtifactError, StoreError) as error:
+            self.artifact = without_compiled(self._tuned())
             warnings = [f"{self._info}: compiled parts are not shipped: {error}"]
-            tuned, lease = self._store.load_artifact(TUNED)
-            self.artifact = without_compiled(tuned)
-        lease.release()
         table = self.artifact.table
         assert table is not None
         return header_of(self.artifact, table) | {"warnings": warnings}
 
-    def _renewed(self) -> dict[str, Any]:
-        tuned, lease = self._store.load_artifact(TUNED)
+    def _tuned(self) -> Artifact:
+        """Table and measurements from the store; as LOOKUP found them where it has vanished since."""
+        try:
+            tuned, lease = self._store.load_artifact(TUNED)
+        except StoreError:
+            if self._found is None:
+                raise
+            return self._found
         lease.release()
+        return tuned
+
+    def _renewed(self) -> dict[str, Any]:
+        tuned = self._tuned()
         assert tuned.table is not None
         compiled, warnings = self._compiled.collect(tuned.table)
         self.artifact = with_compiled(tuned, [c for kind in TUNED for c in tuned.contents(kind)], compiled)

@@ -1,4 +1,5 @@
-"""Tiny real runners for the tests of the runner and of the engine warmups; torch is imported when one is made."""
+"""Ranks without Ray; tiny real runners for the tests of the runner and of the engine warmups (torch is imported when
+one is made)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from configs.model import ModelDims
+from tests.lone_rank import Answer, LoneRank, RankMaker, lone_rank
 
 DENSE = {
     "name": "tiny",
@@ -40,6 +42,16 @@ MOE = DENSE | {
 ARCHITECTURES = {"dense": DENSE, "mla": MLA, "moe": MOE, "mla_moe": MLA | MOE | {"architecture": "mla_moe"}}
 
 RunnerFactory = Callable[..., Any]
+
+
+@pytest.fixture
+def make_rank(tmp_path: Path) -> RankMaker:
+    """`make_rank(rank, script, section={...})`: a probed rank; ranks 0 and 1 on node0, 2 and 3 on node1."""
+
+    def make(rank: int = 0, script: Answer | None = None, *, root: Path | None = None, **sections: Answer) -> LoneRank:
+        return lone_rank(rank, script or {}, root or tmp_path / f"node{rank // 2}", **sections)
+
+    return make
 
 
 @pytest.fixture
