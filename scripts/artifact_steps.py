@@ -126,7 +126,7 @@ def workloads(model: str, max_tokens: int, families: list[str], quantizations: l
 def make(step: Step) -> dict[str, Any]:
     """Everything that a node with nothing has to do; writes table and artifact."""
     modules = step.tuner.missing_modules()
-    step.timed("compile", lambda: step.tuner.compile(modules, step.request["jobs"], lambda line: None))
+    step.timed("compile", lambda: list(step.tuner.compile(modules, step.request["jobs"])))
     results = step.timed("tune", lambda: [step.tuner.tune(task) for task in step.tasks])
     table = step.tuner.table(results, [])
     assert table is not None, "nothing was tuned"
@@ -163,7 +163,7 @@ def serve_table(step: Step) -> dict[str, Any]:
     """Load and replay with the request's table; builds what is missing first."""
     modules = step.tuner.missing_modules()
     if modules:
-        step.timed("compile", lambda: step.tuner.compile(modules, step.request["jobs"], lambda line: None))
+        step.timed("compile", lambda: list(step.tuner.compile(modules, step.request["jobs"])))
     return step.serve(Path(step.request["table"])) | {"built_first": list(modules)}
 
 

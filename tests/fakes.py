@@ -28,7 +28,7 @@ from warmup.errors import LoadError
 from warmup.guard.contest import Pace
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
-from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
+from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 
 METADATA = {
     "flashinfer_version": "0.7.2.post1",
@@ -96,12 +96,12 @@ class ScriptedTuner:
         lacking = [name for name in self._buildable if not self._library(name).exists()]
         return (*self._script.get("modules", ()), *lacking)
 
-    def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
+    def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
         for module in modules:
             self._fault("compile")
             if module in self._buildable:
                 build_library(module, self._workspace() / f"{module}.so")
-            progress(f"{module} built")
+            yield (module,)
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
         paths = {name: self._library(name) for name in (*self._buildable, *also)}

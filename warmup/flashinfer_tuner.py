@@ -7,7 +7,7 @@ protocol and holds what they share: device, options, workloads, the watch. It ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from warmup.compiled import flashinfer_modules
 from warmup.errors import ArtifactError, TuningError
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
-from warmup.tuner import LoadResult, Progress, ReplayResult, TunerOptions, Watch
+from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 from warmup.tuning import building, compose, loading, process_facts
 from warmup.tuning.autotuner_seams import check_seams, metadata
 from warmup.tuning.memory import limit_memory, memory_of
@@ -92,9 +92,9 @@ class FlashInferTuner:
         """Modules of the prepared workloads that are not compiled on this node."""
         return tuple(building.missing(self._compiled))
 
-    def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
-        """Build the named modules."""
-        building.build(building.specs_of(self._compiled), modules, max_jobs, progress)
+    def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
+        """Build the named modules, step by step."""
+        return building.build(building.specs_of(self._compiled), modules, max_jobs)
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
         """The compiled modules of the prepared workloads."""

@@ -6,15 +6,12 @@ without torch. Everything is synchronous and runs on one thread; nothing here kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
-
-Progress = Callable[[str], None]
-"""Told one short line, for example a module's name when its build ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +107,11 @@ class Tuner(Protocol):
     def missing_modules(self) -> tuple[str, ...]:
         """FlashInfer modules that the prepared workloads need and that are not compiled here."""
 
-    def compile(self, modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
-        """Build modules, several at a time. Raises CompileError naming the module."""
+    def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
+        """Build modules, several at a time; each step waits for the next ones and names them, the rest goes on.
+
+        Raises CompileError naming the module.
+        """
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
         """Name and file of every compiled module that the prepared workloads need, and of those named besides."""

@@ -20,7 +20,7 @@ def main() -> None:
     tuner = FlashInferTuner("cuda", TunerOptions())
     workloads = (replace(huge, buckets=(1,)), small)
     assert tuner.prepare(workloads) == ()
-    tuner.compile(tuner.missing_modules(), 16, lambda _: None)
+    list(tuner.compile(tuner.missing_modules(), 16))
     torch.cuda.set_per_process_memory_fraction((768 << 20) / torch.cuda.mem_get_info()[1])
     print("outcomes", *(tuner.tune(task).outcome for task in tasks_of(workloads)))
 

@@ -45,7 +45,7 @@ def test_the_second_pass_is_like_all_further_ones(tmp_path: Path) -> None:
     """Tuned, loaded and replayed: every call of the next pass, with inputs of its own, neither builds nor stalls."""
     tuner, asked = FlashInferTuner("cuda", TunerOptions()), workloads()
     assert tuner.prepare(asked) == ()
-    tuner.compile(tuner.missing_modules(), 16, print)
+    list(tuner.compile(tuner.missing_modules(), 16))
     tasks = tasks_of(asked)
     table = tuner.table([tuner.tune(task) for task in tasks], [])
     assert table is not None

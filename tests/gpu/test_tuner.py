@@ -34,7 +34,7 @@ def tuner_and_tasks(request: pytest.FixtureRequest) -> tuple[FlashInferTuner, tu
     workloads = gemms_of_70b(request.param, MAX_TOKENS)[:2]
     tuner = FlashInferTuner("cuda", TunerOptions(guard_rounds=5))
     assert tuner.prepare(workloads) == ()
-    tuner.compile(tuner.missing_modules(), 16, lambda _: None)
+    list(tuner.compile(tuner.missing_modules(), 16))
     return tuner, tasks_of(workloads)
 
 

@@ -38,7 +38,8 @@ def tune(
     workloads = gemms_of_70b(op, buckets=buckets)
     skips = tuner.prepare(workloads)
     lap("prepare")
-    tuner.compile(tuner.missing_modules(), max_jobs, print)
+    for built in tuner.compile(tuner.missing_modules(), max_jobs):
+        print(*built, "built")
     lap("compile")
     tasks = tasks_of(workloads)
     results = [tuner.tune(task) for task in tasks]

@@ -20,6 +20,11 @@ class Group:
     """Whether the leader tunes with an engine's step."""
 
 
-def module_digest(key: str) -> str:
-    """What the modules of a class are adopted as."""
-    return f"modules of {key}"
+def module_digest(key: str, name: str) -> str:
+    """What a module of a class is adopted as."""
+    return f"module {name} of {key}"
+
+
+def are_modules(digests: tuple[str, ...]) -> bool:
+    """Whether modules are adopted, rather than a table."""
+    return any(digest.startswith("module ") for digest in digests)

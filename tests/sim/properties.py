@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from tests.sim.group import module_digest
+from tests.sim.group import are_modules
+from tests.sim.holdings import Process, Value
 from tests.sim.schedule import PHASE_LIMIT_S
-from tests.sim.world import Process, Value, World
+from tests.sim.world import World
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.lookup import keeps_files
 from warmup.machine.machine import GRACE_S, WarmupMachine
@@ -41,6 +42,8 @@ class Properties:
         self._leading: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         self._builders: dict[str, set[str]] = defaultdict(set)
         """Class -> nodes that were asked to compile."""
+        self._held_before: dict[tuple[int, int], frozenset[str]] = {}
+        """Process -> modules that had been handed over when it began to build."""
         self._build_alone = False
         """Something went wrong with handing modules over, so nodes may build for themselves."""
         self._finished: set[tuple[str, str, str]] = set()
@@ -70,8 +73,8 @@ class Properties:
 
     def answered(self, call: Call, value: Value) -> None:
         """An answer is about to reach the machine."""
-        if (call.method == "hand_over" and value["digest"] is None) or (call.method == "take" and value["missing"]):
-            self._build_alone = True
+        if call.method in ("compile", "hand_over", "take"):
+            self._look_at_modules(call, value)
         if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
             self._finished.add(self._task(call))
         self._close(call)
@@ -151,6 +154,20 @@ class Properties:
         is_vote = isinstance(command, Call) and command.method == "measure"
         return is_vote and self._machine.run.class_of(command.rank).strategy == "sharded"
 
+    def _look_at_modules(self, call: Call, value: Value) -> None:
+        """Nobody builds what was handed over, unless something went wrong with handing over."""
+        held = self._held(call)
+        again = self._held_before.get((call.rank, call.process), frozenset()).intersection(value.get("built", ()))
+        if again and keeps_files(self._machine.run) and not self._build_alone:
+            self._broken(f"rank {call.rank} built {sorted(again)}, which were handed over")
+        is_refused = call.method == "take" and held.intersection(value["missing"])
+        if is_refused or (call.method == "hand_over" and value["digest"] is None):
+            self._build_alone = True
+
+    def _held(self, call: Call) -> frozenset[str]:
+        """Modules of the call's class that the coordinator has."""
+        return frozenset(self._world.handed_over.get(self._machine.run.class_of(call.rank).key, ()))
+
     def _check_builders(self) -> None:
         """One node of a class compiles, unless nothing is kept on disk or handing over went wrong."""
         ships = keeps_files(self._machine.run) and not self._build_alone
@@ -215,6 +232,8 @@ class Properties:
         if isinstance(command, Call) and command.method == "compile":
             key = self._machine.run.class_of(command.rank).key
             self._builders[key].add(self._world.infos[command.rank].node_id)
+            if not process.building:
+                self._held_before[command.rank, command.process] = self._held(command)
         self._in_flight[command.call_id] = command
         self._of_rank[command.rank].add(command.call_id)
         if (key := self._led_class(command)) is not None:
@@ -234,7 +253,7 @@ class Properties:
         if isinstance(command, Call) and command.method not in (*LEADS, "tune", "guard"):
             return None
         group = self._machine.run.class_of(command.rank)
-        if isinstance(command, Adopt) and command.digests == (module_digest(group.key),):
+        if isinstance(command, Adopt) and are_modules(command.digests):
             return None  # whichever node has them
         if isinstance(command, Call) and command.task_id is not None and group.strategy != "leader":
             return None

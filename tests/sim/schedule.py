@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from configs import WarmupConfig, parse_config
 from tests.sim.group import Group
-from tests.sim.world import Directory, Table, Value, World, make_result
+from tests.sim.holdings import Directory, Table, Value
+from tests.sim.world import World, make_result
 from warmup.ranks import Placement, RankInfo, assign_ranks
 
 METHODS = (
@@ -180,7 +181,7 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     )
     for directory in range((shape.nodes - 1) // shared + 1):
         found = world.directories[directory] = _directory(rng, groups)
-        found.modules = {group.key for group in groups if others.random() < 0.2}
+        found.modules = {group.key: set(modules) for group in groups if others.random() < 0.2}
     world.ships_modules = others.random() < 0.85
     world.tunes = schedule.config.autotune.is_enabled
     for node in sorted({info.node_id for info in infos}):

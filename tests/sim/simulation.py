@@ -10,9 +10,9 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from tests.sim.holdings import Process, RefusedError
 from tests.sim.properties import Properties
 from tests.sim.schedule import PHASE_LIMIT_S, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
-from tests.sim.world import Process, RefusedError
 from warmup.machine.blame import Status
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import WarmupMachine

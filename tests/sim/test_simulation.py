@@ -12,6 +12,7 @@ from tests.sim.world import World
 from warmup.machine import compiling, delivering, machine, probing, working
 from warmup.machine.commands import Replace
 from warmup.machine.machine import WarmupMachine
+from warmup.machine.modules import ModuleState
 from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, NodePolicy
 from warmup.machine.pool import TaskPool
@@ -71,8 +72,26 @@ def test_a_task_dealt_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_builders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that lets every node build what it lacks is found out."""
-    monkeypatch.setattr(compiling, "_ships", lambda run, nodes: False)
+    monkeypatch.setattr(compiling, "keeps_files", lambda run: False)
     assert noticed("all compiled for class")
+
+
+def test_a_module_that_is_built_again_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that forgets, when the run goes back, what a lost node had handed over builds that again."""
+    begin_again = ModuleState.begin_again
+
+    def forget(self: ModuleState) -> None:
+        begin_again(self)
+        self.header, self.held = None, frozenset()
+
+    monkeypatch.setattr(ModuleState, "begin_again", forget)
+    assert noticed("which were handed over", seeds=3000)
+
+
+def test_a_second_builder_on_a_node_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that goes on in one process is not begun again by its neighbour."""
+    monkeypatch.setattr(compiling, "_builders", lambda run, group: set())
+    assert noticed("there")
 
 
 def test_tuning_without_modules_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,92 +7,16 @@ Every measurement is random, so two attempts at one task give different tables.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-from tests.sim.group import Group, module_digest
-from warmup.machine.commands import Adopt, Call, Failure
+from tests.sim.group import Group, are_modules
+from tests.sim.holdings import Process, RefusedError, Table, Value
+from tests.sim.workshop import Workshop
+from warmup.machine.commands import Adopt, Call
 from warmup.machine.state import ClassState
 from warmup.ranks import RankInfo
-
-Value = dict[str, Any]
-
-
-class RefusedError(Exception):
-    """A rank's method raises; `failure` is what the coordinator would be told."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.failure = Failure(kind, message)
-
-
-@dataclass(slots=True)
-class Table:
-    """A tuned table: its rows decide its digest."""
-
-    digest: str
-    results: list[Value]
-    verdicts: list[Value]
-    guarded: bool
-    recorded_at: float
-
-    @classmethod
-    def of(cls, results: Sequence[Value], verdicts: Sequence[Value], guarded: bool, at: float) -> Table | None:
-        """The table of these rows; None when no task was tuned."""
-        chosen = {row["task_id"]: row["choice"]["tactic"] for row in results if row["outcome"] == "tuned"}
-        chosen.update({row["task_id"]: row["choice"]["tactic"] for row in verdicts})
-        if not chosen:
-            return None
-        text = ";".join(f"{task}={choice}" for task, choice in sorted(chosen.items()))
-        return cls(hashlib.sha256(text.encode()).hexdigest(), list(results), list(verdicts), guarded, at)
-
-    @property
-    def header(self) -> Value:
-        """What `pack` and `lookup` tell the machine."""
-        return {"digest": self.digest, "manifest": "", "blobs": [{"sha256": self.digest, "bytes": 1, "kind": "t"}]}
-
-
-@dataclass(slots=True)
-class Directory:
-    """One store; several nodes may share it."""
-
-    is_read_only: bool = False
-    lacks_files: bool = False
-    """Its tables are found, but not where ranks load them."""
-    tables: dict[str, Table] = field(default_factory=dict)
-    modules: set[str] = field(default_factory=set)
-    """Keys of classes whose modules are installed here."""
-    partial: dict[str, list[Value]] = field(default_factory=dict)
-    markers: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Process:
-    """One process of a rank; `number` counts its predecessors."""
-
-    rank: int
-    number: int
-    is_started: bool = True
-    free_at: float = 0.0
-    died_at: float | None = None
-    hung_since: float | None = None
-    is_silent: bool = False
-    task: tuple[str, float] | None = None
-    """What it measures and since when."""
-    last_words: Value | None = None
-    """What its predecessor left in its black box."""
-    budget: int | None = None
-    """Memory that it was told to keep to."""
-    packed: Table | None = None
-    has_handed_over: bool = False
-    uses_installed: bool = False
-    """Finds the modules that are installed in its directory."""
-    loaded: str | None = None
-    has_replayed: bool = False
-    has_warmed: bool = False
 
 
 def make_row(tactic: int, rng: random.Random) -> Value:
@@ -116,7 +40,7 @@ def make_result(task_id: str, outcome: str, rng: random.Random) -> Value:
     }
 
 
-class World:
+class World(Workshop):
     """Every process and every directory of one run."""
 
     def __init__(
@@ -129,21 +53,10 @@ class World:
         *,
         backend: str = "cuda",
     ) -> None:
-        self.infos = {info.rank: info for info in infos}
+        super().__init__(infos, lambda rank: groups[group_of(rank)], directory_of, rng)
         self.groups = list(groups)
-        self._group_of = group_of
-        self._directory_of = directory_of
-        self._rng = rng
         self._backend = backend
-        self.processes = {info.rank: Process(info.rank, 0) for info in infos}
-        self.directories: dict[int, Directory] = {}
         self.depot: dict[str, Table] = {}
-        self.handed_over: set[str] = set()
-        """Keys of classes whose modules were adopted."""
-        self.workspaces: dict[str, set[str]] = {}
-        """Node -> modules that were compiled on it."""
-        self.ships_modules = True
-        """Whether what one node compiled is of any use on another."""
         self.tunes = True
         """Whether there is anything to replay; engine warmups run without it too."""
         self.slow_ranks: dict[int, float] = {}
@@ -156,14 +69,6 @@ class World:
         """How often a marker in a shared directory is not seen yet."""
         self.foreign_ranks: set[int] = set()
         """Ranks whose replacement has another environment."""
-
-    def group(self, rank: int) -> Group:
-        """What the rank's class will be."""
-        return self.groups[self._group_of(rank)]
-
-    def directory(self, rank: int) -> Directory:
-        """The store that the rank's node uses."""
-        return self.directories.setdefault(self._directory_of(self.infos[rank].node_id), Directory())
 
     def replace(self, old: Process, number: int) -> Process:
         """A fresh process for a rank; it finds what the old one wrote last."""
@@ -197,19 +102,9 @@ class World:
         answer: Value = getattr(self, f"_{command.method}")(process, command, group, now)
         return answer
 
-    def lacks(self, process: Process) -> list[str]:
-        """Modules that the process would have to compile."""
-        group = self.group(process.rank)
-        if process.uses_installed and group.key in self.directory(process.rank).modules:
-            return []
-        there = self.workspaces.setdefault(self.infos[process.rank].node_id, set())
-        return [name for name in group.modules if name not in there]
-
     def _adopt(self, process: Process, command: Adopt) -> None:
-        if command.digests == (module_digest(command.key),):
-            if not process.has_handed_over:
-                raise RefusedError("StoreError", "it packed no modules")
-            self.handed_over.add(command.key)
+        if are_modules(command.digests):
+            self._adopt_modules(process, command)
             return
         if process.packed is None or command.digests != (process.packed.digest,):
             raise RefusedError("StoreError", "blob is not part of the packed artifact")
@@ -265,45 +160,6 @@ class World:
     def _sees(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         markers = self.directory(process.rank).markers
         return {"tokens": [t for t in call.args["tokens"] if t in markers and self._rng.random() >= self.blindness]}
-
-    def _survey(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        """Modules of an earlier run that are installed here are used again."""
-        mine, directory = self.group(process.rank), self.directory(process.rank)
-        process.uses_installed = mine.key in directory.modules
-        modules = module_digest(mine.key) if process.uses_installed else None
-        return {"missing": self.lacks(process), "modules": modules, "warnings": []}
-
-    def _compile(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        built = self.lacks(process)
-        self.workspaces[self.infos[process.rank].node_id].update(built)
-        return {"built": built}
-
-    def _hand_over(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        assert group is not None
-        process.uses_installed |= call.args["modules"] is not None
-        if self.lacks(process):
-            raise RefusedError("StoreError", "it lacks modules itself")
-        if not self.ships_modules:
-            return {"digest": None, "blobs": [], "warnings": ["its modules are not shipped"]}
-        process.has_handed_over = True
-        digest = module_digest(group.key)
-        return {"digest": digest, "manifest": "", "blobs": [{"sha256": digest}], "warnings": []}
-
-    def _take(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        if call.artifact not in self.handed_over:
-            raise RefusedError("CorruptArtifactError", "no modules were adopted")
-        mine, directory = self.group(process.rank), self.directory(process.rank)
-        if not self.lacks(process):
-            return {"modules": None, "missing": [], "warnings": []}
-        if directory.is_read_only:
-            return {"modules": None, "missing": self.lacks(process), "warnings": ["Read-only file system"]}
-        directory.modules.add(mine.key)
-        process.uses_installed = True
-        return {"modules": module_digest(mine.key), "missing": [], "warnings": []}
-
-    def _activate(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        process.uses_installed = self.group(process.rank).key in self.directory(process.rank).modules
-        return {"active": process.uses_installed}
 
     def _tune(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         assert call.task_id is not None

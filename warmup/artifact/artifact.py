@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ LEVEL = 3
 _STEP = 1 << 20
 
 
+Encode = Callable[["Content"], tuple[BlobEntry, Blob]]
 TIMINGS_VERSION = 1
 """Of the sidecar; raised when its rows mean something else. Any other version is ignored."""
 
@@ -97,6 +98,24 @@ def timings_content(
     return Content("timings", TIMINGS_NAME, (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
+def encode(content: Content) -> tuple[BlobEntry, Blob]:
+    """One content as a stored blob; compressed where its kind is and where that makes it smaller."""
+    data = content.data
+    squeezed = zstd.compress(data, level=LEVEL) if content.kind in COMPRESSED else None
+    packed = squeezed is not None and len(squeezed) < len(data)
+    stored: Blob = squeezed if packed and squeezed is not None else data
+    entry = BlobEntry(
+        kind=content.kind,
+        path=content.path,
+        size=len(stored),
+        sha256=sha256(stored),
+        codec="zstd" if packed else "none",
+        content_size=len(data),
+        content_sha256=sha256(data),
+    )
+    return entry, stored
+
+
 def pack(
     contents: Iterable[Content],
     *,
@@ -106,10 +125,12 @@ def pack(
     created_at: float,
     strategy: str,
     guard: GuardSummary,
+    encode: Encode = encode,
 ) -> Artifact:
     """Contents as an artifact; the same arguments give the same bytes.
 
-    Raises UnsafeArchiveError for a path that leaves its directory or occurs twice.
+    `encode` may remember what it encoded before. Raises UnsafeArchiveError for a path that leaves its directory or
+    occurs twice.
     """
     entries: list[BlobEntry] = []
     blobs: dict[str, Blob] = {}
@@ -127,24 +148,6 @@ def pack(
         blobs=tuple(entries),
     )
     return Artifact(parse_manifest(manifest.to_bytes()), blobs)
-
-
-def encode(content: Content) -> tuple[BlobEntry, Blob]:
-    """One content as a stored blob; compressed where its kind is and where that makes it smaller."""
-    data = content.data
-    squeezed = zstd.compress(data, level=LEVEL) if content.kind in COMPRESSED else None
-    packed = squeezed is not None and len(squeezed) < len(data)
-    stored: Blob = squeezed if packed and squeezed is not None else data
-    entry = BlobEntry(
-        kind=content.kind,
-        path=content.path,
-        size=len(stored),
-        sha256=sha256(stored),
-        codec="zstd" if packed else "none",
-        content_size=len(data),
-        content_sha256=sha256(data),
-    )
-    return entry, stored
 
 
 def decode(entry: BlobEntry, data: Blob) -> bytes:

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 
 from warmup.artifact.artifact import Content
-from warmup.artifact.manifest import parse_json
+from warmup.artifact.manifest import Manifest, parse_json
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 from warmup.store.publish import publish_bytes
 
@@ -66,6 +66,11 @@ def collect(library_paths: Mapping[str, Path], requirements: Mapping[str, str]) 
         text = json.dumps(dict(requirements), sort_keys=True).encode()
         contents.append(Content("flashinfer_module", REQUIREMENTS, text))
     return tuple(contents)
+
+
+def names_of(manifest: Manifest) -> tuple[str, ...]:
+    """The modules that an artifact brings."""
+    return tuple(Path(e.path).stem for e in manifest.of_kind("flashinfer_module") if e.path != REQUIREMENTS)
 
 
 def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:

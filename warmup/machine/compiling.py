@@ -1,8 +1,9 @@
 """COMPILING: one node of a class builds what is missing, the others take its modules before anything is tuned.
 
-After every event `_advance` looks at what is known and what is under way, and asks for what comes next, so a death
-needs no path of its own: what the dead rank was about is open again, and another rank of its node, or its
-replacement, finds there what was finished. Where nothing is kept on disk every node builds for itself.
+A build is seen step by step: `compile` answers as soon as something more is finished, that is handed over and adopted
+by the coordinator, and the rest goes on building meanwhile. So what was finished outlives the node that built it, and
+whoever builds next takes it first. After every event `_advance` looks at what is known and what is under way, and asks
+for what comes next, so a death needs no path of its own. Where nothing is kept on disk every node builds for itself.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import keeps_files
 from warmup.machine.phases import Phase
-from warmup.machine.state import ClassState, Commands, ModuleState, Run
+from warmup.machine.state import ClassState, Commands, Run
 
 
 class Compiling(PhaseLogic):
@@ -23,7 +24,7 @@ class Compiling(PhaseLogic):
 
     def enter(self, run: Run) -> Commands:
         for group in run.classes.values():
-            begin_again(group.modules)
+            group.modules.begin_again()
         return [command for group in run.classes.values() for command in _advance(run, group)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
@@ -31,19 +32,22 @@ class Compiling(PhaseLogic):
         modules, node = group.modules, run.ranks[call.rank].info.node_id
         for warning in value.get("warnings", ()):
             run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        if call.method in ("survey", "take"):
-            modules.missing[node] = tuple(value["missing"])
-            self._use(run, call, value["modules"])
-            if call.method == "take":
-                (modules.alone.add if value["missing"] else modules.received.append)(node)
-        elif call.method == "compile":
-            modules.missing[node] = ()
-            modules.built[call.rank] = (*modules.built.get(call.rank, ()), *value["built"])
-        elif call.method == "hand_over":
-            return self._handed_over(run, group, call, value)
-        elif call.method == "activate":
-            modules.active[call.rank] = call.process
-            return []
+        match call.method:
+            case "survey":
+                modules.missing[node] = tuple(value["missing"])
+                self._use(run, call, value["modules"])
+            case "take":
+                self._taken(run, call, value)
+            case "compile":
+                modules.advance(call.rank, call.process, node, value["built"], value["missing"])
+            case "hand_over" if value["digest"] is None:
+                modules.give_up_shipping()
+            case "hand_over":
+                modules.offer = value
+                return [run.adopt(call.rank, group, value)]
+            case "activate":
+                modules.active[call.rank] = call.process
+                return []
         return _advance(run, group)
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
@@ -52,7 +56,7 @@ class Compiling(PhaseLogic):
         said = f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}"
         if isinstance(call, Adopt) or call.method == "hand_over":
             run.warn(f"{said}; every node builds its modules itself")
-            _give_up_shipping(run, group)
+            group.modules.give_up_shipping()
         elif call.method == "take":
             run.warn(f"{said}; its node builds its modules itself")
             group.modules.alone.add(run.ranks[call.rank].info.node_id)
@@ -62,41 +66,37 @@ class Compiling(PhaseLogic):
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
         group = run.classes[adopt.key]
-        group.modules.is_adopted = True
+        group.modules.adopt()
         return _advance(run, group)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
         group, node = run.class_of(rank), run.ranks[rank].info.node_id
         modules = group.modules
-        if any(isinstance(call, Call) and call.method in ("survey", "compile", "take") for call in calls):
+        was_building = modules.builders.pop(rank, None) is not None
+        asked = any(isinstance(call, Call) and call.method in ("survey", "compile", "take") for call in calls)
+        if was_building or asked:
             modules.missing.pop(node, None)  # some may be finished: whoever is next there looks first
-        if modules.packer == rank and not modules.is_adopted:
-            modules.packer = modules.header = None
+        if modules.packer == rank:
+            modules.packer = modules.offer = None
         return _advance(run, group)
 
     def joined(self, run: Run, rank: int) -> Commands:
         return _advance(run, run.class_of(rank))
+
+    def _taken(self, run: Run, call: Call, value: dict[str, Any]) -> None:
+        modules, node = run.class_of(call.rank).modules, run.ranks[call.rank].info.node_id
+        modules.missing[node] = tuple(value["missing"])
+        self._use(run, call, value["modules"])
+        if modules.held.intersection(value["missing"]):
+            modules.alone.add(node)
+        elif node not in modules.received:
+            modules.received.append(node)
 
     def _use(self, run: Run, call: Call, module_set: str | None) -> None:
         if module_set is not None:
             modules = run.class_of(call.rank).modules
             modules.in_use[run.ranks[call.rank].info.node_id] = module_set
             modules.active[call.rank] = call.process
-
-    def _handed_over(self, run: Run, group: ClassState, call: Call, value: dict[str, Any]) -> Commands:
-        if value["digest"] is None:
-            _give_up_shipping(run, group)
-            return _advance(run, group)
-        group.modules.header = value
-        return [run.adopt(call.rank, group, value)]
-
-
-def begin_again(modules: ModuleState) -> None:
-    """What is installed and adopted stays; every node is asked anew, because others may be there now."""
-    modules.missing.clear()
-    modules.alone.clear()
-    if not modules.is_adopted:
-        modules.packer = modules.header = None
 
 
 def _advance(run: Run, group: ClassState) -> Commands:
@@ -105,29 +105,40 @@ def _advance(run: Run, group: ClassState) -> Commands:
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
         return [call for node in unknown for call in _ask(run, nodes[node], "survey")]
-    lacking = [node for node in nodes if modules.missing[node]]
-    if not lacking:
-        return _activate(run, group)
     donor = _donor(run, group, list(nodes))
-    builders = [node for node in lacking if node == donor or node in modules.alone or not _ships(run, nodes)]
-    takers = [node for node in lacking if node not in builders]
-    commands = [call for node in builders for call in _ask(run, nodes[node], "compile")]
-    if takers and not modules.missing[donor]:
-        commands += _deliver(run, group, [nodes[node] for node in takers], nodes[donor])
-    return commands
+    ships = modules.ships and keeps_files(run)
+    alone = {node for node in nodes if node == donor or node in modules.alone or not ships}
+    commands = _hand_over(run, group, donor, nodes, alone) if ships else []
+    for node in nodes:
+        if modules.missing[node] and not any(command.rank in nodes[node] for command in commands):
+            commands += _obtain(run, group, nodes[node], may_build=node in alone)
+    return commands if commands or any(modules.missing[node] for node in nodes) else _activate(run, group)
 
 
-def _deliver(run: Run, group: ClassState, takers: list[list[int]], donors: list[int]) -> Commands:
-    """Pack once, adopt once, then every node that lacks modules takes them."""
+def _obtain(run: Run, group: ClassState, ranks: list[int], *, may_build: bool) -> Commands:
+    """What is held already is taken and never built again; who waits for another's build takes all of it at once."""
+    modules, node = group.modules, run.ranks[ranks[0]].info.node_id
+    missing = set(modules.missing[node])
+    there = missing & modules.held
+    if there and node not in modules.alone and (may_build or there == missing):
+        return _ask(run, ranks, "take", artifact=group.key)
+    return _ask(run, ranks, "compile") if may_build else []
+
+
+def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
+    """What the donor has and others wait for is packed, once the donor has all that is held: an offer only grows."""
     modules = group.modules
-    if modules.header is None:
-        used = modules.in_use.get(run.ranks[donors[0]].info.node_id)
-        commands = _ask(run, donors, "hand_over", modules=used) if modules.packer is None else []
-        modules.packer = commands[0].rank if commands else modules.packer
-        return commands
-    if not modules.is_adopted:
+    lacks = set(modules.missing[donor])
+    wanted = {name for node in nodes if node not in alone for name in modules.missing[node]}
+    if run.config.cluster.on_node_loss == "replace":  # the next builder may be a node that is not there yet
+        wanted.update(name for rank in nodes[donor] for name in modules.built.get(rank, ()))
+    offered = frozenset(wanted - lacks)
+    if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
-    return [call for ranks in takers for call in _ask(run, ranks, "take", artifact=group.key)]
+    commands = _ask(run, nodes[donor], "hand_over", modules=modules.in_use.get(donor))
+    if commands:
+        modules.packer, modules.offered = commands[0].rank, offered
+    return commands
 
 
 def _activate(run: Run, group: ClassState) -> Commands:
@@ -152,25 +163,24 @@ def _ask(run: Run, ranks: list[int], method: str, artifact: str | None = None, *
 
 
 def _donor(run: Run, group: ClassState, nodes: list[str]) -> str:
-    """The node that has, or will have, every module first: the one that lacks least, the leader's among equals."""
-    home = run.ranks[group.leader].info.node_id
-    return min(nodes, key=lambda node: (len(group.modules.missing[node]), node != home, nodes.index(node)))
+    """The node that has, or will have, every module first: the one that lacks least.
+
+    Among equals the one that builds already, then the leader's.
+    """
+    home, missing = run.ranks[group.leader].info.node_id, group.modules.missing
+    at_work = {run.ranks[rank].info.node_id for rank in _builders(run, group)}
+    return min(nodes, key=lambda node: (len(missing[node]), node not in at_work, node != home, nodes.index(node)))
 
 
 def _nodes(run: Run, group: ClassState) -> dict[str, list[int]]:
-    """The class's ranks by node, in order."""
+    """The class's ranks by node, in order; on each node first the one whose process builds there."""
+    builders = _builders(run, group)
     nodes: dict[str, list[int]] = {}
-    for rank in group.ranks:
+    for rank in sorted(group.ranks, key=lambda rank: rank not in builders):
         nodes.setdefault(run.ranks[rank].info.node_id, []).append(rank)
     return nodes
 
 
-def _ships(run: Run, nodes: dict[str, list[int]]) -> bool:
-    """Whether modules can be installed on other nodes: they go into the node stores."""
-    return keeps_files(run) and len(nodes) > 1
-
-
-def _give_up_shipping(run: Run, group: ClassState) -> None:
-    modules: ModuleState = group.modules
-    modules.packer = modules.header = None
-    modules.alone |= {node for node, missing in modules.missing.items() if missing}
+def _builders(run: Run, group: ClassState) -> set[int]:
+    """Ranks whose present process has a build under way."""
+    return {rank for rank in group.ranks if group.modules.builders.get(rank) == run.ranks[rank].restarts}

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.schema import WarmupConfig
 from warmup.machine.commands import Adopt, Call, Command
+from warmup.machine.modules import ModuleState
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask, TaskPool
 from warmup.ranks import RankInfo
@@ -64,28 +65,6 @@ class RankState:
     def place(self) -> Place:
         """Where this rank's files are."""
         return self.info.node_id, str(self.description.get("directory", ""))
-
-
-@dataclass(slots=True)
-class ModuleState:
-    """Which nodes of a class lack FlashInfer modules, and how they get them; COMPILING keeps it."""
-
-    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Node id -> modules that it lacks; a node that was not asked yet, or whose builder died, is absent."""
-    in_use: dict[str, str] = field(default_factory=dict)
-    """Node id -> the installed set that its ranks use instead of modules of their own."""
-    active: dict[int, int] = field(default_factory=dict)
-    """Rank -> number of its process that uses its node's set."""
-    alone: set[str] = field(default_factory=set)
-    """Nodes that build for themselves, because nothing could be handed over."""
-    header: dict[str, Any] | None = None
-    """What `hand_over` returned, until the one who packed dies before it was adopted."""
-    packer: int | None = None
-    is_adopted: bool = False
-    built: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    """Rank -> modules that it compiled."""
-    received: list[str] = field(default_factory=list)
-    """Nodes that took modules over."""
 
 
 @dataclass(slots=True)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Blob, Content, pack, verify
-from warmup.artifact.manifest import GuardSummary
+from warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
+from warmup.artifact.manifest import BlobEntry, GuardSummary
 from warmup.cache_key import CacheKey
+from warmup.compiled import flashinfer_modules
 from warmup.compiled.compiled_part import COMPILED, CompiledPart
 from warmup.errors import LoadError, WarmupError
 from warmup.fresh_replay import FreshProcess
+from warmup.rank.module_build import ModuleBuild
 from warmup.rank.packing import blob_rows
 from warmup.store.node_store import NodeStore
 from warmup.tuner import Tuner
@@ -50,41 +52,50 @@ class CompiledWork:
         self._replay = replay
         self._provider: Path | None = None
         self._waiting: FreshProcess | None = None
+        self._build: ModuleBuild | None = None
+        self._encoded: dict[tuple[str, str], tuple[BlobEntry, Blob]] = {}
+        """What was handed over, by path and sha256: it is compressed once, however often it is packed."""
         self.artifact: Artifact | None = None
         """The modules that were handed over, by themselves."""
 
     def survey(self) -> Answer:
         """Put back what this node's stored artifact has compiled, then say which modules are still missing."""
         modules, warnings = self._restore()
-        return {"missing": list(self._tuner.missing_modules()), "modules": modules, "warnings": list(warnings)}
+        return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
+
+    def missing(self) -> tuple[str, ...]:
+        """Modules that this process would have to compile, those that it is building included."""
+        building = () if self._build is None else self._build.unfinished
+        return tuple(dict.fromkeys((*self._tuner.missing_modules(), *building)))
 
     def compile(self, jobs: int, say: Callable[[str], None]) -> Answer:
-        """Build what is missing; `say` hears how far it is. Raises CompileError."""
-        missing = self._tuner.missing_modules()
-        done: list[str] = []
+        """Build what is missing until something more is finished; what is left goes on building until the next call.
 
-        def progress(line: str) -> None:
-            done.append(line)
-            say(f"{len(done)} of {len(missing)} modules: {line}")
-
-        if missing:
-            say(f"0 of {len(missing)} modules: {', '.join(missing)}")
-            self._tuner.compile(missing, jobs, progress)
-        return {"built": list(missing)}
+        `say` hears how far it is. Raises CompileError.
+        """
+        if self._build is None:
+            self._build = ModuleBuild(self._tuner, self.missing(), jobs)
+        build, self._build = self._build, None
+        built = build.step(say)
+        self._build = build if build.unfinished else None
+        return {"built": list(built), "missing": list(build.unfinished)}
 
     def hand_over(self) -> Answer:
-        """The compiled modules as an artifact of their own, kept here until its blobs are fetched.
+        """The modules that are compiled so far as an artifact of their own, kept here until its blobs are fetched.
 
         `digest` is None where there is nothing that another node could use; `warnings` then say why.
         """
+        unfinished = () if self._build is None else self._build.unfinished
         try:
-            contents = self._part.collect_modules(self._tuner.libraries())
+            found = {name: path for name, path in self._tuner.libraries().items() if name not in unfinished}
+            contents = self._part.collect_modules(found)
         except (OSError, WarmupError) as error:
             return {"digest": None, "blobs": [], "warnings": [f"its modules are not shipped: {error}"]}
         if not contents:
             return {"digest": None, "blobs": [], "warnings": []}
         self.artifact = pack(
             contents,
+            encode=self._encode,
             key=self._key.as_dict(),
             key_sha256=self._key.sha256,
             fingerprint={},
@@ -105,12 +116,14 @@ class CompiledWork:
 
         Raises an ArtifactError for bytes that are not what the header says.
         """
-        if not self._tuner.missing_modules():  # a directory that is shared with the node that built them
+        if not self.missing():  # a directory that is shared with the node that built them
             return {"modules": None, "missing": [], "warnings": []}
         artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
         done = self._part.install(artifact)
         modules = artifact.manifest.module_set if self.activate(artifact.manifest.module_set) else None
-        return {"modules": modules, "missing": list(self._tuner.missing_modules()), "warnings": list(done.warnings)}
+        if modules is not None and self._build is not None:
+            self._build.forget(flashinfer_modules.names_of(artifact.manifest))
+        return {"modules": modules, "missing": list(self.missing()), "warnings": list(done.warnings)}
 
     def activate(self, module_set: str) -> bool:
         """Let this process find an installed set of modules; without it the process would compile them."""
@@ -175,6 +188,12 @@ class CompiledWork:
         if waiting is not None:
             waiting.close()
         return FreshProcess(replay.request["factory"], replay.variables)
+
+    def _encode(self, content: Content) -> tuple[BlobEntry, Blob]:
+        known = (content.path, sha256(content.data))
+        if known not in self._encoded:
+            self._encoded[known] = encode(content)
+        return self._encoded[known]
 
     def _restore(self) -> tuple[str | None, tuple[str, ...]]:
         """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""

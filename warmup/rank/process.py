@@ -153,7 +153,7 @@ class RankProcess:
             return self._compiled.survey()
 
     def compile(self) -> dict[str, Any]:
-        """Build the modules that this node lacks, on the CPUs of all its ranks: the others wait meanwhile."""
+        """Build what this node lacks until something more is done, on the CPUs of all its ranks: the others wait."""
         with self._busy("compile"):
             jobs = max(1, int(self._config.cluster.cpus_per_rank * self.info.local_world_size))
             return self._compiled.compile(jobs, self._record.progress)
@@ -235,7 +235,7 @@ class RankProcess:
     def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
         """Which of the blobs that are on offer this rank needs for a method; takes no lock."""
         if method == "take":
-            return list(digests) if self._tuner.missing_modules() else []
+            return list(digests) if self._compiled.missing() else []
         return self._delivery.wanted(method, header, digests)
 
     def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:

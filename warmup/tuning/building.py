@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from configs import env
 from warmup.errors import CompileError
 from warmup.tasks import Workload
-from warmup.tuner import Progress
 from warmup.workloads.base import builder_for
-
-logger = logging.getLogger(__name__)
 
 JOBS_PER_MODULE = 4
 """Compiler processes that one module keeps busy; with more CPUs, more modules are built at the same time."""
@@ -37,8 +32,8 @@ def missing(workloads: Iterable[Workload]) -> list[str]:
     return [name for name, spec in specs_of(workloads).items() if not spec.is_compiled]
 
 
-def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int, progress: Progress) -> None:
-    """Build modules; `progress` hears each module's name when it is done.
+def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
+    """Build modules; each step waits until more are done and names them, the others go on building meanwhile.
 
     Args:
         specs: every module that may be asked for.
@@ -57,18 +52,23 @@ def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int, progress
     at_once = max(1, min(len(modules), max_jobs // JOBS_PER_MODULE))
     share = str(max(1, max_jobs // at_once))
     env.export({"MAX_JOBS": share, "OMP_NUM_THREADS": share})  # Ray leaves the latter at the rank's own CPUs
-    failed: dict[str, BaseException] = {}
-    with ThreadPoolExecutor(at_once, thread_name_prefix="build") as pool:
-        started = time.perf_counter()
-        running = {pool.submit(specs[name].build, verbose=False, need_lock=True): name for name in modules}
-        for done in as_completed(running):
-            name, error = running[done], done.exception()
-            if error is None:
-                progress(f"{name} built after {time.perf_counter() - started:.1f} s")
-            else:
-                failed[name] = error
-                pool.shutdown(wait=False, cancel_futures=True)
-                break
-    for name, error in failed.items():
-        tail = "\n".join(str(error).splitlines()[-OUTPUT_LINES:])
-        raise CompileError(f"module {name} did not build: {tail}", module=name) from error
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="build")
+    running = {pool.submit(specs[name].build, verbose=False, need_lock=True): name for name in modules}
+    try:
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for failed in (future for future in done if future.exception() is not None):
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise _failure(running[failed], failed.exception())
+            names = tuple(name for future, name in running.items() if future in done)
+            running = {future: name for future, name in running.items() if future not in done}
+            yield names
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever stops asking does not wait for what has begun
+
+
+def _failure(name: str, error: BaseException | None) -> CompileError:
+    tail = "\n".join(str(error).splitlines()[-OUTPUT_LINES:])
+    failure = CompileError(f"module {name} did not build: {tail}", module=name)
+    failure.__cause__ = error
+    return failure

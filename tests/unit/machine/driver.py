@@ -9,7 +9,8 @@ from typing import Any
 
 from configs import parse_config
 from tests.sim.group import Group
-from tests.sim.world import Process, RefusedError, Table, World, make_result
+from tests.sim.holdings import Process, RefusedError, Table
+from tests.sim.world import World, make_result
 from warmup.machine.blame import Status
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from warmup.machine.machine import WarmupMachine
@@ -60,6 +61,7 @@ class Driver:
             random.Random(1),
         )
         self.world.slow_at_tasks = {}
+        self.world.build_at_once = len(modules) or None
         self.machine = WarmupMachine(config, infos, "run-1", retune=retune)
         self.now = 0.0
         self.flying: dict[int, Call | Adopt] = {}

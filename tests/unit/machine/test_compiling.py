@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.machine.driver import Driver
-from warmup.machine.commands import Call
+from tests.unit.machine.driver import Driver, name_of
+from warmup.machine.commands import Adopt, Call
 from warmup.machine.phases import Phase
 from warmup.machine.policy import FailurePolicy
 
@@ -15,6 +15,20 @@ MODULES = ("gemm", "norm")
 def compiling(**options: object) -> Driver:
     """Three nodes of two ranks that lack both modules, at the survey."""
     return Driver(**{"nodes": 3, "modules": MODULES, **options}).until(Phase.COMPILING)  # type: ignore[arg-type]
+
+
+def slowly(**options: object) -> Driver:
+    """As `compiling`, with three modules of which one is finished at a time."""
+    driver = compiling(**{"modules": ("gemm", "norm", "rope"), **options})
+    driver.world.build_at_once = 1
+    return driver
+
+
+def until(driver: Driver, method: str, nth: int = 1) -> Call | Adopt:
+    """Answer everything until a method is in flight for the nth time; that call."""
+    while not (driver.in_flight(method) and len(driver.asked(method)) >= nth):
+        driver.answer(next(iter(driver.flying.values())))
+    return driver.in_flight(method)[0]
 
 
 def answer_all(driver: Driver, method: str) -> None:
@@ -65,7 +79,7 @@ def test_modules_of_an_earlier_run_are_used_by_every_rank() -> None:
     """What the survey finds installed is used by the node's other ranks, and not built."""
     driver = compiling()
     for node in range(3):
-        driver.world.directory(2 * node).modules = {driver.group().key}
+        driver.world.directory(2 * node).modules = {driver.group().key: set(MODULES)}
     assert driver.finish().ready
     assert (driver.asked("compile"), driver.asked("take"), driver.asked("activate")) == ([], [], [1, 3, 5])
 
@@ -75,11 +89,10 @@ def test_a_dead_builder_is_followed_on_its_node() -> None:
     driver = compiling()
     answer_all(driver, "survey")
     driver.kill(0)
-    driver.world.workspaces["node0"].add("gemm")
+    driver.world.workspaces["node0"].add("gemm")  # finished, and not told
     assert driver.in_flight("survey", rank=1)
-    answer_all(driver, "survey")
-    (call,) = driver.in_flight("compile")
-    assert call.rank == 1
+    assert until(driver, "compile", nth=2).rank == 1
+    assert driver.group().modules.held == {"gemm"}
     assert driver.finish().ready
     assert {driver.world.infos[rank].node_id for rank in driver.asked("compile")} == {"node0"}
 
@@ -206,3 +219,87 @@ def test_a_found_artifact_that_lacked_modules_is_renewed_everywhere(has_modules:
     assert renewed == ([] if has_modules else [True])
     assert driver.asked("install") == ([] if has_modules else [0, 2])
     assert driver.asked("tune") == driver.asked("guard") == []
+
+
+def test_each_finished_module_is_handed_over_at_once() -> None:
+    """What is finished is with the coordinator before the next step is asked for; the others take all at the end."""
+    driver = slowly(nodes=2)
+    assert driver.finish().ready
+    asked = [name_of(command) for command in driver.log]
+    steps = asked[asked.index("survey") + 2 : asked.index("activate")]
+    assert steps == [*["compile", "hand_over", "adopt"] * 3, "take"]
+    offers = [len(c.digests) for c in driver.log if isinstance(c, Adopt)][:3]
+    assert offers == [1, 2, 3]
+    assert driver.group().modules.built == {0: ("gemm", "norm", "rope")}
+
+
+@pytest.mark.parametrize("policy", ["shrink", "replace"])
+def test_a_lost_node_is_followed_with_what_it_had_finished(policy: str) -> None:
+    """The next node takes the module that was handed over and builds the rest only."""
+    driver = slowly(nodes=3, sections={"cluster": {"on_node_loss": policy}})
+    until(driver, "compile", nth=2)
+    driver.lose_node("node0")
+    assert driver.finish().ready
+    (group,) = driver.machine.run.classes.values()
+    assert sorted(name for names in group.modules.built.values() for name in names) == ["gemm", "norm", "rope"]
+    after = [name_of(c) for c in driver.log if name_of(c) in ("take", "compile")][2:]
+    assert after[:3] == ["take", "compile", "compile"]
+
+
+def test_ranks_that_move_find_what_their_node_had_finished() -> None:
+    """With one node alone nobody waits for its modules, but where its ranks may move they are handed over too."""
+    driver = slowly(nodes=1, sections={"cluster": {"on_node_loss": "replace"}})
+    until(driver, "compile", nth=2)
+    driver.lose_node("node0")
+    assert driver.finish().ready
+    assert driver.asked("take") == [0]
+    assert sorted(driver.group().modules.built[0]) == ["gemm", "norm", "rope"]
+
+
+def test_a_single_node_that_cannot_move_hands_nothing_over() -> None:
+    """Where nobody could ever take modules they are not packed."""
+    driver = slowly(nodes=1)
+    assert driver.finish().ready
+    assert driver.asked("hand_over") == driver.asked("take") == []
+
+
+def test_a_build_stays_with_the_process_that_began_it() -> None:
+    """When another node is lost meanwhile the run goes back, and the same rank goes on, with nothing begun again."""
+    driver = slowly(nodes=3, sections={"cluster": {"on_node_loss": "shrink"}})
+    until(driver, "compile", nth=2)
+    driver.lose_node("node2")
+    assert driver.finish().ready
+    assert driver.group().modules.built == {0: ("gemm", "norm", "rope")}
+    assert set(driver.asked("compile")) == {0}
+
+
+def test_a_builder_that_dies_between_two_steps_is_followed() -> None:
+    """What it had begun died with it: its node is looked at again, and the rest is built there, by whoever is there."""
+    driver = slowly()
+    call = until(driver, "hand_over")
+    driver.kill(call.rank)
+    assert driver.in_flight("survey", rank=1)
+    assert driver.finish().ready
+    built = driver.group().modules.built
+    assert sorted(name for rank in (0, 1) for name in built.get(rank, ())) == ["gemm", "norm", "rope"]
+    assert set(driver.asked("take")) == {2, 4}
+
+
+def test_what_is_held_is_taken_when_nothing_more_can_be_handed_over() -> None:
+    """Trouble with the second module costs the other nodes the build of the second and third, not of the first."""
+    driver = slowly()
+    driver.fails(until(driver, "hand_over", nth=2), "CorruptArtifactError", "norm.so is not complete")
+    assert driver.finish().ready
+    built = driver.group().modules.built
+    assert (built[2], built[4]) == (("norm", "rope"), ("norm", "rope"))
+
+
+def test_a_node_that_lacks_what_another_has_gets_it_while_that_one_builds() -> None:
+    """Nobody waits for modules that he does not lack."""
+    driver = slowly(nodes=2)
+    driver.world.workspaces["node0"] = {"gemm", "norm"}
+    driver.world.workspaces["node1"] = {"norm", "rope"}
+    until(driver, "take")
+    assert driver.group().modules.held == {"gemm"}
+    assert driver.in_flight("compile", rank=0)
+    assert driver.finish().ready

@@ -14,7 +14,7 @@ from warmup.tuning import building
 class Spec:
     """A module that builds as a test wants."""
 
-    def __init__(self, name: str, error: str = "", barrier: threading.Barrier | None = None) -> None:
+    def __init__(self, name: str, error: str = "", barrier: threading.Barrier | Gate | None = None) -> None:
         self.name, self.error, self.barrier, self.built = name, error, barrier, 0
 
     @property
@@ -42,17 +42,52 @@ def test_modules_are_built_at_the_same_time() -> None:
     """With the CPUs for it two modules build together (each waits for the other), and both are reported."""
     barrier = threading.Barrier(2)
     specs = {name: Spec(name, barrier=barrier) for name in ("one", "two")}
-    said: list[str] = []
-    building.build(specs, ["one", "two"], max_jobs=8, progress=said.append)
-    assert sorted(line.split()[0] for line in said) == ["one", "two"]
+    steps = list(building.build(specs, ["one", "two"], max_jobs=8))
+    assert sorted(name for step in steps for name in step) == ["one", "two"]
     assert all(spec.is_compiled for spec in specs.values())
+
+
+def test_what_is_finished_is_told_while_the_rest_builds() -> None:
+    """The first module is named while the second cannot end yet; the second one goes on when nobody asks."""
+    gate = threading.Barrier(2)
+    specs = {"one": Spec("one"), "two": Spec("two", barrier=gate)}
+    steps = building.build(specs, ["one", "two"], max_jobs=8)
+    assert next(steps) == ("one",)
+    assert not specs["two"].is_compiled
+    gate.wait(10)
+    assert list(steps) == [("two",)]
+
+
+class Gate:
+    """Something that a build waits at until the test opens it."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def wait(self, limit_s: float) -> None:
+        """The build's side."""
+        self.reached.set()
+        assert self.opened.wait(limit_s)
+
+
+def test_whoever_stops_asking_does_not_wait() -> None:
+    """A build that is dropped begins nothing more, and what it had begun goes on by itself."""
+    gate = Gate()
+    specs = {"one": Spec("one"), "two": Spec("two", barrier=gate), "three": Spec("three")}
+    steps = building.build(specs, list(specs), max_jobs=4)
+    assert next(steps) == ("one",)
+    assert gate.reached.wait(10)
+    steps.close()
+    assert not specs["two"].is_compiled
+    gate.opened.set()
+    assert not specs["three"].is_compiled
 
 
 def test_one_module_may_use_all_jobs() -> None:
     """The jobs are shared out among the modules that build at the same time."""
     from configs import env
 
-    building.build({"one": Spec("one")}, ["one"], max_jobs=12, progress=lambda _: None)
+    assert list(building.build({"one": Spec("one")}, ["one"], max_jobs=12)) == [("one",)]
     assert {name: env.snapshot()[name] for name in ("MAX_JOBS", "OMP_NUM_THREADS")} == {
         "MAX_JOBS": "12",
         "OMP_NUM_THREADS": "12",
@@ -60,10 +95,12 @@ def test_one_module_may_use_all_jobs() -> None:
 
 
 def test_a_failed_build_names_its_module() -> None:
-    """The error has the module's name and the end of the compiler's output."""
+    """The error has the module's name and the end of the compiler's output; what had begun is finished before."""
     output = "\n".join(f"line {number}" for number in range(100))
+    specs = {"bad": Spec("bad", output), "good": Spec("good")}
     with pytest.raises(CompileError, match="module bad did not build") as caught:
-        building.build({"bad": Spec("bad", output)}, ["bad"], max_jobs=2, progress=lambda _: None)
+        list(building.build(specs, ["good", "bad"], max_jobs=8))
+    assert specs["good"].is_compiled
     assert "line 99" in str(caught.value)
     assert "line 1\n" not in str(caught.value)
     assert caught.value.details["module"] == "bad"
@@ -72,8 +109,8 @@ def test_a_failed_build_names_its_module() -> None:
 def test_an_unknown_module_is_refused_and_none_is_nothing() -> None:
     """A name that no workload needs is an error; an empty list builds nothing."""
     with pytest.raises(CompileError, match="no prepared workload needs module x"):
-        building.build({}, ["x"], max_jobs=2, progress=lambda _: None)
-    building.build({}, [], max_jobs=2, progress=lambda _: pytest.fail("nothing to say"))
+        list(building.build({}, ["x"], max_jobs=2))
+    assert list(building.build({}, [], max_jobs=2)) == []
 
 
 def test_missing_modules_are_those_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""What a modelled process and a modelled directory hold, and the tables among it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from warmup.machine.commands import Failure
+
+Value = dict[str, Any]
+
+
+class RefusedError(Exception):
+    """A rank's method raises; `failure` is what the coordinator would be told."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(kind, message)
+
+
+@dataclass(slots=True)
+class Table:
+    """A tuned table: its rows decide its digest."""
+
+    digest: str
+    results: list[Value]
+    verdicts: list[Value]
+    guarded: bool
+    recorded_at: float
+
+    @classmethod
+    def of(cls, results: Sequence[Value], verdicts: Sequence[Value], guarded: bool, at: float) -> Table | None:
+        """The table of these rows; None when no task was tuned."""
+        chosen = {row["task_id"]: row["choice"]["tactic"] for row in results if row["outcome"] == "tuned"}
+        chosen.update({row["task_id"]: row["choice"]["tactic"] for row in verdicts})
+        if not chosen:
+            return None
+        text = ";".join(f"{task}={choice}" for task, choice in sorted(chosen.items()))
+        return cls(hashlib.sha256(text.encode()).hexdigest(), list(results), list(verdicts), guarded, at)
+
+    @property
+    def header(self) -> Value:
+        """What `pack` and `lookup` tell the machine."""
+        return {"digest": self.digest, "manifest": "", "blobs": [{"sha256": self.digest, "bytes": 1, "kind": "t"}]}
+
+
+@dataclass(slots=True)
+class Directory:
+    """One store; several nodes may share it."""
+
+    is_read_only: bool = False
+    lacks_files: bool = False
+    """Its tables are found, but not where ranks load them."""
+    tables: dict[str, Table] = field(default_factory=dict)
+    modules: dict[str, set[str]] = field(default_factory=dict)
+    """Key of a class -> its modules that are installed here."""
+    partial: dict[str, list[Value]] = field(default_factory=dict)
+    markers: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Process:
+    """One process of a rank; `number` counts its predecessors."""
+
+    rank: int
+    number: int
+    is_started: bool = True
+    free_at: float = 0.0
+    died_at: float | None = None
+    hung_since: float | None = None
+    is_silent: bool = False
+    task: tuple[str, float] | None = None
+    """What it measures and since when."""
+    last_words: Value | None = None
+    """What its predecessor left in its black box."""
+    budget: int | None = None
+    """Memory that it was told to keep to."""
+    packed: Table | None = None
+    packed_modules: set[str] = field(default_factory=set)
+    building: list[str] = field(default_factory=list)
+    """Modules whose build it began and did not tell the end of."""
+    uses_installed: bool = False
+    """Finds the modules that are installed in its directory."""
+    loaded: str | None = None
+    has_replayed: bool = False
+    has_warmed: bool = False

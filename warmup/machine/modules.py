@@ -1,0 +1,64 @@
+"""Which nodes of a class lack FlashInfer modules, who builds, and what the coordinator holds of them already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class ModuleState:
+    """Of one class; COMPILING keeps it, across a lost node too."""
+
+    missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Node id -> modules that it lacks; a node that was not asked yet, or whose builder died, is absent."""
+    in_use: dict[str, str] = field(default_factory=dict)
+    """Node id -> the installed set that its ranks use instead of modules of their own."""
+    active: dict[int, int] = field(default_factory=dict)
+    """Rank -> number of its process that uses its node's set."""
+    alone: set[str] = field(default_factory=set)
+    """Nodes that build for themselves, because they cannot take what is handed over."""
+    ships: bool = True
+    """False once nothing can be handed over: every node builds for itself."""
+    builders: dict[int, int] = field(default_factory=dict)
+    """Rank -> number of its process that builds; what it has begun goes on between two calls."""
+    packer: int | None = None
+    """The rank that hands over, until what it packed is adopted."""
+    offered: frozenset[str] = frozenset()
+    """Names of what it was asked for."""
+    offer: dict[str, Any] | None = None
+    """What its `hand_over` returned."""
+    header: dict[str, Any] | None = None
+    """The newest modules that the coordinator holds; `take` is given these."""
+    held: frozenset[str] = frozenset()
+    """Names of modules in it that somebody needed; they are never built again."""
+    built: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Rank -> modules that it compiled."""
+    received: list[str] = field(default_factory=list)
+    """Nodes that took modules over."""
+
+    def begin_again(self) -> None:
+        """What is installed and adopted stays; every node is asked anew, because others may be there now."""
+        self.missing.clear()
+        self.alone.clear()
+        self.ships = True
+        self.packer = self.offer = None
+
+    def give_up_shipping(self) -> None:
+        """Every node builds what it lacks; what was adopted before is still taken."""
+        self.ships = False
+        self.packer = self.offer = None
+
+    def adopt(self) -> None:
+        """What was offered is with the coordinator."""
+        self.header, self.held = self.offer, self.held | self.offered
+        self.packer = self.offer = None
+
+    def advance(self, rank: int, process: int, node: str, built: list[str], missing: list[str]) -> None:
+        """A builder finished some; the rest goes on in its process."""
+        self.missing[node] = tuple(missing)
+        self.built[rank] = (*self.built.get(rank, ()), *built)
+        if missing:
+            self.builders[rank] = process
+        else:
+            self.builders.pop(rank, None)
