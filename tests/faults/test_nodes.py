@@ -5,13 +5,14 @@ Two ranks: one on a machine of its own, which is lost, one on the spare machine,
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_measured_once, moment
-from tests.saboteur import Saboteur, kill_node
+from tests.saboteur import Saboteur, during, kill_node
 from tests.testbed import Case, Node
 from warmup.report import WarmupReport
 
@@ -96,3 +97,22 @@ def test_replace_moves_the_ranks_of_a_lost_node(case: Case, doomed: Node, phase:
     assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
     assert any("start again on other nodes" in text for text in report.warnings)
     assert_measured_once(case)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler to make a shared library with")
+@pytest.mark.parametrize("doomed", [True], indirect=True)
+def test_what_a_lost_builder_had_finished_is_taken_over(case: Case, doomed: Node) -> None:
+    """Its machine is gone while it builds the second of three: the next one takes the first and builds the rest."""
+    spare, libraries = case.bed.nodes[2], ["gemm", "norm", "sampling"]
+    shutil.rmtree(spare.home / "workspace" / "scripted", ignore_errors=True)
+    case.script(libraries=libraries)
+    case.script(doomed, libraries=libraries, pause_s={"compile": {"2": 15}})
+    with Saboteur(case, during("compile", 2, doomed.node_id), kill_node()):
+        report = case.run(case.config(cluster={"node_labels": {"pool": "spare"}, "on_node_loss": "shrink"}))
+    assert report.ready, report.error
+    assert [line.node for line in case.calls("compile")].count(spare) == 2
+    assert sorted(path.name for path in (spare.home / "workspace" / "scripted").iterdir()) == ["norm.so", "sampling.so"]
+    (group,) = report.classes
+    assert sorted(group.built.values()) == [("gemm",), ("norm", "sampling")]
+    assert group.received == (spare.node_id,)
+    shutil.rmtree(spare.home / "workspace" / "scripted")
