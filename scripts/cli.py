@@ -109,8 +109,8 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
 ) -> None:
-    """What live runs are doing, per rank; else how the last runs ended on this node, and what serving processes here
-    have compiled since they were ready (`warmup.monitor`)."""
+    """What live runs are doing, per rank; else how the last runs ended on this node, through Ray Client on every node;
+    and what serving processes here have compiled since they were ready (`warmup.monitor`)."""
     settings = _config(config, override) if config is not None else None
 
     def work() -> int:
@@ -133,12 +133,13 @@ def wait(
 ) -> None:
     """For init containers: exit 0 when this node's table is ready, 1 when its run failed, 124 after the timeout.
 
-    Where the config simulates nodes: when the tables of all of them are, or that of --node.
+    Where the config simulates nodes: when the tables of all of them are, or that of --node. Through Ray Client
+    (--address ray://...): those of all nodes of the newest run.
     """
     settings = _config(config, override)
 
     def work() -> int:
-        from actors.status import wait_ready
+        from actors.verdicts import wait_ready
 
         return wait_ready(settings, timeout, address, node)
 

@@ -1,4 +1,4 @@
-"""`status`: live runs, else how the last ones ended on this node; and what serving processes here have compiled."""
+"""`status`: live runs, else how the last ones ended here; and what serving processes here have compiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.status import attached, live_runs, serving, verdicts
+from actors.status import attached, is_client, live_runs, serving
+from actors.verdicts import verdicts, verdicts_of_cluster
 from configs import WarmupConfig
 from scripts.terminal import wide_console
 
@@ -27,7 +28,9 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
             _print_runs(console, runs, as_json)
             time.sleep(WATCH_S)
             runs = live_runs()
-    ended = [] if runs else verdicts(config)
+        ended = verdicts_of_cluster(config) if connected and is_client(address) and not runs else []
+    if not is_client(address) and not runs:
+        ended = verdicts(config)
     processes = serving(config)
     if as_json:
         typer.echo(json.dumps({"live": runs, "ended": ended, "serving": processes}, indent=2))
@@ -38,7 +41,7 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
     for process in processes:
         _print_process(console, process)
     if not runs and not ended:
-        console.print("no run is active, and none has ended on this node")
+        console.print(f"no run is active, and none has ended on {'any' if is_client(address) else 'this'} node")
     return 0
 
 
@@ -61,8 +64,9 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
     ended = datetime.fromtimestamp(verdict["ended_at"], UTC).isoformat(timespec="seconds")
     state = "READY" if verdict["ready"] else "FAILED"
+    where = f"node {verdict['node_id'][:8]}, " if "node_id" in verdict else ""
     console.print(
-        f"{state} at {ended}: run {verdict['run_id']}, {verdict['directory']}", highlight=False, soft_wrap=True
+        f"{state} at {ended}: run {verdict['run_id']}, {where}{verdict['directory']}", highlight=False, soft_wrap=True
     )
     if verdict.get("error"):
         console.print(f"  {verdict['error'].splitlines()[0]}", highlight=False, soft_wrap=True, markup=False)

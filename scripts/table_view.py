@@ -1,30 +1,44 @@
-"""`show`: a tuned file for people or machines."""
+"""`show`: a tuned file, and what is quarantined beside it, for people or machines."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.table import Table
 
 from scripts.terminal import wide_console
 from warmup.errors import StoreError
-from warmup.table import parse_table
+from warmup.store.node_store import NodeStore
+from warmup.table import TunedTable, parse_table
 
 
 def show_table(path: Path, *, as_json: bool) -> int:
-    """Print entries, metadata and digest; raises a WarmupError for anything that is not a table."""
+    """Print entries, metadata, digest and quarantine; raises a WarmupError for anything that is not a table."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
     table = parse_table(data)
+    quarantine = NodeStore(path.parent).load_quarantine()
     if as_json:
         entries = {key: [entry.runner, entry.tactic] for key, entry in table.entries.items()}
-        document = {"path": str(path), "digest": table.digest, "metadata": dict(table.metadata), "entries": entries}
+        document = {
+            "path": str(path),
+            "digest": table.digest,
+            "metadata": dict(table.metadata),
+            "entries": entries,
+            "quarantine": quarantine,
+        }
         typer.echo(json.dumps(document, indent=2))
         return 0
+    _print(path, table, quarantine)
+    return 0
+
+
+def _print(path: Path, table: TunedTable, quarantine: list[dict[str, Any]]) -> None:
     console = wide_console()
     view = Table(title=str(path))
     view.add_column("task", overflow="fold")
@@ -33,7 +47,9 @@ def show_table(path: Path, *, as_json: bool) -> int:
     for key, entry in table.entries.items():
         view.add_row(key, entry.runner, "default" if entry.tactic == -1 else json.dumps(entry.tactic))
     console.print(view)
+    for row in quarantine:
+        text = f"quarantined: {row.get('runner')} tactic {row.get('tactic')} of {row.get('op')}; not measured again"
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
     for name, value in table.metadata.items():
         console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
     console.print(f"entries: {len(table.entries)}\ndigest: {table.digest}", highlight=False, soft_wrap=True)
-    return 0

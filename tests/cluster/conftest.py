@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.lanes import pytest_xdist_make_scheduler
 from tests.testbed import Case, Testbed, hold, release
+
+__all__ = ["bed", "case", "pytest_xdist_make_scheduler"]
 
 
 @pytest.fixture(scope="session")

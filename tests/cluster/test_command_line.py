@@ -18,7 +18,7 @@ import pytest
 from configs import WarmupConfig
 from tests.testbed import ROOT, Case, Testbed
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("command line")]
+pytestmark = pytest.mark.cluster
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

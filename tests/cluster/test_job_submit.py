@@ -19,7 +19,7 @@ import pytest
 
 from tests.testbed import ENVIRONMENT, ROOT, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("job submit")]
+pytestmark = pytest.mark.cluster
 
 
 @dataclass(frozen=True)

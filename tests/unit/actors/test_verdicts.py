@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from actors import status
-from actors.status import EXIT_TIMEOUT, verdicts, wait_ready
+from actors import verdicts as endings
+from actors.verdicts import EXIT_TIMEOUT, judge, verdicts, wait_ready
 from configs import WarmupConfig, load_config
 from tests.artifacts import make_artifact
 from warmup.artifact.artifact import table_content
@@ -24,7 +24,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WarmupConfig:
     """Two simulated nodes below `tmp_path`; nobody runs."""
     monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(status, "_is_live", lambda config, address: False)
+    monkeypatch.setattr(endings, "_is_live", lambda config, address: False)
     return load_config("cpu_two_nodes")
 
 
@@ -65,3 +65,19 @@ def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
     found = verdicts(config)
     assert [verdict["run_id"] for verdict in found] == ["run-1", "run-0"]
     assert len({verdict["directory"] for verdict in found}) == 2
+
+
+def test_a_cluster_is_as_its_newest_run_left_it() -> None:
+    """Older verdicts do not count; a table that is gone is waited for; without a verdict nothing is known."""
+    old = {"run_id": "a", "ended_at": 1.0, "ready": False, "hit": False}
+    new = {"run_id": "b", "ended_at": 2.0, "ready": True, "hit": True}
+    assert judge([]) is None
+    assert judge([old, new, new]) == 0
+    assert judge([new, new | {"hit": False}]) is None
+    assert judge([new, old | {"ended_at": 3.0}]) == 1
+
+
+def test_a_cluster_that_is_not_there_yet_is_waited_for(config: WarmupConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """Through Ray Client `wait` says what it could not reach, and times out."""
+    assert wait_ready(config, 0.0, "ray://127.0.0.1:1") == EXIT_TIMEOUT
+    assert "no Ray cluster answers at ray://127.0.0.1:1 (--address)" in caplog.text

@@ -1,0 +1,175 @@
+"""How runs ended: every run leaves a verdict beside each node's table, so readiness can be asked for without Ray.
+
+Read on this node; through Ray Client, where this machine is no node of the cluster, on every node that could hold a
+rank of the config.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.client import NAMESPACE, coordinator_name
+from actors.errors import ClusterError
+from actors.status import attached, is_client
+from configs import WarmupConfig, parse_config
+from configs.schema import CacheSection
+from warmup.rank.forecast import forecast_rank
+from warmup.rank.node_paths import environments_here, resolve_paths
+from warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+EXIT_TIMEOUT = 124
+NODES_S = 20.0
+"""For the answers of the nodes, where they are asked."""
+_POLL_S = 1.0
+Verdict = dict[str, Any]
+Clock = Callable[[], float]
+
+
+def verdicts(config: WarmupConfig | None) -> list[Verdict]:
+    """How the last runs ended on this node, newest first; of one config's table, or of every table."""
+    if config is not None:
+        nodes = environments_here(config)
+        directories = [forecast_rank(config, 0, environment=node).table_path.parent for node in nodes]
+    else:
+        directories = list(_all_stores())
+    found = []
+    for directory in directories:
+        verdict = NodeStore(directory).load_verdict()
+        if verdict is not None:
+            found.append({**verdict, "directory": str(directory)})
+    return _newest_first(found)
+
+
+def verdicts_of_cluster(config: WarmupConfig | None) -> list[Verdict]:
+    """The same from the nodes of the connected cluster, each with its `node_id`."""
+    asked = _ask(verdicts_here, config)
+    return _newest_first([verdict | {"node_id": node_id} for node_id, found in asked.items() for verdict in found])
+
+
+def verdicts_here(config: dict[str, Any] | None) -> list[Verdict]:
+    """`verdicts`, as a task on a node."""
+    return verdicts(None if config is None else parse_config(config))
+
+
+def wait_ready(
+    config: WarmupConfig, timeout_s: float, address: str | None, node: int | None = None, clock: Clock = time.monotonic
+) -> int:
+    """0 when this node's table is there and its run ended ready, 1 when it failed, 124 after `timeout_s`.
+
+    Where the config simulates nodes: all of them, or `node` alone. Through Ray Client: those of the newest run.
+    """
+    deadline = clock() + timeout_s
+    if is_client(address):
+        return _wait_for_cluster(config, address, deadline, clock)
+    nodes = environments_here(config, node)
+    while True:
+        answers = [_verdict_of(config, environment) for environment in nodes]
+        if all(answer == 0 for answer in answers):
+            return 0
+        if 1 in answers and not _is_live(config, address):
+            return 1
+        if clock() >= deadline:
+            return EXIT_TIMEOUT
+        _pause(deadline, clock)
+
+
+def judge(answers: Sequence[Mapping[str, Any]]) -> int | None:
+    """What nodes say of a work, each a verdict with `hit`: 0 where every node of the newest run has its table, 1 where
+    that run failed, None where it is not known. A node that serves from memory leaves no verdict."""
+    if not answers:
+        return None
+    newest = max(answers, key=lambda answer: answer.get("ended_at", 0.0))
+    if not newest["ready"]:
+        return 1
+    return 0 if all(answer["hit"] for answer in answers if answer.get("run_id") == newest.get("run_id")) else None
+
+
+def answer_here(config: dict[str, Any]) -> Verdict | None:
+    """The verdict of a config's work on this node, with `hit`: whether the table is there, too. A task on a node."""
+    found = forecast_rank(parse_config(config), 0, environment={})
+    verdict = NodeStore(found.table_path.parent).load_verdict()
+    return None if verdict is None else verdict | {"hit": found.hit}
+
+
+def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float, clock: Clock) -> int:
+    """One connection for as long as it lasts; a cluster that is not there yet, or away for now, is tried again."""
+    import ray
+
+    while True:
+        try:
+            with attached(address) as connected:
+                while connected:
+                    answers = _ask(answer_here, config).values()
+                    code = judge([answer for answer in answers if answer is not None])
+                    if code == 0 or (code == 1 and not _is_running(config)):
+                        return code
+                    if clock() >= deadline:
+                        return EXIT_TIMEOUT
+                    _pause(deadline, clock)
+        except (ClusterError, ConnectionError, ray.exceptions.RayError) as error:
+            logger.warning("%s", error)
+        if clock() >= deadline:
+            return EXIT_TIMEOUT
+        _pause(deadline, clock)
+
+
+def _ask(function: Callable[..., Any], config: WarmupConfig | None) -> dict[str, Any]:
+    """A node's answer by its id, from every node that could hold a rank of the config; who gave none is logged."""
+    from actors import capacity
+    from actors.node_caches import nodes_for
+    from actors.node_task import ask_nodes
+
+    members = capacity.members()
+    nodes = members if config is None else nodes_for(config, members)
+    argument = None if config is None else config.model_dump(mode="json")
+    answers, problems = ask_nodes(function, {node.node_id: (argument,) for node in nodes}, NODES_S)
+    for problem in problems.values():
+        logger.warning("%s", problem)
+    return answers
+
+
+def _verdict_of(config: WarmupConfig, node: Mapping[str, str]) -> int | None:
+    """0: the node's table is there and its run ended ready; 1: it failed; None: nothing is known. Needs no Ray."""
+    found = forecast_rank(config, 0, environment=node)
+    verdict = NodeStore(found.table_path.parent).load_verdict()
+    if verdict is None:
+        return None
+    if not verdict["ready"]:
+        return 1
+    return 0 if found.hit else None
+
+
+def _is_live(config: WarmupConfig, address: str | None) -> bool:
+    """Whether another attempt at the same work runs right now, so that an old failure is not the last word."""
+    with attached(address) as connected:
+        return connected and _is_running(config)
+
+
+def _is_running(config: WarmupConfig) -> bool:
+    """Whether the connected cluster has a live coordinator of this work."""
+    import ray
+
+    try:
+        ray.get_actor(coordinator_name(config), namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def _pause(deadline: float, clock: Clock) -> None:
+    time.sleep(min(_POLL_S, max(0.0, deadline - clock())))
+
+
+def _newest_first(found: list[Verdict]) -> list[Verdict]:
+    return sorted(found, key=lambda verdict: verdict.get("ended_at", 0.0), reverse=True)
+
+
+def _all_stores() -> Iterator[Path]:
+    root = resolve_paths(CacheSection()).root / "flashinfer_autotune_cache"
+    yield from sorted(path.parent for path in root.glob("*/*/*/verdict.json"))

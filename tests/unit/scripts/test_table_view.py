@@ -1,0 +1,35 @@
+"""What `show` prints of a table and of what lies beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts.table_view import show_table
+from tests.fakes import METADATA
+from warmup.store.node_store import NodeStore
+from warmup.table import Entry, TunedTable
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A table of one entry."""
+    key = "('gemm', 'Fast', ((8, 64), (64, 32)), ())"
+    path = tmp_path / "autotune_configs.json"
+    path.write_bytes(TunedTable(METADATA, {key: Entry("Fast", 1)}, {}).to_bytes())
+    return path
+
+
+def test_quarantined_tactics_are_listed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Op, runner and tactic of what hung or killed a process, for people and for machines; without any, none."""
+    show_table(path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["quarantine"] == []
+
+    row = {"op": "fp8_gemm", "runner": "CudnnRunner", "tactic": "[3, 1]"}
+    NodeStore(path.parent).save_quarantine([row])
+    show_table(path, as_json=True)
+    assert json.loads(capsys.readouterr().out)["quarantine"] == [row]
+    show_table(path, as_json=False)
+    assert "quarantined: CudnnRunner tactic [3, 1] of fp8_gemm" in capsys.readouterr().out
