@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,59 +19,37 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs import env  # noqa: E402
-from configs.model import load_model  # noqa: E402
-from warmup.runner.schedule import SamplingParams  # noqa: E402
+from configs.model import ModelDims, load_model  # noqa: E402
+from warmup.engine_warmup.outline import EngineOutline  # noqa: E402
+from warmup.engine_warmup.runner_calls import runner_calls  # noqa: E402
+from warmup.runner.calls import layer_calls  # noqa: E402
+from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
 
-PARTS = ("build", "numerics", "warm", "cold", "mla")
-ALLOWED_S = {"build": 240, "numerics": 120, "warm": 180, "cold": 300, "mla": 200}
-BUILDS = ("norm", "sampling", "attention", "gemm")
+PARTS = ("build", "numerics", "warm", "cold", "fp8", "mla")
+ALLOWED_S = {"build": 240, "numerics": 150, "warm": 180, "cold": 300, "fp8": 120, "mla": 120}
+FP8_REQUESTS = 60
+"""The fp8 part is a short one."""
 
 
 def part_build(args: argparse.Namespace) -> dict[str, Any]:
-    """Build the modules in parallel, one process each: FlashInfer locks per module."""
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "tests.gpu.engine_check", str(args.out)]
-    children = {name: subprocess.Popen([*command, "--build-one", name, *forwarded(args)], cwd=ROOT) for name in BUILDS}
-    try:
-        codes = {name: child.wait(timeout=ALLOWED_S["build"] - 10) for name, child in children.items()}
-    finally:
-        for child in children.values():
-            child.kill()
-    return {"seconds": time.perf_counter() - began, "exit_codes": codes, "passed": not any(codes.values())}
+    """Build, several at a time, every module that the runners of the other parts call."""
+    from tests.gpu.engine_serving import dims_of, limits_of
+    from tests.gpu.runner_numerics import MLA_DIMS
+    from warmup.tuning import building
 
-
-def build_one(name: str, args: argparse.Namespace) -> None:
-    """The smallest call that makes FlashInfer build what the runner needs."""
-    import torch
-
-    from tests.gpu.runner_numerics import run_attention
-    from warmup.runner import attention, layer_ops, sampler
-
-    if args.device == "cpu":
-        return
-    dims, device = load_model(args.preset), torch.device(args.device)
-    x = torch.randn(8, dims.hidden_size, dtype=torch.bfloat16, device=device)
-    ops = layer_ops.FlashInferOps()
-    if name == "norm":
-        ops.rms_norm(x, x[0].contiguous(), 1e-6)
-    elif name == "gemm":
-        ops.linear(x, torch.randn(256, dims.hidden_size, dtype=torch.bfloat16, device=device))
-    elif name == "sampling":
-        everything = SamplingParams.for_warmup()
-        row = sampler.SamplingRow(everything, np.zeros(1, dtype=np.int64), [])
-        sampler.Sampler(device).sample(torch.randn(1, dims.vocab_size, device=device), [row])
-    else:
-        shape = attention.HeadShape(dims.num_attention_heads, dims.num_key_value_heads, dims.head_dim, 1.0)
-        workspace = torch.zeros(attention.WORKSPACE_BYTES, dtype=torch.uint8, device=device)
-        backend = attention.FlashInferPagedAttention(shape, torch.bfloat16, workspace)
-        run_attention(backend, shape, [1, 5], [9, 7], device)
-    torch.cuda.synchronize()
+    began, found = time.perf_counter(), []
+    for dims in (dims_of(args), ModelDims.model_validate(MLA_DIMS)):
+        for quantization in ("none", "fp8"):
+            calls = layer_calls(dims, limits_of(args), backend="cuda", dtype="bfloat16", quantization=quantization)
+            cache = KVCacheConfig(2, interleaved_groups(1, (16,)))
+            found += runner_calls(EngineOutline(dims, limits_of(args), cache, "cuda", "bfloat16", calls))
+    missing = building.missing(found) if args.device != "cpu" else []
+    building.build(building.specs_of(found) if missing else {}, missing, os.cpu_count() or 1, logging.info)
+    return {"seconds": time.perf_counter() - began, "built": missing, "passed": True}
 
 
 def forwarded(args: argparse.Namespace) -> list[str]:
@@ -89,7 +68,9 @@ def run_part(part: str, args: argparse.Namespace) -> dict[str, Any]:
         return runner_numerics.measure(part, load_model(args.preset), args.device)
     from tests.gpu.engine_serving import part_serving
 
-    return part_serving(args, warm=part == "warm")
+    if part == "fp8":
+        args.quantization, args.requests = "fp8", min(args.requests, FP8_REQUESTS)
+    return part_serving(args, warm=part != "cold")
 
 
 def child_environment(part: str, args: argparse.Namespace) -> dict[str, str]:
@@ -136,16 +117,15 @@ def cell(value: Any) -> str:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Warm and cold side by side, then the other parts."""
-    rows = [f"{'':34}{'with warmup':>16}{'without':>16}"]
-    warm, cold = results.get("warm", {}), results.get("cold", {})
+    """The served parts side by side, then the others."""
+    shown = [results.get(part, {}) for part in ("warm", "cold", "fp8")]
+    rows = [f"{'':34}{'with warmup':>16}{'without':>16}{'fp8, with':>16}"]
     for name in (
         *("make_runner_s", "warmup_s", "steps", "shapes", "stalled_shapes", "seconds_first_pass", "seconds_later_pass"),
-        *("median_step_ms", "compiled", "loaded", "left_behind", "greedy_tokens"),
+        *("median_step_ms", "compiled", "loaded", "left_behind", "in_torch", "greedy_tokens"),
     ):
-        cells = [cell(row.get(name, row.get("error", "-"))) for row in (warm, cold)]
-        rows.append(f"{name:34}{cells[0]:>16}{cells[1]:>16}")
-    for name, row in (("warm", warm), ("cold", cold)):
+        rows.append(f"{name:34}" + "".join(f"{cell(row.get(name, row.get('error', '-'))):>16}" for row in shown))
+    for name, row in zip(("warm", "cold", "fp8"), shown, strict=True):
         for slow in row.get("slowest_first", [])[:4]:
             rows.append(f"  {name}: {slow['shape']}: first {slow['first_ms']:.1f} ms, later {slow['later_ms']:.1f} ms")
     for part, row in results.items():
@@ -169,14 +149,11 @@ def main() -> int:
     parser.add_argument("--modules", type=Path, help="FlashInfer workspace of built modules, for every part")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--part", choices=PARTS, help="run one part in this process")
-    parser.add_argument("--build-one", choices=BUILDS, help="build one module in this process")
+    parser.set_defaults(quantization="none")
     args = parser.parse_args()
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    if args.build_one:
-        build_one(args.build_one, args)
-        return 0
     if args.part:
         (args.out / f"{args.part}.json").write_text(json.dumps(run_part(args.part, args), indent=1))
         return 0

@@ -18,9 +18,11 @@ import numpy as np
 
 from configs.model import ModelDims, load_model
 from warmup.engine_warmup.verify import KINDS
+from warmup.runner.calls import layer_calls
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits
 from warmup.runner.scheduler import Scheduler, ServedRequest
+from warmup.tasks import Workload
 
 FACTOR, SLACK_S = 3.0, 0.002
 """A first step may take 3 times its later median, or 2 ms more, whichever is larger."""
@@ -59,14 +61,31 @@ def make_runner(args: argparse.Namespace) -> Any:
     from warmup.runner.assembly import RunnerConfig
     from warmup.runner.builtin import BuiltinRunner
 
-    dims = ModelDims.model_validate(TINY) if args.tiny else load_model(args.preset)
-    longest = 128 if args.tiny else 4096
-    limits = SchedulerLimits(min(longest, 4096), 64, longest + 32)
+    dims, limits = dims_of(args), limits_of(args)
     groups = interleaved_groups(args.layers, (16, 32))
     per_request = sum(-(-limits.max_model_len // group.block_size) for group in groups)
     cache = KVCacheConfig(limits.max_num_seqs * per_request + 1, groups)
-    dtype = "float32" if args.device == "cpu" else "bfloat16"
-    return BuiltinRunner(RunnerConfig(dims, limits, cache, device=args.device, dtype=dtype))
+    calls = calls_of(args, dims, limits)
+    dtype = "float32" if calls[0].family == "cpu_gemm" else "bfloat16"
+    return BuiltinRunner(RunnerConfig(dims, limits, cache, device=args.device, dtype=dtype, workloads=calls))
+
+
+def dims_of(args: argparse.Namespace) -> ModelDims:
+    """The preset's dimensions."""
+    return ModelDims.model_validate(TINY) if args.tiny else load_model(args.preset)
+
+
+def limits_of(args: argparse.Namespace) -> SchedulerLimits:
+    """Of a step and of a sequence: the longest prompt and room for its output."""
+    longest = 128 if args.tiny else 4096
+    return SchedulerLimits(longest, 64, longest + 32)
+
+
+def calls_of(args: argparse.Namespace, dims: ModelDims, limits: SchedulerLimits) -> tuple[Workload, ...]:
+    """What its layers call; on the CPU an fp8 model computes in torch what a GPU's calls would give."""
+    backend = "cpu" if args.device == "cpu" and args.quantization == "none" else "cuda"
+    dtype = "float32" if backend == "cpu" else "bfloat16"
+    return layer_calls(dims, limits, backend=backend, dtype=dtype, quantization=args.quantization)
 
 
 def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[ServedRequest]]:
@@ -146,32 +165,16 @@ def judge(passes: list[Pass]) -> dict[str, Any]:
 
 def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
     """Serve with or without warmup, compilations counted from before the first request."""
-    import torch
-
     from warmup.engine_warmup.monitor import CompilationMonitor
-    from warmup.engine_warmup.order import ENGINE_WARMUPS
-    from warmup.engine_warmup.run import run_engine_warmups
-    from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
 
     began = time.perf_counter()
     runner = make_runner(args)
-    result: dict[str, Any] = {"make_runner_s": time.perf_counter() - began}
+    result: dict[str, Any] = {
+        "make_runner_s": time.perf_counter() - began,
+        "in_torch": list(runner.projections.fallbacks),
+    }
     if warm:
-        began = time.perf_counter()
-        before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
-        context = WarmupContext(
-            runner,
-            runner.execute_model,
-            runner.sample_tokens,
-            lambda: synchronize(args),
-            EngineWarmupOptions(slot_mapping_for_any=True),
-            capability=capability(args),
-        )
-        report = run_engine_warmups(context, ENGINE_WARMUPS)
-        result |= {"warmup_s": time.perf_counter() - began, "warmups": report.to_json()}
-        captured = report.outcome("graph_capture")
-        result["graphs"] = list(captured.shapes) or captured.reason
-        result["left_behind"] = [n for n, tensor in runner.buffers().items() if not torch.equal(before[n], tensor)]
+        result |= warm_up(args, runner)
     gc.collect()
     gc.freeze()
     with CompilationMonitor() as monitor:
@@ -185,11 +188,39 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
         hashlib.sha256(json.dumps(greedy, sort_keys=True).encode()).hexdigest()[:12] if greedy else None
     )
     quiet = seen.is_clean and result["stalled_shapes"] == 0
-    if warm and args.device != "cpu":
-        quiet = quiet and captured.state == "done"
     # Without warmup the check must see something, or it sees nothing with it either.
-    result["passed"] = quiet and report.ready and not result["left_behind"] if warm else not quiet
+    result["passed"] = quiet and result["warm"] and not result["left_behind"] if warm else not quiet
     return result
+
+
+def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
+    """Run the engine warmups; `warm` says whether each did what it should on this device."""
+    import torch
+
+    from warmup.engine_warmup.order import ENGINE_WARMUPS
+    from warmup.engine_warmup.run import run_engine_warmups
+    from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
+
+    began = time.perf_counter()
+    before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
+    context = WarmupContext(
+        runner,
+        runner.execute_model,
+        runner.sample_tokens,
+        lambda: synchronize(args),
+        EngineWarmupOptions(slot_mapping_for_any=True),
+        capability=capability(args),
+    )
+    report = run_engine_warmups(context, ENGINE_WARMUPS)
+    captured = report.outcome("graph_capture")
+    on_gpu = captured.state == "done" and not runner.projections.fallbacks
+    return {
+        "warmup_s": time.perf_counter() - began,
+        "warmups": report.to_json(),
+        "graphs": list(captured.shapes) or captured.reason,
+        "left_behind": [n for n, tensor in runner.buffers().items() if not torch.equal(before[n], tensor)],
+        "warm": report.ready and (on_gpu or args.device == "cpu"),
+    }
 
 
 def capability(args: argparse.Namespace) -> tuple[int, int] | None:

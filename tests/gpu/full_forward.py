@@ -6,6 +6,7 @@ Both have the same weights: the reference draws them as the runner does, on the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +15,21 @@ from configs.model import ModelDims
 from warmup.runner.assembly import RunnerConfig, cache_row_shapes
 from warmup.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
 from warmup.runner.builtin import BuiltinRunner
+from warmup.runner.calls import layer_calls
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.kv_store import KVStore
 from warmup.runner.layer_ops import TorchOps
+from warmup.runner.projections import Projection, Projections, TorchProjection
 from warmup.runner.protocol import SchedulerLimits
 from warmup.runner.sampler import Sampled, Sampler, SamplingRow
 from warmup.runner.schedule import SamplingParams
 from warmup.runner.scheduler import Scheduler, ServedRequest
 from warmup.runner.transformer import Decoder, ForwardStep
 from warmup.runner.weights import WeightSource
+from warmup.tasks import Workload
+from warmup.workloads.gemm import bind
 
-LAYERS, CHUNK = 2, 128
+DTYPE, LAYERS, CHUNK = "bfloat16", 2, 128
 PROMPT_LENS, NEW_TOKENS = (300, 37, 1), 6
 LIMITS = SchedulerLimits(256, 4, 512)
 
@@ -41,6 +46,17 @@ class WideWeights(WeightSource):
         return super().ones(width).double()
 
 
+class WideProjections(Projections):
+    """The runner's weights after their quantization, multiplied in float64."""
+
+    def bound(self, call: Workload, weight: torch.Tensor) -> Projection:
+        """See `Projections.bound`."""
+        if call.op == "fp8_gemm":
+            narrow: Any = bind(call, weight.to(torch.bfloat16))
+            weight = narrow.values(torch.float64)
+        return TorchProjection(weight)
+
+
 class Recorder:
     """Stands before a sampler and keeps the logits that it was given, by prompt length and position."""
 
@@ -55,12 +71,13 @@ class Recorder:
         return self._inner.sample(logits, rows)
 
 
-def forward_errors(dims: ModelDims, device: torch.device, dtype: str) -> tuple[dict[str, float], float]:
+def forward_errors(dims: ModelDims, device: torch.device, quantization: str = "none") -> tuple[dict[str, float], float]:
     """Relative error of the logits of each request, and of logits that are planted one position too far."""
     groups = interleaved_groups(LAYERS, (16, 32))
     per_request = sum(-(-LIMITS.max_model_len // group.block_size) for group in groups)
     cache = KVCacheConfig(LIMITS.max_num_seqs * per_request + 1, groups)
-    config = RunnerConfig(dims, LIMITS, cache, device=str(device), dtype=dtype)
+    calls = layer_calls(dims, LIMITS, backend="cuda", dtype=DTYPE, quantization=quantization)
+    config = RunnerConfig(dims, LIMITS, cache, device=str(device), dtype=DTYPE, workloads=calls)
     runner = BuiltinRunner(config)
     recorder = Recorder(runner.sampler)
     runner.sampler = recorder  # type: ignore[assignment]
@@ -80,7 +97,9 @@ def forward_errors(dims: ModelDims, device: torch.device, dtype: str) -> tuple[d
         tokens = (*request.prompt, *request.output)
         expected = full_forward(decoder, config, tokens, device)[first : first + NEW_TOKENS]
         got = torch.stack(recorder.logits[len(request.prompt)]).double()
-        errors[f"served model, prompt of {len(request.prompt)}"] = distance(got, expected)
+        errors[f"served {DTYPE if quantization == 'none' else quantization} model, prompt of {len(request.prompt)}"] = (
+            distance(got, expected)
+        )
         planted = min(planted, distance(got, expected.roll(1, dims=0)))
     return errors, planted
 
@@ -91,7 +110,8 @@ def reference_decoder(config: RunnerConfig, device: torch.device) -> Decoder:
     load = torch.zeros(layers, max(config.dims.num_experts, 1), dtype=torch.int64, device=device)
     groups = [config.kv_cache.group_of(layer) for layer in range(layers)]
     source = WideWeights(config.seed, config.torch_dtype, device)
-    return Decoder(config.dims, layers, groups, source, TorchOps(), load, config.limits.max_model_len)
+    projections = WideProjections(config.calls, source, device)
+    return Decoder(config.dims, layers, groups, projections, TorchOps(), load, config.limits.max_model_len)
 
 
 def full_forward(decoder: Decoder, config: RunnerConfig, tokens: Sequence[int], device: torch.device) -> torch.Tensor:

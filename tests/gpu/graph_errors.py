@@ -7,6 +7,7 @@ import torch
 from configs.model import ModelDims
 from warmup.runner.assembly import RunnerConfig
 from warmup.runner.builtin import BuiltinRunner
+from warmup.runner.calls import layer_calls
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits
 
@@ -14,10 +15,13 @@ LAYERS, REQUESTS = 2, 64
 OTHER_TOKEN = 7
 
 
-def graph_errors(dims: ModelDims, device: torch.device, dtype: str) -> tuple[dict[str, float], float]:
+def graph_errors(dims: ModelDims, device: torch.device, quantization: str = "none") -> tuple[dict[str, float], float]:
     """Relative errors by name, and that of a replay whose input was changed after the capture (a planted error)."""
     limits, groups = SchedulerLimits(1024, REQUESTS, 2048), interleaved_groups(LAYERS, (16, 32))
-    runner = BuiltinRunner(RunnerConfig(dims, limits, KVCacheConfig(256, groups), device=str(device), dtype=dtype))
+    calls = layer_calls(dims, limits, backend="cuda", dtype="bfloat16", quantization=quantization)
+    cache = KVCacheConfig(256, groups)
+    runner = BuiltinRunner(RunnerConfig(dims, limits, cache, device=str(device), dtype="bfloat16", workloads=calls))
+    kind = "graph" if quantization == "none" else f"graph {quantization}"
     errors, planted = {}, 0.0
     for size in (max(runner.graph_capture_sizes), min(runner.graph_capture_sizes)):
         hidden, logits = runner.dummy_run(size, force_attention=True, uniform_decode=True)
@@ -29,8 +33,8 @@ def graph_errors(dims: ModelDims, device: torch.device, dtype: str) -> tuple[dic
             tensor.zero_()
         captured.replay()
         torch.cuda.synchronize()
-        errors[f"graph hidden states {size}"] = relative(captured.hidden, expected[0])
-        errors[f"graph logits {size}"] = relative(captured.logits, expected[1])
+        errors[f"{kind} hidden states {size}"] = relative(captured.hidden, expected[0])
+        errors[f"{kind} logits {size}"] = relative(captured.logits, expected[1])
         runner.input_batch.token_ids.gpu.fill_(OTHER_TOKEN)
         captured.replay()
         torch.cuda.synchronize()

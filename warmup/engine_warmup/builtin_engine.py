@@ -60,7 +60,7 @@ class BuiltinEngine:
                     outline.kv_cache,
                     device=outline.device,
                     dtype=outline.dtype,
-                    head_shards=outline.head_shards,
+                    workloads=outline.workloads,
                     capture_sizes=outline.capture_sizes,
                     is_first_pp_rank=outline.is_first_pp_rank,
                     is_last_pp_rank=outline.is_last_pp_rank,
@@ -101,7 +101,9 @@ class BuiltinEngine:
         """
         context = self.context(is_leader=is_leader)
         options = replace(self.options, left_out=left_out)
-        return run_engine_warmups(replace(context, options=options), warmups, announce=announce)
+        report = run_engine_warmups(replace(context, options=options), warmups, announce=announce)
+        in_torch = self.runner.projections.fallbacks
+        return replace(report, fallbacks=tuple(f"{name} ran in torch: {reason}" for name, reason in in_torch.items()))
 
     def synchronize(self) -> None:
         """Wait for the device; the CPU has done its work when a call returns."""

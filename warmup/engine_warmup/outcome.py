@@ -37,6 +37,8 @@ class EngineWarmupReport:
     outcomes: tuple[WarmupOutcome, ...]
     tuned: tuple[TunedFile, ...] = ()
     """What a leader tuned, for the artifact."""
+    fallbacks: tuple[str, ...] = ()
+    """Layers of the built-in runner that ran in torch in place of their op, and why: the op's kernels are not warm."""
 
     @property
     def ready(self) -> bool:
@@ -45,8 +47,8 @@ class EngineWarmupReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Every warning, and every failure of an optional warmup, each with the warmup's name."""
-        lines: list[str] = []
+        """Every layer in torch, every warning and every failure of an optional warmup, each with its name."""
+        lines = list(self.fallbacks)
         for outcome in self.outcomes:
             lines.extend(f"{outcome.name}: {warning}" for warning in outcome.warnings)
             if outcome.state == "failed" and not outcome.blocks_readiness:

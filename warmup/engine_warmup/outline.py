@@ -13,10 +13,12 @@ from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.engine_warmup.prefill_decode import DECODE_STEPS
 from warmup.engine_warmup.spec import EngineWarmupOptions
 from warmup.ranks import share_of
+from warmup.runner.calls import layer_calls
 from warmup.runner.kv_cache import KVCacheConfig, KVCacheGroup, interleaved_groups
 from warmup.runner.protocol import SchedulerLimits
 from warmup.runner.traits import attention_name, capabilities_on
-from warmup.workloads.catalog import layers_of_stage
+from warmup.tasks import Workload
+from warmup.workloads.catalog import MOE_GEMM1, layers_of_stage
 
 PROMPT_LEN = 2
 """Tokens of a made-up prompt: one more than a decode step has."""
@@ -31,31 +33,45 @@ class EngineOutline:
     """One rank's engine."""
 
     dims: ModelDims
-    """The share of one rank: its heads, its part of the feed-forward, its experts; the vocabulary is whole."""
+    """The share of one rank: its heads, its part of the feed-forward; the vocabulary is whole."""
     limits: SchedulerLimits
     kv_cache: KVCacheConfig
     device: str = "cpu"
     dtype: str = "float32"
-    head_shards: int = 1
-    """Ranks that share the LM head."""
+    workloads: tuple[Workload, ...] = ()
+    """The op calls of this rank's share; empty: those of the whole of `dims`, as `RunnerConfig` has it."""
     capture_sizes: tuple[int, ...] | None = None
     is_first_pp_rank: bool = True
     is_last_pp_rank: bool = True
 
     @property
+    def calls(self) -> tuple[Workload, ...]:
+        """The op calls of this rank's layers."""
+        return self.workloads or layer_calls(self.dims, self.limits, backend=self.device, dtype=self.dtype)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights and KV cache, the large part of what the runner takes."""
-        dims, layers = self.dims, self.kv_cache.num_layers
-        vocabulary = dims.vocab_size * dims.hidden_size
-        ends = self.is_first_pp_rank * vocabulary + self.is_last_pp_rank * vocabulary // self.head_shards
-        dense = min(dims.first_dense_layers, layers) if dims.is_moe else layers
-        expert = 3 * dims.hidden_size * dims.moe_intermediate_size * (dims.num_experts + dims.num_shared_experts)
-        feed_forward = dense * 3 * dims.hidden_size * dims.intermediate_size + (layers - dense) * expert
-        attention = layers * _attention_weights(dims)
+        dims, size = self.dims, 4 if self.dtype == "float32" else 2
         row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
-        cache = sum(len(group.layers) * group.block_size for group in self.kv_cache.groups) * row
-        elements = ends + feed_forward + attention + cache * self.kv_cache.num_blocks
-        return elements * (4 if self.dtype == "float32" else 2)
+        slots = sum(len(group.layers) * group.block_size for group in self.kv_cache.groups) * self.kv_cache.num_blocks
+        embedding = dims.vocab_size * dims.hidden_size if self.is_first_pp_rank else 0
+        return (slots * row + embedding) * size + sum(self._bytes_of(call) for call in self.calls)
+
+    def _bytes_of(self, call: Workload) -> int:
+        """Bytes of one call's weights in all layers; 0 for calls without weights."""
+        layers, sizes = self.kv_cache.num_layers, dict(call.params)
+        dense = min(self.dims.first_dense_layers, layers) if self.dims.is_moe else layers
+        if call.op == MOE_GEMM1:
+            experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
+            return (layers - dense) * 3 * experts * (4 if self.dtype == "float32" else 2)
+        if "k" not in sizes or (call.name == "lm_head" and not self.is_last_pp_rank):
+            return 0
+        times = {"lm_head": 1, "gate_up_proj": dense, "down_proj": dense, "router": layers - dense}
+        times |= dict.fromkeys(("shared_gate_up_proj", "shared_down_proj"), layers - dense)
+        # an fp8 up-projection of keys and values is absorbed, and so kept as it is
+        size = {"float32": 4, "float8_e4m3fn": 2 if call.name == "kv_b_proj" else 1}.get(call.dtype, 2)
+        return times.get(call.name, layers) * int(sizes["k"]) * int(sizes["n"]) * size
 
 
 def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> EngineOutline:
@@ -75,13 +91,25 @@ def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -
         engine.max_model_len or autotune.max_num_batched_tokens + ROOM_FOR_OUTPUT,
     )
     groups = interleaved_groups(engine.num_layers, engine.block_sizes)
+    dtype = model.dtype if backend == "cuda" else "float32"
     return EngineOutline(
         dims=shard(dims, config, stage.pipeline_stage),
         limits=limits,
         kv_cache=KVCacheConfig(engine.kv_blocks or blocks_needed(limits, groups), groups),
         device=backend,
-        dtype=model.dtype if backend == "cuda" else "float32",
-        head_shards=model.tensor_parallel_size,
+        dtype=dtype,
+        workloads=layer_calls(
+            dims,
+            limits,
+            backend=backend,
+            dtype=dtype,
+            quantization=model.quantization,
+            tp=model.tensor_parallel_size,
+            pp=model.pipeline_parallel_size,
+            ep=model.expert_parallel_size,
+            pp_stage=stage.pipeline_stage,
+            ep_shard=stage.expert_shard,
+        ),
         capture_sizes=engine.capture_sizes,
         is_first_pp_rank=stage.pipeline_stage == 0,
         is_last_pp_rank=stage.pipeline_stage == model.pipeline_parallel_size - 1,
@@ -89,7 +117,10 @@ def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -
 
 
 def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
-    """One rank's share of every layer, in `engine.num_layers` layers of the kinds that the stage has."""
+    """One rank's share of every layer, in `engine.num_layers` layers of the kinds that the stage has.
+
+    All experts are routed to, so their number stays; how many of them a rank holds, its workloads say.
+    """
     model, layers = config.model, config.engine.num_layers
     tp, ep = model.tensor_parallel_size, model.expert_parallel_size
     own = layers_of_stage(dims.num_hidden_layers, model.pipeline_parallel_size, stage)
@@ -98,7 +129,6 @@ def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
         dense = layers
     elif dense:
         dense = min(dense, max(1, layers - 1))  # both kinds, where there is a layer for each
-    experts = dims.num_experts // ep
     heads, kv_heads = dims.num_attention_heads // tp, max(1, dims.num_key_value_heads // tp)
     return dims.model_copy(
         update={
@@ -106,8 +136,6 @@ def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
             "num_attention_heads": heads,
             "num_key_value_heads": heads if dims.is_mla else kv_heads,
             "intermediate_size": dims.intermediate_size // tp,
-            "num_experts": experts,
-            "num_experts_per_tok": min(dims.num_experts_per_tok, experts),
             "moe_intermediate_size": dims.moe_intermediate_size // max(1, tp // ep),
             "first_dense_layers": dense,
         }
@@ -159,13 +187,3 @@ class _Named:
     def get_name(self) -> str:
         """The name."""
         return self.name
-
-
-def _attention_weights(dims: ModelDims) -> int:
-    heads, hidden = dims.num_attention_heads, dims.hidden_size
-    if not dims.is_mla:
-        return hidden * dims.head_dim * (2 * heads + 2 * dims.num_key_value_heads)
-    query = heads * (dims.qk_nope_head_dim + dims.qk_rope_head_dim)
-    down = hidden * (dims.q_lora_rank + dims.kv_lora_rank + dims.qk_rope_head_dim)
-    up = heads * dims.kv_lora_rank * (dims.qk_nope_head_dim + dims.v_head_dim)
-    return down + (dims.q_lora_rank or hidden) * query + up + heads * dims.v_head_dim * hidden

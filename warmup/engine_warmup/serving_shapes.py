@@ -69,7 +69,8 @@ class ServingShapesWarmup(EngineWarmup):
     def _prefills(self, context: WarmupContext) -> Iterator[Shape]:
         runner, limits = context.runner, context.runner.limits
         sizes: tuple[int, ...] = optional(runner, "token_sizes") or token_sizes(limits.max_num_batched_tokens)
-        for count in sorted(sizes, reverse=True):
+        # the last size may lie past what a step may have, and is then reached by padding
+        for count in sorted({min(size, limits.max_num_batched_tokens) for size in sizes}, reverse=True):
             if count <= limits.max_model_len:
                 yield Shape(PREFILL, count, 1)
                 yield Shape(CHUNK, count, 1)
@@ -82,7 +83,7 @@ class ServingShapesWarmup(EngineWarmup):
         runner, limits = context.runner, context.runner.limits
         padded: tuple[int, ...] = optional(runner, "request_sizes") or request_sizes(limits.max_num_seqs)
         captured: tuple[int, ...] = optional(runner, "graph_capture_sizes") or ()
-        for requests in sorted({*padded, *captured}, reverse=True):
+        for requests in sorted({min(size, limits.max_num_seqs) for size in (*padded, *captured)}, reverse=True):
             tokens = requests * runner.decode_query_len
             if tokens <= limits.max_num_batched_tokens:
                 yield Shape(DECODE, tokens, requests)

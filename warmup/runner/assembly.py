@@ -10,10 +10,12 @@ import torch
 from configs.model import ModelDims
 from warmup.kernels.launch import LaunchMode, default_mode
 from warmup.runner.attention import WORKSPACE_BYTES, FlashInferPagedAttention, HeadShape, TorchPagedAttention
+from warmup.runner.calls import layer_calls
 from warmup.runner.kv_cache import KVCacheConfig
 from warmup.runner.layer_ops import FlashInferOps, LayerOps, TorchOps
 from warmup.runner.mla import FlashInferLatentAttention, TorchLatentAttention
 from warmup.runner.protocol import SchedulerLimits
+from warmup.tasks import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class RunnerConfig:
     is_pooling_model: bool = False
     is_first_pp_rank: bool = True
     is_last_pp_rank: bool = True
-    head_shards: int = 1
-    """Tensor-parallel ranks that share the LM head; the other ranks' logits are stood in for by this rank's own."""
+    workloads: tuple[Workload, ...] = ()
+    """The op calls of this rank's share of the model (`layer_calls`); empty: those of the whole of `dims`."""
     capture_sizes: tuple[int, ...] | None = None
     """Requests in captured decode steps; None: powers of two up to the largest number of requests."""
     kernel_mode: LaunchMode | None = None
@@ -51,6 +53,12 @@ class RunnerConfig:
         if not isinstance(found, torch.dtype):
             raise ValueError(f"runner.dtype is {self.dtype!r}, not a torch dtype")
         return found
+
+    @property
+    def calls(self) -> tuple[Workload, ...]:
+        """The op calls that the layers make."""
+        backend = "cuda" if torch.device(self.device).type == "cuda" else "cpu"
+        return self.workloads or layer_calls(self.dims, self.limits, backend=backend, dtype=self.dtype)
 
     @property
     def mode(self) -> LaunchMode:

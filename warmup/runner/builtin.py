@@ -1,7 +1,7 @@
 """The built-in runner: small but real. One step is `execute_model` up to the logits, then `sample_tokens`.
 
-Steps are padded to the sizes of `sizes.py`, so that serving meets a finite set of GEMM shapes. `dummy_run` uses the
-null block only: it writes no key or value and touches no request.
+Steps are padded to the sizes of `sizes.py`, so that serving meets a finite set of GEMM shapes: the tuned ones.
+`dummy_run` uses the null block only: it writes no key or value and touches no request.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from warmup.runner.graphs import CapturedStep, DeviceWork, capture
 from warmup.runner.input_batch import InputBatch, StepRows
 from warmup.runner.kv_store import KVStore
 from warmup.runner.pending import PendingStep, pool
+from warmup.runner.projections import Projections
 from warmup.runner.sampler import Sampler
 from warmup.runner.schedule import GrammarOutput, SchedulerOutput, StepOutput
 from warmup.runner.sizes import padded, request_sizes, token_sizes
@@ -48,7 +49,7 @@ class BuiltinRunner:
         self.attention_backends = attention_backends(config, self.device)
         self.token_sizes = token_sizes(config.limits.max_num_batched_tokens)
         self.graph_capture_sizes = config.capture_sizes or request_sizes(config.limits.max_num_seqs)
-        self.request_sizes = tuple(sorted({*request_sizes(config.limits.max_num_seqs), *self.graph_capture_sizes}))
+        self.request_sizes = token_sizes(config.limits.max_num_seqs)
         self._build()
 
     def _build(self) -> None:
@@ -57,24 +58,24 @@ class BuiltinRunner:
             config.kv_cache,
             limits.max_num_seqs,
             limits.max_model_len,
-            limits.max_num_batched_tokens,
+            self.token_sizes[-1],
             self.device,
             config.mode,
         )
         self.input_batch = InputBatch(limits, self.block_table, self.device)
         self.expert_load = torch.zeros(layers, max(config.dims.num_experts, 1), dtype=torch.int64, device=self.device)
-        source = WeightSource(config.seed, config.torch_dtype, self.device)
+        weights = WeightSource(config.seed, config.torch_dtype, self.device)
+        self.projections = Projections(config.calls, weights, self.device)
         self.decoder = Decoder(
             config.dims,
             layers,
             [config.kv_cache.group_of(layer) for layer in range(layers)],
-            source,
+            self.projections,
             layer_ops(self.device),
             self.expert_load,
             limits.max_model_len,
             config.is_first_pp_rank,
             config.is_last_pp_rank,
-            config.head_shards,
         )
         rows = cache_row_shapes(config.dims)
         self.kv_store = KVStore(config.kv_cache, rows, config.torch_dtype, self.device, config.mode)

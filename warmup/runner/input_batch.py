@@ -18,6 +18,7 @@ from warmup.runner.errors import ScheduleError
 from warmup.runner.pooling import PoolingState
 from warmup.runner.protocol import SchedulerLimits
 from warmup.runner.schedule import BlockIds, NewRequest, SamplingParams, SchedulerOutput
+from warmup.runner.sizes import token_sizes
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class InputBatch:
     seq_lens: CpuGpuBuffer = field(init=False)
 
     def __post_init__(self) -> None:
-        tokens, seqs = self.limits.max_num_batched_tokens, self.limits.max_num_seqs
+        tokens, seqs = token_sizes(self.limits.max_num_batched_tokens)[-1], self.limits.max_num_seqs
         self.token_ids = CpuGpuBuffer(tokens, dtype=torch.int64, device=self.device)
         self.position_buffer = CpuGpuBuffer(tokens, dtype=torch.int64, device=self.device)
         self.query_start_loc = CpuGpuBuffer(seqs + 1, dtype=torch.int32, device=self.device)

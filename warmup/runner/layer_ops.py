@@ -1,32 +1,21 @@
-"""The dense operations of a decoder layer, behind one small interface: FlashInfer on CUDA, torch elsewhere.
-
-On CUDA with bfloat16 the GEMMs go through FlashInfer's `mm_bf16`, so a loaded autotune table decides their tactics.
-"""
+"""What a decoder layer does between its GEMMs and its attention: norms (FlashInfer on CUDA) and rotary embedding."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
 
 
 class LayerOps(Protocol):
-    """What the layers are made of. Activations are [tokens, width]."""
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """`x @ weight.T`; weight is [out, in]."""
+    """Norms of activations [tokens, width]."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """Root mean square norm over the last dimension."""
 
 
 class TorchOps:
-    """Plain torch, in the dtype of the inputs; norms accumulate in float32 (float64 stays float64)."""
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """See `LayerOps.linear`."""
-        return functional.linear(x, weight)
+    """Plain torch, in the dtype of the inputs, accumulating in float32 (float64 stays float64)."""
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `LayerOps.rms_norm`."""
@@ -35,18 +24,12 @@ class TorchOps:
 
 
 class FlashInferOps:
-    """FlashInfer's norm and, for bfloat16, its cuBLASLt GEMM."""
+    """FlashInfer's norm."""
 
     def __init__(self) -> None:
         import flashinfer
 
         self._flashinfer: Any = flashinfer
-
-    def linear(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """See `LayerOps.linear`; dtypes other than bfloat16 run through torch."""
-        if x.dtype != torch.bfloat16:
-            return functional.linear(x, weight)
-        return self._flashinfer.mm_bf16(x, weight.t(), backend="cublaslt")
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `LayerOps.rms_norm`."""

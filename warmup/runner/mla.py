@@ -1,7 +1,8 @@
 """Multi-head latent attention: the cache holds one compressed vector and one rotary key per token.
 
 Attention runs in the compressed space: the key's up-projection is absorbed into the query, the value's into the
-output, so that the cache is read as it is. FlashInfer's MLA wrapper on CUDA, a torch reference elsewhere.
+output, so that the cache is read as it is (and the GEMM `kv_b_proj`, which is tuned for engines that expand the cache
+in a prefill, is not run). FlashInfer's MLA wrapper on CUDA, a torch reference elsewhere.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from configs.model import ModelDims
 from warmup.runner.attention import AttentionStep, causal_mask, paged_indices
 from warmup.runner.kv_store import KVStore
 from warmup.runner.layer_ops import LayerOps, Rope
+from warmup.runner.projections import Projections
 from warmup.runner.traits import MLA_CPU, MLA_CUDA
-from warmup.runner.weights import WeightSource
 
 
 class LatentAttention(Protocol):
@@ -123,18 +124,17 @@ class FlashInferLatentAttention:
 class MultiHeadLatentAttention:
     """The layer around it: low-rank query and key-value projections, norms, rotary part, absorbed up-projections."""
 
-    def __init__(self, dims: ModelDims, layer: int, source: WeightSource, ops: LayerOps, rope: Rope) -> None:
+    def __init__(self, dims: ModelDims, layer: int, projections: Projections, ops: LayerOps, rope: Rope) -> None:
         self._dims, self._layer, self._ops, self._rope = dims, layer, ops, rope
-        heads, rank = dims.num_attention_heads, dims.kv_lora_rank
-        query_in = dims.q_lora_rank or dims.hidden_size
-        self._query_down = source.matrix(dims.q_lora_rank, dims.hidden_size) if dims.q_lora_rank else None
-        self._query_norm = source.ones(query_in)
-        self._query_up = source.matrix(heads * (dims.qk_nope_head_dim + dims.qk_rope_head_dim), query_in)
-        self._kv_down = source.matrix(rank + dims.qk_rope_head_dim, dims.hidden_size)
+        heads, rank, source = dims.num_attention_heads, dims.kv_lora_rank, projections.source
+        # with a low-rank query, its down-projection and that of keys and values are one GEMM
+        names = ("qkv_a_proj", "q_b_proj") if dims.q_lora_rank else ("kv_a_proj", "q_proj")
+        self._down, self._query_up = (projections.make(name) for name in names)
+        self._query_norm = source.ones(dims.q_lora_rank) if dims.q_lora_rank else None
         self._kv_norm = source.ones(rank)
         self.key_up = source.tensor(heads, dims.qk_nope_head_dim, rank, scale=rank**-0.5)
         self.value_up = source.tensor(heads, rank, dims.v_head_dim, scale=rank**-0.5)
-        self._out = source.matrix(dims.hidden_size, heads * dims.v_head_dim)
+        self._out = projections.make("o_proj")
 
     def __call__(
         self,
@@ -155,21 +155,18 @@ class MultiHeadLatentAttention:
                 absorbed[:num_tokens], query_rope[:num_tokens], *store.layers[self._layer]
             )
         values = torch.einsum("thr,hrv->thv", attended, self.value_up)
-        return self._ops.linear(values.flatten(1), self._out)
+        return self._out(values.flatten(1))
 
     def project(
         self, x: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Query without and with rotary part [tokens, heads, ...], compressed vector and rotary key [tokens, ...]."""
         dims, eps = self._dims, self._dims.rms_norm_eps
-        if self._query_down is not None:
-            x_query = self._ops.rms_norm(self._ops.linear(x, self._query_down), self._query_norm, eps)
-        else:
-            x_query = x
-        split = [dims.qk_nope_head_dim, dims.qk_rope_head_dim]
-        query = self._ops.linear(x_query, self._query_up).view(-1, dims.num_attention_heads, sum(split))
-        query_nope, query_rope = query.split(split, dim=-1)
-        latent, key_rope = self._ops.linear(x, self._kv_down).split([dims.kv_lora_rank, split[1]], dim=-1)
+        nope, rotary = dims.qk_nope_head_dim, dims.qk_rope_head_dim
+        low, latent, key_rope = self._down(x).split([dims.q_lora_rank, dims.kv_lora_rank, rotary], dim=-1)
+        x_query = x if self._query_norm is None else self._ops.rms_norm(low, self._query_norm, eps)
+        query = self._query_up(x_query).view(-1, dims.num_attention_heads, nope + rotary)
+        query_nope, query_rope = query.split([nope, rotary], dim=-1)
         latent = self._ops.rms_norm(latent, self._kv_norm, eps)
         return (
             query_nope,

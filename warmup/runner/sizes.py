@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import bisect
 
+from warmup.workloads.catalog import op_buckets
 
-def token_sizes(max_tokens: int) -> tuple[int, ...]:
-    """Ascending sizes for numbers of tokens: doubling to 256, then steps of 256, of 512 and doubling again."""
-    sizes = {max_tokens}
-    step, size = 1, 1
-    while size < max_tokens:
-        sizes.add(size)
-        if size < 256:
-            step = size
-        elif size < 2048:
-            step = 256
-        elif size < 4096:
-            step = 512
-        else:
-            step = size
-        size += step
-    return tuple(sorted(sizes))
+GEMM = "bf16_gemm"
+"""Every GEMM op has the same buckets."""
+
+
+def token_sizes(most: int) -> tuple[int, ...]:
+    """Ascending sizes for numbers of rows in a GEMM: those at which GEMMs are tuned, the last one at least `most`."""
+    return op_buckets(GEMM, most)
 
 
 def request_sizes(max_requests: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from warmup.runner.gqa import GroupedQueryAttention
 from warmup.runner.kv_store import KVStore
 from warmup.runner.layer_ops import LayerOps, Rope
 from warmup.runner.mla import MultiHeadLatentAttention
-from warmup.runner.weights import WeightSource
+from warmup.runner.projections import Projections
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +42,29 @@ class Decoder:
         dims: ModelDims,
         num_layers: int,
         group_of_layer: Sequence[int],
-        source: WeightSource,
+        projections: Projections,
         ops: LayerOps,
         expert_load: torch.Tensor,
         max_model_len: int,
         first_stage: bool = True,
         last_stage: bool = True,
-        head_shards: int = 1,
     ) -> None:
         self._dims, self._ops, self._groups = dims, ops, tuple(group_of_layer)
         width = dims.qk_rope_head_dim if dims.is_mla else dims.head_dim
         rope = Rope(width, dims.rope_theta, max_model_len, expert_load.device)
         attention = MultiHeadLatentAttention if dims.is_mla else GroupedQueryAttention
+        source = projections.source
         self._embedding = source.tensor(dims.vocab_size, dims.hidden_size, scale=1.0) if first_stage else None
         self.attention_layers: list[Any] = []
         self._feed_forward: list[DenseMLP | MoE] = []
         self._norms: list[tuple[torch.Tensor, torch.Tensor]] = []
         for layer in range(num_layers):
-            self.attention_layers.append(attention(dims, layer, source, ops, rope))
+            self.attention_layers.append(attention(dims, layer, projections, ops, rope))
             is_moe = dims.is_moe and layer >= dims.first_dense_layers
-            self._feed_forward.append(
-                MoE(dims, source, ops, expert_load[layer])
-                if is_moe
-                else DenseMLP(dims.hidden_size, dims.intermediate_size, source, ops)
-            )
+            self._feed_forward.append(MoE(dims, projections, expert_load[layer]) if is_moe else DenseMLP(projections))
             self._norms.append((source.ones(dims.hidden_size), source.ones(dims.hidden_size)))
         self._final_norm = source.ones(dims.hidden_size)
-        self._head_shards = head_shards
-        self._head = source.matrix(-(-dims.vocab_size // head_shards), dims.hidden_size) if last_stage else None
+        self._head = projections.make("lm_head") if last_stage else None
 
     def forward(self, inputs: torch.Tensor, step: ForwardStep, store: KVStore) -> torch.Tensor:
         """Token ids [padded tokens] (first stage) or hidden states [padded tokens, hidden] to hidden states."""
@@ -96,11 +91,13 @@ class Decoder:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """LM head over [rows, hidden], in float32 (float64 stays float64); last stage only.
 
-        With a shared head this rank's columns stand in for the other ranks', as an all-gather would bring them.
+        With a shared head this rank's columns stand in for the other ranks', as an all-gather would bring them; the
+        columns that pad the vocabulary are cut off.
         """
         if self._head is None:
             raise RuntimeError("logits() on a pipeline stage that is not the last")
-        logits = self._ops.linear(hidden, self._head)
-        if self._head_shards > 1:
-            logits = logits.repeat(1, self._head_shards)[:, : self._dims.vocab_size]
+        logits, vocab = self._head(hidden), self._dims.vocab_size
+        if (shards := -(-vocab // logits.shape[1])) > 1:
+            logits = logits.repeat(1, shards)
+        logits = logits[:, :vocab].contiguous()
         return logits if logits.dtype == torch.float64 else logits.float()

@@ -63,6 +63,13 @@ class Room(Protocol):
         """FlashInfer `JitSpec`s that the workload needs compiled; their `.name`s are `workload.modules`."""
 
 
+class BoundWeights(Protocol):
+    """A layer's weights in the layout of its op. Rooms of ops with weights make them: `bind(workload, *weights)`."""
+
+    def call(self, *activations: Any) -> OpCall:
+        """The op's call for one step's activations, the very call that is tuned and replayed."""
+
+
 def builder_for(workload: Workload) -> Room:
     """The room that builds this workload. Raises WorkloadError naming the workload when there is none."""
     name = ROOM_OF_OP.get(workload.op) or ROOM_OF_FAMILY.get(workload.family)

@@ -44,6 +44,24 @@ class CpuGemmCall:
         return ColumnSample(columns, a.double() @ weight[columns].double().t())
 
 
+@dataclass(frozen=True, eq=False)
+class CpuWeight:
+    """A weight as `cpu_gemm` reads it: [N, K]."""
+
+    operand: Any
+
+    def call(self, a: Any) -> CpuGemmCall:
+        """The call for activations [M, K]."""
+        return CpuGemmCall((a, self.operand))
+
+
+def bind(workload: Workload, weight: Any) -> CpuWeight:
+    """A layer's weight [N, K], as it is; FlashInfer's tuner is imported now and not in the layer's first call."""
+    import warmup.tuning.cpu_gemm  # noqa: F401
+
+    return CpuWeight(weight)
+
+
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> CpuGemmCall:
     """Inputs of one GEMM; with `values=False` the weight reads as zeros and takes no memory, and may be run."""
     import torch

@@ -50,31 +50,67 @@ class FusedMoeCall:
         return out[0] if isinstance(out, list | tuple) else out
 
     def reference(self) -> Any:
-        """The same in float32, expert by expert; experts of other shards add nothing."""
+        """The same in float32."""
         import torch
 
         x, experts, weights, fc1, fc2 = self.inputs
-        total = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
-        for expert in range(fc1.shape[0]):
-            tokens, slots = (experts == expert).nonzero(as_tuple=True)
-            if not len(tokens):
-                continue
-            linear, gate = (x[tokens].float() @ fc1[expert].float().t()).chunk(2, dim=-1)
-            hidden = (torch.nn.functional.silu(gate) * linear).to(x.dtype).float()
-            out = hidden @ fc2[expert].float().t()
-            total.index_add_(0, tokens, out * weights[tokens, slots].unsqueeze(1))
-        return total
+        return mixture(x, experts, weights, fc1, fc2, torch.float32)
+
+
+def mixture(x: Any, experts: Any, weights: Any, fc1: Any, fc2: Any, dtype: Any) -> Any:
+    """What the fused call computes, in torch, expert by expert in `dtype`; experts of other shards add nothing.
+
+    Reads the routing on the host. Arguments as in `FusedMoeCall.inputs`; returns [tokens, hidden] of `dtype`.
+    """
+    import torch
+
+    total = torch.zeros(x.shape, dtype=dtype, device=x.device)
+    for expert in experts.unique().tolist():
+        if expert >= fc1.shape[0]:
+            continue
+        tokens, slots = (experts == expert).nonzero(as_tuple=True)
+        linear, gate = (x[tokens].to(dtype) @ fc1[expert].to(dtype).t()).chunk(2, dim=-1)
+        hidden = (torch.nn.functional.silu(gate) * linear).to(x.dtype).to(dtype)
+        out = hidden @ fc2[expert].to(dtype).t()
+        total.index_add_(0, tokens, out * weights[tokens, slots].unsqueeze(1).to(dtype))
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """One rank's experts, as `cutlass_fused_moe` reads them."""
+
+    fc1: Any
+    fc2: Any
+    tp: int
+    ep: int
+    tune_max_num_tokens: int
+
+    def call(self, x: Any, experts: Any, weights: Any) -> FusedMoeCall:
+        """The call for activations and their routing, as in `FusedMoeCall.inputs`."""
+        return FusedMoeCall((x, experts, weights, self.fc1, self.fc2), self.tp, self.ep, self.tune_max_num_tokens)
+
+
+def bind(workload: Workload, fc1: Any, fc2: Any) -> Experts:
+    """A layer's experts, of the shapes that `weight_shapes` gives."""
+    tp, ep, most = (int(workload.param(name)) for name in ("tp", "ep", "tune_max_num_tokens"))
+    return Experts(fc1, fc2, tp, ep, most)
+
+
+def weight_shapes(workload: Workload) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Shapes of fc1 and fc2 on one rank."""
+    local, hidden, inter = (int(workload.param(name)) for name in ("local_experts", "hidden", "intermediate"))
+    return (local, 2 * inter, hidden), (local, hidden, inter)
 
 
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> FusedMoeCall:
     """Random experts and random routing; with `values=False` the experts' weights are uninitialised."""
     import torch
 
-    local, hidden, inter = (int(workload.param(name)) for name in ("local_experts", "hidden", "intermediate"))
     options = {"device": device, "dtype": getattr(torch, workload.dtype)}
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + tokens)
-    x = torch.randn(tokens, hidden, generator=generator, **options)
-    shapes = ((local, 2 * inter, hidden), (local, hidden, inter))
+    x = torch.randn(tokens, int(workload.param("hidden")), generator=generator, **options)
+    shapes = weight_shapes(workload)
     if values:
         fc1, fc2 = (torch.randn(*shape, generator=generator, **options) * shape[-1] ** -0.5 for shape in shapes)
     else:
@@ -82,12 +118,7 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     experts, weights = routing(
         tokens, int(workload.param("num_experts")), int(workload.param("top_k")), device, generator
     )
-    return FusedMoeCall(
-        (x, experts, weights, fc1, fc2),
-        int(workload.param("tp")),
-        int(workload.param("ep")),
-        int(workload.param("tune_max_num_tokens")),
-    )
+    return bind(workload, fc1, fc2).call(x, experts, weights)
 
 
 def routing(tokens: int, num_experts: int, top_k: int, device: str, generator: Any) -> tuple[Any, Any]:

@@ -71,6 +71,48 @@ class Fp8GemmCall:
             return torch.cat([wide @ part.float() for part in columns], dim=1).unsqueeze(0)
 
 
+@dataclass(frozen=True, eq=False)
+class Bf16Weight:
+    """A weight as `mm_bf16` reads it: [K, N], stored column-major."""
+
+    operand: Any
+    backend: str
+
+    def call(self, a: Any) -> Bf16GemmCall:
+        """The call for activations [M, K]."""
+        return Bf16GemmCall((a, self.operand), self.backend)
+
+
+@dataclass(frozen=True, eq=False)
+class Fp8Weight:
+    """A weight as `bmm_fp8` reads it: [1, K, N] of e4m3, stored column-major, and its scale."""
+
+    operand: Any
+    scale: Any
+    backend: str
+
+    @classmethod
+    def of(cls, quantized: Any, scale: Any, backend: str) -> Fp8Weight:
+        """From a quantized weight [N, K]."""
+        return cls(quantized.unsqueeze(0).transpose(1, 2), scale, backend)
+
+    def call(self, a: Any) -> Fp8GemmCall:
+        """The call for activations [M, K] of the model's dtype, quantized with one scale for all of them."""
+        a8, a_scale = quantized(a)
+        return Fp8GemmCall((a8.unsqueeze(0), self.operand, a_scale, self.scale), self.backend)
+
+    def values(self, dtype: Any) -> Any:
+        """What the weight stands for, [N, K] in another dtype."""
+        return self.operand[0].t().to(dtype) * self.scale.to(dtype)
+
+
+def bind(workload: Workload, weight: Any) -> Bf16Weight | Fp8Weight:
+    """A layer's weight [N, K], brought into the op's layout (and quantized) once, as the layer keeps it."""
+    if workload.op != "fp8_gemm":
+        return Bf16Weight(weight.t(), workload.backend)
+    return Fp8Weight.of(*quantized(weight), workload.backend)
+
+
 def build(
     workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True
 ) -> Bf16GemmCall | Fp8GemmCall:
@@ -85,10 +127,9 @@ def build(
         weight = torch.randn(n, k, generator=generator, device=device, dtype=torch.bfloat16) * k**-0.5
     else:
         a, weight = torch.empty(tokens, k, device=device, dtype=torch.bfloat16), _blank_weight(n, k, device, fp8)
-    if not fp8:
-        return Bf16GemmCall((a, weight.t()), workload.backend)
-    (a8, a_scale), (w8, w_scale) = _quantized(a), (_quantized(weight) if values else (weight, _scale(weight)))
-    return Fp8GemmCall((a8.unsqueeze(0), w8.unsqueeze(0).transpose(1, 2), a_scale, w_scale), workload.backend)
+    if fp8 and not values:
+        return Fp8Weight.of(weight, _scale(weight), workload.backend).call(a)
+    return bind(workload, weight).call(a)
 
 
 def refusal(workload: Workload, device: str) -> str | None:
@@ -126,8 +167,8 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
     return (*profiler_specs(workload), own)
 
 
-def _quantized(values: Any) -> tuple[Any, Any]:
-    """The tensor in e4m3 and the scale that gives its values back."""
+def quantized(values: Any) -> tuple[Any, Any]:
+    """The tensor in e4m3 and the scale that gives its values back; plain torch, nothing waits for the host."""
     import torch
 
     largest = values.abs().amax().float().clamp(min=1e-12)

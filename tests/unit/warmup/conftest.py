@@ -56,11 +56,15 @@ def make_rank(tmp_path: Path) -> RankMaker:
 
 @pytest.fixture
 def make_runner() -> RunnerFactory:
-    """`make_runner("dense", max_num_seqs=4, dtype="float64", ...)`: a built-in runner of three tiny layers."""
+    """`make_runner("dense", max_num_seqs=4, dtype="float64", ...)`: a built-in runner of three tiny layers.
+
+    `calls` are arguments of `layer_calls`, for a share of a model or for the op calls of a GPU.
+    """
     import torch
 
     from warmup.runner.assembly import RunnerConfig
     from warmup.runner.builtin import BuiltinRunner
+    from warmup.runner.calls import layer_calls
     from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
     from warmup.runner.protocol import SchedulerLimits
 
@@ -75,12 +79,18 @@ def make_runner() -> RunnerFactory:
         num_blocks: int = 200,
         block_sizes: tuple[int, ...] = (4, 16),
         kv_connector: Any = None,
+        calls: dict[str, Any] | None = None,
         **config: Any,
     ) -> BuiltinRunner:
+        dims = ModelDims.model_validate(ARCHITECTURES[architecture])
+        limits = SchedulerLimits(max_num_batched_tokens, max_num_seqs, max_model_len)
+        if calls is not None:
+            wanted = {"backend": "cpu", "dtype": config.get("dtype", "float32"), **calls}
+            config["workloads"] = layer_calls(dims, limits, **wanted)
         return BuiltinRunner(
             RunnerConfig(
-                dims=ModelDims.model_validate(ARCHITECTURES[architecture]),
-                limits=SchedulerLimits(max_num_batched_tokens, max_num_seqs, max_model_len),
+                dims=dims,
+                limits=limits,
                 kv_cache=KVCacheConfig(num_blocks, interleaved_groups(3, block_sizes)),
                 **config,
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.fakes import ForeignRunner
+from tests.lookups import lookups
 from warmup.engine_warmup.run import run_engine_warmups
 from warmup.engine_warmup.sampler_features import SamplerFeaturesWarmup, features
 from warmup.engine_warmup.serving_shapes import NEEDED, ServingShapesWarmup
@@ -34,16 +35,13 @@ def test_every_padded_size_is_warmed_in_every_kind(make_context: Any, make_runne
 def test_serving_meets_no_gemm_shape_that_warmup_did_not(make_context: Any, make_runner: Any, serve: Any) -> None:
     """Every (rows, weight) of a GEMM in serving was run by the warmups before."""
     runner = make_runner(max_num_batched_tokens=24, max_num_seqs=6)
-    ops, shapes = runner.decoder._ops, set[tuple[int, ...]]()
-    original = ops.linear
-    ops.linear = lambda x, weight: shapes.add((*x.shape, *weight.shape)) or original(x, weight)
-    run_engine_warmups(make_context(runner), (ServingShapesWarmup(), SamplerFeaturesWarmup()))
-    warmed, _ = set(shapes), shapes.clear()
+    with lookups() as warmed:
+        run_engine_warmups(make_context(runner), (ServingShapesWarmup(), SamplerFeaturesWarmup()))
+    with lookups() as served:
+        serve(runner, [ServedRequest(f"r{i}", tuple(range(1 + 3 * i)), 4) for i in range(11)], chunk=7)
 
-    serve(runner, [ServedRequest(f"r{i}", tuple(range(1 + 3 * i)), 4) for i in range(11)], chunk=7)
-
-    assert shapes
-    assert shapes <= warmed
+    assert served.shapes
+    assert served.shapes <= warmed.shapes
 
 
 def test_kinds_that_the_runner_cannot_make_are_left_out(make_context: Any) -> None:

@@ -65,8 +65,9 @@ def test_a_tensor_parallel_rank_has_its_heads_and_its_part_of_the_width() -> Non
     """Of 32 query and 8 key heads a quarter each, of the feed-forward a quarter; the LM head is shared."""
     outline = outline_of(make_config(model={"tensor_parallel_size": 4}), load_model("llama-3.1-8b"), 1, "cuda")
     dims = outline.dims
+    head = next(call for call in outline.calls if call.name == "lm_head")
     assert (dims.num_attention_heads, dims.num_key_value_heads, dims.intermediate_size) == (8, 2, 3584)
-    assert (dims.vocab_size, outline.head_shards, outline.dtype) == (128256, 4, "bfloat16")
+    assert (dims.vocab_size, head.param("n"), outline.dtype) == (128256, 128256 // 4, "bfloat16")
     assert (dims.num_hidden_layers, outline.kv_cache.num_layers) == (2, 2)
 
 
@@ -80,7 +81,9 @@ def test_a_pipeline_stage_knows_its_ends(rank: int, ends: tuple[bool, bool]) -> 
 
 
 def test_a_stage_has_the_kinds_of_layers_that_are_its_own() -> None:
-    """Leading dense layers are on the first stage alone, one beside an expert layer; experts are shared out."""
+    """Leading dense layers are on the first stage alone, one beside an expert layer; experts are shared out, but every
+    rank routes to all of them.
+    """
     dims = load_model("deepseek-v3")
     asked = make_config(
         model={
@@ -90,11 +93,31 @@ def test_a_stage_has_the_kinds_of_layers_that_are_its_own() -> None:
             "expert_parallel_size": 4,
         }
     )
-    first, last = (outline_of(asked, dims, rank, "cuda").dims for rank in (0, 7))
+    outlines = [outline_of(asked, dims, rank, "cuda") for rank in (0, 7)]
+    first, last = (outline.dims for outline in outlines)
+    calls = {call.name: dict(call.params) for call in outlines[0].calls}
     assert (first.first_dense_layers, last.first_dense_layers) == (1, 0)
-    assert first.num_experts == dims.num_experts // 4
+    assert (calls["moe_gemm1"]["local_experts"], calls["router"]["n"]) == (dims.num_experts // 4, dims.num_experts)
     assert first.moe_intermediate_size == dims.moe_intermediate_size
     assert first.num_key_value_heads == first.num_attention_heads == dims.num_attention_heads // 4
+
+
+def test_a_share_of_a_model_runs() -> None:
+    """One of two ranks has half of the heads, of the width and of the experts, and half of the LM head; a request still
+    gets whole logits, the other half stood in for.
+    """
+    model = {"tensor_parallel_size": 2, "expert_parallel_size": 2}
+    outline = outline_of(make_config(model=model), dims_of("mla_moe"), 1, "cpu")
+    runner = BuiltinEngine(outline).runner
+
+    _, logits = runner.dummy_run(3, force_attention=True)
+
+    assert logits is not None
+    assert logits.shape == (3, 101)
+    assert torch.equal(logits[:, :37], logits[:, 64:])
+    assert bool(logits.isfinite().all())
+    assert runner.expert_load.shape == (2, 4)
+    assert runner.expert_load.sum() == 3 * 2
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))
@@ -138,6 +161,6 @@ def tensors_in(thing: Any, seen: set[int]) -> list[torch.Tensor]:
         return [thing] if thing.is_floating_point() else []
     if isinstance(thing, list | tuple):
         return [t for item in thing for t in tensors_in(item, seen)]
-    if type(thing).__name__ == "Rope" or not hasattr(thing, "__dict__"):
+    if type(thing).__name__ in ("Rope", "ModelDims") or not hasattr(thing, "__dict__"):
         return []
     return [t for value in vars(thing).values() for t in tensors_in(value, seen)]

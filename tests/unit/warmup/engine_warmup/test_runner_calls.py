@@ -46,6 +46,13 @@ def test_what_a_dense_model_needs() -> None:
     assert not any(call.tunable for call in calls("llama-3.1-8b"))
 
 
+def test_what_an_fp8_model_needs() -> None:
+    """The fp8 GEMM's module besides that of the LM head, which keeps bfloat16; quantizing itself is torch's."""
+    needed = modules("llama-3.1-8b", quantization="fp8")
+    assert needed == modules("llama-3.1-8b") | {"gemm"}
+    assert "fused_moe_90" in modules("qwen3-30b-a3b", quantization="fp8")
+
+
 def test_what_depends_on_the_model() -> None:
     """Latent attention has one module; few query heads per key head decode with their own; torch multiplies float16."""
     latent = next(name for name in presets() if load_model(name).is_mla)
@@ -66,7 +73,9 @@ def test_on_the_cpu_the_runner_computes_with_torch() -> None:
 
 
 def test_the_runner_calls_flashinfer_in_known_places() -> None:
-    """A part of the runner that begins to call FlashInfer must have its module named among the calls."""
+    """A part of the runner that begins to call FlashInfer must have its module named among the calls; its GEMMs and
+    experts are called by their rooms.
+    """
     found = {
         path.stem for path in RUNNER.glob("*.py") if re.search(r"^\s+(import|from) flashinfer", path.read_text(), re.M)
     }

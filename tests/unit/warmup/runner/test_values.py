@@ -45,13 +45,13 @@ def test_the_pool_never_hands_out_the_null_block_and_names_a_shortage() -> None:
 
 
 def test_sizes_cover_every_count_up_to_the_maximum() -> None:
-    """Every count has a padded size at most the maximum; one more is an error."""
+    """Every count has a padded size at which GEMMs are tuned, the largest one past the maximum; more is an error."""
     sizes = token_sizes(3000)
 
-    assert [padded(count, sizes) for count in (1, 3, 200, 257, 1025, 2049, 3000)] == [1, 4, 256, 512, 1280, 2560, 3000]
+    assert [padded(count, sizes) for count in (1, 3, 200, 257, 1025, 2049, 3000)] == [1, 4, 256, 512, 1280, 2560, 3072]
     assert request_sizes(48) == (1, 2, 4, 8, 16, 32, 48)
-    with pytest.raises(ValueError, match="3001 is larger than the largest size 3000"):
-        padded(3001, sizes)
+    with pytest.raises(ValueError, match="3073 is larger than the largest size 3072"):
+        padded(3073, sizes)
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,13 @@
-"""Tests on FlashInfer's real AutoTuner with CPU runners. FlashInfer is imported here, once, because its own
-dependencies warn while they are imported and it needs a place for its workspace.
-"""
+"""Tests on FlashInfer's real AutoTuner with CPU runners."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-os.environ.setdefault("FLASHINFER_WORKSPACE_BASE", str(Path(tempfile.gettempdir()) / f"ray-warmup-tests-{os.getuid()}"))
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("FLASHINFER_LOGGING_LEVEL", "WARNING")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import flashinfer  # noqa: F401
-    from flashinfer.autotuner import AutoTuner
-
 import torch
 
+from tests.flashinfer_quietly import AutoTuner
 from tests.gemms import make_workload
 from warmup.tasks import Workload
 

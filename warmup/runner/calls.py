@@ -1,0 +1,52 @@
+"""Which op calls the layers of one rank make: the very workloads that are tuned, by the same function. Pure."""
+
+from __future__ import annotations
+
+from configs.model import ModelDims
+from warmup.runner.protocol import SchedulerLimits
+from warmup.tasks import Workload
+from warmup.workloads.catalog import Split, fused_moe, workloads_of
+
+
+def layer_calls(
+    dims: ModelDims,
+    limits: SchedulerLimits,
+    *,
+    backend: str,
+    dtype: str,
+    quantization: str = "none",
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    pp_stage: int = 0,
+    ep_shard: int = 0,
+) -> tuple[Workload, ...]:
+    """Every op call of one rank at all of its buckets, whatever of it is tuned.
+
+    The CPU backend has no fused experts: theirs are named all the same, for the shapes of the weights, and refused.
+    """
+    found = workloads_of(
+        dims,
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        pp_stage=pp_stage,
+        ep_shard=ep_shard,
+        dtype=dtype,
+        quantization=quantization,
+        backend=backend,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+    )
+    if backend == "cuda":
+        return found
+    split = Split(
+        tp=tp,
+        pp=pp,
+        ep=ep,
+        pp_stage=pp_stage,
+        ep_shard=ep_shard,
+        max_num_batched_tokens=limits.max_num_batched_tokens,
+        max_num_seqs=limits.max_num_seqs,
+    )
+    return (*found, *fused_moe(dims, split, dtype))
