@@ -116,8 +116,8 @@ def caches_of(node: Path) -> dict[str, str]:
 def add_kernels(archive: Path, kernels: tuple[Content, ...]) -> dict[str, dict[str, int]]:
     """Put the driver's kernels into the artifact; sizes by kind."""
     place, artifact = read_archive(archive)
-    kept = [c for kind in ("autotune_configs", *COMPILED[:2]) for c in artifact.contents(kind)]
-    whole = with_compiled(artifact, kept, kernels)
+    kept = [content for kind in COMPILED[:2] for content in artifact.contents(kind)]
+    whole = with_compiled(artifact, [*kept, *kernels], covers="")
     write_archive(archive, place, whole)
     sizes: dict[str, dict[str, int]] = {}
     for blob in whole.manifest.blobs:

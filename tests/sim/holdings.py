@@ -29,6 +29,8 @@ class Table:
     verdicts: list[Value]
     guarded: bool
     recorded_at: float
+    is_poor: bool = False
+    """Its artifact lacks what a run would compile besides modules."""
 
     @classmethod
     def of(cls, results: Sequence[Value], verdicts: Sequence[Value], guarded: bool, at: float) -> Table | None:
@@ -43,7 +45,8 @@ class Table:
     @property
     def header(self) -> Value:
         """What `pack` and `lookup` tell the machine."""
-        return {"digest": self.digest, "manifest": "", "blobs": [{"sha256": self.digest, "bytes": 1, "kind": "t"}]}
+        blobs = [{"sha256": self.digest, "bytes": 1, "kind": "t"}]
+        return {"digest": self.digest, "artifact": self.is_poor, "manifest": "", "blobs": blobs}
 
 
 @dataclass(slots=True)

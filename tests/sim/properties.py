@@ -196,10 +196,18 @@ class Properties:
                 self._broken(f"READY, but rank {rank} has not replayed what it holds")
             if not process.has_warmed and self._machine.run.config.engine.enabled is not False:
                 self._broken(f"READY, but rank {rank} has not warmed its engine after that")
+            if self._holds_less(process):
+                self._broken(f"READY, but the node of rank {rank} keeps less than was compiled")
             digests[self._machine.run.class_of(rank).key].add(process.loaded)
         for key, held in digests.items():
             if len(held) != 1:
                 self._broken(f"READY with {len(held)} digests in class {key[:8]}")
+
+    def _holds_less(self, process: Process) -> bool:
+        """Whether what the rank's directory keeps of its table is not all that another run would need."""
+        directory, key = self._world.directory(process.rank), self._machine.run.class_of(process.rank).key
+        table = directory.tables.get(key) if keeps_files(self._machine.run) and not directory.is_read_only else None
+        return table is not None and table.digest == process.loaded and table.is_poor
 
     def _check_failed(self, error: str) -> None:
         if self._node_to_blame is not None:

@@ -182,6 +182,9 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     for directory in range((shape.nodes - 1) // shared + 1):
         found = world.directories[directory] = _directory(rng, groups)
         found.modules = {group.key: set(modules) for group in groups if others.random() < 0.2}
+    poor = random.Random(f"poor {schedule.seed}")
+    for table in (table for directory in world.directories.values() for table in directory.tables.values()):
+        table.is_poor = poor.random() < 0.2
     world.ships_modules = others.random() < 0.85
     world.tunes = schedule.config.autotune.is_enabled
     for node in sorted({info.node_id for info in infos}):

@@ -16,6 +16,7 @@ from warmup.machine.modules import ModuleState
 from warmup.machine.phases import Phase
 from warmup.machine.policy import Decision, NodePolicy
 from warmup.machine.pool import TaskPool
+from warmup.machine.state import ClassState
 
 BLOCK = 250
 
@@ -104,6 +105,12 @@ def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategy `leader` with every live rank at work is two leaders at once."""
     monkeypatch.setattr(working.PoolPhase, "works", lambda self, run, group, rank: run.ranks[rank].is_alive)
     assert noticed("at once")
+
+
+def test_a_poor_artifact_that_is_kept_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that never adds to a found artifact lets every node of every later run compile for itself."""
+    monkeypatch.setattr(ClassState, "needs_renewal", False)
+    assert noticed("keeps less than was compiled")
 
 
 def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,7 @@ class World(Workshop):
             "verdicts": [] if found is None else found.verdicts,
             "partial": [] if call.args["retune"] else directory.partial.get(key, []),
             "header": None if found is None else found.header,
+            "covers": found is None or not found.is_poor,
             "on_disk": not directory.lacks_files,
             "warnings": ["no marker could be left"] if directory.is_read_only else [],
         }
@@ -203,6 +204,8 @@ class World(Workshop):
             process.packed = self.directory(process.rank).tables.get(self._key(process))
         if process.packed is None:
             raise RefusedError("StoreError", "no artifact was found")
+        if call.args["renew"]:
+            process.packed = replace(process.packed, is_poor=False)
         return process.packed.header
 
     def _install(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:

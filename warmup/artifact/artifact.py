@@ -85,14 +85,23 @@ def table_content(table: bytes) -> Content:
 
 
 def timings_content(
-    table: bytes | None, rows: Sequence[Mapping[str, Any]], *, strategy: str = "", guard: str = "unguarded"
+    table: bytes | None,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    strategy: str = "",
+    guard: str = "unguarded",
+    covers: str = "",
 ) -> Content:
-    """The measurements behind a table, as a sidecar that names the table's sha256 and how it was made."""
+    """The measurements behind a table, as a sidecar that names the table's sha256 and how it was made.
+
+    `covers` says for what the compiled parts beside it were collected, opaque here.
+    """
     document = {
         "version": TIMINGS_VERSION,
         "table_sha256": sha256(table or b""),
         "strategy": strategy,
         "guard": guard,
+        "covers": covers,
         "tasks": list(rows),
     }
     return Content("timings", TIMINGS_NAME, (json.dumps(document, sort_keys=True) + "\n").encode())
@@ -191,18 +200,25 @@ def verify(
 
 def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
     """The sidecar's rows when it is of this version and names this artifact's table; empty otherwise."""
+    tasks = _sidecar(artifact).get("tasks")
+    return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []
+
+
+def read_coverage(artifact: Artifact) -> str:
+    """For what its compiled parts were collected, as `timings_content` was told; empty where nothing says."""
+    return str(_sidecar(artifact).get("covers", ""))
+
+
+def _sidecar(artifact: Artifact) -> dict[str, Any]:
     entry = next(iter(artifact.manifest.of_kind("timings")), None)
     if entry is None or entry.sha256 not in artifact.blobs:
-        return []
+        return {}
     document = parse_json(decode(entry, artifact.blobs[entry.sha256]), MAX_BLOB_BYTES, TIMINGS_NAME)
     table = artifact.manifest.table
     wanted = sha256(b"") if table is None else table.content_sha256
     if not isinstance(document, dict) or document.get("table_sha256") != wanted:
-        return []
-    if document.get("version") != TIMINGS_VERSION:
-        return []
-    tasks = document.get("tasks")
-    return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []
+        return {}
+    return document if document.get("version") == TIMINGS_VERSION else {}
 
 
 def sha256(data: Blob) -> str:

@@ -63,7 +63,7 @@ class Pushing(PhaseLogic):
             return []
         group.packer = able[0]
         if stored:
-            return [run.call(group.packer, "pack_stored", renew=bool(group.modules.built))]
+            return [run.call(group.packer, "pack_stored", renew=group.needs_renewal)]
         return [
             run.call(
                 group.packer,
@@ -100,17 +100,17 @@ def beside_source(run: Run, group: ClassState) -> list[int]:
 def lacking(group: ClassState) -> list[int]:
     """Writers whose directory does not hold the class's table as its newest, in the file that ranks load.
 
-    All of them where something was compiled that what they hold does not carry.
+    All of them where something is compiled that what they hold does not carry.
     """
     writers = sorted(set(group.writers.values()))
-    return [rank for rank in writers if group.modules.built or not _holds(group, group.lookups.get(rank, {}))]
+    return [rank for rank in writers if group.needs_renewal or not _holds(group, group.lookups.get(rank, {}))]
 
 
 def _holds(group: ClassState, found: dict[str, Any]) -> bool:
     if not found.get("hit") or not found.get("on_disk", True):
         return False
-    digest: str | None = found["header"]["digest"]
-    return digest == group.digest
+    assert group.header is not None, "something was found"
+    return all(found["header"].get(name) == group.header.get(name) for name in ("digest", "artifact"))
 
 
 class Installing(PhaseLogic):

@@ -97,7 +97,10 @@ def merge_writers(run: Run, group: ClassState) -> None:
 
 
 def adopt_found(run: Run, group: ClassState) -> None:
-    """Of several valid tables the newest guarded one wins (recorded time, then digest); partial results are kept."""
+    """Of several valid tables the newest guarded one wins (recorded time, digest, then what is compiled for it).
+
+    Partial results are kept.
+    """
     for value in group.lookups.values():
         group.quarantine += [entry for entry in value.get("quarantine", ()) if entry not in group.quarantine]
         for result in value.get("partial", ()):
@@ -106,8 +109,9 @@ def adopt_found(run: Run, group: ClassState) -> None:
     hits = {rank: v for rank, v in group.lookups.items() if v["hit"]}
     if not hits or run.retune:
         return
-    source = max(hits, key=lambda r: (hits[r]["guarded"], hits[r]["recorded_at"], hits[r]["header"]["digest"]))
+    source = max(hits, key=lambda rank: _worth(hits[rank]))
     found = hits[source]
+    group.is_covered = found.get("covers", True)
     group.source, group.header = source, found["header"]
     group.results = {result["task_id"]: result for result in found["results"]}
     group.verdicts = {verdict["task_id"]: verdict for verdict in found["verdicts"]}
@@ -123,3 +127,8 @@ def adopt_found(run: Run, group: ClassState) -> None:
     for rank, other in hits.items():
         if other["header"]["digest"] != group.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
+
+
+def _worth(found: dict[str, Any]) -> tuple[Any, ...]:
+    header = found["header"]
+    return found["guarded"], found["recorded_at"], header["digest"], found.get("covers", True), len(header["blobs"])

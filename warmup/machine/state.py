@@ -88,6 +88,8 @@ class ClassState:
     """One rank per directory; places that share a directory have the same rank."""
     source: int | None = None
     """The rank whose node has the table that was found."""
+    is_covered: bool = True
+    """Whether the found artifact carries what this run would compile besides modules."""
     needs_guard: bool = True
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -118,6 +120,11 @@ class ClassState:
     def is_hit(self) -> bool:
         """Whether a table was found on disk."""
         return self.source is not None
+
+    @property
+    def needs_renewal(self) -> bool:
+        """Whether what was found, and others may hold too, carries less than was compiled or will be."""
+        return bool(self.modules.built) or not self.is_covered
 
     @property
     def digest(self) -> str | None:

@@ -27,6 +27,8 @@ from warmup.tuner import Tuner
 logger = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
+TABLE_ALONE = "table"
+"""What is collected where no engine warmup runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,18 @@ class FreshReplay:
     variables: Mapping[str, str]
     """The environment of that process."""
     timeout_s: float
+    covers: str
+    """What an artifact must say to have everything that such a replay compiles; `warmup/rank/opening.py` decides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What goes into an artifact beside its table."""
+
+    contents: tuple[Content, ...]
+    warnings: tuple[str, ...]
+    covers: str = ""
+    """What a replay was made for; empty without one, or when it failed."""
 
 
 class CompiledWork:
@@ -142,15 +156,18 @@ class CompiledWork:
         done = self._part.install(artifact)
         return {"installed": dict(done.counts), "warnings": list(done.warnings)}
 
-    def collect(self, table: bytes) -> tuple[tuple[Content, ...], tuple[str, ...]]:
-        """What goes into the artifact beside its table, and warnings.
+    def is_covered_by(self, covers: str) -> bool:
+        """Whether an artifact that was collected for this has all that a replay here would compile."""
+        if self._store is None or self._replay is None or not self._part.has_gpu:
+            return True
+        return covers == self._replay.covers or (self._replay.covers == TABLE_ALONE and covers != "")
 
-        Modules, and what a fresh process needs to replay the table and to warm an engine.
-        """
+    def collect(self, table: bytes) -> Collected:
+        """What goes into the artifact: modules, and what a fresh process needs to replay and to warm an engine."""
         if self._store is None:
-            return (), ()
+            return Collected((), ())
         if self._replay is None or not self._part.has_gpu:
-            return self._part.collect(self._tuner.libraries(), None)
+            return Collected(*self._part.collect(self._tuner.libraries(), None))
         provider = None if self._provider is None else str(self._provider)
         request = {
             **self._replay.request,
@@ -162,12 +179,12 @@ class CompiledWork:
                 answer = fresh.replay(request, table, self._replay.timeout_s)
             except LoadError as error:
                 contents, warnings = self._part.collect(self._tuner.libraries(), None)
-                return contents, (f"the kernels of a replay are not shipped: {error}", *warnings)
+                return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
             logger.info("a fresh process replayed the table: %s", answer)
             contents, warnings = self._part.collect(
                 self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"]
             )
-        return contents, (*warnings, *_not_shipped(answer["engine"]))
+        return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
 
     def expect_collect(self) -> None:
         """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Blob, verify
+from warmup.artifact.artifact import Artifact, Blob, read_coverage, verify
 from warmup.artifact.manifest import Kind, Manifest, parse_manifest
 from warmup.cache_key import CacheKey
 from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
@@ -70,7 +70,8 @@ class Delivery:
         except LoadError:
             on_disk = False  # found, but the file that ranks would load could not be restored
         self._found = artifact
-        return {**history, "header": header_of(artifact, table), "on_disk": on_disk}
+        covers = self._compiled.is_covered_by(read_coverage(artifact))
+        return {**history, "header": header_of(artifact, table), "on_disk": on_disk, "covers": covers}
 
     def pack(
         self,
@@ -91,7 +92,7 @@ class Delivery:
         if table is None:
             return {"digest": None, "blobs": []}
         table, beside, refused = joined(table, tuned)
-        compiled, warnings = self._compiled.collect(table)
+        found = self._compiled.collect(table)
         self.artifact = make_artifact(
             table,
             ordered,
@@ -100,10 +101,11 @@ class Delivery:
             fingerprint=self._fingerprint,
             strategy=strategy,
             guarded=guarded,
-            compiled=(*beside, *compiled),
+            compiled=(*beside, *found.contents),
+            covers=found.covers,
         )
         collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *warnings]}
+        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *found.warnings]}
 
     def pack_stored(self, renew: bool = False) -> dict[str, Any]:
         """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged.
@@ -137,9 +139,9 @@ class Delivery:
     def _renewed(self) -> dict[str, Any]:
         tuned = self._tuned()
         assert tuned.table is not None
-        compiled, warnings = self._compiled.collect(tuned.table)
-        self.artifact = with_compiled(tuned, [c for kind in TUNED for c in tuned.contents(kind)], compiled)
-        return header_of(self.artifact, tuned.table) | {"warnings": list(warnings)}
+        found = self._compiled.collect(tuned.table)
+        self.artifact = with_compiled(tuned, found.contents, found.covers)
+        return header_of(self.artifact, tuned.table) | {"warnings": list(found.warnings)}
 
     def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
         """Which of an artifact's blobs this rank needs for a method: what the node lacks, or the table alone."""

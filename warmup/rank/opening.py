@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from configs import env
@@ -9,13 +11,15 @@ from configs.schema import CacheSection, WarmupConfig
 from warmup.cache_key import CacheKey
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.fingerprint import Fingerprint
-from warmup.rank.compiled_work import CompiledWork, FreshReplay
+from warmup.rank.compiled_work import TABLE_ALONE, CompiledWork, FreshReplay
+from warmup.rank.engine import off_reason
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths
 from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore, StorePath
 from warmup.tuner import Tuner, TunerOptions
 
+ENGINE_SETTINGS_THAT_COMPILE_NOTHING = ("enabled", "required", "deadlines", "monitor", "verify_requests")
 REPLAY_SHARE = 0.75
 """Share of `timeouts.pushing` that the replay for the driver's kernels may take."""
 
@@ -82,8 +86,17 @@ def compiled_work(
         "budget_bytes": who.budget_bytes,
         "engine": True,
     }
-    replay = FreshReplay(request, environ, REPLAY_SHARE * config.timeouts.pushing) if who.factory else None
+    timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
+    replay = FreshReplay(request, environ, timeout_s, covers) if who.factory else None
     return CompiledWork(tuner, part, store if _is_shared(config) else None, key, replay)
+
+
+def coverage_of(config: WarmupConfig, backend: str) -> str:
+    """What a replay of this configuration compiles for, besides what the cache key says: the engine's own settings."""
+    if off_reason(config, backend) is not None:
+        return TABLE_ALONE
+    asked = config.engine.model_dump(mode="json", exclude=set(ENGINE_SETTINGS_THAT_COMPILE_NOTHING))
+    return f"engine {hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()}"
 
 
 def _is_shared(config: WarmupConfig) -> bool:

@@ -26,6 +26,7 @@ def make_artifact(
     strategy: str,
     guarded: bool,
     compiled: Sequence[Content] = (),
+    covers: str = "",
 ) -> Artifact:
     """A table, the measurements behind it and what was compiled for it, with where it came from."""
     decided = [str(verdict.decision) for verdict in verdicts.values()]
@@ -33,7 +34,7 @@ def make_artifact(
     state: Literal["guarded", "unguarded"] = "guarded" if guarded else "unguarded"
     rows = [row_of(result, verdicts) for result in results]
     return pack(
-        [table_content(table), timings_content(table, rows, strategy=strategy, guard=state), *compiled],
+        [table_content(table), timings_content(table, rows, strategy=strategy, guard=state, covers=covers), *compiled],
         key=key.as_dict(),
         key_sha256=key.sha256,
         fingerprint=dict(fingerprint.parts),
@@ -50,9 +51,10 @@ def row_of(result: TaskResult, verdicts: Mapping[str, GuardVerdict]) -> dict[str
 
 
 def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
-    """What the other ranks need to know of an artifact before its blobs: digest, manifest, blob digests."""
+    """What the other ranks need to know of an artifact before its blobs: both digests, manifest, blob digests."""
     return {
         "digest": parse_table(table).digest,
+        "artifact": artifact.digest,
         "manifest": artifact.manifest.to_bytes().decode(),
         "blobs": blob_rows(artifact.manifest),
     }
@@ -92,11 +94,15 @@ def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def with_compiled(found: Artifact, tuned: Sequence[Content], compiled: Sequence[Content]) -> Artifact:
+def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> Artifact:
     """What was tuned, measured and decided in a found artifact, beside other compiled parts."""
-    manifest = found.manifest
+    manifest, table = found.manifest, found.table
+    assert table is not None
+    sidecar = timings_content(
+        table, read_timings(found), strategy=manifest.strategy, guard=manifest.guard.state, covers=covers
+    )
     return pack(
-        [*tuned, *compiled],
+        [table_content(table), sidecar, *found.contents("sparse_mla"), *compiled],
         key=dict(manifest.key),
         key_sha256=manifest.key_sha256,
         fingerprint=dict(manifest.fingerprint),
