@@ -9,10 +9,7 @@ from typing import Any
 
 import torch
 
-from tests.flashinfer_quietly import AutoTuner
 from warmup.tasks import Workload, tasks_of
-from warmup.tuning.autotuner_seams import capture_call
-from warmup.tuning.captured import Captured
 from warmup.workloads.base import builder_for
 
 
@@ -30,6 +27,10 @@ class Lookups:
 @contextmanager
 def lookups() -> Iterator[Lookups]:
     """Collect what the block asks outside of tuning; it is answered as ever."""
+    from flashinfer.autotuner import AutoTuner
+
+    from warmup.tuning.captured import Captured
+
     tuner, seen = AutoTuner.get(), Lookups()
     choose_one, search_cache = tuner.choose_one, tuner.search_cache
 
@@ -52,6 +53,8 @@ def lookups() -> Iterator[Lookups]:
 
 def tuned_keys(workloads: Iterable[Workload], device: str) -> dict[str, str]:
     """Every key under which a task of these workloads is tuned, and the workload's name."""
+    from warmup.tuning.autotuner_seams import capture_call
+
     found: dict[str, str] = {}
     with torch.inference_mode():
         for task in tasks_of(tuple(workloads)):

@@ -13,7 +13,6 @@ import torch
 
 from configs import WarmupConfig, parse_config
 from configs.model import load_model
-from tests.flashinfer_quietly import AutoTuner
 from tests.lookups import lookups, tuned_keys
 from warmup.engine_warmup.builtin_engine import BuiltinEngine
 from warmup.engine_warmup.outline import outline_of
@@ -30,6 +29,8 @@ DEVICE = "cuda:0"
 @pytest.fixture(autouse=True)
 def _empty_autotuner() -> Iterator[None]:
     """No table is left for other tests."""
+    from flashinfer.autotuner import AutoTuner
+
     AutoTuner.get().clear_cache()
     yield
     AutoTuner.get().clear_cache()

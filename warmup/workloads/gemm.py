@@ -103,7 +103,7 @@ class Fp8Weight:
 
     def values(self, dtype: Any) -> Any:
         """What the weight stands for, [N, K] in another dtype."""
-        return self.operand[0].t().to(dtype) * self.scale.to(dtype)
+        return self.operand[0].t().float().to(dtype) * self.scale.to(dtype)
 
 
 def bind(workload: Workload, weight: Any) -> Bf16Weight | Fp8Weight:

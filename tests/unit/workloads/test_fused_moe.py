@@ -6,16 +6,14 @@ The kernels themselves were not run: their module takes many minutes to compile.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 import torch
-from flashinfer.fused_moe import core
 
 from configs.model import load_model
+from tests.hollow_ops import hollow_experts
 from warmup.tasks import Workload
 from warmup.tuning.autotuner_seams import capture_call
 from warmup.workloads import fused_moe
@@ -51,16 +49,10 @@ def small(op: str = MOE_GEMM1, ep: int = 1) -> Workload:
 
 
 @pytest.fixture
-def hollow_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hollow_module() -> Iterator[None]:
     """FlashInfer's runner, tuning configuration and call are real; the compiled library behind them is empty."""
-    spec = SimpleNamespace(build_and_load=MagicMock)
-    monkeypatch.setattr(core, "gen_cutlass_fused_moe_sm90_module", lambda *_: spec)
-    monkeypatch.setattr(core, "get_compute_capability", lambda _: (9, 0))
-    monkeypatch.setattr(core, "device_support_pdl", lambda _: False)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
-    core.get_cutlass_fused_moe_module.cache_clear()
-    yield
-    core.get_cutlass_fused_moe_module.cache_clear()
+    with hollow_experts():
+        yield
 
 
 def key_of(workload: Workload, tokens: int) -> str:
