@@ -16,7 +16,8 @@ def main() -> None:
     """Build what is missing, on all CPUs."""
     asked = [*test_workloads.workloads(), *test_second_pass.workloads()]
     found = [workload for workload in asked if builder_for(workload).refusal(workload, "cuda:0") is None]
-    building.build(building.specs_of(found), building.missing(found), os.cpu_count() or 1, print)
+    for names in building.build(building.specs_of(found), building.missing(found), os.cpu_count() or 1):
+        print(*names, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from warmup.engine_warmup.outline import EngineOutline  # noqa: E402
 from warmup.engine_warmup.runner_calls import runner_calls  # noqa: E402
 from warmup.runner.calls import layer_calls  # noqa: E402
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
+from warmup.tasks import Workload  # noqa: E402
 
 PARTS = ("build", "numerics", "warm", "cold", "fp8", "mla")
 ALLOWED_S = {"build": 240, "numerics": 150, "warm": 180, "cold": 300, "fp8": 120, "mla": 120}
@@ -41,14 +42,16 @@ def part_build(args: argparse.Namespace) -> dict[str, Any]:
     from tests.gpu.runner_numerics import MLA_DIMS
     from warmup.tuning import building
 
-    began, found = time.perf_counter(), []
+    began = time.perf_counter()
+    found: list[Workload] = []
     for dims in (dims_of(args), ModelDims.model_validate(MLA_DIMS)):
         for quantization in ("none", "fp8"):
             calls = layer_calls(dims, limits_of(args), backend="cuda", dtype="bfloat16", quantization=quantization)
             cache = KVCacheConfig(2, interleaved_groups(1, (16,)))
             found += runner_calls(EngineOutline(dims, limits_of(args), cache, "cuda", "bfloat16", calls))
     missing = building.missing(found) if args.device != "cpu" else []
-    building.build(building.specs_of(found) if missing else {}, missing, os.cpu_count() or 1, logging.info)
+    for names in building.build(building.specs_of(found) if missing else {}, missing, os.cpu_count() or 1):
+        logging.info("built %s", ", ".join(names))
     return {"seconds": time.perf_counter() - began, "built": missing, "passed": True}
 
 

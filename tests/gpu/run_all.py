@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def markdown(report: dict[str, Any]) -> str:
         "|---|---|" + "---|" * len(report["ops"]),
     ]
     found = list(report["ops"].values())
-    rows = [
+    rows: list[tuple[str, str, Callable[[dict[str, Any]], str]]] = [
         ("entries that differ between two tunes", "< 5 %", lambda r: f"{r['differing']} of {r['tasks']}"),
         ("geomean over the default, 24 cases", "≥ 1.01 in bf16", lambda r: f"{r['loop']['geomean']:.4f}"),
         ("slower by more than 2 % beyond noise", "0", lambda r: f"{r['loop']['slower']} of {r['loop']['cases']}"),

@@ -86,7 +86,7 @@ def estimate_us(runner: Any, inputs: list[Any]) -> float:
     graph.replay()
     start, end = timed(graph)
     torch.cuda.synchronize()
-    return start.elapsed_time(end) * 1e3 / 4
+    return float(start.elapsed_time(end)) * 1e3 / 4
 
 
 def candidates_of(seams: Seams, failed: list[Any]) -> list[tuple[Any, Any]]:
@@ -106,7 +106,8 @@ def study_task(op: str, m: int, k: int, n: int, rounds: int, seams: Seams) -> di
     began = time.perf_counter()
     call, weights = make_inputs(op, m, k, n)
     call(weights[0])
-    inputs, failed = list(seams.inputs), []
+    inputs = list(seams.inputs)
+    failed: list[Any] = []
     found = candidates_of(seams, failed)
     listed = time.perf_counter()
     calls = max(4, min(MAX_CALLS, int(GRAPH_US / estimate_us(found[0][0], list(inputs))) + 1))
@@ -116,7 +117,8 @@ def study_task(op: str, m: int, k: int, n: int, rounds: int, seams: Seams) -> di
         for r, t in found
     ]
     captured = time.perf_counter()
-    cold, hot = ([[] for _ in found] for _ in range(2))
+    cold: list[list[Any]] = [[] for _ in found]
+    hot: list[list[Any]] = [[] for _ in found]
     order = list(range(len(found)))
     shuffle = random.Random(m * k + n)
     for _ in range(rounds):

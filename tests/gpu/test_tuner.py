@@ -20,6 +20,7 @@ from tests.models import cuda_workloads
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.tasks import Choice, Task, TaskResult, tasks_of
 from warmup.tuner import TunerOptions
+from warmup.tuning import building
 from warmup.tuning.memory_budget import bytes_needed
 from warmup.workloads.base import builder_for
 
@@ -110,13 +111,18 @@ def test_the_memory_estimate_bounds_what_tuning_takes(
 
 
 def test_an_unwarmed_shape_is_counted() -> None:
-    """The build counter's positive control: a decode with an uncompiled head width builds its module in replay."""
+    """The build counter's positive control: a decode with an uncompiled head width builds its module in replay.
+
+    An earlier pass has compiled it: its library is removed first.
+    """
     narrow = load_model("qwen3-0.6b").model_copy(update={"head_dim": 64, "num_key_value_heads": 16})
     found = cuda_workloads(narrow, dtype="float16", max_num_batched_tokens=1, max_num_seqs=1)
     decode = next(workload for workload in found if workload.op == "paged_decode")
     tuner = FlashInferTuner("cuda")
     assert tuner.prepare((decode,)) == ()
-    assert tuner.missing_modules() == decode.modules, "the shape is warm already; take another"
+    for spec in building.specs_of((decode,)).values():
+        spec.jit_library_path.unlink(missing_ok=True)
+    assert tuner.missing_modules() == decode.modules
     replayed = tuner.replay(())
     assert replayed.failed == ()
     assert any(decode.modules[0] in event for event in replayed.built_modules)
