@@ -181,7 +181,8 @@ class Coordinator:
             "ready": report.ready,
             "error": report.error,
             "ended_at": time.time(),
-            "ranks": [{"rank": r.rank, "node_id": r.node_id, "state": r.state} for r in report.ranks],
+            "phases": report.phases,
+            "ranks": [{"rank": r.rank, "node_id": r.node_id, "role": r.role, "state": r.state} for r in report.ranks],
         }
         writers = {rank for found in machine.run.classes.values() for rank in found.writers.values()}
         alive = [rank for rank in writers if rank in machine.run.ranks and machine.run.ranks[rank].is_alive]
@@ -233,6 +234,8 @@ class Coordinator:
             "state": "silent" if state.is_silent else "alive" if state.is_alive else "starting",
             "doing": status.phase if status else "",
             "task": status.task_id if status else "",
+            "runner": status.runner if status else "",
+            "tactic": status.tactic if status else "",
             "for_s": now - status.since if status else 0.0,
             "heard_s": now - status.heard if status else None,
         }

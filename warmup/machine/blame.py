@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from warmup.machine.commands import Adopt, Call, Failure
-from warmup.machine.state import Run
+from warmup.machine.state import RankState, Run
 from warmup.ranks import RankInfo
 
 
@@ -58,7 +58,7 @@ def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: floa
             place = "on another node" if state.moves else "in its place"
             waiting.setdefault(rank, [f"waiting for a fresh process {place}"])
     rows = [
-        f"{run.ranks[rank].info}: {', '.join(what)}{_doing(statuses.get(rank), now)}"
+        f"{_who(run.ranks[rank])}: {', '.join(what)}{_doing(statuses.get(rank), now)}"
         for rank, what in sorted(waiting.items())
     ]
     elapsed = now - run.phase_began
@@ -107,7 +107,7 @@ def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
     """A task is over its deadline."""
     state, limit = run.ranks[call.rank], run.config.timeouts.task
     return (
-        f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, task {call.task_id}, "
+        f"{_who(state)}, phase {run.phase}, task {call.task_id}, "
         f"runner {status.runner or '?'}, tactic {status.tactic or '?'}: "
         f"for {elapsed:.1f} s of {limit:.0f} s allowed (timeouts.task)"
     )
@@ -118,9 +118,15 @@ def silent(run: Run, rank: int, status: Status, elapsed: float) -> str:
     last = status.task_id or status.phase or "nothing yet"
     tactic = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
     return (
-        f"{run.ranks[rank].info} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
+        f"{_who(run.ranks[rank])} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
         f"(timeouts.heartbeat is {run.config.timeouts.heartbeat:g}); last heard: {last}{tactic}"
     )
+
+
+def _who(state: RankState) -> str:
+    """The rank, its place, and the device once it has said so."""
+    device = state.description.get("device")
+    return f"{state.info} [{device}]" if device else str(state.info)
 
 
 def _doing(status: Status | None, now: float) -> str:

@@ -9,8 +9,8 @@ from warmup.machine.blame import Status, late_task, silent
 from warmup.machine.commands import Call
 from warmup.machine.state import Run
 
-MISSED_BEATS = 2
-"""So many heartbeats in a row must be missing before a rank counts as silent."""
+SILENT_BEATS = 2
+"""A rank counts as silent after so many intervals without a heartbeat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator
 
 
 def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
-    """Two heartbeats in a row are missing: say who, and what it did last. It is killed only at a deadline."""
-    allowed = (1 + MISSED_BEATS) * run.config.timeouts.heartbeat
+    """Two intervals without a heartbeat: say who, and what it did last. It is killed only at a deadline."""
+    allowed = SILENT_BEATS * run.config.timeouts.heartbeat
     for rank, state in run.ranks.items():
         elapsed = 0.0 if state.is_starting else now - last_heard(run, rank, statuses)
         was_silent, state.is_silent = state.is_silent, elapsed > allowed

@@ -36,6 +36,7 @@ reads `current` again and follows it, so two of them end with the table of the c
 | read-only, full, vanishing, another user's, below a file, a link: lookup | a miss; a hit that cannot restore |
 | | the file carries its bytes and a warning |
 | the same: publish | StoreError naming path, reason and setting; the caller goes on in memory |
+| vanishing between a hit and its push | what LOOKUP read is packed and installed again (`warmup/rank/delivery.py`) |
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |

@@ -124,7 +124,7 @@ def test_a_late_phase_names_a_missing_replacement() -> None:
     for call in driver.in_flight("survey"):
         driver.answer(call)
     driver.tick(3601.0)
-    assert "rank 3 on node node1 (10.0.0.1, GPU 1): waiting for a fresh process in its place" in str(
+    assert "rank 3 on node node1 (10.0.0.1, GPU 1) [GPU]: waiting for a fresh process in its place" in str(
         driver.report.error
     )
 

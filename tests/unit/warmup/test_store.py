@@ -105,6 +105,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "oversized": _grow,
     "nested": lambda path: path.write_bytes(b"[" * 200_000),
     "foreign": lambda path: path.write_bytes(b'{"schema_version": 99}'),
+    "older": lambda path: path.write_bytes(table_bytes(0)),
     "removed": lambda path: path.unlink(),
     "linked": lambda path: (path.rename(path.with_name("moved")), path.symlink_to(path.with_name("moved"))),
     "piped": lambda path: (path.unlink(), os.mkfifo(path)),
