@@ -51,7 +51,7 @@ class Saboteur:
                     self._strike(line)
                     self.struck = line
                     return
-                time.sleep(0.005)
+                time.sleep(0.01)
         except BaseException as error:
             self._error = error
 

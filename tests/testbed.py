@@ -16,15 +16,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs import WarmupConfig, parse_config
-from tests.stock import SYSTEM_CONFIG, Stock
+from tests.leftovers import actors, debris, is_there, placement_groups
+from tests.raylets import SYSTEM_CONFIG, Raylets
 from warmup.report import WarmupReport
-from warmup.store.leases import held_generations
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = "tests.fakes:make_scripted_tuner"
@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "PYTHONPATH": str(ROOT),
     "TQDM_DISABLE": "1",
@@ -103,10 +104,10 @@ class Testbed:
         try:
             for pool in ("main", "main", "spare"):
                 self.add_node(pool=pool, wait=False)
-            self._cluster.wait_for_nodes()
+            self._cluster.wait_for_nodes(timeout=60)
             ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
-            self.stock = Stock()
-            self.restock({"phase": "PROBING"})
+            self.raylets = Raylets()
+            self.restock({"phase": "PROBING"}, self.nodes[:2])
         except BaseException:
             self.stop()
             raise
@@ -146,18 +147,17 @@ class Testbed:
         self.nodes.append(node)
         return node
 
-    def restock(self, event: dict[str, Any]) -> None:
-        """Replace the processes that a run has just taken: its coordinator's, those of two ranks, a successor's."""
+    def restock(self, event: dict[str, Any], nodes: Sequence[Node]) -> None:
+        """Replace the processes that a run on these nodes has just taken: coordinator, a rank on each, a successor."""
         text = event.get("text", "")
-        taken = [node.node_id for node in self.nodes[:2] if f"on node {node.node_id[:8]}" in text]
         if event.get("phase") == "PROBING":
-            self.stock.refill([str(self._cluster.head_node.node_id), *(node.node_id for node in self.nodes[:2])])
+            self.raylets.refill([str(self._cluster.head_node.node_id), *(node.node_id for node in nodes)])
         elif "takes its place" in text:
-            self.stock.refill(taken)
+            self.raylets.refill([node.node_id for node in nodes if f"on node {node.node_id[:8]}" in text])
 
     def wait_for_nodes(self) -> None:
         """After `add_node(wait=False)`."""
-        self._cluster.wait_for_nodes()
+        self._cluster.wait_for_nodes(timeout=60)
 
     def remove_node(self, *nodes: Node) -> None:
         """Take machines away at once."""
@@ -172,8 +172,8 @@ class Testbed:
         import ray
 
         try:
-            if hasattr(self, "stock"):
-                self.stock.close()
+            if hasattr(self, "raylets"):
+                self.raylets.close()
             ray.shutdown()
             self._cluster.shutdown()
         finally:
@@ -249,13 +249,15 @@ class Case:
         from actors.client import run_warmup
 
         heard = options.pop("on_event", None)
+        asked = config or self.config()
+        nodes = self.bed.nodes[:2] if asked.cluster.node_labels == {"pool": "main"} else []
 
         def on_event(event: dict[str, Any]) -> None:
-            self.bed.restock(event)
+            self.bed.restock(event, nodes[: asked.cluster.num_nodes])
             if heard is not None:
                 heard(event)
 
-        return run_warmup(config or self.config(), **{"tuner": SCRIPTED, "on_event": on_event, **options})
+        return run_warmup(asked, **{"tuner": SCRIPTED, "on_event": on_event, **options})
 
     def plant(self, *nodes: Node, kind: str = "guarded", **script: Any) -> None:
         """Give nodes the cache of a finished run: guarded, unless the kind is `unguarded`; the script made it so.
@@ -332,11 +334,12 @@ class Case:
                 node.script_path.unlink(missing_ok=True)
 
     def leftovers(self) -> list[str]:
-        """Placement groups, actors, processes, temporary files, markers and leases that should be gone."""
+        """Placement groups, actors, processes, objects, temporary files, markers and leases that should be gone."""
         return [
             *placement_groups(),
             *actors(),
-            *(f"process {pid}" for pid in self.pids if is_running(pid)),
+            *(f"process {pid}" for pid in self.pids if is_there(pid)),
+            *(f"{count} objects on node {node[:8]}" for node, count in self.bed.raylets.objects().items() if count),
             *(str(path) for node in self.bed.nodes for path in debris(self.cache(node))),
         ]
 
@@ -346,39 +349,6 @@ def alive_nodes() -> set[str]:
     import ray
 
     return {row["NodeID"] for row in ray.nodes() if row["Alive"]}
-
-
-def placement_groups() -> list[str]:
-    """Placement groups that were not removed."""
-    from ray.util import placement_group_table
-
-    table = placement_group_table()
-    return [f"placement group {row['name']} {row['state']}" for row in table.values() if row["state"] != "REMOVED"]
-
-
-def actors() -> list[str]:
-    """Actors that are not dead."""
-    from ray._private.state import actors as table
-
-    rows = table().values()
-    return [f"actor {row['ActorClassName']} {row['State']}" for row in rows if row["State"] != "DEAD"]
-
-
-def debris(root: Path) -> Iterator[Path]:
-    """Temporary files, markers, and leases of processes that live, below a cache root."""
-    for directory in root.rglob("leases"):
-        held_generations(directory)  # those of killed ranks go
-    for path in root.rglob("*"):
-        if path.is_file() and (path.suffix == ".tmp" or path.parent.name in ("markers", "leases")):
-            yield path
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def wait_until(condition: Callable[[], object], limit_s: float) -> bool:

@@ -111,8 +111,8 @@ def test_plan_knows_a_hit_and_explains_a_miss(real: Real) -> None:
 
 
 def test_a_second_run_says_that_it_found_the_table(real: Real) -> None:
-    """The warm run measures nothing, writes nothing, exits 0 and says why."""
-    warm = command("run", "--config", real.path)
+    """The warm run, here of one rank, measures nothing, writes nothing, exits 0 and says why."""
+    warm = command("run", "--config", real.path, "--set", "cluster.num_nodes=1")
     assert warm.returncode == 0, warm.stdout + warm.stderr
     assert "the tuned table was found in the cache; nothing was measured" in warm.stdout
     assert "wrote " not in warm.stdout
@@ -143,6 +143,8 @@ def test_wait_and_status_know_how_it_ended(real: Real) -> None:
     (verdict,) = json.loads(said.stdout)["ended"]
     assert verdict["ready"] is True
     assert verdict["run_id"]
+    assert {rank["state"] for rank in verdict["ranks"]} == {"ready"}
+    assert verdict["phases"]["LOADING"] > 0
 
 
 def test_show_refuses_what_is_no_table(tmp_path: Path) -> None:

@@ -18,13 +18,9 @@ FIRST = "cpu_gemm:cpu:float32:k=1024,n=151936@2"
     ("method", "rank", "phase", "task"),
     [
         ("prepare", 1, "PROBING", ""),
-        ("compile", 1, "COMPILING", ""),
         ("tune", 0, "TUNING", FIRST),
-        ("guard", 0, "GUARDING", FIRST),
         ("table", 0, "PUSHING", ""),
-        ("check", 1, "INSTALLING", ""),
         ("load", 1, "LOADING", ""),
-        ("replay", 1, "REPLAYING", ""),
     ],
 )
 def test_an_exception_is_reported_in_full(case: Case, method: str, rank: int, phase: str, task: str) -> None:

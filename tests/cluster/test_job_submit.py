@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -32,13 +31,10 @@ class Head:
     def submit(self, *overrides: str) -> subprocess.CompletedProcess[str]:
         """The command of the README, with a small CPU config."""
         wanted = ("cluster.simulated_nodes=0", "cluster.num_nodes=1", "cluster.ranks_per_node=1", *overrides)
-        settings = (part for value in wanted for part in ("--set", value))
-        return self.job("scripts/run_warmup.py", "--config", "cpu_two_nodes", *settings)
-
-    def job(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """This interpreter with these arguments, as a job."""
+        settings = [part for value in wanted for part in ("--set", value)]
+        script = [sys.executable, "scripts/run_warmup.py", "--config", "cpu_two_nodes", *settings]
         return subprocess.run(
-            [*(ray_command(), "job", "submit", "--working-dir", ".", "--"), sys.executable, *arguments],
+            [ray_command(), "job", "submit", "--working-dir", ".", "--", *script],
             cwd=ROOT,
             env=self.environment | {"RAY_API_SERVER_ADDRESS": self.url},
             capture_output=True,
@@ -107,16 +103,12 @@ def answers(url: str) -> bool:
 
 
 def test_a_ready_job_exits_0(head: Head) -> None:
-    """The job tunes with FlashInfer's AutoTuner from the uploaded working directory and succeeds; another job lists
-    what it left on the cluster's nodes."""
+    """The job tunes with FlashInfer's AutoTuner from the uploaded working directory and succeeds."""
     job = head.submit("autotune.buckets=[1]", "guard.rounds=3")
     assert job.returncode == 0, job.stdout + job.stderr
     assert "WARMUP_RESULT" in job.stdout
     assert '"ready": true' in job.stdout
     assert "succeeded" in job.stdout
-    listed = head.job("-m", "scripts.cli", "cache", "ls", "--cluster")
-    assert listed.returncode == 0, listed.stdout + listed.stderr
-    assert re.search(r"node \w{8}: \w{12} in \S*/cache/flashinfer_autotune_cache/", listed.stdout), listed.stdout
 
 
 def test_a_job_that_is_not_ready_exits_1(head: Head) -> None:

@@ -1,4 +1,4 @@
-"""The life of a warmup on real Ray: cold, warm, retuned, resumed."""
+"""A whole cold run on real Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 
 import pytest
 
-from tests.saboteur import Saboteur, during, kill
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -37,20 +36,3 @@ def test_cold_run_tunes_once_and_every_rank_serves_one_digest(case: Case) -> Non
         data = (node.home / file.path).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file.bytes, file.sha256)
     assert {file.node_id for file in report.files} == {first.node_id, second.node_id}
-
-
-def test_leader_killed_while_tuning_loses_no_finished_task(case: Case) -> None:
-    """The next rank takes over and measures only what was not finished; a fresh process takes its place."""
-    case.script(task_s=0.1)
-    with Saboteur(case, during("tune", nth=4), kill()) as saboteur:
-        report = case.run()
-    assert saboteur.struck is not None
-    assert report.ready, report.error
-    before = {line.task for line in case.calls("tune") if line.pid == saboteur.struck.pid and line.nth < 4}
-    after = [line.task for line in case.calls("tune") if line.pid != saboteur.struck.pid]
-    assert len(before) == 3
-    assert not before & set(after)
-    assert len(after) == len(set(after)) == 7
-    assert report.classes[0].leader == 1
-    assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
-    assert any("rank 1 takes over" in warning for warning in report.warnings)

@@ -21,6 +21,7 @@ def table(report: WarmupReport) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.alone
 def test_sixteen_ranks_on_eight_nodes(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     """All are ready with one digest and one file per node; every task was measured once; the times are printed."""
     added = [case.bed.add_node(pool="wide", num_cpus=2, wait=False) for _ in range(NODES - 3)]

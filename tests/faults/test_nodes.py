@@ -48,7 +48,7 @@ def lose(case: Case, doomed: Node, phase: str, policy: str, *, pinned: bool = Tr
 
 @pytest.mark.parametrize(
     ("doomed", "phase"),
-    [(True, "PROBING"), (True, "TUNING"), (False, "INSTALLING"), (False, "LOADING")],
+    [(True, "PROBING"), (True, "TUNING"), (True, "GUARDING"), (False, "INSTALLING")],
     indirect=["doomed"],
 )
 def test_a_lost_node_fails_the_run_by_default(case: Case, doomed: Node, phase: str) -> None:

@@ -1,7 +1,7 @@
-"""One idle Ray process per node, with its imports done, so that a run does not wait for two processes to start.
+"""What Ray has no public call for, asked of the raylets themselves: an idle process, and what their stores hold.
 
-Ray keeps such processes itself, but starts them only when a driver connects; here its raylets are asked for one more
-whenever a run has taken one. What they import beforehand is PRELOADED.
+A run should not wait for two processes to start. Ray keeps idle ones itself, but starts them only when a driver
+connects; here each raylet is asked for one more whenever a run has taken one. What they import beforehand is PRELOADED.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ SYSTEM_CONFIG = {
     "prestart_worker_first_driver": False,
     "num_workers_soft_limit": 4,
     "enable_metrics_collection": False,
+    "free_objects_period_milliseconds": 100,
 }
-"""What the cluster must be started with: nobody else starts idle processes, the head keeps some, too, and nobody reads
-metrics."""
+"""What the cluster must be started with: nobody else starts idle processes, the head keeps some, too, nobody reads
+metrics, and objects go as soon as nobody has them."""
 KEPT_S = 600
 ANSWER_S = 10.0
 
 
-class Stock:
-    """Asks raylets for idle processes. The driver must be connected."""
+class Raylets:
+    """Those that live when this is made. The driver must be connected."""
 
     def __init__(self) -> None:
         import grpc
@@ -31,9 +32,10 @@ class Stock:
         from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
 
         job = ray.get_runtime_context().get_job_id()
-        self._request = node_manager_pb2.PrestartWorkersRequest(
+        self._prestart = node_manager_pb2.PrestartWorkersRequest(
             job_id=bytes.fromhex(job), num_workers=1, keep_alive_duration_secs=KEPT_S
         )
+        self._stats = node_manager_pb2.GetNodeStatsRequest()
         self._channels = {
             row["NodeID"]: grpc.insecure_channel(f"{row['NodeManagerAddress']}:{row['NodeManagerPort']}")
             for row in ray.nodes()
@@ -44,7 +46,12 @@ class Stock:
     def refill(self, node_ids: Collection[str]) -> None:
         """Begin to start one more process on each of these nodes."""
         for node_id in node_ids:
-            self._stubs[node_id].PrestartWorkers(self._request, timeout=ANSWER_S)
+            self._stubs[node_id].PrestartWorkers(self._prestart, timeout=ANSWER_S)
+
+    def objects(self) -> dict[str, int]:
+        """How many objects each node's store holds."""
+        answers = {node: stub.GetNodeStats(self._stats, timeout=ANSWER_S) for node, stub in self._stubs.items()}
+        return {node: answer.store_stats.num_local_objects for node, answer in answers.items()}
 
     def close(self) -> None:
         """Before the raylets end."""
