@@ -195,10 +195,16 @@ class EngineSection(Section):
     `autotune.max_num_seqs`."""
     slot_mapping_for_any: bool = False
     """Warm slot mapping by itself for models without a sparse-MLA backend, too."""
+    slot_mapping_tokens: tuple[Width, ...] = (*range(1, 17), 32, 64, 128, 256, 512)
+    """Numbers of tokens at which slot mapping is warmed, as far as a step may have them."""
     sparse_mla: bool = True
     """Warm the attention of sparse-MLA models."""
     sparse_mla_backends: tuple[str, ...] = ("V4_FLASHMLA_SPARSE", "DEEPSEEK_SPARSE_SWA")
     """Attention backends that make a model one of those."""
+    sparse_mla_mixed_tokens: Width = 16
+    """Tokens of their mixed step of decodes and a prefill."""
+    sparse_mla_prefill_tokens: Width = 1024
+    """Tokens of their largest prefill chunk, warmed without and with context."""
     top_k_widths: tuple[Width, ...] = (1, 8, 64, 1024)
     """Widths of top-k sampling that requests ask for."""
     logprob_widths: tuple[Annotated[int, Field(ge=0, le=1 << 24)], ...] = (0, 1, 5, 20)

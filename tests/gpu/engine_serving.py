@@ -6,9 +6,11 @@ The parts of `engine_check.py` that run in one process, with or without the engi
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import hashlib
 import json
+import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from configs import env
 from configs.model import ModelDims, load_model
 from warmup.engine_warmup.verify import KINDS
 from warmup.runner.calls import layer_calls
@@ -90,17 +93,17 @@ def calls_of(args: argparse.Namespace, dims: ModelDims, limits: SchedulerLimits)
 
 def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[ServedRequest]]:
     """Random requests in batches of 1 to 64: prompts of 1 to `longest` tokens, mixed sampling parameters."""
-    random = np.random.default_rng(2024)
+    numbers = np.random.default_rng(2024)
     made: list[list[ServedRequest]] = []
     left = args.requests
     while left:
-        size = min(left, int(random.integers(1, 65)))
+        size = min(left, int(numbers.integers(1, 65)))
         wave = []
         for index in range(size):
-            length = int(random.integers(1, longest + 1))
-            prompt = tuple(random.integers(0, vocab, length).tolist())
-            params = KINDS[int(random.integers(len(KINDS)))]
-            wave.append(ServedRequest(f"w{len(made)}r{index}", prompt, int(random.integers(2, 17)), params))
+            length = int(numbers.integers(1, longest + 1))
+            prompt = tuple(numbers.integers(0, vocab, length).tolist())
+            params = KINDS[int(numbers.integers(len(KINDS)))]
+            wave.append(ServedRequest(f"w{len(made)}r{index}", prompt, int(numbers.integers(2, 17)), params))
         made.append(wave)
         left -= size
     return made
@@ -195,14 +198,12 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
 
 def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
     """Run the engine warmups; `warm` says whether each did what it should on this device."""
-    import torch
-
     from warmup.engine_warmup.order import ENGINE_WARMUPS
     from warmup.engine_warmup.run import run_engine_warmups
     from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
 
     began = time.perf_counter()
-    before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
+    before = state_of(runner, args)
     context = WarmupContext(
         runner,
         runner.execute_model,
@@ -218,9 +219,38 @@ def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
         "warmup_s": time.perf_counter() - began,
         "warmups": report.to_json(),
         "graphs": list(captured.shapes) or captured.reason,
-        "left_behind": [n for n, tensor in runner.buffers().items() if not torch.equal(before[n], tensor)],
+        "left_behind": differing(before, state_of(runner, args)),
         "warm": report.ready and (on_gpu or args.device == "cpu"),
     }
+
+
+def state_of(runner: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """What no warmup may change: buffers, KV cache, random states, environment, the tuner's statistics."""
+    import torch
+    from flashinfer.autotuner import AutoTuner
+
+    state: dict[str, Any] = {name: tensor.clone() for name, tensor in runner.buffers().items()}
+    for layer, caches in runner.kv_store.layers.items():
+        state |= {f"cache.{layer}.{side}": cache.any() for side, cache in enumerate(caches)}
+    if args.device != "cpu":
+        state["random.device"] = torch.cuda.get_rng_state()
+    return state | {
+        "random.torch": torch.get_rng_state(),
+        "random.python": random.getstate(),
+        "environment": env.snapshot(),
+        "tuner.statistics": copy.deepcopy(vars(AutoTuner.get().stats)),
+    }
+
+
+def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Names of what is no longer the same."""
+    import torch
+
+    return [
+        name
+        for name, value in before.items()
+        if not (torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name])
+    ]
 
 
 def capability(args: argparse.Namespace) -> tuple[int, int] | None:

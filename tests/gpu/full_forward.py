@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from configs.model import ModelDims
+from tests.gpu.relative_error import relative_error
 from warmup.runner.assembly import RunnerConfig, cache_row_shapes
 from warmup.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
 from warmup.runner.builtin import BuiltinRunner
@@ -98,9 +99,9 @@ def forward_errors(dims: ModelDims, device: torch.device, quantization: str = "n
         expected = full_forward(decoder, config, tokens, device)[first : first + NEW_TOKENS]
         got = torch.stack(recorder.logits[len(request.prompt)]).double()
         errors[f"served {DTYPE if quantization == 'none' else quantization} model, prompt of {len(request.prompt)}"] = (
-            distance(got, expected)
+            relative_error(got, expected)
         )
-        planted = min(planted, distance(got, expected.roll(1, dims=0)))
+        planted = min(planted, relative_error(got, expected.roll(1, dims=0)))
     return errors, planted
 
 
@@ -129,8 +130,3 @@ def full_forward(decoder: Decoder, config: RunnerConfig, tokens: Sequence[int], 
     with torch.inference_mode():
         step = ForwardStep(positions, slots, attention, count, count)
         return decoder.logits(decoder.forward(torch.tensor(tokens, device=device), step, store))
-
-
-def distance(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the reference."""
-    return float((got - expected).norm() / expected.norm())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from configs.model import ModelDims
+from tests.gpu.relative_error import relative_error
 from warmup.runner.assembly import RunnerConfig
 from warmup.runner.builtin import BuiltinRunner
 from warmup.runner.calls import layer_calls
@@ -33,15 +34,10 @@ def graph_errors(dims: ModelDims, device: torch.device, quantization: str = "non
             tensor.zero_()
         captured.replay()
         torch.cuda.synchronize()
-        errors[f"{kind} hidden states {size}"] = relative(captured.hidden, expected[0])
-        errors[f"{kind} logits {size}"] = relative(captured.logits, expected[1])
+        errors[f"{kind} hidden states {size}"] = relative_error(captured.hidden, expected[0])
+        errors[f"{kind} logits {size}"] = relative_error(captured.logits, expected[1])
         runner.input_batch.token_ids.gpu.fill_(OTHER_TOKEN)
         captured.replay()
         torch.cuda.synchronize()
-        planted = relative(captured.hidden, expected[0])
+        planted = relative_error(captured.hidden, expected[0])
     return errors, planted
-
-
-def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the reference."""
-    return float((got.double() - expected.double()).norm() / expected.double().norm())

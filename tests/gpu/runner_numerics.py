@@ -14,6 +14,7 @@ import torch
 from configs.model import ModelDims
 from tests.gpu.full_forward import forward_errors
 from tests.gpu.graph_errors import graph_errors
+from tests.gpu.relative_error import relative_error
 from warmup.kernels.grammar_mask import apply_grammar_mask, bitmask_width
 from warmup.kernels.scatter_rows import scatter_rows
 from warmup.kernels.slot_mapping import compute_slot_mapping
@@ -171,8 +172,3 @@ def exact_errors(device: torch.device) -> dict[str, float]:
         "top-k filter": relative_error(by_k(probs, top_k), sampler.keep_top_k(probs, top_k)),
         "top-p filter": relative_error(by_p(probs, top_p), sampler.keep_top_p(probs, top_p)),
     }
-
-
-def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the reference; NaN stays NaN and passes no bar."""
-    return float((got.double() - expected.double()).norm() / expected.double().norm())

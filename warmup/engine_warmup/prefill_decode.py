@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from warmup.engine_warmup.requests import RequestPlan, plan_requests, warmup_requests
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, Skip, Stage, WarmupContext
+from warmup.runner.protocol import Capability
 from warmup.runner.schedule import SamplingParams
 
 DECODE_STEPS = 3
@@ -20,7 +21,8 @@ class PrefillDecodeWarmup(EngineWarmup):
     stage = Stage.PREPARATION
     severity: Severity = "required"
     deadline = "prefill_decode"
-    leaves = ("FlashInfer modules", "Triton kernels", "tuner lookups")
+    leaves = ("FlashInfer modules", "Triton kernels")
+    uses = (Capability.GRAMMAR,)
 
     def gate(self, context: WarmupContext) -> Skip | None:
         """Skipped when not even one request fits."""

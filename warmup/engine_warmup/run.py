@@ -16,6 +16,7 @@ from warmup.engine_warmup.outcome import EngineWarmupReport, WarmupOutcome
 from warmup.engine_warmup.spec import EngineWarmup, Notes, Shape, WarmupContext, gate_of, severity_of
 from warmup.errors import DeadContextError
 from warmup.runner.errors import MissingCapabilityError
+from warmup.runner.protocol import lacking
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
         return WarmupOutcome(warmup.name, "skipped", severity, reason=skip.reason, warnings=warnings), Notes()
     started, done, notes = clock(), list[str](), Notes()
     failure = ""
+    if (reason := lacking(context.runner, *warmup.uses)) is not None:
+        notes = Notes((f"{reason}: what needs it stays cold",))
     try:
         with leave_no_trace(context):
             for shape in warmup.shapes(context):

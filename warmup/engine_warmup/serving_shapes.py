@@ -37,6 +37,7 @@ class ServingShapesWarmup(EngineWarmup):
     severity: Severity = "optional"
     deadline = "serving_shapes"
     leaves = ("FlashInfer modules", "Triton kernels", "library kernels", "reserved memory")
+    uses = tuple(dict.fromkeys(capability for needed in NEEDED.values() for capability in needed))
 
     def gate(self, context: WarmupContext) -> Skip | None:
         """Needs `dummy_run` with attention."""

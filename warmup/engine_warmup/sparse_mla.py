@@ -56,6 +56,7 @@ class SparseMLAWarmup(EngineWarmup):
     severity: Severity = "required"
     deadline = "sparse_mla"
     leaves = ("FlashInfer modules", "Triton kernels")
+    uses = tuple(dict.fromkeys(capability for needed in NEEDED.values() for capability in needed))
 
     def gate(self, context: WarmupContext) -> Skip | None:
         """The shared gates, and a shape that the runner can make."""

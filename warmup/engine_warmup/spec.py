@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
-from warmup.runner.protocol import ModelRunner
+from warmup.runner.protocol import Capability, ModelRunner
 from warmup.runner.schedule import GrammarOutput, SchedulerOutput
 
 Severity = Literal["required", "optional"]
@@ -132,6 +132,8 @@ class EngineWarmup(Protocol):
     """Name in `EngineWarmupOptions.deadlines`."""
     leaves: tuple[str, ...]
     """What stays behind, for example "Triton kernels"; everything else is restored."""
+    uses: tuple[Capability, ...] = ()
+    """What it does without where the runner lacks it, and says so."""
 
     def gate(self, context: WarmupContext) -> Skip | None:
         """Why not here, or None."""

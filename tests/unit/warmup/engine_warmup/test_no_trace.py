@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from typing import Any
 
@@ -89,22 +90,35 @@ def test_sparse_mla_shapes_leave_no_trace_either(make_context: Any, make_runner:
 
 
 def test_the_comparison_would_notice(make_runner: Any) -> None:
-    """One bit in one buffer, one random draw and one request are each noticed by name."""
+    """One bit of each kind of state, one random draw, one variable, one lookup and one request are noticed by name."""
+    from flashinfer.autotuner import AutoTuner
+
     runner = make_runner()
     before = observe(runner)
 
     runner.input_batch.seq_lens.gpu[0] += 1
-    torch.rand(1)
-    random.random()
+    runner.query_start_loc.cpu[1] += 1
+    runner.positions[0] += 1
+    runner.block_table.slot_mapping[1, 3] += 1
+    runner.block_table.table.gpu[0, 0, 0] += 1
+    runner.expert_load[0, 0] += 1
     runner.kv_store.layers[1][0][3, 0] += 1
     runner.input_batch.requests["x"] = None
+    runner.kv_connector.set_disabled(True)
+    torch.rand(1)
+    random.random()
+    np.random.rand()
+    os.environ["RAY_WARMUP_PLANTED"] = "1"
+    AutoTuner.get().stats.cache_misses += 1
 
-    assert changed(before, observe(runner)) == {
-        "seq_lens.gpu",
-        "random.torch",
-        "random.python",
-        "cache.1.0",
-        "requests",
+    seen = changed(before, observe(runner))
+    AutoTuner.get().stats.cache_misses -= 1
+
+    assert seen == {
+        *("seq_lens.gpu", "query_start_loc.cpu", "positions.gpu", "expert_load", "attribute.expert_load", "cache.1.0"),
+        *("block_table.slot_mapping", "block_table.gpu"),
+        *("random.torch", "random.python", "random.numpy"),
+        *("requests", "connector", "environment", "tuner.statistics"),
     }
 
 

@@ -15,7 +15,7 @@ from warmup.engine_warmup.builtin_engine import BuiltinEngine
 from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
 from warmup.engine_warmup.order import ENGINE_WARMUPS
 from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
-from warmup.engine_warmup.spec import severity_of
+from warmup.engine_warmup.spec import EngineWarmupOptions, severity_of
 from warmup.runner.attention import FlashInferPagedAttention
 from warmup.runner.mla import FlashInferLatentAttention
 from warmup.runner.protocol import Capability
@@ -50,12 +50,24 @@ def test_the_names_in_the_configuration_are_the_warmups() -> None:
 def test_settings_reach_the_warmups() -> None:
     """Switches, widths, deadlines and severities are those of the configuration; tuning counts when explicit."""
     asked = make_config(
-        engine={"sparse_mla": False, "required": ["sampler_features"], "deadlines": {"slot_mapping": 7}},
+        engine={
+            "sparse_mla": False,
+            "required": ["sampler_features"],
+            "deadlines": {"slot_mapping": 7},
+            "slot_mapping_tokens": [3],
+            "sparse_mla_mixed_tokens": 8,
+            "sparse_mla_prefill_tokens": 32,
+        },
         autotune={"enabled": True},
     )
     options = engine_options(asked)
     assert (options.sparse_mla, options.autotune) == (False, True)
     assert options.deadlines["slot_mapping"] == 7
+    assert (options.slot_mapping_tokens, options.mixed_tokens, options.prefill_tokens) == ((3,), 8, 32)
+    defaults = EngineWarmupOptions()
+    assert engine_options(make_config()).slot_mapping_tokens == defaults.slot_mapping_tokens
+    assert engine_options(make_config()).mixed_tokens == defaults.mixed_tokens == 16
+    assert engine_options(make_config()).prefill_tokens == defaults.prefill_tokens == 1024
     assert options.deadlines["sparse_mla"] == DEFAULT_DEADLINES["sparse_mla"]
     assert [w.name for w in ENGINE_WARMUPS if severity_of(w, options) == "required"] == ["sampler_features"]
     assert engine_options(make_config()).autotune is None

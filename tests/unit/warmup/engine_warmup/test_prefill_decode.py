@@ -234,10 +234,11 @@ def test_the_null_block_is_zeroed(make_context: Any, make_runner: Any) -> None:
 
 
 def test_a_foreign_runner_needs_nothing_optional(make_context: Any) -> None:
-    """A runner without connector, buffers, grammar or zeroing is warmed all the same."""
+    """A runner without connector, buffers, grammar or zeroing is warmed all the same; what stays cold is said."""
     runner = foreign()
 
     report = run_engine_warmups(make_context(runner), (PrefillDecodeWarmup(),))
 
     assert report.outcome("prefill_decode").state == "done"
+    assert report.warnings == ("prefill_decode: runner lacks grammar: what needs it stays cold",)
     assert {grammar for name, grammar in runner.calls if name == "sample"} == {None}

@@ -20,6 +20,7 @@ class Scripted:
     """A warmup of given shapes, that may fail at one of them."""
 
     leaves = ()
+    uses: tuple[Any, ...] = ()
     deadline = "prefill_decode"
 
     def __init__(self, name: str, stage: Stage = Stage.PREPARATION, severity: Any = "required", **script: Any) -> None:

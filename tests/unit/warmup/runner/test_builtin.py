@@ -174,6 +174,52 @@ def test_expert_load_counts_real_tokens_only(make_runner: Any) -> None:
     assert runner.expert_load.sum(1).tolist() == [0, 10, 10]
 
 
+class RecordingBackend:
+    """An attention that remembers what was planned and attends to nothing."""
+
+    def __init__(self) -> None:
+        self.steps: list[Any] = []
+
+    def plan(self, step: Any) -> None:
+        self.steps.append(step)
+
+    def run(self, query: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.zeros_like(query)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query_lens", "seq_lens"),
+    [
+        ({}, [1] * 4, [1] * 4),
+        ({"force_attention": True, "is_profile": True}, [1] * 4, [1] * 4),
+        ({"create_mixed_batch": True}, [1, 1, 2], [1, 1, 2]),
+        ({"create_single_prefill": True}, [4], [4]),
+        ({"create_single_prefill": True, "profile_seq_lens": 8}, [4], [8]),
+        ({"uniform_decode": True, "profile_seq_lens": 9}, [1] * 4, [9] * 4),
+        ({"is_profile": True}, None, None),
+    ],
+)
+def test_every_argument_of_a_dummy_run_is_acted_upon(
+    make_runner: Any, arguments: dict[str, Any], query_lens: list[int] | None, seq_lens: list[int] | None
+) -> None:
+    """The planned batch has the lengths that were asked for; a profile step attends to nothing unless forced; no token
+    is random unless asked, and no request or block is touched.
+    """
+    runner, backend = make_runner(max_num_seqs=4), RecordingBackend()
+    runner.attention_backends = (backend, backend)
+
+    runner.dummy_run(4, **arguments)
+    zeros = runner.input_batch.token_ids.gpu[:4].tolist()
+    runner.dummy_run(4, randomize_inputs=True, **arguments)
+
+    planned = [(np.diff(step.query_start_loc).tolist(), step.seq_lens.tolist()) for step in backend.steps]
+    assert planned == ([] if query_lens is None else [(query_lens, seq_lens)] * 4)
+    assert zeros == [0] * 4
+    assert len(set(runner.input_batch.token_ids.gpu[:4].tolist())) > 1
+    assert runner.input_batch.requests == {}
+    assert not any(cache.any() for caches in runner.kv_store.layers.values() for cache in caches)
+
+
 def test_the_builtin_runner_satisfies_the_protocol(make_runner: Any) -> None:
     """Every attribute and method of the protocol is there."""
     assert isinstance(make_runner(), ModelRunner)
