@@ -154,9 +154,9 @@ class Delivery:
         """Check everything that was pushed, publish it on this node, then put its compiled part in place."""
         artifact = self._checked(header, blobs)
         try:
-            published = self._store.publish(artifact)
+            published = self._store.publish(artifact, is_checked=True)
             self._store.clear_partial()
-            whole, lease = self._store.load_artifact(generation=published.generation)
+            whole, lease = self._store.load_artifact(generation=published.generation, checked=artifact.blobs)
         except StoreError as error:
             return {"files": [], "degraded": str(error)}
         try:

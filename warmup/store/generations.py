@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmup.artifact.artifact import Blob, check_blob, sha256
+from warmup.artifact.artifact import Blob, sha256
 from warmup.artifact.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
 from warmup.errors import CorruptArtifactError, StoreError
 from warmup.store.publish import make_directories, publish_bytes, store_error, sweep
@@ -139,7 +139,10 @@ class Generations:
         return True
 
     def add_blobs(self, entries: Iterable[BlobEntry], blobs: dict[str, Blob]) -> list[Path]:
-        """Store what is not there yet; returns the files written. CorruptArtifactError for a blob nobody has."""
+        """Store what is not there yet of checked blobs; returns the files written.
+
+        CorruptArtifactError for a blob nobody has.
+        """
         written = []
         for entry in {entry.sha256: entry for entry in entries}.values():
             if self.has_blob(entry.sha256):
@@ -148,7 +151,6 @@ class Generations:
                 raise CorruptArtifactError(
                     f"blob {entry.kind}/{entry.path} was neither sent nor is it in {self.blobs}", sha256=entry.sha256
                 )
-            check_blob(entry, blobs[entry.sha256])
             self.publish(self.blob_path(entry.sha256), blobs[entry.sha256])
             written.append(self.blob_path(entry.sha256))
         return written

@@ -17,8 +17,8 @@ What other modules call:
     StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
     NodeStore(directory, file_mode=0o600, dir_mode=0o700, clock=time.time)
         lookup(expected_key, check=None) -> Lookup          publish(artifact) -> Published
-        load_artifact(kinds=None, generation=None) -> (Artifact, Lease)      current() -> (Pointer, Manifest)
-        make_current(generation)
+        load_artifact(kinds=None, generation=None, checked=None) -> (Artifact, Lease)
+        current() -> (Pointer, Manifest)                    make_current(generation)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
         save_verdict(document) / load_verdict()             hold(generation) / hold_table(sha256) -> Lease
@@ -53,7 +53,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact, check_blob, decode, sha256
+from warmup.artifact.artifact import Artifact, Blob, check_blob, decode, sha256
 from warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from warmup.errors import StoreError, WarmupError
 from warmup.store import leases
@@ -110,14 +110,17 @@ class NodeStore(RunFiles):
         except OSError as error:
             return Lookup(False, str(store_error("read", self.directory, error)))
 
-    def publish(self, artifact: Artifact) -> Published:
+    def publish(self, artifact: Artifact, *, is_checked: bool = False) -> Published:
         """Store an artifact as a new generation, make it current and put its table in place.
 
         An artifact that is current already is only completed. Blobs that the store has need not be sent.
         Raises StoreError (the disk), CorruptArtifactError (a blob is not what the manifest says).
+
+        Args:
+            is_checked: `verify` has just hashed these very bytes.
         """
         for entry in artifact.manifest.blobs:
-            if entry.sha256 in artifact.blobs:
+            if entry.sha256 in artifact.blobs and not is_checked:
                 check_blob(entry, artifact.blobs[entry.sha256])
         self._refuse_links()
         for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
@@ -144,21 +147,26 @@ class NodeStore(RunFiles):
         return [digest for digest in dict.fromkeys(digests) if not self.generations.has_blob(digest)]
 
     def load_artifact(
-        self, kinds: Iterable[Kind] | None = None, generation: int | None = None
+        self,
+        kinds: Iterable[Kind] | None = None,
+        generation: int | None = None,
+        checked: Mapping[str, Blob] | None = None,
     ) -> tuple[Artifact, leases.Lease]:
         """The current (or a numbered) artifact with the blobs of these kinds (None: all), held until released.
 
+        Blobs that the caller has `checked` already are not read again.
         Raises StoreError (also when nothing is stored), CorruptArtifactError.
         """
-        wanted = None if kinds is None else set(kinds)
+        wanted, known = None if kinds is None else set(kinds), checked or {}
         for _ in range(_FOLLOW_ATTEMPTS):
             try:
                 number = self.current()[0].generation if generation is None else generation
                 use = self.hold_if_writable(number)
                 try:
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
-                    entries = [e for e in manifest.blobs if wanted is None or e.kind in wanted]
-                    return Artifact(manifest, {e.sha256: self.generations.read_blob(e.sha256) for e in entries}), use
+                    digests = [e.sha256 for e in manifest.blobs if wanted is None or e.kind in wanted]
+                    blobs = {sha: known[sha] if sha in known else self.generations.read_blob(sha) for sha in digests}
+                    return Artifact(manifest, blobs), use
                 except BaseException:
                     use.release()
                     raise
