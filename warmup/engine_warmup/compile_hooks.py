@@ -50,83 +50,103 @@ class CompileHook(Protocol):
         """Put everything back."""
 
 
-class TritonHook:
+class Wrapped:
+    """One attribute that calls through a wrapper of ours until `remove`, whatever else wrapped it before or since.
+
+    Monitors may overlap and end in any order; each goes on hearing, and the last one to go leaves what was there.
+    """
+
+    def __init__(self, owner: Any, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:
+        """Replace `owner.name` by `wrap(what was there)`."""
+        self.is_live, self.below = True, getattr(owner, name)
+        self._owner, self._name = owner, name
+        wrapper: Any = wrap(self.below)
+
+        def top(*args: Any, **named: Any) -> Any:
+            if self.is_live:
+                return wrapper(*args, **named)
+            return None if self.below is None else self.below(*args, **named)
+
+        top.wrapped = self  # type: ignore[attr-defined]
+        setattr(owner, name, top)
+
+    def remove(self) -> None:
+        """Wrap no longer; what others put on top stays."""
+        self.is_live = False
+        current = getattr(self._owner, self._name)
+        while isinstance(found := getattr(current, "wrapped", None), Wrapped) and not found.is_live:
+            current = found.below
+        setattr(self._owner, self._name, current)
+
+
+class _Hook:
+    """What the hooks share: at most one wrapped attribute."""
+
+    def __init__(self) -> None:
+        self._wrapped: Wrapped | None = None
+
+    def remove(self) -> None:
+        """See `CompileHook.remove`."""
+        if self._wrapped is not None:
+            self._wrapped.remove()
+            self._wrapped = None
+
+
+class TritonHook(_Hook):
     """`triton.knobs.compilation.listener`, chained to whatever listened before."""
 
     kind: Kind = "triton"
-
-    def __init__(self) -> None:
-        self._knob: Any = None
-        self._previous: Any = None
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed"
-        self._knob = importlib.import_module("triton.knobs").compilation
-        self._previous = previous = self._knob.listener
 
-        def listener(*, src: Any, cache_hit: bool, **rest: Any) -> None:
-            if previous is not None:
-                previous(src=src, cache_hit=cache_hit, **rest)
-            signature = getattr(src, "signature", {})
-            types = ", ".join(f"{name}: {kind}" for name, kind in dict(signature).items())
-            report(Compilation("triton", str(getattr(src, "name", src)), types, from_disk=cache_hit))
+        def listening(previous: Any) -> Callable[..., None]:
+            def listener(*, src: Any, cache_hit: bool, **rest: Any) -> None:
+                if previous is not None:
+                    previous(src=src, cache_hit=cache_hit, **rest)
+                signature = getattr(src, "signature", {})
+                types = ", ".join(f"{name}: {kind}" for name, kind in dict(signature).items())
+                report(Compilation("triton", str(getattr(src, "name", src)), types, from_disk=cache_hit))
 
-        self._knob.listener = listener
+            return listener
+
+        self._wrapped = Wrapped(importlib.import_module("triton.knobs").compilation, "listener", listening)
         return None
 
-    def remove(self) -> None:
-        """See `CompileHook.remove`."""
-        if self._knob is not None:
-            self._knob.listener = self._previous
-            self._knob = None
 
-
-class FlashInferHook:
+class FlashInferHook(_Hook):
     """The `run_ninja` that FlashInfer's module builds go through; a build that changes no library was a load."""
 
     kind: Kind = "flashinfer"
-
-    def __init__(self) -> None:
-        self._core: Any = None
-        self._original: Any = None
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
         if importlib.util.find_spec("flashinfer") is None:
             return "flashinfer is not installed"
-        self._core = importlib.import_module("flashinfer.jit.core")
-        self._original = original = self._core.run_ninja
 
-        def run_ninja(workdir: Path, ninja_file: Path, *rest: Any, **named: Any) -> Any:
-            before = _library_times(workdir)
-            result = original(workdir, ninja_file, *rest, **named)
-            untouched = bool(before) and before == _library_times(workdir)
-            report(Compilation("flashinfer", Path(workdir).name, Path(ninja_file).name, from_disk=untouched))
-            return result
+        def watched(original: Any) -> Callable[..., Any]:
+            def run_ninja(workdir: Path, ninja_file: Path, *rest: Any, **named: Any) -> Any:
+                before = _library_times(workdir)
+                result = original(workdir, ninja_file, *rest, **named)
+                untouched = bool(before) and before == _library_times(workdir)
+                report(Compilation("flashinfer", Path(workdir).name, Path(ninja_file).name, from_disk=untouched))
+                return result
 
-        self._core.run_ninja = run_ninja
+            return run_ninja
+
+        self._wrapped = Wrapped(importlib.import_module("flashinfer.jit.core"), "run_ninja", watched)
         return None
 
-    def remove(self) -> None:
-        """See `CompileHook.remove`."""
-        if self._core is not None:
-            self._core.run_ninja = self._original
-            self._core = None
 
-
-class CuteDslHook:
+class CuteDslHook(_Hook):
     """`compile_and_cache` of the CuTe-DSL's front end, which runs once for each compiled function.
 
     Proven with a real compilation for the host; no kernel for a GPU has been compiled under it yet.
     """
 
     kind: Kind = "cute_dsl"
-
-    def __init__(self) -> None:
-        self._owner: Any = None
-        self._original: Any = None
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
@@ -136,25 +156,20 @@ class CuteDslHook:
         owner = next((cls for cls in front_end.__mro__ if "compile_and_cache" in vars(cls)), None)
         if owner is None:
             return "this nvidia-cutlass-dsl has no compile_and_cache"
-        self._owner, self._original = owner, vars(owner)["compile_and_cache"]
-        original = self._original
 
-        def compile_and_cache(
-            dsl: Any, module: Any, module_hash: Any, function_name: str, *rest: Any, **named: Any
-        ) -> Any:
-            result = original(dsl, module, module_hash, function_name, *rest, **named)
-            name = named.get("original_function_name") or function_name
-            report(Compilation("cute_dsl", str(name), function_name, from_disk=False))
-            return result
+        def watched(original: Any) -> Callable[..., Any]:
+            def compile_and_cache(
+                dsl: Any, module: Any, module_hash: Any, function_name: str, *rest: Any, **named: Any
+            ) -> Any:
+                result = original(dsl, module, module_hash, function_name, *rest, **named)
+                name = named.get("original_function_name") or function_name
+                report(Compilation("cute_dsl", str(name), function_name, from_disk=False))
+                return result
 
-        owner.compile_and_cache = compile_and_cache
+            return compile_and_cache
+
+        self._wrapped = Wrapped(owner, "compile_and_cache", watched)
         return None
-
-    def remove(self) -> None:
-        """See `CompileHook.remove`."""
-        if self._owner is not None:
-            self._owner.compile_and_cache = self._original
-            self._owner = None
 
 
 def default_hooks() -> tuple[CompileHook, ...]:

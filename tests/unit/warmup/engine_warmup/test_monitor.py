@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import threading
 from pathlib import Path
@@ -156,6 +157,21 @@ def test_an_earlier_triton_listener_still_hears(compile_kernel: Any) -> None:
 
     assert heard == ["scatter_rows_kernel"]
     assert restored is listener
+
+
+def test_overlapping_monitors_may_end_in_any_order(compile_kernel: Any) -> None:
+    """The one that goes on still counts, the one that ended does not, and nothing of either is left."""
+    import triton
+
+    first, second = (CompilationMonitor("count", [TritonHook(), FlashInferHook()]).activate() for _ in range(2))
+    compile_kernel(torch.float64)
+    first.deactivate()
+    compile_kernel(torch.float16)
+    second.deactivate()
+
+    assert [monitor.report().compiled["triton"] for monitor in (first, second)] == [1, 2]
+    assert triton.knobs.compilation.listener is None
+    assert not hasattr(importlib.import_module("flashinfer.jit.core").run_ninja, "wrapped")
 
 
 def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
