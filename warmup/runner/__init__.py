@@ -2,6 +2,7 @@
 
 `protocol.py` is what an engine's own runner has to offer; `schedule.py`, `kv_cache.py` and `sizes.py` are pure values.
 `builtin.py` assembles the runner: `input_batch.py` (requests and persistent buffers), `block_table.py`,
-`attention.py` / `mla.py` (FlashInfer's paged wrappers on CUDA, torch on CPU), `transformer.py`, `sampler.py`.
+`attention.py` / `mla.py` (FlashInfer's paged wrappers on CUDA, torch on CPU), `transformer.py` with `projections.py`
+(its GEMMs and experts, through the tuned ops), `sampler.py`.
 Importing this package imports neither torch nor FlashInfer.
 """

@@ -222,11 +222,7 @@ class BuiltinRunner:
         )
         return lambda: self.decoder.forward(inputs, step, self.kv_store)
 
-    def _plan(
-        self,
-        query_lens: Lengths,
-        seq_lens: Lengths,
-    ) -> None:
+    def _plan(self, query_lens: Lengths, seq_lens: Lengths) -> None:
         starts = np.concatenate([[0], np.cumsum(query_lens)]).astype(np.int32)
         for group, backend in enumerate(self.attention_backends):
             backend.plan(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from configs.model import ModelDims
 from warmup.runner.protocol import SchedulerLimits
 from warmup.tasks import Workload
-from warmup.workloads.catalog import Split, fused_moe, workloads_of
+from warmup.workloads.catalog import workloads_of
 
 
 def layer_calls(
@@ -25,28 +27,19 @@ def layer_calls(
 
     The CPU backend has no fused experts: theirs are named all the same, for the shapes of the weights, and refused.
     """
-    found = workloads_of(
+    make = partial(
+        workloads_of,
         dims,
         tp=tp,
         pp=pp,
         ep=ep,
         pp_stage=pp_stage,
         ep_shard=ep_shard,
-        dtype=dtype,
         quantization=quantization,
-        backend=backend,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_num_seqs,
     )
+    found = make(backend=backend, dtype=dtype)
     if backend == "cuda":
         return found
-    split = Split(
-        tp=tp,
-        pp=pp,
-        ep=ep,
-        pp_stage=pp_stage,
-        ep_shard=ep_shard,
-        max_num_batched_tokens=limits.max_num_batched_tokens,
-        max_num_seqs=limits.max_num_seqs,
-    )
-    return (*found, *fused_moe(dims, split, dtype))
+    return (*found, *(call for call in make(backend="cuda", dtype="bfloat16") if call.family == "fused_moe"))
