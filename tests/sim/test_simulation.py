@@ -203,11 +203,14 @@ def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPat
 
 
 def test_commands_after_the_end_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that replaces a rank although the run is over is found out."""
-    died = WarmupMachine.died
+    """A machine that replaces a rank, be it one alone, although the run is over is found out."""
+    died, replaced = WarmupMachine.died, set[int]()
 
     def restless(self: WarmupMachine, rank: int, reason: str, now: float, process: int | None = None) -> Any:
-        return [Replace(rank, reason)] if self.is_over else died(self, rank, reason, now, process)
+        if not self.is_over or replaced:
+            return died(self, rank, reason, now, process)
+        replaced.add(rank)
+        return [Replace(rank, reason)]
 
     monkeypatch.setattr(WarmupMachine, "died", restless)
     assert noticed("after the end")
