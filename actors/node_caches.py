@@ -3,9 +3,9 @@
     which nodes         with a config those that could hold a rank of it, else every one that is alive
     ls, verify, explain, diff, prune   one question each
     rollback            planned on every node first; nothing is changed unless all of them would serve one table
+    export, import      `archive_moves.py`: one file where the command runs
 
-`export` and `import` are about one file on one disk, and re-timing needs a rank's device: they stay on one node. A run
-takes what one node imported to the others.
+Re-timing needs a rank's device and stays on one node.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from actors import capacity
+from actors.archive_moves import export_from, import_to
 from actors.node_task import ask_nodes
 from configs import WarmupConfig
 from warmup.cache.command import perform
 
 Arguments = Mapping[str, Any]
-COMMANDS = ("ls", "verify", "explain", "diff", "prune", "rollback")
+COMMANDS = ("ls", "verify", "explain", "diff", "prune", "rollback", "export", "import")
+MOVES = {"export": export_from, "import": import_to}
 SETTING = "--timeout"
 
 
@@ -60,6 +62,8 @@ def perform_everywhere(
         nodes = nodes_for(config, nodes)
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
+    if command in MOVES:
+        return judge(command, _answers(nodes, *MOVES[command](nodes, arguments, timeout_s)))
     arguments = {**arguments, "if_present": True}
     if command == "rollback":
         return _rollback(nodes, arguments, timeout_s)
@@ -119,8 +123,15 @@ def _ask(
 ) -> tuple[NodeAnswer, ...]:
     """`own` are arguments of single nodes, by id."""
     asked = {node.node_id: (command, {**arguments, **own.get(node.node_id, {})}) for node in nodes}
-    answers, problems = ask_nodes(perform, asked, timeout_s)
-    return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in nodes)
+    return _answers(nodes, *ask_nodes(perform, asked, timeout_s))
+
+
+def _answers(
+    nodes: Sequence[capacity.Node], answers: Mapping[str, Any], problems: Mapping[str, str]
+) -> tuple[NodeAnswer, ...]:
+    """Of the nodes that were asked."""
+    asked = [node for node in nodes if node.node_id in answers or node.node_id in problems]
+    return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in asked)
 
 
 def _answer(node: capacity.Node, answer: dict[str, Any] | None, problem: str | None) -> NodeAnswer:

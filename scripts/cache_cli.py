@@ -126,10 +126,21 @@ def export(
     generation: Generation = None,
     root: Root = None,
     override_dir: Override = None,
+    config: Config = None,
+    settings: Settings = None,
+    cluster: Cluster = False,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Write one key's artifact as one file, for images and for clusters without a network between them."""
-    scope = Scope(root=root, override_dir=override_dir)
+    """Write one key's artifact as one file, for images and for clusters without a network between them.
+
+    With --cluster the newest that any node has.
+    """
+    if cluster and generation is not None:
+        typer.echo("ray-warmup: --generation: each node numbers its generations itself; leave --cluster out", err=True)
+        raise typer.Exit(EXIT_USAGE)
+    scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
     answer("export", scope, as_json, key=key, file=str(file.absolute()), generation=generation)
 
 
@@ -138,10 +149,16 @@ def import_command(
     file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
     root: Root = None,
     override_dir: Override = None,
+    config: Config = None,
+    settings: Settings = None,
+    cluster: Cluster = False,
+    address: Address = None,
+    timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Check a file as a whole, then publish its artifact where it belongs. A run takes it to the other nodes."""
-    answer("import", Scope(root=root, override_dir=override_dir), as_json, file=str(file.absolute()))
+    """Check a file as a whole, then publish its artifact where it belongs, on this node or on every node."""
+    scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
+    answer("import", scope, as_json, file=str(file.absolute()))
 
 
 @app.command()

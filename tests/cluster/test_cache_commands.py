@@ -107,3 +107,27 @@ def test_a_node_that_does_not_answer_is_named(case: Case) -> None:
     assert code == 1
     assert [row["node_id"] for row in answer["nodes"] if row["error"]] == [silent.node_id]
     assert f"node {silent.node_id[:8]} did not answer within 2 s (--timeout)" in answer["error"]
+
+
+def test_one_file_leaves_the_cluster_and_reaches_its_nodes(case: Case, tmp_path: Path) -> None:
+    """`export` finds who has the artifact; `import` publishes it where a rank could be, a damaged file nowhere."""
+    first, second, spare = case.bed.nodes
+    case.plant(first)
+    file, config = tmp_path / "artifact.rwa", tmp_path / "main.yaml"
+    config.write_text(
+        "cluster: {num_nodes: 2, ranks_per_node: 1, gpus_per_rank: 0, backend: cpu, node_labels: {pool: main}}\n"
+        "model: {name: qwen3-0.6b}\n"
+    )
+    code, out = call(case, "export", str(file))
+    assert (code, [row["node_id"] for row in out["nodes"]]) == (0, [first.node_id])
+    damaged = tmp_path / "damaged.rwa"
+    damaged.write_bytes(file.read_bytes()[:-100])
+    where = ("--cluster", "--root", f"~/{case.name}", "--config", str(config))
+    refused = CliRunner().invoke(app, ["import", str(damaged), *where])
+    assert refused.exit_code == 1
+    assert "truncated or damaged" in refused.stderr
+    assert not case.cache(second).exists()
+    code, done = call(case, "import", str(file), "--config", str(config))
+    assert (code, len(done["nodes"])) == (0, 2)
+    assert artifact(store(case, second).directory).digest == artifact(store(case, first).directory).digest
+    assert not case.cache(spare).exists()

@@ -41,9 +41,14 @@ class Place:
 
 def write_archive(path: Path, place: Place, artifact: Artifact, *, file_mode: int = 0o600) -> int:
     """Write one file atomically; returns its size in bytes. Raises StoreError; KeyError for a blob not carried."""
-    data = b"".join(_parts(place, artifact))
+    data = archive_bytes(place, artifact)
     publish_bytes(path, data, file_mode=file_mode)
     return len(data)
+
+
+def archive_bytes(place: Place, artifact: Artifact) -> bytes:
+    """What `write_archive` writes. KeyError for a blob not carried."""
+    return b"".join(_parts(place, artifact))
 
 
 def read_archive(path: Path) -> tuple[Place, Artifact]:
@@ -54,9 +59,9 @@ def read_archive(path: Path) -> tuple[Place, Artifact]:
     return unpack(read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT))
 
 
-def unpack(data: bytes) -> tuple[Place, Artifact]:
+def unpack(data: Blob) -> tuple[Place, Artifact]:
     """The artifact in these bytes. Raises as `read_archive`."""
-    if not data.startswith(MAGIC):
+    if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
     body, digest = memoryview(data)[:-_DIGEST], bytes(data[-_DIGEST:])
     if len(data) < len(MAGIC) + _DIGEST or hashlib.sha256(body).digest() != digest:

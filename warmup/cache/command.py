@@ -136,13 +136,21 @@ def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    path, target = _one(paths, arguments), Path(arguments["file"])
-    size = cache_ops.export_store(path, target, arguments.get("generation"))
-    return True, {"store": str(path), "file": str(target), "bytes": size}
+    """Into a file; with none the bytes themselves are the result's `data`, which is the one that is no JSON."""
+    path, file, generation = _one(paths, arguments), arguments.get("file"), arguments.get("generation")
+    if file is None:
+        data = cache_ops.export_bytes(path, generation)
+        return True, {"store": str(path), "bytes": len(data), "data": data}
+    size = cache_ops.export_store(path, Path(file), generation)
+    return True, {"store": str(path), "file": file, "bytes": size}
 
 
 def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    done = cache_ops.import_archive(Path(arguments["file"]), paths.root, paths.override)
+    """From a file, or from `data` that was read from one elsewhere."""
+    section, data = _section(arguments), arguments.get("data")
+    modes = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
+    source = Path(arguments["file"]) if data is None else data
+    done = cache_ops.import_archive(source, paths.root, paths.override, **modes)
     files = [str(path) for path in done.files]
     return True, {"path": str(done.path), "generation": done.generation, "bytes": done.bytes, "files": files}
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from warmup.artifact.archive import Place, read_archive, write_archive
+from warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
+from warmup.artifact.artifact import Blob
 from warmup.artifact.manifest import parse_manifest
 from warmup.cache.views import disk_bytes, version_and_arch
 from warmup.errors import StoreError, WarmupError
 from warmup.store import pruning
 from warmup.store.node_store import NodeStore, Published, StorePath
+from warmup.store.publish import publish_bytes
 
 DAY_S = 86_400.0
 
@@ -65,10 +67,17 @@ class Rollback:
 
 
 def export_store(path: Path, target: Path, generation: int | None = None) -> int:
-    """Write a store's current (or a numbered) artifact as one file; returns its bytes.
+    """Write a store's current (or a numbered) artifact as one file; returns its size.
 
     Raises StoreError or CorruptArtifactError; nothing is written then.
     """
+    data = export_bytes(path, generation)
+    publish_bytes(target, data)
+    return len(data)
+
+
+def export_bytes(path: Path, generation: int | None = None) -> bytes:
+    """What `export_store` writes. Raises StoreError, CorruptArtifactError."""
     artifact, lease = NodeStore(path).load_artifact(generation=generation)
     try:
         version, arch = version_and_arch(path)
@@ -76,24 +85,24 @@ def export_store(path: Path, target: Path, generation: int | None = None) -> int
         place = Place(
             fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key_sha256
         )
-        return write_archive(target, place, artifact)
+        return archive_bytes(place, artifact)
     finally:
         lease.release()
 
 
 def import_archive(
-    source: Path, root: Path, override: Path | None = None, *, file_mode: int = 0o600, dir_mode: int = 0o700
+    source: Path | Blob, root: Path, override: Path | None = None, *, file_mode: int = 0o600, dir_mode: int = 0o700
 ) -> Published:
-    """Check a file as a whole and publish its artifact where it belongs.
+    """Check a file (or what was read from one) as a whole and publish its artifact where it belongs.
 
     Raises an ArtifactError for what the file holds, StoreError for the disk.
     """
     try:
-        place, artifact = read_archive(source)
+        place, artifact = read_archive(source) if isinstance(source, Path) else unpack(source)
     except FileNotFoundError as error:
-        raise StoreError(f"{source} does not exist", path=str(source)) from error
+        raise StoreError(f"{source!s} does not exist", path=str(source)) from error
     where = StorePath.of(root, override, place.flashinfer_version, place.arch, place.key_sha256)
-    return NodeStore(where, file_mode=file_mode, dir_mode=dir_mode).publish(artifact)
+    return NodeStore(where, file_mode=file_mode, dir_mode=dir_mode).publish(artifact, is_checked=True)
 
 
 def plan_rollback(path: Path, generation: int | None = None) -> Rollback:

@@ -1,0 +1,65 @@
+"""`ray-warmup cache export | import --cluster`: one file where the command runs, stores on the nodes.
+
+export   the node with the newest artifact of a key packs it, the file is written here
+import   the file is checked here as a whole, then every node checks and publishes it; its bytes travel once a node
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.capacity import Node
+from actors.node_task import ask_nodes
+from actors.transfer import buffer
+from warmup.artifact.archive import unpack
+from warmup.artifact.manifest import MAX_TOTAL_BYTES
+from warmup.cache.command import perform
+from warmup.errors import StoreError
+from warmup.store.publish import publish_bytes
+from warmup.store.reading import read_regular
+
+Arguments = Mapping[str, Any]
+Answers = tuple[dict[str, Any], dict[str, str]]
+"""(answers, problems), each by node id; see `ask_nodes`."""
+
+
+def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:
+    """The file is written here; only the node that packed it answers. Raises StoreError."""
+    listed, problems = ask_nodes(perform, {node.node_id: ("ls", arguments) for node in nodes}, timeout_s)
+    rows = [(row, node_id) for node_id, said in listed.items() for row in said.get("result", ()) if not row["problem"]]
+    keys = sorted({row["key_sha256"] for row, _ in rows})
+    wanted = f"beginning with {arguments['key']!r}" if arguments.get("key") else "named"
+    if not keys:
+        raise StoreError("; ".join([f"no node has a whole store with a key {wanted}", *problems.values()]))
+    if len(keys) > 1:
+        names = ", ".join(key[:12] for key in keys)
+        raise StoreError(f"{len(keys)} keys are {wanted} on these nodes ({names}): give more of the key")
+    _, source = max((row["created_at"], node_id) for row, node_id in rows)
+    asked = {**arguments, "key": keys[0], "file": None}
+    answers, problems = ask_nodes(perform, {source: ("export", asked)}, timeout_s)
+    for answer in answers.values():
+        if "result" in answer:
+            publish_bytes(Path(arguments["file"]), answer["result"].pop("data"))
+            answer["result"]["file"] = arguments["file"]
+    return answers, problems
+
+
+def import_to(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:
+    """Every node's answer. Raises StoreError or an ArtifactError for the file; no node is asked then."""
+    file = Path(arguments["file"])
+    try:
+        data = read_regular(file, MAX_TOTAL_BYTES)
+    except FileNotFoundError as error:
+        raise StoreError(f"{file} does not exist", path=str(file)) from error
+    unpack(data)
+    sent = ray.put(buffer(data))
+    return ask_nodes(receive, {node.node_id: (arguments, sent) for node in nodes}, timeout_s)
+
+
+def receive(arguments: Arguments, data: Any) -> dict[str, Any]:
+    """On a node: publish the artifact in these bytes."""
+    return perform("import", {**arguments, "data": memoryview(data)})
