@@ -92,8 +92,8 @@ def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_answered_here_is_wrong_usage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated nodes have caches of their own; re-timing needs a config, and one node; --set needs a config; generation
-    numbers mean nothing across nodes. Nothing is started for any of it."""
+    """Simulated nodes have caches of their own; re-timing needs a config, and one node; --set needs a config; numbers
+    of generations mean nothing across nodes. Nothing is started for any of it."""
     monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(root))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     for arguments, expected in (
