@@ -18,7 +18,7 @@
 | another Ray or ray-warmup on a node | StartupError |
 
 What disks and files do is in `warmup/store/node_store.py`. Exit codes of every command: 0 ready, 1 failed, 2 wrong
-configuration or usage, 3 busy.
+configuration or usage, 3 busy, 124 `wait` timed out (`actors/verdicts.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ EXIT_READY = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BUSY = 3
+EXIT_TIMEOUT = 124
 
 
 class PlacementError(WarmupError):

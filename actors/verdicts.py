@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.client import NAMESPACE, coordinator_name
-from actors.errors import ClusterError
+from actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
 from actors.status import attached, is_client
 from configs import WarmupConfig, parse_config
 from configs.schema import CacheSection
@@ -23,7 +23,6 @@ from warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
-EXIT_TIMEOUT = 124
 NODES_S = 20.0
 """For the answers of the nodes, where they are asked."""
 _POLL_S = 1.0
@@ -69,11 +68,11 @@ def wait_ready(
         return _wait_for_cluster(config, address, deadline, clock)
     nodes = environments_here(config, node)
     while True:
-        answers = [_verdict_of(config, environment) for environment in nodes]
-        if all(answer == 0 for answer in answers):
-            return 0
-        if 1 in answers and not _is_live(config, address):
-            return 1
+        answers = [judge(_told(config, environment)) for environment in nodes]
+        if all(answer == EXIT_READY for answer in answers):
+            return EXIT_READY
+        if EXIT_FAILED in answers and not _is_live(config, address):
+            return EXIT_FAILED
         if clock() >= deadline:
             return EXIT_TIMEOUT
         _pause(deadline, clock)
@@ -86,15 +85,14 @@ def judge(answers: Sequence[Mapping[str, Any]]) -> int | None:
         return None
     newest = max(answers, key=lambda answer: answer.get("ended_at", 0.0))
     if not newest["ready"]:
-        return 1
-    return 0 if all(answer["hit"] for answer in answers if answer.get("run_id") == newest.get("run_id")) else None
+        return EXIT_FAILED
+    has_table = all(answer["hit"] for answer in answers if answer.get("run_id") == newest.get("run_id"))
+    return EXIT_READY if has_table else None
 
 
-def answer_here(config: dict[str, Any]) -> Verdict | None:
-    """The verdict of a config's work on this node, with `hit`: whether the table is there, too. A task on a node."""
-    found = forecast_rank(parse_config(config), 0, environment={})
-    verdict = NodeStore(found.table_path.parent).load_verdict()
-    return None if verdict is None else verdict | {"hit": found.hit}
+def answer_here(config: dict[str, Any]) -> list[Verdict]:
+    """What this node says of a config's work; a task on a node."""
+    return _told(parse_config(config), {})
 
 
 def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float, clock: Clock) -> int:
@@ -105,9 +103,8 @@ def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float
         try:
             with attached(address) as connected:
                 while connected:
-                    answers = _ask(answer_here, config).values()
-                    code = judge([answer for answer in answers if answer is not None])
-                    if code == 0 or (code == 1 and not _is_running(config)):
+                    code = judge([answer for told in _ask(answer_here, config).values() for answer in told])
+                    if code == EXIT_READY or (code == EXIT_FAILED and not _is_running(config)):
                         return code
                     if clock() >= deadline:
                         return EXIT_TIMEOUT
@@ -134,15 +131,11 @@ def _ask(function: Callable[..., Any], config: WarmupConfig | None) -> dict[str,
     return answers
 
 
-def _verdict_of(config: WarmupConfig, node: Mapping[str, str]) -> int | None:
-    """0: the node's table is there and its run ended ready; 1: it failed; None: nothing is known. Needs no Ray."""
+def _told(config: WarmupConfig, node: Mapping[str, str]) -> list[Verdict]:
+    """The verdict beside a node's table, if there is one, with `hit`: whether the table is there, too. Needs no Ray."""
     found = forecast_rank(config, 0, environment=node)
     verdict = NodeStore(found.table_path.parent).load_verdict()
-    if verdict is None:
-        return None
-    if not verdict["ready"]:
-        return 1
-    return 0 if found.hit else None
+    return [] if verdict is None else [verdict | {"hit": found.hit}]
 
 
 def _is_live(config: WarmupConfig, address: str | None) -> bool:

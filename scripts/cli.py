@@ -14,10 +14,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_USAGE
 from configs import VERSION, ConfigError, WarmupConfig, load_config
 from scripts.cache_cli import app as cache_app
-
-EXIT_READY, EXIT_FAILED, EXIT_USAGE, EXIT_BUSY = 0, 1, 2, 3
 
 app = typer.Typer(
     name="ray-warmup",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors import verdicts as endings
-from actors.verdicts import EXIT_TIMEOUT, judge, verdicts, wait_ready
+from actors.errors import EXIT_TIMEOUT
+from actors.verdicts import judge, verdicts, wait_ready
 from configs import WarmupConfig, load_config
 from tests.artifacts import make_artifact
 from warmup.artifact.artifact import table_content
