@@ -29,7 +29,8 @@ Answers = tuple[dict[str, Any], dict[str, str]]
 
 def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:
     """The file is written here; only the node that packed it answers. Raises StoreError."""
-    listed, problems = ask_nodes(perform, {node.node_id: ("ls", arguments) for node in nodes}, timeout_s)
+    asked = {**arguments, "if_present": True}
+    listed, problems = ask_nodes(perform, {node.node_id: ("ls", asked) for node in nodes}, timeout_s)
     rows = [(row, node_id) for node_id, said in listed.items() for row in said.get("result", ()) if not row["problem"]]
     keys = sorted({row["key_sha256"] for row, _ in rows})
     wanted = f"beginning with {arguments['key']!r}" if arguments.get("key") else "named"
@@ -39,8 +40,8 @@ def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -
         names = ", ".join(key[:12] for key in keys)
         raise StoreError(f"{len(keys)} keys are {wanted} on these nodes ({names}): give more of the key")
     _, source = max((row["created_at"], node_id) for row, node_id in rows)
-    asked = {**arguments, "key": keys[0], "file": None}
-    answers, problems = ask_nodes(perform, {source: ("export", asked)}, timeout_s)
+    packs = {**arguments, "key": keys[0], "file": None}
+    answers, problems = ask_nodes(perform, {source: ("export", packs)}, timeout_s)
     for answer in answers.values():
         if "result" in answer:
             publish_bytes(Path(arguments["file"]), answer["result"].pop("data"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Blob, verify
 from warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
-from warmup.errors import CorruptArtifactError, UnsafeArchiveError
+from warmup.errors import ArtifactError, CorruptArtifactError, UnsafeArchiveError
 from warmup.store.member_path import check_member_path
 from warmup.store.publish import publish_bytes
 from warmup.store.reading import read_regular
@@ -56,7 +56,10 @@ def read_archive(path: Path) -> tuple[Place, Artifact]:
 
     Raises CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError, StoreError or FileNotFoundError.
     """
-    return unpack(read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT))
+    try:
+        return unpack(read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT))
+    except ArtifactError as error:
+        raise type(error)(f"{path}: {error}", **error.details) from error
 
 
 def unpack(data: Blob) -> tuple[Place, Artifact]:

@@ -214,6 +214,19 @@ def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
     return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []
 
 
+def check_timings(sidecar: bytes, table: BlobEntry | None) -> None:
+    """Refuse a sidecar that is not of this version or not of this table. Raises CorruptArtifactError."""
+    document = parse_json(sidecar, MAX_BLOB_BYTES, TIMINGS_NAME)
+    if not isinstance(document, dict) or not isinstance(document.get("tasks"), list):
+        raise CorruptArtifactError(f"{TIMINGS_NAME} lists no tasks")
+    if document.get("version") != TIMINGS_VERSION:
+        raise CorruptArtifactError(
+            f"{TIMINGS_NAME} has version {document.get('version')!r}, this version reads {TIMINGS_VERSION}"
+        )
+    if document.get("table_sha256") != (sha256(b"") if table is None else table.content_sha256):
+        raise CorruptArtifactError(f"{TIMINGS_NAME} belongs to another table")
+
+
 def read_coverage(artifact: Artifact) -> str:
     """For what its compiled parts were collected, as `timings_content` was told; empty where nothing says."""
     return str(_sidecar(artifact).get("covers", ""))

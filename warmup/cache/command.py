@@ -66,6 +66,12 @@ def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
     return tuple(path for path in found if path.name.startswith(arguments.get("key") or ""))
 
 
+def _named(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
+    """Every store that is meant. A key that is given must be there, unless another node may have it."""
+    found = _stores(paths, arguments)
+    return found if found or not arguments.get("key") or arguments.get("if_present") else (_one(paths, arguments),)
+
+
 def _one(paths: NodePaths, arguments: Arguments) -> Path:
     found = _stores(paths, arguments)
     if len(found) == 1:
@@ -79,11 +85,11 @@ def _one(paths: NodePaths, arguments: Arguments) -> Path:
 
 
 def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    return True, [asdict(row) for row in cache_views.list_stores(_stores(paths, arguments))]
+    return True, [asdict(row) for row in cache_views.list_stores(_named(paths, arguments))]
 
 
 def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    rows = [cache_views.verify_store(path) for path in _stores(paths, arguments)]
+    rows = [cache_views.verify_store(path) for path in _named(paths, arguments)]
     return all(not row.problems for row in rows), [asdict(row) for row in rows]
 
 
@@ -162,7 +168,7 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
         max_bytes=arguments.get("max_bytes"),
         installed_version=metadata.version("flashinfer-python") if arguments.get("other_versions") else None,
     )
-    stores = _stores(paths, arguments)
+    stores = _named(paths, arguments)
     plan = cache_ops.plan_prune(stores, rules, time.time())
     result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
     if arguments.get("yes"):

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact.artifact import decode, sha256
+from warmup.artifact.artifact import check_timings, decode, sha256
 from warmup.artifact.manifest import Manifest, key_difference, parse_manifest
+from warmup.compiled.flashinfer_modules import REQUIREMENTS, is_installed
+from warmup.compiled.installed import provider_directory
 from warmup.errors import WarmupError
 from warmup.store.leases import PUBLISHING
 from warmup.store.node_store import NodeStore
@@ -139,6 +141,8 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
             content = decode(entry, store.generations.read_blob(entry.sha256))
             if entry.kind == "autotune_configs":
                 parse_table(content)
+            elif entry.kind == "timings":
+                check_timings(content, manifest.table)
         except (FileNotFoundError, WarmupError) as error:
             checked.problems.append(f"generation {number}, {entry.kind}/{entry.path}: {error}")
             continue
@@ -150,11 +154,15 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
 
 
 def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: str, checked: _Checked) -> None:
-    installed = store.directory / "installed" / manifest.module_set[:32] / "modules" / path
+    """A set that is in place must be whole; one that nobody installed here is no problem."""
+    provider = provider_directory(store.directory, manifest.module_set)
+    installed = provider / "modules" / path
     if installed.exists():
         checked.files += 1
         if sha256(installed.read_bytes()) != content:
             checked.problems.append(f"{installed} is not what was published; run the warmup again to restore it")
+    elif path != REQUIREMENTS and is_installed(provider):
+        checked.problems.append(f"{installed} is missing; run the warmup again to restore it")
 
 
 def _verify_table_file(store: NodeStore, number: int, manifest: Manifest, checked: _Checked) -> None:

@@ -172,6 +172,11 @@ class NodeStore(RunFiles):
                     raise
             except FileNotFoundError as error:
                 missing = error
+                if generation is not None and generation not in (stored := self.generations.numbers()):
+                    have = ", ".join(map(str, stored)) or "none"
+                    raise StoreError(
+                        f"{self.directory}: generation {generation} is not stored; stored: {have}"
+                    ) from error
                 time.sleep(_PAUSE_S)
         raise store_error("read", self.directory, missing) from missing
 

@@ -84,6 +84,14 @@ def test_wrong_usage_exits_2(root: Path) -> None:
     assert call("prune", "--keep", "0", "--root", root)[0] == 2
 
 
+@pytest.mark.parametrize("command", ["ls", "verify", "prune"])
+def test_a_key_that_is_not_there_is_no_success(root: Path, command: str) -> None:
+    """A mistyped key ends with 1 and is named, instead of everything being well."""
+    code, output = call(command, "0123", "--root", str(root))
+
+    assert (code, "no store with a key beginning with '0123'" in output) == (1, True), output
+
+
 def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
     """A config whose table is nowhere ends with 1 and says so."""
     code, output = call("explain", "--config", "cpu_two_nodes", "--set", f"cache.root={tmp_path}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.artifacts import make_artifact
+from tests.artifacts import make_artifact, table_bytes
 from warmup.artifact.artifact import Artifact, Content, sha256, table_content, timings_content
 from warmup.cache.command import perform
 from warmup.cache.diff import diff_generations
@@ -126,6 +128,30 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path, store: NodeStore) -> 
     shutil.copytree(store.directory, moved)
     assert "belongs to key" in verify_store(moved).problems[0]
     assert "nothing is committed" in verify_store(tmp_path).problems[0]
+
+
+def test_verify_looks_for_what_an_installation_lacks(store: NodeStore) -> None:
+    """A set that was installed to its end and lost a module is named; one that was never installed is not."""
+    provider = store.directory / "installed" / store.current()[1].module_set[:32]
+    assert verify_store(store.directory).problems == ()
+    (provider / "flashinfer_jit_cache").mkdir(parents=True)
+    (provider / "flashinfer_jit_cache" / "__init__.py").write_text("")
+    (problem, *_) = verify_store(store.directory).problems
+    assert problem.startswith(f"{provider / 'modules/g/g.so'} is missing")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"version": 7}, "has version 7"), ({"tasks": None}, "lists no tasks"), ({"table_sha256": "0"}, "another table")],
+)
+def test_verify_checks_the_schema_of_the_timings(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    """A sidecar whose digest is right and whose form is not is a problem by name."""
+    table = table_bytes(1)
+    sidecar = json.loads(timings_content(table, []).data) | changed
+    content = Content("timings", "timings.json", json.dumps(sidecar).encode())
+    damaged = NodeStore(tmp_path / ("ab" * 32))
+    damaged.publish(make_artifact(contents=[table_content(table), content]))
+    assert any(said in problem for problem in verify_store(damaged.directory).problems)
 
 
 def test_explain_names_the_part_that_differs(tmp_path: Path, store: NodeStore) -> None:

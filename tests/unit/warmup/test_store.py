@@ -209,6 +209,8 @@ def test_load_artifact_holds_what_it_gives(store: NodeStore) -> None:
     with pytest.raises(StoreError):
         store.load_artifact()
     store.publish(make_artifact(4))
+    with pytest.raises(StoreError, match="generation 9 is not stored; stored: 1"):
+        store.load_artifact(generation=9)
     artifact, lease = store.load_artifact()
 
     assert (artifact.digest, artifact.table) == (make_artifact(4).digest, table_bytes(4))
