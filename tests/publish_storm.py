@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.artifacts import KEY, make_artifact, table_bytes  # noqa: E402
-from warmup.artifact.artifact import Artifact, read_timings  # noqa: E402
+from warmup.artifact.artifact import Artifact  # noqa: E402
+from warmup.artifact.timings import read_timings  # noqa: E402
 from warmup.errors import StoreError  # noqa: E402
 from warmup.store.node_store import NodeStore  # noqa: E402
 from warmup.store.pruning import collect_garbage, prune_generations  # noqa: E402

@@ -21,7 +21,7 @@ from typing import Any
 from configs import env
 from configs.loader import parse_config
 from configs.schema import CacheSection, WarmupConfig
-from warmup.artifact.artifact import read_timings
+from warmup.artifact.timings import read_timings
 from warmup.cache import diff as cache_diff
 from warmup.cache import ops as cache_ops
 from warmup.cache import views as cache_views

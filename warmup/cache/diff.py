@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, read_timings
+from warmup.artifact.artifact import Artifact
 from warmup.artifact.manifest import Manifest
+from warmup.artifact.timings import read_timings
 from warmup.store.node_store import NodeStore
 from warmup.table import TunedTable, parse_table
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact.artifact import check_timings, decode, sha256
+from warmup.artifact.artifact import decode, sha256
 from warmup.artifact.manifest import Manifest, key_difference, parse_manifest
+from warmup.artifact.timings import check_timings
 from warmup.compiled.flashinfer_modules import REQUIREMENTS, is_installed
 from warmup.compiled.installed import provider_directory
 from warmup.errors import WarmupError

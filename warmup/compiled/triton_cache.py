@@ -79,13 +79,8 @@ def snapshot(directory: Path) -> frozenset[str]:
     return frozenset(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else frozenset()
 
 
-def created_since(directory: Path, before: frozenset[str]) -> tuple[str, ...]:
-    """Entries that were added since a snapshot: one for each compilation."""
-    return tuple(sorted(snapshot(directory) - before))
-
-
 def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:
-    """These entries (from `Recorder.used` or `created_since`), groups with bare child names.
+    """These entries (of `Recorder.used`), groups with bare child names.
 
     An entry that is unfinished or gone is left out.
     """

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact, read_timings
+from warmup.artifact.artifact import Artifact
+from warmup.artifact.timings import read_timings
 from warmup.errors import WarmupError
 from warmup.rank.partial_results import believed
 from warmup.store.node_store import NodeStore

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Blob, read_coverage, verify
+from warmup.artifact.artifact import Artifact, Blob, verify
 from warmup.artifact.manifest import Kind, Manifest, parse_manifest
+from warmup.artifact.timings import read_coverage
 from warmup.cache_key import CacheKey
 from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from warmup.fingerprint import Fingerprint

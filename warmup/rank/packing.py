@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from warmup.artifact.artifact import Artifact, Content, pack, read_timings, table_content, timings_content
+from warmup.artifact.artifact import Artifact, Content, pack, table_content
 from warmup.artifact.manifest import GuardSummary, Manifest
+from warmup.artifact.timings import read_timings, timings_content
 from warmup.cache_key import CacheKey
 from warmup.errors import ArtifactError
 from warmup.fingerprint import Fingerprint

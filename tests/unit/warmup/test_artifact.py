@@ -9,7 +9,8 @@ import pytest
 from backports import zstd
 
 from tests.artifacts import KEY, make_artifact, table_bytes
-from warmup.artifact.artifact import Content, check_blob, decode, encode, read_timings, sha256, timings_content, verify
+from warmup.artifact.artifact import Content, check_blob, decode, encode, sha256, verify
+from warmup.artifact.timings import read_timings, timings_content
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 
@@ -112,7 +113,7 @@ def test_timings_of_another_version_are_ignored(monkeypatch: pytest.MonkeyPatch)
     """A sidecar whose rows may mean something else is no history, and one without a version neither."""
     sidecar = timings_content(table_bytes(1), [{"a": 1}])
     artifact = make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table_bytes(1)), sidecar])
-    monkeypatch.setattr("warmup.artifact.artifact.TIMINGS_VERSION", 2)
+    monkeypatch.setattr("warmup.artifact.timings.TIMINGS_VERSION", 2)
     assert read_timings(artifact) == []
 
 

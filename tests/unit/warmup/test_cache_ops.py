@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.artifacts import make_artifact, table_bytes
-from warmup.artifact.artifact import Artifact, Content, sha256, table_content, timings_content
+from warmup.artifact.artifact import Artifact, Content, sha256, table_content
+from warmup.artifact.timings import timings_content
 from warmup.cache.command import perform
 from warmup.cache.diff import diff_generations
 from warmup.cache.ops import PruneRules, apply_prune, export_store, import_archive, plan_prune, rollback

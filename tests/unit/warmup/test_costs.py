@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.artifacts import make_artifact
-from warmup.artifact.artifact import table_content, timings_content
+from warmup.artifact.artifact import table_content
+from warmup.artifact.timings import timings_content
 from warmup.machine.pool import PoolTask, TaskPool
 from warmup.rank.costs import MAX_STORES, learned_costs, recorded_seconds
 from warmup.store.node_store import NodeStore

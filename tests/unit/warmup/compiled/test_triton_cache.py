@@ -135,15 +135,6 @@ def test_broken_group_in_place_is_replaced(tmp_path: Path) -> None:
     assert json.loads(group.read_text())["child_paths"] == {"k.cubin": str(there / "ABC" / "k.cubin")}
 
 
-def test_created_since_counts_compilations(tmp_path: Path) -> None:
-    """Entries added after a snapshot are named; without a cache there is nothing."""
-    assert triton_cache.snapshot(tmp_path / "none") == frozenset()
-    before = triton_cache.snapshot(entry(tmp_path))
-    (tmp_path / "cache" / "NEW").mkdir()
-
-    assert triton_cache.created_since(tmp_path / "cache", before) == ("NEW",)
-
-
 def test_triton_hashes_its_installation_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash is asked of Triton once, in a thread of its own that does not keep the process alive."""
     seen: list[threading.Thread] = []
