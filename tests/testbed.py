@@ -328,20 +328,25 @@ class Case:
         try:
             remaining = wait_until(lambda: not self.leftovers(), GONE_WITHIN_S)
             assert remaining, f"left behind: {self.leftovers()}"
+            assert wait_until(lambda: not self.objects(), GONE_WITHIN_S), f"left behind: {self.objects()}"
         finally:
             for node in self.bed.nodes:
                 shutil.rmtree(self.cache(node), ignore_errors=True)
                 node.script_path.unlink(missing_ok=True)
 
     def leftovers(self) -> list[str]:
-        """Placement groups, actors, processes, objects, temporary files, markers and leases that should be gone."""
+        """Placement groups, actors, processes, temporary files, markers and leases that should be gone."""
         return [
             *placement_groups(),
             *actors(),
             *(f"process {pid}" for pid in self.pids if is_there(pid)),
-            *(f"{count} objects on node {node[:8]}" for node, count in self.bed.raylets.objects().items() if count),
             *(str(path) for node in self.bed.nodes for path in debris(self.cache(node))),
         ]
+
+    def objects(self) -> list[str]:
+        """Objects that should be gone. Raylets ask every worker before they answer, so a stopped one delays this."""
+        held = self.bed.raylets.objects()
+        return [f"{count} objects on node {node[:8]}" for node, count in held.items() if count]
 
 
 def alive_nodes() -> set[str]:
