@@ -29,7 +29,7 @@ def test_every_property_holds_in_mixed_schedules(first: int) -> None:
     assert {o.phase for o in outcomes} == {Phase.READY, Phase.FAILED}
 
 
-@pytest.mark.parametrize("seed", [4_725, 8_867, 19_876, 23_781, 81_654])
+@pytest.mark.parametrize("seed", [4_725, 8_867, 19_876, 23_781, 81_654, 422_826])
 def test_what_once_broke_a_property_holds(seed: int) -> None:
     """Schedules in which long runs found a defect: dead contexts on the way of modules, a source that left the run."""
     assert simulate(seed).violations == ()

@@ -90,7 +90,13 @@ class Workshop:
         process.packed_modules = names
         digests = self._module_digests(group.key, names)
         rows = [{"sha256": digest} for digest in digests]
-        return {"digest": f"modules of {group.key}", "manifest": "", "blobs": rows, "warnings": []}
+        return {
+            "digest": f"modules of {group.key}",
+            "names": sorted(names),
+            "manifest": "",
+            "blobs": rows,
+            "warnings": [],
+        }
 
     def _module_digests(self, key: str, names: set[str]) -> tuple[str, ...]:
         return tuple(module_digest(key, name) for name in sorted(names))

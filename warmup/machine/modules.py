@@ -31,7 +31,7 @@ class ModuleState:
     header: dict[str, Any] | None = None
     """The newest modules that the coordinator holds; `take` is given these."""
     held: frozenset[str] = frozenset()
-    """Names of modules in it that somebody needed; they are never built again."""
+    """Names of modules in it; they are never built again."""
     built: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Rank -> modules that it compiled."""
     received: list[str] = field(default_factory=list)
@@ -51,7 +51,8 @@ class ModuleState:
 
     def adopt(self) -> None:
         """What was offered is with the coordinator."""
-        self.header, self.held = self.offer, self.held | self.offered
+        assert self.offer is not None, "an adopted offer was made"
+        self.header, self.held = self.offer, self.held | self.offered | frozenset(self.offer["names"])
         self.packer = self.offer = None
 
     def advance(self, rank: int, process: int, node: str, built: list[str], missing: list[str]) -> None:

@@ -120,6 +120,7 @@ class CompiledWork:
         manifest = self.artifact.manifest
         return {
             "digest": manifest.module_set,
+            "names": list(flashinfer_modules.names_of(manifest)),
             "manifest": manifest.to_bytes().decode(),
             "blobs": blob_rows(manifest),
             "warnings": [],
