@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,8 +44,9 @@ class FreshProcess:
             factory: the tuner as `module:Class`.
             environ: the process' environment; the compute cache is replaced, the import path extended.
         """
-        self._scratch = tempfile.TemporaryDirectory(prefix="ray-warmup-replay-")
-        self.compute_cache = Path(self._scratch.name) / "compute_cache"
+        # named now, for the child's environment; made for a replay only, so that a parent that is killed leaves none
+        self._scratch = Path(tempfile.gettempdir()) / f"ray-warmup-replay-{secrets.token_hex(16)}"
+        self.compute_cache = self._scratch / "compute_cache"
         """Where the driver puts what the child has it compile; removed by `close`."""
         path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
         self._child = subprocess.Popen(
@@ -75,7 +78,9 @@ class FreshProcess:
         Raises:
             LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
         """
-        file = Path(self._scratch.name) / "autotune_configs.json"
+        self._scratch.mkdir(mode=0o700)
+        self.compute_cache.mkdir(mode=0o700)
+        file = self._scratch / "autotune_configs.json"
         file.write_bytes(table)
         try:
             out, err = self._child.communicate(json.dumps({**request, "table": str(file)}), timeout=timeout_s)
@@ -93,7 +98,7 @@ class FreshProcess:
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
                 pipe.close()
-        self._scratch.cleanup()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> FreshProcess:
         return self

@@ -88,6 +88,7 @@ def test_a_failure_of_the_child_is_named(environ: dict[str, str]) -> None:
 def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
     """The deadline is kept, and the error says how long it was; nothing is left behind."""
     with FreshProcess(CHEAP, environ) as fresh:
+        assert not fresh.compute_cache.parent.exists()
         with pytest.raises(LoadError, match="longer than 0 s"):
             fresh.replay(request(), b"{}", 0.05)
         assert fresh.is_alive
@@ -97,14 +98,17 @@ def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
     assert not scratch.exists()
 
 
-def test_a_child_that_nobody_needs_ends(environ: dict[str, str]) -> None:
-    """It waits, its imports done, and ends with its parent: its request is then at an end before it began."""
+def test_a_child_that_nobody_needs_ends(tmp_path: Path, environ: dict[str, str]) -> None:
+    """It waits, its imports done, and ends with its parent: its request is then at an end before it began.
+
+    Neither leaves a file behind.
+    """
     parent = "import sys, os; from warmup.fresh_replay import FreshProcess; " + (
         "fresh = FreshProcess(sys.argv[1], os.environ); print(fresh._child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
         [sys.executable, "-c", parent, CHEAP],
-        env={**environ, "PYTHONPATH": str(ROOT)},
+        env={**environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -116,3 +120,4 @@ def test_a_child_that_nobody_needs_ends(environ: dict[str, str]) -> None:
     while child.exists() and "State:\tZ" not in (child / "status").read_text():
         assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.1)
+    assert list(tmp_path.iterdir()) == []
