@@ -42,7 +42,7 @@ if "ray" not in sys.modules:
     os.environ.update(ENVIRONMENT)
 
 FAST_HEALTH = {
-    "health_check_initial_delay_ms": 0,
+    "health_check_initial_delay_ms": 3000,  # with 0 a raylet that is slow to answer at first is declared dead
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 4,
