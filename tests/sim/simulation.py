@@ -222,8 +222,10 @@ class Simulation:
         if command.rank in self._machine.run.removed:
             return
         group = self._machine.run.class_of(command.rank) if self._machine.run.classes else None
+        # an adoption of which the machine hears after it gave the rank up is not counted: nobody will be sent there
+        is_void = isinstance(command, Adopt) and command.call_id not in self._machine.run.calls
         try:
-            value = None if failure else self._world.answer(process, command, group, ended)
+            value = None if failure or is_void else self._world.answer(process, command, group, ended)
         except RefusedError as refusal:
             failure = refusal.failure
             self._properties.refused(process, command, failure)
