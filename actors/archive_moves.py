@@ -15,12 +15,10 @@ import ray
 from actors.capacity import Node
 from actors.node_task import ask_nodes
 from actors.transfer import buffer
-from warmup.artifact.archive import unpack
-from warmup.artifact.manifest import MAX_TOTAL_BYTES
+from warmup.artifact.archive import read_checked
 from warmup.cache.command import perform
 from warmup.errors import StoreError
 from warmup.store.publish import publish_bytes
-from warmup.store.reading import read_regular
 
 Arguments = Mapping[str, Any]
 Answers = tuple[dict[str, Any], dict[str, str]]
@@ -53,10 +51,9 @@ def import_to(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> 
     """Every node's answer. Raises StoreError or an ArtifactError for the file; no node is asked then."""
     file = Path(arguments["file"])
     try:
-        data = read_regular(file, MAX_TOTAL_BYTES)
+        data = read_checked(file)[0]
     except FileNotFoundError as error:
         raise StoreError(f"{file} does not exist", path=str(file)) from error
-    unpack(data)
     sent = ray.put(buffer(data))
     return ask_nodes(receive, {node.node_id: (arguments, sent) for node in nodes}, timeout_s)
 

@@ -56,8 +56,14 @@ def read_archive(path: Path) -> tuple[Place, Artifact]:
 
     Raises CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError, StoreError or FileNotFoundError.
     """
+    return read_checked(path)[1:]
+
+
+def read_checked(path: Path) -> tuple[bytes, Place, Artifact]:
+    """As `read_archive`, and the file's bytes, for those who send them on."""
     try:
-        return unpack(read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT))
+        data = read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT)
+        return data, *unpack(data)
     except ArtifactError as error:
         raise type(error)(f"{path}: {error}", **error.details) from error
 

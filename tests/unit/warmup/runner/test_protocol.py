@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.fakes import NamedBackend
 from warmup.runner.errors import MissingCapabilityError, SwallowedArgumentError
 from warmup.runner.protocol import Capability, backend_names, call_dummy_run, lacking, optional
 
@@ -23,18 +24,6 @@ class Swallower:
 
     def dummy_run(self, num_tokens: int, *, is_profile: bool = False, **kwargs: Any) -> None:
         self.calls.append({"num_tokens": num_tokens, "is_profile": is_profile, **kwargs})
-
-
-class Named:
-    """A backend with a name, or an abstract one."""
-
-    def __init__(self, name: str | None) -> None:
-        self._name = name
-
-    def get_name(self) -> str:
-        if self._name is None:
-            raise NotImplementedError
-        return self._name
 
 
 def test_an_argument_that_would_be_swallowed_is_an_error() -> None:
@@ -74,7 +63,7 @@ def test_lacking_names_every_missing_capability() -> None:
 def test_an_abstract_backend_has_no_name() -> None:
     """A backend whose `get_name` raises NotImplementedError is left out; the others are kept."""
     runner: Any = Swallower()
-    runner.attention_backends = (Named(None), Named("FLASHINFER"))
+    runner.attention_backends = (NamedBackend(None), NamedBackend("FLASHINFER"))
 
     assert backend_names(runner) == ("FLASHINFER",)
 
