@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import secrets
 import shutil
 import subprocess
 import sys
@@ -44,13 +43,12 @@ class FreshProcess:
             factory: the tuner as `module:Class`.
             environ: the process' environment; the compute cache is replaced, the import path extended.
         """
-        # named now, for the child's environment; made for a replay only, so that a parent that is killed leaves none
-        self._scratch = Path(tempfile.gettempdir()) / f"ray-warmup-replay-{secrets.token_hex(16)}"
+        self._scratch = Path(tempfile.mkdtemp(prefix="ray-warmup-replay-"))
         self.compute_cache = self._scratch / "compute_cache"
         """Where the driver puts what the child has it compile; removed by `close`."""
         path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "warmup.fresh_replay", factory],
+            [sys.executable, "-m", "warmup.fresh_replay", factory, str(self._scratch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -78,8 +76,7 @@ class FreshProcess:
         Raises:
             LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
         """
-        self._scratch.mkdir(mode=0o700)
-        self.compute_cache.mkdir(mode=0o700)
+        self.compute_cache.mkdir(exist_ok=True)  # the driver makes it as soon as the child's imports load it
         file = self._scratch / "autotune_configs.json"
         file.write_bytes(table)
         try:
@@ -160,11 +157,12 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
         return nothing_ran(f"{type(error).__name__}: {error}", warn=True)
 
 
-def main(factory: str) -> int:
+def main(factory: str, scratch: str) -> int:
     """One request on stdin, one JSON line on stdout."""
     importlib.import_module(factory.partition(":")[0])
     line = sys.stdin.read()
-    if not line:  # the parent needs no replay any more, or is gone
+    if not line:  # the parent needs no replay any more, or is gone and cannot remove its directory
+        shutil.rmtree(scratch, ignore_errors=True)
         return 0
     try:
         answer = replay(json.loads(line))
@@ -176,4 +174,4 @@ def main(factory: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -30,13 +30,15 @@ def graph_errors(dims: ModelDims, device: torch.device, quantization: str = "non
         expected = hidden.clone(), logits.clone()
         captured = runner.capture_decode(size)
         assert captured.logits is not None
-        for tensor in (captured.hidden, captured.logits):
-            tensor.zero_()
+        with torch.inference_mode():  # as they were made
+            for tensor in (captured.hidden, captured.logits):
+                tensor.zero_()
         captured.replay()
         torch.cuda.synchronize()
         errors[f"{kind} hidden states {size}"] = relative_error(captured.hidden, expected[0])
         errors[f"{kind} logits {size}"] = relative_error(captured.logits, expected[1])
-        runner.input_batch.token_ids.gpu.fill_(OTHER_TOKEN)
+        with torch.inference_mode():
+            runner.input_batch.token_ids.gpu.fill_(OTHER_TOKEN)
         captured.replay()
         torch.cuda.synchronize()
         planted = relative_error(captured.hidden, expected[0])

@@ -2,9 +2,11 @@
 
     python3 -m tests.gpu.two_nodes OUT.json [--families gemm,norm]
 
-Three runs: cold; warm; warm after the second node's directory was removed. Writes who built what, who received what,
-seconds per phase, and what the engine warmups and their check said. Exit code 1 when a run is not ready, when more
-than one node built, when anything was built after the first run, or when any rank's engine warmups compiled anything.
+Runs: cold; warm; warm after the second node's directory was removed; then two with other engine settings, of which the
+first finds the table but must renew what was compiled beside it, and the second need not. Writes who built what, who
+received what, seconds per phase, and what the engine warmups and their check said. Exit code 1 when a run is not ready,
+when more than one node built, when anything was built after the first run, when any rank's engine warmups compiled
+anything, or when another run than the first and the first with other settings pushed an artifact of its own.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from configs import WarmupConfig, parse_config
 from tests.gpu.versions import versions
 from warmup.report import WarmupReport
 
+RUNS = ("cold", "warm", "second node empty", "other engine settings", "other engine settings again")
+RENEWED = {"cold": True, "warm": False, "other engine settings": True, "other engine settings again": False}
+"""Whether the run packs; with the second node empty it pushes what is on the first one's disk."""
 
-def config_of(root: Path, families: list[str], *, is_local: bool) -> WarmupConfig:
+
+def config_of(root: Path, families: list[str], *, is_local: bool, is_other: bool = False) -> WarmupConfig:
     """Two nodes with one rank each; the nodes' own variables say where their caches are."""
     return parse_config(
         {
@@ -38,6 +44,7 @@ def config_of(root: Path, families: list[str], *, is_local: bool) -> WarmupConfi
             },
             "model": {"name": "llama-3.1-8b"},
             "autotune": {"families": families, "skip_ops": [], "max_num_batched_tokens": 2048, "max_num_seqs": 64},
+            "engine": {"num_layers": 2, "block_sizes": [16, 32]} if is_other else {},
             "cache": {"root": str(root)} if is_local else {},
         }
     )
@@ -58,7 +65,7 @@ def facts(report: WarmupReport, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run three times, write, judge."""
+    """Run, write, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--families", default="gemm,norm")
@@ -68,11 +75,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="two-nodes") as directory:
         root = Path(directory)
         with connected(config_of(root, families, is_local=True)):
-            for name in ("cold", "warm", "second node empty"):
+            for name in RUNS:
                 if name == "second node empty":
                     shutil.rmtree(root / "simulated" / "node-1", ignore_errors=True)
                 began = time.monotonic()
-                report = run_warmup(config_of(root, families, is_local=False))
+                config = config_of(root, families, is_local=False, is_other=name.startswith("other"))
+                report = run_warmup(config)
                 runs[name] = facts(report, time.monotonic() - began)
                 args.out.write_text(json.dumps({"versions": versions(), "runs": runs}, indent=1))
                 compiled = [rank.engine and rank.engine.compiled for rank in report.ranks]
@@ -82,7 +90,11 @@ def main() -> int:
     late = {name: [rank["engine"]["compiled"] for rank in run["ranks"]] for name, run in runs.items() if run["ready"]}
     print("compiled by engine warmups:", late)
     is_shipped = not any(sum(counts.values()) for ranks in late.values() for counts in ranks)
-    return int(len(late) < len(runs) or list(builders.values()) != [1, 0, 0] or not is_shipped)
+    packed = {name: run["phases"].get("PUSHING", 0.0) > 0 for name, run in runs.items()}
+    print("packed:", packed)
+    is_renewed_once = all(packed[name] == expected for name, expected in RENEWED.items())
+    is_built_once = list(builders.values()) == [1, 0, 0, 0, 0]
+    return int(len(late) < len(runs) or not is_built_once or not is_shipped or not is_renewed_once)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ CONFIG = {
 FACTORY = "warmup.flashinfer_tuner:FlashInferTuner"
 CHEAP = "json:JSONDecoder"
 """A child that imports it is soon there; for what ends before a tuner is made."""
+DRIVER = "import os; os.makedirs(os.environ['CUDA_CACHE_PATH'])"
 ENGINE = {"enabled": True, "top_k_widths": [2], "logprob_widths": [1]}
 TUNE = """
 import json, sys
@@ -85,10 +86,23 @@ def test_a_failure_of_the_child_is_named(environ: dict[str, str]) -> None:
         fresh.replay(request(config={"cluster": {}}), b"{}", 60)
 
 
+def test_a_driver_that_makes_its_cache_while_the_child_waits_is_in_nobodys_way(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    """CUDA's driver makes its cache directory when a process loads it, here before there is a request."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    with FreshProcess("driver:Tuner", {**environ, "PYTHONPATH": str(tmp_path)}) as fresh:
+        deadline = time.monotonic() + 60
+        while not fresh.compute_cache.is_dir():
+            assert time.monotonic() < deadline, "the child did not import its tuner"
+            time.sleep(0.05)
+        with pytest.raises(LoadError, match=r"failed with 1: ConfigError: cluster"):
+            fresh.replay(request(config={"cluster": {}}), b"{}", 60)
+
+
 def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
     """The deadline is kept, and the error says how long it was; nothing is left behind."""
     with FreshProcess(CHEAP, environ) as fresh:
-        assert not fresh.compute_cache.parent.exists()
         with pytest.raises(LoadError, match="longer than 0 s"):
             fresh.replay(request(), b"{}", 0.05)
         assert fresh.is_alive
@@ -103,12 +117,16 @@ def test_a_child_that_nobody_needs_ends(tmp_path: Path, environ: dict[str, str])
 
     Neither leaves a file behind.
     """
+    modules, scratch = tmp_path / "modules", tmp_path / "scratch"
+    modules.mkdir()
+    scratch.mkdir()
+    (modules / "driver.py").write_text(DRIVER)
     parent = "import sys, os; from warmup.fresh_replay import FreshProcess; " + (
         "fresh = FreshProcess(sys.argv[1], os.environ); print(fresh._child.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", parent, CHEAP],
-        env={**environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        [sys.executable, "-c", parent, "driver:Tuner"],
+        env={**environ, "PYTHONPATH": f"{ROOT}:{modules}", "TMPDIR": str(scratch)},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -120,4 +138,4 @@ def test_a_child_that_nobody_needs_ends(tmp_path: Path, environ: dict[str, str])
     while child.exists() and "State:\tZ" not in (child / "status").read_text():
         assert time.monotonic() < deadline, "the child outlived its parent"
         time.sleep(0.1)
-    assert list(tmp_path.iterdir()) == []
+    assert list(scratch.iterdir()) == []
