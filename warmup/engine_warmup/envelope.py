@@ -2,8 +2,12 @@
 exception.
 
 Restored: every buffer that the runner names (bit for bit, host and device side), the null block, the KV connector's
-switch, Python's, numpy's and torch's random states, FlashInfer's tuning statistics. The device is synchronised last.
-What stays is what warmup is for: compiled kernels, loaded modules, the tuner's table.
+switch, Python's, numpy's and torch's random states, FlashInfer's tuning statistics. What stays is what warmup is for:
+compiled kernels, loaded modules, the tuner's table.
+
+All of it runs in inference mode, as serving does: an engine's buffers may be tensors of that mode, which nobody may
+change outside it. The device is synchronised before anything is put back (a copy from pinned memory may still have to
+read the host side) and last.
 """
 
 from __future__ import annotations
@@ -28,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def leave_no_trace(context: WarmupContext) -> Iterator[None]:
-    """Disable the KV connector, run the body, restore everything, synchronise."""
+    """Disable the KV connector, run the body in inference mode, synchronise, restore everything, synchronise."""
     runner = context.runner
-    with ExitStack() as stack:
+    with torch.inference_mode(), ExitStack() as stack:
         stack.callback(context.synchronize)
         stack.enter_context(random_states_kept(runner.device))
         stack.enter_context(tuner_statistics_kept())
@@ -40,6 +44,7 @@ def leave_no_trace(context: WarmupContext) -> Iterator[None]:
             stack.enter_context(tensors_kept(buffers))
         if Capability.ZERO_BLOCKS in runner.capabilities:
             stack.callback(optional(runner, "zero_blocks"), (NULL_BLOCK,))  # type: ignore[arg-type]
+        stack.callback(context.synchronize)
         yield
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from warmup.engine_warmup.envelope import leave_no_trace
 from warmup.engine_warmup.errors import EngineWarmupTimeoutError
 from warmup.engine_warmup.outcome import EngineWarmupReport, WarmupOutcome
-from warmup.engine_warmup.spec import EngineWarmup, Notes, Shape, WarmupContext, gate_of, severity_of
+from warmup.engine_warmup.spec import EngineWarmup, Notes, Severity, Shape, WarmupContext, gate_of, severity_of
 from warmup.errors import DeadContextError
 from warmup.runner.errors import MissingCapabilityError
 from warmup.runner.protocol import lacking
@@ -64,12 +64,8 @@ def run_engine_warmups(
 
 def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], float]) -> tuple[WarmupOutcome, Notes]:
     severity = severity_of(warmup, context.options)
-    if (skip := gate_of(context, warmup)) is not None:
-        logger.log(
-            logging.WARNING if skip.warn else logging.INFO, "engine warmup %s skipped: %s", warmup.name, skip.reason
-        )
-        warnings = (skip.reason,) if skip.warn else ()
-        return WarmupOutcome(warmup.name, "skipped", severity, reason=skip.reason, warnings=warnings), Notes()
+    if (kept_out := _kept_out(context, warmup, severity)) is not None:
+        return kept_out, Notes()
     started, done, notes = clock(), list[str](), Notes()
     failure = ""
     if (reason := lacking(context.runner, *warmup.uses)) is not None:
@@ -81,10 +77,12 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
                 _check_deadline(context, warmup, shape, clock() - started)
                 done.append(str(shape))
     except MissingCapabilityError as missing:
-        skipped = WarmupOutcome(
-            warmup.name, "skipped", severity, clock() - started, tuple(done), missing.message, (missing.message,)
+        logger.warning("engine warmup %s skipped: %s", warmup.name, missing.message)
+        warnings = (*notes.warnings, missing.message)
+        return (
+            WarmupOutcome(warmup.name, "skipped", severity, clock() - started, tuple(done), missing.message, warnings),
+            notes,
         )
-        return skipped, notes
     # The border of this rank's work: whatever an engine's runner raises must become an outcome with a name.
     except Exception as error:
         failure = f"{type(error).__name__}: {error} (after {', '.join(done[-1:]) or 'no shape'})"
@@ -98,6 +96,21 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
         warmup.name, "failed" if failure else "done", severity, seconds, tuple(done), failure, notes.warnings
     )
     return outcome, notes
+
+
+def _kept_out(context: WarmupContext, warmup: EngineWarmup, severity: Severity) -> WarmupOutcome | None:
+    """The outcome of a warmup whose gate is closed, or raised; None where it runs."""
+    try:
+        skip = gate_of(context, warmup)
+    # The border again: a gate asks an engine's runner and the libraries that are installed.
+    except Exception as error:
+        logger.exception("the gate of engine warmup %s (%s) failed", warmup.name, severity)
+        return WarmupOutcome(warmup.name, "failed", severity, reason=f"its gate: {type(error).__name__}: {error}")
+    if skip is None:
+        return None
+    logger.log(logging.WARNING if skip.warn else logging.INFO, "engine warmup %s skipped: %s", warmup.name, skip.reason)
+    warnings = (skip.reason,) if skip.warn else ()
+    return WarmupOutcome(warmup.name, "skipped", severity, reason=skip.reason, warnings=warnings)
 
 
 def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, elapsed: float) -> None:

@@ -76,4 +76,7 @@ class SlotMappingWarmup(EngineWarmup):
         if (named := getattr(optional(context.runner, "block_table"), "buffers", None)) is not None:
             kept |= named()
         with tensors_kept(kept):
-            yield
+            try:
+                yield
+            finally:  # the host side may be pinned, and its copy still under way
+                context.synchronize()

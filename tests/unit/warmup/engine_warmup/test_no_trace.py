@@ -122,6 +122,17 @@ def test_the_comparison_would_notice(make_runner: Any) -> None:
     }
 
 
+def test_the_device_is_waited_for_before_and_after_buffers_are_put_back(make_context: Any, make_runner: Any) -> None:
+    """What the device still has to read keeps its content until it was read; afterwards nothing is under way."""
+    runner, seen = make_runner(), list[int]()
+    lengths = runner.input_batch.seq_lens.cpu
+
+    with leave_no_trace(make_context(runner, synchronize=lambda: seen.append(int(lengths[0])))):
+        lengths[0] = 5
+
+    assert seen == [5, 0]
+
+
 def test_tuning_statistics_are_put_back(make_context: Any, make_runner: Any) -> None:
     """Lookups that warmup causes in FlashInfer's tuner do not show in its statistics."""
     from flashinfer.autotuner import AutoTuner

@@ -29,6 +29,8 @@ class Scripted:
         self.consumed: frozenset[str] = frozenset()
 
     def gate(self, context: Any) -> Skip | None:
+        if "gate_raises" in self._script:
+            raise self._script["gate_raises"]
         return self._script.get("skip")
 
     def shapes(self, context: Any) -> tuple[Shape, ...]:
@@ -162,18 +164,32 @@ def test_skips_are_in_the_report_with_their_reasons(context: Any) -> None:
     assert json.loads(json.dumps(report.to_json()))["outcomes"][1]["state"] == "skipped"
 
 
+def test_a_gate_that_raises_is_that_warmups_failure(context: Any) -> None:
+    """What an engine's runner or a broken library raises at a gate is named, by severity; the others run."""
+    broken = Scripted("a", severity="optional", gate_raises=OSError("libcuda.so.1: cannot open"))
+
+    report = run_engine_warmups(context, (broken, Scripted("b")))
+
+    assert report.ready
+    assert report.warnings == ("a failed (optional): its gate: OSError: libcuda.so.1: cannot open",)
+    assert report.outcome("b").state == "done"
+    assert not run_engine_warmups(context, (Scripted("a", gate_raises=ValueError()),)).ready
+
+
 def test_a_capability_that_turns_out_to_be_missing_is_a_skip(context: Any) -> None:
     """A runner that says only during the run what it lacks is skipped with its reason and a warning."""
 
     class Lacking(Scripted):
         def run(self, context: Any, shape: Shape) -> Notes:
-            raise MissingCapabilityError("runner lacks uniform_decode")
+            if shape.tokens == 2:
+                raise MissingCapabilityError("runner lacks uniform_decode")
+            return super().run(context, shape)
 
-    report = run_engine_warmups(context, (Lacking("a"),))
+    report = run_engine_warmups(context, (Lacking("a", notes=Notes(("said before",))),))
 
     assert report.ready
     assert report.outcome("a").state == "skipped"
-    assert report.warnings == ("a: runner lacks uniform_decode",)
+    assert report.warnings == ("a: said before", "a: runner lacks uniform_decode")
 
 
 def test_an_unknown_outcome_is_an_error(context: Any) -> None:

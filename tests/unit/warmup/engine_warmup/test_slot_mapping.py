@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.fakes import ForeignRunner, NamedBackend
 from warmup.engine_warmup.run import run_engine_warmups
 from warmup.engine_warmup.slot_mapping import SlotMappingWarmup
 from warmup.engine_warmup.spec import EngineWarmupOptions, Shape, Skip
+from warmup.runner.buffers import CpuGpuBuffer
 from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
 from warmup.runner.protocol import Capability, SchedulerLimits
 
@@ -32,6 +34,54 @@ class RecordingTable:
         self.mapped.append((query_start_loc.tolist(), positions.numel()))
         if self._fails:
             raise RuntimeError("planted")
+
+
+class LaggingDevice:
+    """A device that does what it is asked when it is waited for; the host goes on at once, as with pinned buffers."""
+
+    def __init__(self) -> None:
+        self._queue: list[Callable[[], Any]] = []
+
+    def later(self, work: Callable[[], Any]) -> None:
+        self._queue.append(work)
+
+    def synchronize(self) -> None:
+        while self._queue:
+            self._queue.pop(0)()
+
+
+class PinnedBuffer(CpuGpuBuffer):
+    """Copies to the device when the device comes to it."""
+
+    def __init__(self, lagging: LaggingDevice) -> None:
+        super().__init__(9, dtype=torch.int32, device=torch.device("cpu"))
+        self._lagging = lagging
+
+    def copy_to_gpu(self, count: int | None = None) -> torch.Tensor:
+        self._lagging.later(lambda: super(PinnedBuffer, self).copy_to_gpu(count))
+        return self.gpu[:count]
+
+
+class LaggingTable(RecordingTable):
+    """Maps slots when the device comes to it."""
+
+    def __init__(self, lagging: LaggingDevice) -> None:
+        super().__init__()
+        self._lagging = lagging
+
+    def compute_slot_mapping(self, num_reqs: int, query_start_loc: Any, positions: Any) -> None:
+        self._lagging.later(
+            lambda: super(LaggingTable, self).compute_slot_mapping(num_reqs, query_start_loc, positions)
+        )
+
+
+def table_only(**attributes: Any) -> Any:
+    """An engine's runner that maps slots, with the optional attributes that are given."""
+    cache = KVCacheConfig(9, interleaved_groups(1, (4,)))
+    runner = ForeignRunner(SchedulerLimits(64, 8, 128), cache, frozenset({Capability.SLOT_MAPPING}), None)
+    for name, value in attributes.items():
+        setattr(runner, name, value)
+    return runner
 
 
 def test_the_default_counts(make_context: Any, make_runner: Any) -> None:
@@ -114,11 +164,7 @@ def test_everything_is_restored_bit_for_bit(make_context: Any, make_runner: Any,
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_runner_without_the_buffers_is_warmed_too(make_context: Any, fails: bool) -> None:
     """A runner with only a block table gets its own query starts and positions."""
-    limits = SchedulerLimits(64, 8, 128)
-    runner: Any = ForeignRunner(
-        limits, KVCacheConfig(9, interleaved_groups(1, (4,))), frozenset({Capability.SLOT_MAPPING}), None
-    )
-    runner.block_table = RecordingTable(fails)
+    runner = table_only(block_table=RecordingTable(fails))
     synchronized: list[bool] = []
     context = make_context(
         runner,
@@ -132,6 +178,38 @@ def test_a_runner_without_the_buffers_is_warmed_too(make_context: Any, fails: bo
     assert outcome.state == ("failed" if fails else "done")
     assert (runner.block_table.rows, runner.block_table.mapped) == ([1], [([0, 5], 5)])
     assert synchronized
+
+
+def test_the_host_side_is_restored_when_the_device_has_read_it(make_context: Any) -> None:
+    """With buffers whose copies are still under way when the calls return, the kernel sees the made-up query starts."""
+    device = LaggingDevice()
+    runner = table_only(block_table=LaggingTable(device), query_start_loc=PinnedBuffer(device))
+    runner.query_start_loc.np[:2] = (3, 7)
+    context = make_context(
+        runner, slot_mapping_for_any=True, slot_mapping_tokens=(5, 6), synchronize=device.synchronize
+    )
+
+    assert run_engine_warmups(context, (SlotMappingWarmup(),)).ready
+
+    assert [starts for starts, _ in runner.block_table.mapped] == [[0, 5], [0, 6]]
+    assert runner.query_start_loc.np[:2].tolist() == [3, 7]
+
+
+def test_buffers_that_were_made_in_inference_mode_are_restored_too(make_context: Any) -> None:
+    """Engines allocate in inference mode; such tensors may not be changed outside it."""
+    with torch.inference_mode():
+        positions = torch.full((64,), 9)
+        starts = CpuGpuBuffer(9, dtype=torch.int32, device=torch.device("cpu"))
+    runner = table_only(block_table=RecordingTable(), positions=positions, query_start_loc=starts)
+    runner.capabilities |= {Capability.BUFFERS}
+    runner.buffers = lambda: {"positions": positions, "query_start_loc.gpu": starts.gpu}
+    context = make_context(runner, slot_mapping_for_any=True, slot_mapping_tokens=(5,))
+
+    assert run_engine_warmups(context, (SlotMappingWarmup(),)).outcome("slot_mapping").state == "done"
+
+    assert runner.block_table.mapped == [([0, 5], 5)]
+    assert positions.tolist() == [9] * 64
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_the_sparse_mla_switch_is_a_field() -> None:
