@@ -1,7 +1,8 @@
 """Made-up requests that go through the worker's own `execute_model` and `sample_tokens`, and are always removed.
 
 Each request owns distinct blocks from 1 on (0 is the null block) in every KV cache group, enough for every decode
-step that it will see.
+step that it will see. It is given them as a scheduler would: those of its prompt first, each further one with the step
+that needs it, so that a runner's way of appending blocks is warmed too.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class WarmupRequests:
         self._ids = [f"_warmup_{index}" for index in range(plan.num_requests)]
         self._computed: dict[str, int] = {}
         self._blocks = dict(zip(self._ids, self._allocate(), strict=True))
+        self._handed: dict[str, tuple[int, ...]] = {}
         self._known: set[str] = set()
 
     @property
@@ -96,28 +98,40 @@ class WarmupRequests:
 
     def finish(self) -> None:
         """Make the runner forget every request that it may know, and clear their blocks."""
-        if self._known:
-            groups = (0,) * len(self._cache.groups)
-            known = frozenset(self._known)
-            self._context.execute_model(SchedulerOutput(finished_req_ids=known, num_common_prefix_blocks=groups))
-        if Capability.ZERO_BLOCKS in self._context.runner.capabilities:
-            used = {NULL_BLOCK, *(block for ids in self._blocks.values() for group in ids for block in group)}
-            optional(self._context.runner, "zero_blocks")(sorted(used))  # type: ignore[misc]
+        try:
+            if self._known:
+                groups = (0,) * len(self._cache.groups)
+                known = frozenset(self._known)
+                self._context.execute_model(SchedulerOutput(finished_req_ids=known, num_common_prefix_blocks=groups))
+        finally:
+            if Capability.ZERO_BLOCKS in self._context.runner.capabilities:
+                used = {NULL_BLOCK, *(block for ids in self._blocks.values() for group in ids for block in group)}
+                optional(self._context.runner, "zero_blocks")(sorted(used))  # type: ignore[misc]
 
     def _new(self, req_id: str) -> NewRequest:
         prompt = tuple(range(self._plan.prompt_len))
         index = self._ids.index(req_id)
         sampling = self._sampling[index % len(self._sampling)]
         pooling = PoolingParams() if self._context.runner.is_pooling_model else None
-        return NewRequest(req_id, prompt, self._blocks[req_id], sampling, pooling)
+        return NewRequest(req_id, prompt, self._hand_out(req_id, len(prompt)), sampling, pooling)
+
+    def _hand_out(self, req_id: str, tokens: int) -> BlockIds:
+        """The blocks that a request needs for so many tokens, without those that it was given before."""
+        before = self._handed.get(req_id, (0,) * len(self._cache.groups))
+        self._handed[req_id] = self._cache.blocks_for(tokens)
+        of_groups = zip(self._blocks[req_id], before, self._handed[req_id], strict=True)
+        return tuple(ids[start:end] for ids, start, end in of_groups)
 
     def _execute(self, new: Sequence[NewRequest], decoding: Sequence[str], finished: frozenset[str]) -> None:
         tokens = {request.req_id: self._plan.prompt_len for request in new} | dict.fromkeys(decoding, 1)
         self._known |= tokens.keys()
+        added = [self._hand_out(req_id, self._computed[req_id] + 1) for req_id in decoding]
         output = SchedulerOutput(
             new_requests=tuple(new),
             cached_requests=CachedRequests(
-                tuple(decoding), tuple(self._computed[req_id] for req_id in decoding), (None,) * len(decoding)
+                tuple(decoding),
+                tuple(self._computed[req_id] for req_id in decoding),
+                tuple(blocks if any(blocks) else None for blocks in added),
             ),
             num_scheduled_tokens=MappingProxyType(tokens),
             total_num_scheduled_tokens=sum(tokens.values()),

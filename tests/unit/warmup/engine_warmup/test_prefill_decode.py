@@ -34,6 +34,11 @@ def run_pass(context: Any, kind: str) -> None:
     warmup.run(context, shape)
 
 
+def plan_blocks(requests: int) -> int:
+    """One more than the largest block id of so many requests."""
+    return 1 + requests * sum(CACHE.blocks_for(2 + DECODE_STEPS))
+
+
 def steps(runner: Any) -> list[SchedulerOutput]:
     """The scheduler outputs that a recording runner was given."""
     return [value for name, value in runner.calls if name == "execute"]
@@ -113,15 +118,32 @@ def test_a_single_request_has_no_mixed_step(make_context: Any) -> None:
 
 
 def test_blocks_are_distinct_and_never_the_null_block(make_context: Any) -> None:
-    """Every request has its own blocks in every group, from 1 on, enough for its decode steps."""
-    runner = foreign()
+    """Every request has its own blocks in every group, from 1 on, whenever it is given them."""
+    runner = foreign((64, 3, 128))
 
     run_pass(make_context(runner), "greedy")
 
-    new = steps(runner)[0].new_requests
-    assert {tuple(len(group) for group in request.block_ids) for request in new} == {CACHE.blocks_for(5)}
-    every = [block for request in new for group in request.block_ids for block in group]
-    assert sorted(every) == list(range(1, len(every) + 1))
+    first, *later = steps(runner)
+    given = [request.block_ids for request in first.new_requests]
+    given += [blocks for step in later for blocks in step.cached_requests.new_block_ids if blocks]
+    every = [block for groups in given for ids in groups for block in ids]
+    assert min(every) == 1
+    assert len(set(every)) == len(every)
+    assert max(every) < plan_blocks(3)
+
+
+def test_further_blocks_come_with_the_steps_that_need_them(make_context: Any) -> None:
+    """A prompt fills its blocks; of the decode steps, those that begin a block bring it, the others bring none."""
+    runner = foreign((64, 2, 128))
+
+    run_pass(make_context(runner), "greedy")
+
+    prefill, decode, mixed, single, _ = steps(runner)
+    assert {tuple(map(len, new.block_ids)) for new in prefill.new_requests} == {CACHE.blocks_for(2)} == {(1, 1)}
+    assert [tuple(map(len, blocks)) for blocks in decode.cached_requests.new_block_ids] == [(1, 0), (1, 0)]
+    assert mixed.cached_requests.new_block_ids == (None,)
+    assert mixed.new_requests[0].block_ids == prefill.new_requests[0].block_ids
+    assert [tuple(map(len, blocks)) for blocks in single.cached_requests.new_block_ids] == [(1, 0)]
 
 
 def test_every_feature_is_sampled_seeded_and_unseeded_and_once_greedy(make_context: Any) -> None:
@@ -179,9 +201,10 @@ def test_pooling_models_stop_after_the_prefill(make_context: Any, make_runner: A
     assert runner.input_batch.requests == {}
 
 
-@pytest.mark.parametrize("fails_at", range(1, 5))
+@pytest.mark.parametrize("fails_at", range(1, 6))
 def test_a_failing_step_leaves_nothing_behind(make_context: Any, make_runner: Any, fails_at: int) -> None:
-    """Whichever step raises: connector enabled, requests gone, buffers and random state as before, synchronised."""
+    """Whichever step raises, the one that removes the requests included: connector enabled, requests gone, KV blocks
+    zero, buffers and random state as before, synchronised."""
     heard: list[Any] = []
     from warmup.runner.connector import StepConnector
 
@@ -204,6 +227,7 @@ def test_a_failing_step_leaves_nothing_behind(make_context: Any, make_runner: An
     assert not runner.kv_connector.disabled
     assert heard == []
     assert runner.input_batch.requests == {}
+    assert not any(cache.any() for caches in runner.kv_store.layers.values() for cache in caches)
     assert all(torch.equal(before[name], tensor) for name, tensor in runner.buffers().items())
     assert torch.equal(random, torch.get_rng_state())
     assert synchronized
