@@ -7,6 +7,7 @@ ForeignRunner   for `warmup.runner.builtin.BuiltinRunner` (tests/unit/warmup/run
 NamedBackend    for an attention backend: a name, or NotImplementedError.
 StubTritonDriver  for Triton's CUDA driver, so that kernels compile for a GPU that is not there (tests/gpu/ has one).
 DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM120 GPU.
+ScriptedContest, IdlingDevice  for `warmup.guard.contest.OpContest` and a GPU's laps (tests/gpu/test_guard.py).
 """
 
 from __future__ import annotations
@@ -340,3 +341,25 @@ class ScriptedLaps:
         self._done += 1
         self._contest.laps += 1
         return lambda: value
+
+
+class IdlingDevice:
+    """A device (`warmup/guard/measure.py`) whose first lap after a wait pays for its launch; equal laps otherwise.
+
+    Args:
+        lap_s: seconds per call of every lap.
+        launch_s: what the first one pays besides.
+    """
+
+    def __init__(self, lap_s: float, launch_s: float) -> None:
+        self._lap_s, self._launch_s, self._is_idle = lap_s, launch_s, True
+
+    def start(self) -> Callable[[], float]:
+        """One lap, behind those that were enqueued before it."""
+        seconds = self._lap_s + (self._launch_s if self._is_idle else 0.0)
+        self._is_idle = False
+        return lambda: seconds
+
+    def wait(self) -> None:
+        """All laps are done."""
+        self._is_idle = True

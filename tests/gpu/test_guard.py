@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests import planted
+from warmup.guard.contest import CUDA_LEAD_LAPS
 from warmup.guard.guard import guard
+from warmup.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
 from warmup.tasks import Choice
 from warmup.tuner import TunerOptions
 
@@ -54,6 +58,20 @@ def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
     """With a right and fast runner-up in the short list, that one is published."""
     verdict = judged(tactic, planted.FAST)
     assert (verdict.decision, verdict.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+@pytest.mark.parametrize("rounds", [1, 7])
+def test_a_lap_is_as_fast_as_itself(rounds: int) -> None:
+    """Equal laps, one of them timed twice as the default is: no launch is charged to any, so the ratio is 1."""
+    a = torch.randn(512, 512, device=DEVICE, dtype=torch.bfloat16)
+    laps = [GraphTimed(lambda _: torch.mm(a, a), 32) for _ in range(3)]
+    order = random.Random(0)
+    series: list[list[float]] = [[] for _ in laps]
+    for _ in range(35 // rounds):
+        batch = timed_rounds(laps, rounds, order, synchronize, CUDA_LEAD_LAPS)
+        for values, more in zip(series, batch, strict=True):
+            values.extend(more)
+    assert ratio_of(mean_per_round(series[:2]), series[2]).value == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_stray_write_is_a_dead_context() -> None:

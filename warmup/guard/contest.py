@@ -31,7 +31,7 @@ SINGLES, LAYOUT_CALLS = 8, 8
 """On how many copies a tactic is also timed alone, and how many calls make a lap over some copies."""
 CPU_LAP_S = 2e-3
 CUDA_BUDGET_S, CPU_BUDGET_S = 2.0, 0.3
-CUDA_WARM_ROUNDS = 2
+CUDA_WARM_ROUNDS, CUDA_LEAD_LAPS = 2, 2
 CPU_TUNED_FACTOR = 1.3
 """On the CPU tuning and guard measure alike, so that a candidate far behind needs no second look."""
 
@@ -48,6 +48,8 @@ class Pace:
     """Rounds that nobody looks at, while clocks and power settle."""
     tuned_factor: float
     """Candidates whose tuned time is this many times the fastest's do not take part."""
+    lead_laps: int = 0
+    """Laps that nobody looks at, after each wait, while the device is idle."""
 
 
 class Contest(Protocol):
@@ -145,7 +147,7 @@ class OpContest:
         """Seconds on a GPU, a fraction of one on the CPU."""
         lap_s = self._call_s * self._rotation.calls
         if self._cuda:
-            return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"))
+            return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"), CUDA_LEAD_LAPS)
         return Pace(lap_s, CPU_BUDGET_S, 0, CPU_TUNED_FACTOR)
 
     @property

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from warmup.guard.contest import Contest
-from warmup.guard.measure import Ratio, mean_per_round, ratio_of, timed_rounds
+from warmup.guard.measure import Ratio, Timed, mean_per_round, ratio_of, timed_rounds
 from warmup.guard.selection import Rule, hopeless, is_settled
 from warmup.tasks import Choice
 
@@ -26,6 +26,8 @@ SCREEN_SLACK = 0.03
 """A candidate leaves after the screening when this share short of mattering."""
 MAX_EXTENSIONS = 4
 """How often the rounds are run once more while the pick is in doubt."""
+BATCH_S = 0.05
+"""The clock is looked at, and the device waited for, about this often."""
 LAYOUT_LOSS = 0.02
 """On any layout in memory the pick may be slower than the default by this share at most."""
 LAYOUT_ROUNDS = 7
@@ -79,7 +81,7 @@ class Race:
         if not self.entered:
             return
         pace = self._contest.pace
-        timed_rounds([lane.timed for lane in self._lanes], pace.warm_rounds, self._order, self._contest.wait)
+        self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
         self._deadline = self._clock() + pace.budget_s
         self._laps(min(SCREEN_ROUNDS, self._rounds))
         self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
@@ -118,7 +120,7 @@ class Race:
     def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
         laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]
         rounds = min(LAYOUT_ROUNDS, self._rounds)
-        series = timed_rounds(laps, rounds, self._order, self._contest.wait)
+        series = self._series(laps, rounds)
         return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
 
     def drop(self, choice: Choice) -> None:
@@ -128,12 +130,17 @@ class Race:
     def _laps(self, rounds: int) -> None:
         """Up to so many rounds, fewer past the deadline."""
         timed = [lane.timed for lane in self._lanes]
-        for _ in range(rounds):
+        batch = max(1, int(BATCH_S / max(self._contest.pace.lap_s * len(timed), 1e-9)))
+        while rounds > 0:
             if self.rounds >= MIN_ROUNDS and self._clock() >= self._deadline:
                 return
-            series = timed_rounds(timed, 1, self._order, self._contest.wait)
+            series = self._series(timed, min(batch, rounds))
             for lane, seconds in zip(self._lanes, series, strict=True):
                 lane.seconds.extend(seconds)
+            rounds -= batch
+
+    def _series(self, timed: Sequence[Timed], rounds: int) -> list[list[float]]:
+        return timed_rounds(timed, rounds, self._order, self._contest.wait, self._contest.pace.lead_laps)
 
     def _drop(self, choices: Sequence[Choice]) -> None:
         ratios = self.ratios()

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from tests.fakes import IdlingDevice
 from warmup.guard.contest import MAX_CALLS, MAX_COPIES, MIN_CALLS, rotation_of
 from warmup.guard.measure import ClockTimed, geomean, mean_per_round, no_wait, ratio_of, timed_rounds
 
@@ -51,6 +52,27 @@ def test_every_round_times_every_subject_once() -> None:
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len(set(rounds)) > 1
     assert [len(series) for series in found] == [6, 6, 6]
+
+
+@pytest.mark.parametrize("rounds", [1, 7])
+def test_the_lap_that_finds_the_device_idle_is_nobodys(rounds: int) -> None:
+    """Equal subjects, one of them timed twice, as the default is: their ratio is 1, in short batches and long ones.
+
+    Without a lead lap each batch's first is slow, and two of three times it is the one that is timed twice.
+    """
+    device = IdlingDevice(lap_s=10e-6, launch_s=1e-6)
+
+    def ratio(lead_laps: int) -> float:
+        order, series = random.Random(0), [[], [], []]  # type: tuple[random.Random, list[list[float]]]
+        for _ in range(21):
+            batch = timed_rounds([device, device, device], rounds, order, device.wait, lead_laps)
+            for values, more in zip(series, batch, strict=True):
+                values.extend(more)
+        firsts = slice(0, None, rounds)
+        return ratio_of(mean_per_round(series[:2])[firsts], series[2][firsts]).value
+
+    assert ratio(lead_laps=1) == pytest.approx(1.0)
+    assert ratio(lead_laps=0) == pytest.approx(1.05)
 
 
 def test_a_clock_lap_is_divided_by_its_calls() -> None:

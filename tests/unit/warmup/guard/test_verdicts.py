@@ -132,7 +132,7 @@ def test_a_pick_that_loses_on_one_copy_gives_way() -> None:
 def test_the_clock_ends_a_race_in_doubt() -> None:
     """Past the time budget no further round is begun, once there are three."""
     ticks = itertools.count(0.0, 0.5)
-    contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}, pace=Pace(1e-6, 2.0, 0, float("inf")))
+    contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}, pace=Pace(0.1, 2.0, 0, float("inf")))
     race = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: next(ticks))
     assert race.enter(A) is None
     race.run()
