@@ -50,6 +50,8 @@ class PredictedClass:
     strategy: str
     num_tasks: int
     workloads: tuple[str, ...]
+    skipped: tuple[str, ...]
+    """What its GPU or installation cannot run: "op: why", as the report says it."""
     would_hit: bool
     engine: dict[str, str]
     """Engine warmup -> "runs", or why it is skipped."""
@@ -114,6 +116,7 @@ def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: st
             "table_path": str(found.table_path),
             "num_tasks": found.num_tasks,
             "workloads": [f"{w.name}: {w.identity} at {len(w.buckets)} sizes" for w in found.workloads],
+            "skipped": sorted({f"{skip.op}: {skip.reason}" for skip in found.skips}),
             "hit": found.hit,
             "guarded": found.guarded,
             "reason": found.reason,
@@ -171,6 +174,7 @@ def _class(
         strategy=resolve_strategy(config.autotune.strategy, backend, len(ranks)),
         num_tasks=first["num_tasks"],
         workloads=tuple(first["workloads"]),
+        skipped=tuple(first["skipped"]),
         would_hit=any(facts[rank]["hit"] for rank in ranks),
         engine=first["engine"],
     )

@@ -41,6 +41,8 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
         )
         for workload in group.workloads:
             console.print(f"  {workload}", highlight=False, soft_wrap=True, markup=False)
+        for reason in group.skipped:
+            console.print(f"  skipped {reason}", highlight=False, soft_wrap=True, markup=False)
         for outcome in dict.fromkeys(group.engine.values()):
             names = ", ".join(name for name, other in group.engine.items() if other == outcome)
             console.print(f"  engine warmups {names}: {outcome}", highlight=False, soft_wrap=True, markup=False)

@@ -65,7 +65,8 @@ def cache_key(config: WarmupConfig, dims: ModelDims, fingerprint: Fingerprint, t
         config: what was asked.
         dims: the model's dimensions.
         fingerprint: of the process that runs the kernels.
-        tasks_digest: `digest_of_tasks` of the rank's own workloads, so that stages or shards with equal work share.
+        tasks_digest: `digest_of_tasks` of what the rank can run, so that stages or shards with equal work share, and
+            one whose fused MoE is compiled by now does not take the table of one that had to skip it.
     """
     asked = asked_parts(config, dims)
     return CacheKey((("schema", SCHEMA), *fingerprint.parts, *asked, ("tasks", tasks_digest)))

@@ -10,7 +10,8 @@
     │   ├── CompileError             a module did not build
     │   └── DeadContextError         the CUDA context is gone; the process must be replaced
     ├── LoadError                a rank did not load exactly what it was sent
-    └── WorkloadError            a workload cannot be built from this model
+    ├── WorkloadError            a workload cannot be built from this model
+    └── ForecastError            a node without a GPU was asked what a rank with one would find
 
 Wrong configuration is a `configs.ConfigError` (a `ValueError`). Errors cross process borders:
 each one keeps its attributes through pickling (`tests/unit/test_architecture.py`).
@@ -76,3 +77,7 @@ class LoadError(WarmupError):
 
 class WorkloadError(WarmupError):
     """A workload cannot be built from this model on this GPU."""
+
+
+class ForecastError(WarmupError):
+    """What a rank would find cannot be told on this node."""

@@ -108,7 +108,7 @@ class FreshProcess:
 
 def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     """The child's work: prepare, load, replay."""
-    from warmup.rank.workloads import rank_workloads
+    from warmup.rank.workloads import rank_workloads, runnable
     from warmup.tuner import TunerOptions
     from warmup.tuning.memory_budget import fit_buckets
 
@@ -125,8 +125,7 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
     if request.get("budget_bytes") is not None:
         workloads, _ = fit_buckets(workloads, request["budget_bytes"])
-    refused = {skip.workload for skip in tuner.prepare(workloads)}
-    tasks = tasks_of(tuple(workload for workload in workloads if workload.name not in refused))
+    tasks = tasks_of(runnable(workloads, tuner.prepare(workloads)))
     began = time.monotonic()
     loaded = tuner.load(Path(request["table"]), ())
     outcome = tuner.replay(tasks)

@@ -97,6 +97,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """Time a sample of a config's table again; needs the device that the table was made for."""
     from warmup.cache import retiming
     from warmup.rank.forecast import forecast_rank
+    from warmup.rank.workloads import runnable
 
     config = _config(arguments)
     backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
@@ -109,8 +110,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     module, _, name = arguments.get("factory", "warmup.flashinfer_tuner:FlashInferTuner").partition(":")
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
     tuner = getattr(importlib.import_module(module), name)(backend, options)
-    refused = {skip.workload for skip in tuner.prepare(forecast.workloads)}
-    tasks = {task.task_id: task for task in tasks_of(tuple(w for w in forecast.workloads if w.name not in refused))}
+    tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact))
     rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))
     drifted = sum(row.drifted for row in rows)

@@ -13,6 +13,7 @@ site-packages is never written. A library that does not load makes FlashInfer wa
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import platform
@@ -89,6 +90,15 @@ def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
         if path.exists():
             found[name] = path
     return found
+
+
+def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
+    """Whether a process on this node would find a module's library; says so without FlashInfer.
+
+    `base` is FLASHINFER_WORKSPACE_BASE. An installed package of prebuilt modules is believed to have every one.
+    """
+    built = base / ".cache" / "flashinfer" / version / arch / "cached_ops" / name / f"{name}.so"
+    return built.is_file() or importlib.util.find_spec(PACKAGE) is not None
 
 
 def target_architectures() -> tuple[str, ...]:

@@ -14,14 +14,15 @@ from configs.model import load_model
 from configs.schema import WarmupConfig
 from warmup.artifact.manifest import key_difference
 from warmup.cache_key import CacheKey, cache_key
-from warmup.errors import WarmupError
+from warmup.compiled import flashinfer_modules
+from warmup.errors import ForecastError, WarmupError
 from warmup.fingerprint import Fingerprint
-from warmup.rank.node_paths import resolve_paths
-from warmup.rank.workloads import rank_workloads
+from warmup.rank.node_paths import NodePaths, resolve_paths
+from warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
 from warmup.store.node_store import NodeStore, StorePath
 from warmup.table import metadata_difference, parse_table
-from warmup.tasks import Workload, digest_of_tasks, tasks_of
-from warmup.tuning.host_facts import describe_host
+from warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
+from warmup.tuning.host_facts import capability_of, describe_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Forecast:
     key: CacheKey
     table_path: Path
     workloads: tuple[Workload, ...]
+    """Those that it would run."""
+    skips: tuple[Skip, ...]
+    """Those that this GPU or installation cannot run."""
     num_tasks: int
     hit: bool
     guarded: bool
@@ -48,29 +52,53 @@ def forecast_rank(
 ) -> Forecast:
     """Predict one rank on this node, or on one that is simulated here and has this `environment`.
 
-    `gpu_index` is NVML's; ignored on the cpu backend.
+    `gpu_index` is NVML's; ignored on the cpu backend. Raises ForecastError where there is no such GPU.
     """
     if backend is None:
         backend = "cpu" if config.cluster.backend == "cpu" else "cuda"
     dims = load_model(config.model.name)
-    fingerprint = Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None))
-    workloads = rank_workloads(config, dims, rank, backend)
-    key = cache_key(config, dims, fingerprint, digest_of_tasks(workloads))
+    fingerprint = _fingerprint(backend, gpu_index)
     paths = resolve_paths(config.cache, environment)
+    found = rank_workloads(config, dims, rank, backend)
+    skips = _skips(found, fingerprint, paths)
+    workloads = runnable(found, skips)
+    key = cache_key(config, dims, fingerprint, digest_of_tasks(workloads))
     directory = StorePath.of(
         paths.root, paths.override, fingerprint["flashinfer_version"], fingerprint["arch"], key.sha256
     )
     store = NodeStore(directory)
-    found = store.lookup(key.as_dict(), check=lambda table: _refusal(table, fingerprint))
+    stored = store.lookup(key.as_dict(), check=lambda table: _refusal(table, fingerprint))
     return Forecast(
         rank=rank,
         key=key,
         table_path=store.table_path,
         workloads=workloads,
+        skips=skips,
         num_tasks=len(tasks_of(workloads)),
-        hit=found.hit,
-        guarded=found.guarded,
-        reason="" if found.hit else found.reason + _nearest(directory, key),
+        hit=stored.hit,
+        guarded=stored.guarded,
+        reason="" if stored.hit else stored.reason + _nearest(directory, key),
+    )
+
+
+def _fingerprint(backend: str, gpu_index: int) -> Fingerprint:
+    try:
+        return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None))
+    except RuntimeError as error:
+        raise ForecastError(
+            f"this machine cannot tell what a rank with a GPU would find ({error}): ask on a node that has one, "
+            "or set cluster.backend to cpu"
+        ) from error
+
+
+def _skips(workloads: tuple[Workload, ...], fingerprint: Fingerprint, paths: NodePaths) -> tuple[Skip, ...]:
+    """None on the CPU."""
+    version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
+    capability = capability_of(arch)
+    if capability is None:
+        return ()
+    return foreseen_skips(
+        workloads, capability, lambda module: flashinfer_modules.is_foreseen(module, paths.workspace, version, arch)
     )
 
 

@@ -29,7 +29,7 @@ from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
 from warmup.rank.opening import FreshRank, compiled_work, open_store, rank_files, tuner_options
 from warmup.rank.record import RankRecord
-from warmup.rank.workloads import rank_workloads
+from warmup.rank.workloads import rank_workloads, runnable
 from warmup.ranks import RankInfo
 from warmup.store.node_store import NodeStore
 from warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
@@ -99,10 +99,9 @@ class RankProcess:
             if budget_bytes is not None:
                 workloads, shrunk = fit_buckets(workloads, budget_bytes)
             skips = self._tuner.prepare(workloads, self._engine.calls())
-            refused = {skip.workload for skip in skips}
-            runnable = tuple(w for w in workloads if w.name not in refused)
-            self._tasks = {task.task_id: task for task in tasks_of(runnable)}
-            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(workloads))
+            able = runnable(workloads, skips)
+            self._tasks = {task.task_id: task for task in tasks_of(able)}
+            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(able))
             self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
             self._files = rank_files(self._config, self._store, self.info)
             self._prepare_delivery(paths, budget_bytes)

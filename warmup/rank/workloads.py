@@ -1,12 +1,17 @@
-"""Which op calls one rank makes: its share of the model, within the limits that were asked for. Pure."""
+"""Which op calls one rank makes: its share of the model, within the limits that were asked for, and which of them a
+GPU that is not asked yet would refuse. Pure."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 from configs import ConfigError
 from configs.model import ModelDims
 from configs.schema import WarmupConfig
 from warmup.ranks import share_of
-from warmup.tasks import Workload
+from warmup.tasks import Skip, Workload
+from warmup.workloads import fused_moe
+from warmup.workloads.base import builder_for
 from warmup.workloads.catalog import workloads_of
 
 
@@ -32,3 +37,25 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
         skip_ops=autotune.skip_ops,
     )
     return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
+
+
+def foreseen_skips(
+    workloads: Sequence[Workload], capability: tuple[int, int], is_compiled: Callable[[str], bool]
+) -> tuple[Skip, ...]:
+    """What a rank on a GPU of this compute capability would skip, with its one reason each.
+
+    `is_compiled` says whether the node has a module that COMPILING leaves out.
+    """
+    reasons = [(workload, builder_for(workload).unfit(workload, capability)) for workload in workloads]
+    lacking = fused_moe.MODULE if not is_compiled(fused_moe.MODULE) else None
+    return tuple(
+        Skip(workload.name, workload.op, reason or fused_moe.NOT_COMPILED)
+        for workload, reason in reasons
+        if reason is not None or lacking in workload.modules
+    )
+
+
+def runnable(workloads: Sequence[Workload], skips: Sequence[Skip]) -> tuple[Workload, ...]:
+    """Those that are not skipped."""
+    skipped = {skip.workload for skip in skips}
+    return tuple(workload for workload in workloads if workload.name not in skipped)

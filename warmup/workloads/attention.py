@@ -95,8 +95,13 @@ def refusal(workload: Workload, device: str) -> str | None:
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return f"{workload.op} needs compute capability 8.0, this GPU has {torch.cuda.get_device_capability(device)}"
+    return unfit(workload, torch.cuda.get_device_capability(device))
+
+
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Why no GPU of this compute capability can run it."""
+    if capability < (8, 0):
+        return f"{workload.op} needs compute capability 8.0, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):
         return f"{workload.op} takes bfloat16 or float16, the model is {workload.dtype}"
     return None

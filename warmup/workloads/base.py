@@ -59,6 +59,9 @@ class Room(Protocol):
     def refusal(self, workload: Workload, device: str) -> str | None:
         """One sentence why this GPU or installation cannot run the workload, or None."""
 
+    def unfit(self, workload: Workload, capability: tuple[int, int]) -> str | None:
+        """The part of `refusal` that needs no GPU: why none of this compute capability can run the workload."""
+
     def jit_specs(self, workload: Workload) -> tuple[Any, ...]:
         """FlashInfer `JitSpec`s that the workload needs compiled; their `.name`s are `workload.modules`."""
 

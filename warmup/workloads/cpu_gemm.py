@@ -78,6 +78,11 @@ def refusal(workload: Workload, device: str) -> str | None:
     return None
 
 
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Always None: it does not run on the GPU."""
+    return None
+
+
 def jit_specs(workload: Workload) -> tuple[Any, ...]:
     """Nothing is compiled on the CPU."""
     return ()

@@ -15,6 +15,8 @@ from warmup.tasks import Workload
 CAPABILITY = (9, 0)
 """The one whose module is named and was looked at."""
 BUILD_COMMAND = "python -m scripts.build_fused_moe"
+MODULE = "fused_moe_90"
+NOT_COMPILED = f"module {MODULE} is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,13 +139,16 @@ def refusal(workload: Workload, device: str) -> str | None:
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
-    capability = torch.cuda.get_device_capability(device)
+    reason = unfit(workload, torch.cuda.get_device_capability(device))
+    return reason if reason is not None or jit_specs(workload)[-1].is_compiled else NOT_COMPILED
+
+
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Why no GPU of this compute capability can run it."""
     if capability != CAPABILITY:
         return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):
         return f"{workload.op} takes bfloat16 or float16, the model is {workload.dtype}"
-    if not jit_specs(workload)[-1].is_compiled:
-        return f"module fused_moe_90 is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
     return None
 
 

@@ -138,8 +138,12 @@ def refusal(workload: Workload, device: str) -> str | None:
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
+    return unfit(workload, torch.cuda.get_device_capability(device))
+
+
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Why no GPU of this compute capability can run the GEMM."""
     needed = FP8_MIN_CAPABILITY if workload.op == "fp8_gemm" else BF16_MIN_CAPABILITY
-    capability = torch.cuda.get_device_capability(device)
     if capability < needed:
         return f"{workload.op} needs compute capability {needed[0]}.{needed[1]}, this GPU has {capability}"
     return dtype_refusal(workload)

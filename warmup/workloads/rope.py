@@ -58,6 +58,11 @@ def refusal(workload: Workload, device: str) -> str | None:
     return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
 
 
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Always None: FlashInfer compiles it for every GPU that it knows."""
+    return None
+
+
 def jit_specs(workload: Workload) -> tuple[Any, ...]:
     """FlashInfer's rope module."""
     from flashinfer.jit.rope import gen_rope_module

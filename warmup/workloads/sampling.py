@@ -57,6 +57,11 @@ def refusal(workload: Workload, device: str) -> str | None:
     return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
 
 
+def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Always None: FlashInfer compiles it for every GPU that it knows."""
+    return None
+
+
 def jit_specs(workload: Workload) -> tuple[Any, ...]:
     """FlashInfer's sampling module."""
     from flashinfer.jit.sampling import gen_sampling_module

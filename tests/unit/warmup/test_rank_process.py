@@ -27,8 +27,12 @@ def test_a_probe_describes_the_rank(make_rank: RankMaker, tmp_path: Path) -> Non
 
 
 def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> None:
-    """A workload that this device cannot run is named with its reason and has no tasks; fp8 there is an error."""
+    """A workload that this device cannot run is named with its reason and has no tasks; fp8 there is an error.
+
+    The key is another one: the table of a rank that skips it is none for a rank that runs it.
+    """
     whole, partial = make_rank(1), make_rank(1, {"refuse": ["lm_head"]})
+    assert whole.described["key"] != partial.described["key"]
     assert [skip["workload"] for skip in partial.described["skips"]] == ["lm_head"]
     assert len(tasks_of(partial)) < len(tasks_of(whole))
     with pytest.raises(ConfigError, match=r"model.quantization: 'fp8' needs compute capability 8.9 .* has 8.0"):

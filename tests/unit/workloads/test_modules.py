@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+from pathlib import Path
+
 import pytest
 
 from configs.model import presets
 from tests.models import cuda_workloads
+from warmup.compiled.flashinfer_modules import is_foreseen
 from warmup.workloads.base import builder_for
 
 
@@ -23,3 +27,17 @@ def test_names_are_flashinfers(preset: str, quantization: str) -> None:
     for workload in cuda_workloads(preset, tp=4, quantization=quantization, max_num_batched_tokens=64, max_num_seqs=8):
         specs = builder_for(workload).jit_specs(workload)
         assert tuple(spec.name for spec in specs) == workload.modules, workload.name
+
+
+def test_a_built_module_is_looked_for_where_flashinfer_builds(tmp_path: Path) -> None:
+    """The place that is foretold without FlashInfer is the one of its own JitSpec, and a library there counts."""
+    from flashinfer.jit import env
+
+    version, arch = metadata.version("flashinfer-python"), env.FLASHINFER_WORKSPACE_DIR.name
+    place = env.FLASHINFER_JIT_DIR.relative_to(env.FLASHINFER_BASE_DIR)
+    cpu = env.FLASHINFER_WORKSPACE_DIR.name == version  # without a GPU the directory of the architecture is left out
+    library = tmp_path / place / "norm" / "norm.so"
+    assert not is_foreseen("norm", tmp_path, version, "" if cpu else arch)
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert is_foreseen("norm", tmp_path, version, "" if cpu else arch)

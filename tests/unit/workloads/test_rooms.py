@@ -27,6 +27,20 @@ def test_without_a_gpu_every_cuda_workload_has_a_reason(preset: str) -> None:
     assert all(reason is not None and "needs an NVIDIA GPU" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0)])
+@pytest.mark.parametrize("preset", ["qwen3-30b-a3b", "deepseek-v3"])
+def test_what_is_foretold_of_a_gpu_is_what_a_rank_there_says(
+    preset: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`unfit` without a device gives the very sentence of `refusal` with one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    found = cuda_workloads(preset, quantization="fp8", max_num_batched_tokens=16, max_num_seqs=8)
+    reasons = {w.op: (builder_for(w).unfit(w, capability), builder_for(w).refusal(w, "cuda:0")) for w in found}
+    assert all(foretold == said for foretold, said in reasons.values())
+    assert "8.9" in str(reasons["fp8_gemm"])
+
+
 def test_equal_seeds_give_equal_inputs() -> None:
     """Every rank's inputs are equal, and another copy's are not."""
     workload = of("bf16_gemm")
