@@ -98,7 +98,13 @@ def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
     `base` is FLASHINFER_WORKSPACE_BASE. An installed package of prebuilt modules is believed to have every one.
     """
     built = base / ".cache" / "flashinfer" / version / arch / "cached_ops" / name / f"{name}.so"
-    return built.is_file() or importlib.util.find_spec(PACKAGE) is not None
+    if built.is_file():
+        return True
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        return False
+    provider = Path(package.origin).parents[1]
+    return not (provider / MARK).is_file() or (provider / "modules" / name / f"{name}.so").is_file()
 
 
 def target_architectures() -> tuple[str, ...]:

@@ -120,6 +120,23 @@ def test_modules_that_do_not_fit_are_rejected(library: Path, tmp_path: Path, nam
     assert modules.unmet_requirement(HERE, HERE | {"glibc": "2.40"}) is None
 
 
+def test_what_a_provider_has_is_foreseen(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without FlashInfer: a provider on the path has its own modules alone, an installed package is believed."""
+    provider, package = tmp_path / "provider", tmp_path / "site" / modules.PACKAGE
+    modules.install(modules.collect({"probe": library}, HERE), provider, HERE)
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+
+    def foreseen(name: str) -> bool:
+        return modules.is_foreseen(name, tmp_path, HERE["flashinfer"], "90a")
+
+    assert not foreseen("probe")
+    monkeypatch.syspath_prepend(str(provider))
+    assert (foreseen("probe"), foreseen("other")) == (True, False)
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert foreseen("other")
+
+
 def test_libraries_without_requirements_are_refused(tmp_path: Path) -> None:
     """Libraries that do not say what they need are not installed."""
     with pytest.raises(CorruptArtifactError, match=r"requirements\.json"):
