@@ -1,6 +1,6 @@
 """Stand-ins for tests. Each has a real counterpart that is tested elsewhere.
 
-ScriptedTuner   for `warmup.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/test_cpu_tuner.py, tests/gpu/):
+ScriptedTuner   for `warmup.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/tuning/test_cpu_tuner.py, tests/gpu/):
                 fast and without torch; writes tables of FlashInfer's layout and follows a script of faults.
 ForeignRunner   for `warmup.runner.builtin.BuiltinRunner` (tests/unit/warmup/runner/): an engine's runner with
                 nothing optional, recording what it is asked.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 from warmup.fingerprint import Fingerprint
+from warmup.machine.peers import SLOW_GPU
 from warmup.tuning.host_facts import describe_host
 from warmup.tuning.process_facts import describe_process
+from warmup.tuning.reference_gemm import reference_seconds
 
 PROGRAM = """
 import json, sys
@@ -28,6 +31,17 @@ def test_every_part_of_a_gpu_is_known() -> None:
     parts = Fingerprint.of(describe_host(0))
     assert all(parts[name] not in ("", "unknown") for name in ("gpu", "driver", "sm_count", "mig", "arch", "torch"))
     assert describe_host(None) != describe_host(0)
+
+
+def test_a_device_is_as_fast_as_itself_however_long_it_idled() -> None:
+    """The reference GEMM repeats to a third of what makes a device slow, from cold clocks and warm ones."""
+    found: list[float] = []
+    for pause_s in (3.0, 0.0, 1.0):
+        time.sleep(pause_s)
+        seconds = reference_seconds("cuda:0")
+        assert seconds is not None
+        found.append(seconds)
+    assert max(found) / min(found) < 1 + (SLOW_GPU - 1) / 3, found
 
 
 def test_a_dry_run_needs_neither_torch_nor_flashinfer() -> None:

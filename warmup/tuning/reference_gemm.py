@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 
 SIZE = 4096
-ROUNDS = 12
-"""About 0.2 ms each on a current GPU; the first ones bring the clocks up and are not counted."""
-SETTLE = 4
+SETTLE, ROUNDS = 200, 15
+"""About 0.2 ms each on a current GPU. The first ones bring the clocks up and are not counted: for 40 ms, because an
+idle GPU needs some tens of them, and a device that woke later than its peers would pass for a slow one."""
 
 
 def reference_seconds(device: str) -> float | None:
-    """Median seconds of a square bf16 product of SIZE on a CUDA device; None on CPU, where ranks share cores."""
+    """Median seconds of a square bf16 product of SIZE on a CUDA device; None on CPU, where ranks share cores.
+
+    All products are enqueued at once: one that finds the device idle would be charged for its launch, by a host that
+    is busy with its other ranks' imports.
+    """
     if device == "cpu":
         return None
     import torch
 
     a = torch.randn(SIZE, SIZE, device=device, dtype=torch.bfloat16)
-    times: list[float] = []
-    for _ in range(ROUNDS):
-        began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        began.record()
-        a @ a
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended) / 1e3)
-    return statistics.median(times[SETTLE:])
+    out = torch.empty_like(a)
+    for _ in range(SETTLE):
+        torch.mm(a, a, out=out)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(ROUNDS + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        torch.mm(a, a, out=out)
+        mark.record()
+    marks[-1].synchronize()
+    return statistics.median(float(began.elapsed_time(ended)) / 1e3 for began, ended in itertools.pairwise(marks))

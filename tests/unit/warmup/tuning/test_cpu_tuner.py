@@ -46,6 +46,11 @@ def verdict(task_id: str, choice: Choice) -> GuardVerdict:
     return GuardVerdict(task_id, "replaced", choice, 1.1, 1.0, 1e-3, 7)
 
 
+def test_ranks_on_one_cpu_are_not_compared() -> None:
+    """They share its cores, so a slow one says nothing."""
+    assert FlashInferTuner("cpu").reference_seconds() is None
+
+
 def test_from_tuning_to_hits(tuned: tuple[list[Task], list[TaskResult]], tmp_path: Path) -> None:
     """What was tuned is written, loaded by another tuner, hit by every call, and replayed."""
     tasks, results = tuned
