@@ -173,6 +173,12 @@ def check_parallel(dims: ModelDims, tp: int, pp: int, ep: int) -> None:
     for kind, holds, field, value, rule in rules:
         if not holds:
             raise ConfigError(f"model.{kind}_parallel_size: {sizes[kind]}; must {rule} {field}={value} of {dims.name}")
+    shared = dims.num_shared_experts * dims.moe_intermediate_size
+    if dims.is_moe and shared % tp:
+        raise ConfigError(
+            f"model.tensor_parallel_size: {tp}; must divide num_shared_experts={dims.num_shared_experts} times "
+            f"moe_intermediate_size={dims.moe_intermediate_size} of {dims.name}"
+        )
     shards = max(1, tp // ep)
     if dims.is_moe and dims.moe_intermediate_size % shards:
         raise ConfigError(

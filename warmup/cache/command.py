@@ -25,6 +25,7 @@ from warmup.artifact.timings import read_timings
 from warmup.cache import diff as cache_diff
 from warmup.cache import ops as cache_ops
 from warmup.cache import views as cache_views
+from warmup.compiled.installed import provider_directory
 from warmup.errors import StoreError, WarmupError
 from warmup.rank.node_paths import NodePaths, resolve_paths
 from warmup.store.node_store import NodeStore
@@ -110,6 +111,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     module, _, name = arguments.get("factory", "warmup.flashinfer_tuner:FlashInferTuner").partition(":")
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
     tuner = getattr(importlib.import_module(module), name)(backend, options)
+    tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact))
     rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))

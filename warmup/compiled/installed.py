@@ -74,7 +74,7 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
         except KeyError as error:
             warnings.append(f"{kind}: blob {error} was not fetched; this node compiles for itself")
             continue
-        except WarmupError as error:
+        except (OSError, WarmupError) as error:  # a cache that is another user's, or that a driver tidies meanwhile
             warnings.append(f"{kind}: {error}; this node compiles for itself")
             continue
         files += written

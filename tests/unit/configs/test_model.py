@@ -148,12 +148,13 @@ def test_a_damaged_config_json_is_refused(tmp_path: Path) -> None:
         ("llama-3.1-8b", (2, 1, 2), "expert_parallel_size: 2; must be 1 for a dense model"),
         ("qwen3-30b-a3b", (2, 1, 3), "expert_parallel_size: 3; must divide num_experts=128"),
         ("qwen3-30b-a3b", (32, 1, 1), "tensor_parallel_size: 32"),
+        ("deepseek-v3", (8, 1, 8), "tensor_parallel_size: 8; must divide num_shared_experts=1 times moe_inter.*=100"),
     ],
 )
 def test_parallel_sizes_that_do_not_divide_are_refused(name: str, sizes: tuple[int, int, int], said: str) -> None:
     """Each rule names the size asked for, the field and its value."""
     dims = load_model(name)
-    if sizes == (32, 1, 1):
+    if sizes in ((32, 1, 1), (8, 1, 8)):
         dims = dims.model_copy(update={"moe_intermediate_size": 100})
     with pytest.raises(ConfigError, match=said):
         check_parallel(dims, *sizes)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fakes import ScriptedTuner
+from configs import parse_config
+from tests.artifacts import make_artifact
+from tests.fakes import METADATA, ScriptedTuner
 from tests.gemms import make_workload, tasks_for
+from tests.script import SCRIPT_VARIABLE, read_script
+from warmup.artifact.artifact import table_content
+from warmup.artifact.timings import timings_content
+from warmup.cache.command import perform
 from warmup.cache.retiming import Recorded, recorded_entries, retime, sample
-from warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+from warmup.compiled.installed import provider_directory
+from warmup.rank.forecast import forecast_rank
+from warmup.store.node_store import NodeStore
+from warmup.tasks import Choice, GuardVerdict, Task, TaskResult, tasks_of
 
 TASKS = tasks_for(make_workload())
 
@@ -80,3 +91,38 @@ def test_sample_is_spread_over_the_table() -> None:
 
     assert [entry.result.bucket for entry in sample(entries, 3)] == [0, 3, 6]
     assert sample(entries, 10) == sample(entries, 99) == entries
+
+
+def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored table's entries are timed, in a process that finds the artifact's modules and so compiles none."""
+    config = parse_config(
+        {
+            "model": {"name": "qwen3-0.6b", "dtype": "float32"},
+            "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
+            "cluster": {"backend": "cpu", "ranks_per_node": 1},
+            "cache": {"root": str(tmp_path)},
+        }
+    )
+    told = forecast_rank(config, 0)
+    fields = {name: told.key.as_dict()[name] for name in METADATA}
+    monkeypatch.setenv(SCRIPT_VARIABLE, json.dumps({"metadata": fields, "parts": {"gpu": fields["gpu"]}}))
+    tuner = ScriptedTuner(read_script())
+    results = [tuner.tune(task) for task in tasks_of(told.workloads)]
+    table = tuner.table(results, [])
+    assert table is not None
+    rows = [{"result": result.to_json(), "verdict": None} for result in results]
+    contents = [table_content(table), timings_content(table, rows)]
+    artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
+    NodeStore(told.table_path.parent).publish(artifact)
+    provider = provider_directory(told.table_path.parent, artifact.manifest.module_set)
+    activated: list[Path] = []
+    monkeypatch.setattr(ScriptedTuner, "activate", lambda self, path: activated.append(path) or True)
+    factory = {"factory": "tests.fakes:make_scripted_tuner", "retime": 2}
+    asked = {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump(mode="json"), **factory}
+    answer = perform("retime", asked)
+
+    assert answer["ok"], answer
+    assert (answer["result"]["entries"], len(answer["result"]["rows"])) == (len(results), 2)
+    assert activated == [provider]

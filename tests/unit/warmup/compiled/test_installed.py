@@ -84,6 +84,16 @@ def test_full_disk_costs_the_compiled_part_only(tmp_path: Path) -> None:
     assert len(result.warnings) == 2
 
 
+def test_a_place_that_cannot_even_be_looked_at_costs_its_part_only(tmp_path: Path) -> None:
+    """What the system says of a cache before anything is written is a warning, too: nothing is raised."""
+    environment = decide({}, tmp_path / ("h" * 300), tmp_path / "root", None)
+    node = installed.Node(HERE, "580.1", tmp_path / "autotune")
+    result = installed.install(whole_artifact(tmp_path), tmp_path / "provider", environment, node)
+
+    assert [kind for kind, _ in result.counts] == ["flashinfer_module", "sparse_mla"]
+    assert ["File name too long" in warning for warning in result.warnings] == [True, True]
+
+
 def test_what_is_set_wins_and_the_rest_is_printed(tmp_path: Path) -> None:
     """Variables of the node win; the shell lines lead a fresh process to the provider and survive odd names."""
     provider = tmp_path / "odd 'name"
