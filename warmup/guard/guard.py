@@ -12,6 +12,7 @@ Setting up and timing calls is `contest.py`'s and `measure.py`'s business, the r
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable
 
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 def guard(
     build: Callable[[int], OpCall], task: Task, result: TaskResult, options: TunerOptions, device: str
 ) -> GuardVerdict:
-    """Judge one task's tuning result on its own op call.
+    """Judge one task's tuning result on its own op call; once more with the fewest copies when memory ran out.
 
     Args:
         build: makes one copy of the call at the task's bucket from a seed; its inputs are ours, not FlashInfer's.
@@ -45,10 +46,18 @@ def guard(
         return GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, "nothing else was tuned", result.rank)
     import torch
 
-    with torch.inference_mode():
-        max_bytes = min(COPIES_BYTES, (options.max_memory_bytes or 2 * COPIES_BYTES) // 2)
-        contest = OpContest(build, task.workload.op, task.workload.dtype, default, device, max_bytes)
-        return judge(contest, result, options)
+    for max_bytes in (min(COPIES_BYTES, (options.max_memory_bytes or 2 * COPIES_BYTES) // 2), 0):
+        try:
+            with torch.inference_mode():
+                op, dtype = task.workload.op, task.workload.dtype
+                return judge(OpContest(build, op, dtype, default, device, max_bytes), result, options)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            logger.warning("%s: out of memory while it was judged: %s", task.task_id, error)
+        gc.collect()  # a contest's graphs and its closures hold one another
+        torch.cuda.empty_cache()
+    note = "out of memory while it was judged (autotune.max_memory_bytes)"
+    decision: Decision = "default" if result.choice in (None, default) else "crashed"
+    return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
 
 
 def judge(contest: Contest, result: TaskResult, options: TunerOptions) -> GuardVerdict:

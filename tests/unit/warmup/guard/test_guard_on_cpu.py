@@ -70,3 +70,23 @@ def test_without_a_candidate_nothing_is_built() -> None:
 
     verdict = guard(build, task, planted.result_of(task, None), OPTIONS, "cpu")  # type: ignore[arg-type]
     assert (verdict.decision, verdict.choice.tactic) == ("default", -1)
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("planted"), MemoryError("planted")])
+def test_too_little_memory_ends_as_the_default_and_not_as_the_runs_end(error: Exception) -> None:
+    """A contest that does not fit into memory is set up once more, smaller; if it still does not fit, nothing wins."""
+    task = planted.task_on("cpu")
+    failures = [error]
+
+    def build(seed: int) -> planted.PlantedCall:
+        if failures:
+            raise failures.pop()
+        return planted.build(seed, "cpu")
+
+    result = planted.result_of(task, planted.FAST)
+    assert guard(build, task, result, OPTIONS, "cpu").decision == "kept"
+    failures += [error] * 2
+    verdict = guard(build, task, result, OPTIONS, "cpu")
+    assert failures == []
+    assert (verdict.decision, verdict.choice) == ("crashed", Choice(planted.RUNNER, -1))
+    assert "autotune.max_memory_bytes" in verdict.note
