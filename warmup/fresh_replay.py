@@ -85,7 +85,10 @@ class FreshProcess:
             raise LoadError(f"the replay for the compute cache took longer than {timeout_s:.0f} s") from error
         if self._child.returncode != 0:
             raise LoadError(f"the replay for the compute cache failed with {self._child.returncode}: {err[-800:]}")
-        answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        try:
+            answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        except (IndexError, ValueError) as error:
+            raise LoadError(f"the replay for the compute cache ended without an answer: {err[-800:]}") from error
         return answer
 
     def close(self) -> None:

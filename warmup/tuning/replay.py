@@ -42,7 +42,7 @@ def replay_calls(
                 call.run()
                 if device != "cpu":
                     torch.cuda.synchronize(device)
-                    captured += _captured(task, call)
+                    captured += _captured(task, call, device)
             except (RuntimeError, ValueError, TypeError, OSError) as error:
                 logger.warning("%s: replay failed: %s", task.task_id, error)
                 probe_context(device, task.task_id)
@@ -56,7 +56,7 @@ def replay_calls(
     )
 
 
-def _captured(task: Task, call: OpCall) -> int:
+def _captured(task: Task, call: OpCall, device: str) -> int:
     """1 when the call could be captured in a CUDA graph and replayed, else 0."""
     graph = torch.cuda.CUDAGraph()
     try:
@@ -65,6 +65,7 @@ def _captured(task: Task, call: OpCall) -> int:
         graph.replay()
         torch.cuda.synchronize()
     except RuntimeError as error:
+        probe_context(device, task.task_id)
         logger.info("%s: runs, but not inside a CUDA graph: %s", task.task_id, error)
         return 0
     return 1

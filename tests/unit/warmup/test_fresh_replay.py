@@ -100,6 +100,17 @@ def test_a_driver_that_makes_its_cache_while_the_child_waits_is_in_nobodys_way(
             fresh.replay(request(config={"cluster": {}}), b"{}", 60)
 
 
+def test_a_child_that_ends_without_an_answer_is_a_named_failure(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Exit code 0 with nothing, or with something else than an answer, on its output costs the kernels only."""
+    for said in ("", "a library's last words"):
+        (tmp_path / "silent.py").write_text(f"import os; os.write(1, {said.encode()!r}); os._exit(0)")
+        with (
+            FreshProcess("silent:Tuner", {**environ, "PYTHONPATH": str(tmp_path)}) as fresh,
+            pytest.raises(LoadError, match="ended without an answer"),
+        ):
+            fresh.replay(request(), b"{}", 60)
+
+
 def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
     """The deadline is kept, and the error says how long it was; nothing is left behind."""
     with FreshProcess(CHEAP, environ) as fresh:
