@@ -27,6 +27,7 @@ from tests.libraries import build_library
 from tests.script import Moments, read_script
 from warmup.errors import LoadError
 from warmup.guard.contest import Pace
+from warmup.quarantine import named_by
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
@@ -122,16 +123,17 @@ class ScriptedTuner:
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
         salt = self._script.get("salt", "")
         number = int(hashlib.sha256((task.task_id + salt).encode()).hexdigest(), 16)
-        rows = (
+        able = (
             Measurement("FastRunner", number % 7, 1e-4, 1e-6, 5),
             Measurement("FirstRunner", number % 5, 2e-4, 1e-6, 5),
         )
+        rows = tuple(m for m in able if (task.workload.op, m.runner, str(m.tactic)) not in self._quarantine)
         return TaskResult(
             task_id=task.task_id,
             op=task.workload.op,
             bucket=task.bucket,
             outcome="tuned",
-            choice=Choice("FastRunner", number % 7),
+            choice=Choice(rows[0].runner, rows[0].tactic),
             default_runner="FirstRunner",
             keys=keys,
             policy=("l2_cache_policy", "hot"),
@@ -169,7 +171,9 @@ class ScriptedTuner:
         self._fault("check")
         found = parse_table(table).metadata
         wrong = {name for name, value in self._metadata().items() if name != "gpu" and found.get(name) != value}
-        return f"metadata differs in {', '.join(sorted(wrong))}" if wrong else None
+        if wrong:
+            return f"metadata differs in {', '.join(sorted(wrong))}"
+        return named_by(parse_table(table), self._quarantine)
 
     def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
         self._fault("load")

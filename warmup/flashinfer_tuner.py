@@ -17,6 +17,7 @@ from flashinfer.autotuner import AutoTuner
 
 from warmup.compiled import flashinfer_modules
 from warmup.errors import ArtifactError, TuningError
+from warmup.quarantine import named_by
 from warmup.table import parse_table
 from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
@@ -152,7 +153,7 @@ class FlashInferTuner:
             parsed = parse_table(table)
         except ArtifactError as error:
             return str(error)
-        return loading.refusal(parsed) or loading.quarantined(parsed, self._options.quarantine)
+        return loading.refusal(parsed) or named_by(parsed, self._options.quarantine)
 
     def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
         """Clear, load, count, digest, look up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -89,6 +90,20 @@ def test_tasks_that_kill_their_process_do_not_fail_the_run(case: Case) -> None:
     assert report.ready, report.error
     assert len({rank.digest for rank in report.ranks}) == 1
     assert any(text.startswith("quarantined ") and "killed in task cpu_gemm" in text for text in report.warnings)
+
+
+def test_a_tactic_that_crashes_is_not_served_for_tasks_that_it_had_won(case: Case) -> None:
+    """A segmentation fault in the fifth task costs one process; its tactic, which earlier tasks chose, is nowhere."""
+    salt = "3089"  # with which the tactic wins 7 of 10 tasks
+    case.script(salt=salt)
+    case.script(case.bed.nodes[0], salt=salt, fault={"method": "tune", "nth": 5, "kind": "segv"})
+    report = case.run()
+    assert_served(case, report)
+    assert len(case.calls("created")) == 3
+    assert any(text.startswith("quarantined FastRunner tactic 3 of cpu_gemm: it killed") for text in report.warnings)
+    entries = json.loads(case.table(case.bed.nodes[0]).read_bytes())
+    assert ["FastRunner", 3] not in [entry[:2] for entry in entries.values() if isinstance(entry, list)]
+    assert case.run().ready, "the next run meets table and quarantine together"
 
 
 @pytest.mark.alone

@@ -11,6 +11,7 @@ from warmup.machine.lookup import keeps_files
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands, Run
 from warmup.machine.warming import judge, warm
+from warmup.quarantine import spared, spared_verdict
 
 
 class Pushing(PhaseLogic):
@@ -68,8 +69,11 @@ class Pushing(PhaseLogic):
             run.call(
                 group.packer,
                 "pack",
-                results=list(group.results.values()),
-                verdicts=list(group.verdicts.values()),
+                results=[spared(result, group.quarantine) for result in group.results.values()],
+                verdicts=[
+                    spared_verdict(verdict, group.results[task_id], group.quarantine)
+                    for task_id, verdict in group.verdicts.items()
+                ],
                 tuned=group.engine_tuned or [],
                 strategy=group.strategy,
                 guarded=run.config.guard.enabled,

@@ -9,6 +9,7 @@ from warmup.machine.logic import PhaseLogic
 from warmup.machine.node_loss import keep_found
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, Commands, Place, Run
+from warmup.quarantine import serves_none_of
 
 
 class Lookup(PhaseLogic):
@@ -107,6 +108,11 @@ def adopt_found(run: Run, group: ClassState) -> None:
             group.results.setdefault(result["task_id"], result)
     group.source = group.header = None
     hits = {rank: v for rank, v in group.lookups.items() if v["hit"]}
+    for rank in [rank for rank, found in hits.items() if not serves_none_of(found, group.quarantine)]:
+        run.warn(
+            f"{run.ranks[rank].info}: its table names a tactic that another node has quarantined; it is not served"
+        )
+        del hits[rank]
     if not hits or run.retune:
         return
     source = max(hits, key=lambda rank: _worth(hits[rank]))

@@ -16,6 +16,7 @@ from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask, TaskPool
 from warmup.machine.state import ClassState, Commands, Run
 from warmup.machine.suspects import judge
+from warmup.quarantine import spared
 
 NOT_TUNED = {
     "oom": "no tactic fits into memory, not even after freeing caches (autotune.max_memory_bytes)",
@@ -197,7 +198,7 @@ class Guarding(PoolPhase):
         return [t for t in group.tasks if t.task_id in tuned and t.task_id not in group.verdicts]
 
     def arguments(self, group: ClassState, task_id: str) -> dict[str, Any]:
-        return {"result": group.results[task_id]}
+        return {"result": spared(group.results[task_id], group.quarantine)}
 
     def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
         group.verdicts[value["task_id"]] = value

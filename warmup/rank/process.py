@@ -20,6 +20,7 @@ from warmup.artifact.artifact import Blob
 from warmup.cache_key import CacheKey, cache_key
 from warmup.errors import StoreError, WarmupError
 from warmup.fingerprint import Fingerprint
+from warmup.quarantine import believed, entries_of
 from warmup.rank.black_box import box_path
 from warmup.rank.compiled_work import CompiledWork
 from warmup.rank.delivery import Delivery
@@ -119,6 +120,8 @@ class RankProcess:
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
         with self._busy("lookup"):
+            quarantine = believed(self._store.load_quarantine())
+            self._tuner.keep_away(entries_of(quarantine))
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
             problem = self._files.leave_marker(token)
             if self._config.cache.persistent:
@@ -132,7 +135,7 @@ class RankProcess:
                 "verdicts": [],
                 "partial": [] if retune else self._files.finished(self._tasks),
                 "header": None,
-                "quarantine": self._store.load_quarantine(),
+                "quarantine": quarantine,
                 "warnings": [*found.warnings, *([problem] if problem else [])],
             }
             if found.hit and found.manifest is not None and found.table is not None:
@@ -329,7 +332,7 @@ class RankProcess:
 
     def _keep_away(self, quarantine: Quarantine) -> None:
         """Measure none of these tactics, and keep them beside the table for the next run."""
-        entries = tuple((entry["op"], entry["runner"], entry["tactic"]) for entry in quarantine)
+        entries = entries_of(quarantine)
         if not entries or entries == self._kept_away:
             return
         self._kept_away = entries

@@ -8,10 +8,9 @@ AutoTuner is empty afterwards.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +18,7 @@ import torch
 from flashinfer.autotuner import AutoTuner
 
 from warmup.errors import ArtifactError, LoadError, TuningError
-from warmup.file_key import parse_file_key
-from warmup.table import MAX_TABLE_BYTES, TunedTable, describe_difference, metadata_difference, parse_table, thaw
+from warmup.table import MAX_TABLE_BYTES, TunedTable, describe_difference, metadata_difference, parse_table
 from warmup.tasks import Task, Workload
 from warmup.tuner import LoadResult
 from warmup.tuning.autotuner_seams import look_up, metadata
@@ -71,19 +69,6 @@ def refusal(table: TunedTable) -> str | None:
     """Why this process would refuse the table, or None."""
     difference = metadata_difference(table.metadata, metadata())
     return f"the table belongs to another environment: {describe_difference(difference)}" if difference else None
-
-
-def quarantined(table: TunedTable, quarantine: Iterable[tuple[str, str, str]]) -> str | None:
-    """The first entry that names a tactic which must not run, as a sentence; None when there is none.
-
-    `quarantine` holds (op, runner, tactic as JSON).
-    """
-    banned = set(quarantine)
-    for key, entry in table.entries.items():
-        named = (parse_file_key(key).op, entry.runner, json.dumps(thaw(entry.tactic)))
-        if named in banned:
-            return f"the table names {named[1]} tactic {named[2]} of {named[0]}, which is quarantined"
-    return None
 
 
 def verify(table: TunedTable, expected: Sequence[Task], build: CallBuilder) -> tuple[int, tuple[str, ...]]:

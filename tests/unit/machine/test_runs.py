@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from tests.sim.world import make_result
@@ -78,6 +79,19 @@ def test_the_newest_guarded_table_wins() -> None:
     assert report.classes[0].digest == chosen.digest
     assert sorted(driver.asked("install")) == [0, 4]
     assert [w for w in report.warnings if "holds another valid table" in w and "rank 2's replaces it" in w]
+
+
+def test_a_table_with_a_tactic_that_another_node_quarantined_is_not_served() -> None:
+    """The node with the table knows nothing of it; the class tunes again, and a warning says why."""
+    driver = Driver()
+    table = driver.store(1, 7)
+    bad = table.results[0]["choice"]
+    entry = {"op": "op", "runner": bad["runner"], "tactic": json.dumps(bad["tactic"])}
+    driver.changes["lookup", 0] = {"quarantine": [entry]}
+    report = driver.finish()
+    assert report.ready
+    assert len(driver.asked("tune")) == 3
+    assert [w for w in report.warnings if "its table names a tactic that another node has quarantined" in w]
 
 
 def test_equal_times_are_decided_by_digest() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.unit.machine.driver import Driver, name_of
+from warmup.machine.commands import Call
 from warmup.machine.phases import Phase
 
 FATAL = "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n  File gemm.py"
@@ -45,6 +47,25 @@ def test_a_fatal_signal_quarantines_the_tactic() -> None:
     again = [call for call in driver.log if getattr(call, "task_id", None) == task_id and name_of(call) == "tune"][-1]
     assert again.args["quarantine"] == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]  # type: ignore[union-attr]
     assert any("quarantined BadRunner tactic 7" in w and "Segmentation fault" in w for w in driver.machine.run.warnings)
+
+
+def test_a_quarantined_tactic_is_neither_guarded_nor_packed_for_tasks_that_had_chosen_it() -> None:
+    """What was measured before the crash gives way to the next best; what the guard had kept, to the default."""
+    driver = Driver(nodes=1, per_node=1).until(Phase.TUNING)
+    driver.answer(driver.in_flight("tune")[0])
+    (first,) = driver.group().results.values()
+    bad, other = first["measurements"]
+    entry = {"op": "op", "runner": "Fast", "tactic": json.dumps(bad["tactic"])}
+    die(driver, op="op", runner="Fast", tactic=entry["tactic"], stack=FATAL, is_fatal=True)
+    assert driver.group().quarantine == [entry]
+
+    driver.until(Phase.GUARDING)
+    guarded = [call.args["result"] for call in driver.log if isinstance(call, Call) and call.method == "guard"]
+    assert [r["choice"]["tactic"] for r in guarded if r["task_id"] == first["task_id"]] in ([], [other["tactic"]])
+    driver.group().verdicts[first["task_id"]] = {"decision": "kept", "choice": first["choice"], "ratio": 1.5}
+    driver.until(Phase.PUSHING)
+    (pack,) = [call for call in driver.flying.values() if isinstance(call, Call) and call.method == "pack"]
+    assert entry["tactic"] not in json.dumps([pack.args["results"], pack.args["verdicts"]])
 
 
 def test_a_kill_from_outside_is_not_the_tactic_s_fault() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+from warmup.store.node_store import NodeStore
 
 
 def test_finished_tasks_are_found_again(make_rank: RankMaker) -> None:
@@ -32,6 +33,26 @@ def test_broken_partial_rows_are_left_out(make_rank: RankMaker) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "rows": [good, *bad, lies]}))
     found = make_rank(0).lookup("run-00000", retune=False)["partial"]
     assert [row["task_id"] for row in found] == [good["task_id"]]
+
+
+def test_a_table_that_names_a_quarantined_tactic_is_a_miss(make_rank: RankMaker) -> None:
+    """What hung or crashed is not served by a table from before; rows of the file that are none are left out."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    assert make_rank(1).lookup("run-00001", retune=False)["hit"]
+    served = next(
+        v
+        for v in json.loads((process.directory / "autotune_configs.json").read_bytes()).values()
+        if isinstance(v, list)
+    )
+    bad = {"op": "cpu_gemm", "runner": served[0], "tactic": json.dumps(served[1])}
+    NodeStore(process.directory).save_quarantine([{"op": "cpu_gemm"}, bad | {"gpu": "H200"}])
+
+    answer = make_rank(1).lookup("run-00002", retune=False)
+
+    assert (answer["hit"], answer["quarantine"]) == (False, [bad])
+    assert f"names {served[0]} tactic {served[1]} of cpu_gemm, which is quarantined" in answer["reason"]
 
 
 @pytest.mark.parametrize("strategy", ["independent", "leader"])
