@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call
+from warmup.machine.commands import Adopt, Call, Failure
 from warmup.machine.leadership import take_over
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import keeps_files
@@ -118,7 +118,10 @@ def _holds(group: ClassState, found: dict[str, Any]) -> bool:
 
 
 class Installing(PhaseLogic):
-    """One writer per directory publishes; a disk that refuses degrades its node to loading from memory."""
+    """One writer per directory publishes; a disk that refuses degrades its node to loading from memory.
+
+    Other nodes on the same directory then put what is compiled into their own caches, which are not in it.
+    """
 
     phase = Phase.INSTALLING
 
@@ -127,12 +130,22 @@ class Installing(PhaseLogic):
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
-        run.files += value["files"]
         for warning in value.get("warnings", ()):
             run.warn(f"{run.ranks[call.rank].info}: {warning}")
+        if call.method == "survey":
+            return []
+        run.files += value["files"]
         if value.get("degraded"):
             group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
             run.warn(f"{run.ranks[call.rank].info}: {value['degraded']}; its ranks load from memory")
+            return []
+        return [run.call(rank, "survey") for rank in beside_writer(run, group, call.rank)]
+
+    def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
+        """A node that cannot put it into its own caches compiles for itself."""
+        if not isinstance(call, Call) or call.method != "survey":
+            return None
+        run.warn(f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}; its node compiles for itself")
         return []
 
     def joined(self, run: Run, rank: int) -> Commands:
@@ -148,6 +161,15 @@ class Installing(PhaseLogic):
 
     def _install(self, run: Run, group: ClassState, rank: int) -> Call:
         return run.call(rank, "install", artifact=group.key)
+
+
+def beside_writer(run: Run, group: ClassState, writer: int) -> list[int]:
+    """One live rank of every other node that shares this writer's directory."""
+    nodes = {place[0] for place, rank in group.writers.items() if rank == writer}
+    first: dict[str, int] = {}
+    for rank in run.alive(group):
+        first.setdefault(run.ranks[rank].info.node_id, rank)
+    return [first[node] for node in sorted(nodes - {run.ranks[writer].info.node_id}) if node in first]
 
 
 class Loading(PhaseLogic):

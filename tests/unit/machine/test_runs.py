@@ -171,6 +171,24 @@ def test_a_shared_directory_has_one_writer() -> None:
     assert shared.machine.run.ranks[0].place[1] == separate.machine.run.ranks[2].place[1]
 
 
+def test_a_node_beside_the_writer_fills_its_own_caches() -> None:
+    """Of nodes that share a directory one installs, and the others then put the compiled part into their own caches;
+
+    one that cannot is warned of and compiles for itself.
+    """
+    driver, separate = Driver(nodes=3, shared=True), Driver(nodes=3)
+    driver.until(Phase.INSTALLING)
+    before = len(driver.asked("survey"))
+    driver.answer(driver.in_flight("install")[0])
+    assert driver.asked("survey")[before:] == [2, 4]
+    driver.fails(driver.in_flight("survey", rank=4)[0], "OSError", "planted")
+    report = driver.finish()
+    assert report.ready
+    assert any("planted; its node compiles for itself" in warning for warning in report.warnings)
+    assert separate.finish().ready
+    assert sorted(separate.asked("survey")) == [0, 2, 4]
+
+
 def test_two_classes_have_their_own_leader_and_table() -> None:
     """Nodes with another GPU form a class: its own leader, its own digest, and a warning that names the part."""
     driver = Driver(classes=2)

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from configs import parse_config
+from tests.artifacts import make_artifact
 from tests.fakes import ScriptedTuner
-from warmup.artifact.artifact import Blob
+from warmup.artifact.artifact import Blob, Content
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
 from warmup.rank.process import RankProcess
 from warmup.ranks import RankInfo
@@ -186,6 +187,21 @@ def test_the_artifact_brings_the_modules_to_a_node_that_joins_later(make_rank: M
     assert later.load(header["digest"], None, None)["digest"] == header["digest"]
     assert later.replay()["failed"] == ()
     assert make_rank(2).install(header, {})["degraded"] is None
+
+
+def test_a_node_that_shares_the_directory_fills_caches_of_its_own(
+    make_rank: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels that lie in the shared store are put where this node's own Triton looks, by its survey."""
+    writer = make_rank(0, root=str(tmp_path / "shared"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "local"))
+    beside = make_rank(2, root=str(tmp_path / "shared"))
+    group = b'{"child_paths": {"k.cubin": "k.cubin"}}'
+    contents = [Content("triton_cache", "E/k.cubin", b"cubin"), Content("triton_cache", "E/__grp__k.json", group)]
+    key = writer._key
+    writer._store.publish(make_artifact(contents=contents, key=key.as_dict(), key_sha256=key.sha256))
+    assert beside.survey()["warnings"] == []
+    assert (tmp_path / "local/E/k.cubin").read_bytes() == b"cubin"
 
 
 def test_a_load_from_memory_wants_the_table_alone(make_rank: Maker) -> None:
