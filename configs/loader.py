@@ -17,6 +17,14 @@ from configs.strict_yaml import parse_yaml
 RECIPES_DIR = Path(__file__).parent / "recipes"
 MAX_CONFIG_BYTES = 1 << 16
 MAX_COMPLAINTS = 10
+RULES = {
+    "extra_forbidden": "unknown field",
+    "missing": "missing",
+    "model_type": "must be a mapping of fields",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+}
+"""Rules for people who write YAML, by pydantic's type of error; the others are said as pydantic says them."""
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> WarmupConfig:
@@ -64,8 +72,10 @@ def _read(path: Path) -> dict[str, Any]:
         data = parse_yaml(text)
     except ValueError as error:
         raise ConfigError(f"config: {path} is not YAML: {error}") from error
+    if data is None:
+        raise ConfigError(f"config: {path} is empty: cluster and model are required")
     if not isinstance(data, dict):
-        raise ConfigError(f"config: {path} must hold a mapping of sections, not {type(data).__name__}")
+        raise ConfigError(f"config: {path} must hold a mapping of sections, not {shown(data)}")
     return data
 
 
@@ -101,9 +111,8 @@ def _explain(error: ValidationError) -> str:
 def _complaint(item: ErrorDetails) -> str:
     where = clipped(".".join(str(part) for part in item["loc"]))
     rule = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        rule = "unknown field"
-    value = "missing" if item["type"] == "missing" else shown(item["input"])
-    if item["type"] == "value_error" and isinstance(item["input"], dict):
-        value = ""  # a rule between fields names them and their values itself
+    rule = RULES.get(item["type"], rule)
+    value = shown(item["input"])
+    if item["type"] == "missing" or (item["type"] == "value_error" and isinstance(item["input"], dict)):
+        value = ""  # there is none; or the rule is between fields, and names them and their values itself
     return ": ".join(part for part in (where, value, clipped(rule, 400)) if part)

@@ -63,4 +63,12 @@ def parse_yaml(text: str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(clipped(str(error), 300)) from error
+        raise ValueError(clipped(_said(error), 300)) from error
+
+
+def _said(error: Exception) -> str:
+    """What is wrong and where; PyYAML says both on six lines with the text in between."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error)
+    return f"{getattr(error, 'problem', error)} (line {mark.line + 1}, column {mark.column + 1})"

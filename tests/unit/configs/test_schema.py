@@ -35,7 +35,7 @@ def make_config(**sections: dict[str, Any]) -> WarmupConfig:
         ("autotune", "strategy", "all", "'auto', 'leader', 'sharded', 'consensus' or 'independent'"),
         ("autotune", "max_num_batched_tokens", 1 << 21, "less than or equal to 1048576"),
         ("autotune", "enabled", "perhaps", "valid boolean"),
-        ("autotune", "buckets", "many", "valid tuple"),
+        ("autotune", "buckets", "many", "must be a list"),
         ("guard", "margin", 1.0, "less than 1"),
         ("guard", "rounds", 2, "greater than or equal to 3"),
         ("cache", "file_mode", "rw-r--r--", "octal file mode such as 0600"),

@@ -1,0 +1,47 @@
+"""`ray-warmup`: arguments that are refused before anything is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from scripts.cli import app
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no cluster."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything printed."""
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("rank", ["4", "-1"])
+def test_a_rank_that_the_config_does_not_have_is_refused(root: Path, rank: str) -> None:
+    """`path` and `env` name the ranks that there are, instead of answering for one that will never be."""
+    for command in (("path",), ("env", "--node", "0")):
+        code, output = call(*command, "--rank", rank)
+        assert (code, f"--rank: {rank}: the config has ranks 0 to 3" in output) == (2, True), output
+    assert call("path", "--rank", "3")[0] == 0
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan"])
+def test_a_wait_needs_a_time(root: Path, timeout: str) -> None:
+    """Neither less than nothing nor no number, with which it would never end."""
+    assert call("wait", "--timeout", timeout)[0] == 2
+
+
+def test_a_wait_in_vain_says_why(root: Path) -> None:
+    """After the timeout: for how long, which option, and what each node has."""
+    code, output = call("wait", "--timeout", "0")
+    assert (code, "not ready after 0 s (--timeout)" in output) == (124, True), output
+    assert [f"simulated/node-{n}" in output for n in (0, 1)] == [True, True]
+    assert "nothing is stored" in output
