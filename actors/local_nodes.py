@@ -7,6 +7,7 @@ cache through its raylet's environment, as a real node would have its own.
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from configs.schema import WarmupConfig
 from warmup.rank.node_paths import simulated_environment
 
 OBJECT_STORE_BYTES = 256 << 20
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+"""Ray tells on stderr to which address it connects: noise where nobody gave one."""
 
 
 @contextlib.contextmanager
@@ -44,7 +47,7 @@ def _binds_loopback() -> bool:
 def _single(namespace: str) -> Iterator[None]:
     import ray
 
-    ray.init(address="local", namespace=namespace, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", namespace=namespace, include_dashboard=False, **QUIET)
     try:
         yield
     finally:
@@ -70,7 +73,7 @@ def _simulated(config: WarmupConfig, namespace: str) -> Iterator[None]:
         for index in range(config.cluster.simulated_nodes):
             cluster.add_node(wait=False, **node_arguments(config, index))
         cluster.wait_for_nodes()
-        ray.init(address=cluster.address, namespace=namespace, log_to_driver=False)
+        ray.init(address=cluster.address, namespace=namespace, **QUIET)
         yield
     finally:
         ray.shutdown()

@@ -6,6 +6,7 @@ How runs ended is in `actors/verdicts.py`.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,10 +43,11 @@ def attached(address: str | None) -> Iterator[bool]:
     try:
         target = target if "://" in target else canonicalize_bootstrap_address(target) or target
         reach(target)
-        ray.init(address=target, namespace=NAMESPACE, log_to_driver=False)
+        ray.init(address=target, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
         if address is not None:
-            raise ClusterError(f"no Ray cluster answers at {address} (--address): {error}") from error
+            reason = error.__cause__ if isinstance(error, ClusterError) and error.__cause__ else error
+            raise ClusterError(f"no Ray cluster answers at {address} (--address): {reason}") from error
         yield False
         return
     try:

@@ -17,8 +17,9 @@ from actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
 from actors.status import attached, is_client
 from configs import WarmupConfig, parse_config
 from configs.schema import CacheSection
+from warmup.cache.views import find_stores
 from warmup.rank.forecast import forecast_rank
-from warmup.rank.node_paths import environments_here, resolve_paths
+from warmup.rank.node_paths import environments_here, resolve_paths, simulated_roots
 from warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,24 @@ def wait_ready(
         if clock() >= deadline:
             return EXIT_TIMEOUT
         _pause(deadline, clock)
+
+
+def why_not_ready(config: WarmupConfig, address: str | None, node: int | None = None) -> list[str]:
+    """For a wait that was not answered with 0: what each node has, or where to ask."""
+    if is_client(address):
+        return ["`ray-warmup status`, with the same address, says how the last run ended on each node"]
+    lines = []
+    for environment in environments_here(config, node):
+        found = forecast_rank(config, 0, environment=environment)
+        verdict = NodeStore(found.table_path.parent).load_verdict()
+        if verdict is not None and not verdict["ready"]:
+            error = str(verdict.get("error") or "without an error").splitlines()[0]
+            lines.append(f"{found.table_path}: run {verdict.get('run_id')} failed: {error}")
+        elif not found.hit:
+            lines.append(f"{found.table_path}: {found.reason}")
+        elif verdict is None:
+            lines.append(f"{found.table_path}: the table is there, but no run with it has ended on this node")
+    return lines
 
 
 def judge(answers: Sequence[Mapping[str, Any]]) -> int | None:
@@ -164,5 +183,9 @@ def _newest_first(found: list[Verdict]) -> list[Verdict]:
 
 
 def _all_stores() -> Iterator[Path]:
-    root = resolve_paths(CacheSection()).root / "flashinfer_autotune_cache"
-    yield from sorted(path.parent for path in root.glob("*/*/*/verdict.json"))
+    """Every store of this node, and of the nodes that were simulated on it."""
+    paths = resolve_paths(CacheSection())
+    yield from find_stores(paths.root, paths.override)
+    if paths.override is None:
+        for root in simulated_roots(paths.root):
+            yield from find_stores(root)

@@ -53,6 +53,7 @@ class Scope:
 def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:
     """Run a command, print its answer, exit with its code."""
     from warmup.errors import WarmupError
+    from warmup.rank.forecast import check_rank
 
     try:
         config = scope.load()
@@ -60,6 +61,7 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
         arguments |= {"root": scope.root, "override_dir": scope.override_dir, "cache": section.model_dump(mode="json")}
         if config is not None:
             arguments["config"] = config.model_dump(mode="json")
+            check_rank(config, arguments.get("rank", 0))
         said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
     except ConfigError as error:
         _complain(error, EXIT_USAGE)

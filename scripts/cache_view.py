@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.terminal import wide_console
+from warmup.rank.node_paths import simulated_roots
 
 Answers = list[tuple[str, Any]]
 """(node, what it answered); the node is empty where this one was asked alone."""
@@ -19,7 +20,10 @@ Answers = list[tuple[str, Any]]
 
 def show_answer(answer: dict[str, Any]) -> None:
     """Print what this node answered to one command."""
-    _VIEWS[answer["command"]](wide_console(), [("", answer["result"])])
+    console = wide_console()
+    if answer["result"] == []:
+        return _line(console, "", _nothing(Path(answer["where"])))
+    return _VIEWS[answer["command"]](console, [("", answer["result"])])
 
 
 def show_nodes(answer: dict[str, Any]) -> None:
@@ -32,6 +36,12 @@ def show_nodes(answer: dict[str, Any]) -> None:
     for node, result in answers:
         if result is None:
             console.print(f"node {node}: nothing is stored here", highlight=False)
+
+
+def _nothing(root: Path) -> str:
+    simulated = simulated_roots(root)
+    hint = f"; nodes that were simulated here have caches of their own: --root {simulated[0]}" if simulated else ""
+    return f"nothing is stored in {root}{hint}"
 
 
 def size(count: float) -> str:
@@ -127,7 +137,7 @@ def _export(console: Console, answers: Answers) -> None:
 
 def _import(console: Console, answers: Answers) -> None:
     for node, row in answers:
-        wrote = f"{size(row['bytes'])} in {len(row['files'])} files"
+        wrote = f"{size(row['bytes'])} in {len(row['files'])} files" if row["files"] else "which was there already"
         _line(console, node, f"{row['path']}: generation {row['generation']}, {wrote}")
 
 
@@ -142,12 +152,12 @@ def _prune(console: Console, answers: Answers) -> None:
     for node, row in answers:
         done = row["done"]
         if not row["plan"]:
-            _line(console, node, "the rules name nothing")
+            _line(console, node, "the rules name nothing to remove")
         if done is not None:
             _line(console, node, f"removed: {len(done['removed'])}, {size(done['freed_bytes'])} freed")
             for path in done["kept"]:
                 _line(console, node, f"in use and kept: {path}")
-    if all(row["done"] is None for _, row in answers):
+    if any(row["plan"] for _, row in answers) and all(row["done"] is None for _, row in answers):
         console.print("dry run: nothing was removed; --yes removes it")
 
 

@@ -14,14 +14,15 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_USAGE
+from actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT_USAGE
 from configs import VERSION, ConfigError, WarmupConfig, load_config
 from scripts.cache_cli import app as cache_app
 
 app = typer.Typer(
     name="ray-warmup",
     help="Tune FlashInfer once per cluster, push the result through Ray, be ready only when every rank has loaded it.",
-    epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active.",
+    epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active, "
+    "124 `wait` reached its timeout.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -88,9 +89,10 @@ def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int
     settings = _config(config, override)
 
     def work() -> int:
-        from warmup.rank.forecast import forecast_rank
+        from warmup.rank.forecast import check_rank, forecast_rank
         from warmup.rank.node_paths import environments_here
 
+        check_rank(settings, rank)
         for environment in environments_here(settings, node):
             typer.echo(forecast_rank(settings, rank, environment=environment).table_path)
         return EXIT_READY
@@ -122,7 +124,7 @@ def status(
 
 @app.command()
 def wait(
-    timeout: Annotated[float, typer.Option(help="Seconds.")] = 3600.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds; inf: for ever.")] = 3600.0,
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
     address: Annotated[
@@ -138,9 +140,14 @@ def wait(
     settings = _config(config, override)
 
     def work() -> int:
-        from actors.verdicts import wait_ready
+        from actors.verdicts import wait_ready, why_not_ready
 
-        return wait_ready(settings, timeout, address, node)
+        code = wait_ready(settings, timeout, address, node)
+        if code == EXIT_TIMEOUT:
+            typer.echo(f"ray-warmup: not ready after {timeout:g} s (--timeout)", err=True)
+        for line in why_not_ready(settings, address, node) if code != EXIT_READY else []:
+            typer.echo(f"ray-warmup: {line}", err=True)
+        return code
 
     _exit(_guarded(work))
 

@@ -16,7 +16,7 @@ from warmup.compiled import flashinfer_modules
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.compiled.installed import provider_directory
 from warmup.errors import WarmupError
-from warmup.rank.forecast import forecast_rank
+from warmup.rank.forecast import check_rank, forecast_rank
 from warmup.rank.node_paths import environments_here, resolve_paths
 from warmup.store.node_store import NodeStore
 
@@ -24,8 +24,9 @@ from warmup.store.node_store import NodeStore
 def environment_of(config: WarmupConfig, rank: int, node: int | None = None) -> tuple[ProcessEnvironment, Path]:
     """The environment for one rank's class on this node (or on a simulated one), and the path of its table.
 
-    Raises ConfigError where the config simulates several nodes and none is named.
+    Raises ConfigError where the config simulates several nodes and none is named, or has no such rank.
     """
+    check_rank(config, rank)
     nodes = environments_here(config, node)
     if len(nodes) > 1:
         raise ConfigError(f"--node: the config simulates {len(nodes)} nodes: say which one the engine stands on")

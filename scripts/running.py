@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from actors.client import run_warmup
-from configs import WarmupConfig
+from actors.errors import EXIT_FAILED, EXIT_READY
+from configs import ConfigError, WarmupConfig
 from scripts.terminal import wide_console
+from warmup.errors import StoreError
 from warmup.report import WarmupReport
 from warmup.store.publish import publish_bytes
 
@@ -22,19 +25,40 @@ LINE_EVERY_S = 5.0
 
 def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
     """Run, follow, print the outcome; returns the exit code."""
+    if report_path is not None:
+        check_writable(report_path)
     console = wide_console()
     view = LiveView(console) if console.is_terminal else LineView(console)
     with view:
         report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
     show_report(console, report)
-    if report_path is not None:
-        publish_bytes(report_path.absolute(), report.to_json().encode(), file_mode=0o644, dir_mode=0o755)
-        console.print(f"report: {report_path}", highlight=False, soft_wrap=True)
+    is_written = report_path is None or write_report(console, report, report_path)
     # The last line, for logs that show only their tail.
     verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": report.error}
     if not console.is_terminal:
         print("WARMUP_RESULT " + json.dumps(verdict), flush=True)
-    return 0 if report.ready else 1
+    return EXIT_READY if report.ready and is_written else EXIT_FAILED
+
+
+def check_writable(path: Path) -> None:
+    """Before anything is started: can a report be put there? Raises ConfigError."""
+    if path.is_dir():
+        raise ConfigError(f"--report: {path}: is a directory, a file is meant")
+    directory = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--report: {path}: {directory} cannot be written by this user")
+
+
+def write_report(console: Console, report: WarmupReport, path: Path) -> bool:
+    """Whether the report could be written; trouble is told, and the run's verdict still follows."""
+    try:
+        publish_bytes(path.absolute(), report.to_json().encode(), file_mode=0o644, dir_mode=0o755)
+    except StoreError as error:
+        reason = error.__cause__ or error
+        console.print(f"--report: {path} could not be written: {reason}", style="red", highlight=False, soft_wrap=True)
+        return False
+    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    return True
 
 
 class LineView:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from scripts.terminal import wide_console
-from warmup.errors import StoreError
+from warmup.errors import StoreError, WarmupError
 from warmup.store.node_store import NodeStore
 from warmup.table import TunedTable, parse_table
 
@@ -20,8 +20,11 @@ def show_table(path: Path, *, as_json: bool) -> int:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-    table = parse_table(data)
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        table = parse_table(data)
+    except WarmupError as error:
+        raise StoreError(f"{path}: {error}") from error
     quarantine = NodeStore(path.parent).load_quarantine()
     if as_json:
         entries = {key: [entry.runner, entry.tactic] for key, entry in table.entries.items()}

@@ -46,7 +46,7 @@ def perform(command: str, arguments: Arguments) -> Answer:
         ok, result = work(paths, arguments)
     except WarmupError as error:
         return {"command": command, "ok": False, "error": str(error)}
-    return {"command": command, "ok": ok, "result": result}
+    return {"command": command, "ok": ok, "result": result, "where": str(paths.override or paths.root)}
 
 
 def _paths(arguments: Arguments) -> NodePaths:
@@ -78,11 +78,14 @@ def _one(paths: NodePaths, arguments: Arguments) -> Path:
     if len(found) == 1:
         return found[0]
     where = paths.override or paths.root
-    wanted = f"beginning with {arguments['key']!r}" if arguments.get("key") else "named"
+    key = arguments.get("key")
+    if not found and not key:
+        raise StoreError(f"nothing is stored in {where}")
     if not found:
-        raise StoreError(f"no store with a key {wanted} in {where}; `ray-warmup cache ls` lists them")
+        raise StoreError(f"no store with a key beginning with {key!r} in {where}; `ray-warmup cache ls` lists them")
     names = ", ".join(path.name[:12] for path in found)
-    raise StoreError(f"{len(found)} stores have a key {wanted} in {where} ({names}): give more of the key")
+    which = f"have a key beginning with {key!r} in" if key else "are in"
+    raise StoreError(f"{len(found)} stores {which} {where} ({names}): give {'more of ' if key else ''}the key")
 
 
 def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
@@ -139,7 +142,8 @@ def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     earlier = [number for number in row.generations if new is not None and number < new]
     old = arguments.get("old") or max(earlier, default=None)
     if new is None or old is None:
-        raise StoreError(f"{path} has generations {row.generations}: two are needed to compare")
+        stored = ", ".join(map(str, row.generations)) or "none"
+        raise StoreError(f"{path}: nothing to compare generation {new} with; stored: {stored}")
     return True, asdict(cache_diff.diff_generations(path, old, new))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.errors import ConfigError
 from configs.model import load_model
 from configs.schema import WarmupConfig
 from warmup.artifact.manifest import key_difference
@@ -79,6 +80,12 @@ def forecast_rank(
         guarded=stored.guarded,
         reason="" if stored.hit else stored.reason + _nearest(directory, key),
     )
+
+
+def check_rank(config: WarmupConfig, rank: int) -> None:
+    """Raises ConfigError for a rank that the config does not have."""
+    if not 0 <= rank < config.cluster.num_ranks:
+        raise ConfigError(f"--rank: {rank}: the config has ranks 0 to {config.cluster.num_ranks - 1}")
 
 
 def _fingerprint(backend: str, gpu_index: int) -> Fingerprint:

@@ -16,6 +16,7 @@ from configs.schema import CacheSection, WarmupConfig
 from warmup.errors import StoreError
 
 DEFAULT_NAME = "ray-warmup"
+SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,17 @@ def num_simulated(config: WarmupConfig) -> int:
 
 def simulated_environment(cache: CacheSection, index: int) -> dict[str, str]:
     """The variables by which one simulated node gets directories of its own, as a real node would have."""
-    home = resolve_paths(cache).root / "simulated" / f"node-{index}"
+    home = resolve_paths(cache).root / SIMULATED / f"node-{index}"
     return {
         cache.root_env: str(home),
         "FLASHINFER_WORKSPACE_BASE": str(home / "flashinfer"),
         "TRITON_CACHE_DIR": str(home / "triton"),
     }
+
+
+def simulated_roots(root: Path) -> tuple[Path, ...]:
+    """The cache roots of nodes that were ever simulated below this one."""
+    return tuple(sorted((root / SIMULATED).glob("node-*")))
 
 
 def environments_here(config: WarmupConfig, node: int | None = None) -> tuple[dict[str, str], ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from actors import verdicts as endings
 from actors.errors import EXIT_TIMEOUT
-from actors.verdicts import judge, verdicts, wait_ready
+from actors.verdicts import judge, verdicts, wait_ready, why_not_ready
 from configs import WarmupConfig, load_config
 from tests.artifacts import make_artifact
 from warmup.artifact.artifact import table_content
@@ -66,6 +66,40 @@ def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
     found = verdicts(config)
     assert [verdict["run_id"] for verdict in found] == ["run-1", "run-0"]
     assert len({verdict["directory"] for verdict in found}) == 2
+
+
+def test_the_nodes_that_were_simulated_here_are_told_without_a_config(config: WarmupConfig, tmp_path: Path) -> None:
+    """`status` alone finds the verdicts of this node and of every node that was simulated on it."""
+    end(config, 1, ready=True)
+    NodeStore(tmp_path / "flashinfer_autotune_cache/0.7.2/90a" / ("ab" * 32)).save_verdict(
+        {"ready": True, "run_id": "own", "ended_at": 9.0, "error": None}
+    )
+    assert [verdict["run_id"] for verdict in verdicts(None)] == ["own", "run-1"]
+
+
+def test_an_override_directory_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where $RAY_WARMUP_CACHE_DIR names the directory of the keys, verdicts lie there."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_DIR", str(tmp_path))
+    NodeStore(tmp_path / ("ab" * 32)).save_verdict({"ready": True, "run_id": "r", "ended_at": 1.0, "error": None})
+    assert [verdict["run_id"] for verdict in verdicts(None)] == ["r"]
+
+
+def test_a_wait_in_vain_says_what_each_node_has(config: WarmupConfig) -> None:
+    """Nothing stored, a failed run with its error, a table that no run ended with: one line for each such node."""
+    first, second = why_not_ready(config, None)
+    assert "node-0" in first
+    assert "nothing is stored" in first
+    assert "node-1" in second
+    end(config, 0, ready=True)
+    end(config, 1, ready=False)
+    (line,) = why_not_ready(config, None)
+    assert "node-1" in line
+    assert "run run-1 failed" in line
+    assert why_not_ready(config, None, node=0) == []
+    for verdict in Path(verdicts(config)[1]["directory"]).glob("verdict.json"):
+        verdict.unlink()
+    (line,) = why_not_ready(config, None, node=0)
+    assert "the table is there, but no run" in line
 
 
 def test_a_cluster_is_as_its_newest_run_left_it() -> None:

@@ -42,10 +42,11 @@ def test_every_command_prints_for_people(root: Path) -> None:
         (("ls",), "1 2*"),
         (("verify",), "whole"),
         (("diff",), "Direct 1"),
+        (("prune", "--keep", "1"), "dry run"),
         (("rollback", "abab"), "generation 1 is current"),
         (("export", root / "file"), "from"),
-        (("import", root / "file"), "generation"),
-        (("prune", "--keep", "1"), "dry run"),
+        (("import", root / "file"), "generation 1, which was there already"),
+        (("prune", "--keep", "1"), "the rules name nothing to remove"),
         (("prune", "--keep", "1", "--yes"), "removed"),
     ):
         code, output = call(*arguments, "--root", root)
@@ -99,6 +100,24 @@ def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
     assert (code, "a miss" in output) == (1, True), output
 
 
+@pytest.mark.parametrize("command", ["ls", "verify", "diff", "rollback"])
+def test_an_empty_cache_is_named(tmp_path: Path, command: str) -> None:
+    """Where nothing is stored the directory is named, and the one of a node that was simulated below it."""
+    code, output = call(command, "--root", tmp_path)
+    assert (code, f"nothing is stored in {tmp_path}" in output) == (int(command in ("diff", "rollback")), True), output
+
+    (tmp_path / "simulated/node-0").mkdir(parents=True)
+    assert f"--root {tmp_path}/simulated/node-0" in call("ls", "--root", tmp_path)[1]
+
+
+def test_a_key_is_asked_for_where_there_are_several(root: Path) -> None:
+    """Two stores and no key: both are listed."""
+    store = next(root.glob("flashinfer_autotune_cache/*/*/*"))
+    (store.parent / ("cd" * 32)).mkdir()
+    code, output = call("diff", "--root", root)
+    assert (code, "2 stores are in" in output, "give the key" in output) == (1, True, True), output
+
+
 def test_what_cannot_be_answered_here_is_wrong_usage(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated nodes have caches of their own; re-timing needs a config, and one node; --set needs a config; numbers
     of generations mean nothing across nodes. Nothing is started for any of it."""
@@ -107,6 +126,8 @@ def test_what_cannot_be_answered_here_is_wrong_usage(root: Path, monkeypatch: py
     for arguments, expected in (
         (("explain", "--config", "cpu_two_nodes"), "--cluster asks them all"),
         (("ls", "--set", "cache.root=/x"), "give --config"),
+        (("explain", "--config", "cpu_two_nodes", "--cluster", "--rank", "4"), "the config has ranks 0 to 3"),
+        (("ls", "--cluster", "--timeout", "nan"), "--timeout"),
         (("verify", "--retime", "2"), "--retime needs --config"),
         (("verify", "--retime", "2", "--config", "cpu_two_nodes", "--cluster"), "run it there, without --cluster"),
         (("export", str(root / "file"), "--cluster", "--generation", "2"), "leave --cluster out"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from scripts.running import LineView, show_report
+from configs import ConfigError
+from scripts.running import LineView, check_writable, show_report, write_report
 from warmup.report import RankReport, WarmupReport
 
 
@@ -44,6 +47,30 @@ def test_ranks_are_shown_in_a_table() -> None:
     row = next(line for line in text.splitlines() if "leader" in line)
     assert all(cell in row for cell in ("ab12cd34", "ready", "28", "56", "d" * 12, "0.25"))
     assert "READY in 0.50 s" in text
+
+
+@pytest.mark.parametrize("where", ["", "file/report.json"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path, where: str) -> None:
+    """A directory, and a path below a file, are refused by option and path; a directory still to be made is not."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--report: .*(a directory|cannot be written)"):
+        check_writable(tmp_path / where)
+    check_writable(tmp_path / "new/report.json")
+
+
+def test_a_report_that_fails_at_the_end_is_told(tmp_path: Path) -> None:
+    """Trouble with the report is one line that names it and the reason, and advises nothing about caches."""
+    console = Console(file=io.StringIO(), width=200)
+    report = WarmupReport(run_id="r1", config={})
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    assert not write_report(console, report, tmp_path / "link")
+    assert write_report(console, report, tmp_path / "report.json")
+    assert isinstance(console.file, io.StringIO)
+    refused, written = console.file.getvalue().splitlines()
+    assert "link could not be written: " in refused
+    assert "symbolic link" in refused
+    assert "cache.root" not in refused
+    assert written == f"report: {tmp_path}/report.json"
 
 
 def test_a_log_says_which_modules_are_built() -> None:

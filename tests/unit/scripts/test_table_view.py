@@ -9,6 +9,7 @@ import pytest
 
 from scripts.table_view import show_table
 from tests.fakes import METADATA
+from warmup.errors import StoreError
 from warmup.store.node_store import NodeStore
 from warmup.table import Entry, TunedTable
 
@@ -20,6 +21,17 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "autotune_configs.json"
     path.write_bytes(TunedTable(METADATA, {key: Entry("Fast", 1)}, {}).to_bytes())
     return path
+
+
+@pytest.mark.parametrize(("text", "words"), [(None, "No such file"), ("root:x:0:0", "is not whole JSON")])
+def test_what_is_no_table_is_named(tmp_path: Path, text: str | None, words: str) -> None:
+    """The refusal names the file once, whether it is not there or something else."""
+    other = tmp_path / "other"
+    if text is not None:
+        other.write_text(text)
+    with pytest.raises(StoreError, match=words) as caught:
+        show_table(other, as_json=False)
+    assert str(caught.value).count(str(other)) == 1
 
 
 def test_quarantined_tactics_are_listed(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
