@@ -6,6 +6,7 @@ import re
 
 import ray
 
+from warmup.errors import DeadContextError
 from warmup.machine.commands import Failure
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -15,8 +16,17 @@ def as_failure(error: Exception) -> Failure:
     """A remote exception: the class that was raised in the rank, its message, the remote traceback."""
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause
-        return Failure(type(cause).__name__, str(cause), plain(str(error)))  # str() of it is the remote traceback
+        # str() of it is the remote traceback
+        return Failure(type(cause).__name__, str(cause), plain(str(error)), culprit=culprit_of(cause))
     return Failure(type(error).__name__, plain(str(error)))
+
+
+def culprit_of(error: BaseException) -> tuple[str, str, str] | None:
+    """The op, runner and tactic that a DeadContextError blames, where it knows."""
+    details = error.details if isinstance(error, DeadContextError) else {}
+    op, runner, tactic = (details.get(name) for name in ("op", "runner", "tactic"))
+    known = isinstance(op, str) and isinstance(runner, str) and isinstance(tactic, str)
+    return (op, runner, tactic) if known else None  # type: ignore[return-value]
 
 
 def reason_of_death(error: Exception) -> str:

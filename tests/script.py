@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from warmup.errors import DeadContextError
+
 SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
 """In the rank's environment: the script as JSON, or the path of a file with it (no file: nothing is scripted).
 
@@ -78,8 +80,13 @@ def _raise(fault: dict[str, Any]) -> None:
     raise RuntimeError(fault.get("message", "planted failure"))
 
 
+def _lose_context(fault: dict[str, Any]) -> None:
+    raise DeadContextError("planted: no kernel runs any more", op="cpu_gemm", runner="FastRunner", tactic="3")
+
+
 ACTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "raise": _raise,
+    "context": _lose_context,
     "exit": lambda fault: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda fault: ctypes.string_at(0),  # in this very thread, as native code does
     "hang": lambda fault: time.sleep(fault.get("seconds", 600)),

@@ -23,6 +23,7 @@ from warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
 from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 from warmup.tuning import building, compose, loading, process_facts
 from warmup.tuning.autotuner_seams import check_seams, metadata
+from warmup.tuning.device_context import probe_context
 from warmup.tuning.memory import limit_memory, memory_of
 from warmup.tuning.reference_gemm import reference_seconds
 from warmup.tuning.replay import replay_calls
@@ -130,6 +131,10 @@ class FlashInferTuner:
                 self._options,
                 self._device,
             )
+        except RuntimeError:
+            # a lap's kernel may have taken the context with it, which shows at any later call
+            probe_context(self._device, task.task_id)
+            raise
         finally:
             self._set_watch(Watch())
 

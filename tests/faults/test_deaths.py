@@ -92,11 +92,13 @@ def test_tasks_that_kill_their_process_do_not_fail_the_run(case: Case) -> None:
     assert any(text.startswith("quarantined ") and "killed in task cpu_gemm" in text for text in report.warnings)
 
 
-def test_a_tactic_that_crashes_is_not_served_for_tasks_that_it_had_won(case: Case) -> None:
-    """A segmentation fault in the fifth task costs one process; its tactic, which earlier tasks chose, is nowhere."""
+@pytest.mark.parametrize("kind", ["segv", "context"])
+def test_a_tactic_that_crashes_is_not_served_for_tasks_that_it_had_won(case: Case, kind: str) -> None:
+    """A segmentation fault or a dead CUDA context in the fifth task costs one process; its tactic, which earlier tasks
+    chose, is nowhere."""
     salt = "3089"  # with which the tactic wins 7 of 10 tasks
     case.script(salt=salt)
-    case.script(case.bed.nodes[0], salt=salt, fault={"method": "tune", "nth": 5, "kind": "segv"})
+    case.script(case.bed.nodes[0], salt=salt, fault={"method": "tune", "nth": 5, "kind": kind})
     report = case.run()
     assert_served(case, report)
     assert len(case.calls("created")) == 3

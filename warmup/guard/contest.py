@@ -7,6 +7,7 @@ outputs mean is decided in `guard.py`.
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from warmup.errors import DeadContextError
 from warmup.guard.agreement import disagreement, poison
 from warmup.guard.measure import ClockTimed, EventTimed, GraphTimed, Timed, no_wait, synchronize, timed_rounds
+from warmup.table import thaw
 from warmup.tasks import Choice
 from warmup.workloads.base import OpCall
 
@@ -195,7 +197,7 @@ class OpContest:
                 f"{self._op}: {choice.runner} tactic {choice.tactic} left a dead CUDA context: {error}",
                 op=self._op,
                 runner=choice.runner,
-                tactic=str(choice.tactic),
+                tactic=json.dumps(thaw(choice.tactic)),
             ) from error
 
     def _run(self, choice: Choice, copy: int) -> Any:

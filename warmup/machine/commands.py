@@ -66,3 +66,5 @@ class Failure:
     traceback: str = ""
     task_id: str = ""
     """The task in which it was raised, where it was one."""
+    culprit: tuple[str, str, str] | None = None
+    """Op, runner and tactic as JSON, where it is known whose doing it was."""

@@ -121,7 +121,7 @@ class WarmupMachine:
             return []
         state = self.run.ranks[call.rank]
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
-            return self.died(call.rank, f"{failure.kind}: {failure.message}", now)
+            return self.died(call.rank, f"{failure.kind}: {failure.message}", now, failure=failure)
         self.run.close(call_id, now)
         is_hopeless = self._failed_at is not None or self._policy.is_death(failure.kind)
         instead = None if is_hopeless else self._logic.refused(self.run, call, failure)
@@ -129,12 +129,23 @@ class WarmupMachine:
             return self._advance(self._issue(instead, now), now)
         return self._fail_rank(call, failure, now)
 
-    def died(self, rank: int, reason: str, now: float, process: int | None = None, *, hung: bool = False) -> Commands:
+    def died(
+        self,
+        rank: int,
+        reason: str,
+        now: float,
+        process: int | None = None,
+        *,
+        hung: bool = False,
+        failure: Failure | None = None,
+    ) -> Commands:
         """A rank's process is gone, or is given up because it hangs.
 
         Args:
             process: the number of the process that died, as in the command that met its death; None for the one
                 that answers now. The death of an earlier process is an echo and changes nothing.
+            hung: it still runs, and is given up.
+            failure: what it raised, after which it can do nothing more.
         """
         state = self.run.ranks.get(rank)
         if state is None:
@@ -160,7 +171,7 @@ class WarmupMachine:
         commands: Commands = [Replace(rank, reason, state.restarts, hung, state.is_moving)]
         running = next((call.task_id for call in lost if isinstance(call, Call) and call.task_id), None)
         if running is not None:
-            suspect(state, running, hung=hung)
+            suspect(state, running, hung=hung, failure=failure)
         state.hung_outside = hung and running is None
         if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema import WarmupConfig
-from warmup.machine.commands import Adopt, Call, Command
+from warmup.machine.commands import Adopt, Call, Command, Failure
 from warmup.machine.modules import ModuleState
 from warmup.machine.phases import Phase
 from warmup.machine.pool import PoolTask, TaskPool
@@ -54,6 +54,8 @@ class RankState:
     suspect: str | None = None
     """Task that ran when this rank's process died; held back until its successor has read the last words."""
     suspect_hung: bool = False
+    suspect_failure: Failure | None = None
+    """What it raised there before it was given up: a dead CUDA context."""
     hung_outside: bool = False
     """Its process was given up while it had no task; its stacks are shown when its successor has read them."""
     deaths_on: dict[str, int] = field(default_factory=dict)

@@ -1,33 +1,35 @@
 """After a death: was it the tactic? Decides what is quarantined, from what the dead process wrote last.
 
-A fatal signal or a hang is blamed on the tactic that ran; a plain kill from outside only when the same task or
-tactic meets it twice. What is quarantined is measured by nobody again and its task keeps another tactic.
+A fatal signal, a dead CUDA context or a hang is blamed on the tactic that ran; a plain kill from outside only when the
+same task or tactic meets it twice. What is quarantined is measured by nobody again and its task keeps another tactic.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from warmup.machine.commands import Failure
 from warmup.machine.phases import Phase
 from warmup.machine.state import ClassState, RankState, Run
+from warmup.tasks import DEFAULT_TACTIC
 
 PATIENCE = 2
 """Deaths in one task, or in one tactic on any rank, after which a kill without a trace is blamed on the tactic, too."""
 
 
-def suspect(state: RankState, task_id: str, *, hung: bool) -> None:
+def suspect(state: RankState, task_id: str, *, hung: bool, failure: Failure | None = None) -> None:
     """A rank died, or hung, while this task ran: nobody else gets it until the successor says what happened."""
     state.suspect = task_id
-    state.suspect_hung = hung
+    state.suspect_hung, state.suspect_failure = hung, failure
     state.deaths_on[task_id] = state.deaths_on.get(task_id, 0) + 1
 
 
 def judge(run: Run, group: ClassState, state: RankState) -> None:
     """The successor is there: read its predecessor's last words and draw the consequence."""
-    task_id, hung = state.suspect, state.suspect_hung
-    state.suspect, state.suspect_hung = None, False
-    words: dict[str, Any] = state.description.get("last_words") or {}
-    if task_id is None or words.get("task_id") != task_id:
+    task_id, hung, failure = state.suspect, state.suspect_hung, state.suspect_failure
+    state.suspect, state.suspect_hung, state.suspect_failure = None, False, None
+    words = _words_about(state, task_id, failure)
+    if task_id is None or words is None:
         return
     tactic = (words["op"], words["runner"], words["tactic"])
     group.deaths_in[tactic] = deaths = group.deaths_in.get(tactic, 0) + 1
@@ -35,7 +37,8 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
     if not (hung or words["is_fatal"] or again):
         return
     why = "hung in" if hung else "killed its process in" if words["is_fatal"] else "ran when its process was killed in"
-    if words["runner"]:
+    is_guarded = run.phase is Phase.GUARDING and task_id in group.results
+    if words["runner"] and not (is_guarded and words["tactic"] == str(DEFAULT_TACTIC)):
         entry = {name: words[name] for name in ("op", "runner", "tactic")}
         if entry not in group.quarantine:
             group.quarantine.append(entry)
@@ -43,11 +46,26 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
             f"quarantined {words['runner']} tactic {words['tactic']} of {words['op']}: it {why} task {task_id} on "
             f"{state.info}{_stack(words)}"
         )
-    elif run.phase is Phase.GUARDING and task_id in group.results:
+    elif is_guarded:
         group.verdicts[task_id] = crashed(group.results[task_id], why)
         if group.pool is not None:
             group.pool.finish(task_id)
         run.warn(f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_stack(words)}")
+
+
+def _words_about(state: RankState, task_id: str | None, failure: Failure | None) -> dict[str, Any] | None:
+    """What the dead process wrote last about this task, or said with its last exception, which knows better.
+
+    FlashInfer may have gone on after the tactic that took the context, so that the record names a later one.
+    """
+    found: dict[str, Any] = state.description.get("last_words") or {}
+    words = found if found.get("task_id") == task_id else None
+    if failure is None:
+        return words
+    if failure.culprit is None and words is not None and words["runner"]:
+        return words
+    op, runner, tactic = failure.culprit or ("", "", "")
+    return {"op": op, "runner": runner, "tactic": tactic, "stack": "", "is_fatal": True}
 
 
 def show_stack(run: Run, state: RankState) -> None:

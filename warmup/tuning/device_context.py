@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 
 from warmup.errors import DeadContextError
+
+
+def is_dead(device: str) -> bool:
+    """Whether nothing runs in this process' CUDA context any more. An error that is only pending is reported once."""
+    if device == "cpu":
+        return False
+    with suppress(RuntimeError):
+        torch.cuda.synchronize(device)
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def probe_context(device: str, task_id: str) -> None:

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import flashinfer
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from warmup.errors import TuningError
+from warmup.errors import DeadContextError, TuningError
 from warmup.guard.selection import choose
 from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
@@ -28,10 +29,23 @@ from warmup.tuner import TunerOptions, Watch
 from warmup.tuning.autotuner_seams import profiled, tuned_keys
 from warmup.tuning.captured import Attempt, Profiling, json_tactic
 from warmup.tuning.cpu_measure import cpu_timing, measure, spread
-from warmup.tuning.device_context import probe_context
+from warmup.tuning.device_context import is_dead, probe_context
 from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)
+
+
+class _ContextLost(BaseException):
+    """A tactic took the CUDA context with it.
+
+    No Exception: FlashInfer takes any of those for a tactic to skip, and would go on in a context in which nothing
+    runs; of all tactics the last one would then be blamed.
+    """
+
+    def __init__(self, runner: str, tactic: str, error: Exception) -> None:
+        super().__init__(runner, tactic)
+        self.runner, self.tactic, self.error = runner, tactic, error
+
 
 Timer = Callable[[Attempt, float], list[float]]
 """Seconds of single timings of a tactic, given the best median so far."""
@@ -61,6 +75,8 @@ class Stopwatch:
     on_tactic: Callable[[str, str], None]
     only: frozenset[Choice] | None = None
     """Time these alone; None: every tactic that FlashInfer proposes, and the default."""
+    is_lost: Callable[[], bool] = lambda: False
+    """Whether the device's context is dead; asked after a tactic that failed."""
     timed: dict[Choice, Measurement] = field(default_factory=dict)
     is_default_timed: bool = False
 
@@ -90,10 +106,20 @@ class Stopwatch:
             return float("inf")
         self.on_tactic(attempt.runner_name, as_text)
         if key not in self.timed:
-            samples = self.timer(attempt, self.best_s())
+            samples = self._samples(attempt, as_text)
             median = statistics.median(samples)
             self.timed[key] = Measurement(attempt.runner_name, tactic, median, spread(samples), len(samples))
         return self.timed[key].median_s
+
+    def _samples(self, attempt: Attempt, tactic: str) -> list[float]:
+        try:
+            return self.timer(attempt, self.best_s())
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever a tactic raises: was it its last?
+            if self.is_lost():
+                raise _ContextLost(attempt.runner_name, tactic, error) from error
+            raise
 
     def _time_default(self, attempt: Attempt) -> None:
         try:
@@ -139,13 +165,27 @@ class TaskTuner:
         self, task: Task, build: Callable[[], OpCall], only: frozenset[Choice] | None, started: float
     ) -> TaskResult:
         op = task.workload.op
-        stopwatch = Stopwatch(op, self._timer(), frozenset(self.options.quarantine), self._reporter(task), only)
+        stopwatch = Stopwatch(
+            op,
+            self._timer(),
+            frozenset(self.options.quarantine),
+            self._reporter(task),
+            only,
+            partial(is_dead, self.device),
+        )
         self.on_watch(Watch(op=op, task_id=task.task_id))
         AutoTuner.get().clear_cache()
         if self._cuda():
             torch.cuda.reset_peak_memory_stats(self.device)
         try:
             seen = self._measure(task, build, stopwatch)
+        except _ContextLost as lost:
+            raise DeadContextError(
+                f"{task.task_id}: {lost.runner} tactic {lost.tactic} left a dead CUDA context: {lost.error}",
+                op=op,
+                runner=lost.runner,
+                tactic=lost.tactic,
+            ) from lost.error
         except (torch.cuda.OutOfMemoryError, MemoryError):
             seen = Profiling(out_of_memory=True)
         except (RuntimeError, ValueError, TypeError, OSError) as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from tests.unit.machine.driver import Driver, name_of
-from warmup.machine.commands import Call
+from warmup.machine.commands import Call, Failure
 from warmup.machine.phases import Phase
 
 FATAL = "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n  File gemm.py"
@@ -120,6 +122,59 @@ def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     verdict = driver.group().verdicts["c0t0"]
     assert (verdict["decision"], verdict["choice"]) == ("crashed", {"runner": "FirstRunner", "tactic": -1})
     assert not driver.in_flight("guard")
+
+
+def lose_context(driver: Driver, method: str, culprit: tuple[str, str, str] | None) -> str:
+    """A call ends with its device's context, and the rank comes back; what it was about."""
+    call = driver.in_flight(method)[0]
+    del driver.flying[call.call_id]
+    failure = Failure("DeadContextError", "an illegal memory access", culprit=culprit)
+    driver._take(driver.machine.raised(call.call_id, failure, driver.now))
+    come_back(driver)
+    return str(call.task_id)  # type: ignore[union-attr]
+
+
+def test_a_dead_context_is_the_fault_of_the_tactic_that_the_error_names() -> None:
+    """At its first death, whatever later tactic the record names; without a record (nothing is persistent), too."""
+    driver = Driver(nodes=1, per_node=1, tasks=1, sections={"cache": {"persistent": False}}).until(Phase.TUNING)
+    driver.changes["probe", 0] = {"last_words": words("c0t0", runner="LaterRunner")}
+    lose_context(driver, "tune", ("bf16_gemm", "BadRunner", "7"))
+    assert driver.group().quarantine == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]
+
+    driver.changes.clear()
+    lose_context(driver, "tune", ("bf16_gemm", "WorseRunner", "8"))
+    assert quarantined(driver) == ["BadRunner", "WorseRunner"]
+    assert driver.finish().ready
+
+
+def test_a_dead_context_whose_tactic_is_not_known_is_blamed_on_none_at_first() -> None:
+    """What the record names may have come later: only a second death convicts it."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
+    driver.changes["probe", 0] = {"last_words": words("c0t0")}
+    lose_context(driver, "tune", None)
+    assert quarantined(driver) == []
+    lose_context(driver, "tune", None)
+    assert quarantined(driver) == ["BadRunner"]
+
+
+@pytest.mark.parametrize("culprit", [None, ("op", "First", "-1")])
+def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: tuple[str, str, str] | None) -> None:
+    """Some lap did it, or the default itself: the task is not guarded again, and nothing else is blamed."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
+    task_id = lose_context(driver, "guard", culprit)
+    assert driver.group().verdicts[task_id]["decision"] == "crashed"
+    assert quarantined(driver) == []
+    assert driver.finish().ready
+
+
+def test_a_guard_that_names_the_tactic_quarantines_it_and_judges_the_others() -> None:
+    """The guard goes on with the next best; the tactic is out for good."""
+    driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
+    bad, other = driver.group().results["c0t0"]["measurements"]
+    lose_context(driver, "guard", ("op", bad["runner"], json.dumps(bad["tactic"])))
+    (call,) = driver.in_flight("guard")
+    assert call.args["result"]["choice"]["tactic"] == other["tactic"]  # type: ignore[union-attr]
+    assert driver.finish().ready
 
 
 def test_a_tactic_that_ran_in_two_deaths_is_quarantined() -> None:

@@ -17,7 +17,7 @@ import warmup
 from tests.artifacts import make_artifact
 from tests.gemms import make_workload, tasks_for
 from warmup.artifact.artifact import table_content
-from warmup.errors import LoadError, TuningError, WorkloadError
+from warmup.errors import DeadContextError, LoadError, TuningError, WorkloadError
 from warmup.fingerprint import PARTS
 from warmup.flashinfer_tuner import FlashInferTuner
 from warmup.store.node_store import NodeStore
@@ -135,6 +135,26 @@ def test_check_refuses_a_quarantined_tactic(tuned: tuple[list[Task], list[TaskRe
     assert "quarantined" in str(FlashInferTuner("cpu", options).check(tables[0]))
     assert FlashInferTuner("cpu", options).check(tables[1]) is None
     assert FlashInferTuner("cpu").check(tables[0]) is None
+
+
+def test_a_guard_that_fails_in_a_dead_context_says_so(
+    tuned: tuple[list[Task], list[TaskResult]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel of a lap may take the context with it: that costs a process, any other error is the run's failure."""
+    tasks, results = tuned
+
+    def lap(*arguments: object) -> GuardVerdict:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def dead(device: str, task_id: str) -> None:
+        raise DeadContextError(f"{task_id}: dead")
+
+    monkeypatch.setattr("warmup.guard.guard.guard", lap)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        FlashInferTuner("cpu").guard(tasks[0], results[0])
+    monkeypatch.setattr("warmup.flashinfer_tuner.probe_context", dead)
+    with pytest.raises(DeadContextError, match="dead"):
+        FlashInferTuner("cpu").guard(tasks[0], results[0])
 
 
 def test_one_task_is_measured_for_consensus() -> None:

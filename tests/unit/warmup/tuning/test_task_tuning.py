@@ -9,7 +9,7 @@ import pytest
 from flashinfer.autotuner import AutoTuner
 
 from tests.gemms import make_workload
-from warmup.errors import TuningError
+from warmup.errors import DeadContextError, TuningError
 from warmup.tasks import Choice, Task, TaskResult
 from warmup.tuner import TunerOptions, Watch
 from warmup.tuning import cpu_gemm as op
@@ -120,6 +120,31 @@ def test_quarantined_tactics_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tune(Task(make_workload(), 4), options).choice == Choice("DirectGemmRunner", -1)
     assert ("n", 4) not in ran
     assert ("k", 2) in ran
+
+
+def test_a_tactic_that_takes_the_context_with_it_is_the_last_one_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashInfer skips a tactic that raises and goes on; in a dead context every other one would fail, too."""
+    ran: list[Any] = []
+
+    def lose(attempt: Attempt) -> float:
+        ran.append(attempt.tactic)
+        if attempt.tactic == ("k", 2) or ("k", 2) in ran:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return 1.0
+
+    plant(monkeypatch, lose)
+    monkeypatch.setattr(task_tuning, "is_dead", lambda device: ("k", 2) in ran)
+    with pytest.raises(
+        DeadContextError, match=r'SplitGemmRunner tactic \["k", 2\] left a dead CUDA context.*illegal'
+    ) as lost:
+        tune(Task(make_workload(), 4))
+    assert lost.value.details == {"op": "cpu_gemm", "runner": "SplitGemmRunner", "tactic": '["k", 2]'}
+    assert ran[-1] == ("k", 2)
+
+    ran.clear()
+    monkeypatch.setattr(task_tuning, "is_dead", lambda device: False)
+    assert tune(Task(make_workload(), 4)).choice == Choice("DirectGemmRunner", -1)
+    assert ran[-1] != ("k", 2), "a tactic that only fails is skipped"
 
 
 def test_the_watch_names_what_is_timed() -> None:
