@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -26,11 +27,14 @@ from configs.model import load_model
 from warmup.compiled import compute_cache, flashinfer_modules, triton_cache
 from warmup.engine_warmup.compile_hooks import FlashInferHook
 from warmup.errors import LoadError, WarmupError
+from warmup.store.leases import is_process_alive, process_identity
 from warmup.tasks import tasks_of
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+PREFIX, OWNER = "ray-warmup-replay-", "owner.json"
+"""Of a scratch directory, and the file in it that says whose it is."""
 
 
 class FreshProcess:
@@ -43,7 +47,9 @@ class FreshProcess:
             factory: the tuner as `module:Class`.
             environ: the process' environment; the compute cache is replaced, the import path extended.
         """
-        self._scratch = Path(tempfile.mkdtemp(prefix="ray-warmup-replay-"))
+        _sweep(Path(tempfile.gettempdir()))
+        self._scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
+        (self._scratch / OWNER).write_text(json.dumps(process_identity(os.getpid())))
         self.compute_cache = self._scratch / "compute_cache"
         """Where the driver puts what the child has it compile; removed by `close`."""
         path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
@@ -107,6 +113,17 @@ class FreshProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what was left by processes that were killed together with their children, as Ray does."""
+    for left in parent.glob(f"{PREFIX}*"):
+        try:
+            is_ours = left.lstat().st_uid == os.getuid()
+            if is_ours and is_process_alive(json.loads((left / OWNER).read_bytes())) is False:
+                shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue  # it was made, or removed, this very moment
 
 
 def replay(request: Mapping[str, Any]) -> dict[str, Any]:

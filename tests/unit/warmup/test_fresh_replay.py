@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from tests.artifacts import ROOT
 from tests.models import TINY
 from warmup.errors import LoadError
-from warmup.fresh_replay import FreshProcess
+from warmup.fresh_replay import OWNER, PREFIX, FreshProcess
+from warmup.store.leases import process_identity
 
 CONFIG = {
     "model": {"name": "qwen3-0.6b", "dtype": "float32"},
@@ -121,6 +123,21 @@ def test_a_replay_that_takes_too_long_is_ended(environ: dict[str, str]) -> None:
         assert scratch.is_dir()
     assert not fresh.is_alive
     assert not scratch.exists()
+
+
+def test_what_killed_processes_left_is_removed_by_the_next(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory whose owner is dead goes; one of a live owner, and one that does not say yet, stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mine = process_identity(os.getpid())
+    for name, owner in (("dead", {**mine, "pid": 2**22 + 1}), ("alive", mine), ("new", None)):
+        (tmp_path / f"{PREFIX}{name}").mkdir()
+        if owner is not None:
+            (tmp_path / f"{PREFIX}{name}" / OWNER).write_text(json.dumps(owner))
+    with FreshProcess(CHEAP, environ) as fresh:
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f"{PREFIX}alive", f"{PREFIX}new", fresh.compute_cache.parent.name}
 
 
 def test_a_child_that_nobody_needs_ends(tmp_path: Path, environ: dict[str, str]) -> None:
