@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from configs import env
 from configs.schema import CacheSection, WarmupConfig
 from warmup.cache_key import CacheKey
 from warmup.compiled.compiled_part import CompiledPart
+from warmup.errors import StoreError
 from warmup.fingerprint import Fingerprint
 from warmup.rank.compiled_work import TABLE_ALONE, CompiledWork, FreshReplay
 from warmup.rank.engine import off_reason
@@ -44,6 +48,22 @@ def tuner_options(config: WarmupConfig) -> TunerOptions:
         guard_rounds=guard.rounds,
         max_memory_bytes=autotune.max_memory_bytes,
     )
+
+
+@contextmanager
+def workspace_is_made(workspace: Path) -> Iterator[None]:
+    """Around FlashInfer's import, which makes its workspace. Raises StoreError where it cannot, with what to set."""
+    try:
+        yield
+    except OSError as error:
+        culprit = Path(error.filename) if isinstance(error.filename, str) else None
+        if culprit is None or not (culprit.is_relative_to(workspace) or workspace.is_relative_to(culprit)):
+            raise
+        raise StoreError(
+            f"FlashInfer cannot make its workspace {workspace}: {error.strerror} (errno {error.errno}, {culprit}); set "
+            "cache.root, or FLASHINFER_WORKSPACE_BASE on that node, to a directory that this user can write",
+            path=str(workspace),
+        ) from error
 
 
 def open_store(cache: CacheSection, paths: NodePaths, fingerprint: Fingerprint, key: CacheKey) -> NodeStore:

@@ -28,7 +28,7 @@ from warmup.rank.description import NOTHING, describe
 from warmup.rank.engine import RankEngine
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths, resolve_paths
-from warmup.rank.opening import FreshRank, compiled_work, open_store, rank_files, tuner_options
+from warmup.rank.opening import FreshRank, compiled_work, open_store, rank_files, tuner_options, workspace_is_made
 from warmup.rank.record import RankRecord
 from warmup.rank.workloads import rank_workloads, runnable
 from warmup.ranks import RankInfo
@@ -91,7 +91,8 @@ class RankProcess:
             env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
             if not self._config.autotune.is_enabled:
                 return self._described(NOTHING)
-            self._tuner = self._make_tuner(self._backend, tuner_options(self._config))
+            with workspace_is_made(paths.workspace):
+                self._tuner = self._make_tuner(self._backend, tuner_options(self._config))
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             if (capability := capability_of(self._fingerprint["arch"])) is not None:
                 check_quantization(self._config.model.quantization, capability)

@@ -10,7 +10,8 @@ from configs import ConfigError, parse_config
 from configs.model import load_model
 from tests.fakes import ScriptedTuner
 from tests.lone_rank import Answer, RankMaker, as_json, tasks_of
-from warmup.errors import WarmupError
+from warmup.errors import StoreError, WarmupError
+from warmup.rank.opening import workspace_is_made
 from warmup.rank.workloads import rank_workloads
 
 
@@ -37,6 +38,18 @@ def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> N
     assert len(tasks_of(partial)) < len(tasks_of(whole))
     with pytest.raises(ConfigError, match=r"model.quantization: 'fp8' needs compute capability 8.9 .* has 8.0"):
         make_rank(0, {"parts": {"arch": "80"}}, model={"name": "qwen3-0.6b", "quantization": "fp8"})
+
+
+def test_a_workspace_that_cannot_be_made_names_what_to_set(tmp_path: Path) -> None:
+    """FlashInfer's import makes its workspace; below a file it cannot, and the error names both settings. Other trouble
+    with files is not taken for it."""
+    (tmp_path / "root").touch()
+    workspace = tmp_path / "root/flashinfer"
+    words = r"its workspace .*/root/flashinfer: .*cache\.root, or FLASHINFER_WORKSPACE_BASE"
+    with pytest.raises(StoreError, match=words), workspace_is_made(workspace):
+        (workspace / ".cache").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError), workspace_is_made(workspace):
+        (tmp_path / "libcudart.so").read_bytes()
 
 
 def test_costs_are_learned_from_what_is_on_the_node(make_rank: RankMaker, tmp_path: Path) -> None:
