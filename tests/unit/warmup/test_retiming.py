@@ -105,6 +105,7 @@ def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
             "cache": {"root": str(tmp_path)},
         }
     )
+    monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "flashinfer"))
     told = forecast_rank(config, 0)
     fields = {name: told.key.as_dict()[name] for name in METADATA}
     monkeypatch.setenv(SCRIPT_VARIABLE, json.dumps({"metadata": fields, "parts": {"gpu": fields["gpu"]}}))
