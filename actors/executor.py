@@ -154,6 +154,7 @@ class Executor:
                     tactic=answer["tactic"],
                     since=now - answer["for_s"],
                     heard=now,
+                    op=answer["op"],
                 )
 
     def _tell(self, step: Step) -> None:

@@ -22,6 +22,7 @@ class Status:
     """When it began what it is doing."""
     heard: float = 0.0
     """When the heartbeat arrived."""
+    op: str = ""
 
 
 def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, now: float) -> str:

@@ -56,6 +56,10 @@ class Release:
 Command = Call | Adopt | Replace | Release
 
 
+Culprit = tuple[str, str, str]
+"""Op, runner and tactic as JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A remote exception, as plain values."""
@@ -66,5 +70,5 @@ class Failure:
     traceback: str = ""
     task_id: str = ""
     """The task in which it was raised, where it was one."""
-    culprit: tuple[str, str, str] | None = None
-    """Op, runner and tactic as JSON, where it is known whose doing it was."""
+    culprit: Culprit | None = None
+    """Where it is known whose doing it was."""

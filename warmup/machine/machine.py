@@ -11,7 +11,7 @@ from configs.schema import WarmupConfig
 from warmup.machine import node_loss, warming
 from warmup.machine.answers import keep_answer
 from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
-from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
 from warmup.machine.compiling import Compiling
 from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
 from warmup.machine.logic import PhaseLogic
@@ -145,7 +145,7 @@ class WarmupMachine:
             process: the number of the process that died, as in the command that met its death; None for the one
                 that answers now. The death of an earlier process is an echo and changes nothing.
             hung: it still runs, and is given up.
-            failure: what it raised, after which it can do nothing more.
+            failure: what it raised, after which it can do nothing more; for one that hangs, what is known of that.
         """
         state = self.run.ranks.get(rank)
         if state is None:
@@ -227,7 +227,7 @@ class WarmupMachine:
         for warmup in warming.late_warmups(self.run, statuses, now):
             return self._end_warmup(warmup, now)
         for late in late_ranks(self.run, statuses, now):
-            return self._give_up(late.rank, late.reason, now)
+            return self._give_up(late.rank, late.reason, now, late.culprit)
         return []
 
     def fail(self, reason: str, now: float) -> Commands:
@@ -238,13 +238,13 @@ class WarmupMachine:
     def _logic(self) -> PhaseLogic:
         return self._phases[self._index]
 
-    def _give_up(self, rank: int, reason: str, now: float) -> Commands:
+    def _give_up(self, rank: int, reason: str, now: float, culprit: Culprit | None = None) -> Commands:
         """A rank hangs: its process is replaced like a dead one, as long as the policy allows."""
         state = self.run.ranks[rank]
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             self.run.overdue = (rank,)
             return self._fail(reason, now)
-        return self.died(rank, reason, now, hung=True)
+        return self.died(rank, reason, now, hung=True, failure=Failure("HungError", reason, culprit=culprit))
 
     def _end_warmup(self, late: warming.LateWarmup, now: float) -> Commands:
         """An engine warmup hangs: a required one fails the run, any other is left out by a fresh process."""

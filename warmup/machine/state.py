@@ -55,7 +55,7 @@ class RankState:
     """Task that ran when this rank's process died; held back until its successor has read the last words."""
     suspect_hung: bool = False
     suspect_failure: Failure | None = None
-    """What it raised there before it was given up: a dead CUDA context."""
+    """What is known of its end besides its record: a dead CUDA context, or that it hung, perhaps in which tactic."""
     hung_outside: bool = False
     """Its process was given up while it had no task; its stacks are shown when its successor has read them."""
     deaths_on: dict[str, int] = field(default_factory=dict)

@@ -28,7 +28,7 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
     """The successor is there: read its predecessor's last words and draw the consequence."""
     task_id, hung, failure = state.suspect, state.suspect_hung, state.suspect_failure
     state.suspect, state.suspect_hung, state.suspect_failure = None, False, None
-    words = _words_about(state, task_id, failure)
+    words = _words_about(state, task_id, failure, hung=hung)
     if task_id is None or words is None:
         return
     tactic = (words["op"], words["runner"], words["tactic"])
@@ -53,19 +53,22 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
         run.warn(f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_stack(words)}")
 
 
-def _words_about(state: RankState, task_id: str | None, failure: Failure | None) -> dict[str, Any] | None:
-    """What the dead process wrote last about this task, or said with its last exception, which knows better.
+def _words_about(
+    state: RankState, task_id: str | None, failure: Failure | None, *, hung: bool
+) -> dict[str, Any] | None:
+    """What the dead process wrote last about this task, or what else is known of its end.
 
-    FlashInfer may have gone on after the tactic that took the context, so that the record names a later one.
+    A record is newer than a heartbeat, which stands in where there is none. A last exception knows better than the
+    record: FlashInfer may have gone on after the tactic that took the context, so that the record names a later one.
     """
     found: dict[str, Any] = state.description.get("last_words") or {}
-    words = found if found.get("task_id") == task_id else None
-    if failure is None:
-        return words
-    if failure.culprit is None and words is not None and words["runner"]:
+    words = found if task_id is not None and found.get("task_id") == task_id else None
+    is_best = words is not None and words["runner"] and (hung or (failure is not None and failure.culprit is None))
+    if failure is None or is_best:
         return words
     op, runner, tactic = failure.culprit or ("", "", "")
-    return {"op": op, "runner": runner, "tactic": tactic, "stack": "", "is_fatal": True}
+    stack = "" if words is None else words["stack"]
+    return {"op": op, "runner": runner, "tactic": tactic, "stack": stack, "is_fatal": True}
 
 
 def show_stack(run: Run, state: RankState) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from warmup.machine.blame import Status, late_task, silent
-from warmup.machine.commands import Call
+from warmup.machine.commands import Call, Culprit
 from warmup.machine.state import Run
 
 SILENT_BEATS = 2
@@ -19,6 +19,8 @@ class Late:
 
     rank: int
     reason: str
+    culprit: Culprit | None = None
+    """The tactic in which its task hangs, as its last heartbeat had it."""
 
 
 def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator[Late]:
@@ -37,7 +39,9 @@ def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator
         status = statuses.get(rank, Status())
         elapsed = now - max(began, status.since if status.task_id == call.task_id else began)
         if elapsed > limit:
-            yield Late(rank, late_task(run, call, status, elapsed))
+            is_told = status.task_id == call.task_id and status.runner
+            culprit = (status.op, status.runner, status.tactic) if is_told else None
+            yield Late(rank, late_task(run, call, status, elapsed), culprit)
     for rank, state in run.ranks.items():
         if state.is_silent and not has_task(run, rank):
             elapsed = now - last_heard(run, rank, statuses)

@@ -287,7 +287,7 @@ class RankProcess:
     def status(self) -> dict[str, Any]:
         """What this rank does now and for how long, for the heartbeat; takes no lock and calls no device."""
         watch = self._tuner.watch() if hasattr(self, "_tuner") else Watch()
-        return self._record.status() | {"runner": watch.runner, "tactic": watch.tactic}
+        return self._record.status() | {"op": watch.op, "runner": watch.runner, "tactic": watch.tactic}
 
     def close(self) -> None:
         """Remove what this rank left on disk for this run only."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.machine.driver import Driver, name_of
+from warmup.machine.blame import Status
 from warmup.machine.commands import Call, Failure
 from warmup.machine.phases import Phase
 
@@ -88,6 +89,29 @@ def test_a_hang_is_the_tactic_s_fault() -> None:
     driver.tick(31.0)
     come_back(driver)
     assert quarantined(driver) == ["BadRunner"]
+    assert driver.finish().ready
+
+
+def test_a_hang_without_a_record_is_the_fault_of_the_tactic_of_the_last_heartbeat() -> None:
+    """Nothing is persistent, or the disk refused the record: the tactic is known all the same, one process is lost."""
+    sections = {"timeouts": {"task": 30}, "cache": {"persistent": False}}
+    driver = Driver(nodes=1, per_node=1, tasks=1, sections=sections).until(Phase.TUNING)
+    task_id = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
+    driver.changes["probe", 0] = {"last_words": None}
+    driver.tick(31.0, {0: Status("tune", task_id, "BadRunner", "7", 0.0, driver.now + 30.0, "bf16_gemm")})
+    come_back(driver)
+    assert driver.group().quarantine == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]
+    assert driver.finish().ready
+
+
+def test_a_guard_that_hangs_without_a_record_keeps_the_default_at_once() -> None:
+    """Its heartbeats name no tactic; the task is not guarded again."""
+    sections = {"timeouts": {"task": 30}, "cache": {"persistent": False}}
+    driver = Driver(nodes=1, per_node=1, tasks=1, sections=sections).until(Phase.GUARDING)
+    driver.changes["probe", 0] = {"last_words": None}
+    driver.tick(31.0)
+    come_back(driver)
+    assert driver.group().verdicts["c0t0"]["decision"] == "crashed"
     assert driver.finish().ready
 
 
