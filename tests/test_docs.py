@@ -13,11 +13,12 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
+from configs import ConfigError, load_config
 from configs.schema import WarmupConfig
 from scripts.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md")
+DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "configs/README.md")
 FOLDERS = ("configs", "warmup", "actors", "scripts", "tests")
 PATH = re.compile(rf"`((?:\./)?(?:{'|'.join(FOLDERS)})/[\w./-]+|[\w./-]+\.(?:py|md|txt|toml)|\.ci/run)`")
 COMMAND = re.compile(r"ray-warmup((?: [\w-]+| --[\w-]+)+)")
@@ -88,14 +89,14 @@ def test_commands_in_the_documents_exist(name: str) -> None:
 def documented_fields(text: str, section: str) -> dict[str, str]:
     """Field -> default of one configuration table."""
     head = f"| {section} | default | |\n|---|---|---|\n"
-    assert head in text, f"the README has no table for {section}"
+    assert head in text, f"no table for {section}"
     rows = text.split(head)[1].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     return {row[0].strip("`"): row[1] for row in cells}
 
 
 def actual_fields(section: str) -> dict[str, str]:
-    """Field -> default as the README writes defaults."""
+    """Field -> default as the reference writes defaults."""
     model = WarmupConfig.model_fields[section].annotation
     assert model is not None
     return {name: written(name, field.get_default(call_default_factory=True)) for name, field in fields_of(model)}
@@ -107,7 +108,7 @@ def fields_of(model: type) -> Iterator[tuple[str, object]]:
 
 
 def written(name: str, default: object) -> str:
-    """A default as the README writes it."""
+    """A default as the reference writes it."""
     if default is PydanticUndefined:
         return "required"
     if name.endswith("_mode"):
@@ -123,15 +124,27 @@ def written(name: str, default: object) -> str:
 @pytest.mark.parametrize("section", ["cluster", "model", "autotune", "guard", "engine", "cache"])
 def test_the_configuration_tables_are_the_schema(section: str) -> None:
     """Every field with its default, in the schema's order, and no other."""
-    documented = documented_fields((ROOT / "README.md").read_text(), section)
+    documented = documented_fields((ROOT / "configs/README.md").read_text(), section)
     assert list(documented.items()) == list(actual_fields(section).items())
 
 
 def test_the_timeouts_are_the_schema() -> None:
-    """The README's deadlines are the defaults."""
-    text = (ROOT / "README.md").read_text().split("`timeouts` (seconds")[1].split("Environment variables")[0]
+    """The reference's deadlines are the defaults."""
+    text = (ROOT / "configs/README.md").read_text().split("`timeouts` (seconds")[1].split("Environment variables")[0]
     documented = {name: float(seconds) for name, seconds in re.findall(r"`(\w+)` (\d+)", text)}
     assert documented == {name: float(value) for name, value in actual_fields("timeouts").items()}
+
+
+def test_the_configs_in_the_readme_are_read(tmp_path: Path) -> None:
+    """Every YAML that the README shows is a config that is accepted; one with a mistyped field is not."""
+    found = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    for text in found:
+        (tmp_path / "shown.yaml").write_text(text)
+        load_config(tmp_path / "shown.yaml")
+    (tmp_path / "shown.yaml").write_text(text.replace("model:", "modell:"))
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "shown.yaml")
 
 
 def unknown_figures(text: str, results: str) -> list[str]:
