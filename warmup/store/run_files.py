@@ -18,6 +18,8 @@ from warmup.store.writer_files import WriterFiles
 logger = logging.getLogger(__name__)
 
 MAX_VERDICT_BYTES = 64 << 20
+LATEST = 32503680000.0
+"""The year 3000: a time that can be printed."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 
@@ -67,7 +69,10 @@ class RunFiles:
         except WarmupError as error:
             logger.warning("%s; ignored", error)
             return None
-        return document if isinstance(document, dict) else None
+        if not _is_verdict(document):
+            logger.warning("%s does not say how a run ended; ignored", path)
+            return None
+        return document  # type: ignore[no-any-return]
 
     def write_marker(self, token: str) -> Path:
         """Leave a random token for another node to see. Raises StoreError."""
@@ -96,3 +101,12 @@ class RunFiles:
         if _TOKEN.fullmatch(token) is None:
             raise StoreError(f"marker token {token[:40]!r} must be 8 to 128 of A-Z a-z 0-9 _ -")
         return self.directory / "markers" / token
+
+
+def _is_verdict(document: Any) -> bool:
+    """Whether it has what everyone who asks reads, in a form that can be compared and printed."""
+    if not isinstance(document, dict) or type(document.get("ready")) is not bool:
+        return False
+    ended, run_id, error = (document.get(name) for name in ("ended_at", "run_id", "error"))
+    is_time = type(ended) in (int, float) and 0 <= ended < LATEST
+    return is_time and isinstance(run_id, str) and isinstance(error, str | None)

@@ -308,6 +308,9 @@ def test_damaged_partial_file_is_left_out(store: NodeStore, data: bytes) -> None
     assert store.load_partial() == [{"task_id": "a"}]
 
 
+VERDICT: dict[str, object] = {"ready": True, "run_id": "r", "ended_at": 9.0, "error": None}
+
+
 def test_quarantine_and_verdict_survive(store: NodeStore) -> None:
     """Quarantined tactics of all writers and the last verdict are read back; damage is ignored."""
     store.save_quarantine([{"op": "x", "tactic": 3}])
@@ -315,10 +318,33 @@ def test_quarantine_and_verdict_survive(store: NodeStore) -> None:
 
     assert sorted(row["op"] for row in store.load_quarantine()) == ["x", "y"]
     assert store.load_verdict() is None
-    store.save_verdict({"ready": True, "run_id": "r"})
-    assert store.load_verdict() == {"ready": True, "run_id": "r"}
+    store.save_verdict(VERDICT)
+    assert store.load_verdict() == VERDICT
     (store.directory / "verdict.json").write_text("{")
     assert store.load_verdict() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ready": "yes"},
+        {"ready": None},
+        {"run_id": 7},
+        {"ended_at": "now"},
+        {"ended_at": True},
+        {"ended_at": -1},
+        {"ended_at": 1e300},
+        {"error": ["x"]},
+    ],
+)
+def test_a_verdict_that_cannot_be_told_is_none(
+    store: NodeStore, change: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """JSON that lacks what `status` and `wait` read, or has it in another form, is ignored by name."""
+    store.save_verdict(VERDICT | change)
+
+    assert store.load_verdict() is None
+    assert "verdict.json does not say how a run ended" in caplog.text
 
 
 def test_marker_is_seen_only_in_the_same_directory(store: NodeStore, tmp_path: Path) -> None:
