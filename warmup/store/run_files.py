@@ -72,7 +72,8 @@ class RunFiles:
         if not _is_verdict(document):
             logger.warning("%s does not say how a run ended; ignored", path)
             return None
-        return document  # type: ignore[no-any-return]
+        verdict: dict[str, Any] = document
+        return verdict
 
     def write_marker(self, token: str) -> Path:
         """Leave a random token for another node to see. Raises StoreError."""
@@ -108,5 +109,5 @@ def _is_verdict(document: Any) -> bool:
     if not isinstance(document, dict) or type(document.get("ready")) is not bool:
         return False
     ended, run_id, error = (document.get(name) for name in ("ended_at", "run_id", "error"))
-    is_time = type(ended) in (int, float) and 0 <= ended < LATEST
+    is_time = isinstance(ended, int | float) and not isinstance(ended, bool) and 0 <= ended < LATEST
     return is_time and isinstance(run_id, str) and isinstance(error, str | None)
