@@ -37,6 +37,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("HOME", "local", "expands `~`, parent of the default cache root"),
     Variable("TMPDIR", "local", "parent of Ray's session directory when nodes are simulated"),
     Variable("FLASHINFER_WORKSPACE_BASE", "local", "where FlashInfer builds; unset: below the cache root"),
+    Variable("FLASHINFER_CUDA_ARCH_LIST", "local", "what FlashInfer compiles for; unset: the GPUs that it sees"),
     Variable("FLASHINFER_TACTICS_BLOCKLIST", "local", "FlashInfer's list of tactics never to tune"),
     Variable("CUDA_CACHE_PATH", "local", "the driver's cache of compiled kernels"),
     Variable("CUDA_CACHE_MAXSIZE", "local", "its size limit in bytes"),

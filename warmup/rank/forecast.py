@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs import env
 from configs.errors import ConfigError
 from configs.model import load_model
 from configs.schema import WarmupConfig
@@ -23,7 +24,7 @@ from warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
 from warmup.store.node_store import NodeStore, StorePath
 from warmup.table import metadata_difference, parse_table
 from warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
-from warmup.tuning.host_facts import capability_of, describe_host
+from warmup.tuning.host_facts import capability_of, describe_host, gpu_capability
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ def forecast_rank(
     fingerprint = _fingerprint(backend, gpu_index)
     paths = resolve_paths(config.cache, environment)
     found = rank_workloads(config, dims, rank, backend)
-    skips = _skips(found, fingerprint, paths)
+    capability = None if backend == "cpu" else capability_of(fingerprint["arch"]) or gpu_capability(gpu_index)
+    skips = () if capability is None else _skips(found, capability, fingerprint, paths)
     workloads = runnable(found, skips)
     key = cache_key(config, dims, fingerprint, digest_of_tasks(workloads))
     directory = StorePath.of(
@@ -90,7 +92,8 @@ def check_rank(config: WarmupConfig, rank: int) -> None:
 
 def _fingerprint(backend: str, gpu_index: int) -> Fingerprint:
     try:
-        return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None))
+        arch_list = env.read("FLASHINFER_CUDA_ARCH_LIST")
+        return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None, arch_list))
     except RuntimeError as error:
         raise ForecastError(
             f"this machine cannot tell what a rank with a GPU would find ({error}): ask on a node that has one, "
@@ -98,12 +101,10 @@ def _fingerprint(backend: str, gpu_index: int) -> Fingerprint:
         ) from error
 
 
-def _skips(workloads: tuple[Workload, ...], fingerprint: Fingerprint, paths: NodePaths) -> tuple[Skip, ...]:
-    """None on the CPU."""
+def _skips(
+    workloads: tuple[Workload, ...], capability: tuple[int, int], fingerprint: Fingerprint, paths: NodePaths
+) -> tuple[Skip, ...]:
     version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
-    capability = capability_of(arch)
-    if capability is None:
-        return ()
     return foreseen_skips(
         workloads, capability, lambda module: flashinfer_modules.is_foreseen(module, paths.workspace, version, arch)
     )

@@ -28,10 +28,11 @@ _CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}
 _DEFAULT_CORES_PER_SM = 128
 
 
-def describe_host(gpu_index: int | None) -> dict[str, str]:
+def describe_host(gpu_index: int | None, arch_list: str | None = None) -> dict[str, str]:
     """The fingerprint parts of a process on this host that would use one GPU (NVML's index), or none.
 
-    Raises RuntimeError when NVML has no such GPU.
+    `arch_list` is FLASHINFER_CUDA_ARCH_LIST, which changes what FlashInfer compiles for. Raises RuntimeError when NVML
+    has no such GPU.
     """
     torch_version, cuda_version = torch_facts()
     parts = {
@@ -47,7 +48,7 @@ def describe_host(gpu_index: int | None) -> dict[str, str]:
         "python_abi": python_abi(),
         "glibc": platform.libc_ver()[1],
     }
-    return parts | (cpu_parts() if gpu_index is None else gpu_parts(gpu_index))
+    return parts | (cpu_parts() if gpu_index is None else gpu_parts(gpu_index, arch_list))
 
 
 def cpu_parts() -> dict[str, str]:
@@ -55,7 +56,7 @@ def cpu_parts() -> dict[str, str]:
     return {"arch": f"cpu-{platform.machine()}", "cpu_model": cpu_model(), "cpu_cores": str(os.cpu_count() or 1)}
 
 
-def gpu_parts(gpu_index: int) -> dict[str, str]:
+def gpu_parts(gpu_index: int, arch_list: str | None = None) -> dict[str, str]:
     """GPU name, driver, SM count, MIG mode and FlashInfer's arch directory, from NVML."""
     import pynvml
 
@@ -69,10 +70,22 @@ def gpu_parts(gpu_index: int) -> dict[str, str]:
                 "driver": _text(pynvml.nvmlSystemGetDriverVersion()),
                 "sm_count": str(cores // _CORES_PER_SM.get((major, minor), _DEFAULT_CORES_PER_SM)),
                 "mig": mig_mode(handle),
-                "arch": flashinfer_arch(major, minor),
+                "arch": listed_archs(arch_list) if arch_list else flashinfer_arch(major, minor),
             }
         except pynvml.NVMLError as error:
             raise RuntimeError(f"NVML cannot describe GPU {gpu_index}: {error}") from error
+
+
+def gpu_capability(gpu_index: int) -> tuple[int, int]:
+    """Compute capability of one GPU, from NVML. Raises RuntimeError when it has no such GPU."""
+    import pynvml
+
+    with nvml():
+        try:
+            major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(gpu_index))
+        except pynvml.NVMLError as error:
+            raise RuntimeError(f"NVML cannot describe GPU {gpu_index}: {error}") from error
+    return int(major), int(minor)
 
 
 @contextmanager
@@ -106,6 +119,18 @@ def flashinfer_arch(major: int, minor: int) -> str:
     if (major, minor) == (12, 0):
         return "120f"
     return f"{major}{minor}{'a' if major >= 9 else ''}"
+
+
+def listed_archs(arch_list: str) -> str:
+    """The same directory where FLASHINFER_CUDA_ARCH_LIST (`8.0 9.0a`) says what to compile for: `80_90a`."""
+    found: set[tuple[int, str]] = set()
+    for name in arch_list.split():
+        major, _, minor = name.partition(".")
+        if not major.isdecimal() or not minor[:1].isdecimal():
+            raise RuntimeError(f"FLASHINFER_CUDA_ARCH_LIST: {arch_list!r}: must list capabilities such as 9.0a")
+        known = minor if minor[-1].isalpha() else flashinfer_arch(int(major), int(minor))[len(major) :]
+        found.add((int(major), known))
+    return "_".join(f"{major}{minor}" for major, minor in sorted(found))
 
 
 def capability_of(arch: str) -> tuple[int, int] | None:

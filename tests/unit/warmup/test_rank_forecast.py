@@ -32,7 +32,8 @@ def tell(config: WarmupConfig, monkeypatch: pytest.MonkeyPatch) -> Teller:
     """`tell("90a")`: the forecast on a node whose GPU has this architecture."""
 
     def on(arch: str) -> Forecast:
-        monkeypatch.setattr(forecast, "describe_host", lambda index: {**describe_host(None), "arch": arch})
+        monkeypatch.setattr(forecast, "describe_host", lambda index, archs: {**describe_host(None), "arch": arch})
+        monkeypatch.setattr(forecast, "gpu_capability", lambda index: (9, 0))
         return forecast_rank(config, 0)
 
     return on
@@ -46,7 +47,13 @@ def test_what_a_gpu_cannot_run_is_foretold(tell: Teller) -> None:
     assert "only compute capability 9.0" in reasons["trtllm::fused_moe::gemm1"]
     assert {skip.workload for skip in found.skips}.isdisjoint(workload.name for workload in found.workloads)
     assert found.num_tasks == 0
-    assert tell("cpu-x86_64").skips == ()
+    assert {skip.op for skip in tell("75_80_90a").skips} == {skip.op for skip in tell("90a").skips}
+
+
+def test_the_cpu_backend_skips_nothing(config: WarmupConfig) -> None:
+    """Its calls are all plain GEMMs."""
+    on_cpu = config.model_copy(update={"cluster": config.cluster.model_copy(update={"backend": "cpu"})})
+    assert forecast_rank(on_cpu, 0).skips == ()
 
 
 def test_a_module_that_is_built_later_makes_another_key(tell: Teller, tmp_path: Path) -> None:
