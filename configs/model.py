@@ -42,8 +42,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 
 MAX_MODEL_BYTES = 1 << 20
 MAX_DIMENSION = 1 << 24
-Size = Annotated[int, Field(gt=0, le=MAX_DIMENSION)]
-Count = Annotated[int, Field(ge=0, le=MAX_DIMENSION)]
+Size = Annotated[int, Field(gt=0, le=MAX_DIMENSION, strict=True)]
+Count = Annotated[int, Field(ge=0, le=MAX_DIMENSION, strict=True)]
 
 MLA_FIELDS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 

@@ -69,6 +69,8 @@ def test_a_directory_with_a_config_json_is_a_model(tmp_path: Path) -> None:
         ({"architectures": None}, ["architectures", "None"]),
         ({"hidden_size": None}, ["hidden_size", "missing"]),
         ({"vocab_size": 0}, ["vocab_size", "0", "greater than 0"]),
+        ({"intermediate_size": True}, ["intermediate_size", "True", "valid integer"]),
+        ({"num_hidden_layers": "2"}, ["num_hidden_layers", "'2'", "valid integer"]),
         ({"vocab_size": 10**30}, ["vocab_size", "less than or equal to 16777216"]),
         ({"rope_theta": float("inf")}, ["rope_theta", "inf", "finite number"]),
         ({"architectures": ["x" * 9000]}, ["architectures", "xxx..."]),
