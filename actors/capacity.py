@@ -63,7 +63,10 @@ def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -
     usable = [node for node in nodes if matches(cluster, node)]
     if not usable:
         wanted = ", ".join(f"{name}={value}" for name, value in wanted_labels(cluster).items())
-        raise PlacementError(f"no alive node has the labels {wanted}; nodes: {describe(nodes, bundle)}")
+        raise PlacementError(
+            f"no alive node has the labels {wanted} (cluster.node_labels, cluster.accelerator_type); "
+            f"nodes: {describe(nodes, bundle)}"
+        )
     if cluster.ranks_per_node is not None:
         return _by_node(cluster, bundle, usable)
     need = cluster.num_ranks
@@ -89,7 +92,8 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
     if len(fitting) < num_nodes:
         raise PlacementError(
             f"{num_nodes} nodes with room for {per_node} ranks each are asked (one rank needs {in_words(bundle)}), "
-            f"{len(fitting)} exist; {describe(usable, bundle)}"
+            f"{len(fitting)} exist; {describe(usable, bundle)}; set cluster.num_nodes, cluster.ranks_per_node or what "
+            "a rank needs"
         )
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
@@ -118,7 +122,10 @@ def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> s
         for name, amount in bundle.items()
         if sum(int((node.total.get(name, 0.0) + 1e-9) / amount) for node in nodes) < need
     ]
-    return f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}"
+    return (
+        f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}; "
+        "set cluster.world_size, cluster.cpus_per_rank or cluster.gpus_per_rank"
+    )
 
 
 def in_words(bundle: Mapping[str, float]) -> str:

@@ -16,6 +16,7 @@ from actors.client import NAMESPACE, coordinator_name
 from actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
 from actors.status import attached, is_client
 from configs import WarmupConfig, parse_config
+from configs.errors import clipped
 from configs.schema import CacheSection
 from warmup.cache.views import find_stores
 from warmup.rank.forecast import forecast_rank
@@ -91,7 +92,7 @@ def why_not_ready(config: WarmupConfig, address: str | None, node: int | None = 
             error = str(verdict.get("error") or "without an error").splitlines()[0]
             lines.append(f"{found.table_path}: run {verdict.get('run_id')} failed: {error}")
         elif not found.hit:
-            lines.append(f"{found.table_path}: {found.reason}")
+            lines.append(f"{found.table_path}: {clipped(found.reason, 400)}")
         elif verdict is None:
             lines.append(f"{found.table_path}: the table is there, but no run with it has ended on this node")
     return lines

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +134,8 @@ class LiveView(LineView):
         super().on_event(event)
         if event["event"] == "phase":
             total = event.get("tasks") if event["phase"] in ("TUNING", "GUARDING") else None
-            self._progress.reset(self._bar, description=event["phase"], total=total)
+            self._progress.remove_task(self._bar)  # resetting one keeps its total
+            self._bar = self._progress.add_task(event["phase"], total=total)
 
 
 def describe_phase(event: dict[str, Any]) -> str:
@@ -150,7 +153,7 @@ def describe_phase(event: dict[str, Any]) -> str:
 def show_report(console: Console, report: WarmupReport) -> None:
     """The final tables: ranks, classes, files, verdict."""
     if report.ranks:
-        console.print(rank_table(report))
+        show_ranks(console, report)
     for group in report.classes:
         found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
         guard = group.guard
@@ -201,9 +204,19 @@ def engine_lines(report: WarmupReport) -> list[str]:
     return [f"{text}; ranks {', '.join(map(str, ranks))}" for text, ranks in lines.items()]
 
 
-def rank_table(report: WarmupReport) -> Table:
-    """One row per rank; one column per phase in which any rank worked."""
-    names = [name for name in report.phases if any(name in rank.phases for rank in report.ranks)]
+def show_ranks(console: Console, report: WarmupReport) -> None:
+    """One row per rank, with the seconds of each phase where they fit; else those of the whole run below."""
+    table = rank_table(report, [name for name in report.phases if any(name in rank.phases for rank in report.ranks)])
+    if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(rank_table(report, []))
+    seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items())
+    console.print(f"seconds: {seconds} (of each rank: --report)", highlight=False, soft_wrap=True)
+
+
+def rank_table(report: WarmupReport, names: Sequence[str]) -> Table:
+    """One row per rank; one column per named phase."""
     table = Table(title=f"run {report.run_id}")
     for name in ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{n.lower()} s" for n in names)):
         table.add_column(name, no_wrap=True)

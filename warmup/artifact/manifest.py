@@ -124,8 +124,25 @@ def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | Non
     for name in dict.fromkeys((*expected, *found)):
         have, want = found.get(name), expected.get(name)
         if have != want:
-            rows.append(f"{name}: stored {have!r}, wanted {want!r}")
+            rows += _part_difference(name, have, want)
     return "; ".join(rows) or None
+
+
+def _part_difference(name: str, have: str | None, want: str | None) -> list[str]:
+    """One part; of one that holds a JSON object (the model) only the members that differ."""
+    old, new = _members(have), _members(want)
+    if not old or not new:
+        return [f"{name}: stored {have!r}, wanted {want!r}"]
+    names = [member for member in dict.fromkeys((*new, *old)) if old.get(member) != new.get(member)]
+    return [f"{name}.{member}: stored {old.get(member)!r}, wanted {new.get(member)!r}" for member in names]
+
+
+def _members(part: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(part or "")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def parse_manifest(data: bytes | memoryview) -> Manifest:

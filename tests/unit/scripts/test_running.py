@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from configs import ConfigError
-from scripts.running import LineView, check_writable, show_report, write_report
+from scripts.running import LineView, LiveView, check_writable, show_report, write_report
 from warmup.report import RankReport, WarmupReport
 
 
@@ -71,6 +71,33 @@ def test_a_report_that_fails_at_the_end_is_told(tmp_path: Path) -> None:
     assert "symbolic link" in refused
     assert "cache.root" not in refused
     assert written == f"report: {tmp_path}/report.json"
+
+
+def test_a_narrow_terminal_keeps_every_rank_readable() -> None:
+    """On 80 columns the seconds of the phases leave the table for a line of their own; nothing is cut off."""
+    phases = dict.fromkeys(("PROBING", "TUNING", "GUARDING", "LOADING", "REPLAYING"), 12.25)
+    named = {"rank": 0, "local_rank": 0, "node_rank": 0, "node_id": "ab12cd34ef", "role": "follower", "state": "ready"}
+    rank = RankReport(**named, digest="d" * 64, entries=2800, hits=2800, phases=phases)
+    report = WarmupReport(run_id="r1", config={}, ranks=(rank,), phases=phases)
+    console = Console(file=io.StringIO(), width=80)
+    show_report(console, report)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert all(cell in text for cell in ("ab12cd34", "follower", "ready", "2800", "d" * 12, "tuning 12.25"))
+    assert "…" not in text
+    assert "tuning s" in shown(report)
+
+
+def test_a_phase_without_tasks_has_no_count() -> None:
+    """The bar of a phase counts its own tasks; that of a phase without any shows none of an earlier one."""
+    view = LiveView(Console(file=io.StringIO(), width=80))
+    view.on_event({"event": "phase", "phase": "TUNING", "at": 1.0, "tasks": 5, "hits": 0, "classes": 1})
+    view.on_event({"event": "task"})
+    (bar,) = view._progress.tasks
+    assert (bar.total, bar.completed) == (5, 1)
+    view.on_event({"event": "phase", "phase": "LOADING", "at": 2.0})
+    (bar,) = view._progress.tasks
+    assert (bar.description, bar.total, bar.completed) == ("LOADING", None, 0)
 
 
 def test_a_log_says_which_modules_are_built() -> None:

@@ -95,6 +95,15 @@ def test_differing_key_parts_are_named() -> None:
     assert key_difference(manifest, KEY | {"mig": "no"}) == "mig: stored None, wanted 'no'"
 
 
+def test_of_two_models_only_what_differs_is_named() -> None:
+    """A part that is a JSON object is compared member by member; text that only begins like one is shown whole."""
+    manifest = make_artifact(key={"model": '{"layers": 28, "heads": 16}', "mig": "[" * 10}).manifest
+    wanted = {"model": '{"layers": 32, "heads": 16}', "mig": "{" * 10}
+    model, mig = (key_difference(manifest, wanted) or "").split("; ")
+    assert model == "model.layers: stored 28, wanted 32"
+    assert mig.startswith("mig: stored '[[[")
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_mutated_manifests_parse_or_raise_our_errors(data: st.DataObject) -> None:
