@@ -52,9 +52,8 @@ def bundle_of(cluster: ClusterSection, backend: str) -> dict[str, float]:
 
 def resolve_backend(cluster: ClusterSection, nodes: Sequence[Node]) -> str:
     """`auto` is cuda where GPUs are asked for and any node has one."""
-    if cluster.backend != "auto":
-        return cluster.backend
-    return "cuda" if cluster.gpus_per_rank > 0 and any(n.total.get("GPU", 0) > 0 for n in nodes) else "cpu"
+    has_gpus = cluster.backend != "auto" or any(node.total.get("GPU", 0) > 0 for node in nodes)
+    return cluster.backend_beside_gpus if has_gpus else "cpu"
 
 
 def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -> Request:

@@ -67,7 +67,7 @@ def check_request(config: WarmupConfig) -> None:
     dims = load_model(config.model.name)
     model = config.model
     check_parallel(dims, tp=model.tensor_parallel_size, pp=model.pipeline_parallel_size, ep=model.expert_parallel_size)
-    backend = "cpu" if config.cluster.backend == "cpu" else "cuda"
+    backend = config.cluster.backend_beside_gpus
     for rank in range(model.tensor_parallel_size * model.pipeline_parallel_size):
         rank_workloads(config, dims, rank, backend)
 

@@ -105,6 +105,13 @@ class ClusterSection(Section):
         """World size that was asked for."""
         return self.world_size or (self.ranks_per_node or 1) * (self.num_nodes or 1)
 
+    @property
+    def backend_beside_gpus(self) -> Literal["cuda", "cpu"]:
+        """What `backend` is in a cluster that has GPUs: `auto` is cpu where none is asked for."""
+        if self.backend == "auto":
+            return "cuda" if self.gpus_per_rank > 0 else "cpu"
+        return self.backend
+
 
 class ModelSection(Section):
     """Whose kernel shapes are warmed."""

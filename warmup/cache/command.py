@@ -104,7 +104,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     from warmup.rank.workloads import runnable
 
     config = _config(arguments)
-    backend = arguments.get("backend") or ("cpu" if config.cluster.backend == "cpu" else "cuda")
+    backend = arguments.get("backend") or config.cluster.backend_beside_gpus
     forecast = forecast_rank(config, arguments.get("rank", 0), backend)
     if not forecast.hit:
         raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))

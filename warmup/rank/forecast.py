@@ -57,7 +57,7 @@ def forecast_rank(
     `gpu_index` is NVML's; ignored on the cpu backend. Raises ForecastError where there is no such GPU.
     """
     if backend is None:
-        backend = "cpu" if config.cluster.backend == "cpu" else "cuda"
+        backend = config.cluster.backend_beside_gpus
     dims = load_model(config.model.name)
     fingerprint = _fingerprint(backend, gpu_index)
     paths = resolve_paths(config.cache, environment)

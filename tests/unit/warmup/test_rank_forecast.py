@@ -51,9 +51,12 @@ def test_what_a_gpu_cannot_run_is_foretold(tell: Teller) -> None:
 
 
 def test_the_cpu_backend_skips_nothing(config: WarmupConfig) -> None:
-    """Its calls are all plain GEMMs."""
-    on_cpu = config.model_copy(update={"cluster": config.cluster.model_copy(update={"backend": "cpu"})})
-    assert forecast_rank(on_cpu, 0).skips == ()
+    """Its calls are all plain GEMMs; `auto` is the cpu backend where no GPU is asked for."""
+    told = []
+    for change in ({"backend": "cpu"}, {"backend": "auto", "gpus_per_rank": 0}):
+        told.append(forecast_rank(config.model_copy(update={"cluster": config.cluster.model_copy(update=change)}), 0))
+    assert told[0] == told[1]
+    assert told[0].skips == ()
 
 
 def test_a_module_that_is_built_later_makes_another_key(tell: Teller, tmp_path: Path) -> None:
