@@ -24,6 +24,8 @@ class SlotMappingWarmup(EngineWarmup):
         """Without the explicit switch: the sparse-MLA gates, and a CUDA device."""
         if (reason := lacking(context.runner, Capability.SLOT_MAPPING)) is not None:
             return Skip(reason)
+        if not context.options.slot_mapping_tokens:
+            return Skip("engine.slot_mapping_tokens names no number of tokens")
         if context.options.slot_mapping_for_any:
             return None
         if (skip := sparse_mla_gate(context)) is not None:

@@ -138,10 +138,42 @@ def test_a_task_has_a_deadline_of_its_own() -> None:
     assert driver.phase is Phase.TUNING
     driver.tick(12.0, {0: beat})
     assert [command.is_hung for command in driver.replacing] == [True]
-    error = " ".join(driver.machine.run.warnings)
+    (error,) = [warning for warning in driver.machine.run.warnings if "timeouts.task" in warning]
     for word in ("rank 0 on node", "[GPU]", "phase TUNING", f"task {task}", "runner CudnnFp8GemmRunner", "tactic 7"):
         assert word in error
     assert "for 41.0 s of 30 s allowed (timeouts.task)" in error
+
+
+def test_a_task_that_began_late_has_its_whole_time() -> None:
+    """The rank says since when it is at the task that it was asked for; what it did before does not count."""
+    driver = Driver(nodes=1, per_node=1, sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
+    task = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
+    driver.tick(35.0, {0: Status("tune", task, since=driver.now + 10.0, heard=driver.now + 35.0)})
+    assert not driver.replacing
+    driver.tick(1.0, {0: Status("tune", "another", since=driver.now, heard=driver.now)})
+    assert [command.rank for command in driver.replacing] == [0]
+
+
+def test_a_silent_rank_is_named_once_and_not_killed() -> None:
+    """After two intervals: who, for how long, the setting, and the task and tactic that it was last heard at."""
+    driver = Driver().until(Phase.TUNING)
+    task, began = str(driver.in_flight("tune")[0].task_id), driver.now  # type: ignore[union-attr]
+    beat = Status("tune", task, "CudnnFp8GemmRunner", "7", since=began, heard=began)
+    others = driver.beats(1, 2, 3, after=99.0)
+    driver.tick(4.0, others | {0: beat})
+    assert driver.machine.run.warnings == []
+
+    for _ in range(3):
+        driver.tick(1.0, others | {0: beat})
+
+    (warning,) = driver.machine.run.warnings
+    assert warning.startswith(
+        "rank 0 on node node0 (10.0.0.0, GPU 0) [GPU] is silent in phase TUNING: no heartbeat for 5.0"
+    )
+    assert warning.endswith(f"(timeouts.heartbeat is 2); last heard: {task}, runner CudnnFp8GemmRunner, tactic 7")
+    assert not driver.replacing
+    driver.tick(1.0, others | driver.beats(0, after=1.0))
+    assert not driver.machine.run.ranks[0].is_silent
 
 
 def test_a_silent_rank_meets_the_task_deadline_too() -> None:

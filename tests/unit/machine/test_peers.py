@@ -36,6 +36,11 @@ def test_a_rank_that_is_slow_at_a_task_loses_the_lead() -> None:
     assert not any("rank 1 on node" in line for line in report.warnings)
 
 
+def test_fifteen_percent_is_slow() -> None:
+    """At least that much, beside the lower median; less is not."""
+    assert slower({0: 1.0, 1: 1.0, 2: 1.15, 3: 1.1499}) == {2: 1.15}
+
+
 def test_the_longest_task_is_shared() -> None:
     """In the longest one noise counts least."""
     driver = until_compared(Driver(strategy="sharded", tasks=6))

@@ -89,6 +89,7 @@ def test_a_hang_is_the_tactic_s_fault() -> None:
     driver.tick(31.0)
     come_back(driver)
     assert quarantined(driver) == ["BadRunner"]
+    assert any(f"it hung in task {task_id} on rank 0" in warning for warning in driver.machine.run.warnings)
     assert driver.finish().ready
 
 
@@ -146,6 +147,10 @@ def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     verdict = driver.group().verdicts["c0t0"]
     assert (verdict["decision"], verdict["choice"]) == ("crashed", {"runner": "FirstRunner", "tactic": -1})
     assert not driver.in_flight("guard")
+    (said,) = [
+        warning for warning in driver.machine.run.warnings if warning.startswith("the guard of task c0t0 killed")
+    ]
+    assert "it keeps the default tactic\nFatal Python error: Segmentation fault" in said
 
 
 def lose_context(driver: Driver, method: str, culprit: tuple[str, str, str] | None) -> str:

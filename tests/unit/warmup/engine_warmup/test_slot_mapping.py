@@ -108,6 +108,7 @@ def test_counts_are_clamped_and_run_once(make_context: Any, make_runner: Any) ->
         ({"attention_backends": (SPARSE,)}, {"sparse_mla": False}, "engine.sparse_mla is off"),
         ({"attention_backends": (SPARSE,), "is_pooling_model": True}, {}, "pooling model"),
         ({"capabilities": frozenset()}, {"slot_mapping_for_any": True}, "runner lacks slot_mapping"),
+        ({}, {"slot_mapping_for_any": True, "slot_mapping_tokens": ()}, "engine.slot_mapping_tokens names no number"),
     ],
 )
 def test_gates(make_context: Any, make_runner: Any, change: Any, options: Any, reason: str) -> None:
