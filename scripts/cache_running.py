@@ -67,6 +67,9 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
         _complain(error, EXIT_USAGE)
     except WarmupError as error:
         _complain(error, EXIT_FAILED)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(EXIT_FAILED) from None
     _show(said, as_json)
     raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)
 

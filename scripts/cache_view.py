@@ -169,7 +169,7 @@ def _rollback(console: Console, answers: Answers) -> None:
 def _table(answers: Answers, *columns: str) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in (*(("node",) if answers[0][0] else ()), *columns):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in ("node", "key"))
     return table
 
 

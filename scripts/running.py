@@ -211,7 +211,7 @@ def show_ranks(console: Console, report: WarmupReport) -> None:
         console.print(table)
         return
     console.print(rank_table(report, []))
-    seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items())
+    seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items() if spent)
     console.print(f"seconds: {seconds} (of each rank: --report)", highlight=False, soft_wrap=True)
 
 

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from scripts import cache_view
 from scripts.cache_cli import app
 from scripts.cache_view import show_nodes
 from tests.artifacts import make_artifact
 from warmup.artifact.artifact import table_content
+from warmup.cache.command import perform
 from warmup.store.node_store import NodeStore
 from warmup.table import METADATA_FIELDS, Entry, TunedTable
 
@@ -140,6 +143,25 @@ def test_without_a_cluster_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -
     """`--cluster` where nothing listens fails with 1 and names the option, and the address once."""
     code, output = call("ls", "--cluster", "--address", "127.0.0.1:1")
     assert (code, "--address" in output, output.count("127.0.0.1:1")) == (1, True, 1), output
+
+
+def test_an_interrupted_command_exits_1(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a cache command as it ends every other: one word, exit code 1."""
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("warmup.cache.command.perform", interrupted)
+    assert call("verify", "--root", root) == (1, "interrupted\n")
+
+
+def test_a_narrow_terminal_keeps_keys_whole(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On 60 columns other cells fold; a key, which is given back as an argument, does not."""
+    monkeypatch.setattr(cache_view, "wide_console", lambda: Console(width=60))
+    cache_view.show_answer(perform("ls", {"root": str(root)}))
+    assert f" {KEY_SHA256[:12]} " in capsys.readouterr().out.split(" in ")[0]
 
 
 def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
