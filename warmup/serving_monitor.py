@@ -27,7 +27,7 @@ from warmup.artifact.manifest import parse_json
 from warmup.errors import CorruptArtifactError, StoreError
 from warmup.rank.node_paths import resolve_paths
 from warmup.store.publish import publish_bytes
-from warmup.store.reading import read_regular
+from warmup.store.reading import is_time, read_regular
 
 if TYPE_CHECKING:
     from warmup.engine_warmup.monitor import MonitorReport
@@ -149,10 +149,19 @@ def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except (StoreError, CorruptArtifactError) as error:
             logger.warning("%s is not a monitor's record: %s", path, error)
             continue
-        if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+        if not _is_record(record):
             logger.warning("%s is not a monitor's record: a field is missing or of another type", path)
             continue
-        yield path, {**record, "alive": _process_began(record["pid"]) == record["process_began"]}
+        began = _process_began(record["pid"])
+        yield path, {**record, "alive": began is not None and began == record["process_began"]}
+
+
+def _is_record(record: Any) -> bool:
+    """Whether everything that is told of a record is there and can be counted and printed."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+        return False
+    counts = [*record["compiled"].values(), *record["loaded"].values()]
+    return is_time(record["started_at"]) and is_time(record["updated_at"]) and all(type(n) is int for n in counts)
 
 
 def _sweep(directory: Path) -> None:

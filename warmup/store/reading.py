@@ -6,9 +6,13 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from warmup.errors import CorruptArtifactError, StoreError
 from warmup.store.publish import store_error
+
+LATEST = 32503680000.0
+"""The year 3000, in seconds since 1970."""
 
 
 def read_regular(path: Path, limit: int) -> bytes:
@@ -53,3 +57,8 @@ def _read(fd: int, path: Path, limit: int) -> bytes:
     if left == 0:
         raise CorruptArtifactError(f"{path} grew past {limit} bytes while it was read", path=str(path))
     return b"".join(parts)
+
+
+def is_time(value: Any) -> bool:
+    """Whether a value that somebody wrote is a time that can be compared and printed."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LATEST

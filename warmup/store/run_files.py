@@ -12,14 +12,12 @@ from typing import Any
 from warmup.artifact.manifest import parse_json
 from warmup.errors import StoreError, WarmupError
 from warmup.store.publish import publish_bytes, store_error
-from warmup.store.reading import read_regular
+from warmup.store.reading import is_time, read_regular
 from warmup.store.writer_files import WriterFiles
 
 logger = logging.getLogger(__name__)
 
 MAX_VERDICT_BYTES = 64 << 20
-LATEST = 32503680000.0
-"""The year 3000: a time that can be printed."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 
@@ -109,5 +107,4 @@ def _is_verdict(document: Any) -> bool:
     if not isinstance(document, dict) or type(document.get("ready")) is not bool:
         return False
     ended, run_id, error = (document.get(name) for name in ("ended_at", "run_id", "error"))
-    is_time = isinstance(ended, int | float) and not isinstance(ended, bool) and 0 <= ended < LATEST
-    return is_time and isinstance(run_id, str) and isinstance(error, str | None)
+    return is_time(ended) and isinstance(run_id, str) and isinstance(error, str | None)

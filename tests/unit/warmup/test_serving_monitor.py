@@ -97,10 +97,13 @@ def test_a_disk_that_refuses_costs_only_the_answer(compile_kernel: Any, tmp_path
 
 
 def test_damaged_records_are_left_out(tmp_path: Path, caplog: Any) -> None:
-    """Half a file and one of another form are named in the log, the others are told."""
+    """Half a file and those of another form are named in the log, the others are told."""
     with warmup.monitor("good", root=tmp_path) as monitor:
-        for number, text in ((77, '{"half'), (78, '{"pid": "x"}'), (79, "[]")):
+        good = json.loads(monitor.path.read_text())
+        changes: tuple[dict[str, Any], ...] = ({"started_at": 1e300}, {"compiled": {"triton": "x"}})
+        others = [json.dumps(good | change) for change in changes]
+        for number, text in enumerate(('{"half', '{"pid": "x"}', "[]", *others), 77):
             monitor.path.with_name(monitor.path.name.rsplit("-", 1)[0] + f"-{number}.json").write_text(text)
         with caplog.at_level(logging.WARNING):
             assert [record["name"] for record in serving_processes(tmp_path)] == ["good"]
-    assert caplog.text.count("is not a monitor's record") == 3
+    assert caplog.text.count("is not a monitor's record") == 5
