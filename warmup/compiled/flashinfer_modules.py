@@ -182,13 +182,25 @@ def is_installed(provider: Path) -> bool:
 
 def is_whole_library(data: bytes | memoryview) -> bool:
     """Whether these bytes are an ELF file whose section table lies inside them, so a cut-off file is seen."""
-    head = bytes(data[:64])
+    return _is_whole(bytes(data[:64]), len(data))
+
+
+def is_whole_file(path: Path) -> bool:
+    """The same of a file, which may be absent."""
+    try:
+        with path.open("rb") as file:
+            return _is_whole(file.read(64), path.stat().st_size)
+    except OSError:
+        return False
+
+
+def _is_whole(head: bytes, size_of_all: int) -> bool:
     if len(head) < 64 or head[:5] != b"\x7fELF\x02":
         return False
     offset = int.from_bytes(head[40:48], "little")
     size = int.from_bytes(head[58:60], "little")
     count = int.from_bytes(head[60:62], "little")
-    return offset > 0 and count > 0 and offset + size * count <= len(data)
+    return offset > 0 and count > 0 and offset + size * count <= size_of_all
 
 
 def _extend_lookup(provider: Path) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 from configs import env
+from warmup.compiled.flashinfer_modules import is_whole_file
 from warmup.errors import CompileError
 from warmup.tasks import Workload
 from warmup.workloads.base import builder_for
@@ -28,8 +29,12 @@ def specs_of(workloads: Iterable[Workload]) -> dict[str, Any]:
 
 
 def missing(workloads: Iterable[Workload]) -> list[str]:
-    """Modules that have neither a built nor an installed library on this node."""
-    return [name for name, spec in specs_of(workloads).items() if not spec.is_compiled]
+    """Modules that have neither a built nor an installed library on this node, or a part of one from a killed build."""
+    return [name for name, spec in specs_of(workloads).items() if not _is_there(spec)]
+
+
+def _is_there(spec: Any) -> bool:
+    return spec.is_compiled and (spec.is_aot or is_whole_file(spec.jit_library_path))
 
 
 def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
 from tests.gemms import make_workload
+from tests.libraries import build_library
 from warmup.errors import CompileError
 from warmup.tuning import building
 
 
 class Spec:
     """A module that builds as a test wants."""
+
+    is_aot = True
 
     def __init__(self, name: str, error: str = "", barrier: threading.Barrier | Gate | None = None) -> None:
         self.name, self.error, self.barrier, self.built = name, error, barrier, 0
@@ -30,6 +35,15 @@ class Spec:
         if self.error:
             raise RuntimeError(self.error)
         self.built += 1
+
+
+class OnDisk:
+    """A module whose library is a file."""
+
+    is_compiled = True
+
+    def __init__(self, path: Path, *, is_aot: bool = False) -> None:
+        self.jit_library_path, self.is_aot = path, is_aot
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +136,18 @@ def test_missing_modules_are_those_without_a_library(monkeypatch: pytest.MonkeyP
     assert building.missing([make_workload(), make_workload("o_proj")]) == ["one", "two"]
     specs[0].built = 1
     assert building.missing([make_workload()]) == ["two"]
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler to make a shared library with")
+def test_what_a_killed_build_left_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is cut off counts as not built, so that COMPILING builds it and not the first call.
+
+    One that was installed is FlashInfer's to judge: it warns and compiles where it cannot load it.
+    """
+    paths = {name: tmp_path / f"{name}.so" for name in ("whole", "part")}
+    for name, path in paths.items():
+        build_library(name, path)
+    paths["part"].write_bytes(paths["part"].read_bytes()[:-64])
+    specs = {name: OnDisk(path) for name, path in paths.items()} | {"installed": OnDisk(paths["part"], is_aot=True)}
+    monkeypatch.setattr(building, "specs_of", lambda workloads: specs)
+    assert building.missing([]) == ["part"]
