@@ -20,6 +20,8 @@ class Pushing(PhaseLogic):
     phase = Phase.PUSHING
 
     def enter(self, run: Run) -> Commands:
+        for group in run.classes.values():
+            spare(group)
         return [call for group in run.classes.values() for call in self._pack(run, group)]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
@@ -69,16 +71,23 @@ class Pushing(PhaseLogic):
             run.call(
                 group.packer,
                 "pack",
-                results=[spared(result, group.quarantine) for result in group.results.values()],
-                verdicts=[
-                    spared_verdict(verdict, group.results[task_id], group.quarantine)
-                    for task_id, verdict in group.verdicts.items()
-                ],
+                results=list(group.results.values()),
+                verdicts=list(group.verdicts.values()),
                 tuned=group.engine_tuned or [],
                 strategy=group.strategy,
                 guarded=run.config.guard.enabled,
             )
         ]
+
+
+def spare(group: ClassState) -> None:
+    """What a quarantined tactic had won before is somebody else's; the report counts it so, too."""
+    if group.quarantine:
+        group.verdicts = {
+            task_id: spared_verdict(verdict, group.results[task_id], group.quarantine)
+            for task_id, verdict in group.verdicts.items()
+        }
+        group.results = {task_id: spared(result, group.quarantine) for task_id, result in group.results.items()}
 
 
 def owes_push(group: ClassState) -> bool:

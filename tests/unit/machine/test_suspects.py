@@ -63,12 +63,15 @@ def test_a_quarantined_tactic_is_neither_guarded_nor_packed_for_tasks_that_had_c
     assert driver.group().quarantine == [entry]
 
     driver.until(Phase.GUARDING)
+    while first["task_id"] not in driver.group().verdicts:
+        driver.answer(driver.in_flight("guard")[0])
     guarded = [call.args["result"] for call in driver.log if isinstance(call, Call) and call.method == "guard"]
-    assert [r["choice"]["tactic"] for r in guarded if r["task_id"] == first["task_id"]] in ([], [other["tactic"]])
+    assert [r["choice"]["tactic"] for r in guarded if r["task_id"] == first["task_id"]] == [other["tactic"]]
     driver.group().verdicts[first["task_id"]] = {"decision": "kept", "choice": first["choice"], "ratio": 1.5}
     driver.until(Phase.PUSHING)
     (pack,) = [call for call in driver.flying.values() if isinstance(call, Call) and call.method == "pack"]
     assert entry["tactic"] not in json.dumps([pack.args["results"], pack.args["verdicts"]])
+    assert driver.group().verdicts[first["task_id"]]["decision"] == "crashed"
 
 
 def test_a_kill_from_outside_is_not_the_tactic_s_fault() -> None:
