@@ -64,6 +64,7 @@ def run_warmup(
 
 def check_request(config: WarmupConfig) -> None:
     """Everything that can be known to be wrong before a cluster is touched. Raises ConfigError."""
+    env.rank_environment()
     dims = load_model(config.model.name)
     model = config.model
     check_parallel(dims, tp=model.tensor_parallel_size, pp=model.pipeline_parallel_size, ep=model.expert_parallel_size)
@@ -199,7 +200,7 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
         # An actor without resources is put on a random node unless the affinity is a hard one.
         scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
     )
-    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune)
+    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune, env.rank_environment())
 
 
 def _follow(coordinator: Any, on_event: OnEvent, silent_s: float) -> WarmupReport:

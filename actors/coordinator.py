@@ -22,7 +22,7 @@ from actors.executor import Executor
 from actors.placement import Placement
 from actors.rank_actor import Work
 from actors.rank_group import RankGroup
-from configs import env, parse_config
+from configs import parse_config
 from warmup.errors import WarmupError
 from warmup.machine.blame import Status
 from warmup.machine.commands import Call
@@ -46,13 +46,23 @@ Event = dict[str, Any]
 class Coordinator:
     """One run. `run` streams events and ends with `{"event": "report"}`; `status` answers at any time."""
 
-    def __init__(self, config: dict[str, Any], run_id: str, first_node: str | None, tuner: str, retune: bool) -> None:
-        logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO")
+    def __init__(
+        self,
+        config: dict[str, Any],
+        run_id: str,
+        first_node: str | None,
+        tuner: str,
+        retune: bool,
+        environment: Mapping[str, str],
+    ) -> None:
+        """`environment` is what the driver hands to the ranks: this process has another one."""
+        logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO")
         self._config = parse_config(config)
         self._run_id = run_id
         self._first_node = first_node
         self._tuner = tuner
         self._retune = retune
+        self._environment = dict(environment)
         self._ranks: RankGroup | None = None
         self._machine: WarmupMachine | None = None
         self._executor: Executor | None = None
@@ -127,7 +137,7 @@ class Coordinator:
         self._emit("phase", phase=str(Phase.PLACING), ranks=len(request.bundles), backend=backend)
         placement = Placement(request, name=f"warmup-{self._run_id}")
         await placement.place(limit)
-        work = Work(self._config.model_dump(mode="json"), backend, self._tuner, self._run_id, env.rank_environment())
+        work = Work(self._config.model_dump(mode="json"), backend, self._tuner, self._run_id, self._environment)
         self._ranks = RankGroup(placement, work)
         try:
             infos = await self._ranks.start(max(1.0, limit - (time.monotonic() - began)), self._first_node)

@@ -11,6 +11,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.errors import ConfigError, shown
+
 Handling = Literal["local", "forwarded", "set"]
 
 
@@ -43,10 +45,13 @@ TABLE: tuple[Variable, ...] = (
     Variable("CUDA_CACHE_MAXSIZE", "local", "its size limit in bytes"),
     Variable("TRITON_CACHE_DIR", "local", "Triton's cache of compiled kernels"),
     Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
-    Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "log level of this project: DEBUG, INFO, WARNING"),
+    Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "level of coordinator and ranks in Ray's logs: LOG_LEVELS"),
     Variable("TQDM_DISABLE", "set", "FlashInfer prints a bar for every tuned task otherwise", "1"),
     Variable("FLASHINFER_LOGGING_LEVEL", "set", "FlashInfer logs two lines for every tuned task otherwise", "WARNING"),
 )
+
+LOG_LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
+"""The first one where nothing is said."""
 
 LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray swaps 127.0.0.1 for the host's outer address
@@ -67,14 +72,17 @@ def read(name: str, *, configured: bool = False) -> str | None:
     return os.environ.get(name) or None
 
 
-def rank_environment(level: str | None = None) -> dict[str, str]:
-    """What the driver hands to every rank: forwarded variables that are set here, and the `set` ones."""
+def rank_environment() -> dict[str, str]:
+    """What the driver hands to every rank: forwarded variables that are set here, and the `set` ones.
+
+    Raises ConfigError for a log level that is none.
+    """
     values = {v.name: v.value for v in TABLE if v.handling == "set" and v.value is not None}
     for variable in TABLE:
         if variable.handling == "forwarded" and (value := read(variable.name)) is not None:
             values[variable.name] = value
-    if level is not None:
-        values["RAY_WARMUP_LOG_LEVEL"] = level
+    if (level := values.get("RAY_WARMUP_LOG_LEVEL", LOG_LEVELS[0])) not in LOG_LEVELS:
+        raise ConfigError(f"RAY_WARMUP_LOG_LEVEL: {shown(level)}: must be one of {', '.join(LOG_LEVELS)}")
     return values
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from configs import env
+from configs import ConfigError, env
 
 LOCATIONS = {
     "RAY_WARMUP_CACHE_ROOT",
@@ -49,7 +49,9 @@ def test_ranks_get_the_set_and_the_forwarded(monkeypatch: pytest.MonkeyPatch) ->
     assert env.rank_environment() == fixed
     monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "DEBUG")
     assert env.rank_environment() == {**fixed, "RAY_WARMUP_LOG_LEVEL": "DEBUG"}
-    assert env.rank_environment("ERROR")["RAY_WARMUP_LOG_LEVEL"] == "ERROR"
+    monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "loud")
+    with pytest.raises(ConfigError, match=r"RAY_WARMUP_LOG_LEVEL: 'loud': must be one of INFO, DEBUG"):
+        env.rank_environment()
 
 
 def test_the_table_is_whole() -> None:

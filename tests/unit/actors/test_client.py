@@ -1,0 +1,49 @@
+"""The driver without a cluster: what it hands to the coordinator, and what it refuses before it connects."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, Self
+
+import pytest
+import ray
+
+from actors.client import _create, check_request
+from actors.coordinator import Coordinator
+from configs import ConfigError, load_config
+
+
+class Remote:
+    """Stands for `ray.remote(Coordinator)`: keeps what an actor would be made of."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    def options(self, **_: Any) -> Self:
+        """Where it would run."""
+        return self
+
+    def remote(self, *args: Any) -> Any:
+        """The object, in this process."""
+        return self.kind(*args)
+
+
+def test_the_drivers_log_level_reaches_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read where the user set it: the coordinator, which may stand on another node, is told."""
+    monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "DEBUG")
+    monkeypatch.setattr(ray, "remote", Remote)
+    monkeypatch.setattr(ray, "nodes", list)
+    here = SimpleNamespace(get_node_id=lambda: "ab" * 28)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    coordinator = _create("warmup-x", "run", load_config("cpu_two_nodes"), False, "module:tuner")
+    monkeypatch.delenv("RAY_WARMUP_LOG_LEVEL")
+    assert isinstance(coordinator, Coordinator)
+    assert coordinator._environment["RAY_WARMUP_LOG_LEVEL"] == "DEBUG"
+    assert coordinator._environment["TQDM_DISABLE"] == "1"
+
+
+def test_a_log_level_that_is_none_is_refused_before_a_cluster_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the coordinator would die of it."""
+    monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "loud")
+    with pytest.raises(ConfigError, match="RAY_WARMUP_LOG_LEVEL"):
+        check_request(load_config("cpu_two_nodes"))
