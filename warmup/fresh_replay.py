@@ -46,21 +46,26 @@ class FreshProcess:
         Args:
             factory: the tuner as `module:Class`.
             environ: the process' environment; the compute cache is replaced, the import path extended.
+
+        Raises:
+            LoadError: the system gives it no directory or no process.
         """
-        _sweep(Path(tempfile.gettempdir()))
-        self._scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
-        (self._scratch / OWNER).write_text(json.dumps(process_identity(os.getpid())))
+        self._scratch = _new_scratch()
         self.compute_cache = self._scratch / "compute_cache"
         """Where the driver puts what the child has it compile; removed by `close`."""
         path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "warmup.fresh_replay", factory, str(self._scratch)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
-        )
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "warmup.fresh_replay", factory, str(self._scratch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
+            )
+        except OSError as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise LoadError(f"no process could be started for the replay: {error}") from error
 
     @property
     def is_alive(self) -> bool:
@@ -82,9 +87,12 @@ class FreshProcess:
         Raises:
             LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
         """
-        self.compute_cache.mkdir(exist_ok=True)  # the driver makes it as soon as the child's imports load it
         file = self._scratch / "autotune_configs.json"
-        file.write_bytes(table)
+        try:
+            self.compute_cache.mkdir(exist_ok=True)  # the driver makes it as soon as the child's imports load it
+            file.write_bytes(table)
+        except OSError as error:
+            raise LoadError(f"{file} cannot be written for the replay (TMPDIR): {error}") from error
         try:
             out, err = self._child.communicate(json.dumps({**request, "table": str(file)}), timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -113,6 +121,17 @@ class FreshProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _new_scratch() -> Path:
+    """A directory of this process, after those of dead ones are removed. Raises LoadError."""
+    try:
+        _sweep(Path(tempfile.gettempdir()))
+        scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
+        (scratch / OWNER).write_text(json.dumps(process_identity(os.getpid())))
+    except OSError as error:
+        raise LoadError(f"no temporary directory could be made for the replay (TMPDIR): {error}") from error
+    return scratch
 
 
 def _sweep(parent: Path) -> None:

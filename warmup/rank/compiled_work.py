@@ -175,23 +175,26 @@ class CompiledWork:
             "provider": provider,
             "triton_cache": str(self._part.environment.triton_cache),
         }
-        with self._fresh_process(self._replay) as fresh:
-            try:
+        try:
+            with self._fresh_process(self._replay) as fresh:
                 answer = fresh.replay(request, table, self._replay.timeout_s)
-            except LoadError as error:
-                contents, warnings = self._part.collect(self._tuner.libraries(), None)
-                return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
-            logger.info("a fresh process replayed the table: %s", answer)
-            contents, warnings = self._part.collect(
-                self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"]
-            )
+                logger.info("a fresh process replayed the table: %s", answer)
+                contents, warnings = self._part.collect(
+                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"]
+                )
+        except LoadError as error:
+            contents, warnings = self._part.collect(self._tuner.libraries(), None)
+            return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
         return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
 
     def expect_collect(self) -> None:
         """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""
         if self._store is None or self._replay is None or not self._part.has_gpu or self._waiting is not None:
             return
-        self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
+        try:
+            self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
+        except LoadError as error:
+            logger.info("tried again when the table is packed: %s", error)
 
     def close(self) -> None:
         """End the process that waits for a `collect`, if there is one."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -298,4 +299,17 @@ def test_a_process_that_died_while_it_waited_is_replaced(make_rank: Maker) -> No
     header = rank.pack(results, [], "leader", False)
     assert header["digest"] is not None
     assert [w for w in header["warnings"] if "the kernels of a replay are not shipped" in w] == header["warnings"]
+    rank.close()
+
+
+def test_without_room_for_temporary_files_kernels_are_not_shipped(
+    make_rank: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank whose temporary directory cannot be written tunes and packs all the same, with a warning that says so."""
+    rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    results = [rank.tune(task["task_id"], packs=True) for task in rank.described["tasks"]]  # type: ignore[attr-defined]
+    header = rank.pack(results, [], "leader", False)
+    assert header["digest"] is not None
+    assert ["TMPDIR" in warning for warning in header["warnings"]] == [True]
     rank.close()
