@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -43,12 +44,14 @@ def run(raw: Path, name: str, arguments: list[str], timeout_s: float, **variable
 
 
 def tunes(raw: Path, op: str) -> list[dict[str, Any]]:
-    """Two complete tunes of one op, then the loop over the first one's table."""
+    """Two complete tunes of one op, then the loop over the first one's table; nothing of an earlier run is used."""
     steps = []
     for turn in ("1", "2"):
-        arguments = ["tests.gpu.tune_table", "--op", op, "--out", str(raw / f"{op}_{turn}")]
-        cache = str(raw / f"compute_cache_{op}_{turn}")
-        steps.append(run(raw, f"tune_{op}_{turn}", arguments, 300, CUDA_CACHE_PATH=cache))
+        out, cache = raw / f"{op}_{turn}", raw / f"compute_cache_{op}_{turn}"
+        for left in (out, cache):
+            shutil.rmtree(left, ignore_errors=True)
+        arguments = ["tests.gpu.tune_table", "--op", op, "--out", str(out)]
+        steps.append(run(raw, f"tune_{op}_{turn}", arguments, 300, CUDA_CACHE_PATH=str(cache)))
     table, out = raw / f"{op}_1" / "table.json", raw / f"loop_{op}.json"
     arguments = ["tests.gpu.independent_loop", "--op", op, "--table", str(table), "--out", str(out)]
     steps.append(run(raw, f"loop_{op}", arguments, 120, CUDA_CACHE_PATH=str(raw / f"compute_cache_{op}_1")))
