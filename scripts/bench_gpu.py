@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -77,11 +78,13 @@ class GpuBench:
     def run(self, only: list[str] | None) -> None:
         """Run this number's scenarios in order; write what is known after each; print the table and the ratios.
 
-        What the output directory has already is not run again, and the table shows other numbers of GPUs too.
+        What the output directory has already is not run again unless it failed, and the table shows other numbers of
+        GPUs too.
         """
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / f"bench_warmup_{self.gpus}gpu.json"
-        rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        known: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+        rows = [row for row in known if row["exit"] == 0]
         done = {row["scenario"] for row in rows}
         for scenario in SCENARIOS:
             if self._measured() not in scenario.on or scenario.name in done or (only and scenario.name not in only):
@@ -101,6 +104,7 @@ class GpuBench:
     def _run(self, scenario: Scenario) -> dict[str, Any]:
         """One `ray-warmup run`; the report's phases and what the ranks say."""
         report = self.out / f"report-{scenario.name.replace(' ', '-')}-{self.gpus}.json"
+        self._begin(scenario)
         began = time.monotonic()
         command = [sys.executable, "-m", "scripts.cli", "run", "--config", "single_node_8gpu", "--report", str(report)]
         done = subprocess.run(
@@ -124,6 +128,13 @@ class GpuBench:
         }
         return row | (facts(json.loads(report.read_text()), self._store(scenario)) if report.exists() else {})
 
+    def _begin(self, scenario: Scenario) -> None:
+        """Take away what an earlier benchmark left in the scratch directory, as far as the scenario's name says so."""
+        left = [self._store(scenario)] if scenario.name.endswith(("cold", "warm")) else []
+        left += [self._compiled(scenario)] if scenario.name.endswith("cold") else []
+        for directory in left:
+            shutil.rmtree(directory, ignore_errors=True)
+
     def _measured(self) -> int:
         """The number of GPUs whose scenarios are run: this one, or the next larger that has some."""
         counts = sorted({count for scenario in SCENARIOS for count in scenario.on})
@@ -132,8 +143,11 @@ class GpuBench:
     def _store(self, scenario: Scenario) -> Path:
         return self.scratch / f"{self.gpus}gpu" / scenario.store
 
+    def _compiled(self, scenario: Scenario) -> Path:
+        return self.scratch / f"compiled-{1 if self.gpus == 2 else self.gpus}" / scenario.compiled
+
     def _environment(self, scenario: Scenario) -> dict[str, str]:
-        compiled = self.scratch / f"compiled-{1 if self.gpus == 2 else self.gpus}" / scenario.compiled
+        compiled = self._compiled(scenario)
         return {
             **os.environ,
             "RAY_WARMUP_CACHE_ROOT": str(self._store(scenario) / "store"),
