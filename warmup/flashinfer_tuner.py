@@ -110,7 +110,10 @@ class FlashInferTuner:
     def tune(self, task: Task) -> TaskResult:
         """Measure one task."""
         tuner = TaskTuner(self._device, self._options, self._set_watch)
-        return tuner.tune(task, lambda: self._call(task.workload, task.bucket))
+        workload, bucket = task.workload, task.bucket
+        return tuner.tune(
+            task, lambda: self._call(workload, bucket), outline=lambda: self._shape_of_call(workload, bucket)
+        )
 
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
         """Measure these candidates of one task again and nothing else; all of their timings are in the result."""

@@ -8,13 +8,11 @@ FlashInfer swallows, are told apart after each task. Nothing is written to disk.
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 
 import flashinfer
@@ -23,32 +21,16 @@ from flashinfer.autotuner import AutoTuner
 
 from warmup.errors import DeadContextError, TuningError
 from warmup.guard.selection import choose
-from warmup.table import thaw
 from warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
 from warmup.tuner import TunerOptions, Watch
-from warmup.tuning.autotuner_seams import profiled, tuned_keys
-from warmup.tuning.captured import Attempt, Profiling, json_tactic
-from warmup.tuning.cpu_measure import cpu_timing, measure, spread
+from warmup.tuning.autotuner_seams import capture_call, profiled, tuned_keys
+from warmup.tuning.captured import Attempt, Profiling
+from warmup.tuning.cpu_measure import cpu_timing, measure
 from warmup.tuning.device_context import is_dead, probe_context
+from warmup.tuning.stopwatch import ContextLost, Stopwatch, Timer
 from warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)
-
-
-class _ContextLost(BaseException):
-    """A tactic took the CUDA context with it.
-
-    No Exception: FlashInfer takes any of those for a tactic to skip, and would go on in a context in which nothing
-    runs; of all tactics the last one would then be blamed.
-    """
-
-    def __init__(self, runner: str, tactic: str, error: Exception) -> None:
-        super().__init__(runner, tactic)
-        self.runner, self.tactic, self.error = runner, tactic, error
-
-
-Timer = Callable[[Attempt, float], list[float]]
-"""Seconds of single timings of a tactic, given the best median so far."""
 
 
 def cpu_timer(attempt: Attempt, best_s: float) -> list[float]:
@@ -61,76 +43,6 @@ def cuda_timer(attempt: Attempt, best_s: float) -> list[float]:
     return [attempt.flashinfer_s()]
 
 
-@dataclass(slots=True)
-class Stopwatch:
-    """Times the tactics of one task; the AutoTuner calls it for each.
-
-    The first runner's default tactic is timed too, before that runner's own tactics: FlashInfer does not, and
-    so may tune a task to something slower than not tuning it.
-    """
-
-    op: str
-    timer: Timer
-    quarantine: frozenset[tuple[str, str, str]]
-    on_tactic: Callable[[str, str], None]
-    only: frozenset[Choice] | None = None
-    """Time these alone; None: every tactic that FlashInfer proposes, and the default."""
-    is_lost: Callable[[], bool] = lambda: False
-    """Whether the device's context is dead; asked after a tactic that failed."""
-    timed: dict[Choice, Measurement] = field(default_factory=dict)
-    is_default_timed: bool = False
-
-    def __call__(self, attempt: Attempt) -> float:
-        """Seconds of the tactic, infinity when it is quarantined or not wanted."""
-        if attempt.is_first_runner and not self.is_default_timed:
-            self.is_default_timed = True
-            self._time_default(attempt.with_tactic(DEFAULT_TACTIC))
-        return self._time(attempt)
-
-    def best_s(self) -> float:
-        """The fastest median so far; infinity before the first."""
-        return min((m.median_s for m in self.timed.values()), default=float("inf"))
-
-    def measurements(self) -> tuple[Measurement, ...]:
-        """Fastest first; equal times in order of runner and tactic."""
-        return tuple(sorted(self.timed.values(), key=lambda m: (m.median_s, m.runner, json.dumps(thaw(m.tactic)))))
-
-    def _time(self, attempt: Attempt) -> float:
-        tactic = json_tactic(attempt.tactic)
-        key = Choice(attempt.runner_name, tactic)
-        as_text = json.dumps(thaw(tactic))
-        if self.only is not None and key not in self.only:
-            return float("inf")
-        if (self.op, attempt.runner_name, as_text) in self.quarantine:
-            logger.info("%s: %s tactic %s is quarantined, not timed", self.op, attempt.runner_name, as_text)
-            return float("inf")
-        self.on_tactic(attempt.runner_name, as_text)
-        if key not in self.timed:
-            samples = self._samples(attempt, as_text)
-            median = statistics.median(samples)
-            self.timed[key] = Measurement(attempt.runner_name, tactic, median, spread(samples), len(samples))
-        return self.timed[key].median_s
-
-    def _samples(self, attempt: Attempt, tactic: str) -> list[float]:
-        try:
-            return self.timer(attempt, self.best_s())
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # whatever a tactic raises: was it its last?
-            if self.is_lost():
-                raise _ContextLost(attempt.runner_name, tactic, error) from error
-            raise
-
-    def _time_default(self, attempt: Attempt) -> None:
-        try:
-            self._time(attempt)
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            # a runner may have no default for this shape; its tactics are still worth timing
-            logger.debug("%s: the default of %s cannot be timed: %s", self.op, attempt.runner_name, error)
-
-
 @dataclass(frozen=True, slots=True)
 class TaskTuner:
     """Tunes tasks on one device, one at a time."""
@@ -139,12 +51,19 @@ class TaskTuner:
     options: TunerOptions
     on_watch: Callable[[Watch], None]
 
-    def tune(self, task: Task, build: Callable[[], OpCall], only: Sequence[Choice] | None = None) -> TaskResult:
+    def tune(
+        self,
+        task: Task,
+        build: Callable[[], OpCall],
+        only: Sequence[Choice] | None = None,
+        outline: Callable[[], OpCall] | None = None,
+    ) -> TaskResult:
         """Measure the task; once more after freeing memory when it ran out of it.
 
         Args:
             task: what to tune.
             build: makes the op call at the task's bucket.
+            outline: makes it without values, which takes less; for its keys where there is no memory for more.
             only: measure nothing but these; the result then has all of their timings.
 
         Raises:
@@ -159,7 +78,24 @@ class TaskTuner:
             gc.collect()
             torch.cuda.empty_cache()
             result = self._attempt(task, build, wanted, started)
+        if result.outcome == "oom" and not result.keys and outline is not None:
+            result = self._named(task, result, outline)
         return result
+
+    def _named(self, task: Task, result: TaskResult, outline: Callable[[], OpCall]) -> TaskResult:
+        """With the keys of a call that could not even be made: without them the table has no entry for its default."""
+        try:
+            with torch.inference_mode():
+                captured = capture_call(outline().run, task.workload.op)
+                return replace(
+                    result,
+                    default_runner=captured.default_runner,
+                    keys=captured.file_keys(),
+                    policy=captured.policy(),
+                )
+        except (RuntimeError, MemoryError, TuningError) as error:
+            logger.warning("%s: no memory for its inputs either, it will miss the table: %s", task.task_id, error)
+            return result
 
     def _attempt(
         self, task: Task, build: Callable[[], OpCall], only: frozenset[Choice] | None, started: float
@@ -179,7 +115,7 @@ class TaskTuner:
             torch.cuda.reset_peak_memory_stats(self.device)
         try:
             seen = self._measure(task, build, stopwatch)
-        except _ContextLost as lost:
+        except ContextLost as lost:
             raise DeadContextError(
                 f"{task.task_id}: {lost.runner} tactic {lost.tactic} left a dead CUDA context: {lost.error}",
                 op=op,

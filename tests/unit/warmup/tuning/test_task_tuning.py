@@ -176,6 +176,23 @@ def test_out_of_memory_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.default_runner == "DirectGemmRunner"
 
 
+def test_without_memory_for_the_inputs_the_keys_are_those_of_the_call_without_values() -> None:
+    """The table has its explicit default all the same; where not even that fits, the result has no key."""
+    task = Task(make_workload(), 4)
+    tuner = TaskTuner("cpu", TunerOptions(), lambda _: None)
+
+    def outline(values: bool = False) -> Any:
+        return builder_for(task.workload).build(task.workload, 4, "cpu", 0, values=values)
+
+    def no_memory() -> Any:
+        raise MemoryError
+
+    found, tuned = tuner.tune(task, no_memory, outline=outline), tuner.tune(task, outline)
+    assert (found.outcome, found.choice, found.default_runner) == ("oom", None, "DirectGemmRunner")
+    assert (found.keys, found.policy) == (tuned.keys, tuned.policy)
+    assert tuner.tune(task, no_memory, outline=no_memory).keys == {}
+
+
 def test_memory_that_comes_back_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """The repetition may succeed."""
     original = op.DirectGemmRunner.get_valid_tactics
