@@ -119,6 +119,7 @@ def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float
     """One connection for as long as it lasts; a cluster that is not there yet, or away for now, is tried again."""
     import ray
 
+    said = ""
     while True:
         try:
             with attached(address) as connected:
@@ -130,7 +131,9 @@ def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float
                         return EXIT_TIMEOUT
                     _pause(deadline, clock)
         except (ClusterError, ConnectionError, ray.exceptions.RayError) as error:
-            logger.warning("%s", error)
+            if str(error) != said:  # once, not every second for an hour
+                logger.warning("%s; tried again until --timeout", error)
+                said = str(error)
         if clock() >= deadline:
             return EXIT_TIMEOUT
         _pause(deadline, clock)
