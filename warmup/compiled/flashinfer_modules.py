@@ -169,9 +169,9 @@ def activate(provider: Path) -> bool:
     path = str(provider)
     if path in sys.path:
         return True
-    sys.path.insert(0, path)
     if "flashinfer.jit.env" in sys.modules:
         _extend_lookup(provider)
+    sys.path.insert(0, path)
     return True
 
 
@@ -207,14 +207,19 @@ def _extend_lookup(provider: Path) -> None:
     from flashinfer.jit import env as jit_env
 
     document = parse_json((provider / MARK).read_bytes(), _LIMIT, str(provider / MARK))
-    added = jit_env.AOTProvider(
-        provider_id=PROVIDER_ID,
-        distribution=PROVIDER_ID,
-        version=document["version"],
-        jit_cache_dir=provider / "modules",
-        cuda_architectures=frozenset(document["cuda_architectures"]),
-        modules=frozenset(document["modules"]),
-    )
+    try:
+        added = jit_env.AOTProvider(
+            provider_id=PROVIDER_ID,
+            distribution=PROVIDER_ID,
+            version=document["version"],
+            jit_cache_dir=provider / "modules",
+            cuda_architectures=frozenset(document["cuda_architectures"]),
+            modules=frozenset(document["modules"]),
+        )
+    except (LookupError, TypeError) as error:
+        raise CorruptArtifactError(
+            f"{provider / MARK} does not describe what is installed", path=str(provider)
+        ) from error
     others = tuple(p for p in jit_env.FLASHINFER_AOT_PROVIDERS if p.jit_cache_dir != added.jit_cache_dir)
     jit_env.FLASHINFER_AOT_PROVIDERS = (*others, added)
     logger.info("FlashInfer was imported already; %d modules of %s were added", len(added.modules), provider)

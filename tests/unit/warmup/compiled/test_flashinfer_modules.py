@@ -137,6 +137,20 @@ def test_what_a_provider_has_is_foreseen(library: Path, tmp_path: Path, monkeypa
     assert foreseen("other")
 
 
+@pytest.mark.parametrize("mark", ["{}", "[]", '{"version": 1, "modules": 2, "cuda_architectures": 3}'])
+def test_a_provider_that_does_not_describe_itself_is_refused(library: Path, tmp_path: Path, mark: str) -> None:
+    """A damaged description is a named error each time, and nothing of the provider is left on the path."""
+    import flashinfer.jit.env as jit_env
+
+    modules.install(modules.collect({"probe": library}, HERE), tmp_path, HERE)
+    (tmp_path / modules.MARK).write_text(mark)
+    before = list(sys.path), jit_env.FLASHINFER_AOT_PROVIDERS
+    for _ in range(2):
+        with pytest.raises(CorruptArtifactError, match=r"provider\.json"):
+            modules.activate(tmp_path)
+    assert (list(sys.path), jit_env.FLASHINFER_AOT_PROVIDERS) == before
+
+
 def test_libraries_without_requirements_are_refused(tmp_path: Path) -> None:
     """Libraries that do not say what they need are not installed."""
     with pytest.raises(CorruptArtifactError, match=r"requirements\.json"):
