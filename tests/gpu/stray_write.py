@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import triton
@@ -11,6 +12,8 @@ from tests import planted
 from warmup.errors import DeadContextError
 from warmup.guard.contest import OpContest
 from warmup.tasks import Choice
+from warmup.tuner import TunerOptions
+from warmup.tuning.task_tuning import TaskTuner
 
 STRAY = 7
 DEVICE = "cuda:0"
@@ -23,7 +26,11 @@ def stray(pointer):  # type: ignore[no-untyped-def]
 
 
 class StrayRunner(planted.PlantedRunner):
-    """Like the planted one, but tactic 7 strays."""
+    """Like the planted one, but tactic 7 strays, and is tried before two that do not."""
+
+    def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
+        """A tactic that only raises, the one that strays, and two right ones."""
+        return [planted.CRASH, STRAY, planted.FAST, planted.SLOW]
 
     def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **rest: Any) -> Any:
         """[M, N]."""
@@ -32,13 +39,26 @@ class StrayRunner(planted.PlantedRunner):
         return super().forward(inputs, tactic, do_preparation, **rest)
 
 
-def main() -> None:
-    """Print what the contest made of the stray tactic."""
-    planted.PlantedRunner = StrayRunner  # type: ignore[misc]
+def guard() -> None:
+    """What the contest makes of it."""
     default = Choice("StrayRunner", -1)
     contest = OpContest(lambda seed: planted.build(seed, DEVICE), planted.OP, "bfloat16", default, DEVICE)
+    print("judged:", contest.flaw(Choice("StrayRunner", STRAY)))
+
+
+def tune() -> None:
+    """What a tune makes of it, which FlashInfer would go on with."""
+    result = TaskTuner(DEVICE, TunerOptions(), lambda watch: None).tune(
+        planted.task_on(DEVICE), lambda: planted.build(0, DEVICE)
+    )
+    print("tuned:", result.outcome)
+
+
+def main() -> None:
+    """Print which tactic is blamed by `guard` or by `tune`."""
+    planted.PlantedRunner = StrayRunner  # type: ignore[misc]
     try:
-        print("judged:", contest.flaw(Choice("StrayRunner", STRAY)))
+        {"guard": guard, "tune": tune}[sys.argv[1]]()
     except DeadContextError as error:
         print("dead context after tactic", error.details["tactic"])
 

@@ -74,8 +74,9 @@ def test_a_lap_is_as_fast_as_itself(rounds: int) -> None:
     assert ratio_of(mean_per_round(series[:2]), series[2]).value == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_stray_write_is_a_dead_context() -> None:
-    """A tactic that writes outside its memory ends in DeadContextError, not in a verdict."""
-    command = [sys.executable, "-m", "tests.gpu.stray_write"]
+@pytest.mark.parametrize("how", ["guard", "tune"])
+def test_a_stray_write_is_a_dead_context(how: str) -> None:
+    """A tactic that writes outside its memory ends in DeadContextError with its name: no verdict, no later tactic."""
+    command = [sys.executable, "-m", "tests.gpu.stray_write", how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "dead context after tactic 7" in done.stdout, done.stdout + done.stderr
