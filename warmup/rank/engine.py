@@ -106,6 +106,8 @@ class RankEngine:
             if (shortage := engine.shortage()) is not None:
                 return nothing_ran(shortage, warn=True)
             self.announce("runner")
+            if (problem := self._unmade(engine)) is not None:
+                return problem
             report, compiled = self._warmed(engine, left_out)
             answer = described(report) | {"compiled": compiled} | self._verified(engine, report)
         finally:
@@ -113,6 +115,19 @@ class RankEngine:
             gc.collect()
         logger.info("rank %d: engine warmups and their check took %.2f s", self.rank, time.monotonic() - began)
         return answer
+
+    def _unmade(self, engine: BuiltinEngine) -> dict[str, Any] | None:
+        """The answer where the runner itself cannot be made, which is as bad as what now does not run."""
+        try:
+            engine.runner  # noqa: B018 - made on first use
+        except Exception as error:  # the border: whatever a library raises is what the warmups need
+            logger.exception("rank %d: the runner of the engine warmups cannot be made", self.rank)
+            engine.synchronize()  # a device that is lost is another matter
+            reason = f"the runner cannot be made: {type(error).__name__}: {error}"
+            if not (required := self.config.engine.required):
+                return nothing_ran(reason, warn=True)
+            return nothing_ran(reason) | {"failed": [f"{reason} ({', '.join(required)}: required by engine.required)"]}
+        return None
 
     def _warmed(self, engine: BuiltinEngine, left_out: Mapping[str, str]) -> tuple[EngineWarmupReport, dict[str, int]]:
         """The warmups' report, and compilations by kind: none on a node that everything was shipped to."""

@@ -76,6 +76,25 @@ def test_where_it_runs(enabled: bool | None, backend: str, reason: str | None) -
     assert off_reason(make_config(enabled=enabled), backend) == reason
 
 
+@pytest.mark.parametrize("required", [["prefill_decode"], []])
+def test_a_runner_that_cannot_be_made_is_as_bad_as_what_needs_it(
+    required: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a warmup is required the rank fails, with the reason and the setting; where none is, it is a warning."""
+
+    def broken(config: Any) -> None:
+        raise ImportError("libcudart.so: cannot open shared object file")
+
+    monkeypatch.setattr("warmup.engine_warmup.builtin_engine.BuiltinRunner", broken)
+    answer, told = warm(enabled=True, required=required)
+
+    said = "the runner cannot be made: ImportError: libcudart.so: cannot open shared object file"
+    named = f"{said} (prefill_decode: required by engine.required)"
+    assert answer["failed"] == ([named] if required else [])
+    assert answer["warnings"] == ([] if required else [f"no engine warmup ran: {said}"])
+    assert told == ["runner"]
+
+
 def test_where_it_does_not_run_the_answer_says_why() -> None:
     """Nothing is made, and the reason is no warning."""
     answer, told = warm()

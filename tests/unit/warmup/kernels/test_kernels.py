@@ -58,16 +58,16 @@ def test_slot_mapping_equals_numpy(mode: LaunchMode, lengths: tuple[int, ...]) -
 def test_grammar_mask_forbids_exactly_the_cleared_bits(mode: LaunchMode, vocab_size: int) -> None:
     """A logit becomes minus infinity exactly where its bit is 0, in the named rows only."""
     random = np.random.default_rng(vocab_size)
-    bits = random.integers(0, 2, size=(2, vocab_size)).astype(bool)
-    padded = np.zeros((2, bitmask_width(vocab_size) * 32), dtype=bool)
+    bits = random.integers(0, 2, size=(3, vocab_size)).astype(bool)
+    padded = np.zeros((3, bitmask_width(vocab_size) * 32), dtype=bool)
     padded[:, :vocab_size] = bits
     bitmask = np.packbits(padded, axis=1, bitorder="little").view(np.int32)
-    logits = torch.from_numpy(random.standard_normal((3, vocab_size)).astype(np.float32))
-    expected = logits.clone()
-    expected[2][~torch.from_numpy(bits[0])] = float("-inf")
-    expected[0][~torch.from_numpy(bits[1])] = float("-inf")
+    logits = torch.from_numpy(random.standard_normal((4, vocab_size)).astype(np.float32))
+    expected, rows = logits.clone(), (2, 0, 3)
+    for row, allowed in zip(rows, bits, strict=True):
+        expected[row][~torch.from_numpy(allowed)] = float("-inf")
 
-    apply_grammar_mask(logits, torch.from_numpy(bitmask.copy()), torch.tensor([2, 0], dtype=torch.int32), mode)
+    apply_grammar_mask(logits, torch.from_numpy(bitmask.copy()), torch.tensor(rows, dtype=torch.int32), mode)
 
     assert torch.equal(expected, logits)
 
