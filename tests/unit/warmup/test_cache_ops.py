@@ -292,7 +292,8 @@ def test_commands_answer_in_json(tmp_path: Path, store: NodeStore) -> None:
     """Every command gives plain values; failures are answers with advice; prune is a dry run without `yes`."""
     here = {"root": str(tmp_path), "key": store.directory.name[:8]}
     assert perform("ls", here)["result"][0]["entries"] == 3
-    assert perform("verify", here) | {"result": None} == {"command": "verify", "ok": True, "result": None}
+    whole = {"command": "verify", "ok": True, "result": None, "where": str(tmp_path)}
+    assert perform("verify", here) | {"result": None} == whole
     assert perform("diff", here)["result"]["old"] == 1
     assert perform("prune", here | {"keep": 1})["result"]["done"] is None
     assert store.generations.numbers() == [1, 2]
