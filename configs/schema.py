@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from configs.file_mode import DirMode, FileMode
 
@@ -56,9 +56,18 @@ class Section(BaseModel):
         return value
 
 
+def _no_truth_value(value: object) -> object:
+    """YAML's `yes` where a number is asked for would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not a truth value (YAML reads true, yes and on as one)")
+    return value
+
+
 MAX_RANKS = 1 << 16
-Width = Annotated[int, Field(ge=1, le=1 << 24)]
-Seconds = Annotated[float, Field(gt=0, le=7 * 24 * 3600)]
+Whole = Annotated[int, BeforeValidator(_no_truth_value)]
+Number = Annotated[float, BeforeValidator(_no_truth_value)]
+Width = Annotated[Whole, Field(ge=1, le=1 << 24)]
+Seconds = Annotated[Number, Field(gt=0, le=7 * 24 * 3600)]
 
 
 class ClusterSection(Section):
@@ -66,17 +75,17 @@ class ClusterSection(Section):
 
     address: str | None = None
     """Ray address: `auto`, `host:port` or `ray://host:port`; unset: `$RAY_ADDRESS`, else Ray is started here."""
-    simulated_nodes: int = Field(default=0, ge=0, le=64)
+    simulated_nodes: Whole = Field(default=0, ge=0, le=64)
     """Start this many Ray nodes on this machine, each with a cache directory of its own; for trying things out."""
-    num_nodes: int | None = Field(default=None, ge=1, le=MAX_RANKS)
+    num_nodes: Whole | None = Field(default=None, ge=1, le=MAX_RANKS)
     """Nodes to spread over; only together with `ranks_per_node`."""
-    ranks_per_node: int | None = Field(default=None, ge=1, le=1024)
+    ranks_per_node: Whole | None = Field(default=None, ge=1, le=1024)
     """Ranks on each of `num_nodes` nodes (default 1 node). Give this or `world_size`, not both."""
-    world_size: int | None = Field(default=None, ge=1, le=MAX_RANKS)
+    world_size: Whole | None = Field(default=None, ge=1, le=MAX_RANKS)
     """Ranks in all, wherever they fit. Give this or `ranks_per_node`, not both."""
-    gpus_per_rank: float = Field(default=1.0, ge=0, le=8)
+    gpus_per_rank: Number = Field(default=1.0, ge=0, le=8)
     """GPUs of one rank; a fraction shares one GPU between ranks. Ignored with `backend: cpu`."""
-    cpus_per_rank: float = Field(default=1.0, ge=0, le=4096)
+    cpus_per_rank: Number = Field(default=1.0, ge=0, le=4096)
     """CPUs of one rank; compilation uses as many jobs."""
     placement_strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """Ray's placement group strategy, with `world_size`. With `ranks_per_node` nodes are chosen by free resources."""
@@ -118,11 +127,11 @@ class ModelSection(Section):
 
     name: str
     """A preset of `configs/models/` or the path of a Hugging Face `config.json`."""
-    tensor_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
+    tensor_parallel_size: Whole = Field(default=1, ge=1, le=MAX_RANKS)
     """Ranks that share each layer's GEMMs."""
-    pipeline_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
+    pipeline_parallel_size: Whole = Field(default=1, ge=1, le=MAX_RANKS)
     """Stages that share the layers."""
-    expert_parallel_size: int = Field(default=1, ge=1, le=MAX_RANKS)
+    expert_parallel_size: Whole = Field(default=1, ge=1, le=MAX_RANKS)
     """Shards that share the experts."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Activation dtype. The cpu backend always measures float32."""
@@ -140,9 +149,9 @@ class AutotuneSection(Section):
     strategy: Strategy = "auto"
     """`leader`: one rank of a class measures. `sharded`: all ranks share the tasks. `consensus`: several ranks measure
     the same short list. `independent`: every rank for itself. `auto`: sharded for two or more GPUs, else leader."""
-    max_num_batched_tokens: int = Field(default=8192, ge=1, le=1 << 20)
+    max_num_batched_tokens: Whole = Field(default=8192, ge=1, le=1 << 20)
     """Largest number of tokens in one step; tuned up to it."""
-    max_num_seqs: int = Field(default=256, ge=1, le=1 << 16)
+    max_num_seqs: Whole = Field(default=256, ge=1, le=1 << 16)
     """Largest number of sequences in one step; bounds the LM head and sampling."""
     buckets: tuple[Width, ...] | None = None
     """Tune only these of the op's own buckets; others would never hit in serving and are refused."""
@@ -150,15 +159,15 @@ class AutotuneSection(Section):
     """FlashInfer ops that keep their default tactic, for example `fp4_gemm`."""
     families: tuple[OpFamily, ...] | None = None
     """Warm only these families of ops; unset: all that the model makes."""
-    shortlist: int = Field(default=16, ge=1, le=64)
+    shortlist: Whole = Field(default=16, ge=1, le=64)
     """Fastest candidates kept per task for the guard."""
-    tie_band: float = Field(default=0.01, ge=0, lt=1)
+    tie_band: Number = Field(default=0.01, ge=0, lt=1)
     """Candidates within this share of the fastest count as equal; a fixed order decides."""
-    consensus_ranks: int = Field(default=3, ge=2, le=MAX_RANKS)
+    consensus_ranks: Whole = Field(default=3, ge=2, le=MAX_RANKS)
     """Ranks that measure the same short list under `consensus`."""
-    max_memory_bytes: int | None = Field(default=None, ge=1 << 20, le=1 << 50)
+    max_memory_bytes: Whole | None = Field(default=None, ge=1 << 20, le=1 << 50)
     """Device memory that tuning may use; the largest bucket shrinks to fit."""
-    max_memory_share: float = Field(default=0.9, gt=0, le=1)
+    max_memory_share: Number = Field(default=0.9, gt=0, le=1)
     """The same as a share of the memory that is free when tuning starts."""
 
     @property
@@ -172,9 +181,9 @@ class GuardSection(Section):
 
     enabled: bool = True
     """Off: tables are published unguarded and say so."""
-    margin: float = Field(default=0.02, ge=0, lt=1)
+    margin: Number = Field(default=0.02, ge=0, lt=1)
     """A winner must be faster than the default by this share."""
-    rounds: int = Field(default=15, ge=3, le=101)
+    rounds: Whole = Field(default=15, ge=3, le=101)
     """Interleaved rounds of default and candidate."""
 
 
@@ -189,13 +198,13 @@ class EngineSection(Section):
     """Warmups whose failure fails their rank; the failure of any other is a warning."""
     deadlines: dict[EngineWarmupName, Seconds] = Field(default_factory=dict)
     """Seconds by warmup. Unset: sm120_decode 1800, slot_mapping 120, any other 600."""
-    num_layers: int = Field(default=2, ge=1, le=256)
+    num_layers: Whole = Field(default=2, ge=1, le=256)
     """Decoder layers of the runner; layers of one kind share their kernels."""
     block_sizes: tuple[Width, ...] = Field(default=(16,), min_length=1)
     """Tokens per KV block, one for each KV cache group."""
-    kv_blocks: int | None = Field(default=None, ge=1, le=1 << 31)
+    kv_blocks: Whole | None = Field(default=None, ge=1, le=1 << 31)
     """KV blocks of the runner; unset: as many as its requests need."""
-    max_model_len: int | None = Field(default=None, ge=2, le=1 << 24)
+    max_model_len: Whole | None = Field(default=None, ge=2, le=1 << 24)
     """Longest sequence; unset: `autotune.max_num_batched_tokens` and 64 more."""
     capture_sizes: tuple[Width, ...] | None = Field(default=None, min_length=1)
     """Requests in the decode steps that the engine captures as CUDA graphs; unset: powers of two up to
@@ -218,7 +227,7 @@ class EngineSection(Section):
     """Numbers of log probabilities that requests ask for."""
     monitor: Literal["off", "warn", "raise"] = "warn"
     """What a compilation after the warmups is, in the requests that check them: not counted, a warning, or an error."""
-    verify_requests: int = Field(default=16, ge=0, le=4096)
+    verify_requests: Whole = Field(default=16, ge=0, le=4096)
     """Random requests that check, after the warmups, that nothing is left to compile."""
 
 

@@ -24,6 +24,9 @@ def make_config(**sections: dict[str, Any]) -> WarmupConfig:
     ("section", "field", "value", "rule"),
     [
         ("cluster", "simulated_nodes", -1, "greater than or equal to 0"),
+        ("cluster", "num_nodes", True, "not a truth value"),
+        ("cluster", "cpus_per_rank", True, "not a truth value"),
+        ("engine", "deadlines", {"slot_mapping": True}, "not a truth value"),
         ("cluster", "gpus_per_rank", 9, "less than or equal to 8"),
         ("cluster", "placement_strategy", "SPRAED", "'PACK', 'SPREAD', 'STRICT_PACK' or 'STRICT_SPREAD'"),
         ("cluster", "backend", "rocm", "'auto', 'cuda' or 'cpu'"),
