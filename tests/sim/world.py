@@ -67,6 +67,8 @@ class World(Workshop):
         self.lost_nodes: set[str] = set()
         self.blindness = 0.0
         """How often a marker in a shared directory is not seen yet."""
+        self.won: list[int] = []
+        """Tactics that some task chose: the one that a process dies of may be among them."""
         self.foreign_ranks: set[int] = set()
         """Ranks whose replacement has another environment."""
 
@@ -74,12 +76,14 @@ class World(Workshop):
         """A fresh process for a rank; it finds what the old one wrote last."""
         fresh = Process(old.rank, number, is_started=False)
         if old.task is not None:
+            drawn = self._rng.getrandbits(33)
+            runner = "Fast" if drawn & 1 else ""
             fresh.last_words = {
                 "method": "tune",
                 "task_id": old.task[0],
                 "op": "op",
-                "runner": self._rng.choice(("Fast", "")),
-                "tactic": str(self._rng.getrandbits(32)),
+                "runner": runner,
+                "tactic": str(self.won[drawn // 4 % len(self.won)] if self.won and drawn & 2 else drawn),
                 "stack": "",
                 "is_fatal": self._rng.random() < 0.3,
             }
@@ -166,7 +170,10 @@ class World(Workshop):
         assert call.task_id is not None
         if lacks := self.lacks(process):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
-        return make_result(call.task_id, self.group(process.rank).outcome, self._rng)
+        result = make_result(call.task_id, self.group(process.rank).outcome, self._rng)
+        if result["choice"] is not None:
+            self.won.append(result["choice"]["tactic"])
+        return result
 
     def _measure(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         """A vote: the short list with times of its own."""
@@ -196,6 +203,10 @@ class World(Workshop):
         args = call.args
         if group is not None and self.group(process.rank).tunes_engine and group.engine_tuned is None:
             raise RefusedError("PackError", "nothing was tuned with an engine's step, nor given up")
+        banned = {(entry["runner"], entry["tactic"]) for entry in (group.quarantine if group is not None else ())}
+        served = [row["choice"] for row in (*args["results"], *args["verdicts"]) if row["choice"] is not None]
+        if any((choice["runner"], str(choice["tactic"])) in banned for choice in served):
+            raise RefusedError("PackError", "a quarantined tactic is served")
         process.packed = Table.of(args["results"], args["verdicts"], args["guarded"], now)
         return {"digest": None, "blobs": []} if process.packed is None else process.packed.header
 
