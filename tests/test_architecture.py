@@ -133,12 +133,9 @@ def test_the_coordinator_loads_only_what_it_needs() -> None:
 
 
 def seconds(*arguments: str, enough: float = 0.0) -> float:
-    """CPU seconds of a Python process, the best of 25 or the first below `enough`: other load does not count.
-
-    A neighbour on the same core makes one process take up to twice its CPU seconds.
-    """
+    """CPU seconds of a Python process, the best of seven or the first below `enough`: other load does not count."""
     best = float("inf")
-    for _ in range(25):
+    for _ in range(7):
         if best < enough:
             break
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -148,15 +145,22 @@ def seconds(*arguments: str, enough: float = 0.0) -> float:
     return best
 
 
+def allowed(limit: float) -> float:
+    """CPU seconds on a machine that is slower than the one on which importing pydantic and PyYAML took 0.15 s."""
+    return limit * max(1.0, seconds("-c", "import pydantic.main, yaml") / 0.15)
+
+
 def test_importing_configs_is_quick() -> None:
-    """`import configs` takes less than 0.3 s; the clock sees a process that works for longer."""
-    assert seconds("-c", "import configs", enough=0.3) < 0.3
-    assert seconds("-c", "import time\nwhile time.process_time() < 0.4: pass", enough=1.0) > 0.3
+    """`import configs` takes less than 0.3 s, on a slow machine more; the clock sees what takes longer."""
+    limit = allowed(0.3)
+    assert seconds("-c", "import configs", enough=limit) < limit
+    assert seconds("-c", f"import time\nwhile time.process_time() < {limit + 0.1}: pass", enough=limit + 1) > limit
 
 
 def test_help_is_quick() -> None:
-    """`ray-warmup --help` takes less than 1 s."""
-    assert seconds("-m", "scripts.cli", "--help", enough=1.0) < 1.0
+    """`ray-warmup --help` takes less than 1 s, on a slow machine more."""
+    limit = allowed(1.0)
+    assert seconds("-m", "scripts.cli", "--help", enough=limit) < limit
 
 
 def environment_readers(tree: ast.AST) -> list[int]:
