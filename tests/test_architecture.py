@@ -132,35 +132,37 @@ def test_the_coordinator_loads_only_what_it_needs() -> None:
     assert heavy_imports(["warmup.rank.process"], heavy=heavy) == {"warmup.rank.process": ["warmup.rank.process"]}
 
 
-def seconds(*arguments: str, enough: float = 0.0) -> float:
-    """CPU seconds of a Python process, the best of seven or the first below `enough`: other load does not count."""
-    best = float("inf")
-    for _ in range(7):
-        if best < enough:
-            break
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        best = min(best, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return best
+def cpu_seconds(*arguments: str) -> float:
+    """What a Python process takes; the waiting for others is not in it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def allowed(limit: float) -> float:
-    """CPU seconds on a machine that is slower than the one on which importing pydantic and PyYAML took 0.15 s."""
-    return limit * max(1.0, seconds("-c", "import pydantic.main, yaml") / 0.15)
+def is_within(limit: float, *arguments: str, tries: int = 9) -> bool:
+    """Whether a process takes less CPU seconds, in one of some tries.
+
+    The limit is for a machine on which importing pydantic and PyYAML takes 0.15 s; on a slower one, as one becomes
+    with a neighbour on the same core, it is scaled by what that takes just before.
+    """
+    for _ in range(tries):
+        slowness = max(1.0, cpu_seconds("-c", "import pydantic.main, yaml") / 0.15)
+        if cpu_seconds(*arguments) < limit * slowness:
+            return True
+    return False
 
 
 def test_importing_configs_is_quick() -> None:
-    """`import configs` takes less than 0.3 s, on a slow machine more; the clock sees what takes longer."""
-    limit = allowed(0.3)
-    assert seconds("-c", "import configs", enough=limit) < limit
-    assert seconds("-c", f"import time\nwhile time.process_time() < {limit + 0.1}: pass", enough=limit + 1) > limit
+    """`import configs` takes less than 0.3 s; one that does it three times is seen."""
+    assert is_within(0.3, "-c", "import configs")
+    thrice = "import subprocess, sys; [subprocess.run([sys.executable, '-c', 'import configs']) for _ in range(3)]"
+    assert not is_within(0.3, "-c", thrice, tries=3)
 
 
 def test_help_is_quick() -> None:
-    """`ray-warmup --help` takes less than 1 s, on a slow machine more."""
-    limit = allowed(1.0)
-    assert seconds("-m", "scripts.cli", "--help", enough=limit) < limit
+    """`ray-warmup --help` takes less than 1 s."""
+    assert is_within(1.0, "-m", "scripts.cli", "--help")
 
 
 def environment_readers(tree: ast.AST) -> list[int]:
