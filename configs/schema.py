@@ -249,6 +249,8 @@ class CacheSection(Section):
     """Mode of published files: octal, with the leading zero or in quotes."""
     dir_mode: DirMode = 0o700
     """Mode of created directories, written likewise."""
+    tuning_kernels: bool = True
+    """Keep and ship what the driver compiled while tuning (some 30 MB a generation), for nodes that tune again."""
 
 
 class TimeoutsSection(Section):

@@ -7,6 +7,7 @@ ForeignRunner   for `warmup.runner.builtin.BuiltinRunner` (tests/unit/warmup/run
 NamedBackend    for an attention backend: a name, or NotImplementedError.
 StubTritonDriver  for Triton's CUDA driver, so that kernels compile for a GPU that is not there (tests/gpu/ has one).
 DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM120 GPU.
+CompilingReplay  for `warmup.fresh_replay.FreshProcess`, whose child compiles on a GPU (tests/gpu/two_nodes.py has one).
 ScriptedContest, IdlingDevice  for `warmup.guard.contest.OpContest` and a GPU's laps (tests/gpu/test_guard.py).
 """
 
@@ -16,6 +17,7 @@ import ctypes
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -367,3 +369,31 @@ class IdlingDevice:
     def wait(self) -> None:
         """All laps are done."""
         self._is_idle = True
+
+
+class CompilingReplay:
+    """A fresh process that replays nothing and writes what a replay on a GPU compiles."""
+
+    is_alive = True
+    replays = 0
+
+    def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
+        self.compute_cache = Path(environ["CUDA_CACHE_PATH"]).with_name("of-the-replay")
+
+    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
+        """One kernel of Triton's, one of the driver's, for the widths that the configuration asks for."""
+        CompilingReplay.replays += 1
+        width = request["config"]["engine"]["top_k_widths"][0]
+        entry = Path(request["triton_cache"], f"ENTRY{width}")
+        entry.mkdir(parents=True, exist_ok=True)
+        (entry / "k.cubin").write_bytes(b"cubin %d" % width)
+        (entry / "__grp__k.json").write_text(json.dumps({"child_paths": {"k.cubin": str(entry / "k.cubin")}}))
+        (self.compute_cache / "0").mkdir(parents=True, exist_ok=True)
+        (self.compute_cache / "0" / f"kernel{width}").write_bytes(b"kernel")
+        return {"modules": [], "triton_entries": [entry.name], "engine": None}
+
+    def __enter__(self) -> CompilingReplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.compute_cache)

@@ -15,7 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 MAX_BLOBS = 20_000
 MAX_BLOB_BYTES = 4 << 30
 
-Kind = Literal["autotune_configs", "timings", "sparse_mla", "flashinfer_module", "triton_cache", "cuda_compute_cache"]
+Kind = Literal[
+    "autotune_configs",
+    "timings",
+    "sparse_mla",
+    "flashinfer_module",
+    "triton_cache",
+    "cuda_compute_cache",
+    "tuning_kernels",
+]
 Codec = Literal["none", "zstd"]
 
 Name = Annotated[str, StringConstraints(max_length=64)]

@@ -8,12 +8,20 @@ is a warning: the table is never held up by it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Content
 from warmup.artifact.manifest import Kind
-from warmup.compiled import compute_cache, decode_profiles, flashinfer_modules, installed, triton_cache
+from warmup.compiled import (
+    compute_cache,
+    decode_profiles,
+    flashinfer_modules,
+    installed,
+    triton_cache,
+    tuning_kernels,
+)
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.errors import WarmupError
 
@@ -49,13 +57,19 @@ class CompiledPart:
         )
         self._recorder = triton_cache.Recorder()
         self._is_recording = False
+        self._kernels_before: frozenset[str] | None = None
         self.environment: ProcessEnvironment = decide(
             environ, Path(environ.get("HOME") or "/"), flashinfer_base, provider=None
         )
 
     def start(self) -> None:
-        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile."""
+        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile.
+
+        What the driver's cache has more from here on, tuning compiled.
+        """
         if self.has_gpu and not self._is_recording:
+            with suppress(OSError):  # a cache that cannot be read ships nothing
+                self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
             self._recorder.start()
             triton_cache.hash_installation()
             self._is_recording = True
@@ -70,7 +84,11 @@ class CompiledPart:
         return flashinfer_modules.collect(libraries, self._process)
 
     def collect(
-        self, libraries: Mapping[str, Path], replayed: Path | None, triton_entries: Iterable[str] = ()
+        self,
+        libraries: Mapping[str, Path],
+        replayed: Path | None,
+        triton_entries: Iterable[str] = (),
+        stored_kernels: Sequence[Content] | None = None,
     ) -> tuple[tuple[Content, ...], tuple[str, ...]]:
         """What to ship beside the table, and warnings for what could not be collected.
 
@@ -78,6 +96,7 @@ class CompiledPart:
             libraries: the compiled FlashInfer modules that the rank's workloads need, by name.
             replayed: compute cache of a process that only loaded and replayed the table; None ships no kernels.
             triton_entries: entries that another process used, besides this one's.
+            stored_kernels: what earlier tunes of the key left (`tuning_kernels`); None ships no tuning's kernels.
         """
         if self._is_recording:
             self._recorder.stop(self.environment.triton_cache)
@@ -89,6 +108,7 @@ class CompiledPart:
             "cuda_compute_cache": lambda: (
                 () if replayed is None else compute_cache.collect(replayed, self._driver, self._max_bytes)
             ),
+            "tuning_kernels": lambda: () if stored_kernels is None else self._tuning_kernels(stored_kernels),
         }
         contents: list[Content] = []
         warnings: list[str] = []
@@ -104,6 +124,27 @@ class CompiledPart:
         node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, *self._modes)
         return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
+    def install_tuning_kernels(self, contents: Sequence[Content]) -> list[Path]:
+        """Add what earlier tunes compiled to this node's driver cache; the files written.
+
+        Raises as `compute_cache.install`, and an ArtifactError for damaged bytes.
+        """
+        file_mode, dir_mode = self._modes
+        return compute_cache.install(
+            tuning_kernels.opened(contents),
+            self.environment.compute_cache,
+            self._driver,
+            self._max_bytes,
+            file_mode=file_mode,
+            dir_mode=dir_mode,
+        )
+
     def provider(self, module_set: str) -> Path:
         """Where a set of modules is or would be installed on this node."""
         return installed.provider_directory(self._store_directory, module_set)
+
+    def _tuning_kernels(self, stored: Sequence[Content]) -> tuple[Content, ...]:
+        if self._kernels_before is None:
+            return ()
+        where = self.environment.compute_cache
+        return tuning_kernels.collect(where, self._kernels_before, stored, self._driver, self._max_bytes)

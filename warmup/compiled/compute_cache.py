@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from warmup.artifact.artifact import Content
@@ -26,15 +26,20 @@ DEFAULT_MAX_BYTES = 256 << 20
 _LIMIT = 1 << 16
 
 
-def collect(directory: Path, driver: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[Content, ...]:
+def collect(
+    directory: Path, driver: str, max_bytes: int = DEFAULT_MAX_BYTES, kernels: Collection[str] | None = None
+) -> tuple[Content, ...]:
     """The files of a compute cache and the driver that wrote them; empty when there is nothing to save.
+
+    `kernels`: only these, by their path in the cache, and its index.
 
     A cache larger than `max_bytes` (`CUDA_CACHE_MAXSIZE`) is left out with a warning: a driver would evict it.
     """
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    kernels = [path for path in paths if path.name != INDEX]
+    if kernels is not None:
+        paths = [path for path in paths if path.name == INDEX or str(path.relative_to(directory)) in kernels]
     total = sum(path.stat().st_size for path in paths)
-    if not kernels:
+    if all(path.name == INDEX for path in paths):
         return ()
     if total > max_bytes:
         logger.warning(

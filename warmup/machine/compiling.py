@@ -104,7 +104,7 @@ def _advance(run: Run, group: ClassState) -> Commands:
     modules, nodes = group.modules, _nodes(run, group)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
-        return [call for node in unknown for call in _ask(run, nodes[node], "survey")]
+        return [call for node in unknown for call in _ask(run, nodes[node], "survey", tunes=not group.is_hit)]
     donor = _donor(run, group, list(nodes))
     ships = modules.ships and keeps_files(run)
     alone = {node for node in nodes if node == donor or node in modules.alone or not ships}

@@ -15,7 +15,7 @@ from typing import Any
 from warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from warmup.artifact.manifest import BlobEntry, GuardSummary
 from warmup.cache_key import CacheKey
-from warmup.compiled import flashinfer_modules
+from warmup.compiled import flashinfer_modules, tuning_kernels
 from warmup.compiled.compiled_part import COMPILED, CompiledPart
 from warmup.errors import LoadError, WarmupError
 from warmup.fresh_replay import FreshProcess
@@ -57,13 +57,20 @@ class CompiledWork:
     """One probed rank's. `store` is None where nothing is kept on disk; `replay` where no kernels can be collected."""
 
     def __init__(
-        self, tuner: Tuner, part: CompiledPart, store: NodeStore | None, key: CacheKey, replay: FreshReplay | None
+        self,
+        tuner: Tuner,
+        part: CompiledPart,
+        store: NodeStore | None,
+        key: CacheKey,
+        replay: FreshReplay | None,
+        keeps_tuning_kernels: bool = True,
     ) -> None:
         self._tuner = tuner
         self._part = part
         self._store = store
         self._key = key
         self._replay = replay
+        self._keeps_tuning_kernels = keeps_tuning_kernels
         self._provider: Path | None = None
         self._waiting: FreshProcess | None = None
         self._build: ModuleBuild | None = None
@@ -72,9 +79,14 @@ class CompiledWork:
         self.artifact: Artifact | None = None
         """The modules that were handed over, by themselves."""
 
-    def survey(self) -> Answer:
-        """Put back what this node's stored artifact has compiled, then say which modules are still missing."""
+    def survey(self, tunes: bool) -> Answer:
+        """Put back what this node's stored artifact has compiled, then say which modules are still missing.
+
+        `tunes`: this node will measure, so what the driver compiled for earlier tunes is put back, too.
+        """
         modules, warnings = self._restore()
+        if tunes:
+            self._restore_tuning_kernels()
         return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
 
     def missing(self) -> tuple[str, ...]:
@@ -169,6 +181,7 @@ class CompiledWork:
             return Collected((), ())
         if self._replay is None or not self._part.has_gpu:
             return Collected(*self._part.collect(self._tuner.libraries(), None))
+        kernels = self._stored_kernels()
         provider = None if self._provider is None else str(self._provider)
         request = {
             **self._replay.request,
@@ -180,10 +193,10 @@ class CompiledWork:
                 answer = fresh.replay(request, table, self._replay.timeout_s)
                 logger.info("a fresh process replayed the table: %s", answer)
                 contents, warnings = self._part.collect(
-                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"]
+                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"], kernels
                 )
         except LoadError as error:
-            contents, warnings = self._part.collect(self._tuner.libraries(), None)
+            contents, warnings = self._part.collect(self._tuner.libraries(), None, stored_kernels=kernels)
             return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
         return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
 
@@ -233,6 +246,28 @@ class CompiledWork:
             lease.release()
         modules = artifact.manifest.module_set
         return (modules if self.activate(modules) else None), done.warnings
+
+    def _restore_tuning_kernels(self) -> None:
+        """Into the driver's cache, from this key's artifact and those of others; what does not fit is compiled."""
+        if self._store is None or not self._part.has_gpu or not self._keeps_tuning_kernels:
+            return
+        for kernels in tuning_kernels.stored_beside(self._store):
+            try:
+                written = self._part.install_tuning_kernels(kernels)
+            except (OSError, WarmupError) as error:
+                logger.info("kernels of an earlier tune are not used: %s", error)
+            else:
+                logger.info("%d files that the driver compiled for an earlier tune were put in place", len(written))
+
+    def _stored_kernels(self) -> tuple[Content, ...] | None:
+        """What earlier tunes of this key left; None where none are kept."""
+        if self._store is None or not self._keeps_tuning_kernels:
+            return None
+        try:
+            return tuning_kernels.stored_in(self._store)
+        except (OSError, WarmupError) as error:
+            logger.info("no kernels of an earlier tune: %s", error)
+            return ()
 
 
 def _not_shipped(engine: Answer | None) -> tuple[str, ...]:

@@ -108,7 +108,8 @@ def compiled_work(
     }
     timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
     replay = FreshReplay(request, environ, timeout_s, covers) if who.factory else None
-    return CompiledWork(tuner, part, store if _is_shared(config) else None, key, replay)
+    kept = store if _is_shared(config) else None
+    return CompiledWork(tuner, part, kept, key, replay, config.cache.tuning_kernels)
 
 
 def coverage_of(config: WarmupConfig, backend: str) -> str:

@@ -150,10 +150,10 @@ class RankProcess:
         with self._busy("sees"):
             return {"tokens": [token for token in tokens if self._store.sees_marker(token)]}
 
-    def survey(self) -> dict[str, Any]:
-        """Which modules this node lacks, once what its store has compiled is in place."""
+    def survey(self, tunes: bool = False) -> dict[str, Any]:
+        """Which modules this node lacks, once what its store has compiled is in place; `tunes`: it will measure."""
         with self._busy("survey"):
-            return self._compiled.survey()
+            return self._compiled.survey(tunes)
 
     def compile(self) -> dict[str, Any]:
         """Build what this node lacks until something more is done, on the CPUs of all its ranks: the others wait."""

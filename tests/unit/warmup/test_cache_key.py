@@ -52,6 +52,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "cache.persistent": False,
         "cache.file_mode": 0o644,
         "cache.dir_mode": 0o755,
+        "cache.tuning_kernels": False,
     },
     "model name": {"model.name": "another name"},
     "strategy": {"autotune.strategy": "sharded", "autotune.consensus_ranks": 5},

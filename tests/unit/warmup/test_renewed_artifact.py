@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
 
 from configs import parse_config
-from tests.fakes import ScriptedTuner
+from tests.fakes import CompilingReplay, ScriptedTuner
+from warmup.compiled import tuning_kernels
 from warmup.rank import compiled_work
 from warmup.rank.process import RankProcess
 from warmup.ranks import RankInfo
@@ -21,43 +20,13 @@ from warmup.ranks import RankInfo
 Maker = Callable[..., RankProcess]
 
 
-class FreshProcess:
-    """Stands in for `warmup.fresh_replay.FreshProcess`, which needs a GPU to compile: writes what is compiled there."""
-
-    is_alive = True
-    replays = 0
-
-    def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
-        self.compute_cache = Path(environ["CUDA_CACHE_PATH"]).with_name("of-the-replay")
-
-    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
-        """One kernel of Triton's, one of the driver's, for the widths that the configuration asks for."""
-        FreshProcess.replays += 1
-        width = request["config"]["engine"]["top_k_widths"][0]
-        entry = Path(request["triton_cache"], f"ENTRY{width}")
-        entry.mkdir(parents=True, exist_ok=True)
-        (entry / "k.cubin").write_bytes(b"cubin %d" % width)
-        (entry / "__grp__k.json").write_text(json.dumps({"child_paths": {"k.cubin": str(entry / "k.cubin")}}))
-        (self.compute_cache / "0").mkdir(parents=True, exist_ok=True)
-        (self.compute_cache / "0" / f"kernel{width}").write_bytes(b"kernel")
-        return {"modules": [], "triton_entries": [entry.name], "engine": None}
-
-    def __enter__(self) -> FreshProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        shutil.rmtree(self.compute_cache)
-
-
 @pytest.fixture
 def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
-    """`make_rank(rank, **engine)`: a probed rank of a node with a GPU's driver and cache directories of its own."""
-    monkeypatch.setattr(compiled_work, "FreshProcess", FreshProcess)
-    monkeypatch.setattr(FreshProcess, "replays", 0)
+    """`make_rank(rank, keeps, max_num_seqs, **engine)`: a probed rank; its node has a driver and caches of its own."""
+    monkeypatch.setattr(compiled_work, "FreshProcess", CompilingReplay)
+    monkeypatch.setattr(CompilingReplay, "replays", 0)
 
-    def make(rank: int, **engine: Any) -> RankProcess:
+    def make(rank: int, keeps: bool = True, max_num_seqs: int = 2, **engine: Any) -> RankProcess:
         node = tmp_path / f"node{rank}"
         for name, directory in (("TRITON_CACHE_DIR", "triton"), ("CUDA_CACHE_PATH", "nv")):
             monkeypatch.setenv(name, str(node / directory))
@@ -66,8 +35,8 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
             {
                 "cluster": {"world_size": 2, "gpus_per_rank": 0},
                 "model": {"name": "qwen3-0.6b"},
-                "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": 2},
-                "cache": {"root": str(node / "root")},
+                "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": max_num_seqs},
+                "cache": {"root": str(node / "root"), "tuning_kernels": keeps},
                 "engine": {"enabled": True, **engine},
             }
         )
@@ -129,7 +98,7 @@ def test_other_engine_settings_are_collected_once_and_shipped(make_rank: Maker, 
     assert compiled_on(tmp_path, 1) == {"ENTRY64", "kernel64"}
     again = make_rank(0, top_k_widths=[64]).lookup("run-00003", retune=False)
     assert (again["covers"], again["results"]) == (True, found["results"])
-    assert FreshProcess.replays == 2
+    assert CompilingReplay.replays == 2
 
 
 @pytest.mark.parametrize("engine", [{"enabled": False}, {"verify_requests": 1, "monitor": "raise"}])
@@ -145,3 +114,81 @@ def test_an_artifact_of_the_table_alone_does_not_serve_an_engine(make_rank: Make
     builder = make_rank(0, enabled=False)
     install(builder, packed(builder), builder)
     assert make_rank(0).lookup("run-00005", retune=False)["covers"] is False
+
+
+def tuned_with_losers(process: RankProcess, tmp_path: Path, *names: str) -> dict[str, Any]:
+    """Packed after the driver has compiled kernels of these names on the process' node."""
+    directory = tmp_path / f"node{process.info.rank}/nv/9"
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (directory / name).write_bytes(name.encode() * 100)
+    return packed(process)
+
+
+def losers_on(tmp_path: Path, node: int) -> set[str]:
+    """Kernels of losing tactics in a node's driver cache."""
+    return {path.name for path in tmp_path.glob(f"node{node}/nv/9/*")}
+
+
+def test_what_tuning_compiled_waits_in_the_store_until_a_node_tunes(make_rank: Maker, tmp_path: Path) -> None:
+    """A joining node serves without it; one that tunes again, or tunes other work, gets it before it measures."""
+    builder, joiner = make_rank(0), make_rank(1)
+    install(joiner, tuned_with_losers(builder, tmp_path, "loser1", "loser2"), builder)
+    assert losers_on(tmp_path, 1) == set()
+    joiner.survey()
+    make_rank(1).survey(tunes=False)
+    assert losers_on(tmp_path, 1) == set()
+    make_rank(1).survey(tunes=True)
+    assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
+    shutil.rmtree(tmp_path / "node1/nv")
+    other_work = make_rank(1, max_num_seqs=1)
+    assert other_work._key.sha256 != joiner._key.sha256
+    other_work.survey(tunes=True)
+    assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
+
+
+def test_a_second_tune_keeps_what_the_first_compiled(make_rank: Maker, tmp_path: Path) -> None:
+    """Kernels that were there already are none of the second's, and are shipped from the first one's artifact."""
+    first, joiner = make_rank(0), make_rank(1)
+    install(first, tuned_with_losers(first, tmp_path, "loser1"), first)
+    second = make_rank(0)
+    second.survey(tunes=True)
+    header = tuned_with_losers(second, tmp_path, "loser2")
+    install(joiner, header, second)
+    make_rank(1).survey(tunes=True)
+    assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
+    install(second, header, second)
+    unchanged = packed(make_rank(0))
+    kernels = [[row["sha256"] for row in h["blobs"] if row["kind"] == "tuning_kernels"] for h in (header, unchanged)]
+    assert len(kernels[0]) == 1
+    assert kernels[0] == kernels[1]
+
+
+def test_tuning_kernels_are_left_out_where_nobody_wants_them(make_rank: Maker, tmp_path: Path) -> None:
+    """Switched off, and where tuning compiled nothing, no blob of that kind exists; nothing is put back either."""
+    builder = make_rank(0, keeps=False)
+    for header in (tuned_with_losers(builder, tmp_path, "loser1"), packed(make_rank(1))):
+        assert "tuning_kernels" not in {row["kind"] for row in header["blobs"]}
+    kept = make_rank(0)
+    install(kept, tuned_with_losers(kept, tmp_path, "loser2"), kept)
+    shutil.rmtree(tmp_path / "node0/nv")
+    make_rank(0, keeps=False).survey(tunes=True)
+    assert losers_on(tmp_path, 0) == set()
+
+
+def test_damaged_tuning_kernels_cost_nothing_but_time(make_rank: Maker, tmp_path: Path) -> None:
+    """A flipped blob is not put back, the survey goes on, and the next artifact has only what was compiled since."""
+    builder = make_rank(0)
+    header = tuned_with_losers(builder, tmp_path, "loser1")
+    install(builder, header, builder)
+    (blob,) = [row["sha256"] for row in header["blobs"] if row["kind"] == "tuning_kernels"]
+    path = Path(builder._store.directory) / "blobs" / blob
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    shutil.rmtree(tmp_path / "node0/nv")
+    later = make_rank(0)
+    assert later.survey(tunes=True)["missing"] == []
+    assert losers_on(tmp_path, 0) == set()
+    tuned_with_losers(later, tmp_path, "loser2")
+    assert later._delivery.artifact is not None
+    kernels = tuning_kernels.opened(later._delivery.artifact.contents("tuning_kernels"))
+    assert {Path(member.path).name for member in kernels} == {"loser2", "kernel1", "requirements.json"}
