@@ -1,6 +1,6 @@
 """The child processes of `scripts/bench_artifact.py`: one step each, timed from imports and CUDA context on.
 
-make     compile, tune, load, replay with nothing there; writes the artifact without the driver's kernels
+make     compile, tune, load, replay with nothing there; writes the artifact without the winners' driver kernels
 table    load and replay with the table alone: modules are compiled on first need
 join     check, install, activate, load, replay a whole artifact
 follow   load and replay in a process that only has the environment of `ray-warmup env`
@@ -24,6 +24,7 @@ from configs.model import load_model
 from warmup.artifact.archive import Place, read_archive, write_archive
 from warmup.artifact.artifact import Artifact, pack, table_content, verify
 from warmup.artifact.manifest import GuardSummary
+from warmup.compiled import tuning_kernels
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.fingerprint import Fingerprint
 from warmup.rank.workloads import rank_workloads
@@ -132,7 +133,7 @@ def make(step: Step) -> dict[str, Any]:
     assert table is not None, "nothing was tuned"
     Path(step.request["table"]).write_bytes(table)
     report = step.serve(Path(step.request["table"]))
-    contents, warnings = step.part.collect(step.tuner.libraries(), None)
+    contents, warnings = step.part.collect(step.tuner.libraries(), None, stored_kernels=())
     artifact = pack(
         [table_content(table), *contents],
         key=KEY,
@@ -153,8 +154,10 @@ def join(step: Step) -> dict[str, Any]:
 
 
 def retune(step: Step) -> dict[str, Any]:
-    """Tune every task on a node that has the compiled part."""
+    """Tune every task on a node that has the compiled part, as a run does: kernels of the last tune come first."""
     report = _install(step)
+    kernels = tuning_kernels.stored_in(step.store)
+    step.timed("kernels", lambda: step.part.install_tuning_kernels(kernels))
     step.timed("tune", lambda: [step.tuner.tune(task) for task in step.tasks])
     return report
 

@@ -110,7 +110,7 @@ def _verdict(
 ) -> GuardVerdict:
     winner = result.choice or default
     served = chosen or default
-    not_faster = f"not faster than the default by {race.rule.margin:.1%} beyond doubt"
+    not_faster = f"not faster than the default by {race.rule.bar - 1:.1%} beyond doubt"
     fate, note = flaws.get(winner, ("slower", not_faster))
     decision: Decision
     if served == winner:

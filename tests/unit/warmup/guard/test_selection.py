@@ -27,6 +27,16 @@ def test_nothing_proven_is_no_choice() -> None:
     assert pick({A: Ratio(1.08, 0.02)}, RULE) == A
 
 
+def test_the_default_is_in_the_tie_band_of_a_small_gain() -> None:
+    """The best must leave the margin outside its tie band; then an equal one may be anything above the margin."""
+    assert RULE.bar == pytest.approx(1.0303, abs=1e-4)
+    assert pick({B: sure(1.030)}, RULE) is None
+    assert pick({B: sure(1.031)}, RULE) == B
+    assert pick({A: sure(1.029), B: sure(1.030)}, RULE) is None
+    assert pick({A: sure(1.021), B: sure(1.031)}, RULE) == A
+    assert pick({B: sure(1.021)}, Rule(margin=0.02, tie_band=0.0)) == B
+
+
 def test_ties_fall_to_the_fixed_order() -> None:
     """The best and its equals are ordered by runner and tactic, not by speed."""
     assert pick({C: sure(1.100), B: sure(1.095), A: sure(1.094)}, RULE) == A
@@ -45,9 +55,11 @@ def test_the_order_is_total_and_independent_of_python() -> None:
         ({}, True),
         ({A: sure(1.10)}, True),
         ({A: sure(0.90)}, True),
-        ({A: Ratio(1.021, 0.001)}, False),
-        ({A: Ratio(1.019, 0.001)}, False),
-        ({A: Ratio(1.021, 0.0002)}, True),
+        ({A: Ratio(1.031, 0.001)}, False),
+        ({A: Ratio(1.029, 0.001)}, False),
+        ({A: Ratio(1.031, 0.0002)}, True),
+        ({A: Ratio(1.021, 0.001)}, True),
+        ({A: Ratio(1.2, 0.1)}, False),
         ({B: sure(1.10), A: Ratio(1.0885, 0.001)}, False),
         ({A: sure(1.10), B: Ratio(1.0885, 0.001)}, True),
         ({A: sure(1.20), B: Ratio(1.02, 0.005)}, True),
