@@ -1,8 +1,12 @@
 """Who measures what next: the tasks of one class, dealt to ranks that ask.
 
 Tasks of one *group* (one op and shape) stay on one rank where possible, because the first touch of a
-shape costs far more than its next bucket. Longest group first; a rank that runs dry takes over the
-shortest waiting tasks of the rank with the most work left. A finished task is never dealt again.
+shape costs far more than its next bucket. Longest group first; a rank that runs dry takes over the last
+waiting tasks of the rank with the most work left. A finished task is never dealt again.
+
+Ranks that work side by side begin at different places of their groups. Shapes share kernels bucket by bucket,
+and a process finds what another has compiled by then: in the same order both compile all of them (two fp8
+shapes on two H200: 86 s of work in the same order, 65 s from different places).
 """
 
 from __future__ import annotations
@@ -20,6 +24,17 @@ class PoolTask:
     """Tasks of one group share a warm start."""
     cost: float
     """Estimated seconds; only the order matters."""
+
+
+def spread(number: int) -> float:
+    """Places in [0, 1) that keep away from each other, however many are taken: 0, 1/2, 1/4, 3/4, 1/8, ...
+
+    Van der Corput's sequence in base 2.
+    """
+    place, step = 0.0, 0.5
+    while number:
+        place, number, step = place + step * (number & 1), number >> 1, step / 2
+    return place
 
 
 class TaskPool:
@@ -72,7 +87,9 @@ class TaskPool:
         group = self._own_group(rank) or self._free_group() or self._longest_foreign_group()
         if group is None:
             return None
-        foreign = self._owner.setdefault(group, rank) != rank
+        if group not in self._owner:
+            self._begin(group, rank)
+        foreign = self._owner[group] != rank
         waiting = self._waiting[group]
         task = waiting.pop(0) if foreign else waiting.pop()
         self._weights.pop(group, None)
@@ -122,6 +139,14 @@ class TaskPool:
         task = self._tasks[task_id]
         self._waiting.setdefault(task.group, []).append(task)
         self._weights.pop(task.group, None)
+
+    def _begin(self, group: str, rank: int) -> None:
+        """Give a group to a rank, turned so that no other rank at work is at the same place of its own."""
+        others = {owner for of, owner in self._owner.items() if owner != rank and of in self._waiting}
+        waiting = self._waiting[group]
+        place = len(waiting) - int(spread(len(others)) * len(waiting))
+        waiting[:] = waiting[place:] + waiting[:place]
+        self._owner[group] = rank
 
     def _own_group(self, rank: int) -> str | None:
         mine = [g for g in self._waiting if self._owner.get(g) == rank]

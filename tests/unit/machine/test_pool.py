@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.machine.pool import PoolTask, TaskPool
+from warmup.machine.pool import PoolTask, TaskPool, spread
 
 
 def make_tasks(*rows: tuple[str, str, float]) -> list[PoolTask]:
@@ -21,17 +21,39 @@ def test_a_rank_stays_in_its_group_longest_first() -> None:
 
 def test_ranks_take_different_groups() -> None:
     """A second rank begins another group instead of sharing the first one."""
-    pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("b1", "b", 1), ("b2", "b", 1)))
-    assert pool.deal(0) == "a2"
-    assert pool.deal(1) == "b2"
-    assert pool.deal(0) == "a1"
+    pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("b1", "b", 2), ("b2", "b", 3)))
+    assert [pool.deal(rank) for rank in (0, 1, 0, 1)] == ["b2", "a1", "b1", "a2"]
 
 
 def test_a_dry_rank_takes_the_shortest_of_another() -> None:
-    """With no group left a rank takes the shortest waiting task of the group with most work."""
+    """With no group left a rank takes the last waiting task of the group with most work, here the shortest."""
     pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("a3", "a", 3)))
     assert pool.deal(0) == "a3"
     assert pool.deal(1) == "a1"
+
+
+def test_ranks_side_by_side_begin_at_different_places() -> None:
+    """Four ranks with equal shapes never measure the same size at once, and each works off its whole shape."""
+    pool = TaskPool(make_tasks(*((f"{group}{size}", group, size) for group in "abcd" for size in range(8))))
+    rounds = [[pool.deal(rank) for rank in range(4)] for _ in range(8)]
+    assert [task[1:] for task in rounds[0] if task] == ["7", "3", "5", "1"]
+    for dealt in rounds:
+        assert len({task[1:] for task in dealt if task}) == 4
+    for rank in range(4):
+        assert len({task[0] for dealt in rounds if (task := dealt[rank])}) == 1
+    assert pool.deal(0) is None
+
+
+def test_a_rank_alone_goes_from_its_longest_down_in_every_group() -> None:
+    """With nobody else at work there is nobody to keep away from."""
+    pool = TaskPool(make_tasks(*((f"{group}{size}", group, size) for group in "ab" for size in range(4))))
+    assert [pool.deal(0) for _ in range(8)] == ["b3", "b2", "b1", "b0", "a3", "a2", "a1", "a0"]
+
+
+def test_places_are_spread() -> None:
+    """The first so many places are all different and fill the circle evenly."""
+    assert [spread(number) for number in range(5)] == [0.0, 0.5, 0.25, 0.75, 0.125]
+    assert sorted(spread(number) * 16 for number in range(16)) == list(range(16))
 
 
 def test_a_lost_rank_gives_back_what_it_had() -> None:
