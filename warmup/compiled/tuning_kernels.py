@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from warmup.artifact.archive import Place, archive_bytes, unpack
@@ -31,15 +31,18 @@ def names(directory: Path) -> frozenset[str]:
 
 
 def collect(
-    directory: Path, before: Iterable[str], stored: Iterable[Content], driver: str, max_bytes: int
+    directory: Path, before: Iterable[str], stored: Sequence[Content], driver: str, max_bytes: int
 ) -> tuple[Content, ...]:
     """What is in a compute cache now and was not `before`, together with what is `stored` of earlier tunes.
 
-    Empty when there is nothing to save; the same files give the same bytes. Raises OSError, and an ArtifactError for
-    `stored` bytes that are damaged.
+    Empty when there is nothing to save; the same files give the same bytes, and nothing new gives what is stored.
+    Raises OSError, and an ArtifactError for `stored` bytes that are damaged.
     """
-    new = compute_cache.collect(directory, driver, max_bytes, names(directory) - frozenset(before))
-    members = {content.path: content for content in (*opened(stored), *new)}
+    members = {content.path: content for content in opened(stored)}
+    kernels = names(directory) - frozenset(before) - frozenset(members)
+    if not kernels:
+        return tuple(stored)
+    members |= {content.path: content for content in compute_cache.collect(directory, driver, max_bytes, kernels)}
     if not members:
         return ()
     key = {"driver": driver}
