@@ -250,7 +250,7 @@ class CacheSection(Section):
     dir_mode: DirMode = 0o700
     """Mode of created directories, written likewise."""
     tuning_kernels: bool = True
-    """Keep and ship what the driver compiled while tuning (some 30 MB a generation), for nodes that tune again."""
+    """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
 
 
 class TimeoutsSection(Section):
