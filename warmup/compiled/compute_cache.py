@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from warmup.artifact.artifact import Content
@@ -38,7 +40,7 @@ def collect(
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     if kernels is not None:
         paths = [path for path in paths if path.name == INDEX or str(path.relative_to(directory)) in kernels]
-    total = sum(path.stat().st_size for path in paths)
+    total = _total(paths)
     if all(path.name == INDEX for path in paths):
         return ()
     if total > max_bytes:
@@ -46,7 +48,10 @@ def collect(
             "the compute cache of %d bytes is more than CUDA_CACHE_MAXSIZE=%d and is not shipped", total, max_bytes
         )
         return ()
-    contents = [Content("cuda_compute_cache", str(p.relative_to(directory)), p.read_bytes()) for p in paths]
+    contents = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process' driver made room
+            contents.append(Content("cuda_compute_cache", str(path.relative_to(directory)), path.read_bytes()))
     contents.append(Content("cuda_compute_cache", REQUIREMENTS, json.dumps({"driver": driver}).encode()))
     return tuple(contents)
 
@@ -57,10 +62,13 @@ def install(
     driver: str,
     max_bytes: int = DEFAULT_MAX_BYTES,
     *,
+    keep_free: int = 0,
     file_mode: int = 0o600,
     dir_mode: int = 0o700,
 ) -> list[Path]:
     """Add kernels to a compute cache; returns the files written, none when they would not fit.
+
+    `keep_free`: bytes below `max_bytes` that are somebody else's; kernels that make do with the rest are no loss.
 
     Raises RejectedArtifactError when another driver compiled them, StoreError when the disk refuses.
     """
@@ -72,11 +80,14 @@ def install(
             f"the compute cache was written by driver {built_by!r}, this node has {driver!r}", driver=built_by
         )
     files = [content for content in contents if content.path not in (REQUIREMENTS, INDEX)]
-    present = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    present = _total(directory.rglob("*"))
     missing = [content for content in files if not (directory / content.path).exists()]
-    if present + sum(len(content.data) for content in missing) > max_bytes:
-        logger.warning(
-            "%d bytes are in %s and CUDA_CACHE_MAXSIZE is %d: no kernels are added", present, directory, max_bytes
+    added = sum(len(content.data) for content in missing)
+    if added and present + added > max_bytes - keep_free:
+        logger.log(
+            logging.INFO if keep_free else logging.WARNING,
+            "%d bytes are in %s and CUDA_CACHE_MAXSIZE is %d: %d bytes of kernels are not added",
+            *(present, directory, max_bytes, added),
         )
         return []
     if not (directory / INDEX).exists():
@@ -96,6 +107,16 @@ def size_limit(setting: str | None) -> int:
 def replay_environment(directory: Path) -> Mapping[str, str]:
     """Variables for the process that replays the table so that its kernels can be collected from `directory`."""
     return {"CUDA_CACHE_PATH": str(directory), "CUDA_CACHE_DISABLE": "0"}
+
+
+def _total(paths: Iterable[Path]) -> int:
+    """Bytes of the files among these paths that are still there."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def _driver(contents: Sequence[Content]) -> str:

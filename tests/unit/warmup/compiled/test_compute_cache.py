@@ -79,6 +79,42 @@ def test_the_size_limit_is_respected(cache: Path, tmp_path: Path, caplog: pytest
     assert compute_cache.size_limit(None) == compute_cache.size_limit("lots") == compute_cache.DEFAULT_MAX_BYTES
 
 
+def test_a_full_cache_that_lacks_nothing_is_no_trouble(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kernels that are all there already need no room, and nobody is warned."""
+    contents = compute_cache.collect(cache, "580.1")
+    (cache / "foreign").write_bytes(b"x" * 1000)
+    with caplog.at_level(logging.INFO):
+        assert compute_cache.install(contents, cache, "580.1", max_bytes=500) == []
+    assert caplog.records == []
+
+
+def test_kernels_that_leave_room_are_refused_first(
+    cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where others need the rest of the cache it is no warning that something does not fit."""
+    contents, there = compute_cache.collect(cache, "580.1"), tmp_path / "there"
+    with caplog.at_level(logging.WARNING):
+        assert compute_cache.install(contents, there, "580.1", max_bytes=20, keep_free=5) == []
+    assert caplog.records == []
+    assert len(compute_cache.install(contents, there, "580.1", max_bytes=20)) == 3
+
+
+def test_what_another_driver_evicts_meanwhile_is_left_out(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that is gone when it is read costs no other kernel."""
+    read = Path.read_bytes
+
+    def evicted(path: Path) -> bytes:
+        if path.name == "aaaa":
+            path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", evicted)
+    contents = compute_cache.collect(cache, "580.1")
+    assert [content.path for content in contents] == ["f/2/bbbb", "index", "requirements.json"]
+
+
 def test_replay_writes_where_it_is_collected(tmp_path: Path) -> None:
     """The replaying process is told the directory, and that caching is on."""
     assert compute_cache.replay_environment(tmp_path) == {"CUDA_CACHE_PATH": str(tmp_path), "CUDA_CACHE_DISABLE": "0"}
