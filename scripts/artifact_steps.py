@@ -128,6 +128,7 @@ def make(step: Step) -> dict[str, Any]:
     """Everything that a node with nothing has to do; writes table and artifact."""
     modules = step.tuner.missing_modules()
     step.timed("compile", lambda: list(step.tuner.compile(modules, step.request["jobs"])))
+    step.part.start_tuning()
     results = step.timed("tune", lambda: [step.tuner.tune(task) for task in step.tasks])
     table = step.tuner.table(results, [])
     assert table is not None, "nothing was tuned"

@@ -25,7 +25,7 @@ from tests.fuzz.store_reader import read_store, store_case, whole_store
 from warmup.artifact.archive import MAGIC, unpack
 from warmup.artifact.artifact import Content
 from warmup.artifact.manifest import parse_manifest
-from warmup.compiled import compute_cache, triton_cache
+from warmup.compiled import compute_cache, triton_cache, tuning_kernels
 from warmup.errors import ArtifactError, StoreError
 from warmup.file_key import parse_file_key
 from warmup.store.node_store import NodeStore, StorePath
@@ -174,6 +174,11 @@ def _read_archive(data: bytes, own: Path) -> None:
     compute_cache.install(artifact.contents("cuda_compute_cache"), own / "nv", "580.1")
 
 
+def _read_tuning_kernels(data: bytes, own: Path) -> None:
+    members = tuning_kernels.opened([Content("tuning_kernels", tuning_kernels.NAME, data)], 1 << 20)
+    compute_cache.install(members, own / "nv", "580.1")
+
+
 def _check_config(config: Any) -> None:
     again = _again(config.model_dump_json, lambda text: parse_config(json.loads(text)))
     assert again == config, "a config that was taken changes as JSON"
@@ -226,6 +231,7 @@ READERS: tuple[Reader, ...] = (
     Reader("file key", (KEY_SAMPLE,), _read_key, (ArtifactError,), _damaged(JSON_TOKENS)),
     Reader("manifest", (_whole_artifact().manifest.to_bytes(),), _read_manifest, (ArtifactError,), _json),
     Reader("archive", (_whole_archive(),), _read_archive, (ArtifactError,), _archive),
+    Reader("tuning kernels", (_whole_archive(),), _read_tuning_kernels, (ArtifactError,), _archive),
     Reader("store", (whole_store(),), read_store, (ArtifactError, StoreError), store_case),
     Reader("config file", (*CONFIGS, EVERYTHING), _read_yaml, (ConfigError,), _yaml),
     Reader("override", OVERRIDES, _read_override, (ConfigError,), _damaged(YAML_TOKENS + TEXT_TOKENS)),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Blob, verify
 from warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
-from warmup.errors import ArtifactError, CorruptArtifactError, UnsafeArchiveError
+from warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 from warmup.store.member_path import check_member_path
 from warmup.store.publish import publish_bytes
 from warmup.store.reading import read_regular
@@ -68,8 +68,11 @@ def read_checked(path: Path) -> tuple[bytes, Place, Artifact]:
         raise type(error)(f"{path}: {error}", **error.details) from error
 
 
-def unpack(data: Blob) -> tuple[Place, Artifact]:
-    """The artifact in these bytes. Raises as `read_archive`."""
+def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place, Artifact]:
+    """The artifact in these bytes, refused before it is decoded if it has more content than that.
+
+    Raises as `read_archive`.
+    """
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
     body, digest = memoryview(data)[:-_DIGEST], bytes(data[-_DIGEST:])
@@ -80,6 +83,9 @@ def unpack(data: Blob) -> tuple[Place, Artifact]:
     manifest = parse_manifest(reader.member(MAX_MANIFEST_BYTES, "manifest"))
     if place.key_sha256 != manifest.key_sha256:
         raise CorruptArtifactError("the archive's header and manifest name different keys")
+    content = sum(blob.content_size for blob in manifest.blobs)
+    if content > max_content_bytes:
+        raise RejectedArtifactError(f"the archive holds {content} bytes, at most {max_content_bytes} fit", size=content)
     sizes = {blob.sha256: blob.size for blob in manifest.blobs}
     blobs: dict[str, Blob] = {sha: reader.member(size, f"blob {sha[:16]}") for sha, size in sorted(sizes.items())}
     if not reader.is_at_end:

@@ -8,8 +8,7 @@ is a warning: the table is never held up by it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Content
@@ -24,9 +23,12 @@ from warmup.compiled import (
 )
 from warmup.compiled.environment import ProcessEnvironment, decide
 from warmup.errors import WarmupError
+from warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
+TUNING_SHARE = 0.75
+"""Of the driver's cache that kernels of earlier tunes may fill: winners' and new ones find room in the rest."""
 COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache", "sparse_mla")
 """What is put in place beside the table; profiles of sparse-MLA decode are not compiled, but travel the same way."""
 
@@ -45,7 +47,9 @@ class CompiledPart:
         dir_mode: int = 0o700,
     ) -> None:
         self.has_gpu = bool(fingerprint["driver"])
+        self.uses_compute_cache = self.has_gpu and environ.get("CUDA_CACHE_DISABLE", "0") in ("", "0")
         self._driver = fingerprint["driver"]
+        self._device = {name: fingerprint[name] for name in ("driver", "arch")}
         self._process = flashinfer_modules.describe_process(
             fingerprint["cuda_version"], fingerprint["arch"].split("_") if self.has_gpu else ()
         )
@@ -63,16 +67,16 @@ class CompiledPart:
         )
 
     def start(self) -> None:
-        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile.
-
-        What the driver's cache has more from here on, tuning compiled.
-        """
+        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile."""
         if self.has_gpu and not self._is_recording:
-            with suppress(OSError):  # a cache that cannot be read ships nothing
-                self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
             self._recorder.start()
             triton_cache.hash_installation()
             self._is_recording = True
+
+    def start_tuning(self) -> None:
+        """What the driver's cache has more from here on, tuning compiled. Only the first call counts."""
+        if self.uses_compute_cache and self._kernels_before is None:
+            self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
 
     @property
     def triton_compilations(self) -> int:
@@ -124,6 +128,10 @@ class CompiledPart:
         node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, *self._modes)
         return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
+    def stored_tuning_kernels(self, store: NodeStore) -> Iterator[tuple[Content, ...]]:
+        """What earlier tunes for this device compiled and a node stores, this key's first; see `tuning_kernels`."""
+        return tuning_kernels.stored_beside(store, self._device, int(TUNING_SHARE * self._max_bytes))
+
     def install_tuning_kernels(self, contents: Sequence[Content]) -> list[Path]:
         """Add what earlier tunes compiled to this node's driver cache; the files written.
 
@@ -131,10 +139,11 @@ class CompiledPart:
         """
         file_mode, dir_mode = self._modes
         return compute_cache.install(
-            tuning_kernels.opened(contents),
+            tuning_kernels.opened(contents, self._max_bytes),
             self.environment.compute_cache,
             self._driver,
             self._max_bytes,
+            keep_free=self._max_bytes - int(TUNING_SHARE * self._max_bytes),
             file_mode=file_mode,
             dir_mode=dir_mode,
         )
@@ -144,7 +153,7 @@ class CompiledPart:
         return installed.provider_directory(self._store_directory, module_set)
 
     def _tuning_kernels(self, stored: Sequence[Content]) -> tuple[Content, ...]:
-        if self._kernels_before is None:
-            return ()
+        if self._kernels_before is None:  # nothing was tuned here
+            return tuple(stored)
         where = self.environment.compute_cache
         return tuning_kernels.collect(where, self._kernels_before, stored, self._driver, self._max_bytes)

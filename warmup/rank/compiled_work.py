@@ -89,6 +89,11 @@ class CompiledWork:
             self._restore_tuning_kernels()
         return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
 
+    def start_tuning(self) -> None:
+        """This process measures next: what the driver compiles from now on is kept for nodes that tune again."""
+        if self._store is not None and self._keeps_tuning_kernels:
+            self._part.start_tuning()
+
     def missing(self) -> tuple[str, ...]:
         """Modules that this process would have to compile, those that it is building included."""
         building = () if self._build is None else self._build.unfinished
@@ -249,9 +254,9 @@ class CompiledWork:
 
     def _restore_tuning_kernels(self) -> None:
         """Into the driver's cache, from this key's artifact and those of others; what does not fit is compiled."""
-        if self._store is None or not self._part.has_gpu or not self._keeps_tuning_kernels:
+        if self._store is None or not self._part.uses_compute_cache or not self._keeps_tuning_kernels:
             return
-        for kernels in tuning_kernels.stored_beside(self._store):
+        for kernels in self._part.stored_tuning_kernels(self._store):
             try:
                 written = self._part.install_tuning_kernels(kernels)
             except (OSError, WarmupError) as error:

@@ -182,6 +182,7 @@ class RankProcess:
         """Measure one task. `packs`: this rank will be asked to pack what the class finds."""
         with self._busy("tune", task_id):
             self._prepare(quarantine, packs)
+            self._compiled.start_tuning()
             result = self._tuner.tune(self._task(task_id)).to_json()
             result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
             self._files.keep_result(result)

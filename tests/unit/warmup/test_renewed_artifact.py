@@ -117,11 +117,12 @@ def test_an_artifact_of_the_table_alone_does_not_serve_an_engine(make_rank: Make
 
 
 def tuned_with_losers(process: RankProcess, tmp_path: Path, *names: str) -> dict[str, Any]:
-    """Packed after the driver has compiled kernels of these names on the process' node."""
+    """Packed after the driver has compiled kernels of these names on the process' node while it tuned."""
+    process.tune(process.described["tasks"][0]["task_id"])  # type: ignore[attr-defined]
     directory = tmp_path / f"node{process.info.rank}/nv/9"
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
-        (directory / name).write_bytes(name.encode() * 100)
+        (directory / name).write_bytes(name.encode() * 10_000)
     return packed(process)
 
 
@@ -190,5 +191,71 @@ def test_damaged_tuning_kernels_cost_nothing_but_time(make_rank: Maker, tmp_path
     assert losers_on(tmp_path, 0) == set()
     tuned_with_losers(later, tmp_path, "loser2")
     assert later._delivery.artifact is not None
-    kernels = tuning_kernels.opened(later._delivery.artifact.contents("tuning_kernels"))
-    assert {Path(member.path).name for member in kernels} == {"loser2", "kernel1", "requirements.json"}
+    kernels = tuning_kernels.opened(later._delivery.artifact.contents("tuning_kernels"), 1 << 20)
+    assert {Path(member.path).name for member in kernels} == {"loser2", "requirements.json"}
+
+
+def kernels_in(process: RankProcess) -> set[str]:
+    """What tuning compiled, of the artifact that a rank has packed."""
+    assert process._delivery.artifact is not None
+    kernels = tuning_kernels.opened(process._delivery.artifact.contents("tuning_kernels"), 1 << 20)
+    return {Path(member.path).name for member in kernels} - {"requirements.json"}
+
+
+def test_what_was_put_in_place_is_no_tune_s_own(make_rank: Maker, tmp_path: Path) -> None:
+    """Kernels of other work, restored on a node with an empty driver cache, are not stored once more for each key."""
+    other = make_rank(0, max_num_seqs=1)
+    install(other, tuned_with_losers(other, tmp_path, "loser1"), other)
+    shutil.rmtree(tmp_path / "node0/nv")
+    surveyor, leader = make_rank(0), make_rank(0)  # two ranks of a node: one restores, another one packs
+    surveyor.survey(tunes=True)
+    assert losers_on(tmp_path, 0) == {"loser1"}
+    tuned_with_losers(leader, tmp_path, "loser2")
+    assert kernels_in(leader) == {"loser2"}
+
+
+def test_a_renewal_keeps_the_kernels_of_the_tune(make_rank: Maker, tmp_path: Path) -> None:
+    """Without a tune nothing that others compile joins them, and they are not lost."""
+    builder = make_rank(0)
+    header = tuned_with_losers(builder, tmp_path, "loser1")
+    install(builder, header, builder)
+    later = make_rank(0, top_k_widths=[64])
+    later.lookup("run-00006", retune=False)
+    later.survey(tunes=False)
+    (tmp_path / "node0/nv/9/foreign").write_bytes(b"an engine's beside the run")
+    later.pack_stored(renew=True)
+    assert kernels_in(later) == kernels_in(builder) == {"loser1"}
+
+
+def test_a_disabled_driver_cache_gets_nothing(
+    make_rank: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads what would be put there before a tune."""
+    builder = make_rank(0)
+    install(builder, tuned_with_losers(builder, tmp_path, "loser1"), builder)
+    shutil.rmtree(tmp_path / "node0/nv")
+    monkeypatch.setenv("CUDA_CACHE_DISABLE", "1")
+    make_rank(0).survey(tunes=True)
+    assert losers_on(tmp_path, 0) == set()
+    monkeypatch.setenv("CUDA_CACHE_DISABLE", "0")
+    make_rank(0).survey(tunes=True)
+    assert losers_on(tmp_path, 0) == {"loser1"}
+
+
+def test_kernels_of_a_tune_leave_room_for_those_of_winners(
+    make_rank: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of the driver's cache is not theirs, so that what a later run serves from still fits."""
+    builder, winners = make_rank(0), make_rank(1)
+    install(builder, tuned_with_losers(builder, tmp_path, "loser1"), builder)
+    header = packed(winners)
+    shutil.rmtree(tmp_path / "node0/nv")
+    size = len(b"loser1") * 10_000
+    for limit, restored in ((size, set()), (size * 4 // 3 + 1, {"loser1"})):
+        monkeypatch.setenv("CUDA_CACHE_MAXSIZE", str(limit))
+        tuner = make_rank(0, max_num_seqs=1)
+        tuner.survey(tunes=True)
+        assert losers_on(tmp_path, 0) == restored
+    later = make_rank(0)
+    install(later, header, winners)
+    assert "kernel1" in compiled_on(tmp_path, 0)
