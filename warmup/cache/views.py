@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from warmup.artifact.archive import unpack
 from warmup.artifact.artifact import decode, sha256
 from warmup.artifact.manifest import Manifest, key_difference, parse_manifest
 from warmup.artifact.timings import check_timings
@@ -144,6 +145,8 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
                 parse_table(content)
             elif entry.kind == "timings":
                 check_timings(content, manifest.table)
+            elif entry.kind == "tuning_kernels":
+                unpack(content)
         except (FileNotFoundError, WarmupError) as error:
             checked.problems.append(f"generation {number}, {entry.kind}/{entry.path}: {error}")
             continue

@@ -155,6 +155,13 @@ def test_verify_checks_the_schema_of_the_timings(tmp_path: Path, changed: dict[s
     assert any(said in problem for problem in verify_store(damaged.directory).problems)
 
 
+def test_verify_opens_the_kernels_of_a_tune(tmp_path: Path) -> None:
+    """A blob whose digest is right and which is no archive of kernels is a problem by name."""
+    damaged = NodeStore(tmp_path / ("ab" * 32))
+    damaged.publish(make_artifact(contents=[Content("tuning_kernels", "compute_cache.rwa", b"kernels")]))
+    assert any("not a ray-warmup archive" in problem for problem in verify_store(damaged.directory).problems)
+
+
 def test_explain_names_the_part_that_differs(tmp_path: Path, store: NodeStore) -> None:
     """A hit is a hit; a miss says that nothing is there and which stored keys are nearest."""
     put(tmp_path, tuned({1: 1}, {"gpu": "B200", "driver": "2"}))
