@@ -87,6 +87,7 @@ class CompiledWork:
         modules, warnings = self._restore()
         if tunes:
             self._restore_tuning_kernels()
+            self.start_tuning()  # before any rank of this node does, should this one lead
         return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
 
     def start_tuning(self) -> None:

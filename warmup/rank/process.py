@@ -181,8 +181,8 @@ class RankProcess:
     def tune(self, task_id: str, quarantine: Quarantine = (), packs: bool = False) -> dict[str, Any]:
         """Measure one task. `packs`: this rank will be asked to pack what the class finds."""
         with self._busy("tune", task_id):
-            self._prepare(quarantine, packs)
             self._compiled.start_tuning()
+            self._prepare(quarantine, packs)
             result = self._tuner.tune(self._task(task_id)).to_json()
             result |= {"rank": self.info.rank, "gpu": self._tuner.device()}
             self._files.keep_result(result)

@@ -214,6 +214,16 @@ def test_what_was_put_in_place_is_no_tune_s_own(make_rank: Maker, tmp_path: Path
     assert kernels_in(leader) == {"loser2"}
 
 
+def test_what_others_compile_before_the_leader_s_first_task_counts(make_rank: Maker, tmp_path: Path) -> None:
+    """Ranks of a node begin together: what the node's cache gets after the survey is the tune's."""
+    leader = make_rank(0)
+    leader.survey(tunes=True)
+    (tmp_path / "node0/nv/9").mkdir(parents=True)
+    (tmp_path / "node0/nv/9/loser1").write_bytes(b"compiled by another rank")
+    packed(leader)
+    assert kernels_in(leader) == {"loser1"}
+
+
 def test_a_renewal_keeps_the_kernels_of_the_tune(make_rank: Maker, tmp_path: Path) -> None:
     """Without a tune nothing that others compile joins them, and they are not lost."""
     builder = make_rank(0)
