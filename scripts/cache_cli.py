@@ -156,7 +156,10 @@ def import_command(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Check a file as a whole, then publish its artifact where it belongs, on this node or on every node."""
+    """Check a file as a whole, then publish its artifact where it belongs, on this node or on every node.
+
+    What it has compiled is put where engines of this user find it (`ray-warmup env`), without a GPU, too.
+    """
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
     answer("import", scope, as_json, file=str(file.absolute()))
 

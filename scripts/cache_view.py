@@ -139,6 +139,10 @@ def _import(console: Console, answers: Answers) -> None:
     for node, row in answers:
         wrote = f"{size(row['bytes'])} in {len(row['files'])} files" if row["files"] else "which was there already"
         _line(console, node, f"{row['path']}: generation {row['generation']}, {wrote}")
+        for kind, count in row["placed"].items():
+            _line(console, node, f"  {kind} is in place for engines: {count} files written")
+        for note in row["notes"]:
+            _line(console, node, f"  note: {note}")
 
 
 def _prune(console: Console, answers: Answers) -> None:

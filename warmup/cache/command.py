@@ -25,6 +25,7 @@ from warmup.artifact.timings import read_timings
 from warmup.cache import diff as cache_diff
 from warmup.cache import ops as cache_ops
 from warmup.cache import views as cache_views
+from warmup.cache.placing import put_in_place
 from warmup.compiled.installed import provider_directory
 from warmup.errors import StoreError, WarmupError
 from warmup.rank.node_paths import NodePaths, resolve_paths
@@ -158,13 +159,16 @@ def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """From a file, or from `data` that was read from one elsewhere."""
+    """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table."""
     section, data = _section(arguments), arguments.get("data")
     modes = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
     source = Path(arguments["file"]) if data is None else data
     done = cache_ops.import_archive(source, paths.root, paths.override, **modes)
-    files = [str(path) for path in done.files]
-    return True, {"path": str(done.path), "generation": done.generation, "bytes": done.bytes, "files": files}
+    store = NodeStore(done.path.parent, file_mode=section.file_mode, dir_mode=section.dir_mode)
+    placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
+    written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
+    compiled = {"placed": dict(placed.files), "notes": list(placed.notes)}
+    return True, {"path": str(done.path), "generation": done.generation, **written, **compiled}
 
 
 def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
