@@ -88,6 +88,8 @@ def explain(
     config: Given,
     settings: Settings = None,
     rank: Annotated[int, typer.Option(min=0, help="Whose key.")] = 0,
+    root: Root = None,
+    override_dir: Override = None,
     cluster: Cluster = False,
     address: Address = None,
     timeout: Timeout = TIMEOUT_S,
@@ -97,7 +99,7 @@ def explain(
 
     With --cluster on every node that could hold a rank of it.
     """
-    answer("explain", Scope(config, settings, None, None, cluster, address, timeout), as_json, rank=rank)
+    answer("explain", Scope(config, settings, root, override_dir, cluster, address, timeout), as_json, rank=rank)
 
 
 @app.command()

@@ -237,7 +237,7 @@ class CompiledWork:
 
     def _restore(self) -> tuple[str | None, tuple[str, ...]]:
         """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""
-        if self._store is None:
+        if self._store is None or not self._store.generations.pointer_path.exists():  # not looked for again and again
             return None, ()
         try:
             artifact, lease = self._store.load_artifact(COMPILED)

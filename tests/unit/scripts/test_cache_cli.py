@@ -97,10 +97,11 @@ def test_a_key_that_is_not_there_is_no_success(root: Path, command: str) -> None
 
 
 def test_explain_is_a_miss_on_an_empty_root(tmp_path: Path) -> None:
-    """A config whose table is nowhere ends with 1 and says so."""
-    code, output = call("explain", "--config", "cpu_two_nodes", "--set", f"cache.root={tmp_path}")
+    """A config whose table is nowhere ends with 1 and says so, whichever way the root is given."""
+    for root in (("--set", f"cache.root={tmp_path}"), ("--root", str(tmp_path))):
+        code, output = call("explain", "--config", "cpu_two_nodes", *root)
 
-    assert (code, "a miss" in output) == (1, True), output
+        assert (code, f"{tmp_path}/flashinfer_autotune_cache" in output, "a miss" in output) == (1, True, True), output
 
 
 @pytest.mark.parametrize("command", ["ls", "verify", "diff", "rollback"])

@@ -123,6 +123,14 @@ def test_a_shared_workspace_needs_nothing(make_rank: Maker) -> None:
     assert other.take(header, {}) == {"modules": None, "missing": [], "warnings": []}
 
 
+def test_a_node_that_stores_nothing_is_not_waited_for(make_rank: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first run on a node pauses for no artifact: there is none that could be on its way out."""
+    rank, paused = make_rank(0), list[float]()
+    monkeypatch.setattr("warmup.store.node_store.time.sleep", paused.append)
+    rank.survey(tunes=True)
+    assert paused == []
+
+
 def test_damaged_and_foreign_modules_are_refused(make_rank: Maker) -> None:
     """A flipped bit and another class's modules are named errors, and nothing of them is installed."""
     builder, taker, other = make_rank(0), make_rank(2), make_rank(2, {"parts": {"gpu": "Another Device"}})
