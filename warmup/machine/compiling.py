@@ -104,7 +104,7 @@ def _advance(run: Run, group: ClassState) -> Commands:
     modules, nodes = group.modules, _nodes(run, group)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
-        return [call for node in unknown for call in _ask(run, nodes[node], "survey", tunes=not group.is_hit)]
+        return [call for node in unknown for call in _ask(run, nodes[node], "survey", tunes=_tunes(group, nodes[node]))]
     donor = _donor(run, group, list(nodes))
     ships = modules.ships and keeps_files(run)
     alone = {node for node in nodes if node == donor or node in modules.alone or not ships}
@@ -113,6 +113,12 @@ def _advance(run: Run, group: ClassState) -> Commands:
         if modules.missing[node] and not any(command.rank in nodes[node] for command in commands):
             commands += _obtain(run, group, nodes[node], may_build=node in alone)
     return commands if commands or any(modules.missing[node] for node in nodes) else _activate(run, group)
+
+
+def _tunes(group: ClassState, ranks: list[int]) -> bool:
+    """Whether a node's ranks will measure tasks: then it wants what the driver compiled for earlier tunes, too."""
+    is_left = not group.is_hit and any(task.task_id not in group.results for task in group.tasks)
+    return is_left and (group.strategy != "leader" or group.leader in ranks)
 
 
 def _obtain(run: Run, group: ClassState, ranks: list[int], *, may_build: bool) -> Commands:

@@ -49,6 +49,26 @@ def test_one_node_builds_and_the_others_take() -> None:
     assert driver.finish().ready
 
 
+def tuning_nodes(driver: Driver, phase: Phase) -> list[int]:
+    """Ranks that are surveyed in a phase and are told that their node will measure."""
+    return [
+        call.rank for call in driver.until(phase).in_flight("survey") if isinstance(call, Call) and call.args["tunes"]
+    ]
+
+
+def test_only_nodes_that_will_measure_are_told_so() -> None:
+    """The leader's alone or all of them, by strategy; none on a hit, nor where a lost node leaves nothing to do."""
+    assert tuning_nodes(Driver(nodes=3), Phase.COMPILING) == [0]
+    assert tuning_nodes(Driver(nodes=3, strategy="sharded"), Phase.COMPILING) == [0, 2, 4]
+    hit = Driver(nodes=3, strategy="sharded")
+    hit.store(1, 1)
+    assert tuning_nodes(hit, Phase.COMPILING) == []
+    lost = Driver(nodes=3, strategy="sharded", sections={"cluster": {"on_node_loss": "shrink"}}).until(Phase.INSTALLING)
+    lost.lose_node("node2")
+    assert tuning_nodes(lost, Phase.COMPILING) == []
+    assert lost.asked("survey") == [0, 2, 4, 0, 2]
+
+
 def test_a_node_that_has_them_hands_over_without_building() -> None:
     """Nobody compiles where a node has every module already, be it the leader's or not."""
     driver = compiling()
