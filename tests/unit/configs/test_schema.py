@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs import ConfigError, WarmupConfig, parse_config, schema
-from configs.schema import Section, TimeoutsSection
+from configs.schema import TimeoutsSection
+from configs.section import Section
 from warmup.machine.phases import Phase
 
 
