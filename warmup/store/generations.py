@@ -24,6 +24,8 @@ from warmup.store.reading import read_regular
 
 logger = logging.getLogger(__name__)
 
+FOLLOW_ATTEMPTS = 16
+"""How often a reader follows a `current` that changes under it before it gives up."""
 _POINTER_LIMIT = 4096
 
 
@@ -39,6 +41,7 @@ class Generations:
     """The generations below one directory; every method raises StoreError for trouble with the disk."""
 
     def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
+        self.directory = directory
         self.pointer_path = directory / "current"
         self.generations = directory / "generations"
         self.blobs = directory / "blobs"
@@ -46,13 +49,25 @@ class Generations:
         self._dir_mode = dir_mode
 
     def pointer(self) -> Pointer:
-        """The committed generation. FileNotFoundError when there is none; CorruptArtifactError when damaged."""
+        """Which generation is committed. FileNotFoundError when none is; CorruptArtifactError when damaged."""
         data = parse_json(read_regular(self.pointer_path, _POINTER_LIMIT), _POINTER_LIMIT, str(self.pointer_path))
         if isinstance(data, dict) and set(data) == {"generation", "manifest_sha256"}:
             number, digest = data["generation"], data["manifest_sha256"]
             if type(number) is int and 0 < number < 1_000_000_000 and isinstance(digest, str):
                 return Pointer(number, digest)
         raise CorruptArtifactError(f"{self.pointer_path} is not a generation pointer", path=str(self.pointer_path))
+
+    def current(self) -> tuple[Pointer, Manifest]:
+        """The committed generation with its manifest. FileNotFoundError, StoreError or an ArtifactError."""
+        for _ in range(FOLLOW_ATTEMPTS):
+            pointer = self.pointer()
+            try:
+                return pointer, self.manifest(pointer)
+            except FileNotFoundError as error:
+                if self.pointer() == pointer:
+                    path = self.manifest_path(pointer.generation)
+                    raise store_error("read", path, error) from error
+        raise StoreError(f"{self.directory} changed {FOLLOW_ATTEMPTS} times while it was read")
 
     def commit(self, pointer: Pointer) -> None:
         """Make a generation the current one."""

@@ -53,22 +53,20 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact, Blob, check_blob, decode, sha256
+from warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
 from warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from warmup.errors import StoreError, WarmupError
 from warmup.store import leases
-from warmup.store.generations import Generations, Pointer
+from warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
 from warmup.store.publish import store_error, sweep
-from warmup.store.reading import read_regular
 from warmup.store.run_files import RunFiles
+from warmup.store.served_table import ServedTable
 from warmup.store.values import Lookup, Published, StorePath
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
 
 logger = logging.getLogger(__name__)
 
-MAX_TABLE_BYTES = 256 << 20
-_FOLLOW_ATTEMPTS = 16
 _PUBLISH_ATTEMPTS = 3
 _PAUSE_S = 0.01
 Check = Callable[[bytes], str | None]
@@ -89,6 +87,7 @@ class NodeStore(RunFiles):
         self.table_path = directory / TABLE_NAME
         self._clock = clock
         self.generations = Generations(directory, file_mode=file_mode, dir_mode=dir_mode)
+        self._served = ServedTable(self.table_path, self.generations)
 
     def lookup(self, expected_key: Mapping[str, str], check: Check | None = None) -> Lookup:
         """The current table when its key has exactly these parts and `check` (why not, or None) accepts it.
@@ -98,7 +97,7 @@ class NodeStore(RunFiles):
         try:
             self._refuse_links()
             self.sweep()
-            for _ in range(_FOLLOW_ATTEMPTS):
+            for _ in range(FOLLOW_ATTEMPTS):
                 with suppress(FileNotFoundError):  # pruned while it was read: `current` names another one by now
                     return self._lookup(expected_key, check)
                 if not self.generations.pointer_path.exists():
@@ -158,7 +157,7 @@ class NodeStore(RunFiles):
         Raises StoreError (also when nothing is stored), CorruptArtifactError.
         """
         wanted, known = None if kinds is None else set(kinds), checked or {}
-        for _ in range(_FOLLOW_ATTEMPTS):
+        for _ in range(FOLLOW_ATTEMPTS):
             try:
                 number = self.current()[0].generation if generation is None else generation
                 use = self.hold_if_writable(number)
@@ -221,20 +220,11 @@ class NodeStore(RunFiles):
 
     def current(self) -> tuple[Pointer, Manifest]:
         """The committed generation. FileNotFoundError, StoreError or an ArtifactError."""
-        for _ in range(_FOLLOW_ATTEMPTS):
-            pointer = self.generations.pointer()
-            try:
-                return pointer, self.generations.manifest(pointer)
-            except FileNotFoundError as error:
-                if self.generations.pointer() == pointer:
-                    path = self.generations.manifest_path(pointer.generation)
-                    raise store_error("read", path, error) from error
-        raise StoreError(f"{self.directory} changed {_FOLLOW_ATTEMPTS} times while it was read")
+        return self.generations.current()
 
     def table_of(self, manifest: Manifest) -> bytes | None:
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
-        entry = manifest.table
-        return None if entry is None else decode(entry, self.generations.read_blob(entry.sha256))
+        return self._served.of(manifest)
 
     def make_current(self, generation: int) -> None:
         """Go back (or forward) to a stored generation whose blobs are all whole, and put its table in place.
@@ -245,7 +235,7 @@ class NodeStore(RunFiles):
         try:
             data = self.generations.manifest_bytes(generation)
             self.generations.commit(Pointer(generation, sha256(data)))
-            self._follow()
+            self._served.follow()
         finally:
             use.release()
 
@@ -262,7 +252,7 @@ class NodeStore(RunFiles):
         difference = key_difference(manifest, expected_key)
         if difference is not None:
             return Lookup(False, f"generation {pointer.generation} was made for another key: {difference}")
-        table, warnings = self._current_table(manifest)
+        table, warnings = self._served.checked(manifest)
         refusal = None if check is None or table is None else check(table)
         if refusal is not None:
             return Lookup(False, f"the table of generation {pointer.generation} is refused: {refusal}")
@@ -277,35 +267,13 @@ class NodeStore(RunFiles):
             warnings=warnings,
         )
 
-    def _current_table(self, manifest: Manifest) -> tuple[bytes | None, tuple[str, ...]]:
-        """The table and what was restored on the way."""
-        entry = manifest.table
-        found = self._table_file()
-        if entry is not None and found is not None and sha256(found) == entry.content_sha256:
-            return found, ()
-        if entry is None and found is None:
-            return None, ()
-        table = self.table_of(manifest)
-        what = "was missing" if found is None else "was not the committed one"
-        try:
-            self._follow()
-        except WarmupError as error:
-            return table, (f"{self.table_path} {what} and could not be restored: {error}",)
-        return table, (f"{self.table_path} {what}; restored from its blob",)
-
-    def _table_file(self) -> bytes | None:
-        try:
-            return read_regular(self.table_path, MAX_TABLE_BYTES)
-        except (FileNotFoundError, WarmupError):
-            return None
-
     def _publish(self, artifact: Artifact) -> Published:
         written = self.generations.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
         pointer = self._same_as_current(artifact)
         if pointer is None:
             pointer, files = self._commit_new(artifact)
             written += files
-        written += self._follow()
+        written += self._served.follow()
         entry = artifact.manifest.table
         return Published(
             path=self.table_path,
@@ -333,22 +301,6 @@ class NodeStore(RunFiles):
         except (FileNotFoundError, WarmupError):
             return None
         return pointer if manifest.digest == artifact.digest else None
-
-    def _follow(self) -> list[Path]:
-        """Make the table file that of the committed generation, until `current` stands still."""
-        written: list[Path] = []
-        for _ in range(_FOLLOW_ATTEMPTS):
-            pointer, manifest = self.current()
-            entry = manifest.table
-            found = self._table_file()
-            if entry is None:
-                self.table_path.unlink(missing_ok=True)
-            elif found is None or sha256(found) != entry.content_sha256:
-                self.generations.publish(self.table_path, self.table_of(manifest) or b"")
-                written.append(self.table_path)
-            if self.generations.pointer() == pointer:
-                return written
-        raise StoreError(f"{self.directory} was published to {_FOLLOW_ATTEMPTS} times meanwhile; stop the other jobs")
 
 
 def _size(path: Path) -> int:

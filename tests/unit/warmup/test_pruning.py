@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
-from warmup.artifact.manifest import Manifest
 from warmup.store import pruning
 from warmup.store.generations import Pointer
 from warmup.store.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
@@ -194,18 +193,18 @@ def test_lookup_follows_when_its_generation_is_pruned_meanwhile(
     store: NodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reader that was slow after reading `current` gets the next artifact, not a miss."""
-    read_table = store.table_of
+    read_blob = store.generations.read_blob
     slow = [True]
 
-    def slow_table_of(manifest: Manifest) -> bytes | None:
+    def slow_read_blob(digest: str) -> bytes:
         if slow.pop() if slow else False:
             other = NodeStore(store.directory)
             other.publish(make_artifact(4))
             prune_generations(other, [3])
             collect_garbage(other)
-        return read_table(manifest)
+        return read_blob(digest)
 
-    monkeypatch.setattr(store, "table_of", slow_table_of)
+    monkeypatch.setattr(store.generations, "read_blob", slow_read_blob)
     store.table_path.write_bytes(b"another program's")
 
     assert store.lookup(KEY).table == table_bytes(4)
