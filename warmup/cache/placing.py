@@ -53,7 +53,7 @@ def put_in_place(
         made_on = _made_on(artifact)
         here, notes = _here(made_on, environ)
         differs = [
-            f"{n}: made with {made_on[n]!r}, this node has {has!r}" for n, has in here.items() if made_on[n] != has
+            f"{n}: made with {made_on[n][:80]!r}, this node has {has!r}" for n, has in here.items() if made_on[n] != has
         ]
         if differs:
             return Placed(notes=(f"what is compiled was not put in place: {'; '.join(differs)}",))
@@ -84,5 +84,7 @@ def _here(made_on: Mapping[str, str], environ: Mapping[str, str]) -> tuple[dict[
     try:
         gpu = gpu_parts(0, environ.get("FLASHINFER_CUDA_ARCH_LIST"))
     except RuntimeError:
-        return cuda, (f"no GPU here: it is for nodes with driver {made_on['driver']} and {made_on['arch']}",)
+        return cuda, (
+            f"no GPU here: it is for nodes with driver {made_on['driver'][:80]!r} and {made_on['arch'][:80]!r}",
+        )
     return cuda | {name: gpu[name] for name in ("driver", "arch")}, ()

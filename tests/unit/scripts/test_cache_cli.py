@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 from scripts import cache_view
 from scripts.cache_cli import app
 from scripts.cache_view import show_nodes
-from tests.artifacts import make_artifact
-from warmup.artifact.artifact import table_content
+from tests.artifacts import make_artifact, table_bytes
+from warmup.artifact.artifact import Content, table_content
 from warmup.cache.command import perform
+from warmup.cache.ops import export_store
 from warmup.store.node_store import NodeStore
 from warmup.table import METADATA_FIELDS, Entry, TunedTable
 
@@ -55,6 +56,22 @@ def test_every_command_prints_for_people(root: Path) -> None:
         code, output = call(*arguments, "--root", root)
 
         assert (code, expected in output) == (0, True), output
+
+
+def test_an_import_says_what_engines_find(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled parts that are in place and those that are not each have a line."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    group = Content("triton_cache", "E/__grp__k.json", b'{"child_paths": {}}')
+    module = Content("flashinfer_module", "g/g.so", b"without what it needs")
+    maker = NodeStore(tmp_path / "maker")
+    fingerprint = {"flashinfer_version": "0.7.2", "arch": "90a"}
+    maker.publish(make_artifact(contents=[table_content(table_bytes(1)), group, module], fingerprint=fingerprint))
+    export_store(maker.directory, tmp_path / "file")
+    code, output = call("import", tmp_path / "file", "--override-dir", tmp_path / "there")
+
+    assert (code, (tmp_path / "triton/E/__grp__k.json").is_file()) == (0, True), output
+    assert "triton_cache is in place for engines: 1 files written" in output
+    assert "note: flashinfer_module: the compiled modules come without requirements.json" in output
 
 
 def test_json_is_one_document(root: Path) -> None:
