@@ -14,8 +14,9 @@ from tests.sim.holdings import Process, Value
 from tests.sim.schedule import PHASE_LIMIT_S
 from tests.sim.world import World
 from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from warmup.machine.grace import GRACE_S
 from warmup.machine.lookup import keeps_files
-from warmup.machine.machine import GRACE_S, WarmupMachine
+from warmup.machine.machine import WarmupMachine
 from warmup.machine.phases import Phase
 from warmup.machine.state import Commands
 from warmup.machine.summary import summarize

@@ -176,7 +176,7 @@ def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -
     """A run that goes on where it was asks ranks on other nodes for tasks whose modules they do not have."""
 
     def stay(self: WarmupMachine, now: float) -> Any:
-        self._must_rewind = False
+        self._going_back.is_due = False
         return []
 
     monkeypatch.setattr(WarmupMachine, "_rewind", stay)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from warmup.machine.commands import Adopt, Call, Failure
@@ -46,6 +46,13 @@ def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
         trace = next((f.traceback for f in failures.values() if (f.kind, f.message) == (kind, message)), "")
         paragraphs.append(text + (f"\n{trace.rstrip()}" if trace else ""))
     return "\n".join(paragraphs)
+
+
+def died_again(state: RankState, reason: str, calls: Sequence[Call | Adopt]) -> str:
+    """One rank's death once more than the policy allows, with these calls in flight."""
+    tasks = [call.task_id for call in calls if isinstance(call, Call) and call.task_id]
+    text = f"died {state.restarts - state.excused + 1} times, the last time: {reason}"
+    return text + (f" (task {', '.join(tasks)})" if tasks else "")
 
 
 def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: float) -> str:

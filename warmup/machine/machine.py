@@ -10,10 +10,11 @@ from typing import Any
 from configs.schema import WarmupConfig
 from warmup.machine import node_loss, warming
 from warmup.machine.answers import keep_answer
-from warmup.machine.blame import Status, fold, late_phase, lost_node, raised_by, went_on
+from warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
 from warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
 from warmup.machine.compiling import Compiling
 from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
+from warmup.machine.grace import Grace
 from warmup.machine.logic import PhaseLogic
 from warmup.machine.lookup import Lookup
 from warmup.machine.phases import Phase
@@ -26,9 +27,6 @@ from warmup.machine.working import Guarding, Tuning
 from warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
-
-GRACE_S = 0.3
-"""After the first failure the others get this long to report theirs, so that equal ones are folded."""
 
 ORDER: tuple[type[PhaseLogic], ...] = (
     Probing,
@@ -66,11 +64,10 @@ class WarmupMachine:
         self.run = Run(config, run_id, {info.rank: RankState(info) for info in ranks}, retune)
         self._policy = policy or FailurePolicy()
         self._node_policy = node_policy or NodePolicy(Decision(config.cluster.on_node_loss))
-        self._must_rewind = False
+        self._going_back = node_loss.GoingBack()
         self._phases = [logic() for logic in phases_of(config)]
         self._index = 0
-        self._failures: dict[RankInfo, Failure] = {}
-        self._failed_at: float | None = None
+        self._grace = Grace()
 
     @property
     def phase(self) -> Phase:
@@ -99,7 +96,7 @@ class WarmupMachine:
         state.peak_bytes = max(state.peak_bytes, int(value.get("peak_bytes", 0)))
         if problem := keep_answer(self.run, call, state, value):
             return self._fail_rank(call, problem, now)
-        if self._failed_at is not None:
+        if self._grace.is_on:
             return self._end_grace(now)
         if call.method == "probe" and not state.is_alive:
             return self._rejoined(call, value, now)
@@ -110,7 +107,7 @@ class WarmupMachine:
         adopt = self.run.close(call_id, now)
         if self.is_over or not isinstance(adopt, Adopt):
             return []
-        if self._failed_at is not None:
+        if self._grace.is_on:
             return self._end_grace(now)
         return self._advance(self._issue(self._logic.adopted(self.run, adopt), now), now)
 
@@ -123,7 +120,7 @@ class WarmupMachine:
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now, failure=failure)
         self.run.close(call_id, now)
-        is_hopeless = self._failed_at is not None or self._policy.is_death(failure.kind)
+        is_hopeless = self._grace.is_on or self._policy.is_death(failure.kind)
         instead = None if is_hopeless else self._logic.refused(self.run, call, failure)
         if instead is not None:
             return self._advance(self._issue(instead, now), now)
@@ -157,14 +154,11 @@ class WarmupMachine:
         lost = tuple(self.run.calls_of.get(rank, {}).values())
         for call in lost:
             self.run.close(call.call_id, now)
-        if self._failed_at is not None:
+        if self._grace.is_on:
             return self._end_grace(now)
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
-            tasks = [call.task_id for call in lost if isinstance(call, Call) and call.task_id]
-            text = f"died {state.restarts - state.excused + 1} times, the last time: {reason}"
-            text += f" (task {', '.join(tasks)})" if tasks else ""
-            state.error = text
-            return self._fail(fold({state.info: Failure("RankDiedError", text)}, self.run, now), now)
+            state.error = died_again(state, reason, lost)
+            return self._fail(fold({state.info: Failure("RankDiedError", state.error)}, self.run, now), now)
         state.restarts += 1
         state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
@@ -194,18 +188,18 @@ class WarmupMachine:
             commands = [c for rank, calls in lost.items() for c in self._logic.lost(self.run, rank, calls)]
         commands += (node_loss.leave if decision is Decision.SHRINK else node_loss.move)(self.run, ranks)
         self.run.warn(went_on(self.run, node_id, ranks, now))
-        if self._failed_at is not None:
+        if self._grace.is_on:
             return [c for c in commands if isinstance(c, Release)] + self._end_grace(now)
         if self.phase is Phase.PROBING:
             commands += self._logic.lost(self.run, ranks[0], ())
         else:
-            self._must_rewind = True
+            self._going_back.is_due = True
         return self._advance(self._issue(commands, now), now)
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
         """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""
         state = self.run.ranks.get(info.rank)
-        if state is None or self.is_over or self._failed_at is not None or not state.is_starting:
+        if state is None or self.is_over or self._grace.is_on or not state.is_starting:
             return []
         if info.node_id != state.info.node_id and not state.is_moving:
             return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
@@ -216,9 +210,8 @@ class WarmupMachine:
         """Look at the deadlines; end a failure's grace."""
         if self.is_over:
             return []
-        if self._failed_at is not None:
-            over = now - self._failed_at >= GRACE_S
-            return self._finish_failure(now) if over else []
+        if self._grace.is_on:
+            return self._fail(self._grace.told(self.run, now), now) if self._grace.is_over(now) else []
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
             self.run.overdue = tuple(sorted(self.run.calls_of))
@@ -265,21 +258,8 @@ class WarmupMachine:
             return self._advance([], now)  # it has nothing on its new node: the run goes back for it
         return self._advance(self._issue(self._logic.joined(self.run, call.rank), now), now)
 
-    @property
-    def _is_draining(self) -> bool:
-        """The run goes back as soon as what is in flight is answered: nothing new is asked for meanwhile."""
-        return self._must_rewind and all(state.is_alive for state in self.run.ranks.values())
-
-    def _may_ask(self, command: Call | Adopt) -> bool:
-        """Before the run goes back: nothing once it drains, and of a rank on a new node only what it is."""
-        is_probe = isinstance(command, Call) and command.method == "probe"
-        return not self._is_draining and (is_probe or not self.run.ranks[command.rank].is_moving)
-
     def _issue(self, commands: Commands, now: float) -> Commands:
-        if self._must_rewind:
-            commands = [
-                command for command in commands if not isinstance(command, Call | Adopt) or self._may_ask(command)
-            ]
+        commands = self._going_back.allowed(self.run, commands)
         for command in commands:
             if isinstance(command, Call | Adopt):
                 self.run.open(command, now)
@@ -288,8 +268,8 @@ class WarmupMachine:
     def _advance(self, commands: Commands, now: float) -> Commands:
         """Step over every phase that is complete; go back to LOOKUP when a node was lost."""
         issued: list[Command] = list(commands)
-        while not self.is_over and self._failed_at is None:
-            if self._is_draining:
+        while not self.is_over and not self._grace.is_on:
+            if self._going_back.is_draining(self.run):
                 if self.run.calls:
                     break
                 issued += self._rewind(now)
@@ -307,7 +287,7 @@ class WarmupMachine:
 
     def _rewind(self, now: float) -> Commands:
         """Every rank has a process and nothing is in flight: LOOKUP again, on the nodes that there are now."""
-        self._must_rewind = False
+        self._going_back.is_due = False
         self._count_seconds(now)
         self._index = 1
         node_loss.begin_again(self.run)
@@ -327,17 +307,13 @@ class WarmupMachine:
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
         task_id = (call.task_id if isinstance(call, Call) else None) or ""
-        self._failures[info] = replace(failure, task_id=task_id)
         self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
-        self._failed_at = now if self._failed_at is None else self._failed_at
+        self._grace.add(info, replace(failure, task_id=task_id), now)
         return self._end_grace(now)
 
     def _end_grace(self, now: float) -> Commands:
         """Nobody left who could add to the failure: no need to wait for the clock. Nothing new is asked meanwhile."""
-        return [] if self.run.calls else self._finish_failure(now)
-
-    def _finish_failure(self, now: float) -> Commands:
-        return self._fail(fold(self._failures, self.run, now), now)
+        return [] if self.run.calls else self._fail(self._grace.told(self.run, now), now)
 
     def _fail(self, text: str, now: float) -> Commands:
         self.run.error = text

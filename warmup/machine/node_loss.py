@@ -7,6 +7,7 @@ undone, on whichever nodes there are now. Calls in flight are awaited first; not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from warmup.machine.commands import Adopt, Call, Release, Replace
 from warmup.machine.leadership import take_over
@@ -57,6 +58,28 @@ def move(run: Run, ranks: Sequence[int]) -> Commands:
     return commands
 
 
+@dataclass(slots=True)
+class GoingBack:
+    """Whether the run must go back to LOOKUP, and what may be asked for until it does."""
+
+    is_due: bool = False
+
+    def is_draining(self, run: Run) -> bool:
+        """The run goes back as soon as what is in flight is answered: nothing new is asked for meanwhile."""
+        return self.is_due and all(state.is_alive for state in run.ranks.values())
+
+    def allowed(self, run: Run, commands: Commands) -> Commands:
+        """Before the run goes back: no calls once it drains, and of a rank on a new node only what it is."""
+        if not self.is_due:
+            return commands
+        is_draining = self.is_draining(run)
+        return [
+            command
+            for command in commands
+            if not isinstance(command, Call | Adopt) or not (is_draining or _asks_a_mover(run, command))
+        ]
+
+
 def begin_again(run: Run) -> None:
     """Forget what was under way and where the files were; keep what was finished."""
     run.rewinds += 1
@@ -89,3 +112,9 @@ def keep_found(run: Run, group: ClassState) -> None:
         return
     group.source = group.header = None
     group.needs_guard = run.config.guard.enabled
+
+
+def _asks_a_mover(run: Run, command: Call | Adopt) -> bool:
+    """Whether it asks a rank on a new node for more than what it is."""
+    is_probe = isinstance(command, Call) and command.method == "probe"
+    return run.ranks[command.rank].is_moving and not is_probe

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.machine.driver import Driver
 from warmup.machine.blame import Status
 from warmup.machine.commands import Failure
-from warmup.machine.machine import GRACE_S
+from warmup.machine.grace import GRACE_S
 from warmup.machine.phases import Phase
 
 NOISE = Failure("RuntimeError", "too late")
