@@ -1,24 +1,25 @@
-"""What one rank does about compiled things: builds modules, hands them to other nodes, takes theirs, collects the rest.
+"""What one rank does about compiled things: puts back what is stored, builds modules, hands them over, takes others'.
 
 Taking over is never an obstacle: what does not fit or cannot be written is a warning, and this node compiles for
-itself. Which node builds and which ones take is the machine's (`warmup/machine/compiling.py`).
+itself. Which node builds and which ones take is the machine's (`warmup/machine/compiling.py`); what goes into an
+artifact is decided in `warmup/rank/collecting.py`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from warmup.artifact.manifest import BlobEntry, GuardSummary
 from warmup.cache_key import CacheKey
-from warmup.compiled import flashinfer_modules, tuning_kernels
+from warmup.compiled import flashinfer_modules
 from warmup.compiled.compiled_part import COMPILED, CompiledPart
-from warmup.errors import LoadError, WarmupError
-from warmup.fresh_replay import FreshProcess
+from warmup.errors import WarmupError
+from warmup.rank.collecting import Collected, Collecting, FreshReplay
+from warmup.rank.kept_kernels import KeptKernels
 from warmup.rank.module_build import ModuleBuild
 from warmup.rank.packing import blob_rows
 from warmup.store.node_store import NodeStore
@@ -27,30 +28,6 @@ from warmup.tuner import Tuner
 logger = logging.getLogger(__name__)
 
 Answer = dict[str, Any]
-TABLE_ALONE = "table"
-"""What is collected where no engine warmup runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class FreshReplay:
-    """How to replay a table in a process of its own; see `warmup/fresh_replay.py`."""
-
-    request: Mapping[str, Any]
-    variables: Mapping[str, str]
-    """The environment of that process."""
-    timeout_s: float
-    covers: str
-    """What an artifact must say to have everything that such a replay compiles; `warmup/rank/opening.py` decides it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What goes into an artifact beside its table."""
-
-    contents: tuple[Content, ...]
-    warnings: tuple[str, ...]
-    covers: str = ""
-    """What a replay was made for; empty without one, or when it failed."""
 
 
 class CompiledWork:
@@ -69,10 +46,9 @@ class CompiledWork:
         self._part = part
         self._store = store
         self._key = key
-        self._replay = replay
-        self._keeps_tuning_kernels = keeps_tuning_kernels
+        self._kernels = KeptKernels(part, store if keeps_tuning_kernels else None)
+        self._collecting = Collecting(tuner, part, store, replay, self._kernels)
         self._provider: Path | None = None
-        self._waiting: FreshProcess | None = None
         self._build: ModuleBuild | None = None
         self._encoded: dict[tuple[str, str], tuple[BlobEntry, Blob]] = {}
         """What was handed over, by path and sha256: it is compressed once, however often it is packed."""
@@ -86,14 +62,13 @@ class CompiledWork:
         """
         modules, warnings = self._restore()
         if tunes:
-            self._restore_tuning_kernels()
+            self._kernels.restore()
             self.start_tuning()  # before any rank of this node does, should this one lead
         return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
 
     def start_tuning(self) -> None:
         """This process measures next: what the driver compiles from now on is kept for nodes that tune again."""
-        if self._store is not None and self._keeps_tuning_kernels:
-            self._part.start_tuning()
+        self._kernels.start_tuning()
 
     def missing(self) -> tuple[str, ...]:
         """Modules that this process would have to compile, those that it is building included."""
@@ -177,57 +152,19 @@ class CompiledWork:
 
     def is_covered_by(self, covers: str) -> bool:
         """Whether an artifact that was collected for this has all that a replay here would compile."""
-        if self._store is None or self._replay is None or not self._part.has_gpu:
-            return True
-        return covers == self._replay.covers or (self._replay.covers == TABLE_ALONE and covers != "")
+        return self._collecting.is_covered_by(covers)
 
     def collect(self, table: bytes) -> Collected:
-        """What goes into the artifact: modules, and what a fresh process needs to replay and to warm an engine."""
-        if self._store is None:
-            return Collected((), ())
-        if self._replay is None or not self._part.has_gpu:
-            return Collected(*self._part.collect(self._tuner.libraries(), None))
-        kernels = self._stored_kernels()
-        provider = None if self._provider is None else str(self._provider)
-        request = {
-            **self._replay.request,
-            "provider": provider,
-            "triton_cache": str(self._part.environment.triton_cache),
-        }
-        try:
-            with self._fresh_process(self._replay) as fresh:
-                answer = fresh.replay(request, table, self._replay.timeout_s)
-                logger.info("a fresh process replayed the table: %s", answer)
-                contents, warnings = self._part.collect(
-                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"], kernels
-                )
-        except LoadError as error:
-            contents, warnings = self._part.collect(self._tuner.libraries(), None, stored_kernels=kernels)
-            return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
-        return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
+        """What goes into the artifact beside its table."""
+        return self._collecting.collect(table, self._provider)
 
     def expect_collect(self) -> None:
-        """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""
-        if self._store is None or self._replay is None or not self._part.has_gpu or self._waiting is not None:
-            return
-        try:
-            self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
-        except LoadError as error:
-            logger.info("tried again when the table is packed: %s", error)
+        """`collect` will follow."""
+        self._collecting.expect()
 
     def close(self) -> None:
-        """End the process that waits for a `collect`, if there is one."""
-        if self._waiting is not None:
-            self._waiting.close()
-            self._waiting = None
-
-    def _fresh_process(self, replay: FreshReplay) -> FreshProcess:
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and waiting.is_alive:
-            return waiting
-        if waiting is not None:
-            waiting.close()
-        return FreshProcess(replay.request["factory"], replay.variables)
+        """Nothing more will be collected."""
+        self._collecting.close()
 
     def _encode(self, content: Content) -> tuple[BlobEntry, Blob]:
         known = (content.path, sha256(content.data))
@@ -252,34 +189,3 @@ class CompiledWork:
             lease.release()
         modules = artifact.manifest.module_set
         return (modules if self.activate(modules) else None), done.warnings
-
-    def _restore_tuning_kernels(self) -> None:
-        """Into the driver's cache, from this key's artifact and those of others; what does not fit is compiled."""
-        if self._store is None or not self._part.uses_compute_cache or not self._keeps_tuning_kernels:
-            return
-        for kernels in self._part.stored_tuning_kernels(self._store):
-            try:
-                written = self._part.install_tuning_kernels(kernels)
-            except (OSError, WarmupError) as error:
-                logger.info("kernels of an earlier tune are not used: %s", error)
-            else:
-                logger.info("%d files that the driver compiled for an earlier tune were put in place", len(written))
-
-    def _stored_kernels(self) -> tuple[Content, ...] | None:
-        """What earlier tunes of this key left; None where none are kept."""
-        if self._store is None or not self._keeps_tuning_kernels:
-            return None
-        try:
-            return tuning_kernels.stored_in(self._store)
-        except (OSError, WarmupError) as error:
-            logger.info("no kernels of an earlier tune: %s", error)
-            return ()
-
-
-def _not_shipped(engine: Answer | None) -> tuple[str, ...]:
-    """Warnings about engine warmups that did not run to their end, so that other nodes may have to compile for them."""
-    if engine is None:
-        return ()
-    broken = [f"{one['name']}: {one['reason']}" for one in engine["outcomes"] if one["state"] == "failed"]
-    lines = broken or (engine["warnings"] if engine["reason"] else [])
-    return tuple(f"not all that an engine compiles is shipped: {line}" for line in lines)

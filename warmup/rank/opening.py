@@ -15,7 +15,8 @@ from warmup.cache_key import CacheKey
 from warmup.compiled.compiled_part import CompiledPart
 from warmup.errors import StoreError
 from warmup.fingerprint import Fingerprint
-from warmup.rank.compiled_work import TABLE_ALONE, CompiledWork, FreshReplay
+from warmup.rank.collecting import TABLE_ALONE, FreshReplay
+from warmup.rank.compiled_work import CompiledWork
 from warmup.rank.engine import off_reason
 from warmup.rank.files import RankFiles
 from warmup.rank.node_paths import NodePaths

@@ -13,7 +13,7 @@ import pytest
 from configs import parse_config
 from tests.fakes import CompilingReplay, ScriptedTuner
 from warmup.compiled import tuning_kernels
-from warmup.rank import compiled_work
+from warmup.rank import collecting
 from warmup.rank.process import RankProcess
 from warmup.ranks import RankInfo
 
@@ -23,7 +23,7 @@ Maker = Callable[..., RankProcess]
 @pytest.fixture
 def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """`make_rank(rank, keeps, max_num_seqs, **engine)`: a probed rank; its node has a driver and caches of its own."""
-    monkeypatch.setattr(compiled_work, "FreshProcess", CompilingReplay)
+    monkeypatch.setattr(collecting, "FreshProcess", CompilingReplay)
     monkeypatch.setattr(CompilingReplay, "replays", 0)
 
     def make(rank: int, keeps: bool = True, max_num_seqs: int = 2, **engine: Any) -> RankProcess:

@@ -1,0 +1,132 @@
+"""What goes into an artifact beside its table: modules, what a replay in a fresh process compiles, a tune's kernels.
+
+Collecting is never an obstacle: what a replay cannot tell is left out with a warning. How a replay is run is
+`warmup/fresh_replay.py`'s, how each kind is read from its cache `warmup/compiled/`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmup.artifact.artifact import Content
+from warmup.compiled.compiled_part import CompiledPart
+from warmup.errors import LoadError
+from warmup.fresh_replay import FreshProcess
+from warmup.rank.kept_kernels import KeptKernels
+from warmup.store.node_store import NodeStore
+from warmup.tuner import Tuner
+
+logger = logging.getLogger(__name__)
+
+TABLE_ALONE = "table"
+"""What is collected where no engine warmup runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreshReplay:
+    """How to replay a table in a process of its own; see `warmup/fresh_replay.py`."""
+
+    request: Mapping[str, Any]
+    variables: Mapping[str, str]
+    """The environment of that process."""
+    timeout_s: float
+    covers: str
+    """What an artifact must say to have everything that such a replay compiles; `warmup/rank/opening.py` decides it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What goes into an artifact beside its table."""
+
+    contents: tuple[Content, ...]
+    warnings: tuple[str, ...]
+    covers: str = ""
+    """What a replay was made for; empty without one, or when it failed."""
+
+
+class Collecting:
+    """One probed rank's. `store` is None where nothing is kept on disk; `replay` where no kernels can be collected."""
+
+    def __init__(
+        self,
+        tuner: Tuner,
+        part: CompiledPart,
+        store: NodeStore | None,
+        replay: FreshReplay | None,
+        kernels: KeptKernels,
+    ) -> None:
+        self._tuner = tuner
+        self._part = part
+        self._store = store
+        self._replay = replay
+        self._kernels = kernels
+        self._waiting: FreshProcess | None = None
+
+    def is_covered_by(self, covers: str) -> bool:
+        """Whether an artifact that was collected for this has all that a replay here would compile."""
+        if self._store is None or self._replay is None or not self._part.has_gpu:
+            return True
+        return covers == self._replay.covers or (self._replay.covers == TABLE_ALONE and covers != "")
+
+    def collect(self, table: bytes, provider: Path | None) -> Collected:
+        """Modules, and what a fresh process needs to replay this table and to warm an engine.
+
+        `provider`: the installed set of modules that this process uses.
+        """
+        if self._store is None:
+            return Collected((), ())
+        if self._replay is None or not self._part.has_gpu:
+            return Collected(*self._part.collect(self._tuner.libraries(), None))
+        kernels = self._kernels.stored()
+        request = {
+            **self._replay.request,
+            "provider": None if provider is None else str(provider),
+            "triton_cache": str(self._part.environment.triton_cache),
+        }
+        try:
+            with self._fresh_process(self._replay) as fresh:
+                answer = fresh.replay(request, table, self._replay.timeout_s)
+                logger.info("a fresh process replayed the table: %s", answer)
+                contents, warnings = self._part.collect(
+                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"], kernels
+                )
+        except LoadError as error:
+            contents, warnings = self._part.collect(self._tuner.libraries(), None, stored_kernels=kernels)
+            return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
+        return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
+
+    def expect(self) -> None:
+        """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""
+        if self._store is None or self._replay is None or not self._part.has_gpu or self._waiting is not None:
+            return
+        try:
+            self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
+        except LoadError as error:
+            logger.info("tried again when the table is packed: %s", error)
+
+    def close(self) -> None:
+        """End the process that waits for a `collect`, if there is one."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
+
+    def _fresh_process(self, replay: FreshReplay) -> FreshProcess:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.is_alive:
+            return waiting
+        if waiting is not None:
+            waiting.close()
+        return FreshProcess(replay.request["factory"], replay.variables)
+
+
+def _not_shipped(engine: dict[str, Any] | None) -> tuple[str, ...]:
+    """Warnings about engine warmups that did not run to their end, so that other nodes may have to compile for them."""
+    if engine is None:
+        return ()
+    broken = [f"{one['name']}: {one['reason']}" for one in engine["outcomes"] if one["state"] == "failed"]
+    lines = broken or (engine["warnings"] if engine["reason"] else [])
+    return tuple(f"not all that an engine compiles is shipped: {line}" for line in lines)

@@ -1,0 +1,51 @@
+"""What the driver compiled while tuning, kept for nodes that tune again: when a rank notes, restores and reads it.
+
+How it is told apart, packed and put back is `warmup/compiled/tuning_kernels.py`'s. Never an obstacle to a tune.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from warmup.artifact.artifact import Content
+from warmup.compiled import tuning_kernels
+from warmup.compiled.compiled_part import CompiledPart
+from warmup.errors import WarmupError
+from warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+
+class KeptKernels:
+    """One probed rank's. `store` is None where none are kept."""
+
+    def __init__(self, part: CompiledPart, store: NodeStore | None) -> None:
+        self._part = part
+        self._store = store
+
+    def start_tuning(self) -> None:
+        """This process measures next: what the driver compiles from now on counts."""
+        if self._store is not None:
+            self._part.start_tuning()
+
+    def restore(self) -> None:
+        """Into the driver's cache, from this key's artifact and those of others; what does not fit is compiled."""
+        if self._store is None or not self._part.uses_compute_cache:
+            return
+        for kernels in self._part.stored_tuning_kernels(self._store):
+            try:
+                written = self._part.install_tuning_kernels(kernels)
+            except (OSError, WarmupError) as error:
+                logger.info("kernels of an earlier tune are not used: %s", error)
+            else:
+                logger.info("%d files that the driver compiled for an earlier tune were put in place", len(written))
+
+    def stored(self) -> tuple[Content, ...] | None:
+        """What earlier tunes of this key left; None where none are kept."""
+        if self._store is None:
+            return None
+        try:
+            return tuning_kernels.stored_in(self._store)
+        except (OSError, WarmupError) as error:
+            logger.info("no kernels of an earlier tune: %s", error)
+            return ()
