@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs import env  # noqa: E402
+from scripts.artifact_figures import Measured, bars_of, figures_of, show  # noqa: E402
 from scripts.tool_counters import ToolCounters  # noqa: E402
 from warmup.artifact.archive import read_archive, write_archive  # noqa: E402
 from warmup.artifact.artifact import Content  # noqa: E402
@@ -33,9 +34,6 @@ from warmup.compiled import compute_cache  # noqa: E402
 from warmup.compiled.environment import decide  # noqa: E402
 from warmup.rank.packing import with_compiled  # noqa: E402
 
-JOIN_BAR_S = 2.5
-RATIO_BAR = 50.0
-RETUNE_BAR = 0.8
 KEPT: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "tuning_kernels")
 STEP_TIMEOUT_S = 540
 
@@ -135,71 +133,30 @@ def measure(bench: Bench, without: frozenset[str]) -> dict[str, Any]:
     """Every step but those in `without` (`table`, `retune`), then the figures and the bars."""
     maker = bench.node("maker", "nothing")
     nothing = bench.run("nothing", "make", maker)
-    replayer = bench.node("replayer", "replay for the kernels")
-    built = {name: value for name, value in caches_of(maker).items() if name != "CUDA_CACHE_PATH"}
-    bench.run("replay for the kernels", "follow", replayer, variables=built)
-    limit = compute_cache.size_limit(env.read("CUDA_CACHE_MAXSIZE"))
-    kernels = compute_cache.collect(replayer / "nv", nothing["driver"], limit)
-    sizes = add_kernels(bench.archive, kernels or read_archive(bench.archive)[1].contents("cuda_compute_cache"))
+    sizes = add_kernels(bench.archive, replayed_kernels(bench, maker, nothing["driver"]))
     joiner = bench.node("joiner", "whole artifact")
     whole = bench.run("whole artifact", "join", joiner, deny=True)
     where = decide(caches_of(joiner), joiner, joiner / "workspace", Path(whole["provider"])).variables()
     where["PYTHONPATH"] = f"{where['PYTHONPATH']}:{ROOT}:{env.snapshot().get('PYTHONPATH', '')}".rstrip(":")
     engine = bench.run("engine process", "follow", joiner, deny=True, variables=where)
-    joins = {"nothing": nothing, "whole": whole, "engine": engine}
+    joins, tuned = {"nothing": nothing, "whole": whole, "engine": engine}, {"cold": nothing}
     if "table" not in without:
         joins["table"] = bench.run("table only", "table", bench.node("table_only", "table only"))
-    tuned = {"cold": nothing}
     if "retune" not in without:
-        tuned["with the kernels"] = bench.run(
-            "tuning with the kernels", "retune", bench.node("retuner", "tuning with the kernels")
-        )
-    tune_s = {
-        name: sum(report["seconds"].get(part, 0.0) for part in ("kernels", "tune")) for name, report in tuned.items()
-    }
-    ratio = nothing["seconds"]["total"] / whole["seconds"]["total"]
-    bars = {
-        f"join with the whole artifact takes at most {JOIN_BAR_S} s": whole["seconds"]["total"] <= JOIN_BAR_S,
-        f"and is at least {RATIO_BAR:.0f} times faster than with nothing": ratio >= RATIO_BAR,
-        "it starts no compiler and compiles no Triton kernel": whole["tools"] == {}
-        and not whole["triton_compilations"],
-        "nor does the engine's process": engine["tools"] == {} and not engine["triton_compilations"],
-        "every task is hit in both": whole["misses"] == engine["misses"] == 0 and not whole["failed"],
-        "building starts nvcc and ninja (positive control)": {"nvcc", "ninja"} <= set(nothing["tools"]),
-        "and compiles Triton kernels (positive control)": nothing["triton_compilations"] > 0,
-    }
-    if "retune" not in without:
-        bars[f"tuning takes at most {RETUNE_BAR:.0%} of its time where the artifact is"] = (
-            tune_s["with the kernels"] <= RETUNE_BAR * tune_s["cold"]
-        )
-    return {
-        "device": nothing["device"],
-        "driver": nothing["driver"],
-        "tasks": nothing["tasks"],
-        "join_s": {name: report["seconds"]["total"] for name, report in joins.items()},
-        "ratio": ratio,
-        "tune_s": tune_s,
-        "compile_and_tune_s": {
-            name: seconds + tuned[name]["seconds"].get("compile", 0.0) for name, seconds in tune_s.items()
-        },
-        "artifact": sizes,
-        "bars": bars,
-        "steps": bench.reports,
-    }
+        step = "tuning with the kernels"
+        tuned["with the kernels"] = bench.run(step, "retune", bench.node("retuner", step))
+    measured = Measured(joins, tuned, sizes)
+    return {**figures_of(measured), "bars": bars_of(measured), "steps": bench.reports}
 
 
-def show(document: dict[str, Any]) -> None:
-    """The figures for people."""
-    print(f"\n{document['device']}, driver {document['driver']}, {document['tasks']} tasks")
-    for name, seconds in document["join_s"].items():
-        print(f"  join with {name:<8} {seconds:8.2f} s")
-    print(f"  nothing / whole    {document['ratio']:8.1f}")
-    for name, seconds in document["tune_s"].items():
-        print(f"  tuning, {name:<17} {seconds:8.1f} s, with compiling {document['compile_and_tune_s'][name]:8.1f} s")
-    for kind, row in document["artifact"].items():
-        print(f"  {kind:<20} {row['files']:4d} files {row['stored_bytes']:>10d} bytes stored")
-    for bar, holds in document["bars"].items():
-        print(f"  {'holds ' if holds else 'MISSED'}  {bar}")
+def replayed_kernels(bench: Bench, maker: Path, driver: str) -> tuple[Content, ...]:
+    """What a process compiles that only replays the table, its modules and Triton entries taken from `maker`."""
+    replayer = bench.node("replayer", "replay for the kernels")
+    built = {name: value for name, value in caches_of(maker).items() if name != "CUDA_CACHE_PATH"}
+    bench.run("replay for the kernels", "follow", replayer, variables=built)
+    limit = compute_cache.size_limit(env.read("CUDA_CACHE_MAXSIZE"))
+    kernels = compute_cache.collect(replayer / "nv", driver, limit)
+    return kernels or read_archive(bench.archive)[1].contents("cuda_compute_cache")
 
 
 def main() -> int:
