@@ -23,10 +23,12 @@ from typing import Any
 
 from configs import WarmupConfig, parse_config
 from tests.leftovers import actors, debris, is_there, placement_groups
-from tests.raylets import SYSTEM_CONFIG, Raylets
+from tests.nursery import Nursery
+from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets
 from warmup.report import WarmupReport
 
 ROOT = Path(__file__).resolve().parent.parent
+NEWBORN = str(ROOT / "tests" / "newborn.py")
 SCRIPTED = "tests.fakes:make_scripted_tuner"
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -71,7 +73,12 @@ class Node:
     @property
     def raylet_pid(self) -> int:
         """The process that stands for the machine."""
-        return int(self.handle.all_processes["raylet"][0].process.pid)
+        return raylet_pid(self.handle)
+
+
+def raylet_pid(handle: Any) -> int:
+    """Of what Ray's own test cluster calls a node."""
+    return int(handle.all_processes["raylet"][0].process.pid)
 
 
 class Testbed:
@@ -86,6 +93,7 @@ class Testbed:
         self.tuned: dict[str, Path] = {}
         """Cache roots of finished runs by name, for tests that begin with a warm node."""
         self.nodes: list[Node] = []
+        self._nurseries: list[Nursery] = []
         os.environ["RAY_TMPDIR"] = str(self._base)
         (self._base / "ray").mkdir()
         import ray
@@ -99,6 +107,7 @@ class Testbed:
             "include_dashboard": False,
             "include_log_monitor": False,
             "_system_config": FAST_HEALTH | SYSTEM_CONFIG,
+            "worker_path": NEWBORN,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -106,11 +115,22 @@ class Testbed:
                 self.add_node(pool=pool, wait=False)
             self._cluster.wait_for_nodes(timeout=60)
             ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
+            self._open_nurseries()
             self.raylets = Raylets()
             self.restock({"phase": "PROBING"}, self.nodes[:2])
         except BaseException:
             self.stop()
             raise
+
+    def _open_nurseries(self) -> None:
+        """For what this process' job runs on the nodes that are here now."""
+        import ray
+
+        job = ray.get_runtime_context().get_job_id()
+        for handle in (self._cluster.head_node, *(node.handle for node in self.nodes)):
+            self._nurseries.append(Nursery(raylet_pid(handle), job, PRELOADED))
+        for nursery in self._nurseries:
+            nursery.wait()
 
     @property
     def address(self) -> str:
@@ -142,6 +162,7 @@ class Testbed:
             object_store_memory=150 << 20,
             labels={"pool": pool},
             env_vars=values | environment,
+            worker_path=NEWBORN,
         )
         node = Node(node_id, home, handle)
         self.nodes.append(node)
@@ -176,6 +197,8 @@ class Testbed:
                 self.raylets.close()
             ray.shutdown()
             self._cluster.shutdown()
+            for nursery in self._nurseries:
+                nursery.close()
         finally:
             shutil.rmtree(self._base, ignore_errors=True)
 
