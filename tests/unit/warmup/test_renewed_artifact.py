@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import triton
 
 from configs import parse_config
 from tests.fakes import CompilingReplay, ScriptedTuner
@@ -25,6 +26,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """`make_rank(rank, keeps, max_num_seqs, **engine)`: a probed rank; its node has a driver and caches of its own."""
     monkeypatch.setattr(collecting, "FreshProcess", CompilingReplay)
     monkeypatch.setattr(CompilingReplay, "replays", 0)
+    monkeypatch.setattr(triton.knobs.compilation, "listener", None)  # ranks that pack nothing listen to their end
 
     def make(rank: int, keeps: bool = True, max_num_seqs: int = 2, **engine: Any) -> RankProcess:
         node = tmp_path / f"node{rank}"
