@@ -17,8 +17,8 @@ from actors.node_task import ask_nodes
 from actors.transfer import buffer
 from warmup.artifact.archive import read_checked
 from warmup.cache.command import perform
+from warmup.disk.publish import publish_bytes
 from warmup.errors import StoreError
-from warmup.store.publish import publish_bytes
 
 Arguments = Mapping[str, Any]
 Answers = tuple[dict[str, Any], dict[str, str]]

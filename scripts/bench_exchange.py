@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from actors.client import connected
 from configs import load_config
-from warmup.store.publish import publish_bytes
+from warmup.disk.publish import publish_bytes
 
 PORT = 29671
 LIMIT_32K_S = 0.050

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from configs import env
 from scripts.join_actors import KEY_SHA256, Coordinator, Joiner, Publisher
-from warmup.store.publish import publish_bytes
+from warmup.disk.publish import publish_bytes
 
 MIB = 1 << 20
 TIMEOUT_S = 300.0

@@ -17,9 +17,9 @@ from actors.client import run_warmup
 from actors.errors import EXIT_FAILED, EXIT_READY
 from configs import ConfigError, WarmupConfig
 from scripts.terminal import wide_console
+from warmup.disk.publish import publish_bytes
 from warmup.errors import StoreError
 from warmup.report import WarmupReport
-from warmup.store.publish import publish_bytes
 
 LINE_EVERY_S = 5.0
 """Off a terminal one progress line at most this often, so that job logs stay short."""

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from configs.schema import CacheSection
 from warmup.artifact.manifest import parse_json
+from warmup.disk.publish import publish_bytes
+from warmup.disk.reading import is_time, read_regular
 from warmup.errors import CorruptArtifactError, StoreError
 from warmup.rank.node_paths import resolve_paths
-from warmup.store.publish import publish_bytes
-from warmup.store.reading import is_time, read_regular
 
 if TYPE_CHECKING:
     from warmup.engine_warmup.monitor import MonitorReport

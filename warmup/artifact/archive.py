@@ -18,10 +18,10 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Blob, verify
 from warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
+from warmup.artifact.member_path import check_member_path
+from warmup.disk.publish import publish_bytes
+from warmup.disk.reading import read_regular
 from warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
-from warmup.store.member_path import check_member_path
-from warmup.store.publish import publish_bytes
-from warmup.store.reading import read_regular
 
 MAGIC = b"RAYWARMUP1\n"
 _LENGTH = 8

@@ -11,10 +11,10 @@ from warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
 from warmup.artifact.artifact import Blob
 from warmup.artifact.manifest import parse_manifest
 from warmup.cache.views import disk_bytes, version_and_arch
+from warmup.disk.publish import publish_bytes
 from warmup.errors import StoreError, WarmupError
 from warmup.store import pruning
 from warmup.store.node_store import NodeStore, Published, StorePath
-from warmup.store.publish import publish_bytes
 
 DAY_S = 86_400.0
 

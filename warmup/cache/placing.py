@@ -14,9 +14,9 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact
 from warmup.artifact.manifest import Kind
+from warmup.artifact.member_path import check_member_path
 from warmup.compiled.compiled_part import COMPILED, CompiledPart
 from warmup.errors import UnsafeArchiveError
-from warmup.store.member_path import check_member_path
 from warmup.store.node_store import NodeStore
 from warmup.tuning.host_facts import UNKNOWN, gpu_parts, torch_facts
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from warmup.artifact.artifact import Content
 from warmup.artifact.manifest import parse_json
+from warmup.disk.publish import publish_bytes
 from warmup.errors import CorruptArtifactError
-from warmup.store.publish import publish_bytes
 
 logger = logging.getLogger(__name__)
 

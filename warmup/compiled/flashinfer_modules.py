@@ -24,8 +24,8 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Content
 from warmup.artifact.manifest import Manifest, parse_json
+from warmup.disk.publish import publish_bytes
 from warmup.errors import CorruptArtifactError, RejectedArtifactError
-from warmup.store.publish import publish_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from warmup.artifact.archive import Place, archive_bytes, unpack
 from warmup.artifact.artifact import Content, decode, pack
 from warmup.artifact.manifest import GuardSummary, Kind, Manifest
+from warmup.artifact.member_path import check_member_path
 from warmup.compiled import compute_cache
 from warmup.errors import RejectedArtifactError, UnsafeArchiveError, WarmupError
-from warmup.store.member_path import check_member_path
 from warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Blob, sha256
 from warmup.artifact.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
+from warmup.disk.publish import make_directories, publish_bytes, store_error, sweep
+from warmup.disk.reading import read_regular
 from warmup.errors import CorruptArtifactError, StoreError
-from warmup.store.publish import make_directories, publish_bytes, store_error, sweep
-from warmup.store.reading import read_regular
 
 logger = logging.getLogger(__name__)
 

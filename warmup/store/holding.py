@@ -16,10 +16,10 @@ from pathlib import Path
 
 from warmup.artifact.artifact import sha256
 from warmup.artifact.manifest import TABLE_NAME
+from warmup.disk.reading import read_regular
 from warmup.errors import WarmupError
 from warmup.store.leases import Lease
 from warmup.store.node_store import NodeStore
-from warmup.store.reading import read_regular
 from warmup.store.served_table import MAX_TABLE_BYTES
 
 logger = logging.getLogger(__name__)

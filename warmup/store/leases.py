@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from warmup.artifact.manifest import parse_json
+from warmup.disk.publish import publish_bytes
+from warmup.disk.reading import read_regular
 from warmup.errors import WarmupError
-from warmup.store.publish import publish_bytes
-from warmup.store.reading import read_regular
 
 logger = logging.getLogger(__name__)
 

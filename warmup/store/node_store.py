@@ -55,10 +55,10 @@ from pathlib import Path
 
 from warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
 from warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
+from warmup.disk.publish import store_error, sweep
 from warmup.errors import StoreError, WarmupError
 from warmup.store import leases
 from warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
-from warmup.store.publish import store_error, sweep
 from warmup.store.run_files import RunFiles
 from warmup.store.served_table import ServedTable
 from warmup.store.values import Lookup, Published, StorePath

@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from warmup.artifact.manifest import Manifest, parse_manifest
+from warmup.disk.publish import STALE_AFTER_S, store_error
 from warmup.errors import StoreError, WarmupError
 from warmup.store.generations import hide
 from warmup.store.leases import EVERYTHING, PUBLISHING, held_generations
 from warmup.store.node_store import NodeStore
-from warmup.store.publish import STALE_AFTER_S, store_error
 
 logger = logging.getLogger(__name__)
 

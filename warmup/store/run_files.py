@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from warmup.artifact.manifest import parse_json
+from warmup.disk.publish import publish_bytes, store_error
+from warmup.disk.reading import is_time, read_regular
 from warmup.errors import StoreError, WarmupError
-from warmup.store.publish import publish_bytes, store_error
-from warmup.store.reading import is_time, read_regular
 from warmup.store.writer_files import WriterFiles
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from warmup.artifact.artifact import decode, sha256
 from warmup.artifact.manifest import Manifest
+from warmup.disk.reading import read_regular
 from warmup.errors import StoreError, WarmupError
 from warmup.store.generations import FOLLOW_ATTEMPTS, Generations
-from warmup.store.reading import read_regular
 
 MAX_TABLE_BYTES = 256 << 20
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.artifacts import ROOT
+from warmup.disk import publish
+from warmup.disk.publish import publish_bytes, sweep
 from warmup.errors import StoreError
-from warmup.store import publish
-from warmup.store.publish import publish_bytes, sweep
 
 TEMP = ".table.json.0123456789abcdef.tmp"
 
@@ -146,7 +146,7 @@ def test_another_users_directory_is_refused(tmp_path: Path) -> None:
     store.chmod(0o777)
     os.chown(store, 1234, 1234)
     program = (
-        "import sys; from pathlib import Path; from warmup.store.publish import publish_bytes\n"
+        "import sys; from pathlib import Path; from warmup.disk.publish import publish_bytes\n"
         "from warmup.errors import StoreError\n"
         "for directory in sys.argv[1:]:\n"
         "    try: publish_bytes(Path(directory) / 'table.json', b'x'); print('written')\n"

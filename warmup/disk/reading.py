@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from warmup.disk.publish import store_error
 from warmup.errors import CorruptArtifactError, StoreError
-from warmup.store.publish import store_error
 
 LATEST = 32503680000.0
 """The year 3000, in seconds since 1970."""
