@@ -75,8 +75,10 @@ class GpuBench:
     share: float = 1.0
     """GPUs per rank."""
 
-    def run(self, only: list[str] | None) -> None:
+    def run(self, only: list[str] | None) -> list[str]:
         """Run this number's scenarios in order; write what is known after each; print the table and the ratios.
+
+        Returns the names of those that failed.
 
         What the output directory has already is not run again unless it failed, and the table shows other numbers of
         GPUs too.
@@ -92,6 +94,7 @@ class GpuBench:
             rows += self.rows_of(scenario)
             path.write_text(json.dumps({"gpus": self.gpus, "rows": rows}, indent=1))
         show(self.out)
+        return [row["scenario"] for row in rows if row["exit"]]
 
     def rows_of(self, scenario: Scenario) -> list[dict[str, Any]]:
         """A scenario's row; behind a leader-only one that of today's way, with the exchange measured now."""

@@ -104,8 +104,8 @@ def bench_cpu(rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parse arguments, run, print JSON and one line."""
+def main() -> int:
+    """Parse arguments, run, print JSON and one line; 1 when a run failed or the limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=3)
@@ -120,12 +120,15 @@ def main() -> None:
     if args.backend == "cuda":
         from scripts.bench_gpu import GpuBench
 
-        GpuBench(args.gpus, args.out.absolute(), args.scratch, args.share).run(args.only)
-        return
+        failed = GpuBench(args.gpus, args.out.absolute(), args.scratch, args.share).run(args.only)
+        if failed:
+            print(f"FAILED: {', '.join(failed)}")
+        return 1 if failed else 0
     result = bench_cpu(args.rounds)
     print(json.dumps(result, indent=2))
     print(f"warm start {result['ratio']:.2f} times the imports alone (limit {LIMIT})")
+    return 0 if result["ratio"] <= LIMIT else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
