@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from actors.capacity import Node, matches
-from actors.errors import PlacementError
-from configs import ConfigError
-from configs.schema import ClusterSection
-from warmup.workloads.catalog import check_quantization
+from ray_warmup.actors.capacity import Node, matches
+from ray_warmup.actors.errors import PlacementError
+from ray_warmup.configs import ConfigError
+from ray_warmup.configs.schema import ClusterSection
+from ray_warmup.warmup.workloads.catalog import check_quantization
 
 LABEL = "ray.io/accelerator-type"
 CAPABILITIES: Mapping[str, tuple[int, int]] = {

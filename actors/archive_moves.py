@@ -12,13 +12,13 @@ from typing import Any
 
 import ray
 
-from actors.capacity import Node
-from actors.node_task import ask_nodes
-from actors.transfer import buffer
-from warmup.artifact.archive import read_checked
-from warmup.cache.command import perform
-from warmup.disk.publish import publish_bytes
-from warmup.errors import StoreError
+from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.transfer import buffer
+from ray_warmup.warmup.artifact.archive import read_checked
+from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import StoreError
 
 Arguments = Mapping[str, Any]
 Answers = tuple[dict[str, Any], dict[str, str]]

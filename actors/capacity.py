@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from actors.errors import PlacementError
-from configs.schema import ClusterSection
+from ray_warmup.actors.errors import PlacementError
+from ray_warmup.configs.schema import ClusterSection
 
 NODE_ID_LABEL = "ray.io/node-id"
 

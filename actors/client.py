@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from actors.errors import BusyError, ClusterError, CoordinatorLostError
-from configs import WarmupConfig, env
-from configs.model import check_parallel, load_model
-from warmup.cache_key import single_flight_id
-from warmup.rank.workloads import rank_workloads
-from warmup.report import WarmupReport
+from ray_warmup.actors.errors import BusyError, ClusterError, CoordinatorLostError
+from ray_warmup.configs import WarmupConfig, env
+from ray_warmup.configs.model import check_parallel, load_model
+from ray_warmup.warmup.artifact.cache_key import single_flight_id
+from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
-FLASHINFER_TUNER = "warmup.flashinfer_tuner:FlashInferTuner"
+FLASHINFER_TUNER = "ray_warmup.warmup.device.flashinfer_tuner:FlashInferTuner"
 """The default tuner factory; named, not imported, because the driver needs neither torch nor FlashInfer."""
 OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0
@@ -46,7 +46,7 @@ def run_warmup(
     Connects to Ray unless the process is connected already, and disconnects again.
 
     Args:
-        config: what is asked (`configs.load_config`).
+        config: what is asked (`ray_warmup.configs.load_config`).
         retune: measure again even where a table is found.
         wait: when another run of the same work is active, wait for it; False raises BusyError.
         on_event: told every event as it happens: phase, progress, task, warning, waiting.
@@ -86,7 +86,7 @@ def connected(config: WarmupConfig) -> Iterator[None]:
         return
     address = config.cluster.address or env.read("RAY_ADDRESS")
     if address is None:
-        from actors.local_nodes import local_ray
+        from ray_warmup.actors.local_nodes import local_ray
 
         with local_ray(config, NAMESPACE):
             yield
@@ -185,7 +185,7 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from actors.coordinator import Coordinator
+    from ray_warmup.actors.coordinator import Coordinator
 
     here = ray.get_runtime_context().get_node_id()
     head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), here)

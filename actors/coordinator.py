@@ -16,23 +16,23 @@ from typing import Any
 
 import ray
 
-from actors import capacity
-from actors.accelerators import check_accelerators
-from actors.executor import Executor
-from actors.placement import Placement
-from actors.rank_actor import Work
-from actors.rank_group import RankGroup
-from configs import parse_config
-from warmup.errors import WarmupError
-from warmup.machine.blame import Status
-from warmup.machine.commands import Call
-from warmup.machine.lookup import keeps_files
-from warmup.machine.machine import WarmupMachine
-from warmup.machine.phases import Phase
-from warmup.machine.state import Run
-from warmup.machine.summary import summarize
-from warmup.rank.black_box import box_path
-from warmup.report import WarmupReport
+from ray_warmup.actors import capacity
+from ray_warmup.actors.accelerators import check_accelerators
+from ray_warmup.actors.executor import Executor
+from ray_warmup.actors.placement import Placement
+from ray_warmup.actors.rank_actor import Work
+from ray_warmup.actors.rank_group import RankGroup
+from ray_warmup.configs import parse_config
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.rank.black_box import box_path
+from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 

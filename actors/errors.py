@@ -23,7 +23,7 @@ configuration or usage, 3 busy, 124 `wait` timed out (`actors/verdicts.py`).
 
 from __future__ import annotations
 
-from warmup.errors import WarmupError
+from ray_warmup.warmup.errors import WarmupError
 
 EXIT_READY = 0
 EXIT_FAILED = 1

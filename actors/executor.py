@@ -14,15 +14,15 @@ from typing import Any
 
 import ray
 
-from actors.rank_group import RankGroup
-from actors.remote_errors import as_failure, reason_of_death
-from actors.transfer import Depot
-from warmup.errors import WarmupError
-from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Release, Replace
-from warmup.machine.machine import WarmupMachine
-from warmup.machine.state import Commands
-from warmup.ranks import RankInfo
+from ray_warmup.actors.rank_group import RankGroup
+from ray_warmup.actors.remote_errors import as_failure, reason_of_death
+from ray_warmup.actors.transfer import Depot
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.state import Commands
+from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actors.errors import ClusterError
-from configs import env
-from configs.schema import WarmupConfig
-from warmup.rank.node_paths import simulated_environment
+from ray_warmup.actors.errors import ClusterError
+from ray_warmup.configs import env
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.rank.node_paths import simulated_environment
 
 OBJECT_STORE_BYTES = 256 << 20
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}

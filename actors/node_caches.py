@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from actors import capacity
-from actors.archive_moves import export_from, import_to
-from actors.node_task import ask_nodes
-from configs import WarmupConfig
-from warmup.cache.command import perform
+from ray_warmup.actors import capacity
+from ray_warmup.actors.archive_moves import export_from, import_to
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.warmup.cache_admin.command import perform
 
 Arguments = Mapping[str, Any]
 COMMANDS = ("ls", "verify", "explain", "diff", "prune", "rollback", "export", "import")

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.remote_errors import as_failure, reason_of_death
+from ray_warmup.actors.remote_errors import as_failure, reason_of_death
 
 Function = Callable[..., Any]
 

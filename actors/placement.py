@@ -13,8 +13,8 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors.capacity import NODE_ID_LABEL, Node, Request, describe, nodes
-from actors.errors import PlacementTimeoutError
+from ray_warmup.actors.capacity import NODE_ID_LABEL, Node, Request, describe, nodes
+from ray_warmup.actors.errors import PlacementTimeoutError
 
 logger = logging.getLogger(__name__)
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import ray
 
-from actors import capacity
-from actors.errors import ClusterError
-from actors.node_task import ask_nodes
-from configs import WarmupConfig, parse_config
-from configs.model import load_model
-from warmup.machine.probing import resolve_strategy
-from warmup.rank.engine import predicted
-from warmup.rank.forecast import forecast_rank
-from warmup.ranks import Placement, RankInfo, assign_ranks
-from warmup.tuning.host_facts import capability_of
+from ray_warmup.actors import capacity
+from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs.model import load_model
+from ray_warmup.warmup.device.host_facts import capability_of
+from ray_warmup.warmup.machine.probing import resolve_strategy
+from ray_warmup.warmup.rank.engine import predicted
+from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
 
 PROBE_TIMEOUT_S = 120.0
 

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.transfer import Refs, buffer, fetch
-from configs import VERSION, WarmupConfig, env, parse_config
-from warmup.errors import StoreError
-from warmup.rank.node_paths import resolve_paths
-from warmup.ranks import RankInfo
+from ray_warmup.actors.transfer import Refs, buffer, fetch
+from ray_warmup.configs import VERSION, WarmupConfig, env, parse_config
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.ranks import RankInfo
 
 if TYPE_CHECKING:
-    from warmup.rank.process import RankProcess, TunerFactory
+    from ray_warmup.warmup.rank.process import RankProcess, TunerFactory
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RankActor:
 
     def assign(self, info: dict[str, Any]) -> None:
         """Give this process its rank."""
-        from warmup.rank.process import RankProcess  # here, because the coordinator imports this module, too
+        from ray_warmup.warmup.rank.process import RankProcess  # here, because the coordinator imports this module, too
 
         work = self._work
         self._process = RankProcess(

@@ -16,15 +16,15 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from actors.capacity import describe, nodes
-from actors.errors import StartupError
-from actors.placement import Placement
-from actors.rank_actor import RankActor, Work, versions
-from actors.remote_errors import as_failure
-from actors.transfer import Refs
-from warmup.rank.black_box import SIGNAL, read_box
-from warmup.ranks import Placement as Landing
-from warmup.ranks import RankInfo, assign_ranks, moved
+from ray_warmup.actors.capacity import describe, nodes
+from ray_warmup.actors.errors import StartupError
+from ray_warmup.actors.placement import Placement
+from ray_warmup.actors.rank_actor import RankActor, Work, versions
+from ray_warmup.actors.remote_errors import as_failure
+from ray_warmup.actors.transfer import Refs
+from ray_warmup.warmup.rank.black_box import SIGNAL, read_box
+from ray_warmup.warmup.ranks import Placement as Landing
+from ray_warmup.warmup.ranks import RankInfo, assign_ranks, moved
 
 STACKS_S = 5.0
 GROUPS = {"control": 1, "life": 1}

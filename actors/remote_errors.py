@@ -6,8 +6,8 @@ import re
 
 import ray
 
-from warmup.errors import DeadContextError
-from warmup.machine.commands import Failure
+from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.machine.commands import Failure
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 

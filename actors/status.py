@@ -10,12 +10,12 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from actors.client import NAMESPACE, reach
-from actors.errors import ClusterError
-from configs import WarmupConfig, env
-from configs.schema import CacheSection
-from warmup.rank.node_paths import environments_here, resolve_paths
-from warmup.serving_monitor import serving_processes
+from ray_warmup.actors.client import NAMESPACE, reach
+from ray_warmup.actors.errors import ClusterError
+from ray_warmup.configs import WarmupConfig, env
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.monitor.serving_monitor import serving_processes
+from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 
 ASK_S = 5.0
 CLIENT = "ray://"
@@ -71,7 +71,7 @@ def live_runs() -> list[dict[str, Any]]:
 
 
 def serving(config: WarmupConfig | None) -> list[dict[str, Any]]:
-    """The monitored processes below this node's default cache root and a config's, as they say (`warmup.monitor`)."""
+    """Read the records of `ray_warmup.monitor` below this node's default cache root and a config's."""
     roots = [resolve_paths(CacheSection()).root]
     if config is not None:
         roots += [resolve_paths(config.cache, node).root for node in environments_here(config)]

@@ -13,8 +13,8 @@ from typing import Any
 
 import ray
 
-from actors.errors import TransferError
-from actors.remote_errors import plain
+from ray_warmup.actors.errors import TransferError
+from ray_warmup.actors.remote_errors import plain
 
 AT_ONCE = 8
 """Blobs fetched at a time: many are small, and each is a round trip."""

@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.client import NAMESPACE, coordinator_name
-from actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
-from actors.status import attached, is_client
-from configs import WarmupConfig, parse_config
-from configs.errors import clipped
-from configs.schema import CacheSection
-from warmup.cache.views import find_stores
-from warmup.rank.forecast import forecast_rank
-from warmup.rank.node_paths import environments_here, resolve_paths, simulated_roots
-from warmup.store.node_store import NodeStore
+from ray_warmup.actors.client import NAMESPACE, coordinator_name
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
+from ray_warmup.actors.status import attached, is_client
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs.errors import clipped
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.cache_admin.views import find_stores
+from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths, simulated_roots
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +141,9 @@ def _wait_for_cluster(config: WarmupConfig, address: str | None, deadline: float
 
 def _ask(function: Callable[..., Any], config: WarmupConfig | None) -> dict[str, Any]:
     """A node's answer by its id, from every node that could hold a rank of the config; who gave none is logged."""
-    from actors import capacity
-    from actors.node_caches import nodes_for
-    from actors.node_task import ask_nodes
+    from ray_warmup.actors import capacity
+    from ray_warmup.actors.node_caches import nodes_for
+    from ray_warmup.actors.node_task import ask_nodes
 
     members = capacity.members()
     nodes = members if config is None else nodes_for(config, members)

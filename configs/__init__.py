@@ -1,8 +1,8 @@
 """What a user may say: schema, loader, recipes, model dimensions. Imports neither Ray nor torch."""
 
-from configs.errors import ConfigError
-from configs.loader import load_config, parse_config
-from configs.schema import WarmupConfig
-from configs.version import VERSION
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.loader import load_config, parse_config
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.configs.version import VERSION
 
 __all__ = ["VERSION", "ConfigError", "WarmupConfig", "load_config", "parse_config"]

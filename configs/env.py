@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.errors import ConfigError, shown
+from ray_warmup.configs.errors import ConfigError, shown
 
 Handling = Literal["local", "forwarded", "set"]
 

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from configs.errors import ConfigError, clipped, shown
-from configs.paths import existing, read_text
-from configs.schema import WarmupConfig
-from configs.strict_yaml import parse_yaml
+from ray_warmup.configs.errors import ConfigError, clipped, shown
+from ray_warmup.configs.paths import existing, read_text
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.configs.strict_yaml import parse_yaml
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 MAX_CONFIG_BYTES = 1 << 16

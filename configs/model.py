@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
-from configs.errors import ConfigError, clipped, shown
-from configs.paths import existing, read_text
+from ray_warmup.configs.errors import ConfigError, clipped, shown
+from ray_warmup.configs.paths import existing, read_text
 
 MODELS_DIR = Path(__file__).parent / "models"
 

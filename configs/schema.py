@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from configs.file_mode import DirMode, FileMode
-from configs.section import Number, Seconds, Section, Whole, Width
+from ray_warmup.configs.file_mode import DirMode, FileMode
+from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from configs.errors import clipped, shown
-from configs.file_mode import WrittenInt
+from ray_warmup.configs.errors import clipped, shown
+from ray_warmup.configs.file_mode import WrittenInt
 
 MAX_CHARS = 1 << 16
 """A config with every field has under 4,000."""

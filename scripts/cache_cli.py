@@ -1,7 +1,7 @@
 """`ray-warmup cache`: what lies in the node stores, whether it is whole, and what to do about it.
 
 Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, or a miss, with `--cluster` on
-any node, or a node that did not answer; 2 wrong usage. Thin: the work is `warmup/cache/command.py`'s and
+any node, or a node that did not answer; 2 wrong usage. Thin: the work is `warmup/cache_admin/command.py`'s and
 `actors/node_caches.py`'s, the tables are `scripts/cache_view.py`'s.
 """
 
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from scripts.cache_running import EXIT_USAGE, Scope, answer
+from ray_warmup.scripts.cache_running import EXIT_USAGE, Scope, answer
 
 app = typer.Typer(
     name="cache",

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from configs import ConfigError, WarmupConfig, load_config
-from configs.schema import CacheSection
-from warmup.rank.node_paths import environments_here, resolve_paths
+from ray_warmup.configs import ConfigError, WarmupConfig, load_config
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -52,8 +52,8 @@ class Scope:
 
 def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:
     """Run a command, print its answer, exit with its code."""
-    from warmup.errors import WarmupError
-    from warmup.rank.forecast import check_rank
+    from ray_warmup.warmup.errors import WarmupError
+    from ray_warmup.warmup.rank.forecast import check_rank
 
     try:
         config = scope.load()
@@ -75,7 +75,7 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
 
 
 def _here(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    from warmup.cache.command import perform
+    from ray_warmup.warmup.cache_admin.command import perform
 
     return perform(command, arguments)
 
@@ -84,9 +84,9 @@ def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: W
     """On the cluster of --address or of the config, whose simulated nodes are started for this."""
     if command == "retime":
         raise ConfigError("--retime measures on the device of one node: run it there, without --cluster")
-    from actors.client import connected
-    from actors.errors import ClusterError
-    from actors.status import attached
+    from ray_warmup.actors.client import connected
+    from ray_warmup.actors.errors import ClusterError
+    from ray_warmup.actors.status import attached
 
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
         with connected(config):
@@ -100,7 +100,7 @@ def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: W
 
 
 def _ask(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
-    from actors.node_caches import perform_everywhere
+    from ray_warmup.actors.node_caches import perform_everywhere
 
     return perform_everywhere(command, arguments, scope.timeout_s, config).to_json()
 
@@ -109,7 +109,7 @@ def _show(said: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(said, indent=2))
         return
-    from scripts.cache_view import show_answer, show_nodes
+    from ray_warmup.scripts.cache_view import show_answer, show_nodes
 
     if "nodes" in said:
         show_nodes(said)

@@ -11,8 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from scripts.terminal import wide_console
-from warmup.rank.node_paths import simulated_roots
+from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.warmup.rank.node_paths import simulated_roots
 
 Answers = list[tuple[str, Any]]
 """(node, what it answered); the node is empty where this one was asked alone."""

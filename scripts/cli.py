@@ -14,9 +14,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT_USAGE
-from configs import VERSION, ConfigError, WarmupConfig, load_config
-from scripts.cache_cli import app as cache_app
+from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT_USAGE
+from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, load_config
+from ray_warmup.scripts.cache_cli import app as cache_app
 
 app = typer.Typer(
     name="ray-warmup",
@@ -48,7 +48,7 @@ def run(
     settings = _config(config, override)
 
     def work() -> int:
-        from scripts.running import run_and_show
+        from ray_warmup.scripts.running import run_and_show
 
         return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait)
 
@@ -61,7 +61,7 @@ def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: 
     settings = _config(config, override)
 
     def work() -> int:
-        from scripts.planning_view import plan_and_show
+        from ray_warmup.scripts.planning_view import plan_and_show
 
         return plan_and_show(settings, as_json=as_json)
 
@@ -73,7 +73,7 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
     """Print a tuned file: entries, metadata, digest."""
 
     def work() -> int:
-        from scripts.table_view import show_table
+        from ray_warmup.scripts.table_view import show_table
 
         return show_table(table, as_json=as_json)
 
@@ -89,8 +89,8 @@ def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int
     settings = _config(config, override)
 
     def work() -> int:
-        from warmup.rank.forecast import check_rank, forecast_rank
-        from warmup.rank.node_paths import environments_here
+        from ray_warmup.warmup.rank.forecast import check_rank, forecast_rank
+        from ray_warmup.warmup.rank.node_paths import environments_here
 
         check_rank(settings, rank)
         for environment in environments_here(settings, node):
@@ -111,11 +111,11 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
 ) -> None:
     """What live runs are doing, per rank; else how the last runs ended on this node, through Ray Client on every node;
-    and what serving processes here have compiled since they were ready (`warmup.monitor`)."""
+    and what serving processes here have compiled since they were ready (`ray_warmup.monitor`)."""
     settings = _config(config, override) if config is not None else None
 
     def work() -> int:
-        from scripts.status_view import show_status
+        from ray_warmup.scripts.status_view import show_status
 
         return show_status(settings, address, as_json=as_json, watch=watch)
 
@@ -140,7 +140,7 @@ def wait(
     settings = _config(config, override)
 
     def work() -> int:
-        from actors.verdicts import wait_ready, why_not_ready
+        from ray_warmup.actors.verdicts import wait_ready, why_not_ready
 
         code = wait_ready(settings, timeout, address, node)
         if code == EXIT_TIMEOUT:
@@ -164,7 +164,7 @@ def environment(
     settings = _config(config, override)
 
     def work() -> int:
-        from scripts.env_view import show_environment
+        from ray_warmup.scripts.env_view import show_environment
 
         return show_environment(settings, rank, node, as_json=as_json)
 
@@ -194,8 +194,8 @@ def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
 
 def _guarded(work: Callable[[], int]) -> int:
     """Run a command; every failure of ours is one clear message and an exit code."""
-    from actors.errors import BusyError
-    from warmup.errors import WarmupError
+    from ray_warmup.actors.errors import BusyError
+    from ray_warmup.warmup.errors import WarmupError
 
     try:
         return work()

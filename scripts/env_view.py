@@ -11,14 +11,14 @@ from pathlib import Path
 
 import typer
 
-from configs import ConfigError, WarmupConfig, env
-from warmup.compiled import flashinfer_modules
-from warmup.compiled.environment import ProcessEnvironment, decide
-from warmup.compiled.installed import provider_directory
-from warmup.errors import WarmupError
-from warmup.rank.forecast import check_rank, forecast_rank
-from warmup.rank.node_paths import environments_here, resolve_paths
-from warmup.store.node_store import NodeStore
+from ray_warmup.configs import ConfigError, WarmupConfig, env
+from ray_warmup.warmup.caches import flashinfer_modules
+from ray_warmup.warmup.caches.environment import ProcessEnvironment, decide
+from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.forecast import check_rank, forecast_rank
+from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
 
 
 def environment_of(config: WarmupConfig, rank: int, node: int | None = None) -> tuple[ProcessEnvironment, Path]:

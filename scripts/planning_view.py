@@ -7,16 +7,16 @@ import json
 import typer
 from rich.table import Table
 
-from actors.client import check_request, connected
-from configs import WarmupConfig
-from scripts.terminal import wide_console
+from ray_warmup.actors.client import check_request, connected
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.terminal import wide_console
 
 
 def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
     """Predict and print; always 0 when the cluster could be asked and the ranks fit."""
     check_request(config)
     with connected(config):
-        from actors.planning import predict
+        from ray_warmup.actors.planning import predict
 
         plan = predict(config)
     if as_json:

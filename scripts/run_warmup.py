@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts.cli import app
+from ray_warmup.scripts.cli import app
 
 if __name__ == "__main__":
     app(["run", *sys.argv[1:]])

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from actors.client import run_warmup
-from actors.errors import EXIT_FAILED, EXIT_READY
-from configs import ConfigError, WarmupConfig
-from scripts.terminal import wide_console
-from warmup.disk.publish import publish_bytes
-from warmup.errors import StoreError
-from warmup.report import WarmupReport
+from ray_warmup.actors.client import run_warmup
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
+from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.report import WarmupReport
 
 LINE_EVERY_S = 5.0
 """Off a terminal one progress line at most this often, so that job logs stay short."""

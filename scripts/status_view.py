@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from actors.status import attached, is_client, live_runs, serving
-from actors.verdicts import verdicts, verdicts_of_cluster
-from configs import WarmupConfig
-from scripts.terminal import wide_console
+from ray_warmup.actors.status import attached, is_client, live_runs, serving
+from ray_warmup.actors.verdicts import verdicts, verdicts_of_cluster
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.terminal import wide_console
 
 WATCH_S = 1.0
 

@@ -9,10 +9,10 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from scripts.terminal import wide_console
-from warmup.errors import StoreError, WarmupError
-from warmup.store.node_store import NodeStore
-from warmup.table import TunedTable, parse_table
+from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.node_store import NodeStore
 
 
 def show_table(path: Path, *, as_json: bool) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Content, pack, table_content
-from warmup.artifact.manifest import GuardSummary
-from warmup.artifact.timings import timings_content
+from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
+from ray_warmup.warmup.artifact.manifest import GuardSummary
+from ray_warmup.warmup.artifact.timings import timings_content
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = {"flashinfer": "0.7.2.post1", "gpu": "NVIDIA H200", "driver": "580.1"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from configs import env
+from ray_warmup.configs import env
 
 KEPT = {"HOME", "TMPDIR", "FLASHINFER_WORKSPACE_BASE", "TRITON_CACHE_DIR", "CUDA_VISIBLE_DEVICES"}
 """Where the machine keeps things; without them FlashInfer and Triton would build again, or not at all."""

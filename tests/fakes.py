@@ -1,14 +1,14 @@
 """Stand-ins for tests. Each has a real counterpart that is tested elsewhere.
 
-ScriptedTuner   for `warmup.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/tuning/test_cpu_tuner.py, tests/gpu/):
+ScriptedTuner   for `device.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/device/test_cpu_tuner.py, tests/gpu/):
                 fast and without torch; writes tables of FlashInfer's layout and follows a script of faults.
-ForeignRunner   for `warmup.runner.builtin.BuiltinRunner` (tests/unit/warmup/runner/): an engine's runner with
-                nothing optional, recording what it is asked.
+ForeignRunner   for `engines.builtin.runner.builtin.BuiltinRunner` (tests/unit/warmup/engines/builtin/runner/): a
+                runner with nothing optional, recording what it is asked.
 NamedBackend    for an attention backend: a name, or NotImplementedError.
 StubTritonDriver  for Triton's CUDA driver, so that kernels compile for a GPU that is not there (tests/gpu/ has one).
 DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM120 GPU.
-CompilingReplay  for `warmup.fresh_replay.FreshProcess`, whose child compiles on a GPU (tests/gpu/two_nodes.py has one).
-ScriptedContest, IdlingDevice  for `warmup.guard.contest.OpContest` and a GPU's laps (tests/gpu/test_guard.py).
+CompilingReplay  for `rank.fresh_replay.FreshProcess`, whose child compiles on a GPU (tests/gpu/two_nodes.py has one).
+ScriptedContest, IdlingDevice  for `device.guard.contest.OpContest` and a GPU's laps (tests/gpu/test_guard.py).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.warmup.artifact.quarantine import named_by
+from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.device.guard.contest import Pace
+from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions, Watch
+from ray_warmup.warmup.errors import LoadError
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
 from tests.libraries import build_library
 from tests.script import Moments, read_script
-from warmup.errors import LoadError
-from warmup.guard.contest import Pace
-from warmup.quarantine import named_by
-from warmup.table import parse_table
-from warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
-from warmup.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 
 METADATA = {
     "flashinfer_version": "0.7.2.post1",
@@ -295,7 +295,7 @@ class DecodeEntryPoint:
 
 
 class ScriptedContest:
-    """A contest (`warmup/guard/contest.py`) whose laps and flaws are written down instead of run; no torch.
+    """A contest (`warmup/device/guard/contest.py`) whose laps and flaws are written down instead of run; no torch.
 
     Args:
         lap_s: choice -> seconds of its laps, walked over in turn.
@@ -350,7 +350,7 @@ class ScriptedLaps:
 
 
 class IdlingDevice:
-    """A device (`warmup/guard/measure.py`) whose first lap after a wait pays for its launch; equal laps otherwise.
+    """A device of `guard/measure.py` whose first lap after a wait pays for its launch; equal laps otherwise.
 
     Args:
         lap_s: seconds per call of every lap.

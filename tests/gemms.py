@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmup.tasks import Task, Workload
+from ray_warmup.warmup.tasks import Task, Workload
 
 
 def make_workload(

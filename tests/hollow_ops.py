@@ -19,7 +19,7 @@ from flashinfer.fused_moe import core
 from flashinfer.gemm import gemm_base
 
 import tests.flashinfer_quietly  # noqa: F401
-from warmup.workloads import gemm
+from ray_warmup.warmup.workloads import gemm
 
 TACTICS = 3
 

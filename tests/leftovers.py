@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from warmup.store.leases import held_generations
+from ray_warmup.warmup.store.leases import held_generations
 
 
 def placement_groups() -> list[str]:

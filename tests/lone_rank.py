@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.rank.process import RankProcess
+from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import ScriptedTuner
-from warmup.artifact.artifact import Blob
-from warmup.rank.process import RankProcess
-from warmup.ranks import RankInfo
 
 Answer = dict[str, Any]
 

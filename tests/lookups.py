@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from warmup.tasks import Workload, tasks_of
-from warmup.workloads.base import builder_for
+from ray_warmup.warmup.tasks import Workload, tasks_of
+from ray_warmup.warmup.workloads.base import builder_for
 
 
 @dataclass
@@ -29,7 +29,7 @@ def lookups() -> Iterator[Lookups]:
     """Collect what the block asks outside of tuning; it is answered as ever."""
     from flashinfer.autotuner import AutoTuner
 
-    from warmup.tuning.captured import Captured
+    from ray_warmup.warmup.device.captured import Captured
 
     tuner, seen = AutoTuner.get(), Lookups()
     choose_one, search_cache = tuner.choose_one, tuner.search_cache
@@ -53,7 +53,7 @@ def lookups() -> Iterator[Lookups]:
 
 def tuned_keys(workloads: Iterable[Workload], device: str) -> dict[str, str]:
     """Every key under which a task of these workloads is tuned, and the workload's name."""
-    from warmup.tuning.autotuner_seams import capture_call
+    from ray_warmup.warmup.device.autotuner_seams import capture_call
 
     found: dict[str, str] = {}
     with torch.inference_mode():

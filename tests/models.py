@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.model import ModelDims, load_model
-from warmup.tasks import Workload
-from warmup.workloads.catalog import workloads_of
+from ray_warmup.configs.model import ModelDims, load_model
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.catalog import workloads_of
 
 TINY = {
     "architectures": ["LlamaForCausalLM"],

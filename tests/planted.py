@@ -9,7 +9,7 @@ import torch
 from flashinfer.autotuner import AutoTuner, DynamicTensorSpec, TunableRunner, TuningConfig
 from flashinfer.fused_moe.utils import get_hybrid_num_tokens_buckets, map_to_hybrid_bucket_uncapped
 
-from warmup.tasks import Choice, Measurement, Task, TaskResult, Workload
+from ray_warmup.warmup.tasks import Choice, Measurement, Task, TaskResult, Workload
 
 OP = "planted"
 RUNNER = "PlantedRunner"

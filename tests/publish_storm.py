@@ -22,12 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from ray_warmup.warmup.artifact.artifact import Artifact  # noqa: E402
+from ray_warmup.warmup.artifact.timings import read_timings  # noqa: E402
+from ray_warmup.warmup.errors import StoreError  # noqa: E402
+from ray_warmup.warmup.store.node_store import NodeStore  # noqa: E402
+from ray_warmup.warmup.store.pruning import collect_garbage, prune_generations  # noqa: E402
 from tests.artifacts import KEY, make_artifact, table_bytes  # noqa: E402
-from warmup.artifact.artifact import Artifact  # noqa: E402
-from warmup.artifact.timings import read_timings  # noqa: E402
-from warmup.errors import StoreError  # noqa: E402
-from warmup.store.node_store import NodeStore  # noqa: E402
-from warmup.store.pruning import collect_garbage, prune_generations  # noqa: E402
 
 VARIETY = 40
 """How many different artifacts there are; few enough that blobs are shared, and pruned while others use them."""

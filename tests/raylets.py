@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-PRELOADED = ("actors.coordinator", "warmup.rank.process", "tests.fakes")
+PRELOADED = ("ray_warmup.actors.coordinator", "ray_warmup.warmup.rank.process", "tests.fakes")
 SYSTEM_CONFIG = {
     "preload_python_modules": list(PRELOADED),
     "prestart_worker_first_driver": False,

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from warmup.errors import DeadContextError
+from ray_warmup.warmup.errors import DeadContextError
 
 SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
 """In the rank's environment: the script as JSON, or the path of a file with it (no file: nothing is scripted).

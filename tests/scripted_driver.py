@@ -13,8 +13,8 @@ from pathlib import Path
 
 def main() -> int:
     """Run a config and say how it went."""
-    from actors.client import run_warmup
-    from configs import parse_config
+    from ray_warmup.actors.client import run_warmup
+    from ray_warmup.configs import parse_config
     from tests.testbed import SCRIPTED
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from configs import VERSION
-from configs.model import presets
-from warmup.errors import WarmupError
+from ray_warmup.configs import VERSION
+from ray_warmup.configs.model import presets
+from ray_warmup.warmup.errors import WarmupError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "warmup", "actors", "scripts")
 HEAVY = ("torch", "flashinfer", "ray", "triton")
-ROOMS = ("flashinfer_tuner", "tuning", "workloads", "kernels", "runner", "engine_warmup", "compiled")
-"""Parts of warmup/ that may import heavy libraries when they are imported."""
-TEMPLATES = {"warmup/compiled/provider_shim.py"}
+ROOMS = ("device", "workloads", "engines", "caches")
+"""Packages of warmup/ that may import heavy libraries when they are imported."""
+TEMPLATES = {"warmup/caches/provider_shim.py"}
 """Copied elsewhere before it runs; cannot be imported from here."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 
@@ -56,8 +56,8 @@ def test_imports_go_one_way() -> None:
     ("offender", "line"),
     [
         ("warmup/bad.py", "import ray"),
-        ("configs/bad.py", "import warmup.errors"),
-        ("actors/bad.py", "import scripts.cli"),
+        ("configs/bad.py", "import ray_warmup.warmup.errors"),
+        ("actors/bad.py", "import ray_warmup.scripts.cli"),
     ],
 )
 def test_the_import_contracts_find_an_offender(tmp_path: Path, offender: str, line: str) -> None:
@@ -70,12 +70,13 @@ def test_the_import_contracts_find_an_offender(tmp_path: Path, offender: str, li
         "scripts/__init__",
         "scripts/cli",
     ):
-        path = tmp_path / f"{name}.py"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / "ray_warmup" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.touch()
+    (tmp_path / "ray_warmup" / "__init__.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert linted(tmp_path).returncode == 0
-    (tmp_path / offender).write_text(line + "\n")
+    (tmp_path / "ray_warmup" / offender).write_text(line + "\n")
     verdict = linted(tmp_path)
     assert verdict.returncode == 1
     assert "1 broken" in verdict.stdout
@@ -105,18 +106,19 @@ def pure_modules() -> list[str]:
     """Everything in configs/, and in warmup/ outside the rooms."""
     paths = [path.relative_to(ROOT) for path in sources("configs", "warmup")]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
-    return [name for name in names if not any(name.startswith(f"warmup.{room}") for room in ROOMS)]
+    names = [f"ray_warmup.{name}" for name in names]
+    return [name for name in names if not any(name.startswith(f"ray_warmup.warmup.{room}") for room in ROOMS)]
 
 
 def test_pure_modules_stay_light(tmp_path: Path) -> None:
     """configs/ and the pure part of warmup/ load neither torch, FlashInfer, Ray nor Triton; a planted one is found."""
     names = pure_modules()
     expected = (
-        "configs.schema",
-        "warmup.table",
-        "warmup.store.node_store",
-        "warmup.machine.machine",
-        "warmup.rank.process",
+        "ray_warmup.configs.schema",
+        "ray_warmup.warmup.artifact.table",
+        "ray_warmup.warmup.store.node_store",
+        "ray_warmup.warmup.machine.machine",
+        "ray_warmup.warmup.rank.process",
     )
     assert set(expected) <= set(names)
     assert heavy_imports(names) == {}
@@ -127,9 +129,11 @@ def test_pure_modules_stay_light(tmp_path: Path) -> None:
 
 def test_the_coordinator_loads_only_what_it_needs() -> None:
     """Every run waits for its import: neither numpy nor what a rank or an engine is made of; a rank's is found."""
-    heavy = ("numpy", "warmup.rank.process", "warmup.engine_warmup.spec")
-    assert heavy_imports(["actors.coordinator"], heavy=heavy) == {}
-    assert heavy_imports(["warmup.rank.process"], heavy=heavy) == {"warmup.rank.process": ["warmup.rank.process"]}
+    heavy = ("numpy", "ray_warmup.warmup.rank.process", "ray_warmup.warmup.engines.builtin.warmups.spec")
+    assert heavy_imports(["ray_warmup.actors.coordinator"], heavy=heavy) == {}
+    assert heavy_imports(["ray_warmup.warmup.rank.process"], heavy=heavy) == {
+        "ray_warmup.warmup.rank.process": ["ray_warmup.warmup.rank.process"]
+    }
 
 
 def cpu_seconds(*arguments: str) -> float:
@@ -154,15 +158,16 @@ def is_within(limit: float, *arguments: str, tries: int = 9) -> bool:
 
 
 def test_importing_configs_is_quick() -> None:
-    """`import configs` takes less than 0.3 s; one that does it three times is seen."""
-    assert is_within(0.3, "-c", "import configs")
-    thrice = "import subprocess, sys; [subprocess.run([sys.executable, '-c', 'import configs']) for _ in range(3)]"
+    """`import ray_warmup.configs` takes less than 0.3 s; one that does it three times is seen."""
+    assert is_within(0.3, "-c", "import ray_warmup.configs")
+    once = "subprocess.run([sys.executable, '-c', 'import ray_warmup.configs'])"
+    thrice = f"import subprocess, sys; [{once} for _ in range(3)]"
     assert not is_within(0.3, "-c", thrice, tries=3)
 
 
 def test_help_is_quick() -> None:
     """`ray-warmup --help` takes less than 1 s."""
-    assert is_within(1.0, "-m", "scripts.cli", "--help")
+    assert is_within(1.0, "-m", "ray_warmup.scripts.cli", "--help")
 
 
 def environment_readers(tree: ast.AST) -> list[int]:
@@ -260,7 +265,7 @@ def test_no_script_shadows_a_package() -> None:
     assert not {path.stem for path in sources("scripts")} & {*PACKAGES, "tests"}
 
 
-@pytest.mark.parametrize("module", ["warmup.errors", "actors.errors"])
+@pytest.mark.parametrize("module", ["ray_warmup.warmup.errors", "ray_warmup.actors.errors"])
 def test_every_error_travels(module: str) -> None:
     """Each class comes back from pickling with its message and details; both modules define the tree they show."""
     found = importlib.import_module(module)
@@ -289,7 +294,7 @@ class LossyError(WarmupError):
 
 
 def test_the_changelog_has_this_version() -> None:
-    """The newest entry of CHANGELOG.md is `configs.VERSION`."""
+    """The newest entry of CHANGELOG.md is `ray_warmup.configs.VERSION`."""
     newest = re.search(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest is not None
     assert newest.group(1) == VERSION
@@ -297,7 +302,7 @@ def test_the_changelog_has_this_version() -> None:
 
 def test_what_is_shipped_is_there() -> None:
     """The type marker, recipes, model presets and JSON schemas that pyproject.toml names exist."""
-    assert (ROOT / "warmup" / "py.typed").is_file()
+    assert (ROOT / "ray_warmup" / "py.typed").is_file()
     assert {"report.schema.json", "manifest.schema.json"} <= {p.name for p in (ROOT / "warmup" / "schemas").iterdir()}
     assert list((ROOT / "configs" / "recipes").glob("*.yaml"))
     assert {"qwen3-0.6b", "deepseek-v3"} <= set(presets())

@@ -13,9 +13,9 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
-from configs import ConfigError, load_config
-from configs.schema import WarmupConfig
-from scripts.cli import app
+from ray_warmup.configs import ConfigError, load_config
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.scripts.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "configs/README.md")

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.report import WarmupReport
 from tests.leftovers import actors, debris, is_there, placement_groups
 from tests.nursery import Nursery
 from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets
-from warmup.report import WarmupReport
 
 ROOT = Path(__file__).resolve().parent.parent
 NEWBORN = str(ROOT / "tests" / "newborn.py")
@@ -269,7 +269,7 @@ class Case:
 
     def run(self, config: WarmupConfig | None = None, **options: Any) -> WarmupReport:
         """`run_warmup` with the scripted tuner."""
-        from actors.client import run_warmup
+        from ray_warmup.actors.client import run_warmup
 
         heard = options.pop("on_event", None)
         asked = config or self.config()

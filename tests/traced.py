@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions
+from ray_warmup.warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
 from tests.script import Moments, read_script
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
-from warmup.tuner import LoadResult, ReplayResult, TunerOptions
 
 
 def make_traced_tuner(backend: str, options: TunerOptions) -> FlashInferTuner:

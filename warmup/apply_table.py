@@ -1,4 +1,4 @@
-"""`warmup.apply`: a serving engine loads a tuned table into its own process and knows that it serves from it.
+"""`ray_warmup.apply`: a serving engine loads a tuned table into its own process and knows that it serves from it.
 
 (The module is not called `apply`: importing a module of that name would hide the function.)
 """
@@ -9,10 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from warmup.errors import LoadError
-from warmup.store.holding import Holding, hold_table_at
-from warmup.tasks import Task
-from warmup.tuner import LoadResult, Tuner
+from ray_warmup.warmup.device.tuner import LoadResult, Tuner
+from ray_warmup.warmup.errors import LoadError
+from ray_warmup.warmup.store.holding import Holding, hold_table_at
+from ray_warmup.warmup.tasks import Task
 
 _held: list[Holding] = []
 """What this process serves from: at most one, because an AutoTuner has one table."""
@@ -35,7 +35,7 @@ def apply(path: str | os.PathLike[str], expected: Sequence[Task] | None = None) 
     """
     import torch
 
-    from warmup.flashinfer_tuner import FlashInferTuner
+    from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 
     while _held:
         _held.pop().release()

@@ -13,7 +13,7 @@
     ├── WorkloadError            a workload cannot be built from this model
     └── ForecastError            a node without a GPU was asked what a rank with one would find
 
-Wrong configuration is a `configs.ConfigError` (a `ValueError`). Errors cross process borders:
+Wrong configuration is a `ray_warmup.configs.ConfigError` (a `ValueError`). Errors cross process borders:
 each one keeps its attributes through pickling (`tests/unit/test_architecture.py`).
 """
 

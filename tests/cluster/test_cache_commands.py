@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from scripts.cache_cli import app
+from ray_warmup.scripts.cache_cli import app
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.testbed import Case, Node
-from warmup.artifact.artifact import Artifact
-from warmup.store.node_store import NodeStore
-from warmup.table import parse_table
 
 pytestmark = pytest.mark.cluster
 

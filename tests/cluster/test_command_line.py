@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from configs import WarmupConfig
+from ray_warmup.configs import WarmupConfig
 from tests.testbed import ROOT, Case, Testbed
 
 pytestmark = pytest.mark.cluster
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`ray-warmup ...` as a user runs it."""
     return subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments],
+        [sys.executable, "-m", "ray_warmup.scripts.cli", *arguments],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,

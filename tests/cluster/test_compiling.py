@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.warmup.report import WarmupReport
 from tests.saboteur import Saboteur, during, kill
 from tests.testbed import Case, Node
-from warmup.report import WarmupReport
 
 LIBRARIES = ["gemm", "norm", "sampling"]
 pytestmark = [

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from configs import WarmupConfig
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from tests.fakes import METADATA
 from tests.models import TINY
 from tests.testbed import Case
-from warmup.table import Entry, TunedTable, parse_table
 
 pytestmark = pytest.mark.cluster
 

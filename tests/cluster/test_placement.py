@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import ConfigError
+from ray_warmup.configs import ConfigError
 from tests.testbed import ROOT, Case, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -112,7 +112,7 @@ def test_spread_ranks_are_contiguous_per_node(case: Case) -> None:
 @pytest.mark.parametrize("what", ["ray-warmup", "ray"])
 def test_a_node_with_another_version_is_refused_by_name(case: Case, tmp_path: Path, what: str) -> None:
     """PLACING compares versions: the error names the node and both versions."""
-    versions = {"ray-warmup": "configs.VERSION", "ray": "ray.__version__"}
+    versions = {"ray-warmup": "ray_warmup.configs.VERSION", "ray": "ray.__version__"}
     module, _, name = versions[what].rpartition(".")
     (tmp_path / "sitecustomize.py").write_text(f"import {module}\n\n{module}.{name} = '0.0.0'\n")
     node = case.bed.add_node(pool="old", num_cpus=1, PYTHONPATH=f"{tmp_path}:{ROOT}")

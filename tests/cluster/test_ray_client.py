@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.warmup.device.host_facts import describe_host
 from tests.cluster.test_interrupts import driver, is_tuning
 from tests.fakes import METADATA
 from tests.testbed import ROOT, Case, Testbed, wait_until
-from warmup.tuning.host_facts import describe_host
 
 pytestmark = pytest.mark.cluster
 
@@ -47,7 +47,7 @@ def door(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 def ask(door: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`ray-warmup ... --address ray://...` on a machine with nothing on its disk."""
     return subprocess.run(
-        [sys.executable, "-m", "scripts.cli", *arguments, "--address", door],
+        [sys.executable, "-m", "ray_warmup.scripts.cli", *arguments, "--address", door],
         cwd=ROOT,
         env=os.environ | {"HOME": str(home)},
         capture_output=True,
@@ -95,7 +95,7 @@ def test_wait_through_ray_client(case: Case, door: str, tmp_path: Path) -> None:
 
 def test_caches_through_ray_client(bed: Testbed, door: str) -> None:
     """`cache ls --cluster --address ray://...` gets an answer from every node of the cluster."""
-    command = [sys.executable, "-m", "scripts.cli", "cache", "ls", "--cluster", "--json", "--address", door]
+    command = [sys.executable, "-m", "ray_warmup.scripts.cli", "cache", "ls", "--cluster", "--json", "--address", door]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert {row["node_id"] for row in json.loads(done.stdout)["nodes"]} >= {node.node_id for node in bed.nodes}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ray_warmup.warmup.report import WarmupReport
 from tests.testbed import Case, Node
-from warmup.report import WarmupReport
 
 pytestmark = pytest.mark.cluster
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from ray_warmup.warmup.report import WarmupReport
 from tests.saboteur import during
 from tests.testbed import Case, Line, Node
-from warmup.report import WarmupReport
 
 MOMENTS: dict[str, tuple[str, int]] = {
     "PROBING": ("prepare", 1),

@@ -7,10 +7,10 @@ import time
 
 import pytest
 
+from ray_warmup.warmup.report import WarmupReport
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_served, moment, prepare
 from tests.saboteur import Saboteur, kill_on
 from tests.testbed import Case
-from warmup.report import WarmupReport
 
 pytestmark = pytest.mark.cluster
 

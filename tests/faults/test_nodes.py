@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from ray_warmup.warmup.report import WarmupReport
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_measured_once, moment
 from tests.saboteur import Saboteur, during, kill_node
 from tests.testbed import Case, Node
-from warmup.report import WarmupReport
 
 pytestmark = pytest.mark.cluster
 

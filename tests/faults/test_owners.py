@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import CoordinatorLostError
+from ray_warmup.actors.errors import CoordinatorLostError
 from tests.cluster.test_interrupts import coordinator_pid, driver
 from tests.faults.moments import MOMENTS, assert_measured_once, assert_served, moment, prepare
 from tests.saboteur import Saboteur

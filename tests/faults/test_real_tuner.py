@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import WarmupConfig
+from ray_warmup.configs import WarmupConfig
 from tests.faults.moments import MOMENTS, assert_measured_once
 from tests.models import TINY
 from tests.saboteur import Saboteur, during, kill

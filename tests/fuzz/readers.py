@@ -16,20 +16,20 @@ from typing import Any
 
 import yaml
 
-from configs import ConfigError, load_config, parse_config
-from configs.loader import RECIPES_DIR
-from configs.model import MODELS_DIR, load_model
+from ray_warmup.configs import ConfigError, load_config, parse_config
+from ray_warmup.configs.loader import RECIPES_DIR
+from ray_warmup.configs.model import MODELS_DIR, load_model
+from ray_warmup.warmup.artifact.archive import MAGIC, unpack
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.file_key import parse_file_key
+from ray_warmup.warmup.artifact.manifest import parse_manifest
+from ray_warmup.warmup.artifact.table import METADATA_FIELDS, parse_table
+from ray_warmup.warmup.caches import compute_cache, triton_cache, tuning_kernels
+from ray_warmup.warmup.errors import ArtifactError, StoreError
+from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from tests.artifacts import KEY_SHA256, make_artifact
 from tests.fuzz.mutations import damage, reshape
 from tests.fuzz.store_reader import read_store, store_case, whole_store
-from warmup.artifact.archive import MAGIC, unpack
-from warmup.artifact.artifact import Content
-from warmup.artifact.manifest import parse_manifest
-from warmup.compiled import compute_cache, triton_cache, tuning_kernels
-from warmup.errors import ArtifactError, StoreError
-from warmup.file_key import parse_file_key
-from warmup.store.node_store import NodeStore, StorePath
-from warmup.table import METADATA_FIELDS, parse_table
 
 JSON_TOKENS = (
     b"{", b"}", b"[", b"]", b'"', b",", b":", b"NaN", b"-Infinity", b"1e999", b"-1", b"null", b'"\\ud800"',

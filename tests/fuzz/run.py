@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from configs import VERSION
+from ray_warmup.configs import VERSION
 from tests.fuzz.campaign import Campaign, fuzz
 from tests.fuzz.readers import READERS
 

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY, make_artifact, table_bytes
 from tests.fuzz.mutations import damage, reshape
-from warmup.store.node_store import NodeStore
 
 ROWS = [{"task_id": "a@1", "median_s": 1e-6, "runner": "R", "tactic": 3}, {"task_id": "b@1", "tactic": [1, 2]}]
 VERDICT = {"ready": True, "run_id": "r", "ended_at": 1.0, "error": None, "ranks": [{"rank": 0, "digest": "d"}]}

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs import ConfigError, load_config, parse_config
-from configs.model import parse_model
+from ray_warmup.configs import ConfigError, load_config, parse_config
+from ray_warmup.configs.model import parse_model
+from ray_warmup.warmup.artifact.file_key import parse_file_key
+from ray_warmup.warmup.artifact.table import METADATA_FIELDS, parse_table
+from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError
 from tests.artifacts import ROOT
 from tests.fuzz.campaign import MAX_GROWTH_BYTES, MAX_MESSAGE, fuzz
 from tests.fuzz.readers import READERS, Reader
-from warmup.errors import ArtifactError, CorruptArtifactError
-from warmup.file_key import parse_file_key
-from warmup.table import METADATA_FIELDS, parse_table
 
 CASES = 4_000
 METADATA = dict.fromkeys(METADATA_FIELDS, "1")

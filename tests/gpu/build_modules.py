@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
+from ray_warmup.warmup.device import building
+from ray_warmup.warmup.workloads.base import builder_for
 from tests.gpu import test_second_pass, test_workloads
-from warmup.tuning import building
-from warmup.workloads.base import builder_for
 
 
 def main() -> None:

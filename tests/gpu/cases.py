@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ray_warmup.warmup.tasks import Workload
 from tests.models import cuda_workloads
-from warmup.tasks import Workload
 
 CASE_SIZES = (1, 8, 64, 256, 1024, 4096)
 """Numbers of tokens of the 24 cases."""

@@ -22,13 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from configs import env  # noqa: E402
-from configs.model import ModelDims, load_model  # noqa: E402
-from warmup.engine_warmup.outline import EngineOutline  # noqa: E402
-from warmup.engine_warmup.runner_calls import runner_calls  # noqa: E402
-from warmup.runner.calls import layer_calls  # noqa: E402
-from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
-from warmup.tasks import Workload  # noqa: E402
+from ray_warmup.configs import env  # noqa: E402
+from ray_warmup.configs.model import ModelDims, load_model  # noqa: E402
+from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls  # noqa: E402
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
+from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline  # noqa: E402
+from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls  # noqa: E402
+from ray_warmup.warmup.tasks import Workload  # noqa: E402
 
 PARTS = ("build", "numerics", "warm", "cold", "fp8", "mla")
 ALLOWED_S = {"build": 240, "numerics": 150, "warm": 180, "cold": 300, "fp8": 120, "mla": 120}
@@ -38,9 +38,9 @@ FP8_REQUESTS = 60
 
 def part_build(args: argparse.Namespace) -> dict[str, Any]:
     """Build, several at a time, every module that the runners of the other parts call."""
+    from ray_warmup.warmup.device import building
     from tests.gpu.engine_serving import dims_of, limits_of
     from tests.gpu.runner_numerics import MLA_DIMS
-    from warmup.tuning import building
 
     began = time.perf_counter()
     found: list[Workload] = []

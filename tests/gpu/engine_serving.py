@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from configs import env
-from configs.model import ModelDims, load_model
-from warmup.engine_warmup.verify import KINDS
-from warmup.runner.calls import layer_calls
-from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
-from warmup.runner.protocol import SchedulerLimits
-from warmup.runner.scheduler import Scheduler, ServedRequest
-from warmup.tasks import Workload
+from ray_warmup.configs import env
+from ray_warmup.configs.model import ModelDims, load_model
+from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
+from ray_warmup.warmup.engines.builtin.warmups.verify import KINDS
+from ray_warmup.warmup.tasks import Workload
 
 FACTOR, SLACK_S = 3.0, 0.002
 """A first step may take 3 times its later median, or 2 ms more, whichever is larger."""
@@ -61,8 +61,8 @@ class Pass:
 
 def make_runner(args: argparse.Namespace) -> Any:
     """The built-in runner: KV cache in two groups with blocks of 16 and 32 tokens."""
-    from warmup.runner.assembly import RunnerConfig
-    from warmup.runner.builtin import BuiltinRunner
+    from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
+    from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 
     dims, limits = dims_of(args), limits_of(args)
     groups = interleaved_groups(args.layers, (16, 32))
@@ -111,7 +111,7 @@ def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[Serve
 
 def serve_all(runner: Any, args: argparse.Namespace, monitor: Any) -> Pass:
     """Serve every wave to its end; every step timed up to the device's own end of it."""
-    from warmup.runner.sizes import padded
+    from ray_warmup.warmup.engines.builtin.runner.sizes import padded
 
     done, longest = Pass(), runner.limits.max_model_len - 32
     for wave in waves(args, runner.vocab_size, longest):
@@ -168,7 +168,7 @@ def judge(passes: list[Pass]) -> dict[str, Any]:
 
 def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
     """Serve with or without warmup, compilations counted from before the first request."""
-    from warmup.engine_warmup.monitor import CompilationMonitor
+    from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
     began = time.perf_counter()
     runner = make_runner(args)
@@ -198,9 +198,9 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
 
 def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
     """Run the engine warmups; `warm` says whether each did what it should on this device."""
-    from warmup.engine_warmup.order import ENGINE_WARMUPS
-    from warmup.engine_warmup.run import run_engine_warmups
-    from warmup.engine_warmup.spec import EngineWarmupOptions, WarmupContext
+    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
+    from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, WarmupContext
 
     began = time.perf_counter()
     before = state_of(runner, args)

@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.model import ModelDims
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig, cache_row_shapes
+from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
+from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
+from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
+from ray_warmup.warmup.engines.builtin.runner.layer_ops import TorchOps
+from ray_warmup.warmup.engines.builtin.runner.projections import Projection, Projections, TorchProjection
+from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.sampler import Sampled, Sampler, SamplingRow
+from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
+from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
+from ray_warmup.warmup.engines.builtin.runner.transformer import Decoder, ForwardStep
+from ray_warmup.warmup.engines.builtin.runner.weights import WeightSource
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.gemm import bind
 from tests.gpu.relative_error import relative_error
-from warmup.runner.assembly import RunnerConfig, cache_row_shapes
-from warmup.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
-from warmup.runner.builtin import BuiltinRunner
-from warmup.runner.calls import layer_calls
-from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
-from warmup.runner.kv_store import KVStore
-from warmup.runner.layer_ops import TorchOps
-from warmup.runner.projections import Projection, Projections, TorchProjection
-from warmup.runner.protocol import SchedulerLimits
-from warmup.runner.sampler import Sampled, Sampler, SamplingRow
-from warmup.runner.schedule import SamplingParams
-from warmup.runner.scheduler import Scheduler, ServedRequest
-from warmup.runner.transformer import Decoder, ForwardStep
-from warmup.runner.weights import WeightSource
-from warmup.tasks import Workload
-from warmup.workloads.gemm import bind
 
 DTYPE, LAYERS, CHUNK = "bfloat16", 2, 128
 PROMPT_LENS, NEW_TOKENS = (300, 37, 1), 6

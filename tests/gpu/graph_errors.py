@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from configs.model import ModelDims
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
+from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
+from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from tests.gpu.relative_error import relative_error
-from warmup.runner.assembly import RunnerConfig
-from warmup.runner.builtin import BuiltinRunner
-from warmup.runner.calls import layer_calls
-from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
-from warmup.runner.protocol import SchedulerLimits
 
 LAYERS, REQUESTS = 2, 64
 OTHER_TOKEN = 7

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.model import ModelDims
-from tests.gpu.full_forward import forward_errors
-from tests.gpu.graph_errors import graph_errors
-from tests.gpu.relative_error import relative_error
-from warmup.kernels.grammar_mask import apply_grammar_mask, bitmask_width
-from warmup.kernels.scatter_rows import scatter_rows
-from warmup.kernels.slot_mapping import compute_slot_mapping
-from warmup.runner import sampler
-from warmup.runner.attention import (
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.engines.builtin.kernels.grammar_mask import apply_grammar_mask, bitmask_width
+from ray_warmup.warmup.engines.builtin.kernels.scatter_rows import scatter_rows
+from ray_warmup.warmup.engines.builtin.kernels.slot_mapping import compute_slot_mapping
+from ray_warmup.warmup.engines.builtin.runner import sampler
+from ray_warmup.warmup.engines.builtin.runner.attention import (
     WORKSPACE_BYTES,
     AttentionStep,
     FlashInferPagedAttention,
     HeadShape,
     TorchPagedAttention,
 )
-from warmup.runner.mla import FlashInferLatentAttention, TorchLatentAttention
+from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention, TorchLatentAttention
+from tests.gpu.full_forward import forward_errors
+from tests.gpu.graph_errors import graph_errors
+from tests.gpu.relative_error import relative_error
 
 BAR, FORWARD_BAR, FP8_BAR = 1e-2, 3e-2, 1e-1
 """Relative error of one operation in bfloat16, of a whole model in it and in fp8; exact kernels must have 0."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import torch
 
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import tasks_of
+from ray_warmup.warmup.workloads.catalog import gemm
 from tests.gpu.cases import gemms_of_70b
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import tasks_of
-from warmup.tuner import TunerOptions
-from warmup.workloads.catalog import gemm
 
 
 def main() -> None:

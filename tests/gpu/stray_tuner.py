@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.tasks import Task, TaskResult
 from tests.gpu.stray_write import stray
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import Task, TaskResult
 
 FLAG = "RAY_WARMUP_TEST_FLAG"
 """Path of a file in the rank's environment; whoever creates it strays."""

@@ -8,12 +8,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from ray_warmup.warmup.device.guard.contest import OpContest
+from ray_warmup.warmup.device.task_tuning import TaskTuner
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.tasks import Choice
 from tests import planted
-from warmup.errors import DeadContextError
-from warmup.guard.contest import OpContest
-from warmup.tasks import Choice
-from warmup.tuner import TunerOptions
-from warmup.tuning.task_tuning import TaskTuner
 
 STRAY = 7
 DEVICE = "cuda:0"

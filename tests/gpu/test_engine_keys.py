@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from configs import WarmupConfig, parse_config
-from configs.model import load_model
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs.model import load_model
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.engines.builtin.runner.projections import LoopedExperts
+from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
+from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
+from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.tasks import Workload, tasks_of
+from ray_warmup.warmup.workloads import fused_moe
 from tests.lookups import lookups, tuned_keys
-from warmup.engine_warmup.builtin_engine import BuiltinEngine
-from warmup.engine_warmup.outline import outline_of
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.rank.workloads import rank_workloads
-from warmup.runner.projections import LoopedExperts
-from warmup.tasks import Workload, tasks_of
-from warmup.workloads import fused_moe
 
 TOKENS, REQUESTS = 64, 8
 DEVICE = "cuda:0"

@@ -6,15 +6,15 @@ import subprocess
 import sys
 import time
 
-from warmup.fingerprint import Fingerprint
-from warmup.machine.peers import SLOW_GPU
-from warmup.tuning.host_facts import describe_host
-from warmup.tuning.process_facts import describe_process
-from warmup.tuning.reference_gemm import reference_seconds
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.device.process_facts import describe_process
+from ray_warmup.warmup.device.reference_gemm import reference_seconds
+from ray_warmup.warmup.machine.peers import SLOW_GPU
 
 PROGRAM = """
 import json, sys
-from warmup.tuning.host_facts import describe_host
+from ray_warmup.warmup.device.host_facts import describe_host
 parts = describe_host(0)
 assert not {"torch", "flashinfer", "triton"} & set(sys.modules), "it must stay light"
 print(json.dumps(parts, sort_keys=True))

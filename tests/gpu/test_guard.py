@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
+from ray_warmup.warmup.device.guard.contest import CUDA_LEAD_LAPS
+from ray_warmup.warmup.device.guard.guard import guard
+from ray_warmup.warmup.device.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import Choice
 from tests import planted
-from warmup.guard.contest import CUDA_LEAD_LAPS
-from warmup.guard.guard import guard
-from warmup.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
-from warmup.tasks import Choice
-from warmup.tuner import TunerOptions
 
 OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
 DEVICE = "cuda:0"

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from actors.client import connected, run_warmup
-from configs import WarmupConfig, parse_config
-from scripts.bench_gpu import MODEL, ROOT, task_seconds
+from ray_warmup.actors.client import connected, run_warmup
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.report import WarmupReport
+from tests.bench.bench_gpu import MODEL, ROOT, task_seconds
 from tests.gpu.stray_tuner import FLAG
-from warmup.report import WarmupReport
 
 BUCKETS = (1, 2, 4, 8)
 SHAPES = 4

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
+from ray_warmup.warmup.tasks import Task, Workload, tasks_of
+from ray_warmup.warmup.workloads.base import OpCall, builder_for
 from tests.models import cuda_workloads
-from warmup.engine_warmup.monitor import CompilationMonitor
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import Task, Workload, tasks_of
-from warmup.tuner import TunerOptions
-from warmup.workloads.base import OpCall, builder_for
 
 FURTHER = 10
 FACTOR, SLACK_S = 3.0, 2e-3

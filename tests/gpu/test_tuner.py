@@ -14,15 +14,15 @@ import pytest
 import torch
 from flashinfer.autotuner import AutoTuner
 
-from configs.model import load_model
+from ray_warmup.configs.model import load_model
+from ray_warmup.warmup.device import building
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.memory_budget import bytes_needed
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import Choice, Task, TaskResult, tasks_of
+from ray_warmup.warmup.workloads.base import builder_for
 from tests.gpu.cases import gemms_of_70b
 from tests.models import cuda_workloads
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.tasks import Choice, Task, TaskResult, tasks_of
-from warmup.tuner import TunerOptions
-from warmup.tuning import building
-from warmup.tuning.memory_budget import bytes_needed
-from warmup.workloads.base import builder_for
 
 DEVICE = "cuda:0"
 MAX_TOKENS = 16

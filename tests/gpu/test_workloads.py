@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ray_warmup.warmup.device.guard.agreement import disagreement
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.base import builder_for
+from ray_warmup.warmup.workloads.sampling import SamplingCall
 from tests.models import cuda_workloads
-from warmup.guard.agreement import disagreement
-from warmup.tasks import Workload
-from warmup.workloads.base import builder_for
-from warmup.workloads.sampling import SamplingCall
 
 DEVICE = "cuda:0"
 SIZES = (1, 8, 256)

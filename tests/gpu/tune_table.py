@@ -14,12 +14,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.guard.measure import geomean
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import tasks_of
 from tests.gpu.cases import CASE_SIZES, gemms_of_70b
 from tests.gpu.versions import versions
-from warmup.flashinfer_tuner import FlashInferTuner
-from warmup.guard.measure import geomean
-from warmup.tasks import tasks_of
-from warmup.tuner import TunerOptions
 
 
 def tune(
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--cases-only", action="store_true", help="only the buckets of the 24 cases")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("warmup.guard.guard").setLevel(logging.INFO)
+    logging.getLogger("ray_warmup.warmup.device.guard.guard").setLevel(logging.INFO)
     options = TunerOptions(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
     print(json.dumps(tune(args.op, args.out, options, args.jobs, CASE_SIZES if args.cases_only else None)))
 

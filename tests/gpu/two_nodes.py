@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from actors.client import connected, run_warmup
-from configs import WarmupConfig, parse_config
+from ray_warmup.actors.client import connected, run_warmup
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.report import WarmupReport
 from tests.gpu.versions import versions
-from warmup.report import WarmupReport
 
 RUNS = ("cold", "warm", "second node empty", "other engine settings", "other engine settings again")
 RENEWED = {"cold": True, "warm": False, "other engine settings": True, "other engine settings again": False}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.commands import Failure
 
 Value = dict[str, Any]
 

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from ray_warmup.warmup.machine.grace import GRACE_S
+from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import Commands
+from ray_warmup.warmup.machine.summary import summarize
 from tests.sim.group import are_modules
 from tests.sim.holdings import Process, Value
 from tests.sim.schedule import PHASE_LIMIT_S
 from tests.sim.world import World
-from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from warmup.machine.grace import GRACE_S
-from warmup.machine.lookup import keeps_files
-from warmup.machine.machine import WarmupMachine
-from warmup.machine.phases import Phase
-from warmup.machine.state import Commands
-from warmup.machine.summary import summarize
 
 SLACK_S = 16.0
 """The simulated clock ticks at least this often while nothing else happens."""

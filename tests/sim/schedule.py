@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
 from tests.sim.group import Group
 from tests.sim.holdings import Directory, Table, Value
 from tests.sim.world import World, make_result
-from warmup.ranks import Placement, RankInfo, assign_ranks
 
 METHODS = (
     "probe",

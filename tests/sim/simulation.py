@@ -10,14 +10,14 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import Commands
 from tests.sim.holdings import Process, RefusedError
 from tests.sim.properties import Properties
 from tests.sim.schedule import PHASE_LIMIT_S, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
-from warmup.machine.blame import Status
-from warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from warmup.machine.machine import WarmupMachine
-from warmup.machine.phases import Phase
-from warmup.machine.state import Commands
 
 TICK_S = 1.0
 DURATIONS: dict[str, tuple[float, float]] = {

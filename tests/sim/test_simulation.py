@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.warmup.machine import compiling, delivering, machine, probing, working
+from ray_warmup.warmup.machine.commands import Replace
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.modules import ModuleState
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.policy import Decision, NodePolicy
+from ray_warmup.warmup.machine.pool import TaskPool
+from ray_warmup.warmup.machine.state import ClassState
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
-from warmup.machine import compiling, delivering, machine, probing, working
-from warmup.machine.commands import Replace
-from warmup.machine.machine import WarmupMachine
-from warmup.machine.modules import ModuleState
-from warmup.machine.phases import Phase
-from warmup.machine.policy import Decision, NodePolicy
-from warmup.machine.pool import TaskPool
-from warmup.machine.state import ClassState
 
 BLOCK = 250
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.ranks import RankInfo
 from tests.sim.group import Group, module_digest
 from tests.sim.holdings import Directory, Process, RefusedError, Value
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.state import ClassState
-from warmup.ranks import RankInfo
 
 
 class Workshop:

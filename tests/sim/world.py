@@ -1,6 +1,6 @@
 """The modelled cluster of the simulation: processes, node directories, the depot. Time is not its business.
 
-A process answers the machine's calls as `warmup.rank.process.RankProcess` would, from what it holds itself:
+A process answers the machine's calls as `ray_warmup.warmup.rank.process.RankProcess` would, from what it holds itself:
 a fresh process holds nothing, a table exists only where one was published, an artifact only once adopted.
 Every measurement is random, so two attempts at one task give different tables.
 """
@@ -11,12 +11,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.ranks import RankInfo
 from tests.sim.group import Group, are_modules
 from tests.sim.holdings import Process, RefusedError, Table, Value
 from tests.sim.workshop import Workshop
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.state import ClassState
-from warmup.ranks import RankInfo
 
 
 def make_row(tactic: int, rng: random.Random) -> Value:

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact, Blob, verify
-from warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
-from warmup.artifact.member_path import check_member_path
-from warmup.disk.publish import publish_bytes
-from warmup.disk.reading import read_regular
-from warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
+from ray_warmup.warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
+from ray_warmup.warmup.artifact.member_path import check_member_path
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 
 MAGIC = b"RAYWARMUP1\n"
 _LENGTH = 8

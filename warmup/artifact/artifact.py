@@ -2,7 +2,7 @@
 
 Packs contents into blobs (zstd where it pays), checks blobs before anything touches a disk, and decodes them within
 the limits that the manifest states. Pure bytes: where they lie is `warmup/store/`'s, which module or cache
-entry they are is `warmup/compiled/`'s.
+entry they are is `warmup/caches/`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from warmup.artifact.manifest import (
+from ray_warmup.warmup.artifact.manifest import (
     TABLE_NAME,
     BlobEntry,
     GuardSummary,
@@ -22,7 +22,7 @@ from warmup.artifact.manifest import (
     key_difference,
     parse_manifest,
 )
-from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import ValidationError
 
-from warmup.artifact.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
-from warmup.artifact.member_path import check_member_paths
-from warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.artifact.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
+from ray_warmup.warmup.artifact.member_path import check_member_paths
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 __all__ = ["MAX_BLOB_BYTES", "BlobEntry", "Codec", "GuardSummary", "Kind", "Manifest", "parse_json", "parse_manifest"]
 

@@ -1,7 +1,7 @@
 """The JSON shape of a manifest as pydantic models; `schemas/manifest.schema.json` is generated from them.
 
 Only shape and limits: what the values mean is `warmup/artifact/manifest.py`'s. Regenerate the committed schema with
-`python -m warmup.artifact.manifest_schema > warmup/schemas/manifest.schema.json`.
+`python -m ray_warmup.warmup.artifact.manifest_schema > warmup/schemas/manifest.schema.json`.
 """
 
 from __future__ import annotations

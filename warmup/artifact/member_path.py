@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from warmup.errors import UnsafeArchiveError
+from ray_warmup.warmup.errors import UnsafeArchiveError
 
 MAX_PATH = 512
 MAX_PART = 200

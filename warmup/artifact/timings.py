@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Content, decode, sha256
-from warmup.artifact.manifest import MAX_BLOB_BYTES, TIMINGS_NAME, BlobEntry, parse_json
-from warmup.errors import CorruptArtifactError
+from ray_warmup.warmup.artifact.artifact import Artifact, Content, decode, sha256
+from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, TIMINGS_NAME, BlobEntry, parse_json
+from ray_warmup.warmup.errors import CorruptArtifactError
 
 TIMINGS_VERSION = 1
 """Of the sidecar; raised when its rows mean something else. Any other version is ignored."""

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from warmup.errors import StoreError
+from ray_warmup.warmup.errors import StoreError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from warmup.disk.publish import store_error
-from warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.disk.publish import store_error
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 LATEST = 32503680000.0
 """The year 3000, in seconds since 1970."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine import warming
-from warmup.machine.commands import Call, Failure
-from warmup.machine.phases import Phase
-from warmup.machine.probing import describe
-from warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine import warming
+from ray_warmup.warmup.machine.commands import Call, Failure
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.probing import describe
+from ray_warmup.warmup.machine.state import RankState, Run
 
 
 def keep_answer(run: Run, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from warmup.machine.commands import Adopt, Call, Failure
-from warmup.machine.state import RankState, Run
-from warmup.ranks import RankInfo
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.ranks import RankInfo
 
 
 @dataclass(frozen=True, slots=True)

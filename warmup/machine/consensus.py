@@ -10,11 +10,11 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from warmup.guard.selection import choose
-from warmup.machine.commands import Call
-from warmup.machine.pool import TaskPool
-from warmup.machine.state import ClassState, Commands, Run
-from warmup.tasks import Choice, Measurement, TaskResult
+from ray_warmup.warmup.device.guard.selection import choose
+from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.pool import TaskPool
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 
 METHOD = "measure"
 

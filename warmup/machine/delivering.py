@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call, Failure
-from warmup.machine.leadership import take_over
-from warmup.machine.logic import PhaseLogic
-from warmup.machine.lookup import keeps_files
-from warmup.machine.phases import Phase
-from warmup.machine.state import ClassState, Commands, Run
-from warmup.machine.warming import judge, warm
-from warmup.quarantine import spared, spared_verdict
+from ray_warmup.warmup.artifact.quarantine import spared, spared_verdict
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.leadership import take_over
+from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine.warming import judge, warm
 
 
 class Pushing(PhaseLogic):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from warmup.machine import consensus
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine import consensus
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 
 METHOD = "tune_engine"
 WARMUP = "sm120_decode"

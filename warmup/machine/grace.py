@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from warmup.machine.blame import fold
-from warmup.machine.commands import Failure
-from warmup.machine.state import Run
-from warmup.ranks import RankInfo
+from ray_warmup.warmup.machine.blame import fold
+from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.ranks import RankInfo
 
 GRACE_S = 0.3
 """After the first failure the others get this long to report theirs."""

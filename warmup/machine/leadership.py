@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmup.machine.state import ClassState, Run
+from ray_warmup.warmup.machine.state import ClassState, Run
 
 
 def take_over(run: Run, group: ClassState, lost: int) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call, Failure
-from warmup.machine.phases import Phase
-from warmup.machine.state import Commands, Run
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import Commands, Run
 
 
 class PhaseLogic:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.logic import PhaseLogic
-from warmup.machine.node_loss import keep_found
-from warmup.machine.phases import Phase
-from warmup.machine.state import ClassState, Commands, Place, Run
-from warmup.quarantine import serves_none_of
+from ray_warmup.warmup.artifact.quarantine import serves_none_of
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.node_loss import keep_found
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import ClassState, Commands, Place, Run
 
 
 class Lookup(PhaseLogic):

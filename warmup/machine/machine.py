@@ -7,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from configs.schema import WarmupConfig
-from warmup.machine import node_loss, warming
-from warmup.machine.answers import keep_answer
-from warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
-from warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
-from warmup.machine.compiling import Compiling
-from warmup.machine.delivering import Installing, Loading, Pushing, Replaying
-from warmup.machine.grace import Grace
-from warmup.machine.logic import PhaseLogic
-from warmup.machine.lookup import Lookup
-from warmup.machine.phases import Phase
-from warmup.machine.policy import Decision, FailurePolicy, NodePolicy
-from warmup.machine.probing import Probing, probe
-from warmup.machine.state import Commands, RankState, Run
-from warmup.machine.suspects import show_stack, suspect
-from warmup.machine.watchdog import late_ranks, mark_silent
-from warmup.machine.working import Guarding, Tuning
-from warmup.ranks import RankInfo
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.machine import node_loss, warming
+from ray_warmup.warmup.machine.answers import keep_answer
+from ray_warmup.warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
+from ray_warmup.warmup.machine.compiling import Compiling
+from ray_warmup.warmup.machine.delivering import Installing, Loading, Pushing, Replaying
+from ray_warmup.warmup.machine.grace import Grace
+from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.lookup import Lookup
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
+from ray_warmup.warmup.machine.probing import Probing, probe
+from ray_warmup.warmup.machine.state import Commands, RankState, Run
+from ray_warmup.warmup.machine.suspects import show_stack, suspect
+from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
+from ray_warmup.warmup.machine.working import Guarding, Tuning
+from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from warmup.machine.commands import Adopt, Call, Release, Replace
-from warmup.machine.leadership import take_over
-from warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine.commands import Adopt, Call, Release, Replace
+from ray_warmup.warmup.machine.leadership import take_over
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 
 
 def ranks_on(run: Run, node_id: str) -> list[int]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 
 METHOD = "measure"
 SLOW_GPU = 1.15

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine import peers
-from warmup.machine.commands import Adopt, Call
-from warmup.machine.logic import PhaseLogic
-from warmup.machine.phases import Phase
-from warmup.machine.pool import PoolTask
-from warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine import peers
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.pool import PoolTask
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 
 
 class Probing(PhaseLogic):

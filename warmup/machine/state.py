@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.schema import WarmupConfig
-from warmup.machine.commands import Adopt, Call, Command, Failure
-from warmup.machine.modules import ModuleState
-from warmup.machine.phases import Phase
-from warmup.machine.pool import PoolTask, TaskPool
-from warmup.ranks import RankInfo
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
+from ray_warmup.warmup.machine.modules import ModuleState
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.ranks import RankInfo
 
 Place = tuple[str, str]
 """Node id and directory: what one writer is responsible for."""

@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from warmup.machine.phases import Phase
-from warmup.machine.state import ClassState, RankState, Run
-from warmup.report import ClassReport, EngineReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.report import (
+    ClassReport,
+    EngineReport,
+    FileReport,
+    GuardReport,
+    RankReport,
+    SkipReport,
+    WarmupReport,
+)
 
 
 def summarize(run: Run) -> WarmupReport:

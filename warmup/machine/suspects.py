@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine.commands import Failure
-from warmup.machine.phases import Phase
-from warmup.machine.state import ClassState, RankState, Run
-from warmup.tasks import DEFAULT_TACTIC
+from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC
 
 PATIENCE = 2
 """Deaths in one task, or in one tactic on any rank, after which a kill without a trace is blamed on the tactic, too."""

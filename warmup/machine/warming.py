@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from configs.schema import WarmupConfig
-from warmup.engine_warmup.deadlines import DEFAULT_DEADLINES
-from warmup.machine import engine_tuning
-from warmup.machine.blame import Status
-from warmup.machine.commands import Call, Failure
-from warmup.machine.state import RankState, Run
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
+from ray_warmup.warmup.machine import engine_tuning
+from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.commands import Call, Failure
+from ray_warmup.warmup.machine.state import RankState, Run
 
 METHOD = "warm"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from warmup.machine.blame import Status, late_task, silent
-from warmup.machine.commands import Call, Culprit
-from warmup.machine.state import Run
+from ray_warmup.warmup.machine.blame import Status, late_task, silent
+from ray_warmup.warmup.machine.commands import Call, Culprit
+from ray_warmup.warmup.machine.state import Run
 
 SILENT_BEATS = 2
 """A rank counts as silent after so many intervals without a heartbeat."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.machine import consensus, engine_tuning, peers
-from warmup.machine.commands import Adopt, Call, Failure
-from warmup.machine.leadership import take_over
-from warmup.machine.logic import PhaseLogic
-from warmup.machine.phases import Phase
-from warmup.machine.pool import PoolTask, TaskPool
-from warmup.machine.state import ClassState, Commands, Run
-from warmup.machine.suspects import judge
-from warmup.quarantine import spared
+from ray_warmup.warmup.artifact.quarantine import spared
+from ray_warmup.warmup.machine import consensus, engine_tuning, peers
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.leadership import take_over
+from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine.suspects import judge
 
 NOT_TUNED = {
     "oom": "no tactic fits into memory, not even after freeing caches (autotune.max_memory_bytes)",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.disk.publish import make_directories
+from ray_warmup.warmup.disk.publish import make_directories
 
 logger = logging.getLogger(__name__)
 

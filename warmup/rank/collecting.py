@@ -1,7 +1,7 @@
 """What goes into an artifact beside its table: modules, what a replay in a fresh process compiles, a tune's kernels.
 
 Collecting is never an obstacle: what a replay cannot tell is left out with a warning. How a replay is run is
-`warmup/fresh_replay.py`'s, how each kind is read from its cache `warmup/compiled/`'s.
+`warmup/rank/fresh_replay.py`'s, how each kind is read from its cache `warmup/caches/`'s.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Content
-from warmup.compiled.compiled_part import CompiledPart
-from warmup.errors import LoadError
-from warmup.fresh_replay import FreshProcess
-from warmup.rank.kept_kernels import KeptKernels
-from warmup.store.node_store import NodeStore
-from warmup.tuner import Tuner
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.errors import LoadError
+from ray_warmup.warmup.rank.fresh_replay import FreshProcess
+from ray_warmup.warmup.rank.kept_kernels import KeptKernels
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ TABLE_ALONE = "table"
 
 @dataclass(frozen=True, slots=True)
 class FreshReplay:
-    """How to replay a table in a process of its own; see `warmup/fresh_replay.py`."""
+    """How to replay a table in a process of its own; see `warmup/rank/fresh_replay.py`."""
 
     request: Mapping[str, Any]
     variables: Mapping[str, str]

@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
-from warmup.artifact.manifest import BlobEntry, GuardSummary
-from warmup.cache_key import CacheKey
-from warmup.compiled import flashinfer_modules
-from warmup.compiled.compiled_part import COMPILED, CompiledPart
-from warmup.errors import WarmupError
-from warmup.rank.collecting import Collected, Collecting, FreshReplay
-from warmup.rank.kept_kernels import KeptKernels
-from warmup.rank.module_build import ModuleBuild
-from warmup.rank.packing import blob_rows
-from warmup.store.node_store import NodeStore
-from warmup.tuner import Tuner
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary
+from ray_warmup.warmup.caches import flashinfer_modules
+from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
+from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.collecting import Collected, Collecting, FreshReplay
+from ray_warmup.warmup.rank.kept_kernels import KeptKernels
+from ray_warmup.warmup.rank.module_build import ModuleBuild
+from ray_warmup.warmup.rank.packing import blob_rows
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact
-from warmup.artifact.timings import read_timings
-from warmup.errors import WarmupError
-from warmup.rank.partial_results import believed
-from warmup.store.node_store import NodeStore
-from warmup.tasks import Task
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.timings import read_timings
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.partial_results import believed
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import Task
 
 logger = logging.getLogger(__name__)
 

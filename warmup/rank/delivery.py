@@ -12,21 +12,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.artifact import Artifact, Blob, verify
-from warmup.artifact.manifest import Kind, Manifest, parse_manifest
-from warmup.artifact.timings import read_coverage
-from warmup.cache_key import CacheKey
-from warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
-from warmup.fingerprint import Fingerprint
-from warmup.rank.compiled_work import CompiledWork
-from warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
-from warmup.ranks import RankInfo
-from warmup.store.holding import Holding
-from warmup.store.leases import PUBLISHING, Lease
-from warmup.store.node_store import NodeStore
-from warmup.table import parse_table
-from warmup.tasks import GuardVerdict, Task, TaskResult
-from warmup.tuner import Tuner
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.artifact.timings import read_coverage
+from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.rank.compiled_work import CompiledWork
+from ray_warmup.warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.holding import Holding
+from ray_warmup.warmup.store.leases import PUBLISHING, Lease
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import GuardVerdict, Task, TaskResult
 
 TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 """Kinds that a lookup reads; the others are large and wait until a node needs them."""

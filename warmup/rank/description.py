@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import WarmupConfig
-from warmup.cache_key import CacheKey
-from warmup.rank.costs import learned_costs, recorded_seconds
-from warmup.tasks import Skip, Task
-from warmup.tuner import Tuner
-from warmup.tuning.memory_budget import bytes_needed
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.device.memory_budget import bytes_needed
+from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.rank.costs import learned_costs, recorded_seconds
+from ray_warmup.warmup.tasks import Skip, Task
 
 NOTHING: dict[str, Any] = {
     "key": "off",

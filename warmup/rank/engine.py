@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.model import ModelDims
-from configs.schema import WarmupConfig
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.configs.schema import WarmupConfig
 
 if TYPE_CHECKING:
-    from warmup.engine_warmup.builtin_engine import BuiltinEngine
-    from warmup.engine_warmup.outcome import EngineWarmupReport
-    from warmup.engine_warmup.spec import EngineWarmup, WarmupContext
-    from warmup.tasks import Workload
+    from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
+    from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
+    from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, WarmupContext
+    from ray_warmup.warmup.tasks import Workload
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ class RankEngine:
         """The FlashInfer calls that `warm` will make, for the modules that they need; none where nothing runs."""
         if off_reason(self.config, self.backend) is not None:
             return ()
-        from warmup.engine_warmup.outline import outline_of
-        from warmup.engine_warmup.runner_calls import runner_calls
+        from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
+        from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls
 
         return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
 
@@ -59,7 +59,7 @@ class RankEngine:
         """Whether `tune` would tune anything on a device of this compute capability; asked of the gates alone."""
         if off_reason(self.config, self.backend) is not None:
             return False
-        from warmup.engine_warmup.spec import gate_of
+        from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
 
         foreseen = foreseen_context(self.config, self.dims, self.rank, self.backend, capability)
         return any(gate_of(foreseen, warmup) is None for warmup in tuning_warmups())
@@ -74,7 +74,7 @@ class RankEngine:
         Raises:
             EngineWarmupError: one that `engine.required` names failed.
         """
-        from warmup.engine_warmup.errors import EngineWarmupError
+        from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
 
         engine = self._engine(capability, decode_tune_path=str(scratch / "sparse_mla_decode.json"))
         try:
@@ -131,7 +131,7 @@ class RankEngine:
 
     def _warmed(self, engine: BuiltinEngine, left_out: Mapping[str, str]) -> tuple[EngineWarmupReport, dict[str, int]]:
         """The warmups' report, and compilations by kind: none on a node that everything was shipped to."""
-        from warmup.engine_warmup.monitor import CompilationMonitor
+        from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
         if self.config.engine.monitor == "off":
             return engine.warm(left_out=left_out, announce=self.announce), {}
@@ -144,8 +144,8 @@ class RankEngine:
         settings = self.config.engine
         if settings.monitor == "off" or not settings.verify_requests or not report.ready:
             return {}
-        from warmup.engine_warmup.monitor import CompilationMonitor
-        from warmup.engine_warmup.verify import verify
+        from ray_warmup.warmup.engines.builtin.warmups.verify import verify
+        from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
         self.announce(VERIFY)
         found = verify(engine.context(), settings.verify_requests, CompilationMonitor(settings.monitor))
@@ -161,8 +161,8 @@ class RankEngine:
         return {"verification": found.to_json(), "warnings": warnings, "failed": failed}
 
     def _engine(self, capability: tuple[int, int] | None = None, decode_tune_path: str | None = None) -> BuiltinEngine:
-        from warmup.engine_warmup.builtin_engine import BuiltinEngine
-        from warmup.engine_warmup.outline import engine_options, outline_of
+        from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
+        from ray_warmup.warmup.engines.builtin.warmups.outline import engine_options, outline_of
 
         options = replace(engine_options(self.config), decode_tune_path=decode_tune_path)
         return BuiltinEngine(outline_of(self.config, self.dims, self.rank, self.backend), options, capability)
@@ -175,8 +175,8 @@ def predicted(
 
     What needs the device, such as its free memory, is not known yet.
     """
-    from warmup.engine_warmup.order import ENGINE_WARMUPS
-    from warmup.engine_warmup.spec import gate_of
+    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
 
     if (reason := off_reason(config, backend)) is not None:
         return {warmup.name: f"skipped: {reason}" for warmup in ENGINE_WARMUPS}
@@ -189,8 +189,8 @@ def foreseen_context(
     config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
 ) -> WarmupContext:
     """What a gate can be asked before there is a runner."""
-    from warmup.engine_warmup.outline import OutlinedRunner, engine_options, outline_of
-    from warmup.engine_warmup.spec import WarmupContext
+    from ray_warmup.warmup.engines.builtin.warmups.outline import OutlinedRunner, engine_options, outline_of
+    from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
 
     runner: Any = OutlinedRunner(outline_of(config, dims, rank, backend))
     return WarmupContext(runner, _never, _never, _never, engine_options(config), capability=capability)
@@ -198,8 +198,8 @@ def foreseen_context(
 
 def tuning_warmups() -> tuple[EngineWarmup, ...]:
     """The warmups whose results are part of the artifact."""
-    from warmup.engine_warmup.order import ENGINE_WARMUPS
-    from warmup.engine_warmup.spec import Stage
+    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.spec import Stage
 
     return tuple(warmup for warmup in ENGINE_WARMUPS if warmup.stage is Stage.AUTOTUNE)
 

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from warmup.errors import StoreError
-from warmup.rank.partial_results import believed
-from warmup.store.node_store import NodeStore
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.rank.partial_results import believed
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 

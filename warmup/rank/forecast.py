@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import env
-from configs.errors import ConfigError
-from configs.model import load_model
-from configs.schema import WarmupConfig
-from warmup.artifact.manifest import key_difference
-from warmup.cache_key import CacheKey, cache_key
-from warmup.compiled import flashinfer_modules
-from warmup.errors import ForecastError, WarmupError
-from warmup.fingerprint import Fingerprint
-from warmup.rank.node_paths import NodePaths, resolve_paths
-from warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
-from warmup.store.node_store import NodeStore, StorePath
-from warmup.table import metadata_difference, parse_table
-from warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
-from warmup.tuning.host_facts import capability_of, describe_host, gpu_capability
+from ray_warmup.configs import env
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.model import load_model
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.manifest import key_difference
+from ray_warmup.warmup.artifact.table import metadata_difference, parse_table
+from ray_warmup.warmup.caches import flashinfer_modules
+from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
+from ray_warmup.warmup.errors import ForecastError, WarmupError
+from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
+from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
+from ray_warmup.warmup.store.node_store import NodeStore, StorePath
+from ray_warmup.warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
 
 
 @dataclass(frozen=True, slots=True)

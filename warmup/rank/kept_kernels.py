@@ -1,17 +1,17 @@
 """What the driver compiled while tuning, kept for nodes that tune again: when a rank notes, restores and reads it.
 
-How it is told apart, packed and put back is `warmup/compiled/tuning_kernels.py`'s. Never an obstacle to a tune.
+How it is told apart, packed and put back is `warmup/caches/tuning_kernels.py`'s. Never an obstacle to a tune.
 """
 
 from __future__ import annotations
 
 import logging
 
-from warmup.artifact.artifact import Content
-from warmup.compiled import tuning_kernels
-from warmup.compiled.compiled_part import CompiledPart
-from warmup.errors import WarmupError
-from warmup.store.node_store import NodeStore
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.caches import tuning_kernels
+from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 

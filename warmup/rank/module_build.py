@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from warmup.tuner import Tuner
+from ray_warmup.warmup.device.tuner import Tuner
 
 
 class ModuleBuild:

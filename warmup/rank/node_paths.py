@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import env
-from configs.errors import ConfigError
-from configs.schema import CacheSection, WarmupConfig
-from warmup.errors import StoreError
+from ray_warmup.configs import env
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.errors import StoreError
 
 DEFAULT_NAME = "ray-warmup"
 SIMULATED = "simulated"

@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs import env
-from configs.schema import CacheSection, WarmupConfig
-from warmup.cache_key import CacheKey
-from warmup.compiled.compiled_part import CompiledPart
-from warmup.errors import StoreError
-from warmup.fingerprint import Fingerprint
-from warmup.rank.collecting import TABLE_ALONE, FreshReplay
-from warmup.rank.compiled_work import CompiledWork
-from warmup.rank.engine import off_reason
-from warmup.rank.files import RankFiles
-from warmup.rank.node_paths import NodePaths
-from warmup.ranks import RankInfo
-from warmup.store.node_store import NodeStore, StorePath
-from warmup.tuner import Tuner, TunerOptions
+from ray_warmup.configs import env
+from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.rank.collecting import TABLE_ALONE, FreshReplay
+from ray_warmup.warmup.rank.compiled_work import CompiledWork
+from ray_warmup.warmup.rank.engine import off_reason
+from ray_warmup.warmup.rank.files import RankFiles
+from ray_warmup.warmup.rank.node_paths import NodePaths
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 
 ENGINE_SETTINGS_THAT_COMPILE_NOTHING = ("enabled", "required", "deadlines", "monitor", "verify_requests")
 REPLAY_SHARE = 0.75

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from warmup.artifact.artifact import Artifact, Content, pack, table_content
-from warmup.artifact.manifest import GuardSummary, Manifest
-from warmup.artifact.timings import read_timings, timings_content
-from warmup.cache_key import CacheKey
-from warmup.errors import ArtifactError
-from warmup.fingerprint import Fingerprint
-from warmup.table import TABLE_NAME, parse_table
-from warmup.tasks import GuardVerdict, TaskResult
+from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.manifest import GuardSummary, Manifest
+from ray_warmup.warmup.artifact.table import TABLE_NAME, parse_table
+from ray_warmup.warmup.artifact.timings import read_timings, timings_content
+from ray_warmup.warmup.errors import ArtifactError
+from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
 
 def make_artifact(
@@ -74,8 +74,8 @@ def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tup
     """
     if not tuned:
         return table, (), ()
-    from warmup.engine_warmup.sm120_decode import merge_into_artifact
-    from warmup.engine_warmup.spec import TunedFile
+    from ray_warmup.warmup.engines.builtin.warmups.sm120_decode import merge_into_artifact
+    from ray_warmup.warmup.engines.builtin.warmups.spec import TunedFile
 
     files = tuple(TunedFile(file["name"], file["content"].encode()) for file in tuned)
     try:

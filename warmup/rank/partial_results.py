@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, get_args
 
-from warmup.tasks import TaskOutcome, TaskResult
+from ray_warmup.warmup.tasks import TaskOutcome, TaskResult
 
 
 def believed(rows: Iterable[dict[str, Any]], task_ids: Collection[str]) -> list[dict[str, Any]]:

@@ -13,31 +13,38 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from configs import env
-from configs.model import ModelDims, load_model
-from configs.schema import WarmupConfig
-from warmup.artifact.artifact import Blob
-from warmup.cache_key import CacheKey, cache_key
-from warmup.errors import StoreError, WarmupError
-from warmup.fingerprint import Fingerprint
-from warmup.quarantine import believed, entries_of
-from warmup.rank.black_box import box_path
-from warmup.rank.compiled_work import CompiledWork
-from warmup.rank.delivery import Delivery
-from warmup.rank.description import NOTHING, describe
-from warmup.rank.engine import RankEngine
-from warmup.rank.files import RankFiles
-from warmup.rank.node_paths import NodePaths, resolve_paths
-from warmup.rank.opening import FreshRank, compiled_work, open_store, rank_files, tuner_options, workspace_is_made
-from warmup.rank.record import RankRecord
-from warmup.rank.workloads import rank_workloads, runnable
-from warmup.ranks import RankInfo
-from warmup.store.node_store import NodeStore
-from warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
-from warmup.tuner import Tuner, TunerOptions, Watch
-from warmup.tuning.host_facts import capability_of
-from warmup.tuning.memory_budget import fit_buckets
-from warmup.workloads.catalog import check_quantization
+from ray_warmup.configs import env
+from ray_warmup.configs.model import ModelDims, load_model
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.quarantine import believed, entries_of
+from ray_warmup.warmup.device.host_facts import capability_of
+from ray_warmup.warmup.device.memory_budget import fit_buckets
+from ray_warmup.warmup.device.tuner import Tuner, TunerOptions, Watch
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.rank.black_box import box_path
+from ray_warmup.warmup.rank.compiled_work import CompiledWork
+from ray_warmup.warmup.rank.delivery import Delivery
+from ray_warmup.warmup.rank.description import NOTHING, describe
+from ray_warmup.warmup.rank.engine import RankEngine
+from ray_warmup.warmup.rank.files import RankFiles
+from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
+from ray_warmup.warmup.rank.opening import (
+    FreshRank,
+    compiled_work,
+    open_store,
+    rank_files,
+    tuner_options,
+    workspace_is_made,
+)
+from ray_warmup.warmup.rank.record import RankRecord
+from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
+from ray_warmup.warmup.workloads.catalog import check_quantization
 
 Quarantine = Sequence[dict[str, str]]
 """Tactics that must not run: op, runner, tactic as JSON."""

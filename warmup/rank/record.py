@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from warmup.rank.black_box import BlackBox
-from warmup.tuner import Watch
+from ray_warmup.warmup.device.tuner import Watch
+from ray_warmup.warmup.rank.black_box import BlackBox
 
 logger = logging.getLogger(__name__)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from configs import ConfigError
-from configs.model import ModelDims
-from configs.schema import WarmupConfig
-from warmup.ranks import share_of
-from warmup.tasks import Skip, Workload
-from warmup.workloads import fused_moe
-from warmup.workloads.base import builder_for
-from warmup.workloads.catalog import workloads_of
+from ray_warmup.configs import ConfigError
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.ranks import share_of
+from ray_warmup.warmup.tasks import Skip, Workload
+from ray_warmup.warmup.workloads import fused_moe
+from ray_warmup.warmup.workloads.base import builder_for
+from ray_warmup.warmup.workloads.catalog import workloads_of
 
 
 def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:

@@ -16,11 +16,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from warmup.artifact.artifact import Blob, sha256
-from warmup.artifact.manifest import MAX_BLOB_BYTES, MAX_MANIFEST_BYTES, BlobEntry, Manifest, parse_json, parse_manifest
-from warmup.disk.publish import make_directories, publish_bytes, store_error, sweep
-from warmup.disk.reading import read_regular
-from warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.artifact.artifact import Blob, sha256
+from ray_warmup.warmup.artifact.manifest import (
+    MAX_BLOB_BYTES,
+    MAX_MANIFEST_BYTES,
+    BlobEntry,
+    Manifest,
+    parse_json,
+    parse_manifest,
+)
+from ray_warmup.warmup.disk.publish import make_directories, publish_bytes, store_error, sweep
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 logger = logging.getLogger(__name__)
 

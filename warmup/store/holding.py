@@ -14,13 +14,13 @@ import stat
 import threading
 from pathlib import Path
 
-from warmup.artifact.artifact import sha256
-from warmup.artifact.manifest import TABLE_NAME
-from warmup.disk.reading import read_regular
-from warmup.errors import WarmupError
-from warmup.store.leases import Lease
-from warmup.store.node_store import NodeStore
-from warmup.store.served_table import MAX_TABLE_BYTES
+from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.leases import Lease
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.manifest import parse_json
-from warmup.disk.publish import publish_bytes
-from warmup.disk.reading import read_regular
-from warmup.errors import WarmupError
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)
 

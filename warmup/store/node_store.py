@@ -5,7 +5,7 @@
     ├── current                        {"generation": 7, "manifest_sha256": ...}, replaced atomically: the commit
     ├── generations/000007/manifest.json
     ├── blobs/<sha256>                 content-addressed, shared by the generations
-    ├── installed/<artifact digest>/   compiled modules and caches as engines read them (`warmup/compiled/`)
+    ├── installed/<artifact digest>/   compiled modules and caches as engines read them (`warmup/caches/`)
     ├── partial/<writer>.json          finished tasks of runs that did not finish; one file per writer
     ├── quarantine/<writer>.json       tactics that must not run
     ├── leases/<random>.json           who uses which generation
@@ -40,7 +40,7 @@ reads `current` again and follows it, so two of them end with the table of the c
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
-| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `warmup.apply`; |
+| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `ray_warmup.apply`; |
 | | a rank also what no generation names yet: blobs and modules that it took from another node |
 | damaged partial or quarantine file | left out with a warning: its tasks are measured again |
 """
@@ -53,15 +53,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
-from warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
-from warmup.disk.publish import store_error, sweep
-from warmup.errors import StoreError, WarmupError
-from warmup.store import leases
-from warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
-from warmup.store.run_files import RunFiles
-from warmup.store.served_table import ServedTable
-from warmup.store.values import Lookup, Published, StorePath
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
+from ray_warmup.warmup.disk.publish import store_error, sweep
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store import leases
+from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
+from ray_warmup.warmup.store.run_files import RunFiles
+from ray_warmup.warmup.store.served_table import ServedTable
+from ray_warmup.warmup.store.values import Lookup, Published, StorePath
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
 

@@ -2,7 +2,7 @@
 
 What goes is first renamed out of sight (`.<name>.<random>.trash`), then leases, pointer and manifests are read again:
 whoever took a lease before that is seen and the thing is given back; a reader that misses it meanwhile takes it back
-itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache/ops.py`).
+itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache_admin/ops.py`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from warmup.artifact.manifest import Manifest, parse_manifest
-from warmup.disk.publish import STALE_AFTER_S, store_error
-from warmup.errors import StoreError, WarmupError
-from warmup.store.generations import hide
-from warmup.store.leases import EVERYTHING, PUBLISHING, held_generations
-from warmup.store.node_store import NodeStore
+from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
+from ray_warmup.warmup.disk.publish import STALE_AFTER_S, store_error
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.generations import hide
+from ray_warmup.warmup.store.leases import EVERYTHING, PUBLISHING, held_generations
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 

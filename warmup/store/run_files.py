@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.manifest import parse_json
-from warmup.disk.publish import publish_bytes, store_error
-from warmup.disk.reading import is_time, read_regular
-from warmup.errors import StoreError, WarmupError
-from warmup.store.writer_files import WriterFiles
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes, store_error
+from ray_warmup.warmup.disk.reading import is_time, read_regular
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.writer_files import WriterFiles
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from warmup.artifact.artifact import decode, sha256
-from warmup.artifact.manifest import Manifest
-from warmup.disk.reading import read_regular
-from warmup.errors import StoreError, WarmupError
-from warmup.store.generations import FOLLOW_ATTEMPTS, Generations
+from ray_warmup.warmup.artifact.artifact import decode, sha256
+from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations
 
 MAX_TABLE_BYTES = 256 << 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from warmup.artifact.manifest import Manifest
-from warmup.errors import StoreError
+from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.errors import StoreError
 
 
 class StorePath:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from warmup.artifact.manifest import parse_json
-from warmup.disk.publish import publish_bytes
-from warmup.disk.reading import read_regular
-from warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 logger = logging.getLogger(__name__)
 

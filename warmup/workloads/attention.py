@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from warmup.tasks import Workload
-from warmup.workloads.modules import uses_tensor_cores
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.modules import uses_tensor_cores
 
 WORKSPACE_BYTES = 128 << 20
 MAX_CONTEXT = 1024

@@ -10,11 +10,11 @@ from __future__ import annotations
 import importlib
 from typing import Any, Protocol, cast
 
-from warmup.errors import WorkloadError
-from warmup.tasks import Workload
+from ray_warmup.warmup.errors import WorkloadError
+from ray_warmup.warmup.tasks import Workload
 
 ROOM_OF_OP: dict[str, str] = {"cpu_gemm": "cpu_gemm"}
-"""Ops whose room is not their family's: op name -> module below `warmup.workloads`."""
+"""Ops whose room is not their family's: op name -> module below `ray_warmup.warmup.workloads`."""
 
 ROOM_OF_FAMILY: dict[str, str] = {
     "gemm": "gemm",
@@ -24,7 +24,7 @@ ROOM_OF_FAMILY: dict[str, str] = {
     "rope": "rope",
     "sampling": "sampling",
 }
-"""Family -> module below `warmup.workloads`."""
+"""Family -> module below `ray_warmup.warmup.workloads`."""
 
 
 class OpCall(Protocol):
@@ -84,4 +84,4 @@ def builder_for(workload: Workload) -> Room:
             family=workload.family,
             op=workload.op,
         )
-    return cast(Room, importlib.import_module(f"warmup.workloads.{name}"))
+    return cast(Room, importlib.import_module(f"ray_warmup.warmup.workloads.{name}"))

@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from configs.errors import ConfigError
-from configs.model import ModelDims
-from warmup.tasks import Scalar, Workload
-from warmup.workloads.modules import modules_for
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.tasks import Scalar, Workload
+from ray_warmup.warmup.workloads.modules import modules_for
 
 Backend = Literal["cuda", "cpu"]
 Quantization = Literal["none", "fp8"]
@@ -69,7 +69,7 @@ def workloads_of(
     """Every op call of one rank, in the order in which a layer runs them.
 
     Args:
-        dims: the model; `configs.model.check_parallel` has accepted the parallel sizes.
+        dims: the model; `ray_warmup.configs.model.check_parallel` has accepted the parallel sizes.
         pp_stage: 0 to pp - 1; only the last stage has the LM head and samples.
         ep_shard: 0 to ep - 1; equal shards are equal work, so it only says who runs it.
         dtype: torch name of the activations, `bfloat16` for the tuned GEMMs on CUDA.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.guard.agreement import ColumnSample
-from warmup.tasks import Workload
+from ray_warmup.warmup.device.guard.agreement import ColumnSample
+from ray_warmup.warmup.tasks import Workload
 
 SAMPLED_COLUMNS = 8192
 """Columns of a reference; float64 of a whole LM head would take seconds and more than a gigabyte."""
@@ -26,7 +26,7 @@ class CpuGemmCall:
 
     def run(self) -> Any:
         """[M, N], float32."""
-        from warmup.tuning.cpu_gemm import cpu_gemm
+        from ray_warmup.warmup.device.cpu_gemm import cpu_gemm
 
         return cpu_gemm(*self.inputs)
 
@@ -57,7 +57,7 @@ class CpuWeight:
 
 def bind(workload: Workload, weight: Any) -> CpuWeight:
     """A layer's weight [N, K], as it is; FlashInfer's tuner is imported now and not in the layer's first call."""
-    import warmup.tuning.cpu_gemm  # noqa: F401
+    import ray_warmup.warmup.device.cpu_gemm  # noqa: F401
 
     return CpuWeight(weight)
 

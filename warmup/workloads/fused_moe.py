@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.tasks import Workload
+from ray_warmup.warmup.tasks import Workload
 
 CAPABILITY = (9, 0)
 """The one whose module is named and was looked at."""
-BUILD_COMMAND = "python -m scripts.build_fused_moe"
+BUILD_COMMAND = "python -m tests.bench.build_fused_moe"
 MODULE = "fused_moe_90"
 NOT_COMPILED = f"module {MODULE} is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
 
@@ -156,6 +156,6 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
     """The delay kernel of FlashInfer's profiling, and the CUTLASS module of capability 9.0."""
     from flashinfer.jit.fused_moe import gen_cutlass_fused_moe_sm90_module
 
-    from warmup.workloads.profiler import profiler_specs
+    from ray_warmup.warmup.workloads.profiler import profiler_specs
 
     return (*profiler_specs(workload), gen_cutlass_fused_moe_sm90_module())

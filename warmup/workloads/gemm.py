@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.tasks import Workload
-from warmup.workloads.catalog import FP8_MIN_CAPABILITY
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.catalog import FP8_MIN_CAPABILITY
 
 BF16_MIN_CAPABILITY = (8, 0)
 REFERENCE_COLUMNS = 16384
@@ -165,7 +165,7 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
     """The delay kernel of FlashInfer's profiling, and the GEMM's own module."""
     from flashinfer.jit.gemm.core import gen_gemm_module, gen_mm_bf16_cublaslt_module
 
-    from warmup.workloads.profiler import profiler_specs
+    from ray_warmup.warmup.workloads.profiler import profiler_specs
 
     own = gen_gemm_module() if workload.op == "fp8_gemm" else gen_mm_bf16_cublaslt_module()
     return (*profiler_specs(workload), own)

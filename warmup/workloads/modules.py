@@ -6,7 +6,7 @@ name of the JitSpec that FlashInfer generates. The JitSpecs themselves are given
 
 from __future__ import annotations
 
-from warmup.tasks import Workload
+from ray_warmup.warmup.tasks import Workload
 
 PROFILER_MODULE = "trtllm_utils"
 """FlashInfer's delay kernel, launched before every timed tactic on CUDA."""

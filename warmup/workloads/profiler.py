@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmup.tasks import Workload
+from ray_warmup.warmup.tasks import Workload
 
 
 def profiler_specs(workload: Workload) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.tasks import Workload
+from ray_warmup.warmup.tasks import Workload
 
 MAX_POSITION = 8192
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from warmup.tasks import Workload
+from ray_warmup.warmup.tasks import Workload
 
 SEED, OFFSET = 1234, 0
 """Fixed philox state: the call gives equal tokens each time and can be captured in a CUDA graph."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.accelerators import LABEL, check_accelerators
-from actors.capacity import Node
-from actors.errors import PlacementError
-from configs.schema import ClusterSection
+from ray_warmup.actors.accelerators import LABEL, check_accelerators
+from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.errors import PlacementError
+from ray_warmup.configs.schema import ClusterSection
 
 
 def node(name: str, accelerator: str | None, gpus: float = 4, **labels: str) -> Node:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from actors.capacity import Node, bundle_of, describe, matches, plan_request, resolve_backend
-from actors.errors import PlacementError
-from configs.schema import ClusterSection
+from ray_warmup.actors.capacity import Node, bundle_of, describe, matches, plan_request, resolve_backend
+from ray_warmup.actors.errors import PlacementError
+from ray_warmup.configs.schema import ClusterSection
 
 
 def make_node(name: str, gpus: float = 4, cpus: float = 16, **changes: Any) -> Node:

@@ -8,9 +8,9 @@ from typing import Any, Self
 import pytest
 import ray
 
-from actors.client import _create, check_request
-from actors.coordinator import Coordinator
-from configs import ConfigError, load_config
+from ray_warmup.actors.client import _create, check_request
+from ray_warmup.actors.coordinator import Coordinator
+from ray_warmup.configs import ConfigError, load_config
 
 
 class Remote:

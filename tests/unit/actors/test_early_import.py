@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.rank_actor import import_early
-from configs import load_config
+from ray_warmup.actors.rank_actor import import_early
+from ray_warmup.configs import load_config
 
 MODULE = "early_tuner_of_this_test"
 

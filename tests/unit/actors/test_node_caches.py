@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from actors import node_caches
-from actors.capacity import Node
-from actors.node_caches import NodeAnswer, judge, nodes_for, objection, perform_everywhere
-from configs import load_config
+from ray_warmup.actors import node_caches
+from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.node_caches import NodeAnswer, judge, nodes_for, objection, perform_everywhere
+from ray_warmup.configs import load_config
 
 A, B, HEAD = "a" * 56, "b" * 56, "c" * 56
 NODES = tuple(Node(name, "127.0.0.1", {"CPU": cpus}, {}) for name, cpus in ((A, 2.0), (B, 2.0), (HEAD, 0.0)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.remote_errors import culprit_of
-from warmup.errors import DeadContextError, TuningError
+from ray_warmup.actors.remote_errors import culprit_of
+from ray_warmup.warmup.errors import DeadContextError, TuningError
 
 
 def test_a_dead_context_names_its_tactic() -> None:

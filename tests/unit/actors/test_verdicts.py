@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from actors import verdicts as endings
-from actors.errors import EXIT_TIMEOUT
-from actors.verdicts import judge, verdicts, wait_ready, why_not_ready
-from configs import WarmupConfig, load_config
+from ray_warmup.actors import verdicts as endings
+from ray_warmup.actors.errors import EXIT_TIMEOUT
+from ray_warmup.actors.verdicts import judge, verdicts, wait_ready, why_not_ready
+from ray_warmup.configs import WarmupConfig, load_config
+from ray_warmup.warmup.artifact.artifact import table_content
+from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.rank.node_paths import environments_here
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
-from warmup.artifact.artifact import table_content
-from warmup.fingerprint import Fingerprint
-from warmup.rank.forecast import forecast_rank
-from warmup.rank.node_paths import environments_here
-from warmup.store.node_store import NodeStore
-from warmup.table import METADATA_FIELDS, Entry, TunedTable
-from warmup.tuning.host_facts import describe_host
 
 
 @pytest.fixture

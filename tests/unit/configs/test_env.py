@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from configs import ConfigError, env
+from ray_warmup.configs import ConfigError, env
 
 LOCATIONS = {
     "RAY_WARMUP_CACHE_ROOT",

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import ConfigError, load_config, parse_config
-from configs.loader import MAX_CONFIG_BYTES
+from ray_warmup.configs import ConfigError, load_config, parse_config
+from ray_warmup.configs.loader import MAX_CONFIG_BYTES
 
 SMALLEST = "cluster: {world_size: 2}\nmodel: {name: qwen3-0.6b}\n"
 

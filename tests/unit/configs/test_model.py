@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from configs.errors import ConfigError
-from configs.model import check_parallel, load_model, parse_model, presets
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.model import check_parallel, load_model, parse_model, presets
 
 DENSE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from configs import load_config
-from configs.loader import RECIPES_DIR
-from configs.model import check_parallel, load_model, presets
+from ray_warmup.configs import load_config
+from ray_warmup.configs.loader import RECIPES_DIR
+from ray_warmup.configs.model import check_parallel, load_model, presets
 
 RECIPES = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs import ConfigError, WarmupConfig, parse_config, schema
-from configs.schema import TimeoutsSection
-from configs.section import Section
-from warmup.machine.phases import Phase
+from ray_warmup.configs import ConfigError, WarmupConfig, parse_config, schema
+from ray_warmup.configs.schema import TimeoutsSection
+from ray_warmup.configs.section import Section
+from ray_warmup.warmup.machine.phases import Phase
 
 
 def make_config(**sections: dict[str, Any]) -> WarmupConfig:

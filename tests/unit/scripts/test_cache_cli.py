@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from scripts import cache_view
-from scripts.cache_cli import app
-from scripts.cache_view import show_nodes
+from ray_warmup.scripts import cache_view
+from ray_warmup.scripts.cache_cli import app
+from ray_warmup.scripts.cache_view import show_nodes
+from ray_warmup.warmup.artifact.artifact import Content, table_content
+from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.ops import export_store
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact, table_bytes
-from warmup.artifact.artifact import Content, table_content
-from warmup.cache.command import perform
-from warmup.cache.ops import export_store
-from warmup.store.node_store import NodeStore
-from warmup.table import METADATA_FIELDS, Entry, TunedTable
 
 KEY_SHA256 = "ab" * 32
 
@@ -169,7 +169,7 @@ def test_an_interrupted_command_exits_1(root: Path, monkeypatch: pytest.MonkeyPa
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("warmup.cache.command.perform", interrupted)
+    monkeypatch.setattr("ray_warmup.warmup.cache_admin.command.perform", interrupted)
     assert call("verify", "--root", root) == (1, "interrupted\n")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from scripts.cli import app
+from ray_warmup.scripts.cli import app
 
 
 @pytest.fixture

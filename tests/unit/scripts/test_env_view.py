@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from configs import ConfigError, WarmupConfig, load_config
-from scripts.env_view import environment_of, show_environment
+from ray_warmup.configs import ConfigError, WarmupConfig, load_config
+from ray_warmup.scripts.env_view import environment_of, show_environment
+from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
-from warmup.compiled.installed import provider_directory
-from warmup.rank.forecast import forecast_rank
-from warmup.store.node_store import NodeStore
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from configs import ConfigError
-from scripts.running import LineView, LiveView, check_writable, show_report, write_report
-from warmup.report import RankReport, WarmupReport
+from ray_warmup.configs import ConfigError
+from ray_warmup.scripts.running import LineView, LiveView, check_writable, show_report, write_report
+from ray_warmup.warmup.report import RankReport, WarmupReport
 
 
 def shown(report: WarmupReport) -> str:

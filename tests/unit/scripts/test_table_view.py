@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.table_view import show_table
+from ray_warmup.scripts.table_view import show_table
+from ray_warmup.warmup.artifact.table import Entry, TunedTable
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.fakes import METADATA
-from warmup.errors import StoreError
-from warmup.store.node_store import NodeStore
-from warmup.table import Entry, TunedTable
 
 
 @pytest.fixture

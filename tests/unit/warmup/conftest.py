@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from configs.model import ModelDims
+from ray_warmup.configs.model import ModelDims
 from tests.lone_rank import Answer, LoneRank, RankMaker, lone_rank
 
 DENSE = {
@@ -62,11 +62,11 @@ def make_runner() -> RunnerFactory:
     """
     import torch
 
-    from warmup.runner.assembly import RunnerConfig
-    from warmup.runner.builtin import BuiltinRunner
-    from warmup.runner.calls import layer_calls
-    from warmup.runner.kv_cache import KVCacheConfig, interleaved_groups
-    from warmup.runner.protocol import SchedulerLimits
+    from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
+    from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
+    from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+    from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+    from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 
     torch.set_num_threads(1)
 
@@ -103,7 +103,7 @@ def make_runner() -> RunnerFactory:
 @pytest.fixture
 def serve() -> Callable[..., dict[str, list[int]]]:
     """`serve(runner, requests, chunk=...)`: run requests to their end, return each one's tokens."""
-    from warmup.runner.scheduler import Scheduler
+    from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler
 
     def run(runner: Any, requests: list[Any], chunk: int | None = None) -> dict[str, list[int]]:
         scheduler = Scheduler(runner.limits, runner.kv_cache_config, chunk)
@@ -123,9 +123,9 @@ def compile_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     import triton
     from triton.runtime import driver
 
+    from ray_warmup.warmup.engines.builtin.kernels.launch import kernel
+    from ray_warmup.warmup.engines.builtin.kernels.scatter_rows import scatter_rows_kernel
     from tests.fakes import StubTritonDriver
-    from warmup.kernels.launch import kernel
-    from warmup.kernels.scatter_rows import scatter_rows_kernel
 
     with triton.knobs.cache.scope():
         triton.knobs.cache.dir = str(tmp_path)

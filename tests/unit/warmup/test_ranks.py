@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warmup.ranks import Placement, RankInfo, assign_ranks, share_of
+from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks, share_of
 
 
 def spread(nodes: int, per_node: int) -> list[Placement]:

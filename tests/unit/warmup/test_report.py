@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport, schema
+from ray_warmup.warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport, schema
 
 SCHEMA = Path(__file__).resolve().parents[3] / "warmup" / "schemas" / "report.schema.json"
 
@@ -104,7 +104,7 @@ def test_a_report_is_frozen_and_knows_its_fields() -> None:
 
 
 def test_the_committed_schema_is_current() -> None:
-    """warmup/schemas/report.schema.json is what `warmup.report.schema` gives, sorted, with two spaces."""
+    """warmup/schemas/report.schema.json is what `ray_warmup.warmup.report.schema` gives, sorted, with two spaces."""
     assert SCHEMA.read_text() == json.dumps(schema(), indent=2, sort_keys=True) + "\n"
 
 

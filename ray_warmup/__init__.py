@@ -1,0 +1,31 @@
+"""Warm up the kernels of serving engines once per cluster: the public API and the root of every import.
+
+`apply` and `monitor` are for an engine's process and need neither Ray nor the command line. `run_warmup` warms a
+cluster up and needs Ray. Importing this package alone imports none of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_warmup.actors.client import run_warmup
+    from ray_warmup.warmup.apply_table import apply
+    from ray_warmup.warmup.monitor.serving_monitor import monitor
+
+__all__ = ["apply", "monitor", "run_warmup"]
+
+_MODULE_OF = {
+    "apply": "ray_warmup.warmup.apply_table",
+    "monitor": "ray_warmup.warmup.monitor.serving_monitor",
+    "run_warmup": "ray_warmup.actors.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import an entry when it is first asked for."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)

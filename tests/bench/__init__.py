@@ -1,0 +1,1 @@
+"""Benchmarks of the product: each prints both sides of its comparison and writes what it measured."""

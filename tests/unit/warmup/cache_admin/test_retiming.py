@@ -1,0 +1,129 @@
+"""Timing stored entries again: the sample, and what counts as a drift."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_warmup.configs import parse_config
+from ray_warmup.warmup.artifact.artifact import table_content
+from ray_warmup.warmup.artifact.timings import timings_content
+from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
+from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Task, TaskResult, tasks_of
+from tests.artifacts import make_artifact
+from tests.fakes import METADATA, ScriptedTuner
+from tests.gemms import make_workload, tasks_for
+from tests.script import SCRIPT_VARIABLE, read_script
+
+TASKS = tasks_for(make_workload())
+
+
+def row(task: Task, decision: str = "kept", ratio: float = 2.0, default: bool = False) -> dict[str, Any]:
+    """One row of a table's timings, as the scripted tuner measures it."""
+    result = ScriptedTuner({}).tune(task)
+    assert result.choice is not None
+    choice = Choice(result.default_runner, -1) if default else result.choice
+    verdict = GuardVerdict(task.task_id, decision, choice, ratio, ratio, 1e-4, 5)  # type: ignore[arg-type]
+    return {"result": result.to_json(), "verdict": verdict.to_json()}
+
+
+class OneVerdict(ScriptedTuner):
+    """A scripted tuner whose guard always answers the same."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__({})
+        self.changes = changes
+        self.seen: list[TaskResult] = []
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        self.seen.append(result)
+        return replace(super().guard(task, result), **self.changes)
+
+
+def test_entries_are_what_the_table_serves() -> None:
+    """Defaults are left out, a replaced winner is timed as it stands in the table, unguarded rows have no ratio."""
+    other = {**row(TASKS[1])}
+    other["verdict"] = {**other["verdict"], "choice": {"runner": "FastRunner", "tactic": 99}}
+    unguarded = {**row(TASKS[2]), "verdict": None}
+    entries = recorded_entries([row(TASKS[0]), other, unguarded, row(TASKS[3], default=True)])
+
+    assert [entry.ratio for entry in entries] == [2.0, 2.0, None]
+    assert [entry.result.task_id for entry in entries] == [task.task_id for task in TASKS[:3]]
+    assert entries[1].result.choice == Choice("FastRunner", 99)
+    assert all(entry.result.measurements == () for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("changes", "drifted"),
+    [
+        ({"winner_ratio": 2.0}, False),
+        ({"winner_ratio": 1.95}, False),
+        ({"winner_ratio": 1.8}, True),
+        ({"winner_ratio": 3.0, "decision": "wrong"}, True),
+        ({"winner_ratio": 3.0, "decision": "crashed"}, True),
+    ],
+)
+def test_drift_is_a_lost_advantage_or_a_flaw(changes: dict[str, Any], drifted: bool) -> None:
+    """An entry that kept its advantage within 5 % has not drifted; a wrong or crashing one has, however fast."""
+    tuner = OneVerdict(**changes)
+    (found,) = retime(tuner, {task.task_id: task for task in TASKS}, recorded_entries([row(TASKS[0])]))
+
+    assert (found.drifted, found.then, found.now) == (drifted, 2.0, changes["winner_ratio"])
+    assert tuner.seen[0].measurements == ()
+
+
+def test_tasks_of_other_ranks_are_left_out() -> None:
+    """A table may hold more than this rank runs."""
+    assert retime(OneVerdict(), {}, recorded_entries([row(TASKS[0])])) == ()
+
+
+def test_sample_is_spread_over_the_table() -> None:
+    """Every entry when there are few, else evenly spaced ones."""
+    entries = tuple(Recorded(replace(ScriptedTuner({}).tune(TASKS[0]), bucket=i), None) for i in range(10))
+
+    assert [entry.result.bucket for entry in sample(entries, 3)] == [0, 3, 6]
+    assert sample(entries, 10) == sample(entries, 99) == entries
+
+
+def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored table's entries are timed, in a process that finds the artifact's modules and so compiles none."""
+    config = parse_config(
+        {
+            "model": {"name": "qwen3-0.6b", "dtype": "float32"},
+            "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
+            "cluster": {"backend": "cpu", "ranks_per_node": 1},
+            "cache": {"root": str(tmp_path)},
+        }
+    )
+    monkeypatch.setenv("FLASHINFER_WORKSPACE_BASE", str(tmp_path / "flashinfer"))
+    told = forecast_rank(config, 0)
+    fields = {name: told.key.as_dict()[name] for name in METADATA}
+    monkeypatch.setenv(SCRIPT_VARIABLE, json.dumps({"metadata": fields, "parts": {"gpu": fields["gpu"]}}))
+    tuner = ScriptedTuner(read_script())
+    results = [tuner.tune(task) for task in tasks_of(told.workloads)]
+    table = tuner.table(results, [])
+    assert table is not None
+    rows = [{"result": result.to_json(), "verdict": None} for result in results]
+    contents = [table_content(table), timings_content(table, rows)]
+    artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
+    NodeStore(told.table_path.parent).publish(artifact)
+    provider = provider_directory(told.table_path.parent, artifact.manifest.module_set)
+    activated: list[Path] = []
+    monkeypatch.setattr(ScriptedTuner, "activate", lambda self, path: activated.append(path) or True)
+    factory = {"factory": "tests.fakes:make_scripted_tuner", "retime": 2}
+    asked = {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump(mode="json"), **factory}
+    answer = perform("retime", asked)
+
+    assert answer["ok"], answer
+    assert (answer["result"]["entries"], len(answer["result"]["rows"])) == (len(results), 2)
+    assert activated == [provider]

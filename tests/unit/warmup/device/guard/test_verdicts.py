@@ -1,0 +1,167 @@
+"""The guard's decisions on scripted laps: what is kept, what gives way, and that doubt goes to the default."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+from ray_warmup.warmup.device.guard.contest import Pace
+from ray_warmup.warmup.device.guard.guard import affordable, entrants_of, judge
+from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
+from ray_warmup.warmup.device.guard.selection import Rule
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
+from tests.fakes import ScriptedContest
+
+DEFAULT = Choice("First", -1)
+A, B, C = Choice("First", 1), Choice("First", 2), Choice("Second", (7, ((12, 3),)))
+OPTIONS = TunerOptions(shortlist=8, guard_rounds=7, guard_margin=0.02, tie_band=0.01)
+
+
+def result(winner: Choice | None, *listed: Choice) -> TaskResult:
+    """A tuning result with this winner and short list."""
+    measurements = tuple(Measurement(c.runner, c.tactic, 1e-5, 0.0, 1) for c in listed)
+    return TaskResult("t@8", "op", 8, "tuned", winner, "First", measurements=measurements, rank=3)
+
+
+def verdict(lap_us: dict[Choice, float], winner: Choice, *listed: Choice, **script: object) -> GuardVerdict:
+    """The guard's decision on constant laps."""
+    laps = {choice: [us * 1e-6] for choice, us in lap_us.items()}
+    return judge(ScriptedContest(laps, **script), result(winner, *listed), OPTIONS)  # type: ignore[arg-type]
+
+
+def test_a_winner_beyond_the_margin_is_kept() -> None:
+    """Ten percent faster and right: kept, with both ratios, the default's time and the rank."""
+    found = verdict({DEFAULT: 11, A: 10}, A, A)
+    assert (found.decision, found.choice, found.note) == ("kept", A, "")
+    assert (found.ratio, found.winner_ratio, found.default_s, found.rank) == pytest.approx((1.1, 1.1, 11e-6, 3))
+
+
+def test_a_winner_below_the_margin_is_slower() -> None:
+    """One percent faster is not worth an entry: the explicit default, with the winner's own ratio kept."""
+    found = verdict({DEFAULT: 10.1, A: 10}, A, A)
+    assert (found.decision, found.choice, found.ratio) == ("slower", DEFAULT, 1.0)
+    assert found.winner_ratio == pytest.approx(1.01)
+
+
+def test_the_next_best_replaces_a_slow_winner() -> None:
+    """The tuner's winner is slower than the default, another of the short list is faster."""
+    found = verdict({DEFAULT: 10, A: 12, B: 9}, A, A, B)
+    assert (found.decision, found.choice) == ("replaced", B)
+
+
+@pytest.mark.parametrize("fate", ["wrong", "crashed"])
+def test_a_flawed_winner_goes_whatever_its_time(fate: str) -> None:
+    """A wrong or crashing winner gives way, and the reason is told."""
+    flaws = {A: (fate, "planted")}
+    alone = verdict({DEFAULT: 10, A: 1}, A, A, flaws=flaws)
+    assert (alone.decision, alone.choice, alone.note) == (fate, DEFAULT, "planted")
+    assert alone.winner_ratio == 0.0
+    with_next = verdict({DEFAULT: 10, A: 1, B: 9}, A, A, B, flaws=flaws)
+    assert (with_next.decision, with_next.choice) == ("replaced", B)
+    assert fate in with_next.note
+
+
+def test_a_winner_that_cannot_be_captured_is_crashed() -> None:
+    """An error while laps are set up counts as a crash of that tactic alone."""
+    found = verdict({DEFAULT: 10, B: 10}, A, A, B)
+    assert (found.decision, found.choice) == ("crashed", DEFAULT)
+    assert "not capturable" in found.note
+
+
+def test_a_default_winner_stays_default() -> None:
+    """The default had won and nothing better is found."""
+    found = verdict({DEFAULT: 10, A: 11}, DEFAULT, A)
+    assert (found.decision, found.choice, found.winner_ratio) == ("default", DEFAULT, 1.0)
+
+
+def test_a_better_one_is_found_although_the_default_had_won() -> None:
+    """The tuner's choice has no say beyond naming the winner."""
+    found = verdict({DEFAULT: 10, A: 8}, DEFAULT, A)
+    assert (found.decision, found.choice) == ("replaced", A)
+
+
+def test_equal_candidates_fall_to_the_fixed_order_whoever_won() -> None:
+    """Within the tie band runner name and tactic decide, so two tunes publish the same entry."""
+    laps = {DEFAULT: 10.0, A: 8.0, B: 7.95, C: 8.01}
+    assert {verdict(laps, winner, *listed).choice for winner, listed in ((A, (A, B, C)), (C, (C, B, A)))} == {A}
+
+
+def test_a_candidate_outside_the_tie_band_wins_by_speed() -> None:
+    """Two percent faster than an earlier one in the order is not a tie."""
+    assert verdict({DEFAULT: 10, A: 8.0, B: 7.8}, A, A, B).choice == B
+
+
+def test_noise_around_the_margin_leaves_the_default() -> None:
+    """A candidate whose rounds scatter from slower to faster is not proven, and the default stays."""
+    noise = random.Random(1)
+    laps = {DEFAULT: [10.0], A: [9.6 * noise.uniform(0.5, 1.5) for _ in range(101)]}
+    found = judge(ScriptedContest(laps), result(A, A), OPTIONS)
+    assert (found.decision, found.choice) == ("slower", DEFAULT)
+
+
+def test_doubt_takes_more_rounds_and_certainty_does_not() -> None:
+    """A clear case ends with the first batch; one at the margin's edge is run to the limit."""
+    clear = judge(ScriptedContest({DEFAULT: [10.0], A: [8.0]}), result(A, A), OPTIONS)
+    edge = judge(ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}), result(A, A), OPTIONS)
+    assert clear.rounds == 7
+    assert edge.rounds == 35
+
+
+def test_hopeless_candidates_leave_after_the_screening() -> None:
+    """A candidate at half the speed is not timed to the end."""
+    options = TunerOptions(shortlist=8, guard_rounds=20, tie_band=0.01)
+    contest = ScriptedContest({DEFAULT: [10.0], A: [8.0], B: [20.0]})
+    found = judge(contest, result(A, A, B), options)
+    assert found.choice == A
+    assert contest.laps < 4 * 22
+
+
+def test_a_pick_that_loses_on_one_copy_gives_way() -> None:
+    """Fast on average but five percent slower on one copy: the next best is published, not this one."""
+    script = {"layout_s": {(A, 1): 10.5e-6}, "copies": 2}
+    found = verdict({DEFAULT: 10, A: 8, B: 9}, A, A, B, **script)
+    assert (found.decision, found.choice) == ("replaced", B)
+    held = verdict({DEFAULT: 10, A: 8, B: 9}, A, A, B, copies=2)
+    assert held.choice == A
+
+
+def test_the_clock_ends_a_race_in_doubt() -> None:
+    """Past the time budget no further round is begun, once there are three."""
+    ticks = itertools.count(0.0, 0.5)
+    contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}, pace=Pace(0.1, 2.0, 0, float("inf")))
+    race = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: next(ticks))
+    assert race.enter(A) is None
+    race.run()
+    assert MIN_ROUNDS < race.rounds < 8
+    late = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: 100.0 * next(ticks))
+    assert late.enter(A) is None
+    late.run()
+    assert late.rounds == MIN_ROUNDS
+
+
+def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
+    """With laps of a third of the budget only the tuned winner races; with fast ones all that are near it do."""
+    listed = tuple(
+        Measurement(c.runner, c.tactic, s, 0.0, 1) for c, s in ((B, 1.0), (A, 1.1), (C, 2.0), (DEFAULT, 1.2))
+    )
+    tuned = replace(result(B), measurements=listed)
+    assert affordable((A, B, C), tuned, Pace(0.1, 0.3, 0, 1.3)) == (B,)
+    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, 1.3)) == (A, B)
+    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, float("inf"))) == (A, B, C)
+
+
+def test_the_short_list_is_counted_without_the_default() -> None:
+    """The default takes no place in the short list, and the winner is in it even from outside."""
+    listed = entrants_of(result(C, DEFAULT, B, A), TunerOptions(shortlist=1))
+    assert listed == (B, C)
+
+
+def test_nothing_to_race_ends_at_once() -> None:
+    """Without a candidate that survives, the default stays and no lap is run."""
+    contest = ScriptedContest({DEFAULT: [10.0]}, flaws={A: ("wrong", "planted")})
+    found = judge(contest, result(A, A), OPTIONS)
+    assert (found.decision, found.rounds, contest.laps, found.default_s) == ("wrong", 0, 0, 0.0)

@@ -1,0 +1,58 @@
+"""The memory budget: decided once for ranks with equal work, by the smallest of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.warmup.machine.driver import Driver
+
+GIB = 1 << 30
+
+
+def make_driver(free: dict[int, int], needs: int, **autotune: Any) -> Driver:
+    """Four ranks of one class with these free bytes, whose largest task needs `needs` bytes."""
+    driver = Driver(sections={"autotune": autotune})
+    for rank, amount in free.items():
+        driver.changes[("probe", rank)] = {"memory": {"free": amount}, "needs_bytes": needs}
+    return driver
+
+
+def budgets(driver: Driver) -> list[tuple[int, int | None]]:
+    """Rank and budget of every probe that was asked for."""
+    return [(c.rank, c.args.get("budget_bytes")) for c in driver.log if getattr(c, "method", "") == "probe"]
+
+
+def test_what_fits_is_probed_once() -> None:
+    """Where the largest task fits into every rank's share, no budget is decided."""
+    driver = make_driver(dict.fromkeys(range(4), 100 * GIB), 50 * GIB)
+    assert driver.finish().ready
+    assert budgets(driver) == [(rank, None) for rank in range(4)]
+
+
+def test_the_smallest_budget_holds_for_all_of_them() -> None:
+    """One rank with less free memory makes all four probe again with its budget, so that they stay one class."""
+    driver = make_driver({0: 100 * GIB, 1: 100 * GIB, 2: 10 * GIB, 3: 100 * GIB}, 50 * GIB)
+    report = driver.finish()
+    assert report.ready
+    assert budgets(driver)[4:] == [(rank, int(10 * GIB * 0.9)) for rank in range(4)]
+    assert len(report.classes) == 1
+
+
+@pytest.mark.parametrize(("limit", "rounds"), [(40 * GIB, 2), (60 * GIB, 1)])
+def test_an_absolute_limit_counts_too(limit: int, rounds: int) -> None:
+    """`autotune.max_memory_bytes` below what the largest task needs shrinks it however much is free."""
+    driver = make_driver(dict.fromkeys(range(4), 100 * GIB), 50 * GIB, max_memory_bytes=limit)
+    assert driver.finish().ready
+    assert len(budgets(driver)) == 4 * rounds
+
+
+def test_a_replacement_is_probed_with_its_class_s_budget() -> None:
+    """A fresh process must end with the same tasks and key as its predecessor."""
+    driver = make_driver(dict.fromkeys(range(4), 10 * GIB), 50 * GIB)
+    while not driver.in_flight("tune"):
+        driver.answer(next(iter(driver.flying.values()))) if driver.log else driver.begin()
+    driver.kill(1)
+    driver.bring_back()
+    assert budgets(driver)[-1] == (1, int(10 * GIB * 0.9))

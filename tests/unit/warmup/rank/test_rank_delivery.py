@@ -1,0 +1,179 @@
+"""An artifact's way through ranks of two nodes: packed, checked, installed, loaded; refused where it is not whole or
+not theirs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.store.pruning import held
+from tests.fakes import ScriptedTuner
+from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+
+
+def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
+    """Tuned on one node, installed and loaded on both: one digest, every task hits, the next lookup is a hit."""
+    leader, follower = make_rank(0), make_rank(2)
+    assert (leader.lookup("run-00000", retune=False)["hit"], held(leader._store)) == (False, {0})  # nothing is pruned
+    header, blobs = tune(leader)
+    assert as_json(header) == header
+    for process in (leader, follower):
+        installed = process.install(header, blobs)
+        assert installed["degraded"] is None
+        assert all(Path(file["path"]).is_file() and file["bytes"] > 0 for file in installed["files"])
+    for process in (leader, make_rank(1), follower, make_rank(3)):
+        loaded = process.load(header["digest"], None, None)
+        assert loaded["digest"] == header["digest"]
+        assert (loaded["hits"], list(loaded["misses"])) == (len(tasks_of(process)), [])
+        assert process.replay()["calls"] == len(tasks_of(process))
+        assert (held(process._store) - {0}, process.close(), held(process._store)) == ({1}, None, set())
+    again = make_rank(3).lookup("run-00003", retune=False)
+    assert (again["hit"], again["guarded"], again["header"]["digest"]) == (True, True, header["digest"])
+    assert {row["task_id"] for row in again["results"]} == set(tasks_of(follower))
+    assert len(again["verdicts"]) == len(again["results"])
+
+
+def test_an_unguarded_table_says_so(make_rank: RankMaker) -> None:
+    """A table packed without the guard is found as unguarded."""
+    process = make_rank(2)
+    process.install(*tune(process, guarded=False))
+    assert make_rank(3).lookup("run-00003", retune=False)["guarded"] is False
+
+
+def test_results_of_several_ranks_pack_to_the_same_table(make_rank: RankMaker) -> None:
+    """The order in which shards arrive does not change the digest."""
+    process = make_rank(1)
+    results = [process.tune(task) for task in tasks_of(process)]
+    digests = {process.pack(rows, [], "sharded", False)["digest"] for rows in (results, results[::-1])}
+    assert len(digests) == 1
+
+
+def test_another_classes_artifact_is_refused(make_rank: RankMaker) -> None:
+    """A rank with another environment installs and loads nothing that was made for this class."""
+    header, blobs = tune(make_rank(0))
+    other = make_rank(2, {"parts": {"gpu": "Another Device"}})
+    for attempt in (lambda: other.install(header, blobs), lambda: other.load(header["digest"], header, blobs)):
+        with pytest.raises(RejectedArtifactError, match="another class"):
+            attempt()
+    assert not other.directory.exists()
+
+
+def test_foreign_metadata_is_refused_before_it_touches_the_disk(make_rank: RankMaker) -> None:
+    """A table that this FlashInfer would refuse is not installed."""
+    header, blobs = tune(make_rank(0))
+    other = make_rank(2, {"metadata": {"cudnn_version": "1"}})
+    with pytest.raises(RejectedArtifactError, match="cudnn_version"):
+        other.install(header, blobs)
+    assert not other.directory.exists()
+
+
+def test_damaged_blobs_are_refused(make_rank: RankMaker) -> None:
+    """A flipped bit in what was pushed is found before it is installed or loaded."""
+    header, blobs = tune(make_rank(0))
+    digest = next(blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs")
+    damaged = bytearray(blobs[digest])
+    damaged[len(damaged) // 2] ^= 1
+    other = make_rank(2)
+    for attempt in (other.install, lambda h, b: other.load(header["digest"], h, b)):
+        with pytest.raises(CorruptArtifactError, match="does not match its digest"):
+            attempt(header, {**blobs, digest: bytes(damaged)})
+
+
+@pytest.mark.parametrize("damage", [b"{", b"", b"\x00" * 64, b"[" * 100_000])
+def test_a_damaged_table_on_disk_is_a_named_error(make_rank: RankMaker, damage: bytes) -> None:
+    """After the push, a table file that is not the one that was installed fails this rank by name."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    table = process.directory / "autotune_configs.json"
+    table.write_bytes(damage)
+    with pytest.raises(WarmupError):
+        process.load(header["digest"], None, None)
+    table.unlink()
+    with pytest.raises(LoadError, match="cannot be read"):
+        process.load(header["digest"], None, None)
+
+
+def test_another_jobs_table_is_not_loaded(make_rank: RankMaker) -> None:
+    """A valid table with another digest than this run's is refused with its path."""
+    process, other = make_rank(0), make_rank(1, {"salt": "another"})
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    other.install(*tune(other))
+    with pytest.raises(LoadError, match=r"autotune_configs\.json is not the table of this run"):
+        process.load(header["digest"], None, None)
+
+
+def test_a_store_that_cannot_be_written_degrades(make_rank: RankMaker, tmp_path: Path) -> None:
+    """Below a regular file nothing can be written: lookup is a miss with warnings, install degrades, memory serves."""
+    (tmp_path / "file").write_text("in the way")
+    process = make_rank(2, root=tmp_path / "file" / "cache")
+    answer = process.lookup("run-00002", retune=False)
+    assert answer["hit"] is False
+    assert any("no marker could be left" in warning for warning in answer["warnings"])
+    header, blobs = tune(process)
+    installed = process.install(header, blobs)
+    assert installed["files"] == []
+    assert str(tmp_path / "file") in installed["degraded"]
+    loaded = process.load(header["digest"], header, blobs)
+    assert loaded["digest"] == header["digest"]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_load_from_memory_goes_through_memfd(make_rank: RankMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In non-persistent mode the tuner opens an anonymous file, nothing lies on disk, no descriptor is left open."""
+    opened: list[str] = []
+    load = ScriptedTuner.load
+
+    def watched(self: ScriptedTuner, path: Path, expected: Any) -> Any:
+        opened.append(os.readlink(path))
+        return load(self, path, expected)
+
+    monkeypatch.setattr(ScriptedTuner, "load", watched)
+    process = make_rank(3, cache={"persistent": False})
+    header, blobs = tune(process)
+    before = os.listdir("/proc/self/fd")
+    assert process.load(header["digest"], header, {k: memoryview(v) for k, v in blobs.items()})["hits"] > 0
+    assert opened == ["/memfd:autotune_configs (deleted)"]
+    assert os.listdir("/proc/self/fd") == before
+    assert not process.directory.exists()
+
+
+def test_a_replacement_packs_what_its_predecessor_found(make_rank: RankMaker) -> None:
+    """A fresh process that has not looked reads the stored artifact; with nothing stored it says so."""
+    process = make_rank(2)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    fresh = make_rank(2)
+    again = fresh.pack_stored()
+    assert again["digest"] == header["digest"]
+    assert {blob["sha256"]: bytes(fresh.blob(blob["sha256"])) for blob in again["blobs"]} == blobs
+    with pytest.raises(StoreError):
+        make_rank(0).pack_stored()
+
+
+@pytest.mark.parametrize("renew", [False, True])
+def test_a_found_table_outlives_its_store(make_rank: RankMaker, renew: bool) -> None:
+    """A cache that is deleted after LOOKUP is packed from what was found there, and installed again."""
+    process = make_rank(2)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    finder = make_rank(2)
+    assert finder.lookup("run-00002", retune=False)["hit"]
+    shutil.rmtree(finder.directory)
+    again = finder.pack_stored(renew)
+    assert again["digest"] == header["digest"]
+    assert finder.install(again, {blob["sha256"]: finder.blob(blob["sha256"]) for blob in again["blobs"]})["files"]
+    assert finder.load(header["digest"], None, None)["hits"] == len(tasks_of(finder))
+
+
+def test_nothing_tuned_packs_nothing(make_rank: RankMaker) -> None:
+    """Without results there is no artifact, and no blob to hand over."""
+    assert make_rank(1).pack([], [], "leader", True) == {"digest": None, "blobs": []}
+    with pytest.raises(StoreError, match="is not part of the packed artifact"):
+        make_rank(1).blob("0" * 64)

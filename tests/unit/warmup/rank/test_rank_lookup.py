@@ -1,0 +1,128 @@
+"""What a rank finds on its node: tables, finished tasks, markers; what is broken there is a miss or left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.store.node_store import NodeStore
+from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+
+
+def test_finished_tasks_are_found_again(make_rank: RankMaker) -> None:
+    """A rank that stopped half-way leaves its finished tasks; the next lookup has them, `retune` does not."""
+    process = make_rank(1)
+    done = [process.tune(task) for task in tasks_of(process)[:3]]
+    found = make_rank(0).lookup("run-00000", retune=False)["partial"]
+    assert [as_json(row) for row in found] == [as_json(row) for row in done]
+    assert make_rank(0).lookup("run-00000", retune=True)["partial"] == []
+    process.install(*tune(process))
+    assert make_rank(0).lookup("run-00000", retune=False)["partial"] == []
+
+
+def test_broken_partial_rows_are_left_out(make_rank: RankMaker) -> None:
+    """Rows of other tasks, and rows that are no results, are measured again instead of believed."""
+    process = make_rank(1)
+    good = process.tune(tasks_of(process)[0])
+    bad = [{"task_id": tasks_of(process)[1]}, {"task_id": "of another model"}, {**good, "task_id": 7}]
+    lies = {**good, "task_id": tasks_of(process)[2], "outcome": "excellent"}
+    partial = process.directory / "partial"
+    (file,) = partial.iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rows": [good, *bad, lies]}))
+    found = make_rank(0).lookup("run-00000", retune=False)["partial"]
+    assert [row["task_id"] for row in found] == [good["task_id"]]
+
+
+def test_a_table_that_names_a_quarantined_tactic_is_a_miss(make_rank: RankMaker) -> None:
+    """What hung or crashed is not served by a table from before; rows of the file that are none are left out."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    assert make_rank(1).lookup("run-00001", retune=False)["hit"]
+    served = next(
+        v
+        for v in json.loads((process.directory / "autotune_configs.json").read_bytes()).values()
+        if isinstance(v, list)
+    )
+    bad = {"op": "cpu_gemm", "runner": served[0], "tactic": json.dumps(served[1])}
+    NodeStore(process.directory).save_quarantine([{"op": "cpu_gemm"}, bad | {"gpu": "H200"}])
+
+    answer = make_rank(1).lookup("run-00002", retune=False)
+
+    assert (answer["hit"], answer["quarantine"]) == (False, [bad])
+    assert f"names {served[0]} tactic {served[1]} of cpu_gemm, which is quarantined" in answer["reason"]
+
+
+@pytest.mark.parametrize("strategy", ["independent", "leader"])
+def test_without_persistence_nothing_is_checkpointed(make_rank: RankMaker, strategy: str) -> None:
+    """Neither non-persistent mode nor strategy `independent` writes partial results."""
+    process = make_rank(2, cache={"persistent": strategy == "independent"}, autotune={"strategy": strategy})
+    process.tune(tasks_of(process)[0])
+    assert not process.directory.exists()
+
+
+def test_a_damaged_blob_at_lookup_is_a_miss(make_rank: RankMaker) -> None:
+    """Trouble with any stored blob is a miss with the reason, not an error: nothing was pushed yet."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    timings = next(blob["sha256"] for blob in header["blobs"] if blob["kind"] == "timings")
+    path = process.directory / "blobs" / timings
+    path.write_bytes(b"x" * path.stat().st_size)
+    answer = make_rank(1).lookup("run-00001", retune=False)
+    assert answer["hit"] is False
+    assert timings[:16] in answer["reason"] or "timings" in answer["reason"]
+
+
+def test_a_table_that_cannot_be_restored_is_a_hit_without_a_file(make_rank: RankMaker) -> None:
+    """Where something else lies at the table's path the blobs are a hit, and the answer says that no file is there."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    assert make_rank(1).lookup("run-00001", retune=False)["on_disk"] is True
+    table = process.directory / "autotune_configs.json"
+    table.unlink()
+    table.mkdir()
+    fresh = make_rank(1)
+    answer = fresh.lookup("run-00002", retune=False)
+    assert (answer["hit"], answer["on_disk"]) == (True, False)
+    assert any("could not be restored" in warning for warning in answer["warnings"])
+    assert fresh.install(header, blobs)["degraded"]
+    assert fresh.load(header["digest"], header, blobs)["digest"] == header["digest"]
+
+
+def test_stale_and_foreign_stores_are_misses_with_reasons(make_rank: RankMaker) -> None:
+    """A table of another FlashInfer below the same key is refused with the field that differs."""
+    process = make_rank(0)
+    process.install(*tune(process))
+    answer = make_rank(1, {"metadata": {"cuda_version": "99"}}).lookup("run-00001", retune=False)
+    assert (answer["hit"], answer["header"]) == (False, None)
+    assert "cuda_version" in answer["reason"]
+
+
+def test_markers_tell_shared_directories(make_rank: RankMaker, tmp_path: Path) -> None:
+    """Another node sees a marker only in a directory that it shares; markers are gone once lookup is over."""
+    shared = tmp_path / "shared"
+    first, second, third = make_rank(0, root=shared), make_rank(2, root=shared), make_rank(1)
+    for number, process in enumerate((first, second, third)):
+        process.lookup(f"run-0000{number}", retune=False)
+    tokens = [f"run-0000{number}" for number in range(3)]
+    assert second.sees(tokens) == {"tokens": tokens[:2]}
+    assert third.sees(tokens) == {"tokens": tokens[2:]}
+    for process in (first, second, third):
+        process.compile()
+    assert list(tmp_path.rglob("run-0000*")) == []
+
+
+def test_a_marker_that_cannot_be_removed_does_not_stop_the_run(make_rank: RankMaker) -> None:
+    """A directory that changes under the run costs a log line, not the next phase."""
+    process = make_rank(0)
+    process.lookup("run-00000", retune=False)
+    markers = process.directory / "markers"
+    (markers / "run-00000").unlink()
+    markers.rmdir()
+    markers.write_text("a file now")
+    assert process.compile() == {"built": [], "missing": []}
+    process.close()

@@ -1,0 +1,211 @@
+"""Pruning: what nobody uses goes, what is current, held or being published stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.store import pruning
+from ray_warmup.warmup.store.generations import Pointer
+from ray_warmup.warmup.store.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.pruning import collect_garbage, prune_generations, remove_store
+from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> NodeStore:
+    """A store with three generations; the third is current."""
+    store = NodeStore(tmp_path / "key")
+    for number in (1, 2, 3):
+        store.publish(make_artifact(number))
+    return store
+
+
+def test_old_generations_and_their_blobs_go(store: NodeStore) -> None:
+    """Asked for all, pruning keeps the current generation and exactly its blobs."""
+    prune_generations(store, [1, 2, 3])
+    removed = collect_garbage(store)
+
+    assert store.generations.numbers() == [3]
+    assert store.lookup(KEY).table == table_bytes(3)
+    assert len(removed) == 4
+    assert {path.name for path in (store.directory / "blobs").iterdir()} == {
+        blob.sha256 for blob in make_artifact(3).manifest.blobs
+    }
+
+
+def test_held_generation_stays(store: NodeStore) -> None:
+    """A generation that a live process holds is not removed, nor are its blobs; after the release it is."""
+    with_lease = store.hold(1)
+    assert prune_generations(store, [1]) == []
+    collect_garbage(store)
+    assert store.table_of(pruning.manifests(store)[1]) == table_bytes(1)
+    with_lease.release()
+
+    assert [path.name for path in prune_generations(store, [1])] == ["000001"]
+
+
+def test_nothing_is_collected_while_someone_publishes(store: NodeStore) -> None:
+    """A publisher relies on blobs that it saw; none goes while its lease is live."""
+    prune_generations(store, [1])
+    lease = store.hold(PUBLISHING)
+
+    assert collect_garbage(store) == []
+    lease.release()
+    assert len(collect_garbage(store)) == 2
+
+
+def test_lease_taken_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that takes its lease in the worst moment gets the generation back."""
+    hide = pruning.hide
+    leases = []
+
+    def hide_and_hold(path: Path) -> Path | None:
+        trash = hide(path)
+        leases.append(store.hold(1))
+        return trash
+
+    monkeypatch.setattr(pruning, "hide", hide_and_hold)
+
+    assert prune_generations(store, [1]) == []
+    assert store.generations.numbers() == [1, 2, 3]
+
+
+def test_publish_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publish that uses a blob in the worst moment keeps it."""
+    prune_generations(store, [1])
+    hide = pruning.hide
+    done = []
+
+    def hide_and_publish(path: Path) -> Path | None:
+        trash = hide(path)
+        if not done:
+            done.append(store.publish(make_artifact(1)))
+        return trash
+
+    monkeypatch.setattr(pruning, "hide", hide_and_publish)
+    collect_garbage(store)
+
+    assert store.lookup(KEY).table == table_bytes(1)
+    assert store.load_artifact()[0].table == table_bytes(1)
+
+
+def test_leases_of_dead_processes_end_at_once(store: NodeStore) -> None:
+    """A killed holder's lease is seen to be dead by pid and start time, and removed."""
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from ray_warmup.warmup.store.node_store import NodeStore\n"
+        "NodeStore(Path(sys.argv[1])).hold(1); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(store.directory)],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        check=False,
+    )
+    leases = store.directory / "leases"
+
+    assert len(list(leases.iterdir())) == 1
+    assert held_generations(leases) == set()
+    assert list(leases.iterdir()) == []
+
+
+@pytest.mark.parametrize(("age", "generations"), [(10.0, {1}), (FOREIGN_LIFETIME_S + 10, set())])
+def test_foreign_leases_are_believed_for_a_day(store: NodeStore, age: float, generations: set[int]) -> None:
+    """A holder on another host cannot be checked: it counts until a day after its last renewal."""
+    lease = store.hold(1)
+    assert lease.path is not None
+    document = json.loads(lease.path.read_bytes()) | {"host": "another host"}
+    lease.path.write_text(json.dumps(document))
+    written = lease.path.stat().st_mtime
+
+    assert held_generations(lease.path.parent, lambda: written + age) == generations
+
+
+def test_unreadable_lease_stops_pruning_for_a_day(store: NodeStore) -> None:
+    """A damaged lease holds everything while it is young: better too much than what someone uses."""
+    path = store.directory / "leases" / "bad.json"
+    path.write_text("{")
+
+    assert prune_generations(store, [1, 2]) == []
+    os.utime(path, (1, 1))
+    assert len(prune_generations(store, [1, 2])) == 2
+
+
+def test_whole_store_goes_unless_it_is_held(store: NodeStore) -> None:
+    """Removing a key's directory leaves nothing beside it; a holder keeps all of it, at every moment."""
+    lease = store.hold(3)
+    before = store.directory.stat().st_ctime_ns
+    assert remove_store(store) == []
+    assert store.directory.stat().st_ctime_ns == before  # not even renamed
+    assert store.lookup(KEY).hit
+    lease.release()
+
+    assert remove_store(store) == [store.directory]
+    assert list(store.directory.parent.iterdir()) == []
+    assert remove_store(store) == []
+
+
+def test_trash_of_a_killed_prune_is_swept(store: NodeStore) -> None:
+    """What a prune hid and never removed goes an hour later; a young one stays."""
+    blobs = store.directory / "blobs"
+    hidden = pruning.hide(next(blobs.iterdir()))
+    assert hidden is not None
+    collect_garbage(store)
+    assert hidden.exists()
+    os.utime(hidden, (1, 1))
+    collect_garbage(store)
+
+    assert not hidden.exists()
+
+
+def test_what_a_killed_prune_hid_is_taken_back_by_who_needs_it(store: NodeStore) -> None:
+    """A pruner that died over the current generation and its blobs costs nobody anything."""
+    for path in [store.generations.manifest_path(3).parent, *(store.directory / "blobs").iterdir()]:
+        pruning.hide(path)
+
+    assert store.lookup(KEY).table == table_bytes(3)
+    assert store.load_artifact()[0].digest == make_artifact(3).digest
+
+
+def test_generation_that_is_being_committed_is_not_pruned(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher that is slow between its manifest and its commit finds both when it goes on."""
+    commit = store.generations.commit
+
+    def slow_commit(pointer: Pointer) -> None:
+        other = NodeStore(store.directory)
+        prune_generations(other, other.generations.numbers())
+        collect_garbage(other)
+        commit(pointer)
+
+    monkeypatch.setattr(store.generations, "commit", slow_commit)
+    store.publish(make_artifact(4))
+
+    assert store.lookup(KEY).table == table_bytes(4)
+    assert store.generations.numbers() == [3, 4]
+
+
+def test_lookup_follows_when_its_generation_is_pruned_meanwhile(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that was slow after reading `current` gets the next artifact, not a miss."""
+    read_blob = store.generations.read_blob
+    slow = [True]
+
+    def slow_read_blob(digest: str) -> bytes:
+        if slow.pop() if slow else False:
+            other = NodeStore(store.directory)
+            other.publish(make_artifact(4))
+            prune_generations(other, [3])
+            collect_garbage(other)
+        return read_blob(digest)
+
+    monkeypatch.setattr(store.generations, "read_blob", slow_read_blob)
+    store.table_path.write_bytes(b"another program's")
+
+    assert store.lookup(KEY).table == table_bytes(4)

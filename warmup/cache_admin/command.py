@@ -1,0 +1,209 @@
+"""One cache command on this node, as plain JSON in and out: the same for the command line and for a cluster's nodes.
+
+    perform("ls", {}) -> {"command": "ls", "ok": True, "result": [...]}
+    perform("rollback", {"key": "3fa9", "generation": 4}) -> {"command": "rollback", "ok": True, "result": {...}}
+
+Arguments of every command: `cache`, a config's section of that name; `root` and `override_dir`, which win over it.
+What they leave open is resolved on the node that runs the command. With `if_present` a node that stores nothing of
+the kind answers None. A failure of ours is `{"ok": False, "error": ...}`, so one bad node does not hide the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.configs import env
+from ray_warmup.configs.loader import parse_config
+from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.artifact.timings import read_timings
+from ray_warmup.warmup.cache_admin import diff as cache_diff
+from ray_warmup.warmup.cache_admin import ops as cache_ops
+from ray_warmup.warmup.cache_admin import views as cache_views
+from ray_warmup.warmup.cache_admin.placing import put_in_place
+from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import tasks_of
+
+Arguments = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+def perform(command: str, arguments: Arguments) -> Answer:
+    """Run one command here; see the module docstring. KeyError for an unknown command."""
+    work = _COMMANDS[command]
+    try:
+        paths = _paths(arguments)
+        if arguments.get("if_present") and command in _OF_ONE_STORE and not _stores(paths, arguments):
+            return {"command": command, "ok": True, "result": None}
+        ok, result = work(paths, arguments)
+    except WarmupError as error:
+        return {"command": command, "ok": False, "error": str(error)}
+    return {"command": command, "ok": ok, "result": result, "where": str(paths.override or paths.root)}
+
+
+def _paths(arguments: Arguments) -> NodePaths:
+    return resolve_paths(_section(arguments))
+
+
+def _section(arguments: Arguments) -> CacheSection:
+    given = {name: arguments[name] for name in ("root", "override_dir") if arguments.get(name)}
+    return CacheSection.model_validate({**(arguments.get("cache") or {}), **given})
+
+
+def _config(arguments: Arguments) -> WarmupConfig:
+    return parse_config(arguments["config"]).model_copy(update={"cache": _section(arguments)})
+
+
+def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
+    found = cache_views.find_stores(paths.root, paths.override)
+    return tuple(path for path in found if path.name.startswith(arguments.get("key") or ""))
+
+
+def _named(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
+    """Every store that is meant. A key that is given must be there, unless another node may have it."""
+    found = _stores(paths, arguments)
+    return found if found or not arguments.get("key") or arguments.get("if_present") else (_one(paths, arguments),)
+
+
+def _one(paths: NodePaths, arguments: Arguments) -> Path:
+    found = _stores(paths, arguments)
+    if len(found) == 1:
+        return found[0]
+    where = paths.override or paths.root
+    key = arguments.get("key")
+    if not found and not key:
+        raise StoreError(f"nothing is stored in {where}")
+    if not found:
+        raise StoreError(f"no store with a key beginning with {key!r} in {where}; `ray-warmup cache ls` lists them")
+    names = ", ".join(path.name[:12] for path in found)
+    which = f"have a key beginning with {key!r} in" if key else "are in"
+    raise StoreError(f"{len(found)} stores {which} {where} ({names}): give {'more of ' if key else ''}the key")
+
+
+def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    return True, [asdict(row) for row in cache_views.list_stores(_named(paths, arguments))]
+
+
+def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    rows = [cache_views.verify_store(path) for path in _named(paths, arguments)]
+    return all(not row.problems for row in rows), [asdict(row) for row in rows]
+
+
+def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    """Time a sample of a config's table again; needs the device that the table was made for."""
+    from ray_warmup.warmup.cache_admin import retiming
+    from ray_warmup.warmup.rank.forecast import forecast_rank
+    from ray_warmup.warmup.rank.workloads import runnable
+
+    config = _config(arguments)
+    backend = arguments.get("backend") or config.cluster.backend_beside_gpus
+    forecast = forecast_rank(config, arguments.get("rank", 0), backend)
+    if not forecast.hit:
+        raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))
+    artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
+    lease.release()
+    env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
+    module, _, name = arguments.get("factory", "ray_warmup.warmup.device.flashinfer_tuner:FlashInferTuner").partition(
+        ":"
+    )
+    options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
+    tuner = getattr(importlib.import_module(module), name)(backend, options)
+    tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
+    tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
+    entries = retiming.recorded_entries(read_timings(artifact))
+    rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))
+    drifted = sum(row.drifted for row in rows)
+    result = {"path": str(forecast.table_path), "entries": len(entries), "drifted": drifted}
+    return drifted == 0, result | {"rows": [asdict(row) for row in rows]}
+
+
+def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    from ray_warmup.warmup.rank.forecast import forecast_rank
+
+    config = _config(arguments)
+    forecast = forecast_rank(config, arguments.get("rank", 0))
+    directory = forecast.table_path.parent
+    stores = cache_views.find_stores(paths.root, paths.override)
+    row = cache_views.explain(directory, forecast.key.as_dict(), stores)
+    result = asdict(row) | {"hit": forecast.hit, "reason": row.reason or forecast.reason}
+    return forecast.hit, result
+
+
+def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    path = _one(paths, arguments)
+    (row,) = cache_views.list_stores((path,))
+    new = arguments.get("new") or row.current
+    earlier = [number for number in row.generations if new is not None and number < new]
+    old = arguments.get("old") or max(earlier, default=None)
+    if new is None or old is None:
+        stored = ", ".join(map(str, row.generations)) or "none"
+        raise StoreError(f"{path}: nothing to compare generation {new} with; stored: {stored}")
+    return True, asdict(cache_diff.diff_generations(path, old, new))
+
+
+def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    """Into a file; with none the bytes themselves are the result's `data`, which is the one that is no JSON."""
+    path, file, generation = _one(paths, arguments), arguments.get("file"), arguments.get("generation")
+    if file is None:
+        data = cache_ops.export_bytes(path, generation)
+        return True, {"store": str(path), "bytes": len(data), "data": data}
+    size = cache_ops.export_store(path, Path(file), generation)
+    return True, {"store": str(path), "file": file, "bytes": size}
+
+
+def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table."""
+    section, data = _section(arguments), arguments.get("data")
+    modes = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
+    source = Path(arguments["file"]) if data is None else data
+    done = cache_ops.import_archive(source, paths.root, paths.override, **modes)
+    store = NodeStore(done.path.parent, file_mode=section.file_mode, dir_mode=section.dir_mode)
+    placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
+    written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
+    compiled = {"placed": dict(placed.files), "notes": list(placed.notes)}
+    return True, {"path": str(done.path), "generation": done.generation, **written, **compiled}
+
+
+def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    rules = cache_ops.PruneRules(
+        keep_generations=arguments.get("keep"),
+        older_than_days=arguments.get("older_than_days"),
+        max_bytes=arguments.get("max_bytes"),
+        installed_version=metadata.version("flashinfer-python") if arguments.get("other_versions") else None,
+    )
+    stores = _named(paths, arguments)
+    plan = cache_ops.plan_prune(stores, rules, time.time())
+    result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
+    if arguments.get("yes"):
+        result["done"] = asdict(cache_ops.apply_prune(plan, stores, time.time))
+    return True, result
+
+
+def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    path = _one(paths, arguments)
+    work = cache_ops.plan_rollback if arguments.get("plan") else cache_ops.rollback
+    return True, asdict(work(path, arguments.get("generation")))
+
+
+_COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
+    "ls": _ls,
+    "verify": _verify,
+    "retime": _retime,
+    "explain": _explain,
+    "diff": _diff,
+    "export": _export,
+    "import": _import,
+    "prune": _prune,
+    "rollback": _rollback,
+}
+COMMANDS = tuple(_COMMANDS)
+_OF_ONE_STORE = ("diff", "rollback")

@@ -1,0 +1,213 @@
+"""Changing a node's caches: export, import, rollback and pruning. Each is planned or checked before anything moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
+from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.artifact.manifest import parse_manifest
+from ray_warmup.warmup.cache_admin.views import disk_bytes, version_and_arch
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store import pruning
+from ray_warmup.warmup.store.node_store import NodeStore, Published, StorePath
+
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class PruneRules:
+    """What may go. A rule that is None removes nothing; what is current goes only with its whole store."""
+
+    keep_generations: int | None = 3
+    """Newest generations kept in each store, the current one among them or besides."""
+    older_than_days: float | None = None
+    """Whole stores whose current artifact was made longer ago."""
+    max_bytes: int | None = None
+    """Whole stores, oldest first, until the rest has at most so many bytes."""
+    installed_version: str | None = None
+    """Whole stores of every other FlashInfer version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One thing that pruning would remove, and why."""
+
+    path: str
+    what: Literal["generation", "store"]
+    generation: int | None
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What was removed, blobs that nothing names any more included."""
+
+    removed: tuple[str, ...]
+    freed_bytes: int
+    kept: tuple[str, ...]
+    """Planned removals that are in use and stayed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A store's current generation, before and after."""
+
+    path: str
+    key: str
+    old: int
+    new: int
+    table: str
+    """Digest of the table that is served afterwards; empty without one."""
+
+
+def export_store(path: Path, target: Path, generation: int | None = None) -> int:
+    """Write a store's current (or a numbered) artifact as one file; returns its size.
+
+    Raises StoreError or CorruptArtifactError; nothing is written then.
+    """
+    data = export_bytes(path, generation)
+    publish_bytes(target, data)
+    return len(data)
+
+
+def export_bytes(path: Path, generation: int | None = None) -> bytes:
+    """What `export_store` writes. Raises StoreError, CorruptArtifactError."""
+    artifact, lease = NodeStore(path).load_artifact(generation=generation)
+    try:
+        version, arch = version_and_arch(path)
+        fingerprint = dict(artifact.manifest.fingerprint)
+        place = Place(
+            fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key_sha256
+        )
+        return archive_bytes(place, artifact)
+    finally:
+        lease.release()
+
+
+def import_archive(
+    source: Path | Blob, root: Path, override: Path | None = None, *, file_mode: int = 0o600, dir_mode: int = 0o700
+) -> Published:
+    """Check a file (or what was read from one) as a whole and publish its artifact where it belongs.
+
+    Raises an ArtifactError for what the file holds, StoreError for the disk.
+    """
+    try:
+        place, artifact = read_archive(source) if isinstance(source, Path) else unpack(source)
+    except FileNotFoundError as error:
+        raise StoreError(f"{source!s} does not exist", path=str(source)) from error
+    where = StorePath.of(root, override, place.flashinfer_version, place.arch, place.key_sha256)
+    return NodeStore(where, file_mode=file_mode, dir_mode=dir_mode).publish(artifact, is_checked=True)
+
+
+def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
+    """What going back would do; None: to the newest generation before the current. Nothing is touched.
+
+    Raises StoreError when there is none, an ArtifactError when its manifest is damaged.
+    """
+    store = NodeStore(path)
+    try:
+        current = store.current()[0].generation
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: nothing is committed, so there is nothing to go back from") from error
+    earlier = [number for number in store.generations.numbers() if number < current]
+    wanted = generation if generation is not None else max(earlier, default=None)
+    if wanted is None or wanted not in store.generations.numbers():
+        have = ", ".join(map(str, store.generations.numbers()))
+        asked = "an earlier one" if generation is None else f"generation {generation}"
+        raise StoreError(f"{path}: cannot go back to {asked}; stored: {have}", path=str(path))
+    table = parse_manifest(store.generations.manifest_bytes(wanted)).table
+    return Rollback(str(path), path.name, current, wanted, "" if table is None else table.content_sha256)
+
+
+def rollback(path: Path, generation: int | None = None) -> Rollback:
+    """Make an earlier generation current. Raises as `plan_rollback`, CorruptArtifactError when a blob is damaged."""
+    plan = plan_rollback(path, generation)
+    NodeStore(path).make_current(plan.new)
+    return plan
+
+
+def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[Removal, ...]:
+    """What the rules would remove from these stores, generations first; nothing is touched."""
+    generations: list[Removal] = []
+    whole: dict[Path, str] = {}
+    ages: list[tuple[float, Path]] = []
+    for path in stores:
+        made_at = _made_at(path)
+        ages.append((made_at, path))
+        reason = _store_reason(path, made_at, rules, now)
+        if reason is not None:
+            whole[path] = reason
+        elif rules.keep_generations is not None:
+            generations += _old_generations(path, rules.keep_generations)
+    if rules.max_bytes is not None:
+        total = 0
+        for made_at, path in sorted(ages, reverse=True):
+            total += 0 if path in whole else disk_bytes(path)
+            if total > rules.max_bytes and path not in whole:
+                whole[path] = f"over {rules.max_bytes} bytes together with the newer ones, made at {made_at:.0f}"
+    stores_gone = [Removal(str(p), "store", None, disk_bytes(p), why) for p, why in whole.items()]
+    return tuple(r for r in generations if Path(r.path) not in whole) + tuple(stores_gone)
+
+
+def apply_prune(plan: Iterable[Removal], stores: Iterable[Path], clock: Callable[[], float]) -> PruneResult:
+    """Carry a plan out, then remove blobs and installations that no generation names. Raises StoreError."""
+    paths = list(stores)
+    before = sum(map(disk_bytes, paths))
+    removed: list[str] = []
+    kept: list[str] = []
+    for removal in plan:
+        store = NodeStore(Path(removal.path), clock=clock)
+        if removal.generation is None:
+            gone = pruning.remove_store(store, clock)
+        else:
+            gone = pruning.prune_generations(store, [removal.generation], clock)
+        removed += map(str, gone)
+        if not gone and _is_there(store, removal.generation):  # else another prune was quicker
+            kept.append(f"{removal.path} {removal.generation or ''}".strip())
+    for path in paths:
+        if path.is_dir():
+            removed += map(str, pruning.collect_garbage(NodeStore(path, clock=clock), clock))
+    for directory in sorted({path.parent for path in paths}):
+        removed += map(str, pruning.sweep_trash(directory, clock))
+    return PruneResult(tuple(removed), before - sum(disk_bytes(p) for p in paths if p.is_dir()), tuple(kept))
+
+
+def _is_there(store: NodeStore, generation: int | None) -> bool:
+    return (store.directory if generation is None else store.generations.manifest_path(generation)).exists()
+
+
+def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:
+    version, _ = version_and_arch(path)
+    if rules.installed_version is not None and version not in ("", rules.installed_version):
+        return f"made by FlashInfer {version}, {rules.installed_version} is installed"
+    if rules.older_than_days is not None and now - made_at > rules.older_than_days * DAY_S:
+        return f"made {(now - made_at) / DAY_S:.1f} days ago, more than {rules.older_than_days:g}"
+    return None
+
+
+def _made_at(path: Path) -> float:
+    """When a store's current artifact was made; a store without one is as old as its directory."""
+    try:
+        return NodeStore(path).current()[1].created_at
+    except (FileNotFoundError, WarmupError):
+        return path.stat().st_mtime
+
+
+def _old_generations(path: Path, keep: int) -> list[Removal]:
+    store = NodeStore(path)
+    numbers = store.generations.numbers()
+    try:
+        current: int | None = store.generations.pointer().generation
+    except (FileNotFoundError, WarmupError):
+        current = None
+    old = [number for number in numbers[: max(0, len(numbers) - max(keep, 1))] if number != current]
+    reason = f"older than the newest {max(keep, 1)} generations"
+    return [
+        Removal(str(path), "generation", n, disk_bytes(store.generations.manifest_path(n).parent), reason) for n in old
+    ]

@@ -1,0 +1,83 @@
+"""Timing a sample of a stored table against the default again: has the choice drifted since it was made?
+
+The tuner's own guard does the timing, on the entry alone. Nothing is written: a drift is a reason to retune.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, Task, TaskResult
+
+TOLERANCE = 0.05
+"""A share of the recorded advantage that may be lost before it counts as a drift; repeats differ by half of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retimed:
+    """One entry, then and now; ratios are the default's time over the entry's."""
+
+    task_id: str
+    runner: str
+    tactic: Any
+    then: float | None
+    """None when the table was published unguarded."""
+    now: float
+    decision: str
+    """What the guard says today; `crashed` and `wrong` need a retune whatever the ratio."""
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One stored entry that names another tactic than the default."""
+
+    result: TaskResult
+    """With the table's own choice as the only candidate."""
+    ratio: float | None
+
+
+def recorded_entries(rows: Sequence[Mapping[str, Any]]) -> tuple[Recorded, ...]:
+    """The entries behind a table's timings (`read_timings`) that differ from the default."""
+    entries = []
+    for row in rows:
+        result = TaskResult.from_json(row["result"])
+        verdict = GuardVerdict.from_json(row["verdict"]) if row.get("verdict") else None
+        choice = result.choice if verdict is None else verdict.choice
+        if result.outcome != "tuned" or choice in (None, Choice(result.default_runner, DEFAULT_TACTIC)):
+            continue
+        alone = {**result.to_json(), "choice": {"runner": choice.runner, "tactic": choice.tactic}, "measurements": []}
+        entries.append(Recorded(TaskResult.from_json(alone), None if verdict is None else verdict.ratio))
+    return tuple(entries)
+
+
+def sample(entries: Sequence[Recorded], num: int) -> tuple[Recorded, ...]:
+    """At most `num` entries, spread evenly over the table."""
+    if num >= len(entries):
+        return tuple(entries)
+    return tuple(entries[index * len(entries) // num] for index in range(num))
+
+
+def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[Recorded]) -> tuple[Retimed, ...]:
+    """Time each entry against the default on this device; entries of tasks that the rank does not run are left out."""
+    return tuple(_retimed(tuner, tasks[e.result.task_id], e) for e in entries if e.result.task_id in tasks)
+
+
+def _retimed(tuner: Tuner, task: Task, entry: Recorded) -> Retimed:
+    verdict = tuner.guard(task, entry.result)
+    choice = entry.result.choice
+    assert choice is not None
+    then = 1.0 if entry.ratio is None else entry.ratio
+    has_flaw = verdict.decision in ("wrong", "crashed")
+    return Retimed(
+        task_id=task.task_id,
+        runner=choice.runner,
+        tactic=choice.tactic,
+        then=entry.ratio,
+        now=verdict.winner_ratio,
+        decision=verdict.decision,
+        drifted=has_flaw or verdict.winner_ratio < then * (1 - TOLERANCE),
+    )

@@ -1,0 +1,159 @@
+"""The compiled part of one rank's work: what it used, what it ships, what was installed for it.
+
+One object in each rank's process, created after its fingerprint is known. Without a GPU there are neither Triton
+entries nor driver kernels, and modules only where a tuner has some. A part that cannot be collected or does not fit
+is a warning: the table is never held up by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Artifact, Content
+from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.caches import (
+    compute_cache,
+    decode_profiles,
+    flashinfer_modules,
+    installed,
+    triton_cache,
+    tuning_kernels,
+)
+from ray_warmup.warmup.caches.environment import ProcessEnvironment, decide
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+TUNING_SHARE = 0.75
+"""Of the driver's cache that kernels of earlier tunes may fill: winners' and new ones find room in the rest."""
+COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache", "sparse_mla")
+"""What is put in place beside the table; profiles of sparse-MLA decode are not compiled, but travel the same way."""
+
+
+class CompiledPart:
+    """Collects, installs and activates for one process; `fingerprint` is the rank's."""
+
+    def __init__(
+        self,
+        fingerprint: Mapping[str, str],
+        store_directory: Path,
+        flashinfer_base: Path,
+        environ: Mapping[str, str],
+        *,
+        file_mode: int = 0o600,
+        dir_mode: int = 0o700,
+    ) -> None:
+        self.has_gpu = bool(fingerprint["driver"])
+        self.uses_compute_cache = self.has_gpu and environ.get("CUDA_CACHE_DISABLE", "0") in ("", "0")
+        self._driver = fingerprint["driver"]
+        self._device = {name: fingerprint[name] for name in ("driver", "arch")}
+        self._process = flashinfer_modules.describe_process(
+            fingerprint["cuda_version"], fingerprint["arch"].split("_") if self.has_gpu else ()
+        )
+        self._max_bytes = compute_cache.size_limit(environ.get("CUDA_CACHE_MAXSIZE"))
+        self._modes = (file_mode, dir_mode)
+        self._store_directory = store_directory
+        self._profiles = decode_profiles.directory(
+            environ, flashinfer_base, self._process["flashinfer"], fingerprint["arch"]
+        )
+        self._recorder = triton_cache.Recorder()
+        self._is_recording = False
+        self._kernels_before: frozenset[str] | None = None
+        self.environment: ProcessEnvironment = decide(
+            environ, Path(environ.get("HOME") or "/"), flashinfer_base, provider=None
+        )
+
+    def start(self) -> None:
+        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile."""
+        if self.has_gpu and not self._is_recording:
+            self._recorder.start()
+            triton_cache.hash_installation()
+            self._is_recording = True
+
+    def start_tuning(self) -> None:
+        """What the driver's cache has more from here on, tuning compiled. Only the first call counts."""
+        if self.uses_compute_cache and self._kernels_before is None:
+            self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
+
+    @property
+    def triton_compilations(self) -> int:
+        """Kernels that this process had to compile since `start`."""
+        return self._recorder.compilations
+
+    def collect_modules(self, libraries: Mapping[str, Path]) -> tuple[Content, ...]:
+        """Compiled modules by name, to be shipped by themselves. Raises OSError, CorruptArtifactError."""
+        return flashinfer_modules.collect(libraries, self._process)
+
+    def collect(
+        self,
+        libraries: Mapping[str, Path],
+        replayed: Path | None,
+        triton_entries: Iterable[str] = (),
+        stored_kernels: Sequence[Content] | None = None,
+    ) -> tuple[tuple[Content, ...], tuple[str, ...]]:
+        """What to ship beside the table, and warnings for what could not be collected.
+
+        Args:
+            libraries: the compiled FlashInfer modules that the rank's workloads need, by name.
+            replayed: compute cache of a process that only loaded and replayed the table; None ships no kernels.
+            triton_entries: entries that another process used, besides this one's.
+            stored_kernels: what earlier tunes of the key left (`tuning_kernels`); None ships no tuning's kernels.
+        """
+        if self._is_recording:
+            self._recorder.stop(self.environment.triton_cache)
+            self._is_recording = False
+        entries = {*triton_entries, *self._recorder.used}
+        rooms: dict[Kind, Callable[[], tuple[Content, ...]]] = {
+            "flashinfer_module": lambda: self.collect_modules(libraries),
+            "triton_cache": lambda: triton_cache.collect(self.environment.triton_cache, entries),
+            "cuda_compute_cache": lambda: (
+                () if replayed is None else compute_cache.collect(replayed, self._driver, self._max_bytes)
+            ),
+            "tuning_kernels": lambda: () if stored_kernels is None else self._tuning_kernels(stored_kernels),
+        }
+        contents: list[Content] = []
+        warnings: list[str] = []
+        for kind, room in rooms.items():
+            try:
+                contents += room()
+            except (OSError, WarmupError) as error:
+                warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
+        return tuple(contents), tuple(warnings)
+
+    def install(self, artifact: Artifact) -> installed.Installed:
+        """Put an artifact's compiled part in place on this node. One rank of a node does this."""
+        node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, *self._modes)
+        return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
+
+    def stored_tuning_kernels(self, store: NodeStore) -> Iterator[tuple[Content, ...]]:
+        """What earlier tunes for this device compiled and a node stores, this key's first; see `tuning_kernels`."""
+        return tuning_kernels.stored_beside(store, self._device, int(TUNING_SHARE * self._max_bytes))
+
+    def install_tuning_kernels(self, contents: Sequence[Content]) -> list[Path]:
+        """Add what earlier tunes compiled to this node's driver cache; the files written.
+
+        Raises as `compute_cache.install`, and an ArtifactError for damaged bytes.
+        """
+        file_mode, dir_mode = self._modes
+        return compute_cache.install(
+            tuning_kernels.opened(contents, self._max_bytes),
+            self.environment.compute_cache,
+            self._driver,
+            self._max_bytes,
+            keep_free=self._max_bytes - int(TUNING_SHARE * self._max_bytes),
+            file_mode=file_mode,
+            dir_mode=dir_mode,
+        )
+
+    def provider(self, module_set: str) -> Path:
+        """Where a set of modules is or would be installed on this node."""
+        return installed.provider_directory(self._store_directory, module_set)
+
+    def _tuning_kernels(self, stored: Sequence[Content]) -> tuple[Content, ...]:
+        if self._kernels_before is None:  # nothing was tuned here
+            return tuple(stored)
+        where = self.environment.compute_cache
+        return tuning_kernels.collect(where, self._kernels_before, stored, self._driver, self._max_bytes)

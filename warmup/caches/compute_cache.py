@@ -1,0 +1,128 @@
+"""The driver's compute cache: kernels that cuDNN, cuBLAS and PTX are compiled to on first use.
+
+Collected from a process that did nothing but load and replay the final table with an empty `CUDA_CACHE_PATH`, so that
+only the winners' kernels are shipped. Only the same driver reads it. The directory's `index` keeps the driver's
+accounts, so a cache that has one is never overwritten: files that it lacks are added beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import stat
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+
+logger = logging.getLogger(__name__)
+
+REQUIREMENTS = "requirements.json"
+INDEX = "index"
+DEFAULT_MAX_BYTES = 256 << 20
+"""The smallest default of `CUDA_CACHE_MAXSIZE` over driver versions."""
+_LIMIT = 1 << 16
+
+
+def collect(
+    directory: Path, driver: str, max_bytes: int = DEFAULT_MAX_BYTES, kernels: Collection[str] | None = None
+) -> tuple[Content, ...]:
+    """The files of a compute cache and the driver that wrote them; empty when there is nothing to save.
+
+    `kernels`: only these, by their path in the cache, and its index.
+
+    A cache larger than `max_bytes` (`CUDA_CACHE_MAXSIZE`) is left out with a warning: a driver would evict it.
+    """
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
+    if kernels is not None:
+        paths = [path for path in paths if path.name == INDEX or str(path.relative_to(directory)) in kernels]
+    total = _total(paths)
+    if all(path.name == INDEX for path in paths):
+        return ()
+    if total > max_bytes:
+        logger.warning(
+            "the compute cache of %d bytes is more than CUDA_CACHE_MAXSIZE=%d and is not shipped", total, max_bytes
+        )
+        return ()
+    contents = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # another process' driver made room
+            contents.append(Content("cuda_compute_cache", str(path.relative_to(directory)), path.read_bytes()))
+    contents.append(Content("cuda_compute_cache", REQUIREMENTS, json.dumps({"driver": driver}).encode()))
+    return tuple(contents)
+
+
+def install(
+    contents: Sequence[Content],
+    directory: Path,
+    driver: str,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    *,
+    keep_free: int = 0,
+    file_mode: int = 0o600,
+    dir_mode: int = 0o700,
+) -> list[Path]:
+    """Add kernels to a compute cache; returns the files written, none when they would not fit.
+
+    `keep_free`: bytes below `max_bytes` that are somebody else's; kernels that make do with the rest are no loss.
+
+    Raises RejectedArtifactError when another driver compiled them, StoreError when the disk refuses.
+    """
+    if not contents:
+        return []
+    built_by = _driver(contents)
+    if built_by != driver:
+        raise RejectedArtifactError(
+            f"the compute cache was written by driver {built_by!r}, this node has {driver!r}", driver=built_by
+        )
+    files = [content for content in contents if content.path not in (REQUIREMENTS, INDEX)]
+    present = _total(directory.rglob("*"))
+    missing = [content for content in files if not (directory / content.path).exists()]
+    added = sum(len(content.data) for content in missing)
+    if added and present + added > max_bytes - keep_free:
+        logger.log(
+            logging.INFO if keep_free else logging.WARNING,
+            "%d bytes are in %s and CUDA_CACHE_MAXSIZE is %d: %d bytes of kernels are not added",
+            *(present, directory, max_bytes, added),
+        )
+        return []
+    if not (directory / INDEX).exists():
+        missing += [content for content in contents if content.path == INDEX]
+    written = []
+    for content in missing:
+        written.append(directory / content.path)
+        publish_bytes(written[-1], content.data, file_mode=file_mode, dir_mode=dir_mode)
+    return written
+
+
+def size_limit(setting: str | None) -> int:
+    """`CUDA_CACHE_MAXSIZE` in bytes; the default when it is unset or no number."""
+    return int(setting) if setting is not None and setting.isdecimal() else DEFAULT_MAX_BYTES
+
+
+def replay_environment(directory: Path) -> Mapping[str, str]:
+    """Variables for the process that replays the table so that its kernels can be collected from `directory`."""
+    return {"CUDA_CACHE_PATH": str(directory), "CUDA_CACHE_DISABLE": "0"}
+
+
+def _total(paths: Iterable[Path]) -> int:
+    """Bytes of the files among these paths that are still there."""
+    total = 0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
+
+
+def _driver(contents: Sequence[Content]) -> str:
+    data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
+    document = {} if data is None else parse_json(data, _LIMIT, f"cuda_compute_cache/{REQUIREMENTS}")
+    driver = document.get("driver") if isinstance(document, dict) else None
+    if not isinstance(driver, str):
+        raise CorruptArtifactError(f"the compute cache comes without {REQUIREMENTS}; it was not installed")
+    return driver

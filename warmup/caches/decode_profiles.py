@@ -1,0 +1,74 @@
+"""FlashInfer's calibration of sparse-MLA decode (SM120 family): a JSON file of profiles by device, beside the table.
+
+Installed where FlashInfer looks for it. A file that is there already keeps what only it has: it may hold profiles of
+other models.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import CorruptArtifactError
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "sparse_mla_sm120_cpb.json"
+"""FlashInfer's own name."""
+_LIMIT = 64 << 20
+
+
+def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, arch: str) -> Path:
+    """Where a process with this environment has the file (FlashInfer 0.7.2: `default_cache_path`)."""
+    override = environ.get("FLASHINFER_AUTOTUNE_DIR")
+    return Path(override) if override else flashinfer_base / ".cache" / "flashinfer" / version / arch / "autotune"
+
+
+def install(
+    contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
+) -> list[Path]:
+    """Add shipped profiles to this node's; returns the file when it was written.
+
+    Raises CorruptArtifactError for profiles that are no JSON object, StoreError when the disk refuses.
+    """
+    shipped = next((content for content in contents if content.path == FILE_NAME), None)
+    if shipped is None:
+        return []
+    path = directory / FILE_NAME
+    added: Any = parse_json(shipped.data, _LIMIT, f"sparse_mla/{FILE_NAME}")
+    if not isinstance(added, dict):
+        raise CorruptArtifactError(f"sparse_mla/{FILE_NAME} is not a JSON object")
+    present = _present(path)
+    merged = _merged(present, added)
+    if merged == present:
+        return []
+    publish_bytes(path, json.dumps(merged, sort_keys=True).encode(), file_mode=file_mode, dir_mode=dir_mode)
+    return [path]
+
+
+def _present(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read and is replaced: %s", path, error)
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _merged(present: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    """What was shipped wins, key by key."""
+    both = {name: present[name] for name in present.keys() & added.keys()}
+    nested = {
+        name: _merged(both[name], added[name])
+        for name in both
+        if isinstance(both[name], dict) and isinstance(added[name], dict)
+    }
+    return {**present, **added, **nested}

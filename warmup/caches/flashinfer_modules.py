@@ -1,0 +1,244 @@
+"""FlashInfer's compiled modules: collected from its workspace, installed where its ahead-of-time lookup finds them.
+
+A restored workspace is rebuilt by ninja (absolute paths and header times are part of its state); a library that the
+ahead-of-time lookup finds is loaded as it is. So the libraries go into a generated *provider*, a directory with a
+`flashinfer_jit_cache` package, FlashInfer's own protocol for prebuilt modules:
+
+    <provider>/flashinfer_jit_cache/__init__.py     generated; names the modules, defers to an installed package too
+    <provider>/provider.json                        version, architectures, modules
+    <provider>/modules/<name>/<name>.so
+
+site-packages is never written. A library that does not load makes FlashInfer warn and compile.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+
+logger = logging.getLogger(__name__)
+
+PACKAGE = "flashinfer_jit_cache"
+PROVIDER_ID = "ray-warmup"
+REQUIREMENTS = "requirements.json"
+MARK = "provider.json"
+SHIM = Path(__file__).parent / "provider_shim.py"
+_LIMIT = 1 << 20
+
+
+def describe_process(cuda: str, architectures: Sequence[str]) -> dict[str, str]:
+    """What a module's binary depends on, of this process: versions, ABI and C library.
+
+    `cuda` is torch's CUDA version (empty on CPU); `architectures` as FlashInfer writes them: `90a`.
+    """
+    return {
+        "flashinfer": metadata.version("flashinfer-python"),
+        "tvm_ffi": metadata.version("apache-tvm-ffi"),
+        "cuda": cuda,
+        "architectures": ",".join(sorted(architectures)),
+        "python_abi": f"{sys.implementation.cache_tag}-{platform.machine()}",
+        "glibc": platform.libc_ver()[1],
+    }
+
+
+def collect(library_paths: Mapping[str, Path], requirements: Mapping[str, str]) -> tuple[Content, ...]:
+    """The libraries of these modules as contents, with what they need of a process; empty for no modules.
+
+    Raises CorruptArtifactError for a file that is not a whole shared library (a build that was cut off).
+    """
+    contents = []
+    for name, path in sorted(library_paths.items()):
+        data = path.read_bytes()
+        if not is_whole_library(data):
+            raise CorruptArtifactError(f"{path} is not a complete shared library; build {name} again", path=str(path))
+        contents.append(Content("flashinfer_module", f"{name}/{name}.so", data))
+    if contents:
+        text = json.dumps(dict(requirements), sort_keys=True).encode()
+        contents.append(Content("flashinfer_module", REQUIREMENTS, text))
+    return tuple(contents)
+
+
+def names_of(manifest: Manifest) -> tuple[str, ...]:
+    """The modules that an artifact brings."""
+    return tuple(Path(e.path).stem for e in manifest.of_kind("flashinfer_module") if e.path != REQUIREMENTS)
+
+
+def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
+    """Where this process' FlashInfer has the compiled library of each module; absent ones are left out.
+
+    None: every module that this process has asked for so far. Imports FlashInfer.
+    """
+    from flashinfer.jit import env as jit_env
+    from flashinfer.jit.core import jit_spec_registry
+
+    wanted = jit_spec_registry.get_all_specs() if names is None else names
+    found = {}
+    for name in wanted:
+        built = jit_env.FLASHINFER_JIT_DIR / name / f"{name}.so"
+        path = built if built.exists() else jit_env.get_aot_path(name)
+        if path.exists():
+            found[name] = path
+    return found
+
+
+def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
+    """Whether a process on this node would find a module's library; says so without FlashInfer.
+
+    `base` is FLASHINFER_WORKSPACE_BASE. An installed package of prebuilt modules is believed to have every one.
+    """
+    built = base / ".cache" / "flashinfer" / version / arch / "cached_ops" / name / f"{name}.so"
+    if built.is_file():
+        return True
+    package = importlib.util.find_spec(PACKAGE)
+    if package is None or package.origin is None:
+        return False
+    provider = Path(package.origin).parents[1]
+    return not (provider / MARK).is_file() or (provider / "modules" / name / f"{name}.so").is_file()
+
+
+def target_architectures() -> tuple[str, ...]:
+    """The architectures that this process' FlashInfer compiles for, as it writes them: `90a`. Imports FlashInfer."""
+    from flashinfer.jit import env as jit_env
+
+    return tuple(part for part in jit_env.FLASHINFER_WORKSPACE_DIR.name.split("_") if part[:1].isdigit())
+
+
+def install(
+    contents: Sequence[Content],
+    provider: Path,
+    here: Mapping[str, str],
+    *,
+    file_mode: int = 0o600,
+    dir_mode: int = 0o700,
+) -> list[Path]:
+    """Write a provider directory for these libraries, the importable package last; returns the files written.
+
+    `here` is `describe_process` of the process that will load them. Raises RejectedArtifactError when the libraries
+    were built for another version, architecture, ABI or a newer C library; StoreError when the disk refuses.
+    """
+    if not contents:
+        return []
+    libraries = [content for content in contents if content.path != REQUIREMENTS]
+    needed = _requirements(contents)
+    difference = unmet_requirement(needed, here)
+    if difference is not None:
+        raise RejectedArtifactError(f"the compiled modules do not fit this process: {difference}", what=difference)
+    document = {
+        "version": needed["flashinfer"],
+        "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
+        "modules": sorted(Path(content.path).stem for content in libraries),
+    }
+    files = {provider / "modules" / content.path: content.data for content in libraries}
+    files[provider / MARK] = json.dumps(document, sort_keys=True).encode()
+    files[provider / PACKAGE / "__init__.py"] = SHIM.read_bytes()
+    missing = {path: data for path, data in files.items() if not _holds(path, data)}
+    for path, data in missing.items():
+        publish_bytes(path, data, file_mode=file_mode, dir_mode=dir_mode)
+    return list(missing)
+
+
+def unmet_requirement(needed: Mapping[str, str], here: Mapping[str, str]) -> str | None:
+    """Why libraries with these needs may not be loaded in such a process; None when they may."""
+    for name in ("flashinfer", "tvm_ffi", "cuda", "architectures", "python_abi"):
+        if needed.get(name) != here.get(name):
+            return f"{name}: built for {needed.get(name)!r}, this process has {here.get(name)!r}"
+    if _version(needed.get("glibc", "")) > _version(here.get("glibc", "")):
+        return f"glibc: built with {needed.get('glibc')}, this process has {here.get('glibc')}"
+    return None
+
+
+def activate(provider: Path) -> bool:
+    """Let this process' FlashInfer find a provider's modules; False when there is none in `provider`.
+
+    Before FlashInfer is imported the provider goes onto `sys.path`; afterwards its list of providers is extended.
+    Modules that this process has loaded already stay loaded.
+    """
+    if not is_installed(provider):
+        return False
+    path = str(provider)
+    if path in sys.path:
+        return True
+    if "flashinfer.jit.env" in sys.modules:
+        _extend_lookup(provider)
+    sys.path.insert(0, path)
+    return True
+
+
+def is_installed(provider: Path) -> bool:
+    """Whether an installation into this directory was completed."""
+    return (provider / PACKAGE / "__init__.py").is_file()
+
+
+def is_whole_library(data: bytes | memoryview) -> bool:
+    """Whether these bytes are an ELF file whose section table lies inside them, so a cut-off file is seen."""
+    return _is_whole(bytes(data[:64]), len(data))
+
+
+def is_whole_file(path: Path) -> bool:
+    """The same of a file, which may be absent."""
+    try:
+        with path.open("rb") as file:
+            return _is_whole(file.read(64), path.stat().st_size)
+    except OSError:
+        return False
+
+
+def _is_whole(head: bytes, size_of_all: int) -> bool:
+    if len(head) < 64 or head[:5] != b"\x7fELF\x02":
+        return False
+    offset = int.from_bytes(head[40:48], "little")
+    size = int.from_bytes(head[58:60], "little")
+    count = int.from_bytes(head[60:62], "little")
+    return offset > 0 and count > 0 and offset + size * count <= size_of_all
+
+
+def _extend_lookup(provider: Path) -> None:
+    from flashinfer.jit import env as jit_env
+
+    document = parse_json((provider / MARK).read_bytes(), _LIMIT, str(provider / MARK))
+    try:
+        added = jit_env.AOTProvider(
+            provider_id=PROVIDER_ID,
+            distribution=PROVIDER_ID,
+            version=document["version"],
+            jit_cache_dir=provider / "modules",
+            cuda_architectures=frozenset(document["cuda_architectures"]),
+            modules=frozenset(document["modules"]),
+        )
+    except (LookupError, TypeError) as error:
+        raise CorruptArtifactError(
+            f"{provider / MARK} does not describe what is installed", path=str(provider)
+        ) from error
+    others = tuple(p for p in jit_env.FLASHINFER_AOT_PROVIDERS if p.jit_cache_dir != added.jit_cache_dir)
+    jit_env.FLASHINFER_AOT_PROVIDERS = (*others, added)
+    logger.info("FlashInfer was imported already; %d modules of %s were added", len(added.modules), provider)
+
+
+def _requirements(contents: Sequence[Content]) -> dict[str, str]:
+    data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
+    document = {} if data is None else parse_json(data, _LIMIT, f"flashinfer_module/{REQUIREMENTS}")
+    if not isinstance(document, dict) or not {"flashinfer", "architectures"} <= set(document):
+        raise CorruptArtifactError(f"the compiled modules come without {REQUIREMENTS}; they were not installed")
+    return {str(name): str(value) for name, value in document.items()}
+
+
+def _holds(path: Path, data: bytes | memoryview) -> bool:
+    try:
+        return path.read_bytes() == data
+    except OSError:
+        return False
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

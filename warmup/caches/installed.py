@@ -1,0 +1,85 @@
+"""Putting the compiled part of an artifact in place on one node, part by part: one that does not fit is left out.
+
+What a part needs and where it goes is its own room's; this one turns refusals into warnings, because a process that
+lacks a compiled part compiles it for itself. Trouble with the table is never treated so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Artifact, Content
+from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.caches import compute_cache, decode_profiles, flashinfer_modules, triton_cache
+from ray_warmup.warmup.caches.environment import ProcessEnvironment
+from ray_warmup.warmup.errors import WarmupError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What decides whether compiled parts fit this node."""
+
+    process: Mapping[str, str]
+    """`flashinfer_modules.describe_process` of the processes that will load the modules."""
+    driver: str
+    """Driver version; empty without a GPU."""
+    decode_profiles: Path
+    """Directory of FlashInfer's calibrations."""
+    cuda_cache_max_bytes: int = compute_cache.DEFAULT_MAX_BYTES
+    file_mode: int = 0o600
+    dir_mode: int = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What was put in place; a kind with nothing to write counts 0."""
+
+    provider: Path | None
+    files: tuple[Path, ...]
+    counts: tuple[tuple[Kind, int], ...]
+    """(kind, files written), in the order of installation."""
+    warnings: tuple[str, ...]
+
+
+def provider_directory(store_directory: Path, module_set: str) -> Path:
+    """Where a set of modules (`Manifest.module_set`) is installed below its node store."""
+    return store_directory / "installed" / module_set[:32]
+
+
+def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment, node: Node) -> Installed:
+    """Install every compiled part that the artifact carries. Parts whose blobs it lacks are warned of.
+
+    Never raises for a part: processes then compile it themselves, as the warning says.
+    """
+    modes = {"file_mode": node.file_mode, "dir_mode": node.dir_mode}
+    rooms: dict[Kind, Callable[[tuple[Content, ...]], list[Path]]] = {
+        "flashinfer_module": lambda found: flashinfer_modules.install(found, provider, node.process, **modes),
+        "triton_cache": lambda found: triton_cache.install(found, environment.triton_cache, **modes),
+        "cuda_compute_cache": lambda found: compute_cache.install(
+            found, environment.compute_cache, node.driver, node.cuda_cache_max_bytes, **modes
+        ),
+        "sparse_mla": lambda found: decode_profiles.install(found, node.decode_profiles, **modes),
+    }
+    files: list[Path] = []
+    counts: list[tuple[Kind, int]] = []
+    warnings: list[str] = []
+    for kind, room in rooms.items():
+        try:
+            written = room(artifact.contents(kind))
+        except KeyError as error:
+            warnings.append(f"{kind}: blob {error} was not fetched; this node compiles for itself")
+            continue
+        except (OSError, WarmupError) as error:  # a cache that is another user's, or that a driver tidies meanwhile
+            warnings.append(f"{kind}: {error}; this node compiles for itself")
+            continue
+        files += written
+        counts.append((kind, len(written)))
+    for warning in warnings:
+        logger.warning("%s", warning)
+    is_usable = any(kind == "flashinfer_module" for kind, _ in counts) and flashinfer_modules.is_installed(provider)
+    return Installed(provider if is_usable else None, tuple(files), tuple(counts), tuple(warnings))

@@ -1,0 +1,160 @@
+"""Triton's cache entries: collected after a warmup, published into another node's Triton cache.
+
+An entry is one directory named by Triton's own key (its installation, the kernel's source, signature, options, target
+and compile-time variables), so it hits wherever Triton computes the same key and is ignored elsewhere. A kernel's
+files form a group: `__grp__<name>.json` lists absolute child paths; it is shipped with bare names and written last,
+rewritten to the directory it lands in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
+
+logger = logging.getLogger(__name__)
+
+GROUP_PREFIX = "__grp__"
+_LIMIT = 1 << 20
+_TEMPORARY = ("tmp.pid_", "lock")
+
+
+class Recorder:
+    """Which entries this process uses between `start` and `stop`, found or compiled. Imports Triton."""
+
+    def __init__(self) -> None:
+        self.used: set[str] = set()
+        """Entry names: kernels, and the compiled launchers that this process has mapped."""
+        self.compilations = 0
+        """How many kernels were not found and had to be compiled."""
+        self._previous: Any = None
+
+    def start(self) -> None:
+        """Begin to listen; a listener that was set before is still called."""
+        from triton import knobs
+
+        self._previous = knobs.compilation.listener
+        knobs.compilation.listener = self._listen
+
+    def stop(self, directory: Path) -> None:
+        """Stop listening, and add the launchers of `directory` that are mapped into this process."""
+        from triton import knobs
+
+        knobs.compilation.listener = self._previous
+        root = str(directory.resolve()) + "/"
+        for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+            _, found, rest = line.partition(root)
+            if found:
+                self.used.add(rest.split("/")[0])
+
+    def _listen(self, **event: Any) -> None:
+        self.compilations += not event["cache_hit"]
+        self.used |= {Path(path).parent.name for path in event["metadata_group"].values()}
+        if self._previous is not None:
+            self._previous(**event)
+
+
+def hash_installation() -> threading.Thread:
+    """Start what Triton does once per process before it can look into its cache: hash its own installation.
+
+    That takes half a second, mostly of a large library; done in the background it is over when the first kernel comes.
+    """
+    from triton.runtime.cache import triton_key
+
+    thread = threading.Thread(target=triton_key, name="triton-key", daemon=True)
+    thread.start()
+    return thread
+
+
+def snapshot(directory: Path) -> frozenset[str]:
+    """The names of the entries that the cache has now; empty when there is no cache."""
+    return frozenset(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else frozenset()
+
+
+def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:
+    """These entries (of `Recorder.used`), groups with bare child names.
+
+    An entry that is unfinished or gone is left out.
+    """
+    contents: list[Content] = []
+    for name in sorted(set(names) & snapshot(directory)):
+        contents += _entry(directory / name)
+    return tuple(contents)
+
+
+def install(
+    contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
+) -> list[Path]:
+    """Publish entries into a Triton cache, groups last; returns the files written.
+
+    A file that is there already is kept. Raises CorruptArtifactError or UnsafeArchiveError for a group that names
+    other files than its own, StoreError when the disk refuses.
+    """
+    members = {content.path for content in contents}
+    groups = [content for content in contents if _is_group(content.path)]
+    plain = [content for content in contents if not _is_group(content.path)]
+    written = []
+    for content in (*plain, *groups):
+        path = directory / content.path
+        data = content.data if content in plain else _absolute_group(content, path.parent, members)
+        if path.exists() and (content in plain or _is_group_usable(path)):
+            continue
+        publish_bytes(path, data, file_mode=file_mode, dir_mode=dir_mode)
+        written.append(path)
+    return written
+
+
+def _entry(directory: Path) -> list[Content]:
+    contents = []
+    for path in sorted(directory.iterdir()):
+        if not path.is_file() or path.name.startswith((*_TEMPORARY, ".")):
+            continue
+        data = path.read_bytes()
+        if _is_group(path.name):
+            children = _children(data, str(path))
+            if not all((directory / name).is_file() for name in children):
+                logger.warning("Triton entry %s is unfinished and is not collected", directory)
+                return []
+            data = json.dumps({"child_paths": {name: name for name in children}}, sort_keys=True).encode()
+        contents.append(Content("triton_cache", f"{directory.name}/{path.name}", data))
+    return contents
+
+
+def _absolute_group(content: Content, directory: Path, members: set[str]) -> bytes:
+    children = _children(content.data, f"triton_cache/{content.path}")
+    entry = content.path.split("/")[0]
+    for name in children:
+        if f"{entry}/{name}" not in members:
+            raise UnsafeArchiveError(f"triton_cache/{content.path} names {name!r}, which it does not carry")
+    paths = {name: str(directory.resolve() / name) for name in children}
+    return json.dumps({"child_paths": paths}).encode()
+
+
+def _children(data: bytes | memoryview, what: str) -> list[str]:
+    document: Any = parse_json(data, _LIMIT, what)
+    children = document.get("child_paths") if isinstance(document, dict) else None
+    if not isinstance(children, dict):
+        raise CorruptArtifactError(f"{what} is not a Triton group")
+    return sorted(children)
+
+
+def _is_group(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(GROUP_PREFIX)
+
+
+def _is_group_usable(path: Path) -> bool:
+    """Whether every child that an existing group names is there, as Triton would check."""
+    try:
+        document = json.loads(path.read_bytes())
+        return all(Path(child).exists() for child in document["child_paths"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        logger.warning("Triton group %s cannot be read and is replaced: %s", path, error)
+        return False

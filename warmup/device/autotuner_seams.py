@@ -1,0 +1,250 @@
+"""The only place that touches FlashInfer's private seams: which call is tuned, with what time, hit or miss.
+
+    capture_call(fn)    the AutoTuner request of an op call, without running any kernel
+    look_up(fn)         what serving would choose for it: hit or miss, runner, tactic
+    profiled(...)       every tactic that is timed while `autotune()` tunes one op
+
+Each wraps a method of the process' AutoTuner and restores it on every way out. Written for FlashInfer
+0.7.2.post1; `tests/unit/warmup/device/test_seams.py` pins each signature. One thread only.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from flashinfer.autotuner import AutoTuner
+from flashinfer.autotuner import autotuner as private
+
+from ray_warmup.warmup.device.captured import Attempt, Captured, Lookup, Profiling, json_tactic
+from ray_warmup.warmup.errors import TuningError
+
+logger = logging.getLogger(__name__)
+
+PINNED_VERSION = "0.7.2.post1"
+"""The FlashInfer version whose seams were read."""
+
+
+SIGNATURES: dict[str, tuple[str, ...]] = {
+    "choose_one": ("self", "custom_op", "runners", "tuning_config", "inputs", "kwargs"),
+    "search_cache": (
+        "self",
+        "custom_op",
+        "runners",
+        "input_shapes",
+        "tuning_config",
+        "inputs",
+        "require_profiling_policy",
+    ),
+    "_profile_single_kernel": (
+        "self",
+        "runner",
+        "inputs",
+        "tactic",
+        "tuning_config",
+        "input_tensor_batches",
+        "kwargs",
+    ),
+    "_get_input_sizes": ("self", "inputs"),
+    "_get_cache_key": ("custom_op", "runner", "input_shapes", "tuning_config", "extras"),
+    "_profiling_policy": ("tuning_config",),
+}
+"""Parameters of every method of the AutoTuner that is wrapped or called here and in `captured.py`."""
+
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "_collect_metadata": (),
+    "_tactic_to_json": ("tactic",),
+    "_sync_oom_across_tune_group": ("local_oom",),
+}
+"""The same for functions of its module."""
+
+
+class _Answered(BaseException):
+    """Ends an op call once the AutoTuner has answered; not an Exception, so that no op catches it."""
+
+
+def check_seams() -> None:
+    """Raise TuningError naming the first seam that this FlashInfer does not have as it was read."""
+    for owner, expected in ((AutoTuner, SIGNATURES), (private, FUNCTIONS)):
+        for name, parameters in expected.items():
+            found = getattr(owner, name, None)
+            if found is None or tuple(inspect.signature(found).parameters) != parameters:
+                raise TuningError(
+                    f"FlashInfer {private._flashinfer_version} has another {name} than {PINNED_VERSION}, "
+                    "for which this version was written; install the pinned one",
+                    seam=name,
+                )
+
+
+def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
+    """The first request that `fn` makes to the AutoTuner (for `op`, when given); no kernel of that op runs.
+
+    Raises TuningError when `fn` returns without such a request.
+    """
+    found: list[Captured] = []
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        if op is not None and request.op != op:
+            return original()
+        found.append(request)
+        raise _Answered
+
+    with _choices(choose), suppress(_Answered):
+        fn()
+    if not found:
+        raise TuningError(f"the call never asked the AutoTuner for {op or 'any op'}", op=op or "")
+    return found[0]
+
+
+def look_up(fn: Callable[[], Any], op: str) -> Lookup:
+    """What the AutoTuner answers when `fn` asks it for `op`, outside every `autotune()` context.
+
+    Raises TuningError when `fn` does not ask, or while tuning is on.
+    """
+    if AutoTuner.get().is_tuning_mode:
+        raise TuningError(f"{op} cannot be looked up inside an autotune() context", op=op)
+    found: list[Lookup] = []
+    searches: list[tuple[bool, int, Any]] = []
+
+    def search(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        answer = original(*args, **kwargs)
+        searches.append((bool(answer[0]), int(answer[1]), answer[2]))
+        return answer
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        searches.clear()
+        runner, tactic = original()
+        if request.op != op:
+            return runner, tactic
+        hit = bool(searches) and searches[-1][0]
+        keys = tuple(request.file_keys().values())
+        found.append(Lookup(hit, type(runner).__name__, json_tactic(tactic), keys, request))
+        raise _Answered
+
+    with _replaced("search_cache", search), _choices(choose), suppress(_Answered):
+        fn()
+    if not found:
+        raise TuningError(f"the call never asked the AutoTuner for {op}", op=op)
+    return found[0]
+
+
+@contextmanager
+def forced(op: str, runner: str, tactic: Any) -> Iterator[None]:
+    """Let every request for `op` in the block be answered with this runner and tactic; other ops keep their own."""
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        return (request.runner(runner), tactic) if request.op == op else original()
+
+    with _choices(choose):
+        yield
+
+
+@contextmanager
+def profiled(op: str, time_tactic: Callable[[Attempt], float]) -> Iterator[Profiling]:
+    """While the block tunes, let `time_tactic` give the seconds of every tactic of `op`.
+
+    The block ends (as if the call had returned) once the AutoTuner has answered for `op`; other ops of the
+    same call keep their default. `time_tactic` may raise: the AutoTuner then skips the tactic.
+    """
+    seen = Profiling()
+
+    def profile(
+        original: Callable[..., float], runner: Any, inputs: Any, tactic: Any, config: Any, **rest: Any
+    ) -> float:
+        batches = rest.pop("input_tensor_batches", None) or [inputs]
+
+        is_first = seen.captured is not None and runner is seen.captured.runners[0]
+
+        def ms_of(other: Any) -> float:
+            return original(runner, inputs, other, config, input_tensor_batches=batches, **rest)
+
+        return time_tactic(Attempt(runner, tactic, is_first, rest, batches, ms_of)) * 1e3
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        if request.op != op:
+            return request.runners[0], -1
+        seen.captured = request
+        original()
+        raise _Answered
+
+    with _replaced("_profile_single_kernel", profile), _choices(choose), _watched_memory(seen), suppress(_Answered):
+        yield seen
+
+
+def tuned_keys(op: str) -> set[str]:
+    """File keys of the winners of `op` that the AutoTuner holds in memory."""
+    return {str(key.file_key) for key in AutoTuner.get().profiling_cache if key.custom_op == op}
+
+
+def metadata() -> dict[str, str]:
+    """The seven fields that FlashInfer writes into a table made by this process."""
+    return {name: str(value) for name, value in private._collect_metadata().items()}
+
+
+@contextmanager
+def _choices(choose: Callable[[Callable[..., Any], Captured], Any]) -> Iterator[None]:
+    """Let `choose(original, request)` answer every `choose_one`."""
+
+    def wrapper(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        op, runners, config, inputs, rest = _request(*args, **kwargs)
+        request = Captured(op, tuple(runners), config, list(inputs), rest)
+        return choose(lambda: original(*args, **kwargs), request)
+
+    with _replaced("choose_one", wrapper):
+        yield
+
+
+def _request(
+    custom_op: str, runners: Any, tuning_config: Any, inputs: Any, **kwargs: Any
+) -> tuple[str, Any, Any, Any, dict[str, Any]]:
+    return custom_op, runners, tuning_config, inputs, kwargs
+
+
+@contextmanager
+def _replaced(name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """Replace one method of the process' AutoTuner by `wrapper(original, ...)`; restored on every way out."""
+    tuner = AutoTuner.get()
+    original = getattr(tuner, name)
+    before = tuner.__dict__.get(name)
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(original, *args, **kwargs)
+
+    setattr(tuner, name, replacement)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(tuner, name)
+        else:
+            setattr(tuner, name, before)
+
+
+@contextmanager
+def _watched_memory(seen: Profiling) -> Iterator[None]:
+    """Notice that the AutoTuner ran out of memory.
+
+    It asks the other ranks of a tuning group whether they did, where it caught the error itself, or empties torch's
+    cache while it handles the error. (Beginning a CUDA graph empties the cache too: that alone says nothing.)
+    """
+    empty, agree = torch.cuda.empty_cache, private._sync_oom_across_tune_group
+
+    def emptied() -> None:
+        seen.out_of_memory |= isinstance(sys.exc_info()[1], torch.cuda.OutOfMemoryError | MemoryError)
+        empty()
+
+    def agreed(local_oom: bool) -> bool:
+        found = bool(agree(local_oom))
+        seen.out_of_memory |= found
+        return found
+
+    torch.cuda.empty_cache, private._sync_oom_across_tune_group = emptied, agreed
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache, private._sync_oom_across_tune_group = empty, agree

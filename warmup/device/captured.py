@@ -1,0 +1,130 @@
+"""One request of an op to the AutoTuner as a value, and what came of it: captured, looked up, attempted.
+
+Made by `autotuner_seams.py`. The keys are computed by FlashInfer's own (private) functions, so that they
+are exactly those under which it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from flashinfer.autotuner import AutoTuner
+from flashinfer.autotuner import autotuner as private
+
+from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.tasks import freeze
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """One request to the AutoTuner, as the op made it: everything needed to run any of its tactics.
+
+    Holds the op's own tensors (also its output buffer), so keep it no longer than needed.
+    """
+
+    op: str
+    runners: tuple[Any, ...]
+    """FlashInfer TunableRunners in FlashInfer's order; the first one's tactic -1 is the default."""
+    tuning_config: Any
+    """The op's TuningConfig, without the overrides of an `autotune()` context."""
+    inputs: list[Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def default_runner(self) -> str:
+        """Class name of the first runner."""
+        return type(self.runners[0]).__name__
+
+    def runner(self, name: str) -> Any:
+        """The first runner of this class; TuningError when the request has none."""
+        for runner in self.runners:
+            if type(runner).__name__ == name:
+                return runner
+        names = ", ".join(type(runner).__name__ for runner in self.runners)
+        raise TuningError(f"{self.op} has no runner {name}; it has {names}", op=self.op, runner=name)
+
+    def run(self, runner: str, tactic: Any, inputs: list[Any] | None = None) -> Any:
+        """Run one tactic on the captured inputs (or on others of the same form); the runner's own return value."""
+        return self.runner(runner)(inputs=self.inputs if inputs is None else inputs, tactic=tactic, **self.kwargs)
+
+    def file_key(self, runner: Any) -> str:
+        """The key under which a table serves this request with that runner."""
+        shapes = AutoTuner.get()._get_input_sizes(self.inputs)
+        extras = runner.get_cache_key_extras(self.inputs)
+        return str(AutoTuner._get_cache_key(self.op, runner, shapes, self.tuning_config, extras).file_key)
+
+    def file_keys(self) -> dict[str, str]:
+        """Runner class name -> file key, in FlashInfer's order."""
+        return {type(runner).__name__: self.file_key(runner) for runner in self.runners}
+
+    def shares_a_key(self) -> bool:
+        """Whether two runners have one file key: a table could not say which of them it means."""
+        return len({self.file_key(runner) for runner in self.runners}) < len(self.runners)
+
+    def policy(self) -> tuple[Any, ...]:
+        """The measurement policy that `save_configs` writes as an entry's third column."""
+        return tuple(AutoTuner._profiling_policy(self.tuning_config))
+
+    def bucket(self, tokens: int) -> int:
+        """The op's own bucket for a number of tokens, as serving rounds it."""
+        specs = self.tuning_config.dynamic_tensor_specs
+        return int(specs[0].map_to_tuning_buckets(tokens)) if specs else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What the AutoTuner answers outside of tuning."""
+
+    hit: bool
+    runner: str
+    tactic: Any
+    keys: tuple[str, ...]
+    """The file keys that it looked under, in FlashInfer's order."""
+    captured: Captured
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """One tactic that the AutoTuner is about to time."""
+
+    runner: Any
+    tactic: Any
+    is_first_runner: bool
+    """Whether its default tactic is what serves when nothing is tuned."""
+    kwargs: dict[str, Any]
+    batches: list[list[Any]]
+    """Input lists; the AutoTuner uses several in turn where the cache of the GPU must be cold."""
+    profile: Callable[[Any], float]
+
+    @property
+    def runner_name(self) -> str:
+        """Class name of the runner."""
+        return type(self.runner).__name__
+
+    def flashinfer_s(self) -> float:
+        """FlashInfer's own measurement of the tactic, seconds per call."""
+        return self.profile(self.tactic) / 1e3
+
+    def run(self) -> Any:
+        """Run the tactic once."""
+        return self.runner(self.batches[0], tactic=self.tactic, **self.kwargs)
+
+    def with_tactic(self, tactic: Any) -> Attempt:
+        """The same for another tactic of the runner."""
+        return replace(self, tactic=tactic)
+
+
+@dataclass(slots=True)
+class Profiling:
+    """What `profiled` saw. `captured` is None until the op has asked the AutoTuner."""
+
+    captured: Captured | None = None
+    out_of_memory: bool = False
+    """The AutoTuner gave up for lack of device memory (it does so in silence)."""
+
+
+def json_tactic(tactic: Any) -> Any:
+    """A tactic as the table's JSON has it, with tuples for lists (hashable)."""
+    return freeze(private._tactic_to_json(tactic))

@@ -1,0 +1,132 @@
+"""Whether a tuned tactic may be published: it must be right, and faster than the default as serving runs it.
+
+    entrants   the tuned winner and the rest of the short list
+    flaws      each is run once: a tactic that crashes or gives another result is out
+    race       default and survivors in interleaved rounds, hopeless ones leave early, more rounds while in doubt
+    veto       the pick must not lose to the default wherever its inputs happen to lie in memory
+    verdict    kept, replaced, or the default with the reason why the winner went
+
+The tuner's own choice has no say beyond naming the winner: two tunes with equal short lists publish equal tables.
+Setting up and timing calls is `contest.py`'s and `measure.py`'s business, the rule of choice `selection.py`'s.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+
+from ray_warmup.warmup.device.guard.contest import COPIES_BYTES, Contest, OpContest, Pace
+from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
+from ray_warmup.warmup.device.guard.selection import Rule, order_of, pick
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
+from ray_warmup.warmup.workloads.base import OpCall
+
+logger = logging.getLogger(__name__)
+
+
+def guard(
+    build: Callable[[int], OpCall], task: Task, result: TaskResult, options: TunerOptions, device: str
+) -> GuardVerdict:
+    """Judge one task's tuning result on its own op call; once more with the fewest copies when memory ran out.
+
+    Args:
+        build: makes one copy of the call at the task's bucket from a seed; its inputs are ours, not FlashInfer's.
+        task: what was tuned.
+        result: how it was tuned.
+        options: short list, margin, tie band and rounds.
+        device: `cpu` or `cuda:0`.
+
+    Raises:
+        DeadContextError: a tactic took the CUDA context with it.
+    """
+    default = Choice(result.default_runner, DEFAULT_TACTIC)
+    if not entrants_of(result, options):
+        return GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, "nothing else was tuned", result.rank)
+    import torch
+
+    for max_bytes in (min(COPIES_BYTES, (options.max_memory_bytes or 2 * COPIES_BYTES) // 2), 0):
+        try:
+            with torch.inference_mode():
+                op, dtype = task.workload.op, task.workload.dtype
+                return judge(OpContest(build, op, dtype, default, device, max_bytes), result, options)
+        except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+            logger.warning("%s: out of memory while it was judged: %s", task.task_id, error)
+        gc.collect()  # a contest's graphs and its closures hold one another
+        torch.cuda.empty_cache()
+    note = "out of memory while it was judged (autotune.max_memory_bytes)"
+    decision: Decision = "default" if result.choice in (None, default) else "crashed"
+    return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
+
+
+def judge(contest: Contest, result: TaskResult, options: TunerOptions) -> GuardVerdict:
+    """The verdict on a task's winner and short list."""
+    default = Choice(result.default_runner, DEFAULT_TACTIC)
+    flaws: dict[Choice, tuple[str, str]] = {}
+    race = Race(contest, default, Rule(options.guard_margin, options.tie_band), options.guard_rounds)
+    for choice in affordable(entrants_of(result, options), result, contest.pace):
+        flaw = contest.flaw(choice) or race.enter(choice)
+        if flaw is not None:
+            flaws[choice] = flaw
+            logger.info("%s: %s tactic %s %s: %s", result.task_id, choice.runner, choice.tactic, *flaw)
+    race.run()
+    chosen = _undisputed(race)
+    return _verdict(result, default, chosen, race, flaws)
+
+
+def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]:
+    """The winner and the short list without the default, in the fixed order."""
+    default = Choice(result.default_runner, DEFAULT_TACTIC)
+    measured = [Choice(m.runner, m.tactic) for m in result.measurements]
+    listed = [choice for choice in measured if choice != default][: options.shortlist]
+    if result.choice is not None and result.choice != default:
+        listed.append(result.choice)
+    return tuple(sorted(set(listed), key=order_of))
+
+
+def affordable(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tuple[Choice, ...]:
+    """Those that the budget has time for: the fastest of the tuning, at least one, in the fixed order."""
+    tuned = {Choice(m.runner, m.tactic): m.median_s for m in result.measurements}
+    limit = pace.tuned_factor * min(tuned.values(), default=0.0)
+    near = [choice for choice in entrants if choice == result.choice or tuned.get(choice, 0.0) <= limit]
+    lanes = int(pace.budget_s / (MIN_ROUNDS * max(pace.lap_s, 1e-9)))
+    ranked = sorted(near, key=lambda choice: (choice != result.choice, tuned.get(choice, 0.0)))
+    return tuple(sorted(ranked[: max(1, lanes - 2)], key=order_of))
+
+
+def _undisputed(race: Race) -> Choice | None:
+    """The pick that also holds on every layout."""
+    while race.entered:
+        chosen = pick(race.ratios(), race.rule)
+        if chosen is None or not race.loses_somewhere(chosen):
+            return chosen
+        race.drop(chosen)
+    return None
+
+
+def _verdict(
+    result: TaskResult, default: Choice, chosen: Choice | None, race: Race, flaws: dict[Choice, tuple[str, str]]
+) -> GuardVerdict:
+    winner = result.choice or default
+    served = chosen or default
+    not_faster = f"not faster than the default by {race.rule.bar - 1:.1%} beyond doubt"
+    fate, note = flaws.get(winner, ("slower", not_faster))
+    decision: Decision
+    if served == winner:
+        decision, note = ("default" if served == default else "kept"), ""
+    elif chosen is not None:
+        decision, note = "replaced", f"the winner was {fate}" if winner in flaws else "a better one was found"
+    else:
+        decision = "wrong" if fate == "wrong" else "crashed" if fate == "crashed" else "slower"
+    return GuardVerdict(
+        task_id=result.task_id,
+        decision=decision,
+        choice=served,
+        ratio=race.ratio(served),
+        winner_ratio=race.ratio(winner),
+        default_s=race.default_s,
+        rounds=race.rounds,
+        note=note,
+        rank=result.rank,
+    )

@@ -1,0 +1,159 @@
+"""The default against a task's candidates in interleaved rounds: who is faster, beyond doubt, and everywhere.
+
+Hopeless candidates leave after a screening, rounds are added while the pick is in doubt, and a time budget ends
+the race early. What may enter and what the outcome means for a table is `guard.py`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from ray_warmup.warmup.device.guard.contest import Contest
+from ray_warmup.warmup.device.guard.measure import Ratio, Timed, mean_per_round, ratio_of, timed_rounds
+from ray_warmup.warmup.device.guard.selection import Rule, hopeless, is_settled
+from ray_warmup.warmup.tasks import Choice
+
+logger = logging.getLogger(__name__)
+
+MIN_ROUNDS = 3
+"""Run whatever they take: fewer say nothing about scatter."""
+SCREEN_ROUNDS = 7
+SCREEN_SLACK = 0.03
+"""A candidate leaves after the screening when this share short of mattering."""
+MAX_EXTENSIONS = 4
+"""How often the rounds are run once more while the pick is in doubt."""
+BATCH_S = 0.05
+"""The clock is looked at, and the device waited for, about this often."""
+LAYOUT_LOSS = 0.02
+"""On any layout in memory the pick may be slower than the default by this share at most."""
+LAYOUT_ROUNDS = 7
+
+
+class Race:
+    """The default (twice, for its own noise) against the entrants, in interleaved rounds."""
+
+    def __init__(
+        self,
+        contest: Contest,
+        default: Choice,
+        rule: Rule,
+        rounds: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.rule = rule
+        self._contest, self._rounds, self._clock = contest, rounds, clock
+        self._order = random.Random(0)
+        self._lanes = [_Lane(default, contest), _Lane(default, contest)]
+        self._default = default
+        self._deadline = float("inf")
+        self.left: dict[Choice, Ratio] = {}
+
+    @property
+    def entered(self) -> tuple[Choice, ...]:
+        """Who is still running."""
+        return tuple(lane.choice for lane in self._lanes[2:])
+
+    @property
+    def rounds(self) -> int:
+        """Rounds run so far."""
+        return len(self._lanes[0].seconds)
+
+    @property
+    def default_s(self) -> float:
+        """The default's median seconds per call; 0.0 before the first round."""
+        base = self._base()
+        return statistics.median(base) if base else 0.0
+
+    def enter(self, choice: Choice) -> tuple[str, str] | None:
+        """Let a candidate take part; ("crashed", why) when its laps cannot be set up."""
+        try:
+            self._lanes.append(_Lane(choice, self._contest))
+        except Exception as error:  # capturing a tactic may raise anything; whatever it is, the tactic is refused
+            return "crashed", f"not capturable: {type(error).__name__}: {error}"[:300]
+        return None
+
+    def run(self) -> None:
+        """Screen, then run rounds until the pick is settled, the rounds are used up or the time is."""
+        if not self.entered:
+            return
+        pace = self._contest.pace
+        self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
+        self._deadline = self._clock() + pace.budget_s
+        self._laps(min(SCREEN_ROUNDS, self._rounds))
+        self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
+        target, limit = self._rounds, self._rounds * (1 + MAX_EXTENSIONS)
+        while self.entered:
+            self._laps(target - self.rounds)
+            if is_settled(self.ratios(), self.rule) or self.rounds >= limit or self._clock() >= self._deadline:
+                return
+            target = min(limit, self.rounds + self._rounds)
+
+    def ratios(self) -> dict[Choice, Ratio]:
+        """Each running candidate against the default."""
+        base = self._base()
+        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[2:]}
+
+    def ratio(self, choice: Choice) -> float:
+        """The last ratio of a candidate, running or not; 0.0 when it never ran, 1.0 for the default."""
+        if choice == self._default:
+            return 1.0
+        found = self.ratios().get(choice, self.left.get(choice))
+        return 0.0 if found is None else found.value
+
+    def loses_somewhere(self, choice: Choice) -> bool:
+        """Whether a candidate is slower than the default on some layout of its inputs in memory.
+
+        There are tactics whose speed depends on where a weight lies: good on average, bad on some.
+        """
+        for layouts in self._contest.layouts:
+            ratios = self._layout_ratios(choice, layouts)
+            if any(ratio.below(1 - LAYOUT_LOSS, 1.0) for ratio in ratios):
+                values = " ".join(f"{ratio.value:.3f}" for ratio in ratios)
+                logger.info("%s tactic %s depends on the memory layout: %s", choice.runner, choice.tactic, values)
+                return True
+        return False
+
+    def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
+        laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]
+        rounds = min(LAYOUT_ROUNDS, self._rounds)
+        series = self._series(laps, rounds)
+        return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
+
+    def drop(self, choice: Choice) -> None:
+        """Take a candidate out."""
+        self._drop((choice,))
+
+    def _laps(self, rounds: int) -> None:
+        """Up to so many rounds, fewer past the deadline."""
+        timed = [lane.timed for lane in self._lanes]
+        batch = max(1, int(BATCH_S / max(self._contest.pace.lap_s * len(timed), 1e-9)))
+        while rounds > 0:
+            if self.rounds >= MIN_ROUNDS and self._clock() >= self._deadline:
+                return
+            series = self._series(timed, min(batch, rounds))
+            for lane, seconds in zip(self._lanes, series, strict=True):
+                lane.seconds.extend(seconds)
+            rounds -= batch
+
+    def _series(self, timed: Sequence[Timed], rounds: int) -> list[list[float]]:
+        return timed_rounds(timed, rounds, self._order, self._contest.wait, self._contest.pace.lead_laps)
+
+    def _drop(self, choices: Sequence[Choice]) -> None:
+        ratios = self.ratios()
+        self.left.update({choice: ratios[choice] for choice in choices})
+        self._lanes = [*self._lanes[:2], *(lane for lane in self._lanes[2:] if lane.choice not in choices)]
+
+    def _base(self) -> list[float]:
+        return mean_per_round([lane.seconds for lane in self._lanes[:2]])
+
+
+class _Lane:
+    """One tactic's laps and what they took."""
+
+    def __init__(self, choice: Choice, contest: Contest) -> None:
+        self.choice, self.timed = choice, contest.timed(choice)
+        self.seconds: list[float] = []

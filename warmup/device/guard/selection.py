@@ -1,0 +1,107 @@
+"""Which of several measured tactics a task gets: the fastest, and a fixed order among those that are equally fast.
+
+Pure. `choose` works on absolute times of one tune; `pick` on ratios to the default tactic, with the doubt of
+each ratio, as the guard measures them. The default is preferred wherever nothing better is proven.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ray_warmup.warmup.artifact.table import thaw
+from ray_warmup.warmup.device.guard.measure import Ratio
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
+
+PROOF_ERRORS = 3.0
+"""A choice must be faster than the default by this many standard errors, whatever the margin."""
+DOUBT_ERRORS = 3.0
+"""A ratio this many standard errors from a bound is on its side for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a tactic must do to take the default's place."""
+
+    margin: float
+    """Faster than the default by this share."""
+    tie_band: float
+    """Ratios within this share of the best count as equal."""
+
+    @property
+    def bar(self) -> float:
+        """What the best ratio must exceed, so that its whole tie band lies above the margin.
+
+        Below it the default is in the band, and first in the order. With a bar at the margin itself, tactics that gain
+        2 to 3 % came and went from tune to tune (`tests/gpu/results/guard.md`).
+        """
+        return (1 + self.margin) / (1 - self.tie_band)
+
+
+def choose(measurements: Sequence[Measurement], tie_band: float) -> Choice:
+    """The choice among measurements of one task; ValueError when there is none.
+
+    Candidates within `tie_band` (a share) of the fastest are equal; among them the default tactic comes first,
+    then the order of runner name and tactic, so that two tunes of one task agree.
+    """
+    limit = min(m.median_s for m in measurements) * (1 + tie_band)
+    equal = [m for m in measurements if m.median_s <= limit]
+    first = min(equal, key=lambda m: (m.tactic != DEFAULT_TACTIC, *order_of(Choice(m.runner, m.tactic))))
+    return Choice(first.runner, first.tactic)
+
+
+def order_of(choice: Choice) -> tuple[str, str]:
+    """The fixed order among equals: runner name, then the tactic as JSON."""
+    return choice.runner, json.dumps(thaw(choice.tactic))
+
+
+def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:
+    """The first in the fixed order among the best that are proven faster than the default; None for the default.
+
+    Args:
+        ratios: default's time over the candidate's, for each candidate.
+        rule: margin and tie band.
+    """
+    proven = {choice: ratio.value for choice, ratio in ratios.items() if is_proven(ratio, rule)}
+    best = max(proven.values(), default=0.0)
+    if best <= rule.bar:
+        return None
+    limit = best * (1 - rule.tie_band)
+    return min((choice for choice, value in proven.items() if value >= limit), key=order_of)
+
+
+def is_proven(ratio: Ratio, rule: Rule) -> bool:
+    """Faster by the margin, and faster at all beyond doubt."""
+    return ratio.value > 1 + rule.margin and ratio.above(1.0, PROOF_ERRORS)
+
+
+def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
+    """Whether more rounds would hardly change what `pick` answers.
+
+    Whether the best passes must be clear, and each candidate before the pick in the fixed order clear of the tie
+    band's edge.
+    """
+    best = max((ratio.value for ratio in ratios.values()), default=0.0)
+    limit = best * (1 - rule.tie_band)
+    relevant = {choice: ratio for choice, ratio in ratios.items() if not ratio.below(limit, DOUBT_ERRORS)}
+    if not any(ratio.above(rule.bar, DOUBT_ERRORS) for ratio in relevant.values()):
+        return all(ratio.below(rule.bar, DOUBT_ERRORS) for ratio in relevant.values())
+    chosen = pick(ratios, rule)
+    assert chosen is not None, "one is above the bar beyond doubt"
+    earlier = [ratio for choice, ratio in relevant.items() if order_of(choice) < order_of(chosen)]
+    edge_is_clear = ratios[chosen].value == best or _clear(ratios[chosen], limit)
+    return edge_is_clear and all(_clear(ratio, limit) for ratio in earlier)
+
+
+def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[Choice, ...]:
+    """Candidates that cannot pass the margin, by `slack` and by their doubt."""
+    return tuple(
+        choice
+        for choice, ratio in ratios.items()
+        if ratio.value + max(PROOF_ERRORS * ratio.error, slack) < 1 + rule.margin
+    )
+
+
+def _clear(ratio: Ratio, bound: float) -> bool:
+    return ratio.above(bound, DOUBT_ERRORS) or ratio.below(bound, DOUBT_ERRORS)

@@ -1,0 +1,200 @@
+"""Tune one task in this process: every tactic timed once through FlashInfer's own tuning, the choice ours.
+
+FlashInfer picks the minimum of single timings and drops the rest; here every timing is kept and
+`selection.choose` decides with a tie band. Out-of-memory and a dead CUDA context, which
+FlashInfer swallows, are told apart after each task. Nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import flashinfer
+import torch
+from flashinfer.autotuner import AutoTuner
+
+from ray_warmup.warmup.device.autotuner_seams import capture_call, profiled, tuned_keys
+from ray_warmup.warmup.device.captured import Attempt, Profiling
+from ray_warmup.warmup.device.cpu_measure import cpu_timing, measure
+from ray_warmup.warmup.device.device_context import is_dead, probe_context
+from ray_warmup.warmup.device.guard.selection import choose
+from ray_warmup.warmup.device.stopwatch import ContextLost, Stopwatch, Timer
+from ray_warmup.warmup.device.tuner import TunerOptions, Watch
+from ray_warmup.warmup.errors import DeadContextError, TuningError
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
+from ray_warmup.warmup.workloads.base import OpCall
+
+logger = logging.getLogger(__name__)
+
+
+def cpu_timer(attempt: Attempt, best_s: float) -> list[float]:
+    """Wall-clock samples on the CPU."""
+    return measure(attempt.run, best_s)
+
+
+def cuda_timer(attempt: Attempt, best_s: float) -> list[float]:
+    """FlashInfer's own CUDA measurement, once: the guard's interleaved timing decides among the best."""
+    return [attempt.flashinfer_s()]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTuner:
+    """Tunes tasks on one device, one at a time."""
+
+    device: str
+    options: TunerOptions
+    on_watch: Callable[[Watch], None]
+
+    def tune(
+        self,
+        task: Task,
+        build: Callable[[], OpCall],
+        only: Sequence[Choice] | None = None,
+        outline: Callable[[], OpCall] | None = None,
+    ) -> TaskResult:
+        """Measure the task; once more after freeing memory when it ran out of it.
+
+        Args:
+            task: what to tune.
+            build: makes the op call at the task's bucket.
+            outline: makes it without values, which takes less; for its keys where there is no memory for more.
+            only: measure nothing but these; the result then has all of their timings.
+
+        Raises:
+            TuningError: the call itself fails, or the bucket is not one of the op's own.
+            DeadContextError: the CUDA context died.
+        """
+        started = time.perf_counter()
+        wanted = None if only is None else frozenset(only)
+        result = self._attempt(task, build, wanted, started)
+        if result.outcome == "oom":
+            logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
+            gc.collect()
+            torch.cuda.empty_cache()
+            result = self._attempt(task, build, wanted, started)
+        if result.outcome == "oom" and not result.keys and outline is not None:
+            result = self._named(task, result, outline)
+        return result
+
+    def _named(self, task: Task, result: TaskResult, outline: Callable[[], OpCall]) -> TaskResult:
+        """With the keys of a call that could not even be made: without them the table has no entry for its default."""
+        try:
+            with torch.inference_mode():
+                captured = capture_call(outline().run, task.workload.op)
+                return replace(
+                    result,
+                    default_runner=captured.default_runner,
+                    keys=captured.file_keys(),
+                    policy=captured.policy(),
+                )
+        except (RuntimeError, MemoryError, TuningError) as error:
+            logger.warning("%s: no memory for its inputs either, it will miss the table: %s", task.task_id, error)
+            return result
+
+    def _attempt(
+        self, task: Task, build: Callable[[], OpCall], only: frozenset[Choice] | None, started: float
+    ) -> TaskResult:
+        op = task.workload.op
+        stopwatch = Stopwatch(
+            op,
+            self._timer(),
+            frozenset(self.options.quarantine),
+            self._reporter(task),
+            only,
+            partial(is_dead, self.device),
+        )
+        self.on_watch(Watch(op=op, task_id=task.task_id))
+        AutoTuner.get().clear_cache()
+        if self._cuda():
+            torch.cuda.reset_peak_memory_stats(self.device)
+        try:
+            seen = self._measure(task, build, stopwatch)
+        except ContextLost as lost:
+            raise DeadContextError(
+                f"{task.task_id}: {lost.runner} tactic {lost.tactic} left a dead CUDA context: {lost.error}",
+                op=op,
+                runner=lost.runner,
+                tactic=lost.tactic,
+            ) from lost.error
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            seen = Profiling(out_of_memory=True)
+        except (RuntimeError, ValueError, TypeError, OSError) as error:
+            probe_context(self.device, task.task_id)
+            raise TuningError(f"{task.task_id}: {type(error).__name__}: {error}", task=task.task_id) from error
+        finally:
+            self.on_watch(Watch())
+        probe_context(self.device, task.task_id)
+        try:
+            return self._result(task, seen, stopwatch, started)
+        finally:
+            AutoTuner.get().clear_cache()
+
+    def _measure(self, task: Task, build: Callable[[], OpCall], stopwatch: Stopwatch) -> Profiling:
+        with torch.inference_mode(), nullcontext() if self._cuda() else cpu_timing():
+            call = build()
+            with profiled(task.workload.op, stopwatch) as seen, flashinfer.autotune(tuning_buckets=(task.bucket,)):
+                call.run()
+        if seen.captured is None:
+            raise TuningError(f"{task.task_id}: the call never asked the AutoTuner for {task.workload.op}")
+        return seen
+
+    def _result(self, task: Task, seen: Profiling, stopwatch: Stopwatch, started: float) -> TaskResult:
+        measurements = stopwatch.measurements()
+        outcome = self._outcome(task, seen, measurements)
+        chosen = choose(measurements, self.options.tie_band) if outcome == "tuned" else None
+        captured = seen.captured
+        return TaskResult(
+            task_id=task.task_id,
+            op=task.workload.op,
+            bucket=task.bucket,
+            outcome=outcome,
+            choice=chosen,
+            default_runner="" if captured is None else captured.default_runner,
+            keys={} if captured is None else captured.file_keys(),
+            policy=None if captured is None else captured.policy(),
+            measurements=measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.shortlist),
+            elapsed_s=time.perf_counter() - started,
+            peak_bytes=int(torch.cuda.max_memory_allocated(self.device)) if self._cuda() else 0,
+            gpu=torch.cuda.get_device_name(self.device) if self._cuda() else "",
+        )
+
+    def _outcome(self, task: Task, seen: Profiling, measurements: tuple[Measurement, ...]) -> TaskOutcome:
+        if seen.captured is None or seen.out_of_memory:
+            return "oom"
+        if seen.captured.shares_a_key():
+            return "collision"
+        found = tuned_keys(task.workload.op)
+        if not found or not measurements:
+            return "no_valid_tactic"
+        foreign = found - set(seen.captured.file_keys().values())
+        if foreign:
+            raise TuningError(
+                f"{task.task_id}: {task.bucket} is not a bucket of {task.workload.op}, serving would look "
+                f"{seen.captured.bucket(task.bucket)} up and never find it",
+                task=task.task_id,
+                bucket=task.bucket,
+            )
+        return "tuned"
+
+    def _reporter(self, task: Task) -> Callable[[str, str], None]:
+        op, task_id = task.workload.op, task.task_id
+        return lambda runner, tactic: self.on_watch(Watch(op, task_id, runner, tactic))
+
+    def _timer(self) -> Timer:
+        return cuda_timer if self._cuda() else cpu_timer
+
+    def _cuda(self) -> bool:
+        return self.device != "cpu"
+
+
+def _shortlist(measurements: tuple[Measurement, ...], chosen: Choice | None, size: int) -> tuple[Measurement, ...]:
+    """The fastest `size`, and besides them the default and the chosen one wherever they stand."""
+    rivals = [m for m in measurements if m.tactic != DEFAULT_TACTIC]
+    kept = {Choice(m.runner, m.tactic) for m in rivals[:size]} | {chosen}
+    return tuple(m for m in measurements if m.tactic == DEFAULT_TACTIC or Choice(m.runner, m.tactic) in kept)

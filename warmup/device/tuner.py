@@ -1,0 +1,154 @@
+"""The protocol between the orchestration and what happens inside one process on one device.
+
+`warmup/device/flashinfer_tuner.py` is the real one (CUDA and CPU); `tests/fakes.py` has a scripted one
+without torch. Everything is synchronous and runs on one thread; nothing here knows of Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Where the process is right now; the heartbeat thread reads it, the tuner thread replaces it."""
+
+    op: str = ""
+    task_id: str = ""
+    runner: str = ""
+    tactic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What this process' AutoTuner holds after a load, and what it hits."""
+
+    digest: str | None
+    """Digest of the table that the AutoTuner gives back (a save round trip); None when it holds nothing."""
+    entries: int
+    hits: int
+    """Expected tasks whose own call, outside any autotune context, returned the table's runner and tactic."""
+    misses: tuple[str, ...]
+    """Task ids (with the size that missed) that did not."""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """What running every loaded task once cost, and what it still had to build."""
+
+    calls: int
+    built_modules: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    """`task id: error` of the calls that raised."""
+    seconds: float = 0.0
+    graph_captured: int = 0
+    """How many of the calls were also captured in a CUDA graph."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class TunerOptions:
+    """How tasks are measured and guarded; part of the cache key where it changes the table."""
+
+    shortlist: int = 16
+    """Candidates kept per task for the guard and for consensus."""
+    tie_band: float = 0.01
+    """Candidates within this share of the fastest are equal; a fixed order decides among them."""
+    guard_margin: float = 0.02
+    """A winner must beat the default by this share."""
+    guard_rounds: int = 15
+    """Interleaved A/B rounds per candidate."""
+    max_memory_bytes: int | None = None
+    """Device memory that tuning may take; None: no limit of ours."""
+    quarantine: tuple[tuple[str, str, str], ...] = field(default_factory=tuple)
+    """(op, runner, tactic as JSON) that must not run."""
+
+
+class Tuner(Protocol):
+    """One process' tuner. `prepare` comes first; every method may raise a `WarmupError`."""
+
+    def describe(self) -> dict[str, str]:
+        """The named parts of this process' fingerprint (see `warmup/artifact/fingerprint.py`)."""
+
+    def device(self) -> str:
+        """The device for people: `NVIDIA H200` or the CPU's model name."""
+
+    def reference_seconds(self) -> float | None:
+        """Seconds of a reference GEMM by which a slow device is seen; None where it says nothing."""
+
+    def watch(self) -> Watch:
+        """What is being measured now; callable from another thread, takes no lock, calls no CUDA."""
+
+    def listen(self, listener: Callable[[Watch], None]) -> None:
+        """Tell `listener` of every tactic right before it runs, on the tuner's thread."""
+
+    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+        """From now on measure none of these (op, runner, tactic as JSON), and refuse tables that name one."""
+
+    def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
+        """Take over this rank's workloads; returns those that this GPU or installation cannot run.
+
+        Of `others` only the modules count: somebody else in this process runs them.
+        """
+
+    def missing_modules(self) -> tuple[str, ...]:
+        """FlashInfer modules that the prepared workloads need and that are not compiled here."""
+
+    def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
+        """Build modules, several at a time; each step waits for the next ones and names them, the rest goes on.
+
+        Raises CompileError naming the module.
+        """
+
+    def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
+        """Name and file of every compiled module that the prepared workloads need, and of those named besides."""
+
+    def activate(self, provider: Path) -> bool:
+        """From now on find the modules that are installed in a provider directory; False when none are."""
+
+    def tune(self, task: Task) -> TaskResult:
+        """Measure one task's tactics. Never raises for a tactic that fails; DeadContextError when the context died."""
+
+    def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
+        """Measure these candidates of one task again and nothing else; every one that ran is in the result."""
+
+    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+        """Time the winner against the default as serving runs it, compare outputs, decide."""
+
+    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+        """The file that FlashInfer's own `save_configs` writes for these results; None when nothing was tuned.
+
+        Verdicts, where there are any, win over results. One entry per task. A task whose outcome is not "tuned"
+        keeps the default, by an explicit entry where its keys are known.
+        """
+
+    def check(self, table: bytes) -> str | None:
+        """Why this process would refuse the table (schema, metadata, size), or None."""
+
+    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+        """Clear, load, count, digest, and look every expected task up through the op's own call.
+
+        Raises LoadError (after clearing again) when FlashInfer refuses the file or the counts differ.
+        """
+
+    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+        """Run every loaded task and every untuned workload once, on CUDA also under graph capture."""
+
+    def memory(self) -> dict[str, int]:
+        """`free`, `total` and `peak` bytes of the device (of the host on CPU)."""
+
+    def reset(self) -> None:
+        """Forget every in-memory winner and loaded entry."""

@@ -1,0 +1,1 @@
+"""The built-in engine: a model runner with random weights, what an engine warms at its start, and its kernels."""

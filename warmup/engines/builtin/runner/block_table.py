@@ -1,0 +1,102 @@
+"""Block tables of every KV cache group, on the host and on the device, and the slot mapping made from them.
+
+Rows are positions in the current step's batch. The host side is edited row by row, `commit_block_table` copies the
+rows of a step in one go, `compute_slot_mapping` runs our kernel over all groups.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ray_warmup.warmup.engines.builtin.kernels.launch import LaunchMode
+from ray_warmup.warmup.engines.builtin.kernels.slot_mapping import PADDING_SLOT, compute_slot_mapping
+from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
+from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import NULL_BLOCK, KVCacheConfig
+from ray_warmup.warmup.engines.builtin.runner.schedule import BlockIds
+
+
+class MultiGroupBlockTable:
+    """One table per group, stacked: [groups, requests, blocks]."""
+
+    def __init__(
+        self,
+        config: KVCacheConfig,
+        max_num_reqs: int,
+        max_model_len: int,
+        max_num_tokens: int,
+        device: torch.device,
+        mode: LaunchMode,
+    ) -> None:
+        self.num_groups = len(config.groups)
+        self.max_num_reqs = max_num_reqs
+        self.max_blocks = config.blocks_for(max_model_len)
+        self.host_block_sizes = config.block_sizes
+        self._mode = mode
+        self._num_blocks = config.num_blocks
+        self.table = CpuGpuBuffer(self.num_groups, max_num_reqs, max(self.max_blocks), dtype=torch.int32, device=device)
+        self.row_lengths = torch.zeros(self.num_groups, max_num_reqs, dtype=torch.int32)
+        """How many blocks each row holds (host)."""
+        self.block_sizes = torch.tensor(config.block_sizes, dtype=torch.int32, device=device)
+        self.slot_mapping = torch.full(
+            (self.num_groups, max_num_tokens), PADDING_SLOT, dtype=torch.int64, device=device
+        )
+
+    def set_row(self, row: int, block_ids: BlockIds) -> None:
+        """Make a row hold exactly these blocks; the rest of it points at the null block."""
+        self.clear_row(row)
+        self.append_row(row, block_ids)
+
+    def append_row(self, row: int, block_ids: BlockIds) -> None:
+        """Add blocks at the end of a row; ScheduleError when they do not fit or are not blocks."""
+        if len(block_ids) != self.num_groups:
+            raise ScheduleError(f"row {row}: blocks for {len(block_ids)} groups, the cache has {self.num_groups}")
+        for group, ids in enumerate(block_ids):
+            start = int(self.row_lengths[group, row])
+            end = start + len(ids)
+            if end > self.max_blocks[group]:
+                raise ScheduleError(
+                    f"row {row}, group {group}: {end} blocks, max_model_len allows {self.max_blocks[group]}"
+                )
+            if any(not 0 <= block < self._num_blocks for block in ids):
+                raise ScheduleError(f"row {row}, group {group}: block ids {ids} outside 0..{self._num_blocks - 1}")
+            self.table.np[group, row, start:end] = ids
+            self.row_lengths[group, row] = end
+
+    def clear_row(self, row: int) -> None:
+        """Point a whole row at the null block."""
+        self.table.np[:, row] = NULL_BLOCK
+        self.row_lengths[:, row] = 0
+
+    def commit_block_table(self, num_reqs: int) -> None:
+        """Copy the first rows of every group to the device."""
+        if not 0 <= num_reqs <= self.max_num_reqs:
+            raise ScheduleError(f"{num_reqs} rows to commit, the table has {self.max_num_reqs}")
+        for group in range(self.num_groups):
+            self.table.gpu[group, :num_reqs].copy_(self.table.cpu[group, :num_reqs])
+
+    def compute_slot_mapping(self, num_reqs: int, query_start_loc: torch.Tensor, positions: torch.Tensor) -> None:
+        """Fill `slot_mapping` for the committed rows; slots after the last token become padding.
+
+        Args:
+            num_reqs: rows in use.
+            query_start_loc: [num_reqs + 1 or more] int32 on the device.
+            positions: [tokens or more] int64 on the device.
+        """
+        compute_slot_mapping(
+            query_start_loc[: num_reqs + 1],
+            positions,
+            self.table.gpu,
+            self.block_sizes,
+            self.slot_mapping,
+            self._mode,
+        )
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """Every tensor that a step may change."""
+        return {
+            "block_table.cpu": self.table.cpu,
+            "block_table.gpu": self.table.gpu,
+            "block_table.row_lengths": self.row_lengths,
+            "block_table.slot_mapping": self.slot_mapping,
+        }

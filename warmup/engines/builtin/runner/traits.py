@@ -1,0 +1,23 @@
+"""What the built-in runner can do and what its attention is called, by device and model; known before it is made."""
+
+from __future__ import annotations
+
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.engines.builtin.runner.protocol import Capability
+
+GQA_CPU, GQA_CUDA = "TORCH_REFERENCE", "FLASHINFER"
+MLA_CPU, MLA_CUDA = "TORCH_MLA_REFERENCE", "FLASHINFER_MLA"
+
+
+def capabilities_on(device_type: str, dims: ModelDims) -> frozenset[Capability]:
+    """Everything, but graphs where there is no CUDA, or where experts are chosen on the host."""
+    able = device_type == "cuda" and not dims.is_moe
+    return frozenset(Capability) if able else frozenset(Capability) - {Capability.GRAPH_CAPTURE}
+
+
+def attention_name(device_type: str, dims: ModelDims) -> str:
+    """Name of the attention backend of every KV cache group."""
+    on_cuda = device_type == "cuda"
+    if dims.is_mla:
+        return MLA_CUDA if on_cuda else MLA_CPU
+    return GQA_CUDA if on_cuda else GQA_CPU

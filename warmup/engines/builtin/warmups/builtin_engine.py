@@ -1,0 +1,121 @@
+"""The engine warmups on the built-in runner, for a rank that has no engine of its own.
+
+Most of what an engine compiles at start-up depends on the model's dimensions and the limits alone; so a rank can warm
+it with random weights and few layers, before any engine exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import torch
+
+from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
+from ray_warmup.warmup.engines.builtin.runner.attention import WORKSPACE_BYTES
+from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
+from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
+from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline
+from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
+from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
+
+ROOM_BYTES = 2 << 30
+"""Device memory beside weights and KV cache that a step takes: activations, logits, the sampler's copies."""
+
+
+@dataclass(slots=True)
+class BuiltinEngine:
+    """One rank's engine; its runner is made when it is first needed and goes with the engine."""
+
+    outline: EngineOutline
+    options: EngineWarmupOptions = field(default_factory=EngineWarmupOptions)
+    capability: tuple[int, int] | None = None
+    """Compute capability; None: torch is asked."""
+    _runner: BuiltinRunner | None = None
+
+    def shortage(self) -> str | None:
+        """Why the runner does not fit on the device, or None."""
+        if not self._on_cuda:
+            return None
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, to be used again
+        free, needed = torch.cuda.mem_get_info()[0] + kept, self.outline.weight_bytes + WORKSPACE_BYTES + ROOM_BYTES
+        if needed <= free:
+            return None
+        return (
+            f"the runner needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on the device; "
+            "lower engine.num_layers or engine.kv_blocks"
+        )
+
+    @property
+    def runner(self) -> BuiltinRunner:
+        """The runner, made on first use."""
+        if self._runner is None:
+            outline = self.outline
+            self._runner = BuiltinRunner(
+                RunnerConfig(
+                    outline.dims,
+                    outline.limits,
+                    outline.kv_cache,
+                    device=outline.device,
+                    dtype=outline.dtype,
+                    workloads=outline.workloads,
+                    capture_sizes=outline.capture_sizes,
+                    is_first_pp_rank=outline.is_first_pp_rank,
+                    is_last_pp_rank=outline.is_last_pp_rank,
+                )
+            )
+        return self._runner
+
+    def context(self, *, is_leader: bool = False) -> WarmupContext:
+        """This rank's surroundings; only a leader tunes."""
+        runner, capability = self.runner, self.capability
+        if capability is None and self._on_cuda:
+            capability = torch.cuda.get_device_capability()
+        return WarmupContext(
+            runner,
+            runner.execute_model,
+            runner.sample_tokens,
+            self.synchronize,
+            self.options,
+            is_leader=is_leader,
+            capability=capability,
+        )
+
+    def warm(
+        self,
+        warmups: Sequence[EngineWarmup] = ENGINE_WARMUPS,
+        *,
+        is_leader: bool = False,
+        left_out: Mapping[str, str] = MappingProxyType({}),
+        announce: Callable[[str], None] | None = None,
+    ) -> EngineWarmupReport:
+        """Run the engine warmups once.
+
+        Args:
+            warmups: in order.
+            is_leader: whether this rank tunes for its class.
+            left_out: names of warmups that are not tried again, and why.
+            announce: told each warmup's name before it begins.
+        """
+        context = self.context(is_leader=is_leader)
+        options = replace(self.options, left_out=left_out)
+        report = run_engine_warmups(replace(context, options=options), warmups, announce=announce)
+        in_torch = self.runner.projections.fallbacks
+        return replace(report, fallbacks=tuple(f"{name} ran in torch: {reason}" for name, reason in in_torch.items()))
+
+    def synchronize(self) -> None:
+        """Wait for the device; the CPU has done its work when a call returns."""
+        if self._on_cuda:
+            torch.cuda.synchronize()
+
+    def close(self) -> None:
+        """Give the runner's memory back; what it compiled stays."""
+        self._runner = None
+        if self._on_cuda:
+            torch.cuda.empty_cache()
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.outline.device == "cuda"

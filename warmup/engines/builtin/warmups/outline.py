@@ -1,0 +1,192 @@
+"""The engine that one rank's share of a model makes: dimensions, limits, KV cache. Pure, so that it can be planned.
+
+`OutlinedRunner` answers what the warmups' gates ask, and runs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_warmup.configs.model import ModelDims
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, KVCacheGroup, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.traits import attention_name, capabilities_on
+from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
+from ray_warmup.warmup.engines.builtin.warmups.prefill_decode import DECODE_STEPS
+from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions
+from ray_warmup.warmup.ranks import share_of
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, layers_of_stage
+
+PROMPT_LEN = 2
+"""Tokens of a made-up prompt: one more than a decode step has."""
+ROOM_FOR_OUTPUT = 64
+"""Tokens that a sequence may have beyond the largest step, unless `engine.max_model_len` says otherwise."""
+LONG_REQUESTS = 2
+"""Requests of full length that the KV cache holds besides the made-up ones, for the requests that check."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutline:
+    """One rank's engine."""
+
+    dims: ModelDims
+    """The share of one rank: its heads, its part of the feed-forward; the vocabulary is whole."""
+    limits: SchedulerLimits
+    kv_cache: KVCacheConfig
+    device: str = "cpu"
+    dtype: str = "float32"
+    workloads: tuple[Workload, ...] = ()
+    """The op calls of this rank's share; empty: those of the whole of `dims`, as `RunnerConfig` has it."""
+    capture_sizes: tuple[int, ...] | None = None
+    is_first_pp_rank: bool = True
+    is_last_pp_rank: bool = True
+
+    @property
+    def calls(self) -> tuple[Workload, ...]:
+        """The op calls of this rank's layers."""
+        return self.workloads or layer_calls(self.dims, self.limits, backend=self.device, dtype=self.dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights and KV cache, the large part of what the runner takes."""
+        dims, size = self.dims, 4 if self.dtype == "float32" else 2
+        row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
+        slots = sum(len(group.layers) * group.block_size for group in self.kv_cache.groups) * self.kv_cache.num_blocks
+        embedding = dims.vocab_size * dims.hidden_size if self.is_first_pp_rank else 0
+        return (slots * row + embedding) * size + sum(self._bytes_of(call) for call in self.calls)
+
+    def _bytes_of(self, call: Workload) -> int:
+        """Bytes of one call's weights in all layers; 0 for calls without weights."""
+        layers, sizes = self.kv_cache.num_layers, dict(call.params)
+        dense = min(self.dims.first_dense_layers, layers) if self.dims.is_moe else layers
+        if call.op == MOE_GEMM1:
+            experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
+            return (layers - dense) * 3 * experts * (4 if self.dtype == "float32" else 2)
+        if "k" not in sizes or (call.name == "lm_head" and not self.is_last_pp_rank):
+            return 0
+        times = {"lm_head": 1, "gate_up_proj": dense, "down_proj": dense, "router": layers - dense}
+        times |= dict.fromkeys(("shared_gate_up_proj", "shared_down_proj"), layers - dense)
+        # an fp8 up-projection of keys and values is absorbed, and so kept as it is
+        size = {"float32": 4, "float8_e4m3fn": 2 if call.name == "kv_b_proj" else 1}.get(call.dtype, 2)
+        return times.get(call.name, layers) * int(sizes["k"]) * int(sizes["n"]) * size
+
+
+def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> EngineOutline:
+    """The engine of one rank.
+
+    Args:
+        config: what was asked; the engine's own settings and the limits of a step.
+        dims: the whole model.
+        rank: decides on the pipeline stage.
+        backend: `cuda` or `cpu`; the latter computes in float32.
+    """
+    model, engine, autotune = config.model, config.engine, config.autotune
+    stage = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
+    limits = SchedulerLimits(
+        autotune.max_num_batched_tokens,
+        min(autotune.max_num_seqs, autotune.max_num_batched_tokens),
+        engine.max_model_len or autotune.max_num_batched_tokens + ROOM_FOR_OUTPUT,
+    )
+    groups = interleaved_groups(engine.num_layers, engine.block_sizes)
+    dtype = model.dtype if backend == "cuda" else "float32"
+    return EngineOutline(
+        dims=shard(dims, config, stage.pipeline_stage),
+        limits=limits,
+        kv_cache=KVCacheConfig(engine.kv_blocks or blocks_needed(limits, groups), groups),
+        device=backend,
+        dtype=dtype,
+        workloads=layer_calls(
+            dims,
+            limits,
+            backend=backend,
+            dtype=dtype,
+            quantization=model.quantization,
+            tp=model.tensor_parallel_size,
+            pp=model.pipeline_parallel_size,
+            ep=model.expert_parallel_size,
+            pp_stage=stage.pipeline_stage,
+            ep_shard=stage.expert_shard,
+        ),
+        capture_sizes=engine.capture_sizes,
+        is_first_pp_rank=stage.pipeline_stage == 0,
+        is_last_pp_rank=stage.pipeline_stage == model.pipeline_parallel_size - 1,
+    )
+
+
+def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
+    """One rank's share of every layer, in `engine.num_layers` layers of the kinds that the stage has.
+
+    All experts are routed to, so their number stays; how many of them a rank holds, its workloads say.
+    """
+    model, layers = config.model, config.engine.num_layers
+    tp, ep = model.tensor_parallel_size, model.expert_parallel_size
+    own = layers_of_stage(dims.num_hidden_layers, model.pipeline_parallel_size, stage)
+    dense = max(0, min(own.stop, dims.first_dense_layers) - own.start)
+    if dense == len(own):
+        dense = layers
+    elif dense:
+        dense = min(dense, max(1, layers - 1))  # both kinds, where there is a layer for each
+    heads, kv_heads = dims.num_attention_heads // tp, max(1, dims.num_key_value_heads // tp)
+    return dims.model_copy(
+        update={
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads if dims.is_mla else kv_heads,
+            "intermediate_size": dims.intermediate_size // tp,
+            "moe_intermediate_size": dims.moe_intermediate_size // max(1, tp // ep),
+            "first_dense_layers": dense,
+        }
+    )
+
+
+def blocks_needed(limits: SchedulerLimits, groups: tuple[KVCacheGroup, ...]) -> int:
+    """Blocks for the null block, every made-up request of a full batch, and some requests of full length."""
+    cache = KVCacheConfig(1, groups)
+    made_up = limits.max_num_seqs * sum(cache.blocks_for(PROMPT_LEN + DECODE_STEPS))
+    return 1 + max(made_up, LONG_REQUESTS * sum(cache.blocks_for(limits.max_model_len)))
+
+
+def engine_options(config: WarmupConfig) -> EngineWarmupOptions:
+    """The options of a rank's engine warmups; `autotune` is the explicit switch, the level's default does not count."""
+    engine = config.engine
+    return EngineWarmupOptions(
+        autotune=config.autotune.enabled,
+        sparse_mla=engine.sparse_mla,
+        slot_mapping_for_any=engine.slot_mapping_for_any,
+        slot_mapping_tokens=engine.slot_mapping_tokens,
+        mixed_tokens=engine.sparse_mla_mixed_tokens,
+        prefill_tokens=engine.sparse_mla_prefill_tokens,
+        sparse_mla_backends=engine.sparse_mla_backends,
+        top_k_widths=engine.top_k_widths,
+        logprob_widths=engine.logprob_widths,
+        disabled=frozenset(engine.disabled),
+        required=frozenset(engine.required),
+        deadlines={**DEFAULT_DEADLINES, **{str(name): seconds for name, seconds in engine.deadlines.items()}},
+    )
+
+
+class OutlinedRunner:
+    """What the built-in runner will say of itself."""
+
+    def __init__(self, outline: EngineOutline) -> None:
+        self.capabilities = capabilities_on(outline.device, outline.dims)
+        self.limits, self.kv_cache_config = outline.limits, outline.kv_cache
+        self.vocab_size, self.device = outline.dims.vocab_size, outline.device
+        self.is_pooling_model, self.is_last_pp_rank = False, outline.is_last_pp_rank
+        self.has_collectives, self.decode_query_len = False, 1
+        self.attention_backends = (_Named(attention_name(outline.device, outline.dims)),)
+        self.graph_capture_sizes = outline.capture_sizes
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """An attention backend of which only the name is known."""
+
+    name: str
+
+    def get_name(self) -> str:
+        """The name."""
+        return self.name

@@ -1,0 +1,154 @@
+"""What an engine warmup is: gates, shapes, what it leaves behind, when it runs and how bad its failure is.
+
+Frozen values and one protocol; no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, ModelRunner
+from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SchedulerOutput
+from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
+
+Severity = Literal["required", "optional"]
+"""A failed required warmup keeps the rank from being ready; a failed optional one is reported."""
+
+
+class Stage(IntEnum):
+    """When a warmup runs."""
+
+    PREPARATION = 1
+    """Input preparation and compilation."""
+    AUTOTUNE = 2
+    GRAPH_SENSITIVE = 3
+    """After tuning, because tactics are baked into captured graphs; before capture."""
+    SAMPLER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One thing to run: `tokens` in `requests`, in the warmup's own `kind`."""
+
+    kind: str
+    tokens: int
+    requests: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}[tokens={self.tokens}" + (f",requests={self.requests}]" if self.requests else "]")
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Why a warmup does not run here; `warn` when somebody should know."""
+
+    reason: str
+    warn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TunedFile:
+    """A file that a tuning warmup produced on the leader, to be merged into the artifact before the push."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What running one shape has to say."""
+
+    warnings: tuple[str, ...] = ()
+    consumed: frozenset[str] = frozenset()
+    """Kinds of shapes that later warmups need not run again."""
+    tuned: tuple[TunedFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineWarmupOptions:
+    """What was asked for; engines' usual values by default."""
+
+    autotune: bool | None = None
+    """Tuning switched on explicitly; the level's default does not count for the SM120 decode autotune."""
+    sparse_mla: bool = True
+    """Warm sparse-MLA models (an environment switch in the engines where this comes from)."""
+    slot_mapping_for_any: bool = False
+    """Warm slot mapping for runners without a sparse-MLA backend too."""
+    slot_mapping_tokens: tuple[int, ...] = (*range(1, 17), 32, 64, 128, 256, 512)
+    mixed_tokens: int = 16
+    prefill_tokens: int = 1024
+    sparse_mla_backends: tuple[str, ...] = ("V4_FLASHMLA_SPARSE", "DEEPSEEK_SPARSE_SWA")
+    top_k_widths: tuple[int, ...] = (1, 8, 64, 1024)
+    logprob_widths: tuple[int, ...] = (0, 1, 5, 20)
+    disabled: frozenset[str] = frozenset()
+    """Names of warmups that do not run."""
+    left_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Names of warmups that are not tried again, and what they did the last time."""
+    required: frozenset[str] | None = None
+    """Names of warmups whose failure keeps the rank from being ready; None: each warmup's own severity."""
+    deadlines: Mapping[str, float] = field(default_factory=lambda: DEFAULT_DEADLINES)
+    """Seconds by deadline name."""
+    decode_tune_path: str | None = None
+    """Private file that the SM120 decode autotune may write, where FlashInfer's entry point takes a path."""
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupContext:
+    """One rank's surroundings."""
+
+    runner: ModelRunner
+    execute_model: Callable[[SchedulerOutput], Any]
+    """The *worker's*: pipeline stages coordinate there."""
+    sample_tokens: Callable[[GrammarOutput | None], Any]
+    """The worker's."""
+    synchronize: Callable[[], None]
+    """Waits for the device."""
+    options: EngineWarmupOptions = EngineWarmupOptions()
+    is_leader: bool = True
+    capability: tuple[int, int] | None = None
+    """Compute capability of the device; None without CUDA."""
+    consumed: frozenset[str] = frozenset()
+    """Kinds of shapes that earlier warmups ran already."""
+
+
+def severity_of(warmup: EngineWarmup, options: EngineWarmupOptions) -> Severity:
+    """How bad this warmup's failure is for those who asked."""
+    if options.required is None:
+        return warmup.severity
+    return "required" if warmup.name in options.required else "optional"
+
+
+class EngineWarmup(Protocol):
+    """One warmup. `run` is called once per shape, inside the envelope, and may raise."""
+
+    name: str
+    stage: Stage
+    severity: Severity
+    deadline: str
+    """Name in `EngineWarmupOptions.deadlines`."""
+    leaves: tuple[str, ...]
+    """What stays behind, for example "Triton kernels"; everything else is restored."""
+    uses: tuple[Capability, ...] = ()
+    """What it does without where the runner lacks it, and says so."""
+
+    def gate(self, context: WarmupContext) -> Skip | None:
+        """Why not here, or None."""
+
+    def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
+        """What to run, in order; at least one when the gate is open."""
+
+    def run(self, context: WarmupContext, shape: Shape) -> Notes:
+        """Run one shape."""
+
+
+def gate_of(context: WarmupContext, warmup: EngineWarmup) -> Skip | None:
+    """Why a warmup does not run here, or None; what was switched off is not asked."""
+    if warmup.name in context.options.disabled:
+        return Skip("disabled by engine.disabled")
+    if warmup.name in context.options.left_out:
+        return Skip(f"left out: {context.options.left_out[warmup.name]}", warn=True)
+    return warmup.gate(context)

@@ -1,0 +1,184 @@
+"""`ray_warmup.monitor`: an engine's own process counts what it compiles after ready, and can be asked from outside.
+
+Each monitored process keeps one small JSON file, `<cache root>/serving/<host>-<pid>-<number>.json`, rewritten whenever
+something was compiled or loaded; `ray-warmup status` reads those of its node. The file goes with the monitor; what a
+killed process left is shown as ended, and removed by the next monitor there a day later.
+
+(The module is not called `monitor`: importing a module of that name would hide the function.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import TracebackType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import is_time, read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.monitor.compilation_monitor import MonitorReport
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "serving"
+SHOWN = 20
+"""Latest compilations that the file names; all are counted."""
+MAX_RECORD_BYTES = 1 << 20
+FIELDS: dict[str, type | UnionType] = {
+    "name": str,
+    "host": str,
+    "pid": int,
+    "process_began": int | None,
+    "mode": str,
+    "started_at": float,
+    "updated_at": float,
+    "compiled": dict,
+    "loaded": dict,
+    "unavailable": dict,
+    "events": list,
+}
+"""What a record must have; others may have written, or damaged, the file."""
+ENDED_KEPT_S = 24 * 3600.0
+_numbers = itertools.count(1)
+
+
+def monitor(
+    name: str = "engine", mode: Literal["count", "warn", "raise"] = "warn", root: str | os.PathLike[str] | None = None
+) -> ServingMonitor:
+    """Count FlashInfer builds, Triton compilations and CuTe-DSL compilations of this process from now on.
+
+    Call it when the engine is ready. The counters begin at zero; what is fetched from a disk cache on first use is
+    counted apart from what was compiled.
+
+    Args:
+        name: what this process is, for those who ask.
+        mode: `warn` logs each one with kernel, argument types and shape; `raise` raises UnexpectedCompilationError in
+            the step that compiles; `count` says nothing.
+        root: cache root of this node; None: as for a config without one.
+    """
+    directory = (resolve_paths(CacheSection()).root if root is None else Path(root)) / FOLDER
+    return ServingMonitor(name, mode, directory)
+
+
+class ServingMonitor:
+    """One process' monitor, active until `close` or the end of a `with` block."""
+
+    def __init__(self, name: str, mode: Literal["count", "warn", "raise"], directory: Path) -> None:
+        from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
+
+        self._name, self._started_at = name, time.time()
+        self.path = directory / f"{_host()}-{os.getpid()}-{next(_numbers)}.json"
+        """Where this process can be asked."""
+        self._writing = threading.Lock()
+        self._monitor = CompilationMonitor(mode, listener=self._write)
+        self._monitor.activate()
+        _sweep(directory)
+        self._write()
+
+    def running(self, shape: str) -> AbstractContextManager[None]:
+        """Name what this thread runs in the body, for example a step's shape."""
+        return self._monitor.running(shape)
+
+    def report(self) -> MonitorReport:
+        """What was compiled and loaded since the monitor began."""
+        return self._monitor.report()
+
+    def close(self) -> None:
+        """Stop counting and remove the file; harmless a second time."""
+        self._monitor.deactivate()
+        with suppress(OSError):  # never written, or a disk that refuses: it will be shown as ended
+            self.path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self) -> None:
+        """A disk that refuses costs those outside their answer, never the engine its step."""
+        with self._writing:
+            seen = self._monitor.report()
+            document = {
+                "name": self._name,
+                "host": _host(),
+                "pid": os.getpid(),
+                "process_began": _process_began(os.getpid()),
+                "mode": seen.mode,
+                "started_at": self._started_at,
+                "updated_at": time.time(),
+                "compiled": seen.compiled,
+                "loaded": seen.loaded,
+                "unavailable": seen.unavailable,
+                "events": [str(event) for event in seen.events[-SHOWN:]],
+            }
+            try:
+                publish_bytes(self.path, json.dumps(document, indent=1).encode())
+            except StoreError as error:
+                logger.warning("the monitor of %s cannot be asked from outside: %s", self._name, error)
+
+
+def serving_processes(root: Path) -> list[dict[str, Any]]:
+    """What the monitored processes of this node say of themselves, by start; `alive` is added."""
+    found = [record for _, record in _records(root / FOLDER)]
+    return sorted(found, key=lambda record: (record["started_at"], record["pid"]))
+
+
+def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in directory.glob(f"{_host()}-*.json"):
+        try:
+            record = parse_json(read_regular(path, MAX_RECORD_BYTES), MAX_RECORD_BYTES, str(path))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+        except (StoreError, CorruptArtifactError) as error:
+            logger.warning("%s is not a monitor's record: %s", path, error)
+            continue
+        if not _is_record(record):
+            logger.warning("%s is not a monitor's record: a field is missing or of another type", path)
+            continue
+        began = _process_began(record["pid"])
+        yield path, {**record, "alive": began is not None and began == record["process_began"]}
+
+
+def _is_record(record: Any) -> bool:
+    """Whether everything that is told of a record is there and can be counted and printed."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+        return False
+    counts = [*record["compiled"].values(), *record["loaded"].values()]
+    return is_time(record["started_at"]) and is_time(record["updated_at"]) and all(type(n) is int for n in counts)
+
+
+def _sweep(directory: Path) -> None:
+    for path, record in _records(directory):
+        if not record["alive"] and time.time() - record["updated_at"] > ENDED_KEPT_S:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _host() -> str:
+    return socket.gethostname().replace("/", "_")
+
+
+def _process_began(pid: int) -> int | None:
+    """When a process of this machine began, in ticks since boot, so that a number used again is seen; None: no more."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])

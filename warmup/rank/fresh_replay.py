@@ -1,0 +1,216 @@
+"""A process that loads and replays a table and warms an engine, and nothing else: what it compiles is what is shipped.
+
+Tuning leaves every tactic's kernels in the driver's cache; a serving process needs those of the winners. The parent
+holds a `FreshProcess`; the child is this module with the factory as its argument and one JSON request on stdin. It
+imports before it reads, so that one which was started while the parent still measures has its imports behind it when
+the table is there. It touches the GPU only after that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray_warmup
+from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
+from ray_warmup.configs.model import load_model
+from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
+from ray_warmup.warmup.errors import LoadError, WarmupError
+from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
+from ray_warmup.warmup.store.leases import is_process_alive, process_identity
+from ray_warmup.warmup.tasks import tasks_of
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(ray_warmup.__file__).resolve().parents[1]
+PREFIX, OWNER = "ray-warmup-replay-", "owner.json"
+"""Of a scratch directory, and the file in it that says whose it is."""
+
+
+class FreshProcess:
+    """A child that waits for one request; `close`, or the end of this process, ends it. Use as a context."""
+
+    def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
+        """Start the child.
+
+        Args:
+            factory: the tuner as `module:Class`.
+            environ: the process' environment; the compute cache is replaced, the import path extended.
+
+        Raises:
+            LoadError: the system gives it no directory or no process.
+        """
+        self._scratch = _new_scratch()
+        self.compute_cache = self._scratch / "compute_cache"
+        """Where the driver puts what the child has it compile; removed by `close`."""
+        path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "ray_warmup.warmup.rank.fresh_replay", factory, str(self._scratch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
+            )
+        except OSError as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise LoadError(f"no process could be started for the replay: {error}") from error
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the child still waits."""
+        return self._child.poll() is None
+
+    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
+        """Replay a table there.
+
+        Returns the replay's outcome, `seconds`, `triton_entries` and `modules` (names that the process used, the
+        latter without those of a provider) and `engine` (what the warmups said, None when none were asked for).
+
+        Args:
+            request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the
+                tuner), `provider` (directory of installed modules, or None), `triton_cache` (its directory; without
+                it nothing is recorded), `budget_bytes` (memory that the rank's tasks keep to) and `engine` (whether
+                the engine warmups run after the replay).
+
+        Raises:
+            LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
+        """
+        file = self._scratch / "autotune_configs.json"
+        try:
+            self.compute_cache.mkdir(exist_ok=True)  # the driver makes it as soon as the child's imports load it
+            file.write_bytes(table)
+        except OSError as error:
+            raise LoadError(f"{file} cannot be written for the replay (TMPDIR): {error}") from error
+        try:
+            out, err = self._child.communicate(json.dumps({**request, "table": str(file)}), timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise LoadError(f"the replay for the compute cache took longer than {timeout_s:.0f} s") from error
+        if self._child.returncode != 0:
+            raise LoadError(f"the replay for the compute cache failed with {self._child.returncode}: {err[-800:]}")
+        try:
+            answer: dict[str, Any] = json.loads(out.splitlines()[-1])
+        except (IndexError, ValueError) as error:
+            raise LoadError(f"the replay for the compute cache ended without an answer: {err[-800:]}") from error
+        return answer
+
+    def close(self) -> None:
+        """End the child and remove what it wrote."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            if pipe is not None:
+                pipe.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> FreshProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _new_scratch() -> Path:
+    """A directory of this process, after those of dead ones are removed. Raises LoadError."""
+    try:
+        _sweep(Path(tempfile.gettempdir()))
+        scratch = Path(tempfile.mkdtemp(prefix=PREFIX))
+        (scratch / OWNER).write_text(json.dumps(process_identity(os.getpid())))
+    except OSError as error:
+        raise LoadError(f"no temporary directory could be made for the replay (TMPDIR): {error}") from error
+    return scratch
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what was left by processes that were killed together with their children, as Ray does."""
+    for left in parent.glob(f"{PREFIX}*"):
+        try:
+            is_ours = left.lstat().st_uid == os.getuid()
+            if is_ours and is_process_alive(json.loads((left / OWNER).read_bytes())) is False:
+                shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue  # it was made, or removed, this very moment
+
+
+def replay(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The child's work: prepare, load, replay."""
+    from ray_warmup.warmup.device.memory_budget import fit_buckets
+    from ray_warmup.warmup.device.tuner import TunerOptions
+    from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
+
+    if request.get("provider"):
+        flashinfer_modules.activate(Path(request["provider"]))
+    config = parse_config(request["config"])
+    module, _, name = request["factory"].partition(":")
+    tuner = getattr(importlib.import_module(module), name)(request["backend"], TunerOptions())
+    recorder = triton_cache.Recorder() if request.get("triton_cache") else None
+    if recorder is not None:
+        recorder.start()
+    modules, hook = set[str](), FlashInferHook()
+    hook.install(lambda seen: modules.add(seen.kernel))
+    workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
+    if request.get("budget_bytes") is not None:
+        workloads, _ = fit_buckets(workloads, request["budget_bytes"])
+    tasks = tasks_of(runnable(workloads, tuner.prepare(workloads)))
+    began = time.monotonic()
+    loaded = tuner.load(Path(request["table"]), ())
+    outcome = tuner.replay(tasks)
+    seconds = time.monotonic() - began
+    engine = _warm_engine(config, request) if request.get("engine") else None
+    hook.remove()
+    if recorder is not None:
+        recorder.stop(Path(request["triton_cache"]))
+    return {
+        **outcome.to_json(),
+        "entries": loaded.entries,
+        "seconds": seconds,
+        "triton_entries": sorted(recorder.used) if recorder is not None else [],
+        "modules": sorted(modules),
+        "engine": engine,
+    }
+
+
+def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine warmups as every rank will run them, without their check; a failure costs only what they compile."""
+    from ray_warmup.warmup.rank.engine import RankEngine, nothing_ran
+
+    unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})
+    engine = RankEngine(unchecked, load_model(config.model.name), request["rank"], request["backend"], logger.info)
+    try:
+        return engine.warm({})
+    except (WarmupError, RuntimeError) as error:  # torch's own for memory and lost devices
+        return nothing_ran(f"{type(error).__name__}: {error}", warn=True)
+
+
+def main(factory: str, scratch: str) -> int:
+    """One request on stdin, one JSON line on stdout."""
+    importlib.import_module(factory.partition(":")[0])
+    line = sys.stdin.read()
+    if not line:  # the parent needs no replay any more, or is gone and cannot remove its directory
+        shutil.rmtree(scratch, ignore_errors=True)
+        return 0
+    try:
+        answer = replay(json.loads(line))
+    except (WarmupError, ConfigError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    sys.stdout.write(json.dumps(answer) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
