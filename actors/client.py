@@ -18,14 +18,13 @@ from ray_warmup.actors.errors import BusyError, ClusterError, CoordinatorLostErr
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.model import check_parallel, load_model
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
+from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.rank.workloads import rank_workloads
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
-FLASHINFER_TUNER = "ray_warmup.warmup.device.flashinfer_tuner:FlashInferTuner"
-"""The default tuner factory; named, not imported, because the driver needs neither torch nor FlashInfer."""
 OnEvent = Callable[[dict[str, Any]], None]
 _STOP_S = 15.0
 _REACH_S = 5.0

@@ -7,7 +7,6 @@ the process does, so that its death is known at once.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import logging
 import os
@@ -22,12 +21,13 @@ import ray
 
 from ray_warmup.actors.transfer import Refs, buffer, fetch
 from ray_warmup.configs import VERSION, WarmupConfig, env, parse_config
-from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.device.factory import load_factory
+from ray_warmup.warmup.errors import StoreError, TuningError
 from ray_warmup.warmup.rank.node_paths import resolve_paths
 from ray_warmup.warmup.ranks import RankInfo
 
 if TYPE_CHECKING:
-    from ray_warmup.warmup.rank.process import RankProcess, TunerFactory
+    from ray_warmup.warmup.rank.process import RankProcess
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +136,5 @@ def import_early(config: WarmupConfig, tuner: str) -> None:
     try:
         env.export({"FLASHINFER_WORKSPACE_BASE": str(resolve_paths(config.cache).workspace)})
         load_factory(tuner)
-    except (ImportError, AttributeError, OSError, RuntimeError, StoreError) as error:
+    except (ImportError, AttributeError, OSError, RuntimeError, StoreError, TuningError) as error:
         logger.info("early import of %s: %s", tuner, error)
-
-
-def load_factory(path: str) -> TunerFactory:
-    """`module:function` -> the function."""
-    module, _, name = path.partition(":")
-    factory: TunerFactory = getattr(importlib.import_module(module), name)
-    return factory

@@ -10,7 +10,6 @@ the kind answers None. A failure of ours is `{"ok": False, "error": ...}`, so on
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from ray_warmup.warmup.cache_admin import ops as cache_ops
 from ray_warmup.warmup.cache_admin import views as cache_views
 from ray_warmup.warmup.cache_admin.placing import put_in_place
 from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
@@ -112,11 +112,8 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
     lease.release()
     env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
-    module, _, name = arguments.get("factory", "ray_warmup.warmup.device.flashinfer_tuner:FlashInferTuner").partition(
-        ":"
-    )
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
-    tuner = getattr(importlib.import_module(module), name)(backend, options)
+    tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, options)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact))

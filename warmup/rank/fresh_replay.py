@@ -26,6 +26,7 @@ import ray_warmup
 from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
 from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
+from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import LoadError, WarmupError
 from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
@@ -155,8 +156,7 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("provider"):
         flashinfer_modules.activate(Path(request["provider"]))
     config = parse_config(request["config"])
-    module, _, name = request["factory"].partition(":")
-    tuner = getattr(importlib.import_module(module), name)(request["backend"], TunerOptions())
+    tuner = load_factory(request["factory"])(request["backend"], TunerOptions())
     recorder = triton_cache.Recorder() if request.get("triton_cache") else None
     if recorder is not None:
         recorder.start()

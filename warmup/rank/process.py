@@ -7,7 +7,7 @@ another thread at any time, every other method runs on one thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +20,10 @@ from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.quarantine import believed, entries_of
+from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
-from ray_warmup.warmup.device.tuner import Tuner, TunerOptions, Watch
+from ray_warmup.warmup.device.tuner import Tuner, Watch
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
@@ -48,7 +49,6 @@ from ray_warmup.warmup.workloads.catalog import check_quantization
 
 Quarantine = Sequence[dict[str, str]]
 """Tactics that must not run: op, runner, tactic as JSON."""
-TunerFactory = Callable[[str, TunerOptions], Tuner]
 """Backend (`cuda` or `cpu`) and options -> the process' tuner."""
 
 

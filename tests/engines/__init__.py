@@ -1,0 +1,1 @@
+"""Tests with real engines, their wheels and their package metadata."""
