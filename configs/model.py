@@ -7,7 +7,6 @@ the source, the field, its value and the rule. How dimensions are split over ran
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
+from ray_warmup.configs.strict_json import parse_json
 
 MODELS_DIR = Path(__file__).parent / "models"
 
@@ -120,8 +120,8 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
     """
     path = _locate(path_or_preset)
     try:
-        data = json.loads(read_text(path, MAX_MODEL_BYTES), object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
+        data = parse_json(read_text(path, MAX_MODEL_BYTES), MAX_MODEL_BYTES, allow_constants=True)
+    except (OSError, ValueError) as error:
         what = clipped(str(error))
         raise ConfigError(f"model.name: {str(path_or_preset)!r} cannot be read as JSON: {what}") from error
     if not isinstance(data, dict):
@@ -200,13 +200,6 @@ def _locate(path_or_preset: str | Path) -> Path:
             f"{', '.join(presets())}"
         )
     return path
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return fields
 
 
 def _class_name(name: str, data: Mapping[str, Any]) -> str:

@@ -11,10 +11,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from ray_warmup.configs import strict_json
 from ray_warmup.warmup.artifact.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
 from ray_warmup.warmup.artifact.member_path import check_member_paths
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
@@ -139,8 +140,8 @@ def _part_difference(name: str, have: str | None, want: str | None) -> list[str]
 
 def _members(part: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(part or "")
-    except (ValueError, RecursionError):
+        value = strict_json.parse_json(part or "", MAX_MANIFEST_BYTES)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -180,8 +181,8 @@ def parse_json(data: bytes | memoryview, limit: int, what: str) -> Any:
     if len(data) > limit:
         raise CorruptArtifactError(f"{what} has {len(data)} bytes, at most {limit} are read", size=len(data))
     try:
-        return json.loads(bytes(data), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return strict_json.parse_json(data, limit)
+    except ValueError as error:
         raise CorruptArtifactError(f"{what} is not valid JSON: {str(error)[:200]}", size=len(data)) from error
 
 
@@ -205,14 +206,3 @@ def _build(document: dict[str, Any]) -> Manifest:
         blobs=blobs,
         generation=document["generation"],
     )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice in one object")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

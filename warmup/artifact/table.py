@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.file_key import FileKey, parse_file_key, quoted
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.tasks import freeze
@@ -40,8 +39,6 @@ METADATA_FIELDS = (
 """The environment that a table is valid in; FlashInfer refuses a table when one of them differs."""
 
 _METADATA, _RECORDS, _GENERATION = "_metadata", "_records", "_generation"
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-"""Brackets outside text. Possessive, and text that does not end goes to the end: no memory and linear time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,45 +134,13 @@ def thaw(value: Any) -> Any:
 
 
 def _read_json(data: bytes) -> Any:
-    """JSON with limits: size, depth, each key once, no NaN."""
+    """JSON within the limits of size and depth, each key once, no NaN."""
     if len(data) > MAX_TABLE_BYTES:
         raise CorruptArtifactError(f"table of {len(data)} bytes is larger than {MAX_TABLE_BYTES}")
-    _check_depth(data)
     try:
-        return json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
+        return parse_json(data, MAX_TABLE_BYTES, max_depth=MAX_DEPTH)
+    except ValueError as error:
         raise CorruptArtifactError(f"table of {len(data)} bytes is not whole JSON: {error}") from error
-
-
-def _check_depth(data: bytes) -> None:
-    depth = 0
-    for token in _BRACKETS.finditer(data):
-        if token[0] in (b"[", b"{"):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise CorruptArtifactError(f"table is nested deeper than {MAX_DEPTH} at byte {token.start()}")
-        elif token[0] in (b"]", b"}"):
-            depth -= 1
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise ValueError(f"key {quoted(key)} stands twice")
-        result[key] = value
-    return result
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{quoted(text)} is too large for a number")
-    return number
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _metadata(value: Any) -> dict[str, str]:

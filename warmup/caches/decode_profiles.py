@@ -15,13 +15,14 @@ from typing import Any
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "sparse_mla_sm120_cpb.json"
 """FlashInfer's own name."""
-_LIMIT = 64 << 20
+MAX_BYTES = 64 << 20
 
 
 def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, arch: str) -> Path:
@@ -41,7 +42,7 @@ def install(
     if shipped is None:
         return []
     path = directory / FILE_NAME
-    added: Any = parse_json(shipped.data, _LIMIT, f"sparse_mla/{FILE_NAME}")
+    added: Any = parse_json(shipped.data, MAX_BYTES, f"sparse_mla/{FILE_NAME}")
     if not isinstance(added, dict):
         raise CorruptArtifactError(f"sparse_mla/{FILE_NAME} is not a JSON object")
     present = _present(path)
@@ -53,11 +54,12 @@ def install(
 
 
 def _present(path: Path) -> dict[str, Any]:
+    """What the node has: damaged content counts as none, a file that cannot be opened is left as it is (StoreError)."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_regular(path, MAX_BYTES), MAX_BYTES, str(path))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except CorruptArtifactError as error:
         logger.warning("%s cannot be read and is replaced: %s", path, error)
         return {}
     return document if isinstance(document, dict) else {}

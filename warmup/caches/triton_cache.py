@@ -18,7 +18,8 @@ from typing import Any
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError, WarmupError
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,8 @@ def _is_group(path: str) -> bool:
 def _is_group_usable(path: Path) -> bool:
     """Whether every child that an existing group names is there, as Triton would check."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_regular(path, _LIMIT), _LIMIT, str(path))
         return all(Path(child).exists() for child in document["child_paths"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, KeyError, AttributeError, TypeError, WarmupError) as error:
         logger.warning("Triton group %s cannot be read and is replaced: %s", path, error)
         return False

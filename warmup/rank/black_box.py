@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.disk.publish import make_directories
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ def box_path(directory: Path, run_id: str, rank: int) -> Path:
 def read_box(path: Path) -> LastWords | None:
     """What lies in a box; None when there is none, or when what lies there is no record."""
     try:
-        record = json.loads(_read(path, RECORD_BYTES).rstrip())
+        record = parse_json(_read(path, RECORD_BYTES).rstrip(), RECORD_BYTES)
         stack = _read(path.with_name(path.name + ".stack"), STACK_BYTES)
         return LastWords(stack=stack, **{name: str(record[name]) for name in LastWords.__slots__ if name != "stack"})
     except FileNotFoundError:
@@ -105,7 +106,7 @@ def read_box(path: Path) -> LastWords | None:
 
 
 def _read(path: Path, limit: int) -> str:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(fd, limit).decode(errors="replace")
     finally:

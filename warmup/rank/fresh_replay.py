@@ -25,6 +25,7 @@ from typing import Any
 import ray_warmup
 from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
 from ray_warmup.configs.model import load_model
+from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import LoadError, WarmupError
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(ray_warmup.__file__).resolve().parents[1]
 PREFIX, OWNER = "ray-warmup-replay-", "owner.json"
+OWNER_BYTES = 4096
 """Of a scratch directory, and the file in it that says whose it is."""
 
 
@@ -141,7 +143,8 @@ def _sweep(parent: Path) -> None:
     for left in parent.glob(f"{PREFIX}*"):
         try:
             is_ours = left.lstat().st_uid == os.getuid()
-            if is_ours and is_process_alive(json.loads((left / OWNER).read_bytes())) is False:
+            owner = parse_json((left / OWNER).read_bytes(), OWNER_BYTES) if is_ours else None
+            if isinstance(owner, dict) and is_process_alive(owner) is False:
                 shutil.rmtree(left, ignore_errors=True)
         except (OSError, ValueError):
             continue  # it was made, or removed, this very moment

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import decode_profiles
-from ray_warmup.warmup.caches.decode_profiles import FILE_NAME
-from ray_warmup.warmup.errors import CorruptArtifactError
+from ray_warmup.warmup.caches.decode_profiles import FILE_NAME, install
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 
 def shipped(document: object) -> tuple[Content, ...]:
@@ -60,3 +62,19 @@ def test_nothing_shipped_writes_nothing(tmp_path: Path) -> None:
     """An artifact without profiles leaves the directory alone."""
     assert decode_profiles.install((), tmp_path / "autotune") == []
     assert not (tmp_path / "autotune").exists()
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_nested_profiles_are_replaced_without_a_crash(tmp_path: Path, depth: int) -> None:
+    """A file that no reader can follow counts as damaged, whatever its depth."""
+    (tmp_path / FILE_NAME).write_text('{"a":' * depth + "1" + "}" * depth)
+    assert install([Content("sparse_mla", FILE_NAME, b'{"x": 1}')], tmp_path) == [tmp_path / FILE_NAME]
+    assert json.loads((tmp_path / FILE_NAME).read_bytes()) == {"x": 1}
+
+
+def test_profiles_that_cannot_be_opened_are_left_alone(tmp_path: Path) -> None:
+    """What could not be read is not overwritten."""
+    os.mkfifo(tmp_path / FILE_NAME)
+    with pytest.raises(StoreError, match="not a regular file"):
+        install([Content("sparse_mla", FILE_NAME, b'{"x": 1}')], tmp_path)
+    assert stat.S_ISFIFO((tmp_path / FILE_NAME).stat().st_mode)

@@ -14,7 +14,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import triton_cache
-from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, UnsafeArchiveError
+from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, StoreError, UnsafeArchiveError
 from tests.artifacts import ROOT
 
 PROGRAM = """
@@ -133,6 +133,27 @@ def test_broken_group_in_place_is_replaced(tmp_path: Path) -> None:
 
     assert triton_cache.install(contents, there) == [group]
     assert json.loads(group.read_text())["child_paths"] == {"k.cubin": str(there / "ABC" / "k.cubin")}
+
+
+@pytest.mark.parametrize("depth", [900, 100_000])
+def test_a_nested_group_in_place_is_replaced(tmp_path: Path, depth: int) -> None:
+    """A group that no reader can follow counts as broken, whatever its depth."""
+    contents = triton_cache.collect(entry(tmp_path), ["ABC"])
+    there = tmp_path / "there"
+    triton_cache.install(contents, there)
+    group = there / "ABC" / "__grp__k.json"
+    group.write_text('{"child_paths":' * depth + "1" + "}" * depth)
+    assert triton_cache.install(contents, there) == [group]
+
+
+def test_a_pipe_in_place_of_a_group_blocks_nobody(tmp_path: Path) -> None:
+    """It is neither read nor replaced, and named."""
+    contents = triton_cache.collect(entry(tmp_path), ["ABC"])
+    group = tmp_path / "there" / "ABC" / "__grp__k.json"
+    group.parent.mkdir(parents=True)
+    os.mkfifo(group)
+    with pytest.raises(StoreError, match="not a regular file"):
+        triton_cache.install(contents, tmp_path / "there")
 
 
 def test_triton_hashes_its_installation_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,16 @@ the mixed step alone. Whoever tunes, the mixed shape counts as run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.table import TABLE_NAME, describe_difference, metadata_difference, parse_table
 from ray_warmup.warmup.caches.decode_profiles import FILE_NAME as CALIBRATION_NAME
+from ray_warmup.warmup.caches.decode_profiles import MAX_BYTES as MAX_CALIBRATION_BYTES
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, lacking
 from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
 from ray_warmup.warmup.engines.builtin.warmups.sparse_mla import MIXED, mixed_shape, run_mixed, sparse_mla_gate
@@ -158,7 +159,7 @@ def merge_into_artifact(main_table: bytes | None, tuned: tuple[TunedFile, ...]) 
 
 def _check_json(file: TunedFile) -> None:
     try:
-        json.loads(file.content)
+        parse_json(file.content, MAX_CALIBRATION_BYTES)
     except ValueError as error:
         raise CorruptArtifactError(f"tuned file {file.name} is not JSON: {error}", name=file.name) from error
 
