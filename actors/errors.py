@@ -18,18 +18,22 @@
 | another Ray or ray-warmup on a node | StartupError |
 
 What disks and files do is in `warmup/store/node_store.py`. Exit codes of every command: 0 ready, 1 failed, 2 wrong
-configuration or usage, 3 busy, 124 `wait` timed out (`actors/verdicts.py`).
+configuration or usage, 3 busy, 4 ready without the table on every disk (`cache.require_disk: false`), 124 `wait`
+timed out (`actors/verdicts.py`), 143 ended by SIGTERM (`scripts/endings.py`).
 """
 
 from __future__ import annotations
 
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.report import WarmupReport
 
 EXIT_READY = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BUSY = 3
+EXIT_NOT_ON_DISK = 4
 EXIT_TIMEOUT = 124
+EXIT_TERMINATED = 128 + 15
 
 
 class PlacementError(WarmupError):
@@ -58,3 +62,12 @@ class CoordinatorLostError(WarmupError):
 
 class ClusterError(WarmupError):
     """Ray could not be reached or started."""
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The driver was interrupted, and its run has ended: everything was given back, finished tasks are kept."""
+
+    def __init__(self, report: WarmupReport | None) -> None:
+        super().__init__("interrupted")
+        self.report = report
+        """How far the run came; None where the coordinator did not say so in time."""

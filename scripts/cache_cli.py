@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from ray_warmup.scripts.cache_running import EXIT_USAGE, Scope, answer
+from ray_warmup.scripts.endings import GuardedGroup
 
 app = typer.Typer(
     name="cache",
+    cls=GuardedGroup,
     help="List, check, compare, move and prune what the warmup keeps on a node.",
     epilog="Exit codes: 0 done (verify: whole, explain: a hit), 1 failed, damaged or a miss, with --cluster on any "
     "node or because a node did not answer, 2 wrong usage.",

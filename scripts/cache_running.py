@@ -52,24 +52,15 @@ class Scope:
 
 def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:
     """Run a command, print its answer, exit with its code."""
-    from ray_warmup.warmup.errors import WarmupError
     from ray_warmup.warmup.rank.forecast import check_rank
 
-    try:
-        config = scope.load()
-        section = config.cache if config is not None else CacheSection()
-        arguments |= {"root": scope.root, "override_dir": scope.override_dir, "cache": section.model_dump(mode="json")}
-        if config is not None:
-            arguments["config"] = config.model_dump(mode="json")
-            check_rank(config, arguments.get("rank", 0))
-        said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
-    except ConfigError as error:
-        _complain(error, EXIT_USAGE)
-    except WarmupError as error:
-        _complain(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(EXIT_FAILED) from None
+    config = scope.load()
+    section = config.cache if config is not None else CacheSection()
+    arguments |= {"root": scope.root, "override_dir": scope.override_dir, "cache": section.model_dump(mode="json")}
+    if config is not None:
+        arguments["config"] = config.model_dump(mode="json")
+        check_rank(config, arguments.get("rank", 0))
+    said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
     _show(said, as_json)
     raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)
 
@@ -117,8 +108,3 @@ def _show(said: dict[str, Any], as_json: bool) -> None:
         show_answer(said)
     if said.get("error"):
         typer.echo(f"ray-warmup: {said['error']}", err=True)
-
-
-def _complain(error: Exception, code: int) -> NoReturn:
-    typer.echo(f"ray-warmup: {error}", err=True)
-    raise typer.Exit(code)

@@ -8,21 +8,23 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT_USAGE
-from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, load_config
+from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
+from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
+from ray_warmup.scripts.endings import GuardedGroup
 
 app = typer.Typer(
     name="ray-warmup",
+    cls=GuardedGroup,
     help="Tune FlashInfer once per cluster, push the result through Ray, be ready only when every rank has loaded it.",
     epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active, "
-    "124 `wait` reached its timeout.",
+    "4 ready, but not on every node's disk (cache.require_disk: false), 124 `wait` reached its timeout, 143 ended by "
+    "SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,7 +54,7 @@ def run(
 
         return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait)
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command()
@@ -65,7 +67,7 @@ def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: 
 
         return plan_and_show(settings, as_json=as_json)
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command()
@@ -77,7 +79,7 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
 
         return show_table(table, as_json=as_json)
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command()
@@ -97,7 +99,7 @@ def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int
             typer.echo(forecast_rank(settings, rank, environment=environment).table_path)
         return EXIT_READY
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command()
@@ -119,7 +121,7 @@ def status(
 
         return show_status(settings, address, as_json=as_json, watch=watch)
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command()
@@ -149,7 +151,7 @@ def wait(
             typer.echo(f"ray-warmup: {line}", err=True)
         return code
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.command("env")
@@ -168,7 +170,7 @@ def environment(
 
         return show_environment(settings, rank, node, as_json=as_json)
 
-    _exit(_guarded(work))
+    _exit(work())
 
 
 @app.callback(invoke_without_command=True)
@@ -186,33 +188,7 @@ def root(
 
 
 def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
-    try:
-        return load_config(name, overrides or [])
-    except ConfigError as error:
-        _complain(error, EXIT_USAGE)
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """Run a command; every failure of ours is one clear message and an exit code."""
-    from ray_warmup.actors.errors import BusyError
-    from ray_warmup.warmup.errors import WarmupError
-
-    try:
-        return work()
-    except ConfigError as error:
-        _complain(error, EXIT_USAGE)
-    except BusyError as error:
-        _complain(error, EXIT_BUSY)
-    except WarmupError as error:
-        _complain(error, EXIT_FAILED)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; everything was given back", err=True)
-        return EXIT_FAILED
-
-
-def _complain(error: Exception, code: int) -> NoReturn:
-    typer.echo(f"ray-warmup: {error}", err=True)
-    _exit(code)
+    return load_config(name, overrides or [])
 
 
 def _exit(code: int) -> NoReturn:

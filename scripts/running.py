@@ -14,8 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from ray_warmup.actors.client import run_warmup
-from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, RunInterrupted
 from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.scripts.endings import Ending, ending_of, say
 from ray_warmup.scripts.terminal import wide_console
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import StoreError
@@ -31,15 +32,39 @@ def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool
         check_writable(report_path)
     console = wide_console()
     view = LiveView(console) if console.is_terminal else LineView(console)
-    with view:
-        report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
-    show_report(console, report)
+    try:
+        with view:
+            report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
+        code = exit_code(report)
+    except (Exception, KeyboardInterrupt) as error:  # the last line and the report file are owed whatever happens
+        ending = ending_of(error)
+        code = ending.code
+        report = (error.report if isinstance(error, RunInterrupted) else None) or without_end(config, ending)
+        say(ending)
+    else:
+        show_report(console, report)
     is_written = report_path is None or write_report(console, report, report_path)
-    # The last line, for logs that show only their tail.
-    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": report.error}
     if not console.is_terminal:
-        print("WARMUP_RESULT " + json.dumps(verdict), flush=True)
-    return EXIT_READY if report.ready and is_written else EXIT_FAILED
+        print(last_line(report), flush=True)
+    return code if is_written or code != EXIT_READY else EXIT_FAILED
+
+
+def exit_code(report: WarmupReport) -> int:
+    """Of a run that came to its own end."""
+    return EXIT_READY if report.ready else EXIT_FAILED
+
+
+def without_end(config: WarmupConfig, ending: Ending) -> WarmupReport:
+    """The report of a run that gave none: why."""
+    return WarmupReport(
+        run_id="", config=config.model_dump(mode="json"), error=ending.message.removeprefix("ray-warmup: ")
+    )
+
+
+def last_line(report: WarmupReport) -> str:
+    """The verdict for logs that show only their tail, in one line of JSON."""
+    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": report.error}
+    return "WARMUP_RESULT " + json.dumps(verdict)
 
 
 def check_writable(path: Path) -> None:

@@ -1,0 +1,114 @@
+"""How every command ends: one message and an exit code, whatever is raised; never a traceback.
+
+`GuardedGroup` stands around all commands. SIGTERM is Ctrl-C with an exit code of its own: what a run holds is given
+back, and its verdict is left on the nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_TERMINATED, EXIT_USAGE, BusyError
+from ray_warmup.configs import ConfigError
+from ray_warmup.warmup.errors import WarmupError
+
+logger = logging.getLogger(__name__)
+
+CLICKS_OWN: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, typer.BadParameter.__mro__[2], BrokenPipeError)
+"""What the command line library ends a command with; the third is the base of its usage errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What is said at the end of a command that did not do its work, and its exit code."""
+
+    message: str
+    code: int
+
+
+class Sigterm:
+    """SIGTERM as an interrupt: the first one raises KeyboardInterrupt, later ones leave the tidying alone."""
+
+    def __init__(self) -> None:
+        self.has_arrived = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal's handler."""
+        if not self.has_arrived:
+            self.has_arrived = True
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handled here while a command runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.has_arrived = False
+        before = signal.signal(signal.SIGTERM, self)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+SIGTERM = Sigterm()
+
+
+class GuardedGroup(TyperGroup):
+    """A group of commands that ends by one message where a command raises."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        with SIGTERM.installed():
+            try:
+                return super().invoke(ctx)
+            except CLICKS_OWN:
+                raise
+            except (Exception, KeyboardInterrupt) as error:
+                ending = ending_of(error)
+        say(ending)
+        raise typer.Exit(ending.code)
+
+
+def ending_of(error: BaseException) -> Ending:
+    """The message and the exit code for anything that a command may raise."""
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("interrupted", EXIT_TERMINATED if SIGTERM.has_arrived else EXIT_FAILED)
+    if isinstance(error, ConfigError):
+        return Ending(f"ray-warmup: {error}", EXIT_USAGE)
+    if isinstance(error, BusyError):
+        return Ending(f"ray-warmup: {error}", EXIT_BUSY)
+    if isinstance(error, WarmupError):
+        return Ending(f"ray-warmup: {error}", EXIT_FAILED)
+    logger.info("unexpected", exc_info=error)
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return Ending(f"ray-warmup: {where}{error.strerror} (errno {error.errno})", EXIT_FAILED)
+    text = f"{type(error).__name__}: {error}".strip(": ")
+    shown = f"internal error, please report: {text}{_place(error)}; `ray-warmup -v ...` logs the traceback"
+    return Ending(f"ray-warmup: {shown}", EXIT_FAILED)
+
+
+def say(ending: Ending) -> None:
+    """On stderr; bytes that are no text are shown escaped."""
+    typer.echo(ending.message.encode("utf-8", "backslashreplace").decode(), err=True)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of ours that the error went through."""
+    root = str(Path(__file__).resolve().parent.parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).resolve()).startswith(root)]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
