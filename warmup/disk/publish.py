@@ -8,6 +8,9 @@ fsync, `os.replace`, fsync of the directory. What the target's surroundings may 
 | disk full, quota, size limit, read-only, path below a file | StoreError: path, errno text, setting; old file kept |
 | killed at any point | old file or new one; at most one `.<name>.<random>.tmp`, which `sweep` removes an hour later |
 | directory or temporary file removed meanwhile | tried again, three times in all, then StoreError |
+| a stale handle (NFS) | tried again for some two seconds, then StoreError |
+| power lost after it returned | the file and every directory that it made are there |
+| directory with the setgid bit | new directories below keep it, and with it their group |
 | target or its directory is a symbolic link | StoreError, nothing followed (links further up are followed) |
 | target is a directory, device, pipe or socket | StoreError |
 | directory owned by another user | StoreError, unless that user or we are root |
@@ -25,15 +28,29 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
-SETTING = "cache.root"
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a user can change when a file cannot be read or written."""
+
+    setting: str
+    text: str
+
+
+OF_CACHE = Advice(
+    "cache.root",
+    "set cache.root to a directory of this user on a disk with room, or cache.persistent=false to go on in memory",
+)
 STALE_AFTER_S = 3600.0
 _ATTEMPTS = 3
 _TEMP = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
@@ -42,29 +59,38 @@ _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT, errno.EXDEV, errno.EACC
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF}
 
 
-def publish_bytes(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> None:
+def publish_bytes(
+    path: Path,
+    data: Buffer,
+    *,
+    file_mode: int = 0o600,
+    dir_mode: int = 0o700,
+    advice: Advice = OF_CACHE,
+    any_owner: bool = False,
+) -> None:
     """Put `data` at `path` atomically and durably; parents are created with `dir_mode`.
 
     Raises StoreError (see the module's table); the previous file, if any, is then untouched.
+
+    Args:
+        advice: what the error says can be changed.
+        any_owner: the directory may be another user's, such as one in which everybody leaves files of their own.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            make_directories(path.parent, dir_mode)
-            with _directory(path.parent) as dir_fd:
-                _refuse_target(path, dir_fd)
-                _replace(path.name, data, dir_fd, file_mode)
+            while_stale(lambda: _publish(path, data, file_mode, dir_mode, any_owner))
         except FileNotFoundError as error:
             if attempt == _ATTEMPTS:
-                raise store_error("write", path, error, len(data)) from error
+                raise store_error("write", path, error, len(data), advice) from error
             logger.info("%s vanished while it was written, attempt %d of %d", path, attempt, _ATTEMPTS)
         except OSError as error:
-            raise store_error("write", path, error, len(data)) from error
+            raise store_error("write", path, error, len(data), advice) from error
         else:
             return
 
 
 def make_directories(directory: Path, dir_mode: int = 0o700) -> None:
-    """Create what is missing of `directory`, each new level with exactly `dir_mode`. Raises OSError."""
+    """Create what is missing of `directory`, durably, each new level with `dir_mode`. Raises OSError."""
     missing = []
     level = directory
     while not level.is_dir():
@@ -74,8 +100,25 @@ def make_directories(directory: Path, dir_mode: int = 0o700) -> None:
         level = level.parent
     for level in reversed(missing):
         with suppress(FileExistsError):
-            level.mkdir(mode=dir_mode)
-            level.chmod(dir_mode)
+            make_directory(level, dir_mode)
+
+
+def make_directory(directory: Path, dir_mode: int = 0o700) -> None:
+    """Create one directory, durably, with `dir_mode` and the setgid bit that it inherits. Raises OSError."""
+    directory.mkdir(mode=dir_mode)
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    wanted = dir_mode | mode & stat.S_ISGID
+    if mode != wanted:
+        directory.chmod(wanted)
+    try:
+        fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:  # may be entered and written, not listed
+        logger.debug("%s is not flushed to its disk: %s", directory.parent, error)
+        return
+    try:
+        fsync_directory(fd)
+    finally:
+        os.close(fd)
 
 
 def sweep(directory: Path, older_than_s: float = STALE_AFTER_S, now: float | None = None) -> list[Path]:
@@ -104,30 +147,44 @@ def sweep(directory: Path, older_than_s: float = STALE_AFTER_S, now: float | Non
     return removed
 
 
-def store_error(verb: str, path: Path, error: OSError, size: int = 0) -> StoreError:
+def store_error(
+    verb: str, path: Path | str, error: OSError, size: int | None = None, advice: Advice = OF_CACHE
+) -> StoreError:
     """The named error for an OSError at `path`, with what can be done about it."""
     reason = error.strerror or str(error)
+    known = f"errno {error.errno}" if size is None else f"errno {error.errno}, {size} bytes"
     return StoreError(
-        f"cannot {verb} {path}: {reason} (errno {error.errno}, {size} bytes); set {SETTING} to a directory of this "
-        "user on a disk with room, or cache.persistent=false to go on in memory",
+        f"cannot {verb} {path}: {reason} ({known}); {advice.text}",
         path=str(path),
         errno=error.errno,
         size=size,
-        setting=SETTING,
+        setting=advice.setting,
     )
+
+
+def _publish(path: Path, data: Buffer, file_mode: int, dir_mode: int, any_owner: bool) -> None:
+    make_directories(path.parent, dir_mode)
+    with _directory(path.parent) as dir_fd:
+        if not any_owner:
+            _refuse_stranger(dir_fd)
+        _refuse_target(path, dir_fd)
+        _replace(path.name, data, dir_fd, file_mode)
 
 
 @contextmanager
 def _directory(directory: Path) -> Iterator[int]:
-    """The directory's descriptor, never through a symbolic link in its last part, never a stranger's."""
+    """The directory's descriptor, never through a symbolic link in its last part."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        owner, user = os.fstat(fd).st_uid, os.geteuid()
-        if user != 0 and owner not in (user, 0):
-            raise PermissionError(errno.EPERM, f"directory belongs to user {owner}, this process is user {user}")
         yield fd
     finally:
         os.close(fd)
+
+
+def _refuse_stranger(dir_fd: int) -> None:
+    owner, user = os.fstat(dir_fd).st_uid, os.geteuid()
+    if user != 0 and owner not in (user, 0):
+        raise PermissionError(errno.EPERM, f"directory belongs to user {owner}, this process is user {user}")
 
 
 def _refuse_target(path: Path, dir_fd: int) -> None:

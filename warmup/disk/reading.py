@@ -8,37 +8,42 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.disk.publish import store_error
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.publish import OF_CACHE, Advice, store_error
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 LATEST = 32503680000.0
 """The year 3000, in seconds since 1970."""
 
 
-def read_regular(path: Path, limit: int) -> bytes:
+def read_regular(path: Path, limit: int, *, advice: Advice = OF_CACHE, any_owner: bool = False) -> bytes:
     """The bytes of a regular file of this user's or root's, at most `limit`.
 
     Raises FileNotFoundError; CorruptArtifactError when it is larger; StoreError when it is no regular file, is
-    another user's (unless we are root) or cannot be read.
+    another user's (unless we are root, or `any_owner`) or cannot be read, a handle that stays stale included.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return _read(fd, path, limit)
-        finally:
-            os.close(fd)
+        return while_stale(lambda: _read_once(path, limit, any_owner))
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise store_error("read", path, error) from error
+        raise store_error("read", path, error, advice=advice) from error
 
 
-def _read(fd: int, path: Path, limit: int) -> bytes:
+def _read_once(path: Path, limit: int, any_owner: bool) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return _read(fd, path, limit, any_owner)
+    finally:
+        os.close(fd)
+
+
+def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     user = os.geteuid()
-    if user != 0 and status.st_uid not in (user, 0):
+    if not any_owner and user != 0 and status.st_uid not in (user, 0):
         raise StoreError(
             f"{path} belongs to user {status.st_uid}, this process is user {user}; it is not trusted: set cache.root "
             "to a directory of this user",

@@ -11,6 +11,7 @@ import pytest
 
 from ray_warmup.configs.model import ModelDims
 from tests.lone_rank import Answer, LoneRank, RankMaker, lone_rank
+from tests.troubled_disk import TroubledDisk
 
 DENSE = {
     "name": "tiny",
@@ -52,6 +53,12 @@ def make_rank(tmp_path: Path) -> RankMaker:
         return lone_rank(rank, script or {}, root or tmp_path / f"node{rank // 2}", **sections)
 
     return make
+
+
+@pytest.fixture
+def troubled_disk(monkeypatch: pytest.MonkeyPatch) -> TroubledDisk:
+    """A disk on which a test can make calls fail."""
+    return TroubledDisk(monkeypatch)
 
 
 @pytest.fixture

@@ -223,3 +223,40 @@ def test_sweep_removes_only_old_temporary_files(tmp_path: Path) -> None:
     assert sorted(sweep(tmp_path, now=1e9)) == [link, tmp_path / TEMP]
     assert sorted(p.name for p in tmp_path.iterdir()) == [".table.json.aaaaaaaaaaaaaaaa.tmp", "other.tmp", "precious"]
     assert sweep(tmp_path / "nowhere") == []
+
+
+def test_new_directories_are_on_the_disk_before_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every directory that gets a new entry is flushed, those that a first publish makes included."""
+    flushed: set[str] = set()
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        flushed.add(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    publish_bytes(tmp_path / "a" / "b" / "table.json", b"x")
+
+    assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")} <= flushed
+
+
+def test_directories_below_a_setgid_directory_keep_bit_and_group(tmp_path: Path) -> None:
+    """On a volume of mode 2775, as a group volume is mounted, every new level stays with the volume's group."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    if os.geteuid() == 0:
+        os.chown(volume, 0, 3000)
+    volume.chmod(0o2775)
+    publish_bytes(volume / "a" / "b" / "table.json", b"x", file_mode=0o640, dir_mode=0o770)
+
+    for path in (volume / "a", volume / "a" / "b"):
+        assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o2770, volume.stat().st_gid)
+    assert (volume / "a" / "b" / "table.json").stat().st_gid == volume.stat().st_gid
+
+
+def test_an_error_names_what_its_caller_can_change(tmp_path: Path) -> None:
+    """Who writes elsewhere than into the cache is not told to change the cache's root."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="name another FILE") as caught:
+        publish_bytes(tmp_path / "file" / "x", b"x", advice=publish.Advice("FILE", "name another FILE"))
+    assert (caught.value.details["setting"], "cache.root" in str(caught.value)) == ("FILE", False)
