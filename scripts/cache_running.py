@@ -10,6 +10,7 @@ import typer
 
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.scripts.terminal import complain
 from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -107,4 +108,4 @@ def _show(said: dict[str, Any], as_json: bool) -> None:
     elif "error" not in said:
         show_answer(said)
     if said.get("error"):
-        typer.echo(f"ray-warmup: {said['error']}", err=True)
+        complain(said["error"])

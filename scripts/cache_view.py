@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.scripts.terminal import add_row, moment, say, table_of, wide_console
 from ray_warmup.warmup.rank.node_paths import simulated_roots
 
 Answers = list[tuple[str, Any]]
@@ -35,7 +33,7 @@ def show_nodes(answer: dict[str, Any]) -> None:
         _VIEWS[answer["command"]](console, stored)
     for node, result in answers:
         if result is None:
-            console.print(f"node {node}: nothing is stored here", highlight=False)
+            _line(console, node, "nothing is stored here")
 
 
 def _nothing(root: Path) -> str:
@@ -58,7 +56,7 @@ def _ls(console: Console, answers: Answers) -> None:
     for node, rows in answers:
         for row in rows:
             generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
-            made = "" if row["created_at"] is None else f"{datetime.fromtimestamp(row['created_at']):%Y-%m-%d %H:%M}"
+            made = "" if row["created_at"] is None else moment(row["created_at"])
             entries = "none" if row["entries"] is None else f"{row['entries']} {row['guard']}"
             state = row["problem"] or ("in use" if row["is_held"] else "ok")
             where = f"{row['flashinfer_version']} {row['arch']}".strip()
@@ -104,7 +102,7 @@ def _retime(console: Console, answers: Answers) -> None:
             console.print(table)
         timed = f"{len(row['rows'])} of {row['entries']} entries that differ from the default timed"
         _line(console, node, f"{timed}, {row['drifted']} drifted: {row['path']}")
-    console.print("then and now are the default's time over the entry's; retune where it drifted")
+    say(console, "then and now are the default's time over the entry's; retune where it drifted")
 
 
 def _explain(console: Console, answers: Answers) -> None:
@@ -162,7 +160,7 @@ def _prune(console: Console, answers: Answers) -> None:
             for path in done["kept"]:
                 _line(console, node, f"in use and kept: {path}")
     if any(row["plan"] for _, row in answers) and all(row["done"] is None for _, row in answers):
-        console.print("dry run: nothing was removed; --yes removes it")
+        say(console, "dry run: nothing was removed; --yes removes it")
 
 
 def _rollback(console: Console, answers: Answers) -> None:
@@ -171,19 +169,16 @@ def _rollback(console: Console, answers: Answers) -> None:
 
 
 def _table(answers: Answers, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in (*(("node",) if answers[0][0] else ()), *columns):
-        table.add_column(column, overflow="fold", no_wrap=column in ("node", "key"))
-    return table
+    return table_of(*(("node",) if answers[0][0] else ()), *columns, whole=("node", "key"))
 
 
 def _row(table: Table, node: str, *cells: str) -> None:
-    table.add_row(*((node,) if node else ()), *cells)
+    add_row(table, *((node,) if node else ()), *cells)
 
 
 def _line(console: Console, node: str, text: str) -> None:
     where = f"node {node}: " if node else ""
-    console.print(f"{where}{text}", highlight=False, soft_wrap=True, markup=False)
+    say(console, f"{where}{text}")
 
 
 def _time(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,6 +16,7 @@ from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
+from ray_warmup.scripts.terminal import complain, log_to_stderr
 
 app = typer.Typer(
     name="ray-warmup",
@@ -146,9 +146,9 @@ def wait(
 
         code = wait_ready(settings, timeout, address, node)
         if code == EXIT_TIMEOUT:
-            typer.echo(f"ray-warmup: not ready after {timeout:g} s (--timeout)", err=True)
+            complain(f"not ready after {timeout:g} s (--timeout)")
         for line in why_not_ready(settings, address, node) if code != EXIT_READY else []:
-            typer.echo(f"ray-warmup: {line}", err=True)
+            complain(line)
         return code
 
     _exit(work())
@@ -181,7 +181,7 @@ def root(
     ] = False,
 ) -> None:
     """Set up logging; print the version."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr)
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
     if version:
         typer.echo(VERSION)
         raise typer.Exit(EXIT_READY)

@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 
 from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_TERMINATED, EXIT_USAGE, BusyError
 from ray_warmup.configs import ConfigError
+from ray_warmup.scripts.terminal import plain_lines
 from ray_warmup.warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class GuardedGroup(TyperGroup):
                 raise
             except (Exception, KeyboardInterrupt) as error:
                 ending = ending_of(error)
-        say(ending)
+        tell(ending)
         raise typer.Exit(ending.code)
 
 
@@ -102,9 +103,9 @@ def ending_of(error: BaseException) -> Ending:
     return Ending(f"ray-warmup: {shown}", EXIT_FAILED)
 
 
-def say(ending: Ending) -> None:
-    """On stderr; bytes that are no text are shown escaped."""
-    typer.echo(ending.message.encode("utf-8", "backslashreplace").decode(), err=True)
+def tell(ending: Ending) -> None:
+    """On stderr; what is no text, or would command the terminal, is shown escaped."""
+    typer.echo(plain_lines(ending.message), err=True)
 
 
 def _place(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from rich.table import Table
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, RunInterrupted
 from ray_warmup.configs import ConfigError, WarmupConfig
-from ray_warmup.scripts.endings import Ending, ending_of, say
-from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.scripts.endings import Ending, ending_of, tell
+from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.report import WarmupReport
@@ -40,7 +40,7 @@ def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool
         ending = ending_of(error)
         code = ending.code
         report = (error.report if isinstance(error, RunInterrupted) else None) or without_end(config, ending)
-        say(ending)
+        tell(ending)
     else:
         show_report(console, report)
     is_written = report_path is None or write_report(console, report, report_path)
@@ -82,9 +82,9 @@ def write_report(console: Console, report: WarmupReport, path: Path) -> bool:
         publish_bytes(path.absolute(), report.to_json().encode(), file_mode=0o644, dir_mode=0o755)
     except StoreError as error:
         reason = error.__cause__ or error
-        console.print(f"--report: {path} could not be written: {reason}", style="red", highlight=False, soft_wrap=True)
+        say(console, f"--report: {path} could not be written: {reason}", style="red")
         return False
-    console.print(f"report: {path}", highlight=False, soft_wrap=True)
+    say(console, f"report: {path}")
     return True
 
 
@@ -120,12 +120,10 @@ class LineView:
         elif event["event"] == "warning":
             self._say(event, f"warning: {event['text']}")
         elif event["event"] == "waiting":
-            self._console.print(
-                f"another run of this work is active ({event['actor']}); waiting for it", soft_wrap=True
-            )
+            say(self._console, f"another run of this work is active ({event['actor']}); waiting for it")
 
     def _say(self, event: dict[str, Any], text: str) -> None:
-        self._console.print(f"{event['at']:8.2f} s  {text}", highlight=False, soft_wrap=True, markup=False)
+        say(self._console, f"{event['at']:8.2f} s  {text}")
 
 
 class LiveView(LineView):
@@ -183,28 +181,25 @@ def show_report(console: Console, report: WarmupReport) -> None:
         found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
         guard = group.guard
         quality = f", geomean {guard.geomean:.3f}x the default" if guard.geomean is not None else ""
-        console.print(
+        say(
+            console,
             f"class {group.key[:12]}: {group.tasks} tasks, {found}; kept {group.kept}, default {group.dropped}; "
             f"{guard.state}{quality}; strategy {group.strategy}, leader rank {group.leader}",
-            highlight=False,
-            soft_wrap=True,
         )
         for rank, names in group.built.items():
             where = f", taken over by {len(group.received)} nodes" if group.received else ""
-            console.print(f"  rank {rank} compiled {', '.join(names)}{where}", highlight=False, soft_wrap=True)
+            say(console, f"  rank {rank} compiled {', '.join(names)}{where}")
         for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
-            console.print(f"  skipped {reason}", highlight=False, soft_wrap=True, markup=False)
+            say(console, f"  skipped {reason}")
     for line in engine_lines(report):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
     for file in report.files:
-        console.print(
-            f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})", highlight=False, soft_wrap=True
-        )
+        say(console, f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})")
     if report.ready and report.classes and all(group.hit for group in report.classes):
-        console.print("the tuned table was found in the cache; nothing was measured", soft_wrap=True)
+        say(console, "the tuned table was found in the cache; nothing was measured")
     if report.error is not None:
-        console.print(f"FAILED: {report.error}", style="red", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
+        say(console, f"FAILED: {report.error}", style="red", lines=True)
+    say(console, f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
 
 
 def engine_lines(report: WarmupReport) -> list[str]:
@@ -237,17 +232,16 @@ def show_ranks(console: Console, report: WarmupReport) -> None:
         return
     console.print(rank_table(report, []))
     seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items() if spent)
-    console.print(f"seconds: {seconds} (of each rank: --report)", highlight=False, soft_wrap=True)
+    say(console, f"seconds: {seconds} (of each rank: --report)")
 
 
 def rank_table(report: WarmupReport, names: Sequence[str]) -> Table:
     """One row per rank; one column per named phase."""
-    table = Table(title=f"run {report.run_id}")
-    for name in ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{n.lower()} s" for n in names)):
-        table.add_column(name, no_wrap=True)
+    columns = ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{name.lower()} s" for name in names))
+    table = table_of(*columns, title=f"run {report.run_id}", whole=columns)
     for rank in report.ranks:
         seconds = [f"{rank.phases[name]:.2f}" if name in rank.phases else "" for name in names]
         digest = (rank.digest or "-")[:12]
         cells = (rank.rank, rank.node_id[:8], rank.role, rank.state, rank.entries, rank.hits, digest)
-        table.add_row(*map(str, cells), *seconds)
+        add_row(table, *cells, *seconds)
     return table

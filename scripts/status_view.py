@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
 from ray_warmup.actors.verdicts import verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
-from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.scripts.terminal import add_row, first_line, moment, say, table_of, wide_console
 
 WATCH_S = 1.0
 
@@ -41,7 +39,7 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
     for process in processes:
         _print_process(console, process)
     if not runs and not ended:
-        console.print(f"no run is active, and none has ended on {'any' if is_client(address) else 'this'} node")
+        say(console, f"no run is active, and none has ended on {'any' if is_client(address) else 'this'} node")
     return 0
 
 
@@ -51,33 +49,30 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
             typer.echo(json.dumps(run))
         return
     for run in runs:
-        table = Table(title=f"run {run['run_id']}: {run['phase']} for {run['elapsed_s']:.1f} s")
-        for name in ("rank", "node", "state", "doing", "task", "for s", "heard s ago"):
-            table.add_column(name)
+        table = table_of(
+            *("rank", "node", "state", "doing", "task", "for s", "heard s ago"),
+            title=f"run {run['run_id']}: {run['phase']} for {run['elapsed_s']:.1f} s",
+        )
         for rank in run["ranks"]:
             heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"
             cells = (rank["rank"], rank["node_id"][:8], rank["state"], rank["doing"], rank["task"])
-            table.add_row(*map(str, cells), f"{rank['for_s']:.1f}", heard)
+            add_row(table, *cells, f"{rank['for_s']:.1f}", heard)
         console.print(table)
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
-    ended = datetime.fromtimestamp(verdict["ended_at"], UTC).isoformat(timespec="seconds")
     state = "READY" if verdict["ready"] else "FAILED"
     where = f"node {verdict['node_id'][:8]}, " if "node_id" in verdict else ""
-    console.print(
-        f"{state} at {ended}: run {verdict['run_id']}, {where}{verdict['directory']}", highlight=False, soft_wrap=True
-    )
+    say(console, f"{state} at {moment(verdict['ended_at'])}: run {verdict['run_id']}, {where}{verdict['directory']}")
     if verdict.get("error"):
-        console.print(f"  {verdict['error'].splitlines()[0]}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"  {first_line(verdict['error'])}")
 
 
 def _print_process(console: Console, process: dict[str, Any]) -> None:
     """One monitored process, and the first of what it compiled or loaded after ready."""
-    since = datetime.fromtimestamp(process["started_at"], UTC).isoformat(timespec="seconds")
     counts = f"{sum(process['compiled'].values())} compiled, {sum(process['loaded'].values())} loaded from disk"
     state = "serves" if process["alive"] else "has ended"
-    line = f"{process['name']} (pid {process['pid']}) {state}: {counts} since {since}"
-    console.print(line, highlight=False, soft_wrap=True, markup=False)
+    since = moment(process["started_at"])
+    say(console, f"{process['name']} (pid {process['pid']}) {state}: {counts} since {since}")
     for event in process["events"]:
-        console.print(f"  {event}", highlight=False, soft_wrap=True, markup=False)
+        say(console, f"  {event}")

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
 
-from ray_warmup.scripts.terminal import wide_console
-from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
+from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 
 
 def show_table(path: Path, *, as_json: bool) -> int:
     """Print entries, metadata, digest and quarantine; raises a WarmupError for anything that is not a table."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error
+    data = read_named(path, MAX_TABLE_BYTES)
     try:
         table = parse_table(data)
     except WarmupError as error:
@@ -43,16 +40,14 @@ def show_table(path: Path, *, as_json: bool) -> int:
 
 def _print(path: Path, table: TunedTable, quarantine: list[dict[str, Any]]) -> None:
     console = wide_console()
-    view = Table(title=str(path))
-    view.add_column("task", overflow="fold")
-    view.add_column("runner")
-    view.add_column("tactic")
+    view = table_of("task", "runner", "tactic", title=path)
     for key, entry in table.entries.items():
-        view.add_row(key, entry.runner, "default" if entry.tactic == -1 else json.dumps(entry.tactic))
+        add_row(view, key, entry.runner, "default" if entry.tactic == -1 else json.dumps(entry.tactic))
     console.print(view)
     for row in quarantine:
         text = f"quarantined: {row.get('runner')} tactic {row.get('tactic')} of {row.get('op')}; not measured again"
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        say(console, text)
     for name, value in table.metadata.items():
-        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
-    console.print(f"entries: {len(table.entries)}\ndigest: {table.digest}", highlight=False, soft_wrap=True)
+        say(console, f"{name}: {value}")
+    say(console, f"entries: {len(table.entries)}")
+    say(console, f"digest: {table.digest}")

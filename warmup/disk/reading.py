@@ -1,4 +1,5 @@
-"""Reading one file that others may have written: bounded, never through a link, never blocking on a pipe."""
+"""Reading one file that others may have written: bounded, never blocking on a pipe, and never through a link, unless a
+user named the file."""
 
 from __future__ import annotations
 
@@ -30,8 +31,20 @@ def read_regular(path: Path, limit: int, *, advice: Advice = OF_CACHE, any_owner
         raise store_error("read", path, error, advice=advice) from error
 
 
-def _read_once(path: Path, limit: int, any_owner: bool) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def read_named(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file that a user named: links are followed, and it may be anybody's.
+
+    Raises StoreError, which names the file and the reason; CorruptArtifactError when it is larger than `limit`.
+    """
+    try:
+        return while_stale(lambda: _read_once(path, limit, any_owner=True, no_link=0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise StoreError(f"{path} cannot be read: {reason}", path=str(path)) from error
+
+
+def _read_once(path: Path, limit: int, any_owner: bool, no_link: int = os.O_NOFOLLOW) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)
     try:
         return _read(fd, path, limit, any_owner)
     finally:
