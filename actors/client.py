@@ -16,10 +16,10 @@ from typing import Any
 
 from ray_warmup.actors.errors import BusyError, ClusterError, CoordinatorLostError
 from ray_warmup.configs import WarmupConfig, env
-from ray_warmup.configs.model import check_parallel, load_model
+from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.workloads import checked
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
@@ -56,25 +56,20 @@ def run_warmup(
         ClusterError: Ray could not be reached.
         BusyError, CoordinatorLostError.
     """
-    check_request(config)
+    config = check_request(config)
     with connected(config):
         return _run(config, retune, wait, on_event or _ignore, tuner)
 
 
-def check_request(config: WarmupConfig) -> None:
-    """Everything that can be known to be wrong before a cluster is touched. Raises ConfigError."""
+def check_request(config: WarmupConfig) -> WarmupConfig:
+    """The request as it is sent, with its model's dimensions. Raises ConfigError for all that is known to be wrong."""
     env.rank_environment()
-    dims = load_model(config.model.name)
-    model = config.model
-    check_parallel(dims, tp=model.tensor_parallel_size, pp=model.pipeline_parallel_size, ep=model.expert_parallel_size)
-    backend = config.cluster.backend_beside_gpus
-    for rank in range(model.tensor_parallel_size * model.pipeline_parallel_size):
-        rank_workloads(config, dims, rank, backend)
+    return checked(config)
 
 
 def coordinator_name(config: WarmupConfig) -> str:
     """Name of the actor that runs this work; unique in a cluster, so the same work runs once at a time."""
-    return f"warmup-{single_flight_id(config, load_model(config.model.name))}"
+    return f"warmup-{single_flight_id(config, dimensions_of(config))}"
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from ray_warmup.actors import capacity
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.configs import WarmupConfig, parse_config
-from ray_warmup.configs.model import load_model
+from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.machine.probing import resolve_strategy
 from ray_warmup.warmup.rank.engine import predicted
@@ -106,7 +106,7 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
 def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: str) -> dict[int, dict[str, Any]]:
     """Runs on a node: the forecast of its ranks, given as (rank, NVML index)."""
     settings = parse_config(config)
-    dims = load_model(settings.model.name)
+    dims = dimensions_of(settings)
     answer = {}
     for rank, gpu_index in ranks:
         found = forecast_rank(settings, rank, backend, gpu_index)

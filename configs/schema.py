@@ -6,11 +6,14 @@ later into a `WarmupPlan`; nothing here changes after construction.
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ray_warmup.configs.errors import shown
 from ray_warmup.configs.file_mode import DirMode, FileMode
+from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
@@ -97,6 +100,18 @@ class ModelSection(Section):
     """Activation dtype. The cpu backend always measures float32."""
     quantization: Literal["none", "fp8"] = "none"
     """`fp8`: the dense GEMMs run as fp8 (e4m3)."""
+    dimensions: ModelDims | None = None
+    """What was read from `name`, filled in by the process that asks, so that no other one opens the path again."""
+
+    @model_validator(mode="after")
+    def _dimensions_are_of_the_name(self) -> Self:
+        """Those of another model, left from an earlier run's report, would be warmed without a word."""
+        path, dims = PurePath(self.name), self.dimensions
+        if dims is not None and dims.name not in (path.name, path.stem, path.parent.name):
+            raise ValueError(
+                f"model.name: {shown(self.name)}: model.dimensions are those of {shown(dims.name)}: leave them out"
+            )
+        return self
 
 
 class AutotuneSection(Section):

@@ -34,7 +34,9 @@ class Scope:
             if self.settings:
                 raise ConfigError("--set changes a config: give --config, too")
             return None
-        config = load_config(self.config, self.settings or [])
+        from ray_warmup.warmup.rank.workloads import checked
+
+        config = checked(load_config(self.config, self.settings or []))
         if not self.cluster and self.root is None and self.override_dir is None:
             self._refuse_simulated(config)
         return config

@@ -188,7 +188,10 @@ def root(
 
 
 def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
-    return load_config(name, overrides or [])
+    """A config that a run would accept, with its model's dimensions: every command refuses the same."""
+    from ray_warmup.warmup.rank.workloads import checked
+
+    return checked(load_config(name, overrides or []))
 
 
 def _exit(code: int) -> NoReturn:

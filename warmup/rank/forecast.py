@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs import env
+from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.errors import ConfigError
-from ray_warmup.configs.model import load_model
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
@@ -58,7 +58,7 @@ def forecast_rank(
     """
     if backend is None:
         backend = config.cluster.backend_beside_gpus
-    dims = load_model(config.model.name)
+    dims = dimensions_of(config)
     fingerprint = _fingerprint(backend, gpu_index)
     paths = resolve_paths(config.cache, environment)
     found = rank_workloads(config, dims, rank, backend)

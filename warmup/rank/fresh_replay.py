@@ -24,7 +24,7 @@ from typing import Any
 
 import ray_warmup
 from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
-from ray_warmup.configs.model import load_model
+from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
@@ -165,7 +165,7 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
         recorder.start()
     modules, hook = set[str](), FlashInferHook()
     hook.install(lambda seen: modules.add(seen.kernel))
-    workloads = rank_workloads(config, load_model(config.model.name), request["rank"], request["backend"])
+    workloads = rank_workloads(config, dimensions_of(config), request["rank"], request["backend"])
     if request.get("budget_bytes") is not None:
         workloads, _ = fit_buckets(workloads, request["budget_bytes"])
     tasks = tasks_of(runnable(workloads, tuner.prepare(workloads)))
@@ -192,7 +192,7 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
     from ray_warmup.warmup.rank.engine import RankEngine, nothing_ran
 
     unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})
-    engine = RankEngine(unchecked, load_model(config.model.name), request["rank"], request["backend"], logger.info)
+    engine = RankEngine(unchecked, dimensions_of(config), request["rank"], request["backend"], logger.info)
     try:
         return engine.warm({})
     except (WarmupError, RuntimeError) as error:  # torch's own for memory and lost devices

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray_warmup.configs import env
-from ray_warmup.configs.model import ModelDims, load_model
+from ray_warmup.configs.dimensions import dimensions_of
+from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
@@ -92,7 +93,7 @@ class RankProcess:
         Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
         """
         with self._busy("probe"):
-            self._dims = load_model(self._config.model.name)
+            self._dims = dimensions_of(self._config)
             self._engine = RankEngine(self._config, self._dims, self.info.rank, self._backend, self._warms)
             paths = resolve_paths(self._config.cache)
             env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})

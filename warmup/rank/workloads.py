@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ray_warmup.configs import ConfigError
+from ray_warmup.configs.dimensions import dimensions_of, with_dimensions
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.ranks import share_of
@@ -37,6 +38,25 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
         skip_ops=autotune.skip_ops,
     )
     return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
+
+
+def representatives(config: WarmupConfig) -> tuple[int, ...]:
+    """The lowest rank of every share of the model that makes calls of its own: a pipeline stage's expert shard."""
+    model, found = config.model, dict[tuple[int, int], int]()
+    for rank in range(config.cluster.num_ranks):
+        share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
+        found.setdefault((share.pipeline_stage, share.expert_shard), rank)
+        if len(found) == model.pipeline_parallel_size * model.expert_parallel_size:
+            break
+    return tuple(found.values())
+
+
+def checked(config: WarmupConfig) -> WarmupConfig:
+    """The configuration with its model's dimensions, after every check that needs no cluster. Raises ConfigError."""
+    complete = with_dimensions(config)
+    for rank in representatives(complete):
+        rank_workloads(complete, dimensions_of(complete), rank, complete.cluster.backend_beside_gpus)
+    return complete
 
 
 def foreseen_skips(

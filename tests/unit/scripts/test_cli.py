@@ -45,3 +45,13 @@ def test_a_wait_in_vain_says_why(root: Path) -> None:
     assert (code, "not ready after 0 s (--timeout)" in output) == (124, True), output
     assert [f"simulated/node-{n}" in output for n in (0, 1)] == [True, True]
     assert "nothing is stored" in output
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "path", "env", "wait", "status", "cache explain"])
+def test_a_config_that_no_run_accepts_is_refused_by_every_command(root: Path, command: str) -> None:
+    """Heads that do not divide: nobody waits for, or is pointed to, a table that can never be."""
+    wrong = ("model.name=qwen3-0.6b", "model.tensor_parallel_size=3", "cluster.world_size=3")
+    unset = ("cluster.ranks_per_node=null", "cluster.num_nodes=null")
+    settings = [argument for value in (*wrong, *unset) for argument in ("--set", value)]
+    code, output = call(*command.split(), "--config", "cpu_two_nodes", *settings)
+    assert (code, "must divide num_attention_heads=16" in output) == (2, True), output
