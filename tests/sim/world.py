@@ -118,8 +118,7 @@ class World(Workshop):
         """A replacement on another machine image has a key that nobody else has."""
         if process.number > 0 and process.rank in self.foreign_ranks:
             return f"f{process.rank:063x}"
-        key = self.group(process.rank).key
-        return key if process.budget is None else f"b{key[1:]}"
+        return self.group(process.rank).key
 
     def _probe(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         process.budget = call.args.get("budget_bytes")

@@ -25,11 +25,12 @@ EXCLUDED: dict[str, str] = {
     "timeouts": "they decide when to give up, not what is chosen",
     "paths": "each node may keep its cache elsewhere",
     "model name": "two names for the same dimensions are the same work",
+    "dimensions that travel": "they are the part `model` however they came here",
     "strategy": "it decides who measures, not what is measured; the manifest records it",
     "guard": "an unguarded table is found and guarded, not tuned again; the manifest records it",
     "shortlist, tie band": "how carefully to choose among measured tactics; --retune applies a new setting",
     "op families": "they decide the task list, whose digest is a part",
-    "memory limits": "a task that did not fit is recorded as such; --retune measures it again",
+    "memory limits": "a table says which tasks it has; what it lacks, and fits now, is measured and added",
     "engine warmups": "they compile and load, and decide no tactic; what sm120_decode tunes is part of the artifact",
     "losing a node": "it decides who is left, not what they run",
     "optimization level": "O1 to O3 tune the same; O0 tunes nothing and needs no key",
@@ -65,8 +66,8 @@ def cache_key(config: WarmupConfig, dims: ModelDims, fingerprint: Fingerprint, t
         config: what was asked.
         dims: the model's dimensions.
         fingerprint: of the process that runs the kernels.
-        tasks_digest: `digest_of_tasks` of what the rank can run, so that stages or shards with equal work share, and
-            one whose fused MoE is compiled by now does not take the table of one that had to skip it.
+        tasks_digest: `digest_of_tasks` of what the rank can run with enough memory, so that stages or shards with equal
+            work share, and one whose fused MoE is compiled by now does not take the table of one that had to skip it.
     """
     asked = asked_parts(config, dims)
     return CacheKey((("schema", SCHEMA), *fingerprint.parts, *asked, ("tasks", tasks_digest)))

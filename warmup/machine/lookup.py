@@ -11,6 +11,9 @@ from ray_warmup.warmup.machine.node_loss import keep_found
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Place, Run
 
+SHOWN_TASKS = 5
+"""Of those that a found table lacks, in a warning."""
+
 
 class Lookup(PhaseLogic):
     """First every candidate writer looks and leaves a marker, then every one says whose markers it sees."""
@@ -115,8 +118,11 @@ def adopt_found(run: Run, group: ClassState) -> None:
         del hits[rank]
     if not hits or run.retune:
         return
-    source = max(hits, key=lambda rank: _worth(hits[rank]))
+    source = max(hits, key=lambda rank: _worth(hits[rank], not lacks(group, hits[rank])))
     found = hits[source]
+    if lacking := lacks(group, found):
+        _complete(run, group, source, found, lacking)
+        return
     group.is_covered = found.get("covers", True)
     group.source, group.header = source, found["header"]
     group.results = {result["task_id"]: result for result in found["results"]}
@@ -130,11 +136,40 @@ def adopt_found(run: Run, group: ClassState) -> None:
         )
     if group.needs_guard:
         group.leader = source
+        asked = {task.task_id for task in group.tasks}
+        group.results = {task_id: row for task_id, row in group.results.items() if task_id in asked}
     for rank, other in hits.items():
         if other["header"]["digest"] != group.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
 
 
-def _worth(found: dict[str, Any]) -> tuple[Any, ...]:
+def lacks(group: ClassState, found: dict[str, Any]) -> list[str]:
+    """Tasks of the class that a found table was made without, for want of memory; none where it has no timings."""
+    known = {result["task_id"] for result in found["results"]}
+    return [task.task_id for task in group.tasks if task.task_id not in known] if known else []
+
+
+def _complete(run: Run, group: ClassState, source: int, found: dict[str, Any], lacking: list[str]) -> None:
+    """What a found table has counts as finished; TUNING measures the rest, and all of it is packed again."""
+    for kind, known in (("results", group.results), ("verdicts", group.verdicts)):
+        known.update({row["task_id"]: row for row in found[kind]})
+    group.engine_tuned = list(found.get("tuned", ())) or None
+    shown = ", ".join(lacking[:SHOWN_TASKS]) + (
+        f" and {len(lacking) - SHOWN_TASKS} more" * (len(lacking) > SHOWN_TASKS)
+    )
+    run.warn(
+        f"{run.ranks[source].info}: its table was made with less memory and lacks {len(lacking)} of "
+        f"{len(group.tasks)} tasks, which are measured now: {shown}"
+    )
+
+
+def _worth(found: dict[str, Any], is_complete: bool) -> tuple[Any, ...]:
     header = found["header"]
-    return found["guarded"], found["recorded_at"], header["digest"], found.get("covers", True), len(header["blobs"])
+    return (
+        found["guarded"],
+        is_complete,
+        found["recorded_at"],
+        header["digest"],
+        found.get("covers", True),
+        len(header["blobs"]),
+    )

@@ -105,13 +105,11 @@ class RankProcess:
             if (capability := capability_of(self._fingerprint["arch"])) is not None:
                 check_quantization(self._config.model.quantization, capability)
             workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
-            shrunk: tuple[str, ...] = ()
-            if budget_bytes is not None:
-                workloads, shrunk = fit_buckets(workloads, budget_bytes)
-            skips = self._tuner.prepare(workloads, self._engine.calls())
-            able = runnable(workloads, skips)
-            self._tasks = {task.task_id: task for task in tasks_of(able)}
-            self._key = cache_key(self._config, self._dims, self._fingerprint, digest_of_tasks(able))
+            fitting, shrunk = (workloads, ()) if budget_bytes is None else fit_buckets(workloads, budget_bytes)
+            skips = self._tuner.prepare(fitting, self._engine.calls())
+            self._tasks = {task.task_id: task for task in tasks_of(runnable(fitting, skips))}
+            asked = digest_of_tasks(runnable(workloads, skips))  # free memory is another one at every start
+            self._key = cache_key(self._config, self._dims, self._fingerprint, asked)
             self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
             self._files = rank_files(self._config, self._store, self.info)
             self._prepare_delivery(paths, budget_bytes)

@@ -81,6 +81,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "engine.monitor": "raise",
         "engine.verify_requests": 3,
     },
+    "dimensions that travel": {"model.dimensions": DIMS.model_dump(mode="json") | {"name": "", "hidden_size": 4096}},
     "losing a node": {"cluster.on_node_loss": "shrink"},
     "optimization level": {"autotune.optimization_level": "O1", "autotune.enabled": True},
 }

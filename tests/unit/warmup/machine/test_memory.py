@@ -56,3 +56,37 @@ def test_a_replacement_is_probed_with_its_class_s_budget() -> None:
     driver.kill(1)
     driver.bring_back()
     assert budgets(driver)[-1] == (1, int(10 * GIB * 0.9))
+
+
+def test_a_table_that_less_memory_made_is_completed() -> None:
+    """With room for the largest task again only that one is measured and guarded, and the warning names it."""
+    driver = Driver()
+    table = driver.store(0, 7)
+    largest = table.results.pop()["task_id"]
+    table.verdicts.pop()
+    report = driver.finish()
+    assert report.ready
+    assert driver.measured() == [largest]
+    assert [call.task_id for call in driver.log if getattr(call, "method", "") == "guard"] == [largest]
+    (packed,) = [call for call in driver.log if getattr(call, "method", "") == "pack"]
+    assert len(packed.args["results"]) == len(packed.args["verdicts"]) == 3
+    assert sorted(driver.asked("install")) == [0, 2]
+    assert any(f"lacks 1 of 3 tasks, which are measured now: {largest}" in warning for warning in report.warnings)
+
+
+def test_a_complete_table_is_worth_more_than_a_newer_one() -> None:
+    """Of two guarded tables the one that lacks nothing is served: nothing is measured."""
+    driver = Driver()
+    whole, partial = driver.store(0, 7, at=1.0), driver.store(1, 8, at=2.0)
+    partial.results.pop()
+    report = driver.finish()
+    assert (report.ready, driver.measured(), report.classes[0].digest) == (True, [], whole.digest)
+
+
+def test_a_table_that_more_memory_made_is_a_hit() -> None:
+    """A restart with less free memory finds what it needs, and leaves the larger table as it is."""
+    driver = make_driver({0: 100 * GIB, 1: 10 * GIB, 2: 100 * GIB, 3: 100 * GIB}, 50 * GIB)
+    tables = [driver.store(node, 7) for node in (0, 1)]
+    report = driver.finish()
+    assert (report.ready, driver.measured(), driver.asked("install")) == (True, [], [])
+    assert report.classes[0].digest == tables[0].digest

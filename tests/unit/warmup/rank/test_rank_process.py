@@ -40,6 +40,16 @@ def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> N
         make_rank(0, {"parts": {"arch": "80"}}, model={"name": "qwen3-0.6b", "quantization": "fp8"})
 
 
+def test_a_memory_budget_leaves_the_key_alone(make_rank: RankMaker) -> None:
+    """What is free changes from start to start: the same key, fewer tasks, a word for each size that is left out."""
+    rank = make_rank(autotune={"max_num_batched_tokens": 4096, "max_num_seqs": 4096})
+    whole = rank.described
+    tight = rank.probe(budget_bytes=whole["needs_bytes"] - 1)
+    assert (tight["key"], tight["directory"]) == (whole["key"], whole["directory"])
+    assert 0 < len(tight["tasks"]) < len(whole["tasks"])
+    assert tight["shrunk"]
+
+
 def test_a_workspace_that_cannot_be_made_names_what_to_set(tmp_path: Path) -> None:
     """FlashInfer's import makes its workspace; below a file it cannot, and the error names both settings. Other trouble
     with files is not taken for it."""
