@@ -1,18 +1,27 @@
 """An artifact: one manifest and the blobs that it names, addressed by their sha256.
 
-Packs contents into blobs (zstd where it pays), checks blobs before anything touches a disk, and decodes them within
-the limits that the manifest states. Pure bytes: where they lie is `warmup/store/`'s, which module or cache
-entry they are is `warmup/caches/`'s.
+Packs contents into blobs, checks blobs before anything touches a disk, and decodes them within the bounds of
+`warmup/artifact/compression.py`. Pure bytes: where they lie is `warmup/store/`'s, which module or cache entry they are
+is `warmup/caches/`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ray_warmup.warmup.artifact.compression import Blob as Blob
+from ray_warmup.warmup.artifact.compression import (
+    check_bounds,
+    check_entry,
+    compressed,
+    corrupt,
+    inflated,
+    oversize,
+    prove,
+)
 from ray_warmup.warmup.artifact.manifest import (
     TABLE_NAME,
     BlobEntry,
@@ -24,17 +33,6 @@ from ray_warmup.warmup.artifact.manifest import (
 )
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-Blob = bytes | memoryview
-
-COMPRESSED: frozenset[str] = frozenset({"flashinfer_module", "triton_cache", "cuda_compute_cache"})
-"""Kinds that are stored with zstd; tables stay readable, they are what engines open."""
-LEVEL = 3
-_STEP = 1 << 20
 _MANY_BYTES = 8 << 20
 """From here on blobs are checked by several threads."""
 _THREADS = 4
@@ -82,17 +80,19 @@ def table_content(table: bytes) -> Content:
 
 
 def encode(content: Content) -> tuple[BlobEntry, Blob]:
-    """One content as a stored blob; compressed where its kind is and where that makes it smaller."""
+    """One content as a stored blob. Raises RejectedArtifactError for one that is too large for its kind."""
     data = content.data
-    squeezed = zstd.compress(data, level=LEVEL) if content.kind in COMPRESSED else None
-    packed = squeezed is not None and len(squeezed) < len(data)
-    stored: Blob = squeezed if packed and squeezed is not None else data
+    why = oversize(content.kind, content.path, len(data))
+    if why is not None:
+        raise RejectedArtifactError(f"{why}; it is not packed", path=content.path)
+    squeezed = compressed(content.kind, data)
+    stored: Blob = data if squeezed is None else squeezed
     entry = BlobEntry(
         kind=content.kind,
         path=content.path,
         size=len(stored),
         sha256=sha256(stored),
-        codec="zstd" if packed else "none",
+        codec="none" if squeezed is None else "zstd",
         content_size=len(data),
         content_sha256=sha256(data),
     )
@@ -140,17 +140,19 @@ def decode(entry: BlobEntry, data: Blob) -> bytes:
     when size, frame or content differ.
     """
     _check_size(entry, data)
-    content = bytes(data) if entry.codec == "none" else _inflate(entry, data)
-    if len(content) != entry.content_size or sha256(content) != entry.content_sha256:
-        raise _corrupt(entry, f"decodes to {len(content)} bytes that do not match its digest")
-    return content
+    if entry.codec != "none":
+        return inflated(entry, data)
+    check_entry(entry)
+    if len(data) != entry.content_size or sha256(data) != entry.content_sha256:
+        raise corrupt(entry, f"decodes to {len(data)} bytes that do not match its digest")
+    return bytes(data)
 
 
 def check_blob(entry: BlobEntry, data: Blob) -> None:
     """Refuse stored bytes that are not what the manifest says. Raises CorruptArtifactError."""
     _check_size(entry, data)
     if sha256(data) != entry.sha256:
-        raise _corrupt(entry, "does not match its digest")
+        raise corrupt(entry, "does not match its digest")
 
 
 def verify(
@@ -169,6 +171,7 @@ def verify(
         if digest not in entries:
             raise CorruptArtifactError(f"blob {digest[:16]} is not in the manifest", sha256=digest)
     pairs = [(entries[digest], data) for digest, data in blobs.items()]
+    check_bounds(entry for entry in checked.blobs if entry.sha256 in blobs)
     if sum(len(data) for data in blobs.values()) < _MANY_BYTES:
         for pair in pairs:
             _check_whole(*pair)
@@ -187,39 +190,11 @@ def _check_whole(entry: BlobEntry, data: Blob) -> None:
     """Both digests, each byte hashed once: what is stored as it is has one digest only."""
     check_blob(entry, data)
     if entry.codec != "none":
-        decode(entry, data)
+        prove(entry, data)
     elif (entry.content_sha256, entry.content_size) != (entry.sha256, entry.size):
-        raise _corrupt(entry, "is not compressed, and is said to have another content")
+        raise corrupt(entry, "is not compressed, and is said to have another content")
 
 
 def _check_size(entry: BlobEntry, data: Blob) -> None:
     if len(data) != entry.size:
-        raise _corrupt(entry, f"has {len(data)} bytes instead of {entry.size}")
-
-
-def _inflate(entry: BlobEntry, data: Blob) -> bytes:
-    decompressor = zstd.ZstdDecompressor()
-    parts: list[bytes] = []
-    total = 0
-    chunk: Blob = data
-    try:
-        while not decompressor.eof:
-            part = decompressor.decompress(chunk, max_length=_STEP)
-            chunk = b""
-            total += len(part)
-            if total > entry.content_size:
-                raise _corrupt(entry, f"decodes to more than {entry.content_size} bytes")
-            parts.append(part)
-            if not part and decompressor.needs_input:
-                raise _corrupt(entry, "is truncated")
-    except zstd.ZstdError as error:
-        raise _corrupt(entry, f"is not a zstd frame: {error}") from error
-    if decompressor.unused_data:
-        raise _corrupt(entry, "has bytes after its zstd frame")
-    return b"".join(parts)
-
-
-def _corrupt(entry: BlobEntry, what: str) -> CorruptArtifactError:
-    return CorruptArtifactError(
-        f"blob {entry.kind}/{entry.path} {what}; it was not installed", sha256=entry.sha256, path=entry.path
-    )
+        raise corrupt(entry, f"has {len(data)} bytes instead of {entry.size}")

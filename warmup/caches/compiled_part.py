@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
+from ray_warmup.warmup.artifact.compression import oversize
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import (
     compute_cache,
@@ -22,7 +23,7 @@ from ray_warmup.warmup.caches import (
     tuning_kernels,
 )
 from ray_warmup.warmup.caches.environment import ProcessEnvironment, decide
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import RejectedArtifactError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ class CompiledPart:
         return self._recorder.compilations
 
     def collect_modules(self, libraries: Mapping[str, Path]) -> tuple[Content, ...]:
-        """Compiled modules by name, to be shipped by themselves. Raises OSError, CorruptArtifactError."""
-        return flashinfer_modules.collect(libraries, self._process)
+        """Compiled modules by name, to be shipped by themselves. Raises OSError, an ArtifactError."""
+        return _fitting(flashinfer_modules.collect(libraries, self._process))
 
     def collect(
         self,
@@ -118,7 +119,7 @@ class CompiledPart:
         warnings: list[str] = []
         for kind, room in rooms.items():
             try:
-                contents += room()
+                contents += _fitting(room())
             except (OSError, WarmupError) as error:
                 warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
         return tuple(contents), tuple(warnings)
@@ -157,3 +158,12 @@ class CompiledPart:
             return tuple(stored)
         where = self.environment.compute_cache
         return tuning_kernels.collect(where, self._kernels_before, stored, self._driver, self._max_bytes)
+
+
+def _fitting(contents: tuple[Content, ...]) -> tuple[Content, ...]:
+    """Raises RejectedArtifactError where one is larger than whoever receives it would read."""
+    for content in contents:
+        why = oversize(content.kind, content.path, len(content.data))
+        if why is not None:
+            raise RejectedArtifactError(why, path=content.path)
+    return contents
