@@ -24,14 +24,15 @@ def parse_json(
 ) -> Any:
     """The value that at most `limit` bytes (or characters) stand for.
 
-    `allow_constants`: NaN and Infinity are read, as Python writes them. Raises ValueError with what is wrong.
+    `allow_constants`: NaN and infinities are read, as Python writes them. Raises ValueError with what is wrong.
     """
     if len(data) > limit:
         raise ValueError(f"it has {len(data)} bytes, at most {limit} are read")
     text = data if isinstance(data, str) else bytes(data).decode("utf-8")
     _refuse_depth(text, max_depth)
-    constant = float if allow_constants else _no_constant
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=constant, parse_float=_finite)
+    if allow_constants:
+        return json.loads(text, object_pairs_hook=_unique)
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _refuse_depth(text: str, most: int) -> None:

@@ -10,13 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from ray_warmup.warmup.codec import Tactic, decode, message
+from ray_warmup.warmup.codec import freeze as freeze
 
 Scalar = str | int | float | bool
 TaskOutcome = Literal["tuned", "oom", "no_valid_tactic", "collision"]
 """`collision`: two winners of one task would share one file key, so the op keeps its default."""
 Decision = Literal["kept", "replaced", "slower", "wrong", "crashed", "default", "unguarded"]
 """What the guard decided; see `GuardVerdict.decision`."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=8192)]
+Note = Annotated[str, StringConstraints(max_length=65536)]
+Bucket = Annotated[int, Field(ge=1, le=1 << 24)]
+Count = Annotated[int, Field(ge=0, le=1 << 50)]
+Duration = Annotated[float, Field(ge=0, le=1e7)]
+"""Seconds; no measurement of ours takes four months."""
+Positive = Annotated[float, Field(gt=0, le=1e7)]
+Ratio = Annotated[float, Field(ge=0, le=1e7)]
 
 DEFAULT_TACTIC = -1
 """FlashInfer's number for "the first runner's own heuristic"."""
@@ -94,53 +108,53 @@ class Skip:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Measurement:
     """One tactic of one runner, timed on one task."""
 
-    runner: str
+    runner: Name
     """Class name of FlashInfer's TunableRunner."""
-    tactic: Any
+    tactic: Tactic
     """As FlashInfer writes it to JSON: an int, or a nested list."""
-    median_s: float
-    spread_s: float
+    median_s: Positive
+    spread_s: Duration
     """Half the distance between the quartiles; 0.0 when timed once."""
-    repeats: int
+    repeats: Count
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Choice:
     """The runner and tactic that a task's table entry names."""
 
-    runner: str
-    tactic: Any
+    runner: Name
+    tactic: Tactic
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class TaskResult:
     """What tuning one task gave: everything needed to write, guard, merge or explain its table entry.
 
     At most a few KiB as JSON, so that it travels inline as an event and can be kept as a checkpoint.
     """
 
-    task_id: str
-    op: str
-    bucket: int
+    task_id: Name
+    op: Name
+    bucket: Bucket
     outcome: TaskOutcome
     choice: Choice | None
     """None unless `outcome` is "tuned"."""
-    default_runner: str
-    """Class name of the first runner: what serves when nothing is tuned."""
-    keys: dict[str, str] = field(default_factory=dict)
+    default_runner: Note
+    """Class name of the first runner: what serves when nothing is tuned; empty where it never came to be asked."""
+    keys: dict[Name, Name] = field(default_factory=dict)
     """FlashInfer's file key of this task for each runner class."""
-    policy: tuple[Any, ...] | None = None
+    policy: tuple[Tactic, ...] | None = None
     """The entry's third column (measurement policy), kept as FlashInfer gave it."""
     measurements: tuple[Measurement, ...] = ()
     """Fastest first; at most the shortlist."""
-    elapsed_s: float = 0.0
-    peak_bytes: int = 0
-    rank: int = 0
-    gpu: str = ""
+    elapsed_s: Duration = 0.0
+    peak_bytes: Count = 0
+    rank: Count = 0
+    gpu: Note = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -148,37 +162,28 @@ class TaskResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TaskResult:
-        """The inverse of `to_json`; KeyError or TypeError on anything else."""
-        values = dict(data)
-        choice = values.pop("choice")
-        policy = values.pop("policy")
-        measurements = values.pop("measurements")
-        return cls(
-            choice=None if choice is None else Choice(choice["runner"], freeze(choice["tactic"])),
-            policy=None if policy is None else tuple(policy),
-            measurements=tuple(Measurement(**{**m, "tactic": freeze(m["tactic"])}) for m in measurements),
-            **values,
-        )
+        """The inverse of `to_json`. Raises CorruptArtifactError with field, value and rule."""
+        return decode(cls, data)
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class GuardVerdict:
     """What the guard decided about one task."""
 
-    task_id: str
+    task_id: Name
     decision: Decision
     """kept: the winner is faster and right. replaced: the next best took its place. slower, wrong, crashed:
     no candidate held, the default stays, and this is why the winner went. default: the default had won already."""
     choice: Choice
     """What the table entry names now; the default tactic is `Choice(default_runner, -1)`."""
-    ratio: float
+    ratio: Positive
     """Default's time over the chosen one's, both under the guard's measurement; 1.0 for the default."""
-    winner_ratio: float
+    winner_ratio: Ratio
     """The same for the tuned winner, before the guard's decision."""
-    default_s: float
-    rounds: int
-    note: str = ""
-    rank: int = 0
+    default_s: Duration
+    rounds: Count
+    note: Note = ""
+    rank: Count = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -186,15 +191,8 @@ class GuardVerdict:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> GuardVerdict:
-        """The inverse of `to_json`."""
-        values = dict(data)
-        choice = values.pop("choice")
-        return cls(choice=Choice(choice["runner"], freeze(choice["tactic"])), **values)
-
-
-def freeze(value: Any) -> Any:
-    """A hashable copy of a JSON tactic: lists become tuples."""
-    return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
+        """The inverse of `to_json`. Raises CorruptArtifactError with field, value and rule."""
+        return decode(cls, data)
 
 
 def tasks_of(workloads: tuple[Workload, ...]) -> tuple[Task, ...]:

@@ -176,12 +176,15 @@ def _parse(data: bytes) -> Manifest:
     return _build(document)
 
 
-def parse_json(data: bytes | memoryview, limit: int, what: str) -> Any:
-    """JSON with a size limit, without duplicate names, NaN or bottomless nesting; CorruptArtifactError otherwise."""
+def parse_json(data: bytes | memoryview, limit: int, what: str, *, allow_constants: bool = False) -> Any:
+    """JSON with a size limit, without duplicate names, NaN or bottomless nesting; CorruptArtifactError otherwise.
+
+    `allow_constants`: NaN is read, where a row that holds one is refused by itself.
+    """
     if len(data) > limit:
         raise CorruptArtifactError(f"{what} has {len(data)} bytes, at most {limit} are read", size=len(data))
     try:
-        return strict_json.parse_json(data, limit)
+        return strict_json.parse_json(data, limit, allow_constants=allow_constants)
     except ValueError as error:
         raise CorruptArtifactError(f"{what} is not valid JSON: {str(error)[:200]}", size=len(data)) from error
 

@@ -11,19 +11,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray_warmup.warmup.artifact.file_key import parse_file_key
+from ray_warmup.warmup.artifact.rows import BannedTactic, ReadRows, read_bans
 from ray_warmup.warmup.artifact.table import TunedTable, thaw
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC
 
 Entry = tuple[str, str, str]
 Row = Mapping[str, Any]
-NAMES = ("op", "runner", "tactic")
 NOTE = "its tactic was quarantined afterwards"
 
 
-def believed(rows: Iterable[Row]) -> list[dict[str, str]]:
-    """The rows of a file that are entries; the others are somebody's bytes and left out."""
-    named = ({name: row.get(name) for name in NAMES} for row in rows)
-    return [row for row in named if all(isinstance(value, str) for value in row.values())]  # type: ignore[misc]
+def believed(rows: Iterable[Any]) -> ReadRows[BannedTactic]:
+    """The rows of quarantine files that are entries; the others are somebody's bytes, named and left out."""
+    return read_bans(rows)
 
 
 def entries_of(rows: Iterable[Row]) -> tuple[Entry, ...]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, decode, sha256
-from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, TIMINGS_NAME, BlobEntry, parse_json
+from ray_warmup.warmup.artifact.compression import LIMITS
+from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME, BlobEntry, parse_json
+from ray_warmup.warmup.artifact.rows import ReadRows, TimingRow, read_timing_rows
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import CorruptArtifactError
 
 TIMINGS_VERSION = 1
@@ -16,7 +19,7 @@ TIMINGS_VERSION = 1
 
 def timings_content(
     table: bytes | None,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[TimingRow],
     *,
     strategy: str = "",
     guard: str = "unguarded",
@@ -32,20 +35,20 @@ def timings_content(
         "strategy": strategy,
         "guard": guard,
         "covers": covers,
-        "tasks": list(rows),
+        "tasks": [encode(row) for row in rows],
     }
     return Content("timings", TIMINGS_NAME, (json.dumps(document, sort_keys=True) + "\n").encode())
 
 
-def read_timings(artifact: Artifact) -> list[dict[str, Any]]:
-    """The sidecar's rows when it is of this version and names this artifact's table; empty otherwise."""
+def read_timings(artifact: Artifact) -> ReadRows[TimingRow]:
+    """The sidecar's rows when it is of this version and names this artifact's table; none otherwise."""
     tasks = _sidecar(artifact).get("tasks")
-    return [row for row in tasks if isinstance(row, dict)] if isinstance(tasks, list) else []
+    return read_timing_rows(tasks) if isinstance(tasks, list) else ReadRows()
 
 
-def check_timings(sidecar: bytes, table: BlobEntry | None) -> None:
-    """Refuse a sidecar that is not of this version or not of this table. Raises CorruptArtifactError."""
-    document = parse_json(sidecar, MAX_BLOB_BYTES, TIMINGS_NAME)
+def check_timings(sidecar: bytes | memoryview, table: BlobEntry | None) -> None:
+    """Refuse a sidecar that is not of this version or this table, or has a row that is none. CorruptArtifactError."""
+    document = parse_json(sidecar, LIMITS["timings"], TIMINGS_NAME, allow_constants=True)
     if not isinstance(document, dict) or not isinstance(document.get("tasks"), list):
         raise CorruptArtifactError(f"{TIMINGS_NAME} lists no tasks")
     if document.get("version") != TIMINGS_VERSION:
@@ -54,6 +57,8 @@ def check_timings(sidecar: bytes, table: BlobEntry | None) -> None:
         )
     if document.get("table_sha256") != (sha256(b"") if table is None else table.content_sha256):
         raise CorruptArtifactError(f"{TIMINGS_NAME} belongs to another table")
+    for warning in read_timing_rows(document["tasks"]).warnings(TIMINGS_NAME):
+        raise CorruptArtifactError(warning)
 
 
 def read_coverage(artifact: Artifact) -> str:
@@ -65,7 +70,9 @@ def _sidecar(artifact: Artifact) -> dict[str, Any]:
     entry = next(iter(artifact.manifest.of_kind("timings")), None)
     if entry is None or entry.sha256 not in artifact.blobs:
         return {}
-    document = parse_json(decode(entry, artifact.blobs[entry.sha256]), MAX_BLOB_BYTES, TIMINGS_NAME)
+    document = parse_json(
+        decode(entry, artifact.blobs[entry.sha256]), LIMITS["timings"], TIMINGS_NAME, allow_constants=True
+    )
     table = artifact.manifest.table
     wanted = sha256(b"") if table is None else table.content_sha256
     if not isinstance(document, dict) or document.get("table_sha256") != wanted:

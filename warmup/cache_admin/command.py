@@ -116,7 +116,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, options)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
-    entries = retiming.recorded_entries(read_timings(artifact))
+    entries = retiming.recorded_entries(read_timings(artifact).rows)
     rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))
     drifted = sum(row.drifted for row in rows)
     result = {"path": str(forecast.table_path), "entries": len(entries), "drifted": drifted}

@@ -12,6 +12,7 @@ from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import TaskResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +93,19 @@ def _name(task: tuple[str, tuple[Any, ...], tuple[Any, ...]]) -> str:
 
 
 def _times(artifact: Artifact, table: TunedTable, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
-    for row in read_timings(artifact):
-        result = row.get("result", row)
-        for runner, key in (result.get("keys") or {}).items():
+    for row in read_timings(artifact).rows:
+        for runner, key in row.result.keys.items():
             if key not in table.entries:
                 continue
-            time = _time_of(result, runner, table.entries[key].to_json()[1])
+            time = _time_of(row.result, runner, table.entries[key].tactic)
             if time is not None:
                 yield names[key], time
 
 
-def _time_of(result: Mapping[str, Any], runner: str, tactic: Any) -> float | None:
-    for row in result.get("measurements", ()):
-        if row.get("runner") == runner and row.get("tactic") == tactic:
-            return float(row["median_s"])
+def _time_of(result: TaskResult, runner: str, tactic: Any) -> float | None:
+    for row in result.measurements:
+        if (row.runner, row.tactic) == (runner, tactic):
+            return row.median_s
     return None
 
 

@@ -6,11 +6,12 @@ The tuner's own guard does the timing, on the entry alone. Nothing is written: a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.device.tuner import Tuner
-from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, Task, TaskResult
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Task, TaskResult
 
 TOLERANCE = 0.05
 """A share of the recorded advantage that may be lost before it counts as a drift; repeats differ by half of it."""
@@ -40,17 +41,16 @@ class Recorded:
     ratio: float | None
 
 
-def recorded_entries(rows: Sequence[Mapping[str, Any]]) -> tuple[Recorded, ...]:
+def recorded_entries(rows: Sequence[TimingRow]) -> tuple[Recorded, ...]:
     """The entries behind a table's timings (`read_timings`) that differ from the default."""
     entries = []
     for row in rows:
-        result = TaskResult.from_json(row["result"])
-        verdict = GuardVerdict.from_json(row["verdict"]) if row.get("verdict") else None
+        result, verdict = row.result, row.verdict
         choice = result.choice if verdict is None else verdict.choice
         if result.outcome != "tuned" or choice in (None, Choice(result.default_runner, DEFAULT_TACTIC)):
             continue
-        alone = {**result.to_json(), "choice": {"runner": choice.runner, "tactic": choice.tactic}, "measurements": []}
-        entries.append(Recorded(TaskResult.from_json(alone), None if verdict is None else verdict.ratio))
+        alone = replace(result, choice=choice, measurements=())
+        entries.append(Recorded(alone, None if verdict is None else verdict.ratio))
     return tuple(entries)
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.rows import read_results
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.rank.partial_results import believed
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Task
 
@@ -70,15 +70,14 @@ def _newest_stores(directory: Path) -> list[Path]:
 
 def _of_store(store: NodeStore, wanted: frozenset[str]) -> dict[str, float]:
     found: dict[str, float] = {}
-    rows = believed(store.load_partial(), wanted)
+    rows = list(read_results(store.load_partial(), wanted).rows)
     try:
         _, manifest = store.current()
         blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.of_kind("timings")}
-        rows += believed((row.get("result", {}) for row in read_timings(Artifact(manifest, blobs))), wanted)
+        rows += [row.result for row in read_timings(Artifact(manifest, blobs)).rows if row.result.task_id in wanted]
     except (OSError, WarmupError) as error:
         logger.debug("no timings in %s: %s", store.directory, error)
     for row in rows:
-        seconds = row.get("elapsed_s")
-        if isinstance(seconds, float) and 0 < seconds < float("inf"):
-            found.setdefault(row["task_id"], seconds)
+        if row.elapsed_s > 0:
+            found.setdefault(row.task_id, row.elapsed_s)
     return found

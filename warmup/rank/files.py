@@ -9,9 +9,11 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
+from ray_warmup.warmup.artifact.rows import ReadRows, read_results
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.rank.partial_results import believed
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +47,11 @@ class RankFiles:
         except StoreError as error:
             logger.warning("%s: its marker stays until the store is pruned: %s", self._who, error)
 
-    def finished(self, task_ids: Collection[str]) -> list[dict[str, Any]]:
+    def finished(self, task_ids: Collection[str]) -> ReadRows[TaskResult]:
         """What runs that did not finish left of these tasks."""
-        self._finished = believed(self._store.load_partial(), task_ids)
-        return list(self._finished)
+        found = read_results(self._store.load_partial(), task_ids)
+        self._finished = [encode(result) for result in found.rows]
+        return found
 
     def keep_result(self, result: dict[str, Any]) -> None:
         """Add a finished task, so that a new run resumes from it."""

@@ -10,9 +10,11 @@ from typing import Any, Literal
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import GuardSummary, Manifest
+from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME, GuardSummary, Manifest
+from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import TABLE_NAME, parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import ArtifactError
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
@@ -33,7 +35,7 @@ def make_artifact(
     decided = [str(verdict.decision) for verdict in verdicts.values()]
     counts = tuple((name, decided.count(name)) for name in sorted(set(decided)))
     state: Literal["guarded", "unguarded"] = "guarded" if guarded else "unguarded"
-    rows = [row_of(result, verdicts) for result in results]
+    rows = [TimingRow(result, verdicts.get(result.task_id)) for result in results]
     return pack(
         [table_content(table), timings_content(table, rows, strategy=strategy, guard=state, covers=covers), *compiled],
         key=key.as_dict(),
@@ -43,12 +45,6 @@ def make_artifact(
         strategy=strategy,
         guard=GuardSummary(state, counts),
     )
-
-
-def row_of(result: TaskResult, verdicts: Mapping[str, GuardVerdict]) -> dict[str, Any]:
-    """One line of the sidecar: a task's result, and the guard's verdict where there is one."""
-    verdict = verdicts.get(result.task_id)
-    return {"result": result.to_json(), "verdict": None if verdict is None else verdict.to_json()}
 
 
 def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
@@ -85,13 +81,14 @@ def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tup
     return merged[TABLE_NAME], tuple(Content("sparse_mla", file.name, file.content) for file in files), ()
 
 
-def history_of(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
-    """Results and verdicts that a found artifact's sidecar holds, and the files that were tuned with an engine."""
-    rows = read_timings(artifact)
+def history_of(artifact: Artifact) -> dict[str, list[Any]]:
+    """Results and verdicts of a found artifact's sidecar, files that were tuned with an engine, and `refused` rows."""
+    found = read_timings(artifact)
     return {
-        "results": [row["result"] for row in rows],
-        "verdicts": [row["verdict"] for row in rows if row.get("verdict")],
+        "results": [encode(row.result) for row in found.rows],
+        "verdicts": [encode(row.verdict) for row in found.rows if row.verdict is not None],
         "tuned": [{"name": c.path, "content": bytes(c.data).decode()} for c in artifact.contents("sparse_mla")],
+        "refused": list(found.warnings(TIMINGS_NAME)),
     }
 
 
@@ -100,7 +97,7 @@ def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> 
     manifest, table = found.manifest, found.table
     assert table is not None
     sidecar = timings_content(
-        table, read_timings(found), strategy=manifest.strategy, guard=manifest.guard.state, covers=covers
+        table, read_timings(found).rows, strategy=manifest.strategy, guard=manifest.guard.state, covers=covers
     )
     return pack(
         [table_content(table), sidecar, *found.contents("sparse_mla"), *compiled],

@@ -21,6 +21,8 @@ from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.quarantine import believed, entries_of
+from ray_warmup.warmup.artifact.rows import ReadRows
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
@@ -127,12 +129,15 @@ class RankProcess:
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
         """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
         with self._busy("lookup"):
-            quarantine = believed(self._store.load_quarantine())
+            banned = believed(self._store.load_quarantine())
+            quarantine = [encode(ban) for ban in banned.rows]
             self._tuner.keep_away(entries_of(quarantine))
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
             problem = self._files.leave_marker(token)
             if self._config.cache.persistent:
                 self._delivery.hold_store()
+            finished: ReadRows[TaskResult] = ReadRows() if retune else self._files.finished(self._tasks)
+            refused = (*banned.warnings("quarantine"), *finished.warnings("finished tasks of earlier runs"))
             answer: dict[str, Any] = {
                 "hit": found.hit,
                 "reason": found.reason,
@@ -140,13 +145,15 @@ class RankProcess:
                 "recorded_at": found.recorded_at,
                 "results": [],
                 "verdicts": [],
-                "partial": [] if retune else self._files.finished(self._tasks),
+                "partial": [encode(result) for result in finished.rows],
                 "header": None,
                 "quarantine": quarantine,
-                "warnings": [*found.warnings, *([problem] if problem else [])],
+                "warnings": [*found.warnings, *([problem] if problem else []), *refused],
             }
             if found.hit and found.manifest is not None and found.table is not None:
-                answer |= self._delivery.found(found.manifest, found.table)
+                history = self._delivery.found(found.manifest, found.table)
+                answer["warnings"] += history.pop("refused", [])
+                answer |= history
             elif found.hit:
                 answer |= {"hit": False, "reason": "the stored artifact says that nothing was tunable"}
             return answer

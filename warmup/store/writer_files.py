@@ -20,6 +20,8 @@ from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 logger = logging.getLogger(__name__)
 
 LIMIT = 64 << 20
+SCHEMA_VERSION = 1
+"""Raised when rows mean something else. A file of any other version is left as it is and named."""
 Row = dict[str, Any]
 
 
@@ -35,7 +37,7 @@ class WriterFiles:
 
     def save(self, rows: Sequence[Row]) -> Path:
         """Replace this writer's rows atomically. Raises StoreError."""
-        data = json.dumps({"schema_version": 1, "rows": list(rows)}, sort_keys=True).encode()
+        data = json.dumps({"schema_version": SCHEMA_VERSION, "rows": list(rows)}, sort_keys=True).encode()
         publish_bytes(self._own, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
         return self._own
 
@@ -78,18 +80,23 @@ class WriterFiles:
     def _rows(self, path: Path) -> list[Row]:
         try:
             identity = _identity(path)
-            document = parse_json(read_regular(path, LIMIT), LIMIT, str(path))
+            document = parse_json(read_regular(path, LIMIT), LIMIT, str(path), allow_constants=True)
         except FileNotFoundError:
             return []
         except (StoreError, CorruptArtifactError) as error:
             logger.warning("%s; its rows are left out", error)
             return []
         rows = document.get("rows") if isinstance(document, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if not isinstance(rows, list):
             logger.warning("%s holds no rows; it is left out", path)
             return []
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION or isinstance(version, bool):
+            said = (path, version, SCHEMA_VERSION)
+            logger.warning("%s has schema version %r, this version reads %d; its rows are left out", *said)
+            return []
         self._seen[path] = identity
-        return rows
+        return [row for row in rows if isinstance(row, dict)]
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -9,9 +9,12 @@ import pytest
 from backports import zstd
 
 from ray_warmup.warmup.artifact.artifact import Content, check_blob, decode, encode, sha256, verify
+from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
-from tests.artifacts import KEY, make_artifact, table_bytes
+from tests.artifacts import KEY, make_artifact, make_result, table_bytes
+
+ROW = TimingRow(make_result())
 
 
 def test_contents_come_back() -> None:
@@ -102,19 +105,19 @@ def test_timings_count_only_for_their_own_table() -> None:
     table = table_bytes(1)
     right, wrong = (
         make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table), sidecar])
-        for sidecar in (timings_content(table, [{"a": 1}]), timings_content(b"another", [{"a": 1}]))
+        for sidecar in (timings_content(table, [ROW]), timings_content(b"another", [ROW]))
     )
 
-    assert read_timings(right) == [{"a": 1}]
-    assert read_timings(wrong) == []
+    assert read_timings(right).rows == (ROW,)
+    assert read_timings(wrong).rows == ()
 
 
 def test_timings_of_another_version_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sidecar whose rows may mean something else is no history, and one without a version neither."""
-    sidecar = timings_content(table_bytes(1), [{"a": 1}])
+    sidecar = timings_content(table_bytes(1), [ROW])
     artifact = make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table_bytes(1)), sidecar])
     monkeypatch.setattr("ray_warmup.warmup.artifact.timings.TIMINGS_VERSION", 2)
-    assert read_timings(artifact) == []
+    assert read_timings(artifact).rows == ()
 
 
 def test_timings_say_how_they_were_made() -> None:

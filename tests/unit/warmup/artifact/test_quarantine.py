@@ -6,6 +6,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import believed, entries_of, named_by, serves_none_of, spared, spared_verdict
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
+from ray_warmup.warmup.codec import encode
 from tests.fakes import METADATA
 
 BAD = {"op": "bf16_gemm", "runner": "R", "tactic": "[1, 2]"}
@@ -37,8 +38,13 @@ def test_rows_that_are_no_entries_are_left_out() -> None:
     """A row without one of the names, or with something else than text, quarantines nothing."""
     rows = [BAD | {"gpu": "H200"}, {"op": "bf16_gemm", "runner": "R"}, BAD | {"tactic": 3}, {}]
 
-    assert believed(rows) == [BAD]
-    assert entries_of(believed(rows)) == (("bf16_gemm", "R", "[1, 2]"),)
+    found = believed(rows)
+    assert [encode(ban) for ban in found.rows] == [BAD]
+    assert [reason.partition(": ")[2] for reason in found.refused] == [
+        "tactic: Field required",
+        "tactic: 3: Input should be a valid string",
+        "op: Field required (2 more)",
+    ]
 
 
 def test_a_table_that_names_one_is_found() -> None:

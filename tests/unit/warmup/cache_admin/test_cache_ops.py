@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, sha256, table_content
+from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
@@ -31,6 +32,7 @@ from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.generations import hide
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 from tests.artifacts import make_artifact, table_bytes
 
 DAY = 86_400.0
@@ -43,20 +45,19 @@ def file_key(runner: str, m: int) -> str:
     return f"('gemm', {runner!r}, (({m}, 64), (64, 32)), ())"
 
 
+def timed(m: int, tactic: int) -> TaskResult:
+    """A task that was timed with as many microseconds as its tactic says."""
+    keys, measured = {"Direct": file_key("Direct", m)}, Measurement("Direct", tactic, tactic / 1e6, 0.0, 3)
+    return TaskResult(
+        f"gemm@{m}", "gemm", m, "tuned", Choice("Direct", tactic), "Direct", keys, measurements=(measured,)
+    )
+
+
 def tuned(tactics: dict[int, int], key: dict[str, str], made_at: float = NOW, module: bytes = b"module") -> Artifact:
     """An artifact with a valid table: one entry for each M, its tactic, and a time of tactic microseconds."""
     entries = {file_key("Direct", m): Entry("Direct", tactic) for m, tactic in tactics.items()}
     table = TunedTable(METADATA, entries, {}).to_bytes()
-    rows = [
-        {
-            "result": {
-                "keys": {"Direct": file_key("Direct", m)},
-                "measurements": [{"runner": "Direct", "tactic": tactic, "median_s": tactic / 1e6}],
-            },
-            "verdict": None,
-        }
-        for m, tactic in tactics.items()
-    ]
+    rows = [TimingRow(timed(m, tactic)) for m, tactic in tactics.items()]
     contents = [table_content(table), timings_content(table, rows), Content("flashinfer_module", "g/g.so", module)]
     fingerprint = {"flashinfer_version": "0.7.2.post1", "arch": "90a"}
     return make_artifact(

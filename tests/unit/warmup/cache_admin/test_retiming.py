@@ -11,6 +11,7 @@ import pytest
 
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.artifact.artifact import table_content
+from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
@@ -26,13 +27,13 @@ from tests.script import SCRIPT_VARIABLE, read_script
 TASKS = tasks_for(make_workload())
 
 
-def row(task: Task, decision: str = "kept", ratio: float = 2.0, default: bool = False) -> dict[str, Any]:
+def row(task: Task, decision: str = "kept", ratio: float = 2.0, default: bool = False) -> TimingRow:
     """One row of a table's timings, as the scripted tuner measures it."""
     result = ScriptedTuner({}).tune(task)
     assert result.choice is not None
     choice = Choice(result.default_runner, -1) if default else result.choice
     verdict = GuardVerdict(task.task_id, decision, choice, ratio, ratio, 1e-4, 5)  # type: ignore[arg-type]
-    return {"result": result.to_json(), "verdict": verdict.to_json()}
+    return TimingRow(result, verdict)
 
 
 class OneVerdict(ScriptedTuner):
@@ -50,9 +51,9 @@ class OneVerdict(ScriptedTuner):
 
 def test_entries_are_what_the_table_serves() -> None:
     """Defaults are left out, a replaced winner is timed as it stands in the table, unguarded rows have no ratio."""
-    other = {**row(TASKS[1])}
-    other["verdict"] = {**other["verdict"], "choice": {"runner": "FastRunner", "tactic": 99}}
-    unguarded = {**row(TASKS[2]), "verdict": None}
+    other, unguarded = row(TASKS[1]), replace(row(TASKS[2]), verdict=None)
+    assert other.verdict is not None
+    other = replace(other, verdict=replace(other.verdict, choice=Choice("FastRunner", 99)))
     entries = recorded_entries([row(TASKS[0]), other, unguarded, row(TASKS[3], default=True)])
 
     assert [entry.ratio for entry in entries] == [2.0, 2.0, None]
@@ -113,7 +114,7 @@ def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
     results = [tuner.tune(task) for task in tasks_of(told.workloads)]
     table = tuner.table(results, [])
     assert table is not None
-    rows = [{"result": result.to_json(), "verdict": None} for result in results]
+    rows = [TimingRow(result) for result in results]
     contents = [table_content(table), timings_content(table, rows)]
     artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
     NodeStore(told.table_path.parent).publish(artifact)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.artifact.artifact import table_content
+from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
 from ray_warmup.warmup.rank.costs import MAX_STORES, learned_costs, recorded_seconds
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult, Workload
-from tests.artifacts import make_artifact
+from tests.artifacts import file_key, make_artifact
 
 
 def task(op: str, k: int, bucket: int) -> Task:
@@ -29,14 +29,17 @@ TASKS = (SMALL, LARGE, OTHER, FOREIGN)
 
 def row(of: Task, seconds: Any) -> dict[str, Any]:
     """A finished task as it is kept on disk."""
-    result = TaskResult(of.task_id, "a", of.bucket, "tuned", Choice("R", 1), "R", {"R": "key"}, elapsed_s=seconds)
+    keys = {"R": file_key("a", "R", of.bucket)}
+    result = TaskResult(of.task_id, "a", of.bucket, "tuned", Choice("R", 1), "R", keys, elapsed_s=seconds)
     return dict(json.loads(json.dumps(result.to_json())))
 
 
 def publish(directory: Path, *rows: dict[str, Any], at: float = 1.0) -> None:
     """A store whose current artifact has a sidecar with these rows."""
     table = b"{}"
-    sidecar = timings_content(table, [{"result": found, "verdict": None} for found in rows])
+    document = json.loads(timings_content(table, []).data)
+    document["tasks"] = [{"result": found, "verdict": None} for found in rows]
+    sidecar = Content("timings", "timings.json", json.dumps(document).encode())
     NodeStore(directory).publish(make_artifact(contents=[table_content(table), sidecar]))
     os.utime(directory / "current", (at, at))
 

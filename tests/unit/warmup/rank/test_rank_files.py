@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.store.node_store import NodeStore
-from tests.unit.warmup.rank.test_partial_results import ROW
+from tests.artifacts import make_result
+
+ROW = encode(make_result())
 
 
 def make_files(directory: Path, *, results: bool = True, quarantine: bool = True) -> RankFiles:
@@ -21,11 +24,11 @@ def test_results_are_found_by_the_next(tmp_path: Path) -> None:
     """A second process reads what the first one finished, and adds to it instead of replacing it."""
     make_files(tmp_path).keep_result(ROW)
     second = make_files(tmp_path)
-    assert second.finished({"a@1", "b@1"}) == [ROW]
+    assert second.finished({"a@1", "b@1"}).rows == (make_result(),)
     other = {**ROW, "task_id": "b@1"}
     second.keep_result(other)
     found = make_files(tmp_path).finished({"a@1", "b@1"})
-    assert sorted(row["task_id"] for row in found) == ["a@1", "b@1"]
+    assert sorted(row.task_id for row in found.rows) == ["a@1", "b@1"]
 
 
 def test_what_is_not_to_be_kept_is_not_written(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
+from ray_warmup.warmup.cache_admin.views import verify_store
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.lone_rank import RankMaker, as_json, tasks_of, tune
 
@@ -126,3 +129,47 @@ def test_a_marker_that_cannot_be_removed_does_not_stop_the_run(make_rank: RankMa
     markers.write_text("a file now")
     assert process.compile() == {"built": [], "missing": []}
     process.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"outcome": "v2"}, "TimingRow: result: Field required"),
+        ({"result": {"task_id": 3}}, "result.task_id: 3: Input should be a valid string"),
+        ({"verdict": {"ratio": float("nan")}}, "TimingRow: result: Field required"),
+        (7, "TimingRow: the whole: 7: "),
+    ],
+)
+def test_a_broken_line_of_a_sidecar_costs_itself_alone(make_rank: RankMaker, line: Any, words: str) -> None:
+    """The table is found, with the other lines, and the broken one is named; `cache verify` finds it, too."""
+    process = make_rank(0)
+    process.install(*tune(process))
+    store = NodeStore(process.directory)
+    artifact, lease = store.load_artifact()
+    lease.release()
+    (sidecar,) = artifact.contents("timings")
+    document = json.loads(bytes(sidecar.data))
+    lines = len(document["tasks"])
+    document["tasks"].append(line)
+    contents = [table_content(artifact.table or b""), Content("timings", sidecar.path, json.dumps(document).encode())]
+    manifest = artifact.manifest
+    about = {"key_sha256": manifest.key_sha256, "fingerprint": dict(manifest.fingerprint), "created_at": 2.0}
+    store.publish(pack(contents, key=dict(manifest.key), strategy="leader", guard=manifest.guard, **about))
+
+    answer = make_rank(1).lookup("run-00001", retune=False)
+
+    assert (answer["hit"], len(answer["results"])) == (True, lines), answer["reason"]
+    assert [w for w in answer["warnings"] if f"timings.json: 1 of {lines + 1} rows is refused" in w and words in w]
+    assert any("rows is refused" in problem for problem in verify_store(process.directory).problems)
+
+
+def test_a_refused_row_of_an_earlier_run_is_told(make_rank: RankMaker) -> None:
+    """Its task is measured again, which somebody who waits for it wants to know."""
+    process = make_rank(1)
+    good = process.tune(tasks_of(process)[0])
+    (file,) = (process.directory / "partial").iterdir()
+    late = {**as_json(good), "task_id": tasks_of(process)[1], "measurements": [{"median_s": None}]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rows": [as_json(good), late]}))
+    answer = make_rank(0).lookup("run-00000", retune=False)
+    assert [row["task_id"] for row in answer["partial"]] == [good["task_id"]]
+    assert [w for w in answer["warnings"] if "1 of 2 rows is refused" in w and "measurements.0.runner" in w]
