@@ -6,7 +6,6 @@ Bytes that come in are checked here before anything else sees them. Which rank d
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_manifest
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_coverage
 from ray_warmup.warmup.device.tuner import Tuner
+from ray_warmup.warmup.disk.memory_file import memory_file
 from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
@@ -222,13 +222,8 @@ class Delivery:
     def _load(self, table: bytes, *, from_file: bool) -> dict[str, Any]:
         if from_file:
             return self._tuner.load(self._store.table_path, self._tasks).to_json()
-        fd = os.memfd_create("autotune_configs")
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(table)
-            return self._tuner.load(Path(f"/proc/self/fd/{fd}"), self._tasks).to_json()
-        finally:
-            os.close(fd)
+        with memory_file("autotune_configs", table) as path:
+            return self._tuner.load(path, self._tasks).to_json()
 
     def _file(self, path: Path) -> dict[str, Any]:
         data = path.read_bytes()

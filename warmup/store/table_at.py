@@ -1,0 +1,113 @@
+"""The bytes of a table file that an engine is about to load, checked against what its store says belongs there.
+
+A file that was changed in place, by an engine that saved into it for example, is put back from the store; where it
+cannot be, the right bytes are given all the same, and a note. A file that lies in no store is taken as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.quarantine import believed, entries_of, named_by
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TABLE_NAME, parse_table
+from ray_warmup.warmup.codec import encode
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_named
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 5
+_PAUSE_S = 0.02
+"""A publisher replaces `current` first and the table right after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableAt:
+    """What may be loaded for a path."""
+
+    data: bytes
+    on_disk: bool
+    """The file holds these bytes."""
+    notes: tuple[str, ...] = ()
+
+
+def read_table_at(path: Path) -> TableAt:
+    """The table that belongs at `path`, which is named by a user and may be a link.
+
+    Raises StoreError where the file or its store cannot be read, or where the table names a quarantined tactic;
+    an ArtifactError for bytes that are no table.
+    """
+    data = read_named(path, MAX_TABLE_BYTES)
+    store = _store_of(path)
+    found = TableAt(data, True) if store is None else _of_store(store, path, data)
+    if store is not None:
+        _refuse_quarantined(store, found.data)
+    return found
+
+
+def quarantined(store: NodeStore, table: bytes) -> str | None:
+    """Why a table may not be served: it names a tactic that is quarantined beside it. Raises an ArtifactError."""
+    banned = believed(store.load_quarantine())
+    for warning in banned.warnings(f"quarantine of {store.directory}"):
+        logger.warning("%s", warning)
+    return named_by(parse_table(table), entries_of([encode(ban) for ban in banned.rows]))
+
+
+def _store_of(path: Path) -> NodeStore | None:
+    """The store that the file is the table of; None for a lone file, an open one included."""
+    real = path.resolve()
+    try:
+        is_in_store = real.name == TABLE_NAME and stat.S_ISREG((real.parent / "current").lstat().st_mode)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: its store cannot be asked: {error.strerror or error}", path=str(path)) from error
+    return NodeStore(real.parent) if is_in_store else None
+
+
+def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
+    for attempt in range(_ATTEMPTS):
+        try:
+            _, manifest = store.current()
+            entry = manifest.table
+            if entry is not None and sha256(data) == entry.content_sha256:
+                return TableAt(data, True)
+            wanted = store.table_of(manifest)
+        except FileNotFoundError as error:  # pruned or replaced while it was read
+            if attempt == _ATTEMPTS - 1:
+                raise StoreError(f"{path}: its store lacks the table of its current generation: {error}") from error
+        else:
+            if attempt == _ATTEMPTS - 1:
+                return _restored(store, path, wanted)
+        time.sleep(_PAUSE_S)
+        data = read_named(path, MAX_TABLE_BYTES)
+    raise AssertionError("unreachable")
+
+
+def _restored(store: NodeStore, path: Path, wanted: bytes | None) -> TableAt:
+    """The file is not the one that its store names: put that back."""
+    if wanted is None:
+        raise CorruptArtifactError(f"{path}: its store has no table, so this one is somebody else's", path=str(path))
+    mode = stat.S_IMODE(store.generations.pointer_path.stat().st_mode)
+    said = f"{path} was not the table of its store's current generation (an engine saved into it?)"
+    try:
+        publish_bytes(store.table_path, wanted, file_mode=mode)
+    except StoreError as error:
+        return TableAt(wanted, False, (f"{said}; the right one is served, and could not be put back: {error}",))
+    return TableAt(wanted, True, (f"{said}; put back",))
+
+
+def _refuse_quarantined(store: NodeStore, table: bytes) -> None:
+    why = quarantined(store, table)
+    if why is not None:
+        raise StoreError(
+            f"{store.table_path}: {why}: it hung or took its process with it; run the warmup again",
+            path=str(store.table_path),
+        )
