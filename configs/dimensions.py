@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
+from ray_warmup.configs.agreement import check_dtype, check_weights
 from ray_warmup.configs.model import ModelDims, check_parallel, load_model
 from ray_warmup.configs.schema import WarmupConfig
+
+logger = logging.getLogger(__name__)
 
 
 def dimensions_of(config: WarmupConfig) -> ModelDims:
@@ -12,8 +17,15 @@ def dimensions_of(config: WarmupConfig) -> ModelDims:
 
 
 def with_dimensions(config: WarmupConfig) -> WarmupConfig:
-    """The same configuration with its model's dimensions, which fit its parallel sizes. Raises ConfigError."""
+    """The same configuration with its model's dimensions, which fit its parallel sizes, quantization and dtype.
+
+    Raises ConfigError.
+    """
     model = config.model
     dims = dimensions_of(config)
+    for note in dims.notes if model.dimensions is None else ():
+        logger.warning("%s", note)
     check_parallel(dims, tp=model.tensor_parallel_size, pp=model.pipeline_parallel_size, ep=model.expert_parallel_size)
+    check_weights(dims, model.quantization)
+    check_dtype(dims, model.dtype)
     return config.model_copy(update={"model": model.model_copy(update={"dimensions": dims})})

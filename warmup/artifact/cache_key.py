@@ -76,7 +76,7 @@ def cache_key(config: WarmupConfig, dims: ModelDims, fingerprint: Fingerprint, t
 def asked_parts(config: WarmupConfig, dims: ModelDims) -> tuple[tuple[str, str], ...]:
     """What was asked, as far as it can change a kernel choice."""
     model, autotune = config.model, config.autotune
-    shape = dims.model_dump(mode="json", exclude={"name"})
+    shape = dims.model_dump(mode="json", exclude={"name"}, exclude_none=True)
     return (
         ("model", json.dumps(shape, sort_keys=True)),
         ("tensor_parallel_size", str(model.tensor_parallel_size)),

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
-from ray_warmup.warmup.workloads.modules import uses_tensor_cores
+from ray_warmup.warmup.workloads.modules import has_window, uses_tensor_cores
 
 WORKSPACE_BYTES = 128 << 20
 MAX_CONTEXT = 1024
@@ -118,8 +118,8 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
         return (modules.gen_batch_mla_module("fa2", dtype, dtype, dtype, index, *widths, False),)
     shape = (dtype, dtype, dtype, index, int(workload.param("head_dim")), int(workload.param("head_dim")), 0)
     if workload.op == "paged_decode" and not uses_tensor_cores(workload):
-        return (modules.gen_batch_decode_module(*shape, False, False),)
-    return (modules._gen_batch_prefill_primary_module("fa2", *shape, False, False, False),)
+        return (modules.gen_batch_decode_module(*shape, has_window(workload), False),)
+    return (modules._gen_batch_prefill_primary_module("fa2", *shape, has_window(workload), False, False),)
 
 
 def _batch(workload: Workload, tokens: int, device: str, seed: int) -> Batch:
@@ -152,10 +152,14 @@ def _prefill(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
         batch.last_page_lens(),
         *_head_shape(workload, batch),
         causal=True,
+        window_left=_window_left(workload),
         q_data_type=query.dtype,
         kv_data_type=cache.dtype,
     )
-    return AttentionCall((query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch))
+    window = _window_left(workload)
+    return AttentionCall(
+        (query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch, window)
+    )
 
 
 def _decode(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
@@ -170,10 +174,14 @@ def _decode(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
         batch.pages,
         batch.last_page_lens(),
         *_head_shape(workload, batch),
+        window_left=_window_left(workload),
         q_data_type=query.dtype,
         kv_data_type=cache.dtype,
     )
-    return AttentionCall((query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch))
+    window = _window_left(workload)
+    return AttentionCall(
+        (query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch, window)
+    )
 
 
 def _latent(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
@@ -227,11 +235,16 @@ def _head_shape(workload: Workload, batch: Batch) -> tuple[int, int, int, int]:
     return heads, kv_heads, width, batch.page_size
 
 
-def _grouped(query: Any, cache: Any, batch: Batch) -> Any:
-    return _attended(query, cache[:, 0], cache[:, 1], batch, query.shape[-1] ** -0.5)
+def _window_left(workload: Workload) -> int:
+    """FlashInfer's word for a window: the tokens before a query that it still sees; -1 for all."""
+    return int(workload.param("window")) - 1 if has_window(workload) else -1
 
 
-def _attended(query: Any, keys: Any, values: Any, batch: Batch, scale: float) -> Any:
+def _grouped(query: Any, cache: Any, batch: Batch, window_left: int = -1) -> Any:
+    return _attended(query, cache[:, 0], cache[:, 1], batch, query.shape[-1] ** -0.5, window_left)
+
+
+def _attended(query: Any, keys: Any, values: Any, batch: Batch, scale: float, window_left: int = -1) -> Any:
     """Causal attention in float32; keys and values are caches [pages, page_size, kv_heads, width]."""
     import torch
 
@@ -243,8 +256,11 @@ def _attended(query: Any, keys: Any, values: Any, batch: Batch, scale: float) ->
             batch.rows(index, cache).float().transpose(0, 1).repeat_interleave(group, dim=0) for cache in (keys, values)
         )
         scores = own @ key.transpose(1, 2) * scale
-        future = torch.ones(q_len, kv_len, dtype=torch.bool, device=scores.device).triu(kv_len - q_len + 1)
-        outputs.append((scores.masked_fill_(future, float("-inf")).softmax(-1) @ value).transpose(0, 1))
+        everything = torch.ones(q_len, kv_len, dtype=torch.bool, device=scores.device)
+        hidden = everything.triu(kv_len - q_len + 1)
+        if window_left >= 0:
+            hidden |= everything.tril(kv_len - q_len - window_left - 1)
+        outputs.append((scores.masked_fill_(hidden, float("-inf")).softmax(-1) @ value).transpose(0, 1))
         begin += q_len
     return torch.cat(outputs)
 

@@ -156,10 +156,11 @@ def gemms(dims: ModelDims, split: Split, dtype: str, quantization: str) -> Itera
     stage = f"pipeline stage {split.pp_stage} of {split.pp}"
     for name, k, n in _attention_gemms(dims, split.tp):
         yield gemm(name, k, n, dtype, quantization, stage)
-    if not dims.is_moe or layers.start < dims.first_dense_layers:
+    dense = dims.dense_of(layers)
+    if dense:
         yield gemm("gate_up_proj", dims.hidden_size, 2 * dims.intermediate_size // split.tp, dtype, quantization, stage)
         yield gemm("down_proj", dims.intermediate_size // split.tp, dims.hidden_size, dtype, quantization, stage)
-    if dims.is_moe and layers.stop > dims.first_dense_layers:
+    if len(dense) < len(layers):
         yield gemm("router", dims.hidden_size, dims.num_experts, dtype, "none", stage)
         if dims.num_shared_experts:
             width = dims.num_shared_experts * dims.moe_intermediate_size // split.tp
@@ -194,7 +195,7 @@ def cpu_gemm(workload: Workload) -> Workload:
 def fused_moe(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
     """The two tuned GEMMs inside one fused MoE call; both are made by the same call with the same inputs."""
     layers = layers_of_stage(dims.num_hidden_layers, split.pp, split.pp_stage)
-    if not dims.is_moe or layers.stop <= dims.first_dense_layers:
+    if len(dims.dense_of(layers)) == len(layers):
         return
     params = _params(
         num_experts=dims.num_experts,
@@ -220,17 +221,20 @@ def fused_moe(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
 
 
 def attention(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
-    """Paged prefill and decode; latent attention uses its own kernel for both."""
+    """Paged prefill and decode, for each window that the stage has; latent attention has a kernel of its own."""
     heads = dims.num_attention_heads // split.tp
     if dims.is_mla:
         params = _params(heads=heads, head_dim_ckv=dims.kv_lora_rank, head_dim_kpe=dims.qk_rope_head_dim, page_size=16)
-        ops = (("mla_prefill", "mla_prefill"), ("mla_decode", "mla_decode"))
-    else:
-        kv_heads = max(1, dims.num_key_value_heads // split.tp)
-        params = _params(heads=heads, kv_heads=kv_heads, head_dim=dims.head_dim, page_size=16)
-        ops = (("paged_prefill", "paged_prefill"), ("paged_decode", "paged_decode"))
-    for name, op in ops:
-        yield Workload(name, "attention", op, "fa2", dtype, params, (), tunable=False)
+        for op in ("mla_prefill", "mla_decode"):
+            yield Workload(op, "attention", op, "fa2", dtype, params, (), tunable=False)
+        return
+    kv_heads = max(1, dims.num_key_value_heads // split.tp)
+    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": dims.head_dim, "page_size": 16}
+    for window in dims.windows_of(layers_of_stage(dims.num_hidden_layers, split.pp, split.pp_stage)):
+        params = _params(**shape) if window is None else _params(**shape, window=window)
+        for op in ("paged_prefill", "paged_decode"):
+            name = op if window is None else f"{op}_window"
+            yield Workload(name, "attention", op, "fa2", dtype, params, (), tunable=False)
 
 
 def pointwise(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
@@ -278,7 +282,7 @@ def _attention_gemms(dims: ModelDims, tp: int) -> Iterator[tuple[str, int, int]]
     yield "o_proj", heads * dims.v_head_dim, hidden
 
 
-_PER_SEQUENCE = frozenset({"lm_head", "paged_decode", "mla_decode", "sampling"})
+_PER_SEQUENCE = frozenset({"lm_head", "paged_decode", "paged_decode_window", "mla_decode", "sampling"})
 
 
 def _limited(workload: Workload, split: Split, wanted: Sequence[int] | None, skip_ops: Collection[str]) -> Workload:

@@ -50,8 +50,13 @@ def uses_tensor_cores(workload: Workload) -> bool:
     return int(workload.param("heads")) // int(workload.param("kv_heads")) >= MIN_GROUP_FOR_TENSOR_CORES
 
 
+def has_window(workload: Workload) -> bool:
+    """Whether attention looks back only so far: FlashInfer compiles a module of its own for that."""
+    return "window" in dict(workload.params)
+
+
 def prefill_module(workload: Workload) -> str:
-    """Name of the paged prefill module: plain causal attention over a cache of the same dtype."""
+    """Name of the paged prefill module: causal attention over a cache of the same dtype."""
     return f"batch_prefill_with_kv_cache_{_attention_shape(workload)}_f16qk_False_kv_stride_equal"
 
 
@@ -73,4 +78,5 @@ def _dtypes(workload: Workload) -> str:
 
 def _attention_shape(workload: Workload) -> str:
     width = workload.param("head_dim")
-    return f"{_dtypes(workload)}_head_dim_qk_{width}_head_dim_vo_{width}_posenc_0_use_swa_False_use_logits_cap_False"
+    widths = f"head_dim_qk_{width}_head_dim_vo_{width}"
+    return f"{_dtypes(workload)}_{widths}_posenc_0_use_swa_{has_window(workload)}_use_logits_cap_False"

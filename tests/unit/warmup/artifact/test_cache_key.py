@@ -138,12 +138,25 @@ def test_every_part_of_the_environment_counts(part: str) -> None:
     assert list(make_key().differences(make_key(**{part: "another"}).as_dict())) == [part]
 
 
-@pytest.mark.parametrize("field", [name for name in ModelDims.model_fields if name not in ("name", "architecture")])
+DIMENSIONS = [
+    name for name, field in ModelDims.model_fields.items() if not (field.exclude or name in ("name", "architecture"))
+]
+
+
+@pytest.mark.parametrize("field", DIMENSIONS)
 def test_every_dimension_of_the_model_counts(field: str) -> None:
     """Another value of any dimension gives another key; another name of the model does not."""
-    other = DIMS.model_copy(update={field: getattr(DIMS, field) + 2})
+    value = getattr(DIMS, field)
+    added = (1,) if field.endswith("_layers") and value is None else 2
+    other = DIMS.model_copy(update={field: added if value is None else value + added})
     assert list(make_key().differences(make_key(dims=other).as_dict())) == ["model"]
     assert make_key(dims=DIMS.model_copy(update={"name": "alias"})) == make_key()
+
+
+@pytest.mark.parametrize("field", ["dtype", "weights", "notes"])
+def test_what_a_checkpoint_says_besides_does_not_count(field: str) -> None:
+    """It is compared with the config before a run, and the config's own values are parts of the key."""
+    assert make_key(dims=DIMS.model_copy(update={field: "float16"})) == make_key()
 
 
 def test_the_task_list_counts() -> None:

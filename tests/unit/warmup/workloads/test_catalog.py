@@ -17,6 +17,7 @@ from ray_warmup.warmup.workloads.catalog import (
     select_buckets,
     workloads_of,
 )
+from tests.models import cuda_workloads
 
 
 def listed(preset: str = "llama-3.1-70b", **changes: Any) -> dict[str, Workload]:
@@ -173,3 +174,31 @@ def test_fp8_needs_a_gpu_that_has_it(capability: tuple[int, int], refused: bool)
         return
     with pytest.raises(ConfigError, match=rf"model\.quantization: 'fp8'.*8\.9.*{capability[0]}\.{capability[1]}"):
         check_quantization("fp8", capability)
+
+
+@pytest.mark.parametrize(
+    ("dense", "stage", "kinds"),
+    [
+        (None, 0, {"router"}),
+        ((1,), 0, {"router", "gate_up_proj"}),
+        ((1,), 1, {"router"}),
+        (tuple(range(24, 48)), 1, {"gate_up_proj"}),
+    ],
+)
+def test_dense_layers_between_experts_are_planned(dense: tuple[int, ...] | None, stage: int, kinds: set[str]) -> None:
+    """A stage makes the calls of the kinds of layers that it has, wherever they lie."""
+    dims = load_model("qwen3-30b-a3b").model_copy(update={"dense_layers": dense})
+    found = {workload.name for workload in cuda_workloads(dims, pp=2, pp_stage=stage)}
+    assert {"router", "gate_up_proj"} & found == kinds
+    assert ("moe_gemm1" in found) == ("router" in found)
+
+
+@pytest.mark.parametrize(("layers", "stage", "names"), [((0,), 0, 4), ((0,), 1, 2), (None, 1, 2)])
+def test_layers_of_both_kinds_of_attention_are_planned(layers: tuple[int, ...] | None, stage: int, names: int) -> None:
+    """Prefill and decode for each window that a stage has."""
+    dims = load_model("llama-3.1-8b").model_copy(update={"sliding_window": 64, "sliding_layers": layers})
+    found = [w for w in cuda_workloads(dims, pp=2, pp_stage=stage) if w.family == "attention"]
+    assert len({workload.name for workload in found}) == len(found) == names
+    assert len({workload.identity for workload in found}) == names
+    decode = [workload for workload in found if workload.op == "paged_decode"]
+    assert {workload.buckets[-1] for workload in decode} == {64}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.configs.model import presets
+from ray_warmup.configs.model import load_model, presets
 from ray_warmup.warmup.caches.flashinfer_modules import is_foreseen
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.models import cuda_workloads
@@ -27,6 +27,17 @@ def test_names_are_flashinfers(preset: str, quantization: str) -> None:
     for workload in cuda_workloads(preset, tp=4, quantization=quantization, max_num_batched_tokens=64, max_num_seqs=8):
         specs = builder_for(workload).jit_specs(workload)
         assert tuple(spec.name for spec in specs) == workload.modules, workload.name
+
+
+@pytest.mark.parametrize("heads", [8, 32])
+def test_a_window_has_modules_of_its_own(heads: int) -> None:
+    """Attention that looks back only so far is named as FlashInfer names it, for prefill and both kinds of decode."""
+    dims = load_model("llama-3.1-8b").model_copy(update={"num_attention_heads": heads, "sliding_window": 4096})
+    found = [workload for workload in cuda_workloads(dims) if workload.family == "attention"]
+    assert [workload.name for workload in found] == ["paged_prefill_window", "paged_decode_window"]
+    for workload in found:
+        assert all("use_swa_True" in name for name in workload.modules)
+        assert tuple(spec.name for spec in builder_for(workload).jit_specs(workload)) == workload.modules
 
 
 def test_a_built_module_is_looked_for_where_flashinfer_builds(tmp_path: Path) -> None:

@@ -110,6 +110,24 @@ def test_the_attention_reference_is_torchs() -> None:
     assert torch.allclose(ours, theirs.transpose(0, 1), atol=1e-4)
 
 
+@pytest.mark.parametrize("window", [1, 3, 1000])
+def test_the_reference_of_a_window_is_torchs(window: int) -> None:
+    """A query sees itself and the window's other tokens before it, no more; a window beyond the context hides none."""
+    plain = of("paged_prefill")
+    workload = replace(plain, params=(*plain.params, ("window", window)))
+    batch = attention._batch(workload, 12, "cpu", 3)
+    query, cache = attention._grouped_inputs(workload, batch, torch.Generator().manual_seed(1))
+    ours = attention._grouped(query, cache, batch, attention._window_left(workload))
+    keys, values = (batch.rows(0, cache[:, i]).float().transpose(0, 1).repeat_interleave(2, 0) for i in (0, 1))
+    q_len, kv_len = batch.q_lens[0], batch.kv_lens[0]
+    place = torch.arange(kv_len)
+    back = place[kv_len - q_len :, None] - place[None, :]
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        query.float().transpose(0, 1), keys, values, attn_mask=(back >= 0) & (back < window)
+    )
+    assert torch.allclose(ours, theirs.transpose(0, 1), atol=1e-4)
+
+
 def test_norm_and_rope_references() -> None:
     """RMSNorm gives rows of unit mean square times the weight; a rotation keeps every pair's length."""
     call = norm.build(of("fused_add_rmsnorm"), 4, "cpu", 1)

@@ -90,7 +90,9 @@ def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any,
                 else FlashInferLatentAttention(dims, scale, config.torch_dtype, workspace)
             )
         else:
-            shape = HeadShape(dims.num_attention_heads, dims.num_key_value_heads, dims.head_dim, dims.head_dim**-0.5)
+            window_left = -1 if dims.sliding_window is None else dims.sliding_window - 1
+            heads = (dims.num_attention_heads, dims.num_key_value_heads)
+            shape = HeadShape(*heads, dims.head_dim, dims.head_dim**-0.5, window_left)
             made.append(
                 TorchPagedAttention(shape)
                 if workspace is None

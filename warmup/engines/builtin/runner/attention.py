@@ -27,6 +27,8 @@ class HeadShape:
     head_dim: int
     scale: float
     """Multiplies the dot product of query and key."""
+    window_left: int = -1
+    """Tokens before a query that it still sees; -1 for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,18 @@ class TorchPagedAttention:
             keys = key_cache[blocks].flatten(0, 1)[:length].to(wide).repeat_interleave(repeat, dim=1)
             values = value_cache[blocks].flatten(0, 1)[:length].to(wide).repeat_interleave(repeat, dim=1)
             scores = torch.einsum("qhd,khd->hqk", query[start:end].to(wide), keys) * self._shape.scale
-            scores = scores.masked_fill(~causal_mask(end - start, length, query.device), float("-inf"))
+            seen = causal_mask(end - start, length, query.device, self._shape.window_left)
+            scores = scores.masked_fill(~seen, float("-inf"))
             out[start:end] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values).to(query.dtype)
         return out
 
 
-def causal_mask(query_len: int, seq_len: int, device: torch.device) -> torch.Tensor:
-    """[query_len, seq_len] bool: the last `query_len` positions of a sequence see themselves and all before."""
-    query = torch.arange(seq_len - query_len, seq_len, device=device)
-    return torch.arange(seq_len, device=device)[None, :] <= query[:, None]
+def causal_mask(query_len: int, seq_len: int, device: torch.device, window_left: int = -1) -> torch.Tensor:
+    """[query_len, seq_len] bool: the last positions of a sequence see themselves and all, or `window_left`, before."""
+    query = torch.arange(seq_len - query_len, seq_len, device=device)[:, None]
+    key = torch.arange(seq_len, device=device)[None, :]
+    seen = key <= query
+    return seen if window_left < 0 else seen & (key >= query - window_left)
 
 
 class FlashInferPagedAttention:
@@ -159,6 +164,7 @@ class FlashInferPagedAttention:
             q_data_type=self._dtype,
             kv_data_type=self._dtype,
             sm_scale=self._shape.scale,
+            window_left=self._shape.window_left,
         )
 
     def _plan_prefill(self, step: AttentionStep) -> None:
@@ -177,6 +183,7 @@ class FlashInferPagedAttention:
             q_data_type=self._dtype,
             kv_data_type=self._dtype,
             sm_scale=self._shape.scale,
+            window_left=self._shape.window_left,
         )
 
     def run(self, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> torch.Tensor:

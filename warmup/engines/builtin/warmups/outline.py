@@ -124,7 +124,7 @@ def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
     model, layers = config.model, config.engine.num_layers
     tp, ep = model.tensor_parallel_size, model.expert_parallel_size
     own = layers_of_stage(dims.num_hidden_layers, model.pipeline_parallel_size, stage)
-    dense = max(0, min(own.stop, dims.first_dense_layers) - own.start)
+    dense = len(dims.dense_of(own)) if dims.is_moe else 0
     if dense == len(own):
         dense = layers
     elif dense:
@@ -138,6 +138,10 @@ def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
             "intermediate_size": dims.intermediate_size // tp,
             "moe_intermediate_size": dims.moe_intermediate_size // max(1, tp // ep),
             "first_dense_layers": dense,
+            "dense_layers": None,
+            # With layers of both kinds the runner's see all: REPLAYING runs both kinds of attention anyway.
+            "sliding_window": dims.sliding_window if None not in dims.windows_of(own) else None,
+            "sliding_layers": None,
         }
     )
 

@@ -10,6 +10,7 @@ from ray_warmup.warmup.engines.builtin.runner.attention import (
     AttentionStep,
     HeadShape,
     TorchPagedAttention,
+    causal_mask,
     paged_indices,
 )
 from ray_warmup.warmup.engines.builtin.runner.mla import TorchLatentAttention
@@ -111,3 +112,11 @@ def test_page_table_lists_each_requests_pages_in_order() -> None:
     assert indptr.tolist() == [0, 2, 4]
     assert indices.tolist() == [*step.block_table[1, :2], *step.block_table[2, :2]]
     assert last.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("window", [1, 3, 8])
+def test_a_window_hides_what_lies_further_back(window: int) -> None:
+    """The last positions of a sequence see themselves and the window's tokens before them."""
+    seen = causal_mask(3, 6, torch.device("cpu"), window - 1)
+    assert seen.sum(dim=1).tolist() == [min(window, length) for length in (4, 5, 6)]
+    assert [bool(seen[row, 3 + row]) for row in range(3)] == [True] * 3

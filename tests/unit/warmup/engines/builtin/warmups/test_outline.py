@@ -47,6 +47,22 @@ def test_the_names_in_the_configuration_are_the_warmups() -> None:
     assert {name: s for name, s in DEFAULT_DEADLINES.items() if s != 600} == {"sm120_decode": 1800, "slot_mapping": 120}
 
 
+@pytest.mark.parametrize(("layers", "window"), [(None, 64), ((0, 1, 2, 3), 64), ((1, 3, 5), None), ((30,), None)])
+def test_a_stage_whose_layers_all_have_a_window_gets_it(layers: tuple[int, ...] | None, window: int | None) -> None:
+    """The first of eight stages of four layers; with layers of both kinds the runner's see all."""
+    dims = load_model("llama-3.1-8b").model_copy(update={"sliding_window": 64, "sliding_layers": layers})
+    shard = outline_of(make_config(model={"pipeline_parallel_size": 8}), dims, 0, "cpu").dims
+    assert (shard.sliding_window, shard.sliding_layers) == (window, None)
+
+
+@pytest.mark.parametrize(("dense", "leading"), [(None, 0), ((1,), 1), ((1, 2, 3), 1), ((5,), 0)])
+def test_dense_layers_of_a_stage_come_first(dense: tuple[int, ...] | None, leading: int) -> None:
+    """The runner's two layers are of the kinds that the first stage of four layers has."""
+    dims = load_model("qwen3-30b-a3b").model_copy(update={"num_hidden_layers": 32, "dense_layers": dense})
+    shard = outline_of(make_config(model={"pipeline_parallel_size": 8}), dims, 0, "cpu").dims
+    assert (shard.first_dense_layers, shard.dense_layers) == (leading, None)
+
+
 def test_settings_reach_the_warmups() -> None:
     """Switches, widths, deadlines and severities are those of the configuration; tuning counts when explicit."""
     asked = make_config(

@@ -1,0 +1,73 @@
+"""The part of a `config.json` that describes a known language model: the whole file, or a part nested in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_warmup.configs.dims import Architecture
+from ray_warmup.configs.errors import ConfigError, shown
+
+KINDS: Mapping[str, tuple[Architecture, ...]] = {
+    "LlamaForCausalLM": ("dense",),
+    "MistralForCausalLM": ("dense",),
+    "Qwen2ForCausalLM": ("dense",),
+    "Qwen3ForCausalLM": ("dense",),
+    "MixtralForCausalLM": ("moe",),
+    "Qwen3MoeForCausalLM": ("moe",),
+    "DeepseekV2ForCausalLM": ("mla", "mla_moe"),
+    "DeepseekV3ForCausalLM": ("mla", "mla_moe"),
+}
+"""What each known `architectures[0]` may turn out to be."""
+CLASS_OF_TYPE: Mapping[str, str] = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
+    "kimi_k2": "DeepseekV3ForCausalLM",
+}
+"""A nested part often has a `model_type` alone."""
+NESTED = ("text_config", "llm_config", "language_config")
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """The fields of a language model."""
+
+    class_name: str
+    fields: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def text_part(name: str, data: Mapping[str, Any]) -> TextPart:
+    """The file itself where its architecture is known, else its nested part; raises ConfigError where neither is."""
+    listed = data.get("architectures")
+    outer = str(listed[0]) if isinstance(listed, list) and listed else None
+    if outer is not None and outer in KINDS:
+        return TextPart(outer, data)
+    tried = []
+    for field in NESTED:
+        part = data.get(field)
+        if not isinstance(part, dict):
+            continue
+        found = _class_of(part)
+        if found in KINDS:
+            note = f"model {name}: only its {field} ({found}) is warmed, nothing else of {outer or 'it'}"
+            return TextPart(found, part, (note,))
+        tried.append(f"; its {field} is {shown(found)}, which is not known either")
+    if outer is None and not tried:
+        raise ConfigError(f"model {name}: architectures is {shown(listed)}; must be a list with one class name")
+    nested = "".join(tried) or f"; a nested {NESTED[0]} of one of them would be read"
+    raise ConfigError(f"model {name}: architectures is {shown(outer)}; known are {', '.join(KINDS)}{nested}")
+
+
+def _class_of(part: Mapping[str, Any]) -> str:
+    listed = part.get("architectures")
+    if isinstance(listed, list) and listed:
+        return str(listed[0])
+    return CLASS_OF_TYPE.get(str(part.get("model_type")), str(part.get("model_type")))
