@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,10 @@ from rich.table import Table
 
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, RunInterrupted
-from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.endings import Ending, ending_of, tell
+from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
-from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.report import WarmupReport
 
 LINE_EVERY_S = 5.0
@@ -28,8 +27,11 @@ LINE_EVERY_S = 5.0
 
 def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
     """Run, follow, print the outcome; returns the exit code."""
-    if report_path is not None:
-        check_writable(report_path)
+    with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
+        return _run_and_show(config, file, retune=retune, wait=wait)
+
+
+def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool, wait: bool) -> int:
     console = wide_console()
     view = LiveView(console) if console.is_terminal else LineView(console)
     try:
@@ -43,7 +45,7 @@ def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool
         tell(ending)
     else:
         show_report(console, report)
-    is_written = report_path is None or write_report(console, report, report_path)
+    is_written = file is None or write_report(console, report, file)
     if not console.is_terminal:
         print(last_line(report), flush=True)
     return code if is_written or code != EXIT_READY else EXIT_FAILED
@@ -67,24 +69,14 @@ def last_line(report: WarmupReport) -> str:
     return "WARMUP_RESULT " + json.dumps(verdict)
 
 
-def check_writable(path: Path) -> None:
-    """Before anything is started: can a report be put there? Raises ConfigError."""
-    if path.is_dir():
-        raise ConfigError(f"--report: {path}: is a directory, a file is meant")
-    directory = next(parent for parent in path.absolute().parents if parent.exists())
-    if not (directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)):
-        raise ConfigError(f"--report: {path}: {directory} cannot be written by this user")
-
-
-def write_report(console: Console, report: WarmupReport, path: Path) -> bool:
+def write_report(console: Console, report: WarmupReport, file: ReportFile) -> bool:
     """Whether the report could be written; trouble is told, and the run's verdict still follows."""
     try:
-        publish_bytes(path.absolute(), report.to_json().encode(), file_mode=0o644, dir_mode=0o755)
-    except StoreError as error:
-        reason = error.__cause__ or error
-        say(console, f"--report: {path} could not be written: {reason}", style="red")
+        file.write(report.to_json().encode())
+    except OSError as error:
+        say(console, f"--report: {file.path} could not be written: {error.strerror or error}", style="red")
         return False
-    say(console, f"report: {path}")
+    say(console, f"report: {file.path}")
     return True
 
 
