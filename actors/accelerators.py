@@ -42,4 +42,4 @@ def check_accelerators(cluster: ClusterSection, quantization: str, nodes: Sequen
         check_quantization(quantization, CAPABILITIES[newest])
     except ConfigError as error:
         rows = "; ".join(f"node {node.node_id[:8]} ({node.address}): {node.labels[LABEL]}" for node in usable)
-        raise PlacementError(f"{error}, and no other node may be used: {rows}") from error
+        raise PlacementError(f"{error}, and no other node may be used: {rows}", final=True) from error

@@ -50,10 +50,18 @@ def bundle_of(cluster: ClusterSection, backend: str) -> dict[str, float]:
     return bundle or {"CPU": 0.001}
 
 
-def resolve_backend(cluster: ClusterSection, nodes: Sequence[Node]) -> str:
-    """`auto` is cuda where GPUs are asked for and any node has one."""
-    has_gpus = cluster.backend != "auto" or any(node.total.get("GPU", 0) > 0 for node in nodes)
-    return cluster.backend_beside_gpus if has_gpus else "cpu"
+def wish(cluster: ClusterSection, backend: str) -> Request:
+    """What is asked of a cluster that may grow, whatever nodes there are now.
+
+    With `ranks_per_node` one bundle stands for a node's ranks: nodes that do not exist yet cannot be pinned.
+    """
+    bundle, labels = bundle_of(cluster, backend), wanted_labels(cluster)
+    if cluster.ranks_per_node is None:
+        count, strategy = cluster.num_ranks, str(cluster.placement_strategy)
+    else:
+        bundle = {name: amount * cluster.ranks_per_node for name, amount in bundle.items()}
+        count, strategy = cluster.num_nodes or 1, "STRICT_SPREAD"
+    return Request((bundle,) * count, strategy, (labels,) * count if labels else None)
 
 
 def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -> Request:
@@ -92,7 +100,7 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
         raise PlacementError(
             f"{num_nodes} nodes with room for {per_node} ranks each are asked (one rank needs {in_words(bundle)}), "
             f"{len(fitting)} exist; {describe(usable, bundle)}; set cluster.num_nodes, cluster.ranks_per_node or what "
-            "a rank needs"
+            f"a rank needs{without_gpus(bundle, usable)}"
         )
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
@@ -123,7 +131,17 @@ def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> s
     ]
     return (
         f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}; "
-        "set cluster.world_size, cluster.cpus_per_rank or cluster.gpus_per_rank"
+        f"set cluster.world_size, cluster.cpus_per_rank or cluster.gpus_per_rank{without_gpus(bundle, nodes)}"
+    )
+
+
+def without_gpus(bundle: Mapping[str, float], nodes: Sequence[Node]) -> str:
+    """What to do where GPUs are asked for and no node has one; empty otherwise."""
+    if "GPU" not in bundle or any(node.total.get("GPU", 0) > 0 for node in nodes):
+        return ""
+    return (
+        "; no node has a GPU (have GPU nodes joined, does their device plugin run?): warming up on CPUs, whose tables "
+        "no GPU engine finds, must be asked for with cluster.backend=cpu"
     )
 
 

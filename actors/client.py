@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ray_warmup.actors.errors import BusyError, ClusterError, CoordinatorLostError
+from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
+from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
@@ -26,10 +26,8 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
 OnEvent = Callable[[dict[str, Any]], None]
-_STOP_S = 15.0
-_REACH_S = 5.0
-_POLL_S = 1.0
-_SILENT_S = 20.0
+_POLL_S = 5.0
+_PAUSE_S = 0.2
 
 
 def run_warmup(
@@ -55,14 +53,17 @@ def run_warmup(
         ConfigError: the model or a bucket selection does not fit; nothing was started.
         ClusterError: Ray could not be reached.
         BusyError, CoordinatorLostError.
+        RunInterrupted: a KeyboardInterrupt that came while the run was live; it has ended since.
     """
     config = check_request(config)
+    may_grow = is_connected() or chosen(config.cluster.address) is not None
     with connected(config):
-        return _run(config, retune, wait, on_event or _ignore, tuner)
+        return _run(config, retune, wait, on_event or _ignore, tuner, may_grow)
 
 
 def check_request(config: WarmupConfig) -> WarmupConfig:
     """The request as it is sent, with its model's dimensions. Raises ConfigError for all that is known to be wrong."""
+    check_direct(config)
     env.rank_environment()
     return checked(config)
 
@@ -75,10 +76,10 @@ def coordinator_name(config: WarmupConfig) -> str:
 @contextlib.contextmanager
 def connected(config: WarmupConfig) -> Iterator[None]:
     """A connection to the configured cluster; an existing one is used and left alone."""
-    if _is_connected():
+    if is_connected():
         yield
         return
-    address = config.cluster.address or env.read("RAY_ADDRESS")
+    address = chosen(config.cluster.address)
     if address is None:
         from ray_warmup.actors.local_nodes import local_ray
 
@@ -90,8 +91,11 @@ def connected(config: WarmupConfig) -> Iterator[None]:
     reach(address)
     import ray
 
+    from ray_warmup.actors.sigterm import kept_sigterm
+
     try:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
+        with kept_sigterm():
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
     except (ConnectionError, ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {address} (cluster.address): {error}") from error
     try:
@@ -100,41 +104,32 @@ def connected(config: WarmupConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def reach(address: str) -> None:
-    """Whether anything listens at `host:port`; Ray itself would try for over a minute. Raises ClusterError."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # `auto` or `local`: Ray knows
-    if host.startswith("127."):
-        env.export(env.LOOPBACK)
-    try:
-        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
-    except OSError as error:
-        raise ClusterError(f"no Ray cluster at {address} (cluster.address, $RAY_ADDRESS): {error}") from error
-
-
-def _is_connected() -> bool:
-    import sys
-
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
-
-
-def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str) -> WarmupReport:
-    import ray
+def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str, may_grow: bool) -> WarmupReport:
+    from ray_warmup.actors.following import Following, lost_contact
 
     name = coordinator_name(config)
     run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    coordinator = _acquire(name, run_id, config, retune, wait, on_event, tuner)
+    with lost_contact():
+        turn = Turn(name, config.timeouts.single_flight, wait, on_event)
+        coordinator = turn.take(lambda: _create(name, run_id, config, retune, tuner, may_grow))
+    following = Following(coordinator, on_event, config.timeouts)
     try:
-        return _follow(coordinator, on_event, max(_SILENT_S, 5 * config.timeouts.heartbeat))
-    except KeyboardInterrupt:
-        with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            ray.get(coordinator.stop.remote("interrupted"), timeout=_STOP_S)
-            ray.get(coordinator.wait.remote(), timeout=_STOP_S)
-        raise
+        return following.until_report()
+    except KeyboardInterrupt as interrupt:
+        raise RunInterrupted(following.stopped("interrupted")) from interrupt
     finally:
+        _give_back(coordinator, run_id)
+
+
+def _give_back(coordinator: Any, run_id: str) -> None:
+    """End the coordinator and all that it owns; trouble with that is logged and hides no report."""
+    import ray
+
+    try:
         ray.kill(coordinator)
         _remove_group(run_id)
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+        logger.warning("the coordinator could not be ended: %s", error)
 
 
 def _remove_group(run_id: str) -> None:
@@ -145,45 +140,63 @@ def _remove_group(run_id: str) -> None:
         ray.util.remove_placement_group(ray.util.get_placement_group(f"warmup-{run_id}"))
 
 
-def _acquire(
-    name: str, run_id: str, config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str
-) -> Any:
-    """Create the coordinator under its unique name, after any run that has it."""
-    import ray
+class Turn:
+    """A driver's turn at a piece of work: the unique name of its coordinator, after any run that has it."""
 
-    deadline = time.monotonic() + config.timeouts.single_flight
-    said = False
-    while True:
-        try:
-            return _create(name, run_id, config, retune, tuner)
-        except ValueError as error:
-            if "already" not in str(error):
-                raise
-        if not wait:
-            raise BusyError(f"another run of this work is active (actor {name}, namespace {NAMESPACE})", actor=name)
-        if not said:
-            on_event({"event": "waiting", "actor": name})
-            said = True
-        if time.monotonic() > deadline:
-            limit = config.timeouts.single_flight
-            raise BusyError(
-                f"the other run ({name}) did not end within {limit:g} s (timeouts.single_flight)", actor=name
-            )
-        with contextlib.suppress(ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
-            other = ray.get_actor(name, namespace=NAMESPACE)
-            ray.get(other.wait.remote(), timeout=_POLL_S)
-        time.sleep(0.1)
+    def __init__(self, name: str, limit_s: float, wait: bool, on_event: OnEvent) -> None:
+        self._name = name
+        self._limit_s = limit_s
+        self._wait = wait
+        self._on_event = on_event
+        self._question: Any = None
+        """The one unanswered question to the run that is waited for."""
+
+    def take(self, create: Callable[[], Any]) -> Any:
+        """What `create` makes once the name is free. Raises BusyError."""
+        deadline = time.monotonic() + self._limit_s
+        said = False
+        while True:
+            try:
+                return create()
+            except ValueError as error:
+                if "already" not in str(error):
+                    raise
+            if not self._wait:
+                raise BusyError(
+                    f"another run of this work is active (actor {self._name}, namespace {NAMESPACE})", actor=self._name
+                )
+            if not said:
+                self._on_event({"event": "waiting", "actor": self._name})
+                said = True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise BusyError(
+                    f"the other run ({self._name}) did not end within {self._limit_s:g} s (timeouts.single_flight)",
+                    actor=self._name,
+                )
+            self._pause(min(_POLL_S, left))
+
+    def _pause(self, limit_s: float) -> None:
+        """Until the other run has ended, or for a while."""
+        import ray
+
+        if self._question is None:
+            with contextlib.suppress(ValueError, ray.exceptions.RayError):  # it is gone already
+                self._question = ray.get_actor(self._name, namespace=NAMESPACE).wait.remote()
+        if self._question is not None and ray.wait([self._question], timeout=limit_s)[0]:
+            self._question = None
+        time.sleep(_PAUSE_S)
 
 
-def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: str) -> Any:
+def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: str, may_grow: bool = True) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from ray_warmup.actors.coordinator import Coordinator
+    from ray_warmup.actors.coordinator import GROUPS, Coordinator
 
     here = ray.get_runtime_context().get_node_id()
     head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), here)
-    remote = ray.remote(Coordinator).options(
+    remote = ray.remote(concurrency_groups=GROUPS)(Coordinator).options(
         name=name,
         namespace=NAMESPACE,
         num_cpus=0,
@@ -194,34 +207,7 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
         # An actor without resources is put on a random node unless the affinity is a hard one.
         scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
     )
-    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune, env.rank_environment())
-
-
-def _follow(coordinator: Any, on_event: OnEvent, silent_s: float) -> WarmupReport:
-    """Pass events on until the report; a coordinator that neither streams nor answers is lost."""
-    import ray
-
-    try:
-        stream = coordinator.run.remote()
-        while True:
-            if not ray.wait([stream], timeout=silent_s / 2)[0]:
-                ray.get(coordinator.status.remote(), timeout=silent_s / 2)
-                continue
-            event = ray.get(next(stream))
-            if event["event"] == "report":
-                return WarmupReport.from_json(event["report"])
-            on_event(event)
-    except ray.exceptions.RayActorError as error:
-        raise CoordinatorLostError(
-            f"the coordinator died: {error}. Finished tasks are kept in the node stores; run again to resume"
-        ) from error
-    except ray.exceptions.GetTimeoutError as error:
-        raise CoordinatorLostError(
-            f"the coordinator on the head node did not answer for {silent_s:g} s (timeouts.heartbeat x 5, at least "
-            f"{_SILENT_S:g}). Finished tasks are kept in the node stores; run again to resume"
-        ) from error
-    except StopIteration:
-        raise CoordinatorLostError("the coordinator ended without a report") from None
+    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune, env.rank_environment(), may_grow)
 
 
 def _ignore(event: dict[str, Any]) -> None:

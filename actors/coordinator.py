@@ -10,16 +10,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.accelerators import check_accelerators
+from ray_warmup.actors.attempts import attempt
 from ray_warmup.actors.executor import Executor
+from ray_warmup.actors.last_report import as_json, minimal, sum_up
 from ray_warmup.actors.placement import Placement
+from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.rank_actor import Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.configs import parse_config
@@ -30,17 +32,29 @@ from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Run
-from ray_warmup.warmup.machine.summary import summarize
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
+GROUPS = {"turns": 1000}
+"""Concurrency groups of the actor, with their limits; what is not in one runs in the default group."""
+ENDED = "the coordinator ended without a report (internal error, please report)"
 TICK_S = 0.1
 CONCLUDE_S = 2.0
+CLOSE_S = 15.0
+REMOVE_S = 10.0
+STACKS_S = 10.0
 SHOWN_STACKS = 3
 STACK_CHARS = 4000
 Event = dict[str, Any]
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def in_turns(method: _Method) -> _Method:
+    """In the concurrency group of those who wait: however many they are, `run`, `status` and `stop` are answered."""
+    grouped: _Method = ray.method(concurrency_group="turns")(method)
+    return grouped
 
 
 class Coordinator:
@@ -54,8 +68,14 @@ class Coordinator:
         tuner: str,
         retune: bool,
         environment: Mapping[str, str],
+        may_grow: bool = True,
     ) -> None:
-        """`environment` is what the driver hands to the ranks: this process has another one."""
+        """Take what the driver asks.
+
+        Args:
+            environment: what the driver hands to the ranks; this process has another one.
+            may_grow: nodes may still join; False where Ray was started for this run.
+        """
         logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO")
         self._config = parse_config(config)
         self._run_id = run_id
@@ -63,6 +83,8 @@ class Coordinator:
         self._tuner = tuner
         self._retune = retune
         self._environment = dict(environment)
+        self._may_grow = may_grow
+        self._placement: Placement | None = None
         self._ranks: RankGroup | None = None
         self._machine: WarmupMachine | None = None
         self._executor: Executor | None = None
@@ -73,17 +95,28 @@ class Coordinator:
         self._stop: str | None = None
         self._began = time.monotonic()
         self._phase = Phase.PLACING
-        self._report: WarmupReport | None = None
+        self._over: Future[str] = Future()
+        """Has the final phase once the run is over."""
 
     async def run(self) -> AsyncIterator[Event]:
-        """Everything, from placing to the report."""
+        """Everything, from placing to the report, which comes whatever happens."""
         work = asyncio.ensure_future(self._run())
         while True:
-            event = await self._events.get()
+            event = await self._next_event(work)
             yield event
             if event["event"] == "report":
                 break
         await work
+
+    async def _next_event(self, work: asyncio.Future[None]) -> Event:
+        """The next in the queue; the last one also where the work ended without it."""
+        asked = asyncio.ensure_future(self._events.get())
+        either: set[asyncio.Future[Any]] = {asked, work}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if work.done() and not asked.done() and self._events.empty():
+            asked.cancel()
+            return {"event": "report", "report": minimal(self._run_id, ENDED)}
+        return await asked
 
     async def status(self) -> dict[str, Any]:
         """Phase, and per rank what it does and since when."""
@@ -98,60 +131,80 @@ class Coordinator:
             "warnings": [] if machine is None else list(machine.run.warnings),
         }
 
+    @in_turns
     async def wait(self) -> str:
         """Returns the final phase once the run is over, for another run that waits its turn."""
-        while self._report is None:
-            await asyncio.sleep(0.2)
-        return "READY" if self._report.ready else "FAILED"
+        return await asyncio.shield(asyncio.wrap_future(self._over))
 
     async def stop(self, reason: str) -> None:
         """End the run as FAILED; resources are given back before `run` ends."""
         self._stop = reason
 
     async def _run(self) -> None:
-        placement: Placement | None = None
+        """The whole run; the report is put into the queue by code that cannot raise, after everything else."""
+        text = minimal(self._run_id, ENDED)
+        is_ready = False
         try:
-            placement, machine, executor = await self._place()
+            report = await self._work()
+            is_ready, text = report.ready, as_json(report, [])
+            problems = [await attempt(*step) for step in self._tidying(report)]
+            text = as_json(report, [problem for problem in problems if problem is not None])
+        finally:
+            self._over.set_result("READY" if is_ready else "FAILED")
+            self._events.put_nowait({"event": "report", "report": text})
+
+    async def _work(self) -> WarmupReport:
+        """Place, drive, sum up."""
+        reason: str | None = None
+        try:
+            machine, executor = await self._place()
             await self._drive(machine, executor)
-            await self._show_stacks(machine.run)
-            report = summarize(machine.run)
+            problem = await attempt("asking for stacks", self._show_stacks(machine.run), STACKS_S)
+            if problem is not None:
+                machine.run.warn(problem)
+        except StoppedError as error:
+            reason = error.message
         except WarmupError as error:
-            report = self._failed_early(f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
         except Exception as error:  # the border of the process: whatever happened must reach the driver
             logger.exception("coordinator failed")
-            report = self._failed_early(f"coordinator: {type(error).__name__}: {error}")
-        finally:
-            await self._conclude()
-            await self._release(placement)
-        self._report = report
-        await self._events.put({"event": "report", "report": report.to_json()})
+            reason = f"coordinator (internal error, please report): {type(error).__name__}: {error}"
+        config = self._config.model_dump(mode="json")
+        return sum_up(self._run_id, config, self._machine, reason, time.monotonic() - self._began)
 
-    async def _place(self) -> tuple[Placement, WarmupMachine, Executor]:
-        """PLACING: capacity first, then the group, then one actor per bundle."""
-        began, limit = time.monotonic(), self._config.timeouts.placing
-        nodes = await asyncio.to_thread(capacity.nodes)
-        backend = capacity.resolve_backend(self._config.cluster, nodes)
-        if backend == "cuda":
-            check_accelerators(self._config.cluster, self._config.model.quantization, nodes)
-        request = capacity.plan_request(self._config.cluster, backend, nodes)
-        self._emit("phase", phase=str(Phase.PLACING), ranks=len(request.bundles), backend=backend)
-        placement = Placement(request, name=f"warmup-{self._run_id}")
-        await placement.place(limit)
+    def _tidying(self, report: WarmupReport) -> Iterator[tuple[str, Awaitable[object], float]]:
+        """What is done after the run, each step whatever became of the one before: its name, itself, its limit."""
+        yield "leaving the verdict on the nodes", self._conclude(report), CONCLUDE_S + 2
+        if self._executor is not None:
+            self._executor.cancel()
+        if self._ranks is not None:
+            yield "ending the ranks", self._ranks.close(), CLOSE_S
+        if self._placement is not None:
+            yield "giving the placement group back", asyncio.to_thread(self._placement.remove), REMOVE_S
+
+    async def _place(self) -> tuple[WarmupMachine, Executor]:
+        """PLACING: room first, then the group, then one actor per bundle; again without the nodes that were lost."""
+        cluster, began = self._config.cluster, time.monotonic()
+        backend = cluster.backend_beside_gpus
+        self._emit("phase", phase=str(Phase.PLACING), ranks=cluster.num_ranks, backend=backend)
+        placing = Placing(self._config, f"warmup-{self._run_id}", self._may_grow, self._say, lambda: self._stop)
         work = Work(self._config.model_dump(mode="json"), backend, self._tuner, self._run_id, self._environment)
-        self._ranks = RankGroup(placement, work)
-        try:
-            infos = await self._ranks.start(max(1.0, limit - (time.monotonic() - began)), self._first_node)
-        except BaseException:
-            await self._release(placement)
-            raise
+        infos = None
+        while infos is None:
+            self._placement = await placing.place()
+            group = self._ranks = RankGroup(self._placement, work)
+            infos = await placing.unless_lost(self._placement, group.start(placing.left_s, self._first_node))
+            if infos is None:
+                await group.close()
+                await asyncio.to_thread(self._placement.remove)
         machine = self._machine = WarmupMachine(self._config, infos, self._run_id, retune=self._retune)
         machine.run.seconds[Phase.PLACING] = time.monotonic() - began
-        beat = self._config.timeouts.heartbeat
-        executor = self._executor = Executor(self._ranks, machine, limit, beat, self._on_task)
+        beat, limit = self._config.timeouts.heartbeat, self._config.timeouts.placing
+        executor = self._executor = Executor(group, machine, limit, beat, self._on_task)
         for info in infos:
             executor.watch(info)
         executor.watch_nodes()
-        return placement, machine, executor
+        return machine, executor
 
     async def _drive(self, machine: WarmupMachine, executor: Executor) -> None:
         """Step the machine until it is over."""
@@ -180,12 +233,11 @@ class Coordinator:
             if stack:
                 run.error = f"{run.error}\n{run.ranks[rank].info} stands here:\n{stack.strip()[:STACK_CHARS]}"
 
-    async def _conclude(self) -> None:
+    async def _conclude(self, report: WarmupReport) -> None:
         """Leave the verdict beside every node's table; a node that does not answer in time goes without."""
         machine, group = self._machine, self._ranks
         if machine is None or group is None or not keeps_files(machine.run):
             return
-        report = summarize(machine.run)
         verdict = {
             "run_id": self._run_id,
             "ready": report.ready,
@@ -201,16 +253,6 @@ class Coordinator:
         ]
         if calls:
             await asyncio.wait(calls, timeout=CONCLUDE_S)
-
-    async def _release(self, placement: Placement | None) -> None:
-        """Give everything back; safe to call twice."""
-        if self._executor is not None:
-            self._executor.cancel()
-        if self._ranks is not None:
-            ranks, self._ranks = self._ranks, None
-            await ranks.close()
-        if placement is not None:
-            placement.remove()
 
     def _announce(self, machine: WarmupMachine) -> None:
         if machine.phase is not self._phase:
@@ -232,6 +274,10 @@ class Coordinator:
     def _on_task(self, call: Call, seconds: float) -> None:
         self._emit("task", rank=call.rank, task=call.task_id, method=call.method, seconds=seconds)
 
+    def _say(self, text: str) -> None:
+        """A line for whoever watches the run."""
+        self._emit("note", text=text)
+
     def _emit(self, event: str, **values: Any) -> None:
         self._events.put_nowait({"event": event, "at": round(time.monotonic() - self._began, 3), **values})
 
@@ -249,16 +295,6 @@ class Coordinator:
             "for_s": now - status.since if status else 0.0,
             "heard_s": now - status.heard if status else None,
         }
-
-    def _failed_early(self, reason: str) -> WarmupReport:
-        """A report for a run whose machine never came to an end of its own."""
-        if self._machine is not None:
-            self._machine.fail(reason, time.monotonic())
-            return summarize(self._machine.run)
-        phases = {str(Phase.PLACING): time.monotonic() - self._began}
-        return WarmupReport(
-            run_id=self._run_id, config=self._config.model_dump(mode="json"), phases=phases, error=reason
-        )
 
 
 def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:

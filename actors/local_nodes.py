@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.sigterm import kept_sigterm
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.rank.node_paths import simulated_environment
 
+logger = logging.getLogger(__name__)
+
 OBJECT_STORE_BYTES = 256 << 20
+MAX_CHARS = 107 - len("/rw12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.10")
+"""Of the directory above: names of Unix sockets have at most 107 characters, and Ray's lie deep."""
+SHORT_PLACES = ("/tmp", "/dev/shm")
+HEAD: dict[str, Any] = {
+    "node_ip_address": "127.0.0.1",
+    "num_cpus": 0,
+    "num_gpus": 0,
+    "object_store_memory": OBJECT_STORE_BYTES,
+    "include_dashboard": False,
+}
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 """Ray tells on stderr to which address it connects: noise where nobody gave one."""
 
@@ -32,11 +46,27 @@ def local_ray(config: WarmupConfig, namespace: str) -> Iterator[None]:
             "cluster.simulated_nodes needs RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the environment before ray is "
             "imported; set it, or start a cluster and give cluster.address"
         )
-    with tempfile.TemporaryDirectory(prefix="rw") as directory:  # short: unix socket paths are limited
-        Path(directory, "ray").mkdir()
-        env.export({**env.LOOPBACK, "RAY_TMPDIR": directory})
+    with _directory() as directory:
+        env.export({**env.LOOPBACK, "RAY_TMPDIR": str(directory)})
         with _simulated(config, namespace) if config.cluster.simulated_nodes else _single(namespace):
             yield
+
+
+@contextlib.contextmanager
+def _directory() -> Iterator[Path]:
+    """Where Ray keeps its session: below TMPDIR, or elsewhere when that is too long for the names of its sockets."""
+    usual = tempfile.gettempdir()
+    places = [usual, *SHORT_PLACES] if len(usual) <= MAX_CHARS else list(SHORT_PLACES)
+    place = next((p for p in places if os.path.isdir(p) and os.access(p, os.W_OK | os.X_OK)), None)
+    if place is None:
+        raise ClusterError(
+            f"Ray cannot be started here: TMPDIR={usual} has {len(usual)} characters, its sockets need one of at most "
+            f"{MAX_CHARS}, and {' and '.join(SHORT_PLACES)} cannot be written by this user; set TMPDIR to a short "
+            "directory, or start a cluster and give cluster.address"
+        )
+    with tempfile.TemporaryDirectory(prefix="rw", dir=place, ignore_cleanup_errors=True) as directory:
+        Path(directory, "ray").mkdir()
+        yield Path(directory)
 
 
 def _binds_loopback() -> bool:
@@ -44,11 +74,29 @@ def _binds_loopback() -> bool:
 
 
 @contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Around what starts Ray: whatever it raises, as one message."""
+    import ray
+
+    try:
+        with kept_sigterm():
+            yield
+    except (OSError, RuntimeError, ValueError, TimeoutError, AssertionError, ray.exceptions.RayError) as error:
+        logger.info("Ray was not started", exc_info=error)
+        text = str(error).strip().splitlines()
+        raise ClusterError(
+            f"Ray could not be started on this machine: {type(error).__name__}: {text[0] if text else ''} (temporary "
+            f"directory {tempfile.gettempdir()}, $TMPDIR); start a cluster and give cluster.address instead"
+        ) from error
+
+
+@contextlib.contextmanager
 def _single(namespace: str) -> Iterator[None]:
     import ray
 
-    ray.init(address="local", namespace=namespace, include_dashboard=False, **QUIET)
     try:
+        with _starting():
+            ray.init(address="local", namespace=namespace, include_dashboard=False, **QUIET)
         yield
     finally:
         ray.shutdown()
@@ -59,25 +107,19 @@ def _simulated(config: WarmupConfig, namespace: str) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "node_ip_address": "127.0.0.1",
-            "num_cpus": 0,
-            "num_gpus": 0,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-        },
-    )
+    cluster: Cluster | None = None
     try:
-        for index in range(config.cluster.simulated_nodes):
-            cluster.add_node(wait=False, **node_arguments(config, index))
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address, namespace=namespace, **QUIET)
+        with _starting():
+            cluster = Cluster(initialize_head=True, head_node_args=HEAD)
+            for index in range(config.cluster.simulated_nodes):
+                cluster.add_node(wait=False, **node_arguments(config, index))
+            cluster.wait_for_nodes()
+            ray.init(address=cluster.address, namespace=namespace, **QUIET)
         yield
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
 
 
 def node_arguments(config: WarmupConfig, index: int) -> dict[str, Any]:

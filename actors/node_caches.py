@@ -85,7 +85,7 @@ def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: f
 def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
     """Nodes with room for at least one rank of a config, by what they have in all."""
     cluster = config.cluster
-    bundle = capacity.bundle_of(cluster, capacity.resolve_backend(cluster, nodes))
+    bundle = capacity.bundle_of(cluster, cluster.backend_beside_gpus)
     return [node for node in nodes if capacity.matches(cluster, node) and node.holds(bundle, node.total) > 0]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_warmup.actors.remote_errors import as_failure, reason_of_death
+from ray_warmup.actors.remote_errors import as_failure, lacks_package, reason_of_death
 
 Function = Callable[..., Any]
 
@@ -36,7 +36,8 @@ def ask_nodes(
             answers[node_id] = ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             failure = as_failure(error)
-            problems[node_id] = f"node {node_id[:8]}: {failure.kind}: {failure.message}"
+            advice = lacks_package(error, f"node {node_id[:8]}")
+            problems[node_id] = advice or f"node {node_id[:8]}: {failure.kind}: {failure.message}"
         except ray.exceptions.RayError as error:
             problems[node_id] = f"node {node_id[:8]} was lost: {reason_of_death(error)}"
     return answers, problems

@@ -1,4 +1,4 @@
-"""The placement group of one run: asked for once, waited for with a deadline, always removed.
+"""The placement group of one run: asked for, told what became of it, always removed. Who waits is `placing.py`.
 
 Actors are created only after it is placed: an actor on a group that is removed while it is pending
 hangs for ever without an error.
@@ -6,17 +6,11 @@ hangs for ever without an error.
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from typing import Any
 
-import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
-from ray_warmup.actors.capacity import NODE_ID_LABEL, Node, Request, describe, nodes
-from ray_warmup.actors.errors import PlacementTimeoutError
-
-logger = logging.getLogger(__name__)
+from ray_warmup.actors.capacity import NODE_ID_LABEL, Request
 
 
 class Placement:
@@ -29,7 +23,7 @@ class Placement:
 
     @property
     def group(self) -> PlacementGroup:
-        """The placed group; only after `place`."""
+        """The group; only after `ask`."""
         assert self._group is not None
         return self._group
 
@@ -54,21 +48,24 @@ class Placement:
         """Whether each bundle belongs to one node: Ray does not move such a bundle when its node is lost."""
         return self._request.selectors is not None and NODE_ID_LABEL in self._request.selectors[0]
 
-    async def place(self, timeout_s: float) -> None:
-        """Ask and wait. Raises PlacementTimeoutError with what is asked and what each node has; the group is gone."""
+    @property
+    def pinned_to(self) -> frozenset[str]:
+        """Ids of the nodes that bundles are pinned to."""
+        return frozenset(row[NODE_ID_LABEL] for row in self._request.selectors or () if NODE_ID_LABEL in row)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes that the placed bundles are on."""
+        places = placement_group_table(self.group)["bundles_to_node_id"].values()
+        return frozenset(place for place in places if place) | self.pinned_to
+
+    def ask(self) -> Any:
+        """Ask for the group; returns what can be awaited until it is placed."""
         options: dict[str, Any] = {"strategy": self._request.strategy, "name": self._name}
         if self._request.selectors is not None:
             options["bundle_label_selector"] = list(self._request.selectors)
         self._group = placement_group(list(self._request.bundles), **options)
-        try:
-            await asyncio.wait_for(self._group.ready(), timeout_s)
-        except (TimeoutError, ray.exceptions.GetTimeoutError):
-            message = self._explain(timeout_s, nodes())
-            self.remove()
-            raise PlacementTimeoutError(message) from None
-        except BaseException:
-            self.remove()
-            raise
+        return self._group.ready()
 
     def remove(self) -> None:
         """Give the resources back; safe to call twice."""
@@ -76,10 +73,9 @@ class Placement:
         if group is not None:
             remove_placement_group(group)
 
-    def _explain(self, timeout_s: float, alive: tuple[Node, ...]) -> str:
+    @property
+    def asked(self) -> str:
+        """What is asked for, in words."""
         need, count = self.bundle, self.num_bundles
-        asked = ", ".join(f"{amount * count:g} {name}" for name, amount in need.items())
-        return (
-            f"{count} ranks ({asked}, {self._request.strategy}) were not placed within {timeout_s:g} s "
-            f"(timeouts.placing); {describe(alive, need)}"
-        )
+        amounts = ", ".join(f"{amount * count:g} {name}" for name, amount in need.items())
+        return f"{count} ranks ({amounts}, {self._request.strategy})"

@@ -73,7 +73,7 @@ class PredictedPlan:
 def predict(config: WarmupConfig) -> PredictedPlan:
     """Ask every node that would get a rank. Raises PlacementError when the ranks do not fit."""
     nodes = capacity.nodes()
-    backend = capacity.resolve_backend(config.cluster, nodes)
+    backend = config.cluster.backend_beside_gpus
     request = capacity.plan_request(config.cluster, backend, nodes)
     infos = predicted_ranks(request, nodes)
     facts = _probe(config, infos, backend)

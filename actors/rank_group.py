@@ -20,7 +20,7 @@ from ray_warmup.actors.capacity import describe, nodes
 from ray_warmup.actors.errors import StartupError
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.rank_actor import RankActor, Work, versions
-from ray_warmup.actors.remote_errors import as_failure
+from ray_warmup.actors.remote_errors import as_failure, lacks_package
 from ray_warmup.actors.transfer import Refs
 from ray_warmup.warmup.rank.black_box import SIGNAL, read_box
 from ray_warmup.warmup.ranks import Placement as Landing
@@ -114,7 +114,8 @@ class RankGroup:
             [asyncio.ensure_future(_quietly(actor.close.remote())) for actor in actors], timeout=timeout_s
         )
         for actor in actors:
-            ray.kill(actor)
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):  # the others are ended all the same
+                ray.kill(actor)
         await asyncio.wait([asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors], timeout=5.0)
 
     def _create(self, bundle_index: int, homeless: int | None = None, elsewhere: bool = False) -> Any:
@@ -150,6 +151,9 @@ class RankGroup:
                 f"{describe(await asyncio.to_thread(nodes), self._placement.bundle)}"
             ) from None
         except ray.exceptions.RayError as error:
+            advice = lacks_package(error, "a node that was to hold a rank")
+            if advice is not None:
+                raise StartupError(f"a rank actor did not start: {advice}") from error
             failure = as_failure(error)
             raise StartupError(
                 f"a rank actor did not start: {failure.kind}: {failure.message}\n{failure.traceback}".rstrip()

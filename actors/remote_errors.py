@@ -6,10 +6,12 @@ import re
 
 import ray
 
-from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.errors import DeadContextError, WarmupError
 from ray_warmup.warmup.machine.commands import Failure
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_MISSING = re.compile(r"No module named '([\w.]+)'")
+PACKAGE = "ray_warmup"
 
 
 def as_failure(error: Exception) -> Failure:
@@ -29,11 +31,31 @@ def culprit_of(error: BaseException) -> tuple[str, str, str] | None:
     return (op, runner, tactic) if known else None  # type: ignore[return-value]
 
 
+def lacks_package(error: Exception, where: str) -> str | None:
+    """What to do about a process that could not import what it runs; None where that is not what happened."""
+    is_ours = isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, WarmupError)
+    found = None if is_ours else _MISSING.search(plain(str(error)))
+    if found is None:
+        return None
+    name = found[1].split(".")[0]
+    what = "ray-warmup is not installed" if name == PACKAGE else f"the Python package {name!r} is not installed"
+    return (
+        f"{what} on {where} ({found[0]}); install ray-warmup with its dependencies on every node (`pip install .`), or "
+        "let the code travel: `ray job submit --working-dir . -- python scripts/run_warmup.py --config ...`"
+    )
+
+
 def reason_of_death(error: Exception) -> str:
     """The part of Ray's multi-line death notice that says why."""
     lines = [line.strip() for line in plain(str(error)).splitlines() if line.strip()]
     telling = [line for line in lines if re.search(r"exit|died|dead|removed|killed", line, re.IGNORECASE)]
     return " ".join((telling or lines)[:2])[:400] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The class and the first line of an error."""
+    lines = [line.strip() for line in plain(str(error)).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:400]}" if lines else type(error).__name__
 
 
 def plain(text: str) -> str:

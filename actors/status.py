@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from ray_warmup.actors.client import NAMESPACE, reach
+from ray_warmup.actors.addresses import CLIENT, chosen, reach
+from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
@@ -18,42 +19,71 @@ from ray_warmup.warmup.monitor.serving_monitor import serving_processes
 from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 
 ASK_S = 5.0
-CLIENT = "ray://"
 
 
 def is_client(address: str | None) -> bool:
     """Whether Ray is asked through Ray Client: from a machine that is, for all we know, no node of the cluster."""
-    return (address or env.read("RAY_ADDRESS") or "").startswith(CLIENT)
+    return (chosen(address) or "").startswith(CLIENT)
 
 
 @contextlib.contextmanager
 def attached(address: str | None) -> Iterator[bool]:
-    """A connection to a running cluster for asking only; False where there is none.
+    """A connection to a running cluster for asking only; False where this machine has none and no address is given.
 
-    Raises ClusterError when an address was given and nothing answers there.
+    Raises ClusterError when the cluster of an address, or that of this machine, could not be asked.
     """
     env.export(env.LOOPBACK)  # a cluster on this machine's loopback must be found, too
     import ray
-    from ray._private.services import canonicalize_bootstrap_address
 
     if ray.is_initialized():
         yield True
         return
-    target = address or env.read("RAY_ADDRESS") or "auto"
-    try:
-        target = target if "://" in target else canonicalize_bootstrap_address(target) or target
-        reach(target)
-        ray.init(address=target, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
-    except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
-        if address is not None:
-            reason = error.__cause__ if isinstance(error, ClusterError) and error.__cause__ else error
-            raise ClusterError(f"no Ray cluster answers at {address} (--address): {reason}") from error
+    target = _target(address)
+    if target is None:
         yield False
         return
+    _connect(target, address)
     try:
         yield True
     finally:
         ray.shutdown()
+
+
+def _target(address: str | None) -> str | None:
+    """Where to ask; None where nobody said so and this machine is no node of a cluster."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    given = chosen(address)
+    if given is not None and given != "auto":
+        return given
+    try:
+        found = canonicalize_bootstrap_address("auto")
+        if found is not None:
+            reach(found)
+    except (ConnectionError, ClusterError) as error:
+        if address is not None or not isinstance(error.__cause__ or error, ConnectionError):
+            raise ClusterError(f"no Ray cluster answers at auto ({_source(address)}): {error}") from error
+        return None  # the address of one that has ended: nothing listens there
+    return None if found is None else str(found)
+
+
+def _connect(target: str, address: str | None) -> None:
+    import ray
+
+    from ray_warmup.actors.sigterm import kept_sigterm
+
+    try:
+        reach(target)
+        with kept_sigterm():
+            ray.init(address=target, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+    except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
+        reason = error.__cause__ if isinstance(error, ClusterError) and error.__cause__ else error
+        raise ClusterError(f"no Ray cluster answers at {target} ({_source(address)}): {reason}") from error
+
+
+def _source(address: str | None) -> str:
+    """Who gave the address."""
+    return "--address" if address is not None else "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
 
 
 def live_runs() -> list[dict[str, Any]]:

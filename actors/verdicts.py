@@ -163,8 +163,12 @@ def _told(config: WarmupConfig, node: Mapping[str, str]) -> list[Verdict]:
 
 def _is_live(config: WarmupConfig, address: str | None) -> bool:
     """Whether another attempt at the same work runs right now, so that an old failure is not the last word."""
-    with attached(address) as connected:
-        return connected and _is_running(config)
+    try:
+        with attached(address) as connected:
+            return connected and _is_running(config)
+    except ClusterError as error:  # nobody knows: an attempt may well be under way
+        logger.warning("%s", error)
+        return True
 
 
 def _is_running(config: WarmupConfig) -> bool:

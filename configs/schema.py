@@ -57,7 +57,7 @@ class ClusterSection(Section):
     node_labels: dict[str, str] = Field(default_factory=dict)
     """Only nodes with these Ray labels."""
     backend: Backend = "auto"
-    """`cuda`, `cpu`, or `auto`: cuda where a GPU is asked for and present."""
+    """`cuda`, `cpu`, or `auto`: cuda where GPUs are asked for (`gpus_per_rank`), which are waited for, else cpu."""
     on_node_loss: OnNodeLoss = "fail"
     """`fail`: a lost node ends the run. `shrink`: the run goes on without its ranks. `replace`: its ranks start again
     on other nodes with room, under their old numbers."""
@@ -79,7 +79,7 @@ class ClusterSection(Section):
 
     @property
     def backend_beside_gpus(self) -> Literal["cuda", "cpu"]:
-        """What `backend` is in a cluster that has GPUs: `auto` is cpu where none is asked for."""
+        """What `backend` is: `auto` is cpu only where no GPU is asked for."""
         if self.backend == "auto":
             return "cuda" if self.gpus_per_rank > 0 else "cpu"
         return self.backend

@@ -111,6 +111,8 @@ class LineView:
             self._say(event, f"rank {event['rank']} compiles: {event['text']}")
         elif event["event"] == "warning":
             self._say(event, f"warning: {event['text']}")
+        elif event["event"] == "note":
+            self._say(event, event["text"])
         elif event["event"] == "waiting":
             say(self._console, f"another run of this work is active ({event['actor']}); waiting for it")
 

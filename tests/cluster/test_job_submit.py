@@ -113,7 +113,7 @@ def test_a_ready_job_exits_0(head: Head) -> None:
 
 def test_a_job_that_is_not_ready_exits_1(head: Head) -> None:
     """Ranks that cannot be placed fail the job, with the reason in its log."""
-    job = head.submit("cluster.ranks_per_node=99")
+    job = head.submit("cluster.ranks_per_node=99", "timeouts.placing=3")
     assert job.returncode == 1
     assert "PlacementError" in job.stdout
     assert '"ready": false' in job.stdout

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,10 +30,10 @@ pytestmark = pytest.mark.cluster
         ({"accelerator_type": "H200"}, ["ray.io/accelerator-type=H200"]),
     ],
 )
-def test_what_cannot_fit_is_refused_at_once(case: Case, cluster: dict[str, object], words: list[str]) -> None:
-    """The error names the resource or label, how much is asked and what each node has; nothing is placed."""
+def test_what_does_not_fit_is_refused_at_the_deadline(case: Case, cluster: dict[str, object], words: list[str]) -> None:
+    """Nodes might still join; then the error names what is short, how much is asked and what each node has."""
     began = time.monotonic()
-    report = case.run(case.config(cluster=cluster))
+    report = case.run(case.config(cluster=cluster, timeouts={"placing": 1}))
     assert time.monotonic() - began < 10
     assert report.error is not None
     assert report.error.startswith("PlacementError")
@@ -37,14 +41,24 @@ def test_what_cannot_fit_is_refused_at_once(case: Case, cluster: dict[str, objec
     assert not case.lines()
 
 
-def test_gpus_that_nobody_has_are_named(case: Case) -> None:
-    """GPU ranks on a cluster without GPUs: the error says GPU, and what each node has of it."""
-    cluster = {"backend": "cuda", "gpus_per_rank": 1}
-    report = case.run(case.config(cluster=cluster, model={"dtype": "bfloat16"}))
+@pytest.mark.parametrize("backend", ["cuda", "auto"])
+def test_gpus_that_nobody_has_are_waited_for_and_named(case: Case, backend: str) -> None:
+    """GPU ranks on a cluster without GPUs never run on CPUs: they wait, with a line, and the error says GPU."""
+    cluster = {"backend": backend, "gpus_per_rank": 1}
+    told: list[dict[str, object]] = []
+    config = case.config(cluster=cluster, model={"dtype": "bfloat16"}, timeouts={"placing": 12})
+    began = time.monotonic()
+    report = case.run(config, on_event=told.append)
+    assert 12 <= time.monotonic() - began < 25
     assert report.error is not None
     assert report.error.startswith("PlacementError")
     assert "0 exist" in report.error
     assert "0 of 0 GPU free" in report.error
+    assert "waited 12 s for it (timeouts.placing)" in report.error
+    assert told[0]["backend"] == "cuda"
+    assert [event["event"] for event in told] == ["phase", "note"]
+    assert "no node has a GPU" in str(told[1]["text"])
+    assert not case.lines()
 
 
 def test_a_dtype_that_the_backend_lacks_is_wrong_configuration(case: Case) -> None:
@@ -68,9 +82,55 @@ def test_busy_resources_end_in_a_named_timeout(case: Case) -> None:
         assert "within 2 s (timeouts.placing)" in report.error
         assert "2 CPU" in report.error
         assert "0 of 4 CPU free" in report.error
+        assert f"pinned to node {case.bed.nodes[0].node_id[:8]} (127.0.0.1)" in report.error
+        assert "held by actor Holder (job " in report.error
     finally:
         for holder in holders:
             ray.kill(holder)
+
+
+def test_a_node_that_joins_later_is_waited_for(case: Case) -> None:
+    """Three nodes are asked for and two exist: the run waits, and goes on when the third joins."""
+    node = None
+    told = threading.Event()
+
+    def on_event(event: dict[str, object]) -> None:
+        if event["event"] == "note":
+            told.set()
+
+    config = case.config(cluster={"num_nodes": 3}, timeouts={"placing": 60})
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(case.run, config, on_event=on_event)
+        try:
+            assert told.wait(30)
+            node = case.bed.add_node(pool="main", num_cpus=1)
+            report = run.result(90)
+        finally:
+            if node is not None:
+                case.lines()
+                case.bed.remove_node(node)
+    assert report.ready, report.error
+    assert len({rank.node_id for rank in report.ranks}) == 3
+
+
+@pytest.mark.alone
+def test_a_node_that_was_killed_a_moment_ago_is_planned_around(case: Case) -> None:
+    """The raylet is gone and Ray does not know yet: the ranks pinned to it go elsewhere, by name, in seconds."""
+    node = case.bed.add_node(pool="main", num_cpus=16, first=True)
+    told: list[dict[str, object]] = []
+    os.kill(node.raylet_pid, signal.SIGKILL)
+    try:
+        began = time.monotonic()
+        config = case.config(cluster={"ranks_per_node": 2, "num_nodes": 1}, timeouts={"placing": 60})
+        report = case.run(config, on_event=told.append)
+        seconds = time.monotonic() - began
+    finally:
+        case.bed.remove_node(node)
+    assert report.ready, report.error
+    assert seconds < 45
+    assert node.node_id not in {rank.node_id for rank in report.ranks}
+    notes = [str(event["text"]) for event in told if event["event"] == "note"]
+    assert any(f"node {node.node_id[:8]} (127.0.0.1)" in text and "was lost" in text for text in notes), notes
 
 
 class Holder:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.actors.capacity import Node, bundle_of, describe, matches, plan_request, resolve_backend
+from ray_warmup.actors.capacity import Node, bundle_of, describe, matches, plan_request, wish
 from ray_warmup.actors.errors import PlacementError
 from ray_warmup.configs.schema import ClusterSection
 
@@ -32,18 +32,40 @@ def test_a_bundle_is_one_rank() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "gpus", "backend"),
+    ("fields", "backend"),
     [
-        ({"backend": "auto"}, 4, "cuda"),
-        ({"backend": "auto"}, 0, "cpu"),
-        ({"backend": "auto", "gpus_per_rank": 0}, 4, "cpu"),
-        ({"backend": "cpu"}, 4, "cpu"),
-        ({"backend": "cuda"}, 0, "cuda"),
+        ({"backend": "auto"}, "cuda"),
+        ({"backend": "auto", "gpus_per_rank": 0.25}, "cuda"),
+        ({"backend": "auto", "gpus_per_rank": 0}, "cpu"),
+        ({"backend": "cpu"}, "cpu"),
+        ({"backend": "cuda"}, "cuda"),
     ],
 )
-def test_the_backend_follows_the_cluster(fields: dict[str, Any], gpus: int, backend: str) -> None:
-    """`auto` is cuda where GPUs are asked for and exist; what is named stays."""
-    assert resolve_backend(make_cluster(**fields), [make_node("a", gpus)]) == backend
+def test_the_backend_is_what_is_asked_for(fields: dict[str, Any], backend: str) -> None:
+    """`auto` is cuda where GPUs are asked for, whether there are any yet or not; what is named stays."""
+    assert make_cluster(**fields).backend_beside_gpus == backend
+
+
+@pytest.mark.parametrize("fields", [{}, {"world_size": None, "ranks_per_node": 2, "num_nodes": 2}])
+def test_gpus_that_are_not_there_are_never_replaced_by_cpus(fields: dict[str, Any]) -> None:
+    """The refusal says that no node has one, and that CPUs must be asked for."""
+    cluster = make_cluster(backend="auto", **fields)
+    with pytest.raises(PlacementError, match=r"no node has a GPU .*cluster\.backend=cpu"):
+        plan_request(cluster, cluster.backend_beside_gpus, [make_node("a", gpus=0)])
+    with pytest.raises(PlacementError) as caught:
+        plan_request(cluster, cluster.backend_beside_gpus, [make_node("a", gpus=1)])
+    assert "no node has a GPU" not in str(caught.value)
+
+
+def test_what_a_growing_cluster_is_asked_for() -> None:
+    """By world size the ranks themselves; by node one bundle for a node's ranks, each on a node of its own."""
+    labelled = make_cluster(placement_strategy="SPREAD", accelerator_type="H200")
+    asked = wish(labelled, "cuda")
+    assert (asked.bundles, asked.strategy) == (({"CPU": 1.0, "GPU": 1.0},) * 4, "SPREAD")
+    assert asked.selectors == ({"ray.io/accelerator-type": "H200"},) * 4
+    by_node = wish(make_cluster(world_size=None, ranks_per_node=8, num_nodes=2, cpus_per_rank=0.5), "cuda")
+    assert (by_node.bundles, by_node.strategy) == (({"CPU": 4.0, "GPU": 8.0},) * 2, "STRICT_SPREAD")
+    assert by_node.selectors is None
 
 
 def test_a_world_size_is_one_bundle_per_rank() -> None:

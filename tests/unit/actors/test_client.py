@@ -31,7 +31,7 @@ class Remote:
 def test_the_drivers_log_level_reaches_the_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read where the user set it: the coordinator, which may stand on another node, is told."""
     monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "DEBUG")
-    monkeypatch.setattr(ray, "remote", Remote)
+    monkeypatch.setattr(ray, "remote", lambda **_: Remote)
     monkeypatch.setattr(ray, "nodes", list)
     here = SimpleNamespace(get_node_id=lambda: "ab" * 28)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -50,6 +51,7 @@ def test_whatever_a_command_raises_is_one_message(
     def fails(*arguments: object, **options: object) -> None:
         raise error
 
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # half surrogates break the tests' own logs
     monkeypatch.setattr("ray_warmup.scripts.planning_view.plan_and_show", fails)
     monkeypatch.setattr("ray_warmup.scripts.status_view.show_status", fails)
     monkeypatch.setattr("ray_warmup.warmup.cache_admin.command.perform", fails)

@@ -1,0 +1,61 @@
+"""Who holds the resources that a run waits for: actors and placement groups by node, from the cluster's own records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 4
+"""Holders named for each node."""
+
+
+def held_on(nodes: Collection[str], resources: Collection[str], own: str) -> dict[str, list[str]]:
+    """Node id -> who holds some of the resources there; the placement group named `own` is left out.
+
+    Empty where Ray's records cannot be read: they explain, nothing depends on them.
+    """
+    import ray
+
+    try:
+        return _held(nodes, resources, own)
+    except (ray.exceptions.RayError, RuntimeError, KeyError, AttributeError, ValueError) as error:
+        logger.info("who holds resources is not known: %s", error)
+        return {}
+
+
+def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[str, list[str]]:
+    import ray
+
+    found: dict[str, list[str]] = {node: [] for node in nodes}
+    for group in ray.util.placement_group_table().values():
+        if group["name"] == own or group["state"] not in ("CREATED", "RESCHEDULING"):
+            continue
+        for node in found:
+            bundles = [group["bundles"][i] for i, place in group["bundles_to_node_id"].items() if place == node]
+            total = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in resources}
+            _add(found[node], total, f"placement group {group['name'] or group['placement_group_id'][:8]}")
+    for actor in _live_actors():
+        node = actor.address.node_id.hex()
+        if node in found:
+            name = f" {actor.name!r}" if actor.name else ""
+            who = f"actor {actor.class_name}{name} (job {actor.job_id.hex()}, pid {actor.pid})"
+            _add(found[node], {n: actor.required_resources.get(n, 0.0) for n in resources}, who)
+    return {node: holders for node, holders in found.items() if holders}
+
+
+def _add(holders: list[str], amounts: Mapping[str, float], who: str) -> None:
+    held = ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount > 0)
+    if held:
+        holders.append(f"{who}: {held}")
+
+
+def _live_actors() -> list[Any]:
+    """Ray's own rows: the public table leaves out what an actor asked for."""
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    rows = state._connect_and_get_accessor().get_actor_table(None, "ALIVE")
+    return [gcs_pb2.ActorTableData.FromString(row) for row in rows]

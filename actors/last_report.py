@@ -1,0 +1,61 @@
+"""The report that a run always ends with, whatever summing it up raises."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray_warmup.warmup.machine.machine import WarmupMachine
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.report import WarmupReport
+
+logger = logging.getLogger(__name__)
+
+SUMMING_UP = "summing up the run failed (internal error, please report)"
+
+
+def sum_up(
+    run_id: str, config: dict[str, Any], machine: WarmupMachine | None, reason: str | None, seconds: float
+) -> WarmupReport:
+    """The run as a report; `reason` is why it ended where that is not the machine's own end.
+
+    Args:
+        seconds: how long the run took, for one that never had a machine.
+    """
+    try:
+        if machine is not None:
+            if reason is not None:
+                machine.fail(reason, time.monotonic())
+            return summarize(machine.run)
+    except Exception as error:  # the driver is owed a report
+        logger.exception("summing up failed")
+        phase, own = machine.phase if machine is not None else Phase.FAILED, machine.run.error if machine else None
+        said = own or reason or f"the run ended as {phase}"
+        reason = f"{said}\n{SUMMING_UP}: {type(error).__name__}: {error}"
+    phases = {str(Phase.PLACING): seconds} if machine is None else {}
+    return WarmupReport(run_id=run_id, config=config, phases=phases, error=clean(reason or "no reason was given"))
+
+
+def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
+    """The report with what went wrong after it, as text that always is valid."""
+    try:
+        warnings = tuple(clean(text) for text in (*report.warnings, *problems))
+        error = None if report.error is None else clean(report.error)
+        return report.model_copy(update={"warnings": warnings, "error": error}).to_json()
+    except Exception as failed:  # what cannot be written must not be missing altogether
+        logger.exception("the report could not be written")
+        return minimal(report.run_id, f"{report.error or ''}\n{SUMMING_UP}: {type(failed).__name__}".strip())
+
+
+def minimal(run_id: str, error: str) -> str:
+    """A failed report that says nothing but why; cannot raise."""
+    return json.dumps({"run_id": run_id, "config": {}, "error": clean(error)})
+
+
+def clean(text: str) -> str:
+    """Text without half surrogates, which are bytes of somebody's file name and no characters."""
+    return text.encode("utf-8", "backslashreplace").decode()

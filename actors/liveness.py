@@ -1,0 +1,33 @@
+"""Whether a silent coordinator's process lives, by evidence of its own: the cluster's record and its node's /proc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+ASK_S = 10.0
+RUNS = frozenset("RSDI")
+"""States of a process that makes progress or waits for something; not those of a stopped or ended one."""
+
+
+def process_state(pid: int) -> str:
+    """State letter of a process of this machine, empty when there is none; runs as a task on its node."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return text.rpartition(")")[2].split()[0]
+
+
+def lives(actor: Any) -> bool:
+    """Whether the process of an actor is there and not stopped; False too where its node gives no answer."""
+    from ray._private.state import actors
+
+    from ray_warmup.actors.node_task import ask_nodes
+
+    row = actors(actor._actor_id.hex())
+    if not row or row["State"] != "ALIVE":
+        return False
+    node_id = row["Address"]["NodeID"]
+    answers, _ = ask_nodes(process_state, {node_id: (row["Pid"],)}, ASK_S)
+    return answers.get(node_id, "") in RUNS

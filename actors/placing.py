@@ -1,0 +1,236 @@
+"""PLACING: wait for room, ask for the placement group, look at the nodes again until it is there.
+
+    world_size        the group is asked for at once: an autoscaler sees it, whatever nodes there are now
+    ranks_per_node    planned on the nodes that there are and pinned to them; while they lack room, a group of one
+                      bundle per node stands in, so that an autoscaler sees what is missing
+
+A node that a bundle is pinned to may be lost meanwhile: then the ranks are planned anew. Every ten seconds a line says
+what is missing. Where no node can join, what does not fit is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import ray
+
+from ray_warmup.actors import capacity
+from ray_warmup.actors.accelerators import check_accelerators
+from ray_warmup.actors.errors import PlacementError, PlacementTimeoutError, StartupError
+from ray_warmup.actors.holders import SHOWN, held_on
+from ray_warmup.actors.placement import Placement
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.ranks import RankInfo
+
+POLL_S = 0.5
+SAY_EVERY_S = 10.0
+
+
+class StoppedError(WarmupError):
+    """The run was ended from outside while it was placed; the message is the reason."""
+
+
+class NodesLostError(PlacementError):
+    """Nodes that bundles were pinned to are gone."""
+
+
+class Placing:
+    """The way to one run's placement group, under one deadline."""
+
+    def __init__(
+        self,
+        config: WarmupConfig,
+        name: str,
+        may_grow: bool,
+        say: Callable[[str], None],
+        stop: Callable[[], str | None],
+    ) -> None:
+        """Begin to count the time.
+
+        Args:
+            name: of the placement group.
+            may_grow: nodes may still join the cluster.
+            say: told a line now and then.
+            stop: gives the reason to stop, once there is one.
+        """
+        self._cluster = config.cluster
+        self._quantization = config.model.quantization
+        self._backend = config.cluster.backend_beside_gpus
+        self._name = name
+        self._may_grow = may_grow
+        self._say = say
+        self._stop = stop
+        self._limit_s = config.timeouts.placing
+        self._deadline = time.monotonic() + self._limit_s
+        self._said = time.monotonic()
+        self._addresses: dict[str, str] = {}
+        """Of every node that was seen."""
+
+    @property
+    def left_s(self) -> float:
+        """Until the deadline, a second at least."""
+        return max(1.0, self._deadline - time.monotonic())
+
+    async def place(self) -> Placement:
+        """A placed group. Raises PlacementError, PlacementTimeoutError, StoppedError."""
+        while True:
+            placement = Placement(await self._fitting(), self._name)
+            try:
+                await self._placed(placement)
+            except NodesLostError as lost:
+                self._give_back(placement)
+                self._plan_anew(lost)
+                continue
+            except BaseException:
+                self._give_back(placement)
+                raise
+            return placement
+
+    async def unless_lost(
+        self, placement: Placement, start: Coroutine[Any, Any, tuple[RankInfo, ...]]
+    ) -> tuple[RankInfo, ...] | None:
+        """What starting the ranks gives; None where a node of theirs was lost meanwhile, and there is time left."""
+        task = asyncio.ensure_future(start)
+        try:
+            while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
+                self._check_stop()
+                await self._check_lost(placement.nodes)
+            return task.result()
+        except NodesLostError as lost:
+            self._plan_anew(lost)
+        except StartupError:
+            try:
+                await self._check_lost(placement.nodes)
+            except NodesLostError as lost:
+                self._plan_anew(lost)
+            else:
+                raise
+        finally:
+            task.cancel()
+        return None
+
+    def _plan_anew(self, lost: NodesLostError) -> None:
+        if not self._may_grow or time.monotonic() > self._deadline:
+            raise lost
+        self._say(f"{lost}; the ranks are planned anew")
+
+    async def _fitting(self) -> capacity.Request:
+        """A request for the nodes that there are, or, by world size, for those that may come."""
+        stand_in: Placement | None = None
+        try:
+            while True:
+                nodes = await self._nodes()
+                try:
+                    if self._backend == "cuda":
+                        check_accelerators(self._cluster, self._quantization, nodes)
+                    request = capacity.plan_request(self._cluster, self._backend, nodes)
+                except PlacementError as short:
+                    if not self._may_grow or _is_final(short):
+                        raise
+                    if self._cluster.ranks_per_node is None:
+                        return capacity.wish(self._cluster, self._backend)
+                    if stand_in is None:
+                        stand_in = Placement(capacity.wish(self._cluster, self._backend), f"{self._name}-room")
+                        stand_in.ask()
+                    await self._wait_for_room(short)
+                    continue
+                return request
+        finally:
+            if stand_in is not None:
+                self._give_back(stand_in)
+
+    async def _wait_for_room(self, short: PlacementError) -> None:
+        self._check_stop()
+        if time.monotonic() > self._deadline:
+            raise PlacementError(f"{short}; waited {self._limit_s:g} s for it (timeouts.placing)")
+        self._tell(str(short))
+        await asyncio.sleep(POLL_S)
+
+    async def _placed(self, placement: Placement) -> None:
+        """Until the group is placed."""
+        ready = asyncio.ensure_future(_answer(placement.ask()))
+        try:
+            while not (await asyncio.wait({ready}, timeout=POLL_S))[0]:
+                self._check_stop()
+                await self._check_lost(placement.pinned_to)
+                if time.monotonic() > self._deadline:
+                    raise await self._too_late(placement)
+                if time.monotonic() - self._said > SAY_EVERY_S:
+                    self._tell(await self._missing(placement))
+            ready.result()
+        finally:
+            ready.cancel()
+
+    async def _too_late(self, placement: Placement) -> PlacementError:
+        """Not enough in all is one thing, enough that others hold is another."""
+        missing = await self._missing(placement)
+        text = f"{placement.asked} were not placed within {self._limit_s:g} s (timeouts.placing); {missing}"
+        try:
+            capacity.plan_request(self._cluster, self._backend, await self._nodes())
+        except PlacementError as short:
+            return PlacementError(f"{short}; waited {self._limit_s:g} s for it (timeouts.placing)")
+        return PlacementTimeoutError(text)
+
+    async def _missing(self, placement: Placement) -> str:
+        """What each node has, to which of them bundles are pinned, and who holds what is not free."""
+        nodes = await self._nodes()
+        try:
+            capacity.plan_request(self._cluster, self._backend, nodes)
+        except PlacementError as short:
+            return str(short)
+        bundle = capacity.bundle_of(self._cluster, self._backend)
+        usable = [node for node in nodes if capacity.matches(self._cluster, node)]
+        pinned = sorted(placement.pinned_to)
+        where = f"bundles are pinned to {', '.join(map(self._named, pinned))}; " if pinned else ""
+        text = where + capacity.describe(usable, bundle)
+        wanted = pinned or [node.node_id for node in usable]
+        held = await asyncio.to_thread(held_on, wanted, tuple(bundle), self._name)
+        for node_id, holders in held.items():
+            more = f" and {len(holders) - SHOWN} more" if len(holders) > SHOWN else ""
+            text += f"; on {self._named(node_id)} held by {', '.join(holders[:SHOWN])}{more}"
+        return text
+
+    async def _check_lost(self, expected: frozenset[str]) -> None:
+        """Raise NodesLostError with the nodes that are not alive any more."""
+        if not expected:
+            return
+        alive = {node.node_id for node in await self._nodes()}
+        lost = sorted(expected - alive)
+        if lost:
+            raise NodesLostError(f"{', '.join(map(self._named, lost))}, to which ranks were assigned, was lost")
+
+    async def _nodes(self) -> tuple[capacity.Node, ...]:
+        nodes = await asyncio.to_thread(capacity.nodes)
+        self._addresses |= {node.node_id: node.address for node in nodes}
+        return nodes
+
+    def _named(self, node_id: str) -> str:
+        return f"node {node_id[:8]} ({self._addresses.get(node_id, 'unknown')})"
+
+    def _check_stop(self) -> None:
+        reason = self._stop()
+        if reason is not None:
+            raise StoppedError(reason)
+
+    def _tell(self, text: str) -> None:
+        if time.monotonic() - self._said > SAY_EVERY_S:
+            self._said = time.monotonic()
+            self._say(f"waiting for room, {self._deadline - self._said:.0f} s left (timeouts.placing): {text}")
+
+    def _give_back(self, placement: Placement) -> None:
+        with contextlib.suppress(ray.exceptions.RayError):  # it goes with the job then
+            placement.remove()
+
+
+def _is_final(short: PlacementError) -> bool:
+    """Whether no further node could help: every one that may be used has the wrong GPUs."""
+    return bool(short.details.get("final"))
+
+
+async def _answer(ref: Awaitable[Any]) -> None:
+    await ref
