@@ -45,10 +45,19 @@ TABLE: tuple[Variable, ...] = (
     Variable("CUDA_CACHE_MAXSIZE", "local", "its size limit in bytes"),
     Variable("TRITON_CACHE_DIR", "local", "Triton's cache of compiled kernels"),
     Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
+    Variable("TRITON_HOME", "local", "parent of Triton's default cache"),
+    Variable("DG_JIT_CACHE_DIR", "local", "DeepGEMM's cache in an engine; the first of several directories"),
+    Variable("TRTLLM_DG_CACHE_DIR", "local", "FlashInfer's cache of TensorRT-LLM's DeepGEMM kernels"),
+    Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
+    Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
+    Variable("RAY_WARMUP_PROOF", "local", "directory into which an engine that must prove itself writes what it did"),
     Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "level of coordinator and ranks in Ray's logs: LOG_LEVELS"),
     Variable("TQDM_DISABLE", "set", "FlashInfer prints a bar for every tuned task otherwise", "1"),
     Variable("FLASHINFER_LOGGING_LEVEL", "set", "FlashInfer logs two lines for every tuned task otherwise", "WARNING"),
 )
+
+ENGINE_MODES = ("auto", "off", "require")
+"""`auto`: place what fits, else start as if nothing was installed. `require`: fail the start instead."""
 
 LOG_LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
 """The first one where nothing is said."""

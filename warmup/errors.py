@@ -11,6 +11,7 @@
     │   └── DeadContextError         the CUDA context is gone; the process must be replaced
     ├── LoadError                a rank did not load exactly what it was sent
     ├── WorkloadError            a workload cannot be built from this model
+    ├── EngineError              an engine did not start, did not answer, or is not the one that was asked for
     └── ForecastError            a node without a GPU was asked what a rank with one would find
 
 Wrong configuration is a `ray_warmup.configs.ConfigError` (a `ValueError`). Errors cross process borders:
@@ -81,3 +82,7 @@ class WorkloadError(WarmupError):
 
 class ForecastError(WarmupError):
     """What a rank would find cannot be told on this node."""
+
+
+class EngineError(WarmupError):
+    """An engine did not start, did not answer, or is not the one that was asked for."""

@@ -27,7 +27,9 @@ from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 Blob = bytes | memoryview
 
-COMPRESSED: frozenset[str] = frozenset({"flashinfer_module", "triton_cache", "cuda_compute_cache"})
+COMPRESSED: frozenset[str] = frozenset(
+    {"flashinfer_module", "triton_cache", "cuda_compute_cache", "torch_compile", "inductor", "deep_gemm"}
+)
 """Kinds that are stored with zstd; tables stay readable, they are what engines open."""
 LIMITS: dict[Kind, int] = {
     "autotune_configs": 16 << 20,
@@ -37,6 +39,12 @@ LIMITS: dict[Kind, int] = {
     "triton_cache": 64 << 20,
     "cuda_compute_cache": 256 << 20,
     "tuning_kernels": 2 << 30,
+    "torch_compile": 1 << 30,
+    "inductor": 256 << 20,
+    "modelinfos": 1 << 20,
+    "deep_gemm": 64 << 20,
+    "trtllm_deep_gemm": 64 << 20,
+    "engine_record": 16 << 20,
 }
 """Bytes of one content of each kind."""
 MAX_RATIO = 100

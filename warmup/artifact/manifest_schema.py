@@ -23,6 +23,12 @@ Kind = Literal[
     "triton_cache",
     "cuda_compute_cache",
     "tuning_kernels",
+    "torch_compile",
+    "inductor",
+    "modelinfos",
+    "deep_gemm",
+    "trtllm_deep_gemm",
+    "engine_record",
 ]
 Codec = Literal["none", "zstd"]
 

@@ -1,0 +1,81 @@
+"""The table of cache kinds that engines fill at their start: what is carried, how, and what is left out.
+
+| kind | entry | moved by | what must be equal |
+|---|---|---|---|
+| torch_compile | a rank's ahead-of-time file | placing it under the key of this start | engine, torch, |
+| | | | Triton, Python patch level, GPU name, device index |
+| inductor | one file of the code and graph caches | placing it beside that file | engine, torch, Triton |
+| triton_cache | one directory of Triton's cache | rewriting paths in group files (`triton_cache.py`) | Triton, |
+| | | | ptxas, architecture |
+| flashinfer_module | one shared library | FlashInfer's lookup of ahead-of-time modules | FlashInfer, CUDA, |
+| | | (`flashinfer_modules.py`) | architecture, C library |
+| deep_gemm | one entry directory | nothing: its key holds no path | `nvcc --version`, CUTLASS, headers |
+| trtllm_deep_gemm | one entry directory | nothing: its name holds no version | FlashInfer, nvcc: by the class key |
+| modelinfos | one JSON file | nothing: the engine compares a digest of the model's source | engine |
+
+`LEFT_OUT` has the kinds that are not shipped. *Code* is what an engine unpickles or maps as a library: whoever can
+write it runs code in the engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.caches.tree import TreeLayout
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """One kind whose entries are plain files of a directory."""
+
+    layout: TreeLayout
+    results: tuple[str, ...]
+    """Patterns of the files that a compiler leaves: a new one after placing means that something was compiled."""
+    is_code: bool
+    seen: str
+    """Where its way from one home to another was seen."""
+
+    @property
+    def name(self) -> Kind:
+        """The kind's name in a manifest."""
+        return self.layout.kind
+
+
+TORCH_COMPILE = EngineKind(
+    TreeLayout("torch_compile", entry_depth=0, ignored=("*.tmp",)), ("model",), True, "carried, not seen on a GPU"
+)
+INDUCTOR = EngineKind(
+    TreeLayout("inductor", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
+    ("*.so", "*.cubin"),
+    True,
+    "carried on CPU",
+)
+MODELINFOS = EngineKind(
+    TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "carried on CPU"
+)
+DEEP_GEMM = EngineKind(
+    TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")), ("*.cubin",), True, "carried, not seen on a GPU"
+)
+TRTLLM_DEEP_GEMM = EngineKind(
+    TreeLayout("trtllm_deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")),
+    ("*.cubin",),
+    True,
+    "carried, not seen on a GPU",
+)
+
+TREE_KINDS: tuple[EngineKind, ...] = (TORCH_COMPILE, INDUCTOR, MODELINFOS, DEEP_GEMM, TRTLLM_DEEP_GEMM)
+
+LEFT_OUT: dict[str, str] = {
+    "flashinfer cached_ops": "ninja rebuilds a moved directory: its state holds absolute paths and header times",
+    "compile directories without ahead-of-time files": "their key holds the absolute paths of the traced sources",
+    "CuTe-DSL": "`cute.compile` never reads the disk cache; other entries may hold source locations",
+    "humming": "the key holds absolute include paths and their modification times",
+    "tvm-ffi": "ninja build directories with absolute paths",
+    "TileLang": "no model that was recorded fills it",
+    "FlashAttention 4": "its disk cache is off by default",
+    "quack": "no model that was recorded fills it",
+    "CUDA driver": "wheels carry machine code for Hopper; the built-in engine's is carried as cuda_compute_cache",
+    "startup plan": "applies only where as many bytes of memory are free as at the recording",
+}
+"""Kinds of cache that are not shipped, each with the reason."""

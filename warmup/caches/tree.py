@@ -1,0 +1,93 @@
+"""Files of a cache directory as contents, and back into another directory, entry by entry.
+
+Most compiler caches are directories of independent entries that never hold a path of their own. What differs between
+them is how many path components name one entry, and which names are not finished.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.disk.placing import place_directory, place_file
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Outcome of placing one kind."""
+
+    written: tuple[Path, ...]
+    """Entries that were not there before: files or directories."""
+    present: tuple[Path, ...]
+    """Entries that somebody has put there already, and that were left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """How a kind's directory is divided into entries."""
+
+    kind: Kind
+    entry_depth: int
+    """Path components that name one entry, which is placed whole; 0 places each file by itself."""
+    ignored: tuple[str, ...] = ()
+    """Patterns of names that are not finished or that hold no result: locks, temporary files."""
+
+    def collect(self, directory: Path, prefix: str = "") -> tuple[Content, ...]:
+        """Read every finished file below a directory; an absent directory is empty.
+
+        Names that begin with a dot, links and special files are left out. Raises OSError.
+        """
+        contents = []
+        for path in self._files(directory):
+            relative = path.relative_to(directory).as_posix()
+            contents.append(Content(self.kind, f"{prefix}{relative}", path.read_bytes()))
+        return tuple(contents)
+
+    def place(
+        self, contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
+    ) -> Placed:
+        """Put entries into a directory; one that is there already is kept. Raises StoreError."""
+        written: list[Path] = []
+        present: list[Path] = []
+        for name, files in self._entries(contents).items():
+            path = directory / name
+            if "" in files:
+                is_new = place_file(path, files[""], file_mode=file_mode, dir_mode=dir_mode)
+            else:
+                is_new = place_directory(path, files, file_mode=file_mode, dir_mode=dir_mode)
+            (written if is_new else present).append(path)
+        return Placed(tuple(written), tuple(present))
+
+    def results(self, directory: Path, patterns: Sequence[str]) -> frozenset[str]:
+        """Relative paths of the files in a directory whose names match one of these patterns."""
+        return frozenset(
+            path.relative_to(directory).as_posix()
+            for path in self._files(directory)
+            if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
+        )
+
+    def _entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
+        """Entry name -> its files by relative path; the empty path where the entry is one file."""
+        entries: dict[str, dict[str, bytes | memoryview]] = {}
+        for content in contents:
+            parts = content.path.split("/")
+            depth = self.entry_depth or len(parts)
+            name, rest = "/".join(parts[:depth]), "/".join(parts[depth:])
+            entries.setdefault(name, {})[rest] = content.data
+        return entries
+
+    def _files(self, directory: Path) -> Iterator[Path]:
+        if not directory.is_dir():
+            return
+        for entry in sorted(os.scandir(directory), key=lambda found: found.name):
+            if entry.name.startswith(".") or any(fnmatch.fnmatch(entry.name, pattern) for pattern in self.ignored):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)

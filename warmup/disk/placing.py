@@ -1,0 +1,99 @@
+"""Put new files and directories into a cache that belongs to somebody else: whole or not at all, never over anything.
+
+A file is written under a temporary name and linked to its own, a directory is filled under a temporary name and
+renamed. Both fail where the name is taken, so two processes that place at once, or a process and the cache's owner,
+need no lock: the first one wins and the others see a complete entry.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from ray_warmup.warmup.disk.publish import Buffer, fsync_directory, make_directories, store_error
+
+TEMPORARY_PREFIX = ".ray-warmup-"
+"""Begins the name of what is not finished."""
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
+
+
+def place_file(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
+    """Write a file that is not there yet; False where the name is taken.
+
+    Raises StoreError when the disk refuses.
+    """
+    temporary = path.parent / _temporary_name()
+    try:
+        make_directories(path.parent, dir_mode)
+        if path.exists():
+            return False
+        _write(temporary, data, file_mode)
+        try:
+            os.link(temporary, path, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        _sync(path.parent)
+        return True
+    except OSError as error:
+        raise store_error("place", path, error, len(data)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def place_directory(path: Path, files: Mapping[str, Buffer], *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
+    """Write a directory with these files, by relative path; False where the name is taken.
+
+    Raises StoreError when the disk refuses.
+    """
+    temporary = path.parent / _temporary_name()
+    try:
+        make_directories(path.parent, dir_mode)
+        if path.exists():
+            return False
+        temporary.mkdir(mode=dir_mode)
+        for name, data in files.items():
+            target = temporary / name
+            make_directories(target.parent, dir_mode)
+            _write(target, data, file_mode)
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if error.errno in _TAKEN:
+                return False
+            raise
+        _sync(path.parent)
+        return True
+    except OSError as error:
+        raise store_error("place", path, error, sum(len(data) for data in files.values())) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name() -> str:
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+
+
+def _write(path: Path, data: Buffer, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        os.fchmod(fd, mode)
+        view = memoryview(data).cast("B")
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fsync_directory(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,112 @@
+"""Turn the cache directories of a recorded start into one artifact: what the engine filled is what is shipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
+from ray_warmup.warmup.artifact.manifest import GuardSummary, Kind
+from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
+from ray_warmup.warmup.engines.engine_store import record_text
+from ray_warmup.warmup.engines.vllm.identity import Identity
+from ray_warmup.warmup.engines.vllm.launch import Home, Started
+from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord
+from ray_warmup.warmup.errors import EngineError
+
+STRATEGY = "recorded"
+RECORD_NAME = "record.json"
+
+
+def collect(started: Started, home: Home) -> Artifact:
+    """Pack everything that a recorded start has left in its home.
+
+    Raises:
+        EngineError: ranks of one replica disagree on what they are, or the warmup did not end in one of them.
+        StoreError, CorruptArtifactError: a file cannot be read or is cut off.
+    """
+    records = started.records
+    identity = common_identity(records)
+    contents = [
+        *(content for record in records for content in _compiled(record)),
+        *_inductor(records),
+        *_plain(records[0]),
+        *_triton(records[0]),
+        *_flashinfer(records[0], home),
+    ]
+    facts = {
+        "identity": [list(part) for part in identity.parts],
+        "ranks": [{"rank": record.rank, "counts": record.counts} for record in records],
+        "seconds": dict(started.result),
+    }
+    contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
+    return pack(
+        _once(contents),
+        key=identity.as_dict(),
+        key_sha256=identity.sha256,
+        fingerprint={"engine_version": identity.as_dict()["engine_version"]},
+        created_at=time.time(),
+        strategy=STRATEGY,
+        guard=GuardSummary("unguarded"),
+    )
+
+
+def common_identity(records: Sequence[RankRecord]) -> Identity:
+    """Return the identity that all ranks of a replica have. Raises EngineError where they differ."""
+    identity = Identity(records[0].identity)
+    for record in records:
+        if not record.is_warm:
+            raise EngineError(f"rank {record.rank} did not reach the end of the engine's warmup", rank=record.rank)
+        if record.identity != identity.parts:
+            differing = [name for name, value in record.identity if identity.as_dict().get(name) != value]
+            raise EngineError(
+                f"rank {record.rank} differs from rank {records[0].rank} in {', '.join(differing)}; ranks of one "
+                "replica must run the same engine with the same configuration",
+                rank=record.rank,
+            )
+    return identity
+
+
+def _compiled(record: RankRecord) -> Iterable[Content]:
+    for module in record.modules:
+        prefix = f"{module.tag}/device_{module.device_index}/{module.rank}/"
+        yield from engine_kinds.TORCH_COMPILE.layout.collect(Path(module.path).parent, prefix)
+
+
+def _inductor(records: Sequence[RankRecord]) -> Iterable[Content]:
+    """Inductor's cache, which the ranks of a node share."""
+    modules: dict[str, CompiledModule] = {}
+    for record in records:
+        for module in record.modules:
+            modules.setdefault(module.tag, module)
+    for tag, module in modules.items():
+        directory = Path(module.path).parents[1] / "inductor_cache"
+        yield from engine_kinds.INDUCTOR.layout.collect(directory, f"{tag}/inductor_cache/")
+
+
+def _plain(record: RankRecord) -> Iterable[Content]:
+    places = dict(record.places)
+    for kind in engine_kinds.TREE_KINDS:
+        if kind.name in places:
+            yield from kind.layout.collect(Path(places[kind.name]))
+
+
+def _triton(record: RankRecord) -> Iterable[Content]:
+    directory = Path(dict(record.places)["triton_cache"])
+    return triton_cache.collect(directory, triton_cache.snapshot(directory))
+
+
+def _flashinfer(record: RankRecord, home: Home) -> Iterable[Content]:
+    """Every module that was built in the engine's fresh workspace."""
+    base = Path(home.variables()["FLASHINFER_WORKSPACE_BASE"])
+    libraries = {path.stem: path for path in base.glob(".cache/flashinfer/*/*/cached_ops/*/*.so")}
+    return flashinfer_modules.collect(libraries, record.module_requirements)
+
+
+def _once(contents: Iterable[Content]) -> tuple[Content, ...]:
+    """Each kind and path once: ranks on one node find each other's files."""
+    unique: dict[tuple[Kind, str], Content] = {}
+    for content in contents:
+        unique.setdefault((content.kind, content.path), content)
+    return tuple(unique.values())

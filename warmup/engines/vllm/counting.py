@@ -1,0 +1,102 @@
+"""Count what one engine process compiles and what it finds, by cache kind, from the moment of `install`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.caches.engine_kinds import EngineKind
+from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
+
+logger = logging.getLogger(__name__)
+
+KIND_OF_COMPILER = {"flashinfer": "flashinfer_module", "triton": "triton_cache", "cute_dsl": "cute_dsl"}
+
+
+@dataclass(slots=True)
+class Counts:
+    """Compiled and found entries per kind, with the names of what was compiled."""
+
+    compiled: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, *, is_compiled: bool, name: str = "") -> None:
+        """Count one entry."""
+        counts = self.compiled if is_compiled else self.found
+        counts[kind] = counts.get(kind, 0) + 1
+        if is_compiled and name:
+            self.names.append(f"{kind}: {name}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"compiled": dict(self.compiled), "found": dict(self.found), "names": list(self.names)}
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryWatch:
+    """A kind that reports to nobody: its directory's results before, to be compared with those of later."""
+
+    kind: EngineKind
+    directory: Path
+    before: frozenset[str]
+
+    def gained(self) -> frozenset[str]:
+        """Results that were not there before."""
+        return self.kind.layout.results(self.directory, self.kind.results) - self.before
+
+
+class CompileCounter:
+    """Hooks on the compilers that can be heard, vLLM's own counters, and directories that are compared."""
+
+    def __init__(self, on_event: Callable[[], None]) -> None:
+        """`on_event` is called after each compilation or load that a hook hears."""
+        self._heard = Counts()
+        self._on_event = on_event
+        self._hooks = default_hooks()
+        self._watches: list[DirectoryWatch] = []
+        self.missing: dict[str, str] = {}
+        """Compiler -> why it cannot be heard here."""
+
+    def install(self) -> None:
+        """Begin to listen."""
+        for hook in self._hooks:
+            reason = hook.install(self._hear)
+            if reason is not None:
+                self.missing[hook.kind] = reason
+
+    def counts(self) -> Counts:
+        """What was heard so far, and what torch and vLLM have counted themselves."""
+        total = Counts(dict(self._heard.compiled), dict(self._heard.found), list(self._heard.names))
+        compiled, found = _ahead_of_time_counts()
+        _add(total, "torch_compile", compiled, found)
+        for watch in self._watches:
+            gained = watch.gained()
+            _add(total, watch.kind.name, len(gained), len(watch.before))
+            total.names += [f"{watch.kind.name}: {name}" for name in sorted(gained)]
+        return total
+
+    def watch(self, kind: EngineKind, directory: Path) -> None:
+        """Count what a directory gains from here on as compiled, and what it holds now as found."""
+        self._watches.append(DirectoryWatch(kind, directory, kind.layout.results(directory, kind.results)))
+
+    def _hear(self, seen: Compilation) -> None:
+        self._heard.add(KIND_OF_COMPILER[seen.kind], is_compiled=not seen.from_disk, name=seen.kernel)
+        self._on_event()
+
+
+def _add(total: Counts, kind: str, compiled: int, found: int) -> None:
+    if compiled:
+        total.compiled[kind] = compiled
+    if found:
+        total.found[kind] = found
+
+
+def _ahead_of_time_counts() -> tuple[int, int]:
+    """Ahead-of-time files that vLLM compiled and that it loaded."""
+    from vllm.compilation.counter import compilation_counter
+
+    return compilation_counter.num_aot_compiles, compilation_counter.num_aot_artifacts_loaded

@@ -1,0 +1,51 @@
+"""Environment variables that vLLM hashes into its compile key although they change no kernel.
+
+Everything else of `vllm.envs.compile_factors()` belongs to the identity of a start: a difference is a miss that names
+the variable. Read in vLLM 0.32.0 and 0.33.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MAY_DIFFER: dict[str, str] = {
+    "VLLM_PLUGINS": "which plugins are loaded; it may hide this project's own",
+    "VLLM_LOOPBACK_IP": "an address",
+    "VLLM_P2P_SIDE_CHANNEL_HOST": "an address",
+    "VLLM_P2P_SIDE_CHANNEL_PORT": "a port",
+    "VLLM_EC_SIDE_CHANNEL_HOST": "an address",
+    "VLLM_EC_SIDE_CHANNEL_PORT": "a port",
+    "VLLM_NIXL_SIDE_CHANNEL_PORT": "a port",
+    "VLLM_PROCESS_NAME_PREFIX": "a label",
+    "VLLM_USAGE_SOURCE": "a label",
+    "VLLM_IMAGE_TAG": "a label of the image",
+    "VLLM_BUILD_COMMIT": "a label of the image",
+    "VLLM_BUILD_PIPELINE": "a label of the image",
+    "VLLM_BUILD_URL": "a label of the image",
+    "VLLM_SYSTEM_START_DATE": "a date",
+    "VLLM_LORA_RESOLVER_CACHE_DIR": "a path of adapters",
+    "VLLM_RUST_FRONTEND_PATH": "a path of the front end",
+    "VLLM_NCCL_SO_PATH": "a path of a library",
+    "VLLM_NCCL_INCLUDE_PATH": "a path of headers",
+    "VLLM_CUDART_SO_PATH": "a path of a library",
+    "VLLM_ENGINE_READY_TIMEOUT_S": "a timeout",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "an interval of a log line",
+    "VLLM_GPU_NIC_PCIE_MAPPING": "a mapping of network cards",
+    "VLLM_DP_RANK": "the replica's number",
+    "VLLM_DP_RANK_LOCAL": "the replica's number on its node",
+    "CMAKE_BUILD_TYPE": "how vLLM was built",
+    "NVCC_THREADS": "how vLLM was built",
+    "VERBOSE": "how vLLM was built",
+    "CUDA_HOME": "a path; the compiler's own version text is compared by each kind that compiles with it",
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "set by vLLM's Ray executor for its workers",
+}
+"""Variable -> what it holds, which is the reason why it may differ."""
+
+
+def binding(factors: Mapping[str, object]) -> dict[str, str]:
+    """Return the factors that must be equal, as text: unset ones are left out."""
+    return {
+        name: str(value)
+        for name, value in sorted(factors.items())
+        if name not in MAY_DIFFER and value not in (None, "", "None")
+    }

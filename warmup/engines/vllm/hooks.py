@@ -1,0 +1,114 @@
+"""The vLLM functions that are wrapped in an engine's processes, and what happens when something of ours fails there.
+
+| function | fires | what is done |
+|---|---|---|
+| `WorkerWrapperBase.init_device` | in each worker, device chosen | find the artifact, place what needs no key |
+| `WorkerBase.compile_or_warm_up_model` (the worker's own) | at the end of the engine's warmup | write the record |
+| `compilation.decorators._try_load_aot_compiled_fn` | at the first forward, key known | place the compiled files |
+| `_LazyRegisteredModel._load_modelinfo_from_cache` | in the front end, before a model is inspected | place one file |
+
+Under `auto` a failure of ours is one log line and vLLM's own path; under `require` it ends the start.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from ray_warmup.configs import env
+from ray_warmup.warmup.engines.import_hooks import when_imported
+
+logger = logging.getLogger("ray_warmup")
+
+_process: Any = None
+"""The one `EngineProcess` of this process."""
+
+
+def install() -> None:
+    """Wrap each function as soon as its module is imported."""
+    when_imported("vllm.v1.worker.worker_base", _wrap_worker)
+    when_imported("vllm.compilation.decorators", _wrap_compiled_lookup)
+    when_imported("vllm.model_executor.models.registry", _wrap_modelinfo_lookup)
+
+
+def engine_process() -> Any:
+    """The process' object, made at the first hook that fires: making it imports pydantic and this project."""
+    global _process
+    if _process is None:
+        from ray_warmup.warmup.engines.vllm.process import EngineProcess
+
+        _process = EngineProcess()
+    return _process
+
+
+def _guarded(step: str, work: Callable[[], None], *, may_require: bool = True) -> None:
+    """Run a step of ours so that it cannot hurt an engine that does not require it."""
+    try:
+        work()
+    except Exception as error:  # the border to somebody else's process: whatever fails here must not end it
+        if may_require and env.read("RAY_WARMUP") == "require":
+            raise RuntimeError(f"RAY_WARMUP=require: {step}: {error}") from error
+        logger.warning("ray-warmup: %s failed, the engine goes its own way: %s: %s", step, type(error).__name__, error)
+
+
+def _wrap_worker(module: ModuleType) -> None:
+    wrapper = module.WorkerWrapperBase
+    original = wrapper.init_device
+
+    @functools.wraps(original)
+    def init_device(self: Any, *args: Any, **named: Any) -> Any:
+        result = original(self, *args, **named)
+        _guarded("placing caches", lambda: _begin(self))
+        return result
+
+    wrapper.init_device = init_device
+
+
+def _begin(wrapper: Any) -> None:
+    process = engine_process()
+    _watch_warmup(wrapper.worker)
+    process.begin_worker(wrapper.vllm_config, wrapper.worker)
+    if env.read("RAY_WARMUP") == "require" and process.record_directory is None and process.lookup != "hit":
+        raise RuntimeError(process.lookup)
+
+
+def _watch_warmup(worker: Any) -> None:
+    """Wrap the end of this worker's warmup, on the object.
+
+    vLLM loads plugins inside `init_worker`, so wrapping that would come too late in a worker's own process.
+    """
+    original = worker.compile_or_warm_up_model
+
+    def compile_or_warm_up_model(*args: Any, **named: Any) -> Any:
+        result = original(*args, **named)
+        _guarded("the record of the warmup", lambda: engine_process().warmed_up())
+        return result
+
+    worker.compile_or_warm_up_model = compile_or_warm_up_model
+
+
+def _wrap_compiled_lookup(module: ModuleType) -> None:
+    original = module._try_load_aot_compiled_fn
+
+    @functools.wraps(original)
+    def try_load(model: Any, aot_compilation_path: str, *args: Any, **named: Any) -> Any:
+        _guarded("placing compiled files", lambda: engine_process().place_compiled(model, aot_compilation_path))
+        return original(model, aot_compilation_path, *args, **named)
+
+    module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
+
+
+def _wrap_modelinfo_lookup(module: ModuleType) -> None:
+    registered = module._LazyRegisteredModel
+    original = registered._load_modelinfo_from_cache
+
+    @functools.wraps(original)
+    def load(self: Any, *args: Any, **named: Any) -> Any:
+        name = self._get_cache_filename()
+        _guarded("placing model facts", lambda: engine_process().place_modelinfo(name), may_require=False)
+        return original(self, *args, **named)
+
+    registered._load_modelinfo_from_cache = load

@@ -1,0 +1,119 @@
+"""Identity of one vLLM start: the named parts by which a recorded artifact fits another start.
+
+The model's path is not a part: vLLM hashes it, and a snapshot directory differs from node to node. What the model
+says (its configuration) is. Equal on every rank of a replica. Imports vLLM inside functions.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from ray_warmup.warmup.engines.vllm import factors
+
+SCHEMA = "1"
+"""Raised when the meaning of a part changes."""
+LIBRARIES = ("torch", "triton", "flashinfer-python", "transformers")
+READABLE: tuple[tuple[str, str], ...] = (
+    ("scheduler_config", "max_num_batched_tokens"),
+    ("scheduler_config", "max_num_seqs"),
+    ("model_config", "dtype"),
+    ("model_config", "max_model_len"),
+    ("model_config", "quantization"),
+    ("cache_config", "cache_dtype"),
+    ("cache_config", "block_size"),
+    ("parallel_config", "tensor_parallel_size"),
+    ("parallel_config", "pipeline_parallel_size"),
+    ("parallel_config", "data_parallel_size"),
+    ("parallel_config", "enable_expert_parallel"),
+)
+"""Settings that are named in a miss by their own values; the digests beside them cover everything else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Named parts in order, and their hash."""
+
+    parts: tuple[tuple[str, str], ...]
+
+    @property
+    def sha256(self) -> str:
+        """64 hex digits over the ordered parts."""
+        return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()
+
+    def as_dict(self) -> dict[str, str]:
+        """Name -> value, in order."""
+        return dict(self.parts)
+
+
+def identify(vllm_config: Any) -> Identity:
+    """Describe the start that this process takes part in."""
+    import vllm
+    from vllm import envs
+
+    parts = [("schema", SCHEMA), ("engine", "vllm"), ("engine_version", vllm.__version__)]
+    parts += [("python", platform.python_version()), *_library_parts(), *_device_parts()]
+    for section, field in READABLE:
+        value = getattr(getattr(vllm_config, section, None), field, None)
+        parts.append((f"{section}.{field}", str(value)))
+    parts.append(("sections", json.dumps(_section_digests(vllm_config), sort_keys=True)))
+    parts.append(("environment", json.dumps(factors.binding(envs.compile_factors()), sort_keys=True)))
+    return Identity(tuple(parts))
+
+
+def _library_parts() -> list[tuple[str, str]]:
+    return [(name, _version(name)) for name in LIBRARIES]
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _device_parts() -> list[tuple[str, str]]:
+    """The GPU's name and CUDA's version; the processor architecture where torch has no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [("device", f"cpu {platform.machine()}"), ("cuda", "")]
+    major, minor = torch.cuda.get_device_capability()
+    return [("device", f"{torch.cuda.get_device_name()} {major}.{minor}"), ("cuda", str(torch.version.cuda))]
+
+
+def _section_digests(vllm_config: Any) -> dict[str, str]:
+    """Section of vLLM's configuration -> digest of what of it decides kernels, by vLLM's own rules."""
+    digests = {"all": copy_without_paths(vllm_config).compute_hash()}
+    for name in sorted(vars(vllm_config)):
+        section = getattr(vllm_config, name)
+        if name.endswith("_config") and hasattr(section, "compute_hash"):
+            without = _model_without_paths(section) if name == "model_config" else section
+            digests[name] = without.compute_hash()
+    return digests
+
+
+def copy_without_paths(vllm_config: Any) -> Any:
+    """Return a shallow copy whose model has no path; the given configuration is not changed."""
+    copied = copy.copy(vllm_config)
+    if vllm_config.model_config is not None:
+        copied.model_config = _model_without_paths(vllm_config.model_config)
+    return copied
+
+
+def _model_without_paths(model_config: Any) -> Any:
+    copied = copy.copy(model_config)
+    for field in ("model", "model_weights"):
+        if hasattr(copied, field):
+            object.__setattr__(copied, field, "")
+    for field in ("hf_config", "hf_text_config"):
+        inner = copy.copy(getattr(model_config, field, None))
+        if inner is not None:
+            inner._name_or_path = ""
+            object.__setattr__(copied, field, inner)
+    return copied

@@ -1,0 +1,40 @@
+"""Let this process' FlashInfer find the modules of an artifact, through its lookup of ahead-of-time modules."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.caches import flashinfer_modules
+from ray_warmup.warmup.caches.installed import provider_directory
+
+
+def activate(artifact: Artifact, store_directory: Path) -> int:
+    """Install the artifact's modules beside its store once, and activate them; return how many there are.
+
+    Raises RejectedArtifactError for modules of another CUDA, architecture or C library.
+    """
+    contents = artifact.contents("flashinfer_module")
+    if not contents:
+        return 0
+    provider = provider_directory(store_directory, artifact.manifest.module_set)
+    if not flashinfer_modules.is_installed(provider):
+        flashinfer_modules.install(contents, provider, describe())
+    flashinfer_modules.activate(provider)
+    return len(flashinfer_modules.names_of(artifact.manifest))
+
+
+def describe() -> dict[str, str]:
+    """What a module's binary depends on in this process; empty where FlashInfer or a GPU is missing."""
+    import torch
+
+    try:
+        metadata.version("flashinfer-python")
+    except metadata.PackageNotFoundError:
+        return {}
+    if not torch.cuda.is_available():
+        return flashinfer_modules.describe_process("", ())
+    major, minor = torch.cuda.get_device_capability()
+    suffix = "a" if major >= 9 else ""
+    return flashinfer_modules.describe_process(str(torch.version.cuda), (f"{major}{minor}{suffix}",))

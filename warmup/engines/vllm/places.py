@@ -1,0 +1,45 @@
+"""Directories in which this vLLM process looks for each cache kind, by its own rules and this process' variables.
+
+Ahead-of-time files and Inductor's cache lie below a digest that vLLM computes at the first forward: `hooks.py` hears
+of that path. All others are known as soon as the process runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.configs import env
+from ray_warmup.warmup.artifact.manifest import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Absolute directories of one process; entries of a kind lie directly below its directory."""
+
+    modelinfos: Path
+    triton_cache: Path
+    deep_gemm: Path
+    trtllm_deep_gemm: Path
+
+    def of_kind(self) -> dict[Kind, Path]:
+        """Kind -> directory, for the kinds that are plain files."""
+        return {
+            "modelinfos": self.modelinfos,
+            "deep_gemm": self.deep_gemm,
+            "trtllm_deep_gemm": self.trtllm_deep_gemm,
+        }
+
+
+def places(cache_root: Path) -> Places:
+    """Resolve the directories of this process; `cache_root` is vLLM's own (`vllm.envs.VLLM_CACHE_ROOT`)."""
+    home = Path(env.read("HOME") or "~").expanduser()
+    triton_home = Path(env.read("TRITON_HOME") or home)
+    deep_gemm = (env.read("DG_JIT_CACHE_DIR") or str(cache_root / "deep_gemm")).split(":")[0]
+    trtllm = Path(env.read("TRTLLM_DG_CACHE_DIR") or home / ".tensorrt_llm")
+    return Places(
+        modelinfos=cache_root / "modelinfos",
+        triton_cache=Path(env.read("TRITON_CACHE_DIR") or triton_home / ".triton" / "cache"),
+        deep_gemm=Path(deep_gemm) / "cache",
+        trtllm_deep_gemm=trtllm / "cache",
+    )

@@ -1,0 +1,196 @@
+"""What this project does in one engine process: find the recorded artifact, place each kind, count, tell.
+
+One object a process, made by the first hook that fires. A hook fires wherever its vLLM function runs, so a process
+that is front end, core and worker at once needs no case of its own. Imports vLLM inside functions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.configs import env
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.caches import engine_kinds, triton_cache
+from ray_warmup.warmup.caches.tree import Placed, TreeLayout
+from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.vllm import module_provider
+from ray_warmup.warmup.engines.vllm.counting import CompileCounter
+from ray_warmup.warmup.engines.vllm.identity import Identity, identify
+from ray_warmup.warmup.engines.vllm.places import Places, places
+from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, own_pid
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "vllm"
+EARLY: tuple[Kind, ...] = ("triton_cache", "deep_gemm", "trtllm_deep_gemm", "flashinfer_module")
+"""Kinds that are placed as soon as configuration, rank and device are known."""
+COMPILED: tuple[Kind, ...] = ("torch_compile", "inductor")
+"""Kinds that are placed at the first forward, when vLLM has computed the key under which it looks."""
+
+
+class EngineProcess:
+    """One process of an engine."""
+
+    def __init__(self) -> None:
+        self.root = resolve_paths(CacheSection()).root
+        self.record_directory = _path(env.read("RAY_WARMUP_RECORD"))
+        self._store: Any = None
+        self._identity: Identity | None = None
+        self._places: Places | None = None
+        self._rank = 0
+        self._device_index = -1
+        self._lookup = "not looked up"
+        self._placed: dict[str, int] = {}
+        self._modules: list[CompiledModule] = []
+        self._counter: CompileCounter | None = None
+        self._own_seconds = 0.0
+        self._is_warm = False
+
+    def begin_worker(self, vllm_config: Any, worker: Any) -> None:
+        """Look for the artifact of this start and place what needs no key of the engine.
+
+        Called once the device is chosen and before the model is loaded.
+        """
+        with self._own_time():
+            from vllm import envs
+
+            self._rank = int(getattr(worker, "rank", 0))
+            index = getattr(getattr(worker, "device", None), "index", None)
+            self._device_index = -1 if index is None else int(index)
+            self._identity = identify(vllm_config)
+            self._places = places(Path(envs.VLLM_CACHE_ROOT))
+            env.export({"TRITON_CACHE_DIR": str(self._places.triton_cache)})
+            self._counter = CompileCounter(self._heard)
+            self._counter.install()
+            if self.record_directory is None:
+                self._find()
+                self._place_early()
+            for kind in (engine_kinds.DEEP_GEMM, engine_kinds.TRTLLM_DEEP_GEMM):
+                self._counter.watch(kind, self._places.of_kind()[kind.name])
+            self._tell()
+
+    def place_compiled(self, model: Any, path: str) -> None:
+        """Put the ahead-of-time file and Inductor's cache where this start is about to look."""
+        with self._own_time():
+            from vllm.compilation import decorators
+
+            target = Path(path)
+            inductor = target.parents[1] / "inductor_cache"
+            tag = decorators._model_hash_key(model.forward)
+            self._modules.append(CompiledModule(tag, path, target.parent.name, self._device_index))
+            if self._store is not None:
+                artifact = engine_store.load(self._store, COMPILED)
+                name = f"{tag}/device_{self._device_index}/{target.parent.name}"
+                self._place("torch_compile", artifact, name, target.parent)
+                self._place("inductor", artifact, f"{tag}/inductor_cache", inductor)
+            if self._counter is not None:
+                self._counter.watch(engine_kinds.INDUCTOR, inductor)
+            self._tell()
+
+    def place_modelinfo(self, file_name: str) -> None:
+        """Put the one file that vLLM is about to look for in place, from any artifact of this version.
+
+        vLLM compares a digest of the model's source itself, so the file fits whatever else differs.
+        """
+        with self._own_time():
+            import vllm
+            from vllm import envs
+
+            directory = Path(envs.VLLM_CACHE_ROOT) / "modelinfos"
+            if (directory / file_name).exists() or self.record_directory is not None:
+                return
+            for store in engine_store.stores(self.root, ENGINE, vllm.__version__):
+                artifact = engine_store.load(store, ("modelinfos",))
+                contents = [c for c in artifact.contents("modelinfos") if c.path == file_name]
+                if contents:
+                    self._count(engine_kinds.MODELINFOS.layout.place(contents, directory), "modelinfos")
+                    return
+
+    def warmed_up(self) -> None:
+        """The engine's own warmup has ended in this process."""
+        with self._own_time():
+            self._is_warm = True
+            self._tell()
+
+    def _heard(self) -> None:
+        """After the warmup every compilation is told at once: an engine may be killed without a word."""
+        if self._is_warm:
+            self._tell()
+
+    @property
+    def lookup(self) -> str:
+        """`hit`, or why nothing was placed."""
+        return self._lookup
+
+    def _find(self) -> None:
+        assert self._identity is not None
+        version = self._identity.as_dict()["engine_version"]
+        found = engine_store.find(self.root, ENGINE, version, self._identity.parts, self._identity.sha256)
+        self._store, self._lookup = found.store, found.reason or "hit"
+        logger.info("ray-warmup: %s", "artifact found" if found.store else f"starts as usual: {found.reason}")
+
+    def _place_early(self) -> None:
+        if self._store is None:
+            return
+        assert self._places is not None
+        artifact = engine_store.load(self._store, EARLY)
+        written = triton_cache.install(artifact.contents("triton_cache"), self._places.triton_cache)
+        self._count(Placed(tuple(written), ()), "triton_cache")
+        for kind, directory in self._places.of_kind().items():
+            if kind in EARLY:
+                self._place(kind, artifact, "", directory)
+        self._placed["flashinfer_module"] = module_provider.activate(artifact, self._store.directory)
+
+    def _place(self, kind: Kind, artifact: Artifact, prefix: str, directory: Path) -> None:
+        """Place the contents below a prefix of one kind into a directory."""
+        start = f"{prefix}/" if prefix else ""
+        contents = [
+            type(content)(kind, content.path.removeprefix(start), content.data)
+            for content in artifact.contents(kind)
+            if content.path.startswith(start)
+        ]
+        layout: TreeLayout = next(row.layout for row in engine_kinds.TREE_KINDS if row.name == kind)
+        self._count(layout.place(contents, directory), kind)
+
+    def _count(self, placed: Placed, kind: str) -> None:
+        self._placed[kind] = self._placed.get(kind, 0) + len(placed.written)
+
+    def _tell(self) -> None:
+        """Write the record where a launcher asked for it."""
+        directory = self.record_directory or _path(env.read("RAY_WARMUP_PROOF"))
+        if directory is None or self._identity is None or self._places is None or self._counter is None:
+            return
+        pairs = {**self._places.of_kind(), "triton_cache": self._places.triton_cache}
+        RankRecord(
+            rank=self._rank,
+            pid=own_pid(),
+            identity=self._identity.parts,
+            places=tuple((kind, str(path)) for kind, path in sorted(pairs.items())),
+            modules=tuple(self._modules),
+            counts=self._counter.counts().to_json(),
+            placed=dict(self._placed),
+            lookup=self._lookup,
+            own_seconds=self._own_seconds,
+            module_requirements=module_provider.describe(),
+            is_warm=self._is_warm,
+        ).write(directory)
+
+    @contextmanager
+    def _own_time(self) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._own_seconds += time.monotonic() - began
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None

@@ -1,0 +1,94 @@
+"""What one engine process tells about itself: identity, directories, compile paths and counts, as one JSON file a rank.
+
+Written in the engine's process, read by the launcher that started it. A launcher asks for it by `RAY_WARMUP_RECORD`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+
+SCHEMA_VERSION = 1
+_LIMIT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModule:
+    """One compiled module of a model and where this process looked for its ahead-of-time file."""
+
+    tag: str
+    """vLLM's digest of the module's code: equal in every start of one version."""
+    path: str
+    rank: str
+    """vLLM's name of the rank's directory, `rank_0_0`."""
+    device_index: int
+    """CUDA device index that is baked into the file; -1 on a processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankRecord:
+    """One worker process."""
+
+    rank: int
+    pid: int
+    identity: tuple[tuple[str, str], ...]
+    places: tuple[tuple[str, str], ...]
+    """(kind, directory), in order."""
+    modules: tuple[CompiledModule, ...]
+    counts: dict[str, Any]
+    placed: dict[str, int]
+    """Kind -> entries that were put in place in this process."""
+    lookup: str
+    """`hit`, or why there was nothing to place."""
+    own_seconds: float
+    """Time spent in this project's code."""
+    module_requirements: dict[str, str]
+    """What FlashInfer's compiled modules need of a process (`flashinfer_modules.describe_process`)."""
+    is_warm: bool
+    """Whether the engine's warmup has ended."""
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, directory: Path) -> None:
+        """Publish the record as `rank_<n>.json`. Raises StoreError."""
+        publish_bytes(directory / f"rank_{self.rank}.json", json.dumps(asdict(self)).encode() + b"\n")
+
+
+def read_records(directory: Path) -> tuple[RankRecord, ...]:
+    """Read the records of all ranks, by rank.
+
+    Raises:
+        CorruptArtifactError: a file is no record.
+        RejectedArtifactError: another version wrote it.
+    """
+    records = [_read(path) for path in sorted(directory.glob("rank_*.json"))]
+    return tuple(sorted(records, key=lambda record: record.rank))
+
+
+def _read(path: Path) -> RankRecord:
+    data = path.read_bytes()
+    if len(data) > _LIMIT:
+        raise CorruptArtifactError(f"{path} has {len(data)} bytes, at most {_LIMIT} are read", path=str(path))
+    try:
+        record = TypeAdapter(RankRecord).validate_json(data, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the top level"
+        raise CorruptArtifactError(f"{path} is no record of a rank: {where}: {first['msg']}", path=str(path)) from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise RejectedArtifactError(
+            f"{path} has schema version {record.schema_version}, this version reads {SCHEMA_VERSION}", path=str(path)
+        )
+    return record
+
+
+def own_pid() -> int:
+    """This process' number."""
+    return os.getpid()
