@@ -45,6 +45,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("CUDA_CACHE_MAXSIZE", "local", "its size limit in bytes"),
     Variable("TRITON_CACHE_DIR", "local", "Triton's cache of compiled kernels"),
     Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
+    Variable("VLLM_CACHE_ROOT", "local", "where vLLM keeps its own caches"),
     Variable("TRITON_HOME", "local", "parent of Triton's default cache"),
     Variable("DG_JIT_CACHE_DIR", "local", "DeepGEMM's cache in an engine; the first of several directories"),
     Variable("TRTLLM_DG_CACHE_DIR", "local", "FlashInfer's cache of TensorRT-LLM's DeepGEMM kernels"),

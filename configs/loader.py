@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ray_warmup.configs.engine_schema import ENGINES, EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
 from ray_warmup.configs.schema import WarmupConfig
@@ -37,10 +38,32 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: naming `section.field`, the value and the rule.
     """
-    data = _read(_find(path)) if path is not None else {}
-    for override in overrides:
-        _apply(data, override)
-    return parse_config(data)
+    return parse_config(_document(path, overrides))
+
+
+def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfig | EngineRunConfig:
+    """Read a config of either engine: the built-in one's, or the one that `engine.kind` names.
+
+    Raises:
+        ConfigError: as `load_config`; also for a kind that is not known, and for a section of the built-in engine
+            beside another one.
+    """
+    data = _document(path, overrides)
+    engine = data.get("engine")
+    kind = engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
+    if kind == ENGINES[0]:
+        return parse_config(data)
+    if kind not in ENGINES:
+        raise ConfigError(f"engine.kind: {shown(kind)}: must be one of {', '.join(ENGINES)}")
+    for section in ("model", "autotune", "guard"):
+        if section in data:
+            raise ConfigError(
+                f"{section}: belongs to the built-in engine; with engine.kind {kind} everything of it is in engine.args"
+            )
+    try:
+        return EngineRunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
 
 
 def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
@@ -49,6 +72,14 @@ def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
         return WarmupConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def _document(path: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain values of a file with overrides applied."""
+    data = _read(_find(path)) if path is not None else {}
+    for override in overrides:
+        _apply(data, override)
+    return data
 
 
 def _find(path: str | Path) -> Path:

@@ -165,6 +165,8 @@ class GuardSection(Section):
 class EngineSection(Section):
     """What a serving engine warms at start-up besides tuning; run on a built-in model runner with random weights."""
 
+    kind: Literal["builtin"] = "builtin"
+    """The built-in engine; `configs/engine_schema.py` has the sections of the others."""
     enabled: bool | None = None
     """Explicit switch; unset: on a GPU. On the cpu backend an engine compiles nothing, so it runs there when asked."""
     disabled: tuple[EngineWarmupName, ...] = ()

@@ -16,6 +16,7 @@ from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
+from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.terminal import complain, log_to_stderr
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cache_app, name="cache")
+app.add_typer(engine_app, name="engine")
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]

@@ -31,6 +31,7 @@ EXCLUDED: dict[str, str] = {
     "shortlist, tie band": "how carefully to choose among measured tactics; --retune applies a new setting",
     "op families": "they decide the task list, whose digest is a part",
     "memory limits": "a table says which tasks it has; what it lacks, and fits now, is measured and added",
+    "engine kind": "a table of this key is always the built-in engine's; others have an identity of their own",
     "engine warmups": "they compile and load, and decide no tactic; what sm120_decode tunes is part of the artifact",
     "losing a node": "it decides who is left, not what they run",
     "optimization level": "O1 to O3 tune the same; O0 tunes nothing and needs no key",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ray_warmup.configs import ConfigError, WarmupConfig, parse_config, schema
+from ray_warmup.configs import ConfigError, WarmupConfig, engine_schema, parse_config, schema
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.configs.section import Section
 from ray_warmup.warmup.machine.phases import Phase
@@ -175,9 +175,9 @@ def test_a_config_is_frozen() -> None:
 
 def test_every_field_is_documented() -> None:
     """Each field of each section has a docstring under it, in the source, where a reader looks."""
-    tree = ast.parse(inspect.getsource(schema))
+    trees = [ast.parse(inspect.getsource(module)) for module in (schema, engine_schema)]
     bare, fields = [], 0
-    for section in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+    for section in (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, below in pairwise([*section.body, ast.Pass()]):
             if isinstance(field, ast.AnnAssign):
                 fields += 1

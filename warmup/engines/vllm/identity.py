@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import platform
+import sys
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -78,10 +79,9 @@ def _version(distribution: str) -> str:
 
 
 def _device_parts() -> list[tuple[str, str]]:
-    """The GPU's name and CUDA's version; the processor architecture where torch has no GPU."""
-    import torch
-
-    if not torch.cuda.is_available():
+    """The GPU's name and CUDA's version; the processor's architecture where torch sees no GPU."""
+    torch = sys.modules.get("torch")  # the engine has imported it long ago, or has none
+    if torch is None or not torch.cuda.is_available():
         return [("device", f"cpu {platform.machine()}"), ("cuda", "")]
     major, minor = torch.cuda.get_device_capability()
     return [("device", f"{torch.cuda.get_device_name()} {major}.{minor}"), ("cuda", str(torch.version.cuda))]

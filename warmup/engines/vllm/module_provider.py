@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def activate(artifact: Artifact, store_directory: Path) -> int:
 
 def describe() -> dict[str, str]:
     """What a module's binary depends on in this process; empty where FlashInfer or a GPU is missing."""
-    import torch
-
     try:
         metadata.version("flashinfer-python")
+        metadata.version("apache-tvm-ffi")
     except metadata.PackageNotFoundError:
         return {}
-    if not torch.cuda.is_available():
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
         return flashinfer_modules.describe_process("", ())
     major, minor = torch.cuda.get_device_capability()
     suffix = "a" if major >= 9 else ""

@@ -179,7 +179,7 @@ def test_mutated_archives_are_refused_by_name(archive: bytes, tmp_path: Path, mo
 
     assert sum(counts.values()) == CASES
     assert counts["CorruptArtifactError"] > CASES // 2
-    assert counts["UnsafeArchiveError"] > 100
+    assert counts["UnsafeArchiveError"] > 50
     assert 0 < counts["accepted"] < CASES // 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bystander", "target"]
     assert {path.name for path in (tmp_path / "target").iterdir()} <= {"flashinfer_autotune_cache", "triton", "nv"}

@@ -30,6 +30,7 @@ NAMED: dict[str, tuple[Any, str]] = {
 """Config field -> another value, and the part that it changes."""
 
 LEFT_OUT: dict[str, dict[str, Any]] = {
+    "engine kind": {"engine.kind": "builtin"},
     "address": {"cluster.address": "h:1"},
     "cluster size": {"cluster.world_size": 8},
     "node": {

@@ -1,0 +1,113 @@
+"""What a user asks for a real engine: which one, with which of its own arguments. Frozen; imports no engine.
+
+    cluster: {address: auto, num_nodes: 2, ranks_per_node: 1}
+    engine:
+      kind: vllm
+      args: {model: Qwen/Qwen3-30B-A3B-FP8, tensor_parallel_size: 1, max_num_batched_tokens: 8192}
+
+`args` are those of the engine's own command line, with dashes or underscores. Sizes, dtypes and quantization come from
+them: the sections `model` and `autotune` belong to the built-in engine and are refused beside another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import JsonValue, field_validator, model_validator
+
+from ray_warmup.configs.schema import CacheSection, ClusterSection
+from ray_warmup.configs.section import Seconds, Section
+
+EngineKind = Literal["builtin", "vllm"]
+ENGINES: tuple[EngineKind, ...] = ("builtin", "vllm")
+OURS: dict[str, str] = {
+    "load_format": "engine.weights says it",
+    "distributed_executor_backend": "the run chooses it",
+    "host": "no server is started",
+    "port": "no server is started",
+    "uds": "no server is started",
+    "api_server_count": "no server is started",
+    "skip_tokenizer_init": "trial requests are token ids",
+}
+"""Arguments that a run sets itself, each with the reason."""
+SECRET = ("token", "api_key", "password", "secret")
+"""An argument whose name holds one of these words is never written anywhere."""
+
+
+class VllmSection(Section):
+    """A vLLM that is started with random weights, recorded, and proven."""
+
+    kind: Literal["vllm"]
+    """Which engine."""
+    args: dict[str, JsonValue]
+    """Arguments of `vllm serve`, the model as `model`; dashes or underscores."""
+    usage: Literal["serve", "llm"] = "serve"
+    """Whose defaults hold for arguments that are not given: those of the server, or of `LLM(...)`."""
+    weights: Literal["dummy", "real"] = "dummy"
+    """`dummy`: random weights, nothing is downloaded but the model's configuration."""
+    start_deadline: Seconds = 3600
+    """Seconds that one start may take."""
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: Any) -> Any:
+        """Take `--max-num-seqs`, `max-num-seqs` and `max_num_seqs` for one argument."""
+        if not isinstance(value, Mapping):
+            return value
+        spelled: dict[str, Any] = {}
+        for name, argument in value.items():
+            plain = str(name).lstrip("-").replace("-", "_")
+            if plain in spelled:
+                raise ValueError(f"{plain} is given twice")
+            spelled[plain] = argument
+        return spelled
+
+    @model_validator(mode="after")
+    def _arguments_of_the_user_alone(self) -> Self:
+        if not isinstance(self.args.get("model"), str) or not self.args["model"]:
+            raise ValueError("args.model: missing; give a directory with a config.json, or a name that nodes resolve")
+        for name, reason in OURS.items():
+            if name in self.args:
+                raise ValueError(f"args.{name}: {reason}; leave it out")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+            size = self.args.get(name, 1)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"args.{name}: {size!r}: must be a whole number of at least 1")
+        return self
+
+    @property
+    def ranks_per_replica(self) -> int:
+        """GPUs of one replica: tensor times pipeline parallel size."""
+        return self._size("tensor_parallel_size") * self._size("pipeline_parallel_size")
+
+    @property
+    def shown_args(self) -> dict[str, JsonValue]:
+        """The arguments without what is secret, for reports and keys."""
+        return {name: value for name, value in self.args.items() if not any(word in name for word in SECRET)}
+
+    def _size(self, name: str) -> int:
+        size = self.args.get(name, 1)
+        assert isinstance(size, int), "checked when it was read"
+        return size
+
+
+class EngineRunConfig(Section):
+    """One warmup run of a real engine."""
+
+    cluster: ClusterSection
+    """Where the replicas run."""
+    engine: VllmSection
+    """Which engine, and how it is started."""
+    cache: CacheSection = CacheSection()
+    """Where results are kept."""
+
+    @model_validator(mode="after")
+    def _ranks_are_whole_replicas(self) -> Self:
+        per_replica = self.engine.ranks_per_replica
+        if self.cluster.num_ranks % per_replica:
+            raise ValueError(
+                f"engine.args: {per_replica} ranks of a replica (tensor times pipeline parallel size) must divide the "
+                f"{self.cluster.num_ranks} ranks of cluster"
+            )
+        return self

@@ -1,0 +1,50 @@
+"""`ray-warmup engine`: record what a real engine compiles on this node, prove that another start finds it, show it.
+
+Exit codes: 0 done (`prove`: nothing was compiled), 1 failed, 2 wrong configuration. Thin: the work is
+`warmup/engines/`'s, the tables are `scripts/engine_view.py`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ray_warmup.scripts.endings import GuardedGroup
+
+app = typer.Typer(
+    name="engine",
+    cls=GuardedGroup,
+    help="Record, prove and show what a real engine compiles at its start.",
+    epilog="Exit codes: 0 done (prove: nothing was compiled), 1 failed, 2 wrong configuration or usage.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Config = Annotated[str, typer.Option("--config", "-c", help="YAML file whose engine.kind names the engine.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+@app.command()
+def record(config: Config, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Start the engine once with random weights and empty caches, and keep what it filled on this node."""
+    from ray_warmup.scripts.engine_view import record_and_show
+
+    raise typer.Exit(record_and_show(config, settings or [], as_json=as_json))
+
+
+@app.command()
+def prove(config: Config, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Start the engine in an empty home with what this node keeps; exit code 0 when nothing was compiled."""
+    from ray_warmup.scripts.engine_view import prove_and_show
+
+    raise typer.Exit(prove_and_show(config, settings or [], as_json=as_json))
+
+
+@app.command()
+def show(as_json: AsJson = False) -> None:
+    """Print each cache kind: where the engine of this environment looks, what is there, and what this node keeps."""
+    from ray_warmup.scripts.engine_view import show_engines
+
+    raise typer.Exit(show_engines(as_json=as_json))

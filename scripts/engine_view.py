@@ -1,0 +1,128 @@
+"""Tables of `ray-warmup engine`: seconds and counts of a start, kinds with their directories, stored artifacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
+from ray_warmup.configs import ConfigError, env
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import load_request
+from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
+from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.engines.vllm import installed
+from ray_warmup.warmup.engines.vllm.launch import Started
+from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recorded, prove, record
+
+SCHEMA_VERSION = 1
+MIB = 1 << 20
+
+
+def record_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> int:
+    """Record on this node and print what was kept. Raises ConfigError, WarmupError."""
+    request = engine_request(config, settings)
+    done = record(request.engine, request.cache, env.snapshot())
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **recorded_json(done)}))
+        return EXIT_READY
+    console = wide_console()
+    table = table_of("kind", "entries", "MiB", "code")
+    for kind, (count, size) in sizes_of(done).items():
+        is_code = any(row.name == kind and row.is_code for row in engine_kinds.TREE_KINDS)
+        add_row(table, kind, count, f"{size / MIB:.2f}", "yes" if is_code else "")
+    console.print(table)
+    _show_start(done.started)
+    say(console, f"recorded as generation {done.generation} in {done.store}")
+    return EXIT_READY
+
+
+def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> int:
+    """Prove on this node and print the verdict. Raises ConfigError, WarmupError."""
+    request = engine_request(config, settings)
+    done = prove(request.engine, request.cache, env.snapshot())
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **proof_json(done)}))
+        return EXIT_READY if done.holds else EXIT_FAILED
+    console = wide_console()
+    table = table_of("rank", "kind", "placed", "found", "compiled")
+    for told in done.started.records:
+        kinds = sorted({*told.placed, *told.counts["found"], *told.counts["compiled"]})
+        for kind in kinds:
+            found, compiled = told.counts["found"].get(kind, 0), told.counts["compiled"].get(kind, 0)
+            add_row(table, told.rank, kind, told.placed.get(kind, 0), found, compiled)
+    console.print(table)
+    _show_start(done.started)
+    for problem in done.problems:
+        say(console, problem)
+    say(console, "PROVEN: nothing was compiled" if done.holds else "NOT PROVEN")
+    return EXIT_READY if done.holds else EXIT_FAILED
+
+
+def show_engines(*, as_json: bool) -> int:
+    """Print where the installed engine looks and what this node keeps of it."""
+    facts = installed.describe()
+    if as_json:
+        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **facts.to_json()}))
+        return EXIT_READY
+    console = wide_console()
+    say(console, f"vllm {facts.version}" if facts.version else "vLLM is not installed in this environment")
+    table = table_of("kind", "entries", "MiB", "looks in", whole=("kind",))
+    for row in facts.kinds:
+        add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.directory)
+    console.print(table)
+    for path in facts.stores:
+        say(console, f"kept: {path}")
+    for kind, reason in engine_kinds.LEFT_OUT.items():
+        say(console, f"left out: {kind}: {reason}")
+    return EXIT_READY
+
+
+def engine_request(config: str, settings: Sequence[str]) -> EngineRunConfig:
+    """Read a config that names a real engine. Raises ConfigError for one of the built-in engine."""
+    request = load_request(config, settings)
+    if not isinstance(request, EngineRunConfig):
+        raise ConfigError("engine.kind: builtin: must name a real engine here, for example vllm")
+    return request
+
+
+def sizes_of(done: Recorded) -> dict[str, tuple[int, int]]:
+    """Kind -> (entries, bytes before compression)."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for blob in done.artifact.manifest.blobs:
+        count, size = sizes.get(blob.kind, (0, 0))
+        sizes[blob.kind] = (count + 1, size + blob.content_size)
+    return sizes
+
+
+def recorded_json(done: Recorded) -> dict[str, Any]:
+    """Plain JSON values of a recording."""
+    return {
+        "store": str(done.store),
+        "generation": done.generation,
+        "digest": done.artifact.digest,
+        "key_sha256": done.artifact.manifest.key_sha256,
+        "kinds": {kind: {"entries": count, "bytes": size} for kind, (count, size) in sizes_of(done).items()},
+        "seconds": dict(done.started.result),
+    }
+
+
+def proof_json(done: Proof) -> dict[str, Any]:
+    """Plain JSON values of a proof."""
+    ranks = [
+        {"rank": told.rank, "placed": told.placed, "counts": told.counts, "own_seconds": told.own_seconds}
+        for told in done.started.records
+    ]
+    return {"proven": done.holds, "problems": list(done.problems), "ranks": ranks, "seconds": dict(done.started.result)}
+
+
+def _show_start(started: Started) -> None:
+    result = started.result
+    say(
+        wide_console(),
+        f"import {result['import_s']:.1f} s, engine {result['engine_s']:.1f} s, first answer "
+        f"{result['first_answer_s']:.2f} s, {result['requests']} requests answered",
+    )

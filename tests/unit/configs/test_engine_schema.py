@@ -1,0 +1,89 @@
+"""A config that names a real engine: arguments as on its command line, what is the run's own is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.configs.engine_schema import OURS, EngineRunConfig
+from ray_warmup.configs.loader import RECIPES_DIR, load_request
+
+
+def written(tmp_path: Path, **sections: Any) -> Path:
+    """A config file with one rank and a vLLM unless told otherwise."""
+    document = {"cluster": {"world_size": 1}, "engine": {"kind": "vllm", "args": {"model": "m"}}} | sections
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in document.items() if value is not None}))
+    return path
+
+
+def test_one_argument_has_one_spelling(tmp_path: Path) -> None:
+    """Dashes, underscores and the two dashes in front are the same argument; nested values stay as they are."""
+    args = {"model": "m", "--max-num-seqs": 8, "hf-overrides": {"a": [1, True]}, "enforce_eager": True}
+    request = load_request(written(tmp_path, engine={"kind": "vllm", "args": args}))
+
+    assert isinstance(request, EngineRunConfig)
+    assert request.engine.args == {
+        "model": "m",
+        "max_num_seqs": 8,
+        "hf_overrides": {"a": [1, True]},
+        "enforce_eager": True,
+    }
+    both = written(tmp_path, engine={"kind": "vllm", "args": {"model": "m", "max-num-seqs": 1, "max_num_seqs": 2}})
+    with pytest.raises(ConfigError, match="max_num_seqs is given twice"):
+        load_request(both)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_what_the_run_sets_itself_is_refused(tmp_path: Path, name: str) -> None:
+    """Each argument of ours is named with the reason."""
+    with pytest.raises(ConfigError, match=rf"args\.{name}: .*leave it out"):
+        load_request(written(tmp_path, engine={"kind": "vllm", "args": {"model": "m", name: "x"}}))
+
+
+@pytest.mark.parametrize("section", ["model", "autotune", "guard"])
+def test_sections_of_the_built_in_engine_are_refused(tmp_path: Path, section: str) -> None:
+    """Beside another engine they would say nothing, so they are an error with the way out."""
+    with pytest.raises(ConfigError, match=rf"{section}: belongs to the built-in engine.*engine\.args"):
+        load_request(written(tmp_path, **{section: {}}))
+
+
+@pytest.mark.parametrize(
+    ("engine", "complaint"),
+    [
+        ({"kind": "tgi", "args": {"model": "m"}}, r"engine\.kind: 'tgi': must be one of builtin, vllm"),
+        ({"kind": "vllm", "args": {}}, r"args\.model: missing"),
+        ({"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": 0}}, r"tensor_parallel_size: 0: must be"),
+        ({"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": True}}, r"tensor_parallel_size: True: must"),
+        ({"kind": "vllm", "args": {"model": "m"}, "num_layers": 2}, "num_layers: 2: unknown field"),
+        ({"kind": "vllm", "args": {"model": "m", "tensor-parallel-size": 2}}, "2 ranks of a replica.*divide the 1"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, engine: dict[str, Any], complaint: str) -> None:
+    """Field, value and rule, before anything is started."""
+    with pytest.raises(ConfigError, match=complaint):
+        load_request(written(tmp_path, engine=engine))
+
+
+def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
+    """What reports and keys are made of holds no token."""
+    args = {"model": "m", "hf_token": "hf_x", "api-key": ["k"], "max_num_seqs": 8}
+    request = load_request(written(tmp_path, engine={"kind": "vllm", "args": args}))
+
+    assert isinstance(request, EngineRunConfig)
+    assert request.engine.args["hf_token"] == "hf_x"
+    assert request.engine.shown_args == {"model": "m", "max_num_seqs": 8}
+
+
+def test_every_recipe_still_reads_as_the_built_in_engines() -> None:
+    """`engine.kind` defaults to the built-in one."""
+    recipes = sorted(RECIPES_DIR.glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        request = load_request(recipe)
+        assert isinstance(request, WarmupConfig)
+        assert request.engine.kind == "builtin"

