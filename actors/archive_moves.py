@@ -1,11 +1,12 @@
 """`ray-warmup cache export | import --cluster`: one file where the command runs, stores on the nodes.
 
-export   the node with the newest artifact of a key packs it, the file is written here
+export   the node with the newest artifact of a key packs it, a guarded one first; the file is written here
 import   the file is checked here as a whole, then every node checks and publishes it; its bytes travel once a node
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked
 from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.ops import OF_EXPORT
+from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import StoreError
 
@@ -37,14 +40,20 @@ def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -
     if len(keys) > 1:
         names = ", ".join(key[:12] for key in keys)
         raise StoreError(f"{len(keys)} keys are {wanted} on these nodes ({names}): give more of the key")
-    _, source = max((row["created_at"], node_id) for row, node_id in rows)
+    _, source = max((_worth(row), node_id) for row, node_id in rows)
     packs = {**arguments, "key": keys[0], "file": None}
     answers, problems = ask_nodes(perform, {source: ("export", packs)}, timeout_s)
     for answer in answers.values():
         if "result" in answer:
-            publish_bytes(Path(arguments["file"]), answer["result"].pop("data"))
+            publish_bytes(Path(arguments["file"]), answer["result"].pop("data"), advice=OF_EXPORT)
             answer["result"]["file"] = arguments["file"]
     return answers, problems
+
+
+def _worth(row: Mapping[str, Any]) -> tuple[bool, int, float]:
+    """Which of several artifacts is exported: guarded, then what came last, and a time only where it can be one."""
+    made_at = row["created_at"] if row["created_at"] <= time.time() + SLACK_S else 0.0
+    return row["guard"] == "guarded", row["depth"], made_at
 
 
 def import_to(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:

@@ -2,7 +2,8 @@
 
     which nodes         with a config those that could hold a rank of it, else every one that is alive
     ls, verify, explain, diff, prune   one question each
-    rollback            planned on every node first; nothing is changed unless all of them would serve one table
+    rollback            planned on every node first; nothing is changed unless all of them would serve one table, and
+                        where one fails on the way the others go forward again
     export, import      `archive_moves.py`: one file where the command runs
 
 Re-timing needs a rank's device and stays on one node.
@@ -71,15 +72,46 @@ def perform_everywhere(
 
 
 def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:
+    """What was done on every node; no rows where nothing was."""
     planned = _ask("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
     problem = objection(planned)
     if problem:
-        return ClusterAnswer("rollback", False, planned, problem)
+        return ClusterAnswer("rollback", False, (), problem)
     # By number: nodes that share one directory then go back once, not once each.
     steps = {row.node_id: {"key": row.result["key"], "generation": row.result["new"]} for row in planned if row.result}
     holders = [node for node in nodes if node.node_id in steps]
     done = {answer.node_id: answer for answer in _ask("rollback", holders, arguments, steps, timeout_s)}
+    if any(answer.error for answer in done.values()):
+        return _undone(holders, planned, done, arguments, timeout_s)
     return judge("rollback", [done.get(answer.node_id, answer) for answer in planned])
+
+
+def _undone(
+    holders: Sequence[capacity.Node],
+    planned: Sequence[NodeAnswer],
+    done: Mapping[str, NodeAnswer],
+    arguments: Arguments,
+    timeout_s: float,
+) -> ClusterAnswer:
+    """Take every node to where it was; a node that gave no answer is asked, too, since it may have gone back."""
+    steps = {
+        row.node_id: {"key": row.result["key"], "generation": row.result["old"], "force": True}
+        for row in planned
+        if row.result
+    }
+    back = {answer.node_id: answer for answer in _ask("rollback", holders, arguments, steps, timeout_s)}
+    causes = [answer.error for answer in done.values() if answer.error]
+    stuck = [node_id for node_id, answer in back.items() if answer.error]
+    if not stuck:
+        return ClusterAnswer("rollback", False, (), f"nothing was changed: {'; '.join(causes)}")
+    names = ", ".join(node_id[:8] for node_id in stuck)
+    rows = tuple(done[node_id] for node_id in stuck)
+    return ClusterAnswer(
+        "rollback",
+        False,
+        tuple(row for row in rows if not row.error),
+        f"{'; '.join(causes)}; all were put back but {names}: `ray-warmup cache ls` says what is current there",
+    )
 
 
 def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
@@ -90,9 +122,30 @@ def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capa
 
 
 def judge(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
-    """All answers as one: well when each of them is."""
-    late = [answer.error for answer in answers if answer.error]
-    return ClusterAnswer(command, all(answer.ok for answer in answers), tuple(answers), "; ".join(late))
+    """All answers as one: well when each of them is and no two nodes serve different tables for one key."""
+    problems = [answer.error for answer in answers if answer.error] + list(differences(answers))
+    is_well = all(answer.ok for answer in answers) and not problems
+    return ClusterAnswer(command, is_well, tuple(answers), "; ".join(problems))
+
+
+def differences(answers: Sequence[NodeAnswer]) -> tuple[str, ...]:
+    """For each key for which nodes serve different tables: which node serves which."""
+    served: dict[str, dict[str, list[str]]] = {}
+    for answer in answers:
+        rows = answer.result if isinstance(answer.result, list) else [answer.result]
+        for row in rows:
+            if isinstance(row, dict) and row.get("key_sha256") and row.get("table"):
+                tables = served.setdefault(row["key_sha256"], {})
+                tables.setdefault(row["table"], []).append(answer.node_id[:8])
+    return tuple(
+        f"nodes serve different tables for key {key[:12]} ({_grouped(tables)}): run the warmup again, or roll back"
+        for key, tables in served.items()
+        if len(tables) > 1
+    )
+
+
+def _grouped(tables: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"table {table[:12]}: {', '.join(where)}" for table, where in tables.items())
 
 
 def objection(planned: Sequence[NodeAnswer]) -> str:
@@ -110,10 +163,9 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
         return "nothing was changed: no node stores this key"
     for key, tables in keys.items():
         if len(tables) > 1:
-            groups = "; ".join(f"table {table[:12]}: {', '.join(where)}" for table, where in tables.items())
             return (
-                f"nothing was changed: nodes would serve different tables for key {key[:12]} ({groups}); each node "
-                "numbers its generations itself, so roll back on each of them with --generation"
+                f"nothing was changed: nodes would serve different tables for key {key[:12]} ({_grouped(tables)}); "
+                "each node numbers its generations itself, so roll back on each of them with --generation"
             )
     return ""
 

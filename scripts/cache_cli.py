@@ -1,8 +1,8 @@
 """`ray-warmup cache`: what lies in the node stores, whether it is whole, and what to do about it.
 
-Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, or a miss, with `--cluster` on
-any node, or a node that did not answer; 2 wrong usage. Thin: the work is `warmup/cache_admin/command.py`'s and
-`actors/node_caches.py`'s, the tables are `scripts/cache_view.py`'s.
+Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, could not be read, or a miss, with
+`--cluster` on any node, or a node that did not answer, or nodes that serve different tables; 2 wrong usage. Thin: the
+work is `warmup/cache_admin/command.py`'s and `actors/node_caches.py`'s, the tables are `scripts/cache_view.py`'s.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ app = typer.Typer(
     name="cache",
     cls=GuardedGroup,
     help="List, check, compare, move and prune what the warmup keeps on a node.",
-    epilog="Exit codes: 0 done (verify: whole, explain: a hit), 1 failed, damaged or a miss, with --cluster on any "
-    "node or because a node did not answer, 2 wrong usage.",
+    epilog="Exit codes: 0 done (verify: whole, explain: a hit), 1 failed, damaged, unreadable or a miss, with "
+    "--cluster on any node, or because one did not answer or serves another table than the others, 2 wrong usage.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -151,6 +151,9 @@ def export(
 @app.command("import")
 def import_command(
     file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also over a newer table, or over a guarded one by one that is not.")
+    ] = False,
     root: Root = None,
     override_dir: Override = None,
     config: Config = None,
@@ -162,16 +165,17 @@ def import_command(
 ) -> None:
     """Check a file as a whole, then publish its artifact where it belongs, on this node or on every node.
 
-    What it has compiled is put where engines of this user find it (`ray-warmup env`), without a GPU, too.
+    A table that is older than what is there, or less checked, is refused unless --force is given. What it has compiled
+    is put where engines of this user find it (`ray-warmup env`), without a GPU, too.
     """
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
-    answer("import", scope, as_json, file=str(file.absolute()))
+    answer("import", scope, as_json, file=str(file.absolute()), force=force)
 
 
 @app.command()
 def prune(
     key: Key = "",
-    keep: Annotated[int, typer.Option(min=1, help="Newest generations kept for each key.")] = 3,
+    keep: Annotated[int, typer.Option(min=1, help="Newest different artifacts kept for each key.")] = 3,
     older_than_days: Annotated[float | None, typer.Option(min=0, help="Whole keys made longer ago.")] = None,
     max_bytes: Annotated[
         int | None, typer.Option(min=0, help="Whole keys, oldest first, until this much is left on a node.")
@@ -189,7 +193,10 @@ def prune(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what the rules name and nothing holds. A dry run, on each node, unless --yes is given."""
+    """Remove what the rules name and nothing holds. A dry run, on each node, unless --yes is given.
+
+    Of a store that cannot be read as a whole nothing is removed; it is named, and the exit code is 1.
+    """
     rules = {"keep": keep, "older_than_days": older_than_days, "max_bytes": max_bytes, "other_versions": other_versions}
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
     answer("prune", scope, as_json, key=key, yes=yes, **rules)
@@ -199,6 +206,7 @@ def prune(
 def rollback(
     key: Key = "",
     generation: Generation = None,
+    force: Annotated[bool, typer.Option("--force", help="Also while a run of the key is live.")] = False,
     root: Root = None,
     override_dir: Override = None,
     config: Config = None,
@@ -210,7 +218,8 @@ def rollback(
 ) -> None:
     """Make an earlier generation the current one, after checking that it is whole.
 
-    With --cluster on every node, or on none when they would then serve different tables.
+    With --cluster on every node, or on none when they would then serve different tables. Refused while a run of the
+    key is live, which would publish over it.
     """
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
-    answer("rollback", scope, as_json, key=key, generation=generation)
+    answer("rollback", scope, as_json, key=key, generation=generation, force=force)

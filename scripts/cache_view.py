@@ -52,7 +52,7 @@ def size(count: float) -> str:
 
 
 def _ls(console: Console, answers: Answers) -> None:
-    table = _table(answers, "key", "made for", "generations", "entries", "made", "on disk", "state")
+    table = _table(answers, "key", "made for", "generations", "table", "entries", "made", "on disk", "state")
     for node, rows in answers:
         for row in rows:
             generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
@@ -61,7 +61,7 @@ def _ls(console: Console, answers: Answers) -> None:
             state = row["problem"] or ("in use" if row["is_held"] else "ok")
             where = f"{row['flashinfer_version']} {row['arch']}".strip()
             disk = size(row["disk_bytes"])
-            _row(table, node, row["key_sha256"][:12], where, generations, entries, made, disk, state)
+            _row(table, node, row["key_sha256"][:12], where, generations, row["table"][:8], entries, made, disk, state)
     if table.row_count:
         console.print(table)
     for node, rows in answers:
@@ -155,6 +155,8 @@ def _prune(console: Console, answers: Answers) -> None:
         done = row["done"]
         if not row["plan"]:
             _line(console, node, "the rules name nothing to remove")
+        for problem in row.get("untouched", ()):
+            _line(console, node, problem)
         if done is not None:
             _line(console, node, f"removed: {len(done['removed'])}, {size(done['freed_bytes'])} freed")
             for path in done["kept"]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
-from ray_warmup.warmup.artifact.manifest import GuardSummary
+from ray_warmup.warmup.artifact.manifest import GuardSummary, key_digest
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = {"flashinfer": "0.7.2.post1", "gpu": "NVIDIA H200", "driver": "580.1"}
-KEY_SHA256 = "ab" * 32
+KEY_SHA256 = key_digest(KEY.items())
 
 
 def table_bytes(number: int, size: int = 0) -> bytes:
@@ -43,14 +43,14 @@ def make_result(task_id: str = "a@1", **changes: Any) -> TaskResult:
 
 
 def make_artifact(number: int = 1, **changes: Any) -> Artifact:
-    """An artifact with a table, timings and one module; `contents`, `key`, `created_at`, `guard` can be replaced."""
+    """An artifact with a table, timings and one module; `contents`, `key`, `guard` and others can be replaced."""
     table = changes.pop("table", table_bytes(number))
     default = [Content("flashinfer_module", "gemm/gemm.so", b"gemm" * 2000)]
     if table is not None:
         default += [table_content(table), timings_content(table, [TimingRow(make_result(elapsed_s=number / 1e6))])]
     key: Mapping[str, str] = changes.pop("key", KEY)
     values: dict[str, Any] = {
-        "key_sha256": KEY_SHA256,
+        "key_sha256": key_digest(key.items()),
         "fingerprint": {"torch": "2.13.0"},
         "created_at": 1_700_000_000.0 + number,
         "strategy": "leader",

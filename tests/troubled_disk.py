@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ class TroubledDisk:
         """From now on fail these calls at a path and below it, or where `where` says so; `times` None: for good."""
         self.refusals, self._number, self._left, self._calls = 0, number, times, calls
         self._is_meant = where if callable(where) else lambda path: path == where or where in path.parents
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Refuse nothing inside the block: the test itself looks."""
+        left, self._left = self._left, 0
+        yield
+        self._left = left
 
     def relent(self) -> None:
         """Refuse nothing any more."""

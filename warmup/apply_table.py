@@ -93,7 +93,7 @@ def _load_held(tuner: Tuner, path: Path, expected: Sequence[Task] | None) -> tup
     for _ in range(_ATTEMPTS):
         found = read_table_at(path)
         table = parse_table(found.data)
-        holding = hold_table_at(path.resolve())
+        holding = hold_table_at(path.resolve(), found.data)
         try:
             result = _load(tuner, path, found, expected or ())
             if result.entries == len(table.entries) and result.digest in (table.digest, None):

@@ -24,7 +24,7 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.artifact.archive import Place, read_archive, write_archive
 from ray_warmup.warmup.artifact.artifact import Artifact, pack, table_content, verify
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import GuardSummary
+from ray_warmup.warmup.artifact.manifest import GuardSummary, key_digest
 from ray_warmup.warmup.caches import tuning_kernels
 from ray_warmup.warmup.caches.compiled_part import CompiledPart
 from ray_warmup.warmup.rank.workloads import rank_workloads
@@ -32,7 +32,7 @@ from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from ray_warmup.warmup.tasks import Task, Workload, tasks_of
 
 KEY = {"bench": "artifact"}
-KEY_SHA256 = "be" * 32
+KEY_SHA256 = key_digest(KEY.items())
 DEVICE: Final = "cuda"
 
 

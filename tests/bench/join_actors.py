@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from ray_warmup.warmup.artifact.manifest import key_digest
+
 KEY = {"benchmark": "join"}
-KEY_SHA256 = "ab" * 32
+KEY_SHA256 = key_digest(KEY.items())
 NUM_BLOBS = 8
 
 

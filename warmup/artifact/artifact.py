@@ -27,6 +27,7 @@ from ray_warmup.warmup.artifact.manifest import (
     BlobEntry,
     GuardSummary,
     Kind,
+    Lineage,
     Manifest,
     key_difference,
     parse_manifest,
@@ -108,6 +109,7 @@ def pack(
     created_at: float,
     strategy: str,
     guard: GuardSummary,
+    lineage: Lineage | None = None,
     encode: Encode = encode,
 ) -> Artifact:
     """Contents as an artifact; the same arguments give the same bytes.
@@ -129,6 +131,7 @@ def pack(
         strategy=strategy,
         guard=guard,
         blobs=tuple(entries),
+        lineage=lineage,
     )
     return Artifact(parse_manifest(manifest.to_bytes()), blobs)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.manifest import key_digest
 
 SCHEMA = "1"
 """Raised when the meaning of a part changes."""
@@ -47,7 +48,7 @@ class CacheKey:
     @property
     def sha256(self) -> str:
         """64 hex digits over the ordered parts."""
-        return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()
+        return key_digest(self.parts)
 
     def as_dict(self) -> dict[str, str]:
         """Name -> value, in order."""

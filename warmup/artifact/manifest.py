@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -63,6 +63,25 @@ class GuardSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """Which artifact one replaced: what is newer follows from it, whatever the clocks of the makers said."""
+
+    parent: str
+    """Digest of the artifact that was there when this one was made."""
+    depth: int
+    """How many came before it, from 1 on."""
+
+    @classmethod
+    def after(cls, parent: Manifest) -> Lineage:
+        """Of what is made where `parent` is the current artifact."""
+        return cls(parent.digest, parent.depth + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"parent": self.parent, "depth": self.depth}
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Identity, provenance and contents of one artifact."""
 
@@ -78,6 +97,8 @@ class Manifest:
     """Sorted by kind and path."""
     generation: int = 0
     """Number in the node store that it lies in; 0 while in no store."""
+    lineage: Lineage | None = None
+    """None for the first of its key."""
     schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
@@ -95,7 +116,13 @@ class Manifest:
             "strategy": self.strategy,
             "guard": {"state": self.guard.state, "counts": dict(self.guard.counts)},
             "blobs": [blob.to_json() for blob in self.blobs],
+            **({} if self.lineage is None else {"lineage": self.lineage.to_json()}),
         }
+
+    @property
+    def depth(self) -> int:
+        """How many artifacts of its key came before it, as far as it knows."""
+        return 0 if self.lineage is None else self.lineage.depth
 
     @property
     def digest(self) -> str:
@@ -116,6 +143,11 @@ class Manifest:
     def of_kind(self, kind: Kind) -> tuple[BlobEntry, ...]:
         """The blobs of one kind, by path."""
         return tuple(blob for blob in self.blobs if blob.kind == kind)
+
+
+def key_digest(parts: Iterable[tuple[str, str]]) -> str:
+    """The digest of a cache key: 64 hex digits over its ordered parts."""
+    return hashlib.sha256(json.dumps([list(part) for part in parts]).encode()).hexdigest()
 
 
 def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | None:
@@ -208,4 +240,5 @@ def _build(document: dict[str, Any]) -> Manifest:
         guard=GuardSummary(document["guard"]["state"], tuple(sorted(document["guard"]["counts"].items()))),
         blobs=blobs,
         generation=document["generation"],
+        lineage=Lineage(**document["lineage"]) if document.get("lineage") else None,
     )

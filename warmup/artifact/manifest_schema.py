@@ -69,6 +69,13 @@ class GuardShape(_Strict):
     counts: Annotated[dict[Name, Annotated[int, Field(ge=0)]], Field(max_length=32)]
 
 
+class LineageShape(_Strict):
+    """Which artifact this one replaced, and how many came before it."""
+
+    parent: Sha256
+    depth: Annotated[int, Field(ge=1, le=999_999_999)]
+
+
 class ManifestShape(_Strict):
     """ray-warmup artifact manifest."""
 
@@ -80,6 +87,7 @@ class ManifestShape(_Strict):
     strategy: Name
     guard: GuardShape
     blobs: Annotated[list[BlobShape], Field(max_length=MAX_BLOBS)]
+    lineage: LineageShape | None = None
 
 
 def json_schema() -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ray_warmup.warmup.cache_admin.placing import put_in_place
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -63,9 +64,18 @@ def _config(arguments: Arguments) -> WarmupConfig:
     return parse_config(arguments["config"]).model_copy(update={"cache": _section(arguments)})
 
 
+def _search(paths: NodePaths, arguments: Arguments) -> cache_views.Found:
+    found = cache_views.search(paths.root, paths.override)
+    named = tuple(path for path in found.stores if path.name.startswith(arguments.get("key") or ""))
+    return cache_views.Found(named, found.unreadable)
+
+
 def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
-    found = cache_views.find_stores(paths.root, paths.override)
-    return tuple(path for path in found if path.name.startswith(arguments.get("key") or ""))
+    """Raises StoreError where nothing was found and not everything could be looked into."""
+    found = _search(paths, arguments)
+    if not found.stores and found.unreadable:
+        raise StoreError("; ".join(found.problems))
+    return found.stores
 
 
 def _named(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
@@ -90,12 +100,23 @@ def _one(paths: NodePaths, arguments: Arguments) -> Path:
 
 
 def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    return True, [asdict(row) for row in cache_views.list_stores(_named(paths, arguments))]
+    unreadable = _search(paths, arguments).unreadable
+    rows = cache_views.list_stores(_those_that_can_be_read(paths, arguments), unreadable)
+    return all(row.is_readable for row in rows), [asdict(row) for row in rows]
 
 
 def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    rows = [cache_views.verify_store(path) for path in _named(paths, arguments)]
+    found = _search(paths, arguments)
+    rows = [cache_views.verify_store(path) for path in _those_that_can_be_read(paths, arguments)]
+    lost = zip(found.unreadable, found.problems, strict=True)
+    rows += [cache_views.Verification(path, 0, 0, 0, (problem,)) for (path, _), problem in lost]
     return all(not row.problems for row in rows), [asdict(row) for row in rows]
+
+
+def _those_that_can_be_read(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
+    """As `_named`; one that is not found is no error where it may lie in a directory that could not be looked into."""
+    found = _search(paths, arguments)
+    return found.stores if found.stores or found.unreadable else _named(paths, arguments)
 
 
 def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
@@ -109,8 +130,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     forecast = forecast_rank(config, arguments.get("rank", 0), backend)
     if not forecast.hit:
         raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))
-    artifact, lease = NodeStore(forecast.table_path.parent).load_artifact(["autotune_configs", "timings"])
-    lease.release()
+    artifact = NodeStore(forecast.table_path.parent).read_artifact(["autotune_configs", "timings"])
     env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
     tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, options)
@@ -160,9 +180,10 @@ def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table."""
     section, data = _section(arguments), arguments.get("data")
-    modes = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
+    modes: dict[str, Any] = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
     source = Path(arguments["file"]) if data is None else data
-    done = cache_ops.import_archive(source, paths.root, paths.override, **modes)
+    force = bool(arguments.get("force"))
+    done = cache_ops.import_archive(source, paths.root, paths.override, force=force, **modes)
     store = NodeStore(done.path.parent, file_mode=section.file_mode, dir_mode=section.dir_mode)
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
     written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
@@ -177,18 +198,25 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
         max_bytes=arguments.get("max_bytes"),
         installed_version=metadata.version("flashinfer-python") if arguments.get("other_versions") else None,
     )
-    stores = _named(paths, arguments)
-    plan = cache_ops.plan_prune(stores, rules, time.time())
+    found, stores = _search(paths, arguments), _those_that_can_be_read(paths, arguments)
+    now = now_in(paths.override or paths.root) if arguments.get("yes") else time.time()
+    plan = cache_ops.plan_prune(stores, rules, now)
+    untouched = [*found.problems, *cache_ops.untouchable(stores)]
     result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
     if arguments.get("yes"):
-        result["done"] = asdict(cache_ops.apply_prune(plan, stores, time.time))
-    return True, result
+        done = cache_ops.apply_prune(plan, stores, time.time)
+        untouched = list(dict.fromkeys([*untouched, *done.untouched]))
+        result["done"] = asdict(done)
+    return not untouched, result | {"untouched": untouched}
 
 
 def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    path = _one(paths, arguments)
-    work = cache_ops.plan_rollback if arguments.get("plan") else cache_ops.rollback
-    return True, asdict(work(path, arguments.get("generation")))
+    path, force = _one(paths, arguments), bool(arguments.get("force"))
+    if not arguments.get("plan"):
+        return True, asdict(cache_ops.rollback(path, arguments.get("generation"), force=force))
+    if not force:
+        cache_ops.refuse_live(path)
+    return True, asdict(cache_ops.plan_rollback(path, arguments.get("generation")))
 
 
 _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {

@@ -73,9 +73,7 @@ def diff_generations(path: Path, old: int, new: int) -> Difference:
 
 
 def _load(store: NodeStore, number: int) -> Artifact:
-    artifact, lease = store.load_artifact(["autotune_configs", "timings"], generation=number)
-    lease.release()
-    return artifact
+    return store.read_artifact(["autotune_configs", "timings"], generation=number)
 
 
 def _winners(artifact: Artifact) -> _Winners:

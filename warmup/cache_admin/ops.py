@@ -10,13 +10,20 @@ from typing import Literal
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.manifest import parse_manifest
+from ray_warmup.warmup.cache_admin.importing import refusal
 from ray_warmup.warmup.cache_admin.views import disk_bytes, version_and_arch
-from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.disk.clock import SLACK_S
+from ray_warmup.warmup.disk.looking import is_there
+from ray_warmup.warmup.disk.publish import Advice, publish_bytes
+from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store import pruning
+from ray_warmup.warmup.store.inventory import Inventory, take_inventory
+from ray_warmup.warmup.store.leases import PUBLISHING, uses_of
 from ray_warmup.warmup.store.node_store import NodeStore, Published, StorePath
 
 DAY_S = 86_400.0
+OF_EXPORT = Advice("FILE", "name another FILE, in a directory of this user on a disk with room")
+"""What an error about an exported file advises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class PruneRules:
     """What may go. A rule that is None removes nothing; what is current goes only with its whole store."""
 
     keep_generations: int | None = 3
-    """Newest generations kept in each store, the current one among them or besides."""
+    """Newest different artifacts kept in each store, the current one among them or besides."""
     older_than_days: float | None = None
     """Whole stores whose current artifact was made longer ago."""
     max_bytes: int | None = None
@@ -52,6 +59,8 @@ class PruneResult:
     freed_bytes: int
     kept: tuple[str, ...]
     """Planned removals that are in use and stayed."""
+    untouched: tuple[str, ...] = ()
+    """What could not be read and was therefore left as it is, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +81,45 @@ def export_store(path: Path, target: Path, generation: int | None = None) -> int
     Raises StoreError or CorruptArtifactError; nothing is written then.
     """
     data = export_bytes(path, generation)
-    publish_bytes(target, data)
+    publish_bytes(target, data, advice=OF_EXPORT)
     return len(data)
 
 
 def export_bytes(path: Path, generation: int | None = None) -> bytes:
     """What `export_store` writes. Raises StoreError, CorruptArtifactError."""
-    artifact, lease = NodeStore(path).load_artifact(generation=generation)
-    try:
-        version, arch = version_and_arch(path)
-        fingerprint = dict(artifact.manifest.fingerprint)
-        place = Place(
-            fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key_sha256
-        )
-        return archive_bytes(place, artifact)
-    finally:
-        lease.release()
+    artifact = NodeStore(path).read_artifact(generation=generation)
+    version, arch = version_and_arch(path)
+    fingerprint = dict(artifact.manifest.fingerprint)
+    place = Place(
+        fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key_sha256
+    )
+    return archive_bytes(place, artifact)
 
 
 def import_archive(
-    source: Path | Blob, root: Path, override: Path | None = None, *, file_mode: int = 0o600, dir_mode: int = 0o700
+    source: Path | Blob,
+    root: Path,
+    override: Path | None = None,
+    *,
+    file_mode: int | None = None,
+    dir_mode: int | None = None,
+    force: bool = False,
 ) -> Published:
     """Check a file (or what was read from one) as a whole and publish its artifact where it belongs.
 
-    Raises an ArtifactError for what the file holds, StoreError for the disk.
+    Raises an ArtifactError for what the file holds, or for one that is older or less checked than what is there
+    (unless `force`), StoreError for the disk.
     """
     try:
         place, artifact = read_archive(source) if isinstance(source, Path) else unpack(source)
     except FileNotFoundError as error:
         raise StoreError(f"{source!s} does not exist", path=str(source)) from error
     where = StorePath.of(root, override, place.flashinfer_version, place.arch, place.key_sha256)
-    return NodeStore(where, file_mode=file_mode, dir_mode=dir_mode).publish(artifact, is_checked=True)
+    store = NodeStore(where, file_mode=file_mode, dir_mode=dir_mode)
+    problem = refusal(artifact.manifest, store, force=force)
+    if problem is not None:
+        raise RejectedArtifactError(problem, path=str(where))
+    return store.publish(artifact, is_checked=True)
 
 
 def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
@@ -125,26 +142,51 @@ def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
     return Rollback(str(path), path.name, current, wanted, "" if table is None else table.content_sha256)
 
 
-def rollback(path: Path, generation: int | None = None) -> Rollback:
-    """Make an earlier generation current. Raises as `plan_rollback`, CorruptArtifactError when a blob is damaged."""
+def rollback(path: Path, generation: int | None = None, *, force: bool = False) -> Rollback:
+    """Make an earlier generation current. Raises as `plan_rollback`, CorruptArtifactError when a blob is damaged.
+
+    A store into which a live run (or an import) will publish is refused unless `force`: it would overwrite the choice.
+    """
+    if not force:
+        refuse_live(path)
     plan = plan_rollback(path, generation)
     NodeStore(path).make_current(plan.new)
     return plan
 
 
+def refuse_live(path: Path) -> None:
+    """Raises StoreError where a live run uses this store, or where that cannot be told."""
+    uses = uses_of(path / "leases")
+    if uses.unreadable:
+        raise StoreError(f"{path}: a run may be live: {uses.unreadable[0]}; --force goes on", path=str(path))
+    if PUBLISHING in uses.held:
+        raise StoreError(
+            f"{path}: a run of this key is live and would publish over a rollback: wait for its end (`ray-warmup "
+            "status`), or give --force",
+            path=str(path),
+        )
+
+
 def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[Removal, ...]:
-    """What the rules would remove from these stores, generations first; nothing is touched."""
+    """What the rules would remove from these stores, generations first; nothing is touched.
+
+    Of a store that cannot be read nothing is named; `untouchable` says which those are.
+    """
     generations: list[Removal] = []
     whole: dict[Path, str] = {}
     ages: list[tuple[float, Path]] = []
     for path in stores:
-        made_at = _made_at(path)
+        try:
+            found = take_inventory(NodeStore(path), remove_dead=False)
+            made_at = _made_at(path, found, now)
+        except (OSError, WarmupError):
+            continue
         ages.append((made_at, path))
         reason = _store_reason(path, made_at, rules, now)
         if reason is not None:
             whole[path] = reason
         elif rules.keep_generations is not None:
-            generations += _old_generations(path, rules.keep_generations)
+            generations += _old_generations(path, found, rules.keep_generations)
     if rules.max_bytes is not None:
         total = 0
         for made_at, path in sorted(ages, reverse=True):
@@ -155,31 +197,60 @@ def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[R
     return tuple(r for r in generations if Path(r.path) not in whole) + tuple(stores_gone)
 
 
+def untouchable(stores: Iterable[Path]) -> tuple[str, ...]:
+    """Which of these stores nothing may be removed from, because something of them cannot be read, and what."""
+    found = []
+    for path in stores:
+        try:
+            take_inventory(NodeStore(path), remove_dead=False)
+        except (OSError, WarmupError) as error:
+            found.append(str(error))
+    return tuple(found)
+
+
 def apply_prune(plan: Iterable[Removal], stores: Iterable[Path], clock: Callable[[], float]) -> PruneResult:
-    """Carry a plan out, then remove blobs and installations that no generation names. Raises StoreError."""
+    """Carry a plan out, then remove blobs and installations that no generation names.
+
+    A store that cannot be read is left as it is and named; the others are pruned all the same.
+    """
     paths = list(stores)
     before = sum(map(disk_bytes, paths))
     removed: list[str] = []
     kept: list[str] = []
+    untouched: dict[str, None] = {}
     for removal in plan:
         store = NodeStore(Path(removal.path), clock=clock)
-        if removal.generation is None:
-            gone = pruning.remove_store(store, clock)
-        else:
-            gone = pruning.prune_generations(store, [removal.generation], clock)
-        removed += map(str, gone)
-        if not gone and _is_there(store, removal.generation):  # else another prune was quicker
-            kept.append(f"{removal.path} {removal.generation or ''}".strip())
+        try:
+            gone = _remove(store, removal, clock)
+            removed += map(str, gone)
+            if not gone and _is_there(store, removal.generation):  # else another prune was quicker
+                kept.append(f"{removal.path} {removal.generation or ''}".strip())
+        except (OSError, WarmupError) as error:
+            untouched[str(error)] = None
     for path in paths:
-        if path.is_dir():
-            removed += map(str, pruning.collect_garbage(NodeStore(path, clock=clock), clock))
+        try:
+            if is_there(path):
+                removed += map(str, pruning.collect_garbage(NodeStore(path, clock=clock), clock))
+                removed += map(str, NodeStore(path, clock=clock).sweep())
+        except (OSError, WarmupError) as error:
+            untouched[str(error)] = None
     for directory in sorted({path.parent for path in paths}):
-        removed += map(str, pruning.sweep_trash(directory, clock))
-    return PruneResult(tuple(removed), before - sum(disk_bytes(p) for p in paths if p.is_dir()), tuple(kept))
+        try:
+            removed += map(str, pruning.sweep_trash(directory, clock))
+        except (OSError, WarmupError) as error:
+            untouched[str(error)] = None
+    freed = before - sum(disk_bytes(path) for path in paths)
+    return PruneResult(tuple(removed), freed, tuple(kept), tuple(untouched))
+
+
+def _remove(store: NodeStore, removal: Removal, clock: Callable[[], float]) -> list[Path]:
+    if removal.generation is None:
+        return pruning.remove_store(store, clock)
+    return pruning.prune_generations(store, [removal.generation], clock)
 
 
 def _is_there(store: NodeStore, generation: int | None) -> bool:
-    return (store.directory if generation is None else store.generations.manifest_path(generation)).exists()
+    return is_there(store.directory if generation is None else store.generations.manifest_path(generation))
 
 
 def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:
@@ -191,23 +262,34 @@ def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> 
     return None
 
 
-def _made_at(path: Path) -> float:
-    """When a store's current artifact was made; a store without one is as old as its directory."""
-    try:
-        return NodeStore(path).current()[1].created_at
-    except (FileNotFoundError, WarmupError):
+def _made_at(path: Path, found: Inventory, now: float) -> float:
+    """When a store's current artifact was made; without one, or with a time from the future, when its files changed."""
+    if found.pointer is None:
         return path.stat().st_mtime
+    made_at = found.manifests[found.pointer.generation].created_at
+    return made_at if made_at <= now + SLACK_S else NodeStore(path).generations.pointer_path.stat().st_mtime
 
 
-def _old_generations(path: Path, keep: int) -> list[Removal]:
+def _old_generations(path: Path, found: Inventory, keep: int) -> list[Removal]:
+    """All but the newest `keep` different artifacts, each of those once, and the current generation."""
     store = NodeStore(path)
-    numbers = store.generations.numbers()
-    try:
-        current: int | None = store.generations.pointer().generation
-    except (FileNotFoundError, WarmupError):
-        current = None
-    old = [number for number in numbers[: max(0, len(numbers) - max(keep, 1))] if number != current]
-    reason = f"older than the newest {max(keep, 1)} generations"
+    current = None if found.pointer is None else found.pointer.generation
+    kept: dict[str, int] = {}
+    if current is not None:
+        kept[found.manifests[current].digest] = current
+    newest: list[str] = []
+    old: list[tuple[int, str]] = []
+    for number in sorted(found.manifests, reverse=True):
+        digest = found.manifests[number].digest
+        if digest not in newest:
+            newest.append(digest)
+        if kept.get(digest) == number or (len(newest) <= max(keep, 1) and digest not in kept):
+            kept[digest] = number
+        elif digest in kept:
+            old.append((number, f"the same artifact as generation {kept[digest]}"))
+        else:
+            old.append((number, f"older than the newest {max(keep, 1)} different artifacts"))
     return [
-        Removal(str(path), "generation", n, disk_bytes(store.generations.manifest_path(n).parent), reason) for n in old
+        Removal(str(path), "generation", n, disk_bytes(store.generations.manifest_path(n).parent), reason)
+        for n, reason in sorted(old)
     ]

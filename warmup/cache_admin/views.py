@@ -5,24 +5,32 @@ Every function takes paths and gives frozen values; tables and exit codes are `s
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.artifact.artifact import decode, sha256
-from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, parse_manifest
+from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_digest, parse_manifest
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import check_timings
 from ray_warmup.warmup.caches.flashinfer_modules import REQUIREMENTS, is_installed
 from ray_warmup.warmup.caches.installed import provider_directory
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.disk.looking import entries
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.leases import PUBLISHING
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
+from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
+
+logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_INSTALLED_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,12 @@ class StoreRow:
     is_held: bool
     problem: str
     """Why the current generation cannot be used; empty when it can."""
+    table: str = ""
+    """Digest of the table that is served; empty without one."""
+    depth: int = 0
+    """How many artifacts came before the current one."""
+    is_readable: bool = True
+    """False where what is stored cannot be told; everything else is then what is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,9 @@ class Verification:
     files: int
     bytes: int
     problems: tuple[str, ...]
+    key_sha256: str = ""
+    table: str = ""
+    """Digest of the table that is served; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +85,54 @@ class Explanation:
     reason: str
     others: tuple[tuple[str, str], ...]
     """(store, parts that differ), the nearest first."""
+    key_sha256: str = ""
+    table: str = ""
+    """Digest of the table that a hit serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The stores below a directory, and which directories could not be looked into."""
+
+    stores: tuple[Path, ...]
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """(directory, reason)."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What could not be looked into, for people."""
+        return tuple(f"could not read {path}: {reason}" for path, reason in self.unreadable)
 
 
 def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
-    """The stores below a cache root, or directly below an override directory; in order of their paths."""
+    """The stores below a cache root, or directly below an override directory; in order of their paths.
+
+    A directory that cannot be looked into is logged; `search` names it.
+    """
+    found = search(root, override)
+    for problem in found.problems:
+        logger.warning("%s", problem)
+    return found.stores
+
+
+def search(root: Path, override: Path | None = None) -> Found:
+    """The same, with the directories that could not be looked into."""
     base, depth = (root / "flashinfer_autotune_cache", 3) if override is None else (override, 1)
-    found = base.glob("/".join(["*"] * depth)) if base.is_dir() else iter(())
-    return tuple(sorted(path for path in found if _SHA256.fullmatch(path.name) and path.is_dir()))
+    level: list[Path] = [base]
+    unreadable: list[tuple[str, str]] = []
+    for _ in range(depth):
+        below: list[Path] = []
+        for directory in level:
+            try:
+                below += _directories(directory)
+            except (OSError, WarmupError) as error:
+                unreadable.append((str(directory), str(error)))
+        level = below
+    return Found(tuple(sorted(path for path in level if _SHA256.fullmatch(path.name))), tuple(unreadable))
+
+
+def _directories(directory: Path) -> list[Path]:
+    return [Path(entry.path) for entry in entries(directory) if entry.is_dir()]
 
 
 def version_and_arch(store: Path) -> tuple[str, str]:
@@ -84,43 +142,51 @@ def version_and_arch(store: Path) -> tuple[str, str]:
     return (parts[-3], parts[-2]) if is_versioned else ("", "")
 
 
-def list_stores(stores: tuple[Path, ...]) -> tuple[StoreRow, ...]:
-    """One row for each store."""
-    return tuple(_row(path) for path in stores)
+def list_stores(stores: tuple[Path, ...], unreadable: tuple[tuple[str, str], ...] = ()) -> tuple[StoreRow, ...]:
+    """One row for each store, and for each directory that could not be looked into."""
+    return (*(_row(path) for path in stores), *(_unreadable_row(Path(path), reason) for path, reason in unreadable))
 
 
 def verify_store(path: Path) -> Verification:
     """Re-read and re-hash everything in a store: pointer, every generation, its blobs, table and installations."""
     store = NodeStore(path)
     checked = _Checked()
+    served, numbers = "", list[int]()
     try:
-        store.current()
+        manifest = store.current()[1]
+        served = "" if manifest.table is None else manifest.table.content_sha256
     except FileNotFoundError:
         checked.problems.append(f"{path}: nothing is committed")
-    except WarmupError as error:
+    except (OSError, WarmupError) as error:
         checked.problems.append(str(error))
-    for number in store.generations.numbers():
-        _verify_generation(store, number, checked)
+    try:
+        numbers = store.generations.numbers()
+        for number in numbers:
+            _verify_generation(store, number, checked)
+    except (OSError, WarmupError) as error:
+        checked.problems.append(f"could not read {path}: {error}")
     return Verification(
-        str(path), len(store.generations.numbers()), checked.files, checked.bytes, tuple(checked.problems)
+        str(path), len(numbers), checked.files, checked.bytes, tuple(checked.problems), path.name, served
     )
 
 
 def explain(directory: Path, expected: Mapping[str, str], stores: tuple[Path, ...]) -> Explanation:
     """Why the key with these parts, whose store is `directory`, would miss; the nearest other stores with it."""
-    found = NodeStore(directory).lookup(expected)
+    found = NodeStore(directory).lookup(expected, read_only=True)
     others = []
     for path in stores:
         if path == directory:
             continue
         try:
             _, manifest = NodeStore(path).current()
-        except (FileNotFoundError, WarmupError):
+        except (OSError, WarmupError):
             continue
         difference = key_difference(manifest, expected)
         if difference is not None:
             others.append((difference.count("; "), str(path), difference))
-    return Explanation(str(directory), found.hit, found.reason, tuple((p, d) for _, p, d in sorted(others)))
+    nearest = tuple((p, d) for _, p, d in sorted(others))
+    table = "" if found.table is None else sha256(found.table)
+    return Explanation(str(directory), found.hit, found.reason, nearest, directory.name, table)
 
 
 class _Checked:
@@ -138,6 +204,8 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
         return
     if manifest.key_sha256 != store.directory.name:
         checked.problems.append(f"generation {number} belongs to key {manifest.key_sha256}")
+    if manifest.key_sha256 != key_digest(manifest.key):
+        checked.problems.append(f"generation {number} names a key that is not the digest of its parts")
     for entry in manifest.blobs:
         try:
             content = decode(entry, store.generations.read_blob(entry.sha256))
@@ -161,75 +229,129 @@ def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: 
     """A set that is in place must be whole; one that nobody installed here is no problem."""
     provider = provider_directory(store.directory, manifest.module_set)
     installed = provider / "modules" / path
-    if installed.exists():
-        checked.files += 1
-        if sha256(installed.read_bytes()) != content:
-            checked.problems.append(f"{installed} is not what was published; run the warmup again to restore it")
-    elif path != REQUIREMENTS and is_installed(provider):
-        checked.problems.append(f"{installed} is missing; run the warmup again to restore it")
+    try:
+        is_same = sha256(read_regular(installed, MAX_INSTALLED_BYTES)) == content
+    except FileNotFoundError:
+        if path != REQUIREMENTS and is_installed(provider):
+            checked.problems.append(f"{installed} is missing; run the warmup again to restore it")
+        return
+    except WarmupError as error:
+        checked.problems.append(str(error))
+        return
+    checked.files += 1
+    if not is_same:
+        checked.problems.append(f"{installed} is not what was published; run the warmup again to restore it")
 
 
 def _verify_table_file(store: NodeStore, number: int, manifest: Manifest, checked: _Checked) -> None:
     try:
         if store.generations.pointer().generation != number or manifest.table is None:
             return
-        is_same = sha256(store.table_path.read_bytes()) == manifest.table.content_sha256
+        is_same = sha256(read_regular(store.table_path, MAX_TABLE_BYTES)) == manifest.table.content_sha256
+    except FileNotFoundError:
+        checked.problems.append(f"{store.table_path} is missing; the next run restores it")
+        return
     except (OSError, WarmupError) as error:
         checked.problems.append(f"{store.table_path}: {error}")
         return
     checked.files += 1
     if not is_same:
-        checked.problems.append(
-            f"{store.table_path} is not the table of generation {number}; the next lookup restores it"
-        )
+        checked.problems.append(f"{store.table_path} is not the table of generation {number}; the next run restores it")
+
+
+@dataclass(frozen=True, slots=True)
+class _Current:
+    """What a store serves, as far as it can be told."""
+
+    generation: int | None = None
+    manifest: Manifest | None = None
+    table: TunedTable | None = None
+    problem: str = ""
+    is_readable: bool = True
+
+
+def _current(store: NodeStore) -> _Current:
+    generation: int | None = None
+    manifest: Manifest | None = None
+    try:
+        pointer, manifest = store.current()
+        generation = pointer.generation
+        data = store.table_of(manifest)
+        return _Current(generation, manifest, None if data is None else parse_table(data))
+    except FileNotFoundError as error:
+        if manifest is not None:
+            return _Current(generation, manifest, None, f"its table is missing: {error}")
+        return _Current(problem="nothing is committed")
+    except ArtifactError as error:
+        return _Current(generation, manifest, None, str(error))
+    except (OSError, StoreError) as error:
+        return _Current(generation, manifest, None, f"could not read: {error}", False)
 
 
 def _row(path: Path) -> StoreRow:
     store = NodeStore(path)
-    manifest: Manifest | None = None
-    table: TunedTable | None = None
-    current, problem = None, ""
+    found = _current(store)
+    manifest, problem, is_readable = found.manifest, found.problem, found.is_readable
+    numbers: tuple[int, ...] = ()
+    is_held = False
     try:
-        pointer, manifest = store.current()
-        current = pointer.generation
-        data = store.table_of(manifest)
-        table = None if data is None else parse_table(data)
-    except FileNotFoundError:
-        problem = "nothing is committed"
-    except WarmupError as error:
-        problem = str(error)
+        numbers = tuple(store.generations.numbers())
+        is_held = bool(held(store, remove_dead=False) - {PUBLISHING})
+    except (OSError, WarmupError) as error:
+        problem, is_readable = problem or f"could not read: {error}", False
     version, arch = version_and_arch(path)
     return StoreRow(
         path=str(path),
         flashinfer_version=version,
         arch=arch,
         key_sha256=path.name,
-        current=current,
-        generations=tuple(store.generations.numbers()),
-        entries=None if table is None else len(table.entries),
+        current=found.generation,
+        generations=numbers,
+        entries=None if found.table is None else len(found.table.entries),
         guard="" if manifest is None else manifest.guard.state,
         created_at=None if manifest is None else manifest.created_at,
         strategy="" if manifest is None else manifest.strategy,
         kinds=() if manifest is None else tuple(_sizes(manifest).items()),
         disk_bytes=disk_bytes(path),
-        is_held=bool(held(store) - {PUBLISHING}),
+        is_held=is_held,
         problem=problem,
+        table="" if manifest is None or manifest.table is None else manifest.table.content_sha256,
+        depth=0 if manifest is None else manifest.depth,
+        is_readable=is_readable,
+    )
+
+
+def _unreadable_row(path: Path, reason: str) -> StoreRow:
+    version, arch = version_and_arch(path) if _SHA256.fullmatch(path.name) else ("", "")
+    return StoreRow(
+        path=str(path),
+        flashinfer_version=version,
+        arch=arch,
+        key_sha256=path.name if _SHA256.fullmatch(path.name) else "",
+        current=None,
+        generations=(),
+        entries=None,
+        guard="",
+        created_at=None,
+        strategy="",
+        kinds=(),
+        disk_bytes=0,
+        is_held=False,
+        problem=f"could not read: {reason}",
+        is_readable=False,
     )
 
 
 def disk_bytes(path: Path) -> int:
-    """Bytes of all files below a directory; files that vanish meanwhile count nothing."""
+    """Bytes of all files below a directory; what vanishes meanwhile or may not be looked at counts nothing."""
     total = 0
-    for file in _files(path):
-        try:
-            total += file.lstat().st_size
-        except FileNotFoundError:
-            continue
+    for directory, _, names in os.walk(path, onerror=lambda error: logger.debug("not counted: %s", error)):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_size
+            except OSError as error:
+                logger.debug("not counted: %s", error)
     return total
-
-
-def _files(path: Path) -> Iterator[Path]:
-    return (file for file in path.rglob("*") if not file.is_dir())
 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:

@@ -26,7 +26,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,12 +121,13 @@ def make_directory(directory: Path, dir_mode: int = 0o700) -> None:
         os.close(fd)
 
 
-def sweep(directory: Path, older_than_s: float = STALE_AFTER_S, now: float | None = None) -> list[Path]:
+def sweep(
+    directory: Path, older_than_s: float = STALE_AFTER_S, now: float | Callable[[], float] = time.time
+) -> list[Path]:
     """Remove temporary files of `publish_bytes` in `directory` that are older than `older_than_s`; returns them.
 
     Not recursive. Trouble is logged, never raised; a symbolic link of that name is not followed.
     """
-    moment = time.time() if now is None else now
     removed: list[Path] = []
     try:
         entries = list(os.scandir(directory))
@@ -137,6 +138,7 @@ def sweep(directory: Path, older_than_s: float = STALE_AFTER_S, now: float | Non
         if _TEMP.fullmatch(entry.name) is None:
             continue
         try:
+            moment = now() if callable(now) else now
             if moment - entry.stat(follow_symlinks=False).st_mtime > older_than_s:
                 os.unlink(entry.path)
                 removed.append(Path(entry.path))

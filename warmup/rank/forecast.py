@@ -70,7 +70,7 @@ def forecast_rank(
         paths.root, paths.override, fingerprint["flashinfer_version"], fingerprint["arch"], key.sha256
     )
     store = NodeStore(directory)
-    stored = store.lookup(key.as_dict(), check=lambda table: _refusal(table, fingerprint))
+    stored = store.lookup(key.as_dict(), read_only=True, check=lambda table: _refusal(table, fingerprint))
     return Forecast(
         rank=rank,
         key=key,

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from ray_warmup.warmup.artifact.manifest import (
     parse_json,
     parse_manifest,
 )
-from ray_warmup.warmup.disk.publish import make_directories, publish_bytes, store_error, sweep
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.looking import entries, is_there
+from ray_warmup.warmup.disk.publish import make_directories, make_directory, publish_bytes, store_error, sweep
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 FOLLOW_ATTEMPTS = 16
 """How often a reader follows a `current` that changes under it before it gives up."""
 _POINTER_LIMIT = 4096
+HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.trash")
+"""What a pruner renames a thing to before it decides for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,10 @@ class Pointer:
 
 
 class Generations:
-    """The generations below one directory; every method raises StoreError for trouble with the disk."""
+    """The generations below one directory; every method raises StoreError for trouble with the disk.
+
+    What cannot be listed, looked at or read is such trouble, and never "nothing there".
+    """
 
     def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
         self.directory = directory
@@ -82,23 +90,29 @@ class Generations:
         self.publish(self.pointer_path, data)
 
     def numbers(self) -> list[int]:
-        """Numbers of the complete generations, ascending."""
-        paths = self.generations.glob("*/manifest.json")
-        return sorted(int(path.parent.name) for path in paths if _is_number(path.parent.name))
+        """Numbers of the complete generations, ascending. Raises StoreError where they cannot be told."""
+        found = [entry.name for entry in entries(self.generations) if _is_number(entry.name)]
+        return sorted(int(name) for name in found if is_there(self.generations / name / "manifest.json"))
+
+    def hidden_manifests(self) -> list[Manifest]:
+        """Manifests of generations that some pruner has hidden and may give back. Raises as `manifest`."""
+        hidden = [Path(entry.path) / "manifest.json" for entry in entries(self.generations) if _is_hidden(entry.name)]
+        found = []
+        for path in hidden:
+            with suppress(FileNotFoundError):  # decided meanwhile, or never filled
+                found.append(parse_manifest(read_regular(path, MAX_MANIFEST_BYTES)))
+        return found
 
     def reserve(self) -> int:
         """Take the next free number; nobody else gets it, and it counts for nothing before `add`."""
         number = 0
         try:
             make_directories(self.generations, self._dir_mode)
-            taken = [int(path.name) for path in self.generations.iterdir() if _is_number(path.name)]
-            number = max(taken, default=0)
+            number = max((_number_of(entry.name) for entry in entries(self.generations)), default=0)
             while True:
                 number += 1
-                path = self.generations / f"{number:06d}"
                 with suppress(FileExistsError):
-                    path.mkdir(mode=self._dir_mode)
-                    path.chmod(self._dir_mode)
+                    make_directory(self.generations / f"{number:06d}", self._dir_mode)
                     return number
         except OSError as error:
             raise store_error("create", self.generations / f"{number:06d}", error) from error
@@ -115,18 +129,27 @@ class Generations:
             raise
         return Pointer(number, sha256(data))
 
+    def drop(self, number: int) -> None:
+        """Remove a generation that this process has added and nobody needs; one that cannot be removed stays."""
+        path = self.manifest_path(number)
+        try:
+            path.unlink(missing_ok=True)
+            path.parent.rmdir()
+        except OSError as error:
+            logger.info("generation %d of %s stays: %s", number, self.directory, error)
+
     def manifest_path(self, number: int) -> Path:
         """Where the manifest of a generation lies."""
         return self.generations / f"{number:06d}" / "manifest.json"
 
-    def manifest_bytes(self, number: int) -> bytes:
+    def manifest_bytes(self, number: int, *, any_owner: bool = False) -> bytes:
         """A generation's manifest as stored. FileNotFoundError when there is none."""
         path = self.manifest_path(number)
         try:
-            return read_regular(path, MAX_MANIFEST_BYTES)
+            return read_regular(path, MAX_MANIFEST_BYTES, any_owner=any_owner)
         except FileNotFoundError:
             rescue(path.parent)
-            return read_regular(path, MAX_MANIFEST_BYTES)
+            return read_regular(path, MAX_MANIFEST_BYTES, any_owner=any_owner)
 
     def manifest(self, pointer: Pointer) -> Manifest:
         """The committed manifest. FileNotFoundError, CorruptArtifactError or RejectedArtifactError."""
@@ -160,13 +183,13 @@ class Generations:
             return False
         return True
 
-    def add_blobs(self, entries: Iterable[BlobEntry], blobs: dict[str, Blob]) -> list[Path]:
+    def add_blobs(self, wanted: Iterable[BlobEntry], blobs: dict[str, Blob]) -> list[Path]:
         """Store what is not there yet of checked blobs; returns the files written.
 
         CorruptArtifactError for a blob nobody has.
         """
         written = []
-        for entry in {entry.sha256: entry for entry in entries}.values():
+        for entry in {entry.sha256: entry for entry in wanted}.values():
             if self.has_blob(entry.sha256):
                 continue
             if entry.sha256 not in blobs:
@@ -177,12 +200,15 @@ class Generations:
             written.append(self.blob_path(entry.sha256))
         return written
 
-    def sweep_unfinished(self, older_than_s: float, now: float) -> list[Path]:
-        """Remove numbers that a killed publisher took and never filled; returns what was removed."""
+    def sweep_unfinished(self, older_than_s: float, now: Callable[[], float]) -> list[Path]:
+        """Remove numbers that a killed publisher took and never filled; returns what was removed. Raises StoreError."""
         removed: list[Path] = []
-        for path in self.generations.iterdir() if self.generations.is_dir() else ():
-            with suppress(OSError):
-                if not (path / "manifest.json").exists() and now - path.lstat().st_mtime > older_than_s:
+        for entry in entries(self.generations):
+            path = Path(entry.path)
+            if not _is_number(entry.name) or is_there(path / "manifest.json"):
+                continue
+            with suppress(OSError):  # filled or removed meanwhile
+                if now() - path.lstat().st_mtime > older_than_s:
                     removed += sweep(path, older_than_s, now)
                     path.rmdir()
                     removed.append(path)
@@ -197,7 +223,7 @@ def hide(path: Path) -> Path | None:
     """Rename something out of sight before it is removed, its time set to now; None when it is gone already."""
     trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
     try:
-        path.rename(trash)
+        while_stale(lambda: path.rename(trash))
         os.utime(trash)
     except FileNotFoundError:
         return None
@@ -208,11 +234,25 @@ def hide(path: Path) -> Path | None:
 
 def rescue(path: Path) -> None:
     """Take back what a pruner hid, and perhaps died over, because it is needed after all."""
-    for trash in path.parent.glob(f".{path.name}.*.trash"):
-        with suppress(OSError):
-            trash.rename(path)
-            logger.info("%s was being pruned and is kept", path)
+    for entry in entries(path.parent):
+        found = HIDDEN.fullmatch(entry.name)
+        if found is not None and found["name"] == path.name:
+            with suppress(OSError):
+                os.rename(entry.path, path)
+                logger.info("%s was being pruned and is kept", path)
 
 
 def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal()
+
+
+def _is_hidden(name: str) -> bool:
+    found = HIDDEN.fullmatch(name)
+    return found is not None and _is_number(found["name"])
+
+
+def _number_of(name: str) -> int:
+    """The number of a generation, hidden or not; 0 for anything else."""
+    found = HIDDEN.fullmatch(name)
+    number = name if found is None else found["name"]
+    return int(number) if _is_number(number) else 0

@@ -2,7 +2,7 @@
 
 For ranks and serving engines. A process that is killed gives nothing up, but its lease names it by pid and start time,
 so it ends with the process all the same (`warmup/store/leases.py`). Renewing matters only to other hosts on a shared
-directory, which believe a lease for a day.
+directory, which believe a lease for a day. A forked child serves from the same bytes, so it takes a lease of its own.
 """
 
 from __future__ import annotations
@@ -10,21 +10,27 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import stat
 import threading
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.store.leases import Lease
+from ray_warmup.warmup.store.leases import Lease, acquire
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
 
 logger = logging.getLogger(__name__)
 
 RENEW_EVERY_S = 3600.0
+_AGAIN_AFTER = 0.1
+"""Share of the interval after which a renewal that failed is tried again."""
+_ATTEMPTS = 4
+_live: weakref.WeakSet[Holding] = weakref.WeakSet()
 
 
 class Holding:
@@ -33,44 +39,94 @@ class Holding:
     def __init__(self, lease: Lease, every_s: float = RENEW_EVERY_S) -> None:
         self.generation = lease.generation
         self._lease = lease
-        self._pid = os.getpid()
-        self._released = threading.Event()
-        threading.Thread(target=self._renew, args=(every_s,), name="ray-warmup-lease", daemon=True).start()
-        atexit.register(self.release)
+        self._every_s = every_s
+        self._begin()
+        _live.add(self)
 
     def release(self) -> None:
-        """Give the use up; harmless when called twice, and in a forked child, which holds nothing."""
+        """Give the use up; harmless when called twice."""
         if os.getpid() != self._pid or self._released.is_set():
             return
         self._released.set()
         atexit.unregister(self.release)
-        try:
-            self._lease.release()
-        except OSError as error:
-            logger.info("lease %s stays until this process ends: %s", self._lease.path, error)
+        self._lease.release()
 
-    def _renew(self, every_s: float) -> None:
-        while not self._released.wait(every_s):
+    def take_over(self) -> None:
+        """In a forked child: hold the same under a lease of its own; the parent's is left alone."""
+        inherited, was_released = self._lease, self._released.is_set()
+        if was_released or inherited.path is None:
+            return
+        self._lease = replace(inherited, path=None)
+        try:
+            modes = {"file_mode": inherited.file_mode, "dir_mode": inherited.dir_mode}
+            self._lease = acquire(inherited.path.parent, inherited.generation, **modes)
+        except WarmupError as error:
+            logger.warning("a forked process holds nothing of what it serves from: %s", error)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._released = threading.Event()
+        released = self._released
+        threading.Thread(target=self._renew, args=(released,), name="ray-warmup-lease", daemon=True).start()
+        atexit.register(self.release)
+
+    def _renew(self, released: threading.Event) -> None:
+        wait_s = self._every_s
+        while not released.wait(wait_s):
             try:
                 self._lease.renew()
-            except OSError as error:
-                logger.warning("lease %s could not be renewed: %s", self._lease.path, error)
-                return
+                wait_s = self._every_s
+            except (OSError, WarmupError) as error:
+                wait_s = self._every_s * _AGAIN_AFTER
+                logger.warning("lease %s is not renewed, tried again in %.0f s: %s", self._lease.path, wait_s, error)
+        if os.getpid() == self._pid:
+            self._lease.release()  # a renewal that was under way when it was given up may have written it anew
 
 
-def hold_table_at(path: Path) -> Holding | None:
-    """Hold the generation that a table file belongs to; None where it lies in no store or nothing can be written.
+def _take_over_in_child() -> None:
+    for holding in list(_live):
+        holding.take_over()
 
-    The lease gets the modes of the files beside it, so that whoever may read those may read it.
+
+os.register_at_fork(after_in_child=_take_over_in_child)
+
+
+def hold_table_at(path: Path, table: bytes | None = None) -> Holding | None:
+    """Hold the generation that a table file belongs to; None, with a warning, where nothing can be held.
+
+    The lease is about bytes: about `table`, which this process has loaded, else about what the file holds once the
+    lease is there. A lone file, which lies in no store, needs no lease. The lease can be read by whoever may enter the
+    store.
     """
     store = path.parent
-    if path.name != TABLE_NAME or not (store / "current").is_file():
-        return None
     try:
-        digest = sha256(read_regular(path, MAX_TABLE_BYTES))
-        modes = (stat.S_IMODE((store / "current").stat().st_mode), stat.S_IMODE(store.stat().st_mode))
-        lease = NodeStore(store, file_mode=modes[0], dir_mode=modes[1]).hold_table(digest)
+        if path.name != TABLE_NAME or not is_there(store / "current"):
+            return None
+        lease = _hold(NodeStore(store), path, table)
     except (OSError, WarmupError) as error:
-        logger.info("the generation of %s is not held: %s", path, error)
+        logger.warning("%s is served and not held, so pruning may remove what belongs to it: %s", path, error)
         return None
-    return None if lease is None or lease.path is None else Holding(lease)
+    if lease is None:
+        logger.warning("%s is served and not held: no generation of its store has this table", path)
+        return None
+    if lease.path is None:
+        logger.warning("%s is served and not held: no lease can be left in its store; do not prune it meanwhile", path)
+        return None
+    return Holding(lease)
+
+
+def _hold(store: NodeStore, path: Path, table: bytes | None) -> Lease | None:
+    """A lease on the generation of what was loaded; without that, of what the file still holds afterwards."""
+    for _ in range(_ATTEMPTS):
+        digest = _digest_at(path) if table is None else sha256(table)
+        lease = store.hold_table(digest)
+        if table is not None or _digest_at(path) == digest:
+            return lease
+        if lease is not None:
+            lease.release()
+    return None
+
+
+def _digest_at(path: Path) -> str:
+    return sha256(read_regular(path, MAX_TABLE_BYTES, any_owner=True))

@@ -1,7 +1,9 @@
 """Who uses what of a node store: one small file per use, so that pruning removes nothing that is held.
 
 A lease names its process by pid, start time and boot, so a dead holder is known at once on its own host. A holder on
-another host (or in another pid namespace) is believed for a day after its lease was last renewed. No locks.
+another host (or in another pid namespace, or on a host that cannot name its boot) is believed for a day after its lease
+was last renewed, by the disk's own clock. No locks. Whoever may enter the store may leave leases there: where its mode
+lets others in, the directory is writable by them and sticky, as `/tmp` is.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,18 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.artifact.manifest import parse_json
-from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.clock import SLACK_S, DiskClock
+from ray_warmup.warmup.disk.looking import entries
+from ray_warmup.warmup.disk.publish import make_directories, make_directory, publish_bytes, store_error
 from ray_warmup.warmup.disk.reading import read_regular
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import CorruptArtifactError, WarmupError
 
 logger = logging.getLogger(__name__)
 
 PUBLISHING = 0
 """The generation of a lease that a publisher takes: while one is live no blob is removed."""
 EVERYTHING = -1
-"""Held where a lease cannot be read: nothing is removed until it is a day old."""
+"""Held where a lease cannot be read, and by who cannot tell its generation: nothing is removed."""
 FOREIGN_LIFETIME_S = 24 * 3600.0
 _LIMIT = 4096
+_UNKNOWN = "unknown-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +43,82 @@ class Lease:
     """One use of one generation, until `release`."""
 
     path: Path | None
-    """None on a read-only store, where nothing can be pruned either."""
+    """None on a store where no lease can be left."""
     generation: int
+    file_mode: int = 0o600
+    dir_mode: int = 0o700
 
     def renew(self) -> None:
-        """Extend a lease that lasts longer than a day; only hosts that cannot see this process need it."""
-        if self.path is not None:
-            os.utime(self.path)
+        """Make it young again, or write it anew where it has gone. Raises OSError or StoreError."""
+        if self.path is None:
+            return
+        path = self.path
+        try:
+            while_stale(lambda: os.utime(path))
+        except FileNotFoundError:
+            _write(path, self.generation, self.file_mode, self.dir_mode)
 
     def release(self) -> None:
-        """Give up the use; calling it twice is harmless."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+        """Give up the use; never raises: a lease that stays ends with its process."""
+        if self.path is None:
+            return
+        path = self.path
+        try:
+            while_stale(lambda: path.unlink(missing_ok=True))
+        except OSError as error:
+            logger.warning("lease %s stays until this process ends: %s", path, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What the leases of a store say."""
+
+    held: frozenset[int]
+    """Generations that are held; `EVERYTHING` where it is not known which."""
+    unreadable: tuple[str, ...] = ()
+    """Leases that cannot be read, each with the reason."""
 
 
 def acquire(directory: Path, generation: int, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> Lease:
-    """Write a lease of this process. Raises StoreError when the store cannot be written."""
+    """Write a lease of this process, for a store with these modes. Raises StoreError when it cannot be written."""
     path = directory / f"{secrets.token_hex(8)}.json"
-    document = {"generation": generation, **process_identity(os.getpid())}
-    publish_bytes(path, json.dumps(document).encode(), file_mode=file_mode, dir_mode=dir_mode)
-    return Lease(path, generation)
+    _write(path, generation, file_mode, dir_mode)
+    return Lease(path, generation, file_mode, dir_mode)
 
 
-def held_generations(directory: Path, clock: Callable[[], float] = time.time) -> set[int]:
-    """Generations that a live process holds; leases of dead ones are removed. An unreadable lease holds everything."""
+def held_generations(
+    directory: Path, clock: Callable[[], float] = time.time, *, remove_dead: bool = True
+) -> frozenset[int]:
+    """Generations that a live process holds; an unreadable lease holds everything. See `uses_of`."""
+    return uses_of(directory, clock, remove_dead=remove_dead).held
+
+
+def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_dead: bool = False) -> Uses:
+    """What every lease says. Raises StoreError where the directory cannot be listed.
+
+    Args:
+        clock: this host's, for a directory in which nothing can be written.
+        remove_dead: take the leases of processes that are gone away; without it nothing is written at all.
+    """
+    now = DiskClock(directory, clock) if remove_dead else clock
     held: set[int] = set()
-    for path in sorted(directory.glob("*.json")) if directory.is_dir() else []:
+    unreadable: list[str] = []
+    for entry in entries(directory):
+        if not entry.name.endswith(".json") or entry.name.startswith("."):
+            continue
+        path = Path(entry.path)
         try:
-            generation = _held_by(path, clock() - path.lstat().st_mtime)
-            if generation is None:
-                path.unlink()
-            else:
-                held.add(generation)
+            generation = _held_by(path, now, remove_dead)
         except FileNotFoundError:
             continue
-        except OSError as error:
-            logger.info("lease %s of a process that is gone stays: %s", path, error)
-    return held
+        except (OSError, WarmupError) as error:
+            unreadable.append(f"lease {path} cannot be read: {error}")
+            continue
+        if generation is not None:
+            held.add(generation)
+        elif remove_dead:
+            _remove(path)
+    return Uses(frozenset(held | ({EVERYTHING} if unreadable else set())), tuple(unreadable))
 
 
 def process_identity(pid: int) -> dict[str, Any]:
@@ -82,38 +128,113 @@ def process_identity(pid: int) -> dict[str, Any]:
 
 def is_process_alive(document: dict[str, Any]) -> bool | None:
     """Whether the process that `process_identity` described still runs; None when this host cannot know."""
-    if document.get("host") != _host_identity():
+    host, pid, start = (document.get(name) for name in ("host", "pid", "start"))
+    if host != _host_identity() or (isinstance(host, str) and host.startswith(_UNKNOWN)):
         return None
-    pid = document.get("pid")
-    return isinstance(pid, int) and _start_time(pid) == document.get("start") is not None
-
-
-def _held_by(path: Path, age_s: float) -> int | None:
-    is_young = age_s < FOREIGN_LIFETIME_S
+    if not isinstance(pid, int) or not isinstance(start, str):
+        return None
     try:
-        document = parse_json(read_regular(path, _LIMIT), _LIMIT, f"lease {path}")
-    except WarmupError as error:
-        logger.warning("%s; nothing is pruned while it is younger than a day", error)
-        return EVERYTHING if is_young else None
+        found = _start_time(pid)
+    except OSError as error:
+        logger.info("process %d cannot be looked at and is believed: %s", pid, error)
+        return None
+    if found is None and _is_hidden(pid):
+        return None
+    return found == start
+
+
+def _write(path: Path, generation: int, file_mode: int, dir_mode: int) -> None:
+    try:
+        _make_room(path.parent, dir_mode)
+    except OSError as error:
+        raise store_error("write", path, error) from error
+    document = {"generation": generation, **process_identity(os.getpid())}
+    readable = file_mode | dir_mode & 0o044
+    publish_bytes(
+        path, json.dumps(document).encode(), file_mode=readable, dir_mode=_room_mode(dir_mode), any_owner=True
+    )
+
+
+def _make_room(directory: Path, dir_mode: int) -> None:
+    """The directory for leases, writable by all who may enter the store; an older one of ours is opened to them."""
+    make_directories(directory.parent, dir_mode)
+    wanted = _room_mode(dir_mode)
+    try:
+        make_directory(directory, wanted)
+    except FileExistsError:
+        found = directory.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and mode | wanted != mode:
+            directory.chmod(mode | wanted)
+
+
+def _room_mode(dir_mode: int) -> int:
+    """A store's mode with write permission for whoever may enter it, sticky where that is anybody but its owner."""
+    entering = [shift for shift in (3, 0) if dir_mode >> shift & 0o5 == 0o5]
+    return dir_mode | sum(0o2 << shift for shift in entering) | (stat.S_ISVTX if entering else 0)
+
+
+def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | None:
+    """What a lease holds, None when its process is gone. Raises FileNotFoundError, OSError or StoreError."""
+    try:
+        document = parse_json(read_regular(path, _LIMIT, any_owner=True), _LIMIT, f"lease {path}")
+    except CorruptArtifactError:
+        if _is_young(path, now, may_write):
+            raise
+        return None
     if not isinstance(document, dict) or type(document.get("generation")) is not int:
-        return EVERYTHING if is_young else None
+        if _is_young(path, now, may_write):
+            raise CorruptArtifactError("it does not say which generation is held", path=str(path))
+        return None
     alive = is_process_alive(document)
-    return int(document["generation"]) if (is_young if alive is None else alive) else None
+    is_held = _is_young(path, now, may_write) if alive is None else alive
+    return int(document["generation"]) if is_held else None
+
+
+def _is_young(path: Path, now: Callable[[], float], may_write: bool) -> bool:
+    """Whether it was renewed within a day; a time from the future is not believed, the day then begins now."""
+    found = while_stale(path.lstat)
+    age_s = now() - min(found.st_mtime, found.st_ctime)
+    if age_s < -SLACK_S and may_write:
+        logger.warning("lease %s is dated %.0f s ahead of its disk and ends in a day unless renewed", path, -age_s)
+        os.utime(path)
+    return age_s < FOREIGN_LIFETIME_S
+
+
+def _remove(path: Path) -> None:
+    try:
+        while_stale(lambda: path.unlink(missing_ok=True))
+    except OSError as error:
+        logger.info("lease %s of a process that is gone stays: %s", path, error)
 
 
 def _start_time(pid: int) -> str | None:
+    """When a process began, in the kernel's count; None where there is none. Raises OSError if it cannot be told."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with other threads it still runs
     return None if is_zombie else fields[19].decode()
 
 
+def _is_hidden(pid: int) -> bool:
+    """Whether a process is there although /proc does not show it, as with `hidepid` for other users' processes."""
+    if Path(f"/proc/{pid}").exists():  # a zombie
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def _host_identity() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{os.uname().nodename}"
     except OSError as error:
         logger.debug("no boot id here (%s): leases of this host are believed for a day", error)
-        return "unknown-" + os.uname().nodename
+        return _UNKNOWN + os.uname().nodename

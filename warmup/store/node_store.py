@@ -15,9 +15,9 @@
 What other modules call:
 
     StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
-    NodeStore(directory, file_mode=0o600, dir_mode=0o700, clock=time.time)
-        lookup(expected_key, check=None) -> Lookup          publish(artifact) -> Published
-        load_artifact(kinds=None, generation=None, checked=None) -> (Artifact, Lease)
+    NodeStore(directory, file_mode=None, dir_mode=None, clock=time.time)     None: as the store has them
+        lookup(expected_key, check=None, read_only=False) -> Lookup          publish(artifact) -> Published
+        load_artifact(kinds=None, generation=None, checked=None) -> (Artifact, Lease); read_artifact without a lease
         current() -> (Pointer, Manifest)                    make_current(generation)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
@@ -32,7 +32,10 @@ reads `current` again and follows it, so two of them end with the table of the c
 |---|---|
 | table truncated, flipped, another program's, an older one | restored from its blob, with a warning; else a miss |
 | `current` or manifest damaged, oversized, nested, of another schema or key | a miss with the reason |
-| clock steps | numbers decide, never clocks; a temporary file swept too early is written again |
+| clock steps | numbers decide, never clocks; how old a file is, the disk's own clock says |
+| a stale handle (NFS) | tried again for some two seconds |
+| a question (`read_only`) | nothing is written, swept or restored |
+| the same artifact published again, by many at once, too | one generation, which is current |
 | read-only, full, vanishing, another user's, below a file, a link: lookup | a miss; a hit that cannot restore |
 | | the file carries its bytes and a warning |
 | the same: publish | StoreError naming path, reason and setting; the caller goes on in memory |
@@ -40,7 +43,8 @@ reads `current` again and follows it, so two of them end with the table of the c
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
-| process that serves from a table | holds its generation until it ends (`holding.py`): ranks, `ray_warmup.apply`; |
+| process that serves from a table | holds its generation until it ends (`holding.py`), also on a store of another |
+| | user whose mode lets it in: ranks, `ray_warmup.apply`; |
 | | a rank also what no generation names yet: blobs and modules that it took from another node |
 | damaged partial or quarantine file | left out with a warning: its tasks are measured again |
 """
@@ -48,6 +52,7 @@ reads `current` again and follows it, so two of them end with the table of the c
 from __future__ import annotations
 
 import logging
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -55,12 +60,19 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
+from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.clock import DiskClock
+from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import store_error, sweep
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store import leases
+from ray_warmup.warmup.store.commit import commit_artifact
 from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
+from ray_warmup.warmup.store.leftovers import sweep_leftovers
 from ray_warmup.warmup.store.run_files import RunFiles
 from ray_warmup.warmup.store.served_table import ServedTable
+from ray_warmup.warmup.store.trouble import told_as_store_error
 from ray_warmup.warmup.store.values import Lookup, Published, StorePath
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
@@ -73,34 +85,41 @@ Check = Callable[[bytes], str | None]
 
 
 class NodeStore(RunFiles):
-    """The store below one directory. Nothing is created before the first write."""
+    """The store below one directory. Nothing is created before the first write.
+
+    Modes that are not given are those that the store has: who did not make it does not change who may read it.
+    """
 
     def __init__(
         self,
         directory: Path,
         *,
-        file_mode: int = 0o600,
-        dir_mode: int = 0o700,
+        file_mode: int | None = None,
+        dir_mode: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        file_mode = _mode_of(directory / "current", 0o600) if file_mode is None else file_mode
+        dir_mode = _mode_of(directory, 0o700) if dir_mode is None else dir_mode
         super().__init__(directory, file_mode=file_mode, dir_mode=dir_mode)
         self.table_path = directory / TABLE_NAME
         self._clock = clock
         self.generations = Generations(directory, file_mode=file_mode, dir_mode=dir_mode)
         self._served = ServedTable(self.table_path, self.generations)
 
-    def lookup(self, expected_key: Mapping[str, str], check: Check | None = None) -> Lookup:
+    def lookup(self, expected_key: Mapping[str, str], check: Check | None = None, *, read_only: bool = False) -> Lookup:
         """The current table when its key has exactly these parts and `check` (why not, or None) accepts it.
 
-        Never raises for what is on the disk: trouble is a miss with a reason. Also sweeps stale temporary files.
+        Never raises for what is on the disk: trouble is a miss with a reason. Also sweeps what killed processes left
+        and puts a table file right that is not the committed one, both unless `read_only`.
         """
         try:
             self._refuse_links()
-            self.sweep()
+            if not read_only:
+                self._sweep_if_possible()
             for _ in range(FOLLOW_ATTEMPTS):
                 with suppress(FileNotFoundError):  # pruned while it was read: `current` names another one by now
-                    return self._lookup(expected_key, check)
-                if not self.generations.pointer_path.exists():
+                    return self._lookup(expected_key, check, read_only)
+                if not is_there(self.generations.pointer_path):
                     return Lookup(False, f"nothing is stored in {self.directory}")
                 time.sleep(_PAUSE_S)
             return Lookup(False, f"the table's blob of the current generation in {self.directory} is missing")
@@ -109,6 +128,7 @@ class NodeStore(RunFiles):
         except OSError as error:
             return Lookup(False, str(store_error("read", self.directory, error)))
 
+    @told_as_store_error("publish into")
     def publish(self, artifact: Artifact, *, is_checked: bool = False) -> Published:
         """Store an artifact as a new generation, make it current and put its table in place.
 
@@ -156,11 +176,25 @@ class NodeStore(RunFiles):
         Blobs that the caller has `checked` already are not read again.
         Raises StoreError (also when nothing is stored), CorruptArtifactError.
         """
-        wanted, known = None if kinds is None else set(kinds), checked or {}
+        return self._load(kinds, generation, checked or {}, self.hold_if_writable)
+
+    def read_artifact(self, kinds: Iterable[Kind] | None = None, generation: int | None = None) -> Artifact:
+        """As `load_artifact`, for a question: nothing is held, so nothing is written."""
+        return self._load(kinds, generation, {}, _hold_nothing)[0]
+
+    @told_as_store_error("read")
+    def _load(
+        self,
+        kinds: Iterable[Kind] | None,
+        generation: int | None,
+        known: Mapping[str, Blob],
+        hold: Callable[[int], leases.Lease],
+    ) -> tuple[Artifact, leases.Lease]:
+        wanted = None if kinds is None else set(kinds)
         for _ in range(FOLLOW_ATTEMPTS):
             try:
                 number = self.current()[0].generation if generation is None else generation
-                use = self.hold_if_writable(number)
+                use = hold(number)
                 try:
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
                     digests = [e.sha256 for e in manifest.blobs if wanted is None or e.kind in wanted]
@@ -184,39 +218,54 @@ class NodeStore(RunFiles):
         return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
 
     def hold_if_writable(self, generation: int) -> leases.Lease:
-        """As `hold`; on a store that cannot be written an empty lease: nothing can be pruned there either."""
+        """As `hold`; an empty lease where none can be left: nobody sees this use then."""
         try:
             return self.hold(generation)
         except StoreError as error:
-            logger.info("%s; nothing can be pruned there either", error)
+            logger.info("nothing is held: %s", error)
             return leases.Lease(None, generation)
 
+    @told_as_store_error("read")
     def hold_table(self, content_sha256: str) -> leases.Lease | None:
-        """Hold a generation with this very table, the current one if it has it; None where no generation does."""
+        """Hold a generation with this very table, the current one if it has it; None where no generation does.
+
+        Where a generation cannot be read, everything is held: it may be the one.
+        """
         numbers = self.generations.numbers()[::-1]
         with suppress(FileNotFoundError, WarmupError):
             current = self.generations.pointer().generation
             numbers.sort(key=lambda number: number != current)
+        is_unknown = False
         for number in numbers:
             use = self.hold_if_writable(number)
-            with suppress(FileNotFoundError, WarmupError):
-                table = parse_manifest(self.generations.manifest_bytes(number)).table
+            try:
+                table = parse_manifest(self.generations.manifest_bytes(number, any_owner=True)).table
                 if table is not None and table.content_sha256 == content_sha256:
                     return use
+            except FileNotFoundError:
+                logger.debug("generation %d of %s was pruned meanwhile", number, self.directory)
+            except WarmupError as error:
+                logger.info("generation %d of %s cannot be read: %s", number, self.directory, error)
+                is_unknown = True
             use.release()
-        return None
+        return self.hold_if_writable(leases.EVERYTHING) if is_unknown else None
 
+    @told_as_store_error("sweep")
     def sweep(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Remove temporary files that a killed process left more than an hour ago, and leases of dead ones.
+        """Remove temporary files that a killed process left more than an hour ago, leases of dead ones, and what killed
+        runs left (`leftovers.py`).
 
-        Returns the files.
+        Returns the files. Raises StoreError where a directory cannot be listed.
         """
-        leases.held_generations(self.directory / "leases", self._clock)
+        if not is_there(self.directory):
+            return []
+        now = DiskClock(self.directory, self._clock)
+        leases.uses_of(self.directory / "leases", self._clock, remove_dead=True)
         rooms = ("", "blobs", "partial", "quarantine", "leases", "markers")
-        removed = self.generations.sweep_unfinished(older_than_s, self._clock())
+        removed = self.generations.sweep_unfinished(older_than_s, now)
         for room in rooms:
-            removed += sweep(self.directory / room, older_than_s, self._clock())
-        return removed
+            removed += sweep(self.directory / room, older_than_s, now)
+        return removed + sweep_leftovers(self.directory, now)
 
     def current(self) -> tuple[Pointer, Manifest]:
         """The committed generation. FileNotFoundError, StoreError or an ArtifactError."""
@@ -226,6 +275,22 @@ class NodeStore(RunFiles):
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
         return self._served.of(manifest)
 
+    @told_as_store_error("publish into")
+    def follow(self) -> list[Path]:
+        """Put the committed table at its path; returns what was written. Raises StoreError, CorruptArtifactError."""
+        return self._served.follow()
+
+    @told_as_store_error("read")
+    def table_with(self, digest: str) -> tuple[int, bytes] | None:
+        """The newest generation whose table has this digest (`TunedTable.digest`), and its bytes; None without one."""
+        for number in self.generations.numbers()[::-1]:
+            with suppress(FileNotFoundError, WarmupError):  # that one is damaged or pruned, so it is not the one
+                table = self._served.of(parse_manifest(self.generations.manifest_bytes(number)))
+                if table is not None and parse_table(table).digest == digest:
+                    return number, table
+        return None
+
+    @told_as_store_error("publish into")
     def make_current(self, generation: int) -> None:
         """Go back (or forward) to a stored generation whose blobs are all whole, and put its table in place.
 
@@ -247,33 +312,37 @@ class NodeStore(RunFiles):
                     path=str(path),
                 )
 
-    def _lookup(self, expected_key: Mapping[str, str], check: Check | None) -> Lookup:
+    def _sweep_if_possible(self) -> None:
+        try:
+            self.sweep()
+        except WarmupError as error:
+            logger.info("nothing is swept: %s", error)
+
+    def _lookup(self, expected_key: Mapping[str, str], check: Check | None, read_only: bool) -> Lookup:
         pointer, manifest = self.current()
         difference = key_difference(manifest, expected_key)
         if difference is not None:
             return Lookup(False, f"generation {pointer.generation} was made for another key: {difference}")
-        table, warnings = self._served.checked(manifest)
-        refusal = None if check is None or table is None else check(table)
+        served = self._served.checked(manifest, restore=not read_only)
+        refusal = None if check is None or served.table is None else check(served.table)
         if refusal is not None:
             return Lookup(False, f"the table of generation {pointer.generation} is refused: {refusal}")
         return Lookup(
             hit=True,
             reason="",
-            table=table,
+            table=served.table,
             manifest=manifest,
             guarded=manifest.guard.guarded,
             recorded_at=manifest.created_at,
             generation=pointer.generation,
-            warnings=warnings,
+            on_disk=served.on_disk,
+            warnings=served.warnings,
         )
 
     def _publish(self, artifact: Artifact) -> Published:
         written = self.generations.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
-        pointer = self._same_as_current(artifact)
-        if pointer is None:
-            pointer, files = self._commit_new(artifact)
-            written += files
-        written += self._served.follow()
+        pointer, files = commit_artifact(self.generations, artifact.manifest, self.hold)
+        written += [*files, *self._served.follow()]
         entry = artifact.manifest.table
         return Published(
             path=self.table_path,
@@ -283,24 +352,17 @@ class NodeStore(RunFiles):
             files=tuple(dict.fromkeys(written)),
         )
 
-    def _commit_new(self, artifact: Artifact) -> tuple[Pointer, list[Path]]:
-        """Add a generation and make it current; it is held from before it exists, so that no pruner takes it."""
-        store = self.generations
-        number = store.reserve()
-        use = self.hold(number)
-        try:
-            pointer = store.add(artifact.manifest, number)
-            store.commit(pointer)
-        finally:
-            use.release()
-        return pointer, [store.manifest_path(number), store.pointer_path]
 
-    def _same_as_current(self, artifact: Artifact) -> Pointer | None:
-        try:
-            pointer, manifest = self.current()
-        except (FileNotFoundError, WarmupError):
-            return None
-        return pointer if manifest.digest == artifact.digest else None
+def _hold_nothing(generation: int) -> leases.Lease:
+    return leases.Lease(None, generation)
+
+
+def _mode_of(path: Path, otherwise: int) -> int:
+    """Permissions of what lies there, without bits that a new file or directory gets by itself."""
+    try:
+        return stat.S_IMODE(while_stale(path.stat).st_mode) & 0o777
+    except OSError:
+        return otherwise
 
 
 def _size(path: Path) -> int:

@@ -1,163 +1,206 @@
 """Removing generations, unreferenced blobs and whole stores, never under a process that uses them.
 
-What goes is first renamed out of sight (`.<name>.<random>.trash`), then leases, pointer and manifests are read again:
-whoever took a lease before that is seen and the thing is given back; a reader that misses it meanwhile takes it back
-itself, also after the pruner was killed. Which things to remove is the caller's policy (`warmup/cache_admin/ops.py`).
+Nothing goes unless everything that could name it was read (`inventory.py`). What goes is first renamed out of sight
+(`.<name>.<random>.trash`), then all of it is read again: whoever took a lease before that is seen and the thing is
+given back (`trash.py`); a reader that misses it meanwhile takes it back itself, also after the pruner was killed. Which
+things to remove is the caller's policy (`warmup/cache_admin/ops.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
-from ray_warmup.warmup.disk.publish import STALE_AFTER_S, store_error
-from ray_warmup.warmup.errors import StoreError, WarmupError
-from ray_warmup.warmup.store.generations import hide
-from ray_warmup.warmup.store.leases import EVERYTHING, PUBLISHING, held_generations
+from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.disk.clock import Clock, now_in
+from ray_warmup.warmup.disk.looking import entries, is_there, status_of
+from ray_warmup.warmup.disk.publish import STALE_AFTER_S
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.store.generations import HIDDEN, hide
+from ray_warmup.warmup.store.inventory import Inventory, take_inventory, unreadable
+from ray_warmup.warmup.store.leases import EVERYTHING, PUBLISHING, held_generations, uses_of
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.trash import delete, give_back
 
 logger = logging.getLogger(__name__)
 
-_TRASH = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.trash")
-Clock = Callable[[], float]
+_OURS = {"blobs": re.compile(r"[0-9a-f]{64}"), "installed": re.compile(r"[0-9a-f]{32}")}
+"""Room -> names that this version gives there; others are another version's and stay."""
 
 
-def held(store: NodeStore, clock: Clock = time.time) -> set[int]:
-    """Generations of a store that live processes hold."""
-    return held_generations(store.directory / "leases", clock)
+def held(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True) -> frozenset[int]:
+    """Generations of a store that live processes hold; without `remove_dead` nothing is written."""
+    return held_generations(store.directory / "leases", clock, remove_dead=remove_dead)
+
+
+def manifests(store: NodeStore) -> dict[int, Manifest]:
+    """Every generation. Raises StoreError where one cannot be read."""
+    return dict(take_inventory(store, remove_dead=False).manifests)
 
 
 def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = time.time) -> list[Path]:
-    """Remove these generations, unless they are current or held; returns what went. Raises StoreError."""
+    """Remove these generations, unless they are current or held; returns what went.
+
+    Raises StoreError, also where something of the store cannot be read; nothing more is removed then.
+    """
     removed = []
     for number in numbers:
+        if _is_used(take_inventory(store, clock), number):
+            continue
         path = store.generations.manifest_path(number).parent
-        trash = None if _is_used(store, number, clock) else hide(path)
+        trash = hide(path)
         if trash is None:
             continue
-        if _is_used(store, number, clock):
-            _restore(trash, path)
-        else:
-            _delete(trash)
+        if _decide(trash, path, lambda number=number: _is_used(take_inventory(store, clock), number)):  # type: ignore[misc]
             removed.append(path)
     return removed
 
 
 def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     """Remove blobs and installations that no generation names; nothing while someone publishes. Raises StoreError."""
-    sweep_trash(store.generations.blobs, clock)
-    sweep_trash(store.generations.generations, clock)
-    if held(store, clock) & {PUBLISHING, EVERYTHING}:
+    found = take_inventory(store, clock)
+    if _is_busy(found):
         return []
-    keep = _named(store)
-    rooms = [path for room in ("blobs", "installed") for path in _members(store.directory / room)]
-    hidden = [(path, hide(path)) for path in rooms if path.name not in keep]
-    is_busy = bool(held(store, clock) & {PUBLISHING, EVERYTHING})
-    keep = _named(store)
-    removed = []
+    swept = _sweep_generations(store, clock)
+    for room in _OURS:
+        swept += _sweep_room(store, store.directory / room, clock)
+    keep = take_inventory(store, clock).names
+    hidden = [(path, hide(path)) for path in _ours(store) if path.name not in keep]
+    removed: list[Path] = []
+    try:
+        again = take_inventory(store, clock)
+        needed, is_busy = again.names, _is_busy(again)
+    except StoreError:
+        for path, trash in hidden:
+            if trash is not None:
+                give_back(trash, path)
+        raise
     for path, trash in hidden:
-        if trash is None:
-            continue
-        if is_busy or path.name in keep:
-            _restore(trash, path)
-        else:
-            _delete(trash)
+        if trash is not None and (is_busy or path.name in needed):
+            give_back(trash, path)
+        elif trash is not None:
+            delete(trash)
             removed.append(path)
-    return removed
+    return [*swept, *removed]
 
 
 def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
-    """Remove a whole key's directory, unless something in it is held; returns what went. Raises StoreError."""
-    trash = None if held(store, clock) else hide(store.directory)  # who serves from it must find it at any moment
+    """Remove a whole key's directory, unless something in it is held or it is used anew; returns what went.
+
+    Raises StoreError, also where something of the store cannot be read.
+    """
+    if not is_there(store.directory):
+        return []
+    if take_inventory(store, clock).held:  # who serves from it must find it at any moment
+        return []
+    trash = hide(store.directory)
     if trash is None:
         return []
-    if held_generations(trash / "leases", clock):
-        _restore(trash, store.directory)
-        return []
-    _delete(trash)
-    return [store.directory]
+    return [store.directory] if _decide(trash, store.directory, lambda: _is_needed(trash, store, clock)) else []
 
 
 def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
-    """Finish what a killed prune left more than an hour ago; returns what went. A store that is held is given back."""
-    removed = []
-    for path in _members(directory, hidden=True):
-        found = _TRASH.fullmatch(path.name)
-        with suppress(FileNotFoundError):
-            if found is None or clock() - path.lstat().st_mtime <= STALE_AFTER_S:
-                continue
-            if held_generations(path / "leases", clock):
-                _restore(path, directory / found["name"])
+    """Finish what a killed prune left of whole stores more than an hour ago; returns what went.
+
+    A store that is held is given back. Raises StoreError where one cannot be read or given back, after the others.
+    """
+    removed: list[Path] = []
+    problems: list[str] = []
+    for trash, path in _old_trash(directory, clock):
+        try:
+            uses = uses_of(trash / "leases", clock, remove_dead=True)
+            if uses.unreadable:
+                raise StoreError(uses.unreadable[0])
+            if uses.held:
+                give_back(trash, path)
             else:
-                _delete(path)
-                removed.append(path)
+                delete(trash)
+                removed.append(trash)
+        except StoreError as error:
+            problems.append(str(unreadable(trash, error)))
+    if problems:
+        raise StoreError("; ".join(problems))
     return removed
 
 
-def manifests(store: NodeStore) -> dict[int, Manifest]:
-    """Every readable generation; a damaged one is left out with a warning."""
-    found = {}
-    for number in store.generations.numbers():
-        try:
-            found[number] = parse_manifest(store.generations.manifest_bytes(number))
-        except FileNotFoundError:
-            continue
-        except WarmupError as error:
-            logger.warning("generation %d of %s: %s", number, store.directory, error)
-    return found
-
-
-def _named(store: NodeStore) -> set[str]:
-    """Names of the blobs and installations that some generation needs."""
-    names: set[str] = set()
-    for manifest in manifests(store).values():
-        names |= {blob.sha256 for blob in manifest.blobs} | {manifest.module_set[:32]}
-    return names
-
-
-def _is_used(store: NodeStore, number: int, clock: Clock) -> bool:
+def _decide(trash: Path, path: Path, is_needed: Callable[[], bool]) -> bool:
+    """Delete a hidden thing, or give it back where it is needed or that cannot be told; True when it went."""
     try:
-        is_current = store.generations.pointer().generation == number
-    except (FileNotFoundError, WarmupError):
-        is_current = False
-    if is_current or held(store, clock) & {number, EVERYTHING}:
-        logger.info("generation %d of %s is in use and stays", number, store.directory)
-        return True
-    return False
+        is_kept = is_needed()
+    except StoreError:
+        give_back(trash, path)
+        raise
+    if is_kept:
+        give_back(trash, path)
+    else:
+        delete(trash)
+    return not is_kept
 
 
-def _members(directory: Path, hidden: bool = False) -> list[Path]:
-    if not directory.is_dir():
+def _is_needed(trash: Path, store: NodeStore, clock: Clock) -> bool:
+    """Whether a hidden store is held, or its place is used again by somebody who has not published there anew."""
+    uses = uses_of(trash / "leases", clock, remove_dead=True)
+    if uses.unreadable:
+        raise unreadable(store.directory, StoreError(uses.unreadable[0]))
+    return bool(uses.held) or (is_there(store.directory) and not is_there(store.generations.pointer_path))
+
+
+def _is_used(found: Inventory, number: int) -> bool:
+    is_used = found.is_used(number) or EVERYTHING in found.held
+    if is_used:
+        logger.info("generation %d is in use and stays", number)
+    return is_used
+
+
+def _is_busy(found: Inventory) -> bool:
+    return bool(found.held & {PUBLISHING, EVERYTHING})
+
+
+def _ours(store: NodeStore) -> list[Path]:
+    """What this version stores in the rooms that are collected."""
+    rooms = ((room, names) for room, names in _OURS.items())
+    return [
+        Path(entry.path)
+        for room, names in rooms
+        for entry in entries(store.directory / room)
+        if names.fullmatch(entry.name)
+    ]
+
+
+def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
+    """Finish what a killed prune hid of the generations: those in use come back, the others go."""
+    removed = []
+    for trash, path in _old_trash(store.generations.generations, clock):
+        number = int(path.name) if path.name.isascii() and path.name.isdecimal() else None
+        if number is None or take_inventory(store, clock).is_used(number):
+            give_back(trash, path)
+        else:
+            delete(trash)
+            removed.append(trash)
+    return removed
+
+
+def _sweep_room(store: NodeStore, room: Path, clock: Clock) -> list[Path]:
+    """The same for blobs or installations: those that a generation names come back."""
+    removed = []
+    for trash, path in _old_trash(room, clock):
+        if path.name in take_inventory(store, clock).names:
+            give_back(trash, path)
+        else:
+            delete(trash)
+            removed.append(trash)
+    return removed
+
+
+def _old_trash(directory: Path, clock: Clock) -> list[tuple[Path, Path]]:
+    """What was hidden here more than an hour ago by the disk's clock, and where it belongs."""
+    hidden = [(Path(entry.path), HIDDEN.fullmatch(entry.name)) for entry in entries(directory)]
+    found = [(path, directory / match["name"]) for path, match in hidden if match is not None]
+    if not found:
         return []
-    return sorted(path for path in directory.iterdir() if path.name.startswith(".") == hidden)
-
-
-def _restore(trash: Path, path: Path) -> None:
-    """Give something back; where a publisher has written it anew meanwhile the new one stays."""
-    try:
-        if path.exists():
-            _delete(trash)
-        else:
-            trash.rename(path)
-    except FileNotFoundError:
-        logger.debug("%s was removed by another prune", trash)
-    except OSError as error:
-        raise StoreError(f"{path} is in use and is kept as {trash}: {error.strerror}", path=str(trash)) from error
-
-
-def _delete(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except FileNotFoundError:
-        logger.debug("%s was removed by another prune", path)
-    except OSError as error:
-        raise store_error("remove", path, error) from error
+    now = now_in(directory, clock)
+    ages = [(path, home, status_of(path)) for path, home in found]
+    return [(path, home) for path, home, status in ages if status and now - status.st_mtime > STALE_AFTER_S]

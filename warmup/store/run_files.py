@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,12 @@ class RunFiles:
         """The finished tasks of every writer; of rows with one `task_id` the newest."""
         return self._partial.load()
 
-    def clear_partial(self) -> None:
-        """Remove what this object saved or loaded, unless another writer has changed it since."""
-        self._partial.clear()
+    def clear_partial(self, covered: Collection[str] = ()) -> None:
+        """Remove what this object saved or loaded, unless another writer has changed it since, and what is `covered`.
+
+        Those are ids of tasks whose results are published. Raises StoreError.
+        """
+        self._partial.clear(covered)
 
     def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> Path:
         """Replace this writer's quarantined tactics; other writers' stay. Raises StoreError."""

@@ -6,15 +6,28 @@ one. Which generation is committed is `warmup/store/generations.py`'s.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import decode, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations
 
 MAX_TABLE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The committed table, and whether engines find it at its path."""
+
+    table: bytes | None
+    """None where nothing was tunable."""
+    on_disk: bool
+    warnings: tuple[str, ...] = ()
 
 
 class ServedTable:
@@ -29,37 +42,48 @@ class ServedTable:
         entry = manifest.table
         return None if entry is None else decode(entry, self._generations.read_blob(entry.sha256))
 
-    def checked(self, manifest: Manifest) -> tuple[bytes | None, tuple[str, ...]]:
-        """The committed table, from the file or else from its blob, and what was restored on the way."""
+    def checked(self, manifest: Manifest, *, restore: bool = True) -> Served:
+        """The committed table, from the file or else from its blob; `restore` puts the file right."""
         entry = manifest.table
         found = self._file()
         if entry is not None and found is not None and sha256(found) == entry.content_sha256:
-            return found, ()
+            return Served(found, True)
         if entry is None and found is None:
-            return None, ()
+            return Served(None, True)
         table = self.of(manifest)
         what = "was missing" if found is None else "was not the committed one"
+        if not restore:
+            return Served(table, False, (f"{self._path} {what}; the next run puts it back",))
         try:
             self.follow()
         except WarmupError as error:
-            return table, (f"{self._path} {what} and could not be restored: {error}",)
-        return table, (f"{self._path} {what}; restored from its blob",)
+            return Served(table, False, (f"{self._path} {what} and could not be restored: {error}",))
+        return Served(table, True, (f"{self._path} {what}; restored from its blob",))
 
     def follow(self) -> list[Path]:
-        """Make the table file that of the committed generation, until `current` stands still."""
+        """Make the table file that of the committed generation, until `current` stands still.
+
+        FileNotFoundError where nothing is committed, else StoreError or an ArtifactError.
+        """
         written: list[Path] = []
         for _ in range(FOLLOW_ATTEMPTS):
             pointer, manifest = self._generations.current()
             entry = manifest.table
             found = self._file()
             if entry is None:
-                self._path.unlink(missing_ok=True)
+                self._remove()
             elif found is None or sha256(found) != entry.content_sha256:
                 self._generations.publish(self._path, self.of(manifest) or b"")
                 written.append(self._path)
             if self._generations.pointer() == pointer:
                 return written
         raise StoreError(f"{self._path.parent} was published to {FOLLOW_ATTEMPTS} times meanwhile; stop the other jobs")
+
+    def _remove(self) -> None:
+        try:
+            while_stale(lambda: self._path.unlink(missing_ok=True))
+        except OSError as error:
+            raise store_error("remove", self._path, error) from error
 
     def _file(self) -> bytes | None:
         try:

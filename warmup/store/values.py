@@ -36,6 +36,8 @@ class Lookup:
     recorded_at: float = 0.0
     """When the table was made, seconds since the epoch."""
     generation: int = 0
+    on_disk: bool = False
+    """Whether engines find this very table at its path."""
     warnings: tuple[str, ...] = ()
 
 

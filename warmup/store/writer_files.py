@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
@@ -54,11 +56,19 @@ class WriterFiles:
                 found[identity] = row
         return list(found.values())
 
-    def clear(self) -> None:
-        """Remove this writer's file and those that it has loaded, unless they changed since. Raises StoreError."""
-        for path in [self._own, *self._seen]:
+    def clear(self, covered: Collection[str] = ()) -> None:
+        """Remove this writer's file and those that it has loaded, unless they changed since. Raises StoreError.
+
+        Others' files go, too, when every row of theirs is of a `covered` task: what was published has these.
+        """
+        own, self._seen = dict(self._seen), {}
+        for path in self._files() if covered else ():
+            rows = self._rows(path)
+            if rows and all(row.get("task_id") in covered for row in rows):
+                own[path] = self._seen[path]
+        for path in [self._own, *own]:
             try:
-                if path == self._own or _identity(path) == self._seen[path]:
+                if path == self._own or _identity(path) == own[path]:
                     path.unlink()
             except FileNotFoundError:
                 continue
@@ -71,10 +81,11 @@ class WriterFiles:
     def _files(self) -> list[Path]:
         dated = []
         try:
-            for path in self._directory.glob("*.json"):
-                dated.append((path.lstat().st_mtime_ns, path))
-        except OSError as error:
-            logger.debug("no rows in %s: %s", self._directory, error)
+            for entry in entries(self._directory):
+                if entry.name.endswith(".json") and not entry.name.startswith("."):
+                    dated.append((Path(entry.path).lstat().st_mtime_ns, Path(entry.path)))
+        except (OSError, StoreError) as error:
+            logger.warning("rows in %s cannot be read: %s", self._directory, error)
         return [path for _, path in sorted(dated)]
 
     def _rows(self, path: Path) -> list[Row]:
@@ -83,7 +94,7 @@ class WriterFiles:
             document = parse_json(read_regular(path, LIMIT), LIMIT, str(path), allow_constants=True)
         except FileNotFoundError:
             return []
-        except (StoreError, CorruptArtifactError) as error:
+        except (OSError, StoreError, CorruptArtifactError) as error:
             logger.warning("%s; its rows are left out", error)
             return []
         rows = document.get("rows") if isinstance(document, dict) else None
@@ -100,5 +111,5 @@ class WriterFiles:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    status = path.lstat()
+    status = while_stale(path.lstat)
     return status.st_ino, status.st_mtime_ns

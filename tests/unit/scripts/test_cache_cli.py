@@ -17,9 +17,7 @@ from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import export_store
 from ray_warmup.warmup.store.node_store import NodeStore
-from tests.artifacts import make_artifact, table_bytes
-
-KEY_SHA256 = "ab" * 32
+from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def test_every_command_prints_for_people(root: Path) -> None:
         (("verify",), "whole"),
         (("diff",), "Direct 1"),
         (("prune", "--keep", "1"), "dry run"),
-        (("rollback", "abab"), "generation 1 is current"),
+        (("rollback", KEY_SHA256[:4]), "generation 1 is current"),
         (("export", root / "file"), "from"),
         (("import", root / "file"), "generation 1, which was there already"),
         (("prune", "--keep", "1"), "the rules name nothing to remove"),

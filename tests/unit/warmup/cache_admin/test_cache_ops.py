@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -60,14 +59,7 @@ def tuned(tactics: dict[int, int], key: dict[str, str], made_at: float = NOW, mo
     rows = [TimingRow(timed(m, tactic)) for m, tactic in tactics.items()]
     contents = [table_content(table), timings_content(table, rows), Content("flashinfer_module", "g/g.so", module)]
     fingerprint = {"flashinfer_version": "0.7.2.post1", "arch": "90a"}
-    return make_artifact(
-        contents=contents, key=key, key_sha256=key_digest(key), fingerprint=fingerprint, created_at=made_at
-    )
-
-
-def key_digest(key: dict[str, str]) -> str:
-    """Any digest will do: it names the directory."""
-    return hashlib.sha256(str(sorted(key.items())).encode()).hexdigest()
+    return make_artifact(contents=contents, key=key, fingerprint=fingerprint, created_at=made_at)
 
 
 def put(root: Path, artifact: Artifact, version: str = "0.7.2.post1") -> NodeStore:

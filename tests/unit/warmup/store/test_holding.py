@@ -83,7 +83,7 @@ def test_a_lone_file_or_a_foreign_table_holds_nothing(store: NodeStore, tmp_path
 
 
 def test_a_lease_can_be_read_by_who_can_read_the_store(tmp_path: Path) -> None:
-    """On a directory that others use, too, an engine's lease has the modes of the store's own files."""
+    """On a directory that others use, too, they can read a lease and leave their own, and take away no other's."""
     store = NodeStore(tmp_path / ("ab" * 32), file_mode=0o644, dir_mode=0o755)
     store.publish(make_artifact(1))
     for path in leases(store):
@@ -92,7 +92,7 @@ def test_a_lease_can_be_read_by_who_can_read_the_store(tmp_path: Path) -> None:
     held = hold_table_at(store.table_path)
     assert held is not None
     (path,) = leases(store)
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o644, 0o755)
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o7777) == (0o644, 0o1777)
     held.release()
 
 
@@ -160,7 +160,7 @@ def test_a_forked_child_gives_nothing_up(store: NodeStore) -> None:
     held = hold_table_at(store.table_path)
     assert held is not None
     assert threading.active_count() > 1
-    held._pid += 1  # as in a child
+    held._pid += 1  # as in a child that has taken nothing over
     held.release()
     assert len(leases(store)) == 1
     held._pid -= 1

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.store import pruning
+from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.store import leases, pruning
 from ray_warmup.warmup.store.generations import Pointer
 from ray_warmup.warmup.store.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -64,11 +67,11 @@ def test_nothing_is_collected_while_someone_publishes(store: NodeStore) -> None:
 def test_lease_taken_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes its lease in the worst moment gets the generation back."""
     hide = pruning.hide
-    leases = []
+    taken = []
 
     def hide_and_hold(path: Path) -> Path | None:
         trash = hide(path)
-        leases.append(store.hold(1))
+        taken.append(store.hold(1))
         return trash
 
     monkeypatch.setattr(pruning, "hide", hide_and_hold)
@@ -108,23 +111,80 @@ def test_leases_of_dead_processes_end_at_once(store: NodeStore) -> None:
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
         check=False,
     )
-    leases = store.directory / "leases"
+    room = store.directory / "leases"
 
-    assert len(list(leases.iterdir())) == 1
-    assert held_generations(leases) == set()
-    assert list(leases.iterdir()) == []
+    assert len(list(room.iterdir())) == 1
+    assert held_generations(room) == set()
+    assert list(room.iterdir()) == []
 
 
 @pytest.mark.parametrize(("age", "generations"), [(10.0, {1}), (FOREIGN_LIFETIME_S + 10, set())])
 def test_foreign_leases_are_believed_for_a_day(store: NodeStore, age: float, generations: set[int]) -> None:
     """A holder on another host cannot be checked: it counts until a day after its last renewal."""
+    lease = foreign_lease(store)
+    os.utime(lease, (time.time() - age, time.time() - age))
+
+    assert held_generations(lease.parent) == generations
+    assert lease.exists() is bool(generations)
+
+
+def foreign_lease(store: NodeStore) -> Path:
+    """A lease on generation 1 of a process that this host cannot see."""
     lease = store.hold(1)
     assert lease.path is not None
     document = json.loads(lease.path.read_bytes()) | {"host": "another host"}
     lease.path.write_text(json.dumps(document))
-    written = lease.path.stat().st_mtime
+    return lease.path
 
-    assert held_generations(lease.path.parent, lambda: written + age) == generations
+
+def test_no_host_s_clock_decides_how_old_a_lease_is(store: NodeStore) -> None:
+    """A pruner whose clock is a day ahead believes a lease that was renewed now: the disk says how old it is."""
+    lease = foreign_lease(store)
+
+    assert held_generations(lease.parent, lambda: time.time() + 25 * 3600) == {1}
+    assert lease.exists()
+    assert [path for path in lease.parent.iterdir() if path != lease] == []
+
+
+def test_a_lease_from_the_future_ends_in_a_day(store: NodeStore) -> None:
+    """A time that nobody can have written yet pins nothing for years: it counts from its last change."""
+    lease = foreign_lease(store)
+    ahead = time.time() + 10 * 365 * 86400
+    os.utime(lease, (ahead, ahead))
+
+    assert held_generations(lease.parent, remove_dead=False) == {1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "DiskClock", lambda directory, clock: lambda: time.time() + 25 * 3600)
+        assert held_generations(lease.parent) == set()
+
+
+def test_holders_on_a_host_without_a_boot_id_are_believed(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two containers of one hostname whose boot cannot be told never take each other's processes for dead."""
+    monkeypatch.setattr(leases, "_host_identity", lambda: "unknown-" + os.uname().nodename)
+    lease = store.hold(1)
+    assert lease.path is not None
+    monkeypatch.setattr(leases, "_start_time", lambda pid: "999999")  # the other container has a pid of that number
+
+    assert held_generations(lease.path.parent) == {1}
+    assert lease.path.exists()
+
+
+def test_a_process_that_cannot_be_looked_at_is_believed(store: NodeStore) -> None:
+    """A pruner that has no file left to open takes nobody for dead."""
+    lease = store.hold(1)
+    assert lease.path is not None
+    text = lease.path.read_text()
+    open_file = Path.read_bytes
+
+    def refused(self: Path) -> bytes:
+        if self.parts[:2] == ("/", "proc"):
+            raise OSError(errno.EMFILE, "Too many open files", str(self))
+        return open_file(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        assert held_generations(lease.path.parent) == {1}
+    assert lease.path.read_text() == text
 
 
 def test_unreadable_lease_stops_pruning_for_a_day(store: NodeStore) -> None:
@@ -132,7 +192,8 @@ def test_unreadable_lease_stops_pruning_for_a_day(store: NodeStore) -> None:
     path = store.directory / "leases" / "bad.json"
     path.write_text("{")
 
-    assert prune_generations(store, [1, 2]) == []
+    with pytest.raises(StoreError, match=r"bad\.json cannot be read"):
+        prune_generations(store, [1, 2])
     os.utime(path, (1, 1))
     assert len(prune_generations(store, [1, 2])) == 2
 

@@ -1,0 +1,51 @@
+"""The time of the disk, which a file gets that is written now, so that no host's clock decides how old a file is."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_warmup.warmup.disk.attempts import while_stale
+
+logger = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+SLACK_S = 300.0
+"""How far ahead of another clock a time may be before it counts as one from the future."""
+
+
+def now_in(directory: Path, otherwise: Clock = time.time) -> float:
+    """The time that a file written in this directory gets; this host's own where nothing can be written there."""
+    path = directory / f".now.{secrets.token_hex(8)}.tmp"
+    try:
+        return while_stale(lambda: _written_at(path))
+    except OSError as error:
+        logger.debug("the time of %s cannot be asked: %s", directory, error)
+        return otherwise()
+
+
+class DiskClock:
+    """`now_in` one directory, asked when it is needed first and then remembered: one sweep has one time."""
+
+    def __init__(self, directory: Path, otherwise: Clock = time.time) -> None:
+        self._directory = directory
+        self._otherwise = otherwise
+        self._now: float | None = None
+
+    def __call__(self) -> float:
+        if self._now is None:
+            self._now = now_in(self._directory, self._otherwise)
+        return self._now
+
+
+def _written_at(path: Path) -> float:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+        os.unlink(path)

@@ -1,0 +1,94 @@
+"""Everything that decides what of a store may go, read as a whole: what cannot be read makes the store untouchable.
+
+A manifest of a newer version, a pointer that another user owns, a lease or a directory that a network file system will
+not show right now: each may name what would be removed, so nothing is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
+from ray_warmup.warmup.disk.clock import Clock
+from ray_warmup.warmup.disk.looking import entries, is_there
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.generations import Pointer
+from ray_warmup.warmup.store.leases import uses_of
+from ray_warmup.warmup.store.node_store import NodeStore
+
+ROOMS = ("blobs", "installed", "generations")
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a store has and who uses it."""
+
+    pointer: Pointer | None
+    """None where nothing is committed."""
+    manifests: Mapping[int, Manifest]
+    held: frozenset[int]
+    """Generations that a live process holds."""
+    names: frozenset[str]
+    """Blobs and installations that some generation needs, those included that a pruner has hidden."""
+
+    def is_used(self, number: int) -> bool:
+        """Whether a generation is current or held."""
+        return bool(self.held & {number}) or (self.pointer is not None and self.pointer.generation == number)
+
+
+def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True) -> Inventory:
+    """Read all of it. Raises StoreError that names the store and what cannot be read.
+
+    `remove_dead`: leases of processes that are gone go; without it nothing is written.
+    """
+    try:
+        uses = uses_of(store.directory / "leases", clock, remove_dead=remove_dead)
+        if uses.unreadable:
+            raise StoreError(uses.unreadable[0])
+        pointer = _pointer(store)
+        manifests = _manifests(store)
+        hidden = store.generations.hidden_manifests()
+        for room in ROOMS:
+            entries(store.directory / room)
+        if pointer is not None and pointer.generation not in manifests:
+            store.generations.manifest(pointer)  # hidden by another pruner, or an error that says so
+            manifests[pointer.generation] = store.current()[1]
+    except (OSError, WarmupError) as error:
+        raise unreadable(store.directory, error) from error
+    names = {name for manifest in (*manifests.values(), *hidden) for name in _names(manifest)}
+    return Inventory(pointer, manifests, uses.held, frozenset(names))
+
+
+def unreadable(directory: Path, error: Exception) -> StoreError:
+    """The error for a store that is left as it is because it cannot be read."""
+    return StoreError(f"could not read {directory}, so nothing of it is touched: {error}", path=str(directory))
+
+
+def _pointer(store: NodeStore) -> Pointer | None:
+    if store.directory.is_symlink():
+        raise StoreError(f"{store.directory} is a symbolic link, which is not followed")
+    try:
+        return store.generations.pointer()
+    except FileNotFoundError:
+        if is_there(store.generations.pointer_path):
+            raise
+        return None
+
+
+def _manifests(store: NodeStore) -> dict[int, Manifest]:
+    found = {}
+    for number in store.generations.numbers():
+        try:
+            found[number] = parse_manifest(store.generations.manifest_bytes(number))
+        except FileNotFoundError:
+            continue  # another pruner was quicker
+        except WarmupError as error:
+            raise StoreError(f"generation {number}: {error}") from error
+    return found
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {blob.sha256 for blob in manifest.blobs} | {manifest.module_set[:32]}

@@ -1,0 +1,61 @@
+"""What killed runs leave beside an artifact, and when it goes: by the disk's clock, never while its process lives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.looking import entries
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.leases import is_process_alive
+
+logger = logging.getLogger(__name__)
+
+DAY_S = 24 * 3600.0
+LIFETIMES_S = {"markers": DAY_S, "running": DAY_S, "partial": 7 * DAY_S}
+"""Room -> seconds after its last change. A marker lasts for one phase, a run for hours; partial results save hours."""
+BOX_LIMIT = 1 << 20
+STACK = ".stack"
+
+
+def sweep_leftovers(directory: Path, now: Callable[[], float]) -> list[Path]:
+    """Remove what is older than its room allows; returns what went. Trouble is logged, never raised."""
+    removed: list[Path] = []
+    for room, lifetime_s in LIFETIMES_S.items():
+        try:
+            found = [Path(entry.path) for entry in entries(directory / room) if not entry.name.startswith(".")]
+        except WarmupError as error:
+            logger.info("nothing is swept: %s", error)
+            continue
+        removed += [path for path in found if _goes(path, room, lifetime_s, now)]
+    return removed
+
+
+def _goes(path: Path, room: str, lifetime_s: float, now: Callable[[], float]) -> bool:
+    try:
+        if now() - path.lstat().st_mtime <= lifetime_s or (room == "running" and _is_in_use(path)):
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        logger.info("%s stays: %s", path, error)
+        return False
+    return True
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether the process that a rank's box names may still live; a box that cannot be read counts as one of those."""
+    box = path.with_name(path.name.removesuffix(STACK))
+    try:
+        document = parse_json(read_regular(box, BOX_LIMIT).rstrip(b" \0"), BOX_LIMIT, str(box))
+    except FileNotFoundError:
+        return False
+    except WarmupError as error:
+        logger.debug("%s names no process: %s", box, error)
+        return False
+    process = document.get("process") if isinstance(document, dict) else None
+    return isinstance(process, dict) and is_process_alive(process) is True

@@ -1,0 +1,103 @@
+"""What a pruner has hidden: given back when it is needed after all, else deleted. Neither ever takes what came back.
+
+Between hiding and deciding others go on: a blob may be written anew, a store's directory made anew by a marker, a lease
+or a whole publish. What lies there by then stays; what was hidden is put back beside it, or stays hidden and is named.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.looking import entries, is_there
+from ray_warmup.warmup.disk.publish import store_error
+from ray_warmup.warmup.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+COMMITTED = ("current", TABLE_NAME)
+"""A directory that has these anew was published to: what was hidden is another store's past and is not mixed in."""
+
+
+def give_back(trash: Path, path: Path) -> None:
+    """Put a hidden thing back; what lies there by now stays and is completed.
+
+    Raises StoreError where both cannot be kept in one place; it then stays hidden.
+    """
+    try:
+        if trash.is_dir() and not trash.is_symlink():
+            _refuse_mixture(trash, path)
+            _merge(trash, path)
+        else:
+            _move(trash, path)
+    except FileNotFoundError:
+        logger.debug("%s was given back or removed by another prune", trash)
+    except OSError as error:
+        raise StoreError(f"{path} is in use and is kept as {trash}: {error.strerror}", path=str(trash)) from error
+
+
+def delete(path: Path) -> None:
+    """Remove a hidden thing for good. Raises StoreError."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            while_stale(lambda: shutil.rmtree(path))
+        else:
+            while_stale(lambda: path.unlink(missing_ok=True))
+    except FileNotFoundError:
+        logger.debug("%s was removed by another prune", path)
+    except OSError as error:
+        raise store_error("remove", path, error) from error
+
+
+def _refuse_mixture(trash: Path, path: Path) -> None:
+    """Two manifests for one place cannot both be there; what is addressed by its content moves all the same."""
+    taken = [name for name in ("current", "manifest.json") if is_there(trash / name) and is_there(path / name)]
+    if not taken:
+        return
+    for room in ("blobs", "installed"):
+        if is_there(trash / room):
+            _merge(trash / room, path / room)
+    raise StoreError(
+        f"{path} was written anew while its predecessor was being pruned, which is in use and is kept as {trash}; "
+        "remove it when nothing serves from it any more",
+        path=str(trash),
+    )
+
+
+def _merge(trash: Path, path: Path) -> None:
+    """Move a directory back, entry by entry where it was made anew; what makes it a store comes last."""
+    try:
+        os.rename(trash, path)  # refuses a directory that is not empty
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        return
+    found = sorted(entries(trash), key=lambda entry: (entry.name in COMMITTED, entry.name == TABLE_NAME))
+    for entry in found:
+        source, target = Path(entry.path), path / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            _merge(source, target)
+        else:
+            _move(source, target)
+    os.rmdir(trash)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file to where nothing lies; what lies there is newer and stays."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        logger.debug("%s was written anew and stays", target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a file system without hard links
+        if not is_there(target):
+            os.rename(source, target)
+            return
+    source.unlink(missing_ok=True)
