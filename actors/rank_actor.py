@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ray_warmup.actors.transfer import Refs, buffer, fetch
-from ray_warmup.configs import VERSION, WarmupConfig, env, parse_config
+from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env, parse_config
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, TuningError
-from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.rank.node_paths import flashinfer_environment, resolve_paths
 from ray_warmup.warmup.ranks import RankInfo
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def import_early(config: WarmupConfig, tuner: str) -> None:
     if not config.autotune.is_enabled:
         return
     try:
-        env.export({"FLASHINFER_WORKSPACE_BASE": str(resolve_paths(config.cache).workspace)})
+        env.export(flashinfer_environment(resolve_paths(config.cache)))
         load_factory(tuner)
-    except (ImportError, AttributeError, OSError, RuntimeError, StoreError, TuningError) as error:
+    except (ImportError, AttributeError, OSError, RuntimeError, ConfigError, StoreError, TuningError) as error:
         logger.info("early import of %s: %s", tuner, error)

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from ray_warmup.configs.engine_schema import ENGINES, EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
-from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.configs.strict_yaml import parse_yaml
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
@@ -82,6 +82,14 @@ def _document(path: str | Path | None, overrides: Sequence[str]) -> dict[str, An
     return data
 
 
+def parse_cache(data: Mapping[str, Any]) -> CacheSection:
+    """The cache section from plain values, for example those of command line options. Raises ConfigError."""
+    try:
+        return CacheSection.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, "cache")) from None
+
+
 def _find(path: str | Path) -> Path:
     given = existing(path)
     if given is not None and given.is_file():
@@ -130,17 +138,17 @@ def _apply(data: dict[str, Any], override: str) -> None:
     target[leaf] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, section: str = "") -> str:
     """One clause per complaint, `section.field: value: rule`; of very many the first ones."""
     items = error.errors(include_url=False)
-    lines = [_complaint(item) for item in items[:MAX_COMPLAINTS]]
+    lines = [_complaint(item, section) for item in items[:MAX_COMPLAINTS]]
     if len(items) > len(lines):
         lines.append(f"and {len(items) - len(lines)} more")
     return "; ".join(lines)
 
 
-def _complaint(item: ErrorDetails) -> str:
-    where = clipped(".".join(str(part) for part in item["loc"]))
+def _complaint(item: ErrorDetails, section: str) -> str:
+    where = clipped(".".join(str(part) for part in (*([section] if section else ()), *item["loc"])))
     rule = item["msg"].removeprefix("Value error, ")
     rule = RULES.get(item["type"], rule)
     value = shown(item["input"])

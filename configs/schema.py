@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from ray_warmup.configs.errors import shown
 from ray_warmup.configs.file_mode import DirMode, FileMode
+from ray_warmup.configs.location import Location
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
 
@@ -213,11 +214,11 @@ class CacheSection(Section):
 
     persistent: bool = True
     """False: nothing is written; ranks load the same bytes from memory."""
-    root: str | None = None
-    """Cache root; `~` is expanded on the node.
+    root: Location | None = None
+    """Cache root, absolute; `~` is expanded on the node.
     Unset: `$<root_env>`, else `$XDG_CACHE_HOME/ray-warmup`, else `~/.cache/ray-warmup`."""
-    override_dir: str | None = None
-    """Replaces everything before the key's hash; unset: `$<override_env>`."""
+    override_dir: Location | None = None
+    """Absolute; replaces everything before the key's hash; unset: `$<override_env>`."""
     root_env: str = "RAY_WARMUP_CACHE_ROOT"
     """Name of the variable with the node's cache root."""
     override_env: str = "RAY_WARMUP_CACHE_DIR"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import typer
 
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
+from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.terminal import complain
 from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
@@ -59,13 +61,21 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
 
     config = scope.load()
     section = config.cache if config is not None else CacheSection()
-    arguments |= {"root": scope.root, "override_dir": scope.override_dir, "cache": section.model_dump(mode="json")}
+    named = {"root": _absolute(scope.root), "override_dir": _absolute(scope.override_dir)}
+    cache = section.model_dump(mode="json")
+    parse_cache(cache | {name: value for name, value in named.items() if value})
+    arguments |= {**named, "cache": cache}
     if config is not None:
         arguments["config"] = config.model_dump(mode="json")
         check_rank(config, arguments.get("rank", 0))
     said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
     _show(said, as_json)
     raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)
+
+
+def _absolute(directory: str | None) -> str | None:
+    """A directory as this shell means it; `~` is every node's own."""
+    return directory if not directory or directory.startswith("~") else os.path.abspath(directory)
 
 
 def _here(command: str, arguments: dict[str, Any]) -> dict[str, Any]:

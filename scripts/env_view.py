@@ -17,7 +17,7 @@ from ray_warmup.warmup.caches.environment import ProcessEnvironment, decide
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank, forecast_rank
-from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
+from ray_warmup.warmup.rank.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 
@@ -31,10 +31,11 @@ def environment_of(config: WarmupConfig, rank: int, node: int | None = None) -> 
     if len(nodes) > 1:
         raise ConfigError(f"--node: the config simulates {len(nodes)} nodes: say which one the engine stands on")
     table_path = forecast_rank(config, rank, environment=nodes[0]).table_path
-    environ = env.snapshot() | nodes[0]
+    paths = resolve_paths(config.cache, nodes[0])
+    environ = env.snapshot() | nodes[0] | home_environment(paths)
     provider = _provider(table_path.parent)
     home = Path(environ.get("HOME") or "/")
-    return decide(environ, home, resolve_paths(config.cache, nodes[0]).workspace, provider), table_path
+    return decide(environ, home, paths.workspace, provider), table_path
 
 
 def show_environment(config: WarmupConfig, rank: int, node: int | None, *, as_json: bool) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.configs import env
-from ray_warmup.configs.loader import parse_config
+from ray_warmup.configs.loader import parse_cache, parse_config
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
@@ -30,7 +30,7 @@ from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.errors import StoreError, WarmupError
-from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
+from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import tasks_of
 
@@ -57,7 +57,7 @@ def _paths(arguments: Arguments) -> NodePaths:
 
 def _section(arguments: Arguments) -> CacheSection:
     given = {name: arguments[name] for name in ("root", "override_dir") if arguments.get(name)}
-    return CacheSection.model_validate({**(arguments.get("cache") or {}), **given})
+    return parse_cache({**(arguments.get("cache") or {}), **given})
 
 
 def _config(arguments: Arguments) -> WarmupConfig:
@@ -131,7 +131,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     if not forecast.hit:
         raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))
     artifact = NodeStore(forecast.table_path.parent).read_artifact(["autotune_configs", "timings"])
-    env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
+    env.export(flashinfer_environment(paths))
     options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
     tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, options)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))

@@ -6,12 +6,14 @@ files without being one of its processes finds the same ones.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs import env
-from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.errors import ConfigError, shown
+from ray_warmup.configs.location import location_fault
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.errors import StoreError
 
@@ -37,10 +39,24 @@ def resolve_paths(cache: CacheSection, environment: Mapping[str, str] | None = N
     `environment` is what another node on this machine has beside this process' own variables.
     """
     own = environment or {}
-    root = _path(cache.root) or _path(_variable(cache.root_env, own)) or _default_root()
-    override = _path(cache.override_dir) or _path(_variable(cache.override_env, own))
+    root = _path(cache.root) or _path(_location(cache.root_env, own)) or _default_root()
+    override = _path(cache.override_dir) or _path(_location(cache.override_env, own))
     workspace = _path(_variable("FLASHINFER_WORKSPACE_BASE", own)) or root / "flashinfer"
     return NodePaths(root, override, workspace)
+
+
+def flashinfer_environment(paths: NodePaths) -> dict[str, str]:
+    """What a process of ours needs in its environment before it imports FlashInfer."""
+    return {"FLASHINFER_WORKSPACE_BASE": str(paths.workspace), **home_environment(paths)}
+
+
+def home_environment(paths: NodePaths) -> dict[str, str]:
+    """A HOME for a user who has none: FlashInfer asks for one at import, whatever its workspace is."""
+    try:
+        _home()
+    except ConfigError:
+        return {"HOME": str(paths.root)}
+    return {}
 
 
 def num_simulated(config: WarmupConfig) -> int:
@@ -82,9 +98,19 @@ def _variable(name: str, own: Mapping[str, str]) -> str | None:
     return own.get(name) or env.read(name, configured=True)
 
 
+def _location(name: str, own: Mapping[str, str]) -> str | None:
+    """A variable's directory. Raises ConfigError for one that every process would find elsewhere."""
+    text = _variable(name, own)
+    if text is not None and (fault := location_fault(text)) is not None:
+        raise ConfigError(f"{name}: {shown(text)}: {fault}")
+    return text
+
+
 def _default_root() -> Path:
-    base = _path(env.read("XDG_CACHE_HOME"))
-    return (base if base is not None else _home() / ".cache") / DEFAULT_NAME
+    base = env.read("XDG_CACHE_HOME")
+    if base is not None and base.startswith("/"):  # its specification: a relative one is ignored
+        return Path(base) / DEFAULT_NAME
+    return (_home() / ".cache" / DEFAULT_NAME).absolute()
 
 
 def _path(text: str | None) -> Path | None:
@@ -101,4 +127,12 @@ def _path(text: str | None) -> Path | None:
 
 def _home() -> Path:
     home = env.read("HOME")
-    return Path(home) if home is not None else Path("~").expanduser()
+    if home is not None:
+        return Path(home)
+    try:
+        return Path("~").expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"there is no home directory: HOME is not set, and user {os.geteuid()} has no name on this machine; set "
+            "cache.root, RAY_WARMUP_CACHE_ROOT, XDG_CACHE_HOME or HOME"
+        ) from error

@@ -34,7 +34,7 @@ from ray_warmup.warmup.rank.delivery import Delivery
 from ray_warmup.warmup.rank.description import NOTHING, describe
 from ray_warmup.warmup.rank.engine import RankEngine
 from ray_warmup.warmup.rank.files import RankFiles
-from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
+from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.rank.opening import (
     FreshRank,
     compiled_work,
@@ -98,7 +98,7 @@ class RankProcess:
             self._dims = dimensions_of(self._config)
             self._engine = RankEngine(self._config, self._dims, self.info.rank, self._backend, self._warms)
             paths = resolve_paths(self._config.cache)
-            env.export({"FLASHINFER_WORKSPACE_BASE": str(paths.workspace)})
+            env.export(flashinfer_environment(paths))
             if not self._config.autotune.is_enabled:
                 return self._described(NOTHING)
             with workspace_is_made(paths.workspace):

@@ -236,7 +236,7 @@ configs = st.fixed_dictionaries(
         ),
         "cache": st.fixed_dictionaries(
             {},
-            optional={"root": st.none() | names, "file_mode": modes, "persistent": st.booleans()},
+            optional={"root": st.none() | names.map("/{}".format), "file_mode": modes, "persistent": st.booleans()},
         ),
         "timeouts": st.fixed_dictionaries({}, optional={"task": st.floats(0.001, 600_000)}),
     },

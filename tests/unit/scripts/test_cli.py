@@ -55,3 +55,26 @@ def test_a_config_that_no_run_accepts_is_refused_by_every_command(root: Path, co
     settings = [argument for value in (*wrong, *unset) for argument in ("--set", value)]
     code, output = call(*command.split(), "--config", "cpu_two_nodes", *settings)
     assert (code, "must divide num_attention_heads=16" in output) == (2, True), output
+
+
+@pytest.mark.parametrize("command", [["ls"], ["verify"], ["prune"], ["rollback"]])
+def test_a_root_that_is_no_text_is_refused(root: Path, command: list[str]) -> None:
+    """Bytes that are no Unicode are named with the field and the rule."""
+    code, output = call("cache", *command, "--root", "/tmp/\udcff")
+    assert (code, "cache.root: " in output, "no Unicode text" in output) == (2, True, True), output
+
+
+def test_a_variable_that_names_no_place_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, value and rule, from every command that would use it."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", ".")
+    for command in (["cache", "ls"], ["path", "--node", "0"], ["env", "--node", "0"]):
+        code, output = call(*command)
+        assert (code, "RAY_WARMUP_CACHE_ROOT: '.': must be absolute" in output) == (2, True), output
+
+
+def test_a_relative_root_on_the_command_line_is_the_shells(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a root that looks like markup is shown as it is."""
+    (root / "[prod]").mkdir()
+    monkeypatch.chdir(root)
+    code, output = call("cache", "ls", "--root", "[prod]")
+    assert (code, f"nothing is stored in {root}/[prod]" in output) == (0, True), output

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import pwd
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_warmup.configs import ConfigError, load_config
+from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.rank.node_paths import NodePaths, environments_here, resolve_paths
+from ray_warmup.warmup.rank.node_paths import NodePaths, environments_here, flashinfer_environment, resolve_paths
 
 
 @pytest.fixture(autouse=True)
@@ -55,10 +58,55 @@ def test_the_config_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.root, found.override) == (Path("/home/someone/cache"), Path("/home/someone"))
 
 
-def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A relative path counts from the working directory of the rank, once."""
-    monkeypatch.chdir(tmp_path)
-    assert resolved(root="cache").root == tmp_path / "cache"
+@pytest.mark.parametrize("text", [".", "cache", "./cache", "/a:b", "/a\tb"])
+def test_a_root_is_one_place_for_every_process(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A relative one would be another for each, a ':' two on a path: refused, by field or variable, value and rule."""
+    with pytest.raises(ConfigError, match=r"cache\.root: .*must"):
+        load_config("cpu_two_nodes", [f"cache.root={json.dumps(text)}"])
+    with pytest.raises(ConfigError, match=r"cache\.override_dir: .*must"):
+        parse_cache({"override_dir": text})
+    for name in ("RAY_WARMUP_CACHE_ROOT", "RAY_WARMUP_CACHE_DIR"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, text)
+            with pytest.raises(ConfigError, match=f"{name}: .*must"):
+                resolved()
+
+
+def test_a_relative_xdg_directory_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its specification asks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    assert resolved().root == Path("/home/someone/.cache/ray-warmup")
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose user has neither HOME nor a name."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "RAY_WARMUP_CACHE_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("fields", [{}, {"root": "~/cache"}, {"root": "/cache", "override_dir": "~"}])
+def test_without_a_home_the_settings_are_named(fields: dict[str, str]) -> None:
+    """Where a home is needed: HOME, and what to set instead."""
+    with pytest.raises(
+        ConfigError, match=r"HOME is not set.*cache\.root, RAY_WARMUP_CACHE_ROOT, XDG_CACHE_HOME or HOME"
+    ):
+        resolved(**fields)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_flashinfer_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a root everything works: FlashInfer, which asks for a home whatever its workspace is, gets the root."""
+    paths = resolved(root="/ours")
+    assert flashinfer_environment(paths) == {"FLASHINFER_WORKSPACE_BASE": "/ours/flashinfer", "HOME": "/ours"}
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert "HOME" not in flashinfer_environment(paths)
 
 
 @pytest.mark.parametrize("empty", ["", None])
