@@ -86,17 +86,22 @@ def _source(address: str | None) -> str:
     return "--address" if address is not None else "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
 
 
-def live_runs() -> list[dict[str, Any]]:
-    """The status of every coordinator that answers, in this cluster."""
+def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:
+    """The status of every coordinator that answers, in this cluster; `problems` is told which do not."""
     import ray
 
     found = []
     for row in ray.util.list_named_actors(all_namespaces=True):
         if row["namespace"] != NAMESPACE or not row["name"].startswith("warmup-"):
             continue
-        with contextlib.suppress(ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+        try:
             actor = ray.get_actor(row["name"], namespace=NAMESPACE)
             found.append({"actor": row["name"], **ray.get(actor.status.remote(), timeout=ASK_S)})
+        except (ValueError, ray.exceptions.RayActorError):
+            continue  # it has just ended
+        except ray.exceptions.RayError as error:
+            if problems is not None:
+                problems.append(f"run {row['name']} is active and did not answer within {ASK_S:g} s: {error}")
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ import typer
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.terminal import complain
 from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 
@@ -111,7 +111,7 @@ def _ask(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupCo
 
 def _show(said: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(said, indent=2))
+        print_document(said)
         return
     from ray_warmup.scripts.cache_view import show_answer, show_nodes
 

@@ -5,10 +5,9 @@ Heavy packages (ray, torch, FlashInfer) are imported by the commands that need t
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -37,6 +36,8 @@ app.add_typer(engine_app, name="engine")
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
 Node = Annotated[int | None, typer.Option("--node", min=0, help="Which of the nodes that the config simulates.")]
+Rank = Annotated[int | None, typer.Option(help="Whose class; unset: that of this node's own ranks.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit 1 unless the table lies there and may be served.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
@@ -85,21 +86,24 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
 
 
 @app.command()
-def path(config: Config = "cpu_two_nodes", override: Overrides = None, rank: int = 0, node: Node = None) -> None:
-    """Print where the table of a config lies on this node (for the class of the given rank).
+def path(
+    config: Config = "cpu_two_nodes",
+    override: Overrides = None,
+    rank: Rank = None,
+    node: Node = None,
+    check: Check = False,
+) -> None:
+    """Print where the table of a config lies on this node.
 
-    Where the config simulates nodes: one line for each, or that of --node.
+    That of the node's own ranks where a run wrote of them, else of rank 0; --rank names another. Where the config
+    simulates nodes: one line for each, or that of --node.
     """
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.warmup.rank.forecast import check_rank, forecast_rank
-        from ray_warmup.warmup.rank.node_paths import environments_here
+        from ray_warmup.scripts.env_view import show_paths
 
-        check_rank(settings, rank)
-        for environment in environments_here(settings, node):
-            typer.echo(forecast_rank(settings, rank, environment=environment).table_path)
-        return EXIT_READY
+        return show_paths(settings, rank, node, check=check)
 
     _exit(work())
 
@@ -135,21 +139,31 @@ def wait(
         str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
     ] = None,
     node: Node = None,
+    rank: Rank = None,
+    all_classes: Annotated[bool, typer.Option("--all-classes", help="Of every class, not only this node's.")] = False,
+    accept: Annotated[
+        Literal["table", "verdict"],
+        typer.Option(help="After a failed run: is a whole, guarded table enough, or only a run that ended ready."),
+    ] = "table",
 ) -> None:
-    """For init containers: exit 0 when this node's table is ready, 1 when its run failed, 124 after the timeout.
+    """Exit 0 when this node's tables are there and may be served, 1 when their run failed, 124 after the timeout.
 
-    Where the config simulates nodes: when the tables of all of them are, or that of --node. Through Ray Client
-    (--address ray://...): those of all nodes of the newest run.
+    Asked are the classes of the node's own ranks. Where the config simulates nodes: all of them, or --node. Through Ray
+    Client (--address ray://...): the node on which this runs, from elsewhere all nodes of the newest run.
     """
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.actors.verdicts import wait_ready, why_not_ready
+        from ray_warmup.actors.waiting import wait_ready, why_not_ready
+        from ray_warmup.warmup.rank.asking import Question
+        from ray_warmup.warmup.rank.forecast import check_rank
 
-        code = wait_ready(settings, timeout, address, node)
+        check_rank(settings, rank)
+        question = Question(settings, rank, all_classes, accept)
+        code = wait_ready(question, timeout, address, node)
         if code == EXIT_TIMEOUT:
             complain(f"not ready after {timeout:g} s (--timeout)")
-        for line in why_not_ready(settings, address, node) if code != EXIT_READY else []:
+        for line in why_not_ready(question, address, node) if code != EXIT_READY else []:
             complain(line)
         return code
 
@@ -160,9 +174,10 @@ def wait(
 def environment(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
-    rank: int = 0,
+    rank: Rank = None,
     node: Node = None,
     as_json: AsJson = False,
+    check: Check = False,
 ) -> None:
     """Print the variables with which an engine's own process on this node finds everything that was shipped."""
     settings = _config(config, override)
@@ -170,7 +185,7 @@ def environment(
     def work() -> int:
         from ray_warmup.scripts.env_view import show_environment
 
-        return show_environment(settings, rank, node, as_json=as_json)
+        return show_environment(settings, rank, node, as_json=as_json, check=check)
 
     _exit(work())
 
@@ -198,11 +213,6 @@ def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
 
 def _exit(code: int) -> NoReturn:
     raise typer.Exit(code)
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    typer.echo(json.dumps(value, indent=2))
 
 
 def main() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
-import typer
-
 from ray_warmup.actors.client import check_request, connected
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 
 
@@ -19,7 +16,7 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
 
         plan = predict(config)
     if as_json:
-        typer.echo(json.dumps(plan.to_json(), indent=2))
+        print_document(plan.to_json())
         return 0
     console = wide_console()
     columns = ("rank (predicted)", "node", "address", "role", "class", "table")

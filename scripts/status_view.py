@@ -2,51 +2,83 @@
 
 from __future__ import annotations
 
-import json
 import time
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import typer
 from rich.console import Console
 
+from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
-from ray_warmup.actors.verdicts import verdicts, verdicts_of_cluster
+from ray_warmup.actors.verdicts import unreadable, verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
-from ray_warmup.scripts.terminal import add_row, first_line, moment, say, table_of, wide_console
+from ray_warmup.scripts.documents import print_document
+from ray_warmup.scripts.terminal import add_row, complain, first_line, moment, say, table_of, wide_console
 
 WATCH_S = 1.0
 
 
+@dataclass(slots=True)
+class Seen:
+    """What could be found out, and what could not be asked."""
+
+    live: list[dict[str, Any]] = field(default_factory=list)
+    ended: list[dict[str, Any]] = field(default_factory=list)
+    serving: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
 def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool) -> int:
-    """Print once, or until no run is live; 0 when anything could be said."""
-    console = wide_console()
-    with attached(address) as connected:
-        runs = live_runs() if connected else []
-        while watch and runs:
-            _print_runs(console, runs, as_json)
-            time.sleep(WATCH_S)
-            runs = live_runs()
-        ended = verdicts_of_cluster(config) if connected and is_client(address) and not runs else []
-    if not is_client(address) and not runs:
-        ended = verdicts(config)
-    processes = serving(config)
+    """Print once, or until no run is live; 1 where something could not be asked, which is not the same as nothing."""
+    console, seen = wide_console(), Seen()
+    try:
+        with attached(address) as connected:
+            if connected:
+                _ask_cluster(console, seen, config, address, as_json=as_json, watch=watch)
+    except ClusterError as error:
+        seen.problems.append(str(error))
+    if not is_client(address) and not seen.live:
+        seen.ended = verdicts(config)
+        seen.problems += unreadable(config)
+    seen.serving = serving(config)
     if as_json:
-        typer.echo(json.dumps({"live": runs, "ended": ended, "serving": processes}, indent=2))
-        return 0
-    _print_runs(console, runs, as_json=False)
-    for verdict in ended:
+        print_document(asdict(seen))
+    else:
+        _print_all(console, seen, "any" if is_client(address) else "this")
+    for problem in seen.problems:
+        complain(f"could not be asked: {problem}")
+    return 1 if seen.problems else 0
+
+
+def _ask_cluster(
+    console: Console, seen: Seen, config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool
+) -> None:
+    """Live runs; through Ray Client, without any, how the last ones ended on the cluster's nodes."""
+    seen.live = live_runs(seen.problems)
+    while watch and seen.live:
+        _print_runs(console, seen.live, as_json)
+        time.sleep(WATCH_S)
+        seen.problems.clear()
+        seen.live = live_runs(seen.problems)
+    if is_client(address) and not seen.live:
+        seen.ended, problems = verdicts_of_cluster(config)
+        seen.problems += problems
+
+
+def _print_all(console: Console, seen: Seen, where: str) -> None:
+    _print_runs(console, seen.live, as_json=False)
+    for verdict in seen.ended:
         _print_verdict(console, verdict)
-    for process in processes:
+    for process in seen.serving:
         _print_process(console, process)
-    if not runs and not ended:
-        say(console, f"no run is active, and none has ended on {'any' if is_client(address) else 'this'} node")
-    return 0
+    if not seen.live and not seen.ended and not seen.problems:
+        say(console, f"no run is active, and none has ended on {where} node")
 
 
 def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for run in runs:
-            typer.echo(json.dumps(run))
+            print_document(run, indent=None)
         return
     for run in runs:
         table = table_of(
@@ -61,9 +93,12 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
-    state = "READY" if verdict["ready"] else "FAILED"
+    state = str(verdict.get("state") or ("ready" if verdict["ready"] else "failed")).upper()
+    when = "since" if state == "RUNNING" else "at"
     where = f"node {verdict['node_id'][:8]}, " if "node_id" in verdict else ""
-    say(console, f"{state} at {moment(verdict['ended_at'])}: run {verdict['run_id']}, {where}{verdict['directory']}")
+    say(
+        console, f"{state} {when} {moment(verdict['ended_at'])}: run {verdict['run_id']}, {where}{verdict['directory']}"
+    )
     if verdict.get("error"):
         say(console, f"  {first_line(verdict['error'])}")
 

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.disk.reading import read_named
@@ -32,7 +31,7 @@ def show_table(path: Path, *, as_json: bool) -> int:
             "entries": entries,
             "quarantine": quarantine,
         }
-        typer.echo(json.dumps(document, indent=2))
+        print_document(document)
         return 0
     _print(path, table, quarantine)
     return 0

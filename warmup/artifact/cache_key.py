@@ -93,6 +93,13 @@ def asked_parts(config: WarmupConfig, dims: ModelDims) -> tuple[tuple[str, str],
     )
 
 
+def config_digest(config: WarmupConfig, dims: ModelDims) -> str:
+    """32 hex digits over all of a configuration that decides which keys its ranks have in one environment."""
+    families = None if config.autotune.families is None else sorted(set(config.autotune.families))
+    asked = (SCHEMA, asked_parts(config, dims), families, config.cluster.backend_beside_gpus)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+
+
 def single_flight_id(config: WarmupConfig, dims: ModelDims) -> str:
     """16 hex digits that two runs of the same work on the same part of a cluster share (one at a time may run)."""
     cluster = config.cluster

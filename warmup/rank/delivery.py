@@ -57,6 +57,8 @@ class Delivery:
         """What was packed here, until its blobs are fetched."""
         self._found: Artifact | None = None
         """Table and measurements of a hit."""
+        self.loaded_sha256: str | None = None
+        """Of the table's bytes that were loaded last."""
 
     def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
         """What the artifact behind a hit says; damaged measurements make it a miss. Nothing large is read."""
@@ -179,8 +181,9 @@ class Delivery:
         refusal = self._tuner.check(table)
         if refusal is not None:
             raise LoadError(f"{self._info}: the table is refused: {refusal}")
+        self.loaded_sha256 = hashlib.sha256(table).hexdigest()
         if blobs is None:
-            self._hold("table", self._store.hold_table(hashlib.sha256(table).hexdigest()))
+            self._hold("table", self._store.hold_table(self.loaded_sha256))
         result = self._load(table, from_file=blobs is None)
         return result | {"seconds": time.monotonic() - began}
 

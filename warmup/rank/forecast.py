@@ -13,16 +13,17 @@ from pathlib import Path
 from ray_warmup.configs import env
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.errors import ConfigError
-from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
-from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key, config_digest
+from ray_warmup.warmup.artifact.fingerprint import PARTS, Fingerprint
 from ray_warmup.warmup.artifact.manifest import key_difference
 from ray_warmup.warmup.artifact.table import metadata_difference, parse_table
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
-from ray_warmup.warmup.errors import ForecastError, WarmupError
+from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
+from ray_warmup.warmup.store.node_index import NodeIndex
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from ray_warmup.warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
 
@@ -45,6 +46,51 @@ class Forecast:
     """Why it would be a miss, with the key part that differs from the nearest stored key; empty for a hit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What packages and hardware promise of one rank; nothing stored has been read."""
+
+    key: CacheKey
+    paths: NodePaths
+    workloads: tuple[Workload, ...]
+    skips: tuple[Skip, ...]
+
+    def directory_of(self, key: CacheKey) -> Path:
+        """Where the store of a key lies on its node."""
+        return directory_of(self.paths, key)
+
+
+def directory_of(paths: NodePaths, key: CacheKey) -> Path:
+    """Where the store of a key lies below a node's directories."""
+    parts = key.as_dict()
+    return StorePath.of(paths.root, paths.override, parts["flashinfer_version"], parts["arch"], key.sha256)
+
+
+def foretell(
+    config: WarmupConfig,
+    rank: int,
+    backend: str | None = None,
+    gpu_index: int = 0,
+    environment: Mapping[str, str] | None = None,
+    fingerprint: Fingerprint | None = None,
+) -> Foretold:
+    """The key that a rank would have on this node, or on one that is simulated here and has this `environment`.
+
+    `gpu_index` is NVML's; ignored on the cpu backend. `fingerprint` is what `fingerprint_of` said before; it takes a
+    while. Raises ForecastError where there is no such GPU.
+    """
+    if backend is None:
+        backend = config.cluster.backend_beside_gpus
+    dims = dimensions_of(config)
+    fingerprint = fingerprint or fingerprint_of(backend, gpu_index)
+    paths = resolve_paths(config.cache, environment)
+    found = rank_workloads(config, dims, rank, backend)
+    capability = None if backend == "cpu" else capability_of(fingerprint["arch"]) or gpu_capability(gpu_index)
+    skips = () if capability is None else _skips(found, capability, fingerprint, paths)
+    workloads = runnable(found, skips)
+    return Foretold(cache_key(config, dims, fingerprint, digest_of_tasks(workloads)), paths, workloads, skips)
+
+
 def forecast_rank(
     config: WarmupConfig,
     rank: int,
@@ -52,45 +98,56 @@ def forecast_rank(
     gpu_index: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> Forecast:
-    """Predict one rank on this node, or on one that is simulated here and has this `environment`.
+    """Predict one rank and what the node's store has for it; arguments and errors as of `foretell`.
 
-    `gpu_index` is NVML's; ignored on the cpu backend. Raises ForecastError where there is no such GPU.
+    Where an earlier run with the same forecast found another key, as where a library is not the one that its package
+    promises, that key counts.
     """
-    if backend is None:
-        backend = config.cluster.backend_beside_gpus
-    dims = dimensions_of(config)
-    fingerprint = _fingerprint(backend, gpu_index)
-    paths = resolve_paths(config.cache, environment)
-    found = rank_workloads(config, dims, rank, backend)
-    capability = None if backend == "cpu" else capability_of(fingerprint["arch"]) or gpu_capability(gpu_index)
-    skips = () if capability is None else _skips(found, capability, fingerprint, paths)
-    workloads = runnable(found, skips)
-    key = cache_key(config, dims, fingerprint, digest_of_tasks(workloads))
-    directory = StorePath.of(
-        paths.root, paths.override, fingerprint["flashinfer_version"], fingerprint["arch"], key.sha256
-    )
-    store = NodeStore(directory)
-    stored = store.lookup(key.as_dict(), read_only=True, check=lambda table: _refusal(table, fingerprint))
+    told = foretell(config, rank, backend, gpu_index, environment)
+    key = _found_key(config, told)
+    store = store_at(config.cache, told.directory_of(key))
+    stored = store.lookup(key.as_dict(), read_only=True, check=lambda table: refusal(table, key))
     return Forecast(
         rank=rank,
         key=key,
         table_path=store.table_path,
-        workloads=workloads,
-        skips=skips,
-        num_tasks=len(tasks_of(workloads)),
+        workloads=told.workloads,
+        skips=told.skips,
+        num_tasks=len(tasks_of(told.workloads)),
         hit=stored.hit,
         guarded=stored.guarded,
-        reason="" if stored.hit else stored.reason + _nearest(directory, key),
+        reason="" if stored.hit else stored.reason + _nearest(store.directory, key),
     )
 
 
-def check_rank(config: WarmupConfig, rank: int) -> None:
-    """Raises ConfigError for a rank that the config does not have."""
-    if not 0 <= rank < config.cluster.num_ranks:
+def index_of(config: WarmupConfig, paths: NodePaths) -> NodeIndex:
+    """What runs of this configuration wrote below a node's directories."""
+    modes = {"file_mode": config.cache.file_mode, "dir_mode": config.cache.dir_mode}
+    return NodeIndex(paths.root, paths.override, config_digest(config, dimensions_of(config)), **modes)
+
+
+def store_at(cache: CacheSection, directory: Path) -> NodeStore:
+    """A store with the configured modes."""
+    return NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+
+
+def _found_key(config: WarmupConfig, told: Foretold) -> CacheKey:
+    """The key that ranks had where the forecast was this one; the forecast where nobody wrote of it."""
+    try:
+        rows = [row for row in index_of(config, told.paths).rows() if row.foretold == told.key.parts]
+    except StoreError:
+        rows = []  # the lookup, which comes next, says what is wrong
+    return CacheKey(max(rows, key=lambda row: row.began_at).key) if rows else told.key
+
+
+def check_rank(config: WarmupConfig, rank: int | None) -> None:
+    """Raises ConfigError for a rank that the config does not have; None stands for no rank in particular."""
+    if rank is not None and not 0 <= rank < config.cluster.num_ranks:
         raise ConfigError(f"--rank: {rank}: the config has ranks 0 to {config.cluster.num_ranks - 1}")
 
 
-def _fingerprint(backend: str, gpu_index: int) -> Fingerprint:
+def fingerprint_of(backend: str, gpu_index: int = 0) -> Fingerprint:
+    """What packages and NVML say of a rank's environment on this machine. Raises ForecastError."""
     try:
         arch_list = env.read("FLASHINFER_CUDA_ARCH_LIST")
         return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None, arch_list))
@@ -110,13 +167,14 @@ def _skips(
     )
 
 
-def _refusal(table: bytes, fingerprint: Fingerprint) -> str | None:
-    """Why the predicted process would refuse a table: FlashInfer compares the same seven fields."""
+def refusal(table: bytes, key: CacheKey) -> str | None:
+    """Why a process with this key would refuse a table: FlashInfer compares the same seven fields."""
     try:
         saved = dict(parse_table(table).metadata)
     except WarmupError as error:
         return str(error)
-    current = {name: fingerprint[name] for name in saved if name in dict(fingerprint.parts)}
+    parts = key.as_dict()
+    current = {name: parts[name] for name in saved if name in PARTS}
     different = metadata_difference(saved, current)
     return ", ".join(f"{n}: table {old!r}, node {new!r}" for n, (old, new) in different.items()) or None
 

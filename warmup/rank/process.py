@@ -35,6 +35,7 @@ from ray_warmup.warmup.rank.description import NOTHING, describe
 from ray_warmup.warmup.rank.engine import RankEngine
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
+from ray_warmup.warmup.rank.notice import Notice
 from ray_warmup.warmup.rank.opening import (
     FreshRank,
     compiled_work,
@@ -84,6 +85,7 @@ class RankProcess:
         self._files: RankFiles
         self._compiled: CompiledWork
         self._delivery: Delivery
+        self._notice: Notice
         self._loaded: str | None = None
         self._engine: RankEngine
         self._tasks: dict[str, Task] = {}
@@ -121,6 +123,8 @@ class RankProcess:
                 box = box_path(self._store.directory, self._run_id, self.info.rank)
                 self._record.open(box, self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
+            self._notice = Notice(self._config, self._backend, self.info, self._run_id, self._store, self._key)
+            self._notice.renew()
             tunes = self._engine.tunes(capability_of(self._fingerprint["arch"]))
             directory, tasks = self._store.directory, tuple(self._tasks.values())
             about = describe(self._config, self._tuner, self._key, directory, tasks, skips, shrunk)
@@ -133,7 +137,7 @@ class RankProcess:
             quarantine = [encode(ban) for ban in banned.rows]
             self._tuner.keep_away(entries_of(quarantine))
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
-            problem = self._files.leave_marker(token)
+            problems = [self._files.leave_marker(token), self._notice.begin()]
             if self._config.cache.persistent:
                 self._delivery.hold_store()
             finished: ReadRows[TaskResult] = ReadRows() if retune else self._files.finished(self._tasks)
@@ -148,7 +152,7 @@ class RankProcess:
                 "partial": [encode(result) for result in finished.rows],
                 "header": None,
                 "quarantine": quarantine,
-                "warnings": [*found.warnings, *([problem] if problem else []), *refused],
+                "warnings": [*found.warnings, *(problem for problem in problems if problem), *refused],
             }
             if found.hit and found.manifest is not None and found.table is not None:
                 history = self._delivery.found(found.manifest, found.table)
@@ -289,14 +293,12 @@ class RankProcess:
         with self._busy("confirm"):
             return {"digest": self._loaded}
 
-    def conclude(self, verdict: dict[str, Any]) -> dict[str, Any]:
-        """Keep how the run ended beside the table, for those who ask without Ray."""
-        with self._busy("conclude"):
-            try:
-                self._store.save_verdict(verdict)
-            except StoreError as error:
-                return {"problem": str(error)}
-            return {"problem": None}
+    def conclude(self, verdict: dict[str, Any] | None, ranks: Sequence[int] = ()) -> dict[str, Any]:
+        """Keep how the run ended, for those who ask without Ray: beside the table, and for the class's `ranks` on this
+        node in its index. Without a verdict another node writes it into the same directory. May run beside a phase."""
+        if not hasattr(self, "_notice"):
+            return {"problem": None}  # nothing was tuned, so nobody asks for a table
+        return {"problem": self._notice.conclude(verdict, self._delivery.loaded_sha256, ranks)}
 
     def status(self) -> dict[str, Any]:
         """What this rank does now and for how long, for the heartbeat; takes no lock and calls no device."""

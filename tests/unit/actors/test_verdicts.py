@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ray_warmup.actors import verdicts as endings
+from ray_warmup.actors import waiting
 from ray_warmup.actors.errors import EXIT_TIMEOUT
-from ray_warmup.actors.verdicts import judge, verdicts, wait_ready, why_not_ready
+from ray_warmup.actors.verdicts import unreadable, verdicts
+from ray_warmup.actors.waiting import wait_ready, why_not_ready
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.artifact.artifact import table_content
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
 from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.node_paths import environments_here
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -25,8 +29,18 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WarmupConfig:
     """Two simulated nodes below `tmp_path`; nobody runs."""
     monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(endings, "_is_live", lambda config, address: False)
+    monkeypatch.setattr(waiting, "_is_live", lambda config, address: False)
     return load_config("cpu_two_nodes")
+
+
+def wait(config: WarmupConfig, timeout_s: float, address: str | None, **also: Any) -> int:
+    """The exit code of a wait for the tables of a config."""
+    return wait_ready(Question(config), timeout_s, address, **also)
+
+
+def why_not(config: WarmupConfig, node: int | None = None) -> list[str]:
+    """What a wait in vain says."""
+    return why_not_ready(Question(config), None, node)
 
 
 def end(config: WarmupConfig, node: int, ready: bool) -> None:
@@ -45,18 +59,21 @@ def end(config: WarmupConfig, node: int, ready: bool) -> None:
 
 def test_wait_asks_every_simulated_node(config: WarmupConfig) -> None:
     """Ready is when all nodes are; one node can be asked for alone; what nobody did times out."""
-    assert wait_ready(config, 0.0, None) == EXIT_TIMEOUT
+    assert wait(config, 0.0, None) == EXIT_TIMEOUT
     end(config, 0, ready=True)
-    assert (wait_ready(config, 0.0, None, node=0), wait_ready(config, 0.0, None)) == (0, EXIT_TIMEOUT)
+    assert (wait(config, 0.0, None, node=0), wait(config, 0.0, None)) == (
+        0,
+        EXIT_TIMEOUT,
+    )
     end(config, 1, ready=True)
-    assert wait_ready(config, 0.0, None) == 0
+    assert wait(config, 0.0, None) == 0
 
 
 def test_one_failed_node_fails_the_wait(config: WarmupConfig) -> None:
     """A verdict that is not ready ends the wait with 1, unless a run of that work is live."""
     end(config, 0, ready=True)
     end(config, 1, ready=False)
-    assert (wait_ready(config, 0.0, None), wait_ready(config, 0.0, None, node=0)) == (1, 0)
+    assert (wait(config, 0.0, None), wait(config, 0.0, None, node=0)) == (1, 0)
 
 
 def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
@@ -85,37 +102,48 @@ def test_an_override_directory_is_looked_into(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_wait_in_vain_says_what_each_node_has(config: WarmupConfig) -> None:
-    """Nothing stored, a failed run with its error, a table that no run ended with: one line for each such node."""
-    first, second = why_not_ready(config, None)
+    """Nothing stored, a failed run with its error: one line for each such node."""
+    first, second = why_not(config)
     assert "node-0" in first
     assert "nothing is stored" in first
     assert "node-1" in second
     end(config, 0, ready=True)
     end(config, 1, ready=False)
-    (line,) = why_not_ready(config, None)
+    (line,) = why_not(config)
     assert "node-1" in line
     assert "run run-1 failed" in line
-    assert why_not_ready(config, None, node=0) == []
-    for verdict in Path(verdicts(config)[1]["directory"]).glob("verdict.json"):
-        verdict.unlink()
-    (line,) = why_not_ready(config, None, node=0)
-    assert "the table is there, but no run" in line
-
-
-def test_a_cluster_is_as_its_newest_run_left_it() -> None:
-    """Older verdicts do not count; a table that is gone is waited for; without a verdict nothing is known."""
-    old = {"run_id": "a", "ended_at": 1.0, "ready": False, "hit": False}
-    new = {"run_id": "b", "ended_at": 2.0, "ready": True, "hit": True}
-    assert judge([]) is None
-    assert judge([old, new, new]) == 0
-    assert judge([new, new | {"hit": False}]) is None
-    assert judge([new, old | {"ended_at": 3.0}]) == 1
+    assert why_not(config, node=0) == []
 
 
 def test_a_cluster_that_is_not_there_yet_is_waited_for(config: WarmupConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Through Ray Client `wait` says once, not at every try, what it could not reach, and times out."""
     tries = iter(range(0, 100, 10))
-    assert wait_ready(config, 25.0, "ray://127.0.0.1:1", clock=lambda: next(tries)) == EXIT_TIMEOUT
+    assert wait(config, 25.0, "ray://127.0.0.1:1", clock=lambda: next(tries)) == EXIT_TIMEOUT
     assert next(tries) > 30, "it tried twice"
     (line,) = caplog.messages
     assert "no Ray cluster answers at ray://127.0.0.1:1 (--address)" in line
+
+
+def test_what_cannot_be_read_is_not_nothing(
+    config: WarmupConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root or a verdict that may not be read is told by name, with and without a config."""
+    end(config, 0, ready=True)
+    assert unreadable(None) == unreadable(config) == []
+    (environment,) = environments_here(config, 0)
+    directory = forecast_rank(config, 0, environment=environment).table_path.parent
+    (directory / "verdict.json").unlink()
+    (directory / "verdict.json").mkdir()
+    for asked in (None, config):
+        (problem,) = unreadable(asked)
+        assert str(directory / "verdict.json") in problem
+    scan = os.scandir
+
+    def refuses(path: Any = ".") -> Any:
+        if str(path).startswith(str(tmp_path / "flashinfer_autotune_cache")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    (tmp_path / "flashinfer_autotune_cache").mkdir()
+    monkeypatch.setattr(os, "scandir", refuses)
+    assert "Permission denied" in unreadable(None)[0]

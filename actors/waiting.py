@@ -1,0 +1,247 @@
+"""`ray-warmup wait`: until what lies on a node is what an engine may start on.
+
+Asked of this node, or of those simulated on it, without Ray: one `stat` a second at most, less often the longer it
+takes. Through Ray Client of the node on which the command runs, by its address and cache root; from a machine that is
+no node of the cluster of all nodes of the newest run.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray_warmup.actors.client import NAMESPACE, coordinator_name
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
+from ray_warmup.actors.status import attached, is_client
+from ray_warmup.actors.verdicts import ask_nodes_of
+from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.rank.asking import Question
+from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
+from ray_warmup.warmup.rank.standing import Standing
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
+PATIENCE = 60.0
+"""The pause is the time waited so far divided by this, within those bounds."""
+ASK_RAY_S = 10.0
+"""How often at most a cluster is asked whether another attempt is under way."""
+INTERRUPTED_S = 60.0
+"""For how long a run whose process is gone is still believed in: its rank may be starting again."""
+FULL_LOOK_S, RUNNING_LOOK_S = 300.0, 30.0
+"""After so long everything is read again, for file systems that tell of changes late; while a run is said to be under
+way, whose process may be gone."""
+Clock = Callable[[], float]
+
+
+def wait_ready(
+    question: Question, timeout_s: float, address: str | None, node: int | None = None, clock: Clock = time.monotonic
+) -> int:
+    """0 when the tables that are asked for are there and stand, 1 when their run failed, 124 after `timeout_s`.
+
+    Where the config simulates nodes: all of them, or `node` alone.
+    """
+    wait = _Wait(clock, timeout_s)
+    if is_client(address):
+        return _wait_for_cluster(question, address, wait)
+    environments = environments_here(question.config, node)
+    last_word = _LastWord(question, address, clock)
+    while True:
+        standings, watching = question.look(environments)
+        looked = clock()
+        while True:
+            code = last_word.of(standings)
+            if code is not None:
+                wait.say(standings if code == EXIT_READY else ())
+                return code
+            wait.say([standing for standing in standings if not standing.path])
+            if not wait.pause():
+                return EXIT_TIMEOUT
+            due_s = RUNNING_LOOK_S if any(standing.is_running for standing in standings) else FULL_LOOK_S
+            if watching.has_changed() or clock() - looked > due_s:
+                break
+
+
+def why_not_ready(question: Question, address: str | None, node: int | None = None) -> list[str]:
+    """For a wait that was not answered with 0: what each node has, or where to ask."""
+    if is_client(address):
+        return ["`ray-warmup status`, with the same address, says how the last run ended on each node"]
+    standings = question.look(environments_here(question.config, node))[0]
+    return [standing.text for standing in standings if standing.answer != "ready"]
+
+
+def judge(standings: Sequence[Standing]) -> int | None:
+    """What one node, or several that are meant, say: 0 where all classes stand, 1 where one failed, else None."""
+    answers = {standing.answer for standing in standings}
+    if "failed" in answers:
+        return EXIT_FAILED
+    return EXIT_READY if answers == {"ready"} else None
+
+
+def judge_newest(standings: Sequence[Standing]) -> int | None:
+    """What a cluster says: its newest run, on the nodes that it used; without any run, what was imported."""
+    told = [standing for standing in standings if standing.run_id]
+    if not told:
+        return judge([standing for standing in standings if standing.has_table])
+    newest = max(told, key=lambda standing: standing.ended_at)
+    return judge([standing for standing in told if standing.run_id == newest.run_id])
+
+
+def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept: Any) -> dict[str, Any]:
+    """What this node says of a config's work, and where it keeps its caches; a task on a node."""
+    settings = parse_config(config)
+    standings = Question(settings, rank, everyone, accept).standings({})
+    root = resolve_paths(settings.cache).root
+    return {"root": str(root), "standings": [standing.to_json() for standing in standings]}
+
+
+class _Wait:
+    """Until when, how long the next pause is, and what was said already."""
+
+    def __init__(self, clock: Clock, timeout_s: float) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._deadline = self._began + timeout_s
+        self._said: set[str] = set()
+
+    def pause(self) -> bool:
+        """Wait for a while, longer and longer; False once the time is over."""
+        now = self._clock()
+        if now >= self._deadline:
+            return False
+        pause = min(max((now - self._began) / PATIENCE, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        time.sleep(min(pause, self._deadline - now))
+        return True
+
+    def say(self, standings: Sequence[Standing]) -> None:
+        """Each text once, not at every look."""
+        for standing in standings:
+            self.warn(standing.text)
+
+    def warn(self, text: str) -> None:
+        """A text once."""
+        if text and text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
+
+
+class _LastWord:
+    """What standings of this node mean when a failure, or a run that broke off, may not be the last word."""
+
+    def __init__(self, question: Question, address: str | None, clock: Clock) -> None:
+        self._question = question
+        self._address = address
+        self._clock = clock
+        self._asked_at: float | None = None
+        self._is_live = False
+        self._gone_since: float | None = None
+
+    def of(self, standings: Sequence[Standing]) -> int | None:
+        """As `judge`; an interrupted run counts once it has been so for a while."""
+        code = judge(standings)
+        if any(standing.is_interrupted for standing in standings) and code is None:
+            code = self._broken_off(standings)
+        else:
+            self._gone_since = None
+        if code == EXIT_FAILED and self._lives():
+            return None
+        return code
+
+    def _broken_off(self, standings: Sequence[Standing]) -> int | None:
+        now = self._clock()
+        self._gone_since = now if self._gone_since is None else self._gone_since
+        is_open = any(standing.answer == "unknown" and not standing.is_interrupted for standing in standings)
+        if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():
+            return None
+        is_enough = self._question.accept == "table" and all(standing.has_table for standing in standings)
+        return EXIT_READY if is_enough else EXIT_FAILED
+
+    def _lives(self) -> bool:
+        """Whether another attempt at the same work runs right now; asked seldom."""
+        now = self._clock()
+        if self._asked_at is None or now - self._asked_at >= ASK_RAY_S:
+            self._asked_at = now
+            self._is_live = _is_live(self._question.config, self._address)
+        return self._is_live
+
+
+def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> int:
+    """One connection for as long as it lasts; a cluster that is not there yet, or away for now, is tried again."""
+    import ray
+
+    while True:
+        try:
+            with attached(address) as connected:
+                while connected:
+                    code = _ask_cluster(question, wait)
+                    if code is not None:
+                        return code
+                    if not wait.pause():
+                        return EXIT_TIMEOUT
+        except (ClusterError, ConnectionError, ray.exceptions.RayError) as error:
+            wait.warn(f"{error}; tried again until --timeout")
+        if not wait.pause():
+            return EXIT_TIMEOUT
+
+
+def _ask_cluster(question: Question, wait: _Wait) -> int | None:
+    """What the node says on which this command runs; from elsewhere the nodes of the newest run."""
+    from ray_warmup.actors import capacity
+
+    config = question.config
+    settings = config.model_dump(mode="json")
+    answers, problems = ask_nodes_of(config, answer_here, settings, question.rank, question.everyone, question.accept)
+    for problem in problems:
+        wait.warn(problem)
+    addresses = {node.node_id: node.address for node in capacity.members()}
+    near = _this_node(answers, addresses, str(resolve_paths(config.cache).root))
+    rows = {node: [Standing(**row) for row in answer["standings"]] for node, answer in answers.items()}
+    standings = [row for node in (rows if near is None else near) for row in rows[node]]
+    code = judge_newest(standings) if near is None else judge(standings)
+    if code == EXIT_READY:
+        wait.say(standings)
+    return None if code == EXIT_FAILED and _is_running(config) else code
+
+
+def _this_node(answers: Mapping[str, Any], addresses: Mapping[str, str], root: str) -> list[str] | None:
+    """The node on which this command runs, of several on this machine the one with its cache root; None elsewhere."""
+    here = [node for node in answers if _is_own(addresses.get(node, ""))]
+    if len(here) > 1:
+        here = [node for node in here if answers[node]["root"] == root]
+    return here or None
+
+
+def _is_own(address: str) -> bool:
+    """Whether an address is one of this machine's: only then can a socket have it."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_live(config: WarmupConfig, address: str | None) -> bool:
+    """Whether another attempt at the same work runs; True where nobody knows, because the cluster cannot be asked."""
+    try:
+        with attached(address) as connected:
+            return connected and _is_running(config)
+    except ClusterError as error:
+        logger.warning("%s", error)
+        return True
+
+
+def _is_running(config: WarmupConfig) -> bool:
+    """Whether the connected cluster has a live coordinator of this work."""
+    import ray
+
+    try:
+        ray.get_actor(coordinator_name(config), namespace=NAMESPACE)
+    except ValueError:
+        return False
+    return True

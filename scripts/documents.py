@@ -1,0 +1,17 @@
+"""What `--json` prints: one document with the version of its schema, so that who reads it can tell when it changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import typer
+
+SCHEMA_VERSION = 1
+"""Of every `--json` output but the report's and an archive's, which have their own; raised when a field changes."""
+
+
+def print_document(document: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """One document on stdout; without `indent` on one line."""
+    typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent))

@@ -1,0 +1,113 @@
+"""What a rank leaves for those who ask: that its run is under way, how it ended, with which table, under which key."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_warmup.configs import load_config
+from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.rank.locations import locations
+from ray_warmup.warmup.rank.process import RankProcess
+from ray_warmup.warmup.rank.standing import standing_of, state_of
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_store import NodeStore
+from tests.fakes import METADATA, ScriptedTuner
+
+
+class Run:
+    """One rank of a run on this machine, whose libraries are not what their packages promise."""
+
+    def __init__(self, root: Path, run_id: str, rank: int = 0, **changes: str) -> None:
+        settings = ["cluster.simulated_nodes=0", f"cache.root={root}"]
+        sizes = ["autotune.max_num_batched_tokens=2", "autotune.max_num_seqs=2"]
+        self.config = load_config("cpu_two_nodes", [*settings, *sizes])
+        parts = {**describe_host(None), "cublas_version": "13.9.9", **changes}
+        script: dict[str, Any] = {"parts": parts, "metadata": {name: parts[name] for name in METADATA}}
+        info = RankInfo(rank, 4, rank % 2, 2, 0, "node0", rank, (), "127.0.0.1", os.getpid())
+        self.rank = RankProcess(info, self.config, "cpu", lambda backend, options: ScriptedTuner(script), run_id)
+        self.directory = Path(self.rank.probe()["directory"])
+
+    def look_up(self) -> None:
+        """LOOKUP."""
+        self.rank.lookup("token-0123", retune=False)
+
+    def end(self, verdict: dict[str, Any], *, tunes: bool = True) -> None:
+        """The rest of the run."""
+        if tunes:
+            results = [self.rank.tune(task) for task in self.rank._tasks]
+            verdicts = [self.rank.guard(row["task_id"], row) for row in results]
+            header = self.rank.pack(results, verdicts, "leader", True)
+            blobs = {blob["sha256"]: bytes(self.rank.blob(blob["sha256"])) for blob in header["blobs"]}
+            self.rank.install(header, blobs)
+            self.rank.load(header["digest"], None, None)
+        assert self.rank.conclude(verdict, [0, 1]) == {"problem": None}
+
+    def verdict(self) -> dict[str, Any]:
+        """What lies beside the table."""
+        verdict = NodeStore(self.directory).load_verdict()
+        assert verdict is not None
+        return verdict
+
+
+def ended(run_id: str, *, ready: bool) -> dict[str, Any]:
+    """As the coordinator sends it."""
+    return {"run_id": run_id, "ready": ready, "error": None if ready else "it broke", "ended_at": 9.0}
+
+
+def test_a_run_is_under_way_from_its_lookup(tmp_path: Path) -> None:
+    """An earlier failure is not the last word any more, and what the ranks' key is can be looked up already."""
+    first = Run(tmp_path, "run-1")
+    first.end(ended("run-1", ready=False), tunes=False)
+    again = Run(tmp_path, "run-2")
+    again.look_up()
+    assert (again.verdict()["run_id"], state_of(again.verdict())) == ("run-2", "running")
+    (place,) = locations(again.config, {})
+    assert (place.directory, place.is_written, place.ranks) == (again.directory, True, (0,))
+
+
+def test_how_it_ended_names_the_table(tmp_path: Path) -> None:
+    """The sha256 of the very bytes at the path, in the verdict and in the index, with the node's ranks."""
+    run = Run(tmp_path, "run-1")
+    run.look_up()
+    run.end(ended("run-1", ready=True))
+    table = (run.directory / "autotune_configs.json").read_bytes()
+    assert run.verdict()["table_sha256"] == hashlib.sha256(table).hexdigest()
+    (place,) = locations(run.config, {})
+    assert (place.ranks, place.key.as_dict()["cublas_version"]) == ((0, 1), "13.9.9")
+    assert standing_of(run.config, place).answer == "ready"
+
+
+def test_a_restart_with_another_library_takes_the_rows_place(tmp_path: Path) -> None:
+    """The index leads to the key of the newest run, not to the one that an older library had."""
+    Run(tmp_path, "run-1").end(ended("run-1", ready=True))
+    later = Run(tmp_path, "run-2", cublas_version="14.0.0")
+    later.look_up()
+    (place,) = locations(later.config, {})
+    assert place.directory == later.directory
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_successor_says_that_the_run_goes_on(tmp_path: Path, is_gone: bool) -> None:
+    """Where the process that began is gone, its replacement's stands for the run; a live one's is left alone."""
+    run = Run(tmp_path, "run-1")
+    run.look_up()
+    store = NodeStore(run.directory)
+    verdict = run.verdict()
+    known = verdict["process"] | ({"start": "another"} if is_gone else {"note": "kept"})
+    store.save_verdict(verdict | {"process": known})
+    successor = Run(tmp_path, "run-1")
+    assert ("note" in successor.verdict()["process"]) is not is_gone
+    assert successor.verdict()["process"]["start"] != "another"
+
+
+def test_who_keeps_no_files_leaves_nothing(tmp_path: Path) -> None:
+    """A rank without a run, as `verify --retime` makes one, writes neither."""
+    alone = Run(tmp_path, "")
+    alone.look_up()
+    assert NodeStore(alone.directory).load_verdict() is None
+    assert not (tmp_path / "flashinfer_autotune_cache/index").exists()

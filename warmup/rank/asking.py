@@ -1,0 +1,98 @@
+"""Asking a node how a configuration's classes stand there, and noticing cheaply that the answer may have changed.
+
+A full answer reads indexes, verdicts and tables. Between two of them one `stat` of one directory tells whether anything
+was put there, removed or replaced: whatever this project writes is renamed into its directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.errors import ForecastError, StoreError
+from ray_warmup.warmup.rank.forecast import index_of
+from ray_warmup.warmup.rank.locations import Environment, Location, locations
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.rank.standing import Accept, Standing, standing_of
+
+ASK_ELSEWHERE = "what a run writes here is waited for; a cluster can be asked with --address ray://HOST:10001"
+MANY_STORES = 3
+"""From more on one directory is watched instead of them, so that each is looked at every few seconds."""
+Signature = tuple[int, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whose tables are asked for, and what is enough."""
+
+    config: WarmupConfig
+    rank: int | None = None
+    """Only the class of this rank."""
+    everyone: bool = False
+    """Every class of the configuration, not only those of the node's own ranks."""
+    accept: Accept = "table"
+
+    def standings(self, environment: Environment) -> tuple[Standing, ...]:
+        """How each class that is meant stands on a node, which has this `environment` where it is simulated here.
+
+        A node that cannot tell says so as one unknown.
+        """
+        return self.look((environment,))[0]
+
+    def look(self, environments: Sequence[Environment]) -> tuple[tuple[Standing, ...], Watching]:
+        """The standings on these nodes, and what tells when they may be others.
+
+        Watched are the index and each store, there or not yet; of many that are not what they would be in.
+        """
+        indexes = [index_of(self.config, resolve_paths(self.config.cache, node)).directory for node in environments]
+        watching = Watching(indexes)  # before anything is read, so that nothing can change unseen
+        places, standings = list[Location](), list[Standing]()
+        for environment in environments:
+            try:
+                places += locations(self.config, environment, self.rank, everyone=self.everyone)
+            except ForecastError as error:
+                standings.append(Standing("unknown", f"{error}; {ASK_ELSEWHERE}", "", has_table=False))
+            except StoreError as error:
+                standings.append(Standing("unknown", str(error), "", has_table=False))
+        watching.add(_directories(places))
+        standings += [standing_of(self.config, place, self.accept) for place in places]
+        return tuple(standings), watching
+
+
+def _directories(places: Sequence[Location]) -> list[Path]:
+    """The stores, or of many that are not there yet what they would be in."""
+    absent = {place.directory for place in places if isinstance(_signature(place.directory), str)}
+    is_many = len(absent) > MANY_STORES
+    directories = [place.directory for place in places]
+    return [path.parent if is_many and path in absent else path for path in directories]
+
+
+class Watching:
+    """Directories in turn: one `stat` for each question."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._seen: dict[Path, Signature] = {}
+        self._turn = 0
+        self.add(paths)
+
+    def add(self, paths: Iterable[Path]) -> None:
+        """Watch these, too, from now on."""
+        self._seen |= {path: _signature(path) for path in paths if path not in self._seen}
+
+    def has_changed(self) -> bool:
+        """Whether the next one in turn is another than it was."""
+        path = list(self._seen)[self._turn % len(self._seen)]
+        self._turn += 1
+        return _signature(path) != self._seen[path]
+
+
+def _signature(path: Path) -> Signature:
+    """What changes when an entry of a directory does; an error's name where it cannot be seen."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return type(error).__name__
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,104 @@
+"""What a rank leaves on its node for those who ask without Ray: the verdict beside the table, a row of the index."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.rank.forecast import foretell, index_of
+from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.leases import is_process_alive, process_identity
+from ray_warmup.warmup.store.node_index import Parts, Written, host_name
+from ray_warmup.warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+
+class Notice:
+    """The notice of one rank's class on its node; it says nothing for a rank that keeps no files, or has no run."""
+
+    def __init__(
+        self, config: WarmupConfig, backend: str, info: RankInfo, run_id: str, store: NodeStore, key: CacheKey
+    ) -> None:
+        self._config = config
+        self._backend = backend
+        self._info = info
+        self._run_id = run_id
+        self._store = store
+        self._key = key
+        self._is_kept = bool(run_id) and config.cache.persistent
+        self._began_at = time.time()
+
+    def begin(self) -> str | None:
+        """Say that the run is under way, so that an earlier one's verdict is not believed; why that failed, or None."""
+        if not self._is_kept:
+            return None
+        return self._save(self._running(), None, (self._info.rank,))
+
+    def renew(self) -> None:
+        """The process that said so is gone, and this one takes its place: the run is still under way."""
+        verdict = self._store.load_verdict() if self._is_kept else None
+        if verdict is None or verdict.get("run_id") != self._run_id or verdict.get("state") != "running":
+            return
+        if is_process_alive(verdict.get("process") or {}) is False:
+            self._save(self._running(), None, None)
+
+    def conclude(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: Sequence[int]) -> str | None:
+        """Say how the run ended and with which table, by its bytes' sha256; why that failed, or None.
+
+        Args:
+            verdict: None where another node writes it into the same directory.
+            table: None where nothing was loaded, as when nothing was tunable.
+            ranks: those of this class on this node.
+        """
+        said = None if verdict is None else {**verdict, "table_sha256": table}
+        return self._save(said, table, tuple(ranks) if self._is_kept and ranks else None)
+
+    def _save(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:
+        try:
+            if verdict is not None:
+                self._store.save_verdict(verdict)
+            if ranks:
+                index_of(self._config, resolve_paths(self._config.cache)).write(self._row(table, ranks))
+        except (StoreError, OSError) as error:
+            logger.warning("%s: what this run wrote cannot be looked up: %s", self._info, error)
+            return f"those who ask for this run's tables find nothing: {error}"
+        return None
+
+    def _running(self) -> dict[str, Any]:
+        return {
+            "run_id": self._run_id,
+            "ready": False,
+            "state": "running",
+            "error": None,
+            "ended_at": self._began_at,
+            "table_sha256": None,
+            "process": process_identity(os.getpid()),
+        }
+
+    def _row(self, table: str | None, ranks: tuple[int, ...]) -> Written:
+        return Written(
+            run_id=self._run_id,
+            began_at=self._began_at,
+            host=host_name(),
+            ranks=tuple(sorted(ranks)),
+            key=self._key.parts,
+            foretold=self._foretold(),
+            table_sha256=table,
+        )
+
+    def _foretold(self) -> Parts:
+        """What those who ask on this node would foretell; empty where nothing can be."""
+        index = next((int(gpu) for gpu in self._info.gpu_ids if gpu.isdigit()), 0)
+        try:
+            return foretell(self._config, self._info.rank, self._backend, index).key.parts
+        except (WarmupError, RuntimeError, OSError) as error:
+            logger.info("%s: its key cannot be foretold here: %s", self._info, error)
+            return ()

@@ -1,0 +1,154 @@
+"""How one class of ranks stands on a node: is its table there, and is it the one that the last run ended with.
+
+| the table at the path | the verdict beside it | stands |
+|---|---|---|
+| guarded and whole | none: it was imported | ready |
+| the one that the verdict names | ready | ready |
+| another one, or none | ready | unknown, said |
+| any | ready, nothing was tunable | ready |
+| any | running | unknown; interrupted where the process that wrote so is known to be gone |
+| guarded and whole | failed | ready with a warning, or failed where only the verdict is accepted |
+| none, unguarded or damaged | failed | failed |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ray_warmup.configs.errors import clipped
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.manifest import Manifest, key_difference
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.forecast import refusal, store_at
+from ray_warmup.warmup.rank.locations import Location
+from ray_warmup.warmup.store.leases import is_process_alive
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
+
+Accept = Literal["table", "verdict"]
+"""What is enough after a failed run: a guarded table that is whole, or only a run that ended ready."""
+State = Literal["running", "ready", "failed"]
+Answer = Literal["ready", "failed", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One class on one node."""
+
+    answer: Answer
+    text: str
+    """Why it is not ready, or the warning with which it is; empty where there is nothing to say."""
+    path: str
+    """Of the table."""
+    has_table: bool
+    """Whether a whole table lies there, guarded where the configuration asks for that."""
+    run_id: str = ""
+    """The last run's; empty where none left a verdict."""
+    ended_at: float = 0.0
+    is_running: bool = False
+    """A run is said to be under way."""
+    is_interrupted: bool = False
+    """The run that is said to be under way is known to have no process any more."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    sha256: str | None
+    reason: str
+    """Why there is none that would be served."""
+
+
+def state_of(verdict: Mapping[str, Any]) -> State:
+    """How a run ended by its verdict, or that it has not."""
+    if verdict.get("state") == "running":
+        return "running"
+    return "ready" if verdict["ready"] else "failed"
+
+
+def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table") -> Standing:
+    """Read table and verdict of one class; a table that is not the committed one is put back if that can be."""
+    store = store_at(config.cache, place.directory)
+    served = _served(store, place.key, needs_guard=config.guard.enabled)
+    verdict = store.load_verdict()
+    answer, text, interrupted = _judge(store, served, verdict, accept)
+    return Standing(
+        answer,
+        text,
+        str(store.table_path),
+        has_table=served.sha256 is not None,
+        run_id="" if verdict is None else verdict["run_id"],
+        ended_at=0.0 if verdict is None else float(verdict["ended_at"]),
+        is_running=verdict is not None and state_of(verdict) == "running",
+        is_interrupted=interrupted,
+    )
+
+
+def _judge(
+    store: NodeStore, served: _Served, verdict: Mapping[str, Any] | None, accept: Accept
+) -> tuple[Answer, str, bool]:
+    path, has_table = store.table_path, served.sha256 is not None
+    if verdict is None:
+        return ("ready", "", False) if has_table else ("unknown", f"{path}: {served.reason}", False)
+    run, state = verdict.get("run_id"), state_of(verdict)
+    if state == "running":
+        gone = is_process_alive(verdict.get("process") or {}) is False
+        what = "was interrupted: its process is gone" if gone else "is under way, and has not ended on this node"
+        return "unknown", f"{path}: run {run} {what}", gone
+    if state == "ready":
+        named = verdict.get("table_sha256", served.sha256 or "")
+        if named is None or (named and named == served.sha256):
+            return "ready", "", False
+        other = served.reason or "another one was put there since"
+        return "unknown", f"{path}: not the table that run {run} ended with ({str(named)[:12]}): {other}", False
+    error = str(verdict.get("error") or "without an error").splitlines()[0]
+    failed = f"{path}: run {run} failed: {clipped(error, 400)}"
+    if has_table and accept == "table":
+        return "ready", f"{failed}; the table there is whole and serves (--accept verdict refuses it)", False
+    return "failed", failed, False
+
+
+def _served(store: NodeStore, key: CacheKey, *, needs_guard: bool) -> _Served:
+    """The table that an engine would open, if it is the committed one of this key. Sweeps nothing."""
+    try:
+        _, manifest = store.current()
+        difference = key_difference(manifest, key.as_dict())
+        if difference is not None:
+            return _Served(None, f"it was made for another key: {difference}")
+        if manifest.table is None:
+            return _Served(None, "nothing was tunable")
+        if _digest_of(store) != manifest.table.content_sha256:
+            store.lookup(key.as_dict())  # puts it back
+            _, manifest = store.current()
+        return _checked(store, manifest, key, needs_guard=needs_guard)
+    except FileNotFoundError:
+        return _Served(None, f"nothing is stored in {store.directory}")
+    except (OSError, WarmupError) as error:
+        return _Served(None, clipped(str(error), 400))
+
+
+def _checked(store: NodeStore, manifest: Manifest, key: CacheKey, *, needs_guard: bool) -> _Served:
+    digest = _digest_of(store)
+    if manifest.table is None or digest != manifest.table.content_sha256:
+        what = "is not there" if digest is None else "is not the committed one"
+        return _Served(None, f"the file {what} and could not be put back")
+    if (why := refusal(read_regular(store.table_path, MAX_TABLE_BYTES), key)) is not None:
+        return _Served(None, f"the table is refused: {why}")
+    if needs_guard and not manifest.guard.guarded:
+        return _Served(None, "the table is unguarded, and guard.enabled asks for a guarded one")
+    return _Served(digest, "")
+
+
+def _digest_of(store: NodeStore) -> str | None:
+    try:
+        return hashlib.sha256(read_regular(store.table_path, MAX_TABLE_BYTES)).hexdigest()
+    except FileNotFoundError:
+        return None
