@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import ray
 
 from ray_warmup.actors.attempts import attempt
+from ray_warmup.actors.concluding import GRACE_S, conclude
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
 from ray_warmup.actors.placement import Placement
@@ -41,7 +42,6 @@ GROUPS = {"turns": 1000}
 """Concurrency groups of the actor, with their limits; what is not in one runs in the default group."""
 ENDED = "the coordinator ended without a report (internal error, please report)"
 TICK_S = 0.1
-CONCLUDE_S = 2.0
 CLOSE_S = 15.0
 REMOVE_S = 10.0
 STACKS_S = 10.0
@@ -174,7 +174,7 @@ class Coordinator:
 
     def _tidying(self, report: WarmupReport) -> Iterator[tuple[str, Awaitable[object], float]]:
         """What is done after the run, each step whatever became of the one before: its name, itself, its limit."""
-        yield "leaving the verdict on the nodes", self._conclude(report), CONCLUDE_S + 2
+        yield "leaving the verdict on the nodes", self._conclude(report), self._config.timeouts.installing + GRACE_S
         if self._executor is not None:
             self._executor.cancel()
         if self._ranks is not None:
@@ -234,25 +234,10 @@ class Coordinator:
                 run.error = f"{run.error}\n{run.ranks[rank].info} stands here:\n{stack.strip()[:STACK_CHARS]}"
 
     async def _conclude(self, report: WarmupReport) -> None:
-        """Leave the verdict beside every node's table; a node that does not answer in time goes without."""
+        """Leave the verdict on every node; one that does not answer in time goes without."""
         machine, group = self._machine, self._ranks
-        if machine is None or group is None or not keeps_files(machine.run):
-            return
-        verdict = {
-            "run_id": self._run_id,
-            "ready": report.ready,
-            "error": report.error,
-            "ended_at": time.time(),
-            "phases": report.phases,
-            "ranks": [{"rank": r.rank, "node_id": r.node_id, "role": r.role, "state": r.state} for r in report.ranks],
-        }
-        writers = {rank for found in machine.run.classes.values() for rank in found.writers.values()}
-        alive = [rank for rank in writers if rank in machine.run.ranks and machine.run.ranks[rank].is_alive]
-        calls = [
-            asyncio.ensure_future(_quiet(group.call(rank, "conclude", {"verdict": verdict}, None))) for rank in alive
-        ]
-        if calls:
-            await asyncio.wait(calls, timeout=CONCLUDE_S)
+        if machine is not None and group is not None and keeps_files(machine.run):
+            await conclude(machine.run, group, report, lambda: self._executor.statuses if self._executor else {})
 
     def _announce(self, machine: WarmupMachine) -> None:
         if machine.phase is not self._phase:
@@ -302,9 +287,3 @@ def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int
     builders = {call.rank for call in machine.run.pending("compile")}
     said = ((rank, statuses.get(rank)) for rank in sorted(builders))
     return {rank: status.task_id for rank, status in said if status and status.phase == "compile" and status.task_id}
-
-
-async def _quiet(ref: Any) -> None:
-    """Await an answer that nobody needs."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        await ref

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 OnEvent = Callable[[dict[str, Any]], None]
 SILENT_S = 20.0
 FINAL_S = 60.0
-"""For the report after a final phase: longer than all that a coordinator does between the two may take."""
+"""For the report after a final phase, besides `timeouts.installing` for the verdicts: longer than all else that a
+coordinator does between the two may take."""
 STOP_S = 15.0
 KEPT = "Finished tasks are kept in the node stores; run again to resume"
 
@@ -39,6 +40,7 @@ class Following:
         self._coordinator = coordinator
         self._on_event = on_event
         self._silent_s = max(SILENT_S, 5 * timeouts.heartbeat)
+        self._final_s = FINAL_S + timeouts.installing  # as long as leaving the verdict on slow disks may take
         self._longest_s = sum(getattr(timeouts, phase.value.lower()) for phase in Phase if not phase.is_final)
         self._stream: Any = None
         self._question: Any = None
@@ -78,9 +80,9 @@ class Following:
             self._on_event(event)
         else:
             self._ask(pause_s)
-        if self._ended is not None and time.monotonic() - self._ended[1] > FINAL_S:
+        if self._ended is not None and time.monotonic() - self._ended[1] > self._final_s:
             raise CoordinatorLostError(
-                f"the run ended as {self._ended[0]}, but its report did not come within {FINAL_S:g} s. {KEPT}"
+                f"the run ended as {self._ended[0]}, but its report did not come within {self._final_s:g} s. {KEPT}"
             )
         return None
 

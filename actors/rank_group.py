@@ -28,6 +28,8 @@ from ray_warmup.warmup.ranks import RankInfo, assign_ranks, moved
 
 STACKS_S = 5.0
 GROUPS = {"control": 1, "life": 1}
+BESIDE = ("conclude",)
+"""Methods that are carried out beside a phase: a rank that is busy when the run fails says so all the same."""
 MUST_AGREE = ("ray", "ray-warmup")
 """Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
 
@@ -91,7 +93,8 @@ class RankGroup:
 
     def call(self, rank: int, method: str, args: dict[str, Any], refs: Refs | None) -> Any:
         """Reference to the outcome of one method."""
-        return self._actors[rank].call.remote(method, args, refs)
+        call = self._actors[rank].call
+        return (call.options(concurrency_group="control") if method in BESIDE else call).remote(method, args, refs)
 
     def kill(self, rank: int) -> None:
         """End one rank's process at once."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from ray_warmup.actors import concluding
 from ray_warmup.actors import coordinator as border
 from ray_warmup.actors.coordinator import Coordinator
 from ray_warmup.warmup.report import WarmupReport
@@ -23,7 +24,8 @@ LIMIT_S = 5.0
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracebacks of planted faults belong into no test's output; steps that hang are given up soon."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
-    for name in ("CONCLUDE_S", "CLOSE_S", "REMOVE_S", "STACKS_S"):
+    monkeypatch.setattr(concluding, "GRACE_S", 0.2)
+    for name in ("CLOSE_S", "REMOVE_S", "STACKS_S"):
         monkeypatch.setattr(border, name, 0.2)
 
 

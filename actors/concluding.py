@@ -1,0 +1,89 @@
+"""Leaving the verdict on every node when a run is over: beside each table, and in each node's index.
+
+One rank speaks for each node of a class: the writer, or another where that one does not answer. A slow disk has until
+`timeouts.installing`; a rank that stopped beating is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ray
+
+from ray_warmup.actors.rank_group import RankGroup
+from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.state import ClassState, Place, Run
+from ray_warmup.warmup.report import WarmupReport
+
+GRACE_S = 2.0
+"""Given to every rank, whatever is known of it."""
+SILENT_BEATS = 3
+"""So many heartbeats may be missing before a rank is not waited for any more."""
+Statuses = Mapping[int, Status]
+
+
+def verdict_of(report: WarmupReport) -> dict[str, Any]:
+    """What is left beside every table; each rank adds which table it loaded."""
+    return {
+        "run_id": report.run_id,
+        "ready": report.ready,
+        "state": "ready" if report.ready else "failed",
+        "error": report.error,
+        "ended_at": time.time(),
+        "phases": report.phases,
+        "ranks": [{"rank": r.rank, "node_id": r.node_id, "role": r.role, "state": r.state} for r in report.ranks],
+    }
+
+
+async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: Callable[[], Statuses]) -> None:
+    """Tell every node how the run ended; `statuses` are the ranks' latest heartbeats."""
+    verdict, began = verdict_of(report), time.monotonic()
+    pending = {
+        asyncio.ensure_future(_quietly(group.call(rank, "conclude", args, None))): rank
+        for rank, args in notices(run, verdict)
+    }
+    limit_s, beat_s = run.config.timeouts.installing, run.config.timeouts.heartbeat
+    while pending and (left_s := began + limit_s - time.monotonic()) > 0:
+        done, _ = await asyncio.wait(pending, timeout=min(GRACE_S, left_s))
+        heard = statuses()
+        silent_since = time.monotonic() - max(GRACE_S, SILENT_BEATS * beat_s)
+        pending = {
+            call: rank
+            for call, rank in pending.items()
+            if call not in done and rank in heard and heard[rank].heard >= silent_since
+        }
+
+
+def notices(run: Run, verdict: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Who is told what: one rank on every node of a class, the verdict itself once for each directory."""
+    for found in run.classes.values():
+        told: set[int] = set()
+        for place, writer in sorted(found.writers.items(), key=lambda pair: _is_guest(run, *pair)):
+            ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
+            speaker = _speaker(run, found, place)
+            if speaker is not None:
+                yield speaker, {"verdict": None if writer in told else verdict, "ranks": ranks}
+                told.add(writer)
+
+
+def _is_guest(run: Run, place: Place, writer: int) -> bool:
+    """Writers' own nodes come first, so that they write the verdict of a directory that several share."""
+    return writer not in run.ranks or run.ranks[writer].place != place
+
+
+def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
+    """The writer if it answers, else another rank of that node; None where no process is left."""
+    able = [rank for rank in run.alive(found) if run.ranks[rank].place == place]
+    writer = found.writers[place]
+    order = sorted(able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank))
+    return order[0] if order else None
+
+
+async def _quietly(ref: Any) -> None:
+    """Await an answer that nobody needs."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        await ref
