@@ -16,6 +16,11 @@ from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.terminal import add_row, complain, first_line, moment, say, table_of, wide_console
 
 WATCH_S = 1.0
+_LIFE = {
+    True: "serves",
+    False: "has ended",
+    None: "is in a container that cannot be looked into, last heard of at {heard}",
+}
 
 
 @dataclass(slots=True)
@@ -106,7 +111,7 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
 def _print_process(console: Console, process: dict[str, Any]) -> None:
     """One monitored process, and the first of what it compiled or loaded after ready."""
     counts = f"{sum(process['compiled'].values())} compiled, {sum(process['loaded'].values())} loaded from disk"
-    state = "serves" if process["alive"] else "has ended"
+    state = _LIFE[process["alive"]].format(heard=moment(process["updated_at"]))
     since = moment(process["started_at"])
     say(console, f"{process['name']} (pid {process['pid']}) {state}: {counts} since {since}")
     for event in process["events"]:

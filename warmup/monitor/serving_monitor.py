@@ -1,19 +1,19 @@
 """`ray_warmup.monitor`: an engine's own process counts what it compiles after ready, and can be asked from outside.
 
-Each monitored process keeps one small JSON file, `<cache root>/serving/<host>-<pid>-<number>.json`, rewritten whenever
-something was compiled or loaded; `ray-warmup status` reads those of its node. The file goes with the monitor; what a
-killed process left is shown as ended, and removed by the next monitor there a day later.
+Each monitored process keeps one small JSON file of a random name in `<cache root>/serving/`, rewritten whenever
+something was compiled or loaded, and every few minutes as a sign of life; `ray-warmup status` reads those of its
+machine. The file goes with the monitor. What a killed process left is shown as ended; of a process in a container that
+cannot be looked into, it is said when it was last heard of. Both are removed by the next monitor there a day later.
 
 (The module is not called `monitor`: importing a module of that name would hide the function.)
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
-import socket
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import is_time, read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.monitor.compilation_monitor import MonitorReport
@@ -40,9 +42,9 @@ SHOWN = 20
 MAX_RECORD_BYTES = 1 << 20
 FIELDS: dict[str, type | UnionType] = {
     "name": str,
-    "host": str,
     "pid": int,
-    "process_began": int | None,
+    "start": str,
+    "host": str,
     "mode": str,
     "started_at": float,
     "updated_at": float,
@@ -53,7 +55,8 @@ FIELDS: dict[str, type | UnionType] = {
 }
 """What a record must have; others may have written, or damaged, the file."""
 ENDED_KEPT_S = 24 * 3600.0
-_numbers = itertools.count(1)
+BEAT_S = 300.0
+"""Between signs of life."""
 
 
 def monitor(
@@ -80,9 +83,9 @@ class ServingMonitor:
     def __init__(self, name: str, mode: Literal["count", "warn", "raise"], directory: Path) -> None:
         from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
-        self._name, self._started_at = name, time.time()
-        self.path = directory / f"{_host()}-{os.getpid()}-{next(_numbers)}.json"
-        """Where this process can be asked."""
+        self._name, self._directory, self._started_at = name, directory, time.time()
+        self._pid = 0
+        self._ended = threading.Event()
         self._writing = threading.Lock()
         self._monitor = CompilationMonitor(mode, listener=self._write)
         self._monitor.activate()
@@ -100,7 +103,10 @@ class ServingMonitor:
     def close(self) -> None:
         """Stop counting and remove the file; harmless a second time."""
         self._monitor.deactivate()
-        with suppress(OSError):  # never written, or a disk that refuses: it will be shown as ended
+        self._ended.set()
+        if self._pid != os.getpid():
+            return  # a forked process that compiled nothing: the record is its parent's
+        with self._writing, suppress(OSError):  # never written, or a disk that refuses: it will be shown as ended
             self.path.unlink()
 
     def __enter__(self) -> Self:
@@ -114,12 +120,13 @@ class ServingMonitor:
     def _write(self) -> None:
         """A disk that refuses costs those outside their answer, never the engine its step."""
         with self._writing:
+            if self._ended.is_set():
+                return
+            self._begin()
             seen = self._monitor.report()
             document = {
                 "name": self._name,
-                "host": _host(),
-                "pid": os.getpid(),
-                "process_began": _process_began(os.getpid()),
+                **self._process,
                 "mode": seen.mode,
                 "started_at": self._started_at,
                 "updated_at": time.time(),
@@ -133,15 +140,37 @@ class ServingMonitor:
             except StoreError as error:
                 logger.warning("the monitor of %s cannot be asked from outside: %s", self._name, error)
 
+    def _begin(self) -> None:
+        """A record for this process, once; a forked one begins its own."""
+        if self._pid == os.getpid():
+            return
+        self._pid, self._process = os.getpid(), process_identity(os.getpid())
+        self.path = self._directory / f"{secrets.token_hex(8)}.json"
+        """Where this process can be asked."""
+        threading.Thread(target=self._beat, name="ray-warmup-monitor", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            self._write()
+
 
 def serving_processes(root: Path) -> list[dict[str, Any]]:
-    """What the monitored processes of this node say of themselves, by start; `alive` is added."""
-    found = [record for _, record in _records(root / FOLDER)]
+    """What the monitored processes of this machine say of themselves, by start.
+
+    `alive` is added: None for a process that cannot be looked at from here, because its container has processes of
+    its own.
+    """
+    found = [record for _, record in _records(root / FOLDER) if _is_here(record["host"])]
     return sorted(found, key=lambda record: (record["started_at"], record["pid"]))
 
 
 def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in directory.glob(f"{_host()}-*.json"):
+    try:
+        names = sorted(entry.name for entry in entries(directory) if entry.name.endswith(".json"))
+    except StoreError as error:
+        logger.warning("%s", error)
+        return
+    for path in (directory / name for name in names if not name.startswith(".")):
         try:
             record = parse_json(read_regular(path, MAX_RECORD_BYTES), MAX_RECORD_BYTES, str(path))
         except FileNotFoundError:
@@ -152,8 +181,7 @@ def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         if not _is_record(record):
             logger.warning("%s is not a monitor's record: a field is missing or of another type", path)
             continue
-        began = _process_began(record["pid"])
-        yield path, {**record, "alive": began is not None and began == record["process_began"]}
+        yield path, {**record, "alive": is_process_alive(record)}
 
 
 def _is_record(record: Any) -> bool:
@@ -171,14 +199,7 @@ def _sweep(directory: Path) -> None:
                 path.unlink()
 
 
-def _host() -> str:
-    return socket.gethostname().replace("/", "_")
-
-
-def _process_began(pid: int) -> int | None:
-    """When a process of this machine began, in ticks since boot, so that a number used again is seen; None: no more."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[19])
+def _is_here(host: str) -> bool:
+    """Whether a record is of this machine: of this boot, in whichever container, or of a machine of this name."""
+    boot, _, name = process_identity(os.getpid())["host"].partition("/")
+    return host.startswith(f"{boot}/") or host.rpartition("/")[2] == name.rpartition("/")[2] or host == boot

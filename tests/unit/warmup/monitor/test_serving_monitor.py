@@ -7,13 +7,17 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ray_warmup
+from ray_warmup.scripts import status_view
+from ray_warmup.scripts.terminal import wide_console
 from ray_warmup.warmup.engines.builtin.warmups.errors import UnexpectedCompilationError
+from ray_warmup.warmup.monitor import serving_monitor
 from ray_warmup.warmup.monitor.serving_monitor import ENDED_KEPT_S, serving_processes
 from tests.artifacts import ROOT
 
@@ -80,11 +84,11 @@ def test_a_killed_process_has_ended_and_is_forgotten_a_day_later(tmp_path: Path)
     with ray_warmup.monitor("old", root=tmp_path) as monitor:
         record = json.loads(monitor.path.read_text())
     left = tmp_path / "serving" / monitor.path.name
-    left.write_text(json.dumps(record | {"process_began": record["process_began"] - 1}))
+    left.write_text(json.dumps(record | {"start": "1"}))
     assert [found["alive"] for found in serving_processes(tmp_path)] == [False]
     with ray_warmup.monitor("new", root=tmp_path):
         assert len(serving_processes(tmp_path)) == 2
-    left.write_text(json.dumps(record | {"process_began": 1, "updated_at": record["updated_at"] - ENDED_KEPT_S - 1}))
+    left.write_text(json.dumps(record | {"start": "1", "updated_at": record["updated_at"] - ENDED_KEPT_S - 1}))
     with ray_warmup.monitor("new", root=tmp_path):
         assert [found["name"] for found in serving_processes(tmp_path)] == ["new"]
 
@@ -107,7 +111,79 @@ def test_damaged_records_are_left_out(tmp_path: Path, caplog: Any) -> None:
         changes: tuple[dict[str, Any], ...] = ({"started_at": 1e300}, {"compiled": {"triton": "x"}})
         others = [json.dumps(good | change) for change in changes]
         for number, text in enumerate(('{"half', '{"pid": "x"}', "[]", *others), 77):
-            monitor.path.with_name(monitor.path.name.rsplit("-", 1)[0] + f"-{number}.json").write_text(text)
+            monitor.path.with_name(f"{number}.json").write_text(text)
         with caplog.at_level(logging.WARNING):
             assert [record["name"] for record in serving_processes(tmp_path)] == ["good"]
     assert caplog.text.count("is not a monitor's record") == 5
+
+
+def elsewhere(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The record as a container of this machine has it, with processes and perhaps a name of its own."""
+    boot, _, name = record["host"].split("/")
+    return record | {"host": f"{boot}/pid:[1]/{name}"} | changes
+
+
+def test_two_pods_of_one_name_and_number_have_records_of_their_own(tmp_path: Path) -> None:
+    """Equal host names and process numbers meet nowhere: each is told, and the end of one leaves the other's."""
+    with ray_warmup.monitor("prefill-0", root=tmp_path) as first:
+        with ray_warmup.monitor("decode-0", root=tmp_path) as second:
+            document = json.loads(second.path.read_text())
+            assert (document["pid"], document["host"]) == (os.getpid(), json.loads(first.path.read_text())["host"])
+            assert {record["name"] for record in serving_processes(tmp_path)} == {"prefill-0", "decode-0"}
+        assert [record["name"] for record in serving_processes(tmp_path)] == ["prefill-0"]
+
+
+def test_an_engine_in_a_container_has_not_ended(tmp_path: Path) -> None:
+    """From outside it cannot be looked at, so nothing is claimed; only what is silent for a day is removed."""
+    with ray_warmup.monitor("engine", root=tmp_path) as monitor:
+        record = json.loads(monitor.path.read_text())
+    other = tmp_path / "serving" / "other.json"
+    for name in ("same", "another"):
+        other.write_text(json.dumps(elsewhere(record, name=name)))
+        with ray_warmup.monitor("new", root=tmp_path):
+            assert {found["name"]: found["alive"] for found in serving_processes(tmp_path)} == {name: None, "new": True}
+    other.write_text(json.dumps(elsewhere(record, updated_at=record["updated_at"] - ENDED_KEPT_S - 1)))
+    with ray_warmup.monitor("new", root=tmp_path):
+        assert not other.exists()
+
+
+def test_records_of_other_machines_are_theirs(tmp_path: Path) -> None:
+    """On a directory that nodes share each tells its own."""
+    with ray_warmup.monitor("engine", root=tmp_path) as monitor:
+        record = json.loads(monitor.path.read_text())
+        (tmp_path / "serving" / "far.json").write_text(json.dumps(record | {"host": "boot/pid:[1]/far"}))
+        assert [found["name"] for found in serving_processes(tmp_path)] == ["engine"]
+
+
+def test_a_sign_of_life_comes_without_compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that those outside see how old the silence is; none comes after the end."""
+    monkeypatch.setattr(serving_monitor, "BEAT_S", 0.02)
+    with ray_warmup.monitor("engine", root=tmp_path) as monitor:
+        first = json.loads(monitor.path.read_text())["updated_at"]
+        deadline = time.monotonic() + 20
+        while json.loads(monitor.path.read_text())["updated_at"] == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert json.loads(monitor.path.read_text())["updated_at"] > first
+    time.sleep(0.1)
+    assert not monitor.path.exists()
+
+
+def test_a_forked_process_does_not_end_its_parents_record(tmp_path: Path) -> None:
+    """It closes what it inherited, and the parent is still told."""
+    with ray_warmup.monitor("engine", root=tmp_path) as monitor:
+        child = os.fork()
+        if child == 0:
+            monitor.close()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert [record["name"] for record in serving_processes(tmp_path)] == ["engine"]
+
+
+def test_a_process_that_cannot_be_looked_at_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither serving nor ended, and when it was last heard of."""
+    record = {"name": "e", "pid": 1, "alive": None, "updated_at": 60.0, "started_at": 1e12, "events": ["\x1b[2J"]}
+    status_view._print_process(wide_console(), {**record, "compiled": {}, "loaded": {}})
+    shown = capsys.readouterr().out
+    assert "e (pid 1) is in a container that cannot be looked into, last heard of at 1970-01-01 00:01:00 UTC" in shown
+    assert "since second 1e+12 since 1970" in shown
+    assert "\x1b" not in shown
