@@ -15,7 +15,7 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.artifact.artifact import decode, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_digest, parse_manifest
-from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import check_timings
 from ray_warmup.warmup.caches.flashinfer_modules import REQUIREMENTS, is_installed
 from ray_warmup.warmup.caches.installed import provider_directory
@@ -25,7 +25,6 @@ from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.leases import PUBLISHING
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
-from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
 
 logger = logging.getLogger(__name__)
 

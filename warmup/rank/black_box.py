@@ -1,8 +1,8 @@
 """What a rank was doing when it died: kept in a file that its successor on the same node reads.
 
 Written at every tactic with one `pwrite`, so it is exact where a heartbeat would be seconds old, and it
-survives any signal. Python's faulthandler adds the stacks of a fatal signal, or of a hung process that is
-sent SIGNAL, even while native code holds the GIL.
+survives any signal. It names its process, so that nobody sweeps the box of a live rank. Python's faulthandler
+adds the stacks of a fatal signal, or of a hung process that is sent SIGNAL, even while native code holds the GIL.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.disk.publish import make_directories
+from ray_warmup.warmup.store.leases import process_identity
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class BlackBox:
         make_directories(path.parent, dir_mode)
         self._path = path
         self._stack_path = path.with_name(path.name + ".stack")
+        self._process = process_identity(os.getpid())
         self.predecessor = read_box(path)
         self._record = os.open(path, _FLAGS | os.O_TRUNC, 0o600)
         self._stack = os.open(self._stack_path, _FLAGS | os.O_TRUNC | os.O_APPEND, 0o600)
@@ -72,7 +74,8 @@ class BlackBox:
 
     def note(self, method: str, task_id: str, op: str = "", runner: str = "", tactic: str = "") -> None:
         """What begins now; a few microseconds."""
-        record = {"method": method, "task_id": task_id, "op": op, "runner": runner, "tactic": tactic}
+        record = {"process": self._process, "method": method, "task_id": task_id}
+        record |= {"op": op, "runner": runner, "tactic": tactic}
         os.pwrite(self._record, json.dumps(record).encode()[:RECORD_BYTES].ljust(RECORD_BYTES), 0)
 
     def close(self) -> None:

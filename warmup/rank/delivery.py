@@ -6,6 +6,7 @@ Bytes that come in are checked here before anything else sees them. Which rank d
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_manifest
-from ray_warmup.warmup.artifact.table import parse_table
-from ray_warmup.warmup.artifact.timings import read_coverage
+from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
+from ray_warmup.warmup.artifact.timings import read_coverage, read_timings
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.disk.memory_file import memory_file
+from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
@@ -28,8 +30,12 @@ from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import GuardVerdict, Task, TaskResult
 
+logger = logging.getLogger(__name__)
+
 TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 """Kinds that a lookup reads; the others are large and wait until a node needs them."""
+_ATTEMPTS = 4
+"""How often a table is read again that is pruned before it is held."""
 
 
 class Delivery:
@@ -123,7 +129,7 @@ class Delivery:
             lease.release()
         except (CorruptArtifactError, StoreError) as error:
             self.artifact = without_compiled(self._tuned())
-            warnings = [f"{self._info}: compiled parts are not shipped: {error}"]
+            warnings = [f"compiled parts are not shipped: {error}"]
         table = self.artifact.table
         assert table is not None
         return header_of(self.artifact, table) | {"warnings": warnings}
@@ -151,14 +157,19 @@ class Delivery:
         if method == "load":
             tables = {blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs"}
             return [digest for digest in digests if digest in tables]
+        missing = self._store.blobs_missing(digests)
+        if len(missing) == len(digests):
+            return missing
+        self.hold_store()  # what is there now must be there when it is installed
         return self._store.blobs_missing(digests)
 
     def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
         """Check everything that was pushed, publish it on this node, then put its compiled part in place."""
         artifact = self._checked(header, blobs)
+        self.hold_store()
         try:
             published = self._store.publish(artifact, is_checked=True)
-            self._store.clear_partial()
+            self._hold("installed", self._store.hold_if_writable(published.generation))
             whole, lease = self._store.load_artifact(generation=published.generation, checked=artifact.blobs)
         except StoreError as error:
             return {"files": [], "degraded": str(error)}
@@ -166,30 +177,32 @@ class Delivery:
             compiled = self._compiled.install(whole)
         finally:
             lease.release()
-        files = [self._file(path) for path in published.files if path.exists()]  # another job may replace one
-        return {"files": files, "degraded": None} | compiled
+        self._clear_finished(whole)
+        rows = [self._file(path) for path in published.files]
+        return {"files": [row for row in rows if row is not None], "degraded": None} | compiled
 
     def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
-        """Load the class's table from this node's file, or from memory when blobs come along, and prove every hit."""
+        """Load the class's table from this node's store, or from memory when blobs come along, and prove every hit."""
         began = time.monotonic()
-        table = self._read_table() if blobs is None or header is None else self._checked(header, blobs).table
-        if table is None or parse_table(table).digest != digest:
-            raise LoadError(
-                f"{self._info}: {self._store.table_path} is not the table of this run (another job replaced it?)",
-                directory=str(self._store.directory),
-            )
+        if blobs is None or header is None:
+            table = self._hold_table_of_run(digest)
+        else:
+            sent = self._checked(header, blobs).table
+            if sent is None or parse_table(sent).digest != digest:
+                raise LoadError(f"what was pushed is not the table of this run")
+            table = sent
         refusal = self._tuner.check(table)
         if refusal is not None:
-            raise LoadError(f"{self._info}: the table is refused: {refusal}")
+            raise LoadError(f"the table is refused: {refusal}")
         self.loaded_sha256 = hashlib.sha256(table).hexdigest()
-        if blobs is None:
-            self._hold("table", self._store.hold_table(self.loaded_sha256))
-        result = self._load(table, from_file=blobs is None)
+        with memory_file("autotune_configs", table) as path:  # what was checked and held, whatever the file is by now
+            result = self._tuner.load(path, self._tasks).to_json()
         return result | {"seconds": time.monotonic() - began}
 
     def hold_store(self) -> None:
         """Keep blobs and modules that no generation names yet from being pruned while this rank lives."""
-        self._hold("store", self._store.hold_if_writable(PUBLISHING))
+        if "store" not in self._held:
+            self._hold("store", self._store.hold_if_writable(PUBLISHING))
 
     def release(self) -> None:
         """Let go of the store and of the generation that this rank serves from."""
@@ -213,22 +226,66 @@ class Delivery:
         table = artifact.table
         refusal = None if table is None else self._tuner.check(table)
         if refusal is not None:
-            raise RejectedArtifactError(f"{self._info}: the pushed table is refused: {refusal}")
+            raise RejectedArtifactError(f"the pushed table is refused: {refusal}")
         return artifact
+
+    def _hold_table_of_run(self, digest: str) -> bytes:
+        """This run's table, under a lease on its generation.
+
+        Another run on a shared directory may have published since: then this run's own generation is read. Raises
+        LoadError where the store does not have it.
+        """
+        for _ in range(_ATTEMPTS):
+            table = self._table_of_run(digest)
+            use = self._store.hold_table(hashlib.sha256(table).hexdigest())
+            if use is not None:
+                self._hold("table", use)
+                break
+        if use is None or use.path is None:
+            logger.warning("%s: the table is served and not held; do not prune %s", self._info, self._store.directory)
+        return table
+
+    def _table_of_run(self, digest: str) -> bytes:
+        try:
+            table = self._read_table()
+            if parse_table(table).digest == digest:
+                return table
+            problem = f"{self._store.table_path} is not the table of this run"
+        except WarmupError as error:
+            problem = str(error)
+        try:
+            found = self._store.table_with(digest)
+            put_right = self._store.follow()
+        except (FileNotFoundError, WarmupError) as error:
+            raise LoadError(f"{problem}, and its store cannot be read: {error}") from error
+        if found is None:
+            raise LoadError(
+                f"{problem}, nor does any generation have it (another job replaced it?)",
+                directory=str(self._store.directory),
+            )
+        outcome = "put back" if put_right else "another run has published since"
+        logger.warning("%s: %s (%s); generation %d is loaded", self._info, problem, outcome, found[0])
+        return found[1]
+
+    def _clear_finished(self, published: Artifact) -> None:
+        """Take finished tasks away whose results are published now; those of other ranks of this node, too."""
+        try:
+            self._store.clear_partial({row.result.task_id for row in read_timings(published).rows})
+        except WarmupError as error:
+            logger.warning("%s: results of finished tasks stay: %s", self._info, error)
 
     def _read_table(self) -> bytes:
         try:
-            return self._store.table_path.read_bytes()
-        except OSError as error:
-            raise LoadError(f"{self._info}: {self._store.table_path} cannot be read: {error}") from error
+            return read_regular(self._store.table_path, MAX_TABLE_BYTES)
+        except (FileNotFoundError, WarmupError) as error:
+            raise LoadError(f"{self._store.table_path} cannot be read: {error}") from error
 
-    def _load(self, table: bytes, *, from_file: bool) -> dict[str, Any]:
-        if from_file:
-            return self._tuner.load(self._store.table_path, self._tasks).to_json()
-        with memory_file("autotune_configs", table) as path:
-            return self._tuner.load(path, self._tasks).to_json()
-
-    def _file(self, path: Path) -> dict[str, Any]:
-        data = path.read_bytes()
+    def _file(self, path: Path) -> dict[str, Any] | None:
+        """A file that was published, for the report; None where another job has replaced or removed it."""
+        try:
+            data = read_regular(path, MAX_BLOB_BYTES)
+        except (FileNotFoundError, WarmupError) as error:
+            logger.info("%s: %s is not there any more: %s", self._info, path, error)
+            return None
         digest = hashlib.sha256(data).hexdigest()
         return {"node_id": self._info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}

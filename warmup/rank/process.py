@@ -117,6 +117,8 @@ class RankProcess:
             self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
             self._files = rank_files(self._config, self._store, self.info)
             self._prepare_delivery(paths, budget_bytes)
+            if self._config.cache.persistent and (self._run_id or modules is not None):
+                self._delivery.hold_store()  # what a run has there, also that of a process that this one replaces
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
@@ -325,6 +327,8 @@ class RankProcess:
         return about | {"backend": self._backend, "last_words": self._record.last_words}
 
     def _prepare_delivery(self, paths: NodePaths, budget_bytes: int | None) -> None:
+        if hasattr(self, "_delivery"):
+            self._delivery.release()
         who = FreshRank(self.info.rank, self._backend, self._factory, budget_bytes)
         self._compiled = compiled_work(self._config, who, self._tuner, self._store, self._key, self._fingerprint, paths)
         tasks = tuple(self._tasks.values())

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import decode, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations
-
-MAX_TABLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@ not theirs."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +11,15 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.disk import attempts
+from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError
+from ray_warmup.warmup.store import pruning
+from ray_warmup.warmup.store.leases import Lease
+from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
 from tests.fakes import ScriptedTuner
 from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+from tests.troubled_disk import TroubledDisk
 
 
 def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
@@ -84,29 +90,139 @@ def test_damaged_blobs_are_refused(make_rank: RankMaker) -> None:
             attempt(header, {**blobs, digest: bytes(damaged)})
 
 
-@pytest.mark.parametrize("damage", [b"{", b"", b"\x00" * 64, b"[" * 100_000])
-def test_a_damaged_table_on_disk_is_a_named_error(make_rank: RankMaker, damage: bytes) -> None:
-    """After the push, a table file that is not the one that was installed fails this rank by name."""
+@pytest.mark.parametrize("damage", [b"{", b"", b"\x00" * 64, b"[" * 100_000, None])
+def test_a_table_file_that_was_damaged_is_put_back(make_rank: RankMaker, damage: bytes | None) -> None:
+    """After the push, a table file that is not the one that was installed is restored, and this run's is loaded."""
     process = make_rank(0)
     header, blobs = tune(process)
     process.install(header, blobs)
     table = process.directory / "autotune_configs.json"
-    table.write_bytes(damage)
-    with pytest.raises(WarmupError):
+    whole = table.read_bytes()
+    if damage is None:
+        table.unlink()
+    else:
+        table.write_bytes(damage)
+
+    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    assert table.read_bytes() == whole
+
+
+def test_a_store_without_this_run_s_table_is_a_named_error(make_rank: RankMaker) -> None:
+    """What no generation has is not loaded, and the error names the file; a store that is gone says so, too."""
+    process, other = make_rank(0), make_rank(1, {"salt": "another"})
+    header, _ = tune(process)
+    other.install(*tune(other))
+    with pytest.raises(LoadError, match=r"autotune_configs\.json is not the table of this run, nor does any"):
         process.load(header["digest"], None, None)
-    table.unlink()
+    shutil.rmtree(process.directory)
     with pytest.raises(LoadError, match="cannot be read"):
         process.load(header["digest"], None, None)
 
 
-def test_another_jobs_table_is_not_loaded(make_rank: RankMaker) -> None:
-    """A valid table with another digest than this run's is refused with its path."""
+def test_two_runs_on_one_directory_each_load_their_own_table(make_rank: RankMaker) -> None:
+    """Of two cold clusters that share a directory the one that installs first is not failed by the other."""
+    first, second = make_rank(0), make_rank(1, {"salt": "another"})
+    pushed = []
+    for number, process in enumerate((first, second)):
+        process.lookup(f"run-{number}0000", retune=False)
+        pushed.append((process, *tune(process)))
+    for process, header, blobs in pushed:
+        assert process.install(header, blobs)["degraded"] is None
+    pruning.prune_generations(first._store, [1, 2])
+    for generation, (process, header, _) in enumerate(pushed, start=1):
+        assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+        assert generation in held(process._store)
+    assert first._store.generations.numbers() == [1, 2]
+
+
+def test_what_is_loaded_is_what_is_held(make_rank: RankMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that is replaced between the lease and the load changes neither."""
     process, other = make_rank(0), make_rank(1, {"salt": "another"})
     header, blobs = tune(process)
     process.install(header, blobs)
-    other.install(*tune(other))
-    with pytest.raises(LoadError, match=r"autotune_configs\.json is not the table of this run"):
-        process.load(header["digest"], None, None)
+    later = tune(other)
+    hold_table = NodeStore.hold_table
+
+    def replaced(self: NodeStore, digest: str) -> Lease | None:
+        use = hold_table(self, digest)
+        monkeypatch.setattr(NodeStore, "hold_table", hold_table)
+        other.install(*later)
+        return use
+
+    monkeypatch.setattr(NodeStore, "hold_table", replaced)
+    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    assert process._delivery._held["table"].generation == 1
+
+
+def test_a_process_that_replaces_a_writer_holds_its_store(make_rank: RankMaker) -> None:
+    """Modules and blobs that no generation names yet stay from the successor's first step on."""
+    first = make_rank(0)
+    first.install(*tune(first))
+    modules = first.directory / "installed" / ("ab" * 16)
+    modules.mkdir(parents=True)
+    first.close()
+    successor = make_rank(0)
+    successor.probe(modules="ab" * 32)
+
+    assert 0 in held(successor._store)
+    assert pruning.collect_garbage(successor._store) == []
+    successor.close()
+    assert pruning.collect_garbage(successor._store) == [modules]
+
+
+def test_blobs_that_count_as_there_are_there_when_they_are_installed(make_rank: RankMaker) -> None:
+    """A writer that answers which blobs it lacks holds those that it does not."""
+    first, other = make_rank(0), make_rank(1, {"salt": "another"})
+    header, blobs = tune(first)
+    for process, pushed in ((first, (header, blobs)), (other, tune(other))):
+        process.install(*pushed)
+        process.close()
+    writer = make_rank(0)
+    pruning.prune_generations(writer._store, [1])
+    missing = writer.wanted("install", header, list(blobs))
+    pruning.collect_garbage(writer._store)
+
+    assert missing == []
+    assert writer.install(header, {})["degraded"] is None
+
+
+def test_a_lease_that_cannot_be_given_back_costs_nothing(make_rank: RankMaker, troubled_disk: TroubledDisk) -> None:
+    """A disk that turns read-only after the last write fails neither the installation nor the run."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    troubled_disk.refuse(lambda path: path.parent.name == "leases", errno.EROFS, calls=("unlink",))
+    assert process.install(header, blobs)["degraded"] is None
+    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    process.close()
+    assert troubled_disk.refusals > 2
+
+
+@pytest.mark.parametrize("call", ["unlink", "open", "rename", "replace", "mkdir", "scandir", "stat"])
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO])
+def test_a_disk_that_fails_during_an_installation_degrades(
+    make_rank: RankMaker, troubled_disk: TroubledDisk, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """Whatever system call the disk refuses, the answer is whole or degraded, and never an exception."""
+    monkeypatch.setattr(attempts, "STALE_PAUSES_S", (0.0,))
+    process = make_rank(0)
+    header, blobs = tune(process)
+    troubled_disk.refuse(process.directory, number, calls=(call,))
+    degraded = process.install(header, blobs)["degraded"]
+    troubled_disk.relent()
+
+    assert degraded is None or str(process.directory) in degraded
+
+
+def test_installing_takes_the_finished_tasks_of_every_rank_away(make_rank: RankMaker) -> None:
+    """What ranks of a node left for resuming goes once it is published; what is not covered stays."""
+    ranks = [make_rank(0), make_rank(1)]
+    for process in ranks:
+        for task in tasks_of(process):
+            process.tune(task)
+    NodeStore(ranks[0].directory).save_partial([{"task_id": "another"}])
+    ranks[0].install(*tune(ranks[0]))
+
+    assert [row["task_id"] for row in NodeStore(ranks[0].directory).load_partial()] == ["another"]
 
 
 def test_a_store_that_cannot_be_written_degrades(make_rank: RankMaker, tmp_path: Path) -> None:
