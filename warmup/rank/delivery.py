@@ -189,7 +189,7 @@ class Delivery:
         else:
             sent = self._checked(header, blobs).table
             if sent is None or parse_table(sent).digest != digest:
-                raise LoadError(f"what was pushed is not the table of this run")
+                raise LoadError("what was pushed is not the table of this run")
             table = sent
         refusal = self._tuner.check(table)
         if refusal is not None:

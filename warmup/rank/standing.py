@@ -22,13 +22,13 @@ from ray_warmup.configs.errors import clipped
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.manifest import Manifest, key_difference
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import refusal, store_at
 from ray_warmup.warmup.rank.locations import Location
 from ray_warmup.warmup.store.leases import is_process_alive
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.store.served_table import MAX_TABLE_BYTES
 
 Accept = Literal["table", "verdict"]
 """What is enough after a failed run: a guarded table that is whole, or only a run that ended ready."""
