@@ -95,7 +95,7 @@ def connected(config: WarmupConfig) -> Iterator[None]:
 
     try:
         with kept_sigterm():
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False)
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no Ray cluster at {address} (cluster.address): {error}") from error
     try:

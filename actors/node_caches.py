@@ -12,11 +12,12 @@ Re-timing needs a rank's device and stays on one node.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.archive_moves import export_from, import_to
+from ray_warmup.actors.explaining import able, used
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.cache_admin.command import perform
@@ -60,7 +61,7 @@ def perform_everywhere(
     assert command in COMMANDS, command
     nodes = sorted(capacity.members(), key=lambda node: node.node_id)
     if config is not None:
-        nodes = nodes_for(config, nodes)
+        nodes = able(config, nodes) if command == "explain" else nodes_for(config, nodes)
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
     if command in MOVES:
@@ -68,7 +69,18 @@ def perform_everywhere(
     arguments = {**arguments, "if_present": True}
     if command == "rollback":
         return _rollback(nodes, arguments, timeout_s)
-    return judge(command, _ask(command, nodes, arguments, {}, timeout_s))
+    answers = _ask(command, nodes, arguments, {}, timeout_s)
+    if command == "explain" and config is not None:
+        return _explained(config, nodes, answers)
+    return judge(command, answers)
+
+
+def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
+    """The answers of the nodes that a run would use."""
+    chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
+    needed = {node.node_id for node in chosen}
+    judged = judge("explain", [answer for answer in answers if answer.node_id in needed])
+    return replace(judged, ok=False, error=shortage) if shortage else judged
 
 
 def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:

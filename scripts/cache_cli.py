@@ -89,7 +89,7 @@ def verify(
 def explain(
     config: Given,
     settings: Settings = None,
-    rank: Annotated[int, typer.Option(min=0, help="Whose key.")] = 0,
+    rank: Annotated[int | None, typer.Option(min=0, help="Whose key; unset: of this node's own ranks.")] = None,
     root: Root = None,
     override_dir: Override = None,
     cluster: Cluster = False,
@@ -99,7 +99,7 @@ def explain(
 ) -> None:
     """Say whether a config's key is a hit on this node, and which part differs if not; exit 1 for a miss.
 
-    With --cluster on every node that could hold a rank of it.
+    With --cluster on the nodes that a run of it would use.
     """
     answer("explain", Scope(config, settings, root, override_dir, cluster, address, timeout), as_json, rank=rank)
 

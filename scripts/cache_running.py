@@ -67,7 +67,7 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
     arguments |= {**named, "cache": cache}
     if config is not None:
         arguments["config"] = config.model_dump(mode="json")
-        check_rank(config, arguments.get("rank", 0))
+        check_rank(config, arguments.get("rank"))
     said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
     _show(said, as_json)
     raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)

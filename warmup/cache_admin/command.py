@@ -144,10 +144,13 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    """Of a rank's class, else of the first class of this node's own ranks that misses, or the first of all."""
     from ray_warmup.warmup.rank.forecast import forecast_rank
+    from ray_warmup.warmup.rank.locations import locations
 
-    config = _config(arguments)
-    forecast = forecast_rank(config, arguments.get("rank", 0))
+    config, rank = _config(arguments), arguments.get("rank")
+    forecasts = [forecast_rank(config, place.ranks[0]) for place in locations(config, {}, rank)]
+    forecast = next((found for found in forecasts if not found.hit), forecasts[0])
     directory = forecast.table_path.parent
     stores = cache_views.find_stores(paths.root, paths.override)
     row = cache_views.explain(directory, forecast.key.as_dict(), stores)

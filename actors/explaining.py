@@ -1,0 +1,55 @@
+"""`ray-warmup cache explain --cluster`: would a run find its tables on the nodes that it would use?
+
+Only nodes that can hold the ranks as the config wants them are asked, each for the classes of its own ranks. All is
+well when those that hit are enough for the run; of the others only as many are shown as it would need besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_warmup.actors import capacity
+from ray_warmup.actors.capacity import Node
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.schema import ClusterSection
+
+
+def able(config: WarmupConfig, nodes: Sequence[Node]) -> list[Node]:
+    """Nodes that a run could use: with room for `ranks_per_node` ranks, else for one, by what they have in all."""
+    cluster = config.cluster
+    return [node for node in nodes if capacity.matches(cluster, node) and _room(cluster, node) > 0]
+
+
+def used(config: WarmupConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
+    """Of able nodes those that a run would use, the ones that hit first, and why they are too few; empty when not."""
+    cluster = config.cluster
+    order = sorted(nodes, key=lambda node: (node.node_id not in hits, not node.is_head, node.node_id))
+    chosen: list[Node] = []
+    for node in order:
+        if _is_enough(cluster, chosen, nodes):
+            break
+        chosen.append(node)
+    chosen.sort(key=lambda node: node.node_id)
+    return chosen, "" if _is_enough(cluster, chosen, nodes) else _shortage(cluster, nodes)
+
+
+def _is_enough(cluster: ClusterSection, chosen: Sequence[Node], all_nodes: Sequence[Node]) -> bool:
+    if cluster.ranks_per_node is not None:
+        return len(chosen) >= (cluster.num_nodes or 1)
+    if cluster.placement_strategy == "STRICT_SPREAD":
+        return len(chosen) >= cluster.num_ranks
+    if cluster.placement_strategy == "SPREAD" and len(chosen) < min(cluster.num_ranks, len(all_nodes)):
+        return False
+    return sum(_room(cluster, node) for node in chosen) >= cluster.num_ranks
+
+
+def _room(cluster: ClusterSection, node: Node) -> int:
+    """How many ranks a node holds; whole groups of `ranks_per_node` where those are asked for."""
+    count = node.holds(capacity.bundle_of(cluster, cluster.backend_beside_gpus), node.total)
+    per_node = cluster.ranks_per_node or 1
+    return count if count >= per_node else 0
+
+
+def _shortage(cluster: ClusterSection, nodes: Sequence[Node]) -> str:
+    bundle = capacity.bundle_of(cluster, cluster.backend_beside_gpus)
+    return f"the ranks of the config do not fit: {capacity.describe(nodes, bundle)}"
