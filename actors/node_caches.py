@@ -80,7 +80,10 @@ def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Se
     chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
     needed = {node.node_id for node in chosen}
     judged = judge("explain", [answer for answer in answers if answer.node_id in needed])
-    return replace(judged, ok=False, error=shortage) if shortage else judged
+    others = [text for text in (shortage, *differences(answers)) if text and text not in judged.error]
+    if not others:
+        return judged
+    return replace(judged, ok=False, error="; ".join(filter(None, (judged.error, *others))))
 
 
 def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:

@@ -25,6 +25,7 @@ from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import ops as cache_ops
 from ray_warmup.warmup.cache_admin import views as cache_views
 from ray_warmup.warmup.cache_admin.placing import put_in_place
+from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.device.tuner import TunerOptions
@@ -188,6 +189,7 @@ def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     force = bool(arguments.get("force"))
     done = cache_ops.import_archive(source, paths.root, paths.override, force=force, **modes)
     store = NodeStore(done.path.parent, file_mode=section.file_mode, dir_mode=section.dir_mode)
+    supersede_verdict(store, done.sha256, "cache import")
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
     written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
     compiled = {"placed": dict(placed.files), "notes": list(placed.notes)}
@@ -216,7 +218,11 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     path, force = _one(paths, arguments), bool(arguments.get("force"))
     if not arguments.get("plan"):
-        return True, asdict(cache_ops.rollback(path, arguments.get("generation"), force=force))
+        done = cache_ops.rollback(path, arguments.get("generation"), force=force)
+        section = _section(arguments)
+        store = NodeStore(path, file_mode=section.file_mode, dir_mode=section.dir_mode)
+        supersede_verdict(store, done.table, "cache rollback")
+        return True, asdict(done)
     if not force:
         cache_ops.refuse_live(path)
     return True, asdict(cache_ops.plan_rollback(path, arguments.get("generation")))

@@ -17,6 +17,7 @@ from ray_warmup.actors import waiting
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.actors.waiting import _this_node, judge_newest, wait_ready, why_not_ready
 from ray_warmup.configs import WarmupConfig, load_config
+from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.standing import Standing
 from ray_warmup.warmup.store.leases import process_identity
@@ -188,6 +189,22 @@ def test_an_import_takes_the_place_of_a_run(config: WarmupConfig, clock: Time) -
     assert "unguarded" in why_not_ready(Question(config), None)[0]
     place.publish(2)
     assert ask(config, clock) == EXIT_READY
+
+
+def test_what_an_operator_put_there_is_ready(config: WarmupConfig, clock: Time, tmp_path: Path) -> None:
+    """A rollback and an import take the last run's word: what they put in place is what the verdict names then."""
+    place, root = place_of(config, 0), {"root": config.cache.root, "key": ""}
+    place.publish(1)
+    assert perform("export", {**root, "file": str(tmp_path / "artifact")})["ok"]
+    finished(place, (0, 1), 2)
+    assert perform("rollback", root)["ok"]
+    assert ask(config, clock, accept="verdict") == EXIT_READY
+    place.conclude(False)
+    assert perform("import", {**root, "file": str(tmp_path / "artifact"), "force": True})["ok"]
+    assert ask(config, clock, accept="verdict") == EXIT_READY
+    place.conclude(False, run_id="run-3", state="running")
+    assert perform("import", {**root, "file": str(tmp_path / "artifact"), "force": True})["ok"]
+    assert ask(config, clock) == EXIT_TIMEOUT, "the run that is under way has the last word"
 
 
 def test_without_a_gpu_it_waits_for_what_a_run_writes(
