@@ -10,7 +10,7 @@
     ├── quarantine/<writer>.json       tactics that must not run
     ├── leases/<random>.json           who uses which generation
     ├── markers/<token>                how another node recognises a shared directory
-    └── verdict.json                   how the last run ended
+    └── verdict.json                   how the last run ended, or that one is under way
 
 What other modules call:
 
