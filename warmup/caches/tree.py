@@ -7,6 +7,7 @@ them is how many path components name one entry, and which names are not finishe
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import Kind
+from ray_warmup.warmup.caches.placed import PlacedRegister
 from ray_warmup.warmup.disk.placing import place_directory, place_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,33 @@ class TreeLayout:
         return tuple(contents)
 
     def place(
-        self, contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
+        self,
+        contents: Sequence[Content],
+        directory: Path,
+        placed: PlacedRegister,
+        store: Path,
+        *,
+        file_mode: int = 0o600,
+        dir_mode: int = 0o700,
     ) -> Placed:
-        """Put entries into a directory; one that is there already is kept. Raises StoreError."""
+        """Put entries into a directory and note them in the register.
+
+        An entry that is there already is kept, unless it is one of ours whose content was changed since.
+        Raises StoreError.
+        """
         written: list[Path] = []
         present: list[Path] = []
         for name, files in self._entries(contents).items():
             path = directory / name
+            if path.exists() and placed.is_changed(path):
+                logger.warning("%s was changed after it was put there and is replaced", path)
+                placed.remove(path)
             if "" in files:
                 is_new = place_file(path, files[""], file_mode=file_mode, dir_mode=dir_mode)
             else:
                 is_new = place_directory(path, files, file_mode=file_mode, dir_mode=dir_mode)
+            if is_new:
+                placed.add(path, files, store)
             (written if is_new else present).append(path)
         return Placed(tuple(written), tuple(present))
 

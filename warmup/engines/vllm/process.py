@@ -17,7 +17,7 @@ from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind
-from ray_warmup.warmup.caches import engine_kinds, triton_cache
+from ray_warmup.warmup.caches import engine_kinds, placed, triton_cache
 from ray_warmup.warmup.caches.tree import Placed, TreeLayout
 from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.vllm import module_provider
@@ -26,6 +26,7 @@ from ray_warmup.warmup.engines.vllm.identity import Identity, identify
 from ray_warmup.warmup.engines.vllm.places import Places, places
 from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, own_pid
 from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class EngineProcess:
     def __init__(self) -> None:
         self.root = resolve_paths(CacheSection()).root
         self.record_directory = _path(env.read("RAY_WARMUP_RECORD"))
-        self._store: Any = None
+        self._register = placed.register(self.root)
+        self._store: NodeStore | None = None
         self._identity: Identity | None = None
         self._places: Places | None = None
         self._rank = 0
@@ -111,7 +113,10 @@ class EngineProcess:
                 artifact = engine_store.load(store, ("modelinfos",))
                 contents = [c for c in artifact.contents("modelinfos") if c.path == file_name]
                 if contents:
-                    self._count(engine_kinds.MODELINFOS.layout.place(contents, directory), "modelinfos")
+                    self._count(
+                        engine_kinds.MODELINFOS.layout.place(contents, directory, self._register, store.directory),
+                        "modelinfos",
+                    )
                     return
 
     def warmed_up(self) -> None:
@@ -151,6 +156,7 @@ class EngineProcess:
 
     def _place(self, kind: Kind, artifact: Artifact, prefix: str, directory: Path) -> None:
         """Place the contents below a prefix of one kind into a directory."""
+        assert self._store is not None, "an artifact comes from a store"
         start = f"{prefix}/" if prefix else ""
         contents = [
             type(content)(kind, content.path.removeprefix(start), content.data)
@@ -158,10 +164,10 @@ class EngineProcess:
             if content.path.startswith(start)
         ]
         layout: TreeLayout = next(row.layout for row in engine_kinds.TREE_KINDS if row.name == kind)
-        self._count(layout.place(contents, directory), kind)
+        self._count(layout.place(contents, directory, self._register, self._store.directory), kind)
 
-    def _count(self, placed: Placed, kind: str) -> None:
-        self._placed[kind] = self._placed.get(kind, 0) + len(placed.written)
+    def _count(self, done: Placed, kind: str) -> None:
+        self._placed[kind] = self._placed.get(kind, 0) + len(done.written)
 
     def _tell(self) -> None:
         """Write the record where a launcher asked for it."""

@@ -1,0 +1,30 @@
+"""The environment in which a child process finds the fake vLLM and this project's plugin as installed packages."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+from tests.artifacts import ROOT
+
+FAKE = ROOT / "tests" / "engines" / "fake"
+GROUP = "vllm.general_plugins"
+
+
+def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
+    """A child's environment: a home and a cache root of its own, the fake engine, the plugin's real entry point."""
+    site = tmp_path / "site"
+    dist_info = site / "ray_warmup-0.0.test.dist-info"
+    dist_info.mkdir(parents=True, exist_ok=True)
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
+    (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray-warmup\nVersion: 0.0.test\n")
+    lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
+    (dist_info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path / "home"),
+        "RAY_WARMUP_CACHE_ROOT": str(tmp_path / "root"),
+        "PYTHONPATH": ":".join(map(str, (site, FAKE, ROOT))),
+        **variables,
+    }

@@ -1,0 +1,54 @@
+"""Fetch the wheels of released engines without their dependencies, for tests that read their source.
+
+    python -m tests.engines.fetch vllm==0.33.0            # into .engines/, or $ENGINE_WHEELS
+
+A wheel that lies there already is not fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.artifacts import ROOT
+
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64", "any"]
+
+
+def directory() -> Path:
+    """Where wheels are kept between runs."""
+    return Path(os.environ.get("ENGINE_WHEELS") or ROOT / ".engines")
+
+
+def wheel_of(requirement: str) -> Path | None:
+    """The fetched wheel of `name==version`; None where it was not fetched."""
+    name, _, version = requirement.partition("==")
+    found = sorted(directory().glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    return found[0] if found else None
+
+
+def fetch(requirement: str) -> Path:
+    """Download one wheel for Python 3.12 on Linux x86-64. Raises CalledProcessError."""
+    found = wheel_of(requirement)
+    if found is not None:
+        return found
+    directory().mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--python-version", "3.12", "--implementation", "cp", "--dest", str(directory())]
+    command += [part for name in PLATFORMS for part in ("--platform", name)]
+    subprocess.run([*command, requirement], check=True)
+    fetched = wheel_of(requirement)
+    assert fetched is not None, f"pip fetched no wheel of {requirement}"
+    return fetched
+
+
+def main() -> None:
+    """Fetch each requirement that is named."""
+    for requirement in sys.argv[1:]:
+        sys.stdout.write(f"{fetch(requirement)}\n")
+
+
+if __name__ == "__main__":
+    main()

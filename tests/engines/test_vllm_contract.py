@@ -1,0 +1,112 @@
+"""What the vLLM adapter relies on, read in the released wheel: names, signatures, directories, compile factors.
+
+Fetch the wheel first: `python -m tests.engines.fetch vllm==0.33.0`.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
+from ray_warmup.warmup.engines.vllm.launch import Home
+from tests.engines.fetch import wheel_of
+from tests.engines.wheel_source import WheelSource
+
+VERSIONS = ("0.33.0",)
+OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WARMUP_CACHE_ROOT", "PYTHONPATH"}
+
+
+@pytest.fixture(params=VERSIONS)
+def wheel(request: pytest.FixtureRequest) -> WheelSource:
+    """One released vLLM."""
+    found = wheel_of(f"vllm=={request.param}")
+    if found is None:
+        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch vllm=={request.param}")
+    return WheelSource(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "parameters"),
+    [
+        ("vllm/v1/worker/worker_base.py", "WorkerWrapperBase.init_device", ["self"]),
+        ("vllm/v1/worker/gpu_worker.py", "Worker.compile_or_warm_up_model", ["self"]),
+        ("vllm/compilation/decorators.py", "_try_load_aot_compiled_fn", ["model", "aot_compilation_path"]),
+        ("vllm/compilation/decorators.py", "_model_hash_key", ["fn"]),
+        (
+            "vllm/model_executor/models/registry.py",
+            "_LazyRegisteredModel._load_modelinfo_from_cache",
+            ["self", "module_hash"],
+        ),
+        ("vllm/model_executor/models/registry.py", "_LazyRegisteredModel._get_cache_filename", ["self"]),
+        ("vllm/plugins/__init__.py", "load_general_plugins", []),
+        ("vllm/envs.py", "compile_factors", []),
+        ("vllm/config/vllm.py", "VllmConfig.compute_hash", ["self", "include_version"]),
+        ("vllm/config/model.py", "ModelConfig.compute_hash", ["self"]),
+    ],
+)
+def test_wrapped_and_called_functions_are_there(
+    wheel: WheelSource, module: str, name: str, parameters: list[str]
+) -> None:
+    """Each has the parameters with which it is called."""
+    assert wheel.parameters(module, name) == parameters
+
+
+def test_an_invented_function_is_missed(wheel: WheelSource) -> None:
+    """The check above can fail: on a name, and on a parameter."""
+    assert wheel.parameters("vllm/envs.py", "compile_nothing") is None
+    assert wheel.parameters("vllm/compilation/decorators.py", "_model_hash_key") != ["fn", "rank"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            "vllm/compilation/decorators.py",
+            ('"torch_compile_cache"', '"torch_aot_compile"', '"inductor_cache"', 'f"rank_{rank}_{dp_rank}"', '"model"'),
+        ),
+        ("vllm/model_executor/models/registry.py", ('"modelinfos"',)),
+        ("vllm/compilation/counter.py", ("num_aot_compiles", "num_aot_artifacts_loaded")),
+        ("vllm/plugins/__init__.py", ('"vllm.general_plugins"',)),
+        ("vllm/utils/deep_gemm.py", ('"DG_JIT_CACHE_DIR"', '"deep_gemm"')),
+    ],
+)
+def test_directories_and_names_are_as_placed(wheel: WheelSource, module: str, words: tuple[str, ...]) -> None:
+    """Every word that the adapter repeats stands in vLLM's own source."""
+    text = wheel.text(module)
+    assert [word for word in words if word not in text] == []
+
+
+def hashed_variables(wheel: WheelSource) -> tuple[set[str], set[str]]:
+    """Variables that vLLM knows, and those of them that its compile key leaves out."""
+    tree = wheel.tree("vllm/envs.py")
+    known: set[str] = set()
+    ignored: set[str] = set()
+    for node in ast.walk(tree):
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(target, ast.Name) and target.id == "environment_variables" and isinstance(node.value, ast.Dict):
+            known |= {key.value for key in node.value.keys if isinstance(key, ast.Constant)}
+        if isinstance(target, ast.Name) and target.id == "ignored_factors" and isinstance(node.value, ast.Set):
+            ignored |= {item.value for item in node.value.elts if isinstance(item, ast.Constant)}
+    assert len(known) > 100
+    assert len(ignored) > 50
+    return known, ignored
+
+
+def test_what_may_differ_is_hashed_by_vllm(wheel: WheelSource) -> None:
+    """A variable that vLLM leaves out itself, or does not know, needs no exception of ours."""
+    known, ignored = hashed_variables(wheel)
+    noset = {name for name in MAY_DIFFER if name.startswith("RAY_EXPERIMENTAL_NOSET_")}
+    assert noset
+    assert sorted(set(MAY_DIFFER) - noset - (known - ignored)) == []
+    assert all(name in wheel.text("vllm/envs.py") for name in noset)
+
+
+def test_a_launch_sets_no_compile_factor(wheel: WheelSource) -> None:
+    """No variable of ours makes another compile key than a start without us has."""
+    known, ignored = hashed_variables(wheel)
+    ours = set(Home(Path("/home")).variables()) | OUR_VARIABLES
+    assert sorted(ours & (known - ignored)) == []
+    assert "VLLM_PLUGINS" in known - ignored, "setting it would have been found"

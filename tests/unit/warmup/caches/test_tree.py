@@ -1,0 +1,85 @@
+"""A kind's directory as contents and back: finished files only, entry by entry, ours known again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.caches.placed import PlacedRegister, register
+from ray_warmup.warmup.caches.tree import TreeLayout
+
+LAYOUT = TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.lock"))
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> PlacedRegister:
+    """An empty register."""
+    return register(tmp_path / "root")
+
+
+def filled(directory: Path) -> Path:
+    """A cache with two finished entries and what belongs to nobody."""
+    for name in ("one/k.cubin", "one/meta.json", "two/k.cubin", "tmp/half", "two/k.lock", ".hidden/x"):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (directory / "link").symlink_to(directory / "one")
+    return directory
+
+
+def test_finished_files_are_collected(tmp_path: Path) -> None:
+    """Ignored and hidden names and links are left out; an absent directory is empty."""
+    contents = LAYOUT.collect(filled(tmp_path / "cache"), "some/")
+    assert [content.path for content in contents] == ["some/one/k.cubin", "some/one/meta.json", "some/two/k.cubin"]
+    assert LAYOUT.collect(tmp_path / "nowhere") == ()
+
+
+def test_entries_arrive_in_another_directory(tmp_path: Path, placed: PlacedRegister) -> None:
+    """Equal files; a second placing finds everything there."""
+    contents = LAYOUT.collect(filled(tmp_path / "cache"))
+    first = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path / "store")
+    second = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path / "store")
+
+    assert LAYOUT.collect(tmp_path / "other") == contents
+    assert [path.name for path in first.written] == ["one", "two"]
+    assert (second.written, [path.name for path in second.present]) == ((), ["one", "two"])
+    assert {Path(entry.path).name for entry in placed.entries()} == {"one", "two"}
+
+
+def test_files_by_themselves_join_what_is_there(tmp_path: Path, placed: PlacedRegister) -> None:
+    """With depth 0 each file is an entry: a directory that the engine has made is no obstacle."""
+    layout = TreeLayout("inductor", entry_depth=0)
+    (tmp_path / "other" / "ab").mkdir(parents=True)
+    (tmp_path / "other" / "ab" / "own.so").write_text("own")
+    contents = [Content("inductor", "ab/new.so", b"new"), Content("inductor", "ab/own.so", b"ours")]
+
+    done = layout.place(contents, tmp_path / "other", placed, tmp_path)
+
+    assert [path.name for path in done.written] == ["new.so"]
+    assert (tmp_path / "other" / "ab" / "own.so").read_text() == "own"
+
+
+def test_a_note_that_cannot_be_read_makes_an_entry_the_engines_own(tmp_path: Path, placed: PlacedRegister) -> None:
+    """Nothing is removed on the word of a damaged register."""
+    contents = LAYOUT.collect(filled(tmp_path / "cache"))
+    LAYOUT.place(contents, tmp_path / "other", placed, tmp_path)
+    for note in placed.directory.iterdir():
+        note.write_text("{")
+    (tmp_path / "other" / "one" / "k.cubin").write_text("changed")
+
+    done = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path)
+
+    assert done.written == ()
+    assert (tmp_path / "other" / "one" / "k.cubin").read_text() == "changed"
+
+
+def test_every_kind_is_one_row_with_a_reason() -> None:
+    """Names are the manifest's, each once; what is left out says why."""
+    names = [kind.name for kind in engine_kinds.TREE_KINDS]
+    assert len(set(names)) == len(names)
+    assert all(kind.seen and kind.results for kind in engine_kinds.TREE_KINDS)
+    assert all(reason for reason in engine_kinds.LEFT_OUT.values())
+    assert {kind.name for kind in engine_kinds.TREE_KINDS if not kind.is_code} == {"modelinfos"}
