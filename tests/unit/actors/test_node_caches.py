@@ -93,3 +93,75 @@ def test_a_node_without_an_answer_is_named_with_the_setting() -> None:
     """A late node's row has its name, the deadline and the option that changes it."""
     row = node_caches._answer(NODES[0], None, "node aaaaaaaa did not answer within 2 s")
     assert (row.ok, row.error) == (False, "node aaaaaaaa did not answer within 2 s (--timeout)")
+
+
+def served(node: str, table: str, key: str = "k" * 64) -> NodeAnswer:
+    """What a node says of one store."""
+    return NodeAnswer(node, "", True, [{"key_sha256": key, "table": table}])
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "explain"])
+def test_nodes_that_serve_different_tables_are_told(command: str) -> None:
+    """One key with two tables makes the whole answer bad and names both sides; other keys and empty nodes do not."""
+    rows = [served(A, "x" * 64), served(B, "y" * 64), NodeAnswer(HEAD, "", True)]
+    if command == "explain":
+        rows = [NodeAnswer(row.node_id, "", True, row.result and row.result[0]) for row in rows]
+    apart = judge(command, rows)
+
+    assert not apart.ok
+    assert all(word in apart.error for word in ("kkkkkkkkkkkk", "xxxxxxxxxxxx: aaaaaaaa", "yyyyyyyyyyyy: bbbbbbbb"))
+    assert judge(command, [served(A, "x" * 64), served(B, "x" * 64)]).ok
+    assert judge(command, [served(A, "x" * 64), served(B, "y" * 64, "o" * 64)]).ok
+    assert judge(command, [served(A, "x" * 64), served(B, "")]).ok
+
+
+def test_a_rollback_that_must_not_begin_says_nothing_of_what_it_would_have_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A plan is no deed: where nothing was changed there are no rows."""
+
+    def ask_nodes(function: Any, arguments: dict[str, tuple[Any, ...]], timeout_s: float) -> Any:
+        assert all(given["plan"] for _, given in arguments.values())
+        rows = {A: planned(A, 2, "x").result, B: planned(B, 1, "y").result, HEAD: None}
+        return {n: {"command": "rollback", "ok": True, "result": rows[n]} for n in arguments}, {}
+
+    monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
+    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
+    done = perform_everywhere("rollback", {"key": ""}, 1.0)
+
+    assert (done.ok, done.nodes) == (False, ())
+    assert done.error.startswith("nothing was changed")
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_rollback_that_fails_on_one_node_is_taken_back_on_the_others(
+    monkeypatch: pytest.MonkeyPatch, returns: bool
+) -> None:
+    """All or nothing: who has gone back goes forward again, and only where that fails a row is left."""
+    current = {A: 9, B: 9}
+
+    def ask_nodes(function: Any, arguments: dict[str, tuple[Any, ...]], timeout_s: float) -> Any:
+        answers: dict[str, Any] = {}
+        problems = {}
+        for node_id, (_, given) in arguments.items():
+            wanted = given.get("generation", 3)
+            if node_id == B and not given.get("plan") and wanted == 3:
+                problems[B] = "node bbbbbbbb did not answer within 1 s"
+                continue
+            if node_id == A and wanted == 9 and not returns:
+                answers[A] = {"command": "rollback", "ok": False, "error": "the disk is full"}
+                continue
+            if not given.get("plan") and node_id != HEAD:
+                current[node_id] = wanted
+            result = None if node_id == HEAD else planned(node_id, wanted, "same").result
+            answers[node_id] = {"command": "rollback", "ok": True, "result": result}
+        return answers, problems
+
+    monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
+    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
+    done = perform_everywhere("rollback", {"key": ""}, 1.0)
+
+    assert (done.ok, current) == (False, {A: 9 if returns else 3, B: 9})
+    assert "did not answer" in done.error
+    assert done.error.startswith("nothing was changed") is returns
+    assert [row.node_id for row in done.nodes] == ([] if returns else [A])

@@ -312,3 +312,36 @@ def test_commands_answer_in_json(tmp_path: Path, store: NodeStore) -> None:
     assert "no store" in perform("rollback", {"root": str(tmp_path), "key": "ffff"})["error"]
     put(tmp_path, tuned({1: 1}, {"gpu": "other"}))
     assert "2 stores" in perform("diff", {"root": str(tmp_path)})["error"]
+
+
+def test_a_rollback_is_refused_while_a_run_is_live(tmp_path: Path, store: NodeStore) -> None:
+    """A run (which holds its store) would publish over it: neither planned nor done, unless it is forced."""
+    here = {"root": str(tmp_path), "key": store.directory.name[:8]}
+    lease = store.hold(leases.PUBLISHING)
+    for arguments in ({}, {"plan": True}):
+        assert "a run of this key is live" in perform("rollback", here | arguments)["error"]
+    assert store.lookup({"gpu": "H200"}).generation == 2
+    assert perform("rollback", here | {"force": True})["ok"]
+    lease.release()
+    assert perform("rollback", here | {"generation": 2})["ok"]
+    (store.directory / "leases" / "x.json").write_text("{")
+    assert "a run may be live" in perform("rollback", here)["error"]
+
+
+def test_rows_have_the_digest_of_the_table_that_is_served(tmp_path: Path, store: NodeStore) -> None:
+    """`ls`, `verify` and `explain` tell it, so that nodes can be compared."""
+    digest = sha256(store.table_path.read_bytes())
+    (listed,) = perform("ls", {"root": str(tmp_path)})["result"]
+    (verified,) = perform("verify", {"root": str(tmp_path)})["result"]
+    explained = explain(store.directory, {"gpu": "H200"}, ())
+
+    assert [listed["table"], verified["table"], explained.table] == [digest] * 3
+    assert {listed["key_sha256"], verified["key_sha256"], explained.key_sha256} == {store.directory.name}
+
+
+def test_an_export_that_cannot_be_written_advises_another_file(tmp_path: Path, store: NodeStore) -> None:
+    """The cache's root has nothing to do with it."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    answer = perform("export", {"root": str(tmp_path), "file": str(tmp_path / "link" / "x")})
+    assert "name another FILE" in answer["error"]
+    assert "cache.root" not in answer["error"]

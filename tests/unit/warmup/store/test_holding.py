@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.store.holding import Holding, hold_table_at
 from ray_warmup.warmup.store.leases import FOREIGN_LIFETIME_S, held_generations, is_process_alive, process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import prune_generations, remove_store
 from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
+from tests.troubled_disk import TroubledDisk
 
 TABLE = {number: sha256(table_bytes(number)) for number in (1, 2, 3)}
 
@@ -166,3 +171,73 @@ def test_a_forked_child_gives_nothing_up(store: NodeStore) -> None:
     held._pid -= 1
     held.release()
     assert leases(store) == []
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    """Whether it holds within some seconds."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EROFS])
+def test_an_error_at_one_renewal_does_not_end_renewing(
+    store: NodeStore, troubled_disk: TroubledDisk, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disk that refuses for a while costs renewals of that while only."""
+    monkeypatch.setattr(attempts, "STALE_PAUSES_S", (0.0,))
+    lease = store.hold(3)
+    assert lease.path is not None
+    path = lease.path
+    troubled_disk.refuse(path, number, times=6, calls=("utime",))
+    held = Holding(lease, every_s=0.02)
+    assert eventually(lambda: troubled_disk.refusals == 6)
+    with troubled_disk.resting():
+        os.utime(path, (1, 1))
+
+    assert eventually(lambda: path.stat().st_mtime > 1)
+    held.release()
+
+
+def test_a_lease_that_was_removed_is_written_again(store: NodeStore) -> None:
+    """Who took it for a dead one's, or moved the directory away, does not end what is held."""
+    lease = store.hold(3)
+    assert lease.path is not None
+    held = Holding(lease, every_s=0.01)
+    shutil.rmtree(lease.path.parent)
+
+    assert eventually(lambda: held_generations(store.directory / "leases") == {3})
+    held.release()
+    assert leases(store) == []
+
+
+def test_a_forked_worker_holds_what_it_serves_from(store: NodeStore) -> None:
+    """A process that applies, forks its workers and ends leaves each worker with a lease of its own, until it ends."""
+    reader, writer = os.pipe()
+    told, tell = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        held = hold_table_at(store.table_path)
+        if os.fork() == 0:
+            os.read(told, 1)
+            os.write(writer, repr(sorted(held_generations(store.directory / "leases"))).encode())
+            os._exit(0 if held is not None else 1)
+        os._exit(0)
+    os.waitpid(parent, 0)
+    os.write(tell, b"x")
+    assert os.read(reader, 100) == b"[3]"
+    assert eventually(lambda: held_generations(store.directory / "leases") == set())
+    for fd in (reader, writer, told, tell):
+        os.close(fd)
+
+
+def test_a_lease_that_cannot_be_given_back_is_a_line_in_the_log(
+    store: NodeStore, troubled_disk: TroubledDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a publish nor an artifact that is loaded fails because a lease stays."""
+    troubled_disk.refuse(lambda path: path.parent.name == "leases", errno.EROFS, calls=("unlink",))
+    assert store.publish(make_artifact(4)).generation == 4
+    store.load_artifact()[1].release()
+
+    assert "stays until this process ends" in caplog.text
