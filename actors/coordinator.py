@@ -127,6 +127,7 @@ class Coordinator:
             "run_id": self._run_id,
             "phase": str(self._phase if machine is None else machine.phase),
             "elapsed_s": now - self._began,
+            "phase_s": now - (self._began if machine is None else machine.run.phase_began),
             "ranks": ranks,
             "warnings": [] if machine is None else list(machine.run.warnings),
         }

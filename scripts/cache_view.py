@@ -73,17 +73,17 @@ def _ls(console: Console, answers: Answers) -> None:
 
 
 def _verify(console: Console, answers: Answers) -> None:
-    table = _table(answers, "key", "generations", "files", "size", "state", "path")
+    table = _table(answers, "key", "generations", "files", "size", "state")
     for node, rows in answers:
         for row in rows:
-            path = Path(row["path"])
             state = "damaged" if row["problems"] else "whole"
             counts = (str(row["generations"]), str(row["files"]), size(row["bytes"]))
-            _row(table, node, path.name[:12], *counts, state, str(path.parent))
+            _row(table, node, Path(row["path"]).name[:12], *counts, state)
     if table.row_count:
         console.print(table)
     for node, rows in answers:
         for row in rows:
+            _line(console, node, f"{Path(row['path']).name[:12]} in {row['path']}")
             for problem in row["problems"]:
                 _line(console, node, problem)
         if not rows:
@@ -144,14 +144,10 @@ def _import(console: Console, answers: Answers) -> None:
 
 
 def _prune(console: Console, answers: Answers) -> None:
-    table = _table(answers, "what", "path", "size", "why")
     for node, row in answers:
         for removal in row["plan"]:
             what = removal["what"] if removal["generation"] is None else f"generation {removal['generation']}"
-            _row(table, node, what, removal["path"], size(removal["bytes"]), removal["reason"])
-    if table.row_count:
-        console.print(table)
-    for node, row in answers:
+            _line(console, node, f"{what}, {size(removal['bytes'])}, {removal['reason']}: {removal['path']}")
         done = row["done"]
         if not row["plan"]:
             _line(console, node, "the rules name nothing to remove")

@@ -16,6 +16,7 @@ from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
+from ray_warmup.scripts.shell_command import ShellCommand
 from ray_warmup.scripts.terminal import complain, log_to_stderr
 
 app = typer.Typer(
@@ -170,7 +171,7 @@ def wait(
     _exit(work())
 
 
-@app.command("env")
+@app.command("env", cls=ShellCommand)
 def environment(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, RunInterrupted
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.endings import Ending, ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
-from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
+from ray_warmup.scripts.report_view import brief, show_report
+from ray_warmup.scripts.terminal import say, wide_console
 from ray_warmup.warmup.report import WarmupReport
 
 LINE_EVERY_S = 5.0
@@ -65,7 +63,7 @@ def without_end(config: WarmupConfig, ending: Ending) -> WarmupReport:
 
 def last_line(report: WarmupReport) -> str:
     """The verdict for logs that show only their tail, in one line of JSON."""
-    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": report.error}
+    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": brief(report.error)}
     return "WARMUP_RESULT " + json.dumps(verdict)
 
 
@@ -165,77 +163,3 @@ def describe_phase(event: dict[str, Any]) -> str:
         if event["hits"]:
             text += f" (found a tuned table for {event['hits']} of {event['classes']} classes)"
     return text
-
-
-def show_report(console: Console, report: WarmupReport) -> None:
-    """The final tables: ranks, classes, files, verdict."""
-    if report.ranks:
-        show_ranks(console, report)
-    for group in report.classes:
-        found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
-        guard = group.guard
-        quality = f", geomean {guard.geomean:.3f}x the default" if guard.geomean is not None else ""
-        say(
-            console,
-            f"class {group.key[:12]}: {group.tasks} tasks, {found}; kept {group.kept}, default {group.dropped}; "
-            f"{guard.state}{quality}; strategy {group.strategy}, leader rank {group.leader}",
-        )
-        for rank, names in group.built.items():
-            where = f", taken over by {len(group.received)} nodes" if group.received else ""
-            say(console, f"  rank {rank} compiled {', '.join(names)}{where}")
-        for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
-            say(console, f"  skipped {reason}")
-    for line in engine_lines(report):
-        say(console, line)
-    for file in report.files:
-        say(console, f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})")
-    if report.ready and report.classes and all(group.hit for group in report.classes):
-        say(console, "the tuned table was found in the cache; nothing was measured")
-    if report.error is not None:
-        say(console, f"FAILED: {report.error}", style="red", lines=True)
-    say(console, f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
-
-
-def engine_lines(report: WarmupReport) -> list[str]:
-    """What became of the engine warmups and of the requests that checked them; ranks with equal outcomes as one."""
-    lines: dict[str, list[int]] = {}
-    for rank in report.ranks:
-        if rank.engine is None:
-            continue
-        if rank.engine.reason:
-            lines.setdefault(f"engine warmups: none, {rank.engine.reason}", []).append(rank.rank)
-        for outcome in rank.engine.outcomes:
-            said = f"{outcome.state}, {len(outcome.shapes)} shapes" if outcome.state == "done" else outcome.state
-            text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
-            lines.setdefault(text, []).append(rank.rank)
-        if built := {kind: count for kind, count in rank.engine.compiled.items() if count}:
-            said = ", ".join(f"{kind} {count}" for kind, count in built.items())
-            lines.setdefault(f"compiled for the engine warmups: {said}", []).append(rank.rank)
-        if (found := rank.engine.verification) is not None:
-            seen = f"{sum(found.compiled.values())} compiled, {sum(found.loaded.values())} loaded from disk"
-            text = f"{found.requests} requests after the engine warmups: {seen}"
-            lines.setdefault(text, []).append(rank.rank)
-    return [f"{text}; ranks {', '.join(map(str, ranks))}" for text, ranks in lines.items()]
-
-
-def show_ranks(console: Console, report: WarmupReport) -> None:
-    """One row per rank, with the seconds of each phase where they fit; else those of the whole run below."""
-    table = rank_table(report, [name for name in report.phases if any(name in rank.phases for rank in report.ranks)])
-    if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
-        console.print(table)
-        return
-    console.print(rank_table(report, []))
-    seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items() if spent)
-    say(console, f"seconds: {seconds} (of each rank: --report)")
-
-
-def rank_table(report: WarmupReport, names: Sequence[str]) -> Table:
-    """One row per rank; one column per named phase."""
-    columns = ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{name.lower()} s" for name in names))
-    table = table_of(*columns, title=f"run {report.run_id}", whole=columns)
-    for rank in report.ranks:
-        seconds = [f"{rank.phases[name]:.2f}" if name in rank.phases else "" for name in names]
-        digest = (rank.digest or "-")[:12]
-        cells = (rank.rank, rank.node_id[:8], rank.role, rank.state, rank.entries, rank.hits, digest)
-        add_row(table, *cells, *seconds)
-    return table

@@ -88,7 +88,7 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
     for run in runs:
         table = table_of(
             *("rank", "node", "state", "doing", "task", "for s", "heard s ago"),
-            title=f"run {run['run_id']}: {run['phase']} for {run['elapsed_s']:.1f} s",
+            title=f"run {run['run_id']}: {run['phase']} for {run['phase_s']:.1f} s, {run['elapsed_s']:.1f} s in all",
         )
         for rank in run["ranks"]:
             heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"

@@ -181,7 +181,7 @@ def test_a_narrow_terminal_keeps_keys_whole(
 
 
 def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    """Answers of several nodes are one table with a column for the node; one that stores nothing says so."""
+    """Each line of an answer names its node; one that stores nothing says so."""
     removal = {"what": "generation", "generation": 1, "path": "/p", "bytes": 2048, "reason": "old"}
     plan = {"plan": [removal], "done": None}
     nodes = [{"node_id": letter * 56, "result": plan, "error": ""} for letter in "ab"]
@@ -190,9 +190,9 @@ def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     show_nodes({"command": "prune", "nodes": nodes})
     printed = capsys.readouterr().out
 
-    assert [line.split()[:3] for line in printed.splitlines() if "/p" in line] == [
-        ["aaaaaaaa", "generation", "1"],
-        ["bbbbbbbb", "generation", "1"],
+    assert [line for line in printed.splitlines() if "/p" in line] == [
+        "node aaaaaaaa: generation 1, 2.0 KiB, old: /p",
+        "node bbbbbbbb: generation 1, 2.0 KiB, old: /p",
     ]
     assert "node cccccccc: nothing is stored here" in printed
     assert "dry run" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,22 @@ def test_a_relative_root_on_the_command_line_is_the_shells(root: Path, monkeypat
     monkeypatch.chdir(root)
     code, output = call("cache", "ls", "--root", "[prod]")
     assert (code, f"nothing is stored in {root}/[prod]" in output) == (0, True), output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rank", "99"], ["--config", "nowhere.yaml"], ["--no-such-option"], ["--node", "0", "--set", "x"], []],
+)
+def test_a_shell_that_evaluates_a_refusal_fails(root: Path, arguments: list[str]) -> None:
+    """Whatever is wrong with `env`, a start script does not go on as if nothing were."""
+    result = CliRunner().invoke(app, ["env", *arguments])
+    assert (result.exit_code, result.stdout) == (2, "false\n"), result.output
+    ran = subprocess.run(["sh", "-c", result.stdout + "\n"], check=False)
+    assert ran.returncode == 1
+
+
+def test_a_machine_is_told_no_shells_word(root: Path) -> None:
+    """With --json stdout stays empty where there is no answer, and help is no refusal."""
+    assert CliRunner().invoke(app, ["env", "--json", "--rank", "99"]).stdout == ""
+    assert "false" not in CliRunner().invoke(app, ["env", "--help"]).stdout.splitlines()
+    assert "export " in CliRunner().invoke(app, ["env", "--node", "0"]).stdout

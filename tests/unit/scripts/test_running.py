@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ray_warmup.scripts.report_file import ReportFile
-from ray_warmup.scripts.running import LineView, LiveView, show_report, write_report
-from ray_warmup.warmup.report import RankReport, WarmupReport
+from ray_warmup.scripts.report_view import brief, show_report, wrote_lines
+from ray_warmup.scripts.running import LineView, LiveView, last_line, write_report
+from ray_warmup.warmup.report import FileReport, RankReport, WarmupReport
 
 
 def shown(report: WarmupReport) -> str:
@@ -95,3 +96,36 @@ def test_a_log_says_which_modules_are_built() -> None:
     LineView(console).on_event({"event": "progress", "at": 12.0, "rank": 1, "text": "1 of 3 modules: gemm built"})
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "   12.00 s  rank 1 compiles: 1 of 3 modules: gemm built\n"
+
+
+def test_files_are_one_line_for_each_node() -> None:
+    """Hundreds of blobs do not push the verdict off the screen; each is told when it is asked for."""
+    files = tuple(
+        FileReport(node_id=f"{node}" * 16, path=f"/cache/{node}/blobs/{blob}", sha256="0" * 64, bytes=1024)
+        for node in "ab"
+        for blob in range(300)
+    )
+    report = WarmupReport(run_id="r1", config={}, files=(*files, files[0].model_copy(update={"node_id": "c" * 16})))
+    lines = wrote_lines(report, each=False)
+    assert lines[:2] == [
+        "wrote 300 files, 300.0 KiB, on node aaaaaaaa: /cache/a/blobs",
+        "wrote 300 files, 300.0 KiB, on node bbbbbbbb: /cache/b/blobs",
+    ]
+    assert lines[2:] == ["wrote 1 file, 1.0 KiB, on node cccccccc: /cache/a/blobs/0"]
+    assert shown(report).count("wrote ") == 3
+    assert len(wrote_lines(report, each=True)) == 601
+
+
+def test_stacks_are_the_reports() -> None:
+    """On the screen and in the last line stands the cause; how many ranks' stacks the report has is said."""
+    stack = "\n".join(f'  File "x.py", line {number}' for number in range(50))
+    error = f"PROBING: no answer\nfrom rank 1\nrank 1 (node ab) stands here:\n{stack}\nrank 2 stands here:\n{stack}"
+    report = WarmupReport(run_id="r1", config={}, error=error)
+    for text in (shown(report), last_line(report)):
+        assert "no answer" in text
+        assert "from rank 1" in text
+        assert "the stacks of 2 ranks are in the report" in text
+        assert "x.py" not in text
+    assert brief("plain\nerror") == "plain\nerror"
+    assert brief(None) is None
+    assert WarmupReport.from_json(report.to_json()).error == error

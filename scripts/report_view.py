@@ -1,0 +1,120 @@
+"""What `run` prints of a report at its end: one line where many say the same, the rest with `-v` and in the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from ray_warmup.scripts.cache_view import size
+from ray_warmup.scripts.terminal import add_row, say, table_of
+from ray_warmup.warmup.report import WarmupReport
+
+logger = logging.getLogger(__name__)
+
+STACK = " stands here:"
+"""How the line before a rank's stacks ends."""
+
+
+def show_report(console: Console, report: WarmupReport) -> None:
+    """The final tables: ranks, classes, files, verdict."""
+    if report.ranks:
+        show_ranks(console, report)
+    for group in report.classes:
+        found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
+        guard = group.guard
+        quality = f", geomean {guard.geomean:.3f}x the default" if guard.geomean is not None else ""
+        say(
+            console,
+            f"class {group.key[:12]}: {group.tasks} tasks, {found}; kept {group.kept}, default {group.dropped}; "
+            f"{guard.state}{quality}; strategy {group.strategy}, leader rank {group.leader}",
+        )
+        for rank, names in group.built.items():
+            where = f", taken over by {len(group.received)} nodes" if group.received else ""
+            say(console, f"  rank {rank} compiled {', '.join(names)}{where}")
+        for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
+            say(console, f"  skipped {reason}")
+    for line in engine_lines(report):
+        say(console, line)
+    for line in wrote_lines(report, each=logger.isEnabledFor(logging.INFO)):
+        say(console, line)
+    if report.ready and report.classes and all(group.hit for group in report.classes):
+        say(console, "the tuned table was found in the cache; nothing was measured")
+    if report.error is not None:
+        error = report.error if logger.isEnabledFor(logging.INFO) else brief(report.error)
+        say(console, f"FAILED: {error}", style="red", lines=True)
+    say(console, f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
+
+
+def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:
+    """One line for each node that wrote anything; with `each` one for each file."""
+    if each:
+        return [f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})" for file in report.files]
+    lines = []
+    for node_id in dict.fromkeys(file.node_id for file in report.files):
+        own = [file for file in report.files if file.node_id == node_id]
+        path = own[0].path if len(own) == 1 else os.path.commonpath([file.path for file in own])
+        count = "1 file" if len(own) == 1 else f"{len(own)} files"
+        lines.append(f"wrote {count}, {size(sum(file.bytes for file in own))}, on node {node_id[:8]}: {path}")
+    return lines
+
+
+def brief(error: str | None) -> str | None:
+    """An error without the stacks of ranks, of which the report has every line."""
+    if error is None:
+        return None
+    lines = error.splitlines()
+    stacks = [number for number, line in enumerate(lines) if line.endswith(STACK)]
+    if not stacks:
+        return error
+    ranks = "1 rank" if len(stacks) == 1 else f"{len(stacks)} ranks"
+    return "\n".join([*lines[: stacks[0]], f"(the stacks of {ranks} are in the report: --report, or -v)"])
+
+
+def engine_lines(report: WarmupReport) -> list[str]:
+    """What became of the engine warmups and of the requests that checked them; ranks with equal outcomes as one."""
+    lines: dict[str, list[int]] = {}
+    for rank in report.ranks:
+        if rank.engine is None:
+            continue
+        if rank.engine.reason:
+            lines.setdefault(f"engine warmups: none, {rank.engine.reason}", []).append(rank.rank)
+        for outcome in rank.engine.outcomes:
+            said = f"{outcome.state}, {len(outcome.shapes)} shapes" if outcome.state == "done" else outcome.state
+            text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
+            lines.setdefault(text, []).append(rank.rank)
+        if built := {kind: count for kind, count in rank.engine.compiled.items() if count}:
+            said = ", ".join(f"{kind} {count}" for kind, count in built.items())
+            lines.setdefault(f"compiled for the engine warmups: {said}", []).append(rank.rank)
+        if (found := rank.engine.verification) is not None:
+            seen = f"{sum(found.compiled.values())} compiled, {sum(found.loaded.values())} loaded from disk"
+            text = f"{found.requests} requests after the engine warmups: {seen}"
+            lines.setdefault(text, []).append(rank.rank)
+    return [f"{text}; ranks {', '.join(map(str, ranks))}" for text, ranks in lines.items()]
+
+
+def show_ranks(console: Console, report: WarmupReport) -> None:
+    """One row per rank, with the seconds of each phase where they fit; else those of the whole run below."""
+    table = rank_table(report, [name for name in report.phases if any(name in rank.phases for rank in report.ranks)])
+    if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
+        console.print(table)
+        return
+    console.print(rank_table(report, []))
+    seconds = ", ".join(f"{name.lower()} {spent:.2f}" for name, spent in report.phases.items() if spent)
+    say(console, f"seconds: {seconds} (of each rank: --report)")
+
+
+def rank_table(report: WarmupReport, names: Sequence[str]) -> Table:
+    """One row per rank; one column per named phase."""
+    columns = ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{name.lower()} s" for name in names))
+    table = table_of(*columns, title=f"run {report.run_id}", whole=columns)
+    for rank in report.ranks:
+        seconds = [f"{rank.phases[name]:.2f}" if name in rank.phases else "" for name in names]
+        digest = (rank.digest or "-")[:12]
+        cells = (rank.rank, rank.node_id[:8], rank.role, rank.state, rank.entries, rank.hits, digest)
+        add_row(table, *cells, *seconds)
+    return table
