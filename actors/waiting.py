@@ -19,7 +19,7 @@ from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, Clus
 from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_nodes_of
 from ray_warmup.configs import WarmupConfig, parse_config
-from ray_warmup.warmup.rank.asking import Question
+from ray_warmup.warmup.rank.asking import Question, check_askable
 from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 from ray_warmup.warmup.rank.standing import Standing
 
@@ -43,8 +43,9 @@ def wait_ready(
 ) -> int:
     """0 when the tables that are asked for are there and stand, 1 when their run failed, 124 after `timeout_s`.
 
-    Where the config simulates nodes: all of them, or `node` alone.
+    Where the config simulates nodes: all of them, or `node` alone. Raises ConfigError where nothing is ever written.
     """
+    check_askable(question.config)
     wait = _Wait(clock, timeout_s)
     if is_client(address):
         return _wait_for_cluster(question, address, wait)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
-from ray_warmup.configs import VERSION, WarmupConfig, load_config
+from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
@@ -180,15 +180,20 @@ def environment(
     as_json: AsJson = False,
     check: Check = False,
 ) -> None:
-    """Print the variables with which an engine's own process on this node finds everything that was shipped."""
-    settings = _config(config, override)
+    """Print the variables with which an engine's own process on this node finds everything that was shipped.
 
-    def work() -> int:
-        from ray_warmup.scripts.env_view import show_environment
+    Where there is an error, a shell that evaluates the output is given `false`.
+    """
+    from ray_warmup.scripts.env_view import FALSE, show_environment
+    from ray_warmup.warmup.errors import WarmupError
 
-        return show_environment(settings, rank, node, as_json=as_json, check=check)
-
-    _exit(work())
+    try:
+        code = show_environment(_config(config, override), rank, node, as_json=as_json, check=check)
+    except (ConfigError, WarmupError):
+        if not as_json:
+            typer.echo(FALSE)
+        raise
+    _exit(code)
 
 
 @app.callback(invoke_without_command=True)

@@ -24,6 +24,9 @@ from ray_warmup.warmup.rank.node_paths import environments_here, home_environmen
 from ray_warmup.warmup.rank.standing import Standing, standing_of
 from ray_warmup.warmup.store.node_store import NodeStore
 
+FALSE = "false"
+"""For a shell that evaluates the output: `eval` fails with it, which it does not with nothing."""
+
 
 def environment_of(config: WarmupConfig, rank: int | None, node: int | None = None) -> tuple[ProcessEnvironment, Path]:
     """The environment for one class on this node (or on a simulated one), and the path of its table.
@@ -54,7 +57,7 @@ def show_environment(
         settings = [asdict(setting) for setting in environment.settings]
         print_document({"table": str(table_path), "is_ready": is_ready, "settings": settings})
     elif check and not is_ready:
-        typer.echo("false")
+        typer.echo(FALSE)
     else:
         typer.echo(environment.shell(), nl=False)
     return _refused(standing) if check and not is_ready else 0

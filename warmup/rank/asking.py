@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.errors import ForecastError, StoreError
 from ray_warmup.warmup.rank.forecast import index_of
@@ -68,6 +69,16 @@ def _directories(places: Sequence[Location]) -> list[Path]:
     is_many = len(absent) > MANY_STORES
     directories = [place.directory for place in places]
     return [path.parent if is_many and path in absent else path for path in directories]
+
+
+def check_askable(config: WarmupConfig) -> None:
+    """Raise ConfigError where runs of a configuration leave nothing on any disk that could be waited for."""
+    if not config.cache.persistent:
+        raise ConfigError("cache.persistent: False: ranks load from memory, so there is nothing on a disk to wait for")
+    if config.autotune.strategy == "independent":
+        raise ConfigError("autotune.strategy: 'independent': tables stay in memory, there is none to wait for")
+    if not config.autotune.is_enabled:
+        raise ConfigError("autotune.enabled, autotune.optimization_level: tuning is off: there is no table to wait for")
 
 
 class Watching:
