@@ -6,11 +6,13 @@ later into a `WarmupPlan`; nothing here changes after construction.
 
 from __future__ import annotations
 
+import logging
 from pathlib import PurePath
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ray_warmup.configs.engine_warmups import EngineWarmupName
 from ray_warmup.configs.errors import shown
 from ray_warmup.configs.file_mode import DirMode, FileMode
 from ray_warmup.configs.location import Location
@@ -22,16 +24,11 @@ Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
 Backend = Literal["auto", "cuda", "cpu"]
 OnNodeLoss = Literal["fail", "shrink", "replace"]
 OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
-EngineWarmupName = Literal[
-    "slot_mapping",
-    "prefill_decode",
-    "sm120_decode",
-    "sparse_mla",
-    "serving_shapes",
-    "graph_capture",
-    "sampler_features",
-]
 MAX_RANKS = 1 << 16
+FEWEST_ROUNDS = 7
+"""Interleaved rounds below which scatter cannot be told from a gain."""
+
+logger = logging.getLogger(__name__)
 
 
 class ClusterSection(Section):
@@ -160,7 +157,15 @@ class GuardSection(Section):
     margin: Number = Field(default=0.02, ge=0, lt=1)
     """A winner must be faster than the default by this share."""
     rounds: Whole = Field(default=15, ge=3, le=101)
-    """Interleaved rounds of default and candidate."""
+    """Interleaved rounds of default and candidate; fewer than `FEWEST_ROUNDS` are raised to it with a warning."""
+
+    @field_validator("rounds")
+    @classmethod
+    def _prove_something(cls, rounds: int) -> int:
+        if rounds >= FEWEST_ROUNDS:
+            return rounds
+        logger.warning("guard.rounds: %d is raised to %d, fewer rounds prove nothing", rounds, FEWEST_ROUNDS)
+        return FEWEST_ROUNDS
 
 
 class EngineSection(Section):

@@ -15,6 +15,12 @@ OP = "planted"
 RUNNER = "PlantedRunner"
 FAST, SLOW, WRONG, NAN, TILE, UNWRITTEN, CRASH, SAME = range(8)
 """Tactics by number; the default (-1) does the work eight times."""
+SECOND_CALL, OTHER_WEIGHT, TAIL, WORKSPACE, IN_GRAPH = range(8, 13)
+"""Right in the first call of a task: wrong from the second on, for any other weight, at sizes that are no multiple of
+64, where it adds to a workspace that nobody clears, and inside CUDA graphs. Not proposed by the op."""
+
+_state: dict[str, Any] = {}
+"""What the tactics above remember; see `forget`."""
 
 CONFIG = TuningConfig(
     dynamic_tensor_specs=(DynamicTensorSpec((0,), (0,), get_hybrid_num_tokens_buckets, map_to_hybrid_bucket_uncapped),)
@@ -44,7 +50,33 @@ class PlantedRunner(TunableRunner):
             out[0, 0] = float("nan")
         if tactic == TILE:
             out[-8:, -8:] = 0
-        return out
+        return _damaged(out, a, b, tactic) if tactic >= SECOND_CALL else out
+
+
+def forget() -> None:
+    """Let the next call be a task's first."""
+    _state.clear()
+
+
+def _damaged(out: Any, a: Any, b: Any, tactic: int) -> Any:
+    """The output of a tactic that is right once."""
+    if tactic == WORKSPACE:
+        workspace = _state.setdefault("workspace", torch.zeros_like(out))
+        if workspace.shape != out.shape:
+            return out
+        workspace += out
+        return workspace.clone()
+    _state["calls"] = _state.get("calls", 0) + 1
+    first_weight = _state.setdefault("weight", b)
+    is_wrong = {
+        SECOND_CALL: _state["calls"] > 1,
+        OTHER_WEIGHT: b.data_ptr() != first_weight.data_ptr(),
+        TAIL: a.shape[0] % 64 != 0,
+        IN_GRAPH: out.is_cuda and torch.cuda.is_current_stream_capturing(),
+    }
+    if is_wrong[tactic]:
+        out[-1] += 1.0
+    return out
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,11 @@ class PlantedCall:
         """[M, N]."""
         runner, tactic = AutoTuner.get().choose_one(OP, [PlantedRunner()], CONFIG, list(self.inputs))
         return runner(list(self.inputs), tactic=tactic)
+
+    def narrowed(self, tokens: int) -> PlantedCall:
+        """For the first rows alone."""
+        a, b = self.inputs
+        return PlantedCall((a[:tokens], b))
 
     def reference(self) -> Any:
         """In float64."""

@@ -8,7 +8,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from ray_warmup.warmup.device.guard.contest import OpContest
+from ray_warmup.warmup.device.guard.op_contest import OpContest
 from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.errors import DeadContextError

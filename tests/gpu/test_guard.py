@@ -5,20 +5,32 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
-from ray_warmup.warmup.device.guard.contest import CUDA_LEAD_LAPS
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.guard.guard import guard
 from ray_warmup.warmup.device.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
+from ray_warmup.warmup.device.guard.op_contest import CUDA_LEAD_LAPS, OpContest
 from ray_warmup.warmup.device.tuner import TunerOptions
-from ray_warmup.warmup.tasks import Choice
+from ray_warmup.warmup.tasks import Choice, Task
+from ray_warmup.warmup.workloads.base import builder_for
 from tests import planted
+from tests.gpu.cases import gemms_of_70b
 
 OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
 DEVICE = "cuda:0"
 SIZE = 2048
+LOOK_S = 0.2
+"""A tenth of a race's budget; a task's pick is looked at once."""
+
+
+@pytest.fixture(autouse=True)
+def _no_planted_tactic_has_run() -> None:
+    """What the planted tactics remember is a task's own."""
+    planted.forget()
 
 
 def judged(winner: int | None, *others: int):  # type: ignore[no-untyped-def]
@@ -58,6 +70,42 @@ def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
     """With a right and fast runner-up in the short list, that one is published."""
     verdict = judged(tactic, planted.FAST)
     assert (verdict.decision, verdict.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+@pytest.mark.parametrize(
+    "tactic",
+    [planted.SECOND_CALL, planted.OTHER_WEIGHT, planted.TAIL, planted.WORKSPACE, planted.IN_GRAPH],
+)
+def test_a_winner_that_is_right_only_once_gives_way(tactic: int) -> None:
+    """Wrong when called again, for another weight, below the bucket, on a used workspace, in a graph: refused."""
+    alone = judged(tactic)
+    assert (alone.decision, alone.choice) == ("wrong", Choice(planted.RUNNER, -1))
+    planted.forget()
+    with_next = judged(tactic, planted.FAST)
+    assert (with_next.decision, with_next.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+@pytest.mark.parametrize("op", ["bf16", "fp8"])
+def test_looking_at_a_real_pick_as_served_takes_little(op: str) -> None:
+    """Every tactic of a real GEMM stays right in a graph, with other weights and sizes, and the look is quick."""
+    workload = gemms_of_70b(op, 256)[0]
+    room = builder_for(workload)
+    tuner = FlashInferTuner("cuda", TunerOptions(shortlist=4))
+    assert tuner.prepare([workload]) == ()
+    list(tuner.compile(tuner.missing_modules(), 16))
+    result = tuner.tune(Task(workload, 256))
+    default = Choice(result.default_runner, -1)
+    build = lambda seed: room.build(workload, 256, DEVICE, seed)  # noqa: E731
+    with torch.inference_mode():
+        contest = OpContest(build, workload.op, workload.dtype, default, DEVICE)
+        chosen = [Choice(m.runner, m.tactic) for m in result.measurements if m.tactic != -1]
+        assert [contest.flaw(choice) for choice in chosen] == [None] * len(chosen)
+        contest.served_flaw(chosen[0])
+        began = time.perf_counter()
+        assert [contest.served_flaw(choice) for choice in chosen] == [None] * len(chosen)
+        seconds = (time.perf_counter() - began) / len(chosen)
+    print(f"{op}: looking at a pick as served takes {seconds * 1e3:.1f} ms")
+    assert seconds < LOOK_S
 
 
 @pytest.mark.parametrize("rounds", [1, 7])

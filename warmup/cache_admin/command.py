@@ -20,6 +20,7 @@ from typing import Any
 from ray_warmup.configs import env
 from ray_warmup.configs.loader import parse_cache, parse_config
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.artifact.quarantine import believed
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import ops as cache_ops
@@ -28,7 +29,6 @@ from ray_warmup.warmup.cache_admin.placing import put_in_place
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
@@ -124,6 +124,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """Time a sample of a config's table again; needs the device that the table was made for."""
     from ray_warmup.warmup.cache_admin import retiming
     from ray_warmup.warmup.rank.forecast import forecast_rank
+    from ray_warmup.warmup.rank.opening import tuner_options
     from ray_warmup.warmup.rank.workloads import runnable
 
     config = _config(arguments)
@@ -131,13 +132,17 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     forecast = forecast_rank(config, arguments.get("rank", 0), backend)
     if not forecast.hit:
         raise StoreError(f"no table to time again: {forecast.reason}", path=str(forecast.table_path))
-    artifact = NodeStore(forecast.table_path.parent).read_artifact(["autotune_configs", "timings"])
+    store = NodeStore(forecast.table_path.parent)
+    artifact = store.read_artifact(["autotune_configs", "timings"])
     env.export(flashinfer_environment(paths))
-    options = TunerOptions(guard_margin=config.guard.margin, guard_rounds=config.guard.rounds)
-    tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, options)
+    tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, tuner_options(config))
+    banned = believed(store.load_quarantine()).rows
+    tuner.keep_away([(ban.op, ban.runner, ban.tactic) for ban in banned])
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact).rows)
+    if artifact.table is not None and (reason := tuner.check(artifact.table)) is not None:
+        raise StoreError(f"the table cannot be timed again: {reason}", path=str(forecast.table_path))
     rows = retiming.retime(tuner, tasks, retiming.sample(entries, arguments["retime"]))
     drifted = sum(row.drifted for row in rows)
     result = {"path": str(forecast.table_path), "entries": len(entries), "drifted": drifted}

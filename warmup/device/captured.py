@@ -59,6 +59,10 @@ class Captured:
         """Runner class name -> file key, in FlashInfer's order."""
         return {type(runner).__name__: self.file_key(runner) for runner in self.runners}
 
+    def key_of(self, name: str) -> str:
+        """The file key with the first runner of this class; TuningError when the request has none."""
+        return self.file_key(self.runner(name))
+
     def shares_a_key(self) -> bool:
         """Whether two runners have one file key: a table could not say which of them it means."""
         return len({self.file_key(runner) for runner in self.runners}) < len(self.runners)
@@ -66,6 +70,12 @@ class Captured:
     def policy(self) -> tuple[Any, ...]:
         """The measurement policy that `save_configs` writes as an entry's third column."""
         return tuple(AutoTuner._profiling_policy(self.tuning_config))
+
+    @property
+    def tokens(self) -> int:
+        """Its own number of tokens; 1 where the op's tuning depends on none."""
+        specs = self.tuning_config.dynamic_tensor_specs
+        return int(self.inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]]) if specs else 1
 
     def bucket(self, tokens: int) -> int:
         """The op's own bucket for a number of tokens, as serving rounds it."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
 from ray_warmup.warmup.machine import engine_tuning
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure

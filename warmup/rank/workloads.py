@@ -14,6 +14,7 @@ from ray_warmup.warmup.tasks import Skip, Workload
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.base import builder_for
 from ray_warmup.warmup.workloads.catalog import workloads_of
+from ray_warmup.warmup.workloads.modules import FUSED_MOE_MODULE
 
 
 def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> tuple[Workload, ...]:
@@ -67,7 +68,7 @@ def foreseen_skips(
     `is_compiled` says whether the node has a module that COMPILING leaves out.
     """
     reasons = [(workload, builder_for(workload).unfit(workload, capability)) for workload in workloads]
-    lacking = fused_moe.MODULE if not is_compiled(fused_moe.MODULE) else None
+    lacking = FUSED_MOE_MODULE if not is_compiled(FUSED_MOE_MODULE) else None
     return tuple(
         Skip(workload.name, workload.op, reason or fused_moe.NOT_COMPILED)
         for workload, reason in reasons

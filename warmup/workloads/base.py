@@ -8,7 +8,7 @@ this module imports neither torch nor FlashInfer.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
@@ -39,6 +39,14 @@ class OpCall(Protocol):
 
     def reference(self) -> Any:
         """The same result from plain torch in float32 or float64, shaped like `run()`'s; None when there is none."""
+
+
+@runtime_checkable
+class NarrowableCall(OpCall, Protocol):
+    """A call that can also be made for fewer tokens: those of tuned ops, whose keys stand for several sizes."""
+
+    def narrowed(self, tokens: int) -> OpCall:
+        """The same call for its first tokens alone, with the same weights."""
 
 
 class Room(Protocol):

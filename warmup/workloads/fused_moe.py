@@ -7,16 +7,16 @@ many minutes to compile; where it is not compiled the workload is refused with t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.modules import FUSED_MOE_CAPABILITY, FUSED_MOE_MODULE
 
-CAPABILITY = (9, 0)
-"""The one whose module is named and was looked at."""
 BUILD_COMMAND = "python -m tests.bench.build_fused_moe"
-MODULE = "fused_moe_90"
-NOT_COMPILED = f"module {MODULE} is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
+NOT_COMPILED = (
+    f"module {FUSED_MOE_MODULE} is not compiled here and takes many minutes: build it once with `{BUILD_COMMAND}`"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,11 @@ class FusedMoeCall:
             tune_max_num_tokens=self.tune_max_num_tokens,
         )
         return out[0] if isinstance(out, list | tuple) else out
+
+    def narrowed(self, tokens: int) -> FusedMoeCall:
+        """The same for the first tokens and their routing."""
+        x, experts, weights, *others = self.inputs
+        return replace(self, inputs=(x[:tokens], experts[:tokens], weights[:tokens], *others))
 
     def reference(self) -> Any:
         """The same in float32."""
@@ -145,7 +150,7 @@ def refusal(workload: Workload, device: str) -> str | None:
 
 def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Why no GPU of this compute capability can run it."""
-    if capability != CAPABILITY:
+    if capability != FUSED_MOE_CAPABILITY:
         return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):
         return f"{workload.op} takes bfloat16 or float16, the model is {workload.dtype}"

@@ -6,7 +6,7 @@ do; fp8 operands carry one scale per tensor. Imports torch and FlashInfer inside
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
@@ -35,6 +35,11 @@ class Bf16GemmCall:
         a, weight = self.inputs
         return mm_bf16(a, weight, backend=self.backend)
 
+    def narrowed(self, tokens: int) -> Bf16GemmCall:
+        """The same for the first rows of the activations."""
+        a, weight = self.inputs
+        return replace(self, inputs=(a[:tokens], weight))
+
     def reference(self) -> Any:
         """The product in float32, [M, N]."""
         import torch
@@ -59,6 +64,11 @@ class Fp8GemmCall:
 
         a, weight, a_scale, weight_scale = self.inputs
         return bmm_fp8(a, weight, a_scale, weight_scale, torch.bfloat16, backend=self.backend)
+
+    def narrowed(self, tokens: int) -> Fp8GemmCall:
+        """The same for the first rows of the activations."""
+        a, *others = self.inputs
+        return replace(self, inputs=(a[:, :tokens], *others))
 
     def reference(self) -> Any:
         """The scaled product of the fp8 values in float32, [1, M, N]."""

@@ -1,4 +1,4 @@
-"""Names of the FlashInfer modules that a workload needs compiled, so that COMPILE can build them first.
+"""Names of the FlashInfer modules that a workload needs compiled, so that COMPILING can build them first.
 
 Pure: the names follow FlashInfer 0.7's own naming of its build directories, and a test compares each with the
 name of the JitSpec that FlashInfer generates. The JitSpecs themselves are given by `jit_specs` of each room.
@@ -22,20 +22,20 @@ _FIXED = {
 }
 MIN_GROUP_FOR_TENSOR_CORES = 4
 """Query heads per key-value head from which decode runs on the prefill kernel's tensor cores."""
+FUSED_MOE_CAPABILITY = (9, 0)
+"""The one whose fused MoE was looked at; its room refuses the workload on any other GPU."""
+FUSED_MOE_MODULE = "fused_moe_{}{}".format(*FUSED_MOE_CAPABILITY)
+"""FlashInfer names this module by the capability that it is compiled for."""
 
 
 def modules_for(workload: Workload) -> tuple[str, ...]:
-    """Module names in the order in which they are first used; empty on the CPU backend.
-
-    The fused MoE module's name depends on the GPU, so it is named for the capability 9.0 that was tried; the
-    workload's `supported` check refuses other ones.
-    """
+    """Module names in the order in which they are first used; empty on the CPU backend."""
     if workload.backend == "cpu":
         return ()
     if workload.op in _FIXED:
         own = _FIXED[workload.op]
     elif workload.family == "fused_moe":
-        own = ("fused_moe_90",)
+        own = (FUSED_MOE_MODULE,)
     elif workload.op.startswith("mla"):
         own = (mla_module(workload),)
     elif workload.op == "paged_decode" and not uses_tensor_cores(workload):
@@ -47,7 +47,12 @@ def modules_for(workload: Workload) -> tuple[str, ...]:
 
 def uses_tensor_cores(workload: Workload) -> bool:
     """Whether a paged decode is grouped enough for the prefill kernel to be the faster one."""
-    return int(workload.param("heads")) // int(workload.param("kv_heads")) >= MIN_GROUP_FOR_TENSOR_CORES
+    return is_grouped_enough(int(workload.param("heads")), int(workload.param("kv_heads")))
+
+
+def is_grouped_enough(heads: int, kv_heads: int) -> bool:
+    """The same for so many query and key-value heads; tuned workloads and the engine's own attention agree on it."""
+    return heads // kv_heads >= MIN_GROUP_FOR_TENSOR_CORES
 
 
 def has_window(workload: Workload) -> bool:

@@ -225,3 +225,11 @@ def test_engine_settings_are_checked(changes: dict[str, Any], words: str) -> Non
         make_config(**changes)
     assert words in str(caught.value)
     assert make_config(engine={"block_sizes": [16, 32], "capture_sizes": [1, 256]}).engine.num_layers == 2
+
+
+def test_too_few_rounds_are_raised_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A setting that was valid stays so, is told to be too small, and is the same work as the smallest that proves."""
+    assert make_config(guard={"rounds": 3}) == make_config(guard={"rounds": 7})
+    assert [record.message for record in caplog.records] == [
+        "guard.rounds: 3 is raised to 7, fewer rounds prove nothing"
+    ]

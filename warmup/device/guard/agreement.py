@@ -6,6 +6,7 @@ element, because one wrong tile hides in the norm of a large matrix. Timing is n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,14 @@ def poison(output: Any) -> None:
     for tensor in tensors_of(output):
         if tensor.is_floating_point():
             torch.full_like(tensor, float("nan"))
+
+
+def fill_with_nan(outputs: Sequence[Any]) -> None:
+    """Overwrite outputs, so that a replay which writes only a part of them shows."""
+    for output in outputs:
+        for tensor in tensors_of(output):
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
 
 
 def _difference(ours: Any, reference: Any, tolerance: Tolerance) -> str | None:

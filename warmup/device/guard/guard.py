@@ -4,10 +4,13 @@
     flaws      each is run once: a tactic that crashes or gives another result is out
     race       default and survivors in interleaved rounds, hopeless ones leave early, more rounds while in doubt
     veto       the pick must not lose to the default wherever its inputs happen to lie in memory
+    serving    the pick's outputs in a CUDA graph, call after call, with another weight and at another size
+    next       where a pick falls and slow laps left candidates out, those race in its place
     verdict    kept, replaced, or the default with the reason why the winner went
 
 The tuner's own choice has no say beyond naming the winner: two tunes with equal short lists publish equal tables.
-Setting up and timing calls is `contest.py`'s and `measure.py`'s business, the rule of choice `selection.py`'s.
+Setting up and timing calls is `op_contest.py`'s and `measure.py`'s business, the rule of choice `selection.py`'s and
+`proof.py`'s, outputs `agreement.py`'s and `served.py`'s.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import gc
 import logging
 from collections.abc import Callable
 
-from ray_warmup.warmup.device.guard.contest import COPIES_BYTES, Contest, OpContest, Pace
-from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
+from ray_warmup.warmup.device.guard.contest import Contest, Flaw, Pace
+from ray_warmup.warmup.device.guard.op_contest import OpContest
+from ray_warmup.warmup.device.guard.race import DEFAULT_LANES, MIN_ROUNDS, Race
+from ray_warmup.warmup.device.guard.rotation import COPIES_BYTES
 from ray_warmup.warmup.device.guard.selection import Rule, order_of, pick
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
@@ -50,7 +55,8 @@ def guard(
         try:
             with torch.inference_mode():
                 op, dtype = task.workload.op, task.workload.dtype
-                return judge(OpContest(build, op, dtype, default, device, max_bytes), result, options)
+                contest = OpContest(build, op, dtype, default, device, max_bytes)
+                return judge(contest, result, options, contest.served_flaw)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             logger.warning("%s: out of memory while it was judged: %s", task.task_id, error)
         gc.collect()  # a contest's graphs and its closures hold one another
@@ -60,19 +66,32 @@ def guard(
     return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
 
 
-def judge(contest: Contest, result: TaskResult, options: TunerOptions) -> GuardVerdict:
-    """The verdict on a task's winner and short list."""
+def judge(
+    contest: Contest,
+    result: TaskResult,
+    options: TunerOptions,
+    served_flaw: Callable[[Choice], Flaw | None] | None = None,
+) -> GuardVerdict:
+    """The verdict on a task's winner and short list.
+
+    Args:
+        contest: the task's calls.
+        result: how it was tuned.
+        options: short list, margin, tie band and rounds.
+        served_flaw: looks at the outputs of a pick as serving makes them; None where laps have no outputs.
+    """
     default = Choice(result.default_runner, DEFAULT_TACTIC)
-    flaws: dict[Choice, tuple[str, str]] = {}
-    race = Race(contest, default, Rule(options.guard_margin, options.tie_band), options.guard_rounds)
-    for choice in affordable(entrants_of(result, options), result, contest.pace):
-        flaw = contest.flaw(choice) or race.enter(choice)
-        if flaw is not None:
-            flaws[choice] = flaw
-            logger.info("%s: %s tactic %s %s: %s", result.task_id, choice.runner, choice.tactic, *flaw)
-    race.run()
-    chosen = _undisputed(race)
-    return _verdict(result, default, chosen, race, flaws)
+    flaws: dict[Choice, Flaw] = {}
+    waiting = list(ranked(entrants_of(result, options), result, contest.pace))
+    rule = Rule(options.guard_margin, options.tie_band, min(places(contest.pace), len(waiting)))
+    while True:
+        race = Race(contest, default, rule, options.guard_rounds)
+        _fill(race, waiting, contest, flaws)
+        race.run()
+        chosen, has_fallen = _right_pick(race, served_flaw, flaws)
+        if chosen is not None or not has_fallen or not waiting:
+            _log(flaws, result)
+            return _verdict(result, default, chosen, race, flaws)
 
 
 def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]:
@@ -85,14 +104,46 @@ def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]
     return tuple(sorted(set(listed), key=order_of))
 
 
-def affordable(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tuple[Choice, ...]:
-    """Those that the budget has time for: the fastest of the tuning, at least one, in the fixed order."""
+def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tuple[Choice, ...]:
+    """Those that are worth a lap: the winner, then the others by how fast the tuning found them."""
     tuned = {Choice(m.runner, m.tactic): m.median_s for m in result.measurements}
     limit = pace.tuned_factor * min(tuned.values(), default=0.0)
     near = [choice for choice in entrants if choice == result.choice or tuned.get(choice, 0.0) <= limit]
-    lanes = int(pace.budget_s / (MIN_ROUNDS * max(pace.lap_s, 1e-9)))
-    ranked = sorted(near, key=lambda choice: (choice != result.choice, tuned.get(choice, 0.0)))
-    return tuple(sorted(ranked[: max(1, lanes - 2)], key=order_of))
+    return tuple(sorted(near, key=lambda choice: (choice != result.choice, tuned.get(choice, 0.0))))
+
+
+def places(pace: Pace) -> int:
+    """How many candidates the budget has time for besides the default, at the fewest rounds; at least one."""
+    laps = int(pace.budget_s / max(pace.lap_s, 1e-9))
+    return max(1, laps // MIN_ROUNDS - DEFAULT_LANES)
+
+
+def _fill(race: Race, waiting: list[Choice], contest: Contest, flaws: dict[Choice, Flaw]) -> None:
+    """Let those that wait take part until every place is taken; flawed ones take none."""
+    while waiting and len(race.entered) < race.rule.entrants:
+        choice = waiting.pop(0)
+        flaw = contest.flaw(choice) or race.enter(choice)
+        if flaw is not None:
+            flaws[choice] = flaw
+
+
+def _right_pick(
+    race: Race, served_flaw: Callable[[Choice], Flaw | None] | None, flaws: dict[Choice, Flaw]
+) -> tuple[Choice | None, bool]:
+    """The first pick that is right as serving runs it, and whether one before it was not."""
+    has_fallen = False
+    while (chosen := _undisputed(race)) is not None:
+        flaw = None if served_flaw is None else served_flaw(chosen)
+        if flaw is None:
+            break
+        flaws[chosen], has_fallen = flaw, True
+        race.drop(chosen)
+    return chosen, has_fallen
+
+
+def _log(flaws: dict[Choice, Flaw], result: TaskResult) -> None:
+    for choice, flaw in flaws.items():
+        logger.info("%s: %s tactic %s %s: %s", result.task_id, choice.runner, choice.tactic, *flaw)
 
 
 def _undisputed(race: Race) -> Choice | None:
@@ -106,7 +157,7 @@ def _undisputed(race: Race) -> Choice | None:
 
 
 def _verdict(
-    result: TaskResult, default: Choice, chosen: Choice | None, race: Race, flaws: dict[Choice, tuple[str, str]]
+    result: TaskResult, default: Choice, chosen: Choice | None, race: Race, flaws: dict[Choice, Flaw]
 ) -> GuardVerdict:
     winner = result.choice or default
     served = chosen or default

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ray_warmup.warmup.device.guard.proof import chance_of_no_gain
+
 NORMAL_MAD = 1.4826
 """Turns a median absolute deviation into a standard deviation."""
 MEDIAN_LOSS = 1.2533
@@ -39,6 +41,8 @@ class Ratio:
     """Median of the per-round ratios, base over subject; above 1 is faster."""
     error: float
     """Standard error of that median, from the rounds' scatter."""
+    chance: float
+    """How likely such rounds are where there is no gain (`proof.py`); the error says too little at few rounds."""
 
     def above(self, bound: float, errors: float) -> bool:
         """Whether the value lies above a bound by so many standard errors."""
@@ -153,7 +157,8 @@ def ratio_of(base: Sequence[float], subject: Sequence[float]) -> Ratio:
     ratios = [over / under for over, under in zip(base, subject, strict=True)]
     value = statistics.median(ratios)
     deviation = statistics.median(abs(ratio - value) for ratio in ratios)
-    return Ratio(value, MEDIAN_LOSS * NORMAL_MAD * deviation / math.sqrt(len(ratios)))
+    error = MEDIAN_LOSS * NORMAL_MAD * deviation / math.sqrt(len(ratios))
+    return Ratio(value, error, chance_of_no_gain(ratios))
 
 
 def mean_per_round(series: Sequence[Sequence[float]]) -> list[float]:

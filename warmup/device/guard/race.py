@@ -12,23 +12,25 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+from ray_warmup.configs.schema import FEWEST_ROUNDS
 from ray_warmup.warmup.device.guard.contest import Contest
 from ray_warmup.warmup.device.guard.measure import Ratio, Timed, mean_per_round, ratio_of, timed_rounds
+from ray_warmup.warmup.device.guard.proof import MAX_EXTENSIONS
 from ray_warmup.warmup.device.guard.selection import Rule, hopeless, is_settled
 from ray_warmup.warmup.tasks import Choice
 
 logger = logging.getLogger(__name__)
 
-MIN_ROUNDS = 3
-"""Run whatever they take: fewer say nothing about scatter."""
+MIN_ROUNDS = FEWEST_ROUNDS
+"""Run whatever they take: fewer say nothing about scatter. Where time is short, fewer candidates enter."""
+DEFAULT_LANES = 2
+"""How often a round times the default."""
 SCREEN_ROUNDS = 7
 SCREEN_SLACK = 0.03
 """A candidate leaves after the screening when this share short of mattering."""
-MAX_EXTENSIONS = 4
-"""How often the rounds are run once more while the pick is in doubt."""
 BATCH_S = 0.05
 """The clock is looked at, and the device waited for, about this often."""
-LAYOUT_LOSS = 0.02
+LAYOUT_LOSS = 0.01
 """On any layout in memory the pick may be slower than the default by this share at most."""
 LAYOUT_ROUNDS = 7
 
@@ -45,9 +47,9 @@ class Race:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.rule = rule
-        self._contest, self._rounds, self._clock = contest, rounds, clock
+        self._contest, self._rounds, self._clock = contest, max(MIN_ROUNDS, rounds), clock
         self._order = random.Random(0)
-        self._lanes = [_Lane(default, contest), _Lane(default, contest)]
+        self._lanes = [_Lane(default, contest) for _ in range(DEFAULT_LANES)]
         self._default = default
         self._deadline = float("inf")
         self.left: dict[Choice, Ratio] = {}
@@ -55,7 +57,7 @@ class Race:
     @property
     def entered(self) -> tuple[Choice, ...]:
         """Who is still running."""
-        return tuple(lane.choice for lane in self._lanes[2:])
+        return tuple(lane.choice for lane in self._lanes[DEFAULT_LANES:])
 
     @property
     def rounds(self) -> int:
@@ -83,7 +85,7 @@ class Race:
         pace = self._contest.pace
         self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
         self._deadline = self._clock() + pace.budget_s
-        self._laps(min(SCREEN_ROUNDS, self._rounds))
+        self._laps(SCREEN_ROUNDS)
         self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
         target, limit = self._rounds, self._rounds * (1 + MAX_EXTENSIONS)
         while self.entered:
@@ -95,7 +97,7 @@ class Race:
     def ratios(self) -> dict[Choice, Ratio]:
         """Each running candidate against the default."""
         base = self._base()
-        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[2:]}
+        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[DEFAULT_LANES:]}
 
     def ratio(self, choice: Choice) -> float:
         """The last ratio of a candidate, running or not; 0.0 when it never ran, 1.0 for the default."""
@@ -119,8 +121,7 @@ class Race:
 
     def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
         laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]
-        rounds = min(LAYOUT_ROUNDS, self._rounds)
-        series = self._series(laps, rounds)
+        series = self._series(laps, LAYOUT_ROUNDS)
         return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
 
     def drop(self, choice: Choice) -> None:
@@ -145,10 +146,13 @@ class Race:
     def _drop(self, choices: Sequence[Choice]) -> None:
         ratios = self.ratios()
         self.left.update({choice: ratios[choice] for choice in choices})
-        self._lanes = [*self._lanes[:2], *(lane for lane in self._lanes[2:] if lane.choice not in choices)]
+        self._lanes = [
+            *self._lanes[:DEFAULT_LANES],
+            *(lane for lane in self._lanes[DEFAULT_LANES:] if lane.choice not in choices),
+        ]
 
     def _base(self) -> list[float]:
-        return mean_per_round([lane.seconds for lane in self._lanes[:2]])
+        return mean_per_round([lane.seconds for lane in self._lanes[:DEFAULT_LANES]])
 
 
 class _Lane:

@@ -1,7 +1,7 @@
 """Which of several measured tactics a task gets: the fastest, and a fixed order among those that are equally fast.
 
-Pure. `choose` works on absolute times of one tune; `pick` on ratios to the default tactic, with the doubt of
-each ratio, as the guard measures them. The default is preferred wherever nothing better is proven.
+Pure. `choose` works on absolute times of one tune; `pick` on ratios to the default tactic, with the doubt and the proof
+of each ratio, as the guard measures them. The default is preferred wherever nothing better is proven.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from ray_warmup.warmup.artifact.table import thaw
 from ray_warmup.warmup.device.guard.measure import Ratio
+from ray_warmup.warmup.device.guard.proof import allowed_chance
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
 
-PROOF_ERRORS = 3.0
-"""A choice must be faster than the default by this many standard errors, whatever the margin."""
 DOUBT_ERRORS = 3.0
-"""A ratio this many standard errors from a bound is on its side for good."""
+"""A ratio this many standard errors from a bound is on its side: enough to stop measuring, no proof of a gain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,8 @@ class Rule:
     """Faster than the default by this share."""
     tie_band: float
     """Ratios within this share of the best count as equal."""
+    entrants: int = 1
+    """How many candidates race for the place: the best of many looks fast by chance alone."""
 
     @property
     def bar(self) -> float:
@@ -72,15 +73,15 @@ def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:
 
 
 def is_proven(ratio: Ratio, rule: Rule) -> bool:
-    """Faster by the margin, and faster at all beyond doubt."""
-    return ratio.value > 1 + rule.margin and ratio.above(1.0, PROOF_ERRORS)
+    """Faster by the margin, and faster at all by more than the best of all entrants is by chance."""
+    return ratio.value > 1 + rule.margin and ratio.chance <= allowed_chance(rule.entrants)
 
 
 def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
     """Whether more rounds would hardly change what `pick` answers.
 
-    Whether the best passes must be clear, and each candidate before the pick in the fixed order clear of the tie
-    band's edge.
+    Whether the best passes must be clear, in its value and in its proof, and each candidate before the pick in the
+    fixed order clear of the tie band's edge.
     """
     best = max((ratio.value for ratio in ratios.values()), default=0.0)
     limit = best * (1 - rule.tie_band)
@@ -88,7 +89,8 @@ def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
     if not any(ratio.above(rule.bar, DOUBT_ERRORS) for ratio in relevant.values()):
         return all(ratio.below(rule.bar, DOUBT_ERRORS) for ratio in relevant.values())
     chosen = pick(ratios, rule)
-    assert chosen is not None, "one is above the bar beyond doubt"
+    if chosen is None or any(ratio.value == best and not is_proven(ratio, rule) for ratio in relevant.values()):
+        return False
     earlier = [ratio for choice, ratio in relevant.items() if order_of(choice) < order_of(chosen)]
     edge_is_clear = ratios[chosen].value == best or _clear(ratios[chosen], limit)
     return edge_is_clear and all(_clear(ratio, limit) for ratio in earlier)
@@ -99,7 +101,7 @@ def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[
     return tuple(
         choice
         for choice, ratio in ratios.items()
-        if ratio.value + max(PROOF_ERRORS * ratio.error, slack) < 1 + rule.margin
+        if ratio.value + max(DOUBT_ERRORS * ratio.error, slack) < 1 + rule.margin
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
 from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Task, TaskResult, tasks_of
@@ -94,14 +95,31 @@ def test_sample_is_spread_over_the_table() -> None:
     assert sample(entries, 10) == sample(entries, 99) == entries
 
 
-def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stored table's entries are timed, in a process that finds the artifact's modules and so compiles none."""
+@dataclass(frozen=True)
+class Stored:
+    """A published table of the scripted tuner, and how `cache verify --retime` is asked for it."""
+
+    arguments: dict[str, Any]
+    store: NodeStore
+    module_set: str | None
+    results: list[TaskResult]
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
+    """One small model's table, made with settings other than the default ones."""
     config = parse_config(
         {
             "model": {"name": "qwen3-0.6b", "dtype": "float32"},
-            "autotune": {"max_num_batched_tokens": 4, "buckets": [4], "families": ["gemm"]},
+            "autotune": {
+                "max_num_batched_tokens": 4,
+                "buckets": [4],
+                "families": ["gemm"],
+                "tie_band": 0.05,
+                "shortlist": 3,
+                "max_memory_bytes": 1 << 30,
+            },
+            "guard": {"margin": 0.1, "rounds": 9},
             "cluster": {"backend": "cpu", "ranks_per_node": 1},
             "cache": {"root": str(tmp_path)},
         }
@@ -117,14 +135,50 @@ def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
     rows = [TimingRow(result) for result in results]
     contents = [table_content(table), timings_content(table, rows)]
     artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
-    NodeStore(told.table_path.parent).publish(artifact)
-    provider = provider_directory(told.table_path.parent, artifact.manifest.module_set)
+    store = NodeStore(told.table_path.parent)
+    store.publish(artifact)
+    asked = {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump(mode="json"), "retime": 2}
+    factory = {"factory": "tests.fakes:make_scripted_tuner"}
+    return Stored(asked | factory, store, artifact.manifest.module_set, results)
+
+
+def test_the_command_times_what_is_stored_with_the_modules_that_came_with_it(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored table's entries are timed, in a process that finds the artifact's modules and so compiles none."""
+    provider = provider_directory(stored.store.directory, stored.module_set)
     activated: list[Path] = []
     monkeypatch.setattr(ScriptedTuner, "activate", lambda self, path: activated.append(path) or True)
-    factory = {"factory": "tests.fakes:make_scripted_tuner", "retime": 2}
-    asked = {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump(mode="json"), **factory}
-    answer = perform("retime", asked)
+    answer = perform("retime", stored.arguments)
 
     assert answer["ok"], answer
-    assert (answer["result"]["entries"], len(answer["result"]["rows"])) == (len(results), 2)
+    assert (answer["result"]["entries"], len(answer["result"]["rows"])) == (len(stored.results), 2)
     assert activated == [provider]
+
+
+def test_the_command_times_as_the_config_says(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting of the tuner is the config's, as in a run: tie band, short list and memory, margin and rounds."""
+    seen: list[TunerOptions] = []
+
+    def make(backend: str, options: TunerOptions) -> ScriptedTuner:
+        seen.append(options)
+        return ScriptedTuner(read_script())
+
+    monkeypatch.setattr("tests.fakes.make_scripted_tuner", make)
+    assert perform("retime", stored.arguments)["ok"]
+    assert seen == [
+        TunerOptions(shortlist=3, tie_band=0.05, guard_margin=0.1, guard_rounds=9, max_memory_bytes=1 << 30)
+    ]
+
+
+def test_a_quarantined_tactic_is_not_run_to_time_it(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hung or killed a process stays away from this one: the answer is an error that names it."""
+    first = stored.results[0]
+    assert first.choice is not None
+    entry = {"op": first.op, "runner": first.choice.runner, "tactic": json.dumps(first.choice.tactic)}
+    stored.store.save_quarantine([{**entry, "reason": "hung"}])
+    monkeypatch.setattr(ScriptedTuner, "guard", lambda self, task, result: pytest.fail("a tactic was run"))
+    answer = perform("retime", stored.arguments)
+
+    assert not answer["ok"]
+    assert first.choice.runner in answer["error"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs.engine_warmups import EngineWarmupName
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.configs.schema import EngineWarmupName
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 from ray_warmup.warmup.rank.engine import CPU_REASON, RankEngine, off_reason, predicted
 from tests.unit.warmup.conftest import ARCHITECTURES

@@ -14,7 +14,8 @@ from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.errors import ForecastError
 from ray_warmup.warmup.rank import forecast
 from ray_warmup.warmup.rank.forecast import Forecast, forecast_rank
-from ray_warmup.warmup.workloads.fused_moe import MODULE, NOT_COMPILED
+from ray_warmup.warmup.workloads.fused_moe import NOT_COMPILED
+from ray_warmup.warmup.workloads.modules import FUSED_MOE_MODULE
 
 Teller = Callable[[str], Forecast]
 
@@ -67,7 +68,14 @@ def test_a_module_that_is_built_later_makes_another_key(tell: Teller, tmp_path: 
         ("trtllm::fused_moe::gemm2", NOT_COMPILED),
     }
     version = dict(without.key.parts)["flashinfer_version"]
-    library = tmp_path / "flashinfer/.cache/flashinfer" / version / "90a/cached_ops" / MODULE / f"{MODULE}.so"
+    library = (
+        tmp_path
+        / "flashinfer/.cache/flashinfer"
+        / version
+        / "90a/cached_ops"
+        / FUSED_MOE_MODULE
+        / f"{FUSED_MOE_MODULE}.so"
+    )
     library.parent.mkdir(parents=True)
     library.touch()
     built = tell("90a")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ray_warmup.warmup.engines.builtin.runner.traits import GQA_CPU, GQA_CUDA
+from ray_warmup.warmup.workloads.modules import is_grouped_enough
 
 WORKSPACE_BYTES = 256 << 20
 
@@ -132,7 +133,7 @@ class FlashInferPagedAttention:
         self._device = workspace.device
         self._prefill: Any = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=backend)
         # Above a few query heads per key head the tensor cores win, and the decode then shares the prefill's module.
-        tensor_cores = shape.num_heads // shape.num_kv_heads >= 4
+        tensor_cores = is_grouped_enough(shape.num_heads, shape.num_kv_heads)
         self._decode: Any = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
             workspace, "NHD", use_tensor_cores=tensor_cores, backend=backend
         )

@@ -25,7 +25,6 @@ class GraphCaptureWarmup(EngineWarmup):
     name = "graph_capture"
     stage = Stage.GRAPH_SENSITIVE
     severity: Severity = "optional"
-    deadline = "graph_capture"
     leaves = ("library kernels", "reserved memory")
 
     def gate(self, context: WarmupContext) -> Skip | None:

@@ -28,7 +28,6 @@ class PrefillDecodeWarmup(EngineWarmup):
     name = "prefill_decode"
     stage = Stage.PREPARATION
     severity: Severity = "required"
-    deadline = "prefill_decode"
     leaves = ("FlashInfer modules", "Triton kernels")
     uses = (Capability.GRAMMAR,)
 

@@ -122,11 +122,11 @@ def _kept_out(context: WarmupContext, warmup: EngineWarmup, severity: Severity) 
 
 
 def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, elapsed: float) -> None:
-    allowed = context.options.deadlines[warmup.deadline]
+    allowed = context.options.deadlines.get(warmup.name, float("inf"))
     if elapsed > allowed:
         raise EngineWarmupTimeoutError(
             f"{warmup.name} took {elapsed:.1f} s up to {shape}, its deadline is {allowed:.1f} s; "
-            f"raise engine.deadlines.{warmup.deadline}",
+            f"raise engine.deadlines.{warmup.name}",
             warmup=warmup.name,
             elapsed_s=elapsed,
         )

@@ -27,7 +27,6 @@ class SamplerFeaturesWarmup(EngineWarmup):
     name = "sampler_features"
     stage = Stage.SAMPLER
     severity: Severity = "optional"
-    deadline = "sampler_features"
     leaves = ("FlashInfer modules", "Triton kernels", "library kernels")
 
     def gate(self, context: WarmupContext) -> Skip | None:

@@ -43,7 +43,6 @@ class ServingShapesWarmup(EngineWarmup):
     name = "serving_shapes"
     stage = Stage.GRAPH_SENSITIVE
     severity: Severity = "optional"
-    deadline = "serving_shapes"
     leaves = ("FlashInfer modules", "Triton kernels", "library kernels", "reserved memory")
     uses = tuple(dict.fromkeys(capability for needed in NEEDED.values() for capability in needed))
 

@@ -25,7 +25,6 @@ class SlotMappingWarmup(EngineWarmup):
     name = "slot_mapping"
     stage = Stage.PREPARATION
     severity: Severity = "required"
-    deadline = "slot_mapping"
     leaves = ("Triton kernels",)
 
     def gate(self, context: WarmupContext) -> Skip | None:

@@ -99,7 +99,6 @@ class SM120DecodeWarmup(EngineWarmup):
     name = "sm120_decode"
     stage = Stage.AUTOTUNE
     severity: Severity = "optional"
-    deadline = "sm120_decode"
     leaves = ("tuned decode profiles", "FlashInfer modules")
 
     def __init__(self, find: Callable[[str | None], DecodeTuning | None] = find_tuning) -> None:

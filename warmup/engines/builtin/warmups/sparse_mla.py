@@ -62,7 +62,6 @@ class SparseMLAWarmup(EngineWarmup):
     name = "sparse_mla"
     stage = Stage.GRAPH_SENSITIVE
     severity: Severity = "required"
-    deadline = "sparse_mla"
     leaves = ("FlashInfer modules", "Triton kernels")
     uses = tuple(dict.fromkeys(capability for needed in NEEDED.values() for capability in needed))
 

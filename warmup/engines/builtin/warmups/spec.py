@@ -11,9 +11,9 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
+from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, ModelRunner
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SchedulerOutput
-from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
 
 Severity = Literal["required", "optional"]
 """A failed required warmup keeps the rank from being ready; a failed optional one is reported."""
@@ -91,7 +91,7 @@ class EngineWarmupOptions:
     required: frozenset[str] | None = None
     """Names of warmups whose failure keeps the rank from being ready; None: each warmup's own severity."""
     deadlines: Mapping[str, float] = field(default_factory=lambda: DEFAULT_DEADLINES)
-    """Seconds by deadline name."""
+    """Seconds by name; a warmup without one may take what it takes."""
     decode_tune_path: str | None = None
     """Private file that the SM120 decode autotune may write, where FlashInfer's entry point takes a path."""
 
@@ -128,8 +128,6 @@ class EngineWarmup(Protocol):
     name: str
     stage: Stage
     severity: Severity
-    deadline: str
-    """Name in `EngineWarmupOptions.deadlines`."""
     leaves: tuple[str, ...]
     """What stays behind, for example "Triton kernels"; everything else is restored."""
     uses: tuple[Capability, ...] = ()

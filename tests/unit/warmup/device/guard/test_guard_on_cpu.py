@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from ray_warmup.warmup.device.guard import op_contest
 from ray_warmup.warmup.device.guard.guard import guard
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, GuardVerdict
@@ -16,10 +18,12 @@ OPTIONS = TunerOptions(guard_rounds=31, shortlist=8)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Other processes on a small machine make several threads wait for each other."""
+def _patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread and time for every round, because others run on a small machine; no planted tactic has run yet."""
+    monkeypatch.setattr(op_contest, "CPU_BUDGET_S", 5.0)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    planted.forget()
     yield
     torch.set_num_threads(before)
 
@@ -59,6 +63,38 @@ def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
     """With a right and fast runner-up in the short list, that one is published."""
     verdict = judged(tactic, planted.FAST)
     assert (verdict.decision, verdict.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+@pytest.mark.parametrize("tactic", [planted.SECOND_CALL, planted.OTHER_WEIGHT, planted.TAIL, planted.WORKSPACE])
+def test_a_winner_that_is_right_only_once_gives_way(tactic: int) -> None:
+    """Wrong when it is called again, for another weight, below the bucket, on a used workspace: never published."""
+    alone = judged(tactic)
+    assert (alone.decision, alone.choice) == ("wrong", Choice(planted.RUNNER, -1))
+    planted.forget()
+    with_next = judged(tactic, planted.FAST)
+    assert (with_next.decision, with_next.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
+
+
+def test_a_size_with_a_key_of_its_own_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where keys hold the exact size, others are served by the default, and what a tactic does there is nobody's."""
+    exact = lambda self, inputs: (inputs[0].shape[0],)  # noqa: E731
+    monkeypatch.setattr(planted.PlantedRunner, "get_cache_key_extras", exact)
+    assert judged(planted.TAIL).decision == "kept"
+
+
+def test_a_default_that_does_not_run_at_another_size_is_no_flaw_of_the_pick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is there to compare with, and the task is judged by the rest."""
+    original = planted.PlantedRunner.forward
+
+    def forward(self: planted.PlantedRunner, inputs: list[Any], tactic: int = -1, **rest: Any) -> Any:
+        if tactic == -1 and inputs[0].shape[0] != planted.build(0, "cpu").inputs[0].shape[0]:
+            raise RuntimeError("planted: no default for this size")
+        return original(self, inputs, tactic, **rest)
+
+    monkeypatch.setattr(planted.PlantedRunner, "forward", forward)
+    assert judged(planted.FAST).decision == "kept"
+    planted.forget()
+    assert judged(planted.WORKSPACE).decision == "wrong"
 
 
 def test_without_a_candidate_nothing_is_built() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from ray_warmup.warmup.device.guard.contest import Pace
-from ray_warmup.warmup.device.guard.guard import affordable, entrants_of, judge
+from ray_warmup.warmup.device.guard.guard import entrants_of, judge, places, ranked
 from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
 from ray_warmup.warmup.device.guard.selection import Rule
 from ray_warmup.warmup.device.tuner import TunerOptions
@@ -63,6 +63,30 @@ def test_a_flawed_winner_goes_whatever_its_time(fate: str) -> None:
     with_next = verdict({DEFAULT: 10, A: 1, B: 9}, A, A, B, flaws=flaws)
     assert (with_next.decision, with_next.choice) == ("replaced", B)
     assert fate in with_next.note
+
+
+def test_only_a_pick_is_looked_at_as_served_and_the_next_one_if_it_falls() -> None:
+    """A pick that is wrong when it is served gives way to the next, which is looked at, too; no other one is."""
+    contest = ScriptedContest({DEFAULT: [10.0], A: [7.0], B: [8.0], C: [9.0]})
+    seen: list[Choice] = []
+
+    def served_flaw(choice: Choice) -> tuple[str, str] | None:
+        seen.append(choice)
+        return ("wrong", "planted") if choice == A else None
+
+    found = judge(contest, result(A, A, B, C), OPTIONS, served_flaw)
+    assert (found.decision, found.choice, seen) == ("replaced", B, [A, B])
+    assert "wrong" in found.note
+    alone = judge(contest, result(A, A), OPTIONS, served_flaw)
+    assert (alone.decision, alone.choice, alone.note) == ("wrong", DEFAULT, "planted")
+    assert alone.winner_ratio == pytest.approx(10 / 7)
+
+
+def test_where_a_pick_falls_those_without_a_place_race_after_all() -> None:
+    """With room for one at a time, a winner that is wrong when it is served still has a successor."""
+    slow = ScriptedContest({DEFAULT: [10.0], A: [7.0], B: [8.0]}, pace=Pace(0.5, 1.0, 0, float("inf")))
+    found = judge(slow, result(A, A, B), OPTIONS, lambda choice: ("wrong", "planted") if choice == A else None)
+    assert (found.decision, found.choice) == ("replaced", B)
 
 
 def test_a_winner_that_cannot_be_captured_is_crashed() -> None:
@@ -130,17 +154,35 @@ def test_a_pick_that_loses_on_one_copy_gives_way() -> None:
 
 
 def test_the_clock_ends_a_race_in_doubt() -> None:
-    """Past the time budget no further round is begun, once there are three."""
+    """Past the time budget no further round is begun, once there are seven."""
     ticks = itertools.count(0.0, 0.5)
     contest = ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}, pace=Pace(0.1, 2.0, 0, float("inf")))
-    race = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: next(ticks))
+    race = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=20, clock=lambda: next(ticks))
     assert race.enter(A) is None
     race.run()
-    assert MIN_ROUNDS < race.rounds < 8
-    late = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=8, clock=lambda: 100.0 * next(ticks))
+    assert MIN_ROUNDS < race.rounds < 20
+    late = Race(contest, DEFAULT, Rule(0.02, 0.01), rounds=20, clock=lambda: 100.0 * next(ticks))
     assert late.enter(A) is None
     late.run()
     assert late.rounds == MIN_ROUNDS
+
+
+@pytest.mark.parametrize("rounds", [3, 7])
+def test_seven_rounds_are_run_whatever_is_asked_and_whatever_they_take(rounds: int) -> None:
+    """Fewer rounds prove nothing, so slow laps leave candidates out and never rounds."""
+    laps = {DEFAULT: [10.0], A: [8.0], B: [7.0], C: [6.0]}
+    contest = ScriptedContest(laps, pace=Pace(0.5, 1.0, 0, float("inf")))
+    found = judge(contest, result(A, A, B, C), replace(OPTIONS, guard_rounds=rounds))
+    assert (found.rounds, found.choice) == (7, A)
+    assert set(contest.timed_choices) == {DEFAULT, A}
+
+
+def test_a_flawed_candidate_takes_nobodys_place() -> None:
+    """Where time is short the place of a wrong winner goes to the next best."""
+    contest = ScriptedContest(
+        {DEFAULT: [10.0], B: [8.0]}, flaws={A: ("wrong", "planted")}, pace=Pace(0.5, 1.0, 0, float("inf"))
+    )
+    assert judge(contest, result(A, A, B), OPTIONS).choice == B
 
 
 def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
@@ -149,9 +191,9 @@ def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
         Measurement(c.runner, c.tactic, s, 0.0, 1) for c, s in ((B, 1.0), (A, 1.1), (C, 2.0), (DEFAULT, 1.2))
     )
     tuned = replace(result(B), measurements=listed)
-    assert affordable((A, B, C), tuned, Pace(0.1, 0.3, 0, 1.3)) == (B,)
-    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, 1.3)) == (A, B)
-    assert affordable((A, B, C), tuned, Pace(0.001, 0.3, 0, float("inf"))) == (A, B, C)
+    assert [places(Pace(lap_s, 2.0, 0, 1.3)) for lap_s in (0.1, 0.036, 0.02, 0.006)] == [1, 5, 12, 45]
+    assert ranked((A, B, C), tuned, Pace(0.001, 0.3, 0, 1.3)) == (B, A)
+    assert ranked((A, B, C), tuned, Pace(0.001, 0.3, 0, float("inf"))) == (B, A, C)
 
 
 def test_the_short_list_is_counted_without_the_default() -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES, EngineWarmupName
 from ray_warmup.configs.model import ModelDims, load_model
-from ray_warmup.configs.schema import EngineSection, EngineWarmupName
+from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.attention import FlashInferPagedAttention
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability
 from ray_warmup.warmup.engines.builtin.runner.traits import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
-from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
 from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.outline import OutlinedRunner, engine_options, outline_of
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, severity_of
@@ -43,7 +43,6 @@ def test_the_names_in_the_configuration_are_the_warmups() -> None:
     assert {w.name for w in ENGINE_WARMUPS if w.severity == "required"} == set(EngineSection().required)
     options = engine_options(make_config())
     assert all(severity_of(warmup, options) == warmup.severity for warmup in ENGINE_WARMUPS)
-    assert all(warmup.deadline == warmup.name for warmup in ENGINE_WARMUPS)
     assert {name: s for name, s in DEFAULT_DEADLINES.items() if s != 600} == {"sm120_decode": 1800, "slot_mapping": 120}
 
 

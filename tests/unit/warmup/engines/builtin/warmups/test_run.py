@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.warmup.engines.builtin.runner.errors import MissingCapabilityError
-from ray_warmup.warmup.engines.builtin.warmups.deadlines import DEFAULT_DEADLINES
 from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import Notes, Shape, Skip, Stage
@@ -21,7 +21,6 @@ class Scripted:
 
     leaves = ()
     uses: tuple[Any, ...] = ()
-    deadline = "prefill_decode"
 
     def __init__(self, name: str, stage: Stage = Stage.PREPARATION, severity: Any = "required", **script: Any) -> None:
         self.name, self.stage, self.severity = name, stage, severity
@@ -71,10 +70,10 @@ def test_a_missed_deadline_names_warmup_shape_and_setting(context: Any) -> None:
     """A warmup past its deadline ends at the next shape, with the times and the setting in the message."""
     times = iter([0.0, 5.0, 700.0, 701.0])
 
-    outcome = run_engine_warmups(context, (Scripted("slow"),), clock=lambda: next(times)).outcomes[0]
+    outcome = run_engine_warmups(context, (Scripted("prefill_decode"),), clock=lambda: next(times)).outcomes[0]
 
     assert outcome.state == "failed"
-    assert "slow took 700.0 s up to s[tokens=2], its deadline is 600.0 s" in outcome.reason
+    assert "prefill_decode took 700.0 s up to s[tokens=2], its deadline is 600.0 s" in outcome.reason
     assert "raise engine.deadlines.prefill_decode" in outcome.reason
     assert outcome.shapes == ("s[tokens=1]",)
 
@@ -96,7 +95,7 @@ def test_the_registered_order_is_by_stage_and_every_deadline_exists() -> None:
         (Stage.GRAPH_SENSITIVE, "graph_capture"),
         (Stage.SAMPLER, "sampler_features"),
     ]
-    assert {warmup.deadline for warmup in ENGINE_WARMUPS} == set(DEFAULT_DEADLINES)
+    assert {warmup.name for warmup in ENGINE_WARMUPS} == set(DEFAULT_DEADLINES)
     assert all(warmup.leaves for warmup in ENGINE_WARMUPS)
 
 

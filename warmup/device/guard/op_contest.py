@@ -1,0 +1,257 @@
+"""One FlashInfer op call set up for the guard: several copies of it, any tactic of which can be run and timed.
+
+The copies have inputs of their own and a lap walks over them, as the layers of a model do: together they
+overflow the L2 cache, and tactics are not judged by how one weight happens to lie in memory. What the times and
+outputs mean is decided in `guard.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ray_warmup.warmup.artifact.table import thaw
+from ray_warmup.warmup.device.guard.agreement import disagreement, poison
+from ray_warmup.warmup.device.guard.contest import Flaw, Pace
+from ray_warmup.warmup.device.guard.measure import (
+    ClockTimed,
+    EventTimed,
+    GraphTimed,
+    Timed,
+    no_wait,
+    synchronize,
+    timed_rounds,
+)
+from ray_warmup.warmup.device.guard.rotation import COPIES_BYTES, MAX_CALLS, MIN_CALLS, Rotation, rotation_of
+from ray_warmup.warmup.device.guard.served import ServedCall, size_between, wrong_when_served
+from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.tasks import Choice
+from ray_warmup.warmup.workloads.base import NarrowableCall, OpCall
+
+logger = logging.getLogger(__name__)
+
+SINGLES, LAYOUT_CALLS = 8, 8
+"""On how many copies a tactic is also timed alone, and how many calls make a lap over some copies."""
+CPU_LAP_S = 2e-3
+SHORT_CALL_S = 50e-3
+"""A call of the CPU that takes less is timed three times, because others may run in between."""
+CUDA_BUDGET_S, CPU_BUDGET_S = 2.0, 0.3
+CUDA_WARM_ROUNDS, CUDA_LEAD_LAPS = 2, 2
+CPU_TUNED_FACTOR = 1.3
+"""On the CPU tuning and guard measure alike, so that a candidate far behind needs no second look."""
+
+
+class OpContest:
+    """A contest of one FlashInfer op call.
+
+    Args:
+        build: makes one copy of the call from a seed.
+        op: the op whose tactic is forced.
+        dtype: torch name of the activations' dtype, for the tolerance.
+        default: what serves when nothing is tuned.
+        device: `cpu` or `cuda:0`.
+        max_bytes: device memory for all copies; two are made whatever they take.
+
+    Raises what the default tactic raises: a call that cannot run at all has nothing to guard.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], OpCall],
+        op: str,
+        dtype: str,
+        default: Choice,
+        device: str,
+        max_bytes: int = COPIES_BYTES,
+    ) -> None:
+        self._op, self._dtype, self._default, self._max_bytes = op, dtype, default, max_bytes
+        self._cuda = device.startswith("cuda")
+        self._build = build
+        self._copies = [build(0)]
+        self._pool = self._new_pool()
+        self._captured = self._cuda
+        self._first = self._with_reference(self._served("the first call", self._copies[0]))
+        self._rotation = self._new_rotation()
+        self._copies += [build(seed) for seed in range(1, self._rotation.copies)]
+
+    @property
+    def layouts(self) -> tuple[tuple[range, ...], ...]:
+        """On CUDA graphs: single copies, and groups that just overflow the cache."""
+        if not self._captured:
+            return ()
+        count, size = self._rotation.copies, self._rotation.group
+        singles = tuple(range(copy, copy + 1) for copy in range(min(SINGLES, count)))
+        groups = tuple(range(begin, begin + size) for begin in range(0, count - size + 1, size))
+        return (singles, groups) if size > 1 else (singles,)
+
+    @property
+    def pace(self) -> Pace:
+        """Seconds on a GPU, a fraction of one on the CPU."""
+        lap_s = self._call_s * self._rotation.calls
+        if self._cuda:
+            return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"), CUDA_LEAD_LAPS)
+        return Pace(lap_s, CPU_BUDGET_S, 0, CPU_TUNED_FACTOR)
+
+    @property
+    def rotation(self) -> Rotation:
+        """Calls per lap and copies in memory."""
+        return self._rotation
+
+    def flaw(self, choice: Choice) -> Flaw | None:
+        """Run a tactic once on the first copy and compare its output with the reference and the default's."""
+        poison(self._first.of_default)
+
+        def wrong() -> str | None:
+            output = self._run(choice, self._copies[0])
+            self.wait()
+            return self._first.refusal(output, self._dtype)
+
+        return self._flaw(choice, wrong)
+
+    def served_flaw(self, choice: Choice) -> Flaw | None:
+        """Run a tactic as serving does (see `served.py`) and compare each output with the default's.
+
+        Raises what making the calls raises: memory may run out for them.
+        """
+        first = self._first
+        in_graph = (first, replace(first, name="the same call again"), self._another_weight())
+        eagerly = (*self._another_size(choice.runner), replace(first, name="the first call after other sizes"))
+        return self._flaw(choice, lambda: wrong_when_served(choice, self._run, self, in_graph, eagerly, self._dtype))
+
+    def captured(self, run: Callable[[], list[Any]]) -> tuple[list[Any], Callable[[], None]] | None:
+        """What `run` returned in a CUDA graph and the graph's replay; None where the op is not captured."""
+        if not self._captured:
+            return None
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            outputs = run()
+        return outputs, graph.replay
+
+    def timed(self, choice: Choice, copies: range | None = None) -> Timed:
+        """Graph laps on CUDA, clock laps on the CPU or where the op cannot be captured."""
+        walked = range(self._rotation.copies) if copies is None else copies
+        calls = self._rotation.calls if copies is None else -(-LAYOUT_CALLS // len(walked)) * len(walked)
+
+        def run(call: int) -> Any:
+            return self._run(choice, self._copies[walked[call % len(walked)]])
+
+        if self._captured:
+            return GraphTimed(run, calls, warm=copies is not None, pool=self._pool)
+        return (EventTimed if self._cuda else ClockTimed)(run, calls)
+
+    def wait(self) -> None:
+        """Until the device is idle."""
+        synchronize() if self._cuda else no_wait()
+
+    def probe(self, choice: Choice) -> None:
+        """Raise DeadContextError when a failed tactic took the CUDA context with it."""
+        try:
+            self.wait()
+        except RuntimeError as error:
+            raise DeadContextError(
+                f"{self._op}: {choice.runner} tactic {choice.tactic} left a dead CUDA context: {error}",
+                op=self._op,
+                runner=choice.runner,
+                tactic=json.dumps(thaw(choice.tactic)),
+            ) from error
+
+    def _run(self, choice: Choice, call: OpCall) -> Any:
+        from ray_warmup.warmup.device.autotuner_seams import forced
+
+        with forced(self._op, choice.runner, choice.tactic):
+            return call.run()
+
+    def _flaw(self, choice: Choice, wrong: Callable[[], str | None]) -> Flaw | None:
+        """The flaw that `wrong` finds by running a tactic."""
+        try:
+            reason = wrong()
+        except Exception as error:  # a tactic may raise anything; whatever it is, the tactic is refused
+            self.probe(choice)
+            return "crashed", f"{type(error).__name__}: {error}"[:300]
+        return None if reason is None else ("wrong", reason)
+
+    def _another_weight(self) -> ServedCall:
+        """The call that lies furthest from the first in a lap; where laps have one copy, another one is made."""
+        call = self._copies[-1] if len(self._copies) > 1 else self._build(1)
+        return self._served("another weight", call)
+
+    def _another_size(self, runner: str) -> tuple[ServedCall, ...]:
+        """A smaller call that serves under this one's key, where the op rounds up and its calls can be narrowed."""
+        from ray_warmup.warmup.device.autotuner_seams import capture_call
+
+        first = self._copies[0]
+        request = capture_call(first.run, self._op)
+        tokens = size_between(request.bucket, request.tokens)
+        if tokens is None or not isinstance(first, NarrowableCall):
+            return ()
+        narrowed = first.narrowed(tokens)
+        if capture_call(narrowed.run, self._op).key_of(runner) != request.key_of(runner):
+            return ()  # cuBLASLt's keys hold the exact size besides the bucket
+        return self._served_by_default(f"{tokens} tokens", narrowed)
+
+    def _served_by_default(self, name: str, call: OpCall) -> tuple[ServedCall, ...]:
+        """The call with the default's output; none where the default itself does not run it."""
+        import torch
+
+        try:
+            return (self._served(name, call),)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            self.probe(self._default)
+            logger.warning("%s: the default does not run with %s: %s", self._op, name, error)
+            return ()
+
+    def _served(self, name: str, call: OpCall) -> ServedCall:
+        return ServedCall(name, call, self._run(self._default, call))
+
+    def _with_reference(self, served: ServedCall) -> ServedCall:
+        """With the call's own reference, unless the default itself is far from it."""
+        reference = served.call.reference()
+        if reference is None:
+            return served
+        reason = disagreement(served.of_default, reference, self._dtype)
+        if reason is not None:
+            logger.warning("%s: the default is not near its reference (%s), comparing with it alone", self._op, reason)
+            return served
+        return replace(served, reference=reference)
+
+    def _new_pool(self) -> Any:
+        if not self._cuda:
+            return None
+        import torch
+
+        return torch.cuda.graph_pool_handle()
+
+    def _new_rotation(self) -> Rotation:
+        """Timed on the default; falls back to eager laps where the op cannot be captured."""
+        if not self._cuda:
+            self._call_s = self._cpu_call_s()
+            return Rotation(max(1, min(MAX_CALLS, int(CPU_LAP_S / max(self._call_s, 1e-9)))), 1)
+        import torch
+
+        self._rotation = Rotation(MIN_CALLS, 1)
+        try:
+            subject = self.timed(self._default)
+        except RuntimeError as error:
+            self.probe(self._default)
+            logger.warning("%s cannot be captured in a CUDA graph (%s), timing it eagerly", self._op, error)
+            self._captured = False
+            subject = self.timed(self._default)
+        self._anchor = subject  # a memory pool lives as long as one of its graphs
+        self._call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
+        size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
+        return rotation_of(self._call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)
+
+    def _cpu_call_s(self) -> float:
+        """Seconds of a call of the default."""
+        subject = ClockTimed(lambda _: self._run(self._default, self._copies[0]))
+        first = subject.start()()
+        more = [subject.start()() for _ in range(2)] if first < SHORT_CALL_S else []
+        return min([first, *more])

@@ -1,0 +1,38 @@
+"""How many calls make a lap, over how many copies of a call's inputs. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LAP_S = 600e-6
+"""Device time that one lap should fill, so that a graph's launch does not show."""
+MIN_CALLS, MAX_CALLS = 4, 32
+MAX_COPIES = 32
+COPIES_BYTES = 4 << 30
+"""Device memory for the copies, as long as two of them fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How many calls make a lap, over how many copies."""
+
+    calls: int
+    copies: int
+    group: int = 1
+    """How many copies overflow the cache."""
+
+
+def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int = COPIES_BYTES) -> Rotation:
+    """Enough calls to fill a lap, over enough copies to overflow the cache twice, as far as memory allows.
+
+    Args:
+        call_s: one call's seconds.
+        call_bytes: size of one copy's inputs.
+        cache_bytes: size of the device's last-level cache.
+        max_bytes: memory for all copies.
+    """
+    calls = max(MIN_CALLS, min(MAX_CALLS, int(LAP_S / max(call_s, 1e-9)) + 1))
+    needed = 2 * cache_bytes // max(call_bytes, 1) + 2
+    affordable = max(2, max_bytes // max(call_bytes, 1))
+    copies = max(1, min(affordable, max(needed, min(calls, MAX_COPIES)), 4 * MAX_CALLS))
+    return Rotation(-(-calls // copies) * copies, copies, min(needed, copies))
