@@ -7,6 +7,7 @@ its value and the rule. What becomes of each field: `configs/model_fields.py`. H
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _read(path: Path, said: str) -> dict[str, Any]:
 def _beside(path: Path) -> tuple[str, Any] | None:
     """The first file beside config.json that says how the weights are quantized, by name."""
     for name in BESIDE:
-        if (path.parent / name).exists():
+        if os.path.lexists(path.parent / name):
             return name, _read(path.parent / name, repr(str(path.parent / name)))
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 
@@ -16,8 +18,10 @@ def existing(text: str | Path) -> Path | None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """A file as UTF-8, at most `limit` bytes. Raises OSError; ValueError (also for what is not UTF-8)."""
-    with path.open("rb") as file:
+    """A regular file as UTF-8, at most `limit` bytes. Raises OSError; ValueError (also for what is not UTF-8)."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe that nobody writes would be waited for
+            raise ValueError("it is not a regular file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it has more than the {limit} bytes that are read")

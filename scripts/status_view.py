@@ -86,9 +86,10 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
             print_document(run, indent=None)
         return
     for run in runs:
+        age = f" for {run['phase_s']:.1f} s" if "phase_s" in run else ""  # a coordinator of another version
         table = table_of(
             *("rank", "node", "state", "doing", "task", "for s", "heard s ago"),
-            title=f"run {run['run_id']}: {run['phase']} for {run['phase_s']:.1f} s, {run['elapsed_s']:.1f} s in all",
+            title=f"run {run['run_id']}: {run['phase']}{age}, {run['elapsed_s']:.1f} s in all",
         )
         for rank in run["ranks"]:
             heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,20 @@ def test_a_file_beside_it_that_cannot_be_read_is_no_word_for_unquantized(tmp_pat
     (path / "quant_config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"quant_config\.json"):
         load_model(path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "broken link"])
+def test_what_is_no_file_beside_it_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """It may have meant a quantization; nothing is waited for."""
+    place = directory(tmp_path / "m", QWEN) / "hf_quant_config.json"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "directory":
+        place.mkdir()
+    else:
+        place.symlink_to("nothing")
+    with pytest.raises(ConfigError, match=r"hf_quant_config\.json' cannot be read"):
+        load_model(place.parent)
 
 
 @pytest.mark.parametrize("section", [[], "fp8", 8])
