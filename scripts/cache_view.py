@@ -52,22 +52,24 @@ def size(count: float) -> str:
 
 
 def _ls(console: Console, answers: Answers) -> None:
-    table = _table(answers, "key", "made for", "generations", "table", "entries", "made", "on disk", "state")
+    table = _table(answers, "key", "generations", "entries", "made", "on disk", "state")
     for node, rows in answers:
         for row in rows:
             generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
             made = "" if row["created_at"] is None else moment(row["created_at"])
             entries = "none" if row["entries"] is None else f"{row['entries']} {row['guard']}"
-            state = row["problem"] or ("in use" if row["is_held"] else "ok")
-            where = f"{row['flashinfer_version']} {row['arch']}".strip()
-            disk = size(row["disk_bytes"])
-            _row(table, node, row["key_sha256"][:12], where, generations, row["table"][:8], entries, made, disk, state)
+            state = "unusable" if row["problem"] else "in use" if row["is_held"] else "ok"
+            _row(table, node, row["key_sha256"][:12], generations, entries, made, size(row["disk_bytes"]), state)
     if table.row_count:
         console.print(table)
     for node, rows in answers:
         for row in rows:
-            carries = ", ".join(f"{kind} {size(count)}" for kind, count in row["kinds"])
-            _line(console, node, f"{row['key_sha256'][:12]} in {row['path']}{': ' if carries else ''}{carries}")
+            key = row["key_sha256"][:12]
+            digest = f", table {row['table'][:8]}" if row["table"] else ""
+            carries = "".join(f", {kind} {size(count)}" for kind, count in row["kinds"])
+            _line(console, node, f"{key} in {row['path']}{digest}{carries}")
+            if row["problem"]:
+                _line(console, node, f"{key}: {row['problem']}")
         if not rows:
             _line(console, node, "nothing is stored here")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.device.guard.agreement import disagreement
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.base import builder_for
@@ -16,7 +17,7 @@ SIZES = (1, 8, 256)
 
 
 def workloads() -> list[Workload]:
-    """A dense model's, a grouped one with few heads, a latent one's and a MoE's; fp8 GEMMs too."""
+    """A dense model's, a grouped one with few heads, a latent one's and a MoE's; fp8 GEMMs and windows, too."""
     found: dict[str, Workload] = {}
     for preset, tp, quantization in (
         ("llama-3.1-70b", 8, "none"),
@@ -27,6 +28,11 @@ def workloads() -> list[Workload]:
     ):
         for workload in cuda_workloads(preset, tp=tp, quantization=quantization, max_num_seqs=256):
             found.setdefault(workload.identity, workload)
+    for preset in ("llama-3.1-8b", "qwen3-0.6b"):  # decode with and without tensor cores
+        windowed = load_model(preset).model_copy(update={"sliding_window": 100})
+        for workload in cuda_workloads(windowed, max_num_seqs=256):
+            if workload.family == "attention":
+                found.setdefault(workload.identity, workload)
     return list(found.values())
 
 

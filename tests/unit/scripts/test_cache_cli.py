@@ -197,3 +197,31 @@ def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert "node cccccccc: nothing is stored here" in printed
     assert "dry run" in printed
     assert "dddddddd" not in printed
+
+
+@pytest.mark.parametrize("command", ["ls", "verify", "prune"])
+def test_tables_fit_eighty_columns(
+    root: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No column is lost and no header word broken; paths stand on lines of their own, unbroken."""
+    monkeypatch.setattr(cache_view, "wide_console", lambda: Console(width=80))
+    rules = {"keep": 1, "older_than_days": None, "max_bytes": None, "other_versions": False, "yes": False}
+    cache_view.show_answer(perform(command, {"root": str(root), **rules}))
+    printed = capsys.readouterr().out.splitlines()
+    path = str(next(root.glob("flashinfer_autotune_cache/*/*/*")))
+    assert any(path in line for line in printed)
+    assert all(len(line) <= 80 for line in printed if path not in line)
+    if command != "prune":
+        (head,) = (line for line in printed if "generations" in line)
+        assert {"key", "generations", "state"} <= set(head.split())
+
+
+def test_a_store_that_cannot_be_used_says_why_on_a_line_of_its_own(root: Path) -> None:
+    """The others are listed as ever; the exit code is the listing's."""
+    store = next(root.glob("flashinfer_autotune_cache/*/*/*"))
+    other = store.parent / ("cd" * 32)
+    other.mkdir()
+    output = call("ls", "--root", root)[1]
+    assert "1 2*" in output
+    assert "unusable" in output
+    assert "cdcdcdcdcdcd: nothing is committed" in output
