@@ -158,7 +158,9 @@ class _LastWord:
         is_open = any(standing.answer == "unknown" and not standing.is_interrupted for standing in standings)
         if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():
             return None
-        is_enough = self._question.accept == "table" and all(standing.has_table for standing in standings)
+        is_enough = self._question.accept == "table" and all(
+            standing.is_proven or standing.answer == "ready" for standing in standings
+        )
         return EXIT_READY if is_enough else EXIT_FAILED
 
     def _lives(self) -> bool:

@@ -231,7 +231,7 @@ class CacheSection(Section):
     file_mode: FileMode = 0o600
     """Mode of published files: octal, with the leading zero or in quotes."""
     dir_mode: DirMode = 0o700
-    """Mode of created directories, written likewise."""
+    """Mode of created directories, written likewise; below a setgid directory they keep that bit."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
 

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("actors", "configs", "scripts", "warmup", "pyproject.toml", "README.md", "LICENSE")
+"""What a wheel is built from, besides the root that links to the folders."""
 RESULT = ROOT / "tests" / "engines" / "results" / "resolution.json"
 PINS = ("torch", "triton", "flashinfer-python", "flashinfer_python", "ray", "pydantic", "numpy", "typer", "rich")
 """Versions that are recorded: the engine's pins, and what both sides need."""
@@ -35,9 +38,18 @@ class Resolution:
 
 
 def build_wheel(directory: Path) -> Path:
-    """Build this project's wheel into a directory."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory), str(ROOT)]
-    subprocess.run(command, check=True)
+    """Build this project's wheel into a directory, from a copy: a build leaves metadata beside its sources."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "tree"
+        copy.mkdir()
+        for name in SOURCES:
+            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, copy / name)
+        (copy / "ray_warmup").mkdir()
+        for entry in (ROOT / "ray_warmup").iterdir():
+            if entry.name != "__pycache__":
+                shutil.copy2(entry, copy / "ray_warmup" / entry.name, follow_symlinks=False)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory)]
+        subprocess.run([*command, str(copy)], check=True)
     return next(directory.glob("ray_warmup-*.whl"))
 
 

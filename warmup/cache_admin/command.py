@@ -187,13 +187,19 @@ def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table."""
+    """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table.
+
+    Without a config the modes are those of the store, where there is one.
+    """
     section, data = _section(arguments), arguments.get("data")
-    modes: dict[str, Any] = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
+    asked: dict[str, Any] = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
     source = Path(arguments["file"]) if data is None else data
     force = bool(arguments.get("force"))
-    done = cache_ops.import_archive(source, paths.root, paths.override, force=force, **modes)
-    store = NodeStore(done.path.parent, file_mode=section.file_mode, dir_mode=section.dir_mode)
+    done = cache_ops.import_archive(
+        source, paths.root, paths.override, force=force, **(asked if arguments.get("config") else {})
+    )
+    store = NodeStore(done.path.parent)
+    modes = {"file_mode": store.file_mode, "dir_mode": store.dir_mode}
     supersede_verdict(store, done.sha256, "cache import")
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
     written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
@@ -224,9 +230,7 @@ def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     path, force = _one(paths, arguments), bool(arguments.get("force"))
     if not arguments.get("plan"):
         done = cache_ops.rollback(path, arguments.get("generation"), force=force)
-        section = _section(arguments)
-        store = NodeStore(path, file_mode=section.file_mode, dir_mode=section.dir_mode)
-        supersede_verdict(store, done.table, "cache rollback")
+        supersede_verdict(NodeStore(path), done.table, "cache rollback")
         return True, asdict(done)
     if not force:
         cache_ops.refuse_live(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -10,6 +11,8 @@ from typing import Any
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
+from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.forecast import foretell, index_of
 from ray_warmup.warmup.rank.node_paths import resolve_paths
@@ -58,7 +61,9 @@ class Notice:
             table: None where nothing was loaded, as when nothing was tunable.
             ranks: those of this class on this node.
         """
-        said = None if verdict is None else {**verdict, "table_sha256": table}
+        said = None
+        if verdict is not None:
+            said = {**verdict, "table_sha256": table, "proven_sha256": table if verdict["ready"] else self._proven()}
         return self._save(said, table, tuple(ranks) if self._is_kept and ranks else None)
 
     def _save(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:
@@ -80,8 +85,26 @@ class Notice:
             "error": None,
             "ended_at": self._began_at,
             "table_sha256": None,
+            "proven_sha256": self._proven(),
             "process": process_identity(os.getpid()),
         }
+
+    def _proven(self) -> str | None:
+        """Of the table with which all was well before this run: an earlier run's that ended ready, or an import."""
+        before = self._store.load_verdict()
+        if before is None:
+            return self._table_there()
+        if before["ready"]:
+            proven: str | None = before.get("table_sha256")
+        else:
+            proven = before.get("proven_sha256")
+        return proven
+
+    def _table_there(self) -> str | None:
+        try:
+            return hashlib.sha256(read_regular(self._store.table_path, MAX_TABLE_BYTES)).hexdigest()
+        except (FileNotFoundError, WarmupError):
+            return None
 
     def _row(self, table: str | None, ranks: tuple[int, ...]) -> Written:
         return Written(

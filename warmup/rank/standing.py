@@ -7,8 +7,10 @@
 | another one, or none | ready | unknown, said |
 | any | ready, nothing was tunable | ready |
 | any | running | unknown; interrupted where the process that wrote so is known to be gone |
-| guarded and whole | failed | ready with a warning, or failed where only the verdict is accepted |
-| none, unguarded or damaged | failed | failed |
+| guarded and whole, proven before | failed | ready with a warning, or failed where only the verdict is accepted |
+| none, unguarded, damaged, or only of failed runs | failed | failed |
+
+Proven is what was there before the run and had been ready: with a run, or imported.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ class Standing:
     """Of the table."""
     has_table: bool
     """Whether a whole table lies there, guarded where the configuration asks for that."""
+    is_proven: bool = False
+    """Whether that one had been ready before the last run."""
     run_id: str = ""
     """The last run's; empty where none left a verdict."""
     ended_at: float = 0.0
@@ -85,6 +89,7 @@ def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table")
         text,
         str(store.table_path),
         has_table=served.sha256 is not None,
+        is_proven=verdict is not None and _is_proven(served, verdict),
         run_id="" if verdict is None else verdict["run_id"],
         ended_at=0.0 if verdict is None else float(verdict["ended_at"]),
         is_running=verdict is not None and state_of(verdict) == "running",
@@ -95,9 +100,9 @@ def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table")
 def _judge(
     store: NodeStore, served: _Served, verdict: Mapping[str, Any] | None, accept: Accept
 ) -> tuple[Answer, str, bool]:
-    path, has_table = store.table_path, served.sha256 is not None
+    path = store.table_path
     if verdict is None:
-        return ("ready", "", False) if has_table else ("unknown", f"{path}: {served.reason}", False)
+        return ("unknown", f"{path}: {served.reason}", False) if served.sha256 is None else ("ready", "", False)
     run, state = verdict.get("run_id"), state_of(verdict)
     if state == "running":
         gone = is_process_alive(verdict.get("process") or {}) is False
@@ -111,9 +116,14 @@ def _judge(
         return "unknown", f"{path}: not the table that run {run} ended with ({str(named)[:12]}): {other}", False
     error = str(verdict.get("error") or "without an error").splitlines()[0]
     failed = f"{path}: run {run} failed: {clipped(error, 400)}"
-    if has_table and accept == "table":
-        return "ready", f"{failed}; the table there is whole and serves (--accept verdict refuses it)", False
+    if accept == "table" and _is_proven(served, verdict):
+        return "ready", f"{failed}; the table of before is whole and serves (--accept verdict refuses it)", False
     return "failed", failed, False
+
+
+def _is_proven(served: _Served, verdict: Mapping[str, Any]) -> bool:
+    """Whether the table is the one that was ready before; a verdict that says nothing of that leaves it open."""
+    return served.sha256 is not None and verdict.get("proven_sha256", served.sha256) == served.sha256
 
 
 def _served(store: NodeStore, key: CacheKey, *, needs_guard: bool) -> _Served:

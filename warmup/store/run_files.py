@@ -31,6 +31,16 @@ class RunFiles:
         self._partial = WriterFiles(directory / "partial", file_mode=file_mode, dir_mode=dir_mode)
         self._quarantine = WriterFiles(directory / "quarantine", file_mode=file_mode, dir_mode=dir_mode)
 
+    @property
+    def file_mode(self) -> int:
+        """Mode of the files that it writes."""
+        return self._file_mode
+
+    @property
+    def dir_mode(self) -> int:
+        """Mode of the directories that it makes."""
+        return self._dir_mode
+
     def save_partial(self, results: Sequence[dict[str, Any]]) -> Path:
         """Replace what this object has saved so far; other writers' rows stay. Raises StoreError."""
         return self._partial.save(results)

@@ -177,8 +177,10 @@ def test_after_a_failed_run_a_whole_table_serves(
     place.publish()
     place.conclude(False)
     assert ask(config, clock) == EXIT_READY
-    assert "run run-1 failed: it broke; the table there is whole" in caplog.text
+    assert "run run-1 failed: it broke; the table of before is whole" in caplog.text
     assert ask(config, clock, accept="verdict") == EXIT_FAILED
+    place.conclude(False, proven_sha256=None)
+    assert ask(config, clock) == EXIT_FAILED, "only failed runs know this table"
 
 
 def test_an_import_takes_the_place_of_a_run(config: WarmupConfig, clock: Time) -> None:
@@ -268,7 +270,7 @@ def test_what_happens_meanwhile_is_seen(config: WarmupConfig, clock: Time) -> No
 
 def standing(answer: Any, run_id: str = "", ended_at: float = 0.0, *, has_table: bool = False) -> Standing:
     """One class somewhere."""
-    return Standing(answer, "", "/t", has_table, run_id, ended_at)
+    return Standing(answer, "", "/t", has_table, run_id=run_id, ended_at=ended_at)
 
 
 def test_a_cluster_is_as_its_newest_run_left_it() -> None:

@@ -82,6 +82,23 @@ def test_how_it_ended_names_the_table(tmp_path: Path) -> None:
     assert standing_of(run.config, place).answer == "ready"
 
 
+def test_a_table_that_only_failed_runs_know_does_not_serve(tmp_path: Path) -> None:
+    """One that a first run published before it failed; a re-run that fails leaves the proven one of before alone."""
+    first = Run(tmp_path, "run-1")
+    first.look_up()
+    first.end(ended("run-1", ready=False))
+    (place,) = locations(first.config, {})
+    assert standing_of(first.config, place).answer == "failed"
+    good, bad = Run(tmp_path, "run-2"), Run(tmp_path, "run-3")
+    good.end(ended("run-2", ready=True))
+    assert standing_of(first.config, place).answer == "ready"
+    bad.look_up()
+    bad.end(ended("run-3", ready=False), tunes=False)
+    standing = standing_of(first.config, place)
+    assert (standing.answer, "run-3 failed" in standing.text) == ("ready", True)
+    assert standing_of(first.config, place, "verdict").answer == "failed"
+
+
 def test_a_restart_with_another_library_takes_the_rows_place(tmp_path: Path) -> None:
     """The index leads to the key of the newest run, not to the one that an older library had."""
     Run(tmp_path, "run-1").end(ended("run-1", ready=True))

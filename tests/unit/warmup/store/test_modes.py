@@ -49,7 +49,18 @@ def test_a_rollback_keeps_the_modes_of_the_store(store: NodeStore, tmp_path: Pat
     done = perform("rollback", {"root": str(tmp_path), "key": KEY_SHA256[:8]})
 
     assert (done["ok"], store.lookup(KEY).generation) == (True, 1)
-    assert [mode(path) for path in (store.table_path, store.generations.pointer_path)] == [0o640, 0o640]
+    files = [path for path in store.directory.iterdir() if path.is_file()]
+    assert {mode(path) for path in files} == {0o640}
+
+
+def test_an_import_without_a_config_keeps_the_modes_of_the_store(store: NodeStore, tmp_path: Path) -> None:
+    """Whoever could read the table before it can read it afterwards; a config's modes win."""
+    data = perform("export", {"root": str(tmp_path), "file": None})["result"]["data"]
+    store.make_current(1)
+    assert perform("import", {"root": str(tmp_path), "data": data})["ok"]
+    assert (store.lookup(KEY).generation, mode(store.table_path)) == (2, 0o640)
+    elsewhere = {"root": str(tmp_path / "new"), "data": data, "config": {"given": True}, "cache": {"file_mode": 0o644}}
+    assert mode(Path(perform("import", elsewhere)["result"]["path"])) == 0o644
 
 
 def test_a_store_that_is_opened_without_modes_has_its_own(store: NodeStore) -> None:
