@@ -35,6 +35,8 @@ TABLE: tuple[Variable, ...] = (
         "local",
         "replaces everything before the key's hash when `cache.override_dir` is not given",
     ),
+    Variable("RAY_WARMUP_TRUSTED_UIDS", "local", "`cache.trusted_uids` for processes without a config, with commas"),
+    Variable("RAY_WARMUP_TRUSTED_GIDS", "local", "`cache.trusted_gids` for processes without a config, with commas"),
     Variable("XDG_CACHE_HOME", "local", "parent of the default cache root"),
     Variable("HOME", "local", "expands `~`, parent of the default cache root"),
     Variable("TMPDIR", "local", "parent of Ray's session directory when nodes are simulated"),

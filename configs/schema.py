@@ -25,6 +25,7 @@ Backend = Literal["auto", "cuda", "cpu"]
 OnNodeLoss = Literal["fail", "shrink", "replace"]
 OpFamily = Literal["gemm", "fused_moe", "attention", "norm", "rope", "sampling"]
 MAX_RANKS = 1 << 16
+Identity = Annotated[Whole, Field(ge=0, le=(1 << 32) - 2)]
 FEWEST_ROUNDS = 7
 """Interleaved rounds below which scatter cannot be told from a gain."""
 
@@ -232,6 +233,10 @@ class CacheSection(Section):
     """Mode of published files: octal, with the leading zero or in quotes."""
     dir_mode: DirMode = 0o700
     """Mode of created directories, written likewise; below a setgid directory they keep that bit."""
+    trusted_uids: tuple[Identity, ...] = ()
+    """Users, by number, whose stores are believed besides this process' own and root's. Root believes nobody else."""
+    trusted_gids: tuple[Identity, ...] = ()
+    """Groups, by number, whose members may write the directories that code is loaded from."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
 

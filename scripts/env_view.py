@@ -5,18 +5,20 @@ eval "$(ray-warmup env --config my.yaml)"
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import typer
 
 from ray_warmup.configs import ConfigError, WarmupConfig, env
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.scripts.terminal import complain
+from ray_warmup.scripts.terminal import complain, plain
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
-from ray_warmup.warmup.caches import flashinfer_modules
-from ray_warmup.warmup.caches.environment import ProcessEnvironment, decide
+from ray_warmup.warmup.caches.environment import ProcessEnvironment, Setting, decide
 from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.provider import is_installed, refusal
+from ray_warmup.warmup.caches.workspace import find_workspace
+from ray_warmup.warmup.disk.writable import why_not_writable
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank
 from ray_warmup.warmup.rank.locations import Location, location_of
@@ -28,8 +30,19 @@ FALSE = "false"
 """For a shell that evaluates the output: `eval` fails with it, which it does not with nothing."""
 
 
-def environment_of(config: WarmupConfig, rank: int | None, node: int | None = None) -> tuple[ProcessEnvironment, Path]:
-    """The environment for one class on this node (or on a simulated one), and the path of its table.
+@dataclass(frozen=True, slots=True)
+class EngineEnvironment:
+    """What an engine's own process gets, and what could not be had."""
+
+    process: ProcessEnvironment
+    table: Path
+    notes: tuple[str, ...]
+    is_usable: bool
+    """False: FlashInfer cannot be imported with it."""
+
+
+def environment_of(config: WarmupConfig, rank: int | None, node: int | None = None) -> EngineEnvironment:
+    """The environment for one class on this node (or on a simulated one), tried by this user.
 
     The class is a rank's, else that of the node's own ranks. Raises ConfigError where the config simulates several
     nodes and none is named, or has no such rank.
@@ -37,30 +50,45 @@ def environment_of(config: WarmupConfig, rank: int | None, node: int | None = No
     here, place = _place(config, rank, node)
     paths = resolve_paths(config.cache, here)
     environ = env.snapshot() | here | home_environment(paths)
-    provider = _provider(place.directory)
     home = Path(environ.get("HOME") or "/")
-    environment = decide(environ, home, paths.workspace, provider)
-    return environment, place.directory / TABLE_NAME
+    workspace = find_workspace(paths.workspace, environ, home)
+    provider, refused = _provider(place.directory)
+    process = decide(environ, home, workspace.base, provider)
+    process = replace(process, settings=(*process.settings, *_trust(config)))
+    notes = (*workspace.refused, *refused, *_unwritable(process))
+    return EngineEnvironment(process, place.directory / TABLE_NAME, notes, workspace.is_usable)
 
 
 def show_environment(
     config: WarmupConfig, rank: int | None, node: int | None, *, as_json: bool, check: bool = False
 ) -> int:
-    """Print `export` lines for a shell, or every setting with its reason as JSON; 1 where `check` finds no table.
+    """Print `export` lines for a shell, or every setting with its reason as JSON.
 
-    The shell is then given a `false` instead, so that `eval` fails, too.
+    1 where `check` finds no table or FlashInfer has no workspace: the shell is given a `false`, so that `eval` fails,
+    too. What could not be had is said in comments, and in JSON as `notes`.
     """
     standing = standing_of(config, _place(config, rank, node)[1])  # puts back a table that is not the committed one
-    environment, table_path = environment_of(config, rank, node)
+    found = environment_of(config, rank, node)
     is_ready = standing.answer == "ready"
     if as_json:
-        settings = [asdict(setting) for setting in environment.settings]
-        print_document({"table": str(table_path), "is_ready": is_ready, "settings": settings})
+        settings = [asdict(setting) for setting in found.process.settings]
+        document = {"table": str(found.table), "is_ready": is_ready, "notes": list(found.notes)}
+        print_document({**document, "settings": settings})
     elif check and not is_ready:
         typer.echo(FALSE)
     else:
-        typer.echo(environment.shell(), nl=False)
-    return _refused(standing) if check and not is_ready else 0
+        _print_shell(found)
+    if check and not is_ready:
+        return _refused(standing)
+    return 0 if found.is_usable else 1
+
+
+def _print_shell(found: EngineEnvironment) -> None:
+    for note in found.notes:
+        typer.echo("# " + plain(note))
+    typer.echo(found.process.shell(), nl=False)
+    if not found.is_usable:
+        typer.echo(f"{FALSE}  # no workspace for FlashInfer that this user can write: set FLASHINFER_WORKSPACE_BASE")
 
 
 def show_paths(config: WarmupConfig, rank: int | None, node: int | None, *, check: bool) -> int:
@@ -90,11 +118,30 @@ def _refused(standing: Standing) -> int:
     return 1
 
 
-def _provider(store_directory: Path) -> Path | None:
-    """The installed modules of the store's current artifact; None where there are none."""
+def _provider(store_directory: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """The installed modules of the store's current artifact, if code may be loaded from there; else why not."""
     try:
         _, manifest = NodeStore(store_directory).current()
-    except (FileNotFoundError, WarmupError):
-        return None
-    provider = provider_directory(store_directory, manifest.module_set)
-    return provider if flashinfer_modules.is_installed(provider) else None
+        provider = provider_directory(store_directory, manifest.module_set)
+        if not is_installed(provider):
+            return None, ()
+        why = refusal(provider, manifest.module_set)
+    except FileNotFoundError:
+        return None, ()
+    except WarmupError as error:
+        why = str(error)
+    return (provider, ()) if why is None else (None, (f"compiled modules are not used: {why}",))
+
+
+def _unwritable(process: ProcessEnvironment) -> tuple[str, ...]:
+    """Caches of other libraries, whose place this command does not choose."""
+    places = (("TRITON_CACHE_DIR", process.triton_cache), ("CUDA_CACHE_PATH", process.compute_cache))
+    found = ((name, why_not_writable(path)) for name, path in places)
+    return tuple(f"{name}: new kernels cannot be kept there: {why}" for name, why in found if why is not None)
+
+
+def _trust(config: WarmupConfig) -> tuple[Setting, ...]:
+    """An engine has no config: it is told whom that believes."""
+    cache, why = config.cache, "whose files `ray_warmup.apply` believes"
+    named = (("RAY_WARMUP_TRUSTED_UIDS", cache.trusted_uids), ("RAY_WARMUP_TRUSTED_GIDS", cache.trusted_gids))
+    return tuple(Setting(name, ",".join(map(str, ids)), why, True) for name, ids in named if ids)

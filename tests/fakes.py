@@ -27,6 +27,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.caches.flashinfer_modules import MODULES, PACKAGE
 from ray_warmup.warmup.device.guard.contest import Pace
 from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError
@@ -112,7 +113,7 @@ class ScriptedTuner:
         return {name: path for name, path in paths.items() if path.exists()}
 
     def activate(self, provider: Path) -> bool:
-        if (provider / "modules").is_dir():
+        if (provider / PACKAGE / MODULES).is_dir():
             self._provider = provider
         return self._provider == provider
 
@@ -209,7 +210,7 @@ class ScriptedTuner:
 
     def _library(self, name: str) -> Path:
         """Installed for this process, else built on this node, else not there."""
-        installed = None if self._provider is None else self._provider / "modules" / name / f"{name}.so"
+        installed = None if self._provider is None else self._provider / PACKAGE / MODULES / name / f"{name}.so"
         return installed if installed is not None and installed.exists() else self._workspace() / f"{name}.so"
 
     def _metadata(self) -> dict[str, str]:

@@ -137,8 +137,7 @@ class Manifest:
     @property
     def module_set(self) -> str:
         """sha256 of its FlashInfer modules' paths and contents: artifacts with equal modules share one installation."""
-        rows = [[blob.path, blob.content_sha256] for blob in self.of_kind("flashinfer_module")]
-        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+        return set_of((blob.path, blob.content_sha256) for blob in self.of_kind("flashinfer_module"))
 
     def of_kind(self, kind: Kind) -> tuple[BlobEntry, ...]:
         """The blobs of one kind, by path."""
@@ -148,6 +147,11 @@ class Manifest:
 def key_digest(parts: Iterable[tuple[str, str]]) -> str:
     """The digest of a cache key: 64 hex digits over its ordered parts."""
     return hashlib.sha256(json.dumps([list(part) for part in parts]).encode()).hexdigest()
+
+
+def set_of(files: Iterable[tuple[str, str]]) -> str:
+    """sha256 of files by path and sha256 of their content, whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(map(list, files))).encode()).hexdigest()
 
 
 def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | None:

@@ -30,6 +30,7 @@ from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.disk.clock import now_in
+from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -43,6 +44,7 @@ def perform(command: str, arguments: Arguments) -> Answer:
     """Run one command here; see the module docstring. KeyError for an unknown command."""
     work = _COMMANDS[command]
     try:
+        believe(_section(arguments))
         paths = _paths(arguments)
         if arguments.get("if_present") and command in _OF_ONE_STORE and not _stores(paths, arguments):
             return {"command": command, "ok": True, "result": None}

@@ -17,7 +17,7 @@ from ray_warmup.warmup.artifact.artifact import decode, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_digest, parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import check_timings
-from ray_warmup.warmup.caches.flashinfer_modules import REQUIREMENTS, is_installed
+from ray_warmup.warmup.caches.flashinfer_modules import MODULES, PACKAGE, REQUIREMENTS, is_installed
 from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.reading import read_regular
@@ -227,7 +227,7 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
 def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: str, checked: _Checked) -> None:
     """A set that is in place must be whole; one that nobody installed here is no problem."""
     provider = provider_directory(store.directory, manifest.module_set)
-    installed = provider / "modules" / path
+    installed = provider / PACKAGE / MODULES / path
     try:
         is_same = sha256(read_regular(installed, MAX_INSTALLED_BYTES)) == content
     except FileNotFoundError:

@@ -53,17 +53,19 @@ def decide(environ: Mapping[str, str], home: Path, flashinfer_base: Path, provid
     """The decision for a node: what is set there wins, else each library's own default.
 
     `flashinfer_base` is where FlashInfer builds on this node (`warmup/rank/node_paths.py`). Triton and the driver keep
-    their own default directories, so a process without these variables finds their entries too.
+    their own default directories, so a process without these variables finds their entries too. Every path is
+    absolute: an engine may be started in another directory.
     """
     triton_home = Path(environ.get("TRITON_HOME") or home)
-    triton_cache = Path(environ.get("TRITON_CACHE_DIR") or triton_home / ".triton" / "cache")
-    compute_cache = Path(environ.get("CUDA_CACHE_PATH") or home / ".nv" / "ComputeCache")
+    triton_cache = Path(environ.get("TRITON_CACHE_DIR") or triton_home / ".triton" / "cache").absolute()
+    compute_cache = Path(environ.get("CUDA_CACHE_PATH") or home / ".nv" / "ComputeCache").absolute()
     settings = [
         Setting("FLASHINFER_WORKSPACE_BASE", str(flashinfer_base), "where FlashInfer builds what is missing", True),
         Setting("TRITON_CACHE_DIR", str(triton_cache), "Triton's compiled kernels", False),
         Setting("CUDA_CACHE_PATH", str(compute_cache), "the driver's compiled kernels", False),
     ]
     if provider is not None:
-        paths = [str(provider), *(p for p in environ.get(PATH_VARIABLE, "").split(":") if p and p != str(provider))]
+        others = [str(Path(p).absolute()) for p in environ.get(PATH_VARIABLE, "").split(":") if p]
+        paths = [str(provider), *(path for path in others if path != str(provider))]
         settings.append(Setting(PATH_VARIABLE, ":".join(paths), "FlashInfer's compiled modules", True))
     return ProcessEnvironment(provider, flashinfer_base, triton_cache, compute_cache, tuple(settings))

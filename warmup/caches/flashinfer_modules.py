@@ -5,10 +5,12 @@ ahead-of-time lookup finds is loaded as it is. So the libraries go into a genera
 `flashinfer_jit_cache` package, FlashInfer's own protocol for prebuilt modules:
 
     <provider>/flashinfer_jit_cache/__init__.py     generated; names the modules, defers to an installed package too
-    <provider>/provider.json                        version, architectures, modules
-    <provider>/modules/<name>/<name>.so
+    <provider>/flashinfer_jit_cache/provider.json   version, architectures, modules, sha256 of every file
+    <provider>/flashinfer_jit_cache/modules/<name>/<name>.so
 
-site-packages is never written. A library that does not load makes FlashInfer warn and compile.
+The provider goes onto the module path, so it holds that one package and nothing else, and it is activated only where
+nobody else can write and every file is what was installed. site-packages is never written. A library that does not
+load makes FlashInfer warn and compile.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.artifact import Content
-from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
+from ray_warmup.warmup.artifact.artifact import Content, sha256
+from ray_warmup.warmup.artifact.manifest import Manifest, parse_json, set_of
 from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ PACKAGE = "flashinfer_jit_cache"
 PROVIDER_ID = "ray-warmup"
 REQUIREMENTS = "requirements.json"
 MARK = "provider.json"
+MODULES = "modules"
 SHIM = Path(__file__).parent / "provider_shim.py"
 _LIMIT = 1 << 20
 
@@ -103,8 +107,8 @@ def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
         return False
-    provider = Path(package.origin).parents[1]
-    return not (provider / MARK).is_file() or (provider / "modules" / name / f"{name}.so").is_file()
+    home = Path(package.origin).parent
+    return not (home / MARK).is_file() or (home / MODULES / name / f"{name}.so").is_file()
 
 
 def target_architectures() -> tuple[str, ...]:
@@ -129,19 +133,14 @@ def install(
     """
     if not contents:
         return []
-    libraries = [content for content in contents if content.path != REQUIREMENTS]
     needed = _requirements(contents)
     difference = unmet_requirement(needed, here)
     if difference is not None:
         raise RejectedArtifactError(f"the compiled modules do not fit this process: {difference}", what=difference)
-    document = {
-        "version": needed["flashinfer"],
-        "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
-        "modules": sorted(Path(content.path).stem for content in libraries),
-    }
-    files = {provider / "modules" / content.path: content.data for content in libraries}
-    files[provider / MARK] = json.dumps(document, sort_keys=True).encode()
-    files[provider / PACKAGE / "__init__.py"] = SHIM.read_bytes()
+    home = provider / PACKAGE
+    files = {home / MODULES / content.path: content.data for content in contents}
+    files[home / MARK] = _description(needed, {content.path: sha256(content.data) for content in contents})
+    files[home / "__init__.py"] = SHIM.read_bytes()
     missing = {path: data for path, data in files.items() if not _holds(path, data)}
     for path, data in missing.items():
         publish_bytes(path, data, file_mode=file_mode, dir_mode=dir_mode)
@@ -162,22 +161,90 @@ def activate(provider: Path) -> bool:
     """Let this process' FlashInfer find a provider's modules; False when there is none in `provider`.
 
     Before FlashInfer is imported the provider goes onto `sys.path`; afterwards its list of providers is extended.
-    Modules that this process has loaded already stay loaded.
+    Modules that this process has loaded already stay loaded. Raises UnsafeArchiveError where `refusal` has a reason,
+    CorruptArtifactError for a description that is none.
     """
     if not is_installed(provider):
         return False
     path = str(provider)
     if path in sys.path:
         return True
+    check(provider)
     if "flashinfer.jit.env" in sys.modules:
         _extend_lookup(provider)
     sys.path.insert(0, path)
     return True
 
 
+def check(provider: Path, module_set: str | None = None) -> None:
+    """Raises UnsafeArchiveError where `refusal` has a reason, CorruptArtifactError for a description that is none."""
+    why = refusal(provider, module_set)
+    if why is not None:
+        raise UnsafeArchiveError(f"no code is loaded from {provider}: {why}", path=str(provider))
+
+
 def is_installed(provider: Path) -> bool:
     """Whether an installation into this directory was completed."""
     return (provider / PACKAGE / "__init__.py").is_file()
+
+
+def refusal(provider: Path, module_set: str | None = None) -> str | None:
+    """Why no process may load code from a provider; None when it may.
+
+    Looked at are the owners and modes of every directory up to the root of the file system and of every file in it,
+    what files there are, and the bytes of each. `module_set`: those must be the modules (`Manifest.module_set`).
+    Raises CorruptArtifactError for a description that is none.
+    """
+    why = code_refusal(provider) or contents_refusal(provider)
+    if why is not None:
+        return why
+    others = [path for path in provider.iterdir() if path.name != PACKAGE]
+    if others:
+        return f"{others[0]} does not belong there"
+    shas = _described_files(provider)
+    if module_set is not None and set_of(shas.items()) != module_set:
+        return f"{provider / PACKAGE / MARK} names other modules than the manifest"
+    home = provider / PACKAGE
+    wanted = {home / MODULES / path: sha for path, sha in shas.items()}
+    wanted[home / "__init__.py"] = sha256(SHIM.read_bytes())
+    found = {path for path in provider.rglob("*") if path.is_file() and not _is_bytecode(path, home)}
+    odd = sorted(found ^ (wanted.keys() | {home / MARK}))
+    if odd:
+        return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"
+    damaged = next((path for path, sha in wanted.items() if sha256(path.read_bytes()) != sha), None)
+    return None if damaged is None else f"{damaged} is not what was installed"
+
+
+def _is_bytecode(path: Path, home: Path) -> bool:
+    """Python keeps what it compiled of the package beside it; whoever may write there is believed."""
+    return path.parent == home / "__pycache__" and path.name.startswith("__init__.") and path.suffix == ".pyc"
+
+
+def _description(needed: Mapping[str, str], shas: Mapping[str, str]) -> bytes:
+    document = {
+        "version": needed["flashinfer"],
+        "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
+        "modules": sorted(Path(path).stem for path in shas if path != REQUIREMENTS),
+        "files": dict(shas),
+    }
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def _described_files(provider: Path) -> dict[str, str]:
+    """Path and sha256 of every file of a set, checked against what they need. Raises CorruptArtifactError."""
+    home = provider / PACKAGE
+    try:
+        data = (home / MARK).read_bytes()
+        document = parse_json(data, _LIMIT, str(home / MARK))
+        shas = document["files"]
+        needs = Content("flashinfer_module", REQUIREMENTS, (home / MODULES / REQUIREMENTS).read_bytes())
+        needed = _requirements([needs])
+        is_ours = data == _description(needed, shas)
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptArtifactError(f"{home / MARK} does not describe what is installed", path=str(provider)) from error
+    if not is_ours:
+        raise CorruptArtifactError(f"{home / MARK} does not describe what is installed", path=str(provider))
+    return {str(path): str(sha) for path, sha in shas.items()}
 
 
 def is_whole_library(data: bytes | memoryview) -> bool:
@@ -206,20 +273,19 @@ def _is_whole(head: bytes, size_of_all: int) -> bool:
 def _extend_lookup(provider: Path) -> None:
     from flashinfer.jit import env as jit_env
 
-    document = parse_json((provider / MARK).read_bytes(), _LIMIT, str(provider / MARK))
+    mark = provider / PACKAGE / MARK
+    document = parse_json(mark.read_bytes(), _LIMIT, str(mark))
     try:
         added = jit_env.AOTProvider(
             provider_id=PROVIDER_ID,
             distribution=PROVIDER_ID,
             version=document["version"],
-            jit_cache_dir=provider / "modules",
+            jit_cache_dir=provider / PACKAGE / MODULES,
             cuda_architectures=frozenset(document["cuda_architectures"]),
             modules=frozenset(document["modules"]),
         )
     except (LookupError, TypeError) as error:
-        raise CorruptArtifactError(
-            f"{provider / MARK} does not describe what is installed", path=str(provider)
-        ) from error
+        raise CorruptArtifactError(f"{mark} does not describe what is installed", path=str(provider)) from error
     others = tuple(p for p in jit_env.FLASHINFER_AOT_PROVIDERS if p.jit_cache_dir != added.jit_cache_dir)
     jit_env.FLASHINFER_AOT_PROVIDERS = (*others, added)
     logger.info("FlashInfer was imported already; %d modules of %s were added", len(added.modules), provider)

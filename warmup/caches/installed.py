@@ -6,6 +6,7 @@ lacks a compiled part compiles it for itself. Trouble with the table is never tr
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from ray_warmup.warmup.caches.environment import ProcessEnvironment
 from ray_warmup.warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)
+
+
+LAYOUT = "2"
+"""Of a provider's files; another one lies elsewhere, so that neither version takes the other's for damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class Installed:
 
 def provider_directory(store_directory: Path, module_set: str) -> Path:
     """Where a set of modules (`Manifest.module_set`) is installed below its node store."""
-    return store_directory / "installed" / module_set[:32]
+    name = hashlib.sha256(f"{LAYOUT} {module_set}".encode()).hexdigest()[:32]
+    return store_directory / "installed" / name
 
 
 def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment, node: Node) -> Installed:

@@ -13,13 +13,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 _NAME = "flashinfer_jit_cache"
-_HERE = Path(__file__).resolve().parent.parent
+_HERE = Path(__file__).resolve().parent
 _MARK = "provider.json"
 
 
 def _load_installed(version: str) -> ModuleType | None:
     """The package of this name further down the path; None when there is none, or one of another version."""
-    path = [entry for entry in sys.path if not (Path(entry or ".") / _MARK).is_file()]
+    path = [entry for entry in sys.path if not (Path(entry or ".") / _NAME / _MARK).is_file()]
     spec = importlib.machinery.PathFinder.find_spec(_NAME, path)
     if spec is None or spec.loader is None:
         return None

@@ -13,7 +13,7 @@ fsync, `os.replace`, fsync of the directory. What the target's surroundings may 
 | directory with the setgid bit | new directories below keep it, and with it their group |
 | target or its directory is a symbolic link | StoreError, nothing followed (links further up are followed) |
 | target is a directory, device, pipe or socket | StoreError |
-| directory owned by another user | StoreError, unless that user or we are root |
+| directory of another user | StoreError, unless that is root or one of `cache.trusted_uids` |
 | two writers at once | both succeed, the last one stays; no lock is taken |
 """
 
@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.warmup.disk.attempts import while_stale
+from ray_warmup.warmup.disk.trust import stranger
 from ray_warmup.warmup.errors import StoreError
 
 logger = logging.getLogger(__name__)
@@ -184,9 +185,9 @@ def _directory(directory: Path) -> Iterator[int]:
 
 
 def _refuse_stranger(dir_fd: int) -> None:
-    owner, user = os.fstat(dir_fd).st_uid, os.geteuid()
-    if user != 0 and owner not in (user, 0):
-        raise PermissionError(errno.EPERM, f"directory belongs to user {owner}, this process is user {user}")
+    why = stranger(os.fstat(dir_fd).st_uid)
+    if why is not None:
+        raise PermissionError(errno.EPERM, f"directory {why}")
 
 
 def _refuse_target(path: Path, dir_fd: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.publish import OF_CACHE, Advice, store_error
+from ray_warmup.warmup.disk.trust import stranger
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 
 LATEST = 32503680000.0
@@ -18,10 +19,10 @@ LATEST = 32503680000.0
 
 
 def read_regular(path: Path, limit: int, *, advice: Advice = OF_CACHE, any_owner: bool = False) -> bytes:
-    """The bytes of a regular file of this user's or root's, at most `limit`.
+    """The bytes of a regular file of somebody who is believed (`trust.py`), at most `limit`.
 
     Raises FileNotFoundError; CorruptArtifactError when it is larger; StoreError when it is no regular file, is
-    another user's (unless we are root, or `any_owner`) or cannot be read, a handle that stays stale included.
+    a stranger's (unless `any_owner`) or cannot be read, a handle that stays stale included.
     """
     try:
         return while_stale(lambda: _read_once(path, limit, any_owner))
@@ -55,13 +56,10 @@ def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    user = os.geteuid()
-    if not any_owner and user != 0 and status.st_uid not in (user, 0):
+    why = None if any_owner else stranger(status.st_uid)
+    if why is not None:
         raise StoreError(
-            f"{path} belongs to user {status.st_uid}, this process is user {user}; it is not trusted: set cache.root "
-            "to a directory of this user",
-            path=str(path),
-            owner=status.st_uid,
+            f"{path} {why}, or set cache.root to a directory of this user", path=str(path), owner=status.st_uid
         )
     if status.st_size > limit:
         raise CorruptArtifactError(

@@ -49,6 +49,8 @@ class CompiledWork:
         self._kernels = KeptKernels(part, store if keeps_tuning_kernels else None)
         self._collecting = Collecting(tuner, part, store, replay, self._kernels)
         self._provider: Path | None = None
+        self._refused: tuple[str, ...] = ()
+        """Why the last set of modules is not used."""
         self._build: ModuleBuild | None = None
         self._encoded: dict[tuple[str, str], tuple[BlobEntry, Blob]] = {}
         """What was handed over, by path and sha256: it is compressed once, however often it is packed."""
@@ -131,17 +133,21 @@ class CompiledWork:
         modules = artifact.manifest.module_set if self.activate(artifact.manifest.module_set) else None
         if modules is not None and self._build is not None:
             self._build.forget(flashinfer_modules.names_of(artifact.manifest))
-        return {"modules": modules, "missing": list(self.missing()), "warnings": list(done.warnings)}
+        return {"modules": modules, "missing": list(self.missing()), "warnings": [*done.warnings, *self._refused]}
 
     def activate(self, module_set: str) -> bool:
         """Let this process find an installed set of modules; without it the process would compile them."""
         provider = self._part.provider(module_set)
         try:
+            if flashinfer_modules.is_installed(provider):
+                flashinfer_modules.check(provider, module_set)
             if not self._tuner.activate(provider):
                 return False
         except (OSError, WarmupError) as error:
             logger.warning("%s cannot be used, its modules are compiled: %s", provider, error)
+            self._refused = (f"{provider} cannot be used, its modules are compiled: {error}",)
             return False
+        self._refused = ()
         self._provider = provider
         return True
 
@@ -188,4 +194,5 @@ class CompiledWork:
         finally:
             lease.release()
         modules = artifact.manifest.module_set
-        return (modules if self.activate(modules) else None), done.warnings
+        used = modules if self.activate(modules) else None
+        return used, (*done.warnings, *self._refused)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ray_warmup.configs import env
@@ -20,11 +21,13 @@ from ray_warmup.warmup.artifact.manifest import key_difference
 from ray_warmup.warmup.artifact.table import metadata_difference, parse_table
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
+from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
 from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
 from ray_warmup.warmup.store.node_index import NodeIndex
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
+from ray_warmup.warmup.store.table_at import quarantined
 from ray_warmup.warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of
 
 
@@ -79,6 +82,7 @@ def foretell(
     `gpu_index` is NVML's; ignored on the cpu backend. `fingerprint` is what `fingerprint_of` said before; it takes a
     while. Raises ForecastError where there is no such GPU.
     """
+    believe(config.cache)
     if backend is None:
         backend = config.cluster.backend_beside_gpus
     dims = dimensions_of(config)
@@ -106,7 +110,8 @@ def forecast_rank(
     told = foretell(config, rank, backend, gpu_index, environment)
     key = _found_key(config, told)
     store = store_at(config.cache, told.directory_of(key))
-    stored = store.lookup(key.as_dict(), read_only=True, check=lambda table: refusal(table, key))
+    check = partial(refusal_in, store, key)
+    stored = store.lookup(key.as_dict(), read_only=True, check=check)
     return Forecast(
         rank=rank,
         key=key,
@@ -122,6 +127,7 @@ def forecast_rank(
 
 def index_of(config: WarmupConfig, paths: NodePaths) -> NodeIndex:
     """What runs of this configuration wrote below a node's directories."""
+    believe(config.cache)
     modes = {"file_mode": config.cache.file_mode, "dir_mode": config.cache.dir_mode}
     return NodeIndex(paths.root, paths.override, config_digest(config, dimensions_of(config)), **modes)
 
@@ -165,6 +171,11 @@ def _skips(
     return foreseen_skips(
         workloads, capability, lambda module: flashinfer_modules.is_foreseen(module, paths.workspace, version, arch)
     )
+
+
+def refusal_in(store: NodeStore, key: CacheKey, table: bytes) -> str | None:
+    """The same of a table in a store, which may not name a tactic that is quarantined there either."""
+    return refusal(table, key) or quarantined(store, table)
 
 
 def refusal(table: bytes, key: CacheKey) -> str | None:

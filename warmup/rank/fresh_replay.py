@@ -28,6 +28,7 @@ from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
+from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import LoadError, WarmupError
 from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
@@ -156,9 +157,10 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
     from ray_warmup.warmup.device.tuner import TunerOptions
     from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
 
+    config = parse_config(request["config"])
+    believe(config.cache)
     if request.get("provider"):
         flashinfer_modules.activate(Path(request["provider"]))
-    config = parse_config(request["config"])
     tuner = load_factory(request["factory"])(request["backend"], TunerOptions())
     recorder = triton_cache.Recorder() if request.get("triton_cache") else None
     if recorder is not None:

@@ -27,6 +27,7 @@ from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
 from ray_warmup.warmup.device.tuner import Tuner, Watch
+from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
@@ -97,6 +98,7 @@ class RankProcess:
         Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
         """
         with self._busy("probe"):
+            believe(self._config.cache)
             self._dims = dimensions_of(self._config)
             self._engine = RankEngine(self._config, self._dims, self.info.rank, self._backend, self._warms)
             paths = resolve_paths(self._config.cache)

@@ -27,7 +27,7 @@ from ray_warmup.warmup.artifact.manifest import Manifest, key_difference
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.rank.forecast import refusal, store_at
+from ray_warmup.warmup.rank.forecast import refusal_in, store_at
 from ray_warmup.warmup.rank.locations import Location
 from ray_warmup.warmup.store.leases import is_process_alive
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -150,7 +150,7 @@ def _checked(store: NodeStore, manifest: Manifest, key: CacheKey, *, needs_guard
     if manifest.table is None or digest != manifest.table.content_sha256:
         what = "is not there" if digest is None else "is not the committed one"
         return _Served(None, f"the file {what} and could not be put back")
-    if (why := refusal(read_regular(store.table_path, MAX_TABLE_BYTES), key)) is not None:
+    if (why := refusal_in(store, key, read_regular(store.table_path, MAX_TABLE_BYTES))) is not None:
         return _Served(None, f"the table is refused: {why}")
     if needs_guard and not manifest.guard.guarded:
         return _Served(None, "the table is unguarded, and guard.enabled asks for a guarded one")

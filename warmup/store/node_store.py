@@ -65,6 +65,7 @@ from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.clock import DiskClock
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import store_error, sweep
+from ray_warmup.warmup.disk.trust import owner_refusal
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.commit import commit_artifact
@@ -311,6 +312,9 @@ class NodeStore(RunFiles):
                     f"{path} is a symbolic link, which is not followed; set cache.root to the directory itself",
                     path=str(path),
                 )
+            why = owner_refusal(path)
+            if why is not None:
+                raise StoreError(f"{why}, or set cache.root to a directory of this user", path=str(path))
 
     def _sweep_if_possible(self) -> None:
         try:

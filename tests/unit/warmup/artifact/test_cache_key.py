@@ -54,6 +54,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "cache.file_mode": 0o644,
         "cache.dir_mode": 0o755,
         "cache.tuning_kernels": False,
+        "cache.trusted_uids": (5001,),
+        "cache.trusted_gids": (2000,),
     },
     "model name": {"model.name": "another name"},
     "strategy": {"autotune.strategy": "sharded", "autotune.consensus_ranks": 5},

@@ -157,8 +157,9 @@ def test_an_engine_finds_imported_modules_by_env_alone(tmp_path: Path, imported:
     )
     forecast = forecast_rank(config, 0)
     imported(CPU, key=forecast.key.as_dict(), key_sha256=forecast.key.sha256)
-    environment, table = environment_of(config, 0)
-    assert table.is_file()
+    found = environment_of(config, 0)
+    environment = found.process
+    assert found.table.is_file()
     code = "import flashinfer_jit_cache as ours; print(ours.__file__, *ours.get_jit_cache_providers()[0].modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code],
@@ -171,4 +172,4 @@ def test_an_engine_finds_imported_modules_by_env_alone(tmp_path: Path, imported:
     )
     provider = Path(environment.variables()["PYTHONPATH"])
     assert ran.stdout.split() == [str(provider / "flashinfer_jit_cache/__init__.py"), "python"]
-    assert (provider / "modules/python/python.so").is_file()
+    assert (provider / "flashinfer_jit_cache/modules/python/python.so").is_file()

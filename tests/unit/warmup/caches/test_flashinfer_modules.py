@@ -93,8 +93,9 @@ def test_install_is_complete_and_repeatable(library: Path, tmp_path: Path) -> No
     assert modules.is_installed(tmp_path)
     assert written[-1].name == "__init__.py"
     assert modules.install(contents, tmp_path, HERE) == []
-    (tmp_path / "modules/probe/probe.so").write_bytes(b"damaged")
-    assert modules.install(contents, tmp_path, HERE) == [tmp_path / "modules/probe/probe.so"]
+    installed = tmp_path / modules.PACKAGE / "modules/probe/probe.so"
+    installed.write_bytes(b"damaged")
+    assert modules.install(contents, tmp_path, HERE) == [installed]
     assert modules.install((), tmp_path / "none", HERE) == []
     assert modules.activate(tmp_path / "none") is False
 
@@ -137,13 +138,13 @@ def test_what_a_provider_has_is_foreseen(library: Path, tmp_path: Path, monkeypa
     assert foreseen("other")
 
 
-@pytest.mark.parametrize("mark", ["{}", "[]", '{"version": 1, "modules": 2, "cuda_architectures": 3}'])
+@pytest.mark.parametrize("mark", ["{}", "[]", '{"version": 1, "modules": 2, "cuda_architectures": 3, "files": {}}'])
 def test_a_provider_that_does_not_describe_itself_is_refused(library: Path, tmp_path: Path, mark: str) -> None:
     """A damaged description is a named error each time, and nothing of the provider is left on the path."""
     import flashinfer.jit.env as jit_env
 
     modules.install(modules.collect({"probe": library}, HERE), tmp_path, HERE)
-    (tmp_path / modules.MARK).write_text(mark)
+    (tmp_path / modules.PACKAGE / modules.MARK).write_text(mark)
     before = list(sys.path), jit_env.FLASHINFER_AOT_PROVIDERS
     for _ in range(2):
         with pytest.raises(CorruptArtifactError, match=r"provider\.json"):
@@ -161,10 +162,9 @@ def probe(tmp_path: Path, library: Path, when: str, python_path: str = "") -> di
     """What a fresh process' FlashInfer finds after installing `probe` and a broken module."""
     paths = {"flashinfer": modules.metadata.version("flashinfer-python"), "cuda": "13.0", "architectures": "90a"}
     here = HERE | paths
-    contents = modules.collect({"probe": library, "broken": library}, here)
+    broken = Content("flashinfer_module", "broken/broken.so", b"\x7fELF that no loader takes")
     provider = tmp_path / "provider"
-    modules.install(contents, provider, here)
-    (provider / "modules/broken/broken.so").write_bytes(b"\x7fELF damaged on disk")
+    modules.install([*modules.collect({"probe": library}, here), broken], provider, here)
     (tmp_path / "probe.py").write_text(PROBE)
     report = tmp_path / "report.json"
     environment = {
@@ -195,7 +195,7 @@ def test_flashinfer_finds_modules_activated_after_its_import(library: Path, tmp_
 
     assert report["untouched"] is True
     assert report["providers"] == ["ray-warmup"]
-    assert report["paths"] == {"probe": str(tmp_path / "provider/modules/probe/probe.so")}
+    assert report["paths"] == {"probe": str(tmp_path / "provider/flashinfer_jit_cache/modules/probe/probe.so")}
     assert (report["loads"], report["broken_loads"], report["architectures"]) == (True, False, ["90a"])
 
 

@@ -1,0 +1,66 @@
+"""Where an engine's own FlashInfer builds: a directory that the user who asks can write, and nobody else.
+
+FlashInfer opens a log in its workspace while it is imported, so that one which cannot be written is no import at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.disk.trust import code_refusal
+from ray_warmup.warmup.disk.writable import why_not_writable
+
+LOG = Path(".cache") / "flashinfer"
+"""FlashInfer makes this below its workspace, and its modules and log in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What was found: a directory, and what was wrong with each that was wanted before."""
+
+    base: Path
+    refused: tuple[str, ...] = ()
+    is_usable: bool = True
+    """False: none can be written; `base` is the one that was wanted."""
+
+
+def find_workspace(wanted: Path, environ: Mapping[str, str], home: Path) -> Workspace:
+    """The first of these that this process can write: the wanted one, the user's own cache, a private temporary one."""
+    own = Path(environ.get("XDG_CACHE_HOME") or home / ".cache")
+    temporary = Path(environ.get("TMPDIR") or "/tmp") / f"ray-warmup-{os.geteuid()}"
+    places = (own / "ray-warmup", home / ".cache" / "ray-warmup", temporary)
+    refused: list[str] = []
+    for base in dict.fromkeys((wanted, *(place / "flashinfer" for place in places if place.is_absolute()))):
+        why = why_not_writable(base / LOG) or _exposed(base)
+        if why is None and base.is_relative_to(temporary):
+            why = _made_private(temporary)
+        if why is None:
+            return Workspace(base, tuple(refused))
+        refused.append(f"{base} cannot be FlashInfer's workspace for user {os.geteuid()}: {why}")
+    return Workspace(wanted, tuple(refused), is_usable=False)
+
+
+def _exposed(base: Path) -> str | None:
+    """Why code would not be loaded from what is there of a directory."""
+    there = base
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    return code_refusal(there) if there == base else _exposed_above(there)
+
+
+def _exposed_above(there: Path) -> str | None:
+    """The same where the directory will be made below `there`, which may be sticky then."""
+    is_sticky = bool(there.stat().st_mode & 0o1000)
+    return code_refusal(there.parent) if is_sticky else code_refusal(there)
+
+
+def _made_private(directory: Path) -> str | None:
+    """Make a directory of this user alone where everybody may make some; why it is none."""
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        return f"{directory}: {error.strerror or error}"
+    return code_refusal(directory)

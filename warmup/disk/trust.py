@@ -1,0 +1,136 @@
+"""Whose files are believed, and which directories code may be loaded from.
+
+Believed are this process' user, root, and who `cache.trusted_uids` names; root believes nobody else either. Code is
+loaded only where nobody else can replace it: every directory up to the root of the file system belongs to somebody who
+is believed, and is writable by no one else (groups that `cache.trusted_gids` names apart). A sticky directory above,
+such as /tmp, is fine: others cannot touch what lies in it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.configs import env
+from ray_warmup.configs.errors import ConfigError, shown
+from ray_warmup.configs.schema import CacheSection
+
+MAX_ID = (1 << 32) - 2
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Users and groups that are believed besides this process' user and root."""
+
+    uids: frozenset[int] = frozenset()
+    gids: frozenset[int] = frozenset()
+
+
+_believed = Trust()
+
+
+def believe(cache: CacheSection) -> None:
+    """From now on this process believes those whom a configuration names, and nobody else."""
+    global _believed
+    _believed = Trust(frozenset(cache.trusted_uids), frozenset(cache.trusted_gids))
+
+
+def believed() -> Trust:
+    """Whom this process believes, the variables for processes without a configuration included. ConfigError."""
+    uids, gids = _ids("RAY_WARMUP_TRUSTED_UIDS"), _ids("RAY_WARMUP_TRUSTED_GIDS")
+    return Trust(_believed.uids | uids, _believed.gids | gids) if uids or gids else _believed
+
+
+def stranger(owner: int) -> str | None:
+    """Why what a user owns is not believed; None where it is."""
+    user = os.geteuid()
+    if owner in (user, 0) or owner in believed().uids:
+        return None
+    return f"belongs to user {owner}, this process is user {user}; name {owner} in cache.trusted_uids to believe it"
+
+
+def owner_refusal(path: Path) -> str | None:
+    """Why what lies there is not believed; None where it is, or where nothing lies. Raises OSError."""
+    try:
+        why = stranger(path.lstat().st_uid)
+    except FileNotFoundError:
+        return None
+    return None if why is None else f"{path} {why}"
+
+
+def code_refusal(path: Path) -> str | None:
+    """Why no code is loaded from a directory (or a file): its own state, or that of a directory above it."""
+    try:
+        own = path.resolve(strict=True)
+        for level in _levels(path):
+            why = _refusal_of(level, level.lstat(), is_above=level != own)
+            if why is not None:
+                return why
+    except OSError as error:
+        return f"{path} cannot be looked at: {error.strerror or error}"
+    return None
+
+
+def contents_refusal(directory: Path) -> str | None:
+    """Why no code is loaded from what lies below a directory: a link, another kind of file, an owner or a mode."""
+    try:
+        for place, names, files in os.walk(directory, onerror=_raise):
+            for name in (*names, *files):
+                path = Path(place, name)
+                status = path.lstat()
+                if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+                    return f"{path} is a link or another special file"
+                why = _refusal_of(path, status, is_above=False)
+                if why is not None:
+                    return why
+    except OSError as error:
+        return f"{directory} cannot be looked through: {error.strerror or error}"
+    return None
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _refusal_of(path: Path, status: os.stat_result, *, is_above: bool) -> str | None:
+    why = stranger(status.st_uid)
+    if why is not None:
+        return f"{path} {why}"
+    mode = stat.S_IMODE(status.st_mode)
+    if is_above and mode & stat.S_ISVTX:
+        return None
+    if mode & stat.S_IWOTH:
+        return f"{path} can be written by everybody (mode {mode:04o}): code is not loaded from it; take 0002 away"
+    if mode & stat.S_IWGRP and status.st_gid not in believed().gids:
+        return (
+            f"{path} can be written by group {status.st_gid} (mode {mode:04o}): code is not loaded from it; "
+            f"take 0020 away, or name {status.st_gid} in cache.trusted_gids"
+        )
+    return None
+
+
+def _levels(path: Path) -> Iterator[Path]:
+    """The path and every directory above it, those above each link on the way included, each once."""
+    seen: set[Path] = set()
+    absolute = Path(os.path.abspath(path))
+    for part in (absolute, *absolute.parents):
+        real = part.resolve(strict=True)
+        for level in (real, *real.parents):
+            if level not in seen:
+                seen.add(level)
+                yield level
+
+
+def _ids(name: str) -> frozenset[int]:
+    text = env.read(name)
+    return frozenset() if text is None else frozenset(_parsed(name, text.split(",")))
+
+
+def _parsed(name: str, parts: Iterable[str]) -> Iterator[int]:
+    for part in parts:
+        if not (part.isascii() and part.isdecimal() and int(part) <= MAX_ID):
+            raise ConfigError(f"{name}: {shown(part)}: must be numbers of users or groups, with commas between them")
+        yield int(part)
