@@ -27,7 +27,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
-from ray_warmup.warmup.caches.flashinfer_modules import MODULES, PACKAGE
+from ray_warmup.warmup.caches.provider import MODULES, PACKAGE
 from ray_warmup.warmup.device.guard.contest import Pace
 from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError

@@ -25,19 +25,23 @@ from importlib import metadata
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Content, sha256
-from ray_warmup.warmup.artifact.manifest import Manifest, parse_json, set_of
+from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
+from ray_warmup.warmup.caches.provider import (
+    MARK,
+    MODULES,
+    PACKAGE,
+    REQUIREMENTS,
+    SHIM,
+    check,
+    description,
+    is_installed,
+)
 from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
-from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = "flashinfer_jit_cache"
 PROVIDER_ID = "ray-warmup"
-REQUIREMENTS = "requirements.json"
-MARK = "provider.json"
-MODULES = "modules"
-SHIM = Path(__file__).parent / "provider_shim.py"
 _LIMIT = 1 << 20
 
 
@@ -138,8 +142,10 @@ def install(
     if difference is not None:
         raise RejectedArtifactError(f"the compiled modules do not fit this process: {difference}", what=difference)
     home = provider / PACKAGE
-    files = {home / MODULES / content.path: content.data for content in contents}
-    files[home / MARK] = _description(needed, {content.path: sha256(content.data) for content in contents})
+    files = {home / MODULES / content.path: content.data for content in contents if content.path != REQUIREMENTS}
+    requirements = next(bytes(content.data).decode() for content in contents if content.path == REQUIREMENTS)
+    shas = {content.path: sha256(content.data) for content in contents}
+    files[home / MARK] = description(needed, requirements, shas)
     files[home / "__init__.py"] = SHIM.read_bytes()
     missing = {path: data for path, data in files.items() if not _holds(path, data)}
     for path, data in missing.items():
@@ -161,8 +167,7 @@ def activate(provider: Path) -> bool:
     """Let this process' FlashInfer find a provider's modules; False when there is none in `provider`.
 
     Before FlashInfer is imported the provider goes onto `sys.path`; afterwards its list of providers is extended.
-    Modules that this process has loaded already stay loaded. Raises UnsafeArchiveError where `refusal` has a reason,
-    CorruptArtifactError for a description that is none.
+    Modules that this process has loaded already stay loaded. Raises as `provider.check`.
     """
     if not is_installed(provider):
         return False
@@ -174,77 +179,6 @@ def activate(provider: Path) -> bool:
         _extend_lookup(provider)
     sys.path.insert(0, path)
     return True
-
-
-def check(provider: Path, module_set: str | None = None) -> None:
-    """Raises UnsafeArchiveError where `refusal` has a reason, CorruptArtifactError for a description that is none."""
-    why = refusal(provider, module_set)
-    if why is not None:
-        raise UnsafeArchiveError(f"no code is loaded from {provider}: {why}", path=str(provider))
-
-
-def is_installed(provider: Path) -> bool:
-    """Whether an installation into this directory was completed."""
-    return (provider / PACKAGE / "__init__.py").is_file()
-
-
-def refusal(provider: Path, module_set: str | None = None) -> str | None:
-    """Why no process may load code from a provider; None when it may.
-
-    Looked at are the owners and modes of every directory up to the root of the file system and of every file in it,
-    what files there are, and the bytes of each. `module_set`: those must be the modules (`Manifest.module_set`).
-    Raises CorruptArtifactError for a description that is none.
-    """
-    why = code_refusal(provider) or contents_refusal(provider)
-    if why is not None:
-        return why
-    others = [path for path in provider.iterdir() if path.name != PACKAGE]
-    if others:
-        return f"{others[0]} does not belong there"
-    shas = _described_files(provider)
-    if module_set is not None and set_of(shas.items()) != module_set:
-        return f"{provider / PACKAGE / MARK} names other modules than the manifest"
-    home = provider / PACKAGE
-    wanted = {home / MODULES / path: sha for path, sha in shas.items()}
-    wanted[home / "__init__.py"] = sha256(SHIM.read_bytes())
-    found = {path for path in provider.rglob("*") if path.is_file() and not _is_bytecode(path, home)}
-    odd = sorted(found ^ (wanted.keys() | {home / MARK}))
-    if odd:
-        return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"
-    damaged = next((path for path, sha in wanted.items() if sha256(path.read_bytes()) != sha), None)
-    return None if damaged is None else f"{damaged} is not what was installed"
-
-
-def _is_bytecode(path: Path, home: Path) -> bool:
-    """Python keeps what it compiled of the package beside it; whoever may write there is believed."""
-    return path.parent == home / "__pycache__" and path.name.startswith("__init__.") and path.suffix == ".pyc"
-
-
-def _description(needed: Mapping[str, str], shas: Mapping[str, str]) -> bytes:
-    document = {
-        "version": needed["flashinfer"],
-        "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
-        "modules": sorted(Path(path).stem for path in shas if path != REQUIREMENTS),
-        "files": dict(shas),
-    }
-    return json.dumps(document, sort_keys=True).encode()
-
-
-def _described_files(provider: Path) -> dict[str, str]:
-    """Path and sha256 of every file of a set, checked against what they need. Raises CorruptArtifactError."""
-    home = provider / PACKAGE
-    try:
-        data = (home / MARK).read_bytes()
-        document = parse_json(data, _LIMIT, str(home / MARK))
-        shas = document["files"]
-        needs = Content("flashinfer_module", REQUIREMENTS, (home / MODULES / REQUIREMENTS).read_bytes())
-        needed = _requirements([needs])
-        is_ours = data == _description(needed, shas)
-    except (OSError, LookupError, TypeError, AttributeError) as error:
-        raise CorruptArtifactError(f"{home / MARK} does not describe what is installed", path=str(provider)) from error
-    if not is_ours:
-        raise CorruptArtifactError(f"{home / MARK} does not describe what is installed", path=str(provider))
-    return {str(path): str(sha) for path, sha in shas.items()}
 
 
 def is_whole_library(data: bytes | memoryview) -> bool:

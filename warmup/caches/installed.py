@@ -16,6 +16,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compute_cache, decode_profiles, flashinfer_modules, triton_cache
 from ray_warmup.warmup.caches.environment import ProcessEnvironment
+from ray_warmup.warmup.caches.provider import is_installed
 from ray_warmup.warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)
@@ -87,5 +88,5 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
         counts.append((kind, len(written)))
     for warning in warnings:
         logger.warning("%s", warning)
-    is_usable = any(kind == "flashinfer_module" for kind, _ in counts) and flashinfer_modules.is_installed(provider)
+    is_usable = any(kind == "flashinfer_module" for kind, _ in counts) and is_installed(provider)
     return Installed(provider if is_usable else None, tuple(files), tuple(counts), tuple(warnings))

@@ -53,10 +53,10 @@ def stranger(owner: int) -> str | None:
 
 
 def owner_refusal(path: Path) -> str | None:
-    """Why what lies there is not believed; None where it is, or where nothing lies. Raises OSError."""
+    """Why what lies there is not believed; None where it is, or where there is nothing that could be opened."""
     try:
         why = stranger(path.lstat().st_uid)
-    except FileNotFoundError:
+    except OSError:  # whoever opens it next meets the same error and names it
         return None
     return None if why is None else f"{path} {why}"
 

@@ -17,6 +17,7 @@ from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
+from ray_warmup.warmup.caches.provider import check, is_installed
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.collecting import Collected, Collecting, FreshReplay
@@ -139,8 +140,8 @@ class CompiledWork:
         """Let this process find an installed set of modules; without it the process would compile them."""
         provider = self._part.provider(module_set)
         try:
-            if flashinfer_modules.is_installed(provider):
-                flashinfer_modules.check(provider, module_set)
+            if is_installed(provider):
+                check(provider, module_set)
             if not self._tuner.activate(provider):
                 return False
         except (OSError, WarmupError) as error:

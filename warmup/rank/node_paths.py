@@ -41,6 +41,8 @@ def resolve_paths(cache: CacheSection, environment: Mapping[str, str] | None = N
     own = environment or {}
     root = _path(cache.root) or _path(_location(cache.root_env, own)) or _default_root()
     override = _path(cache.override_dir) or _path(_location(cache.override_env, own))
+    if (fault := location_fault(str(root))) is not None:
+        raise ConfigError(f"cache.root: {shown(str(root))} (from XDG_CACHE_HOME or the home directory): {fault}")
     workspace = _path(_variable("FLASHINFER_WORKSPACE_BASE", own)) or root / "flashinfer"
     return NodePaths(root, override, workspace)
 

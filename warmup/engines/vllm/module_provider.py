@@ -9,6 +9,7 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.provider import is_installed
 
 
 def activate(artifact: Artifact, store_directory: Path) -> int:
@@ -20,7 +21,7 @@ def activate(artifact: Artifact, store_directory: Path) -> int:
     if not contents:
         return 0
     provider = provider_directory(store_directory, artifact.manifest.module_set)
-    if not flashinfer_modules.is_installed(provider):
+    if not is_installed(provider):
         flashinfer_modules.install(contents, provider, describe())
     flashinfer_modules.activate(provider)
     return len(flashinfer_modules.names_of(artifact.manifest))

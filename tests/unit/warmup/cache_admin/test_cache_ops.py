@@ -27,6 +27,7 @@ from ray_warmup.warmup.cache_admin.ops import (
     rollback,
 )
 from ray_warmup.warmup.cache_admin.views import explain, find_stores, list_stores, verify_store
+from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.generations import hide
@@ -108,7 +109,8 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path, store: NodeStore) -> 
     whole = verify_store(store.directory)
     assert (whole.problems, whole.generations, whole.files) == ((), 2, 7)
 
-    installed = store.directory / "installed" / store.current()[1].module_set[:32] / "modules/g/g.so"
+    provider = provider_directory(store.directory, store.current()[1].module_set)
+    installed = provider / "flashinfer_jit_cache/modules/g/g.so"
     installed.parent.mkdir(parents=True)
     installed.write_bytes(b"other")
     assert verify_store(store.directory).problems == ()
@@ -133,12 +135,12 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path, store: NodeStore) -> 
 
 def test_verify_looks_for_what_an_installation_lacks(store: NodeStore) -> None:
     """A set that was installed to its end and lost a module is named; one that was never installed is not."""
-    provider = store.directory / "installed" / store.current()[1].module_set[:32]
+    provider = provider_directory(store.directory, store.current()[1].module_set)
     assert verify_store(store.directory).problems == ()
     (provider / "flashinfer_jit_cache").mkdir(parents=True)
     (provider / "flashinfer_jit_cache" / "__init__.py").write_text("")
     (problem, *_) = verify_store(store.directory).problems
-    assert problem.startswith(f"{provider / 'modules/g/g.so'} is missing")
+    assert problem.startswith(f"{provider / 'flashinfer_jit_cache/modules/g/g.so'} is missing")
 
 
 @pytest.mark.parametrize(

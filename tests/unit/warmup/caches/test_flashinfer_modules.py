@@ -14,6 +14,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import flashinfer_modules as modules
+from ray_warmup.warmup.caches.provider import MARK, PACKAGE, is_installed
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from tests.artifacts import ROOT
 
@@ -87,13 +88,13 @@ def test_a_cut_off_library_is_not_collected(library: Path, tmp_path: Path, keep:
 def test_install_is_complete_and_repeatable(library: Path, tmp_path: Path) -> None:
     """The second installation writes nothing; a damaged file is written again."""
     contents = modules.collect({"probe": library}, HERE)
-    assert not modules.is_installed(tmp_path)
+    assert not is_installed(tmp_path)
     written = modules.install(contents, tmp_path, HERE)
 
-    assert modules.is_installed(tmp_path)
+    assert is_installed(tmp_path)
     assert written[-1].name == "__init__.py"
     assert modules.install(contents, tmp_path, HERE) == []
-    installed = tmp_path / modules.PACKAGE / "modules/probe/probe.so"
+    installed = tmp_path / PACKAGE / "modules/probe/probe.so"
     installed.write_bytes(b"damaged")
     assert modules.install(contents, tmp_path, HERE) == [installed]
     assert modules.install((), tmp_path / "none", HERE) == []
@@ -123,7 +124,7 @@ def test_modules_that_do_not_fit_are_rejected(library: Path, tmp_path: Path, nam
 
 def test_what_a_provider_has_is_foreseen(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without FlashInfer: a provider on the path has its own modules alone, an installed package is believed."""
-    provider, package = tmp_path / "provider", tmp_path / "site" / modules.PACKAGE
+    provider, package = tmp_path / "provider", tmp_path / "site" / PACKAGE
     modules.install(modules.collect({"probe": library}, HERE), provider, HERE)
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -138,13 +139,15 @@ def test_what_a_provider_has_is_foreseen(library: Path, tmp_path: Path, monkeypa
     assert foreseen("other")
 
 
-@pytest.mark.parametrize("mark", ["{}", "[]", '{"version": 1, "modules": 2, "cuda_architectures": 3, "files": {}}'])
+@pytest.mark.parametrize(
+    "mark", ["{}", "[]", '{"version": 1, "modules": 2, "cuda_architectures": 3, "files": {}, "requirements": "{}"}']
+)
 def test_a_provider_that_does_not_describe_itself_is_refused(library: Path, tmp_path: Path, mark: str) -> None:
     """A damaged description is a named error each time, and nothing of the provider is left on the path."""
     import flashinfer.jit.env as jit_env
 
     modules.install(modules.collect({"probe": library}, HERE), tmp_path, HERE)
-    (tmp_path / modules.PACKAGE / modules.MARK).write_text(mark)
+    (tmp_path / PACKAGE / MARK).write_text(mark)
     before = list(sys.path), jit_env.FLASHINFER_AOT_PROVIDERS
     for _ in range(2):
         with pytest.raises(CorruptArtifactError, match=r"provider\.json"):

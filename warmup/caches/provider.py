@@ -1,0 +1,101 @@
+"""A provider on disk: the one package that FlashInfer's lookup of prebuilt modules imports, and whether it may be.
+
+The description beside the package's code names every file with its sha256, so that a provider can be checked by
+itself, and against the manifest of an artifact by the digest of its set.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.manifest import parse_json, set_of
+from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
+from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
+
+PACKAGE = "flashinfer_jit_cache"
+MARK = "provider.json"
+MODULES = "modules"
+REQUIREMENTS = "requirements.json"
+SHIM = Path(__file__).parent / "provider_shim.py"
+_LIMIT = 4 << 20
+
+
+def is_installed(provider: Path) -> bool:
+    """Whether an installation into this directory was completed."""
+    return (provider / PACKAGE / "__init__.py").is_file()
+
+
+def description(needed: Mapping[str, str], requirements: str, shas: Mapping[str, str]) -> bytes:
+    """The bytes beside the package's code; `needed` is read from `requirements`, `shas` are of all contents."""
+    document = {
+        "version": needed["flashinfer"],
+        "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
+        "modules": sorted(Path(path).stem for path in shas if path != REQUIREMENTS),
+        "requirements": requirements,
+        "files": dict(shas),
+    }
+    return json.dumps(document, sort_keys=True).encode()
+
+
+def check(provider: Path, module_set: str | None = None) -> None:
+    """Raises UnsafeArchiveError where `refusal` has a reason, CorruptArtifactError for a description that is none."""
+    why = refusal(provider, module_set)
+    if why is not None:
+        raise UnsafeArchiveError(f"no code is loaded from {provider}: {why}", path=str(provider))
+
+
+def refusal(provider: Path, module_set: str | None = None) -> str | None:
+    """Why no process may load code from a provider; None when it may.
+
+    Looked at are the owners and modes of every directory up to the root of the file system and of every file in it,
+    what files there are, and the bytes of each. `module_set`: those must be the modules (`Manifest.module_set`).
+    Raises CorruptArtifactError for a description that is none.
+    """
+    why = code_refusal(provider) or contents_refusal(provider)
+    if why is not None:
+        return why
+    others = [path for path in provider.iterdir() if path.name != PACKAGE]
+    if others:
+        return f"{others[0]} does not belong there"
+    shas = _described(provider)
+    if module_set is not None and set_of(shas.items()) != module_set:
+        return f"{provider / PACKAGE / MARK} names other modules than the manifest"
+    return _difference(provider / PACKAGE, shas)
+
+
+def _difference(home: Path, shas: Mapping[str, str]) -> str | None:
+    """The first file that is missing, does not belong there, or is not what was installed."""
+    wanted = {home / MODULES / path: sha for path, sha in shas.items() if path != REQUIREMENTS}
+    wanted[home / "__init__.py"] = sha256(SHIM.read_bytes())
+    found = {path for path in home.rglob("*") if path.is_file() and not _is_bytecode(path, home)}
+    odd = sorted(found ^ (wanted.keys() | {home / MARK}))
+    if odd:
+        return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"
+    damaged = next((path for path, sha in wanted.items() if sha256(path.read_bytes()) != sha), None)
+    return None if damaged is None else f"{damaged} is not what was installed"
+
+
+def _is_bytecode(path: Path, home: Path) -> bool:
+    """Python keeps what it compiled of the package beside it; whoever may write there is believed."""
+    return path.parent == home / "__pycache__" and path.name.startswith("__init__.") and path.suffix == ".pyc"
+
+
+def _described(provider: Path) -> dict[str, str]:
+    """Path and sha256 of every content of a set, as its own description says. Raises CorruptArtifactError."""
+    mark = provider / PACKAGE / MARK
+    try:
+        data = mark.read_bytes()
+        document: Any = parse_json(data, _LIMIT, str(mark))
+        shas, requirements = document["files"], document["requirements"]
+        needed = parse_json(requirements.encode(), _LIMIT, REQUIREMENTS)
+        is_whole = data == description(needed, requirements, shas)
+        is_whole = is_whole and shas[REQUIREMENTS] == sha256(requirements.encode())
+    except (OSError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptArtifactError(f"{mark} does not describe what is installed", path=str(provider)) from error
+    if not is_whole:
+        raise CorruptArtifactError(f"{mark} does not describe what is installed", path=str(provider))
+    return {str(path): str(sha) for path, sha in shas.items()}
