@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
-from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, load_config
+from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
@@ -184,16 +184,9 @@ def environment(
 
     Where there is an error, a shell that evaluates the output is given `false`.
     """
-    from ray_warmup.scripts.env_view import FALSE, show_environment
-    from ray_warmup.warmup.errors import WarmupError
+    from ray_warmup.scripts.env_view import show_environment
 
-    try:
-        code = show_environment(_config(config, override), rank, node, as_json=as_json, check=check)
-    except (ConfigError, WarmupError):
-        if not as_json:
-            typer.echo(FALSE)
-        raise
-    _exit(code)
+    _exit(show_environment(_config(config, override), rank, node, as_json=as_json, check=check))
 
 
 @app.callback(invoke_without_command=True)

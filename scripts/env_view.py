@@ -12,6 +12,7 @@ import typer
 
 from ray_warmup.configs import ConfigError, WarmupConfig, env
 from ray_warmup.scripts.documents import print_document
+from ray_warmup.scripts.shell_command import REFUSAL
 from ray_warmup.scripts.terminal import complain, plain
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
 from ray_warmup.warmup.caches.environment import ProcessEnvironment, Setting, decide
@@ -25,9 +26,6 @@ from ray_warmup.warmup.rank.locations import Location, location_of
 from ray_warmup.warmup.rank.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.rank.standing import Standing, standing_of
 from ray_warmup.warmup.store.node_store import NodeStore
-
-FALSE = "false"
-"""For a shell that evaluates the output: `eval` fails with it, which it does not with nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def show_environment(
         document = {"table": str(found.table), "is_ready": is_ready, "notes": list(found.notes)}
         print_document({**document, "settings": settings})
     elif check and not is_ready:
-        typer.echo(FALSE)
+        typer.echo(REFUSAL)
     else:
         _print_shell(found)
     if check and not is_ready:
