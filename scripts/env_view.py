@@ -86,7 +86,7 @@ def _print_shell(found: EngineEnvironment) -> None:
         typer.echo("# " + plain(note))
     typer.echo(found.process.shell(), nl=False)
     if not found.is_usable:
-        typer.echo(f"{FALSE}  # no workspace for FlashInfer that this user can write: set FLASHINFER_WORKSPACE_BASE")
+        typer.echo(f"{REFUSAL}  # no workspace for FlashInfer that this user can write: set FLASHINFER_WORKSPACE_BASE")
 
 
 def show_paths(config: WarmupConfig, rank: int | None, node: int | None, *, check: bool) -> int:
