@@ -48,7 +48,7 @@ def decode(kind: type[T], value: Any) -> T:
     try:
         made: T = _adapter(kind).validate_json(text)
     except ValidationError as error:
-        raise CorruptArtifactError(f"{kind.__name__}: {_first(error)}") from error
+        raise CorruptArtifactError(f"{kind.__name__}: {first_fault(error)}") from error
     return made
 
 
@@ -84,7 +84,7 @@ def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     return _ADAPTERS[kind]
 
 
-def _first(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """The first thing that is wrong, as one line."""
     found = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(step) for step in found["loc"]) or "the whole"

@@ -6,11 +6,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+
+from ray_warmup.configs.errors import clipped, shown
+from ray_warmup.configs.strict_json import parse_json
+from ray_warmup.warmup.codec import first_fault
+from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 SCHEMA_VERSION = 1
+MAX_REPORT_BYTES = 256 << 20
 
 
 class ReportPart(BaseModel):
@@ -186,12 +193,27 @@ class WarmupReport(ReportPart):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WarmupReport:
-        """Parse a report; `ready` is computed again, whatever the text says."""
-        import json
+        """Parse a report; `ready` is computed again, whatever the text says.
 
-        data = json.loads(text)
+        Raises RejectedArtifactError for another schema version, CorruptArtifactError for what is no report.
+        """
+        try:
+            data = parse_json(text, MAX_REPORT_BYTES)
+        except ValueError as error:
+            raise CorruptArtifactError(f"report: is not valid JSON: {clipped(str(error))}") from error
+        if not isinstance(data, dict):
+            raise CorruptArtifactError(f"report: {shown(data)}: must be an object")
+        version = data.get("schema_version")
+        if type(version) is int and version != SCHEMA_VERSION:
+            raise RejectedArtifactError(
+                f"report: schema_version: {version}: this version reads {SCHEMA_VERSION}; use a matching ray-warmup",
+                schema_version=version,
+            )
         data.pop("ready", None)
-        return cls.model_validate(data)
+        try:
+            return cls.model_validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            raise CorruptArtifactError(f"report: {first_fault(error)}") from error
 
 
 def schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
 from ray_warmup.warmup.artifact.member_path import check_member_path
 from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 
 MAGIC = b"RAYWARMUP1\n"
@@ -61,8 +62,10 @@ def read_archive(path: Path) -> tuple[Place, Artifact]:
 
 def read_checked(path: Path) -> tuple[bytes, Place, Artifact]:
     """As `read_archive`, and the file's bytes, for those who send them on."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{path} does not exist")
     try:
-        data = read_regular(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT)
+        data = read_named(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT)
         return data, *unpack(data)
     except ArtifactError as error:
         raise type(error)(f"{path}: {error}", **error.details) from error

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import key_digest
+from ray_warmup.warmup.artifact.manifest import SCHEMA_VERSION, key_digest
 
-SCHEMA = "1"
-"""Raised when the meaning of a part changes."""
+SCHEMA = f"1.{SCHEMA_VERSION}"
+"""Raised when the meaning of a part changes, and with the manifest's: versions that cannot read each other's artifacts
+look into different stores."""
 
 EXCLUDED: dict[str, str] = {
     "rank": "every rank of a class must find the same table",

@@ -20,6 +20,7 @@ from typing import Any
 from ray_warmup.configs import env
 from ray_warmup.configs.loader import parse_cache, parse_config
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
+from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
 from ray_warmup.warmup.artifact.quarantine import believed
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
@@ -205,7 +206,8 @@ def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     supersede_verdict(store, done.sha256, "cache import")
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
     written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
-    compiled = {"placed": dict(placed.files), "notes": list(placed.notes)}
+    refused = read_timings(store.read_artifact(["autotune_configs", "timings"], done.generation)).warnings(TIMINGS_NAME)
+    compiled = {"placed": dict(placed.files), "notes": [*refused, *placed.notes]}
     return True, {"path": str(done.path), "generation": done.generation, **written, **compiled}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.generations import Generations, Pointer
 from ray_warmup.warmup.store.leases import Lease
 
@@ -24,6 +24,7 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
 
     Its blobs must lie there already. Raises StoreError, and FileNotFoundError where a pruner was quicker.
     """
+    _refuse_other_version(store)
     current = _current(store)
     stored = _with_artifact(store, manifest.digest)
     if current is not None and current.generation in stored:
@@ -31,6 +32,16 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
     if stored:
         return _go_to(store, min(stored)), [store.pointer_path]
     return _add(store, manifest, hold)
+
+
+def _refuse_other_version(store: Generations) -> None:
+    """What another version of ray-warmup made current is left to it. Raises StoreError."""
+    try:
+        store.current()
+    except RejectedArtifactError as error:
+        raise StoreError(f"{store.directory}: what is current there is not replaced: {error}") from error
+    except (FileNotFoundError, WarmupError):  # absent or damaged: it is replaced
+        return
 
 
 def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, list[Path]]:

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
+from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport, schema
 
 SCHEMA = Path(__file__).resolve().parents[3] / "warmup" / "schemas" / "report.schema.json"
@@ -128,3 +129,30 @@ def test_the_promised_fields_are_written() -> None:
     of_rank = "rank local_rank node_rank node_id role state digest entries hits misses phases error"
     assert set(of_rank.split()) <= set(written["ranks"][0])
     assert set(written["files"][0]) == {"node_id", "path", "sha256", "bytes"}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"schema_version": 99}, RejectedArtifactError, "schema_version: 99: this version reads 1"),
+        ({"schema_version": "1"}, CorruptArtifactError, "schema_version: "),
+        ({"note": "a field that another version adds"}, CorruptArtifactError, "note: 'a field that"),
+        ({"ranks": [{"rank": 0}]}, CorruptArtifactError, "ranks.0.local_rank: Field required"),
+        ({"run_id": None}, CorruptArtifactError, "run_id: None: "),
+    ],
+)
+def test_a_report_that_is_none_of_this_version_is_refused_by_name(
+    change: dict[str, Any], kind: type[ArtifactError], words: str
+) -> None:
+    """Another schema version, and what a field's type refuses, are errors of ours that name it."""
+    text = json.dumps({**json.loads(WarmupReport(run_id="x", config={}).to_json()), **change})
+    with pytest.raises(kind) as caught:
+        WarmupReport.from_json(text)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"a":' * 100_000 + "1" + "}" * 100_000, "NaN"])
+def test_text_that_is_no_report_is_refused(text: str) -> None:
+    """Whatever it is, at whatever depth."""
+    with pytest.raises(CorruptArtifactError, match="report: "):
+        WarmupReport.from_json(text)

@@ -347,3 +347,39 @@ def test_an_export_that_cannot_be_written_advises_another_file(tmp_path: Path, s
     answer = perform("export", {"root": str(tmp_path), "file": str(tmp_path / "link" / "x")})
     assert "name another FILE" in answer["error"]
     assert "cache.root" not in answer["error"]
+
+
+def test_import_names_the_rows_that_it_refuses(tmp_path: Path) -> None:
+    """The artifact is taken, a broken line of its timings is a note; a link to the file is as good as the file."""
+    whole = tuned({1: 1, 2: 2}, {"gpu": "H200"})
+    (sidecar,) = whole.contents("timings")
+    document = json.loads(bytes(sidecar.data))
+    document["tasks"][0]["result"]["measurements"][0]["median_s"] = None
+    table = whole.table
+    assert table is not None
+    contents = [table_content(table), Content("timings", sidecar.path, json.dumps(document).encode())]
+    about = {"key": dict(whole.manifest.key), "key_sha256": whole.manifest.key_sha256}
+    artifact = make_artifact(contents=contents, fingerprint=dict(whole.manifest.fingerprint), **about)
+    store = put(tmp_path / "a", artifact)
+    mount = tmp_path / "mnt" / "..2026"
+    mount.mkdir(parents=True)
+    export_store(store.directory, mount / "artifact")
+    (tmp_path / "mnt" / "..data").symlink_to("..2026")
+    (tmp_path / "mnt" / "artifact").symlink_to("..data/artifact")
+    arguments = {"root": str(tmp_path / "b"), "file": str(tmp_path / "mnt" / "artifact")}
+    answer = perform("import", arguments)
+    assert answer["ok"], answer
+    assert "timings.json: 1 of 2 rows is refused and left out: " in answer["result"]["notes"][0]
+    assert "median_s: None" in answer["result"]["notes"][0]
+
+
+def test_a_file_that_cannot_be_imported_is_named_without_advice_on_caches(tmp_path: Path) -> None:
+    """What is wrong is the file's, so no setting of the cache is spoken of."""
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("loop", "Too many levels"), ("pipe", "not a regular file"), ("absent", "does not exist")):
+        answer = perform("import", {"root": str(tmp_path / "b"), "file": str(tmp_path / name)})
+        assert not answer["ok"]
+        assert f"{tmp_path / name}" in answer["error"]
+        assert words in answer["error"]
+        assert "cache.root" not in answer["error"]
