@@ -19,7 +19,7 @@ from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.sigterm import kept_sigterm
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.rank.node_paths import simulated_environment
+from ray_warmup.warmup.store.node_paths import simulated_environment
 
 logger = logging.getLogger(__name__)
 

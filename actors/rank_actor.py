@@ -23,8 +23,8 @@ from ray_warmup.actors.transfer import Refs, buffer, fetch
 from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env, parse_config
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, TuningError
-from ray_warmup.warmup.rank.node_paths import flashinfer_environment, resolve_paths
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_paths import flashinfer_environment, resolve_paths
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.rank.process import RankProcess

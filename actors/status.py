@@ -16,7 +16,7 @@ from ray_warmup.actors.errors import ClusterError
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.monitor.serving_monitor import serving_processes
-from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
+from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 ASK_S = 5.0
 

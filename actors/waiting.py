@@ -20,8 +20,8 @@ from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_nodes_of
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.rank.asking import Question, check_askable
-from ray_warmup.warmup.rank.node_paths import environments_here, resolve_paths
 from ray_warmup.warmup.rank.standing import Standing
+from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 logger = logging.getLogger(__name__)
 

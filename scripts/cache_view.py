@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_warmup.scripts.terminal import add_row, moment, say, table_of, wide_console
-from ray_warmup.warmup.rank.node_paths import simulated_roots
+from ray_warmup.warmup.store.node_paths import simulated_roots
 
 Answers = list[tuple[str, Any]]
 """(node, what it answered); the node is empty where this one was asked alone."""

@@ -23,8 +23,8 @@ from ray_warmup.warmup.disk.writable import why_not_writable
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank
 from ray_warmup.warmup.rank.locations import Location, location_of
-from ray_warmup.warmup.rank.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.rank.standing import Standing, standing_of
+from ray_warmup.warmup.store.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 

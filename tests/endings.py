@@ -14,8 +14,8 @@ from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.manifest import GuardSummary
 from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
 from ray_warmup.warmup.rank.forecast import foretell, index_of
-from ray_warmup.warmup.rank.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_index import Written, host_name
+from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
 

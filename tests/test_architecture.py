@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,35 +46,44 @@ def linted(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
 
 
+def layers_of_warmup() -> list[str]:
+    """Every package and loose module of warmup/, as the contract names them."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (inside,) = (contract for contract in contracts if contract.get("containers") == ["ray_warmup.warmup"])
+    return [name for layer in inside["layers"] for name in layer.split(" | ")]
+
+
 def test_imports_go_one_way() -> None:
-    """scripts -> actors -> warmup -> configs, and Ray in none of the last two."""
+    """scripts -> actors -> warmup -> configs, down the layers inside warmup/, and Ray in none of the last two."""
     verdict = linted(ROOT)
     assert verdict.returncode == 0, verdict.stdout
-    assert "Contracts: 2 kept, 0 broken" in verdict.stdout
+    assert "Contracts: 3 kept, 0 broken" in verdict.stdout
 
 
 @pytest.mark.parametrize(
     ("offender", "line"),
     [
-        ("warmup/bad.py", "import ray"),
+        ("warmup/errors/bad.py", "import ray"),
         ("configs/bad.py", "import ray_warmup.warmup.errors"),
         ("actors/bad.py", "import ray_warmup.scripts.cli"),
+        ("warmup/workloads/bad.py", "def f():\n    from ray_warmup.warmup import device"),
+        ("warmup/machine/bad.py", "import ray_warmup.warmup.device"),
+        ("warmup/machine/bad.py", "import ray_warmup.warmup.store"),
+        ("warmup/monitor/bad.py", "import ray_warmup.warmup.engines"),
+        ("warmup/engines/bad.py", "import ray_warmup.warmup.rank"),
+        ("warmup/device/bad.py", "import ray_warmup.warmup.engines"),
+        ("warmup/artifact/bad.py", "import ray_warmup.warmup.store"),
+        ("warmup/disk/bad.py", "import ray_warmup.warmup.artifact"),
+        ("warmup/loose.py", ""),
     ],
 )
 def test_the_import_contracts_find_an_offender(tmp_path: Path, offender: str, line: str) -> None:
-    """A planted import the wrong way breaks a contract."""
-    for name in (
-        "configs/__init__",
-        "warmup/__init__",
-        "warmup/errors",
-        "actors/__init__",
-        "scripts/__init__",
-        "scripts/cli",
-    ):
-        path = tmp_path / "ray_warmup" / f"{name}.py"
-        path.parent.mkdir(exist_ok=True, parents=True)
-        path.touch()
-    (tmp_path / "ray_warmup" / "__init__.py").touch()
+    """A planted import the wrong way breaks a contract, in a function too, and so does a module without a layer."""
+    for name in (*(f"warmup/{layer}" for layer in layers_of_warmup()), "warmup", "configs", "actors", "scripts", "."):
+        path = tmp_path / "ray_warmup" / name
+        path.mkdir(exist_ok=True, parents=True)
+        (path / "__init__.py").touch()
+    (tmp_path / "ray_warmup" / "scripts" / "cli.py").touch()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     assert linted(tmp_path).returncode == 0
     (tmp_path / "ray_warmup" / offender).write_text(line + "\n")

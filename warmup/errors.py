@@ -12,10 +12,13 @@
     ├── LoadError                a rank did not load exactly what it was sent
     ├── WorkloadError            a workload cannot be built from this model
     ├── EngineError              an engine did not start, did not answer, or is not the one that was asked for
+    ├── EngineWarmupError        an engine warmup could not be run to its end
+    │   ├── EngineWarmupTimeoutError     it missed its deadline
+    │   └── UnexpectedCompilationError   something was compiled after ready (monitor in `raise` mode)
     └── ForecastError            a node without a GPU was asked what a rank with one would find
 
 Wrong configuration is a `ray_warmup.configs.ConfigError` (a `ValueError`). Errors cross process borders:
-each one keeps its attributes through pickling (`tests/unit/test_architecture.py`).
+each one keeps its attributes through pickling (`tests/test_architecture.py`).
 """
 
 from __future__ import annotations
@@ -86,3 +89,15 @@ class ForecastError(WarmupError):
 
 class EngineError(WarmupError):
     """An engine did not start, did not answer, or is not the one that was asked for."""
+
+
+class EngineWarmupError(WarmupError):
+    """An engine warmup could not be run to its end."""
+
+
+class EngineWarmupTimeoutError(EngineWarmupError):
+    """An engine warmup missed its deadline."""
+
+
+class UnexpectedCompilationError(EngineWarmupError):
+    """Something was compiled after the process had reported ready."""

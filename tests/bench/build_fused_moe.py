@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ray_warmup.configs import ConfigError, env, load_config
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_paths import resolve_paths
 
 
 def build(jobs: int, cache: CacheSection) -> float:

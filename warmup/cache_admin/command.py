@@ -33,7 +33,7 @@ from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
-from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
+from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import tasks_of
 

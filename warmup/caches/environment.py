@@ -52,7 +52,7 @@ class ProcessEnvironment:
 def decide(environ: Mapping[str, str], home: Path, flashinfer_base: Path, provider: Path | None) -> ProcessEnvironment:
     """The decision for a node: what is set there wins, else each library's own default.
 
-    `flashinfer_base` is where FlashInfer builds on this node (`warmup/rank/node_paths.py`). Triton and the driver keep
+    `flashinfer_base` is where FlashInfer builds on this node (`warmup/store/node_paths.py`). Triton and the driver keep
     their own default directories, so a process without these variables finds their entries too. Every path is
     absolute: an engine may be started in another directory.
     """

@@ -19,11 +19,11 @@ import flashinfer
 import torch
 from flashinfer.autotuner import AutoTuner
 
+from ray_warmup.warmup.choosing import choose
 from ray_warmup.warmup.device.autotuner_seams import capture_call, profiled, tuned_keys
 from ray_warmup.warmup.device.captured import Attempt, Profiling
 from ray_warmup.warmup.device.cpu_measure import cpu_timing, measure
 from ray_warmup.warmup.device.device_context import is_dead, probe_context
-from ray_warmup.warmup.device.guard.selection import choose
 from ray_warmup.warmup.device.stopwatch import ContextLost, Stopwatch, Timer
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.errors import DeadContextError, TuningError

@@ -10,7 +10,7 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from ray_warmup.warmup.device.guard.selection import choose
+from ray_warmup.warmup.choosing import choose
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run

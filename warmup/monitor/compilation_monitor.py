@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from ray_warmup.warmup.engines.builtin.warmups.errors import UnexpectedCompilationError
+from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, CompileHook, default_hooks
 
 logger = logging.getLogger(__name__)

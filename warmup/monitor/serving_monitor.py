@@ -28,8 +28,8 @@ from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import is_time, read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
-from ray_warmup.warmup.rank.node_paths import resolve_paths
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
+from ray_warmup.warmup.store.node_paths import resolve_paths
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.monitor.compilation_monitor import MonitorReport

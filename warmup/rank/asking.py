@@ -16,8 +16,8 @@ from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.errors import ForecastError, StoreError
 from ray_warmup.warmup.rank.forecast import index_of
 from ray_warmup.warmup.rank.locations import Environment, Location, locations
-from ray_warmup.warmup.rank.node_paths import resolve_paths
 from ray_warmup.warmup.rank.standing import Accept, Standing, standing_of
+from ray_warmup.warmup.store.node_paths import resolve_paths
 
 ASK_ELSEWHERE = "what a run writes here is waited for; a cluster can be asked with --address ray://HOST:10001"
 MANY_STORES = 3

@@ -74,7 +74,7 @@ class RankEngine:
         Raises:
             EngineWarmupError: one that `engine.required` names failed.
         """
-        from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
+        from ray_warmup.warmup.errors import EngineWarmupError
 
         engine = self._engine(capability, decode_tune_path=str(scratch / "sparse_mla_decode.json"))
         try:

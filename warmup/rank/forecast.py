@@ -23,9 +23,9 @@ from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
 from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
-from ray_warmup.warmup.rank.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
 from ray_warmup.warmup.store.node_index import NodeIndex
+from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from ray_warmup.warmup.store.table_at import quarantined
 from ray_warmup.warmup.tasks import Skip, Workload, digest_of_tasks, tasks_of

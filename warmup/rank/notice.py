@@ -15,10 +15,10 @@ from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.forecast import foretell, index_of
-from ray_warmup.warmup.rank.node_paths import resolve_paths
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 from ray_warmup.warmup.store.node_index import Parts, Written, host_name
+from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)

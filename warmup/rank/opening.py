@@ -20,8 +20,8 @@ from ray_warmup.warmup.rank.collecting import TABLE_ALONE, FreshReplay
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.engine import off_reason
 from ray_warmup.warmup.rank.files import RankFiles
-from ray_warmup.warmup.rank.node_paths import NodePaths
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_paths import NodePaths
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 
 ENGINE_SETTINGS_THAT_COMPILE_NOTHING = ("enabled", "required", "deadlines", "monitor", "verify_requests")

@@ -35,7 +35,6 @@ from ray_warmup.warmup.rank.delivery import Delivery
 from ray_warmup.warmup.rank.description import NOTHING, describe
 from ray_warmup.warmup.rank.engine import RankEngine
 from ray_warmup.warmup.rank.files import RankFiles
-from ray_warmup.warmup.rank.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.rank.notice import Notice
 from ray_warmup.warmup.rank.opening import (
     FreshRank,
@@ -48,6 +47,7 @@ from ray_warmup.warmup.rank.opening import (
 from ray_warmup.warmup.rank.record import RankRecord
 from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
 from ray_warmup.warmup.workloads.catalog import check_quantization

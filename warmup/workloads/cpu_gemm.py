@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ray_warmup.warmup.device.guard.agreement import ColumnSample
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.column_sample import ColumnSample
 
 SAMPLED_COLUMNS = 8192
 """Columns of a reference; float64 of a whole LM head would take seconds and more than a gigabyte."""
@@ -26,7 +26,7 @@ class CpuGemmCall:
 
     def run(self) -> Any:
         """[M, N], float32."""
-        from ray_warmup.warmup.device.cpu_gemm import cpu_gemm
+        from ray_warmup.warmup.workloads.cpu_gemm_op import cpu_gemm
 
         return cpu_gemm(*self.inputs)
 
@@ -62,7 +62,7 @@ class CpuWeight:
 
 def bind(workload: Workload, weight: Any) -> CpuWeight:
     """A layer's weight [N, K], as it is; FlashInfer's tuner is imported now and not in the layer's first call."""
-    import ray_warmup.warmup.device.cpu_gemm  # noqa: F401
+    import ray_warmup.warmup.workloads.cpu_gemm_op  # noqa: F401
 
     return CpuWeight(weight)
 

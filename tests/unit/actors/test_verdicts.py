@@ -19,7 +19,7 @@ from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
 from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.forecast import forecast_rank
-from ray_warmup.warmup.rank.node_paths import environments_here
+from ray_warmup.warmup.store.node_paths import environments_here
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
 

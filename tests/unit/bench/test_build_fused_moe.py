@@ -11,7 +11,7 @@ import pytest
 from flashinfer.jit import fused_moe
 
 from ray_warmup.configs import load_config
-from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_paths import resolve_paths
 from tests.bench import build_fused_moe
 
 NAMES = ("MAX_JOBS", "FLASHINFER_WORKSPACE_BASE")

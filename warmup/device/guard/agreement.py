@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_warmup.warmup.workloads.column_sample import ColumnSample
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
@@ -28,16 +30,6 @@ TOLERANCES: dict[str, Tolerance] = {
     "float8_e4m3fn": Tolerance(whole=2e-2, element=6e-2),
 }
 """By the dtype of the activations: bf16 rounds to 2^-9, the fp8 units of Hopper add up with about 14 bits."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ColumnSample:
-    """A reference of some columns (the last dimension) of an output, where all would take too long."""
-
-    columns: Any
-    """Their numbers, int64."""
-    values: Any
-    """[..., len(columns)]."""
 
 
 def disagreement(output: Any, expected: Any, dtype: str) -> str | None:

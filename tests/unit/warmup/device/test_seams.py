@@ -13,7 +13,6 @@ from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
 from ray_warmup.warmup.artifact.table import METADATA_FIELDS
-from ray_warmup.warmup.device import cpu_gemm as op
 from ray_warmup.warmup.device.autotuner_seams import (
     FUNCTIONS,
     PINNED_VERSION,
@@ -29,6 +28,7 @@ from ray_warmup.warmup.device.autotuner_seams import (
 from ray_warmup.warmup.device.captured import Attempt, json_tactic
 from ray_warmup.warmup.device.cpu_measure import cpu_timing
 from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.workloads import cpu_gemm_op as op
 
 
 def call(m: int = 4, k: int = 64, n: int = 96) -> Callable[[], Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from flashinfer.autotuner import AutoTuner
 
-from ray_warmup.warmup.device import cpu_gemm as op
 from ray_warmup.warmup.device import task_tuning
 from ray_warmup.warmup.device.autotuner_seams import tuned_keys
 from ray_warmup.warmup.device.captured import Attempt
@@ -16,6 +15,7 @@ from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.errors import DeadContextError, TuningError
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult
+from ray_warmup.warmup.workloads import cpu_gemm_op as op
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.gemms import make_workload
 

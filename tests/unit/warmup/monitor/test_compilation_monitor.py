@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ray_warmup.warmup.engines.builtin.kernels.launch import kernel
-from ray_warmup.warmup.engines.builtin.warmups.errors import UnexpectedCompilationError
+from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 from ray_warmup.warmup.monitor.compile_hooks import CuteDslHook, FlashInferHook, TritonHook
 

@@ -14,7 +14,7 @@ import pytest
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.caches.decode_profiles import FILE_NAME
-from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
+from ray_warmup.warmup.errors import EngineWarmupError
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import METADATA, DecodeEntryPoint, ScriptedTuner

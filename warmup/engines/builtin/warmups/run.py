@@ -13,7 +13,6 @@ from dataclasses import replace
 from ray_warmup.warmup.engines.builtin.runner.errors import MissingCapabilityError
 from ray_warmup.warmup.engines.builtin.runner.protocol import lacking
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
-from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupTimeoutError
 from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport, WarmupOutcome
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
@@ -24,7 +23,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
     gate_of,
     severity_of,
 )
-from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.errors import DeadContextError, EngineWarmupTimeoutError
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from ray_warmup.warmup.artifact.table import TABLE_NAME, describe_difference, me
 from ray_warmup.warmup.caches.decode_profiles import FILE_NAME as CALIBRATION_NAME
 from ray_warmup.warmup.caches.decode_profiles import MAX_BYTES as MAX_CALIBRATION_BYTES
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, lacking
-from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
 from ray_warmup.warmup.engines.builtin.warmups.sparse_mla import MIXED, mixed_shape, run_mixed, sparse_mla_gate
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
@@ -30,7 +29,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
     TunedFile,
     WarmupContext,
 )
-from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.errors import CorruptArtifactError, EngineWarmupError, RejectedArtifactError
 
 SM120_FAMILY = 12
 """Major compute capability."""

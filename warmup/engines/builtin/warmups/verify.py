@@ -19,8 +19,8 @@ from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, ModelR
 from ray_warmup.warmup.engines.builtin.runner.schedule import PoolingParams, SamplingParams, SchedulerOutput, StepOutput
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
-from ray_warmup.warmup.engines.builtin.warmups.errors import UnexpectedCompilationError
 from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
+from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
 logger = logging.getLogger(__name__)

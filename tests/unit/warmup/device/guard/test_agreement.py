@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ray_warmup.warmup.device.guard.agreement import ColumnSample, disagreement, poison, tensors_of  # noqa: E402
+from ray_warmup.warmup.device.guard.agreement import disagreement, poison, tensors_of  # noqa: E402
+from ray_warmup.warmup.workloads.column_sample import ColumnSample  # noqa: E402
 
 
 def product(seed: int = 0) -> tuple[object, object]:

@@ -8,8 +8,8 @@ from statistics import NormalDist
 import pytest
 
 from ray_warmup.warmup.device.guard.measure import Ratio
-from ray_warmup.warmup.device.guard.selection import Rule, choose, hopeless, is_settled, order_of, pick
-from ray_warmup.warmup.tasks import Choice, Measurement
+from ray_warmup.warmup.device.guard.selection import Rule, hopeless, is_settled, pick
+from ray_warmup.warmup.tasks import Choice
 
 RULE = Rule(margin=0.02, tie_band=0.01)
 A, B, C = Choice("R", 1), Choice("R", 2), Choice("S", (0, ((12, 0),)))
@@ -50,12 +50,6 @@ def test_ties_fall_to_the_fixed_order() -> None:
     assert pick({C: sure(1.120), B: sure(1.095), A: sure(1.094)}, RULE) == C
 
 
-def test_the_order_is_total_and_independent_of_python() -> None:
-    """Tuples are ordered as their JSON text."""
-    assert sorted([C, B, A], key=order_of) == [A, B, C]
-    assert order_of(C) == ("S", "[0, [[12, 0]]]")
-
-
 @pytest.mark.parametrize(
     ("ratios", "settled"),
     [
@@ -94,12 +88,3 @@ def test_noisy_repeats_choose_the_same() -> None:
         for _ in range(200)
     ]
     assert picks.count(A) > 196
-
-
-def test_choose_prefers_the_default_among_equals() -> None:
-    """On absolute times the default tactic comes first within the band, and speed decides outside it."""
-    listed = [Measurement("R", 3, 1.0, 0.0, 1), Measurement("R", -1, 1.015, 0.0, 1)]
-    assert choose(listed, 0.02) == Choice("R", -1)
-    assert choose(listed, 0.01) == Choice("R", 3)
-    with pytest.raises(ValueError, match="empty"):
-        choose([], 0.02)

@@ -13,7 +13,6 @@ import pytest
 from ray_warmup.warmup.artifact.table import TABLE_NAME, Entry, TunedTable, parse_table
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, SchedulerLimits
-from ray_warmup.warmup.engines.builtin.warmups.errors import EngineWarmupError
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.sm120_decode import (
     CALIBRATION_NAME,
@@ -25,7 +24,7 @@ from ray_warmup.warmup.engines.builtin.warmups.sm120_decode import (
 )
 from ray_warmup.warmup.engines.builtin.warmups.sparse_mla import MIXED, PREFILL, SECOND_CHUNK, SparseMLAWarmup
 from ray_warmup.warmup.engines.builtin.warmups.spec import Shape, Skip, TunedFile
-from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError, WarmupError
+from ray_warmup.warmup.errors import CorruptArtifactError, EngineWarmupError, RejectedArtifactError, WarmupError
 from tests.fakes import METADATA, DecodeEntryPoint, ForeignRunner, NamedBackend
 
 SM120 = (12, 0)

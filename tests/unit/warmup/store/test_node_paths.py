@@ -13,7 +13,7 @@ from ray_warmup.configs import ConfigError, load_config
 from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.rank.node_paths import NodePaths, environments_here, flashinfer_environment, resolve_paths
+from ray_warmup.warmup.store.node_paths import NodePaths, environments_here, flashinfer_environment, resolve_paths
 
 
 @pytest.fixture(autouse=True)
