@@ -109,7 +109,7 @@ def _retime(console: Console, answers: Answers) -> None:
 
 def _explain(console: Console, answers: Answers) -> None:
     for node, row in answers:
-        _line(console, node, f"{row['path']}: {'a hit' if row['hit'] else 'a miss: ' + row['reason']}")
+        _line(console, node, f"{row['path']}: {row['reason'] or 'a hit' if row['hit'] else 'a miss: ' + row['reason']}")
         for path, difference in row["others"] if not row["hit"] else []:
             _line(console, node, f"  {path} differs in {difference}")
 

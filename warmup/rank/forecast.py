@@ -23,6 +23,7 @@ from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
 from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
+from ray_warmup.warmup.rank.lacking import lacking
 from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
 from ray_warmup.warmup.store.node_index import NodeIndex
 from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
@@ -46,7 +47,7 @@ class Forecast:
     hit: bool
     guarded: bool
     reason: str
-    """Why it would be a miss, with the key part that differs from the nearest stored key; empty for a hit."""
+    """Why it would be a miss, with the key part that differs from the nearest stored key; for a hit what it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,10 @@ def forecast_rank(
     store = store_at(config.cache, told.directory_of(key))
     check = partial(refusal_in, store, key)
     stored = store.lookup(key.as_dict(), read_only=True, check=check)
+    if stored.hit:
+        reason = "" if stored.manifest is None else lacking(config, store, stored.manifest, told.workloads)
+    else:
+        reason = stored.reason + _nearest(store.directory, key)
     return Forecast(
         rank=rank,
         key=key,
@@ -121,7 +126,7 @@ def forecast_rank(
         num_tasks=len(tasks_of(told.workloads)),
         hit=stored.hit,
         guarded=stored.guarded,
-        reason="" if stored.hit else stored.reason + _nearest(store.directory, key),
+        reason=reason,
     )
 
 

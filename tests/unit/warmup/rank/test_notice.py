@@ -11,6 +11,7 @@ import pytest
 
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.rank.standing import standing_of, state_of
@@ -128,3 +129,15 @@ def test_who_keeps_no_files_leaves_nothing(tmp_path: Path) -> None:
     alone.look_up()
     assert NodeStore(alone.directory).load_verdict() is None
     assert not (tmp_path / "flashinfer_autotune_cache/index").exists()
+
+
+def test_a_table_that_less_memory_made_is_foretold_as_that(tmp_path: Path) -> None:
+    """`plan` and `explain` say which tasks a hit lacks."""
+    run = Run(tmp_path, "run-1", cublas_version=describe_host(None)["cublas_version"])
+    tasks = set(run.rank._tasks)
+    run.rank.probe(budget_bytes=run.rank.probe()["needs_bytes"] - 1)
+    (last,) = tasks - set(run.rank._tasks)
+    run.end(ended("run-1", ready=True))
+    forecast = forecast_rank(run.config, 0)
+    total = forecast.num_tasks
+    assert (forecast.hit, f"measures 1 of {total} tasks: {last}" in forecast.reason) == (True, True), forecast.reason

@@ -1,0 +1,35 @@
+"""What a stored table lacks of a rank's tasks, because it was made where less memory was free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_warmup.configs.errors import clipped
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.artifact.timings import read_timings
+from ray_warmup.warmup.device.memory_budget import fit_buckets
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import Workload, tasks_of
+
+
+def lacking(config: WarmupConfig, store: NodeStore, manifest: Manifest, workloads: Sequence[Workload]) -> str:
+    """In words, the tasks that a run would measure although its key hits; empty where it lacks none.
+
+    As far as `autotune.max_memory_bytes` allows; what will be free on the device is not known here.
+    """
+    budget = config.autotune.max_memory_bytes
+    fitting = tuple(workloads) if budget is None else fit_buckets(workloads, budget)[0]
+    try:
+        blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.of_kind("timings")}
+        known = {row.result.task_id for row in read_timings(Artifact(manifest, blobs)).rows}
+    except WarmupError:
+        return ""  # without its measurements nothing is known of it
+    tasks = [task.task_id for task in tasks_of(fitting)]
+    absent = [task_id for task_id in tasks if task_id not in known] if known else []
+    if not absent:
+        return ""
+    names = clipped(", ".join(absent), 400)
+    return f"a hit that was made with less memory: a run measures {len(absent)} of {len(tasks)} tasks: {names}"
