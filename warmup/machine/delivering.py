@@ -7,6 +7,7 @@ from typing import Any
 from ray_warmup.warmup.artifact.quarantine import spared, spared_verdict
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.leadership import take_over
+from ray_warmup.warmup.machine.lineage import parent_of
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.phases import Phase
@@ -76,6 +77,7 @@ class Pushing(PhaseLogic):
                 tuned=group.engine_tuned or [],
                 strategy=group.strategy,
                 guarded=run.config.guard.enabled,
+                after=parent_of(group),
             )
         ]
 

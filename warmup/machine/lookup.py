@@ -6,6 +6,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import serves_none_of
 from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.lineage import date
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.node_loss import keep_found
 from ray_warmup.warmup.machine.phases import Phase
@@ -57,6 +58,7 @@ class Lookup(PhaseLogic):
             writers = sorted(set(group.writers.values()))
             if any(rank not in group.lookups for rank in writers):
                 return []
+            date(run, group)
             tokens = [token_of(run, rank) for rank in writers]
             asked = [rank for rank in writers if len(writers) > 1 and "sees" not in group.lookups[rank]]
             commands += [run.call(rank, "sees", tokens=tokens) for rank in asked]

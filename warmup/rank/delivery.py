@@ -15,7 +15,7 @@ from typing import Any
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Lineage, Manifest, parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
 from ray_warmup.warmup.artifact.timings import read_coverage, read_timings
 from ray_warmup.warmup.device.tuner import Tuner
@@ -89,10 +89,12 @@ class Delivery:
         strategy: str,
         guarded: bool,
         tuned: Sequence[dict[str, str]] = (),
+        after: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Everything measured as one artifact, kept here until its blobs are fetched; `digest` None: nothing tuned.
 
         `tuned` are files (`name`, `content`) that were tuned with an engine's step: their entries join the table.
+        `after` is what it replaces (`lineage_of`).
         """
         order = {task.task_id: index for index, task in enumerate(self._tasks)}
         ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
@@ -112,6 +114,7 @@ class Delivery:
             guarded=guarded,
             compiled=(*beside, *found.contents),
             covers=found.covers,
+            lineage=None if after is None else Lineage(after["artifact"], after["depth"] + 1),
         )
         collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
         return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *found.warnings]}

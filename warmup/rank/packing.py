@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME, GuardSummary, Manifest
+from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME, GuardSummary, Lineage, Manifest
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import TABLE_NAME, parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
@@ -30,6 +30,7 @@ def make_artifact(
     guarded: bool,
     compiled: Sequence[Content] = (),
     covers: str = "",
+    lineage: Lineage | None = None,
 ) -> Artifact:
     """A table, the measurements behind it and what was compiled for it, with where it came from."""
     decided = [str(verdict.decision) for verdict in verdicts.values()]
@@ -44,7 +45,13 @@ def make_artifact(
         created_at=time.time(),
         strategy=strategy,
         guard=GuardSummary(state, counts),
+        lineage=lineage,
     )
+
+
+def lineage_of(manifest: Manifest | None) -> dict[str, Any] | None:
+    """What an artifact that replaces this one must know of it: its digest, and how many came before it."""
+    return None if manifest is None else {"artifact": manifest.digest, "depth": manifest.depth}
 
 
 def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
@@ -107,6 +114,7 @@ def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> 
         created_at=manifest.created_at,
         strategy=manifest.strategy,
         guard=manifest.guard,
+        lineage=manifest.lineage,
     )
 
 

@@ -7,6 +7,7 @@ another thread at any time, every other method runs on one thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,7 @@ from ray_warmup.warmup.rank.opening import (
     tuner_options,
     workspace_is_made,
 )
+from ray_warmup.warmup.rank.packing import lineage_of
 from ray_warmup.warmup.rank.record import RankRecord
 from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
 from ray_warmup.warmup.ranks import RankInfo
@@ -151,6 +153,8 @@ class RankProcess:
                 "reason": found.reason,
                 "guarded": found.guarded,
                 "recorded_at": found.recorded_at,
+                "lineage": lineage_of(found.manifest),
+                "now": time.time(),
                 "results": [],
                 "verdicts": [],
                 "partial": [encode(result) for result in finished.rows],
@@ -237,10 +241,14 @@ class RankProcess:
         strategy: str,
         guarded: bool,
         tuned: Sequence[dict[str, str]] = (),
+        after: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Results, verdicts and what an engine's step tuned as one artifact, kept here until its blobs are fetched."""
+        """Results, verdicts and what an engine's step tuned as one artifact, kept here until its blobs are fetched.
+
+        `after`: the artifact that it replaces, as some rank's `lookup` told it.
+        """
         with self._busy("pack"):
-            return self._delivery.pack(results, verdicts, strategy, guarded, tuned)
+            return self._delivery.pack(results, verdicts, strategy, guarded, tuned, after)
 
     def pack_stored(self, renew: bool = False) -> dict[str, Any]:
         """The artifact that `lookup` found, for the nodes that lack it; a replacement reads it from the store.

@@ -293,3 +293,18 @@ def test_nothing_tuned_packs_nothing(make_rank: RankMaker) -> None:
     assert make_rank(1).pack([], [], "leader", True) == {"digest": None, "blobs": []}
     with pytest.raises(StoreError, match="is not part of the packed artifact"):
         make_rank(1).blob("0" * 64)
+
+
+def test_what_is_tuned_again_comes_after_what_was_there(make_rank: RankMaker) -> None:
+    """A lookup tells the lineage of what it found, and what is packed after it counts one more."""
+    process = make_rank(0)
+    assert process.lookup("run-00000", retune=False)["lineage"] is None
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    known = process.lookup("run-00001", retune=True)["lineage"]
+    results = [process.tune(task) for task in tasks_of(process)]
+    again = process.pack(results, [], "leader", False, after=known)
+    process.install(again, {blob["sha256"]: bytes(process.blob(blob["sha256"])) for blob in again["blobs"]})
+
+    assert known == {"artifact": header["artifact"], "depth": 0}
+    assert process.lookup("run-00002", retune=True)["lineage"] == {"artifact": again["artifact"], "depth": 1}
