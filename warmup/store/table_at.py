@@ -18,6 +18,7 @@ from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TABLE_NAME, parse_
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
+from ray_warmup.warmup.disk.trust import owner_refusal
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -73,6 +74,9 @@ def _store_of(path: Path) -> NodeStore | None:
 
 
 def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
+    why = owner_refusal(store.directory)
+    if why is not None:
+        raise StoreError(f"{path}: {why}", path=str(path))
     for attempt in range(_ATTEMPTS):
         try:
             _, manifest = store.current()

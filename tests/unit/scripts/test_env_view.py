@@ -105,6 +105,29 @@ def test_modules_that_are_not_the_stores_stay_off_the_path(
     assert out.startswith("# compiled modules are not used: ")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another group")
+def test_a_volume_of_a_group_is_used_once_the_group_is_named(
+    config: WarmupConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As Kubernetes makes one with fsGroup: setgid and writable by the group, which is named in the comment."""
+    root = tmp_path / "root"
+    root.mkdir()
+    os.chown(root, -1, 54322)
+    root.chmod(0o2775)
+    provider = installed(config)
+    show_environment(config, 0, None, as_json=False)
+    out = capsys.readouterr().out
+    assert "PYTHONPATH" not in out
+    assert f"# compiled modules are not used: {root} can be written by group 54322 (mode 2775)" in out
+    assert "name 54322 in cache.trusted_gids" in out
+    cache = config.cache.model_copy(update={"trusted_gids": (54322,)})
+    answer = shown(config.model_copy(update={"cache": cache}), capsys)
+    values = {setting["name"]: setting["value"] for setting in answer["settings"]}
+    assert answer["notes"] == []
+    assert values["PYTHONPATH"] == str(provider)
+    assert values["FLASHINFER_WORKSPACE_BASE"] == str(root / "flashinfer")
+
+
 def test_relative_places_are_made_absolute(
     config: WarmupConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

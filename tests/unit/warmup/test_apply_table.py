@@ -188,3 +188,14 @@ def test_importing_it_needs_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     found = {name for name in done.stdout.split() if not name.startswith("_")}
     assert found - LIGHT - {"cython_runtime"} == {"ray_warmup"}, found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_strangers_store_is_not_served(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root's engine neither; a variable names who is believed, because an engine has no config."""
+    os.chown(store.directory, 54321, -1)
+    with pytest.raises(LoadError, match="belongs to user 54321, this process is user 0"):
+        ray_warmup.apply(store.table_path)
+    assert held_table().entries == {}
+    monkeypatch.setenv("RAY_WARMUP_TRUSTED_UIDS", "54321")
+    assert ray_warmup.apply(store.table_path).entries == 4
