@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.actors import capacity
+from ray_warmup.actors.capacity import Node
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk.publish import store_error
@@ -57,7 +59,12 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
 
 def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], list[str]]:
     """The same from the nodes of the connected cluster, each with its `node_id`, and what could not be asked."""
-    answers, problems = ask_nodes_of(config, verdicts_here, None if config is None else config.model_dump(mode="json"))
+    from ray_warmup.actors.node_caches import nodes_for
+
+    members = capacity.members()
+    nodes = members if config is None else nodes_for(config, members)
+    asked = None if config is None else config.model_dump(mode="json")
+    answers, problems = ask_each(nodes, verdicts_here, asked)
     found = [verdict | {"node_id": node_id} for node_id, (told, _) in answers.items() for verdict in told]
     problems += [f"node {node_id[:8]}: {said}" for node_id, (_, unread) in answers.items() for said in unread]
     return _newest_first(found), problems
@@ -69,16 +76,10 @@ def verdicts_here(config: dict[str, Any] | None) -> tuple[list[Verdict], list[st
     return verdicts(settings), unreadable(settings)
 
 
-def ask_nodes_of(
-    config: WarmupConfig | None, function: Callable[..., Any], *arguments: Any
-) -> tuple[dict[str, Any], list[str]]:
-    """A node's answer by its id, from every node that could hold a rank of the config, and what went wrong."""
-    from ray_warmup.actors import capacity
-    from ray_warmup.actors.node_caches import nodes_for
+def ask_each(nodes: Sequence[Node], function: Callable[..., Any], *arguments: Any) -> tuple[dict[str, Any], list[str]]:
+    """The answers of these nodes by their ids, and what went wrong."""
     from ray_warmup.actors.node_task import ask_nodes
 
-    members = capacity.members()
-    nodes = members if config is None else nodes_for(config, members)
     answers, problems = ask_nodes(function, {node.node_id: arguments for node in nodes}, NODES_S)
     return answers, list(problems.values())
 

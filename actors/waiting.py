@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.client import NAMESPACE, coordinator_name
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
 from ray_warmup.actors.status import attached, is_client
-from ray_warmup.actors.verdicts import ask_nodes_of
+from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.rank.asking import Question, check_askable
 from ray_warmup.warmup.rank.standing import Standing
@@ -194,28 +195,37 @@ def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> i
 def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     """What the node says on which this command runs; from elsewhere the nodes of the newest run."""
     from ray_warmup.actors import capacity
+    from ray_warmup.actors.node_caches import nodes_for
 
-    config = question.config
-    settings = config.model_dump(mode="json")
-    answers, problems = ask_nodes_of(config, answer_here, settings, question.rank, question.everyone, question.accept)
+    members = capacity.members()
+    near = [node for node in members if _is_own(node.address)]
+    root = str(resolve_paths(question.config.cache).root)
+    rows = _this_node(_ask(question, near, wait), root)
+    if rows is None:
+        answers = _ask(question, nodes_for(question.config, members), wait)
+        rows = [row for answer in answers for row in answer["standings"]]
+        code = judge_newest([Standing(**row) for row in rows])
+    else:
+        code = judge([Standing(**row) for row in rows])
+    if code == EXIT_READY:
+        wait.say([Standing(**row) for row in rows])
+    return None if code == EXIT_FAILED and _is_running(question.config) else code
+
+
+def _ask(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[str, Any]]:
+    """What these nodes answer; who does not is told once."""
+    settings = question.config.model_dump(mode="json")
+    answers, problems = ask_each(nodes, answer_here, settings, question.rank, question.everyone, question.accept)
     for problem in problems:
         wait.warn(problem)
-    addresses = {node.node_id: node.address for node in capacity.members()}
-    near = _this_node(answers, addresses, str(resolve_paths(config.cache).root))
-    rows = {node: [Standing(**row) for row in answer["standings"]] for node, answer in answers.items()}
-    standings = [row for node in (rows if near is None else near) for row in rows[node]]
-    code = judge_newest(standings) if near is None else judge(standings)
-    if code == EXIT_READY:
-        wait.say(standings)
-    return None if code == EXIT_FAILED and _is_running(config) else code
+    return list(answers.values())
 
 
-def _this_node(answers: Mapping[str, Any], addresses: Mapping[str, str], root: str) -> list[str] | None:
-    """The node on which this command runs, of several on this machine the one with its cache root; None elsewhere."""
-    here = [node for node in answers if _is_own(addresses.get(node, ""))]
-    if len(here) > 1:
-        here = [node for node in here if answers[node]["root"] == root]
-    return here or None
+def _this_node(answers: Sequence[Mapping[str, Any]], root: str) -> list[dict[str, Any]] | None:
+    """The standings of the node on which this command runs: of several on this machine those with its cache root; None
+    where it runs on none."""
+    here = [answer for answer in answers if len(answers) == 1 or answer["root"] == root]
+    return [row for answer in here for row in answer["standings"]] if here else None
 
 
 def _is_own(address: str) -> bool:

@@ -72,7 +72,7 @@ def test_status_through_ray_client(case: Case, door: str, tmp_path: Path) -> Non
 
 def test_wait_through_ray_client(case: Case, door: str, tmp_path: Path) -> None:
     """`wait --address ray://...` exits 124 while nobody has done the work, 1 once it has failed, 0 once it is ready;
-    `status` then has the verdict of each node."""
+    on a node that the run did not use there is nothing all the same; `status` has the verdict of each node."""
     # The console command predicts keys from packages and hardware: the scripted ranks say the same here.
     parts = describe_host(None)
     metadata = {name: parts[name] for name in METADATA}
@@ -88,6 +88,8 @@ def test_wait_through_ray_client(case: Case, door: str, tmp_path: Path) -> None:
     assert case.run(config).ready
     done = ask(door, tmp_path, *wait)
     assert done.returncode == 0, done.stderr
+    used, idle = case.bed.nodes[0].home, case.bed.nodes[2].home
+    assert (ask(door, used, *wait).returncode, ask(door, idle, *wait).returncode) == (0, 124)
     said = ask(door, tmp_path, "status", "--config", str(path), "--json")
     ended = {verdict["node_id"]: verdict["ready"] for verdict in json.loads(said.stdout)["ended"]}
     assert ended == {node.node_id: True for node in case.bed.nodes[:2]}

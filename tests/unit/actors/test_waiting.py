@@ -15,7 +15,7 @@ import pytest
 
 from ray_warmup.actors import waiting
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT
-from ray_warmup.actors.waiting import _this_node, judge_newest, wait_ready, why_not_ready
+from ray_warmup.actors.waiting import _is_own, _this_node, judge_newest, wait_ready, why_not_ready
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.rank.asking import Question
@@ -286,13 +286,13 @@ def test_a_cluster_is_as_its_newest_run_left_it() -> None:
 
 
 def test_the_node_that_is_asked_is_this_one() -> None:
-    """By its address; of several on this machine the one with this process' cache root; from elsewhere none."""
-    answers = {name: {"root": f"/{name}"} for name in ("one", "two", "three")}
-    addresses = {"one": "192.0.2.1", "two": "127.0.0.1", "three": "192.0.2.3"}
-    assert _this_node(answers, addresses, "/any") == ["two"]
-    assert _this_node(answers, addresses | {"three": "127.0.0.1"}, "/three") == ["three"]
-    assert _this_node(answers, addresses | {"three": "127.0.0.1"}, "/any") is None
-    assert _this_node(answers, dict.fromkeys(answers, "192.0.2.1"), "/one") is None
+    """Of several on this machine the one with this process' cache root; from a machine that is no node none."""
+    one, two = ({"root": f"/{name}", "standings": [{"text": name}]} for name in ("one", "two"))
+    assert _this_node([one], "/any") == one["standings"]
+    assert _this_node([one, two], "/two") == two["standings"]
+    assert _this_node([one, two], "/any") is None
+    assert _this_node([], "/one") is None
+    assert [_is_own(address) for address in ("127.0.0.1", "192.0.2.1", "no address")] == [True, False, False]
 
 
 def test_a_cluster_that_cannot_be_asked_may_be_at_it(
