@@ -13,7 +13,8 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
-from ray_warmup.configs import ConfigError, load_config
+from ray_warmup.configs import ConfigError
+from ray_warmup.configs.loader import load_request
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.scripts.cli import app
 
@@ -141,10 +142,10 @@ def test_the_configs_in_the_readme_are_read(tmp_path: Path) -> None:
     assert found
     for text in found:
         (tmp_path / "shown.yaml").write_text(text)
-        load_config(tmp_path / "shown.yaml")
-    (tmp_path / "shown.yaml").write_text(text.replace("model:", "modell:"))
+        load_request(tmp_path / "shown.yaml")
+    (tmp_path / "shown.yaml").write_text(text.replace("cluster:", "cluste:"))
     with pytest.raises(ConfigError):
-        load_config(tmp_path / "shown.yaml")
+        load_request(tmp_path / "shown.yaml")
 
 
 def unknown_figures(text: str, results: str) -> list[str]:

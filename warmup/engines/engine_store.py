@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, key_difference
+from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -40,7 +41,9 @@ def find(root: Path, engine: str, version: str, parts: tuple[tuple[str, str], ..
     store = NodeStore(store_directory(root, engine, version, sha256))
     looked = store.lookup(dict(parts))
     if looked.hit:
-        return Found(store, "")
+        # Some kinds are unpickled or mapped as libraries by the engine, so the whole artifact is code.
+        refusal = trust.code_refusal(store.directory)
+        return Found(None, f"{store.directory} is not believed: {refusal}") if refusal else Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts))
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
 

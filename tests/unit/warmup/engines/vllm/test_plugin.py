@@ -87,6 +87,18 @@ def test_under_auto_a_damaged_artifact_is_one_log_line(tmp_path: Path) -> None:
     assert "RAY_WARMUP=require" in required.stderr
 
 
+def test_an_artifact_that_others_may_write_is_no_code_of_ours(tmp_path: Path) -> None:
+    """A store that everybody can write is refused by name; under `auto` the engine compiles for itself."""
+    environ = environment(tmp_path)
+    recorded(tmp_path, environ).chmod(0o777)
+
+    required = python(START, environ | {"RAY_WARMUP": "require"})
+
+    assert required.returncode != 0
+    assert "is not believed" in required.stderr
+    assert python(START, environ).returncode == 0
+
+
 def test_an_entry_of_the_engines_own_is_left_alone(tmp_path: Path) -> None:
     """What the engine has compiled for itself is never written over."""
     environ = environment(tmp_path)
