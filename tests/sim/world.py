@@ -18,6 +18,9 @@ from tests.sim.group import Group, are_modules
 from tests.sim.holdings import Process, RefusedError, Table, Value
 from tests.sim.workshop import Workshop
 
+NOW = 1_800_000_000.0
+"""What every node's clock says when a store is looked at, in seconds since 1970."""
+
 
 def make_row(tactic: int, rng: random.Random) -> Value:
     """One timed tactic."""
@@ -152,6 +155,7 @@ class World(Workshop):
             "reason": "" if found is not None else "nothing is stored",
             "guarded": found is not None and found.guarded,
             "recorded_at": 0.0 if found is None else found.recorded_at,
+            "now": NOW,
             "results": [] if found is None else found.results,
             "verdicts": [] if found is None else found.verdicts,
             "partial": [] if call.args["retune"] else directory.partial.get(key, []),

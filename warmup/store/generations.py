@@ -7,6 +7,7 @@ taken by creating a directory, which is exclusive on local and on shared file sy
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -145,11 +146,12 @@ class Generations:
     def manifest_bytes(self, number: int, *, any_owner: bool = False) -> bytes:
         """A generation's manifest as stored. FileNotFoundError when there is none."""
         path = self.manifest_path(number)
+        read = functools.partial(read_regular, any_owner=True) if any_owner else read_regular
         try:
-            return read_regular(path, MAX_MANIFEST_BYTES, any_owner=any_owner)
+            return read(path, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
             rescue(path.parent)
-            return read_regular(path, MAX_MANIFEST_BYTES, any_owner=any_owner)
+            return read(path, MAX_MANIFEST_BYTES)
 
     def manifest(self, pointer: Pointer) -> Manifest:
         """The committed manifest. FileNotFoundError, CorruptArtifactError or RejectedArtifactError."""

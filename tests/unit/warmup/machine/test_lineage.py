@@ -7,22 +7,14 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.machine.phases import Phase
+from tests.sim.world import NOW
 from tests.unit.warmup.machine.driver import Driver
-
-NOW = 1_800_000_000.0
 
 
 @pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
-    """Two nodes with a table each; every answer to `lookup` also tells the node's clock."""
-    driver = Driver(nodes=2, per_node=2)
-    look = driver.world._lookup
-
-    def told(*arguments: Any) -> dict[str, Any]:
-        return look(*arguments) | {"now": NOW}
-
-    monkeypatch.setattr(driver.world, "_lookup", told)
-    return driver
+def driver() -> Driver:
+    """Two nodes, whose answers to `lookup` also tell their clock."""
+    return Driver(nodes=2, per_node=2)
 
 
 def with_depths(driver: Driver, monkeypatch: pytest.MonkeyPatch, depths: dict[int, int]) -> None:
