@@ -18,9 +18,8 @@ from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.ops import OF_EXPORT
+from ray_warmup.warmup.cache_admin.ops import write_export
 from ray_warmup.warmup.disk.clock import SLACK_S
-from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import StoreError
 
 Arguments = Mapping[str, Any]
@@ -45,7 +44,7 @@ def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -
     answers, problems = ask_nodes(perform, {source: ("export", packs)}, timeout_s)
     for answer in answers.values():
         if "result" in answer:
-            publish_bytes(Path(arguments["file"]), answer["result"].pop("data"), advice=OF_EXPORT)
+            write_export(Path(arguments["file"]), answer["result"].pop("data"))
             answer["result"]["file"] = arguments["file"]
     return answers, problems
 

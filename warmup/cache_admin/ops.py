@@ -81,8 +81,17 @@ def export_store(path: Path, target: Path, generation: int | None = None) -> int
     Raises StoreError or CorruptArtifactError; nothing is written then.
     """
     data = export_bytes(path, generation)
-    publish_bytes(target, data, advice=OF_EXPORT)
+    write_export(target, data)
     return len(data)
+
+
+def write_export(target: Path, data: Blob) -> None:
+    """Put what was packed where a user wants it: links are followed, the directory may be anybody's. StoreError."""
+    try:
+        real = target.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise StoreError(f"cannot write {target}: {error}; {OF_EXPORT.text}", path=str(target)) from error
+    publish_bytes(real, data, advice=OF_EXPORT, any_owner=True)
 
 
 def export_bytes(path: Path, generation: int | None = None) -> bytes:

@@ -342,11 +342,16 @@ def test_rows_have_the_digest_of_the_table_that_is_served(tmp_path: Path, store:
 
 
 def test_an_export_that_cannot_be_written_advises_another_file(tmp_path: Path, store: NodeStore) -> None:
-    """The cache's root has nothing to do with it."""
+    """The cache's root has nothing to do with it; links that the user names are followed."""
     (tmp_path / "link").symlink_to(tmp_path)
-    answer = perform("export", {"root": str(tmp_path), "file": str(tmp_path / "link" / "x")})
-    assert "name another FILE" in answer["error"]
-    assert "cache.root" not in answer["error"]
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    for target in ("file/x", "loop", "loop/x"):
+        answer = perform("export", {"root": str(tmp_path), "file": str(tmp_path / target)})
+        assert "name another FILE" in answer["error"]
+        assert "cache.root" not in answer["error"]
+    assert perform("export", {"root": str(tmp_path), "file": str(tmp_path / "link" / "x")})["ok"]
+    assert (tmp_path / "x").stat().st_size > 1000
 
 
 def test_import_names_the_rows_that_it_refuses(tmp_path: Path) -> None:
