@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,13 @@ def test_a_rollback_is_served_by_the_next_run(case: Case) -> None:
     case.plant(kind="younger", salt="younger")
     old, young = (artifact(next(case.bed.tuned[kind].rglob("current")).parent) for kind in ("guarded", "younger"))
     assert [store(case, n).publish(young).generation for n in (first, second)] == [2, 2]
-    assert store(case, second).publish(old).generation == 3
+    again = Artifact(replace(old.manifest, created_at=old.manifest.created_at + 1), old.blobs)
+    assert store(case, second).publish(again).generation == 3
+    code, listed = call(case, "ls")
+    assert (code, "nodes serve different tables for key" in listed["error"]) == (1, True)
 
     code, refused = call(case, "rollback")
-    assert (code, [row["result"]["new"] for row in refused["nodes"] if row["result"]]) == (1, [1, 2])
+    assert (code, refused["nodes"]) == (1, [])
     assert "nothing was changed: nodes would serve different tables" in refused["error"]
     assert [store(case, n).current()[0].generation for n in (first, second)] == [2, 3]
 
