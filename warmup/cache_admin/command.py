@@ -33,6 +33,7 @@ from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.store.node_index import forget_lost
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import tasks_of
@@ -225,6 +226,7 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
     if arguments.get("yes"):
         done = cache_ops.apply_prune(plan, stores, time.time)
+        forget_lost(paths.root, paths.override)
         untouched = list(dict.fromkeys([*untouched, *done.untouched]))
         result["done"] = asdict(done)
     return not untouched, result | {"untouched": untouched}

@@ -15,6 +15,7 @@ import logging
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,24 @@ def of_this_node(rows: Iterable[Written], host: str) -> tuple[Written, ...]:
         return ()
     newest = max(near, key=lambda row: row.began_at).run_id
     return tuple(row for row in near if row.run_id == newest)
+
+
+def forget_lost(root: Path, override: Path | None) -> list[Path]:
+    """Remove the rows whose stores are gone, as after pruning; returns them. What cannot be read or removed stays."""
+    base = root / "flashinfer_autotune_cache" if override is None else override
+    removed = []
+    for path in sorted((base / DIRECTORY).glob("*/*.json")):
+        row = _read(path)
+        if row is None:
+            continue
+        try:
+            if not row.directory(root, override).exists():
+                path.unlink(missing_ok=True)
+                removed.append(path)
+        except OSError as error:
+            logger.info("%s stays: %s", path, error)
+    for directory in sorted({path.parent for path in removed}):
+        with suppress(OSError):  # another configuration's run is there again
+            directory.rmdir()
+            directory.parent.rmdir()
+    return removed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.store.node_index import NodeIndex, Written, of_this_node
+from ray_warmup.warmup.store.node_index import NodeIndex, Written, forget_lost, of_this_node
 
 KEY = (("schema", "1"), ("flashinfer_version", "0.7.2"), ("arch", "90a"), ("tasks", "t"))
 ROW = Written("run-1", 10.0, "here", (0, 1), KEY, (), None)
@@ -85,3 +85,18 @@ def test_an_index_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, monkey
     monkeypatch.setattr(os, "scandir", refuses)
     with pytest.raises(StoreError, match="Permission denied"):
         index(tmp_path).rows()
+
+
+def test_rows_go_with_their_stores(tmp_path: Path) -> None:
+    """After pruning nothing is left of what led to a store that is gone; another config's and other rows stay."""
+    other = replace(ROW, ranks=(2,), key=(*KEY[:3], ("tasks", "u")))
+    paths = [index(tmp_path).write(row) for row in (ROW, other)]
+    ROW.directory(tmp_path, None).mkdir(parents=True)
+    unreadable = index(tmp_path).directory / "newer.json"
+    unreadable.write_text("{}")
+    assert forget_lost(tmp_path, None) == [paths[1]]
+    assert sorted(index(tmp_path).directory.iterdir()) == sorted([paths[0], unreadable])
+    ROW.directory(tmp_path, None).rmdir()
+    unreadable.unlink()
+    assert forget_lost(tmp_path, None) == [paths[0]]
+    assert not index(tmp_path).directory.parent.exists()
