@@ -23,16 +23,18 @@ from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
-from ray_warmup.actors.rank_actor import Work
+from ray_warmup.actors.rank_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.collector import collect_rarely
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.waiting import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.report import WarmupReport
 
@@ -42,7 +44,9 @@ GROUPS = {"turns": 1000}
 """Concurrency groups of the actor, with their limits; what is not in one runs in the default group."""
 ENDED = "the coordinator ended without a report (internal error, please report)"
 TICK_S = 0.1
-CLOSE_S = 15.0
+DEAF_S = 3.0
+"""A loop that has not turned for so long did not hear the ranks either: it was stopped, or starved."""
+CLOSE_S = 22.0
 REMOVE_S = 10.0
 STACKS_S = 10.0
 SHOWN_STACKS = 3
@@ -76,7 +80,7 @@ class Coordinator:
             environment: what the driver hands to the ranks; this process has another one.
             may_grow: nodes may still join; False where Ray was started for this run.
         """
-        logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO")
+        logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
         self._config = parse_config(config)
         self._run_id = run_id
         self._first_node = first_node
@@ -89,7 +93,10 @@ class Coordinator:
         self._machine: WarmupMachine | None = None
         self._executor: Executor | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._said: set[str] = set()
+        self._warned = 0
+        """How many of the run's warnings the driver was told."""
+        self._spoke = time.monotonic()
+        """When the driver was told anything."""
         self._told: dict[int, str] = {}
         """Builder -> the progress that the driver was told last."""
         self._stop: str | None = None
@@ -127,10 +134,16 @@ class Coordinator:
             "run_id": self._run_id,
             "phase": str(self._phase if machine is None else machine.phase),
             "elapsed_s": now - self._began,
-            "phase_s": now - (self._began if machine is None else machine.run.phase_began),
+            **self._progress(now),
             "ranks": ranks,
             "warnings": [] if machine is None else list(machine.run.warnings),
         }
+
+    def _progress(self, now: float) -> dict[str, Any]:
+        """Age and deadline of the phase, n of m tasks."""
+        if self._machine is not None:
+            return progress(self._machine.run, now)
+        return {"phase_s": now - self._began, "phase_limit_s": self._config.timeouts.placing, "done": 0, "total": 0}
 
     @in_turns
     async def wait(self) -> str:
@@ -205,6 +218,7 @@ class Coordinator:
         for info in infos:
             executor.watch(info)
         executor.watch_nodes()
+        collect_rarely()
         return machine, executor
 
     async def _drive(self, machine: WarmupMachine, executor: Executor) -> None:
@@ -216,6 +230,8 @@ class Coordinator:
                 step = await asyncio.wait_for(executor.inbox.get(), TICK_S)
                 executor.perform(step(machine, time.monotonic()))
             now = time.monotonic()
+            if now - ticked >= DEAF_S:
+                machine.was_deaf(now)
             if now - ticked >= TICK_S:  # also while answers keep coming in: deadlines must be looked at
                 ticked = now
                 reason = self._stop
@@ -223,7 +239,7 @@ class Coordinator:
             self._announce(machine)
 
     async def _show_stacks(self, run: Run) -> None:
-        """After a deadline: where the ranks stand that the run was waiting for, some of them, into its error."""
+        """After a deadline: where the ranks stand that the run was waiting for, some of them, into the report."""
         group, ranks = self._ranks, [rank for rank in run.overdue if rank in run.ranks][:SHOWN_STACKS]
         if group is None or not ranks or not keeps_files(run):
             return
@@ -232,7 +248,7 @@ class Coordinator:
         stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
         for rank, stack in zip(ranks, stacks, strict=True):
             if stack:
-                run.error = f"{run.error}\n{run.ranks[rank].info} stands here:\n{stack.strip()[:STACK_CHARS]}"
+                run.ranks[rank].stack = stack.strip()[:STACK_CHARS]
 
     async def _conclude(self, report: WarmupReport) -> None:
         """Leave the verdict on every node; one that does not answer in time goes without."""
@@ -252,10 +268,11 @@ class Coordinator:
                 if self._told.get(rank) != text:
                     self._told[rank] = text
                     self._emit("progress", rank=rank, text=text)
-        for warning in machine.run.warnings:
-            if warning not in self._said:
-                self._said.add(warning)
-                self._emit("warning", text=warning)
+        for warning in machine.run.warnings[self._warned :]:
+            self._emit("warning", text=warning)
+        self._warned = len(machine.run.warnings)
+        if time.monotonic() - self._spoke >= QUIET_S and not machine.is_over and self._executor is not None:
+            self._emit("waits", text=waiting_text(machine.run, self._executor.statuses, time.monotonic()))
 
     def _on_task(self, call: Call, seconds: float) -> None:
         self._emit("task", rank=call.rank, task=call.task_id, method=call.method, seconds=seconds)
@@ -265,6 +282,7 @@ class Coordinator:
         self._emit("note", text=text)
 
     def _emit(self, event: str, **values: Any) -> None:
+        self._spoke = time.monotonic()
         self._events.put_nowait({"event": event, "at": round(time.monotonic() - self._began, 3), **values})
 
     def _rank_status(self, machine: WarmupMachine, rank: int, now: float) -> dict[str, Any]:
@@ -273,6 +291,8 @@ class Coordinator:
         return {
             "rank": rank,
             "node_id": state.info.node_id,
+            "host": state.info.host,
+            "address": state.info.address,
             "state": "silent" if state.is_silent else "alive" if state.is_alive else "starting",
             "doing": status.phase if status else "",
             "task": status.task_id if status else "",

@@ -7,6 +7,7 @@ machine is only ever touched by the loop that steps it.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -22,6 +23,7 @@ from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
+from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Executor:
     def __init__(
         self, ranks: RankGroup, machine: WarmupMachine, replace_s: float, beat_s: float, on_task: OnTask
     ) -> None:
+        self._asked_every_s = beat_interval(machine.run.config.timeouts, len(machine.run.ranks))
         self.inbox: asyncio.Queue[Step] = asyncio.Queue()
         self.statuses: dict[int, Status] = {}
         self._ranks = ranks
@@ -104,6 +107,7 @@ class Executor:
             args["task_id"] = call.task_id
         answer = await self._ranks.call(call.rank, call.method, args, refs)
         value, seconds = answer["value"], answer["seconds"]
+        self._heard(call.rank)
         self._tell(lambda m, now: m.returned(call.call_id, value, seconds, now))
         if call.task_id is not None:
             self._on_task(call, seconds)
@@ -133,12 +137,14 @@ class Executor:
                 self._tell(lambda m, now, node_id=node_id: m.node_lost(node_id, now))  # type: ignore[misc]
 
     async def _beat(self, rank: int, actor: Any) -> None:
+        """Ask for a heartbeat at every interval; ranks begin at different times, so that the loop has even work."""
+        every = self._asked_every_s
+        ask = actor.status.options(concurrency_group="control")
+        await asyncio.sleep(every * (rank % 64) / 64)
         while True:
-            await asyncio.sleep(self._beat_s)
+            await asyncio.sleep(every)
             try:
-                answer = await asyncio.wait_for(
-                    actor.status.options(concurrency_group="control").remote(), 2 * self._beat_s
-                )
+                answer = await asyncio.wait_for(ask.remote(), 2 * every)
             except TimeoutError:
                 continue  # silent, not dead: the deadlines decide
             except ray.exceptions.ActorDiedError:
@@ -156,6 +162,11 @@ class Executor:
                     heard=now,
                     op=answer["op"],
                 )
+
+    def _heard(self, rank: int) -> None:
+        """Any answer is a sign of life."""
+        if (status := self.statuses.get(rank)) is not None:
+            self.statuses[rank] = dataclasses.replace(status, heard=time.monotonic())
 
     def _tell(self, step: Step) -> None:
         self.inbox.put_nowait(step)

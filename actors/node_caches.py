@@ -23,7 +23,18 @@ from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.cache_admin.command import perform
 
 Arguments = Mapping[str, Any]
-COMMANDS = ("ls", "verify", "explain", "diff", "prune", "rollback", "export", "import")
+COMMANDS = (
+    "ls",
+    "verify",
+    "explain",
+    "diff",
+    "prune",
+    "rollback",
+    "export",
+    "import",
+    "quarantine ls",
+    "quarantine clear",
+)
 MOVES = {"export": export_from, "import": import_to}
 SETTING = "--timeout"
 

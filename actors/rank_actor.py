@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from ray_warmup.actors.transfer import Refs, buffer, fetch
 from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env, parse_config
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, TuningError
+from ray_warmup.warmup.rank.process_end import started_at
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_paths import flashinfer_environment, resolve_paths
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from ray_warmup.warmup.rank.process import RankProcess
 
 logger = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""Of coordinator and ranks: several nodes' logs are read side by side, so every line has its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class RankActor:
     def __init__(self, bundle_index: int, work: Work) -> None:
         env.export(dict(work.environment))
         die_of_sigterm()
-        logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO")
+        logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
         self._bundle_index = bundle_index
         self._work = work
         self._config = parse_config(work.config)
@@ -67,6 +72,8 @@ class RankActor:
             "gpu_ids": [str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])],
             "address": ray.util.get_node_ip_address(),
             "pid": os.getpid(),
+            "started": started_at(os.getpid()),
+            "host": socket.gethostname(),
             "versions": versions(),
         }
 

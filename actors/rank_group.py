@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,18 @@ from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.rank_actor import RankActor, Work, versions
 from ray_warmup.actors.remote_errors import as_failure, lacks_package
 from ray_warmup.actors.transfer import Refs
-from ray_warmup.warmup.rank.black_box import SIGNAL, read_box
+from ray_warmup.warmup.rank.black_box import SIGNAL
+from ray_warmup.warmup.rank.process_end import GONE, Target, see_off, stacks_of
 from ray_warmup.warmup.ranks import Placement as Landing
 from ray_warmup.warmup.ranks import RankInfo, assign_ranks, moved
 
+logger = logging.getLogger(__name__)
+
 STACKS_S = 5.0
+PATIENCE_S = 3.0
+"""For Ray's own kill of a process that is given up, before SIGKILL."""
+SEE_OFF_S = 15.0
+"""For the whole of that, with the start of a task on the node."""
 GROUPS = {"control": 1, "life": 1}
 BESIDE = ("conclude",)
 """Methods that are carried out beside a phase: a rank that is busy when the run fails says so all the same."""
@@ -44,6 +52,8 @@ class RankGroup:
         self._homeless: set[int] = set()
         """Ranks whose bundle was lost with its node: they hold their resources themselves."""
         self.infos: tuple[RankInfo, ...] = ()
+        self._seen_off: set[asyncio.Task[None]] = set()
+        """Processes that were given up, until it is certain that they are gone."""
 
     async def start(self, timeout_s: float, first_node: str | None) -> tuple[RankInfo, ...]:
         """One actor per bundle; ranks from where they landed. Raises StartupError naming what did not come up."""
@@ -62,17 +72,17 @@ class RankGroup:
         Returns what the record at `box` has then; nothing when there is none, or when the node does not answer.
         """
         info = self.infos[rank]
-        remote = ray.remote(send_signal).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(info.node_id, soft=False)
-        )
+        said = on_node_of(info, stacks_of, target_of(info), int(SIGNAL), box)
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
-            return str(await asyncio.wait_for(remote.remote(info.pid, int(SIGNAL), box), STACKS_S))
+            return str(await asyncio.wait_for(said, STACKS_S))
         return ""
 
     async def replace(self, rank: int, timeout_s: float, *, elsewhere: bool = False) -> RankInfo:
         """A fresh process in the rank's bundle; on another node when its own is gone. Raises StartupError."""
         self.kill(rank)
         old = self.infos[rank]
+        if not elsewhere:
+            self._see_off_later(old)
         if elsewhere and self._placement.is_pinned:
             self._homeless.add(rank)  # any other bundle is put on another node by Ray
         actor = self._actors[rank] = self._create(old.bundle_index, rank if rank in self._homeless else None, elsewhere)
@@ -80,7 +90,7 @@ class RankGroup:
         self._check_versions([row])
         there = landing(row)
         if there.node_id == old.node_id:
-            info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid)
+            info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid, started=there.started)
         else:
             info = moved(self.infos, rank, there)
         self.infos = tuple(info if known.rank == rank else known for known in self.infos)
@@ -109,17 +119,31 @@ class RankGroup:
 
     async def close(self, timeout_s: float = 3.0) -> None:
         """Let live ranks tidy up, briefly, then end them all and wait until they are gone."""
-        actors = list(self._actors.values())
-        self._actors = {}
-        if not actors:
-            return
-        await asyncio.wait(
-            [asyncio.ensure_future(_quietly(actor.close.remote())) for actor in actors], timeout=timeout_s
-        )
-        for actor in actors:
+        actors, self._actors = self._actors, {}
+        tidying = {
+            asyncio.ensure_future(_quietly(actor.close.remote())): rank for rank, actor in sorted(actors.items())
+        }
+        deaf: list[int] = []
+        if tidying:
+            _, late = await asyncio.wait(tidying, timeout=timeout_s)
+            deaf = [tidying[task] for task in late]
+        for actor in actors.values():
             with contextlib.suppress(ray.exceptions.RayError, ValueError):  # the others are ended all the same
                 ray.kill(actor)
-        await asyncio.wait([asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors], timeout=5.0)
+        for info in self.infos:
+            if info.rank in deaf:
+                self._see_off_later(info)
+        ending = [asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors.values()]
+        if ending:
+            await asyncio.wait(ending, timeout=5.0)
+        if self._seen_off:
+            await asyncio.wait(self._seen_off, timeout=SEE_OFF_S)
+
+    def _see_off_later(self, info: RankInfo) -> None:
+        """Ray's kill is a request to the process' raylet, which does not always end one that stands still."""
+        task = asyncio.ensure_future(_see_off(info))
+        self._seen_off.add(task)
+        task.add_done_callback(self._seen_off.discard)
 
     def _create(self, bundle_index: int, homeless: int | None = None, elsewhere: bool = False) -> Any:
         bundle = self._placement.bundle
@@ -174,20 +198,33 @@ class RankGroup:
                     )
 
 
-def send_signal(pid: int, number: int, box: Path | None) -> str:
-    """Runs on the node of a hung rank: waits until the stacks are written, and reads them."""
-    import os
-    import time
+def target_of(info: RankInfo) -> Target:
+    """A rank's process, as a signal is sent to it."""
+    return Target(info.pid, info.started)
 
-    os.kill(pid, number)
-    time.sleep(0.3)
-    words = None if box is None else read_box(box)
-    return "" if words is None else words.stack
+
+def on_node_of(info: RankInfo, work: Callable[..., Any], *arguments: Any) -> Any:
+    """Reference to what a function answers on a rank's node."""
+    where = NodeAffinitySchedulingStrategy(info.node_id, soft=False)
+    remote = ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+    return remote.remote(*arguments)
+
+
+async def _see_off(info: RankInfo) -> None:
+    """Make sure, on its own node, that a process that was given up is gone."""
+    try:
+        said = await asyncio.wait_for(on_node_of(info, see_off, target_of(info), PATIENCE_S), SEE_OFF_S)
+    except (TimeoutError, ray.exceptions.RayError) as error:
+        logger.warning("%s: whether process %d has ended is not known: %s", info, info.pid, type(error).__name__)
+        return
+    if said != GONE:
+        logger.warning("%s: process %d did not end by Ray's kill; %s after SIGKILL", info, info.pid, said)
 
 
 def landing(row: Mapping[str, Any]) -> Landing:
     """What an actor's `locate` said, as a value."""
-    return Landing(row["bundle_index"], row["node_id"], tuple(row["gpu_ids"]), row["address"], row["pid"])
+    named = {name: row[name] for name in ("bundle_index", "node_id", "address", "pid", "started", "host")}
+    return Landing(gpu_ids=tuple(row["gpu_ids"]), **named)
 
 
 async def _quietly(ref: Any) -> None:

@@ -241,6 +241,21 @@ class CacheSection(Section):
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
 
 
+MAX_SILENCE_S = 30.0
+PHASES_WITH_DEADLINE = (
+    "probing",
+    "lookup",
+    "compiling",
+    "tuning",
+    "guarding",
+    "pushing",
+    "installing",
+    "loading",
+    "replaying",
+)
+"""Phases in which ranks work; PLACING waits for a cluster."""
+
+
 class TimeoutsSection(Section):
     """Seconds; one deadline per phase, and one per task."""
 
@@ -269,7 +284,30 @@ class TimeoutsSection(Section):
     single_flight: Seconds = 7200
     """Waiting for another run of the same key."""
     heartbeat: Seconds = 2
-    """Interval of the ranks' heartbeats."""
+    """Interval of the ranks' heartbeats; longer with more than 400 ranks, never more than a third of `silence`."""
+    silence: Seconds = MAX_SILENCE_S
+    """A process that does not beat for so long is killed and replaced. Shorter than every phase's deadline, so that its
+    work can be done again within it; where nothing is said, at most half of the shortest one, and of `task`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _silence_fits(cls, values: object) -> object:
+        """The default follows the deadlines that were given."""
+        if not isinstance(values, dict) or "silence" in values:
+            return values
+        given = [values.get(name, cls.model_fields[name].default) for name in (*PHASES_WITH_DEADLINE, "task")]
+        numbers = [float(value) for value in given if isinstance(value, int | float) and value > 0]
+        return {**values, "silence": min(MAX_SILENCE_S, *(number / 2 for number in numbers))}
+
+    @model_validator(mode="after")
+    def _silence_is_noticed_in_time(self) -> Self:
+        name, limit = min(((name, getattr(self, name)) for name in PHASES_WITH_DEADLINE), key=lambda pair: pair[1])
+        if self.silence >= limit:
+            raise ValueError(
+                f"silence: {self.silence:g}: must be less than every phase's deadline, the shortest is {name}: "
+                f"{limit:g}; otherwise a frozen process fails the run before it is replaced"
+            )
+        return self
 
 
 class WarmupConfig(Section):

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ray_warmup.scripts import quarantine_cli
 from ray_warmup.scripts.cache_running import EXIT_USAGE, Scope, answer
 from ray_warmup.scripts.endings import GuardedGroup
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+app.add_typer(quarantine_cli.app)
 
 Key = Annotated[str, typer.Argument(help="The key's first digits; may be left out when there is one store.")]
 Root = Annotated[str | None, typer.Option("--root", help="Cache root, instead of the node's own.")]

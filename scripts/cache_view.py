@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
 from ray_warmup.scripts.terminal import add_row, moment, say, table_of, wide_console
 from ray_warmup.warmup.store.node_paths import simulated_roots
 
@@ -19,7 +20,7 @@ Answers = list[tuple[str, Any]]
 def show_answer(answer: dict[str, Any]) -> None:
     """Print what this node answered to one command."""
     console = wide_console()
-    if answer["result"] == []:
+    if answer["result"] == [] and not answer["command"].startswith("quarantine"):
         return _line(console, "", _nothing(Path(answer["where"])))
     return _VIEWS[answer["command"]](console, [("", answer["result"])])
 
@@ -195,4 +196,6 @@ _VIEWS: dict[str, Callable[[Console, Answers], None]] = {
     "import": _import,
     "prune": _prune,
     "rollback": _rollback,
+    "quarantine ls": show_rows,
+    "quarantine clear": show_lifted,
 }

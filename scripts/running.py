@@ -107,6 +107,8 @@ class LineView:
             self._say(event, describe_phase(event))
         elif event["event"] == "progress":
             self._say(event, f"rank {event['rank']} compiles: {event['text']}")
+        elif event["event"] == "waits":
+            self._say(event, event["text"])
         elif event["event"] == "warning":
             self._say(event, f"warning: {event['text']}")
         elif event["event"] == "note":

@@ -86,16 +86,31 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
             print_document(run, indent=None)
         return
     for run in runs:
-        age = f" for {run['phase_s']:.1f} s" if "phase_s" in run else ""  # a coordinator of another version
         table = table_of(
-            *("rank", "node", "state", "doing", "task", "for s", "heard s ago"),
-            title=f"run {run['run_id']}: {run['phase']}{age}, {run['elapsed_s']:.1f} s in all",
+            *("rank", "host", "node", "state", "doing", "task", "for s", "heard s ago"),
+            title=title_of(run),
         )
         for rank in run["ranks"]:
             heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"
-            cells = (rank["rank"], rank["node_id"][:8], rank["state"], rank["doing"], rank["task"])
+            cells = (
+                rank["rank"],
+                rank.get("host", ""),
+                rank["node_id"][:8],
+                rank["state"],
+                rank["doing"],
+                rank["task"],
+            )
             add_row(table, *cells, f"{rank['for_s']:.1f}", heard)
         console.print(table)
+
+
+def title_of(run: dict[str, Any]) -> str:
+    """Phase, its own age and deadline, n of m tasks; then the run's age. A coordinator of before says less."""
+    if "phase_s" not in run:
+        return f"run {run['run_id']}: {run['phase']}, begun {run['elapsed_s']:.1f} s ago"
+    tasks = f", {run['done']} of {run['total']} tasks" if run["total"] else ""
+    age = f"{run['phase_s']:.1f} s of {run['phase_limit_s']:g} s"
+    return f"run {run['run_id']}: {run['phase']} for {age}{tasks}; begun {run['elapsed_s']:.1f} s ago"
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:

@@ -71,15 +71,13 @@ class ScriptedTuner:
         self._buildable: tuple[str, ...] = tuple(script.get("libraries", ()))
 
     def describe(self) -> dict[str, str]:
-        parts = {**METADATA, "arch": "scripted", "torch": "none", "triton": "none"}
-        return parts | self._script.get("parts", {})
+        return {**METADATA, "arch": "scripted", "torch": "none", "triton": "none", **self._script.get("parts", {})}
 
     def device(self) -> str:
         return self.describe()["gpu"]
 
     def reference_seconds(self) -> float | None:
-        found = self._script.get("reference_s")
-        return None if found is None else float(found)
+        return self._script.get("reference_s")
 
     def watch(self) -> Watch:
         return self._watch
@@ -98,8 +96,7 @@ class ScriptedTuner:
         return tuple(Skip(w.name, w.op, "the script refuses it") for w in workloads if w.name in refused)
 
     def missing_modules(self) -> tuple[str, ...]:
-        lacking = [name for name in self._buildable if not self._library(name).exists()]
-        return (*self._script.get("modules", ()), *lacking)
+        return (*self._script.get("modules", ()), *(n for n in self._buildable if not self._library(n).exists()))
 
     def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
         for module in modules:
@@ -124,8 +121,8 @@ class ScriptedTuner:
             self._fault("tune", task.task_id)
         time.sleep(self._script.get("task_s", 0.0))
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
-        salt = self._script.get("salt", "")
-        number = int(hashlib.sha256((task.task_id + salt).encode()).hexdigest(), 16)
+        salted = task.task_id + self._script.get("salt", "")
+        number = int(hashlib.sha256(salted.encode()).hexdigest(), 16)
         able = (
             Measurement("FastRunner", number % 7, 1e-4, 1e-6, 5),
             Measurement("FirstRunner", number % 5, 2e-4, 1e-6, 5),
@@ -192,6 +189,9 @@ class ScriptedTuner:
         misses += tuple(task.task_id for task in expected[: self._script.get("misses", 0)])
         digest = self._script.get("digest", table.digest)
         return LoadResult(digest, len(table.entries), len(expected) - len(misses), misses)
+
+    def held_digest(self) -> str | None:
+        return None if self._table is None else self._script.get("digest", parse_table(self._table).digest)
 
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         self._fault("replay")

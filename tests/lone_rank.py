@@ -22,7 +22,7 @@ class LoneRank(RankProcess):
 
     def __init__(self, info: RankInfo, config: WarmupConfig, script: Answer) -> None:
         super().__init__(info, config, "cpu", lambda backend, options: ScriptedTuner(script))
-        self.described = self.probe()
+        self.described = self.probe() | self.outline()
 
     @property
     def directory(self) -> Path:

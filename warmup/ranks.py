@@ -19,6 +19,9 @@ class Placement:
     gpu_ids: tuple[str, ...] = ()
     address: str = ""
     pid: int = 0
+    started: str = ""
+    """When the process did, as its kernel counts: with `pid` it is this very process."""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class RankInfo:
     gpu_ids: tuple[str, ...] = ()
     address: str = ""
     pid: int = 0
+    started: str = ""
+    host: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -76,6 +81,8 @@ def assign_ranks(placements: Sequence[Placement], first_node: str | None = None)
                     gpu_ids=place.gpu_ids,
                     address=place.address,
                     pid=place.pid,
+                    started=place.started,
+                    host=place.host,
                 )
             )
     return tuple(ranks)
@@ -98,6 +105,8 @@ def moved(known: Sequence[RankInfo], rank: int, place: Placement) -> RankInfo:
         gpu_ids=place.gpu_ids,
         address=place.address,
         pid=place.pid,
+        started=place.started,
+        host=place.host,
     )
 
 

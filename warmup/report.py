@@ -156,6 +156,9 @@ class RankReport(ReportPart):
     engine: EngineReport | None = None
     """None when the run ended before."""
     error: str | None = None
+    stack: str = ""
+    """Where its process stood when it died or was given up, or when the run's deadline had passed; often empty."""
+    host: str = ""
 
 
 class WarmupReport(ReportPart):

@@ -16,8 +16,11 @@ from tests.sim.world import World, make_result
 
 METHODS = (
     "probe",
+    "outline",
     "lookup",
     "sees",
+    "recall_table",
+    "recall_finished",
     "survey",
     "compile",
     "hand_over",

@@ -22,7 +22,10 @@ from tests.sim.schedule import PHASE_LIMIT_S, TASK_LIMIT_S, Schedule, Shape, Str
 TICK_S = 1.0
 DURATIONS: dict[str, tuple[float, float]] = {
     "probe": (1.0, 6.0),
+    "outline": (0.01, 0.5),
     "lookup": (0.01, 0.5),
+    "recall_table": (0.01, 0.5),
+    "recall_finished": (0.01, 0.5),
     "sees": (0.01, 0.2),
     "survey": (0.01, 2.0),
     "compile": (0.0, 20.0),

@@ -7,9 +7,11 @@ Every measurement is random, so two attempts at one task give different tables.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.state import ClassState
@@ -41,6 +43,12 @@ def make_result(task_id: str, outcome: str, rng: random.Random) -> Value:
         "policy": None,
         "measurements": rows,
     }
+
+
+def digest_of(rows: Sequence[Value]) -> Value:
+    """How many finished tasks there are, and which."""
+    text = repr(sorted(row["task_id"] for row in rows)) + repr([row["measurements"] for row in rows])
+    return {"count": len(rows), "digest": hashlib.sha256(text.encode()).hexdigest()}
 
 
 class World(Workshop):
@@ -131,8 +139,6 @@ class World(Workshop):
         return {
             "key": key,
             "parts": parts,
-            "tasks": mine.tasks if process.budget is None else mine.tasks[:-1],
-            "skips": [],
             "directory": f"/cache/{key[:8]}",
             "device": "GPU",
             "backend": self._backend,
@@ -143,6 +149,14 @@ class World(Workshop):
             "tunes_engine": mine.tunes_engine,
             "reference_s": self.slow_ranks.get(process.rank, 1.0),
         }
+
+    def _task_ids(self, process: Process) -> set[str]:
+        outline = self._outline(process)
+        return {row["task_id"] for row in outline["tasks"]}
+
+    def _outline(self, process: Process, *_: object) -> Value:
+        tasks = self.group(process.rank).tasks
+        return {"tasks": tasks if process.budget is None else tasks[:-1], "skips": [], "shrunk": []}
 
     def _lookup(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         key, directory = self._key(process), self.directory(process.rank)
@@ -156,18 +170,31 @@ class World(Workshop):
             "guarded": found is not None and found.guarded,
             "recorded_at": 0.0 if found is None else found.recorded_at,
             "now": NOW,
-            "results": [] if found is None else found.results,
-            "verdicts": [] if found is None else found.verdicts,
-            "partial": [] if call.args["retune"] else directory.partial.get(key, []),
-            "header": None if found is None else found.header,
+            "digest": None if found is None else found.digest,
+            "artifact": None if found is None else found.header["artifact"],
+            "blobs": 0 if found is None else 1,
+            "is_complete": found is None or {row["task_id"] for row in found.results} >= self._task_ids(process),
+            "finished": digest_of([] if call.args["retune"] else directory.partial.get(key, [])),
             "covers": found is None or not found.is_poor,
             "on_disk": not directory.lacks_files,
             "warnings": ["no marker could be left"] if directory.is_read_only else [],
         }
 
+    def _recall_table(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        """What this very process found; it reads nothing again."""
+        found = process.packed
+        if found is None:
+            return {"hit": False, "reason": "this process has found no table"}
+        rows = {"results": found.results, "verdicts": found.verdicts, "header": found.header}
+        return {"hit": True, "reason": "", **rows}
+
+    def _recall_finished(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+        return {"partial": self.directory(process.rank).partial.get(self._key(process), [])}
+
     def _sees(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        markers = self.directory(process.rank).markers
-        return {"tokens": [t for t in call.args["tokens"] if t in markers and self._rng.random() >= self.blindness]}
+        markers, tokens = self.directory(process.rank).markers, call.args["tokens"]
+        seen = (token for token in tokens if token in markers and self._rng.random() >= self.blindness)
+        return {"tokens": list(islice(seen, 1))}
 
     def _tune(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
         assert call.task_id is not None

@@ -25,6 +25,7 @@ from ray_warmup.warmup.artifact.quarantine import believed
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import ops as cache_ops
+from ray_warmup.warmup.cache_admin import quarantining
 from ray_warmup.warmup.cache_admin import views as cache_views
 from ray_warmup.warmup.cache_admin.placing import put_in_place
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
@@ -243,6 +244,17 @@ def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     return True, asdict(cache_ops.plan_rollback(path, arguments.get("generation")))
 
 
+def _quarantine_ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    found = quarantining.banned_in(_named(paths, arguments))
+    return not any(row.problems for row in found), [asdict(row) for row in found]
+
+
+def _quarantine_clear(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    rule = quarantining.Rule(**{name: arguments.get(name) or "" for name in ("op", "runner", "tactic")})
+    found = quarantining.lift(_named(paths, arguments), rule)
+    return not any(row.problems for row in found), [asdict(row) for row in found]
+
+
 _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
     "ls": _ls,
     "verify": _verify,
@@ -253,6 +265,8 @@ _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
     "import": _import,
     "prune": _prune,
     "rollback": _rollback,
+    "quarantine ls": _quarantine_ls,
+    "quarantine clear": _quarantine_clear,
 }
 COMMANDS = tuple(_COMMANDS)
 _OF_ONE_STORE = ("diff", "rollback")

@@ -167,6 +167,11 @@ class FlashInferTuner:
         """Clear, load, count, digest, look up."""
         return loading.load_table(path, expected, self._shape_of_call)
 
+    def held_digest(self) -> str | None:
+        """Digest of what the AutoTuner would save now."""
+        held = loading.held_table()
+        return held.digest if held.entries else None
+
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         """Run every task and every untuned workload of this rank once."""
         untuned = [

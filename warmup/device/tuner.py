@@ -144,6 +144,9 @@ class Tuner(Protocol):
         Raises LoadError (after clearing again) when FlashInfer refuses the file or the counts differ.
         """
 
+    def held_digest(self) -> str | None:
+        """Digest of the table that this process serves from now, read back out of it; None when it holds none."""
+
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         """Run every loaded task and every untuned workload once, on CUDA also under graph capture."""
 

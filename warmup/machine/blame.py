@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.naming import NAMED, crowd, span, without_name
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.ranks import RankInfo
+
+MAX_CAUSES = 8
+"""Different failures of one run that are told in full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Status:
 
 
 def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, now: float) -> str:
-    """One rank's exception, in full."""
+    """One rank's exception, with its traceback."""
     task = f", task {call.task_id}" if isinstance(call, Call) and call.task_id else ""
     elapsed = now - run.phase_began
     text = f"{info}, phase {run.phase}{task}, {elapsed:.1f} s into the phase: {failure.kind}: {failure.message}"
@@ -34,18 +38,24 @@ def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, no
 
 
 def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
-    """Equal failures of many ranks as one paragraph."""
-    groups: dict[tuple[str, str], list[str]] = {}
+    """Equal failures of many ranks as one paragraph; of very many different ones the first, and how many more."""
+    groups: dict[tuple[str, str], list[tuple[RankInfo, Failure]]] = {}
     for info, failure in failures.items():
-        task = f", task {failure.task_id}" if failure.task_id else ""
-        groups.setdefault((failure.kind, failure.message), []).append(f"{info}{task}")
-    paragraphs = []
-    for (kind, message), culprits in groups.items():
-        who = "; ".join(culprits)
-        text = f"phase {run.phase}, after {now - run.phase_began:.1f} s: {who}: {kind}: {message}"
-        trace = next((f.traceback for f in failures.values() if (f.kind, f.message) == (kind, message)), "")
-        paragraphs.append(text + (f"\n{trace.rstrip()}" if trace else ""))
+        groups.setdefault((failure.kind, without_name(info, failure.message)), []).append((info, failure))
+    since = now - run.phase_began
+    paragraphs = [_paragraph(run, since, *cause, told) for cause, told in list(groups.items())[:MAX_CAUSES]]
+    left = [told for _, told in list(groups.items())[MAX_CAUSES:]]
+    if left:
+        ranks = span(info.rank for told in left for info, _ in told)
+        paragraphs.append(f"and {len(left)} more causes on ranks {ranks}; the report has each rank's own error")
     return "\n".join(paragraphs)
+
+
+def _paragraph(run: Run, since: float, kind: str, message: str, told: Sequence[tuple[RankInfo, Failure]]) -> str:
+    names = [f"{info}{f', task {failure.task_id}' if failure.task_id else ''}" for info, failure in told]
+    who = crowd([info for info, _ in told], names)
+    trace = next((failure.traceback.rstrip() for _, failure in told if failure.traceback), "")
+    return f"phase {run.phase}, after {since:.1f} s: {who}: {kind}: {message}" + (f"\n{trace}" if trace else "")
 
 
 def died_again(state: RankState, reason: str, calls: Sequence[Call | Adopt]) -> str:
@@ -56,30 +66,45 @@ def died_again(state: RankState, reason: str, calls: Sequence[Call | Adopt]) -> 
 
 
 def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: float) -> str:
-    """A phase is over its deadline: name every rank that it waits for, and what each was doing."""
-    waiting: dict[int, list[str]] = {}
+    """A phase is over its deadline: name the ranks that it waits for, and what each was doing."""
+    elapsed = now - run.phase_began
+    return (
+        f"phase {run.phase} took {elapsed:.1f} s of {limit:g} s allowed ({run.phase.setting}); "
+        f"waiting for {waited_for(run, statuses, now)}"
+    )
+
+
+def waited_for(run: Run, statuses: Mapping[int, Status], now: float) -> str:
+    """Whom the run waits for, by what they are to do; of many that do the same the first are named."""
+    waiting: dict[str, list[int]] = {}
+    for rank, what in sorted(_owed(run).items()):
+        waiting.setdefault(what, []).append(rank)
+    rows = []
+    for what, ranks in waiting.items():
+        names = [f"{_who(run.ranks[rank])}: {what}{_doing(statuses.get(rank), now)}" for rank in ranks[: NAMED + 1]]
+        names += [""] * (len(ranks) - len(names))  # only counted
+        rows.append(crowd([run.ranks[rank].info for rank in ranks], names))
+    shown, left = rows[:MAX_CAUSES], rows[MAX_CAUSES:]
+    return "; ".join(shown or ["no rank"]) + (f"; and {len(left)} other calls" if left else "")
+
+
+def _owed(run: Run) -> dict[int, str]:
+    """Rank -> what the run waits for on it."""
+    owed: dict[int, list[str]] = {}
     for call in run.calls.values():
-        what = "handing over its artifact" if isinstance(call, Adopt) else call.method
-        waiting.setdefault(call.rank, []).append(call.task_id or what if isinstance(call, Call) else what)
+        what = "handing over its artifact" if isinstance(call, Adopt) else call.task_id or call.method
+        owed.setdefault(call.rank, []).append(what)
     for rank, state in run.ranks.items():
         if not state.is_alive:
             place = "on another node" if state.moves else "in its place"
-            waiting.setdefault(rank, [f"waiting for a fresh process {place}"])
-    rows = [
-        f"{_who(run.ranks[rank])}: {', '.join(what)}{_doing(statuses.get(rank), now)}"
-        for rank, what in sorted(waiting.items())
-    ]
-    elapsed = now - run.phase_began
-    return (
-        f"phase {run.phase} took {elapsed:.1f} s of {limit:.0f} s allowed ({run.phase.setting}); waiting for "
-        + "; ".join(rows or ["no rank"])
-    )
+            owed.setdefault(rank, [f"waiting for a fresh process {place}"])
+    return {rank: ", ".join(what) for rank, what in owed.items()}
 
 
 def lost_node(run: Run, node_id: str, now: float) -> str:
     """A node is gone, and every rank on it."""
     infos = [state.info for state in run.ranks.values() if state.info.node_id == node_id]
-    ranks = ", ".join(str(info.rank) for info in infos)
+    ranks = span(info.rank for info in infos)
     elapsed = now - run.phase_began
     return (
         f"node {node_id[:8]} ({infos[0].address}) was lost in phase {run.phase}, {elapsed:.1f} s into it, "
@@ -102,8 +127,8 @@ def went_on(run: Run, node_id: str, ranks: list[int], now: float) -> str:
     info = (run.ranks.get(ranks[0]) or run.removed[ranks[0]]).info
     policy = run.config.cluster.on_node_loss
     what = {
-        "shrink": f"the run goes on without ranks {ranks}",
-        "replace": f"ranks {ranks} start again on other nodes, under their numbers but not beside one another",
+        "shrink": f"the run goes on without ranks {span(ranks)}",
+        "replace": f"ranks {span(ranks)} start again on other nodes, under their numbers but not beside one another",
     }[policy]
     return (
         f"node {node_id[:8]} ({info.address}) was lost in phase {run.phase}, {now - run.phase_began:.1f} s into it; "
@@ -117,17 +142,19 @@ def late_task(run: Run, call: Call, status: Status, elapsed: float) -> str:
     return (
         f"{_who(state)}, phase {run.phase}, task {call.task_id}, "
         f"runner {status.runner or '?'}, tactic {status.tactic or '?'}: "
-        f"for {elapsed:.1f} s of {limit:.0f} s allowed (timeouts.task)"
+        f"for {elapsed:.1f} s of {limit:g} s allowed (timeouts.task)"
     )
 
 
-def silent(run: Run, rank: int, status: Status, elapsed: float) -> str:
+def silent(run: Run, rank: int, status: Status, elapsed: float, interval: float) -> str:
     """No heartbeat for a while: what the rank was last heard to do."""
     last = status.task_id or status.phase or "nothing yet"
+    call = next(iter(run.calls_of.get(rank, {}).values()), None)
+    asked = f"; asked for {call.task_id or call.method}" if isinstance(call, Call) else ""
     tactic = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
     return (
         f"{_who(run.ranks[rank])} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
-        f"(timeouts.heartbeat is {run.config.timeouts.heartbeat:g}); last heard: {last}{tactic}"
+        f"(one is expected every {interval:g} s, timeouts.heartbeat); last heard: {last}{tactic}{asked}"
     )
 
 

@@ -101,34 +101,42 @@ class Compiling(PhaseLogic):
 
 def _advance(run: Run, group: ClassState) -> Commands:
     """What a class needs next and nobody does yet."""
-    modules, nodes = group.modules, _nodes(run, group)
+    modules, nodes = group.modules, run.nodes_of(group)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
-        return [call for node in unknown for call in _ask(run, nodes[node], "survey", tunes=_tunes(group, nodes[node]))]
+        if run.num_asked(group, "survey") >= len(unknown):
+            return []
+        return _survey(run, group, unknown)
     donor = _donor(run, group, list(nodes))
     ships = modules.ships and keeps_files(run)
     alone = {node for node in nodes if node == donor or node in modules.alone or not ships}
     commands = _hand_over(run, group, donor, nodes, alone) if ships else []
-    for node in nodes:
-        if modules.missing[node] and not any(command.rank in nodes[node] for command in commands):
-            commands += _obtain(run, group, nodes[node], may_build=node in alone)
-    return commands if commands or any(modules.missing[node] for node in nodes) else _activate(run, group)
+    busy = {run.ranks[command.rank].info.node_id for command in commands}
+    lacking = [node for node in nodes if modules.missing[node]]
+    for node in lacking:
+        if node not in busy:
+            commands += _obtain(run, group, node, may_build=node in alone)
+    return commands if commands or lacking else _activate(run, group)
 
 
-def _tunes(group: ClassState, ranks: list[int]) -> bool:
-    """Whether a node's ranks will measure tasks: then it wants what the driver compiled for earlier tunes, too."""
+def _survey(run: Run, group: ClassState, nodes: list[str]) -> Commands:
+    """Ask these nodes; those whose ranks will measure want what the driver compiled for earlier tunes, too."""
     is_left = not group.is_hit and any(task.task_id not in group.results for task in group.tasks)
-    return is_left and (group.strategy != "leader" or group.leader in ranks)
+    everyone, home = group.strategy != "leader", run.ranks[group.leader].info.node_id
+    commands: Commands = []
+    for node in nodes:
+        commands += _ask(run, group, node, "survey", tunes=is_left and (everyone or node == home))
+    return commands
 
 
-def _obtain(run: Run, group: ClassState, ranks: list[int], *, may_build: bool) -> Commands:
+def _obtain(run: Run, group: ClassState, node: str, *, may_build: bool) -> Commands:
     """What is held already is taken and never built again; who waits for another's build takes all of it at once."""
-    modules, node = group.modules, run.ranks[ranks[0]].info.node_id
+    modules = group.modules
     missing = set(modules.missing[node])
     there = missing & modules.held
     if there and node not in modules.alone and (may_build or there == missing):
-        return _ask(run, ranks, "take", artifact=group.key)
-    return _ask(run, ranks, "compile") if may_build else []
+        return _ask(run, group, node, "take", artifact=group.key)
+    return _ask(run, group, node, "compile") if may_build else []
 
 
 def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
@@ -141,7 +149,7 @@ def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[in
     offered = frozenset(wanted - lacks)
     if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
-    commands = _ask(run, nodes[donor], "hand_over", modules=modules.in_use.get(donor))
+    commands = _ask(run, group, donor, "hand_over", modules=modules.in_use.get(donor))
     if commands:
         modules.packer, modules.offered = commands[0].rank, offered
     return commands
@@ -160,12 +168,15 @@ def _activate(run: Run, group: ClassState) -> Commands:
     return commands
 
 
-def _ask(run: Run, ranks: list[int], method: str, artifact: str | None = None, **args: Any) -> Commands:
-    """The call to the first live rank of a node, unless one of its ranks is busy for the class already."""
-    alive = [rank for rank in ranks if run.ranks[rank].is_alive]
-    if not alive or any(run.calls_of.get(rank) for rank in ranks):
+def _ask(run: Run, group: ClassState, node: str, method: str, artifact: str | None = None, **args: Any) -> Commands:
+    """The call to a live rank of a node, the one that builds there first; none while one of its ranks is busy."""
+    ranks = run.nodes_of(group)[node]
+    if any(rank in run.calls_of for rank in ranks):
         return []
-    return [run.call(alive[0], method, artifact=artifact, **args)]
+    alive = [rank for rank in ranks if run.ranks[rank].is_alive]
+    builders = _builders(run, group)
+    alive.sort(key=lambda rank: rank not in builders)
+    return [run.call(alive[0], method, artifact=artifact, **args)] if alive else []
 
 
 def _donor(run: Run, group: ClassState, nodes: list[str]) -> str:
@@ -175,18 +186,10 @@ def _donor(run: Run, group: ClassState, nodes: list[str]) -> str:
     """
     home, missing = run.ranks[group.leader].info.node_id, group.modules.missing
     at_work = {run.ranks[rank].info.node_id for rank in _builders(run, group)}
-    return min(nodes, key=lambda node: (len(missing[node]), node not in at_work, node != home, nodes.index(node)))
-
-
-def _nodes(run: Run, group: ClassState) -> dict[str, list[int]]:
-    """The class's ranks by node, in order; on each node first the one whose process builds there."""
-    builders = _builders(run, group)
-    nodes: dict[str, list[int]] = {}
-    for rank in sorted(group.ranks, key=lambda rank: rank not in builders):
-        nodes.setdefault(run.ranks[rank].info.node_id, []).append(rank)
-    return nodes
+    return min(nodes, key=lambda node: (len(missing[node]), node not in at_work, node != home))
 
 
 def _builders(run: Run, group: ClassState) -> set[int]:
     """Ranks whose present process has a build under way."""
-    return {rank for rank in group.ranks if group.modules.builders.get(rank) == run.ranks[rank].restarts}
+    number = group.modules.builders
+    return {rank for rank in number if rank in run.ranks and number[rank] == run.ranks[rank].restarts}

@@ -10,6 +10,7 @@ from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.lineage import parent_of
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.machine.warming import judge, warm
@@ -33,7 +34,7 @@ class Pushing(PhaseLogic):
         if group.digest is None:
             group.packer = None
             reason = "no tunable op" if not group.tasks else f"none of {len(group.tasks)} tasks has a valid tactic"
-            run.warn(f"ranks {group.ranks}: nothing was tuned ({reason}); they serve default tactics")
+            run.warn(f"ranks {span(group.ranks)}: nothing was tuned ({reason}); they serve default tactics")
             return []
         for op in value.get("collisions", ()):
             run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
@@ -125,7 +126,7 @@ def _holds(group: ClassState, found: dict[str, Any]) -> bool:
     if not found.get("hit") or not found.get("on_disk", True):
         return False
     assert group.header is not None, "something was found"
-    return all(found["header"].get(name) == group.header.get(name) for name in ("digest", "artifact"))
+    return all(found.get(name) == group.header.get(name) for name in ("digest", "artifact"))
 
 
 class Installing(PhaseLogic):
@@ -177,10 +178,11 @@ class Installing(PhaseLogic):
 def beside_writer(run: Run, group: ClassState, writer: int) -> list[int]:
     """One live rank of every other node that shares this writer's directory."""
     nodes = {place[0] for place, rank in group.writers.items() if rank == writer}
-    first: dict[str, int] = {}
-    for rank in run.alive(group):
-        first.setdefault(run.ranks[rank].info.node_id, rank)
-    return [first[node] for node in sorted(nodes - {run.ranks[writer].info.node_id}) if node in first]
+    ranks_on = run.nodes_of(group)
+    beside = []
+    for node in sorted(nodes - {run.ranks[writer].info.node_id}):
+        beside += [rank for rank in ranks_on.get(node, ()) if run.ranks[rank].is_alive][:1]
+    return beside
 
 
 class Loading(PhaseLogic):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ray_warmup.warmup.machine.blame import fold
 from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.naming import without_name
 from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.ranks import RankInfo
 
@@ -19,16 +20,21 @@ class Grace:
 
     failures: dict[RankInfo, Failure] = field(default_factory=dict)
     began: float | None = None
+    _causes: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def is_on(self) -> bool:
         """Whether anything has failed."""
         return self.began is not None
 
-    def add(self, info: RankInfo, failure: Failure, now: float) -> None:
-        """One rank's failure; the first one starts the clock."""
+    def add(self, info: RankInfo, failure: Failure, now: float) -> bool:
+        """Keep one rank's failure; the first one starts the clock. Returns whether its cause is a new one."""
         self.failures[info] = failure
         self.began = now if self.began is None else self.began
+        cause = failure.kind, without_name(info, failure.message)
+        is_new = cause not in self._causes
+        self._causes.add(cause)
+        return is_new
 
     def is_over(self, now: float) -> bool:
         """Whether nobody is heard any more."""

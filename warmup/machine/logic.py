@@ -18,6 +18,10 @@ class PhaseLogic:
         """The first commands; none means that there is nothing to do."""
         raise NotImplementedError(f"{type(self).__name__} must say what it asks for")
 
+    def more(self, run: Run) -> Commands:
+        """Some time has passed: the rest of what was too much for one step."""
+        return []
+
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         """A call was answered."""
         return []

@@ -1,10 +1,14 @@
-"""LOOKUP: what the node stores hold; which places are one directory; which rank writes each."""
+"""LOOKUP: what the node stores hold; which places are one directory; which rank writes each.
+
+Every writer answers with digests only. The rows of a table are asked of one node, and finished tasks of earlier runs
+of one node for each directory, because a large model's rows weigh megabytes and most nodes have the same ones.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from ray_warmup.warmup.artifact.quarantine import serves_none_of
+from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.lineage import date
 from ray_warmup.warmup.machine.logic import PhaseLogic
@@ -17,7 +21,7 @@ SHOWN_TASKS = 5
 
 
 class Lookup(PhaseLogic):
-    """First every candidate writer looks and leaves a marker, then every one says whose markers it sees."""
+    """Every candidate writer looks and leaves a marker, says whose markers it sees; then rows are recalled."""
 
     phase = Phase.LOOKUP
 
@@ -30,12 +34,17 @@ class Lookup(PhaseLogic):
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         group = run.class_of(call.rank)
-        if call.method == "lookup":
-            group.lookups[call.rank] = value
-            for warning in value["warnings"]:
-                run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        elif call.method == "sees":
-            group.lookups[call.rank]["sees"] = value["tokens"]
+        match call.method:
+            case "lookup":
+                group.lookups[call.rank] = value
+                for warning in value["warnings"]:
+                    run.warn(f"{run.ranks[call.rank].info}: {warning}")
+            case "sees":
+                group.lookups[call.rank]["sees"] = value["tokens"]
+            case recalling.TABLE:
+                recalling.keep_table(run, group, call.rank, value)
+            case recalling.FINISHED:
+                recalling.keep_finished(group, call.rank, value)
         return self._next(run)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
@@ -50,8 +59,8 @@ class Lookup(PhaseLogic):
         return run.call(rank, "lookup", token=token_of(run, rank), retune=run.retune)
 
     def _next(self, run: Run) -> Commands:
-        """Once every writer has looked: ask those that have not said whose markers they see; then settle."""
-        if run.pending("lookup", "sees"):
+        """Once every writer has looked: ask whose markers it sees, then for rows; then settle."""
+        if run.is_pending("lookup", "sees", recalling.TABLE, recalling.FINISHED):
             return []
         commands: Commands = []
         for group in run.classes.values():
@@ -59,21 +68,31 @@ class Lookup(PhaseLogic):
             if any(rank not in group.lookups for rank in writers):
                 return []
             date(run, group)
-            tokens = [token_of(run, rank) for rank in writers]
-            asked = [rank for rank in writers if len(writers) > 1 and "sees" not in group.lookups[rank]]
-            commands += [run.call(rank, "sees", tokens=tokens) for rank in asked]
+            commands += self._ask_for_markers(run, group, writers)
+        if not commands:
+            for group in run.classes.values():
+                merge_writers(run, group)
+                commands += recalling.ask(run, group)
         if not commands:
             self._settle(run)
         return commands
 
+    def _ask_for_markers(self, run: Run, group: ClassState, writers: list[int]) -> Commands:
+        """In order of rank: the first one that a writer sees is all that it answers."""
+        if len(writers) < 2:
+            return []
+        tokens = [token_of(run, rank) for rank in writers]
+        asked = [rank for rank in writers if "sees" not in group.lookups[rank]]
+        return [run.call(rank, "sees", tokens=tokens) for rank in asked]
+
     def _settle(self, run: Run) -> None:
         for group in run.classes.values():
-            merge_writers(run, group)
             if group.is_settled:
                 keep_found(run, group)
             else:
                 adopt_found(run, group)
             group.is_settled = True
+            recalling.forget_rows(group)
 
 
 def keeps_files(run: Run) -> bool:
@@ -103,33 +122,22 @@ def merge_writers(run: Run, group: ClassState) -> None:
 
 
 def adopt_found(run: Run, group: ClassState) -> None:
-    """Of several valid tables the newest guarded one wins (recorded time, digest, then what is compiled for it).
-
-    Partial results are kept.
-    """
-    for value in group.lookups.values():
-        group.quarantine += [entry for entry in value.get("quarantine", ()) if entry not in group.quarantine]
-        for result in value.get("partial", ()):
-            group.results.setdefault(result["task_id"], result)
+    """The table whose rows were recalled, if there is one; else the finished tasks of earlier runs are kept."""
+    recalling.take_finished(group)
     group.source = group.header = None
-    hits = {rank: v for rank, v in group.lookups.items() if v["hit"]}
-    for rank in [rank for rank, found in hits.items() if not serves_none_of(found, group.quarantine)]:
-        run.warn(
-            f"{run.ranks[rank].info}: its table names a tactic that another node has quarantined; it is not served"
-        )
-        del hits[rank]
-    if not hits or run.retune:
+    source = recalling.accepted(group)
+    if source is None:
         return
-    source = max(hits, key=lambda rank: _worth(hits[rank], not lacks(group, hits[rank])))
-    found = hits[source]
-    if lacking := lacks(group, found):
-        _complete(run, group, source, found, lacking)
+    found = group.lookups[source]
+    rows = found[recalling.ROWS]
+    if lacking := lacks(group, rows):
+        _complete(run, group, source, rows, lacking)
         return
     group.is_covered = found.get("covers", True)
-    group.source, group.header = source, found["header"]
-    group.results = {result["task_id"]: result for result in found["results"]}
-    group.verdicts = {verdict["task_id"]: verdict for verdict in found["verdicts"]}
-    group.engine_tuned = list(found.get("tuned", ()))
+    group.source, group.header = source, rows["header"]
+    group.results = {result["task_id"]: result for result in rows["results"]}
+    group.verdicts = {verdict["task_id"]: verdict for verdict in rows["verdicts"]}
+    group.engine_tuned = list(rows.get("tuned", ()))
     group.needs_guard = run.config.guard.enabled and not found["guarded"]
     if group.needs_guard and len(group.results) < len(group.tasks):
         group.needs_guard = False
@@ -140,38 +148,26 @@ def adopt_found(run: Run, group: ClassState) -> None:
         group.leader = source
         asked = {task.task_id for task in group.tasks}
         group.results = {task_id: row for task_id, row in group.results.items() if task_id in asked}
-    for rank, other in hits.items():
-        if other["header"]["digest"] != group.digest:
+    for rank, other in recalling.hits(group).items():
+        if other["digest"] != group.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
 
 
-def lacks(group: ClassState, found: dict[str, Any]) -> list[str]:
+def lacks(group: ClassState, rows: dict[str, Any]) -> list[str]:
     """Tasks of the class that a found table was made without, for want of memory; none where it has no timings."""
-    known = {result["task_id"] for result in found["results"]}
+    known = {result["task_id"] for result in rows["results"]}
     return [task.task_id for task in group.tasks if task.task_id not in known] if known else []
 
 
-def _complete(run: Run, group: ClassState, source: int, found: dict[str, Any], lacking: list[str]) -> None:
+def _complete(run: Run, group: ClassState, source: int, rows: dict[str, Any], lacking: list[str]) -> None:
     """What a found table has counts as finished; TUNING measures the rest, and all of it is packed again."""
     for kind, known in (("results", group.results), ("verdicts", group.verdicts)):
-        known.update({row["task_id"]: row for row in found[kind]})
-    group.engine_tuned = list(found.get("tuned", ())) or None
+        known.update({row["task_id"]: row for row in rows[kind]})
+    group.engine_tuned = list(rows.get("tuned", ())) or None
     shown = ", ".join(lacking[:SHOWN_TASKS]) + (
         f" and {len(lacking) - SHOWN_TASKS} more" * (len(lacking) > SHOWN_TASKS)
     )
     run.warn(
         f"{run.ranks[source].info}: its table was made with less memory and lacks {len(lacking)} of "
         f"{len(group.tasks)} tasks, which are measured now: {shown}"
-    )
-
-
-def _worth(found: dict[str, Any], is_complete: bool) -> tuple[Any, ...]:
-    header = found["header"]
-    return (
-        found["guarded"],
-        is_complete,
-        found["recorded_at"],
-        header["digest"],
-        found.get("covers", True),
-        len(header["blobs"]),
     )

@@ -142,7 +142,8 @@ class WarmupMachine:
             process: the number of the process that died, as in the command that met its death; None for the one
                 that answers now. The death of an earlier process is an echo and changes nothing.
             hung: it still runs, and is given up.
-            failure: what it raised, after which it can do nothing more; for one that hangs, what is known of that.
+            failure: what it raised, after which it can do nothing more; for one that hangs, what is known of that;
+                None for one that is frozen.
         """
         state = self.run.ranks.get(rank)
         if state is None:
@@ -203,7 +204,8 @@ class WarmupMachine:
             return []
         if info.node_id != state.info.node_id and not state.is_moving:
             return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
-        state.info, state.is_starting, state.watched_since = info, False, now
+        self.run.move(info)
+        state.is_starting, state.watched_since = False, now
         return self._issue([probe(self.run, info.rank)], now)
 
     def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
@@ -220,8 +222,14 @@ class WarmupMachine:
         for warmup in warming.late_warmups(self.run, statuses, now):
             return self._end_warmup(warmup, now)
         for late in late_ranks(self.run, statuses, now):
-            return self._give_up(late.rank, late.reason, now, late.culprit)
-        return []
+            return self._give_up(late.rank, late.reason, now, late.culprit, is_frozen=late.is_frozen)
+        return self._issue(self._logic.more(self.run), now)
+
+    def was_deaf(self, now: float) -> None:
+        """Nobody listened for a while: what was not heard until now is no rank's silence."""
+        for state in self.run.ranks.values():
+            state.watched_since = max(state.watched_since, now)
+            state.heard = max(state.heard, state.watched_since)
 
     def fail(self, reason: str, now: float) -> Commands:
         """End the run from outside (interrupt, lost placement group)."""
@@ -231,13 +239,16 @@ class WarmupMachine:
     def _logic(self) -> PhaseLogic:
         return self._phases[self._index]
 
-    def _give_up(self, rank: int, reason: str, now: float, culprit: Culprit | None = None) -> Commands:
-        """A rank hangs: its process is replaced like a dead one, as long as the policy allows."""
+    def _give_up(
+        self, rank: int, reason: str, now: float, culprit: Culprit | None = None, *, is_frozen: bool = False
+    ) -> Commands:
+        """A rank hangs or is frozen: its process is replaced like a dead one, as long as the policy allows."""
         state = self.run.ranks[rank]
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             self.run.overdue = (rank,)
             return self._fail(reason, now)
-        return self.died(rank, reason, now, hung=True, failure=Failure("HungError", reason, culprit=culprit))
+        failure = None if is_frozen else Failure("HungError", reason, culprit=culprit)
+        return self.died(rank, reason, now, hung=True, failure=failure)
 
     def _end_warmup(self, late: warming.LateWarmup, now: float) -> Commands:
         """An engine warmup hangs: a required one fails the run, any other is left out by a fresh process."""
@@ -307,8 +318,9 @@ class WarmupMachine:
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
         task_id = (call.task_id if isinstance(call, Call) else None) or ""
-        self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
-        self._grace.add(info, replace(failure, task_id=task_id), now)
+        is_new = self._grace.add(info, replace(failure, task_id=task_id), now)
+        told = failure if is_new else replace(failure, traceback="")  # thousands of equal ones fill a report
+        self.run.ranks[call.rank].error = raised_by(self.run, call, info, told, now)
         return self._end_grace(now)
 
     def _end_grace(self, now: float) -> Commands:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call, Release, Replace
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
@@ -101,12 +102,10 @@ def keep_found(run: Run, group: ClassState) -> None:
     Where none is left and nothing was pushed yet, the table is packed once more from its results, and what they lack
     is measured.
     """
-    for value in group.lookups.values():
-        for result in value.get("partial", ()):
-            group.results.setdefault(result["task_id"], result)
+    recalling.take_finished(group)
     if not group.is_hit or group.adopted:
         return
-    copies = [rank for rank, v in group.lookups.items() if v["hit"] and v["header"]["digest"] == group.digest]
+    copies = [rank for rank, v in group.lookups.items() if v["hit"] and v["digest"] == group.digest]
     if copies:
         group.source = min(copies, key=lambda rank: (rank != group.source, rank))
         return

@@ -49,7 +49,7 @@ def compare(run: Run, group: ClassState) -> Commands:
 
 def is_comparing(run: Run, group: ClassState) -> bool:
     """Whether a rank of the class is still at the shared task."""
-    return was_comparing(group, [call for call in run.pending(METHOD) if call.rank in group.ranks])
+    return group.strategy == "sharded" and run.num_asked(group, METHOD) > 0
 
 
 def is_owed(run: Run, group: ClassState) -> bool:
@@ -57,7 +57,7 @@ def is_owed(run: Run, group: ClassState) -> bool:
     if group.strategy != "sharded" or group.shared_s is not None or len(group.ranks) < 2:
         return False
     comparable = all(run.ranks[rank].description.get("reference_s") for rank in group.ranks)
-    return comparable and group.measured > 0 and bool(_tuned(group))
+    return comparable and group.measured > 0 and any(map(_is_tuned, group.results.values()))
 
 
 def keep(group: ClassState, call: Call, value: dict[str, Any]) -> None:
@@ -84,11 +84,16 @@ def _ask(run: Run, group: ClassState) -> Commands:
 
 
 def _tuned(group: ClassState) -> list[dict[str, Any]]:
-    return [result for result in group.results.values() if result["outcome"] == "tuned" and result["measurements"]]
+    return [result for result in group.results.values() if _is_tuned(result)]
+
+
+def _is_tuned(result: dict[str, Any]) -> bool:
+    return result["outcome"] == "tuned" and bool(result["measurements"])
 
 
 def _judge(run: Run, group: ClassState, seconds: dict[int, float]) -> None:
-    slow = slower({rank: taken for rank, taken in seconds.items() if rank in group.ranks})
+    still_here = frozenset(group.ranks)
+    slow = slower({rank: taken for rank, taken in seconds.items() if rank in still_here})
     for rank, ratio in slow.items():
         if rank not in group.slow:
             run.warn(f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured")

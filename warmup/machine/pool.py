@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ray_warmup.warmup.machine.group_queue import GroupQueue
+
 
 @dataclass(frozen=True, slots=True)
 class PoolTask:
@@ -46,13 +48,15 @@ class TaskPool:
         for task in self._tasks.values():
             self._waiting.setdefault(task.group, []).append(task)
         for group in self._waiting.values():
-            group.sort(key=lambda task: (task.cost, task.task_id))  # taken from the end: longest first
+            group.sort(key=_longest_last)  # taken from the end: longest first
         self._owner: dict[str, int] = {}
+        self._owned: dict[int, set[str]] = {}
+        """Rank -> its groups in which something waits."""
         self._running: dict[str, int] = {}
         self._running_of: dict[int, dict[str, None]] = {}
-        self._weights: dict[str, float] = {}
         self._done: set[str] = set()
         self._held: dict[str, int] = {}
+        self._queue = GroupQueue(self._waiting)
 
     @property
     def num_tasks(self) -> int:
@@ -84,17 +88,15 @@ class TaskPool:
 
     def deal(self, rank: int) -> str | None:
         """The next task for a rank; None when nothing waits."""
-        group = self._own_group(rank) or self._free_group() or self._longest_foreign_group()
-        if group is None:
+        if not self._waiting:
             return None
+        group = self._group_for(rank)
         if group not in self._owner:
             self._begin(group, rank)
-        foreign = self._owner[group] != rank
+        is_foreign = self._owner[group] != rank
         waiting = self._waiting[group]
-        task = waiting.pop(0) if foreign else waiting.pop()
-        self._weights.pop(group, None)
-        if not waiting:
-            del self._waiting[group]
+        task = waiting.pop(0) if is_foreign else waiting.pop()
+        self._changed(group)
         self._running[task.task_id] = rank
         self._running_of.setdefault(rank, {})[task.task_id] = None
         return task.task_id
@@ -106,8 +108,8 @@ class TaskPool:
         owner = self._running.pop(task_id, None)
         if owner is not None:
             del self._running_of[owner][task_id]
-        self._held.pop(task_id, None)
-        self._drop_waiting(task_id)
+        elif self._held.pop(task_id, None) is None:
+            self._drop_waiting(task_id)
         self._done.add(task_id)
         return True
 
@@ -119,14 +121,16 @@ class TaskPool:
             suspect: a task that may be why; it is held back until `release`.
         """
         lost = tuple(self._running_of.pop(rank, ()))
+        for group in [g for g, owner in self._owner.items() if owner == rank]:
+            del self._owner[group]
+            self._queue.free(group)
+        self._owned.pop(rank, None)
         for task_id in lost:
             del self._running[task_id]
             if task_id == suspect:
                 self._held[task_id] = rank
             else:
                 self._wait_again(task_id)
-        for group in [g for g, owner in self._owner.items() if owner == rank]:
-            del self._owner[group]
         return lost
 
     def release(self, rank: int) -> None:
@@ -138,40 +142,45 @@ class TaskPool:
     def _wait_again(self, task_id: str) -> None:
         task = self._tasks[task_id]
         self._waiting.setdefault(task.group, []).append(task)
-        self._weights.pop(task.group, None)
+        self._changed(task.group)
 
     def _begin(self, group: str, rank: int) -> None:
         """Give a group to a rank, turned so that no other rank at work is at the same place of its own."""
-        others = {owner for of, owner in self._owner.items() if owner != rank and of in self._waiting}
+        others = len(self._owned) - (rank in self._owned)
         waiting = self._waiting[group]
-        place = len(waiting) - int(spread(len(others)) * len(waiting))
+        place = len(waiting) - int(spread(others) * len(waiting))
         waiting[:] = waiting[place:] + waiting[:place]
         self._owner[group] = rank
+        self._queue.take(group)
 
-    def _own_group(self, rank: int) -> str | None:
-        mine = [g for g in self._waiting if self._owner.get(g) == rank]
-        return max(mine, key=self._weight, default=None)
-
-    def _free_group(self) -> str | None:
-        free = [g for g in self._waiting if g not in self._owner]
-        return max(free, key=self._weight, default=None)
-
-    def _longest_foreign_group(self) -> str | None:
-        return max(self._waiting, key=self._weight, default=None)
-
-    def _weight(self, group: str) -> tuple[float, str]:
-        weight = self._weights.get(group)
-        if weight is None:
-            weight = self._weights[group] = sum(task.cost for task in self._waiting[group])
-        return weight, group
+    def _group_for(self, rank: int) -> str:
+        """Its own longest, else the longest that nobody has, else the longest of all."""
+        mine = self._owned.get(rank)
+        if mine:
+            return max(mine, key=self._queue.weight)
+        return self._queue.longest_free() or self._queue.longest()
 
     def _drop_waiting(self, task_id: str) -> None:
+        """A task that waits is finished all the same."""
         group = self._tasks[task_id].group
-        if group not in self._waiting:
-            return
-        waiting = [task for task in self._waiting[group] if task.task_id != task_id]
-        self._weights.pop(group, None)
-        if waiting:
-            self._waiting[group] = waiting
-        else:
-            self._waiting.pop(group, None)
+        waiting = self._waiting.get(group, [])
+        waiting[:] = [task for task in waiting if task.task_id != task_id]
+        if group in self._waiting:
+            self._changed(group)
+
+    def _changed(self, group: str) -> None:
+        """What waits in a group is more or less than before."""
+        owner = self._owner.get(group)
+        if not self._waiting[group]:
+            del self._waiting[group]
+            if owner is not None and group in (mine := self._owned.get(owner, set())):
+                mine.remove(group)
+                if not mine:
+                    del self._owned[owner]
+        elif owner is not None:
+            self._owned.setdefault(owner, set()).add(group)
+        self._queue.changed(group)
+
+
+def _longest_last(task: PoolTask) -> tuple[float, str]:
+    return task.cost, task.task_id

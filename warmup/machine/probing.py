@@ -1,4 +1,7 @@
-"""PROBING: every rank describes itself; ranks with one cache key form a class with one leader."""
+"""PROBING: every rank describes itself; ranks with one cache key form a class with one leader.
+
+What a key's ranks have in common (tasks, skipped workloads) weighs a megabyte in a large model: one of them is asked.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ from typing import Any
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import PoolTask
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 
+OUTLINE = "outline"
+NO_TASKS: dict[str, Any] = {"tasks": [], "skips": []}
+
 
 class Probing(PhaseLogic):
-    """Asks every rank for its description, then groups."""
+    """Asks every rank for its description, one rank of every key for its outline, then groups."""
 
     phase = Phase.PROBING
 
@@ -21,17 +28,22 @@ class Probing(PhaseLogic):
         return [probe(run, rank) for rank in run.ranks]
 
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        return self._group(run) if call.method == "probe" else []
+        if call.method == OUTLINE:
+            keep_outline(run, call.rank, value)
+        return self._group(run)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
         return self._group(run)  # it may have been the last one that was waited for
 
     def _group(self, run: Run) -> Commands:
-        if run.pending("probe") or not everyone_described(run):
+        if run.is_pending("probe", OUTLINE) or not everyone_described(run):
             return []
         tight = fit_memory(run)
         if tight:
             return [probe(run, rank) for rank in tight]
+        missing = without_outline(run)
+        if missing:
+            return [run.call(rank, OUTLINE) for rank in missing]
         run.group(group_classes(run))
         _warn_of_mixture(run)
         return []
@@ -73,6 +85,7 @@ def fit_memory(run: Run) -> list[int]:
         if limits and needed > min(limits):
             for rank in ranks:
                 run.ranks[rank].budget_bytes = min(limits)
+                run.outlines.pop(run.ranks[rank].description["key"], None)
             tight += ranks
     return tight
 
@@ -82,7 +95,22 @@ def describe(run: Run, rank: int, value: dict[str, Any]) -> None:
     run.ranks[rank].description = value
     for warning in value.get("warnings", ()):
         run.warn(f"{run.ranks[rank].info}: {warning}")
-    for warning in value.get("shrunk", ()):  # the same on every rank of the class: said once
+
+
+def without_outline(run: Run) -> list[int]:
+    """The first rank of every cache key whose tasks nobody has listed yet."""
+    first: dict[str, int] = {}
+    for rank, state in run.ranks.items():
+        first.setdefault(state.description["key"], rank)
+    if not run.config.autotune.is_enabled:
+        run.outlines = dict.fromkeys(first, NO_TASKS)
+    return [rank for key, rank in first.items() if key not in run.outlines]
+
+
+def keep_outline(run: Run, rank: int, value: dict[str, Any]) -> None:
+    """What every rank of this rank's key would answer."""
+    run.outlines[run.ranks[rank].description["key"]] = value
+    for warning in value.get("shrunk", ()):
         run.warn(warning)
 
 
@@ -102,7 +130,8 @@ def group_classes(run: Run) -> dict[str, ClassState]:
 
 def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
     description = run.ranks[ranks[0]].description
-    tasks = tuple(PoolTask(t["task_id"], t["group"], t["cost"]) for t in description["tasks"])
+    outline = run.outlines[description["key"]]
+    tasks = tuple(PoolTask(t["task_id"], t["group"], t["cost"]) for t in outline["tasks"])
     return ClassState(
         key=key,
         parts=dict(description["parts"]),
@@ -110,7 +139,7 @@ def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
         leader=next((rank for rank in ranks if rank not in slow), ranks[0]),
         strategy=resolve_strategy(run.config.autotune.strategy, description["backend"], len(ranks)),
         tasks=tasks,
-        skips=tuple(description.get("skips", ())),
+        skips=tuple(outline["skips"]),
         slow=frozenset(slow & set(ranks)),
         needs_guard=run.config.guard.enabled,
     )
@@ -136,6 +165,6 @@ def _warn_of_mixture(run: Run) -> None:
         if environment:
             detail = ", ".join(f"{n}: {first.parts[n]!r} and {other.parts.get(n, '')!r}" for n in environment)
             run.warn(
-                f"ranks {other.ranks} differ from ranks {first.ranks} in {detail}: "
+                f"ranks {span(other.ranks)} differ from ranks {span(first.ranks)} in {detail}: "
                 f"they form a class of their own, which measures its {len(other.tasks)} tasks once more"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
 from ray_warmup.warmup.machine.modules import ModuleState
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.machine.silences import Silences
 from ray_warmup.warmup.ranks import RankInfo
 
 Place = tuple[str, str]
@@ -40,6 +42,11 @@ class RankState:
     """When its present process was first expected to beat."""
     is_silent: bool = False
     """Two heartbeats in a row are missing."""
+    heard: float = 0.0
+    """When it was heard last, as of the last look."""
+    frozen_in: int | None = None
+    """The call in which it was silent, and for how long in all (`frozen_s`)."""
+    frozen_s: float = 0.0
     load: dict[str, Any] | None = None
     replay: dict[str, Any] | None = None
     is_confirmed: bool = False
@@ -54,10 +61,14 @@ class RankState:
     suspect: str | None = None
     """Task that ran when this rank's process died; held back until its successor has read the last words."""
     suspect_hung: bool = False
+    suspect_froze: bool = False
+    """It was silent when it was given up: its task is not to blame unless it happens again in the same tactic."""
     suspect_failure: Failure | None = None
     """What is known of its end besides its record: a dead CUDA context, or that it hung, perhaps in which tactic."""
     hung_outside: bool = False
     """Its process was given up while it had no task; its stacks are shown when its successor has read them."""
+    stack: str = ""
+    """Where a process of this rank stood when it died or was given up, as far as that is known."""
     deaths_on: dict[str, int] = field(default_factory=dict)
     """Task -> deaths while it ran."""
     budget_bytes: int | None = None
@@ -83,7 +94,9 @@ class ClassState:
     slow: frozenset[int] = frozenset()
     """Ranks that do not lead while another can."""
     lookups: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Writer rank -> what its node's store said."""
+    """Writer rank -> what its node's store said; rows are among it only until LOOKUP is settled."""
+    nodes: dict[str, list[int]] = field(default_factory=dict)
+    """Node id -> ranks there; empty when it must be found out anew. Read it by `Run.nodes_of`."""
     is_settled: bool = False
     """Whether it is known if a table was found."""
     writers: dict[Place, int] = field(default_factory=dict)
@@ -97,6 +110,8 @@ class ClassState:
     verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
     measured: int = 0
     pool: TaskPool | None = None
+    hungry: deque[int] = field(default_factory=deque)
+    """Ranks that may be given a task, and were not asked about yet: a large class is fed in several steps."""
     modules: ModuleState = field(default_factory=ModuleState)
     quarantine: list[dict[str, str]] = field(default_factory=list)
     """Tactics that nobody measures: op, runner, tactic as JSON."""
@@ -156,6 +171,9 @@ class Run:
     """Ranks without which the run goes on, because their node was lost."""
     rewinds: int = 0
     """How often the run went back to LOOKUP because a node was lost."""
+    outlines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Cache key -> what `outline` returned: asked once for each key, because a large model's tasks weigh a megabyte."""
+    silences: Silences = field(default_factory=Silences)
     warnings: list[str] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     error: str | None = None
@@ -163,6 +181,11 @@ class Run:
     """Ranks that the run was waiting for when it ended because of a deadline; their stacks belong to the error."""
     _next_call: int = 0
     _class_of: dict[int, ClassState] = field(default_factory=dict)
+    _warned: set[str] = field(default_factory=set)
+    _by_method: dict[str, dict[int, Call]] = field(default_factory=dict)
+    """Calls in flight by method."""
+    _counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(class key, method) -> how many are in flight."""
 
     def call(
         self, rank: int, method: str, *, artifact: str | None = None, task: str | None = None, **args: Any
@@ -193,6 +216,7 @@ class Run:
         if group is None:
             return
         group.ranks.remove(rank)
+        group.nodes.clear()
         group.ballots.pop(rank, None)
         if not group.ranks:
             del self.classes[group.key]
@@ -202,6 +226,8 @@ class Run:
         self.calls[command.call_id] = command
         self.calls_of.setdefault(command.rank, {})[command.call_id] = command
         self.call_began[command.call_id] = now
+        if isinstance(command, Call):
+            self._file(command)
 
     def close(self, call_id: int, now: float) -> Call | Adopt | None:
         """A call is answered or lost; None when it was closed before. The rank's next call begins now."""
@@ -209,6 +235,8 @@ class Run:
         if call is None:
             return None
         del self.call_began[call_id]
+        if isinstance(call, Call):
+            self._unfile(call)
         others = self.calls_of[call.rank]
         del others[call_id]
         for other in others:
@@ -217,9 +245,30 @@ class Run:
             del self.calls_of[call.rank]
         return call
 
-    def pending(self, *methods: str) -> list[Call | Adopt]:
-        """Calls in flight of these methods (of any when none is named)."""
-        return [c for c in self.calls.values() if not methods or (isinstance(c, Call) and c.method in methods)]
+    def pending(self, *methods: str) -> list[Call]:
+        """Calls in flight of these methods."""
+        return [call for method in methods for call in self._by_method.get(method, {}).values()]
+
+    def is_pending(self, *methods: str) -> bool:
+        """Whether any call of these methods is in flight."""
+        return any(self._by_method.get(method) for method in methods)
+
+    def num_asked(self, group: ClassState, method: str) -> int:
+        """How many calls of a method are in flight to ranks of a class."""
+        return self._counts.get((group.key, method), 0)
+
+    def nodes_of(self, group: ClassState) -> dict[str, list[int]]:
+        """The ranks of a class by node, in order. Not to be changed."""
+        if not group.nodes:
+            for rank in group.ranks:
+                group.nodes.setdefault(self.ranks[rank].info.node_id, []).append(rank)
+        return group.nodes
+
+    def move(self, info: RankInfo) -> None:
+        """A rank's process is another one, perhaps elsewhere."""
+        self.ranks[info.rank].info = info
+        if (group := self._class_of.get(info.rank)) is not None:
+            group.nodes.clear()
 
     def alive(self, group: ClassState) -> list[int]:
         """Ranks of a class that have a process and answered its probe."""
@@ -227,8 +276,23 @@ class Run:
 
     def warn(self, message: str) -> None:
         """Keep a warning for the report, once."""
-        if message not in self.warnings:
+        if message not in self._warned:
+            self._warned.add(message)
             self.warnings.append(message)
+
+    def _file(self, call: Call) -> None:
+        """Count it; classes are found while nothing is in flight, so a call leaves from where it was counted."""
+        self._by_method.setdefault(call.method, {})[call.call_id] = call
+        place = self._place_of(call)
+        self._counts[place] = self._counts.get(place, 0) + 1
+
+    def _unfile(self, call: Call) -> None:
+        del self._by_method[call.method][call.call_id]
+        self._counts[self._place_of(call)] -= 1
+
+    def _place_of(self, call: Call) -> tuple[str, str]:
+        group = self._class_of.get(call.rank)
+        return ("" if group is None else group.key), call.method
 
 
 Commands = list[Command]

@@ -52,6 +52,8 @@ def _rank(run: Run, state: RankState) -> RankReport:
         phases={str(phase): round(seconds, 4) for phase, seconds in state.seconds.items()},
         engine=None if state.engine is None else engine_report(state.engine),
         error=state.error,
+        stack=state.stack,
+        host=state.info.host,
     )
 
 

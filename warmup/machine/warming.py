@@ -16,6 +16,7 @@ from ray_warmup.warmup.machine import engine_tuning
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.watchdog import lived
 
 METHOD = "warm"
 
@@ -50,7 +51,7 @@ def late_warmups(run: Run, statuses: Mapping[int, Status], now: float) -> Iterat
         call, status = next(iter(calls.values())), statuses.get(rank, Status())
         if not isinstance(call, Call) or call.method not in (METHOD, engine_tuning.METHOD) or status.phase != METHOD:
             continue
-        elapsed = now - max(run.call_began[call.call_id], status.since)
+        elapsed = lived(run, call, status.since, statuses, now)
         limit = deadline(run.config, status.task_id)
         if limit is not None and elapsed > limit:
             yield LateWarmup(rank, status.task_id, elapsed, _late(run, rank, status.task_id, elapsed, limit))
@@ -86,5 +87,5 @@ def _late(run: Run, rank: int, name: str, elapsed: float, limit: float) -> str:
     state = run.ranks[rank]
     return (
         f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, engine warmup {name}: "
-        f"for {elapsed:.1f} s of {limit:.0f} s allowed (engine.deadlines.{name})"
+        f"for {elapsed:.1f} s of {limit:g} s allowed (engine.deadlines.{name})"
     )

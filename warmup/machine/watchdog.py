@@ -1,16 +1,25 @@
-"""Who is late, and who is silent: looked at on every tick. Pure; what follows is for the machine to decide."""
+"""Who is late, who is silent, who is back: looked at on every tick. Pure; what follows is for the machine to decide.
+
+A process whose heartbeat stopped is *frozen*, whatever it was at: it stands still, or something in it holds the
+interpreter. One that beats and does not finish *hangs* in what it says. Only the latter tells against a tactic.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.machine.blame import Status, late_task, silent
 from ray_warmup.warmup.machine.commands import Call, Culprit
-from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.state import RankState, Run
 
 SILENT_BEATS = 2
 """A rank counts as silent after so many intervals without a heartbeat."""
+BEATS_PER_S = 200
+"""Heartbeats that one coordinator asks for without effort; with more ranks each is asked less often."""
+BEATS_IN_SILENCE = 3
+"""However many ranks there are, each is asked so often before it is given up as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,42 +30,79 @@ class Late:
     reason: str
     culprit: Culprit | None = None
     """The tactic in which its task hangs, as its last heartbeat had it."""
+    is_frozen: bool = False
+    """Its heartbeat stopped: nothing is said against what it was at."""
+
+
+def beat_interval(timeouts: TimeoutsSection, num_ranks: int) -> float:
+    """Seconds between two heartbeats of one rank."""
+    return min(max(timeouts.heartbeat, num_ranks / BEATS_PER_S), timeouts.silence / BEATS_IN_SILENCE)
 
 
 def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator[Late]:
-    """Ranks whose task is over its deadline, and ranks that are silent for as long without having a task.
+    """Ranks that are silent for too long, and ranks that live and whose task is over its deadline.
 
     A rank works on its oldest call; its heartbeat says since when, unless it has been silent since before.
     """
-    limit = run.config.timeouts.task
+    limits = run.config.timeouts
+    for rank, state in run.ranks.items():
+        if not state.is_silent:
+            continue
+        elapsed = now - last_heard(run, rank, statuses)
+        if elapsed > limits.silence:
+            text = silent(run, rank, statuses.get(rank, Status()), elapsed, beat_interval(limits, len(run.ranks)))
+            yield Late(rank, f"{text}; given up after {limits.silence:g} s (timeouts.silence)", is_frozen=True)
     for rank, calls in run.calls_of.items():
         call = next(iter(calls.values()))
-        if not isinstance(call, Call) or call.task_id is None:
-            continue
-        began = run.call_began[call.call_id]
-        if now - began <= limit:
+        if not isinstance(call, Call) or call.task_id is None or now - run.call_began[call.call_id] <= limits.task:
             continue
         status = statuses.get(rank, Status())
-        elapsed = now - max(began, status.since if status.task_id == call.task_id else began)
-        if elapsed > limit:
+        since = status.since if status.task_id == call.task_id else 0.0
+        elapsed = lived(run, call, since, statuses, now)
+        if elapsed > limits.task:
             is_told = status.task_id == call.task_id and status.runner
             culprit = (status.op, status.runner, status.tactic) if is_told else None
             yield Late(rank, late_task(run, call, status, elapsed), culprit)
-    for rank, state in run.ranks.items():
-        if state.is_silent and not has_task(run, rank):
-            elapsed = now - last_heard(run, rank, statuses)
-            if elapsed > limit:
-                yield Late(rank, silent(run, rank, statuses.get(rank, Status()), elapsed) + _limit(limit))
+
+
+def lived(run: Run, call: Call, since: float, statuses: Mapping[int, Status], now: float) -> float:
+    """Seconds that a rank has been at its call, without those in which it was not heard."""
+    state = run.ranks[call.rank]
+    frozen = state.frozen_s if state.frozen_in == call.call_id else 0.0
+    if state.is_silent:
+        frozen += now - last_heard(run, call.rank, statuses)
+    return now - max(run.call_began[call.call_id], since) - frozen
 
 
 def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
-    """Two intervals without a heartbeat: say who, and what it did last. It is killed only at a deadline."""
-    allowed = SILENT_BEATS * run.config.timeouts.heartbeat
+    """See who has missed two heartbeats, and who is heard again; killed is nobody here."""
+    allowed = SILENT_BEATS * beat_interval(run.config.timeouts, len(run.ranks))
     for rank, state in run.ranks.items():
-        elapsed = 0.0 if state.is_starting else now - last_heard(run, rank, statuses)
+        heard = last_heard(run, rank, statuses)
+        gap, state.heard = heard - state.heard, heard
+        if state.is_silent and gap > 0:
+            _thawed(run, rank, state, gap)
+        elapsed = 0.0 if state.is_starting else now - heard
         was_silent, state.is_silent = state.is_silent, elapsed > allowed
         if state.is_silent and not was_silent:
-            run.warn(silent(run, rank, statuses.get(rank, Status()), elapsed))
+            words = silent(run, rank, statuses.get(rank, Status()), elapsed, allowed / SILENT_BEATS)
+            run.silences.fell_silent(state.info, words)
+        elif was_silent and not state.is_silent and state.is_alive:
+            run.silences.came_back(
+                state.info, f"{state.info} is back in phase {run.phase} after {gap:.1f} s of silence"
+            )
+    for text in run.silences.told(now):
+        run.warn(text)
+
+
+def _thawed(run: Run, rank: int, state: RankState, gap: float) -> None:
+    """The time for which it stood still is no time of the call that it was at."""
+    call = next(iter(run.calls_of.get(rank, ())), None)
+    if call is None:
+        return
+    if state.frozen_in != call:
+        state.frozen_in, state.frozen_s = call, 0.0
+    state.frozen_s += gap
 
 
 def last_heard(run: Run, rank: int, statuses: Mapping[int, Status]) -> float:
@@ -64,13 +110,3 @@ def last_heard(run: Run, rank: int, statuses: Mapping[int, Status]) -> float:
     status = statuses.get(rank)
     since = run.ranks[rank].watched_since
     return since if status is None else max(since, status.heard)
-
-
-def has_task(run: Run, rank: int) -> bool:
-    """Whether a task's own deadline watches over a rank."""
-    call = next(iter(run.calls_of.get(rank, {}).values()), None)
-    return isinstance(call, Call) and call.task_id is not None
-
-
-def _limit(limit: float) -> str:
-    return f"; given up after {limit:.0f} s (timeouts.task)"

@@ -6,6 +6,7 @@ to the pool.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import spared
@@ -23,6 +24,8 @@ NOT_TUNED = {
     "no_valid_tactic": "no tactic ran",
 }
 """Outcomes of a task that need a word; `collision` is told when the table is packed."""
+AT_ONCE = 500
+"""Tasks that are dealt in one step: the loop that steps the machine must not stand still for thousands of ranks."""
 
 
 class PoolPhase(PhaseLogic):
@@ -49,13 +52,16 @@ class PoolPhase(PhaseLogic):
             commands += self._feed_all(run, group)
         return commands
 
+    def more(self, run: Run) -> Commands:
+        return [command for group in run.classes.values() for command in self._feed_some(run, group)]
+
     def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
         if call.method != self.method or call.task_id is None:
             return []
         group = run.class_of(call.rank)
         if group.pool is not None and group.pool.finish(call.task_id):
             self.keep(run, group, value)
-        return self._feed(run, group, call.rank)
+        return self._feed(run, group, call.rank) + self._feed_some(run, group)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
         group = run.class_of(rank)
@@ -82,7 +88,20 @@ class PoolPhase(PhaseLogic):
         return run.ranks[rank].is_alive and (shared or rank == group.leader)
 
     def _feed_all(self, run: Run, group: ClassState) -> Commands:
-        return [command for rank in group.ranks for command in self._feed(run, group, rank)]
+        """Give every rank that has none a task, the first ones now."""
+        group.hungry = deque(group.ranks)
+        return self._feed_some(run, group)
+
+    def _feed_some(self, run: Run, group: ClassState) -> Commands:
+        """As many as one step may take."""
+        commands: Commands = []
+        if group.pool is None or not group.pool.num_waiting:
+            group.hungry.clear()
+        while group.hungry and len(commands) < AT_ONCE:
+            rank = group.hungry.popleft()
+            if rank in run.ranks:
+                commands += self._feed(run, group, rank)
+        return commands
 
     def _feed(self, run: Run, group: ClassState, rank: int) -> Commands:
         """The next task for a rank that has none.
@@ -91,7 +110,7 @@ class PoolPhase(PhaseLogic):
         result had not left the process. A rank idles for one round trip of Ray, some milliseconds.
         """
         pool = group.pool
-        if pool is None or not self.works(run, group, rank) or pool.num_running(rank):
+        if pool is None or pool.num_running(rank) or not self.works(run, group, rank):
             return []
         task_id = pool.deal(rank)
         if task_id is None:
@@ -173,7 +192,7 @@ class Tuning(PoolPhase):
 
     def _then(self, run: Run, group: ClassState, commands: Commands) -> Commands:
         """Once nothing is left to deal: the ballots, or the shared task; then what the leader tunes with an engine."""
-        if any(command.rank in group.ranks for command in commands) or peers.is_comparing(run, group):
+        if any(run.class_of(command.rank) is group for command in commands) or peers.is_comparing(run, group):
             return []
         return self._maybe_vote(run, group) or peers.compare(run, group) or engine_tuning.ask(run, group)
 

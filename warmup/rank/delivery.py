@@ -61,17 +61,24 @@ class Delivery:
         self._held: dict[str, Holding] = {}
         self.artifact: Artifact | None = None
         """What was packed here, until its blobs are fetched."""
+        self._history: dict[str, Any] = {}
+        """Its header and rows, until they are asked for."""
         self._found: Artifact | None = None
         """Table and measurements of a hit."""
         self.loaded_sha256: str | None = None
         """Of the table's bytes that were loaded last."""
 
+    def _lacks_tasks(self, history: dict[str, Any]) -> bool:
+        """Whether it was made without some of this rank's tasks; one without timings is believed to have them."""
+        known = {result["task_id"] for result in history["results"]}
+        return bool(known) and any(task.task_id not in known for task in self._tasks)
+
     def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
-        """What the artifact behind a hit says; damaged measurements make it a miss. Nothing large is read."""
+        """Digests of the artifact behind a hit; damaged measurements make it a miss. `recall` has its rows."""
         read = [entry for entry in manifest.blobs if entry.kind in TUNED]
         try:
             artifact = Artifact(manifest, {entry.sha256: self._store.read_blob(entry.sha256) for entry in read})
-            history = history_of(artifact)
+            history: dict[str, Any] = {**history_of(artifact)}
         except WarmupError as error:
             return {"hit": False, "guarded": False, "reason": str(error)}
         try:
@@ -79,8 +86,17 @@ class Delivery:
         except LoadError:
             on_disk = False  # found, but the file that ranks would load could not be restored
         self._found = artifact
-        covers = self._compiled.is_covered_by(read_coverage(artifact))
-        return {**history, "header": header_of(artifact, table), "on_disk": on_disk, "covers": covers}
+        header, covers = header_of(artifact, table), self._compiled.is_covered_by(read_coverage(artifact))
+        self._history = history | {"header": header}
+        known = {"digest": header["digest"], "artifact": header["artifact"], "blobs": len(header["blobs"])}
+        known |= {"refused": history.get("refused", [])}
+        return known | {"on_disk": on_disk, "covers": covers, "is_complete": not self._lacks_tasks(history)}
+
+    def recall(self) -> dict[str, Any]:
+        """Header, results, verdicts and engine-tuned files of what `found` described."""
+        if "header" not in self._history:
+            return {"hit": False, "reason": "this process has found no table"}
+        return {"hit": True, "reason": "", **self._history}
 
     def pack(
         self,

@@ -1,4 +1,4 @@
-"""What one rank says of itself in PROBING: key, tasks with their expected seconds, device, memory."""
+"""What one rank says of itself in PROBING: key, device, memory; apart from it what it shares with its whole class."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from ray_warmup.warmup.tasks import Skip, Task
 NOTHING: dict[str, Any] = {
     "key": "off",
     "parts": {},
-    "tasks": [],
-    "skips": [],
     "directory": "",
     "device": "",
     "memory": {},
@@ -25,32 +23,35 @@ NOTHING: dict[str, Any] = {
     "needs_bytes": 0,
     "reference_s": None,
     "warnings": [],
-    "shrunk": [],
 }
 """A rank that tunes nothing."""
+NO_TASKS: dict[str, Any] = {"tasks": [], "skips": [], "shrunk": []}
+"""The outline of such a rank."""
 
 
 def describe(
-    config: WarmupConfig,
-    tuner: Tuner,
-    key: CacheKey,
-    directory: Path,
-    tasks: Sequence[Task],
-    skips: Sequence[Skip],
-    shrunk: Sequence[str],
+    config: WarmupConfig, tuner: Tuner, key: CacheKey, directory: Path, tasks: Sequence[Task]
 ) -> dict[str, Any]:
-    """A rank that tunes; `shrunk` says which buckets a memory budget took away."""
-    recorded = recorded_seconds(directory, {t.task_id: t for t in tasks}) if config.cache.persistent else {}
-    costs = learned_costs(tasks, recorded)
+    """A rank that tunes."""
     return NOTHING | {
         "key": key.sha256,
         "parts": key.as_dict(),
-        "tasks": [{"task_id": t.task_id, "group": t.workload.identity, "cost": costs[t.task_id]} for t in tasks],
-        "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
         "directory": str(directory),
         "device": tuner.device(),
         "memory": tuner.memory(),
         "needs_bytes": max((bytes_needed(t.workload, t.bucket) for t in tasks), default=0),
         "reference_s": tuner.reference_seconds() if config.cluster.gpus_per_rank >= 1 else None,
+    }
+
+
+def outline(
+    config: WarmupConfig, directory: Path, tasks: Sequence[Task], skips: Sequence[Skip], shrunk: Sequence[str]
+) -> dict[str, Any]:
+    """Tasks with their expected seconds, and what is left out; `shrunk`: buckets that a memory budget took away."""
+    recorded = recorded_seconds(directory, {t.task_id: t for t in tasks}) if config.cache.persistent else {}
+    costs = learned_costs(tasks, recorded)
+    return {
+        "tasks": [{"task_id": t.task_id, "group": t.workload.identity, "cost": costs[t.task_id]} for t in tasks],
+        "skips": [{"workload": s.workload, "op": s.op, "reason": s.reason} for s in skips],
         "shrunk": list(shrunk),
     }

@@ -5,6 +5,8 @@ All of it may fail to be written: that costs resuming or a shared directory's re
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Collection
 from typing import Any
@@ -52,6 +54,15 @@ class RankFiles:
         found = read_results(self._store.load_partial(), task_ids)
         self._finished = [encode(result) for result in found.rows]
         return found
+
+    def finished_digest(self) -> dict[str, Any]:
+        """How many tasks the last look found, and a digest of them: equal ones are asked of one node only."""
+        text = json.dumps(self._finished, sort_keys=True)
+        return {"count": len(self._finished), "digest": hashlib.sha256(text.encode()).hexdigest()}
+
+    def recalled(self) -> list[dict[str, Any]]:
+        """The tasks that the last look found."""
+        return list(self._finished)
 
     def keep_result(self, result: dict[str, Any]) -> None:
         """Add a finished task, so that a new run resumes from it."""

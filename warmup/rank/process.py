@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +34,7 @@ from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.delivery import Delivery
-from ray_warmup.warmup.rank.description import NOTHING, describe
+from ray_warmup.warmup.rank.description import NO_TASKS, NOTHING, describe, outline
 from ray_warmup.warmup.rank.engine import RankEngine
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.rank.notice import Notice
@@ -54,6 +55,8 @@ from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult, digest_of_tasks, freeze, tasks_of
 from ray_warmup.warmup.workloads.catalog import check_quantization
 
+BEFORE_COMPILING = ("lookup", "sees", "recall_table", "recall_finished")
+"""While these are asked, other nodes look for this rank's marker."""
 Quarantine = Sequence[dict[str, str]]
 """Tactics that must not run: op, runner, tactic as JSON."""
 """Backend (`cuda` or `cpu`) and options -> the process' tuner."""
@@ -92,12 +95,13 @@ class RankProcess:
         self._loaded: str | None = None
         self._engine: RankEngine
         self._tasks: dict[str, Task] = {}
+        self._outline = NO_TASKS
 
     def probe(self, budget_bytes: int | None = None, modules: str | None = None) -> dict[str, Any]:
-        """Import what the device needs, describe this process, and list its tasks (those within a memory budget).
+        """Import what the device needs, find the tasks (those within a memory budget), and describe this process.
 
         `modules` is a set that this rank's predecessor already used.
-        Returns `key`, `parts`, `tasks`, `skips`, `directory`, `device`, `backend`, `memory`, `warnings`.
+        Returns `key`, `parts`, `directory`, `device`, `backend`, `memory`, `warnings`; `outline` has the tasks.
         """
         with self._busy("probe"):
             believe(self._config.cache)
@@ -133,11 +137,20 @@ class RankProcess:
             self._notice.renew()
             tunes = self._engine.tunes(capability_of(self._fingerprint["arch"]))
             directory, tasks = self._store.directory, tuple(self._tasks.values())
-            about = describe(self._config, self._tuner, self._key, directory, tasks, skips, shrunk)
+            self._outline = outline(self._config, directory, tasks, skips, shrunk)
+            about = describe(self._config, self._tuner, self._key, directory, tasks)
             return self._described(about | {"tunes_engine": tunes})
 
+    def outline(self) -> dict[str, Any]:
+        """What every rank of this rank's class would answer: `tasks`, `skips`, and what a budget has `shrunk`."""
+        with self._busy("outline"):
+            return self._outline
+
     def lookup(self, token: str, retune: bool) -> dict[str, Any]:
-        """What this node's store has for the key; leaves a marker by which other nodes recognise the directory."""
+        """What this node's store has for the key; leaves a marker by which other nodes recognise the directory.
+
+        Digests only: `recall_table` and `recall_finished` have the rows.
+        """
         with self._busy("lookup"):
             banned = believed(self._store.load_quarantine())
             quarantine = [encode(ban) for ban in banned.rows]
@@ -155,25 +168,35 @@ class RankProcess:
                 "recorded_at": found.recorded_at,
                 "lineage": lineage_of(found.manifest),
                 "now": time.time(),
-                "results": [],
-                "verdicts": [],
-                "partial": [encode(result) for result in finished.rows],
-                "header": None,
+                "digest": None,
+                "artifact": None,
+                "blobs": 0,
+                "finished": self._files.finished_digest(),
                 "quarantine": quarantine,
                 "warnings": [*found.warnings, *(problem for problem in problems if problem), *refused],
             }
             if found.hit and found.manifest is not None and found.table is not None:
-                history = self._delivery.found(found.manifest, found.table)
-                answer["warnings"] += history.pop("refused", [])
-                answer |= history
+                known = self._delivery.found(found.manifest, found.table)
+                answer["warnings"] += known.pop("refused", [])
+                answer |= known
             elif found.hit:
                 answer |= {"hit": False, "reason": "the stored artifact says that nothing was tunable"}
             return answer
 
+    def recall_table(self) -> dict[str, Any]:
+        """The rows of the table that `lookup` found: `header`, `results`, `verdicts`, `tuned`."""
+        with self._busy("recall_table"):
+            return self._delivery.recall()
+
+    def recall_finished(self) -> dict[str, Any]:
+        """The tasks that earlier runs finished here, as `lookup` found them."""
+        with self._busy("recall_finished"):
+            return {"partial": self._files.recalled()}
+
     def sees(self, tokens: list[str]) -> dict[str, Any]:
-        """Which of the other nodes' markers are in this node's directory."""
+        """The first of these markers that is in this node's directory; its own is among them."""
         with self._busy("sees"):
-            return {"tokens": [token for token in tokens if self._store.sees_marker(token)]}
+            return {"tokens": list(islice(filter(self._store.sees_marker, tokens), 1))}
 
     def survey(self, tunes: bool = False) -> dict[str, Any]:
         """Which modules this node lacks, once what its store has compiled is in place; `tunes`: it will measure."""
@@ -263,7 +286,7 @@ class RankProcess:
         for artifact in (self._delivery.artifact, self._compiled.artifact):
             if artifact is not None and digest in artifact.blobs:
                 return artifact.blobs[digest]
-        raise StoreError(f"{self.info}: blob {digest[:16]} is not part of the packed artifact")
+        raise StoreError(f"blob {digest[:16]} is not part of the packed artifact")
 
     def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
         """Which of the blobs that are on offer this rank needs for a method; takes no lock."""
@@ -301,9 +324,9 @@ class RankProcess:
             return self._engine.warm(left_out or {})
 
     def confirm(self) -> dict[str, Any]:
-        """The last question before a run is called ready: is this process there, and what did it load?"""
+        """The last question before a run is called ready: which table does the device hold now?"""
         with self._busy("confirm"):
-            return {"digest": self._loaded}
+            return {"digest": None if self._loaded is None else self._tuner.held_digest()}
 
     def conclude(self, verdict: dict[str, Any] | None, ranks: Sequence[int] = ()) -> dict[str, Any]:
         """Keep how the run ended, for those who ask without Ray: beside the table, and for the class's `ranks` on this
@@ -348,7 +371,7 @@ class RankProcess:
 
     @contextmanager
     def _busy(self, method: str, task_id: str = "") -> Iterator[None]:
-        if method not in ("lookup", "sees"):
+        if method not in BEFORE_COMPILING:
             self._tidy()
         self._record.begin(method, task_id)
         try:
@@ -373,5 +396,5 @@ class RankProcess:
     def _task(self, task_id: str) -> Task:
         task = self._tasks.get(task_id)
         if task is None:
-            raise WarmupError(f"{self.info} does not run task {task_id}")
+            raise WarmupError(f"this rank does not run task {task_id}")
         return task

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -56,9 +57,13 @@ class RunFiles:
         """
         self._partial.clear(covered)
 
-    def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> Path:
-        """Replace this writer's quarantined tactics; other writers' stay. Raises StoreError."""
-        return self._quarantine.save(entries)
+    def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add quarantined tactics; equal ones of any writer are one file. Raises StoreError."""
+        for entry in entries:
+            data = json.dumps({"schema_version": 1, "rows": [entry]}, sort_keys=True).encode()
+            path = self.directory / "quarantine" / f"{hashlib.sha256(data).hexdigest()[:16]}.json"
+            if not path.exists():
+                self._write(path, data)
 
     def load_quarantine(self) -> list[dict[str, Any]]:
         """Quarantined tactics of every writer, equal ones once."""

@@ -177,14 +177,27 @@ class Driver:
         for call in self.in_flight("probe"):
             self.answer(call)
 
-    def tick(self, seconds: float, statuses: Mapping[int, Status] | None = None) -> None:
-        """Time passes."""
-        self.now += seconds
-        self._take(self.machine.tick(self.now, statuses or {}))
+    def tick(
+        self,
+        seconds: float,
+        statuses: Mapping[int, Status] | None = None,
+        *,
+        silent: Mapping[int, Status] | None = None,
+    ) -> None:
+        """Time passes, a second at a time; every rank beats, and says what `statuses` has of it.
 
-    def beats(self, *ranks: int, after: float = 0.0) -> dict[int, Status]:
-        """Heartbeats of idle ranks, heard `after` seconds from now."""
-        return {rank: Status("idle", since=self.now, heard=self.now + after) for rank in ranks}
+        Those of `silent` do not beat: what is there was heard before.
+        """
+        end = self.now + seconds
+        while self.now < end and not self.machine.is_over:
+            self.now = min(end, self.now + 1.0)
+            beats = {rank: Status(since=self.now) for rank in self.machine.run.ranks} | dict(statuses or {})
+            heard = {rank: replace(status, heard=self.now) for rank, status in beats.items()}
+            self._take(self.machine.tick(self.now, heard | dict(silent or {})))
+
+    def quiet(self, *ranks: int) -> dict[int, Status]:
+        """Ranks of which nothing is heard from now on."""
+        return {rank: Status("idle", since=self.now, heard=self.now) for rank in ranks}
 
     def in_flight(self, method: str, rank: int | None = None) -> list[Call | Adopt]:
         """Unanswered calls of a method (`adopt` for adoptions)."""

@@ -47,7 +47,7 @@ def test_a_found_table_brings_it_along() -> None:
     driver = Driver(tunes_engine=True)
     driver.store(0, 1, guarded=False)
     files = [{"name": "decode.json", "content": "found"}]
-    driver.changes["lookup", 0] = {"tuned": files}
+    driver.changes["recall_table", 0] = {"tuned": files}
     assert driver.finish().ready
     assert (driver.asked("tune_engine"), packed(driver)) == ([], [files])
 

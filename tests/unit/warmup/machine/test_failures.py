@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def test_every_phase_has_a_deadline(phase: Phase) -> None:
     assert f"phase {phase} took 21.0 s of 20 s allowed (timeouts.{phase.value.lower()})" in error
     named = {rank for rank in range(4) if f"rank {rank} on node" in error}
     assert named == waiting
-    assert "no heartbeat yet" in error
+    assert "(last heard 0.0 s ago" in error
 
 
 def test_a_late_phase_names_only_those_who_are_late() -> None:
@@ -108,8 +109,9 @@ def test_a_late_phase_names_only_those_who_are_late() -> None:
     for call in driver.in_flight("load"):
         if call.rank != 2:
             driver.answer(call)
-    beat = Status("load", "", "CudnnRunner", "4", since=driver.now, heard=driver.now + 298.0)
-    driver.tick(301.0, {2: beat})
+    beat = Status("load", "", "CudnnRunner", "4", since=driver.now)
+    driver.tick(298.0, {2: beat})
+    driver.tick(3.0, silent={2: replace(beat, heard=driver.now)})
     error = driver.report.error or ""
     assert "rank 2 on node" in error
     assert not any(f"rank {rank} on node" in error for rank in (0, 1, 3))
@@ -141,51 +143,17 @@ def test_a_task_has_a_deadline_of_its_own() -> None:
     (error,) = [warning for warning in driver.machine.run.warnings if "timeouts.task" in warning]
     for word in ("rank 0 on node", "[GPU]", "phase TUNING", f"task {task}", "runner CudnnFp8GemmRunner", "tactic 7"):
         assert word in error
-    assert "for 41.0 s of 30 s allowed (timeouts.task)" in error
+    assert "for 31.0 s of 30 s allowed (timeouts.task)" in error
 
 
 def test_a_task_that_began_late_has_its_whole_time() -> None:
     """The rank says since when it is at the task that it was asked for; what it did before does not count."""
     driver = Driver(nodes=1, per_node=1, sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
     task = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
-    driver.tick(35.0, {0: Status("tune", task, since=driver.now + 10.0, heard=driver.now + 35.0)})
+    driver.tick(35.0, {0: Status("tune", task, since=driver.now + 10.0)})
     assert not driver.replacing
-    driver.tick(1.0, {0: Status("tune", "another", since=driver.now, heard=driver.now)})
+    driver.tick(1.0, {0: Status("tune", "another", since=driver.now)})
     assert [command.rank for command in driver.replacing] == [0]
-
-
-def test_a_silent_rank_is_named_once_and_not_killed() -> None:
-    """After two intervals: who, for how long, the setting, and the task and tactic that it was last heard at."""
-    driver = Driver().until(Phase.TUNING)
-    task, began = str(driver.in_flight("tune")[0].task_id), driver.now  # type: ignore[union-attr]
-    beat = Status("tune", task, "CudnnFp8GemmRunner", "7", since=began, heard=began)
-    others = driver.beats(1, 2, 3, after=99.0)
-    driver.tick(4.0, others | {0: beat})
-    assert driver.machine.run.warnings == []
-
-    for _ in range(3):
-        driver.tick(1.0, others | {0: beat})
-
-    (warning,) = driver.machine.run.warnings
-    assert warning.startswith(
-        "rank 0 on node node0 (10.0.0.0, GPU 0) [GPU] is silent in phase TUNING: no heartbeat for 5.0"
-    )
-    assert warning.endswith(f"(timeouts.heartbeat is 2); last heard: {task}, runner CudnnFp8GemmRunner, tactic 7")
-    assert not driver.replacing
-    driver.tick(1.0, others | driver.beats(0, after=1.0))
-    assert not driver.machine.run.ranks[0].is_silent
-
-
-def test_a_silent_rank_meets_the_task_deadline_too() -> None:
-    """Without any heartbeat the time since its last answer counts: native code may hold every thread."""
-    driver = Driver(sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
-    driver.tick(25.0, driver.beats(1, 2, 3, after=25.0))
-    driver.answer(driver.in_flight("tune")[0])
-    driver.tick(25.0, driver.beats(1, 2, 3, after=25.0))
-    assert driver.phase is Phase.TUNING
-    driver.tick(6.0, driver.beats(1, 2, 3, after=6.0))
-    assert [command.rank for command in driver.replacing] == [0]
-    assert "for 31.0 s of 30 s allowed (timeouts.task)" in " ".join(driver.machine.run.warnings)
 
 
 def test_a_rank_that_hangs_too_often_fails_the_run() -> None:

@@ -49,7 +49,10 @@ def test_a_fatal_signal_quarantines_the_tactic() -> None:
     assert driver.finish().ready
     again = [call for call in driver.log if getattr(call, "task_id", None) == task_id and name_of(call) == "tune"][-1]
     assert again.args["quarantine"] == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]  # type: ignore[union-attr]
-    assert any("quarantined BadRunner tactic 7" in w and "Segmentation fault" in w for w in driver.machine.run.warnings)
+    assert any(
+        "quarantined BadRunner tactic 7" in w and "Segmentation fault; the report has" in w
+        for w in driver.machine.run.warnings
+    )
 
 
 def test_a_quarantined_tactic_is_neither_guarded_nor_packed_for_tasks_that_had_chosen_it() -> None:
@@ -102,7 +105,7 @@ def test_a_hang_without_a_record_is_the_fault_of_the_tactic_of_the_last_heartbea
     driver = Driver(nodes=1, per_node=1, tasks=1, sections=sections).until(Phase.TUNING)
     task_id = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
     driver.changes["probe", 0] = {"last_words": None}
-    driver.tick(31.0, {0: Status("tune", task_id, "BadRunner", "7", 0.0, driver.now + 30.0, "bf16_gemm")})
+    driver.tick(31.0, {0: Status("tune", task_id, "BadRunner", "7", op="bf16_gemm")})
     come_back(driver)
     assert driver.group().quarantine == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]
     assert driver.finish().ready
@@ -153,7 +156,7 @@ def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     (said,) = [
         warning for warning in driver.machine.run.warnings if warning.startswith("the guard of task c0t0 killed")
     ]
-    assert "it keeps the default tactic\nFatal Python error: Segmentation fault" in said
+    assert "it keeps the default tactic (Fatal Python error: Segmentation fault; the report has its stack)" in said
 
 
 def lose_context(driver: Driver, method: str, culprit: tuple[str, str, str] | None) -> str:
@@ -220,13 +223,14 @@ def test_a_tactic_that_ran_in_two_deaths_is_quarantined() -> None:
 
 
 def test_a_hang_outside_a_task_shows_where_it_stood() -> None:
-    """A silent rank without a task is given up after the task's deadline; its stacks come with the successor."""
-    driver = Driver(nodes=1, per_node=2, sections={"timeouts": {"task": 30, "heartbeat": 1}}).until(Phase.LOADING)
+    """A silent rank without a task is given up, too; its stacks come with the successor."""
+    driver = Driver(nodes=1, per_node=2).until(Phase.LOADING)
     driver.changes["probe", 0] = {"last_words": words("", method="load", runner="", stack="Thread 0x1\n  File load.py")}
     driver.answer(driver.in_flight("load", 1)[0])
-    driver.tick(31.0, driver.beats(1, after=31.0))
+    driver.tick(31.0, silent=driver.quiet(0))
     come_back(driver)
     assert quarantined(driver) == []
     (warning,) = [text for text in driver.machine.run.warnings if "given up in `load`" in text]
-    assert "File load.py" in warning
+    assert "Thread 0x1; the report has its stack" in warning
+    assert "File load.py" in driver.report.ranks[0].stack
     assert driver.finish().ready

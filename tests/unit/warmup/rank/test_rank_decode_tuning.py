@@ -43,7 +43,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 4, rank % 2, 2, rank // 2, f"node{rank // 2}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"parts": parts})
         process = RankProcess(info, parse_config(given), "cpu", lambda backend, options: tuner)
-        process.described = process.probe()  # type: ignore[attr-defined]
+        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
         return process
 
     return make

@@ -38,10 +38,12 @@ def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
         assert (loaded["hits"], list(loaded["misses"])) == (len(tasks_of(process)), [])
         assert process.replay()["calls"] == len(tasks_of(process))
         assert (held(process._store) - {0}, process.close(), held(process._store)) == ({1}, None, set())
-    again = make_rank(3).lookup("run-00003", retune=False)
-    assert (again["hit"], again["guarded"], again["header"]["digest"]) == (True, True, header["digest"])
-    assert {row["task_id"] for row in again["results"]} == set(tasks_of(follower))
-    assert len(again["verdicts"]) == len(again["results"])
+    last = make_rank(3)
+    again = last.lookup("run-00003", retune=False)
+    assert (again["hit"], again["guarded"], again["digest"]) == (True, True, header["digest"])
+    rows = last.recall_table()
+    assert {row["task_id"] for row in rows["results"]} == set(tasks_of(follower))
+    assert len(rows["verdicts"]) == len(rows["results"])
 
 
 def test_an_unguarded_table_says_so(make_rank: RankMaker) -> None:
@@ -308,3 +310,15 @@ def test_what_is_tuned_again_comes_after_what_was_there(make_rank: RankMaker) ->
 
     assert known == {"artifact": header["artifact"], "depth": 0}
     assert process.lookup("run-00002", retune=True)["lineage"] == {"artifact": again["artifact"], "depth": 1}
+
+
+def test_what_is_confirmed_is_what_the_device_holds_then(make_rank: RankMaker) -> None:
+    """Not what `load` said before: whoever empties the AutoTuner in between makes the rank no longer ready."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    assert process.confirm() == {"digest": None}
+    process.load(header["digest"], None, None)
+    assert process.confirm() == {"digest": header["digest"]}
+    process._tuner.reset()
+    assert process.confirm() == {"digest": None}

@@ -27,8 +27,11 @@ def test_results_are_found_by_the_next(tmp_path: Path) -> None:
     assert second.finished({"a@1", "b@1"}).rows == (make_result(),)
     other = {**ROW, "task_id": "b@1"}
     second.keep_result(other)
-    found = make_files(tmp_path).finished({"a@1", "b@1"})
+    third = make_files(tmp_path)
+    found = third.finished({"a@1", "b@1"})
     assert sorted(row.task_id for row in found.rows) == ["a@1", "b@1"]
+    assert sorted(row["task_id"] for row in third.recalled()) == ["a@1", "b@1"]
+    assert third.finished_digest()["count"] == 2
 
 
 def test_what_is_not_to_be_kept_is_not_written(tmp_path: Path) -> None:

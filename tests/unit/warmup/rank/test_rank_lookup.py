@@ -11,18 +11,47 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
 from ray_warmup.warmup.cache_admin.views import verify_store
 from ray_warmup.warmup.store.node_store import NodeStore
-from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+from tests.lone_rank import Answer, LoneRank, RankMaker, as_json, tasks_of, tune
 
 
 def test_finished_tasks_are_found_again(make_rank: RankMaker) -> None:
     """A rank that stopped half-way leaves its finished tasks; the next lookup has them, `retune` does not."""
     process = make_rank(1)
     done = [process.tune(task) for task in tasks_of(process)[:3]]
-    found = make_rank(0).lookup("run-00000", retune=False)["partial"]
-    assert [as_json(row) for row in found] == [as_json(row) for row in done]
-    assert make_rank(0).lookup("run-00000", retune=True)["partial"] == []
+    assert finished(make_rank(0)) == [as_json(row) for row in done]
+    assert finished(make_rank(0), retune=True) == []
     process.install(*tune(process))
-    assert make_rank(0).lookup("run-00000", retune=False)["partial"] == []
+    assert finished(make_rank(0)) == []
+
+
+def finished(rank: LoneRank, *, retune: bool = False) -> list[Answer]:
+    """What a rank finds of earlier runs, after it has said how much that is."""
+    said = rank.lookup("run-00000", retune=retune)["finished"]
+    rows = [as_json(row) for row in rank.recall_finished()["partial"]]
+    assert said["count"] == len(rows)
+    return rows
+
+
+def test_what_lookup_answers_does_not_grow_with_the_tasks(make_rank: RankMaker) -> None:
+    """Digests only, on a hit and with finished tasks; equal rows have equal digests, and the rows are asked for."""
+    process, other = make_rank(0), make_rank(2)
+    header, blobs = tune(process)
+    for rank in (process, other):
+        rank.install(header, blobs)
+    answers = [make_rank(rank).lookup(f"run-0000{rank}", retune=False) for rank in (1, 3)]
+    assert [(a["hit"], a["digest"], a["artifact"]) for a in answers] == [
+        (True, header["digest"], header["artifact"])
+    ] * 2
+    assert all(len(json.dumps(answer)) < 1500 for answer in answers)
+    again = make_rank(1)
+    again.lookup("run-00001", retune=False)
+    rows = again.recall_table()
+    assert [row["task_id"] for row in rows["results"]] == tasks_of(process)
+    assert (rows["hit"], rows["header"]["digest"], len(rows["verdicts"])) == (
+        True,
+        header["digest"],
+        len(rows["results"]),
+    )
 
 
 def test_broken_partial_rows_are_left_out(make_rank: RankMaker) -> None:
@@ -34,7 +63,7 @@ def test_broken_partial_rows_are_left_out(make_rank: RankMaker) -> None:
     partial = process.directory / "partial"
     (file,) = partial.iterdir()
     file.write_text(json.dumps({**json.loads(file.read_text()), "rows": [good, *bad, lies]}))
-    found = make_rank(0).lookup("run-00000", retune=False)["partial"]
+    found = finished(make_rank(0))
     assert [row["task_id"] for row in found] == [good["task_id"]]
 
 
@@ -101,18 +130,18 @@ def test_stale_and_foreign_stores_are_misses_with_reasons(make_rank: RankMaker) 
     process = make_rank(0)
     process.install(*tune(process))
     answer = make_rank(1, {"metadata": {"cuda_version": "99"}}).lookup("run-00001", retune=False)
-    assert (answer["hit"], answer["header"]) == (False, None)
+    assert (answer["hit"], answer["digest"]) == (False, None)
     assert "cuda_version" in answer["reason"]
 
 
 def test_markers_tell_shared_directories(make_rank: RankMaker, tmp_path: Path) -> None:
-    """Another node sees a marker only in a directory that it shares; markers are gone once lookup is over."""
+    """A node sees the first marker of those that share its directory; markers are gone once lookup is over."""
     shared = tmp_path / "shared"
     first, second, third = make_rank(0, root=shared), make_rank(2, root=shared), make_rank(1)
     for number, process in enumerate((first, second, third)):
         process.lookup(f"run-0000{number}", retune=False)
     tokens = [f"run-0000{number}" for number in range(3)]
-    assert second.sees(tokens) == {"tokens": tokens[:2]}
+    assert second.sees(tokens) == {"tokens": tokens[:1]}
     assert third.sees(tokens) == {"tokens": tokens[2:]}
     for process in (first, second, third):
         process.compile()
@@ -156,9 +185,11 @@ def test_a_broken_line_of_a_sidecar_costs_itself_alone(make_rank: RankMaker, lin
     about = {"key_sha256": manifest.key_sha256, "fingerprint": dict(manifest.fingerprint), "created_at": 2.0}
     store.publish(pack(contents, key=dict(manifest.key), strategy="leader", guard=manifest.guard, **about))
 
-    answer = make_rank(1).lookup("run-00001", retune=False)
+    rank = make_rank(1)
+    answer = rank.lookup("run-00001", retune=False)
 
-    assert (answer["hit"], len(answer["results"])) == (True, lines), answer["reason"]
+    assert answer["hit"], answer["reason"]
+    assert len(rank.recall_table()["results"]) == lines
     assert [w for w in answer["warnings"] if f"timings.json: 1 of {lines + 1} rows is refused" in w and words in w]
     assert any("rows is refused" in problem for problem in verify_store(process.directory).problems)
 
@@ -170,6 +201,7 @@ def test_a_refused_row_of_an_earlier_run_is_told(make_rank: RankMaker) -> None:
     (file,) = (process.directory / "partial").iterdir()
     late = {**as_json(good), "task_id": tasks_of(process)[1], "measurements": [{"median_s": None}]}
     file.write_text(json.dumps({**json.loads(file.read_text()), "rows": [as_json(good), late]}))
-    answer = make_rank(0).lookup("run-00000", retune=False)
-    assert [row["task_id"] for row in answer["partial"]] == [good["task_id"]]
+    rank = make_rank(0)
+    answer = rank.lookup("run-00000", retune=False)
+    assert [row["task_id"] for row in rank.recall_finished()["partial"]] == [good["task_id"]]
     assert [w for w in answer["warnings"] if "1 of 2 rows is refused" in w and "measurements.0.runner" in w]

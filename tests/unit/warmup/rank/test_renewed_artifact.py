@@ -45,7 +45,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 2, 0, 1, rank, f"node{rank}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"parts": {"driver": "580.1"}})
         process = RankProcess(info, config, "cpu", lambda backend, options: tuner, factory="tests.fakes:unused")
-        process.described = process.probe()  # type: ignore[attr-defined]
+        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
         return process
 
     return make
@@ -93,13 +93,14 @@ def test_other_engine_settings_are_collected_once_and_shipped(make_rank: Maker, 
     found = later.lookup("run-00002", retune=False)
     assert (found["hit"], found["covers"]) == (True, False)
     renewed = later.pack_stored(renew=True)
-    assert (renewed["digest"], renewed["warnings"]) == (found["header"]["digest"], [])
-    assert renewed["artifact"] != found["header"]["artifact"]
+    assert (renewed["digest"], renewed["warnings"]) == (found["digest"], [])
+    assert renewed["artifact"] != found["artifact"]
     install(later, renewed, later)
     install(other, renewed, later)
     assert compiled_on(tmp_path, 1) == {"ENTRY64", "kernel64"}
-    again = make_rank(0, top_k_widths=[64]).lookup("run-00003", retune=False)
-    assert (again["covers"], again["results"]) == (True, found["results"])
+    last = make_rank(0, top_k_widths=[64])
+    assert last.lookup("run-00003", retune=False)["covers"]
+    assert last.recall_table()["results"] == later.recall_table()["results"]
     assert CompilingReplay.replays == 2
 
 

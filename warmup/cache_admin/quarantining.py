@@ -1,0 +1,116 @@
+"""Quarantined tactics on this node: seen by key, and lifted, so that the next run measures them again.
+
+Equal rows of several files are one. A file that cannot be read is named and stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.artifact.rows import BannedTactic, read_bans
+from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+
+DIRECTORY = "quarantine"
+LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which tactics are meant; what is empty means every one."""
+
+    op: str = ""
+    runner: str = ""
+    tactic: str = ""
+    """As JSON, the way it is shown."""
+
+    def names(self, ban: BannedTactic) -> bool:
+        """Whether a tactic is meant."""
+        return all(wanted in ("", getattr(ban, name)) for name, wanted in asdict(self).items())
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBans:
+    """One key's quarantined tactics."""
+
+    path: str
+    rows: tuple[BannedTactic, ...]
+    lifted: tuple[BannedTactic, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Files that could not be read or changed, and rows of others that are none."""
+
+
+def banned_in(stores: Iterable[Path]) -> list[StoreBans]:
+    """Every store that has any, or has a file of which nobody can tell."""
+    found = [_look(store) for store in stores]
+    return [row for row in found if row.rows or row.problems]
+
+
+def lift(stores: Iterable[Path], rule: Rule) -> list[StoreBans]:
+    """Remove what a rule names from every file of these stores. What cannot be read is left and named."""
+    return [_lift(store, rule) for store in stores if _files(store)]
+
+
+def _look(store: Path) -> StoreBans:
+    rows: dict[BannedTactic, None] = {}
+    problems: list[str] = []
+    for path in _files(store):
+        try:
+            found = read_bans(_rows(path))
+        except (StoreError, CorruptArtifactError) as error:
+            problems.append(str(error))
+            continue
+        rows.update(dict.fromkeys(found.rows))
+        problems += [f"{path}: {refused}" for refused in found.refused]
+    return StoreBans(str(store), tuple(rows), (), tuple(problems))
+
+
+def _lift(store: Path, rule: Rule) -> StoreBans:
+    lifted: dict[BannedTactic, None] = {}
+    problems: list[str] = []
+    for path in _files(store):
+        try:
+            lifted.update(dict.fromkeys(_lift_from(path, rule)))
+        except (StoreError, CorruptArtifactError) as error:
+            problems.append(str(error))
+        except FileNotFoundError:
+            continue  # somebody else lifted it meanwhile
+        except OSError as error:
+            problems.append(f"cannot change {path}: {error.strerror}")
+    left = _look(store)
+    return StoreBans(str(store), left.rows, tuple(lifted), tuple(problems))
+
+
+def _lift_from(path: Path, rule: Rule) -> tuple[BannedTactic, ...]:
+    """A row that is no tactic's stays where it is; a file with nothing left in it goes."""
+    rows = _rows(path)
+    named = tuple(ban for ban in read_bans(rows).rows if rule.names(ban))
+    if not named:
+        return ()
+    left = [row for row in rows if not any(rule.names(ban) for ban in read_bans([row]).rows)]
+    if left:
+        mode = path.stat().st_mode & 0o777
+        data = json.dumps({"schema_version": 1, "rows": left}, sort_keys=True).encode()
+        publish_bytes(path, data, file_mode=mode, dir_mode=path.parent.stat().st_mode & 0o777)
+    else:
+        path.unlink()
+    return named
+
+
+def _files(store: Path) -> list[Path]:
+    return sorted((store / DIRECTORY).glob("*.json"))
+
+
+def _rows(path: Path) -> list[Any]:
+    """Raises StoreError or CorruptArtifactError for what is no file of rows."""
+    document = parse_json(read_regular(path, LIMIT), LIMIT, str(path))
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list):
+        raise CorruptArtifactError(f"{path} holds no rows; remove it by hand if it is nobody's", path=str(path))
+    return rows

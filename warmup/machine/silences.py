@@ -1,0 +1,51 @@
+"""What is said of ranks that fall silent and come back: of each rank once, and of many ranks in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_warmup.warmup.machine.naming import crowd
+from ray_warmup.warmup.ranks import RankInfo
+
+FOLD_S = 10.0
+"""After something was said, what follows is gathered for so long."""
+
+
+@dataclass(slots=True)
+class Silences:
+    """Who was said to be silent and to be back, and what is still to be said."""
+
+    _said_silent: set[int] = field(default_factory=set)
+    _said_back: set[int] = field(default_factory=set)
+    _silent: dict[int, tuple[RankInfo, str]] = field(default_factory=dict)
+    _back: dict[int, tuple[RankInfo, str]] = field(default_factory=dict)
+    _said_at: float | None = None
+
+    def fell_silent(self, info: RankInfo, words: str) -> None:
+        """A rank has missed its heartbeats; `words` say so in full."""
+        if info.rank not in self._said_silent:
+            self._silent[info.rank] = info, words
+
+    def came_back(self, info: RankInfo, words: str) -> None:
+        """A rank is heard again; one of which nothing was said yet needs no word."""
+        if self._silent.pop(info.rank, None) is None and info.rank not in self._said_back:
+            self._back[info.rank] = info, words
+
+    def told(self, now: float) -> list[str]:
+        """What is to be said now."""
+        if not (self._silent or self._back):
+            return []
+        if self._said_at is not None and now - self._said_at < FOLD_S:
+            return []
+        self._said_at = now
+        self._said_silent |= self._silent.keys()
+        self._said_back |= self._back.keys()
+        said = [_folded(found) for found in (self._silent, self._back) if found]
+        self._silent.clear()
+        self._back.clear()
+        return said
+
+
+def _folded(found: dict[int, tuple[RankInfo, str]]) -> str:
+    rows = [found[rank] for rank in sorted(found)]
+    return crowd([info for info, _ in rows], [words for _, words in rows])

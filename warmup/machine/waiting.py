@@ -1,0 +1,36 @@
+"""How far a phase is, and whom it waits for, in words: for a run of which nothing else is heard, and for `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray_warmup.warmup.machine.blame import Status, waited_for
+from ray_warmup.warmup.machine.state import Run
+
+QUIET_S = 10.0
+"""A run that has said nothing for so long says what it waits for."""
+
+
+def limit_of(run: Run) -> float:
+    """The deadline of the phase that a run is in."""
+    return float(getattr(run.config.timeouts, run.phase.value.lower(), 0.0))
+
+
+def progress(run: Run, now: float) -> dict[str, Any]:
+    """Age and deadline of the phase, and how many of its tasks are done, where it has tasks."""
+    pools = [group.pool for group in run.classes.values() if group.pool is not None]
+    return {
+        "phase_s": now - run.phase_began,
+        "phase_limit_s": limit_of(run),
+        "done": sum(pool.num_done for pool in pools),
+        "total": sum(pool.num_tasks for pool in pools),
+    }
+
+
+def waiting_text(run: Run, statuses: Mapping[int, Status], now: float) -> str:
+    """One line: phase, since when, its deadline, n of m tasks, whom it waits for."""
+    found = progress(run, now)
+    tasks = f", {found['done']} of {found['total']} tasks" if found["done"] < found["total"] else ""
+    since = f"{found['phase_s']:.0f} s of {found['phase_limit_s']:g} s ({run.phase.setting})"
+    return f"still {run.phase} after {since}{tasks}; waiting for {waited_for(run, statuses, now)}"

@@ -1,0 +1,85 @@
+"""Signals to another process of this node, by its identity: a number alone may be somebody else's by now.
+
+Target(pid, started)      what a rank says of itself when it starts
+send(target, SIGUSR2)     False where no such process is left; never to another one with that number
+see_off(target, 3.0)      waits for its end, kills it with SIGKILL when that does not come, waits again
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.warmup.rank.black_box import read_box
+from ray_warmup.warmup.store.leases import process_identity
+
+POLL_S = 0.05
+LEAVES_WITHIN_S = 10.0
+"""A killed process may still write out a core or leave a driver."""
+STACKS_S = 0.3
+GONE, KILLED, STAYS = "gone", "killed", "stays"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One process of this node."""
+
+    pid: int
+    started: str
+    """When, as the kernel counts; it tells the process from a later one with its number."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this very process runs, or stands still; not when it has ended or is a zombie."""
+        return bool(self.started) and started_at(self.pid) == self.started
+
+
+def started_at(pid: int) -> str:
+    """When a process started, as the kernel counts; empty when there is none."""
+    return process_identity(pid)["start"] or ""
+
+
+def send(target: Target, number: int) -> bool:
+    """Send a signal to this very process; False when it is gone."""
+    try:
+        handle = os.pidfd_open(target.pid)
+    except (ProcessLookupError, OSError):
+        return False
+    try:
+        if not target.is_there:
+            return False
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def see_off(target: Target, patience_s: float) -> str:
+    """Make sure that a process ends. Returns `gone`, `killed` (by us), or `stays`: not even SIGKILL has ended it."""
+    if _is_gone_within(target, patience_s):
+        return GONE
+    send(target, signal.SIGKILL)
+    return KILLED if _is_gone_within(target, LEAVES_WITHIN_S) else STAYS
+
+
+def stacks_of(target: Target, number: int, box: Path | None) -> str:
+    """Make a process write its stacks into its record, and read them; empty when it is gone or does not."""
+    if not send(target, number):
+        return ""
+    time.sleep(STACKS_S)
+    words = None if box is None else read_box(box)
+    return "" if words is None else words.stack
+
+
+def _is_gone_within(target: Target, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while target.is_there:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
