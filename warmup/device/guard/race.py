@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ray_warmup.configs.schema import FEWEST_ROUNDS
-from ray_warmup.warmup.device.guard.contest import Contest
+from ray_warmup.warmup.device.guard.contest import Contest, Pace
 from ray_warmup.warmup.device.guard.measure import Ratio, Timed, mean_per_round, ratio_of, timed_rounds
 from ray_warmup.warmup.device.guard.proof import MAX_EXTENSIONS
 from ray_warmup.warmup.device.guard.selection import Rule, hopeless, is_settled
@@ -24,10 +24,11 @@ logger = logging.getLogger(__name__)
 MIN_ROUNDS = FEWEST_ROUNDS
 """Run whatever they take: fewer say nothing about scatter. Where time is short, fewer candidates enter."""
 DEFAULT_LANES = 2
-"""How often a round times the default."""
-SCREEN_ROUNDS = 7
+"""How often a round times the default, where there is time for it."""
+EARLY_ROUNDS, SCREEN_ROUNDS = 3, MIN_ROUNDS
+"""After how many rounds hopeless candidates leave; early where laps are slow: three tell enough."""
 SCREEN_SLACK = 0.03
-"""A candidate leaves after the screening when this share short of mattering."""
+"""A candidate leaves in a screening when this share short of mattering."""
 BATCH_S = 0.05
 """The clock is looked at, and the device waited for, about this often."""
 LAYOUT_LOSS = 0.01
@@ -35,8 +36,14 @@ LAYOUT_LOSS = 0.01
 LAYOUT_ROUNDS = 7
 
 
+def default_lanes(pace: Pace) -> int:
+    """How often a round times the default: once where even one candidate is too slow for the budget."""
+    fits = pace.lap_s * MIN_ROUNDS * (DEFAULT_LANES + 1) <= pace.budget_s
+    return DEFAULT_LANES if fits else 1
+
+
 class Race:
-    """The default (twice, for its own noise) against the entrants, in interleaved rounds."""
+    """The default (twice where laps are short) against the entrants, in interleaved rounds."""
 
     def __init__(
         self,
@@ -49,7 +56,8 @@ class Race:
         self.rule = rule
         self._contest, self._rounds, self._clock = contest, max(MIN_ROUNDS, rounds), clock
         self._order = random.Random(0)
-        self._lanes = [_Lane(default, contest) for _ in range(DEFAULT_LANES)]
+        self._base_lanes = default_lanes(contest.pace)
+        self._lanes = [_Lane(default, contest) for _ in range(self._base_lanes)]
         self._default = default
         self._deadline = float("inf")
         self.left: dict[Choice, Ratio] = {}
@@ -57,7 +65,7 @@ class Race:
     @property
     def entered(self) -> tuple[Choice, ...]:
         """Who is still running."""
-        return tuple(lane.choice for lane in self._lanes[DEFAULT_LANES:])
+        return tuple(lane.choice for lane in self._lanes[self._base_lanes :])
 
     @property
     def rounds(self) -> int:
@@ -85,8 +93,11 @@ class Race:
         pace = self._contest.pace
         self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
         self._deadline = self._clock() + pace.budget_s
-        self._laps(SCREEN_ROUNDS)
-        self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
+        for rounds in (SCREEN_ROUNDS,) if self._base_lanes == DEFAULT_LANES else (EARLY_ROUNDS, SCREEN_ROUNDS):
+            self._laps(rounds - self.rounds)
+            self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
+            if not self.entered:
+                return
         target, limit = self._rounds, self._rounds * (1 + MAX_EXTENSIONS)
         while self.entered:
             self._laps(target - self.rounds)
@@ -97,7 +108,7 @@ class Race:
     def ratios(self) -> dict[Choice, Ratio]:
         """Each running candidate against the default."""
         base = self._base()
-        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[DEFAULT_LANES:]}
+        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[self._base_lanes :]}
 
     def ratio(self, choice: Choice) -> float:
         """The last ratio of a candidate, running or not; 0.0 when it never ran, 1.0 for the default."""
@@ -147,12 +158,12 @@ class Race:
         ratios = self.ratios()
         self.left.update({choice: ratios[choice] for choice in choices})
         self._lanes = [
-            *self._lanes[:DEFAULT_LANES],
-            *(lane for lane in self._lanes[DEFAULT_LANES:] if lane.choice not in choices),
+            *self._lanes[: self._base_lanes],
+            *(lane for lane in self._lanes[self._base_lanes :] if lane.choice not in choices),
         ]
 
     def _base(self) -> list[float]:
-        return mean_per_round([lane.seconds for lane in self._lanes[:DEFAULT_LANES]])
+        return mean_per_round([lane.seconds for lane in self._lanes[: self._base_lanes]])
 
 
 class _Lane:

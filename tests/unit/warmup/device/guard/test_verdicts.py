@@ -177,6 +177,15 @@ def test_seven_rounds_are_run_whatever_is_asked_and_whatever_they_take(rounds: i
     assert set(contest.timed_choices) == {DEFAULT, A}
 
 
+def test_slow_laps_time_the_default_once_a_round_and_let_the_hopeless_go_early() -> None:
+    """Where one candidate is too slow already, a round is two laps, and three rounds show that it is slower."""
+    slow = Pace(0.5, 1.0, 0, float("inf"))
+    near = ScriptedContest({DEFAULT: [10.0], A: [9.0]}, pace=slow)
+    assert (judge(near, result(A, A), OPTIONS).rounds, near.laps) == (7, 14)
+    far = ScriptedContest({DEFAULT: [10.0], A: [20.0]}, pace=slow)
+    assert (judge(far, result(A, A), OPTIONS).decision, far.laps) == ("slower", 6)
+
+
 def test_a_flawed_candidate_takes_nobodys_place() -> None:
     """Where time is short the place of a wrong winner goes to the next best."""
     contest = ScriptedContest(
