@@ -196,3 +196,36 @@ def test_nothing_is_unpickled_and_no_collective_is_used() -> None:
     assert {str(path): found for path in files if (found := offences(ast.parse(path.read_text())))} == {}
     planted = "import pickle, torch\npickle.loads(b'')\ntorch.load('x')\nfrom torch import distributed"
     assert offences(ast.parse(planted)) == ["torch.distributed", "pickle.loads", "torch.load"]
+
+
+SUMMARY_CHARS = 160
+NOT_A_SUMMARY = re.compile(r"(What|Who|Whether|Which|Where)\b")
+SUMMARIES_TO_REWRITE = 935
+"""Docstrings that break `is_summary` today. The number only goes down."""
+
+
+def is_summary(paragraph: str) -> bool:
+    """Whether a docstring's first paragraph is one short clause: a verb and its object, or a noun for a value."""
+    return ";" not in paragraph and len(paragraph) <= SUMMARY_CHARS and NOT_A_SUMMARY.match(paragraph) is None
+
+
+def poor_summaries(tree: ast.AST) -> list[str]:
+    """Names of modules (''), classes and functions whose docstring does not begin with a summary."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    documented = [(node, ast.get_docstring(node) or "") for node in ast.walk(tree) if isinstance(node, kinds)]
+    summaries = [(getattr(node, "name", ""), text.split("\n\n")[0].replace("\n", " ")) for node, text in documented]
+    return [name for name, summary in summaries if not is_summary(summary)]
+
+
+def test_docstrings_begin_with_a_summary() -> None:
+    """No more docstrings than are allowed begin with anything but one clause; planted offenders are found."""
+    files = [path for folder in FOLDERS if folder != "tests" for path in (ROOT / folder).rglob("*.py")]
+    found = [
+        f"{path.relative_to(ROOT)}:{name}" for path in files for name in poor_summaries(ast.parse(path.read_text()))
+    ]
+    assert len(found) <= SUMMARIES_TO_REWRITE, "\n".join(found)
+    planted = (
+        '"""What is kept."""\nclass A:\n    """A table."""\n    def f(self):\n        """Load it; save it."""\n'
+        f'def g():\n    """{"Long. " * 30}"""\ndef h():\n    """Return a table.\n\n    Keys; values."""\n'
+    )
+    assert poor_summaries(ast.parse(planted)) == ["", "g", "f"]
