@@ -19,10 +19,13 @@ Strike = Callable[[Line], None]
 
 
 class Saboteur:
-    """Strikes when the first line appears for which `when` holds. Use as a context manager around the run."""
+    """Strikes when the first line appears for which `when` holds. Use as a context manager around the run.
 
-    def __init__(self, case: Case, when: Callable[[Line], bool], strike: Strike, limit_s: float = 60.0) -> None:
-        self._case, self._when, self._strike, self._limit_s = case, when, strike, limit_s
+    It waits as long as the run lasts: how soon a moment comes is the machine's business, and a run has deadlines.
+    """
+
+    def __init__(self, case: Case, when: Callable[[Line], bool], strike: Strike) -> None:
+        self._case, self._when, self._strike = case, when, strike
         self.struck: Line | None = None
         self.must_strike = True
         self.at = 0.0
@@ -39,12 +42,20 @@ class Saboteur:
         self._thread.join(10)
         if kind is None:
             assert self._error is None, self._error
-            assert self.struck is not None or not self.must_strike, "the moment to strike never came"
+            assert self.struck is not None or not self.must_strike, self._missed()
+
+    def seconds_since(self) -> float:
+        """How long ago it struck: what a fault may take is counted from there, not from the start of the run."""
+        return time.monotonic() - self.at
+
+    def _missed(self) -> str:
+        """What the ranks did instead."""
+        seen = ", ".join(f"{line.method} {line.nth} on {line.node.node_id[:4]}" for line in self._case.lines()[-12:])
+        return f"the moment to strike never came; the last that ranks did: {seen or 'nothing'}"
 
     def _watch(self) -> None:
-        deadline = time.monotonic() + self._limit_s
         try:
-            while not self._over.is_set() and time.monotonic() < deadline:
+            while not self._over.is_set():
                 line = next((line for line in self._case.lines() if self._when(line)), None)
                 if line is not None:
                     self.at = time.monotonic()

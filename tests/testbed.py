@@ -258,7 +258,8 @@ class Case:
             "model": {"name": "qwen3-0.6b", "dtype": "float32"},
             "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": 2},
             "cache": {"root": f"~/{self.name}"},
-            "timeouts": dict.fromkeys(("placing", "probing", "lookup", "compiling", "tuning", "guarding"), 30)
+            "timeouts": dict.fromkeys(("placing", "probing"), 90)  # processes start as slowly as the machine is busy
+            | dict.fromkeys(("lookup", "compiling", "tuning", "guarding"), 30)
             | dict.fromkeys(("pushing", "installing", "loading", "replaying", "single_flight"), 30)
             | {"task": 20, "heartbeat": 0.5},
         }

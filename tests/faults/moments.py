@@ -28,7 +28,7 @@ MOMENTS: dict[str, tuple[str, int]] = {
 ON_EVERY_RANK = ("PROBING", "LOOKUP", "COMPILING", "INSTALLING", "LOADING", "REPLAYING")
 """Phases in which both ranks of these tests work; in the others the leader alone does."""
 WITHIN_S = 25.0
-"""From the start of a run to its end, whatever is done to it."""
+"""From the blow to the end of a run, whatever it is."""
 
 
 def prepare(case: Case, phase: str, pause_s: float = 0.6, **script: Any) -> None:

@@ -26,10 +26,9 @@ def test_killed(case: Case, victim: int, phase: str) -> None:
     struck_at_leader = victim == 0 or phase in ("TUNING", "GUARDING", "PUSHING")
     prepare(case, phase)
     node = case.bed.nodes[victim]
-    began = time.monotonic()
-    with Saboteur(case, moment(phase, case.bed.nodes[0 if struck_at_leader else 1]), kill_on(case, node)):
+    with Saboteur(case, moment(phase, case.bed.nodes[0 if struck_at_leader else 1]), kill_on(case, node)) as saboteur:
         report = case.run()
-    assert time.monotonic() - began < WITHIN_S
+    assert saboteur.seconds_since() < WITHIN_S
     assert_served(case, report)
     name = f"rank {victim} on node {node.node_id[:8]} (127.0.0.1) died in {phase}"
     assert any(warning.startswith(name) for warning in report.warnings), report.warnings

@@ -90,7 +90,9 @@ def test_the_leader_tunes_and_one_artifact_serves_everyone(
     table = parse_table((Path(writer.described["directory"]) / "autotune_configs.json").read_bytes())  # type: ignore[attr-defined]
     assert KEY in table.entries
     assert len(table.entries) == len(leader.described["tasks"]) + 1  # type: ignore[attr-defined]
-    found = make_rank(3).lookup("run-00003", retune=False)
+    later = make_rank(3)
+    assert later.lookup("run-00003", retune=False)["hit"]
+    found = later.recall_table()
     assert (found["hit"], found["tuned"]) == (True, answer["tuned"])
     assert pack(make_rank(3), found["tuned"])[0]["digest"] == header["digest"]  # guarding it again keeps the entry
 
