@@ -1,8 +1,9 @@
 """Fetch the wheels of released engines without their dependencies, for tests that read their source.
 
+    python -m tests.engines.fetch                         # what the contract tests read
     python -m tests.engines.fetch vllm==0.33.0            # into .engines/, or $ENGINE_WHEELS
 
-A wheel that lies there already is not fetched again.
+A wheel that lies there already is not fetched again, and none lies there in part.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.artifacts import ROOT
 
+CONTRACTS = ("vllm==0.33.0",)
+"""The releases whose source the contract tests read."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64", "any"]
 
 
@@ -35,10 +39,13 @@ def fetch(requirement: str) -> Path:
     if found is not None:
         return found
     directory().mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--python-version", "3.12", "--implementation", "cp", "--dest", str(directory())]
-    command += [part for name in PLATFORMS for part in ("--platform", name)]
-    subprocess.run([*command, requirement], check=True)
+    with tempfile.TemporaryDirectory(dir=directory()) as unfinished:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--python-version", "3.12", "--implementation", "cp", "--dest", unfinished]
+        command += [part for name in PLATFORMS for part in ("--platform", name)]
+        subprocess.run([*command, requirement], check=True)
+        for wheel in Path(unfinished).glob("*.whl"):
+            wheel.replace(directory() / wheel.name)
     fetched = wheel_of(requirement)
     assert fetched is not None, f"pip fetched no wheel of {requirement}"
     return fetched
@@ -46,8 +53,11 @@ def fetch(requirement: str) -> Path:
 
 def main() -> None:
     """Fetch each requirement that is named."""
-    for requirement in sys.argv[1:]:
-        sys.stdout.write(f"{fetch(requirement)}\n")
+    for requirement in sys.argv[1:] or CONTRACTS:
+        try:
+            sys.stdout.write(f"{fetch(requirement)}\n")
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"{requirement} could not be fetched: pip ended with exit code {error.returncode}")
 
 
 if __name__ == "__main__":

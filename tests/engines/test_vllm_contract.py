@@ -1,6 +1,6 @@
 """What the vLLM adapter relies on, read in the released wheel: names, signatures, directories, compile factors.
 
-Fetch the wheel first: `python -m tests.engines.fetch vllm==0.33.0`.
+Fetch the wheel first: `python -m tests.engines.fetch`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ import pytest
 
 from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
 from ray_warmup.warmup.engines.vllm.launch import Home
-from tests.engines.fetch import wheel_of
+from tests.engines.fetch import CONTRACTS, wheel_of
 from tests.engines.wheel_source import WheelSource
 
-VERSIONS = ("0.33.0",)
 OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WARMUP_CACHE_ROOT", "PYTHONPATH"}
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=CONTRACTS)
 def wheel(request: pytest.FixtureRequest) -> WheelSource:
     """One released vLLM."""
-    found = wheel_of(f"vllm=={request.param}")
+    found = wheel_of(request.param)
     if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch vllm=={request.param}")
+        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {request.param}")
     return WheelSource(found)
 
 
