@@ -1,4 +1,4 @@
-"""What is known of a node's GPUs before anything runs there: Ray's name of their type.
+"""Identify a node's GPUs by Ray's accelerator type before any process runs on that node.
 
 Ranks ask their own device again (`warmup/rank/process.py`), for the types that are not listed here.
 """

@@ -18,9 +18,9 @@ _LOOPBACK = ("127.", "::1", "localhost")
 
 
 def host_and_port(address: str) -> tuple[str, int] | None:
-    """Of `host:port`, `[v6 address]:port` or the same behind `ray://`; None for `auto`, `local` and the like.
+    """Parse `host:port` or `[v6 address]:port`, with or without `ray://`.
 
-    Raises ClusterError for an address that no cluster can be joined at.
+    Returns None for `auto`, `local` and the like. Raises ClusterError for an address that no cluster can be joined at.
     """
     scheme, separator, rest = address.rpartition("://")
     if separator and scheme != "ray":
@@ -40,7 +40,10 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 
 
 def reach(address: str) -> None:
-    """Whether anything listens at an address; Ray itself would try for over a minute. Raises ClusterError."""
+    """Connect to an address to check that it is listening.
+
+    Ray itself would try for over a minute. Raises ClusterError.
+    """
     place = host_and_port(address)
     if place is None:
         return  # Ray knows
@@ -53,7 +56,10 @@ def reach(address: str) -> None:
 
 
 def chosen(address: str | None) -> str | None:
-    """An address as given, else $RAY_ADDRESS, which wins over `auto` as it does in Ray; None where nobody said."""
+    """Return the given address, or $RAY_ADDRESS if none or `auto` is given, as Ray does.
+
+    None if neither is set.
+    """
     return env.read("RAY_ADDRESS") or address if address in (None, "auto") else address
 
 
@@ -70,12 +76,12 @@ def check_direct(config: WarmupConfig) -> None:
 
 
 def is_connected() -> bool:
-    """Whether this process has a connection to Ray."""
+    """Return True if this process is connected to Ray."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def is_connected_by_client() -> bool:
-    """Whether that connection is one of Ray Client."""
+    """Return True if this process is connected through Ray Client."""
     if not is_connected():
         return False
     from ray.util.client import ray as client

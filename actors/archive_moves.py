@@ -28,7 +28,10 @@ Answers = tuple[dict[str, Any], dict[str, str]]
 
 
 def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:
-    """The file is written here; only the node that packed it answers. Raises StoreError."""
+    """Write an archive here from the one node that packs it.
+
+    Raises StoreError.
+    """
     asked = {**arguments, "if_present": True}
     listed, problems = ask_nodes(perform, {node.node_id: ("ls", asked) for node in nodes}, timeout_s)
     rows = [(row, node_id) for node_id, said in listed.items() for row in said.get("result", ()) if not row["problem"]]
@@ -50,13 +53,19 @@ def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -
 
 
 def _worth(row: Mapping[str, Any]) -> tuple[bool, int, float]:
-    """Which of several artifacts is exported: guarded, then what came last, and a time only where it can be one."""
+    """Rank artifacts for export: guarded first, then the deepest lineage, then the newest time.
+
+    A time in the future counts as zero.
+    """
     made_at = row["created_at"] if row["created_at"] <= time.time() + SLACK_S else 0.0
     return row["guard"] == "guarded", row["depth"], made_at
 
 
 def import_to(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> Answers:
-    """Every node's answer. Raises StoreError or an ArtifactError for the file; no node is asked then."""
+    """Send an archive to every node and return the answers.
+
+    Raises StoreError or an ArtifactError for the file before any node is asked.
+    """
     file = Path(arguments["file"])
     try:
         data = read_checked(file)[0]

@@ -10,7 +10,10 @@ logger = logging.getLogger(__name__)
 
 
 async def attempt(step: str, work: Awaitable[object], limit_s: float) -> str | None:
-    """Do a step of tidying; None, or what went wrong with it. `step` says what was being done."""
+    """Run one clean-up step and return None, or a message if it failed.
+
+    `step` names the step.
+    """
     try:
         await asyncio.wait_for(work, limit_s)
     except TimeoutError:

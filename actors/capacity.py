@@ -34,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the placement group will ask for."""
+    """Bundles, strategy and labels of a placement group."""
 
     bundles: tuple[dict[str, float], ...]
     strategy: str
@@ -51,7 +51,7 @@ def bundle_of(cluster: ClusterSection, backend: str) -> dict[str, float]:
 
 
 def wish(cluster: ClusterSection, backend: str) -> Request:
-    """What is asked of a cluster that may grow, whatever nodes there are now.
+    """Return the request for a cluster that may grow, independent of its present nodes.
 
     With `ranks_per_node` one bundle stands for a node's ranks: nodes that do not exist yet cannot be pinned.
     """
@@ -65,7 +65,10 @@ def wish(cluster: ClusterSection, backend: str) -> Request:
 
 
 def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -> Request:
-    """The placement group that fits; PlacementError says which resource is short and what each node has."""
+    """Return the placement group that fits.
+
+    Raises PlacementError naming the short resource and the resources of each node.
+    """
     bundle = bundle_of(cluster, backend)
     usable = [node for node in nodes if matches(cluster, node)]
     if not usable:
@@ -117,12 +120,12 @@ def wanted_labels(cluster: ClusterSection) -> dict[str, str]:
 
 
 def matches(cluster: ClusterSection, node: Node) -> bool:
-    """Whether a node has every wanted label."""
+    """Return True if a node has every wanted label."""
     return all(node.labels.get(name) == value for name, value in wanted_labels(cluster).items())
 
 
 def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> str:
-    """Which resource is short, in all and per node."""
+    """Describe the short resource, in total and per node."""
     short = [
         f"{name}: {amount * need:g} asked ({need} ranks x {amount:g}), the cluster has "
         f"{sum(node.total.get(name, 0.0) for node in nodes):g}"
@@ -136,7 +139,7 @@ def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> s
 
 
 def without_gpus(bundle: Mapping[str, float], nodes: Sequence[Node]) -> str:
-    """What to do where GPUs are asked for and no node has one; empty otherwise."""
+    """Return advice if GPUs are requested and no node has one, or an empty string."""
     if "GPU" not in bundle or any(node.total.get("GPU", 0) > 0 for node in nodes):
         return ""
     return (
@@ -146,12 +149,12 @@ def without_gpus(bundle: Mapping[str, float], nodes: Sequence[Node]) -> str:
 
 
 def in_words(bundle: Mapping[str, float]) -> str:
-    """What one rank asks for: `1 CPU, 0.5 GPU`."""
+    """Format one rank's resources, such as `1 CPU, 0.5 GPU`."""
     return ", ".join(f"{amount:g} {name}" for name, amount in bundle.items())
 
 
 def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:
-    """What each node has and what is free, for the resources that matter."""
+    """Format total and free amounts of the requested resources for each node."""
     rows = []
     for node in nodes:
         amounts = ", ".join(f"{node.free.get(r, 0.0):g} of {node.total.get(r, 0.0):g} {r} free" for r in bundle)

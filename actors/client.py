@@ -38,7 +38,9 @@ def run_warmup(
     on_event: OnEvent | None = None,
     tuner: str = FLASHINFER_TUNER,
 ) -> WarmupReport:
-    """Warm a cluster up and return the report; `report.ready` says whether every rank is.
+    """Warm up a cluster and return the report.
+
+    `report.ready` is True if every rank is ready.
 
     Connects to Ray unless the process is connected already, and disconnects again.
 
@@ -69,13 +71,19 @@ def check_request(config: WarmupConfig) -> WarmupConfig:
 
 
 def coordinator_name(config: WarmupConfig) -> str:
-    """Name of the actor that runs this work; unique in a cluster, so the same work runs once at a time."""
+    """Return the name of this work's coordinator actor.
+
+    The name is unique in a cluster, so the same work runs once at a time.
+    """
     return f"warmup-{single_flight_id(config, dimensions_of(config))}"
 
 
 @contextlib.contextmanager
 def connected(config: WarmupConfig) -> Iterator[None]:
-    """A connection to the configured cluster; an existing one is used and left alone."""
+    """Connect to the configured cluster.
+
+    An existing connection is used and kept.
+    """
     if is_connected():
         yield
         return
@@ -122,7 +130,10 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
 
 
 def _give_back(coordinator: Any, run_id: str) -> None:
-    """End the coordinator and all that it owns; trouble with that is logged and hides no report."""
+    """Kill the coordinator and remove its placement group.
+
+    Errors are logged, so that they hide no report.
+    """
     import ray
 
     try:
@@ -152,7 +163,10 @@ class Turn:
         """The one unanswered question to the run that is waited for."""
 
     def take(self, create: Callable[[], Any]) -> Any:
-        """What `create` makes once the name is free. Raises BusyError."""
+        """Return the result of `create` once the name is free.
+
+        Raises BusyError.
+        """
         deadline = time.monotonic() + self._limit_s
         said = False
         while True:

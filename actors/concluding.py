@@ -27,7 +27,10 @@ Statuses = Mapping[int, Status]
 
 
 def verdict_of(report: WarmupReport) -> dict[str, Any]:
-    """What is left beside every table; each rank adds which table it loaded."""
+    """Build the verdict that is stored beside every table.
+
+    Each rank adds the digest that it loaded.
+    """
     return {
         "run_id": report.run_id,
         "ready": report.ready,
@@ -40,7 +43,10 @@ def verdict_of(report: WarmupReport) -> dict[str, Any]:
 
 
 async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: Callable[[], Statuses]) -> None:
-    """Tell every node how the run ended; `statuses` are the ranks' latest heartbeats."""
+    """Send every node the verdict of the run.
+
+    `statuses` returns the ranks' latest heartbeats.
+    """
     verdict, began = verdict_of(report), time.monotonic()
     pending = {
         asyncio.ensure_future(_quietly(group.call(rank, "conclude", args, None))): rank
@@ -59,7 +65,10 @@ async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: C
 
 
 def notices(run: Run, verdict: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Who is told what: one rank on every node of a class, the verdict itself once for each directory."""
+    """Yield one rank per node and class with its notice.
+
+    The verdict itself is sent once per directory.
+    """
     for found in run.classes.values():
         told: set[int] = set()
         for place, writer in sorted(found.writers.items(), key=lambda pair: _is_guest(run, *pair)):
@@ -76,7 +85,10 @@ def _is_guest(run: Run, place: Place, writer: int) -> bool:
 
 
 def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
-    """The writer if it answers, else another rank of that node; None where no process is left."""
+    """Return the writer if it is able to answer, or else another rank of that node.
+
+    None if no process is left.
+    """
     able = [rank for rank in run.alive(found) if run.ranks[rank].place == place]
     writer = found.writers[place]
     order = sorted(able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank))

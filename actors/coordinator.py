@@ -62,7 +62,10 @@ def in_turns(method: _Method) -> _Method:
 
 
 class Coordinator:
-    """One run. `run` streams events and ends with `{"event": "report"}`; `status` answers at any time."""
+    """Actor that runs one warmup.
+
+    `run` streams events and ends with `{"event": "report"}`. `status` answers at any time.
+    """
 
     def __init__(
         self,
@@ -116,7 +119,10 @@ class Coordinator:
         await work
 
     async def _next_event(self, work: asyncio.Future[None]) -> Event:
-        """The next in the queue; the last one also where the work ended without it."""
+        """Return the next queued event.
+
+        If the work ended without a report, return a minimal one.
+        """
         asked = asyncio.ensure_future(self._events.get())
         either: set[asyncio.Future[Any]] = {asked, work}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -151,11 +157,17 @@ class Coordinator:
         return await asyncio.shield(asyncio.wrap_future(self._over))
 
     async def stop(self, reason: str) -> None:
-        """End the run as FAILED; resources are given back before `run` ends."""
+        """End the run as FAILED.
+
+        Resources are released before `run` ends.
+        """
         self._stop = reason
 
     async def _run(self) -> None:
-        """The whole run; the report is put into the queue by code that cannot raise, after everything else."""
+        """Run all phases and queue the report.
+
+        The report is queued last, by code that cannot raise.
+        """
         text = minimal(self._run_id, ENDED)
         is_ready = False
         try:
@@ -187,7 +199,10 @@ class Coordinator:
         return sum_up(self._run_id, config, self._machine, reason, time.monotonic() - self._began)
 
     def _tidying(self, report: WarmupReport) -> Iterator[tuple[str, Awaitable[object], float]]:
-        """What is done after the run, each step whatever became of the one before: its name, itself, its limit."""
+        """Yield the clean-up steps: name, awaitable and limit in seconds.
+
+        Each step runs even if the one before failed.
+        """
         yield "leaving the verdict on the nodes", self._conclude(report), self._config.timeouts.installing + GRACE_S
         if self._executor is not None:
             self._executor.cancel()
@@ -197,7 +212,10 @@ class Coordinator:
             yield "giving the placement group back", asyncio.to_thread(self._placement.remove), REMOVE_S
 
     async def _place(self) -> tuple[WarmupMachine, Executor]:
-        """PLACING: room first, then the group, then one actor per bundle; again without the nodes that were lost."""
+        """Wait for resources, create the group and start one actor per bundle.
+
+        If nodes are lost meanwhile, start over without them.
+        """
         cluster, began = self._config.cluster, time.monotonic()
         backend = cluster.backend_beside_gpus
         self._emit("phase", phase=str(Phase.PLACING), ranks=cluster.num_ranks, backend=backend)
@@ -251,7 +269,7 @@ class Coordinator:
                 run.ranks[rank].stack = stack.strip()[:STACK_CHARS]
 
     async def _conclude(self, report: WarmupReport) -> None:
-        """Leave the verdict on every node; one that does not answer in time goes without."""
+        """Leave the verdict on every node that answers in time."""
         machine, group = self._machine, self._ranks
         if machine is not None and group is not None and keeps_files(machine.run):
             await conclude(machine.run, group, report, lambda: self._executor.statuses if self._executor else {})

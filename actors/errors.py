@@ -1,4 +1,4 @@
-"""What can go wrong between processes; `warmup/errors.py` has what can go wrong inside one.
+"""Errors between processes. Those inside one process are in `warmup/errors.py`.
 
     WarmupError
     ├── PlacementError            the ranks cannot be placed: which resource, how much is asked, what each node has
@@ -57,7 +57,10 @@ class BusyError(WarmupError):
 
 
 class CoordinatorLostError(WarmupError):
-    """The coordinator died. Finished tasks are in the node stores; a new run resumes from them."""
+    """The coordinator died.
+
+    Finished tasks are in the node stores, and a new run resumes from them.
+    """
 
 
 class ClusterError(WarmupError):

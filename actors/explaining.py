@@ -21,7 +21,7 @@ def able(config: WarmupConfig, nodes: Sequence[Node]) -> list[Node]:
 
 
 def used(config: WarmupConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
-    """Of able nodes those that a run would use, the ones that hit first, and why they are too few; empty when not."""
+    """Return the able nodes that a run would use, hits first, and the shortage if they are too few."""
     cluster = config.cluster
     order = sorted(nodes, key=lambda node: (node.node_id not in hits, not node.is_head, node.node_id))
     chosen: list[Node] = []
@@ -44,7 +44,7 @@ def _is_enough(cluster: ClusterSection, chosen: Sequence[Node], all_nodes: Seque
 
 
 def _room(cluster: ClusterSection, node: Node) -> int:
-    """How many ranks a node holds; whole groups of `ranks_per_node` where those are asked for."""
+    """Return the number of ranks that a node can hold, or 0 if it cannot hold `ranks_per_node`."""
     count = node.holds(capacity.bundle_of(cluster, cluster.backend_beside_gpus), node.total)
     per_node = cluster.ranks_per_node or 1
     return count if count >= per_node else 0

@@ -63,7 +63,10 @@ class Following:
         raise CoordinatorLostError(f"the coordinator gave no report within {limit_s:g} s. {KEPT}")
 
     def stopped(self, reason: str) -> WarmupReport | None:
-        """End the run, and follow it to its report; None where that does not come in time."""
+        """Stop the run and follow it to its report.
+
+        None if the report does not come in time.
+        """
         with contextlib.suppress(CoordinatorLostError), lost_contact():
             ray.get(self._coordinator.stop.remote(reason), timeout=STOP_S)
             return self.until_report(STOP_S)

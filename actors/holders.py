@@ -1,4 +1,4 @@
-"""Who holds the resources that a run waits for: actors and placement groups by node, from the cluster's own records."""
+"""Name the actors and placement groups that hold the resources a run waits for, from the cluster's records."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SHOWN = 4
 
 
 def held_on(nodes: Collection[str], resources: Collection[str], own: str) -> dict[str, list[str]]:
-    """Node id -> who holds some of the resources there; the placement group named `own` is left out.
+    """Map node ids to the holders of some resources there, except the placement group `own`.
 
-    Empty where Ray's records cannot be read: they explain, nothing depends on them.
+    Empty if Ray's records cannot be read, because holders only explain a wait.
     """
     import ray
 

@@ -21,10 +21,11 @@ SUMMING_UP = "summing up the run failed (internal error, please report)"
 def sum_up(
     run_id: str, config: dict[str, Any], machine: WarmupMachine | None, reason: str | None, seconds: float
 ) -> WarmupReport:
-    """The run as a report; `reason` is why it ended where that is not the machine's own end.
+    """Summarize the run as a report.
 
     Args:
-        seconds: how long the run took, for one that never had a machine.
+        reason: set if something other than the machine ended the run.
+        seconds: duration of a run that never had a machine.
     """
     try:
         if machine is not None:
@@ -52,7 +53,10 @@ def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
 
 
 def minimal(run_id: str, error: str) -> str:
-    """A failed report that says nothing but why; cannot raise."""
+    """Return a failed report that holds only the error.
+
+    Cannot raise.
+    """
     return json.dumps({"run_id": run_id, "config": {}, "error": clean(error)})
 
 

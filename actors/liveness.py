@@ -1,4 +1,4 @@
-"""Whether a silent coordinator's process lives, by evidence of its own: the cluster's record and its node's /proc."""
+"""Check whether a silent coordinator's process lives, by the cluster's record and its node's /proc."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ RUNS = frozenset("RSDI")
 
 
 def process_state(pid: int) -> str:
-    """State letter of a process of this machine, empty when there is none; runs as a task on its node."""
+    """Return the state letter of a local process, or an empty string if there is none.
+
+    Runs as a task on the process's node.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -20,7 +23,10 @@ def process_state(pid: int) -> str:
 
 
 def lives(actor: Any) -> bool:
-    """Whether the process of an actor is there and not stopped; False too where its node gives no answer."""
+    """Return True if an actor's process exists and is not stopped.
+
+    False too if its node does not answer.
+    """
     from ray._private.state import actors
 
     from ray_warmup.actors.node_task import ask_nodes

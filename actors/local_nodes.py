@@ -40,7 +40,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 
 @contextlib.contextmanager
 def local_ray(config: WarmupConfig, namespace: str) -> Iterator[None]:
-    """Start Ray here and connect; everything is stopped on the way out."""
+    """Start Ray on this machine, connect, and stop everything on exit."""
     if config.cluster.simulated_nodes and "ray" in sys.modules and not _binds_loopback():
         raise ClusterError(
             "cluster.simulated_nodes needs RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 in the environment before ray is "
@@ -54,7 +54,7 @@ def local_ray(config: WarmupConfig, namespace: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _directory() -> Iterator[Path]:
-    """Where Ray keeps its session: below TMPDIR, or elsewhere when that is too long for the names of its sockets."""
+    """Create a session directory for Ray below TMPDIR, or elsewhere if TMPDIR is too long for socket names."""
     usual = tempfile.gettempdir()
     places = [usual, *SHORT_PLACES] if len(usual) <= MAX_CHARS else list(SHORT_PLACES)
     place = next((p for p in places if os.path.isdir(p) and os.access(p, os.W_OK | os.X_OK)), None)

@@ -41,7 +41,10 @@ SETTING = "--timeout"
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What one node said; `result` is the command's own, None where nothing of the kind is stored."""
+    """One node's answer.
+
+    `result` is the command's own, or None if the node has no such store.
+    """
 
     node_id: str
     address: str
@@ -68,7 +71,7 @@ class ClusterAnswer:
 def perform_everywhere(
     command: str, arguments: Arguments, timeout_s: float, config: WarmupConfig | None = None
 ) -> ClusterAnswer:
-    """Run a command on the nodes of the connected cluster; with a config on those that could hold a rank of it."""
+    """Run a command on the connected cluster's nodes, or on those that could hold a rank of `config`."""
     assert command in COMMANDS, command
     nodes = sorted(capacity.members(), key=lambda node: node.node_id)
     if config is not None:
@@ -98,7 +101,7 @@ def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Se
 
 
 def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:
-    """What was done on every node; no rows where nothing was."""
+    """Roll every node back and return the rows, or none if nothing was changed."""
     planned = _ask("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
     problem = objection(planned)
     if problem:
@@ -119,7 +122,10 @@ def _undone(
     arguments: Arguments,
     timeout_s: float,
 ) -> ClusterAnswer:
-    """Take every node to where it was; a node that gave no answer is asked, too, since it may have gone back."""
+    """Return every node to its former generation.
+
+    A node without an answer is asked too, since it may have gone back.
+    """
     steps = {
         row.node_id: {"key": row.result["key"], "generation": row.result["old"], "force": True}
         for row in planned
@@ -175,7 +181,10 @@ def _grouped(tables: Mapping[str, Sequence[str]]) -> str:
 
 
 def objection(planned: Sequence[NodeAnswer]) -> str:
-    """Why a rollback must not begin: a node cannot, or they would serve different tables; empty when it may."""
+    """Return the reason against a rollback: a node cannot do it, or tables would differ.
+
+    Empty if it may begin.
+    """
     failed = [answer.error for answer in planned if answer.error]
     if failed:
         return f"nothing was changed: {'; '.join(failed)}"

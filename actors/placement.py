@@ -23,7 +23,10 @@ class Placement:
 
     @property
     def group(self) -> PlacementGroup:
-        """The group; only after `ask`."""
+        """Return the placement group.
+
+        Call `ask` first.
+        """
         assert self._group is not None
         return self._group
 
@@ -39,13 +42,16 @@ class Placement:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What a rank asks of any node, its own node's id apart."""
+        """Return the labels that a rank requires of any node, without a node id."""
         selectors = self._request.selectors
         return {} if selectors is None else {n: v for n, v in selectors[0].items() if n != NODE_ID_LABEL}
 
     @property
     def is_pinned(self) -> bool:
-        """Whether each bundle belongs to one node: Ray does not move such a bundle when its node is lost."""
+        """Return True if bundles are pinned to nodes.
+
+        Ray does not move such a bundle after a node loss.
+        """
         return self._request.selectors is not None and NODE_ID_LABEL in self._request.selectors[0]
 
     @property
@@ -60,7 +66,7 @@ class Placement:
         return frozenset(place for place in places if place) | self.pinned_to
 
     def ask(self) -> Any:
-        """Ask for the group; returns what can be awaited until it is placed."""
+        """Request the placement group and return an awaitable for its placement."""
         options: dict[str, Any] = {"strategy": self._request.strategy, "name": self._name}
         if self._request.selectors is not None:
             options["bundle_label_selector"] = list(self._request.selectors)
@@ -68,14 +74,17 @@ class Placement:
         return self._group.ready()
 
     def remove(self) -> None:
-        """Give the resources back; safe to call twice."""
+        """Release the resources.
+
+        A second call does nothing.
+        """
         group, self._group = self._group, None
         if group is not None:
             remove_placement_group(group)
 
     @property
     def asked(self) -> str:
-        """What is asked for, in words."""
+        """Describe the requested ranks and resources."""
         need, count = self.bundle, self.num_bundles
         amounts = ", ".join(f"{amount * count:g} {name}" for name, amount in need.items())
         return f"{count} ranks ({amounts}, {self._request.strategy})"

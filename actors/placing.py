@@ -32,7 +32,10 @@ SAY_EVERY_S = 10.0
 
 
 class StoppedError(WarmupError):
-    """The run was ended from outside while it was placed; the message is the reason."""
+    """The run was ended from outside during placement.
+
+    The message is the reason.
+    """
 
 
 class NodesLostError(PlacementError):
@@ -94,7 +97,10 @@ class Placing:
     async def unless_lost(
         self, placement: Placement, start: Coroutine[Any, Any, tuple[RankInfo, ...]]
     ) -> tuple[RankInfo, ...] | None:
-        """What starting the ranks gives; None where a node of theirs was lost meanwhile, and there is time left."""
+        """Return the result of starting the ranks.
+
+        None if one of their nodes was lost meanwhile and time is left.
+        """
         task = asyncio.ensure_future(start)
         try:
             while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
@@ -177,7 +183,7 @@ class Placing:
         return PlacementTimeoutError(text)
 
     async def _missing(self, placement: Placement) -> str:
-        """What each node has, to which of them bundles are pinned, and who holds what is not free."""
+        """Describe the free resources of each node, the pinned nodes, and the holders of the rest."""
         nodes = await self._nodes()
         try:
             capacity.plan_request(self._cluster, self._backend, nodes)
@@ -228,7 +234,7 @@ class Placing:
 
 
 def _is_final(short: PlacementError) -> bool:
-    """Whether no further node could help: every one that may be used has the wrong GPUs."""
+    """Return True if no further node could help, because every usable node has the wrong GPUs."""
     return bool(short.details.get("final"))
 
 

@@ -32,7 +32,7 @@ def culprit_of(error: BaseException) -> tuple[str, str, str] | None:
 
 
 def lacks_package(error: Exception, where: str) -> str | None:
-    """What to do about a process that could not import what it runs; None where that is not what happened."""
+    """Return advice for a process that lacks a Python package, or None for any other error."""
     is_ours = isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, WarmupError)
     found = None if is_ours else _MISSING.search(plain(str(error)))
     if found is None:

@@ -1,4 +1,4 @@
-"""What this process does at SIGTERM stays its own: Ray replaces it when a process connects."""
+"""Keep this process's SIGTERM handler, which Ray replaces when a process connects."""
 
 from __future__ import annotations
 

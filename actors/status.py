@@ -1,4 +1,4 @@
-"""What runs and serving processes are doing now: the cluster's live coordinators are asked, this node's records read.
+"""Collect the status of live coordinators and of serving processes on this node.
 
 How runs ended is in `actors/verdicts.py`.
 """
@@ -22,15 +22,16 @@ ASK_S = 5.0
 
 
 def is_client(address: str | None) -> bool:
-    """Whether Ray is asked through Ray Client: from a machine that is, for all we know, no node of the cluster."""
+    """Return True if the address is one of Ray Client, whose machine need not be a node of the cluster."""
     return (chosen(address) or "").startswith(CLIENT)
 
 
 @contextlib.contextmanager
 def attached(address: str | None) -> Iterator[bool]:
-    """A connection to a running cluster for asking only; False where this machine has none and no address is given.
+    """Connect to a running cluster for queries.
 
-    Raises ClusterError when the cluster of an address, or that of this machine, could not be asked.
+    Yields False if no address is given and this machine has no cluster. Raises ClusterError if the cluster of an
+    address, or that of this machine, does not answer.
     """
     env.export(env.LOOPBACK)  # a cluster on this machine's loopback must be found, too
     import ray
@@ -50,7 +51,7 @@ def attached(address: str | None) -> Iterator[bool]:
 
 
 def _target(address: str | None) -> str | None:
-    """Where to ask; None where nobody said so and this machine is no node of a cluster."""
+    """Return the address to query, or None if none is given and this machine is not a node of a cluster."""
     from ray._private.services import canonicalize_bootstrap_address
 
     given = chosen(address)
@@ -82,12 +83,15 @@ def _connect(target: str, address: str | None) -> None:
 
 
 def _source(address: str | None) -> str:
-    """Who gave the address."""
+    """Return the origin of the address: option, variable or this machine."""
     return "--address" if address is not None else "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
 
 
 def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:
-    """The status of every coordinator that answers, in this cluster; `problems` is told which do not."""
+    """Return the status of every coordinator in this cluster.
+
+    Those that do not answer are added to `problems`.
+    """
     import ray
 
     found = []

@@ -28,7 +28,10 @@ def buffer(data: bytes | memoryview) -> pickle.PickleBuffer:
 
 
 class Depot:
-    """The blobs of a run by digest, whatever artifacts they belong to; lives in the coordinator."""
+    """References to the run's blobs by digest, across artifacts.
+
+    Lives in the coordinator.
+    """
 
     def __init__(self) -> None:
         self._refs: dict[str, Any] = {}

@@ -35,7 +35,7 @@ Verdict = dict[str, Any]
 
 
 def verdicts(config: WarmupConfig | None) -> list[Verdict]:
-    """How the last runs ended on this node, newest first; of one config's tables, or of every table."""
+    """Return this node's verdicts, newest first, for one config's tables or for all."""
     found = []
     for directory in _directories(config, []):
         verdict = NodeStore(directory).load_verdict()
@@ -45,7 +45,7 @@ def verdicts(config: WarmupConfig | None) -> list[Verdict]:
 
 
 def unreadable(config: WarmupConfig | None) -> list[str]:
-    """What could not be read on this node, so that a run that ended there may not be told by `verdicts`."""
+    """Return the verdict files that cannot be read on this node, which `verdicts` may lack."""
     problems: list[str] = []
     for directory in _directories(config, problems):
         try:
@@ -85,7 +85,10 @@ def ask_each(nodes: Sequence[Node], function: Callable[..., Any], *arguments: An
 
 
 def _directories(config: WarmupConfig | None, problems: list[str]) -> Iterator[Path]:
-    """The stores that are meant; what cannot be listed is added to `problems`."""
+    """Yield the selected stores.
+
+    Directories that cannot be listed are added to `problems`.
+    """
     if config is not None:
         for environment in environments_here(config):
             try:
@@ -108,7 +111,7 @@ def _stores_in(parents: Iterator[Path] | tuple[Path, ...] | list[Path], problems
 
 
 def _children(directory: Path, problems: list[str]) -> list[Path]:
-    """The directories in it, in order; none where there is none."""
+    """Return the sorted subdirectories, or none if the directory is absent."""
     try:
         with os.scandir(directory) as entries:
             return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))

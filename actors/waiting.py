@@ -77,7 +77,7 @@ def why_not_ready(question: Question, address: str | None, node: int | None = No
 
 
 def judge(standings: Sequence[Standing]) -> int | None:
-    """What one node, or several that are meant, say: 0 where all classes stand, 1 where one failed, else None."""
+    """Return the exit code for one or several nodes: 0 if all classes are ready, 1 if one failed, or else None."""
     answers = {standing.answer for standing in standings}
     if "failed" in answers:
         return EXIT_FAILED
@@ -85,7 +85,10 @@ def judge(standings: Sequence[Standing]) -> int | None:
 
 
 def judge_newest(standings: Sequence[Standing]) -> int | None:
-    """What a cluster says: its newest run, on the nodes that it used; without any run, what was imported."""
+    """Return the exit code for a cluster's newest run on its nodes.
+
+    Without any run, judge imported tables.
+    """
     told = [standing for standing in standings if standing.run_id]
     if not told:
         return judge([standing for standing in standings if standing.has_table])
@@ -94,7 +97,10 @@ def judge_newest(standings: Sequence[Standing]) -> int | None:
 
 
 def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept: Any) -> dict[str, Any]:
-    """What this node says of a config's work, and where it keeps its caches; a task on a node."""
+    """Return this node's standings and cache root for a config.
+
+    Runs as a task on the node.
+    """
     settings = parse_config(config)
     standings = Question(settings, rank, everyone, accept).standings({})
     root = resolve_paths(settings.cache).root
@@ -111,7 +117,10 @@ class _Wait:
         self._said: set[str] = set()
 
     def pause(self) -> bool:
-        """Wait for a while, longer and longer; False once the time is over."""
+        """Sleep for a growing while.
+
+        Returns False once the time is over.
+        """
         now = self._clock()
         if now >= self._deadline:
             return False
@@ -132,7 +141,7 @@ class _Wait:
 
 
 class _LastWord:
-    """What standings of this node mean when a failure, or a run that broke off, may not be the last word."""
+    """Interpretation of this node's standings while a failed or interrupted run may have a successor."""
 
     def __init__(self, question: Question, address: str | None, clock: Clock) -> None:
         self._question = question
@@ -143,7 +152,10 @@ class _LastWord:
         self._gone_since: float | None = None
 
     def of(self, standings: Sequence[Standing]) -> int | None:
-        """As `judge`; an interrupted run counts once it has been so for a while."""
+        """Return the exit code as `judge` does.
+
+        An interrupted run counts only after a while.
+        """
         code = judge(standings)
         if any(standing.is_interrupted for standing in standings) and code is None:
             code = self._broken_off(standings)
@@ -165,7 +177,10 @@ class _LastWord:
         return EXIT_READY if is_enough else EXIT_FAILED
 
     def _lives(self) -> bool:
-        """Whether another attempt at the same work runs right now; asked seldom."""
+        """Return True if another attempt at the same work runs now.
+
+        The cluster is asked at most every ASK_RAY_S seconds.
+        """
         now = self._clock()
         if self._asked_at is None or now - self._asked_at >= ASK_RAY_S:
             self._asked_at = now
@@ -174,7 +189,10 @@ class _LastWord:
 
 
 def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> int:
-    """One connection for as long as it lasts; a cluster that is not there yet, or away for now, is tried again."""
+    """Wait through one connection at a time.
+
+    A cluster that is absent is tried again.
+    """
     import ray
 
     while True:
@@ -193,7 +211,7 @@ def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> i
 
 
 def _ask_cluster(question: Question, wait: _Wait) -> int | None:
-    """What the node says on which this command runs; from elsewhere the nodes of the newest run."""
+    """Return the exit code of this command's own node, or elsewhere of the newest run's nodes."""
     from ray_warmup.actors import capacity
     from ray_warmup.actors.node_caches import nodes_for
 
@@ -213,7 +231,10 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
 
 
 def _ask(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[str, Any]]:
-    """What these nodes answer; who does not is told once."""
+    """Return the answers of these nodes.
+
+    A node that does not answer is named once.
+    """
     settings = question.config.model_dump(mode="json")
     answers, problems = ask_each(nodes, answer_here, settings, question.rank, question.everyone, question.accept)
     for problem in problems:
@@ -222,14 +243,16 @@ def _ask(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[st
 
 
 def _this_node(answers: Sequence[Mapping[str, Any]], root: str) -> list[dict[str, Any]] | None:
-    """The standings of the node on which this command runs: of several on this machine those with its cache root; None
-    where it runs on none."""
+    """Return the standings of this command's own node, or None if it runs on no node of the cluster.
+
+    Of several nodes on this machine, those with its cache root count.
+    """
     here = [answer for answer in answers if len(answers) == 1 or answer["root"] == root]
     return [row for answer in here for row in answer["standings"]] if here else None
 
 
 def _is_own(address: str) -> bool:
-    """Whether an address is one of this machine's: only then can a socket have it."""
+    """Return True if an address belongs to this machine, that is, if a socket can bind it."""
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -240,7 +263,7 @@ def _is_own(address: str) -> bool:
 
 
 def _is_live(config: WarmupConfig, address: str | None) -> bool:
-    """Whether another attempt at the same work runs; True where nobody knows, because the cluster cannot be asked."""
+    """Return True if another attempt at the same work runs, or if the cluster cannot be asked."""
     try:
         with attached(address) as connected:
             return connected and _is_running(config)
@@ -250,7 +273,7 @@ def _is_live(config: WarmupConfig, address: str | None) -> bool:
 
 
 def _is_running(config: WarmupConfig) -> bool:
-    """Whether the connected cluster has a live coordinator of this work."""
+    """Return True if the connected cluster has a live coordinator of this work."""
     import ray
 
     try:

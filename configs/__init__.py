@@ -1,7 +1,7 @@
-"""What a user may say: schema, loader, recipes, model dimensions. Imports neither Ray nor torch.
+"""Configuration: schema, loader, recipes and model dimensions. Imports neither Ray nor torch.
 
-The names below are imported when they are first asked for, so that a process which only reads its environment
-(`configs.env`) does not pay for pydantic.
+Names are imported on first access, so that a process that reads only its environment (`configs.env`) does not load
+pydantic.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what a configuration takes it for: its quantization, and the dtype of its activations."""
+"""Compare a checkpoint's quantization and activation dtype with the configuration."""
 
 from __future__ import annotations
 

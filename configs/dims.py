@@ -79,12 +79,12 @@ class ModelDims(BaseModel):
 
     @property
     def is_moe(self) -> bool:
-        """Whether any layer routes tokens to experts."""
+        """Return True if any layer routes tokens to experts."""
         return self.num_experts > 0
 
     @property
     def is_mla(self) -> bool:
-        """Whether attention is multi-head latent attention."""
+        """Return True if attention is multi-head latent attention."""
         return self.kv_lora_rank > 0
 
     def dense_of(self, layers: Sequence[int]) -> tuple[int, ...]:

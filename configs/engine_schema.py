@@ -1,4 +1,4 @@
-"""What a user asks for a real engine: which one, with which of its own arguments. Frozen; imports no engine.
+"""Configuration of a run with a real engine: its name and its own arguments. Frozen and free of engine imports.
 
     cluster: {address: auto, num_nodes: 2, ranks_per_node: 1}
     engine:

@@ -85,9 +85,10 @@ def read(name: str, *, configured: bool = False) -> str | None:
 
 
 def rank_environment() -> dict[str, str]:
-    """What the driver hands to every rank: forwarded variables that are set here, and the `set` ones.
+    """Return the environment variables that the driver passes to every rank.
 
-    Raises ConfigError for a log level that is none.
+    Includes the `set` variables and those `forwarded` ones that are set here. Raises ConfigError for an unknown log
+    level.
     """
     values = {v.name: v.value for v in TABLE if v.handling == "set" and v.value is not None}
     for variable in TABLE:

@@ -1,4 +1,4 @@
-"""What a wrong configuration raises: one class, because the message is for the person who wrote it."""
+"""The exception for an invalid configuration, written for the person who wrote that configuration."""
 
 from __future__ import annotations
 

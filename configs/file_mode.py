@@ -16,7 +16,10 @@ _OTHERS_WRITE = 0o002
 
 
 class WrittenInt(int):
-    """An integer that knows how it was written in YAML; a plain int everywhere else."""
+    """An integer that remembers its spelling in YAML.
+
+    Everywhere else it is a plain int.
+    """
 
     text: str
 
@@ -31,7 +34,10 @@ class WrittenInt(int):
 
 
 def _read(value: object) -> int:
-    """Strings and YAML's integers by their text; a plain int (Python's 0o600) is the mode itself."""
+    """Parse a file mode.
+
+    Strings and YAML integers are read by their text. A plain int (Python's 0o600) is the mode itself.
+    """
     if isinstance(value, WrittenInt):
         if match := _AS_NUMBER.fullmatch(value.text):
             return int(match[1], 8)

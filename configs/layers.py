@@ -1,4 +1,4 @@
-"""Which of a model's layers differ from the others: those with a sliding window, and dense ones between experts."""
+"""Find the layers that differ from the others: those with a sliding window, and dense layers between expert layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_LAYERS = 1 << 16
 
 
 def window_fields(name: str, class_name: str, data: Mapping[str, Any], num_layers: Any) -> dict[str, Any]:
-    """`sliding_window` and `sliding_layers`, as `ModelDims` has them; nothing where every layer sees all."""
+    """Return `sliding_window` and `sliding_layers` for `ModelDims`, or nothing if every layer sees all tokens."""
     window = data.get("sliding_window", DEFAULT_WINDOW.get(class_name))
     switch = data.get("use_sliding_window")
     if switch not in (None, True, False):
@@ -72,7 +72,7 @@ def dense_fields(name: str, data: Mapping[str, Any], fields: Mapping[str, Any]) 
 
 
 def _listed(name: str, data: Mapping[str, Any], num_layers: Any) -> list[Any] | None:
-    """`layer_types`, checked; None where there is none."""
+    """Return the checked `layer_types`, or None if the field is absent."""
     listed = data.get("layer_types")
     if listed is None:
         return None

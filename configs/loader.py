@@ -1,4 +1,7 @@
-"""YAML plus `section.field=value` overrides -> `WarmupConfig`; every complaint is a `ConfigError`."""
+"""Load `WarmupConfig` from YAML and `section.field=value` overrides.
+
+Every invalid input raises `ConfigError`.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError, section: str = "") -> str:
-    """One clause per complaint, `section.field: value: rule`; of very many the first ones."""
+    """Format validation errors as `section.field: value: rule` clauses, at most MAX_COMPLAINTS of them."""
     items = error.errors(include_url=False)
     lines = [_complaint(item, section) for item in items[:MAX_COMPLAINTS]]
     if len(items) > len(lines):

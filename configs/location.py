@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 
 
 def location_fault(text: str) -> str | None:
-    """The rule that a directory's name breaks; None for one that can be used, or for an empty one."""
+    """Return the rule that a directory name breaks, or None if the name is usable or empty."""
     if not text:
         return None
     if not text.startswith(("/", "~")):

@@ -65,9 +65,10 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
 
 
 def parse_model(name: str, data: Mapping[str, Any], beside: tuple[str, Any] | None = None) -> ModelDims:
-    """Dimensions from the fields of a Hugging Face configuration; raises ConfigError naming the field.
+    """Read dimensions from the fields of a Hugging Face configuration.
 
-    `beside` is a file beside it that says how the weights are quantized, by name.
+    `beside` is the name and content of a file that describes the quantization of the weights. Raises ConfigError naming
+    the field.
     """
     part = text_part(name, data)
     notes = (*part.notes, *check_fields(name, part.fields))
@@ -128,7 +129,10 @@ def _beside(path: Path) -> tuple[str, Any] | None:
 
 
 def _fields(name: str, part: TextPart) -> dict[str, Any]:
-    """Our fields by our names; null counts as absent, and what Hugging Face derives is derived."""
+    """Map Hugging Face fields to `ModelDims` names.
+
+    A null field counts as absent. Fields that Hugging Face derives are derived here too.
+    """
     data, fields = part.fields, dict[str, Any]()
     for field in ModelDims.model_fields:
         if field in ELSEWHERE:
@@ -167,7 +171,10 @@ def _derived_head_dim(name: str, hidden: int, heads: int) -> int:
 
 
 def _kinds(part: TextPart) -> tuple[Architecture, ...]:
-    """What the class may turn out to be; `use_mla: false` makes grouped-query attention of a latent one."""
+    """Return the architectures that a class may have.
+
+    With `use_mla: false` a latent-attention class has grouped-query attention.
+    """
     kinds = KINDS[part.class_name]
     if part.fields.get("use_mla") is not False:
         return kinds
@@ -206,7 +213,10 @@ def _architecture(
 
 
 def _dtype(name: str, part: TextPart, data: Mapping[str, Any]) -> str | None:
-    """The dtype that the text part says, else the whole file; both spellings must agree."""
+    """Return the dtype of the text part, or else of the whole file.
+
+    Raises ConfigError if `dtype` and `torch_dtype` differ.
+    """
     for fields in (part.fields, data):
         found = [fields[field] for field in ("dtype", "torch_dtype") if fields.get(field) not in (None, "auto")]
         for value in found:

@@ -19,7 +19,7 @@ Verdict = Literal["honoured", "irrelevant", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """What becomes of one field."""
+    """The treatment of one config.json field."""
 
     verdict: Verdict
     why: str
@@ -156,7 +156,10 @@ NOTHING: tuple[Any, ...] = (None, False, 0, 0.0, "", [], {})
 
 
 def check_fields(name: str, data: Mapping[str, Any]) -> tuple[str, ...]:
-    """Notes on fields that nobody has judged; raises ConfigError for one that changes kernels in an unknown way."""
+    """Return notes on unknown fields that look relevant to kernels.
+
+    Raises ConfigError for a field that changes kernels in a way that the catalog does not know.
+    """
     notes = []
     for field, value in data.items():
         rule = FIELDS.get(field)

@@ -80,7 +80,7 @@ def _check_blocks(dims: ModelDims, tp: int, ep: int) -> None:
 
 
 def _shards(dims: ModelDims, tp: int, ep: int) -> Iterator[Shard]:
-    """What each rank has of the weights that are split, as outputs of one GEMM and as inputs of the next."""
+    """Yield each rank's shard of the split weights, as outputs of one GEMM and as inputs of the next."""
     heads, moe_tp = dims.num_attention_heads, max(1, tp // ep)
     output = dims.v_head_dim if dims.is_mla else dims.head_dim
     split = [("num_attention_heads times their width", heads * dims.head_dim, heads * dims.head_dim // tp, False)]

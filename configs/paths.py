@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def existing(text: str | Path) -> Path | None:
-    """The path when something lies there that this user can see; None also for NULs, endless names, unknown users."""
+    """Return the expanded path if this user can see a file there, or None.
+
+    Names with NULs, overlong names and unknown users give None too.
+    """
     try:
         path = Path(text).expanduser()
         path.stat()
@@ -18,7 +21,10 @@ def existing(text: str | Path) -> Path | None:
 
 
 def read_text(path: Path, limit: int) -> str:
-    """A regular file as UTF-8, at most `limit` bytes. Raises OSError; ValueError (also for what is not UTF-8)."""
+    """Read a regular file of at most `limit` bytes as UTF-8.
+
+    Raises OSError, or ValueError for a longer file, another kind of file or invalid UTF-8.
+    """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe that nobody writes would be waited for
             raise ValueError("it is not a regular file")

@@ -13,7 +13,10 @@ ONE_KERNEL = ("default", "linear", "dynamic", "yarn", "deepseek_yarn", "llama3",
 
 
 def read_rope_theta(name: str, data: Mapping[str, Any]) -> Any:
-    """The base, wherever it is said; None where it is not. Raises ConfigError for another kernel, or two bases."""
+    """Return the RoPE base from any of its fields, or None if no field sets it.
+
+    Raises ConfigError for an unknown RoPE kernel or for two different bases.
+    """
     said = {"rope_theta": data["rope_theta"]} if data.get("rope_theta") is not None else {}
     for section in SECTIONS:
         found = data.get(section)

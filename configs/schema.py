@@ -1,7 +1,7 @@
-"""What a user may ask for: frozen sections, every field documented below it. Imports neither Ray nor torch.
+"""Frozen sections of a run's configuration, each field documented below it. Imports neither Ray nor torch.
 
-`WarmupConfig` is one run. Values that depend on the cluster ("auto", world size from nodes) are resolved
-later into a `WarmupPlan`; nothing here changes after construction.
+`WarmupConfig` describes one run. A later step resolves values that depend on the cluster (`auto`, world size from
+nodes) without changing the configuration.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClusterSection(Section):
-    """Where the ranks run."""
+    """Cluster, number and placement of the ranks."""
 
     address: str | None = None
     """Ray address: `auto`, `host:port` or `ray://host:port`; unset: `$RAY_ADDRESS`, else Ray is started here."""
@@ -78,7 +78,7 @@ class ClusterSection(Section):
 
     @property
     def backend_beside_gpus(self) -> Literal["cuda", "cpu"]:
-        """What `backend` is: `auto` is cpu only where no GPU is asked for."""
+        """Return the backend, with `auto` resolved to cpu only if no GPU is requested."""
         if self.backend == "auto":
             return "cuda" if self.gpus_per_rank > 0 else "cpu"
         return self.backend
@@ -114,7 +114,7 @@ class ModelSection(Section):
 
 
 class AutotuneSection(Section):
-    """What is measured and how."""
+    """Selection and limits of the measurements."""
 
     optimization_level: OptimizationLevel = "O2"
     """O0 switches tuning off, O1, O2 and O3 switch it on."""
@@ -151,7 +151,7 @@ class AutotuneSection(Section):
 
 
 class GuardSection(Section):
-    """Whether and how winners must prove themselves against the default tactic."""
+    """Rules by which a winner must beat the default tactic."""
 
     enabled: bool = True
     """Off: tables are published unguarded and say so."""
@@ -170,7 +170,7 @@ class GuardSection(Section):
 
 
 class EngineSection(Section):
-    """What a serving engine warms at start-up besides tuning; run on a built-in model runner with random weights."""
+    """Start-up warmups of a serving engine, run on a built-in model runner with random weights."""
 
     kind: Literal["builtin"] = "builtin"
     """The built-in engine; `configs/engine_schema.py` has the sections of the others."""
@@ -216,7 +216,7 @@ class EngineSection(Section):
 
 
 class CacheSection(Section):
-    """Where tables and compiled kernels are kept on each node."""
+    """Location and access rules of tables and compiled kernels on each node."""
 
     persistent: bool = True
     """False: nothing is written; ranks load the same bytes from memory."""
@@ -257,7 +257,7 @@ PHASES_WITH_DEADLINE = (
 
 
 class TimeoutsSection(Section):
-    """Seconds; one deadline per phase, and one per task."""
+    """Deadlines in seconds, one per phase and one per task."""
 
     placing: Seconds = 300
     """Waiting for the placement group and the rank actors."""

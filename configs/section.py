@@ -1,6 +1,6 @@
-"""What every section of a configuration is made of: frozen models of Unicode text and of numbers that are numbers.
+"""Base model and number types of all sections: frozen, no unknown keys, no bool as a number, no invalid Unicode.
 
-Which sections there are, and what their fields mean, is `configs/schema.py`'s.
+The sections themselves are in `configs/schema.py`.
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def _said(error: Exception) -> str:
-    """What is wrong and where; PyYAML says both on six lines with the text in between."""
+    """Format a YAML error on one line with its position.
+
+    PyYAML spreads the same facts over six lines.
+    """
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return str(error)

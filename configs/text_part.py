@@ -45,7 +45,10 @@ class TextPart:
 
 
 def text_part(name: str, data: Mapping[str, Any]) -> TextPart:
-    """The file itself where its architecture is known, else its nested part; raises ConfigError where neither is."""
+    """Return the whole file if its architecture is known, or else its nested language model.
+
+    Raises ConfigError if neither is known.
+    """
     listed = data.get("architectures")
     outer = str(listed[0]) if isinstance(listed, list) and listed else None
     if outer is not None and outer in KINDS:

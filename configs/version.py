@@ -1,3 +1,6 @@
-"""The version of this package, in one place; a test compares it with CHANGELOG.md."""
+"""The version of this package.
+
+A test compares it with CHANGELOG.md.
+"""
 
 VERSION = "0.1.0"

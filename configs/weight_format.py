@@ -48,7 +48,9 @@ class WeightFormat:
 
 
 def read_weight_format(name: str, found: Any, where: str) -> WeightFormat:
-    """The format that a quantization section stands for; raises ConfigError where it is no mapping.
+    """Parse a quantization section.
+
+    Raises ConfigError if the section is not a mapping.
 
     Args:
         name: of the model, for messages.

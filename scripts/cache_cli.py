@@ -73,7 +73,7 @@ def verify(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Re-read and re-hash every generation, blob, table and installation; exit 1 when one is damaged.
+    """Re-read and re-hash every generation, blob, table and installation. Exit 1 if any is damaged.
 
     With --retime N, time N entries of the config's table against the default again, on this node's device, instead;
     exit 1 when one has drifted.
@@ -99,9 +99,9 @@ def explain(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a config's key is a hit on this node, and which part differs if not; exit 1 for a miss.
+    """Show whether a config's key is a hit on this node, and if not, the part that differs. Exit 1 for a miss.
 
-    With --cluster on the nodes that a run of it would use.
+    With --cluster, ask the nodes that a run of the config would use.
     """
     answer("explain", Scope(config, settings, root, override_dir, cluster, address, timeout), as_json, rank=rank)
 
@@ -120,7 +120,7 @@ def diff(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """What changed between two generations: winners, their times, compiled files."""
+    """Show the changes between two generations: winners, their times, compiled files."""
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
     answer("diff", scope, as_json, key=key, old=old, new=new)
 

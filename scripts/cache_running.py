@@ -44,7 +44,7 @@ class Scope:
         return config
 
     def _refuse_simulated(self, config: WarmupConfig) -> None:
-        """What this machine's own directories hold would be a wrong answer about nodes that have others."""
+        """Refuse a config with simulated nodes, because their caches are in other directories than this machine's."""
         here = resolve_paths(config.cache)
         for environment in environments_here(config):
             node = resolve_paths(config.cache, environment)
@@ -74,7 +74,10 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
 
 
 def _absolute(directory: str | None) -> str | None:
-    """A directory as this shell means it; `~` is every node's own."""
+    """Make a directory absolute for this shell.
+
+    A leading `~` stays for each node to expand.
+    """
     return directory if not directory or directory.startswith("~") else os.path.abspath(directory)
 
 

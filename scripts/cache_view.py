@@ -26,7 +26,10 @@ def show_answer(answer: dict[str, Any]) -> None:
 
 
 def show_nodes(answer: dict[str, Any]) -> None:
-    """Print what the nodes of a cluster answered, each by name; those that failed are told by the caller."""
+    """Print the answers of a cluster's nodes, each by name.
+
+    The caller reports nodes that failed.
+    """
     console = wide_console()
     answers = [(row["node_id"][:8], row["result"]) for row in answer["nodes"] if not row["error"]]
     stored = [(node, result) for node, result in answers if result is not None]

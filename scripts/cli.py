@@ -1,6 +1,6 @@
-"""`ray-warmup`: the command line. Thin: arguments in, tables out; the work is in actors/ and warmup/.
+"""The `ray-warmup` command line: parse arguments, call actors/ and warmup/, print tables.
 
-Heavy packages (ray, torch, FlashInfer) are imported by the commands that need them, so `--help` is quick.
+Commands import heavy packages (Ray, torch, FlashInfer) themselves, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run(
     retune: Annotated[bool, typer.Option("--retune", help="Measure again even where a table is found.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
 ) -> None:
-    """Warm the cluster up; exit code 0 only when every rank is ready."""
+    """Warm up the cluster. Exit code 0 only if every rank is ready."""
     settings = _config(config, override)
 
     def work() -> int:
@@ -119,8 +119,11 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
 ) -> None:
-    """What live runs are doing, per rank; else how the last runs ended on this node, through Ray Client on every node;
-    and what serving processes here have compiled since they were ready (`ray_warmup.monitor`)."""
+    """Show the progress of live runs per rank, or the outcome of the last runs on this node.
+
+    Through Ray Client, ask every node. Also show compilations in serving processes on this node since they were ready
+    (`ray_warmup.monitor`).
+    """
     settings = _config(config, override) if config is not None else None
 
     def work() -> int:
@@ -196,7 +199,7 @@ def root(
         bool, typer.Option("--verbose", "-v", help="Log to stderr what this command does; ranks log into Ray's files.")
     ] = False,
 ) -> None:
-    """Set up logging; print the version."""
+    """Set up logging and print the version if asked."""
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
     if version:
         typer.echo(VERSION)

@@ -1,4 +1,7 @@
-"""What `--json` prints: one document with the version of its schema, so that who reads it can tell when it changes."""
+"""Print the document of `--json`.
+
+Each document carries the version of its schema, so that readers notice a change.
+"""
 
 from __future__ import annotations
 
@@ -13,5 +16,5 @@ SCHEMA_VERSION = 1
 
 
 def print_document(document: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """One document on stdout; without `indent` on one line."""
+    """Print one document on stdout, on one line if `indent` is None."""
     typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=indent))

@@ -1,7 +1,7 @@
-"""How every command ends: one message and an exit code, whatever is raised; never a traceback.
+"""End every command with one message and an exit code, never with a traceback.
 
-`GuardedGroup` stands around all commands. SIGTERM is Ctrl-C with an exit code of its own: what a run holds is given
-back, and its verdict is left on the nodes.
+`GuardedGroup` wraps all commands. SIGTERM is handled like Ctrl-C but has its own exit code: the run's resources are
+released, and its verdict is left on the nodes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CLICKS_OWN: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, typer.Ba
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What is said at the end of a command that did not do its work, and its exit code."""
+    """Message and exit code of a command that failed."""
 
     message: str
     code: int
@@ -104,7 +104,10 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def tell(ending: Ending) -> None:
-    """On stderr; what is no text, or would command the terminal, is shown escaped."""
+    """Print an ending on stderr.
+
+    Undecodable bytes and terminal control characters are escaped.
+    """
     typer.echo(plain_lines(ending.message), err=True)
 
 

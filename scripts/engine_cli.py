@@ -36,7 +36,7 @@ def record(config: Config, settings: Settings = None, as_json: AsJson = False) -
 
 @app.command()
 def prove(config: Config, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Start the engine in an empty home with what this node keeps; exit code 0 when nothing was compiled."""
+    """Start the engine in an empty home with this node's artifact. Exit code 0 if nothing was compiled."""
     from ray_warmup.scripts.engine_view import prove_and_show
 
     raise typer.Exit(prove_and_show(config, settings or [], as_json=as_json))

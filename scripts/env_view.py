@@ -30,7 +30,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 @dataclass(frozen=True, slots=True)
 class EngineEnvironment:
-    """What an engine's own process gets, and what could not be had."""
+    """The environment for an engine's process, with notes on missing parts."""
 
     process: ProcessEnvironment
     table: Path
@@ -90,7 +90,10 @@ def _print_shell(found: EngineEnvironment) -> None:
 
 
 def show_paths(config: WarmupConfig, rank: int | None, node: int | None, *, check: bool) -> int:
-    """Print where the table lies on each node that is meant; 1 where `check` finds that one does not."""
+    """Print the table's path on each selected node.
+
+    Returns 1 if `check` is set and a table is not ready.
+    """
     check_rank(config, rank)
     code = 0
     for environment in environments_here(config, node):
@@ -117,7 +120,7 @@ def _refused(standing: Standing) -> int:
 
 
 def _provider(store_directory: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """The installed modules of the store's current artifact, if code may be loaded from there; else why not."""
+    """Return the installed modules of the store's current artifact, or the reason for refusing to load them."""
     try:
         _, manifest = NodeStore(store_directory).current()
         provider = provider_directory(store_directory, manifest.module_set)

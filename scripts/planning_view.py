@@ -9,7 +9,10 @@ from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 
 
 def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
-    """Predict and print; always 0 when the cluster could be asked and the ranks fit."""
+    """Predict and print the ranks.
+
+    Returns 0 if the cluster answered and the ranks fit.
+    """
     config = check_request(config)
     with connected(config):
         from ray_warmup.actors.planning import predict

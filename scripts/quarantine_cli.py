@@ -1,4 +1,4 @@
-"""`ray-warmup cache quarantine`: tactics that hung or crashed and are measured no more; seen, and lifted.
+"""List and lift quarantined tactics, which hung or crashed and are not measured again.
 
 Exit codes as for `ray-warmup cache`: 1 where a file could not be read or changed, or a node did not answer.
 """
@@ -44,7 +44,7 @@ def list_command(
     timeout: Timeout = TIMEOUT_S,
     as_json: AsJson = False,
 ) -> None:
-    """One row for each quarantined tactic of each key; equal ones once."""
+    """List the quarantined tactics of each key, each tactic once."""
     scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
     answer("quarantine ls", scope, as_json, key=key)
 
@@ -70,7 +70,7 @@ def clear(
 
 
 def show_rows(console: Console, answers: list[tuple[str, Any]]) -> None:
-    """What is quarantined on each node."""
+    """Print the quarantined tactics of each node."""
     names = ("key", "op", "runner", "tactic")
     table = table_of(*(("node", *names) if any(node for node, _ in answers) else names))
     for node, stores in answers:
@@ -87,7 +87,7 @@ def show_rows(console: Console, answers: list[tuple[str, Any]]) -> None:
 
 
 def show_lifted(console: Console, answers: list[tuple[str, Any]]) -> None:
-    """What was lifted on each node, and what is left."""
+    """Print the lifted and the remaining tactics of each node."""
     for node, stores in answers:
         _problems(console, node, stores)
         for store in stores:

@@ -131,7 +131,10 @@ def _own_output(status: os.stat_result) -> int | None:
 
 
 def _opened(path: Path) -> int:
-    """Open what is there; a pipe that nobody reads is an error instead of a wait."""
+    """Open an existing file for writing.
+
+    Raises OSError for a pipe without a reader instead of waiting.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     os.set_blocking(fd, True)
     return fd

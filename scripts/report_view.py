@@ -1,4 +1,7 @@
-"""What `run` prints of a report at its end: one line where many say the same, the rest with `-v` and in the file."""
+"""Print the summary of a run's report.
+
+Equal messages of several ranks share one line. `-v` and the report file show every one.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ def show_report(console: Console, report: WarmupReport) -> None:
 
 
 def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:
-    """One line for each node that wrote anything; with `each` one for each file."""
+    """Return one line per node that wrote files, or one line per file if `each` is set."""
     if each:
         return [f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})" for file in report.files]
     lines = []
@@ -76,7 +79,7 @@ def brief(error: str | None) -> str | None:
 
 
 def engine_lines(report: WarmupReport) -> list[str]:
-    """What became of the engine warmups and of the requests that checked them; ranks with equal outcomes as one."""
+    """Return the outcomes of engine warmups and of their check requests, merged over ranks with equal outcomes."""
     lines: dict[str, list[int]] = {}
     for rank in report.ranks:
         if rank.engine is None:
@@ -98,7 +101,10 @@ def engine_lines(report: WarmupReport) -> list[str]:
 
 
 def show_ranks(console: Console, report: WarmupReport) -> None:
-    """One row per rank, with the seconds of each phase where they fit; else those of the whole run below."""
+    """Print one row per rank, with the seconds of each phase if they fit.
+
+    Otherwise the seconds of the whole run follow the table.
+    """
     table = rank_table(report, [name for name in report.phases if any(name in rank.phases for rank in report.ranks)])
     if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
         console.print(table)
@@ -109,7 +115,7 @@ def show_ranks(console: Console, report: WarmupReport) -> None:
 
 
 def rank_table(report: WarmupReport, names: Sequence[str]) -> Table:
-    """One row per rank; one column per named phase."""
+    """Build a table with one row per rank and one column per named phase."""
     columns = ("rank", "node", "role", "state", "entries", "hits", "digest", *(f"{name.lower()} s" for name in names))
     table = table_of(*columns, title=f"run {report.run_id}", whole=columns)
     for rank in report.ranks:

@@ -24,7 +24,7 @@ LINE_EVERY_S = 5.0
 
 
 def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
-    """Run, follow, print the outcome; returns the exit code."""
+    """Run the warmup, follow it, print the outcome and return the exit code."""
     with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
         return _run_and_show(config, file, retune=retune, wait=wait)
 
@@ -68,7 +68,10 @@ def last_line(report: WarmupReport) -> str:
 
 
 def write_report(console: Console, report: WarmupReport, file: ReportFile) -> bool:
-    """Whether the report could be written; trouble is told, and the run's verdict still follows."""
+    """Write the report and return True on success.
+
+    A failure is printed. The run's verdict still follows.
+    """
     try:
         file.write(report.to_json().encode())
     except OSError as error:
@@ -144,7 +147,7 @@ class LiveView(LineView):
         self._progress.stop()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Move the bar; lines of the plain view for phases and warnings."""
+        """Advance the progress bar, and print phases and warnings as the plain view does."""
         if event["event"] == "task":
             self._progress.update(self._bar, advance=1)
             return

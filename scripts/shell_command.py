@@ -11,10 +11,16 @@ REFUSAL = "false"
 
 
 class ShellCommand(TyperCommand):
-    """A command for `eval "$(...)"`; with `--json` an ordinary one."""
+    """A command for `eval "$(...)"`.
+
+    With `--json` it is an ordinary command.
+    """
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Read the arguments; wrong ones are refused in the shell's own words, too."""
+        """Parse the arguments.
+
+        On an invalid one, print the shell's `false` before the error.
+        """
         is_for_a_shell = "--json" not in args
         try:
             return super().make_context(info_name, args, parent, **extra)
@@ -25,7 +31,10 @@ class ShellCommand(TyperCommand):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run; a command that ends by itself has printed what it wants to."""
+        """Run the command.
+
+        A command that raises `typer.Exit` has printed its output already.
+        """
         try:
             return super().invoke(ctx)
         except typer.Exit:

@@ -1,4 +1,4 @@
-"""`status`: live runs, else how the last ones ended here; and what serving processes here have compiled."""
+"""Show live runs, or the outcome of the last runs on this node, and compilations in serving processes here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIFE = {
 
 @dataclass(slots=True)
 class Seen:
-    """What could be found out, and what could not be asked."""
+    """Answers that were found, and problems with those that were not."""
 
     live: list[dict[str, Any]] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
@@ -34,7 +34,10 @@ class Seen:
 
 
 def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool) -> int:
-    """Print once, or until no run is live; 1 where something could not be asked, which is not the same as nothing."""
+    """Print the status once, or until no run is live.
+
+    Returns 1 if a source did not answer, which differs from having nothing to report.
+    """
     console, seen = wide_console(), Seen()
     try:
         with attached(address) as connected:
@@ -58,7 +61,10 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
 def _ask_cluster(
     console: Console, seen: Seen, config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool
 ) -> None:
-    """Live runs; through Ray Client, without any, how the last ones ended on the cluster's nodes."""
+    """Collect live runs.
+
+    Through Ray Client and without a live run, collect the last verdicts of the cluster's nodes.
+    """
     seen.live = live_runs(seen.problems)
     while watch and seen.live:
         _print_runs(console, seen.live, as_json)
@@ -105,7 +111,10 @@ def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> 
 
 
 def title_of(run: dict[str, Any]) -> str:
-    """Phase, its own age and deadline, n of m tasks; then the run's age. A coordinator of before says less."""
+    """Format a run's phase with its age and deadline, finished tasks, and the run's age.
+
+    An older coordinator's status has fewer fields.
+    """
     if "phase_s" not in run:
         return f"run {run['run_id']}: {run['phase']}, begun {run['elapsed_s']:.1f} s ago"
     tasks = f", {run['done']} of {run['total']} tasks" if run["total"] else ""

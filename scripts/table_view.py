@@ -15,7 +15,10 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 
 def show_table(path: Path, *, as_json: bool) -> int:
-    """Print entries, metadata, digest and quarantine; raises a WarmupError for anything that is not a table."""
+    """Print a table's entries, metadata, digest and quarantine.
+
+    Raises a WarmupError for any other file.
+    """
     data = read_named(path, MAX_TABLE_BYTES)
     try:
         table = parse_table(data)

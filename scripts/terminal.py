@@ -18,13 +18,16 @@ WIDTH = 200
 
 
 def wide_console() -> Console:
-    """The terminal as it is; elsewhere (a job's log, a pipe) WIDTH columns."""
+    """Return a console as wide as the terminal, or WIDTH columns for a log or pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
 def plain(value: object, *, keep: str = "") -> str:
-    r"""A value as one line of printable characters; every other one is written as its escape (`\x1b`, `\n`)."""
+    r"""Escape a value to one line of printable characters.
+
+    Every other character becomes its escape (`\x1b`, `\n`).
+    """
     return "".join(c if c.isprintable() or c in keep else _escape(c) for c in str(value))
 
 
@@ -39,7 +42,10 @@ def first_line(value: object) -> str:
 
 
 def say(console: Console, text: object, *, style: str = "", lines: bool = False) -> None:
-    """Print one line as it is: no markup, no colours of its own, nothing wrapped; `lines` keeps line breaks."""
+    """Print one line without markup, colours or wrapping.
+
+    `lines` keeps line breaks.
+    """
     written = plain_lines(text) if lines else plain(text)
     console.print(Text(written, style=style), highlight=False, soft_wrap=True)
 
@@ -58,7 +64,10 @@ def moment(seconds: float) -> str:
 
 
 def table_of(*columns: object, title: object = None, whole: tuple[str, ...] = ()) -> Table:
-    """A table without columns that break a header word; cells of the columns in `whole` are never broken either."""
+    """Create a table that breaks no header word.
+
+    Cells of the columns in `whole` are not broken either.
+    """
     heading = None if title is None else Text(plain(title), style="italic")
     table = Table(title=heading, box=box.SIMPLE, pad_edge=False)
     for column in columns:

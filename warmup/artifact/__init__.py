@@ -1,1 +1,1 @@
-"""An artifact: a manifest and content-addressed blobs; packing, checking, one-file archives. Pure bytes."""
+"""Artifacts: a manifest with content-addressed blobs, their packing and checks, and one-file archives. Pure bytes."""

@@ -33,7 +33,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an artifact belongs: `<root>/flashinfer_autotune_cache/<flashinfer_version>/<arch>/<key_sha256>`."""
+    """Place of an artifact: `<root>/flashinfer_autotune_cache/<flashinfer_version>/<arch>/<key_sha256>`."""
 
     flashinfer_version: str
     arch: str
@@ -41,14 +41,20 @@ class Place:
 
 
 def write_archive(path: Path, place: Place, artifact: Artifact, *, file_mode: int = 0o600) -> int:
-    """Write one file atomically; returns its size in bytes. Raises StoreError; KeyError for a blob not carried."""
+    """Write an archive atomically and return its size in bytes.
+
+    Raises StoreError, or KeyError for a missing blob.
+    """
     data = archive_bytes(place, artifact)
     publish_bytes(path, data, file_mode=file_mode)
     return len(data)
 
 
 def archive_bytes(place: Place, artifact: Artifact) -> bytes:
-    """What `write_archive` writes. KeyError for a blob not carried."""
+    """Return the bytes of an archive.
+
+    Raises KeyError for a missing blob.
+    """
     return b"".join(_parts(place, artifact))
 
 

@@ -53,7 +53,10 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A manifest and its blobs' bytes as stored; blobs may be fewer when a node has the others already."""
+    """A manifest and its blobs' stored bytes.
+
+    Blobs that a node already has may be absent.
+    """
 
     manifest: Manifest
     blobs: Mapping[str, Blob]
@@ -65,7 +68,7 @@ class Artifact:
 
     @property
     def table(self) -> bytes | None:
-        """The FlashInfer table; None where nothing was tunable."""
+        """Return the FlashInfer table, or None if nothing was tunable."""
         entry = self.manifest.table
         return None if entry is None else decode(entry, self.blobs[entry.sha256])
 
@@ -161,7 +164,7 @@ def check_blob(entry: BlobEntry, data: Blob) -> None:
 def verify(
     manifest: bytes | memoryview | Manifest, blobs: Mapping[str, Blob], expected_key: Mapping[str, str] | None = None
 ) -> Artifact:
-    """Check everything that was received before any of it is used; blobs that are not there are not checked.
+    """Check a received manifest and its present blobs before any use.
 
     Raises CorruptArtifactError, UnsafeArchiveError, or RejectedArtifactError when the key is another class's.
     """

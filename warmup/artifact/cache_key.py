@@ -1,7 +1,7 @@
-"""The cache key: what the environment is, what was asked, what this rank runs; ordered named parts, hashed.
+"""The cache key: ordered, named parts for the environment, the request and the rank's work, hashed together.
 
-Two keys are compared part by part, so a miss can be explained. What is left out is left out on
-purpose: `EXCLUDED` has the reason for each.
+Two keys are compared part by part, so that a miss can be explained. `EXCLUDED` names each part that is left out, with
+the reason.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class CacheKey:
         return dict(self.parts)
 
     def differences(self, other: dict[str, str]) -> dict[str, tuple[str, str]]:
-        """Parts that differ from another key's: name -> (mine, theirs); an absent part counts as empty."""
+        """Return the parts that differ from another key: name -> (mine, theirs).
+
+        An absent part counts as empty.
+        """
         mine = self.as_dict()
         names = [*mine, *(name for name in other if name not in mine)]
         return {n: (mine.get(n, ""), other.get(n, "")) for n in names if mine.get(n, "") != other.get(n, "")}
@@ -77,7 +80,7 @@ def cache_key(config: WarmupConfig, dims: ModelDims, fingerprint: Fingerprint, t
 
 
 def asked_parts(config: WarmupConfig, dims: ModelDims) -> tuple[tuple[str, str], ...]:
-    """What was asked, as far as it can change a kernel choice."""
+    """Return the parts of the request that can change the choice of a kernel."""
     model, autotune = config.model, config.autotune
     shape = dims.model_dump(mode="json", exclude={"name"}, exclude_none=True)
     return (

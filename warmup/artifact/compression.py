@@ -1,6 +1,6 @@
-"""Which contents are compressed, and inflating them within bounds: by kind, by ratio, and in memory.
+"""Compress contents, and inflate them within bounds on kind, ratio and memory.
 
-What a stranger declares is believed only as far as these bounds go, and everything is judged before a byte is inflated:
+A declared size is trusted only within these bounds, and all of them are checked before a byte is inflated:
 
 | bound | value |
 |---|---|
@@ -9,7 +9,7 @@ What a stranger declares is believed only as far as these bounds go, and everyth
 | content of all blobs that came together | `FREE_TOTAL`, or `MAX_RATIO` times their stored size |
 | a frame's window | 8 MiB, each thread's |
 
-Proving a content costs one step of memory, because it is hashed while it is inflated and not kept.
+Checking a content needs one step of memory, because the inflated bytes are hashed and not kept.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _STEP = 1 << 20
 
 
 def compressed(kind: Kind, data: Blob) -> bytes | None:
-    """What to store instead of `data`; None where its kind, its size or the bound of the ratio say that it stays."""
+    """Return the compressed data, or None if the kind, the size or the ratio's bound rules it out."""
     if kind not in COMPRESSED:
         return None
     squeezed: bytes = _zstd().compress(data, level=LEVEL)

@@ -89,7 +89,7 @@ def _dotted(node: ast.expr) -> str:
 
 
 def _quote_enum(match: re.Match[str]) -> str:
-    """An enum member in quotes; text in quotes as it is."""
+    """Quote an enum member, leaving quoted text unchanged."""
     return match[0] if match[1] is None else repr(match[1])
 
 

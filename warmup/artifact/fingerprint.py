@@ -39,7 +39,10 @@ class Fingerprint:
 
     @classmethod
     def of(cls, values: Mapping[str, str]) -> Fingerprint:
-        """From a mapping; an absent part is empty, an unknown one is an error."""
+        """Build a fingerprint from a mapping.
+
+        An absent part is empty. Raises ValueError for an unknown one.
+        """
         unknown = sorted(set(values) - set(PARTS))
         if unknown:
             raise ValueError(f"unknown fingerprint parts: {', '.join(unknown)}")

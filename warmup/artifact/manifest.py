@@ -50,7 +50,7 @@ class BlobEntry:
 
 @dataclass(frozen=True, slots=True)
 class GuardSummary:
-    """Whether every winner was checked against the default, and how the checks ended."""
+    """State of the guard's checks, and the number of each outcome."""
 
     state: Literal["guarded", "unguarded"]
     counts: tuple[tuple[str, int], ...] = ()
@@ -58,13 +58,13 @@ class GuardSummary:
 
     @property
     def guarded(self) -> bool:
-        """Whether the table may be preferred over an unguarded one."""
+        """Return True if the table takes precedence over an unguarded one."""
         return self.state == "guarded"
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Which artifact one replaced: what is newer follows from it, whatever the clocks of the makers said."""
+    """The replaced artifact and the number of predecessors, which order artifacts independently of clocks."""
 
     parent: str
     """Digest of the artifact that was there when this one was made."""
@@ -131,7 +131,7 @@ class Manifest:
 
     @property
     def table(self) -> BlobEntry | None:
-        """The FlashInfer table's blob; None where nothing was tunable."""
+        """Return the FlashInfer table's blob, or None if nothing was tunable."""
         return next((blob for blob in self.blobs if blob.kind == "autotune_configs"), None)
 
     @property
@@ -155,7 +155,7 @@ def set_of(files: Iterable[tuple[str, str]]) -> str:
 
 
 def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | None:
-    """Which named parts differ from `expected`, for people; None when the keys are equal."""
+    """Describe the named parts that differ from `expected`, or return None for equal keys."""
     found = dict(manifest.key)
     rows = []
     for name in dict.fromkeys((*expected, *found)):
@@ -166,7 +166,10 @@ def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | Non
 
 
 def _part_difference(name: str, have: str | None, want: str | None) -> list[str]:
-    """One part; of one that holds a JSON object (the model) only the members that differ."""
+    """Describe one part's difference.
+
+    Of a JSON object (the model), only the members that differ.
+    """
     old, new = _members(have), _members(want)
     if not old or not new:
         return [f"{name}: stored {have!r}, wanted {want!r}"]
@@ -213,9 +216,9 @@ def _parse(data: bytes) -> Manifest:
 
 
 def parse_json(data: bytes | memoryview, limit: int, what: str, *, allow_constants: bool = False) -> Any:
-    """JSON with a size limit, without duplicate names, NaN or bottomless nesting; CorruptArtifactError otherwise.
+    """Parse JSON of limited size, without duplicate names, NaN or deep nesting.
 
-    `allow_constants`: NaN is read, where a row that holds one is refused by itself.
+    Raises CorruptArtifactError. `allow_constants` admits NaN, for files whose rows are validated one by one.
     """
     if len(data) > limit:
         raise CorruptArtifactError(f"{what} has {len(data)} bytes, at most {limit} are read", size=len(data))

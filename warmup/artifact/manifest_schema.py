@@ -1,6 +1,6 @@
-"""The JSON shape of a manifest as pydantic models; `schemas/manifest.schema.json` is generated from them.
+"""JSON shape and limits of a manifest as pydantic models, the source of `schemas/manifest.schema.json`.
 
-Only shape and limits: what the values mean is `warmup/artifact/manifest.py`'s. Regenerate the committed schema with
+`warmup/artifact/manifest.py` gives the values their meaning. Regenerate the committed schema with
 `python -m ray_warmup.warmup.artifact.manifest_schema > warmup/schemas/manifest.schema.json`.
 """
 
@@ -44,7 +44,10 @@ class _Strict(BaseModel):
 
 
 class BlobShape(_Strict):
-    """One blob; `size` and `sha256` of the stored bytes, `content_*` of what they decode to."""
+    """One blob.
+
+    `size` and `sha256` describe the stored bytes, `content_*` their decoded content.
+    """
 
     kind: Kind
     path: Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -63,14 +66,14 @@ class KeyShape(_Strict):
 
 
 class GuardShape(_Strict):
-    """Whether winners were checked, and how the checks ended."""
+    """State of the guard's checks, and the number of each outcome."""
 
     state: Literal["guarded", "unguarded"]
     counts: Annotated[dict[Name, Annotated[int, Field(ge=0)]], Field(max_length=32)]
 
 
 class LineageShape(_Strict):
-    """Which artifact this one replaced, and how many came before it."""
+    """The replaced artifact and the number of its predecessors."""
 
     parent: Sha256
     depth: Annotated[int, Field(ge=1, le=999_999_999)]

@@ -1,4 +1,4 @@
-"""Which relative paths a member of an artifact may have: only such that stay below their target directory."""
+"""Check relative paths of an artifact's members, which must stay below their target directory."""
 
 from __future__ import annotations
 

@@ -21,7 +21,10 @@ NOTE = "its tactic was quarantined afterwards"
 
 
 def believed(rows: Iterable[Any]) -> ReadRows[BannedTactic]:
-    """The rows of quarantine files that are entries; the others are somebody's bytes, named and left out."""
+    """Validate rows of quarantine files.
+
+    Invalid rows are named and left out.
+    """
     return read_bans(rows)
 
 
@@ -31,7 +34,7 @@ def entries_of(rows: Iterable[Row]) -> tuple[Entry, ...]:
 
 
 def named_by(table: TunedTable, quarantine: Iterable[Entry]) -> str | None:
-    """The first entry of a table that must not be served, as a sentence; None when there is none."""
+    """Return the first quarantined entry of a table as a sentence, or None."""
     banned = set(quarantine)
     for key, entry in table.entries.items():
         op, tactic = parse_file_key(key).op, thaw(entry.tactic)
@@ -41,14 +44,17 @@ def named_by(table: TunedTable, quarantine: Iterable[Entry]) -> str | None:
 
 
 def is_served(op: str, choice: Row | None, rows: Iterable[Row]) -> bool:
-    """Whether a choice (`runner`, `tactic`) is none of these rows' tactics."""
+    """Return True if a choice (`runner`, `tactic`) is none of the quarantined tactics."""
     if choice is None or choice["tactic"] == DEFAULT_TACTIC:
         return True
     return (op, choice["runner"], json.dumps(choice["tactic"])) not in entries_of(rows)
 
 
 def spared(result: Row, rows: Iterable[Row]) -> dict[str, Any]:
-    """A task's result without these candidates; if its choice was one, the fastest that is left, else the default."""
+    """Remove quarantined candidates from a task's result.
+
+    A quarantined choice becomes the fastest remaining one, or else the default.
+    """
     op, rows = result["op"], tuple(rows)
     if not rows:
         return dict(result)
@@ -62,14 +68,14 @@ def spared(result: Row, rows: Iterable[Row]) -> dict[str, Any]:
 
 
 def serves_none_of(found: Row, rows: Iterable[Row]) -> bool:
-    """Whether the results and verdicts of a found table keep none of these tactics."""
+    """Return True if the results and verdicts of a found table choose no quarantined tactic."""
     rows = tuple(rows)
     judged = {verdict["task_id"]: verdict["choice"] for verdict in found["verdicts"]}
     return all(is_served(r["op"], judged.get(r["task_id"], r["choice"]), rows) for r in found["results"])
 
 
 def spared_verdict(verdict: Row, result: Row, rows: Iterable[Row]) -> dict[str, Any]:
-    """A task's verdict; where the tactic that it keeps is one of these, the default's."""
+    """Replace a quarantined choice in a task's verdict by the default tactic."""
     if is_served(result["op"], verdict["choice"], rows):
         return dict(verdict)
     default = {"runner": result["default_runner"], "tactic": DEFAULT_TACTIC}

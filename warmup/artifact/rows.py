@@ -55,7 +55,7 @@ class ReadRows(Generic[T]):
     refused: tuple[str, ...] = ()
 
     def warnings(self, where: str) -> tuple[str, ...]:
-        """One line for all that were refused; none where none was."""
+        """Return one warning for all refused rows, or none."""
         if not self.refused:
             return ()
         count, first = len(self.refused), self.refused[0]
@@ -64,7 +64,10 @@ class ReadRows(Generic[T]):
 
 
 def read_results(rows: Iterable[Any], task_ids: Collection[str] | None = None) -> ReadRows[TaskResult]:
-    """Results of these tasks (None: of all); those of other tasks are nobody's fault and left out silently."""
+    """Validate results of these tasks, or of all tasks if None.
+
+    Results of other tasks are left out silently.
+    """
     found = _read(rows, _result)
     if task_ids is None:
         return found
@@ -117,7 +120,10 @@ def _timing(row: Any) -> TimingRow:
 
 
 def _check_result(result: TaskResult) -> None:
-    """What the fields say of each other, so that whoever composes a table from it can."""
+    """Check that the fields of a result agree, so that a table can be composed from it.
+
+    Raises ValueError.
+    """
     if (result.choice is not None) is not (result.outcome == "tuned"):
         raise ValueError(f"TaskResult: outcome: {result.outcome!r}: a choice goes with 'tuned', and with nothing else")
     if result.choice is not None and result.choice.runner not in result.keys:

@@ -43,7 +43,7 @@ _METADATA, _RECORDS, _GENERATION = "_metadata", "_records", "_generation"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one file key is served with."""
+    """Runner, tactic and measurement policy of one file key."""
 
     runner: str
     tactic: Any
@@ -59,7 +59,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class TunedTable:
-    """A whole table. Build it with `parse_table` or from parts; `to_bytes` gives FlashInfer's own layout."""
+    """A whole table.
+
+    Build one with `parse_table` or from parts. `to_bytes` gives FlashInfer's own layout.
+    """
 
     metadata: dict[str, str]
     entries: dict[str, Entry]
@@ -71,7 +74,7 @@ class TunedTable:
 
     @property
     def digest(self) -> str:
-        """sha256 over metadata, entries and records, whatever their order and layout; not over the generation."""
+        """Return the sha256 of metadata, entries and records, independent of order, layout and generation."""
         rows = {key: entry.to_json() for key, entry in self.entries.items()}
         content = {_METADATA: self.metadata, _RECORDS: self.records, "entries": rows}
         return hashlib.sha256(_compact(content)).hexdigest()
@@ -124,7 +127,7 @@ def metadata_difference(saved: Mapping[str, str], current: Mapping[str, str]) ->
 
 
 def describe_difference(difference: Mapping[str, tuple[str, str]]) -> str:
-    """One line for a message: `gpu: table NVIDIA H100, here NVIDIA H200; ...`."""
+    """Format a difference on one line, such as `gpu: table NVIDIA H100, here NVIDIA H200`."""
     return "; ".join(f"{name}: table {saved}, here {current}" for name, (saved, current) in difference.items())
 
 

@@ -41,7 +41,7 @@ def timings_content(
 
 
 def read_timings(artifact: Artifact) -> ReadRows[TimingRow]:
-    """The sidecar's rows when it is of this version and names this artifact's table; none otherwise."""
+    """Return the sidecar's rows if it has this version and names this artifact's table, or none."""
     tasks = _sidecar(artifact).get("tasks")
     return read_timing_rows(tasks) if isinstance(tasks, list) else ReadRows()
 
@@ -62,7 +62,7 @@ def check_timings(sidecar: bytes | memoryview, table: BlobEntry | None) -> None:
 
 
 def read_coverage(artifact: Artifact) -> str:
-    """For what its compiled parts were collected, as `timings_content` was told; empty where nothing says."""
+    """Return the configuration for which the compiled parts were collected, or an empty string."""
     return str(_sidecar(artifact).get("covers", ""))
 
 

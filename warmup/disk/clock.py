@@ -19,7 +19,7 @@ SLACK_S = 300.0
 
 
 def now_in(directory: Path, otherwise: Clock = time.time) -> float:
-    """The time that a file written in this directory gets; this host's own where nothing can be written there."""
+    """Return the time that a file written in this directory gets, or this host's time if the directory is read-only."""
     path = directory / f".now.{secrets.token_hex(8)}.tmp"
     try:
         return while_stale(lambda: _written_at(path))

@@ -13,7 +13,10 @@ from ray_warmup.warmup.disk.publish import store_error
 
 
 def entries(directory: Path) -> list[os.DirEntry[str]]:
-    """Everything in a directory, by name; nothing where it is absent. Raises StoreError where it cannot be listed."""
+    """Return a directory's entries by name, or none if it is absent.
+
+    Raises StoreError if it cannot be listed.
+    """
     try:
         return sorted(while_stale(lambda: _scan(directory)), key=lambda entry: entry.name)
     except FileNotFoundError:
@@ -23,7 +26,10 @@ def entries(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """The status of what lies there, a link's own; None where nothing does. Raises StoreError if it cannot be told."""
+    """Return the status of a path without following a link, or None if it is absent.
+
+    Raises StoreError for any other error.
+    """
     try:
         return while_stale(path.lstat)
     except FileNotFoundError:
@@ -33,7 +39,10 @@ def status_of(path: Path) -> os.stat_result | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything lies there. Raises StoreError where that cannot be told."""
+    """Return True if the path exists.
+
+    Raises StoreError if that cannot be determined.
+    """
     return status_of(path) is not None
 
 

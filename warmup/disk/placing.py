@@ -23,7 +23,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 
 def place_file(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
-    """Write a file that is not there yet; False where the name is taken.
+    """Write a new file. Returns False if the name is taken.
 
     Raises StoreError when the disk refuses.
     """
@@ -47,7 +47,7 @@ def place_file(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: in
 
 
 def place_directory(path: Path, files: Mapping[str, Buffer], *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
-    """Write a directory with these files, by relative path; False where the name is taken.
+    """Write a new directory with these files, by relative path. Returns False if the name is taken.
 
     Raises StoreError when the disk refuses.
     """

@@ -42,7 +42,7 @@ Buffer = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a user can change when a file cannot be read or written."""
+    """The setting, and the text, that tell a user how to cure an error of a file."""
 
     setting: str
     text: str
@@ -69,7 +69,7 @@ def publish_bytes(
     advice: Advice = OF_CACHE,
     any_owner: bool = False,
 ) -> None:
-    """Put `data` at `path` atomically and durably; parents are created with `dir_mode`.
+    """Write `data` to `path` atomically and durably, creating parents with `dir_mode`.
 
     Raises StoreError (see the module's table); the previous file, if any, is then untouched.
 
@@ -125,7 +125,7 @@ def make_directory(directory: Path, dir_mode: int = 0o700) -> None:
 def sweep(
     directory: Path, older_than_s: float = STALE_AFTER_S, now: float | Callable[[], float] = time.time
 ) -> list[Path]:
-    """Remove temporary files of `publish_bytes` in `directory` that are older than `older_than_s`; returns them.
+    """Remove temporary files of `publish_bytes` older than `older_than_s` from `directory`, and return them.
 
     Not recursive. Trouble is logged, never raised; a symbolic link of that name is not followed.
     """
@@ -215,7 +215,10 @@ def _replace(name: str, data: Buffer, dir_fd: int, mode: int) -> None:
 
 
 def _write_nameless(temp: str, data: Buffer, dir_fd: int, mode: int) -> bool:
-    """Write a file without a name, then name it `temp`; False where the file system cannot."""
+    """Write a file without a name, then link it as `temp`.
+
+    False if the file system does not support it.
+    """
     try:
         fd = os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode, dir_fd=dir_fd)
     except OSError as error:
@@ -252,7 +255,10 @@ def _fill(fd: int, data: Buffer, mode: int) -> None:
 
 
 def fsync_directory(dir_fd: int) -> None:
-    """fsync a directory; a file system that cannot is accepted silently, any other trouble is raised."""
+    """Synchronize a directory.
+
+    A file system without that function is accepted. Other errors are raised.
+    """
     try:
         os.fsync(dir_fd)
     except OSError as error:

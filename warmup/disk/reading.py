@@ -76,5 +76,5 @@ def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
 
 
 def is_time(value: Any) -> bool:
-    """Whether a value that somebody wrote is a time that can be compared and printed."""
+    """Return True if an untrusted value is a time that can be compared and printed."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LATEST

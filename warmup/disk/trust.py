@@ -45,7 +45,7 @@ def believed() -> Trust:
 
 
 def stranger(owner: int) -> str | None:
-    """Why what a user owns is not believed; None where it is."""
+    """Return the reason to distrust files of this owner, or None for a trusted one."""
     user = os.geteuid()
     if owner in (user, 0) or owner in believed().uids:
         return None
@@ -53,7 +53,7 @@ def stranger(owner: int) -> str | None:
 
 
 def owner_refusal(path: Path) -> str | None:
-    """Why what lies there is not believed; None where it is, or where there is nothing that could be opened."""
+    """Return the reason to distrust a file by its owner, or None if it is trusted or absent."""
     try:
         why = stranger(path.lstat().st_uid)
     except OSError:  # whoever opens it next meets the same error and names it

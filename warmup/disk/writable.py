@@ -10,7 +10,7 @@ _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno
 
 
 def why_not_writable(directory: Path) -> str | None:
-    """Why this process could not make a file there, or make the directory and then a file; None when it could."""
+    """Return the reason this process cannot create a file in the directory, or None if it can."""
     place = directory
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

@@ -20,9 +20,10 @@ Hold = Callable[[int], Lease]
 
 
 def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, list[Path]]:
-    """Make the generation with this artifact current, added if there is none; returns it and the files written.
+    """Make the generation with this artifact current, and return it with the files written.
 
-    Its blobs must lie there already. Raises StoreError, and FileNotFoundError where a pruner was quicker.
+    A missing generation is added. Its blobs must be in the store already. Raises StoreError, or FileNotFoundError if a
+    pruner removed a blob meanwhile.
     """
     _refuse_other_version(store)
     current = _current(store)
@@ -35,7 +36,7 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
 
 
 def _refuse_other_version(store: Generations) -> None:
-    """What another version of ray-warmup made current is left to it. Raises StoreError."""
+    """Raise StoreError if another version of ray-warmup wrote the current generation."""
     try:
         store.current()
     except RejectedArtifactError as error:
@@ -90,7 +91,7 @@ def _current(store: Generations) -> Pointer | None:
 
 
 def _with_artifact(store: Generations, digest: str) -> list[int]:
-    """Numbers of the generations with this artifact; one that cannot be read has none."""
+    """Return the numbers of the readable generations with this artifact."""
     found = []
     for number in store.numbers():
         with suppress(FileNotFoundError, WarmupError):

@@ -44,16 +44,17 @@ HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.trash")
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """What `current` says."""
+    """Content of the `current` file."""
 
     generation: int
     manifest_sha256: str
 
 
 class Generations:
-    """The generations below one directory; every method raises StoreError for trouble with the disk.
+    """Generations below one directory.
 
-    What cannot be listed, looked at or read is such trouble, and never "nothing there".
+    Every method raises StoreError for disk errors. A directory or file that cannot be listed or read is such an error
+    and never counts as absent.
     """
 
     def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
@@ -65,7 +66,10 @@ class Generations:
         self._dir_mode = dir_mode
 
     def pointer(self) -> Pointer:
-        """Which generation is committed. FileNotFoundError when none is; CorruptArtifactError when damaged."""
+        """Read the committed generation's pointer.
+
+        Raises FileNotFoundError if none is committed, CorruptArtifactError if the pointer is damaged.
+        """
         data = parse_json(read_regular(self.pointer_path, _POINTER_LIMIT), _POINTER_LIMIT, str(self.pointer_path))
         if isinstance(data, dict) and set(data) == {"generation", "manifest_sha256"}:
             number, digest = data["generation"], data["manifest_sha256"]
@@ -105,7 +109,10 @@ class Generations:
         return found
 
     def reserve(self) -> int:
-        """Take the next free number; nobody else gets it, and it counts for nothing before `add`."""
+        """Reserve the next free generation number.
+
+        The generation is invisible until `add`.
+        """
         number = 0
         try:
             make_directories(self.generations, self._dir_mode)
@@ -119,7 +126,10 @@ class Generations:
             raise store_error("create", self.generations / f"{number:06d}", error) from error
 
     def add(self, manifest: Manifest, number: int) -> Pointer:
-        """Store a manifest under a reserved number; its blobs must lie there already."""
+        """Store a manifest under a reserved number.
+
+        Its blobs must be in the store already.
+        """
         path = self.manifest_path(number)
         data = replace(manifest, generation=number).to_bytes()
         try:
@@ -131,7 +141,10 @@ class Generations:
         return Pointer(number, sha256(data))
 
     def drop(self, number: int) -> None:
-        """Remove a generation that this process has added and nobody needs; one that cannot be removed stays."""
+        """Remove an unused generation that this process added.
+
+        One that cannot be removed stays.
+        """
         path = self.manifest_path(number)
         try:
             path.unlink(missing_ok=True)
@@ -140,7 +153,7 @@ class Generations:
             logger.info("generation %d of %s stays: %s", number, self.directory, error)
 
     def manifest_path(self, number: int) -> Path:
-        """Where the manifest of a generation lies."""
+        """Return the path of a generation's manifest."""
         return self.generations / f"{number:06d}" / "manifest.json"
 
     def manifest_bytes(self, number: int, *, any_owner: bool = False) -> bytes:
@@ -162,7 +175,7 @@ class Generations:
         return parse_manifest(data)
 
     def blob_path(self, digest: str) -> Path:
-        """Where the blob of this digest lies or would lie."""
+        """Return the path of a blob, present or not."""
         return self.blobs / digest
 
     def read_blob(self, digest: str) -> bytes:
@@ -178,7 +191,7 @@ class Generations:
         return data
 
     def has_blob(self, digest: str) -> bool:
-        """Whether the blob is there and undamaged."""
+        """Return True if the blob is present and undamaged."""
         try:
             self.read_blob(digest)
         except (FileNotFoundError, CorruptArtifactError, StoreError):
@@ -186,7 +199,7 @@ class Generations:
         return True
 
     def add_blobs(self, wanted: Iterable[BlobEntry], blobs: dict[str, Blob]) -> list[Path]:
-        """Store what is not there yet of checked blobs; returns the files written.
+        """Store checked blobs that are missing, and return the files written.
 
         CorruptArtifactError for a blob nobody has.
         """
@@ -203,7 +216,10 @@ class Generations:
         return written
 
     def sweep_unfinished(self, older_than_s: float, now: Callable[[], float]) -> list[Path]:
-        """Remove numbers that a killed publisher took and never filled; returns what was removed. Raises StoreError."""
+        """Remove generations that a killed publisher reserved and never filled, and return them.
+
+        Raises StoreError.
+        """
         removed: list[Path] = []
         for entry in entries(self.generations):
             path = Path(entry.path)
@@ -222,7 +238,10 @@ class Generations:
 
 
 def hide(path: Path) -> Path | None:
-    """Rename something out of sight before it is removed, its time set to now; None when it is gone already."""
+    """Rename a path to a hidden trash name with the present time, before it is removed.
+
+    None if the path is gone already.
+    """
     trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
     try:
         while_stale(lambda: path.rename(trash))
@@ -254,7 +273,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _number_of(name: str) -> int:
-    """The number of a generation, hidden or not; 0 for anything else."""
+    """Return a generation's number, hidden or not, or 0 for any other name."""
     found = HIDDEN.fullmatch(name)
     number = name if found is None else found["name"]
     return int(number) if _is_number(number) else 0

@@ -43,7 +43,10 @@ class Holding:
         _live.add(self)
 
     def release(self) -> None:
-        """Give the use up; harmless when called twice."""
+        """Release the lease.
+
+        A second call does nothing.
+        """
         if os.getpid() != self._pid or self._released.is_set():
             return
         self._released.set()
@@ -51,7 +54,10 @@ class Holding:
         self._lease.release()
 
     def take_over(self) -> None:
-        """In a forked child: hold the same under a lease of its own; the parent's is left alone."""
+        """Acquire a lease of the forked child's own on the same generation.
+
+        The parent's lease stays.
+        """
         inherited, was_released = self._lease, self._released.is_set()
         if was_released or inherited.path is None:
             return
@@ -92,11 +98,11 @@ os.register_at_fork(after_in_child=_take_over_in_child)
 
 
 def hold_table_at(path: Path, table: bytes | None = None) -> Holding | None:
-    """Hold the generation that a table file belongs to; None, with a warning, where nothing can be held.
+    """Acquire a lease on the generation of a table file.
 
-    The lease is about bytes: about `table`, which this process has loaded, else about what the file holds once the
-    lease is there. A lone file, which lies in no store, needs no lease. The lease can be read by whoever may enter the
-    store.
+    The generation is that of `table`, the bytes that this process has loaded, or else of the file's content once the
+    lease exists. A file outside any store needs no lease. Every user who may enter the store can read the lease.
+    Returns None, with a warning, if no lease is possible.
     """
     store = path.parent
     try:
@@ -116,7 +122,7 @@ def hold_table_at(path: Path, table: bytes | None = None) -> Holding | None:
 
 
 def _hold(store: NodeStore, path: Path, table: bytes | None) -> Lease | None:
-    """A lease on the generation of what was loaded; without that, of what the file still holds afterwards."""
+    """Acquire a lease on the generation of the loaded table, or else of the file's present content."""
     for _ in range(_ATTEMPTS):
         digest = _digest_at(path) if table is None else sha256(table)
         lease = store.hold_table(digest)

@@ -24,7 +24,7 @@ ROOMS = ("blobs", "installed", "generations")
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a store has and who uses it."""
+    """Content of a store, and the generations in use."""
 
     pointer: Pointer | None
     """None where nothing is committed."""
@@ -35,7 +35,7 @@ class Inventory:
     """Blobs and installations that some generation needs, those included that a pruner has hidden."""
 
     def is_used(self, number: int) -> bool:
-        """Whether a generation is current or held."""
+        """Return True if a generation is current or held."""
         return bool(self.held & {number}) or (self.pointer is not None and self.pointer.generation == number)
 
 

@@ -1,9 +1,9 @@
-"""Who uses what of a node store: one small file per use, so that pruning removes nothing that is held.
+"""Leases on a node store's generations: one small file per use, so that pruning keeps a held generation.
 
-A lease names its process by pid, start time and boot, so a dead holder is known at once on its own host. A holder on
-another host (or in another pid namespace, or on a host that cannot name its boot) is believed for a day after its lease
-was last renewed, by the disk's own clock. No locks. Whoever may enter the store may leave leases there: where its mode
-lets others in, the directory is writable by them and sticky, as `/tmp` is.
+A lease names its process by pid, start time and boot, so its own host recognizes a dead holder at once. A holder on
+another host (or in another pid namespace, or on a host without a boot id) counts as alive for a day after its last
+renewal, by the disk's own clock. There are no locks. Every user who may enter the store may leave leases: if the
+store's mode admits others, the directory is writable by them and sticky, as `/tmp` is.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class Lease:
             _write(path, self.generation, self.file_mode, self.dir_mode)
 
     def release(self) -> None:
-        """Give up the use; never raises: a lease that stays ends with its process."""
+        """Remove the lease file.
+
+        Never raises: a file that stays expires with its process.
+        """
         if self.path is None:
             return
         path = self.path
@@ -71,7 +74,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What the leases of a store say."""
+    """Generations held by a store's leases, and leases that cannot be read."""
 
     held: frozenset[int]
     """Generations that are held; `EVERYTHING` where it is not known which."""
@@ -89,12 +92,17 @@ def acquire(directory: Path, generation: int, *, file_mode: int = 0o600, dir_mod
 def held_generations(
     directory: Path, clock: Callable[[], float] = time.time, *, remove_dead: bool = True
 ) -> frozenset[int]:
-    """Generations that a live process holds; an unreadable lease holds everything. See `uses_of`."""
+    """Return the generations that live processes hold.
+
+    An unreadable lease holds all of them. See `uses_of`.
+    """
     return uses_of(directory, clock, remove_dead=remove_dead).held
 
 
 def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_dead: bool = False) -> Uses:
-    """What every lease says. Raises StoreError where the directory cannot be listed.
+    """Read every lease of a directory.
+
+    Raises StoreError if the directory cannot be listed.
 
     Args:
         clock: this host's, for a directory in which nothing can be written.
@@ -122,12 +130,15 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
 
 
 def process_identity(pid: int) -> dict[str, Any]:
-    """What tells this process from every other one, also after a restart of the host."""
+    """Return a process's identity, unique even after a restart of the host."""
     return {"pid": pid, "start": _start_time(pid), "host": _host_identity()}
 
 
 def is_process_alive(document: dict[str, Any]) -> bool | None:
-    """Whether the process that `process_identity` described still runs; None when this host cannot know."""
+    """Return True if the process described by `process_identity` still runs.
+
+    None if this host cannot tell.
+    """
     host, pid, start = (document.get(name) for name in ("host", "pid", "start"))
     if host != _host_identity() or (isinstance(host, str) and host.startswith(_UNKNOWN)):
         return None
@@ -156,7 +167,10 @@ def _write(path: Path, generation: int, file_mode: int, dir_mode: int) -> None:
 
 
 def _make_room(directory: Path, dir_mode: int) -> None:
-    """The directory for leases, writable by all who may enter the store; an older one of ours is opened to them."""
+    """Create the lease directory, writable by every user who may enter the store.
+
+    An older directory of this user gets the same mode.
+    """
     make_directories(directory.parent, dir_mode)
     wanted = _room_mode(dir_mode)
     try:
@@ -175,7 +189,10 @@ def _room_mode(dir_mode: int) -> int:
 
 
 def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | None:
-    """What a lease holds, None when its process is gone. Raises FileNotFoundError, OSError or StoreError."""
+    """Return the generation that a lease holds, or None if its process is gone.
+
+    Raises FileNotFoundError, OSError or StoreError.
+    """
     try:
         document = parse_json(read_regular(path, _LIMIT, any_owner=True), _LIMIT, f"lease {path}")
     except CorruptArtifactError:
@@ -192,7 +209,10 @@ def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | Non
 
 
 def _is_young(path: Path, now: Callable[[], float], may_write: bool) -> bool:
-    """Whether it was renewed within a day; a time from the future is not believed, the day then begins now."""
+    """Return True if a lease was renewed within a day.
+
+    The day of a lease with a future time begins now.
+    """
     found = while_stale(path.lstat)
     age_s = now() - min(found.st_mtime, found.st_ctime)
     if age_s < -SLACK_S and may_write:
@@ -209,7 +229,10 @@ def _remove(path: Path) -> None:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process began, in the kernel's count; None where there is none. Raises OSError if it cannot be told."""
+    """Return a process's start time in the kernel's ticks, or None if there is no such process.
+
+    Raises OSError if /proc cannot be read.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -219,7 +242,10 @@ def _start_time(pid: int) -> str | None:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether a process is there although /proc does not show it, as with `hidepid` for other users' processes."""
+    """Return True if a process exists although /proc does not show it.
+
+    `hidepid` hides other users' processes.
+    """
     if Path(f"/proc/{pid}").exists():  # a zombie
         return False
     try:

@@ -1,4 +1,4 @@
-"""What killed runs leave beside an artifact, and when it goes: by the disk's clock, never while its process lives."""
+"""Remove files that killed runs left beside an artifact, by the disk's clock and never while their process lives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ STACK = ".stack"
 
 
 def sweep_leftovers(directory: Path, now: Callable[[], float]) -> list[Path]:
-    """Remove what is older than its room allows; returns what went. Trouble is logged, never raised."""
+    """Remove files older than their directory's lifetime, and return them.
+
+    Errors are logged, never raised.
+    """
     removed: list[Path] = []
     for room, lifetime_s in LIFETIMES_S.items():
         try:
@@ -48,7 +51,10 @@ def _goes(path: Path, room: str, lifetime_s: float, now: Callable[[], float]) ->
 
 
 def _is_in_use(path: Path) -> bool:
-    """Whether the process that a rank's box names may still live; a box that cannot be read counts as one of those."""
+    """Return True if the process named by a rank's crash record may still live.
+
+    A record that names no process counts as unused.
+    """
     box = path.with_name(path.name.removesuffix(STACK))
     try:
         document = parse_json(read_regular(box, BOX_LIMIT).rstrip(b" \0"), BOX_LIMIT, str(box))

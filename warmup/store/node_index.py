@@ -40,7 +40,7 @@ Parts = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one run wrote on one node for one class of its ranks."""
+    """Output of one run on one node for one class of its ranks."""
 
     run_id: str
     began_at: float
@@ -61,7 +61,7 @@ class Written:
         return hashlib.sha256(json.dumps(self.key).encode()).hexdigest()
 
     def directory(self, root: Path, override: Path | None) -> Path:
-        """Where its store lies for a reader with these directories."""
+        """Return the store's path for a reader with these cache directories."""
         parts = dict(self.key)
         return StorePath.of(root, override, parts["flashinfer_version"], parts["arch"], self.key_sha256)
 
@@ -109,8 +109,10 @@ class NodeIndex:
         return path
 
     def rows(self) -> tuple[Written, ...]:
-        """Every row that can be read, in order of first rank; none where there is no index. Raises StoreError where
-        nobody can tell."""
+        """Return every readable row by first rank, or none without an index.
+
+        Raises StoreError if the index cannot be listed.
+        """
         return tuple(sorted((row for _, row in self._rows()), key=lambda row: (row.ranks, row.host)))
 
     def _rows(self) -> Iterable[tuple[Path, Written]]:
@@ -124,7 +126,10 @@ class NodeIndex:
 
 
 def _read(path: Path) -> Written | None:
-    """One row; None, with a word in the log, for what is none."""
+    """Read one row.
+
+    Returns None, with a log line, for an invalid one.
+    """
     try:
         return parse_row(parse_json(read_regular(path, MAX_ROW_BYTES), MAX_ROW_BYTES))
     except FileNotFoundError:
@@ -165,8 +170,10 @@ def _parts(value: Any, name: str) -> Parts:
 
 
 def of_this_node(rows: Iterable[Written], host: str) -> tuple[Written, ...]:
-    """The rows of the newest run on this host; where this host wrote none, as a container that only shares the
-    directory, those of the newest run of all."""
+    """Return the rows of the newest run on this host.
+
+    If this host wrote none, for example a container that shares the directory, return those of the newest run of all.
+    """
     known = tuple(rows)
     near = [row for row in known if row.host == host] or list(known)
     if not near:
@@ -176,7 +183,10 @@ def of_this_node(rows: Iterable[Written], host: str) -> tuple[Written, ...]:
 
 
 def forget_lost(root: Path, override: Path | None) -> list[Path]:
-    """Remove the rows whose stores are gone, as after pruning; returns them. What cannot be read or removed stays."""
+    """Remove rows whose stores are gone, for example after pruning, and return their paths.
+
+    Rows that cannot be read or removed stay.
+    """
     base = root / "flashinfer_autotune_cache" if override is None else override
     removed = []
     for path in sorted((base / DIRECTORY).glob("*/*.json")):

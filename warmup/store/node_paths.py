@@ -1,4 +1,4 @@
-"""Where a node keeps things: resolved in the rank's own process, because each node may have its own.
+"""Resolve a node's directories in the rank's own process, because nodes may differ.
 
 A node that is simulated on this machine has an environment of its own, made here, so that whoever looks for its
 files without being one of its processes finds the same ones.
@@ -48,7 +48,7 @@ def resolve_paths(cache: CacheSection, environment: Mapping[str, str] | None = N
 
 
 def flashinfer_environment(paths: NodePaths) -> dict[str, str]:
-    """What a process of ours needs in its environment before it imports FlashInfer."""
+    """Return the environment variables that a process needs before it imports FlashInfer."""
     return {"FLASHINFER_WORKSPACE_BASE": str(paths.workspace), **home_environment(paths)}
 
 
@@ -83,7 +83,7 @@ def simulated_roots(root: Path) -> tuple[Path, ...]:
 
 
 def environments_here(config: WarmupConfig, node: int | None = None) -> tuple[dict[str, str], ...]:
-    """What each node of a run has on this machine: one empty environment, or that of every (or one) simulated node.
+    """Return the environments of a run's nodes on this machine: one empty one, or those of simulated nodes.
 
     Raises ConfigError for a `node` that the config does not simulate.
     """

@@ -219,7 +219,10 @@ class NodeStore(RunFiles):
         return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
 
     def hold_if_writable(self, generation: int) -> leases.Lease:
-        """As `hold`; an empty lease where none can be left: nobody sees this use then."""
+        """Acquire a lease as `hold` does.
+
+        If the store is read-only, return a lease without a file, which no pruner sees.
+        """
         try:
             return self.hold(generation)
         except StoreError as error:
@@ -228,9 +231,10 @@ class NodeStore(RunFiles):
 
     @told_as_store_error("read")
     def hold_table(self, content_sha256: str) -> leases.Lease | None:
-        """Hold a generation with this very table, the current one if it has it; None where no generation does.
+        """Acquire a lease on a generation with this table, preferably the current one.
 
-        Where a generation cannot be read, everything is held: it may be the one.
+        None if no generation has it. If a generation cannot be read, hold everything, since that generation may have
+        it.
         """
         numbers = self.generations.numbers()[::-1]
         with suppress(FileNotFoundError, WarmupError):
@@ -278,12 +282,16 @@ class NodeStore(RunFiles):
 
     @told_as_store_error("publish into")
     def follow(self) -> list[Path]:
-        """Put the committed table at its path; returns what was written. Raises StoreError, CorruptArtifactError."""
+        """Write the committed table to its path, and return the files written.
+
+        Raises StoreError, CorruptArtifactError.
+        """
         return self._served.follow()
 
     @told_as_store_error("read")
     def table_with(self, digest: str) -> tuple[int, bytes] | None:
-        """The newest generation whose table has this digest (`TunedTable.digest`), and its bytes; None without one."""
+        """Return the newest generation whose table has this digest (`TunedTable.digest`), with the table's bytes, or
+        None."""
         for number in self.generations.numbers()[::-1]:
             with suppress(FileNotFoundError, WarmupError):  # that one is damaged or pruned, so it is not the one
                 table = self._served.of(parse_manifest(self.generations.manifest_bytes(number)))

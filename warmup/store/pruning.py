@@ -32,7 +32,10 @@ _OURS = {"blobs": re.compile(r"[0-9a-f]{64}"), "installed": re.compile(r"[0-9a-f
 
 
 def held(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True) -> frozenset[int]:
-    """Generations of a store that live processes hold; without `remove_dead` nothing is written."""
+    """Return the generations that live processes hold.
+
+    Writes nothing unless `remove_dead` is set.
+    """
     return held_generations(store.directory / "leases", clock, remove_dead=remove_dead)
 
 
@@ -42,7 +45,7 @@ def manifests(store: NodeStore) -> dict[int, Manifest]:
 
 
 def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = time.time) -> list[Path]:
-    """Remove these generations, unless they are current or held; returns what went.
+    """Remove these generations unless they are current or held, and return the removed paths.
 
     Raises StoreError, also where something of the store cannot be read; nothing more is removed then.
     """
@@ -60,7 +63,10 @@ def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = t
 
 
 def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
-    """Remove blobs and installations that no generation names; nothing while someone publishes. Raises StoreError."""
+    """Remove blobs and installations that no generation names, and return them.
+
+    Removes nothing while another process publishes. Raises StoreError.
+    """
     found = take_inventory(store, clock)
     if _is_busy(found):
         return []
@@ -88,7 +94,7 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
 
 
 def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
-    """Remove a whole key's directory, unless something in it is held or it is used anew; returns what went.
+    """Remove a key's whole directory unless part of it is held or in use again, and return the removed paths.
 
     Raises StoreError, also where something of the store cannot be read.
     """
@@ -103,7 +109,7 @@ def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
 
 
 def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
-    """Finish what a killed prune left of whole stores more than an hour ago; returns what went.
+    """Delete whole stores that a killed prune hid more than an hour ago, and return the removed paths.
 
     A store that is held is given back. Raises StoreError where one cannot be read or given back, after the others.
     """
@@ -127,7 +133,7 @@ def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
 
 
 def _decide(trash: Path, path: Path, is_needed: Callable[[], bool]) -> bool:
-    """Delete a hidden thing, or give it back where it is needed or that cannot be told; True when it went."""
+    """Delete a hidden path and return True, or restore it if it is needed or that is unknown."""
     try:
         is_kept = is_needed()
     except StoreError:
@@ -141,7 +147,7 @@ def _decide(trash: Path, path: Path, is_needed: Callable[[], bool]) -> bool:
 
 
 def _is_needed(trash: Path, store: NodeStore, clock: Clock) -> bool:
-    """Whether a hidden store is held, or its place is used again by somebody who has not published there anew."""
+    """Return True if a hidden store is held, or if its directory is in use again without a new publish."""
     uses = uses_of(trash / "leases", clock, remove_dead=True)
     if uses.unreadable:
         raise unreadable(store.directory, StoreError(uses.unreadable[0]))
@@ -160,7 +166,7 @@ def _is_busy(found: Inventory) -> bool:
 
 
 def _ours(store: NodeStore) -> list[Path]:
-    """What this version stores in the rooms that are collected."""
+    """Return the files of this version in the garbage-collected directories."""
     rooms = ((room, names) for room, names in _OURS.items())
     return [
         Path(entry.path)
@@ -196,7 +202,7 @@ def _sweep_room(store: NodeStore, room: Path, clock: Clock) -> list[Path]:
 
 
 def _old_trash(directory: Path, clock: Clock) -> list[tuple[Path, Path]]:
-    """What was hidden here more than an hour ago by the disk's clock, and where it belongs."""
+    """Return paths hidden more than an hour ago by the disk's clock, with their original places."""
     hidden = [(Path(entry.path), HIDDEN.fullmatch(entry.name)) for entry in entries(directory)]
     found = [(path, directory / match["name"]) for path, match in hidden if match is not None]
     if not found:

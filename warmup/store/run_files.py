@@ -1,4 +1,4 @@
-"""What runs leave beside an artifact: partial results, quarantined tactics, the last verdict, markers."""
+"""Files of runs beside an artifact: partial results, quarantined tactics, the last verdict, markers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 
 class RunFiles:
-    """The files of runs below one store directory; one object is one writer."""
+    """Files of runs below one store directory.
+
+    One object is one writer.
+    """
 
     def __init__(self, directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> None:
         self.directory = directory
@@ -43,11 +46,14 @@ class RunFiles:
         return self._dir_mode
 
     def save_partial(self, results: Sequence[dict[str, Any]]) -> Path:
-        """Replace what this object has saved so far; other writers' rows stay. Raises StoreError."""
+        """Replace this writer's saved results.
+
+        Other writers' rows stay. Raises StoreError.
+        """
         return self._partial.save(results)
 
     def load_partial(self) -> list[dict[str, Any]]:
-        """The finished tasks of every writer; of rows with one `task_id` the newest."""
+        """Return the finished tasks of every writer, the newest row per `task_id`."""
         return self._partial.load()
 
     def clear_partial(self, covered: Collection[str] = ()) -> None:
@@ -58,7 +64,10 @@ class RunFiles:
         self._partial.clear(covered)
 
     def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Add quarantined tactics; equal ones of any writer are one file. Raises StoreError."""
+        """Add quarantined tactics, one file for equal ones of any writer.
+
+        Raises StoreError.
+        """
         for entry in entries:
             data = json.dumps({"schema_version": 1, "rows": [entry]}, sort_keys=True).encode()
             path = self.directory / "quarantine" / f"{hashlib.sha256(data).hexdigest()[:16]}.json"
@@ -70,13 +79,16 @@ class RunFiles:
         return self._quarantine.load()
 
     def save_verdict(self, verdict: Mapping[str, Any]) -> Path:
-        """Write how a run ended beside the table; the last run's stays. Raises StoreError."""
+        """Write the run's verdict beside the table, replacing the last run's.
+
+        Raises StoreError.
+        """
         path = self.directory / "verdict.json"
         self._write(path, json.dumps(verdict, sort_keys=True).encode())
         return path
 
     def load_verdict(self) -> dict[str, Any] | None:
-        """How the last run ended; None when none did, or when the file is damaged (logged)."""
+        """Return the last run's verdict, or None if there is none or the file is damaged (logged)."""
         path = self.directory / "verdict.json"
         try:
             document = parse_json(read_regular(path, MAX_VERDICT_BYTES), MAX_VERDICT_BYTES, str(path))
@@ -98,14 +110,17 @@ class RunFiles:
         return path
 
     def sees_marker(self, token: str) -> bool:
-        """Whether this node sees the token, so that both use one directory."""
+        """Return True if this node sees the token, so that both nodes use one directory."""
         try:
             return read_regular(self._marker(token), len(token) + 1) == token.encode()
         except (FileNotFoundError, WarmupError):
             return False
 
     def remove_marker(self, token: str) -> None:
-        """Take the token away; harmless when it is gone. Raises StoreError."""
+        """Remove the token if it is present.
+
+        Raises StoreError.
+        """
         try:
             self._marker(token).unlink(missing_ok=True)
         except OSError as error:
@@ -121,7 +136,7 @@ class RunFiles:
 
 
 def _is_verdict(document: Any) -> bool:
-    """Whether it has what everyone who asks reads, in a form that can be compared and printed."""
+    """Return True if a document has the fields of a verdict in comparable and printable form."""
     if not isinstance(document, dict) or type(document.get("ready")) is not bool:
         return False
     ended, run_id, error = (document.get(name) for name in ("ended_at", "run_id", "error"))

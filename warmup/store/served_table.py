@@ -42,7 +42,10 @@ class ServedTable:
         return None if entry is None else decode(entry, self._generations.read_blob(entry.sha256))
 
     def checked(self, manifest: Manifest, *, restore: bool = True) -> Served:
-        """The committed table, from the file or else from its blob; `restore` puts the file right."""
+        """Return the committed table from its file, or else from its blob.
+
+        `restore` repairs the file.
+        """
         entry = manifest.table
         found = self._file()
         if entry is not None and found is not None and sha256(found) == entry.content_sha256:

@@ -31,7 +31,7 @@ _PAUSE_S = 0.02
 
 @dataclass(frozen=True, slots=True)
 class TableAt:
-    """What may be loaded for a path."""
+    """Result of reading the table at a path."""
 
     data: bytes
     on_disk: bool
@@ -62,7 +62,7 @@ def quarantined(store: NodeStore, table: bytes) -> str | None:
 
 
 def _store_of(path: Path) -> NodeStore | None:
-    """The store that the file is the table of; None for a lone file, an open one included."""
+    """Return the store of a table file, or None for a file outside any store."""
     real = path.resolve()
     try:
         is_in_store = real.name == TABLE_NAME and stat.S_ISREG((real.parent / "current").lstat().st_mode)

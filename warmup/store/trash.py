@@ -1,7 +1,8 @@
-"""What a pruner has hidden: given back when it is needed after all, else deleted. Neither ever takes what came back.
+"""Restore or delete paths that a pruner hid. Neither removes a path that was written anew.
 
-Between hiding and deciding others go on: a blob may be written anew, a store's directory made anew by a marker, a lease
-or a whole publish. What lies there by then stays; what was hidden is put back beside it, or stays hidden and is named.
+Between hiding and deciding, other processes go on: they may write a blob anew, or make a store's directory anew by a
+marker, a lease or a whole publish. Such newer content stays. The hidden content is restored beside it, or stays hidden
+and is named in an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ COMMITTED = ("current", TABLE_NAME)
 
 
 def give_back(trash: Path, path: Path) -> None:
-    """Put a hidden thing back; what lies there by now stays and is completed.
+    """Restore a hidden path, keeping and completing newer content at its place.
 
     Raises StoreError where both cannot be kept in one place; it then stays hidden.
     """
@@ -55,7 +56,7 @@ def delete(path: Path) -> None:
 
 
 def _refuse_mixture(trash: Path, path: Path) -> None:
-    """Two manifests for one place cannot both be there; what is addressed by its content moves all the same."""
+    """Raise StoreError if both places have a manifest, after moving content-addressed files back."""
     taken = [name for name in ("current", "manifest.json") if is_there(trash / name) and is_there(path / name)]
     if not taken:
         return
@@ -70,7 +71,10 @@ def _refuse_mixture(trash: Path, path: Path) -> None:
 
 
 def _merge(trash: Path, path: Path) -> None:
-    """Move a directory back, entry by entry where it was made anew; what makes it a store comes last."""
+    """Move a directory back, entry by entry if it exists again.
+
+    The files that make it a store come last.
+    """
     try:
         os.rename(trash, path)  # refuses a directory that is not empty
     except OSError as error:
@@ -89,7 +93,10 @@ def _merge(trash: Path, path: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a file to where nothing lies; what lies there is newer and stays."""
+    """Move a file unless its target exists.
+
+    An existing target is newer and stays.
+    """
     try:
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:

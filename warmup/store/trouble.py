@@ -1,4 +1,4 @@
-"""Where an OSError of the store becomes a StoreError: one decorator for the methods that others call."""
+"""Convert OSError to StoreError, by one decorator for the store's public methods."""
 
 from __future__ import annotations
 

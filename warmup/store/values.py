@@ -1,4 +1,4 @@
-"""What a node store says and where it lies: plain values, no disk."""
+"""Values of a node store: its path and its answers. Without disk access."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ray_warmup.warmup.errors import StoreError
 
 
 class StorePath:
-    """Where the store of one cache key lies."""
+    """Path of one cache key's store."""
 
     @staticmethod
     def of(root: Path | None, override: Path | None, flashinfer_version: str, arch: str, key_sha256: str) -> Path:
-        """`<root>/flashinfer_autotune_cache/<version>/<arch>/<sha256>`, or `<override>/<sha256>`; `~` is expanded."""
+        """Return `<root>/flashinfer_autotune_cache/<version>/<arch>/<sha256>`, or `<override>/<sha256>`, with `~`
+        expanded."""
         if override is not None:
             return override.expanduser() / key_sha256
         if root is None:
@@ -24,7 +25,7 @@ class StorePath:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What a node has for one key."""
+    """A node's answer for one key."""
 
     hit: bool
     reason: str

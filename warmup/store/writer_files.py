@@ -44,7 +44,7 @@ class WriterFiles:
         return self._own
 
     def load(self) -> list[Row]:
-        """Every writer's rows, oldest file first; of rows with one `task_id` the newest stays, equal rows once.
+        """Return the rows of all writers, oldest file first: the newest row per `task_id`, equal rows once.
 
         A damaged file is skipped with a warning: its rows are measured again.
         """
