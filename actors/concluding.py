@@ -16,6 +16,7 @@ import ray
 
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.on_disk import verdict_here
 from ray_warmup.warmup.machine.state import ClassState, Place, Run
 from ray_warmup.warmup.report import WarmupReport
 
@@ -75,7 +76,8 @@ def notices(run: Run, verdict: dict[str, Any]) -> Iterator[tuple[int, dict[str, 
             ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
             speaker = _speaker(run, found, place)
             if speaker is not None:
-                yield speaker, {"verdict": None if writer in told else verdict, "ranks": ranks}
+                here = verdict | verdict_here(run, speaker, bool(verdict.get("ready")))
+                yield speaker, {"verdict": None if writer in told else here, "ranks": ranks}
                 told.add(writer)
 
 

@@ -220,6 +220,8 @@ class CacheSection(Section):
 
     persistent: bool = True
     """False: nothing is written; ranks load the same bytes from memory."""
+    require_disk: bool = True
+    """A run fails when a node cannot keep its table. False: it is ready, with a warning and exit code 4."""
     root: Location | None = None
     """Cache root, absolute; `~` is expanded on the node.
     Unset: `$<root_env>`, else `$XDG_CACHE_HOME/ray-warmup`, else `~/.cache/ray-warmup`."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ray_warmup.actors.client import run_warmup
-from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, RunInterrupted
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.endings import Ending, ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
@@ -51,7 +51,9 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
 
 def exit_code(report: WarmupReport) -> int:
     """Of a run that came to its own end."""
-    return EXIT_READY if report.ready else EXIT_FAILED
+    if not report.ready:
+        return EXIT_FAILED
+    return EXIT_READY if report.is_on_every_disk else EXIT_NOT_ON_DISK
 
 
 def without_end(config: WarmupConfig, ending: Ending) -> WarmupReport:
@@ -64,6 +66,7 @@ def without_end(config: WarmupConfig, ending: Ending) -> WarmupReport:
 def last_line(report: WarmupReport) -> str:
     """The verdict for logs that show only their tail, in one line of JSON."""
     verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": brief(report.error)}
+    verdict["on_disk"] = report.on_disk
     return "WARMUP_RESULT " + json.dumps(verdict)
 
 

@@ -173,6 +173,9 @@ class WarmupReport(ReportPart):
     phases: dict[str, float] = {}
     """Wall seconds of each phase of the run."""
     warnings: tuple[str, ...] = ()
+    on_disk: str | None = None
+    """How many nodes have the table where engines open it, looked at just before the end: `1 of 2 nodes`. None where
+    none was to be kept."""
     error: str | None = None
     """Why the run failed: rank, node, phase, task, for how long, the remote traceback, the setting to change."""
 
@@ -185,6 +188,12 @@ class WarmupReport(ReportPart):
         if self.error is not None or not left:
             return False
         return all(rank.state == "ready" for rank in left) and all(map(self._agrees, self.classes))
+
+    @property
+    def is_on_every_disk(self) -> bool:
+        """Whether engines find on every node what belongs there."""
+        words = (self.on_disk or "").split()
+        return not words or words[0] == words[2]
 
     def _agrees(self, group: ClassReport) -> bool:
         digests = {rank.digest for rank in self.ranks if rank.rank in group.ranks}

@@ -48,8 +48,9 @@ def test_a_directory_below_a_file_degrades_to_memory(case: Case) -> None:
     """A node whose cache cannot be created loads from memory, with a warning that names it and the setting."""
     first, second = case.bed.nodes[:2]
     case.cache(second).write_text("a regular file")
-    report = case.run()
+    report = case.run(case.config(cache={"require_disk": False}))
     assert report.ready, report.error
+    assert report.on_disk == "1 of 2 nodes"
     assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
     assert {file.node_id for file in report.files} == {first.node_id}
     (warning,) = [text for text in report.warnings if "load from memory" in text]

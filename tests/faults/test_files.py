@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -38,8 +39,9 @@ def test_a_disk_that_is_full_degrades_to_memory(case: Case, phase: str, victim: 
     prepare(case, phase)
     node, other = case.bed.nodes[victim], case.bed.nodes[1 - victim]
     with Saboteur(case, moment(phase, node), limit_files(ROOM_BYTES)):
-        report = case.run()
+        report = case.run(case.config(cache={"require_disk": False}))
     assert report.ready, report.error
+    assert (report.on_disk, report.is_on_every_disk) == ("1 of 2 nodes", False)
     assert {rank.digest for rank in report.ranks} == {report.classes[0].digest}
     assert {file.node_id for file in report.files} == {other.node_id}
     (warning,) = [text for text in report.warnings if "load from memory" in text]
@@ -47,6 +49,28 @@ def test_a_disk_that_is_full_degrades_to_memory(case: Case, phase: str, victim: 
     assert "cache.root" in warning
     assert not case.files(node, TABLE)
     assert case.table(other).is_file()
+
+
+@pytest.mark.parametrize("victims", [(1,), (0, 1)])
+def test_a_run_whose_product_is_on_no_disk_fails(case: Case, victims: tuple[int, ...]) -> None:
+    """The caches are removed after every rank has loaded: the last look notices, and no node says READY."""
+    prepare(case, "REPLAYING")
+    nodes = [case.bed.nodes[victim] for victim in victims]
+
+    def strike(line: Line) -> None:
+        for node in nodes:
+            shutil.rmtree(case.cache(node))
+
+    with Saboteur(case, moment("REPLAYING", nodes[0]), strike):
+        report = case.run()
+    assert not report.ready
+    assert report.on_disk == f"{2 - len(victims)} of 2 nodes"
+    assert str(report.error).startswith("NotOnDiskError: ")
+    assert f"node {nodes[0].node_id[:8]}" in str(report.error)
+    verdicts = [
+        json.loads(path.read_text()) for node in case.bed.nodes[:2] for path in case.files(node, "verdict.json")
+    ]
+    assert not any(verdict["ready"] for verdict in verdicts)
 
 
 @pytest.mark.parametrize(("phase", "victim"), [("TUNING", 0), ("INSTALLING", 0), ("INSTALLING", 1)])

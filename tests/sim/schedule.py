@@ -153,7 +153,7 @@ def _config(rng: random.Random, shape: Shape) -> WarmupConfig:
                 "strategy": rng.choice(strategies),
             },
             "guard": {"enabled": rng.random() < 0.8},
-            "cache": {"persistent": rng.random() < 0.85},
+            "cache": {"persistent": rng.random() < 0.85, "require_disk": False},
             "timeouts": {**dict.fromkeys(PHASES, PHASE_LIMIT_S), "task": TASK_LIMIT_S},
         }
     )

@@ -122,7 +122,8 @@ def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         return {"digest": call.args["digest"], "entries": 1, "hits": 1, "misses": []}
 
     monkeypatch.setattr(World, "_load", lie)
-    monkeypatch.setattr(World, "_confirm", lambda self, process, call, group, now: {"digest": group.digest})
+    said = ("digest", "stored")
+    monkeypatch.setattr(World, "_confirm", lambda self, process, call, group, now: dict.fromkeys(said, group.digest))
     monkeypatch.setattr(delivering, "lacking", lambda group: [])
     assert noticed("READY with 2 digests")
 

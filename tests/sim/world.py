@@ -281,7 +281,9 @@ class World(Workshop):
         return said | {"verification": None}
 
     def _confirm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        return {"digest": process.loaded}
+        directory = self.directory(process.rank)
+        table = None if directory.lacks_files else directory.tables.get(self._key(process))
+        return {"digest": process.loaded, "stored": None if table is None else table.digest}
 
     def _sent(self, call: Call, group: ClassState | None) -> Table:
         """The adopted artifact, checked against the header that goes along."""

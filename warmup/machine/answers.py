@@ -24,6 +24,7 @@ def keep_answer(run: Run, call: Call, state: RankState, value: dict[str, Any]) -
         case warming.METHOD:
             return warming.keep(run, state, value)
         case "confirm":
+            state.stored = value["stored"]
             held = (state.load or {}).get("digest")
             text = f"it holds digest {value['digest']} at the end, it loaded {held}"
             return None if value["digest"] == held else Failure("LoadError", text)

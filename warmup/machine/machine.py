@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.machine import node_loss, warming
+from ray_warmup.warmup.machine import node_loss, on_disk, warming
 from ray_warmup.warmup.machine.answers import keep_answer
 from ray_warmup.warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
@@ -289,12 +289,20 @@ class WarmupMachine:
                 break
             self._count_seconds(now)
             if self._index + 1 == len(self._phases):
-                self._enter(Phase.READY, now)
+                issued += self._end(now)
                 break
             self._index += 1
             self._enter(self._logic.phase, now)
             issued += self._issue(self._logic.enter(self.run), now)
         return issued
+
+    def _end(self, now: float) -> Commands:
+        """Every rank is ready: so is the run, when the disks hold what they should."""
+        problem = on_disk.refusal(self.run)
+        if problem is not None:
+            self.run.error = problem
+        self._enter(Phase.READY if problem is None else Phase.FAILED, now)
+        return []
 
     def _rewind(self, now: float) -> Commands:
         """Every rank has a process and nothing is in flight: LOOKUP again, on the nodes that there are now."""

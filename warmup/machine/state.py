@@ -51,6 +51,8 @@ class RankState:
     replay: dict[str, Any] | None = None
     is_confirmed: bool = False
     """Has said, after everyone had replayed, that it still holds what it loaded."""
+    stored: str | None = None
+    """Digest of the table that its node had on disk when it said so."""
     engine: dict[str, Any] | None = None
     """What `warm` returned: the engine warmups and their check."""
     left_out: dict[str, str] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
 from ray_warmup.warmup.report import (
@@ -29,6 +30,7 @@ def summarize(run: Run) -> WarmupReport:
         phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
         warnings=tuple(run.warnings),
         error=run.error,
+        on_disk=share(run) if run.phase.is_final else None,
     )
 
 

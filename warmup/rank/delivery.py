@@ -218,6 +218,19 @@ class Delivery:
             result = self._tuner.load(path, self._tasks).to_json()
         return result | {"seconds": time.monotonic() - began}
 
+    def holds(self) -> dict[str, Any]:
+        """Digests of the tables that the device holds and that this node's disk keeps, both looked at now.
+
+        A file that went bad is put back; None where the disk has no generation with the table that is held.
+        """
+        held = self._tuner.held_digest()
+        try:
+            stored = None if held is None else parse_table(self._table_of_run(held)).digest
+        except WarmupError as error:
+            logger.warning("%s: %s", self._info, error)
+            stored = None
+        return {"digest": held, "stored": stored}
+
     def hold_store(self) -> None:
         """Keep blobs and modules that no generation names yet from being pruned while this rank lives."""
         if "store" not in self._held:

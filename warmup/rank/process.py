@@ -326,7 +326,7 @@ class RankProcess:
     def confirm(self) -> dict[str, Any]:
         """The last question before a run is called ready: which table does the device hold now?"""
         with self._busy("confirm"):
-            return {"digest": None if self._loaded is None else self._tuner.held_digest()}
+            return dict.fromkeys(("digest", "stored")) if self._loaded is None else self._delivery.holds()
 
     def conclude(self, verdict: dict[str, Any] | None, ranks: Sequence[int] = ()) -> dict[str, Any]:
         """Keep how the run ended, for those who ask without Ray: beside the table, and for the class's `ranks` on this

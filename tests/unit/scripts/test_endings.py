@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
 from ray_warmup.configs import ConfigError
 from ray_warmup.scripts.cli import app
-from ray_warmup.warmup.report import WarmupReport
+from ray_warmup.warmup.report import RankReport, WarmupReport
 from tests.testbed import ROOT
 
 RUN = "ray_warmup.scripts.running.run_warmup"
@@ -89,6 +89,21 @@ def test_a_run_always_leaves_its_last_line_and_its_report(
     report = WarmupReport.from_json(path.read_text())
     assert (report.ready, report.error) == (False, verdict["error"])
     assert report.run_id == ("r7" if isinstance(error, RunInterrupted) else "")
+
+
+@pytest.mark.parametrize(
+    ("on_disk", "code"), [("2 of 2 nodes", 0), ("1 of 2 nodes", 4), ("0 of 2 nodes", 4), (None, 0)]
+)
+def test_a_ready_run_that_is_not_on_every_disk_has_a_code_of_its_own(
+    on_disk: str | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last line says on how many nodes the table lies."""
+    rank = RankReport(rank=0, local_rank=0, node_rank=0, node_id="ab", role="leader", state="ready")
+    report = WarmupReport(run_id="r8", config={}, ranks=(rank,), on_disk=on_disk)
+    monkeypatch.setattr(RUN, lambda *arguments, **options: report)
+    got, output = call("run")
+    verdict = json.loads(output.splitlines()[-1].partition(" ")[2])
+    assert (got, verdict["ready"], verdict["on_disk"]) == (code, True, on_disk)
 
 
 PROGRAM = """

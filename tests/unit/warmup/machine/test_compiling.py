@@ -177,7 +177,7 @@ def test_a_dead_context_is_a_death_and_never_trouble_on_the_way(method: str) -> 
 
 def test_nodes_that_cannot_install_build_for_themselves() -> None:
     """A store that cannot be written, or modules that cannot be shipped, lead to builds where they are missing."""
-    driver = compiling()
+    driver = compiling(sections={"cache": {"require_disk": False}})
     driver.world.directory(2).is_read_only = True
     assert driver.finish().ready
     assert driver.asked("compile") == [0, 2]

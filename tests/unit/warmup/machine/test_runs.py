@@ -9,6 +9,7 @@ from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.phases import Phase
 from tests.sim.world import make_result
 from tests.unit.warmup.machine.driver import Driver
+from tests.unit.warmup.machine.test_on_disk import ANY_DISK
 
 NO_GUARD = {"guard": {"enabled": False}}
 
@@ -270,7 +271,7 @@ def test_o0_probes_and_warms_and_is_ready() -> None:
 
 def test_a_degraded_node_loads_from_memory() -> None:
     """A node whose disk refuses the files warns, and its ranks alone load from memory."""
-    driver = Driver()
+    driver = Driver(sections=ANY_DISK)
     driver.world.directory(2).is_read_only = True
     report = driver.finish()
     assert report.ready
@@ -281,7 +282,7 @@ def test_a_degraded_node_loads_from_memory() -> None:
 
 def test_a_hit_without_a_file_is_pushed_and_loaded_from_memory() -> None:
     """A node whose table is found but cannot be put where ranks load it gets it pushed, and degrades to memory."""
-    driver = Driver()
+    driver = Driver(sections=ANY_DISK)
     driver.store(0, 7)
     driver.store(1, 7)
     driver.world.directory(2).is_read_only = True

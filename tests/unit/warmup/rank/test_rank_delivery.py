@@ -317,8 +317,8 @@ def test_what_is_confirmed_is_what_the_device_holds_then(make_rank: RankMaker) -
     process = make_rank(0)
     header, blobs = tune(process)
     process.install(header, blobs)
-    assert process.confirm() == {"digest": None}
+    assert process.confirm()["digest"] is None
     process.load(header["digest"], None, None)
-    assert process.confirm() == {"digest": header["digest"]}
+    assert process.confirm() == dict.fromkeys(("digest", "stored"), header["digest"])
     process._tuner.reset()
-    assert process.confirm() == {"digest": None}
+    assert process.confirm()["digest"] is None

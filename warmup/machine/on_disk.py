@@ -1,0 +1,72 @@
+"""Whether every node that should keep the table on its disk does, as its ranks saw it last, just before the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+
+KIND = "NotOnDiskError"
+
+
+def lacks_table(run: Run, state: RankState) -> bool:
+    """Whether the rank's node has no table of its class, or another one, where engines open it."""
+    digest = run.class_of(state.info.rank).digest
+    return digest is not None and state.stored != digest
+
+
+def lacking(run: Run) -> list[RankState]:
+    """One rank of each node that lacks a table."""
+    found: dict[str, RankState] = {}
+    for state in _expected(run):
+        if lacks_table(run, state):
+            found.setdefault(state.info.node_id, state)
+    return list(found.values())
+
+
+def share(run: Run) -> str | None:
+    """How many nodes have what engines on them open: `1 of 2 nodes`; None where no disk was asked for anything."""
+    nodes = {state.info.node_id for state in _expected(run)}
+    return f"{len(nodes) - len(lacking(run))} of {len(nodes)} nodes" if nodes else None
+
+
+def refusal(run: Run) -> str | None:
+    """Why a run that served every rank is no success; None where it is, or where `cache.require_disk` is off."""
+    nodes = lacking(run)
+    if not nodes:
+        return None
+    where = "; ".join(f"{state.info}: {_reason(run.class_of(state.info.rank), state)}" for state in nodes[:4])
+    more = f"; and {len(nodes) - 4} more nodes" if len(nodes) > 4 else ""
+    text = f"{share(run)} keep the table on disk, engines on the others would find nothing: {where}{more}"
+    if not run.config.cache.require_disk:
+        run.warn(text)
+        return None
+    return (
+        f"{KIND}: {text}; set cache.root to a directory with room there, cache.require_disk=false to call such a run "
+        "ready (exit code 4), or cache.persistent=false if nothing is to be kept"
+    )
+
+
+def verdict_here(run: Run, rank: int, is_ready: bool) -> dict[str, Any]:
+    """What the verdict of a ready run says otherwise beside the table that the rank's node does not have."""
+    if not is_ready or not lacks_table(run, run.ranks[rank]):
+        return {}
+    return {
+        "ready": False,
+        "state": "failed",
+        "error": "the run is ready, but this node's disk does not hold its table",
+    }
+
+
+def _expected(run: Run) -> list[RankState]:
+    """Ranks of classes whose table belongs on disk."""
+    if not keeps_files(run):
+        return []
+    return [run.ranks[rank] for group in run.classes.values() if group.digest is not None for rank in group.ranks]
+
+
+def _reason(group: ClassState, state: RankState) -> str:
+    if state.place in group.in_memory:
+        return "its disk refused the files, see the warning"
+    return f"{state.place[1]} does not hold the table any more"
