@@ -191,7 +191,7 @@ class WarmupReport(ReportPart):
 
     @property
     def is_on_every_disk(self) -> bool:
-        """Whether engines find on every node what belongs there."""
+        """Tell a run after which engines find on every node what belongs there."""
         words = (self.on_disk or "").split()
         return not words or words[0] == words[2]
 

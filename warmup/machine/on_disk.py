@@ -1,4 +1,4 @@
-"""Whether every node that should keep the table on its disk does, as its ranks saw it last, just before the verdict."""
+"""The last look at the disks: nodes that should keep the table and do not, as their ranks saw it before the verdict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ KIND = "NotOnDiskError"
 
 
 def lacks_table(run: Run, state: RankState) -> bool:
-    """Whether the rank's node has no table of its class, or another one, where engines open it."""
+    """Tell a node that has no table of the rank's class on its disk, or another one."""
     digest = run.class_of(state.info.rank).digest
     return digest is not None and state.stored != digest
 
@@ -26,13 +26,19 @@ def lacking(run: Run) -> list[RankState]:
 
 
 def share(run: Run) -> str | None:
-    """How many nodes have what engines on them open: `1 of 2 nodes`; None where no disk was asked for anything."""
+    """Count the nodes that have what engines on them open: `1 of 2 nodes`.
+
+    None where no disk was asked for anything.
+    """
     nodes = {state.info.node_id for state in _expected(run)}
     return f"{len(nodes) - len(lacking(run))} of {len(nodes)} nodes" if nodes else None
 
 
 def refusal(run: Run) -> str | None:
-    """Why a run that served every rank is no success; None where it is, or where `cache.require_disk` is off."""
+    """Explain why a run that served every rank is no success.
+
+    None where it is one, or where `cache.require_disk` is off; then the run is warned.
+    """
     nodes = lacking(run)
     if not nodes:
         return None
@@ -49,7 +55,7 @@ def refusal(run: Run) -> str | None:
 
 
 def verdict_here(run: Run, rank: int, is_ready: bool) -> dict[str, Any]:
-    """What the verdict of a ready run says otherwise beside the table that the rank's node does not have."""
+    """Change the verdict of a ready run for a node whose disk does not have the table."""
     if not is_ready or not lacks_table(run, run.ranks[rank]):
         return {}
     return {
