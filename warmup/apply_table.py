@@ -30,7 +30,7 @@ _ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What this process serves from now on."""
+    """The table that this process serves from now on."""
 
     digest: str | None
     """Digest of the table that the AutoTuner gives back; None when it holds nothing."""

@@ -10,10 +10,10 @@ from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
 
 
 def choose(measurements: Sequence[Measurement], tie_band: float) -> Choice:
-    """The choice among measurements of one task; ValueError when there is none.
+    """Choose among the measurements of one task.
 
-    Candidates within `tie_band` (a share) of the fastest are equal; among them the default tactic comes first,
-    then the order of runner name and tactic, so that two tunes of one task agree.
+    Candidates within `tie_band` (a share) of the fastest are equal. Among them the default tactic comes first, then the
+    order of runner name and tactic, so that two tunes of one task agree. Raises ValueError without measurements.
     """
     limit = min(m.median_s for m in measurements) * (1 + tie_band)
     equal = [m for m in measurements if m.median_s <= limit]

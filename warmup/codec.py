@@ -27,7 +27,10 @@ _MAX_NUMBER = 1 << 63
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
 def message(kind: Decorated) -> Decorated:
-    """A frozen dataclass with slots whose fields `decode` checks strictly; nested ones are messages, too."""
+    """Make a frozen dataclass with slots whose fields `decode` checks strictly.
+
+    Nested ones are messages too.
+    """
     kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
     made: Any = dataclass(frozen=True, slots=True)(kind)
     return made  # type: ignore[no-any-return]

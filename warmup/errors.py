@@ -25,7 +25,10 @@ from __future__ import annotations
 
 
 class WarmupError(Exception):
-    """A warmup failed; `details` says where, as plain JSON values."""
+    """A warmup failed.
+
+    `details` locates the failure as plain JSON values.
+    """
 
     def __init__(self, message: str, **details: str | int | float | bool | None) -> None:
         super().__init__(message)
@@ -72,7 +75,10 @@ class CompileError(TuningError):
 
 
 class DeadContextError(TuningError):
-    """The CUDA context of this process is dead; only a new process can go on."""
+    """The CUDA context of this process is dead.
+
+    Only a new process can continue.
+    """
 
 
 class LoadError(WarmupError):
@@ -84,7 +90,7 @@ class WorkloadError(WarmupError):
 
 
 class ForecastError(WarmupError):
-    """What a rank would find cannot be told on this node."""
+    """A rank's lookup cannot be predicted on this node."""
 
 
 class EngineError(WarmupError):

@@ -1,6 +1,6 @@
-"""Who is who: rank numbers from where the actors landed. Pure; the caller brings the placements.
+"""Assign rank numbers to actors by node and GPU, purely from their reported placements.
 
-Nodes are keyed by node id, never by address: several nodes can share one address.
+Nodes are keyed by node id, never by address, because several nodes can share one address.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where one actor landed, as it reports itself."""
+    """An actor's node, GPUs and process, as the actor reports them."""
 
     bundle_index: int
     node_id: str
@@ -26,7 +26,10 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class RankInfo:
-    """One rank's identity; `rank` is the world rank."""
+    """One rank's identity.
+
+    `rank` is the world rank.
+    """
 
     rank: int
     world_size: int
@@ -56,7 +59,7 @@ class RankInfo:
 
 
 def assign_ranks(placements: Sequence[Placement], first_node: str | None = None) -> tuple[RankInfo, ...]:
-    """Ranks contiguous per node: `first_node` first, then by node id; inside a node by GPU, then bundle.
+    """Number ranks contiguously per node: `first_node` first, then by node id, and inside a node by GPU, then bundle.
 
     Bundle order is not node order (SPREAD interleaves), so it only breaks ties.
 
@@ -117,7 +120,7 @@ def _within_node(place: Placement) -> tuple[list[tuple[int, str]], int]:
 
 @dataclass(frozen=True, slots=True)
 class ModelShare:
-    """Which part of the model a rank runs."""
+    """One rank's share of the model."""
 
     tensor_rank: int
     pipeline_stage: int
@@ -126,7 +129,10 @@ class ModelShare:
 
 
 def share_of(rank: int, tensor: int, pipeline: int, expert: int) -> ModelShare:
-    """Tensor ranks vary fastest, then pipeline stages, then replicas; expert shards run across all ranks of a stage."""
+    """Return a rank's share of the model.
+
+    Tensor ranks vary fastest, then pipeline stages, then replicas. Expert shards run across all ranks of a stage.
+    """
     tensor_rank, replica = rank % tensor, rank // (tensor * pipeline)
     return ModelShare(
         tensor_rank=tensor_rank,

@@ -1,4 +1,4 @@
-"""What a run says at its end: `RankReport` per rank, `ClassReport` per class, `WarmupReport` for all.
+"""Report of a run: `RankReport` per rank, `ClassReport` per class, `WarmupReport` for all.
 
 `WarmupReport.ready` is computed, never set: every rank ready, and one digest in every class.
 `schema()` is the JSON schema that is committed as `warmup/schemas/report.schema.json`.
@@ -44,7 +44,7 @@ class SkipReport(ReportPart):
 
 
 class GuardReport(ReportPart):
-    """What the guard decided in one class."""
+    """The guard's decisions in one class."""
 
     state: str
     """guarded, unguarded or off."""
@@ -120,7 +120,7 @@ class VerificationReport(ReportPart):
 
 
 class EngineReport(ReportPart):
-    """What an engine warms at start-up, on one rank."""
+    """Engine warmups of one rank."""
 
     reason: str = ""
     """Why nothing of it ran; empty when it did."""
@@ -162,7 +162,7 @@ class RankReport(ReportPart):
 
 
 class WarmupReport(ReportPart):
-    """The outcome of one run; written also when it failed."""
+    """The outcome of one run, also of a failed one."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -205,9 +205,9 @@ class WarmupReport(ReportPart):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> WarmupReport:
-        """Parse a report; `ready` is computed again, whatever the text says.
+        """Parse a report. `ready` is computed, whatever the text says.
 
-        Raises RejectedArtifactError for another schema version, CorruptArtifactError for what is no report.
+        Raises RejectedArtifactError for another schema version, CorruptArtifactError for an invalid report.
         """
         try:
             data = parse_json(text, MAX_REPORT_BYTES)

@@ -1,4 +1,4 @@
-"""What is tuned: workloads, tasks and what measuring a task gave. Pure values, JSON in and out.
+"""Workloads, tasks and their measurements. Pure values with JSON forms.
 
 A *workload* is one op call of a model on one rank (for example the QKV projection as a bf16 GEMM
 of K=1024, N=4096). A *task* is one workload at one bucket (a number of tokens, M): the unit of
@@ -68,12 +68,15 @@ class Workload:
 
     @property
     def identity(self) -> str:
-        """What makes two workloads the same work: op, backend, dtype and shape, not the name."""
+        """Return the text that identifies equal work: op, backend, dtype and shape, without the name."""
         shape = ",".join(f"{name}={value}" for name, value in self.params)
         return f"{self.op}:{self.backend}:{self.dtype}:{shape}"
 
     def param(self, name: str) -> Scalar:
-        """The value of one shape parameter; KeyError names the workload."""
+        """Return the value of one shape parameter.
+
+        Raises KeyError naming the workload.
+        """
         for key, value in self.params:
             if key == name:
                 return value
@@ -132,7 +135,7 @@ class Choice:
 
 @message
 class TaskResult:
-    """What tuning one task gave: everything needed to write, guard, merge or explain its table entry.
+    """Result of tuning one task, complete enough to write, guard, merge or explain its table entry.
 
     At most a few KiB as JSON, so that it travels inline as an event and can be kept as a checkpoint.
     """
@@ -168,7 +171,7 @@ class TaskResult:
 
 @message
 class GuardVerdict:
-    """What the guard decided about one task."""
+    """The guard's decision on one task."""
 
     task_id: Name
     decision: Decision

@@ -44,7 +44,10 @@ Answer = dict[str, Any]
 
 
 def perform(command: str, arguments: Arguments) -> Answer:
-    """Run one command here; see the module docstring. KeyError for an unknown command."""
+    """Run one command in this process.
+
+    See the module docstring. Raises KeyError for an unknown command.
+    """
     work = _COMMANDS[command]
     try:
         believe(_section(arguments))
@@ -120,13 +123,19 @@ def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _those_that_can_be_read(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
-    """As `_named`; one that is not found is no error where it may lie in a directory that could not be looked into."""
+    """Return the named stores.
+
+    Unlike `_named`, a missing one is no error if it may be in an unreadable directory.
+    """
     found = _search(paths, arguments)
     return found.stores if found.stores or found.unreadable else _named(paths, arguments)
 
 
 def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """Time a sample of a config's table again; needs the device that the table was made for."""
+    """Measure a sample of a config's table again.
+
+    Needs the device that the table was made for.
+    """
     from ray_warmup.warmup.cache_admin import retiming
     from ray_warmup.warmup.rank.forecast import forecast_rank
     from ray_warmup.warmup.rank.opening import tuner_options
@@ -182,7 +191,10 @@ def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """Into a file; with none the bytes themselves are the result's `data`, which is the one that is no JSON."""
+    """Export a store to a file.
+
+    Without `file`, return the bytes as the result's `data`, its only field that is not JSON.
+    """
     path, file, generation = _one(paths, arguments), arguments.get("file"), arguments.get("generation")
     if file is None:
         data = cache_ops.export_bytes(path, generation)
@@ -192,7 +204,7 @@ def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """From a file, or from `data` that was read from one elsewhere; then what an engine needs besides the table.
+    """Import an archive from a file or from `data`, and install the parts that an engine needs besides the table.
 
     Without a config the modes are those of the store, where there is one.
     """

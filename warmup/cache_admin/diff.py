@@ -1,4 +1,4 @@
-"""What changed between two generations of a store: winners, their times, and the blobs beside them."""
+"""Compare two generations of a store: winners, their times, and the blobs beside them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from ray_warmup.warmup.tasks import TaskResult
 
 @dataclass(frozen=True, slots=True)
 class TaskChange:
-    """One task whose table entry differs between two generations; times in seconds, None where not recorded."""
+    """One task whose table entry differs between two generations.
+
+    Times are in seconds, None if not recorded.
+    """
 
     task: str
     old: str
@@ -28,7 +31,7 @@ class TaskChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What changed from one generation to another."""
+    """Changes from one generation to another."""
 
     old: int
     new: int
@@ -49,7 +52,7 @@ class _Winners:
 
 
 def diff_generations(path: Path, old: int, new: int) -> Difference:
-    """What changed from generation `old` to `new`.
+    """Return the changes from generation `old` to `new`.
 
     Raises StoreError when one of them is not there, CorruptArtifactError when it is damaged.
     """

@@ -1,7 +1,8 @@
-"""What an import may replace: never a newer table by an older one, nor a guarded one by one that was not checked.
+"""Decide which stored artifact an import may replace: no newer table by an older one, no guarded one by an unchecked
+one.
 
-What is newer follows from lineage: an artifact names the one that it replaced, and counts. Only where that says nothing
-do the times of their makers decide, and a time from the future is not believed.
+Lineage decides which one is newer, since an artifact names its predecessor and counts them. Only without lineage do the
+makers' times decide, and a future time is ignored.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ FORCE = "give --force to import it all the same"
 
 
 def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: float | None = None) -> str | None:
-    """Why an artifact may not become current in this store; None when it may. `force` overrules all but a wrong key.
+    """Return the reason why an artifact may not become current in this store, or None.
 
-    Raises StoreError where it cannot be told what the store has.
+    `force` overrules every reason but a wrong key. Raises StoreError if the store's content cannot be determined.
     """
     digest = key_digest(incoming.key)
     if incoming.key_sha256 != digest:
@@ -53,7 +54,10 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
 
 
 def is_older(one: Manifest, other: Manifest, ancestors: frozenset[str], now: float) -> bool:
-    """Whether one artifact was made before another; `ancestors` are digests that led to the other."""
+    """Return True if one artifact was made before another.
+
+    `ancestors` are digests that led to the other.
+    """
     if one.digest in ancestors:
         return True
     if one.lineage is not None and one.lineage.parent == other.digest:

@@ -28,7 +28,10 @@ OF_EXPORT = Advice("FILE", "name another FILE, in a directory of this user on a 
 
 @dataclass(frozen=True, slots=True)
 class PruneRules:
-    """What may go. A rule that is None removes nothing; what is current goes only with its whole store."""
+    """Rules for removal.
+
+    A rule that is None removes nothing. A current generation goes only with its whole store.
+    """
 
     keep_generations: int | None = 3
     """Newest different artifacts kept in each store, the current one among them or besides."""
@@ -53,7 +56,7 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class PruneResult:
-    """What was removed, blobs that nothing names any more included."""
+    """Removed paths, including unreferenced blobs."""
 
     removed: tuple[str, ...]
     freed_bytes: int
@@ -76,7 +79,7 @@ class Rollback:
 
 
 def export_store(path: Path, target: Path, generation: int | None = None) -> int:
-    """Write a store's current (or a numbered) artifact as one file; returns its size.
+    """Write a store's current or numbered artifact as one file, and return its size.
 
     Raises StoreError or CorruptArtifactError; nothing is written then.
     """
@@ -95,7 +98,10 @@ def write_export(target: Path, data: Blob) -> None:
 
 
 def export_bytes(path: Path, generation: int | None = None) -> bytes:
-    """What `export_store` writes. Raises StoreError, CorruptArtifactError."""
+    """Return the bytes of an export.
+
+    Raises StoreError, CorruptArtifactError.
+    """
     artifact = NodeStore(path).read_artifact(generation=generation)
     version, arch = version_and_arch(path)
     fingerprint = dict(artifact.manifest.fingerprint)
@@ -132,9 +138,9 @@ def import_archive(
 
 
 def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
-    """What going back would do; None: to the newest generation before the current. Nothing is touched.
+    """Return the effect of a rollback to a generation, by default the newest one before the current. Changes nothing.
 
-    Raises StoreError when there is none, an ArtifactError when its manifest is damaged.
+    Raises StoreError if there is no such generation, or an ArtifactError if its manifest is damaged.
     """
     store = NodeStore(path)
     try:
@@ -177,9 +183,9 @@ def refuse_live(path: Path) -> None:
 
 
 def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[Removal, ...]:
-    """What the rules would remove from these stores, generations first; nothing is touched.
+    """Return the removals that the rules ask for, generations first. Changes nothing.
 
-    Of a store that cannot be read nothing is named; `untouchable` says which those are.
+    Names nothing in an unreadable store. `untouchable` lists those.
     """
     generations: list[Removal] = []
     whole: dict[Path, str] = {}
@@ -207,7 +213,7 @@ def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[R
 
 
 def untouchable(stores: Iterable[Path]) -> tuple[str, ...]:
-    """Which of these stores nothing may be removed from, because something of them cannot be read, and what."""
+    """Return a message for each store with unreadable content, from which nothing may be removed."""
     found = []
     for path in stores:
         try:
@@ -272,7 +278,10 @@ def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> 
 
 
 def _made_at(path: Path, found: Inventory, now: float) -> float:
-    """When a store's current artifact was made; without one, or with a time from the future, when its files changed."""
+    """Return the time of a store's current artifact.
+
+    Without one, or with a future time, return the time of its files.
+    """
     if found.pointer is None:
         return path.stat().st_mtime
     made_at = found.manifests[found.pointer.generation].created_at

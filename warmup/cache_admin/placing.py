@@ -25,7 +25,7 @@ _DEVICE = ("driver", "arch", "cuda_version")
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What an engine finds besides the table, and what it does not."""
+    """Files that an engine finds besides the table, and notes on missing ones."""
 
     files: tuple[tuple[Kind, int], ...] = ()
     """(kind, files written) of what is in place; 0 where all of it was there."""
@@ -77,7 +77,7 @@ def _made_on(artifact: Artifact) -> dict[str, str]:
 
 
 def _here(made_on: Mapping[str, str], environ: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What can be told of this node without a device's context, and what was believed instead."""
+    """Return this node's facts that need no device context, and notes on assumed ones."""
     if not made_on["driver"]:  # made without a GPU
         return {}, ()
     cuda = {"cuda_version": torch_facts()[1] or UNKNOWN}

@@ -23,7 +23,10 @@ LIMIT = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which tactics are meant; what is empty means every one."""
+    """Filter on tactics.
+
+    An empty field matches every value.
+    """
 
     op: str = ""
     runner: str = ""
@@ -31,7 +34,7 @@ class Rule:
     """As JSON, the way it is shown."""
 
     def names(self, ban: BannedTactic) -> bool:
-        """Whether a tactic is meant."""
+        """Return True if the filter matches a tactic."""
         return all(wanted in ("", getattr(ban, name)) for name, wanted in asdict(self).items())
 
 
@@ -88,7 +91,10 @@ def _lift(store: Path, rule: Rule) -> StoreBans:
 
 
 def _lift_from(path: Path, rule: Rule) -> tuple[BannedTactic, ...]:
-    """A row that is no tactic's stays where it is; a file with nothing left in it goes."""
+    """Remove matching tactics from one file.
+
+    Invalid rows stay. A file without rows is removed.
+    """
     rows = _rows(path)
     named = tuple(ban for ban in read_bans(rows).rows if rule.names(ban))
     if not named:

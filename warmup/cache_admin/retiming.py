@@ -19,7 +19,10 @@ TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Retimed:
-    """One entry, then and now; ratios are the default's time over the entry's."""
+    """One entry's earlier and new measurement.
+
+    Ratios are the default's time over the entry's.
+    """
 
     task_id: str
     runner: str
@@ -62,7 +65,10 @@ def sample(entries: Sequence[Recorded], num: int) -> tuple[Recorded, ...]:
 
 
 def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[Recorded]) -> tuple[Retimed, ...]:
-    """Time each entry against the default on this device; entries of tasks that the rank does not run are left out."""
+    """Measure each entry against the default on this device.
+
+    Entries of tasks that the rank does not run are left out.
+    """
     return tuple(_retimed(tuner, tasks[e.result.task_id], e) for e in entries if e.result.task_id in tasks)
 
 

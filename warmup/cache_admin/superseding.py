@@ -8,9 +8,9 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 
 def supersede_verdict(store: NodeStore, table_sha256: str, by: str) -> None:
-    """Where a verdict of a run that has ended names another table, or none, say that this one was put there.
+    """Replace an ended run's verdict that names another table, or none, by one that names this table.
 
-    Without a verdict the table stands for itself; while a run is under way its own verdict follows. Raises StoreError.
+    Without a verdict the table needs none. A run under way writes its own. Raises StoreError.
     """
     verdict = store.load_verdict()
     if verdict is None or verdict.get("state") == "running" or not table_sha256:

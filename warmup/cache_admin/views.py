@@ -77,7 +77,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Whether a key would be a hit, and how it differs from what is there."""
+    """Hit or miss of a key, and its differences from stored keys."""
 
     path: str
     hit: bool
@@ -99,14 +99,14 @@ class Found:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What could not be looked into, for people."""
+        """Return a message for each unreadable directory."""
         return tuple(f"could not read {path}: {reason}" for path, reason in self.unreadable)
 
 
 def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
-    """The stores below a cache root, or directly below an override directory; in order of their paths.
+    """Return the stores below a cache root, or directly below an override directory, in order of their paths.
 
-    A directory that cannot be looked into is logged; `search` names it.
+    An unreadable directory is logged. `search` returns it.
     """
     found = search(root, override)
     for problem in found.problems:
@@ -135,7 +135,10 @@ def _directories(directory: Path) -> list[Path]:
 
 
 def version_and_arch(store: Path) -> tuple[str, str]:
-    """FlashInfer's version and the architecture from a store's path; empty below an override directory."""
+    """Return FlashInfer's version and the architecture from a store's path.
+
+    Empty below an override directory.
+    """
     parts = store.parts
     is_versioned = len(parts) >= 4 and parts[-4] == "flashinfer_autotune_cache"
     return (parts[-3], parts[-2]) if is_versioned else ("", "")
@@ -170,7 +173,10 @@ def verify_store(path: Path) -> Verification:
 
 
 def explain(directory: Path, expected: Mapping[str, str], stores: tuple[Path, ...]) -> Explanation:
-    """Why the key with these parts, whose store is `directory`, would miss; the nearest other stores with it."""
+    """Return the reason for a miss of the key with these parts, and the nearest other stores.
+
+    `directory` is the key's own store.
+    """
     found = NodeStore(directory).lookup(expected, read_only=True)
     others = []
     for path in stores:
@@ -225,7 +231,10 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
 
 
 def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: str, checked: _Checked) -> None:
-    """A set that is in place must be whole; one that nobody installed here is no problem."""
+    """Check an installed set of modules for completeness.
+
+    A set that was never installed here is no problem.
+    """
     provider = provider_directory(store.directory, manifest.module_set)
     installed = provider / PACKAGE / MODULES / path
     try:
@@ -260,7 +269,7 @@ def _verify_table_file(store: NodeStore, number: int, manifest: Manifest, checke
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    """What a store serves, as far as it can be told."""
+    """Current generation of a store, with any problem in reading it."""
 
     generation: int | None = None
     manifest: Manifest | None = None
@@ -342,7 +351,10 @@ def _unreadable_row(path: Path, reason: str) -> StoreRow:
 
 
 def disk_bytes(path: Path) -> int:
-    """Bytes of all files below a directory; what vanishes meanwhile or may not be looked at counts nothing."""
+    """Return the bytes of all files below a directory.
+
+    Vanished and unreadable ones count as 0.
+    """
     total = 0
     for directory, _, names in os.walk(path, onerror=lambda error: logger.debug("not counted: %s", error)):
         for name in names:

@@ -35,7 +35,10 @@ COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute
 
 
 class CompiledPart:
-    """Collects, installs and activates for one process; `fingerprint` is the rank's."""
+    """Collector and installer of compiled code for one process.
+
+    `fingerprint` is the rank's.
+    """
 
     def __init__(
         self,
@@ -68,14 +71,17 @@ class CompiledPart:
         )
 
     def start(self) -> None:
-        """Record from here on which Triton entries this process uses; Triton gets ready for its first one meanwhile."""
+        """Start recording the Triton entries that this process uses, and hash Triton's installation meanwhile."""
         if self.has_gpu and not self._is_recording:
             self._recorder.start()
             triton_cache.hash_installation()
             self._is_recording = True
 
     def start_tuning(self) -> None:
-        """What the driver's cache has more from here on, tuning compiled. Only the first call counts."""
+        """Remember the driver cache's kernels, so that later ones count as compiled by tuning.
+
+        Only the first call counts.
+        """
         if self.uses_compute_cache and self._kernels_before is None:
             self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
 
@@ -95,7 +101,7 @@ class CompiledPart:
         triton_entries: Iterable[str] = (),
         stored_kernels: Sequence[Content] | None = None,
     ) -> tuple[tuple[Content, ...], tuple[str, ...]]:
-        """What to ship beside the table, and warnings for what could not be collected.
+        """Return the contents to ship beside the table, and warnings for missing ones.
 
         Args:
             libraries: the compiled FlashInfer modules that the rank's workloads need, by name.
@@ -130,11 +136,14 @@ class CompiledPart:
         return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
     def stored_tuning_kernels(self, store: NodeStore) -> Iterator[tuple[Content, ...]]:
-        """What earlier tunes for this device compiled and a node stores, this key's first; see `tuning_kernels`."""
+        """Yield stored kernels of earlier tunes for this device, this key's first.
+
+        See `tuning_kernels`.
+        """
         return tuning_kernels.stored_beside(store, self._device, int(TUNING_SHARE * self._max_bytes))
 
     def install_tuning_kernels(self, contents: Sequence[Content]) -> list[Path]:
-        """Add what earlier tunes compiled to this node's driver cache; the files written.
+        """Add kernels of earlier tunes to this node's driver cache, and return the files written.
 
         Raises as `compute_cache.install`, and an ArtifactError for damaged bytes.
         """
@@ -150,7 +159,7 @@ class CompiledPart:
         )
 
     def provider(self, module_set: str) -> Path:
-        """Where a set of modules is or would be installed on this node."""
+        """Return the directory of a set of modules on this node, present or not."""
         return installed.provider_directory(self._store_directory, module_set)
 
     def _tuning_kernels(self, stored: Sequence[Content]) -> tuple[Content, ...]:

@@ -31,11 +31,10 @@ _LIMIT = 1 << 16
 def collect(
     directory: Path, driver: str, max_bytes: int = DEFAULT_MAX_BYTES, kernels: Collection[str] | None = None
 ) -> tuple[Content, ...]:
-    """The files of a compute cache and the driver that wrote them; empty when there is nothing to save.
+    """Return the files of a compute cache and its driver's version, or none if the cache is empty.
 
-    `kernels`: only these, by their path in the cache, and its index.
-
-    A cache larger than `max_bytes` (`CUDA_CACHE_MAXSIZE`) is left out with a warning: a driver would evict it.
+    `kernels` restricts them to these paths in the cache, and its index. A cache larger than `max_bytes`
+    (`CUDA_CACHE_MAXSIZE`) is left out with a warning, because a driver would evict it.
     """
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
     if kernels is not None:
@@ -66,7 +65,7 @@ def install(
     file_mode: int = 0o600,
     dir_mode: int = 0o700,
 ) -> list[Path]:
-    """Add kernels to a compute cache; returns the files written, none when they would not fit.
+    """Add kernels to a compute cache and return the files written, or none if the kernels would not fit.
 
     `keep_free`: bytes below `max_bytes` that are somebody else's; kernels that make do with the rest are no loss.
 
@@ -100,7 +99,10 @@ def install(
 
 
 def size_limit(setting: str | None) -> int:
-    """`CUDA_CACHE_MAXSIZE` in bytes; the default when it is unset or no number."""
+    """Parse `CUDA_CACHE_MAXSIZE` in bytes.
+
+    Returns the default if it is unset or not a number.
+    """
     return int(setting) if setting is not None and setting.isdecimal() else DEFAULT_MAX_BYTES
 
 

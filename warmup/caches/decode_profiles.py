@@ -26,7 +26,7 @@ MAX_BYTES = 64 << 20
 
 
 def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, arch: str) -> Path:
-    """Where a process with this environment has the file (FlashInfer 0.7.2: `default_cache_path`)."""
+    """Return the file's directory for a process with this environment (FlashInfer 0.7.2: `default_cache_path`)."""
     override = environ.get("FLASHINFER_AUTOTUNE_DIR")
     return Path(override) if override else flashinfer_base / ".cache" / "flashinfer" / version / arch / "autotune"
 
@@ -34,7 +34,7 @@ def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, a
 def install(
     contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
 ) -> list[Path]:
-    """Add shipped profiles to this node's; returns the file when it was written.
+    """Merge shipped profiles into this node's file, and return the file if it was written.
 
     Raises CorruptArtifactError for profiles that are no JSON object, StoreError when the disk refuses.
     """
@@ -54,7 +54,10 @@ def install(
 
 
 def _present(path: Path) -> dict[str, Any]:
-    """What the node has: damaged content counts as none, a file that cannot be opened is left as it is (StoreError)."""
+    """Read the node's profiles.
+
+    Damaged content counts as none. Raises StoreError for a file that cannot be opened.
+    """
     try:
         document = parse_json(read_regular(path, MAX_BYTES), MAX_BYTES, str(path))
     except FileNotFoundError:
@@ -66,7 +69,7 @@ def _present(path: Path) -> dict[str, Any]:
 
 
 def _merged(present: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
-    """What was shipped wins, key by key."""
+    """Merge two documents key by key, preferring the shipped one."""
     both = {name: present[name] for name in present.keys() & added.keys()}
     nested = {
         name: _merged(both[name], added[name])

@@ -1,7 +1,7 @@
-"""Which process-wide variables and paths a process needs to find what was compiled, decided once per node.
+"""Decide the process-wide variables and paths by which a process finds compiled code, once per node.
 
-A rank applies the decision to itself; `ray-warmup env` prints it for an engine's own process. The environment is
-given as a mapping and never read here.
+A rank applies the decision to itself. `ray-warmup env` prints it for an engine's own process. The environment is passed
+in as a mapping and never read here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class ProcessEnvironment:
-    """Where compiled things lie on this node, and the variables that lead a process there."""
+    """Paths of compiled code on this node, and the variables that point a process to them."""
 
     provider: Path | None
     """Directory for `sys.path` with FlashInfer's compiled modules; None when the artifact has none."""

@@ -46,7 +46,7 @@ _LIMIT = 1 << 20
 
 
 def describe_process(cuda: str, architectures: Sequence[str]) -> dict[str, str]:
-    """What a module's binary depends on, of this process: versions, ABI and C library.
+    """Return the facts of this process that a module's binary depends on: versions, ABI and C library.
 
     `cuda` is torch's CUDA version (empty on CPU); `architectures` as FlashInfer writes them: `90a`.
     """
@@ -61,7 +61,7 @@ def describe_process(cuda: str, architectures: Sequence[str]) -> dict[str, str]:
 
 
 def collect(library_paths: Mapping[str, Path], requirements: Mapping[str, str]) -> tuple[Content, ...]:
-    """The libraries of these modules as contents, with what they need of a process; empty for no modules.
+    """Return the libraries of these modules as contents with their requirements, or none without modules.
 
     Raises CorruptArtifactError for a file that is not a whole shared library (a build that was cut off).
     """
@@ -83,9 +83,9 @@ def names_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
-    """Where this process' FlashInfer has the compiled library of each module; absent ones are left out.
+    """Return the compiled library of each module in this process's FlashInfer.
 
-    None: every module that this process has asked for so far. Imports FlashInfer.
+    None selects every module that this process has requested so far. Absent libraries are left out. Imports FlashInfer.
     """
     from flashinfer.jit import env as jit_env
     from flashinfer.jit.core import jit_spec_registry
@@ -101,9 +101,10 @@ def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
 
 
 def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
-    """Whether a process on this node would find a module's library; says so without FlashInfer.
+    """Return True if a process on this node would find a module's library.
 
-    `base` is FLASHINFER_WORKSPACE_BASE. An installed package of prebuilt modules is believed to have every one.
+    `base` is FLASHINFER_WORKSPACE_BASE. An installed package of prebuilt modules counts as complete. Works without
+    FlashInfer.
     """
     built = base / ".cache" / "flashinfer" / version / arch / "cached_ops" / name / f"{name}.so"
     if built.is_file():
@@ -130,10 +131,11 @@ def install(
     file_mode: int = 0o600,
     dir_mode: int = 0o700,
 ) -> list[Path]:
-    """Write a provider directory for these libraries, the importable package last; returns the files written.
+    """Write a provider directory for these libraries, and return the files written.
 
-    `here` is `describe_process` of the process that will load them. Raises RejectedArtifactError when the libraries
-    were built for another version, architecture, ABI or a newer C library; StoreError when the disk refuses.
+    The importable package is written last. `here` is `describe_process` of the process that will load them. Raises
+    RejectedArtifactError if the libraries were built for another version, architecture, ABI or a newer C library, and
+    StoreError if the disk refuses.
     """
     if not contents:
         return []
@@ -154,7 +156,7 @@ def install(
 
 
 def unmet_requirement(needed: Mapping[str, str], here: Mapping[str, str]) -> str | None:
-    """Why libraries with these needs may not be loaded in such a process; None when they may."""
+    """Return the requirement of the libraries that such a process does not meet, or None."""
     for name in ("flashinfer", "tvm_ffi", "cuda", "architectures", "python_abi"):
         if needed.get(name) != here.get(name):
             return f"{name}: built for {needed.get(name)!r}, this process has {here.get(name)!r}"
@@ -164,10 +166,11 @@ def unmet_requirement(needed: Mapping[str, str], here: Mapping[str, str]) -> str
 
 
 def activate(provider: Path) -> bool:
-    """Let this process' FlashInfer find a provider's modules; False when there is none in `provider`.
+    """Make this process's FlashInfer find a provider's modules.
 
-    Before FlashInfer is imported the provider goes onto `sys.path`; afterwards its list of providers is extended.
-    Modules that this process has loaded already stay loaded. Raises as `provider.check`.
+    Returns False if `provider` has none. Before FlashInfer is imported, the provider is added to `sys.path`. Afterwards
+    FlashInfer's list of providers is extended. Modules that this process has loaded stay loaded. Raises as
+    `provider.check` does.
     """
     if not is_installed(provider):
         return False
@@ -182,7 +185,7 @@ def activate(provider: Path) -> bool:
 
 
 def is_whole_library(data: bytes | memoryview) -> bool:
-    """Whether these bytes are an ELF file whose section table lies inside them, so a cut-off file is seen."""
+    """Return True for an ELF file whose section table lies inside these bytes, so that truncation is detected."""
     return _is_whole(bytes(data[:64]), len(data))
 
 

@@ -28,7 +28,7 @@ LAYOUT = "2"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What decides whether compiled parts fit this node."""
+    """Facts of this node that decide whether compiled code fits it."""
 
     process: Mapping[str, str]
     """`flashinfer_modules.describe_process` of the processes that will load the modules."""
@@ -43,7 +43,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What was put in place; a kind with nothing to write counts 0."""
+    """Result of an installation.
+
+    A kind with nothing to write counts 0.
+    """
 
     provider: Path | None
     files: tuple[Path, ...]
@@ -53,7 +56,7 @@ class Installed:
 
 
 def provider_directory(store_directory: Path, module_set: str) -> Path:
-    """Where a set of modules (`Manifest.module_set`) is installed below its node store."""
+    """Return the directory of a set of modules (`Manifest.module_set`) below its node store."""
     name = hashlib.sha256(f"{LAYOUT} {module_set}".encode()).hexdigest()[:32]
     return store_directory / "installed" / name
 

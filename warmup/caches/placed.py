@@ -51,11 +51,11 @@ class PlacedRegister:
         publish_bytes(self._file(path), json.dumps(asdict(entry)).encode() + b"\n")
 
     def of(self, path: Path) -> PlacedEntry | None:
-        """Return what is noted for an entry; None where nothing is, or what is there cannot be read."""
+        """Return the record of an entry, or None if it is absent or unreadable."""
         return _read(self._file(path))
 
     def is_changed(self, path: Path) -> bool:
-        """Whether an entry of ours has another content than it had when it was placed."""
+        """Return True if a placed entry's content has changed since."""
         noted = self.of(path)
         return noted is not None and digest_of(contents_of(path)) != noted.sha256
 
@@ -88,7 +88,10 @@ def register(root: Path) -> PlacedRegister:
 
 
 def digest_of(files: Mapping[str, Buffer]) -> str:
-    """Digest the names and contents of an entry's files; the empty name where the entry is one file."""
+    """Return the digest of an entry's file names and contents.
+
+    The name is empty if the entry is one file.
+    """
     whole = hashlib.sha256()
     for name in sorted(files):
         whole.update(name.encode() + b"\0")
@@ -97,7 +100,10 @@ def digest_of(files: Mapping[str, Buffer]) -> str:
 
 
 def contents_of(path: Path) -> dict[str, bytes]:
-    """Read an entry's files by relative path; empty where it is gone or cannot be read."""
+    """Read an entry's files by relative path.
+
+    Empty if the entry is gone or unreadable.
+    """
     try:
         if path.is_dir():
             return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}

@@ -25,12 +25,15 @@ _LIMIT = 4 << 20
 
 
 def is_installed(provider: Path) -> bool:
-    """Whether an installation into this directory was completed."""
+    """Return True if an installation into this directory was completed."""
     return (provider / PACKAGE / "__init__.py").is_file()
 
 
 def description(needed: Mapping[str, str], requirements: str, shas: Mapping[str, str]) -> bytes:
-    """The bytes beside the package's code; `needed` is read from `requirements`, `shas` are of all contents."""
+    """Build the description beside the package's code.
+
+    `needed` is parsed from `requirements`. `shas` covers all contents.
+    """
     document = {
         "version": needed["flashinfer"],
         "cuda_architectures": [f"sm{name}" for name in needed["architectures"].split(",") if name],
@@ -49,11 +52,11 @@ def check(provider: Path, module_set: str | None = None) -> None:
 
 
 def refusal(provider: Path, module_set: str | None = None) -> str | None:
-    """Why no process may load code from a provider; None when it may.
+    """Return the reason against loading code from a provider, or None.
 
-    Looked at are the owners and modes of every directory up to the root of the file system and of every file in it,
-    what files there are, and the bytes of each. `module_set`: those must be the modules (`Manifest.module_set`).
-    Raises CorruptArtifactError for a description that is none.
+    Checks the owners and modes of every directory up to the file system's root and of every file in it, the set of
+    files, and the bytes of each. `module_set` is the expected set of modules (`Manifest.module_set`). Raises
+    CorruptArtifactError for an invalid description.
     """
     why = code_refusal(provider) or contents_refusal(provider)
     if why is not None:
@@ -80,7 +83,10 @@ def _difference(home: Path, shas: Mapping[str, str]) -> str | None:
 
 
 def _is_bytecode(path: Path, home: Path) -> bool:
-    """Python keeps what it compiled of the package beside it; whoever may write there is believed."""
+    """Return True for Python's own compiled file of the package.
+
+    Its directory is checked, so its bytes are trusted.
+    """
     return path.parent == home / "__pycache__" and path.name.startswith("__init__.") and path.suffix == ".pyc"
 
 

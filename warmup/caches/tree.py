@@ -42,7 +42,7 @@ class TreeLayout:
     """Patterns of names that are not finished or that hold no result: locks, temporary files."""
 
     def collect(self, directory: Path, prefix: str = "") -> tuple[Content, ...]:
-        """Read every finished file below a directory; an absent directory is empty.
+        """Read every finished file below a directory, or none if it is absent.
 
         Names that begin with a dot, links and special files are left out. Raises OSError.
         """
@@ -92,7 +92,10 @@ class TreeLayout:
         )
 
     def _entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
-        """Entry name -> its files by relative path; the empty path where the entry is one file."""
+        """Map each entry's name to its files by relative path.
+
+        The path is empty if the entry is one file.
+        """
         entries: dict[str, dict[str, bytes | memoryview]] = {}
         for content in contents:
             parts = content.path.split("/")

@@ -29,7 +29,10 @@ _TEMPORARY = ("tmp.pid_", "lock")
 
 
 class Recorder:
-    """Which entries this process uses between `start` and `stop`, found or compiled. Imports Triton."""
+    """Recorder of the entries that this process uses between `start` and `stop`.
+
+    Entries count whether found or compiled. Imports Triton.
+    """
 
     def __init__(self) -> None:
         self.used: set[str] = set()
@@ -39,7 +42,10 @@ class Recorder:
         self._previous: Any = None
 
     def start(self) -> None:
-        """Begin to listen; a listener that was set before is still called."""
+        """Start listening.
+
+        A listener that was set before is still called.
+        """
         from triton import knobs
 
         self._previous = knobs.compilation.listener
@@ -76,7 +82,7 @@ def hash_installation() -> threading.Thread:
 
 
 def snapshot(directory: Path) -> frozenset[str]:
-    """The names of the entries that the cache has now; empty when there is no cache."""
+    """Return the names of the cache's present entries, or none without a cache."""
     return frozenset(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else frozenset()
 
 
@@ -94,7 +100,7 @@ def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:
 def install(
     contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
 ) -> list[Path]:
-    """Publish entries into a Triton cache, groups last; returns the files written.
+    """Publish entries into a Triton cache, groups last, and return the files written.
 
     A file that is there already is kept. Raises CorruptArtifactError or UnsafeArchiveError for a group that names
     other files than its own, StoreError when the disk refuses.
@@ -152,7 +158,7 @@ def _is_group(path: str) -> bool:
 
 
 def _is_group_usable(path: Path) -> bool:
-    """Whether every child that an existing group names is there, as Triton would check."""
+    """Return True if every child named by an existing group is present, as Triton checks."""
     try:
         document = parse_json(read_regular(path, _LIMIT), _LIMIT, str(path))
         return all(Path(child).exists() for child in document["child_paths"].values())

@@ -33,7 +33,10 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 
 
 def names(directory: Path) -> frozenset[str]:
-    """The kernels in a compute cache, as paths relative to it; what vanishes meanwhile may be among them or not."""
+    """Return a compute cache's kernels as relative paths.
+
+    A file that vanishes meanwhile may be included.
+    """
     found = (Path(where, name) for where, _, files in os.walk(directory) for name in files)
     return frozenset(str(path.relative_to(directory)) for path in found if path.name != compute_cache.INDEX)
 
@@ -41,11 +44,11 @@ def names(directory: Path) -> frozenset[str]:
 def collect(
     directory: Path, before: Iterable[str], stored: Sequence[Content], driver: str, max_bytes: int
 ) -> tuple[Content, ...]:
-    """What is in a compute cache now and was not `before`, together with what is `stored` of earlier tunes.
+    """Return the kernels added to a compute cache since `before`, together with `stored` ones of earlier tunes.
 
-    Empty when there is nothing to save; the same files give the same bytes. Nothing new gives what is stored, and so
-    does more than `max_bytes` of both, which no cache of that size could take.
-    Raises OSError, and an ArtifactError for `stored` bytes that are damaged.
+    Empty if there are none. The same files give the same bytes. Without new kernels, or if both together exceed
+    `max_bytes`, the result is `stored`: no cache of that size could hold more. Raises OSError, or an ArtifactError for
+    damaged `stored` bytes.
     """
     new = {name for name in names(directory) - frozenset(before) if _is_member(name)}
     try:
@@ -87,7 +90,10 @@ def opened(contents: Iterable[Content], max_bytes: int) -> tuple[Content, ...]:
 
 
 def stored_in(store: NodeStore) -> tuple[Content, ...]:
-    """The blob of a store's current artifact; empty where there is none. Raises StoreError, an ArtifactError."""
+    """Return the blob of a store's current artifact, or none.
+
+    Raises StoreError or an ArtifactError.
+    """
     try:
         return _read(store, store.current()[1])
     except FileNotFoundError:
@@ -95,13 +101,11 @@ def stored_in(store: NodeStore) -> tuple[Content, ...]:
 
 
 def stored_beside(store: NodeStore, device: Mapping[str, str], max_bytes: int) -> Iterator[tuple[Content, ...]]:
-    """What a node has of this kind for a key and then for the others of its `device`, newest first.
+    """Yield a node's stored kernels: those of this key, then those of other keys of its `device`, newest first.
 
-    Tactics of one shape need kernels that another's need, too. What cannot be read is left out; of all together no more
-    than `max_bytes` are read. Nobody is kept from pruning another key's store meanwhile, nothing is written there.
-
-    Args:
-        device: fields of a fingerprint (`driver`, `arch`) that another key's artifact must have, too.
+    Kernels are shared between tactics of one shape and another. Unreadable blobs are left out. At most `max_bytes` are
+    read in all. Takes no lease on other keys' stores, so they may be pruned while this reads. `device` holds fields of
+    a fingerprint (`driver`, `arch`) that another key's artifact must match.
     """
     found: list[tuple[bool, float, NodeStore, Manifest]] = []
     for directory in (store.directory, *_siblings(store.directory)):
@@ -130,7 +134,7 @@ def _read(store: NodeStore, manifest: Manifest) -> tuple[Content, ...]:
 
 
 def _siblings(directory: Path) -> list[Path]:
-    """Other keys' stores; neither links nor what a pruner has hidden."""
+    """Return other keys' stores, without links and hidden directories."""
     try:
         found = sorted(path for path in directory.parent.iterdir() if _KEY.fullmatch(path.name))
         return [path for path in found if path != directory and path.is_dir() and not path.is_symlink()]
@@ -139,7 +143,10 @@ def _siblings(directory: Path) -> list[Path]:
 
 
 def _is_member(name: str) -> bool:
-    """Whether an artifact can carry it: a network file system's leftovers are hidden files."""
+    """Return True if an artifact can carry the file.
+
+    A network file system's leftovers are hidden files.
+    """
     try:
         return bool(check_member_path(name))
     except UnsafeArchiveError:

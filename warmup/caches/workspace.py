@@ -1,6 +1,6 @@
-"""Where an engine's own FlashInfer builds: a directory that the user who asks can write, and nobody else.
+"""Choose the build directory of an engine's own FlashInfer: writable by the asking user and by nobody else.
 
-FlashInfer opens a log in its workspace while it is imported, so that one which cannot be written is no import at all.
+FlashInfer opens a log in its workspace while it is imported, so an unwritable workspace makes the import fail.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOG = Path(".cache") / "flashinfer"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What was found: a directory, and what was wrong with each that was wanted before."""
+    """The chosen directory, and the reasons against each preferred one."""
 
     base: Path
     refused: tuple[str, ...] = ()
@@ -58,7 +58,10 @@ def _exposed_above(there: Path) -> str | None:
 
 
 def _made_private(directory: Path) -> str | None:
-    """Make a directory of this user alone where everybody may make some; why it is none."""
+    """Create a directory of this user alone in a shared place.
+
+    Returns the reason if that fails.
+    """
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:

@@ -65,7 +65,10 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 
 
 class _Answered(BaseException):
-    """Ends an op call once the AutoTuner has answered; not an Exception, so that no op catches it."""
+    """Exception that ends an op call after the AutoTuner's answer.
+
+    Not an Exception, so that no op catches it.
+    """
 
 
 def check_seams() -> None:
@@ -82,7 +85,7 @@ def check_seams() -> None:
 
 
 def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
-    """The first request that `fn` makes to the AutoTuner (for `op`, when given); no kernel of that op runs.
+    """Return the first request of `fn` to the AutoTuner (for `op`, if given). No kernel of that op runs.
 
     Raises TuningError when `fn` returns without such a request.
     """
@@ -102,7 +105,7 @@ def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
 
 
 def look_up(fn: Callable[[], Any], op: str) -> Lookup:
-    """What the AutoTuner answers when `fn` asks it for `op`, outside every `autotune()` context.
+    """Return the AutoTuner's answer to `fn` for `op` outside every `autotune()` context.
 
     Raises TuningError when `fn` does not ask, or while tuning is on.
     """
@@ -135,7 +138,10 @@ def look_up(fn: Callable[[], Any], op: str) -> Lookup:
 
 @contextmanager
 def forced(op: str, runner: str, tactic: Any) -> Iterator[None]:
-    """Let every request for `op` in the block be answered with this runner and tactic; other ops keep their own."""
+    """Answer every request for `op` in the block with this runner and tactic.
+
+    Other ops keep their own.
+    """
 
     def choose(original: Callable[..., Any], request: Captured) -> Any:
         return (request.runner(runner), tactic) if request.op == op else original()
@@ -207,7 +213,7 @@ def _request(
 
 @contextmanager
 def _replaced(name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
-    """Replace one method of the process' AutoTuner by `wrapper(original, ...)`; restored on every way out."""
+    """Replace one method of the process's AutoTuner by `wrapper(original, ...)` until the block ends."""
     tuner = AutoTuner.get()
     original = getattr(tuner, name)
     before = tuner.__dict__.get(name)

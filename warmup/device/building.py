@@ -38,7 +38,7 @@ def _is_there(spec: Any) -> bool:
 
 
 def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
-    """Build modules; each step waits until more are done and names them, the others go on building meanwhile.
+    """Build modules, yielding the names of each finished step while the others continue.
 
     Args:
         specs: every module that may be asked for.

@@ -38,7 +38,10 @@ class Captured:
         return type(self.runners[0]).__name__
 
     def runner(self, name: str) -> Any:
-        """The first runner of this class; TuningError when the request has none."""
+        """Return the first runner of this class.
+
+        Raises TuningError if the request has none.
+        """
         for runner in self.runners:
             if type(runner).__name__ == name:
                 return runner
@@ -46,7 +49,7 @@ class Captured:
         raise TuningError(f"{self.op} has no runner {name}; it has {names}", op=self.op, runner=name)
 
     def run(self, runner: str, tactic: Any, inputs: list[Any] | None = None) -> Any:
-        """Run one tactic on the captured inputs (or on others of the same form); the runner's own return value."""
+        """Run one tactic on the captured inputs, or on others of the same form, and return the runner's result."""
         return self.runner(runner)(inputs=self.inputs if inputs is None else inputs, tactic=tactic, **self.kwargs)
 
     def file_key(self, runner: Any) -> str:
@@ -60,11 +63,14 @@ class Captured:
         return {type(runner).__name__: self.file_key(runner) for runner in self.runners}
 
     def key_of(self, name: str) -> str:
-        """The file key with the first runner of this class; TuningError when the request has none."""
+        """Return the file key with the first runner of this class.
+
+        Raises TuningError if the request has none.
+        """
         return self.file_key(self.runner(name))
 
     def shares_a_key(self) -> bool:
-        """Whether two runners have one file key: a table could not say which of them it means."""
+        """Return True if two runners share one file key, which makes a table entry ambiguous."""
         return len({self.file_key(runner) for runner in self.runners}) < len(self.runners)
 
     def policy(self) -> tuple[Any, ...]:
@@ -73,7 +79,7 @@ class Captured:
 
     @property
     def tokens(self) -> int:
-        """Its own number of tokens; 1 where the op's tuning depends on none."""
+        """Return the request's number of tokens, or 1 if the op's tuning does not depend on it."""
         specs = self.tuning_config.dynamic_tensor_specs
         return int(self.inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]]) if specs else 1
 
@@ -85,7 +91,7 @@ class Captured:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What the AutoTuner answers outside of tuning."""
+    """The AutoTuner's answer outside of tuning."""
 
     hit: bool
     runner: str
@@ -128,7 +134,10 @@ class Attempt:
 
 @dataclass(slots=True)
 class Profiling:
-    """What `profiled` saw. `captured` is None until the op has asked the AutoTuner."""
+    """State of a `profiled` block.
+
+    `captured` is None until the op has called the AutoTuner.
+    """
 
     captured: Captured | None = None
     out_of_memory: bool = False

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 def compose(
     results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], metadata: Mapping[str, str]
 ) -> TunedTable | None:
-    """The table of these results; None when no result has a key (nothing was tuned).
+    """Build the table of these results.
+
+    Returns None if no result has a key (nothing was tuned).
 
     Args:
         results: one per task, from any rank.

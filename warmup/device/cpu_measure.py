@@ -24,7 +24,7 @@ HOPELESS = 1.4
 
 
 def measure(call: Callable[[], object], best_s: float) -> list[float]:
-    """Seconds of single calls of one tactic, after a warm-up call; the fewer the slower it is.
+    """Time single calls of one tactic in seconds after a warm-up call, fewer of them for slower tactics.
 
     Args:
         call: runs the tactic once.
@@ -45,7 +45,7 @@ def measure(call: Callable[[], object], best_s: float) -> list[float]:
 
 
 def spread(samples: list[float]) -> float:
-    """Half the distance between the quartiles; 0.0 for fewer than three samples."""
+    """Return half the interquartile range, or 0.0 for fewer than three samples."""
     if len(samples) < 3:
         return 0.0
     low, _, high = statistics.quantiles(samples, n=4, method="inclusive")

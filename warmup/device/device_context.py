@@ -1,4 +1,4 @@
-"""Whether this process' CUDA context is still alive. FlashInfer takes an illegal access for a skipped tactic."""
+"""Check that this process's CUDA context is alive, since FlashInfer treats an illegal access as a skipped tactic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ray_warmup.warmup.errors import DeadContextError
 
 
 def is_dead(device: str) -> bool:
-    """Whether nothing runs in this process' CUDA context any more. An error that is only pending is reported once."""
+    """Return True if nothing runs in this process's CUDA context any more.
+
+    A merely pending error is consumed by the first call.
+    """
     if device == "cpu":
         return False
     with suppress(RuntimeError):
@@ -23,7 +26,10 @@ def is_dead(device: str) -> bool:
 
 
 def probe_context(device: str, task_id: str) -> None:
-    """Raise DeadContextError naming the task when the context died; nothing to do on the CPU."""
+    """Raise DeadContextError naming the task if the context died.
+
+    Does nothing on the CPU.
+    """
     if device == "cpu":
         return
     try:

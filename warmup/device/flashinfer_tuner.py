@@ -76,15 +76,15 @@ class FlashInferTuner:
         self._options = replace(self._options, quarantine=tuple(quarantine))
 
     def reference_seconds(self) -> float | None:
-        """Seconds of the reference GEMM on this device; None on CPU."""
+        """Return the seconds of the reference GEMM on this device, or None on CPU."""
         return reference_seconds(self._device)
 
     def watch(self) -> Watch:
-        """What is being measured now."""
+        """Return the current measurement."""
         return self._watch
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
-        """Keep what can run here; the rest with one reason each."""
+        """Keep workloads that can run here, and return the others with one reason each."""
         self._others = tuple(other for other in others if builder_for(other).refusal(other, self._device) is None)
         reasons = [(workload, builder_for(workload).refusal(workload, self._device)) for workload in workloads]
         self._workloads = tuple(workload for workload, reason in reasons if reason is None)
@@ -116,7 +116,7 @@ class FlashInferTuner:
         )
 
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
-        """Measure these candidates of one task again and nothing else; all of their timings are in the result."""
+        """Measure only these candidates of one task again, and return all of their timings."""
         tuner = TaskTuner(self._device, self._options, self._set_watch)
         return tuner.tune(task, lambda: self._call(task.workload, task.bucket), shortlist)
 

@@ -104,7 +104,10 @@ def nvml() -> Iterator[None]:
 
 
 def mig_mode(handle: Any) -> str:
-    """`on` or `off`; `off` where the GPU has no MIG."""
+    """Return `on` or `off`.
+
+    A GPU without MIG is `off`.
+    """
     import pynvml
 
     try:
@@ -134,7 +137,7 @@ def listed_archs(arch_list: str) -> str:
 
 
 def capability_of(arch: str) -> tuple[int, int] | None:
-    """The compute capability behind such a directory name; None for a CPU's."""
+    """Return the compute capability of an architecture's directory name, or None for a CPU's."""
     digits = arch.rstrip("abcdef")
     return (int(digits[:-1]), int(digits[-1])) if digits.isdigit() else None
 

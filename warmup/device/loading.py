@@ -141,7 +141,7 @@ class _Size:
 
 
 def _problem(table: TunedTable, task: Task, build: CallBuilder) -> str | None:
-    """What is wrong with the task's lookups, or None."""
+    """Describe the fault of the task's lookups, or return None."""
     try:
         at_bucket = _look_up(task, task.bucket, build)
         problem = _mismatch(table, at_bucket)
@@ -177,7 +177,7 @@ def _mismatch(table: TunedTable, found: Lookup) -> str | None:
 
 
 def _sizes_between(task: Task, at_bucket: Lookup) -> Iterator[_Size]:
-    """A size that is no bucket but is served by this one; none where keys hold exact sizes."""
+    """Yield a size between buckets that this bucket serves, or none if keys hold exact sizes."""
     if task.workload.exact_sizes:
         return
     lower = max((b for b in task.workload.buckets if b < task.bucket), default=0)

@@ -25,7 +25,7 @@ def memory_of(device: str) -> dict[str, int]:
 
 
 def limit_memory(device: str, max_bytes: int | None) -> None:
-    """Let torch take at most `max_bytes` of the device; a task that needs more ends as out of memory.
+    """Limit torch to `max_bytes` of the device. A task that needs more ends as out of memory.
 
     No effect on the CPU. Raises TuningError when the limit is not positive.
     """

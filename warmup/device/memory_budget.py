@@ -1,7 +1,7 @@
-"""Which buckets fit a memory budget: the largest are left out, with a warning each. Pure.
+"""Select the buckets that fit a memory budget, with a warning for each one left out. Pure.
 
-Decided once for a class, by its smallest budget, before tasks are dealt; a rank that runs out of memory all
-the same reports the task as `oom`.
+The smallest budget of a class decides once, before tasks are dealt. A rank that runs out of memory all the same reports
+the task as `oom`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def fit_buckets(workloads: Sequence[Workload], budget_bytes: int) -> tuple[tuple
 
 
 def bytes_needed(workload: Workload, tokens: int) -> int:
-    """An estimate of the device memory that tuning takes at this many tokens; 0 where it is not known."""
+    """Estimate the bytes of device memory that tuning takes at this many tokens.
+
+    0 if unknown.
+    """
     params = {name: int(value) for name, value in workload.params if isinstance(value, int)}
     element = _ELEMENT_BYTES.get(workload.dtype, 2)
     output = _OUTPUT_BYTES.get(workload.dtype, element)

@@ -1,4 +1,5 @@
-"""The fingerprint of this process, from torch and FlashInfer themselves; `host_facts.py` is its light twin."""
+"""The fingerprint of this process from torch and FlashInfer. `host_facts.py` finds the same facts without importing
+them."""
 
 from __future__ import annotations
 
@@ -42,7 +43,10 @@ def _gpu_parts(device: str) -> dict[str, str]:
 
 
 def _handle(uuid: str) -> Any:
-    """NVML's handle of the GPU (or the part of one) that torch uses; torch leaves the prefix out."""
+    """Return NVML's handle of the GPU or MIG slice that torch uses.
+
+    torch omits the prefix of its UUID.
+    """
     import pynvml
 
     names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]

@@ -12,10 +12,10 @@ idle GPU needs some tens of them, and a device that woke later than its peers wo
 
 
 def reference_seconds(device: str) -> float | None:
-    """Median seconds of a square bf16 product of SIZE on a CUDA device; None on CPU, where ranks share cores.
+    """Return the median seconds of a square bf16 product of SIZE, or None on CPU, where ranks share cores.
 
-    All products are enqueued at once: one that finds the device idle would be charged for its launch, by a host that
-    is busy with its other ranks' imports.
+    All products are enqueued at once. An idle device would add the launch time of a host that is busy with its other
+    ranks' imports.
     """
     if device == "cpu":
         return None

@@ -35,10 +35,10 @@ class ContextLost(BaseException):
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Times the tactics of one task; the AutoTuner calls it for each.
+    """Timer of one task's tactics, called by the AutoTuner for each.
 
-    The first runner's default tactic is timed too, before that runner's own tactics: FlashInfer does not, and
-    so may tune a task to something slower than not tuning it.
+    It also times the first runner's default tactic, before that runner's own tactics. FlashInfer does not, and so may
+    tune a task to something slower than not tuning it.
     """
 
     op: str
@@ -60,11 +60,11 @@ class Stopwatch:
         return self._time(attempt)
 
     def best_s(self) -> float:
-        """The fastest median so far; infinity before the first."""
+        """Return the fastest median so far, or infinity before the first."""
         return min((m.median_s for m in self.timed.values()), default=float("inf"))
 
     def measurements(self) -> tuple[Measurement, ...]:
-        """Fastest first; equal times in order of runner and tactic."""
+        """Return the measurements, fastest first, equal times in order of runner and tactic."""
         return tuple(sorted(self.timed.values(), key=lambda m: (m.median_s, m.runner, json.dumps(thaw(m.tactic)))))
 
     def _time(self, attempt: Attempt) -> float:

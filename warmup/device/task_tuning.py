@@ -58,7 +58,9 @@ class TaskTuner:
         only: Sequence[Choice] | None = None,
         outline: Callable[[], OpCall] | None = None,
     ) -> TaskResult:
-        """Measure the task; once more after freeing memory when it ran out of it.
+        """Measure the task.
+
+        If memory runs out, free it and measure once more.
 
         Args:
             task: what to tune.

@@ -16,7 +16,10 @@ from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Where the process is right now; the heartbeat thread reads it, the tuner thread replaces it."""
+    """The current measurement of a process.
+
+    The heartbeat thread reads it, the tuner thread replaces it.
+    """
 
     op: str = ""
     task_id: str = ""
@@ -26,7 +29,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What this process' AutoTuner holds after a load, and what it hits."""
+    """Content of this process's AutoTuner after a load, and its hits."""
 
     digest: str | None
     """Digest of the table that the AutoTuner gives back (a save round trip); None when it holds nothing."""
@@ -44,7 +47,7 @@ class LoadResult:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What running every loaded task once cost, and what it still had to build."""
+    """Cost of running every loaded task once, and modules that were still built."""
 
     calls: int
     built_modules: tuple[str, ...] = ()
@@ -61,7 +64,10 @@ class ReplayResult:
 
 @dataclass(frozen=True, slots=True)
 class TunerOptions:
-    """How tasks are measured and guarded; part of the cache key where it changes the table."""
+    """Options of measuring and guarding.
+
+    Those that change the table are part of the cache key.
+    """
 
     shortlist: int = 16
     """Candidates kept per task for the guard and for consensus."""
@@ -78,7 +84,10 @@ class TunerOptions:
 
 
 class Tuner(Protocol):
-    """One process' tuner. `prepare` comes first; every method may raise a `WarmupError`."""
+    """Tuner of one process.
+
+    `prepare` comes first. Every method may raise a `WarmupError`.
+    """
 
     def describe(self) -> dict[str, str]:
         """The named parts of this process' fingerprint (see `warmup/artifact/fingerprint.py`)."""
@@ -87,10 +96,13 @@ class Tuner(Protocol):
         """The device for people: `NVIDIA H200` or the CPU's model name."""
 
     def reference_seconds(self) -> float | None:
-        """Seconds of a reference GEMM by which a slow device is seen; None where it says nothing."""
+        """Return the seconds of a reference GEMM that exposes a slow device, or None if it is meaningless."""
 
     def watch(self) -> Watch:
-        """What is being measured now; callable from another thread, takes no lock, calls no CUDA."""
+        """Return the current measurement.
+
+        Callable from another thread: takes no lock, calls no CUDA.
+        """
 
     def listen(self, listener: Callable[[Watch], None]) -> None:
         """Tell `listener` of every tactic right before it runs, on the tuner's thread."""
@@ -99,16 +111,16 @@ class Tuner(Protocol):
         """From now on measure none of these (op, runner, tactic as JSON), and refuse tables that name one."""
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
-        """Take over this rank's workloads; returns those that this GPU or installation cannot run.
+        """Set this rank's workloads, and return those that this GPU or installation cannot run.
 
-        Of `others` only the modules count: somebody else in this process runs them.
+        `others` are run elsewhere in this process and count only for their modules.
         """
 
     def missing_modules(self) -> tuple[str, ...]:
         """FlashInfer modules that the prepared workloads need and that are not compiled here."""
 
     def compile(self, modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
-        """Build modules, several at a time; each step waits for the next ones and names them, the rest goes on.
+        """Build modules in parallel, yielding the names of each finished step while the rest continues.
 
         Raises CompileError naming the module.
         """
@@ -117,22 +129,28 @@ class Tuner(Protocol):
         """Name and file of every compiled module that the prepared workloads need, and of those named besides."""
 
     def activate(self, provider: Path) -> bool:
-        """From now on find the modules that are installed in a provider directory; False when none are."""
+        """Use the modules installed in a provider directory.
+
+        Returns False if there are none.
+        """
 
     def tune(self, task: Task) -> TaskResult:
-        """Measure one task's tactics. Never raises for a tactic that fails; DeadContextError when the context died."""
+        """Measure one task's tactics.
+
+        A failing tactic raises nothing. Raises DeadContextError if the context died.
+        """
 
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
-        """Measure these candidates of one task again and nothing else; every one that ran is in the result."""
+        """Measure only these candidates of one task again, and return every one that ran."""
 
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         """Time the winner against the default as serving runs it, compare outputs, decide."""
 
     def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
-        """The file that FlashInfer's own `save_configs` writes for these results; None when nothing was tuned.
+        """Return the file that FlashInfer's `save_configs` writes for these results. None if nothing was tuned.
 
-        Verdicts, where there are any, win over results. One entry per task. A task whose outcome is not "tuned"
-        keeps the default, by an explicit entry where its keys are known.
+        A verdict takes precedence over its task's result. There is one entry per task. A task whose outcome is not
+        "tuned" keeps the default, by an explicit entry if its keys are known.
         """
 
     def check(self, table: bytes) -> str | None:
@@ -145,7 +163,10 @@ class Tuner(Protocol):
         """
 
     def held_digest(self) -> str | None:
-        """Digest of the table that this process serves from now, read back out of it; None when it holds none."""
+        """Return the digest of the table that this process serves, read back from the AutoTuner.
+
+        None without a table.
+        """
 
     def replay(self, tasks: Sequence[Task]) -> ReplayResult:
         """Run every loaded task and every untuned workload once, on CUDA also under graph capture."""

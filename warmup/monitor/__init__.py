@@ -1,1 +1,1 @@
-"""What is still compiled after a process is ready: hooks, counts, and records that other processes can read."""
+"""Count compilations after a process is ready: hooks, counts, and records for other processes."""

@@ -28,7 +28,7 @@ MAX_EVENTS = 1000
 
 @dataclass(frozen=True, slots=True)
 class MonitorReport:
-    """What a monitor has seen since it was activated."""
+    """Compilations and loads since a monitor's activation."""
 
     active: bool
     mode: Mode
@@ -42,7 +42,7 @@ class MonitorReport:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was compiled or loaded."""
+        """Return True if nothing was compiled or loaded."""
         return not any(self.compiled.values()) and not any(self.loaded.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,10 @@ class CompilationMonitor:
         self._loaded = dict(self._compiled)
 
     def activate(self) -> Self:
-        """Install every hook that this process can have; RuntimeError when active already."""
+        """Install every hook that this process supports.
+
+        Raises RuntimeError if active already.
+        """
         if self._active:
             raise RuntimeError("the compilation monitor is active already")
         self._active = True
@@ -87,7 +90,10 @@ class CompilationMonitor:
         return self
 
     def deactivate(self) -> None:
-        """Remove every hook, last installed first; harmless when not active."""
+        """Remove every hook, last installed first.
+
+        Does nothing if inactive.
+        """
         for hook in reversed(self._hooks):
             hook.remove()
         self._active = False
@@ -111,7 +117,7 @@ class CompilationMonitor:
             self._local.shape = before
 
     def report(self) -> MonitorReport:
-        """What was seen so far."""
+        """Return the counts so far."""
         with self._lock:
             return MonitorReport(
                 active=self._active,

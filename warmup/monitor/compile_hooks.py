@@ -1,4 +1,4 @@
-"""Where compilations can be seen: one hook per compiler, installed and removed without a trace.
+"""Hooks that report compilations, one per compiler, which leave nothing behind when removed.
 
 FlashInfer: the ninja run under every nvcc build. Triton: its compilation listener. CuTe-DSL: the method under every
 compilation. A hook that cannot be installed says why; it is never silently absent.
@@ -44,7 +44,7 @@ class CompileHook(Protocol):
     kind: Kind
 
     def install(self, report: Report) -> str | None:
-        """Start reporting; the reason when this process cannot have it."""
+        """Start reporting, or return the reason why this process cannot."""
 
     def remove(self) -> None:
         """Put everything back."""
@@ -71,7 +71,10 @@ class Wrapped:
         setattr(owner, name, top)
 
     def remove(self) -> None:
-        """Wrap no longer; what others put on top stays."""
+        """Unwrap the attribute.
+
+        Wrappers that others added on top stay.
+        """
         self.is_live = False
         current = getattr(self._owner, self._name)
         while isinstance(found := getattr(current, "wrapped", None), Wrapped) and not found.is_live:
@@ -80,7 +83,7 @@ class Wrapped:
 
 
 class _Hook:
-    """What the hooks share: at most one wrapped attribute."""
+    """Base of hooks that wrap at most one attribute."""
 
     def __init__(self) -> None:
         self._wrapped: Wrapped | None = None
@@ -117,7 +120,10 @@ class TritonHook(_Hook):
 
 
 class FlashInferHook(_Hook):
-    """The `run_ninja` that FlashInfer's module builds go through; a build that changes no library was a load."""
+    """Hook on `run_ninja`, which FlashInfer's module builds call.
+
+    A build that changes no library counts as a load.
+    """
 
     kind: Kind = "flashinfer"
 

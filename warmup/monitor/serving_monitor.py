@@ -97,11 +97,14 @@ class ServingMonitor:
         return self._monitor.running(shape)
 
     def report(self) -> MonitorReport:
-        """What was compiled and loaded since the monitor began."""
+        """Return the compilations and loads since the monitor began."""
         return self._monitor.report()
 
     def close(self) -> None:
-        """Stop counting and remove the file; harmless a second time."""
+        """Stop counting and remove the record's file.
+
+        A second call does nothing.
+        """
         self._monitor.deactivate()
         self._ended.set()
         if self._pid != os.getpid():
@@ -141,7 +144,10 @@ class ServingMonitor:
                 logger.warning("the monitor of %s cannot be asked from outside: %s", self._name, error)
 
     def _begin(self) -> None:
-        """A record for this process, once; a forked one begins its own."""
+        """Start this process's record once.
+
+        A forked process starts its own.
+        """
         if self._pid == os.getpid():
             return
         self._pid, self._process = os.getpid(), process_identity(os.getpid())
@@ -155,10 +161,9 @@ class ServingMonitor:
 
 
 def serving_processes(root: Path) -> list[dict[str, Any]]:
-    """What the monitored processes of this machine say of themselves, by start.
+    """Return the records of this machine's monitored processes, ordered by start.
 
-    `alive` is added: None for a process that cannot be looked at from here, because its container has processes of
-    its own.
+    Adds `alive`, which is None for a process in another container's process namespace.
     """
     found = [record for _, record in _records(root / FOLDER) if _is_here(record["host"])]
     return sorted(found, key=lambda record: (record["started_at"], record["pid"]))
@@ -185,7 +190,7 @@ def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether everything that is told of a record is there and can be counted and printed."""
+    """Return True if a record's fields are present and can be counted and printed."""
     if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
         return False
     counts = [*record["compiled"].values(), *record["loaded"].values()]
@@ -200,6 +205,6 @@ def _sweep(directory: Path) -> None:
 
 
 def _is_here(host: str) -> bool:
-    """Whether a record is of this machine: of this boot, in whichever container, or of a machine of this name."""
+    """Return True if a record is of this machine: of this boot in any container, or of a machine of this name."""
     boot, _, name = process_identity(os.getpid())["host"].partition("/")
     return host.startswith(f"{boot}/") or host.rpartition("/")[2] == name.rpartition("/")[2] or host == boot

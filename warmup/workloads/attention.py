@@ -236,7 +236,7 @@ def _head_shape(workload: Workload, batch: Batch) -> tuple[int, int, int, int]:
 
 
 def _window_left(workload: Workload) -> int:
-    """FlashInfer's word for a window: the tokens before a query that it still sees; -1 for all."""
+    """Return FlashInfer's `window_left`: the number of earlier tokens that a query sees, or -1 for all."""
     return int(workload.param("window")) - 1 if has_window(workload) else -1
 
 
@@ -245,7 +245,10 @@ def _grouped(query: Any, cache: Any, batch: Batch, window_left: int = -1) -> Any
 
 
 def _attended(query: Any, keys: Any, values: Any, batch: Batch, scale: float, window_left: int = -1) -> Any:
-    """Causal attention in float32; keys and values are caches [pages, page_size, kv_heads, width]."""
+    """Compute causal attention in float32.
+
+    Keys and values are caches [pages, page_size, kv_heads, width].
+    """
     import torch
 
     outputs, begin = [], 0

@@ -28,17 +28,23 @@ ROOM_OF_FAMILY: dict[str, str] = {
 
 
 class OpCall(Protocol):
-    """One call of an op as a model makes it, with its inputs; may be run many times."""
+    """One call of an op as a model makes it, with its inputs.
+
+    It may run many times.
+    """
 
     @property
     def inputs(self) -> tuple[Any, ...]:
         """The tensors that the call reads, first the activations [tokens, ...]."""
 
     def run(self) -> Any:
-        """Make the call through the op's public function; returns its output tensor (or tuple of tensors)."""
+        """Call the op's public function and return its output tensor (or tuple of tensors)."""
 
     def reference(self) -> Any:
-        """The same result from plain torch in float32 or float64, shaped like `run()`'s; None when there is none."""
+        """Compute the same result in plain torch in float32 or float64, shaped like `run()`'s.
+
+        None without a reference.
+        """
 
 
 @runtime_checkable
@@ -71,7 +77,10 @@ class Room(Protocol):
         """The part of `refusal` that needs no GPU: why none of this compute capability can run the workload."""
 
     def jit_specs(self, workload: Workload) -> tuple[Any, ...]:
-        """FlashInfer `JitSpec`s that the workload needs compiled; their `.name`s are `workload.modules`."""
+        """Return the FlashInfer `JitSpec`s that the workload needs compiled.
+
+        Their `.name`s are `workload.modules`.
+        """
 
 
 class BoundWeights(Protocol):

@@ -1,4 +1,4 @@
-"""Which op calls a model makes on one rank: pure values, neither torch nor FlashInfer is imported.
+"""The op calls that a model makes on one rank, as pure values without torch or FlashInfer.
 
     workloads_of(dims, *, tp, pp, ep, pp_stage, ep_shard, dtype, quantization, backend, max_num_batched_tokens,
                  max_num_seqs, buckets=None, skip_ops=()) -> tuple[Workload, ...]
@@ -117,7 +117,9 @@ def op_buckets(op: str, max_tokens: int) -> tuple[int, ...]:
 
 
 def select_buckets(op: str, max_tokens: int, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """`wanted`, checked against the op's own buckets; all of them for None.
+    """Check `wanted` against the op's own buckets.
+
+    None selects all of them.
 
     Raises:
         ConfigError: a size that the op does not have: an entry tuned there would never be found in serving.
@@ -144,7 +146,10 @@ def check_quantization(quantization: str, capability: tuple[int, int]) -> None:
 
 
 def layers_of_stage(num_layers: int, pp: int, pp_stage: int) -> range:
-    """The decoder layers of one pipeline stage; the first stages take one more when they do not divide."""
+    """Return the decoder layers of one pipeline stage.
+
+    The first stages take the remainder, one layer each.
+    """
     share, extra = divmod(num_layers, pp)
     start = pp_stage * share + min(pp_stage, extra)
     return range(start, start + share + (pp_stage < extra))
@@ -193,7 +198,10 @@ def cpu_gemm(workload: Workload) -> Workload:
 
 
 def fused_moe(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
-    """The two tuned GEMMs inside one fused MoE call; both are made by the same call with the same inputs."""
+    """Yield the two tuned GEMMs inside one fused MoE call.
+
+    One call with the same inputs runs both.
+    """
     layers = layers_of_stage(dims.num_hidden_layers, split.pp, split.pp_stage)
     if len(dims.dense_of(layers)) == len(layers):
         return
@@ -221,7 +229,10 @@ def fused_moe(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
 
 
 def attention(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
-    """Paged prefill and decode, for each window that the stage has; latent attention has a kernel of its own."""
+    """Yield paged prefill and decode for each window of the stage.
+
+    Latent attention has its own kernels.
+    """
     heads = dims.num_attention_heads // split.tp
     if dims.is_mla:
         params = _params(heads=heads, head_dim_ckv=dims.kv_lora_rank, head_dim_kpe=dims.qk_rope_head_dim, page_size=16)

@@ -36,7 +36,7 @@ class CpuGemmCall:
         return CpuGemmCall((a[:tokens], weight))
 
     def reference(self) -> Any:
-        """The product in float64, [M, N]; of a weight with many columns (the LM head's) a random sample of them.
+        """Compute the product in float64, [M, N], or a random sample of columns for a wide weight (the LM head's).
 
         The guard compares every column with the default's output as well.
         """
@@ -61,14 +61,20 @@ class CpuWeight:
 
 
 def bind(workload: Workload, weight: Any) -> CpuWeight:
-    """A layer's weight [N, K], as it is; FlashInfer's tuner is imported now and not in the layer's first call."""
+    """Wrap a layer's weight [N, K] unchanged.
+
+    Imports FlashInfer's tuner now instead of in the layer's first call.
+    """
     import ray_warmup.warmup.workloads.cpu_gemm_op  # noqa: F401
 
     return CpuWeight(weight)
 
 
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> CpuGemmCall:
-    """Inputs of one GEMM; with `values=False` the weight reads as zeros and takes no memory, and may be run."""
+    """Create the inputs of one GEMM.
+
+    With `values=False` the weight is an untouched, runnable mapping of zeros.
+    """
     import torch
 
     k, n = int(workload.param("k")), int(workload.param("n"))

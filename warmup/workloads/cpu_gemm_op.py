@@ -39,29 +39,41 @@ def threads(count: int) -> Iterator[None]:
 
 
 class _GemmRunner(TunableRunner):  # type: ignore[misc]
-    """What the runners share: the key's extras, and the default tactic."""
+    """Base of the runners: the key's extras and the default tactic."""
 
     def get_cache_key_extras(self, inputs: list[Any]) -> tuple[Any, ...]:
-        """The dtype; shapes are in the key already."""
+        """Return the dtype.
+
+        The key has the shapes already.
+        """
         return (str(inputs[0].dtype),)
 
 
 class DirectGemmRunner(_GemmRunner):
-    """`linear(a, weight)` in one library call; a tactic is a number of threads."""
+    """Runner of `linear(a, weight)` in one library call.
+
+    A tactic is a number of threads.
+    """
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
         """One tactic per thread count."""
         return list(range(1, MAX_THREADS + 1))
 
     def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
-        """[M, N]; the default tactic uses as many threads as torch is set to."""
+        """Compute [M, N].
+
+        The default tactic uses torch's number of threads.
+        """
         a, weight = inputs
         with threads(torch.get_num_threads() if tactic == -1 else tactic):
             return torch.nn.functional.linear(a, weight)
 
 
 class SwappedGemmRunner(_GemmRunner):
-    """`weight @ a.T`, transposed back: the wide side runs along the rows; a tactic is a number of threads."""
+    """Runner of `weight @ a.T`, transposed back.
+
+    The wide side runs along the rows. A tactic is a number of threads.
+    """
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
         """One tactic per thread count."""
@@ -75,7 +87,10 @@ class SwappedGemmRunner(_GemmRunner):
 
 
 class SplitGemmRunner(_GemmRunner):
-    """The product in pieces; a tactic is (`k`: accumulate over K, `batch`: K as a batch, `n`: columns; pieces)."""
+    """Runner of the product in pieces.
+
+    A tactic is (`k`: accumulate over K, `batch`: K as a batch, `n`: columns, and the pieces).
+    """
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[Split]:
         """The splits that divide this shape."""
@@ -84,7 +99,10 @@ class SplitGemmRunner(_GemmRunner):
         return [(axis, pieces) for axis, pieces in candidates if _length(axis, a, weight) % pieces == 0]
 
     def forward(self, inputs: list[Any], tactic: Any = -1, do_preparation: bool = False, **_: Any) -> Any:
-        """[M, N]; the default tactic splits K in two."""
+        """Compute [M, N].
+
+        The default tactic splits K in two.
+        """
         a, weight = inputs
         axis, pieces = ("k", 2) if tactic == -1 else tactic
         with threads(MAX_THREADS):

@@ -65,7 +65,7 @@ class FusedMoeCall:
 
 
 def mixture(x: Any, experts: Any, weights: Any, fc1: Any, fc2: Any, dtype: Any) -> Any:
-    """What the fused call computes, in torch, expert by expert in `dtype`; experts of other shards add nothing.
+    """Compute the fused call's result in torch, expert by expert in `dtype`. Other shards' experts add nothing.
 
     Reads the routing on the host. Arguments as in `FusedMoeCall.inputs`; returns [tokens, hidden] of `dtype`.
     """
@@ -111,7 +111,10 @@ def weight_shapes(workload: Workload) -> tuple[tuple[int, int, int], tuple[int, 
 
 
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> FusedMoeCall:
-    """Random experts and random routing; with `values=False` the experts' weights are uninitialised."""
+    """Create random experts and routing.
+
+    With `values=False` the experts' weights are uninitialised.
+    """
     import torch
 
     options = {"device": device, "dtype": getattr(torch, workload.dtype)}

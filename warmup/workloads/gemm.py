@@ -112,7 +112,7 @@ class Fp8Weight:
         return Fp8GemmCall((a8.unsqueeze(0), self.operand, a_scale, self.scale), self.backend)
 
     def values(self, dtype: Any) -> Any:
-        """What the weight stands for, [N, K] in another dtype."""
+        """Return the dequantized weight, [N, K] in another dtype."""
         return self.operand[0].t().float().to(dtype) * self.scale.to(dtype)
 
 
@@ -126,7 +126,10 @@ def bind(workload: Workload, weight: Any) -> Bf16Weight | Fp8Weight:
 def build(
     workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True
 ) -> Bf16GemmCall | Fp8GemmCall:
-    """Inputs of one GEMM at `tokens` rows; with `values=False` the operands are uninitialised."""
+    """Create the inputs of one GEMM at `tokens` rows.
+
+    With `values=False` the operands are uninitialised.
+    """
     import torch
 
     k, n = int(workload.param("k")), int(workload.param("n"))
@@ -160,7 +163,10 @@ def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
 
 
 def dtype_refusal(workload: Workload) -> str | None:
-    """Why the op does not take the model's dtype or shape; needs no GPU."""
+    """Return the reason why the op does not take the model's dtype or shape, or None.
+
+    Needs no GPU.
+    """
     wanted = "float8_e4m3fn" if workload.op == "fp8_gemm" else "bfloat16"
     if workload.dtype != wanted:
         return f"{workload.op} takes {wanted}, the model's GEMMs are {workload.dtype}"
@@ -182,7 +188,10 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
 
 
 def quantized(values: Any) -> tuple[Any, Any]:
-    """The tensor in e4m3 and the scale that gives its values back; plain torch, nothing waits for the host."""
+    """Quantize a tensor to e4m3 and return it with its scale.
+
+    Plain torch, without waiting for the host.
+    """
     import torch
 
     largest = values.abs().amax().float().clamp(min=1e-12)

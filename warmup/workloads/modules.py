@@ -29,7 +29,7 @@ FUSED_MOE_MODULE = "fused_moe_{}{}".format(*FUSED_MOE_CAPABILITY)
 
 
 def modules_for(workload: Workload) -> tuple[str, ...]:
-    """Module names in the order in which they are first used; empty on the CPU backend."""
+    """Return module names in the order of first use, or none on the CPU backend."""
     if workload.backend == "cpu":
         return ()
     if workload.op in _FIXED:
@@ -46,17 +46,20 @@ def modules_for(workload: Workload) -> tuple[str, ...]:
 
 
 def uses_tensor_cores(workload: Workload) -> bool:
-    """Whether a paged decode is grouped enough for the prefill kernel to be the faster one."""
+    """Return True if a paged decode has enough query heads per key head for the prefill kernel to be faster."""
     return is_grouped_enough(int(workload.param("heads")), int(workload.param("kv_heads")))
 
 
 def is_grouped_enough(heads: int, kv_heads: int) -> bool:
-    """The same for so many query and key-value heads; tuned workloads and the engine's own attention agree on it."""
+    """Return True for enough query heads per key-value head.
+
+    Tuned workloads and the engine's own attention share this rule.
+    """
     return heads // kv_heads >= MIN_GROUP_FOR_TENSOR_CORES
 
 
 def has_window(workload: Workload) -> bool:
-    """Whether attention looks back only so far: FlashInfer compiles a module of its own for that."""
+    """Return True if attention has a sliding window, for which FlashInfer compiles a separate module."""
     return "window" in dict(workload.params)
 
 

@@ -25,7 +25,10 @@ class SamplingCall:
         return top_k_top_p_sampling_from_logits(logits, top_k, top_p, seed=SEED, offset=OFFSET)
 
     def reference(self) -> None:
-        """None: which token is drawn is not defined; `allowed` says which may be."""
+        """Return None, because the drawn token is random.
+
+        `allowed` gives the permitted ones.
+        """
 
     def allowed(self) -> Any:
         """[requests, vocab] of bool: the tokens that may be drawn."""
@@ -41,7 +44,10 @@ class SamplingCall:
 
 
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> SamplingCall:
-    """Logits with a few likely tokens; k and p differ by request."""
+    """Create logits with a few likely tokens.
+
+    k and p differ by request.
+    """
     import torch
 
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + tokens)

@@ -1,4 +1,4 @@
-"""Whether a tactic's output is the right one: finite, and near a reference within a tolerance per dtype.
+"""Compare a tactic's output with a reference: finite, and within a tolerance per dtype.
 
 Two bounds hold together: on the whole (norm of the difference over the norm of the reference), and on every single
 element, because one wrong tile hides in the norm of a large matrix. Timing is not this module's business.
@@ -33,7 +33,7 @@ TOLERANCES: dict[str, Tolerance] = {
 
 
 def disagreement(output: Any, expected: Any, dtype: str) -> str | None:
-    """Why `output` is not `expected`, in words; None when it is.
+    """Describe the difference between `output` and `expected`, or return None if they agree.
 
     Args:
         output: a tensor or a tuple of tensors, as the op returned it.

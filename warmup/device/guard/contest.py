@@ -1,4 +1,4 @@
-"""What the guard needs of one task that is set up to be judged. `op_contest.py` sets a FlashInfer op call up."""
+"""Interface of a task that is set up for the guard. `op_contest.py` implements it for a FlashInfer op call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Flaw = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a race costs on this device."""
+    """Cost of a race on this device."""
 
     lap_s: float
     """Seconds of one lap of the default."""
@@ -29,10 +29,10 @@ class Pace:
 
 
 class Contest(Protocol):
-    """What the guard needs to judge a task's tactics."""
+    """Operations by which the guard judges a task's tactics."""
 
     def flaw(self, choice: Choice) -> Flaw | None:
-        """Why a tactic that fails or gives another result is out; None for a right one."""
+        """Return the reason against a tactic that fails or gives another result, or None."""
 
     def timed(self, choice: Choice, copies: range | None = None) -> Timed:
         """Its laps over all copies, or over some. Raises what the op raises while it is captured."""
@@ -46,4 +46,7 @@ class Contest(Protocol):
 
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:
-        """Sets of copies; within a set, a tactic's ratio should depend on where they lie in memory alone."""
+        """Return sets of copies.
+
+        Within a set, a tactic's ratio should depend only on the copies' place in memory.
+        """

@@ -1,4 +1,4 @@
-"""Whether a tuned tactic may be published: it must be right, and faster than the default as serving runs it.
+"""Decide whether a tuned tactic may be published: it must be right, and faster than the default when served.
 
     entrants   the tuned winner and the rest of the short list
     flaws      each is run once: a tactic that crashes or gives another result is out
@@ -35,7 +35,9 @@ logger = logging.getLogger(__name__)
 def guard(
     build: Callable[[int], OpCall], task: Task, result: TaskResult, options: TunerOptions, device: str
 ) -> GuardVerdict:
-    """Judge one task's tuning result on its own op call; once more with the fewest copies when memory ran out.
+    """Judge one task's tuning result on its own op call.
+
+    If memory runs out, judge once more with the fewest copies.
 
     Args:
         build: makes one copy of the call at the task's bucket from a seed; its inputs are ours, not FlashInfer's.
@@ -114,13 +116,16 @@ def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tupl
 
 
 def places(pace: Pace) -> int:
-    """How many candidates the budget has time for besides the default, at the fewest rounds; at least one."""
+    """Return the number of candidates, at least one, that the budget can time at the fewest rounds."""
     laps = int(pace.budget_s / max(pace.lap_s, 1e-9))
     return max(1, laps // MIN_ROUNDS - DEFAULT_LANES)
 
 
 def _fill(race: Race, waiting: list[Choice], contest: Contest, flaws: dict[Choice, Flaw]) -> None:
-    """Let those that wait take part until every place is taken; flawed ones take none."""
+    """Enter waiting candidates into the race until it is full.
+
+    Flawed ones do not enter.
+    """
     while waiting and len(race.entered) < race.rule.entrants:
         choice = waiting.pop(0)
         flaw = contest.flaw(choice) or race.enter(choice)

@@ -30,7 +30,10 @@ class Timed(Protocol):
     """Something whose laps can be timed."""
 
     def start(self) -> Callable[[], float]:
-        """Do, or enqueue, one lap; the returned function gives seconds per call once the device is idle."""
+        """Run or enqueue one lap.
+
+        The returned function gives seconds per call once the device is idle.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class Ratio:
     """How likely such rounds are where there is no gain (`proof.py`); the error says too little at few rounds."""
 
     def above(self, bound: float, errors: float) -> bool:
-        """Whether the value lies above a bound by so many standard errors."""
+        """Return True if the value is above a bound by at least this many standard errors."""
         return self.value - errors * self.error > bound
 
     def below(self, bound: float, errors: float) -> bool:
-        """Whether the value lies below a bound by so many standard errors."""
+        """Return True if the value is below a bound by at least this many standard errors."""
         return self.value + errors * self.error < bound
 
 
@@ -71,7 +74,7 @@ class ClockTimed:
 
 
 class GraphTimed:
-    """Laps of a CUDA graph that holds `calls` calls of `run(0)`, `run(1)`, ...; captured at once, replayed per lap.
+    """Laps of a CUDA graph with `calls` calls of `run(0)`, `run(1)`, ..., captured once and replayed per lap.
 
     Args:
         warm: replay once before each lap, untimed, so that the caches hold the lap's own data as far as it fits.
@@ -116,7 +119,10 @@ class EventTimed(ClockTimed):
 
 
 def synchronize() -> None:
-    """Wait for the device; raises what a kernel left behind."""
+    """Wait for the device.
+
+    Raises a pending kernel error.
+    """
     import torch
 
     torch.cuda.synchronize()
@@ -129,7 +135,9 @@ def no_wait() -> None:
 def timed_rounds(
     subjects: Sequence[Timed], rounds: int, order: random.Random, wait: Callable[[], None], lead_laps: int = 0
 ) -> list[list[float]]:
-    """Seconds per call, for each subject one value per round; every round has a new order.
+    """Return seconds per call, one value per round for each subject.
+
+    Every round has a new order.
 
     Args:
         subjects: what is timed.
@@ -167,6 +175,6 @@ def mean_per_round(series: Sequence[Sequence[float]]) -> list[float]:
 
 
 def geomean(ratios: Iterable[float]) -> float:
-    """Geometric mean; 1.0 of nothing."""
+    """Return the geometric mean, or 1.0 for no ratios."""
     logs = [math.log(ratio) for ratio in ratios]
     return math.exp(statistics.fmean(logs)) if logs else 1.0

@@ -123,7 +123,10 @@ class OpContest:
         return self._flaw(choice, lambda: wrong_when_served(choice, self._run, self, in_graph, eagerly, self._dtype))
 
     def captured(self, run: Callable[[], list[Any]]) -> tuple[list[Any], Callable[[], None]] | None:
-        """What `run` returned in a CUDA graph and the graph's replay; None where the op is not captured."""
+        """Capture `run` in a CUDA graph and return its outputs and the graph's replay.
+
+        None if the op is not captured.
+        """
         if not self._captured:
             return None
         import torch
@@ -177,7 +180,10 @@ class OpContest:
         return None if reason is None else ("wrong", reason)
 
     def _another_weight(self) -> ServedCall:
-        """The call that lies furthest from the first in a lap; where laps have one copy, another one is made."""
+        """Return the copy farthest from the first in a lap.
+
+        If laps have one copy, build another.
+        """
         call = self._copies[-1] if len(self._copies) > 1 else self._build(1)
         return self._served("another weight", call)
 
@@ -196,7 +202,7 @@ class OpContest:
         return self._served_by_default(f"{tokens} tokens", narrowed)
 
     def _served_by_default(self, name: str, call: OpCall) -> tuple[ServedCall, ...]:
-        """The call with the default's output; none where the default itself does not run it."""
+        """Return the call with the default's output, or none if the default cannot run it."""
         import torch
 
         try:
@@ -230,7 +236,10 @@ class OpContest:
         return torch.cuda.graph_pool_handle()
 
     def _new_rotation(self) -> Rotation:
-        """Timed on the default; falls back to eager laps where the op cannot be captured."""
+        """Choose the rotation of copies by timing the default.
+
+        If the op cannot be captured, laps run eagerly.
+        """
         if not self._cuda:
             self._call_s = self._cpu_call_s()
             return Rotation(max(1, min(MAX_CALLS, int(CPU_LAP_S / max(self._call_s, 1e-9)))), 1)

@@ -24,7 +24,7 @@ LOOKS = 1 + MAX_EXTENSIONS
 
 
 def allowed_chance(entrants: int) -> float:
-    """What one look at one of so many candidates may use up of a task's whole chance (Bonferroni)."""
+    """Return one look's share of a task's chance of a false publication, over all candidates (Bonferroni)."""
     return FALSE_PUBLICATIONS / (max(1, entrants) * LOOKS)
 
 

@@ -64,7 +64,7 @@ class Race:
 
     @property
     def entered(self) -> tuple[Choice, ...]:
-        """Who is still running."""
+        """Return the candidates that are still running."""
         return tuple(lane.choice for lane in self._lanes[self._base_lanes :])
 
     @property
@@ -74,12 +74,15 @@ class Race:
 
     @property
     def default_s(self) -> float:
-        """The default's median seconds per call; 0.0 before the first round."""
+        """Return the default's median seconds per call, or 0.0 before the first round."""
         base = self._base()
         return statistics.median(base) if base else 0.0
 
     def enter(self, choice: Choice) -> tuple[str, str] | None:
-        """Let a candidate take part; ("crashed", why) when its laps cannot be set up."""
+        """Enter a candidate.
+
+        Returns ("crashed", reason) if its laps cannot be set up.
+        """
         try:
             self._lanes.append(_Lane(choice, self._contest))
         except Exception as error:  # capturing a tactic may raise anything; whatever it is, the tactic is refused
@@ -111,16 +114,16 @@ class Race:
         return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[self._base_lanes :]}
 
     def ratio(self, choice: Choice) -> float:
-        """The last ratio of a candidate, running or not; 0.0 when it never ran, 1.0 for the default."""
+        """Return a candidate's last ratio, running or not: 0.0 if it never ran, 1.0 for the default."""
         if choice == self._default:
             return 1.0
         found = self.ratios().get(choice, self.left.get(choice))
         return 0.0 if found is None else found.value
 
     def loses_somewhere(self, choice: Choice) -> bool:
-        """Whether a candidate is slower than the default on some layout of its inputs in memory.
+        """Return True if a candidate is slower than the default on some memory layout of its inputs.
 
-        There are tactics whose speed depends on where a weight lies: good on average, bad on some.
+        The speed of some tactics depends on a weight's address: good on average, bad on some.
         """
         for layouts in self._contest.layouts:
             ratios = self._layout_ratios(choice, layouts)

@@ -20,7 +20,7 @@ DOUBT_ERRORS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a tactic must do to take the default's place."""
+    """Conditions for a tactic to replace the default."""
 
     margin: float
     """Faster than the default by this share."""
@@ -31,7 +31,7 @@ class Rule:
 
     @property
     def bar(self) -> float:
-        """What the best ratio must exceed, so that its whole tie band lies above the margin.
+        """Return the ratio that the best must exceed, so that its whole tie band lies above the margin.
 
         Below it the default is in the band, and first in the order. With a bar at the margin itself, tactics that gain
         2 to 3 % came and went from tune to tune (`tests/gpu/results/guard.md`).
@@ -40,7 +40,7 @@ class Rule:
 
 
 def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:
-    """The first in the fixed order among the best that are proven faster than the default; None for the default.
+    """Return the first in the fixed order among the best proven candidates, or None for the default.
 
     Args:
         ratios: default's time over the candidate's, for each candidate.
@@ -60,10 +60,10 @@ def is_proven(ratio: Ratio, rule: Rule) -> bool:
 
 
 def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
-    """Whether more rounds would hardly change what `pick` answers.
+    """Return True if more rounds would hardly change the answer of `pick`.
 
-    Whether the best passes must be clear, in its value and in its proof, and each candidate before the pick in the
-    fixed order clear of the tie band's edge.
+    It must be clear whether the best passes, in its value and in its proof, and each candidate before the pick in the
+    fixed order must be clear of the tie band's edge.
     """
     best = max((ratio.value for ratio in ratios.values()), default=0.0)
     limit = best * (1 - rule.tie_band)

@@ -23,10 +23,13 @@ Run = Callable[[Choice, OpCall], Any]
 
 
 class Device(Protocol):
-    """Where calls run."""
+    """The device, as far as calls need it."""
 
     def captured(self, run: Callable[[], list[Any]]) -> tuple[list[Any], Callable[[], None]] | None:
-        """What `run` returned in a CUDA graph and the graph's replay; None where calls are not captured."""
+        """Capture `run` in a CUDA graph and return its outputs and the graph's replay.
+
+        None if calls are not captured.
+        """
 
     def wait(self) -> None:
         """Until the device is idle."""
@@ -44,7 +47,7 @@ class ServedCall:
     """The reference's, where there is a trusted one."""
 
     def refusal(self, output: Any, dtype: str) -> str | None:
-        """Why an output is not the right one, in words; None when it is."""
+        """Describe the fault of an output, or return None if it is right."""
         sources = (("reference", self.reference), ("default's output", self.of_default))
         for source, expected in sources:
             reason = None if expected is None else disagreement(output, expected, dtype)
@@ -54,9 +57,9 @@ class ServedCall:
 
 
 def size_between(bucket_of: Callable[[int], int], tokens: int) -> int | None:
-    """A smaller number of tokens that is served under the key of `tokens`; None where there is none.
+    """Return a smaller number of tokens served under the key of `tokens`, or None.
 
-    The middle of those that the op rounds up to one bucket, and odd, so that no tile fits.
+    It is the middle of the sizes that the op rounds up to one bucket, and odd, so that no tile fits.
     """
     bucket = bucket_of(tokens)
     low, high = 1, tokens
@@ -72,7 +75,7 @@ def size_between(bucket_of: Callable[[int], int], tokens: int) -> int | None:
 def wrong_when_served(
     choice: Choice, run: Run, device: Device, in_graph: Sequence[ServedCall], eagerly: Sequence[ServedCall], dtype: str
 ) -> str | None:
-    """Why a tactic's outputs are not the right ones; None when all of them are.
+    """Describe the first wrong output of a tactic, or return None if all are right.
 
     Args:
         choice: the tactic.
