@@ -17,6 +17,7 @@ from ray_warmup.configs.errors import shown
 from ray_warmup.configs.file_mode import DirMode, FileMode
 from ray_warmup.configs.location import Location
 from ray_warmup.configs.model import ModelDims
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
@@ -231,9 +232,9 @@ class CacheSection(Section):
     """Name of the variable with the node's cache root."""
     override_env: str = "RAY_WARMUP_CACHE_DIR"
     """Name of the variable with the node's override directory."""
-    file_mode: FileMode = 0o600
+    file_mode: FileMode = OWNER_ONLY.file
     """Mode of published files: octal, with the leading zero or in quotes."""
-    dir_mode: DirMode = 0o700
+    dir_mode: DirMode = OWNER_ONLY.directory
     """Mode of created directories, written likewise; below a setgid directory they keep that bit."""
     trusted_uids: tuple[Identity, ...] = ()
     """Users, by number, whose stores are believed besides this process' own and root's. Root believes nobody else."""
@@ -241,6 +242,11 @@ class CacheSection(Section):
     """Groups, by number, whose members may write the directories that code is loaded from."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
+
+    @property
+    def modes(self) -> Modes:
+        """Both modes as one value."""
+        return Modes(self.file_mode, self.dir_mode)
 
 
 MAX_SILENCE_S = 30.0

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ray_warmup.actors.client import connected
 from ray_warmup.configs import load_config
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk.publish import publish_bytes
 
 PORT = 29671
@@ -183,7 +184,7 @@ def main() -> None:
         rows = bench(args.nodes, args.ranks_per_node, [parse_size(size) for size in args.sizes], args.rounds)
     text = json.dumps(rows, indent=2)
     if args.out is not None:
-        publish_bytes(args.out.absolute(), text.encode(), file_mode=0o644, dir_mode=0o755)
+        publish_bytes(args.out.absolute(), text.encode(), modes=Modes(0o644, 0o755))
     print(text)
 
 

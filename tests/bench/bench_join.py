@@ -32,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ray_warmup.configs import env
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk.publish import publish_bytes
 from tests.bench.join_actors import KEY_SHA256, Coordinator, Joiner, Publisher
 
@@ -207,8 +208,8 @@ def main() -> None:
     print(page)
     if args.out is not None:
         text = json.dumps(document, indent=2) + "\n"
-        publish_bytes(args.out.absolute() / "join.json", text.encode(), file_mode=0o644, dir_mode=0o755)
-        publish_bytes(args.out.absolute() / "join.md", page.encode(), file_mode=0o644, dir_mode=0o755)
+        publish_bytes(args.out.absolute() / "join.json", text.encode(), modes=Modes(0o644, 0o755))
+        publish_bytes(args.out.absolute() / "join.md", page.encode(), modes=Modes(0o644, 0o755))
 
 
 if __name__ == "__main__":

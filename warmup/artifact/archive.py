@@ -40,13 +40,13 @@ class Place:
     key_sha256: str
 
 
-def write_archive(path: Path, place: Place, artifact: Artifact, *, file_mode: int = 0o600) -> int:
+def write_archive(path: Path, place: Place, artifact: Artifact) -> int:
     """Write an archive atomically and return its size in bytes.
 
     Raises StoreError, or KeyError for a missing blob.
     """
     data = archive_bytes(place, artifact)
-    publish_bytes(path, data, file_mode=file_mode)
+    publish_bytes(path, data)
     return len(data)
 
 

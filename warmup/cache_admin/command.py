@@ -209,16 +209,13 @@ def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     Without a config the modes are those of the store, where there is one.
     """
     section, data = _section(arguments), arguments.get("data")
-    asked: dict[str, Any] = {"file_mode": section.file_mode, "dir_mode": section.dir_mode}
+    modes = section.modes if arguments.get("config") else None
     source = Path(arguments["file"]) if data is None else data
     force = bool(arguments.get("force"))
-    done = cache_ops.import_archive(
-        source, paths.root, paths.override, force=force, **(asked if arguments.get("config") else {})
-    )
+    done = cache_ops.import_archive(source, paths.root, paths.override, modes=modes, force=force)
     store = NodeStore(done.path.parent)
-    modes = {"file_mode": store.file_mode, "dir_mode": store.dir_mode}
     supersede_verdict(store, done.sha256, "cache import")
-    placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), **modes)
+    placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), modes=store.modes)
     written = {"bytes": done.bytes, "files": [str(path) for path in done.files]}
     refused = read_timings(store.read_artifact(["autotune_configs", "timings"], done.generation)).warnings(TIMINGS_NAME)
     compiled = {"placed": dict(placed.files), "notes": [*refused, *placed.notes]}

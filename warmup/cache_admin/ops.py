@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.manifest import parse_manifest
@@ -116,8 +117,7 @@ def import_archive(
     root: Path,
     override: Path | None = None,
     *,
-    file_mode: int | None = None,
-    dir_mode: int | None = None,
+    modes: Modes | None = None,
     force: bool = False,
 ) -> Published:
     """Check a file (or what was read from one) as a whole and publish its artifact where it belongs.
@@ -130,7 +130,7 @@ def import_archive(
     except FileNotFoundError as error:
         raise StoreError(f"{source!s} does not exist", path=str(source)) from error
     where = StorePath.of(root, override, place.flashinfer_version, place.arch, place.key_sha256)
-    store = NodeStore(where, file_mode=file_mode, dir_mode=dir_mode)
+    store = NodeStore(where, modes=modes)
     problem = refusal(artifact.manifest, store, force=force)
     if problem is not None:
         raise RejectedArtifactError(problem, path=str(where))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.artifact.member_path import check_member_path
@@ -38,8 +39,7 @@ def put_in_place(
     workspace: Path,
     environ: Mapping[str, str],
     *,
-    file_mode: int = 0o600,
-    dir_mode: int = 0o700,
+    modes: Modes = OWNER_ONLY,
 ) -> Placed:
     """Install what a stored generation has compiled, where this process' environment looks for it.
 
@@ -57,9 +57,8 @@ def put_in_place(
         ]
         if differs:
             return Placed(notes=(f"what is compiled was not put in place: {'; '.join(differs)}",))
-        modes = {"file_mode": file_mode, "dir_mode": dir_mode}
         try:
-            done = CompiledPart(made_on, store.directory, workspace, environ, **modes).install(artifact)
+            done = CompiledPart(made_on, store.directory, workspace, environ, modes=modes).install(artifact)
         except metadata.PackageNotFoundError as error:
             return Placed(notes=(f"what is compiled was not put in place: {error.name} is not installed here",))
         return Placed(tuple(row for row in done.counts if row[0] in kinds), (*notes, *done.warnings))

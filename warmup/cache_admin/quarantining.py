@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.artifact.rows import BannedTactic, read_bans
 from ray_warmup.warmup.disk.publish import publish_bytes
@@ -101,9 +102,9 @@ def _lift_from(path: Path, rule: Rule) -> tuple[BannedTactic, ...]:
         return ()
     left = [row for row in rows if not any(rule.names(ban) for ban in read_bans([row]).rows)]
     if left:
-        mode = path.stat().st_mode & 0o777
+        modes = Modes(path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777)
         data = json.dumps({"schema_version": 1, "rows": left}, sort_keys=True).encode()
-        publish_bytes(path, data, file_mode=mode, dir_mode=path.parent.stat().st_mode & 0o777)
+        publish_bytes(path, data, modes=modes)
     else:
         path.unlink()
     return named

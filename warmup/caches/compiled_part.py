@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.compression import oversize
 from ray_warmup.warmup.artifact.manifest import Kind
@@ -47,8 +48,7 @@ class CompiledPart:
         flashinfer_base: Path,
         environ: Mapping[str, str],
         *,
-        file_mode: int = 0o600,
-        dir_mode: int = 0o700,
+        modes: Modes = OWNER_ONLY,
     ) -> None:
         self.has_gpu = bool(fingerprint["driver"])
         self.uses_compute_cache = self.has_gpu and environ.get("CUDA_CACHE_DISABLE", "0") in ("", "0")
@@ -58,7 +58,7 @@ class CompiledPart:
             fingerprint["cuda_version"], fingerprint["arch"].split("_") if self.has_gpu else ()
         )
         self._max_bytes = compute_cache.size_limit(environ.get("CUDA_CACHE_MAXSIZE"))
-        self._modes = (file_mode, dir_mode)
+        self._modes = modes
         self._store_directory = store_directory
         self._profiles = decode_profiles.directory(
             environ, flashinfer_base, self._process["flashinfer"], fingerprint["arch"]
@@ -132,7 +132,7 @@ class CompiledPart:
 
     def install(self, artifact: Artifact) -> installed.Installed:
         """Put an artifact's compiled part in place on this node. One rank of a node does this."""
-        node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, *self._modes)
+        node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, self._modes)
         return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
     def stored_tuning_kernels(self, store: NodeStore) -> Iterator[tuple[Content, ...]]:
@@ -147,15 +147,13 @@ class CompiledPart:
 
         Raises as `compute_cache.install`, and an ArtifactError for damaged bytes.
         """
-        file_mode, dir_mode = self._modes
         return compute_cache.install(
             tuning_kernels.opened(contents, self._max_bytes),
             self.environment.compute_cache,
             self._driver,
             self._max_bytes,
             keep_free=self._max_bytes - int(TUNING_SHARE * self._max_bytes),
-            file_mode=file_mode,
-            dir_mode=dir_mode,
+            modes=self._modes,
         )
 
     def provider(self, module_set: str) -> Path:

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes
@@ -62,8 +63,7 @@ def install(
     max_bytes: int = DEFAULT_MAX_BYTES,
     *,
     keep_free: int = 0,
-    file_mode: int = 0o600,
-    dir_mode: int = 0o700,
+    modes: Modes = OWNER_ONLY,
 ) -> list[Path]:
     """Add kernels to a compute cache and return the files written, or none if the kernels would not fit.
 
@@ -94,7 +94,7 @@ def install(
     written = []
     for content in missing:
         written.append(directory / content.path)
-        publish_bytes(written[-1], content.data, file_mode=file_mode, dir_mode=dir_mode)
+        publish_bytes(written[-1], content.data, modes=modes)
     return written
 
 

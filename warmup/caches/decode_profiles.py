@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes
@@ -31,9 +32,7 @@ def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, a
     return Path(override) if override else flashinfer_base / ".cache" / "flashinfer" / version / arch / "autotune"
 
 
-def install(
-    contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
-) -> list[Path]:
+def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNER_ONLY) -> list[Path]:
     """Merge shipped profiles into this node's file, and return the file if it was written.
 
     Raises CorruptArtifactError for profiles that are no JSON object, StoreError when the disk refuses.
@@ -49,7 +48,7 @@ def install(
     merged = _merged(present, added)
     if merged == present:
         return []
-    publish_bytes(path, json.dumps(merged, sort_keys=True).encode(), file_mode=file_mode, dir_mode=dir_mode)
+    publish_bytes(path, json.dumps(merged, sort_keys=True).encode(), modes=modes)
     return [path]
 
 

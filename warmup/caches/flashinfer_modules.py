@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
 from ray_warmup.warmup.caches.provider import (
@@ -128,8 +129,7 @@ def install(
     provider: Path,
     here: Mapping[str, str],
     *,
-    file_mode: int = 0o600,
-    dir_mode: int = 0o700,
+    modes: Modes = OWNER_ONLY,
 ) -> list[Path]:
     """Write a provider directory for these libraries, and return the files written.
 
@@ -151,7 +151,7 @@ def install(
     files[home / "__init__.py"] = SHIM.read_bytes()
     missing = {path: data for path, data in files.items() if not _holds(path, data)}
     for path, data in missing.items():
-        publish_bytes(path, data, file_mode=file_mode, dir_mode=dir_mode)
+        publish_bytes(path, data, modes=modes)
     return list(missing)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compute_cache, decode_profiles, flashinfer_modules, triton_cache
@@ -37,8 +38,7 @@ class Node:
     decode_profiles: Path
     """Directory of FlashInfer's calibrations."""
     cuda_cache_max_bytes: int = compute_cache.DEFAULT_MAX_BYTES
-    file_mode: int = 0o600
-    dir_mode: int = 0o700
+    modes: Modes = OWNER_ONLY
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,13 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
 
     Never raises for a part: processes then compile it themselves, as the warning says.
     """
-    modes = {"file_mode": node.file_mode, "dir_mode": node.dir_mode}
     rooms: dict[Kind, Callable[[tuple[Content, ...]], list[Path]]] = {
-        "flashinfer_module": lambda found: flashinfer_modules.install(found, provider, node.process, **modes),
-        "triton_cache": lambda found: triton_cache.install(found, environment.triton_cache, **modes),
+        "flashinfer_module": lambda found: flashinfer_modules.install(found, provider, node.process, modes=node.modes),
+        "triton_cache": lambda found: triton_cache.install(found, environment.triton_cache, modes=node.modes),
         "cuda_compute_cache": lambda found: compute_cache.install(
-            found, environment.compute_cache, node.driver, node.cuda_cache_max_bytes, **modes
+            found, environment.compute_cache, node.driver, node.cuda_cache_max_bytes, modes=node.modes
         ),
-        "sparse_mla": lambda found: decode_profiles.install(found, node.decode_profiles, **modes),
+        "sparse_mla": lambda found: decode_profiles.install(found, node.decode_profiles, modes=node.modes),
     }
     files: list[Path] = []
     counts: list[tuple[Kind, int]] = []

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches.placed import PlacedRegister
@@ -59,8 +60,7 @@ class TreeLayout:
         placed: PlacedRegister,
         store: Path,
         *,
-        file_mode: int = 0o600,
-        dir_mode: int = 0o700,
+        modes: Modes = OWNER_ONLY,
     ) -> Placed:
         """Put entries into a directory and note them in the register.
 
@@ -75,9 +75,9 @@ class TreeLayout:
                 logger.warning("%s was changed after it was put there and is replaced", path)
                 placed.remove(path)
             if "" in files:
-                is_new = place_file(path, files[""], file_mode=file_mode, dir_mode=dir_mode)
+                is_new = place_file(path, files[""], modes=modes)
             else:
-                is_new = place_directory(path, files, file_mode=file_mode, dir_mode=dir_mode)
+                is_new = place_directory(path, files, modes=modes)
             if is_new:
                 placed.add(path, files, store)
             (written if is_new else present).append(path)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes
@@ -97,9 +98,7 @@ def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:
     return tuple(contents)
 
 
-def install(
-    contents: Sequence[Content], directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700
-) -> list[Path]:
+def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNER_ONLY) -> list[Path]:
     """Publish entries into a Triton cache, groups last, and return the files written.
 
     A file that is there already is kept. Raises CorruptArtifactError or UnsafeArchiveError for a group that names
@@ -114,7 +113,7 @@ def install(
         data = content.data if content in plain else _absolute_group(content, path.parent, members)
         if path.exists() and (content in plain or _is_group_usable(path)):
             continue
-        publish_bytes(path, data, file_mode=file_mode, dir_mode=dir_mode)
+        publish_bytes(path, data, modes=modes)
         written.append(path)
     return written
 

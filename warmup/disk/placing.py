@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.disk.publish import Buffer, fsync_directory, make_directories, store_error
 
 TEMPORARY_PREFIX = ".ray-warmup-"
@@ -22,17 +23,17 @@ TEMPORARY_PREFIX = ".ray-warmup-"
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 
 
-def place_file(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
+def place_file(path: Path, data: Buffer, *, modes: Modes = OWNER_ONLY) -> bool:
     """Write a new file. Returns False if the name is taken.
 
     Raises StoreError when the disk refuses.
     """
     temporary = path.parent / _temporary_name()
     try:
-        make_directories(path.parent, dir_mode)
+        make_directories(path.parent, modes.directory)
         if path.exists():
             return False
-        _write(temporary, data, file_mode)
+        _write(temporary, data, modes.file)
         try:
             os.link(temporary, path, follow_symlinks=False)
         except FileExistsError:
@@ -46,21 +47,21 @@ def place_file(path: Path, data: Buffer, *, file_mode: int = 0o600, dir_mode: in
             temporary.unlink()
 
 
-def place_directory(path: Path, files: Mapping[str, Buffer], *, file_mode: int = 0o600, dir_mode: int = 0o700) -> bool:
+def place_directory(path: Path, files: Mapping[str, Buffer], *, modes: Modes = OWNER_ONLY) -> bool:
     """Write a new directory with these files, by relative path. Returns False if the name is taken.
 
     Raises StoreError when the disk refuses.
     """
     temporary = path.parent / _temporary_name()
     try:
-        make_directories(path.parent, dir_mode)
+        make_directories(path.parent, modes.directory)
         if path.exists():
             return False
-        temporary.mkdir(mode=dir_mode)
+        temporary.mkdir(mode=modes.directory)
         for name, data in files.items():
             target = temporary / name
-            make_directories(target.parent, dir_mode)
-            _write(target, data, file_mode)
+            make_directories(target.parent, modes.directory)
+            _write(target, data, modes.file)
         try:
             os.rename(temporary, path)
         except OSError as error:

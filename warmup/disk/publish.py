@@ -31,6 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.trust import stranger
 from ray_warmup.warmup.errors import StoreError
@@ -64,12 +65,11 @@ def publish_bytes(
     path: Path,
     data: Buffer,
     *,
-    file_mode: int = 0o600,
-    dir_mode: int = 0o700,
+    modes: Modes = OWNER_ONLY,
     advice: Advice = OF_CACHE,
     any_owner: bool = False,
 ) -> None:
-    """Write `data` to `path` atomically and durably, creating parents with `dir_mode`.
+    """Write `data` to `path` atomically and durably, creating parents with `modes.directory`.
 
     Raises StoreError (see the module's table); the previous file, if any, is then untouched.
 
@@ -79,7 +79,7 @@ def publish_bytes(
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            while_stale(lambda: _publish(path, data, file_mode, dir_mode, any_owner))
+            while_stale(lambda: _publish(path, data, modes, any_owner))
         except FileNotFoundError as error:
             if attempt == _ATTEMPTS:
                 raise store_error("write", path, error, len(data), advice) from error
@@ -90,8 +90,8 @@ def publish_bytes(
             return
 
 
-def make_directories(directory: Path, dir_mode: int = 0o700) -> None:
-    """Create what is missing of `directory`, durably, each new level with `dir_mode`. Raises OSError."""
+def make_directories(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
+    """Create what is missing of `directory`, durably, each new level with `mode`. Raises OSError."""
     missing = []
     level = directory
     while not level.is_dir():
@@ -101,15 +101,15 @@ def make_directories(directory: Path, dir_mode: int = 0o700) -> None:
         level = level.parent
     for level in reversed(missing):
         with suppress(FileExistsError):
-            make_directory(level, dir_mode)
+            make_directory(level, mode)
 
 
-def make_directory(directory: Path, dir_mode: int = 0o700) -> None:
-    """Create one directory, durably, with `dir_mode` and the setgid bit that it inherits. Raises OSError."""
-    directory.mkdir(mode=dir_mode)
-    mode = stat.S_IMODE(directory.stat().st_mode)
-    wanted = dir_mode | mode & stat.S_ISGID
-    if mode != wanted:
+def make_directory(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
+    """Create one directory, durably, with `mode` and the setgid bit that it inherits. Raises OSError."""
+    directory.mkdir(mode=mode)
+    found = stat.S_IMODE(directory.stat().st_mode)
+    wanted = mode | found & stat.S_ISGID
+    if found != wanted:
         directory.chmod(wanted)
     try:
         fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -165,13 +165,13 @@ def store_error(
     )
 
 
-def _publish(path: Path, data: Buffer, file_mode: int, dir_mode: int, any_owner: bool) -> None:
-    make_directories(path.parent, dir_mode)
+def _publish(path: Path, data: Buffer, modes: Modes, any_owner: bool) -> None:
+    make_directories(path.parent, modes.directory)
     with _directory(path.parent) as dir_fd:
         if not any_owner:
             _refuse_stranger(dir_fd)
         _refuse_target(path, dir_fd)
-        _replace(path.name, data, dir_fd, file_mode)
+        _replace(path.name, data, dir_fd, modes.file)
 
 
 @contextmanager

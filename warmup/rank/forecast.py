@@ -133,13 +133,12 @@ def forecast_rank(
 def index_of(config: WarmupConfig, paths: NodePaths) -> NodeIndex:
     """What runs of this configuration wrote below a node's directories."""
     believe(config.cache)
-    modes = {"file_mode": config.cache.file_mode, "dir_mode": config.cache.dir_mode}
-    return NodeIndex(paths.root, paths.override, config_digest(config, dimensions_of(config)), **modes)
+    return NodeIndex(paths.root, paths.override, config_digest(config, dimensions_of(config)), modes=config.cache.modes)
 
 
 def store_at(cache: CacheSection, directory: Path) -> NodeStore:
     """A store with the configured modes."""
-    return NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+    return NodeStore(directory, modes=cache.modes)
 
 
 def _found_key(config: WarmupConfig, told: Foretold) -> CacheKey:

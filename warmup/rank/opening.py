@@ -71,7 +71,7 @@ def open_store(cache: CacheSection, paths: NodePaths, fingerprint: Fingerprint, 
     """The store of this node for this key."""
     version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
     directory = StorePath.of(paths.root, paths.override, version, arch, key.sha256)
-    return NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+    return NodeStore(directory, modes=cache.modes)
 
 
 def rank_files(config: WarmupConfig, store: NodeStore, info: RankInfo) -> RankFiles:
@@ -95,8 +95,7 @@ def compiled_work(
         store.directory,
         paths.workspace,
         environ,
-        file_mode=cache.file_mode,
-        dir_mode=cache.dir_mode,
+        modes=cache.modes,
     )
     part.start()
     request = {

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import Blob, sha256
 from ray_warmup.warmup.artifact.manifest import (
     MAX_BLOB_BYTES,
@@ -57,13 +58,12 @@ class Generations:
     and never counts as absent.
     """
 
-    def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
+    def __init__(self, directory: Path, *, modes: Modes) -> None:
         self.directory = directory
         self.pointer_path = directory / "current"
         self.generations = directory / "generations"
         self.blobs = directory / "blobs"
-        self._file_mode = file_mode
-        self._dir_mode = dir_mode
+        self._modes = modes
 
     def pointer(self) -> Pointer:
         """Read the committed generation's pointer.
@@ -115,12 +115,12 @@ class Generations:
         """
         number = 0
         try:
-            make_directories(self.generations, self._dir_mode)
+            make_directories(self.generations, self._modes.directory)
             number = max((_number_of(entry.name) for entry in entries(self.generations)), default=0)
             while True:
                 number += 1
                 with suppress(FileExistsError):
-                    make_directory(self.generations / f"{number:06d}", self._dir_mode)
+                    make_directory(self.generations / f"{number:06d}", self._modes.directory)
                     return number
         except OSError as error:
             raise store_error("create", self.generations / f"{number:06d}", error) from error
@@ -234,7 +234,7 @@ class Generations:
 
     def publish(self, path: Path, data: Blob) -> None:
         """Write a file of this store with its modes."""
-        publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        publish_bytes(path, data, modes=self._modes)
 
 
 def hide(path: Path) -> Path | None:

@@ -63,8 +63,7 @@ class Holding:
             return
         self._lease = replace(inherited, path=None)
         try:
-            modes = {"file_mode": inherited.file_mode, "dir_mode": inherited.dir_mode}
-            self._lease = acquire(inherited.path.parent, inherited.generation, **modes)
+            self._lease = acquire(inherited.path.parent, inherited.generation, modes=inherited.modes)
         except WarmupError as error:
             logger.warning("a forked process holds nothing of what it serves from: %s", error)
         self._begin()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.clock import SLACK_S, DiskClock
@@ -45,8 +46,7 @@ class Lease:
     path: Path | None
     """None on a store where no lease can be left."""
     generation: int
-    file_mode: int = 0o600
-    dir_mode: int = 0o700
+    modes: Modes = OWNER_ONLY
 
     def renew(self) -> None:
         """Make it young again, or write it anew where it has gone. Raises OSError or StoreError."""
@@ -56,7 +56,7 @@ class Lease:
         try:
             while_stale(lambda: os.utime(path))
         except FileNotFoundError:
-            _write(path, self.generation, self.file_mode, self.dir_mode)
+            _write(path, self.generation, self.modes)
 
     def release(self) -> None:
         """Remove the lease file.
@@ -82,11 +82,11 @@ class Uses:
     """Leases that cannot be read, each with the reason."""
 
 
-def acquire(directory: Path, generation: int, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> Lease:
+def acquire(directory: Path, generation: int, *, modes: Modes = OWNER_ONLY) -> Lease:
     """Write a lease of this process, for a store with these modes. Raises StoreError when it cannot be written."""
     path = directory / f"{secrets.token_hex(8)}.json"
-    _write(path, generation, file_mode, dir_mode)
-    return Lease(path, generation, file_mode, dir_mode)
+    _write(path, generation, modes)
+    return Lease(path, generation, modes)
 
 
 def held_generations(
@@ -154,16 +154,14 @@ def is_process_alive(document: dict[str, Any]) -> bool | None:
     return found == start
 
 
-def _write(path: Path, generation: int, file_mode: int, dir_mode: int) -> None:
+def _write(path: Path, generation: int, modes: Modes) -> None:
     try:
-        _make_room(path.parent, dir_mode)
+        _make_room(path.parent, modes.directory)
     except OSError as error:
         raise store_error("write", path, error) from error
     document = {"generation": generation, **process_identity(os.getpid())}
-    readable = file_mode | dir_mode & 0o044
-    publish_bytes(
-        path, json.dumps(document).encode(), file_mode=readable, dir_mode=_room_mode(dir_mode), any_owner=True
-    )
+    readable = Modes(modes.file | modes.directory & 0o044, _room_mode(modes.directory))
+    publish_bytes(path, json.dumps(document).encode(), modes=readable, any_owner=True)
 
 
 def _make_room(directory: Path, dir_mode: int) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.member_path import check_member_path
 from ray_warmup.warmup.disk.publish import publish_bytes, store_error
@@ -90,19 +91,16 @@ def host_name() -> str:
 class NodeIndex:
     """The rows of one configuration below one node's directories."""
 
-    def __init__(
-        self, root: Path, override: Path | None, digest: str, *, file_mode: int = 0o600, dir_mode: int = 0o700
-    ) -> None:
+    def __init__(self, root: Path, override: Path | None, digest: str, *, modes: Modes = OWNER_ONLY) -> None:
         base = root / "flashinfer_autotune_cache" if override is None else override
         self.directory = base / DIRECTORY / digest
-        self._file_mode = file_mode
-        self._dir_mode = dir_mode
+        self._modes = modes
 
     def write(self, row: Written) -> Path:
         """Replace this class's row, and take away what earlier runs left of this host. Raises StoreError."""
         path = self.directory / f"{row.host}-{min(row.ranks)}-{row.key_sha256[:16]}.json"
         data = json.dumps(row.to_json(), sort_keys=True).encode()
-        publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        publish_bytes(path, data, modes=self._modes)
         for other, known in self._rows():
             if known.host == row.host and known.run_id != row.run_id:
                 other.unlink(missing_ok=True)

@@ -15,7 +15,7 @@
 What other modules call:
 
     StorePath.of(root, override, flashinfer_version, arch, key_sha256) -> directory
-    NodeStore(directory, file_mode=None, dir_mode=None, clock=time.time)     None: as the store has them
+    NodeStore(directory, modes=None, clock=time.time)     None: as the store has them
         lookup(expected_key, check=None, read_only=False) -> Lookup          publish(artifact) -> Published
         load_artifact(kinds=None, generation=None, checked=None) -> (Artifact, Lease); read_artifact without a lease
         current() -> (Pointer, Manifest)                    make_current(generation)
@@ -58,6 +58,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from ray_warmup.warmup.artifact.table import parse_table
@@ -95,16 +96,14 @@ class NodeStore(RunFiles):
         self,
         directory: Path,
         *,
-        file_mode: int | None = None,
-        dir_mode: int | None = None,
+        modes: Modes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        file_mode = _mode_of(directory / "current", 0o600) if file_mode is None else file_mode
-        dir_mode = _mode_of(directory, 0o700) if dir_mode is None else dir_mode
-        super().__init__(directory, file_mode=file_mode, dir_mode=dir_mode)
+        modes = _modes_of(directory) if modes is None else modes
+        super().__init__(directory, modes=modes)
         self.table_path = directory / TABLE_NAME
         self._clock = clock
-        self.generations = Generations(directory, file_mode=file_mode, dir_mode=dir_mode)
+        self.generations = Generations(directory, modes=modes)
         self._served = ServedTable(self.table_path, self.generations)
 
     def lookup(self, expected_key: Mapping[str, str], check: Check | None = None, *, read_only: bool = False) -> Lookup:
@@ -216,7 +215,7 @@ class NodeStore(RunFiles):
 
     def hold(self, generation: int) -> leases.Lease:
         """Keep a generation from being pruned until the lease is released. Raises StoreError."""
-        return leases.acquire(self.directory / "leases", generation, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        return leases.acquire(self.directory / "leases", generation, modes=self._modes)
 
     def hold_if_writable(self, generation: int) -> leases.Lease:
         """Acquire a lease as `hold` does.
@@ -367,6 +366,11 @@ class NodeStore(RunFiles):
 
 def _hold_nothing(generation: int) -> leases.Lease:
     return leases.Lease(None, generation)
+
+
+def _modes_of(directory: Path) -> Modes:
+    """Modes that a store has; private ones where there is none yet."""
+    return Modes(_mode_of(directory / "current", OWNER_ONLY.file), _mode_of(directory, OWNER_ONLY.directory))
 
 
 def _mode_of(path: Path, otherwise: int) -> int:

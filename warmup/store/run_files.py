@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.publish import publish_bytes, store_error
 from ray_warmup.warmup.disk.reading import is_time, read_regular
@@ -28,22 +29,16 @@ class RunFiles:
     One object is one writer.
     """
 
-    def __init__(self, directory: Path, *, file_mode: int = 0o600, dir_mode: int = 0o700) -> None:
+    def __init__(self, directory: Path, *, modes: Modes = OWNER_ONLY) -> None:
         self.directory = directory
-        self._file_mode = file_mode
-        self._dir_mode = dir_mode
-        self._partial = WriterFiles(directory / "partial", file_mode=file_mode, dir_mode=dir_mode)
-        self._quarantine = WriterFiles(directory / "quarantine", file_mode=file_mode, dir_mode=dir_mode)
+        self._modes = modes
+        self._partial = WriterFiles(directory / "partial", modes=modes)
+        self._quarantine = WriterFiles(directory / "quarantine", modes=modes)
 
     @property
-    def file_mode(self) -> int:
-        """Mode of the files that it writes."""
-        return self._file_mode
-
-    @property
-    def dir_mode(self) -> int:
-        """Mode of the directories that it makes."""
-        return self._dir_mode
+    def modes(self) -> Modes:
+        """Modes of the files that it writes and of the directories that it makes."""
+        return self._modes
 
     def save_partial(self, results: Sequence[dict[str, Any]]) -> Path:
         """Replace this writer's saved results.
@@ -127,7 +122,7 @@ class RunFiles:
             raise store_error("remove", self._marker(token), error) from error
 
     def _write(self, path: Path, data: bytes) -> None:
-        publish_bytes(path, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        publish_bytes(path, data, modes=self._modes)
 
     def _marker(self, token: str) -> Path:
         if _TOKEN.fullmatch(token) is None:

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.quarantine import believed, entries_of, named_by
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TABLE_NAME, parse_table
@@ -102,7 +103,7 @@ def _restored(store: NodeStore, path: Path, wanted: bytes | None) -> TableAt:
     mode = stat.S_IMODE(store.generations.pointer_path.stat().st_mode)
     said = f"{path} was not the table of its store's current generation (an engine saved into it?)"
     try:
-        publish_bytes(store.table_path, wanted, file_mode=mode)
+        publish_bytes(store.table_path, wanted, modes=Modes(file=mode))
     except StoreError as error:
         return TableAt(wanted, False, (f"{said}; the right one is served, and could not be put back: {error}",))
     return TableAt(wanted, True, (f"{said}; put back",))

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.looking import entries
@@ -30,17 +31,16 @@ Row = dict[str, Any]
 class WriterFiles:
     """The rows below one directory, and this writer's own file in it."""
 
-    def __init__(self, directory: Path, *, file_mode: int, dir_mode: int) -> None:
+    def __init__(self, directory: Path, *, modes: Modes) -> None:
         self._directory = directory
         self._own = directory / f"{secrets.token_hex(8)}.json"
-        self._file_mode = file_mode
-        self._dir_mode = dir_mode
+        self._modes = modes
         self._seen: dict[Path, tuple[int, int]] = {}
 
     def save(self, rows: Sequence[Row]) -> Path:
         """Replace this writer's rows atomically. Raises StoreError."""
         data = json.dumps({"schema_version": SCHEMA_VERSION, "rows": list(rows)}, sort_keys=True).encode()
-        publish_bytes(self._own, data, file_mode=self._file_mode, dir_mode=self._dir_mode)
+        publish_bytes(self._own, data, modes=self._modes)
         return self._own
 
     def load(self) -> list[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import ray_warmup
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256, table_content
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.device.autotuner_seams import metadata
@@ -154,7 +155,7 @@ def test_a_lone_table_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_the_file_that_is_put_back_keeps_the_stores_mode(tmp_path: Path) -> None:
     """Engines of another user may go on reading it."""
-    store = NodeStore(tmp_path / ("ab" * 32), file_mode=0o640, dir_mode=0o750)
+    store = NodeStore(tmp_path / ("ab" * 32), modes=Modes(0o640, 0o750))
     store.publish(make_artifact(contents=[table_content(table_of(7))]))
     store.table_path.write_bytes(b"")
     ray_warmup.apply(store.table_path)

@@ -70,7 +70,7 @@ def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]
     directory = engine_store.store_directory(
         root, identity["engine"], identity["engine_version"], artifact.manifest.key_sha256
     )
-    store = NodeStore(directory, file_mode=cache.file_mode, dir_mode=cache.dir_mode)
+    store = NodeStore(directory, modes=cache.modes)
     return Recorded(started, artifact, directory, store.publish(artifact).generation)
 
 

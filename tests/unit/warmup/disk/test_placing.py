@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk.placing import place_directory, place_file
 from ray_warmup.warmup.errors import StoreError
 
@@ -17,7 +18,7 @@ FILES = {"kernel.cubin": b"code", "sub/meta.json": b"{}"}
 def test_a_new_file_has_bytes_and_modes(tmp_path: Path) -> None:
     """Parents are made with the directory's mode, whatever the umask says."""
     path = tmp_path / "a" / "b.so"
-    assert place_file(path, b"code", file_mode=0o640, dir_mode=0o750)
+    assert place_file(path, b"code", modes=Modes(0o640, 0o750))
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"code", 0o640)
     assert path.parent.stat().st_mode & 0o777 == 0o750
     assert os.listdir(path.parent) == ["b.so"]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk import publish
 from ray_warmup.warmup.disk.publish import publish_bytes, sweep
 from ray_warmup.warmup.errors import StoreError
@@ -26,7 +27,7 @@ def test_bytes_and_modes_are_as_asked(tmp_path: Path) -> None:
     """File and new directories get exactly the modes that were asked for, whatever the umask."""
     path = tmp_path / "a" / "b" / "table.json"
 
-    publish_bytes(path, b"new", file_mode=0o640, dir_mode=0o750)
+    publish_bytes(path, b"new", modes=Modes(0o640, 0o750))
 
     assert path.read_bytes() == b"new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -247,7 +248,7 @@ def test_directories_below_a_setgid_directory_keep_bit_and_group(tmp_path: Path)
     if os.geteuid() == 0:
         os.chown(volume, 0, 3000)
     volume.chmod(0o2775)
-    publish_bytes(volume / "a" / "b" / "table.json", b"x", file_mode=0o640, dir_mode=0o770)
+    publish_bytes(volume / "a" / "b" / "table.json", b"x", modes=Modes(0o640, 0o770))
 
     for path in (volume / "a", volume / "a" / "b"):
         assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o2770, volume.stat().st_gid)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.store.holding import Holding, hold_table_at
@@ -89,7 +90,7 @@ def test_a_lone_file_or_a_foreign_table_holds_nothing(store: NodeStore, tmp_path
 
 def test_a_lease_can_be_read_by_who_can_read_the_store(tmp_path: Path) -> None:
     """On a directory that others use, too, they can read a lease and leave their own, and take away no other's."""
-    store = NodeStore(tmp_path / ("ab" * 32), file_mode=0o644, dir_mode=0o755)
+    store = NodeStore(tmp_path / ("ab" * 32), modes=Modes(0o644, 0o755))
     store.publish(make_artifact(1))
     for path in leases(store):
         path.unlink()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune
@@ -21,13 +22,13 @@ from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
 
-MODES = {"file_mode": 0o640, "dir_mode": 0o750}
+MODES = Modes(0o640, 0o750)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> NodeStore:
     """Two generations that a group may read."""
-    found = NodeStore(tmp_path / "flashinfer_autotune_cache" / "0.7.2" / "90a" / KEY_SHA256, **MODES)
+    found = NodeStore(tmp_path / "flashinfer_autotune_cache" / "0.7.2" / "90a" / KEY_SHA256, modes=MODES)
     for number in (1, 2):
         found.publish(make_artifact(number))
     return found
@@ -119,7 +120,7 @@ def test_a_question_tells_the_committed_table_and_that_it_is_not_at_its_path(sto
 )
 def test_whoever_may_enter_a_store_may_leave_a_lease(tmp_path: Path, dir_mode: int, room: int) -> None:
     """The directory for leases is writable for them, and sticky; an older one of ours is opened."""
-    store = NodeStore(tmp_path / "key", file_mode=0o600, dir_mode=dir_mode)
+    store = NodeStore(tmp_path / "key", modes=Modes(0o600, dir_mode))
     (tmp_path / "key" / "leases").mkdir(parents=True, mode=0o700)
     (tmp_path / "key" / "leases").chmod(dir_mode)
     store.hold(1)
@@ -160,7 +161,7 @@ def test_an_engine_of_another_user_holds_what_it_serves(writer: int) -> None:
 
     def publish(*numbers: int) -> None:
         for number in numbers:
-            NodeStore(path, file_mode=0o644, dir_mode=0o755).publish(make_artifact(number))
+            NodeStore(path, modes=Modes(0o644, 0o755)).publish(make_artifact(number))
 
     def hold() -> object:
         lease = hold_table_at(path / "autotune_configs.json")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
@@ -87,7 +88,7 @@ def test_a_store_on_a_group_volume_stays_the_group_s(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         os.chown(volume, 0, 3000)
     volume.chmod(0o2775)
-    store = NodeStore(StorePath.of(volume, None, "0.7.2", "90a", KEY_SHA256), file_mode=0o640, dir_mode=0o770)
+    store = NodeStore(StorePath.of(volume, None, "0.7.2", "90a", KEY_SHA256), modes=Modes(0o640, 0o770))
     store.publish(make_artifact(1))
     store.save_partial([{"task_id": "a"}])
     below = list(volume.rglob("*"))
