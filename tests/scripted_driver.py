@@ -15,15 +15,18 @@ def main() -> int:
     """Run a config and say how it went."""
     from ray_warmup.actors.client import run_warmup
     from ray_warmup.configs import parse_config
+    from ray_warmup.scripts.endings import SIGTERM, ending_of
     from tests.testbed import SCRIPTED
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it
     config = parse_config(json.loads(Path(sys.argv[1]).read_text()))
     try:
-        report = run_warmup(config, tuner=SCRIPTED, on_event=lambda event: print(json.dumps(event), flush=True))
-    except KeyboardInterrupt:
-        print("interrupted", flush=True)
-        return 1
+        with SIGTERM.installed():
+            report = run_warmup(config, tuner=SCRIPTED, on_event=lambda event: print(json.dumps(event), flush=True))
+    except KeyboardInterrupt as interrupt:
+        ending = ending_of(interrupt)
+        print(ending.message, flush=True)
+        return ending.code
     print(report.to_json(), flush=True)
     return 0 if report.ready else 1
 

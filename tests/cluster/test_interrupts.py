@@ -52,6 +52,26 @@ def test_control_c_gives_everything_back(case: Case, tmp_path: Path) -> None:
     assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
 
 
+def test_sigterm_is_an_interrupt_with_a_verdict(case: Case, tmp_path: Path) -> None:
+    """A pod's deletion in TUNING: exit code 143, no stack of Ray's, a failed verdict on both nodes, tasks kept."""
+    case.script(task_s=0.5)
+    with driver(case, tmp_path) as process:
+        assert wait_until(is_tuning(case, 4), 60)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output.splitlines()[-1]) == (143, "interrupted")
+    assert "SIGTERM received" not in output
+    assert wait_until(lambda: not case.leftovers(), 5), case.leftovers()
+    for node in case.bed.nodes[:2]:
+        (path,) = case.files(node, "verdict.json")
+        verdict = json.loads(path.read_text())
+        assert (verdict["ready"], verdict["error"]) == (False, "interrupted")
+    case.script()
+    report = case.run()
+    assert report.ready, report.error
+    assert report.classes[0].reused >= 3
+
+
 def coordinator_pid() -> int:
     """The process of the one live coordinator."""
     from ray._private.state import actors
