@@ -49,6 +49,8 @@ TABLE: tuple[Variable, ...] = (
     Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
     Variable("VLLM_CACHE_ROOT", "local", "where vLLM keeps its own caches"),
     Variable("TRITON_HOME", "local", "parent of Triton's default cache"),
+    Variable("TORCHINDUCTOR_CACHE_DIR", "local", "Inductor's cache in an engine"),
+    Variable("TORCH_COMPILE_ON_ONE_RANK", "local", "whether compiled files hold no CUDA device index"),
     Variable("DG_JIT_CACHE_DIR", "local", "DeepGEMM's cache in an engine; the first of several directories"),
     Variable("TRTLLM_DG_CACHE_DIR", "local", "FlashInfer's cache of TensorRT-LLM's DeepGEMM kernels"),
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),

@@ -40,6 +40,7 @@ def wheel(request: pytest.FixtureRequest) -> WheelSource:
             ["self", "module_hash"],
         ),
         ("vllm/model_executor/models/registry.py", "_LazyRegisteredModel._get_cache_filename", ["self"]),
+        ("vllm/utils/jit_monitor.py", "activate", []),
         ("vllm/plugins/__init__.py", "load_general_plugins", []),
         ("vllm/envs.py", "compile_factors", []),
         ("vllm/config/vllm.py", "VllmConfig.compute_hash", ["self", "include_version"]),

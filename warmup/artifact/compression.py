@@ -28,7 +28,15 @@ from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 Blob = bytes | memoryview
 
 COMPRESSED: frozenset[str] = frozenset(
-    {"flashinfer_module", "triton_cache", "cuda_compute_cache", "torch_compile", "inductor", "deep_gemm"}
+    {
+        "flashinfer_module",
+        "triton_cache",
+        "cuda_compute_cache",
+        "torch_compile",
+        "inductor",
+        "inductor_home",
+        "deep_gemm",
+    }
 )
 """Kinds that are stored with zstd; tables stay readable, they are what engines open."""
 LIMITS: dict[Kind, int] = {
@@ -41,6 +49,7 @@ LIMITS: dict[Kind, int] = {
     "tuning_kernels": 2 << 30,
     "torch_compile": 1 << 30,
     "inductor": 256 << 20,
+    "inductor_home": 256 << 20,
     "modelinfos": 1 << 20,
     "deep_gemm": 64 << 20,
     "trtllm_deep_gemm": 64 << 20,

@@ -25,6 +25,7 @@ Kind = Literal[
     "tuning_kernels",
     "torch_compile",
     "inductor",
+    "inductor_home",
     "modelinfos",
     "deep_gemm",
     "trtllm_deep_gemm",

@@ -2,16 +2,22 @@
 
 | kind | entry | moved by | what must be equal |
 |---|---|---|---|
-| torch_compile | a rank's ahead-of-time file | placing it under the key of this start | engine, torch, |
-| | | | Triton, Python patch level, GPU name, device index |
+| torch_compile | a rank's ahead-of-time file | placing it under the key of this start | engine, torch, Triton, |
+| | | | Python patch level, GPU name, configuration |
 | inductor | one file of the code and graph caches | placing it beside that file | engine, torch, Triton |
-| triton_cache | one directory of Triton's cache | rewriting paths in group files (`triton_cache.py`) | Triton, |
-| | | | ptxas, architecture |
+| inductor_home | the same, of graphs compiled before there is a key | placing it in Inductor's directory | the same |
+| triton_cache | one directory of Triton's cache | rewriting paths in group files (`triton_cache.py`) | Triton, ptxas, |
+| | | | architecture |
 | flashinfer_module | one shared library | FlashInfer's lookup of ahead-of-time modules | FlashInfer, CUDA, |
 | | | (`flashinfer_modules.py`) | architecture, C library |
 | deep_gemm | one entry directory | nothing: its key holds no path | `nvcc --version`, CUTLASS, headers |
 | trtllm_deep_gemm | one entry directory | nothing: its name holds no version | FlashInfer, nvcc: by the class key |
 | modelinfos | one JSON file | nothing: the engine compares a digest of the model's source | engine |
+
+A recording runs with `TORCH_COMPILE_ON_ONE_RANK=1`: without it torch bakes the CUDA device index into the
+ahead-of-time file, which then loads on another index and dies in its first forward. Triton's entries are placed before
+that file is loaded, because most of its kernels are looked up there. All of this was measured with vLLM 0.33.0 on an
+H100 (tests/gpu/results/vllm_study.md).
 
 `LEFT_OUT` has the kinds that are not shipped. *Code* is what an engine unpickles or maps as a library: whoever can
 write it runs code in the engine.
@@ -51,6 +57,12 @@ INDUCTOR = EngineKind(
     True,
     "carried on CPU",
 )
+INDUCTOR_HOME = EngineKind(
+    TreeLayout("inductor_home", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
+    ("*.so", "*.cubin"),
+    True,
+    "carried, not seen on a GPU",
+)
 MODELINFOS = EngineKind(
     TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "carried on CPU"
 )
@@ -64,7 +76,14 @@ TRTLLM_DEEP_GEMM = EngineKind(
     "carried, not seen on a GPU",
 )
 
-TREE_KINDS: tuple[EngineKind, ...] = (TORCH_COMPILE, INDUCTOR, MODELINFOS, DEEP_GEMM, TRTLLM_DEEP_GEMM)
+TREE_KINDS: tuple[EngineKind, ...] = (
+    TORCH_COMPILE,
+    INDUCTOR,
+    INDUCTOR_HOME,
+    MODELINFOS,
+    DEEP_GEMM,
+    TRTLLM_DEEP_GEMM,
+)
 
 LEFT_OUT: dict[str, str] = {
     "flashinfer cached_ops": "ninja rebuilds a moved directory: its state holds absolute paths and header times",

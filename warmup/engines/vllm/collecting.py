@@ -12,7 +12,8 @@ from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_ca
 from ray_warmup.warmup.engines.engine_store import record_text
 from ray_warmup.warmup.engines.vllm.identity import Identity
 from ray_warmup.warmup.engines.vllm.launch import Home, Started
-from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord
+from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, device_name
+from ray_warmup.warmup.engines.vllm.specialisations import SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"
@@ -41,6 +42,7 @@ def collect(started: Started, home: Home) -> Artifact:
         "seconds": dict(started.result),
     }
     contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
+    contents.append(Content("engine_record", SPECIALISATIONS_NAME, to_bytes(_specialisations(records))))
     return pack(
         _once(contents),
         key=identity.as_dict(),
@@ -70,7 +72,7 @@ def common_identity(records: Sequence[RankRecord]) -> Identity:
 
 def _compiled(record: RankRecord) -> Iterable[Content]:
     for module in record.modules:
-        prefix = f"{module.tag}/device_{module.device_index}/{module.rank}/"
+        prefix = f"{module.tag}/{device_name(module.device_index)}/{module.rank}/"
         yield from engine_kinds.TORCH_COMPILE.layout.collect(Path(module.path).parent, prefix)
 
 
@@ -102,6 +104,12 @@ def _flashinfer(record: RankRecord, home: Home) -> Iterable[Content]:
     base = Path(home.variables()["FLASHINFER_WORKSPACE_BASE"])
     libraries = {path.stem: path for path in base.glob(".cache/flashinfer/*/*/cached_ops/*/*.so")}
     return flashinfer_modules.collect(libraries, record.module_requirements)
+
+
+def _specialisations(records: Sequence[RankRecord]) -> list[Specialisation]:
+    """Every kernel that any rank met, once."""
+    rows = dict.fromkeys(row for record in records for row in record.specialisations)
+    return [Specialisation(*row) for row in rows]
 
 
 def _once(contents: Iterable[Content]) -> tuple[Content, ...]:

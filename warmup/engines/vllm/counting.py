@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
+from ray_warmup.warmup.engines.vllm.recording import WatchedDirectory
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,13 @@ class CompileCounter:
             _add(total, watch.kind.name, len(gained), len(watch.before))
             total.names += [f"{watch.kind.name}: {name}" for name in sorted(gained)]
         return total
+
+    def watched(self) -> tuple[WatchedDirectory, ...]:
+        """What is compared, for whoever looks after the process has ended."""
+        return tuple(
+            WatchedDirectory(watch.kind.name, str(watch.directory), tuple(sorted(watch.before)))
+            for watch in self._watches
+        )
 
     def watch(self, kind: EngineKind, directory: Path) -> None:
         """Count what a directory gains from here on as compiled, and what it holds now as found."""

@@ -5,6 +5,7 @@
 | `WorkerWrapperBase.init_device` | in each worker, device chosen | find the artifact, place what needs no key |
 | `WorkerBase.compile_or_warm_up_model` (the worker's own) | at the end of the engine's warmup | write the record |
 | `compilation.decorators._try_load_aot_compiled_fn` | at the first forward, key known | place the compiled files |
+| `utils.jit_monitor.activate` | at the end of the warmup, before kernels are reported | load the recorded kernels |
 | `_LazyRegisteredModel._load_modelinfo_from_cache` | in the front end, before a model is inspected | place one file |
 
 Under `auto` a failure of ours is one log line and vLLM's own path; under `require` it ends the start.
@@ -31,6 +32,7 @@ def install() -> None:
     """Wrap each function as soon as its module is imported."""
     when_imported("vllm.v1.worker.worker_base", _wrap_worker)
     when_imported("vllm.compilation.decorators", _wrap_compiled_lookup)
+    when_imported("vllm.utils.jit_monitor", _wrap_monitor)
     when_imported("vllm.model_executor.models.registry", _wrap_modelinfo_lookup)
 
 
@@ -99,6 +101,17 @@ def _wrap_compiled_lookup(module: ModuleType) -> None:
         return original(model, aot_compilation_path, *args, **named)
 
     module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
+
+
+def _wrap_monitor(module: ModuleType) -> None:
+    original = module.activate
+
+    @functools.wraps(original)
+    def activate(*args: Any, **named: Any) -> Any:
+        _guarded("loading recorded kernels", lambda: engine_process().load_kernels(), may_require=False)
+        return original(*args, **named)
+
+    module.activate = activate  # type: ignore[attr-defined]
 
 
 def _wrap_modelinfo_lookup(module: ModuleType) -> None:

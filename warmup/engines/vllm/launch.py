@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import ray_warmup
+from ray_warmup.warmup.caches.engine_kinds import TREE_KINDS, EngineKind
 from ray_warmup.warmup.engines.vllm.recording import RankRecord, read_records
 from ray_warmup.warmup.errors import EngineError
 
@@ -54,6 +55,8 @@ class Started:
     result: Mapping[str, Any]
     """Seconds of import, engine and first answer, and the number of requests."""
     records: tuple[RankRecord, ...]
+    gained: tuple[tuple[str, str], ...]
+    """(kind, result) of everything that watched directories have gained by the end of the start, over all ranks."""
     log: str
 
 
@@ -84,7 +87,8 @@ def launch(
     told.mkdir(parents=True)
     request, result = scratch / "request.json", scratch / "result.json"
     request.write_text(json.dumps({"arguments": dict(arguments), "load_format": load_format}), encoding="utf-8")
-    mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(told)}
+    # Without the second variable torch bakes the CUDA device index into compiled files.
+    mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
     if purpose == "prove":
         mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(told)}
     command = [sys.executable, "-m", "ray_warmup.warmup.engines.vllm.start", str(request), str(result)]
@@ -101,7 +105,18 @@ def launch(
             "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, and "
             f"does VLLM_PLUGINS name it?{_tail(text)}"
         )
-    return Started(json.loads(result.read_text(encoding="utf-8")), records, text)
+    return Started(json.loads(result.read_text(encoding="utf-8")), records, gained_by(records), text)
+
+
+def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
+    """Compare every watched directory with what it held before; ranks of one node share directories."""
+    layouts: dict[str, EngineKind] = {kind.name: kind for kind in TREE_KINDS}
+    gained: set[tuple[str, str]] = set()
+    for watched in (watch for record in records for watch in record.watched):
+        kind = layouts[watched.kind]
+        now = kind.layout.results(Path(watched.directory), kind.results)
+        gained |= {(watched.kind, name) for name in now - set(watched.before)}
+    return tuple(sorted(gained))
 
 
 def _import_path(environ: Mapping[str, str]) -> dict[str, str]:

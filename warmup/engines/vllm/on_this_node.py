@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
@@ -20,6 +19,8 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 UNPROVABLE = {"torch_compile": "vLLM's CPU build saves ahead-of-time files and never loads one"}
 """Kinds whose hit cannot be seen on a processor."""
+SHOWN = 3
+"""Names of compiled things in one problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +92,33 @@ def prove(section: VllmSection, cache: CacheSection, environ: Mapping[str, str])
             deadline_s=section.start_deadline,
             load_format=load_format(section),
         )
-    return Proof(started, tuple(problem for record in started.records for problem in problems_of(record)))
+    return Proof(started, tuple(problems_of(started)))
 
 
-def problems_of(record: RankRecord) -> list[str]:
-    """List why one rank's start is no proof: nothing was placed, the warmup did not end, or something was compiled."""
+def problems_of(started: Started) -> list[str]:
+    """List why a start is no proof: nothing was placed, the warmup did not end, or something was compiled."""
+    problems = [problem for record in started.records for problem in _problems_of_rank(record)]
+    for kind in sorted({kind for kind, _ in started.gained}):
+        names = [name for gained, name in started.gained if gained == kind]
+        problems.append(f"{kind}: {len(names)} compiled: {', '.join(names[:SHOWN])}")
+    return problems
+
+
+def _problems_of_rank(record: RankRecord) -> list[str]:
     problems = []
     if record.lookup != "hit":
         problems.append(f"rank {record.rank}: nothing was placed: {record.lookup}")
     if not record.is_warm:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
     has_gpu = dict(record.identity)["cuda"] != ""
-    for kind, count in _compiled(record).items():
-        if has_gpu or kind not in UNPROVABLE:
+    watched = {watch.kind for watch in record.watched}
+    for kind, count in record.counts["compiled"].items():
+        if kind not in watched and (has_gpu or kind not in UNPROVABLE):
             names = [name for name in record.counts["names"] if name.startswith(f"{kind}: ")]
-            problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:3])}")
+            problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
     return problems
 
 
 def load_format(section: VllmSection) -> str:
     """Return vLLM's name for the weights that are asked for."""
     return "dummy" if section.weights == "dummy" else "auto"
-
-
-def _compiled(record: RankRecord) -> dict[str, Any]:
-    return dict(record.counts["compiled"])

@@ -6,6 +6,10 @@ of that path. All others are known as soon as the process runs.
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,8 @@ class Places:
     triton_cache: Path
     deep_gemm: Path
     trtllm_deep_gemm: Path
+    inductor_home: Path
+    """Inductor's own directory, in use until vLLM points it below the key of the ahead-of-time file."""
 
     def of_kind(self) -> dict[Kind, Path]:
         """Kind -> directory, for the kinds that are plain files."""
@@ -28,6 +34,7 @@ class Places:
             "modelinfos": self.modelinfos,
             "deep_gemm": self.deep_gemm,
             "trtllm_deep_gemm": self.trtllm_deep_gemm,
+            "inductor_home": self.inductor_home,
         }
 
 
@@ -42,4 +49,17 @@ def places(cache_root: Path) -> Places:
         triton_cache=Path(env.read("TRITON_CACHE_DIR") or triton_home / ".triton" / "cache"),
         deep_gemm=Path(deep_gemm) / "cache",
         trtllm_deep_gemm=trtllm / "cache",
+        inductor_home=_inductor_home(),
     )
+
+
+def _inductor_home() -> Path:
+    """Inductor's directory by torch's rule: a variable, else one of this user below the temporary directory."""
+    given = env.read("TORCHINDUCTOR_CACHE_DIR")
+    if given is not None:
+        return Path(given)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user number without a name
+        user = str(os.getuid())
+    return Path(tempfile.gettempdir()) / f"torchinductor_{re.sub(r'[^0-9A-Za-z_.-]', '_', user)}"

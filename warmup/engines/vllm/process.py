@@ -24,14 +24,20 @@ from ray_warmup.warmup.engines.vllm import module_provider
 from ray_warmup.warmup.engines.vllm.counting import CompileCounter
 from ray_warmup.warmup.engines.vllm.identity import Identity, identify
 from ray_warmup.warmup.engines.vllm.places import Places, places
-from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, own_pid
+from ray_warmup.warmup.engines.vllm.recording import ANY_DEVICE, CompiledModule, RankRecord, device_name, own_pid
+from ray_warmup.warmup.engines.vllm.specialisations import (
+    SPECIALISATIONS_NAME,
+    SpecialisationRecorder,
+    from_bytes,
+    preload,
+)
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
-EARLY: tuple[Kind, ...] = ("triton_cache", "deep_gemm", "trtllm_deep_gemm", "flashinfer_module")
+EARLY: tuple[Kind, ...] = ("triton_cache", "inductor_home", "deep_gemm", "trtllm_deep_gemm", "flashinfer_module")
 """Kinds that are placed as soon as configuration, rank and device are known."""
 COMPILED: tuple[Kind, ...] = ("torch_compile", "inductor")
 """Kinds that are placed at the first forward, when vLLM has computed the key under which it looks."""
@@ -55,6 +61,7 @@ class EngineProcess:
         self._counter: CompileCounter | None = None
         self._own_seconds = 0.0
         self._is_warm = False
+        self._kernels = SpecialisationRecorder(self._heard)
 
     def begin_worker(self, vllm_config: Any, worker: Any) -> None:
         """Look for the artifact of this start and place what needs no key of the engine.
@@ -65,17 +72,18 @@ class EngineProcess:
             from vllm import envs
 
             self._rank = int(getattr(worker, "rank", 0))
-            index = getattr(getattr(worker, "device", None), "index", None)
-            self._device_index = -1 if index is None else int(index)
+            self._device_index = _device_index(worker)
             self._identity = identify(vllm_config)
             self._places = places(Path(envs.VLLM_CACHE_ROOT))
             env.export({"TRITON_CACHE_DIR": str(self._places.triton_cache)})
             self._counter = CompileCounter(self._heard)
             self._counter.install()
-            if self.record_directory is None:
+            if self.record_directory is not None:
+                self._kernels.install()
+            else:
                 self._find()
                 self._place_early()
-            for kind in (engine_kinds.DEEP_GEMM, engine_kinds.TRTLLM_DEEP_GEMM):
+            for kind in (engine_kinds.DEEP_GEMM, engine_kinds.TRTLLM_DEEP_GEMM, engine_kinds.INDUCTOR_HOME):
                 self._counter.watch(kind, self._places.of_kind()[kind.name])
             self._tell()
 
@@ -87,11 +95,13 @@ class EngineProcess:
             target = Path(path)
             inductor = target.parents[1] / "inductor_cache"
             tag = decorators._model_hash_key(model.forward)
-            self._modules.append(CompiledModule(tag, path, target.parent.name, self._device_index))
+            is_index_free = env.read("TORCH_COMPILE_ON_ONE_RANK") == "1"
+            index = ANY_DEVICE if is_index_free else self._device_index
+            self._modules.append(CompiledModule(tag, path, target.parent.name, index))
             if self._store is not None:
                 artifact = engine_store.load(self._store, COMPILED)
-                name = f"{tag}/device_{self._device_index}/{target.parent.name}"
-                self._place("torch_compile", artifact, name, target.parent)
+                for device in (device_name(ANY_DEVICE), device_name(self._device_index)):
+                    self._place("torch_compile", artifact, f"{tag}/{device}/{target.parent.name}", target.parent)
                 self._place("inductor", artifact, f"{tag}/inductor_cache", inductor)
             if self._counter is not None:
                 self._counter.watch(engine_kinds.INDUCTOR, inductor)
@@ -118,6 +128,20 @@ class EngineProcess:
                         "modelinfos",
                     )
                     return
+
+    def load_kernels(self) -> None:
+        """Load the recorded Triton kernels into this process, before the engine's monitor watches."""
+        with self._own_time():
+            if self._store is None:
+                return
+            artifact = engine_store.load(self._store, ("engine_record",))
+            rows = [c.data for c in artifact.contents("engine_record") if c.path == SPECIALISATIONS_NAME]
+            if rows and rows[0]:
+                done = preload(from_bytes(rows[0]))
+                self._placed["triton_kernels"] = done.loaded
+                for failure in done.failed:
+                    logger.info("ray-warmup: a kernel was not loaded ahead: %s", failure)
+            self._tell()
 
     def warmed_up(self) -> None:
         """The engine's own warmup has ended in this process."""
@@ -182,6 +206,8 @@ class EngineProcess:
             places=tuple((kind, str(path)) for kind, path in sorted(pairs.items())),
             modules=tuple(self._modules),
             counts=self._counter.counts().to_json(),
+            watched=self._counter.watched(),
+            specialisations=tuple((row.function, row.data) for row in self._kernels.seen),
             placed=dict(self._placed),
             lookup=self._lookup,
             own_seconds=self._own_seconds,
@@ -200,3 +226,9 @@ class EngineProcess:
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
+
+
+def _device_index(worker: Any) -> int:
+    """Return the CUDA device index of a worker; ANY_DEVICE on a processor."""
+    index = getattr(getattr(worker, "device", None), "index", None)
+    return ANY_DEVICE if index is None else int(index)

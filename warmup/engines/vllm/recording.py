@@ -17,6 +17,7 @@ from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 SCHEMA_VERSION = 1
+ANY_DEVICE = -1
 _LIMIT = 16 << 20
 
 
@@ -30,7 +31,16 @@ class CompiledModule:
     rank: str
     """vLLM's name of the rank's directory, `rank_0_0`."""
     device_index: int
-    """CUDA device index that is baked into the file; -1 on a processor."""
+    """CUDA device index that is baked into the file; ANY_DEVICE where none is."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedDirectory:
+    """A directory whose new results are compilations, and the results that it held when it was first looked at."""
+
+    kind: str
+    directory: str
+    before: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class RankRecord:
     """(kind, directory), in order."""
     modules: tuple[CompiledModule, ...]
     counts: dict[str, Any]
+    watched: tuple[WatchedDirectory, ...]
+    """Compared once more when the engine has ended: nobody hears what its requests compile into these."""
+    specialisations: tuple[tuple[str, str], ...]
+    """(function, data) of every Triton kernel that the process met; empty where nothing is recorded."""
     placed: dict[str, int]
     """Kind -> entries that were put in place in this process."""
     lookup: str
@@ -92,3 +106,8 @@ def _read(path: Path) -> RankRecord:
 def own_pid() -> int:
     """This process' number."""
     return os.getpid()
+
+
+def device_name(device_index: int) -> str:
+    """Return the part of a content's path that says on which device index its file runs."""
+    return "any_device" if device_index == ANY_DEVICE else f"device_{device_index}"

@@ -22,8 +22,12 @@ class Worker:
 
     def compile_or_warm_up_model(self) -> str:
         """The engine's own warmup."""
+        from vllm.utils import jit_monitor
+
+        compile_before_the_key()
         decorators.first_forward(self)
         compile_deep_gemm("gemm")
+        jit_monitor.activate(mode="warn", verbose=False)
         return "warm"
 
 
@@ -40,6 +44,14 @@ class WorkerWrapperBase:
 
     def init_device(self) -> None:
         """Choose the device."""
+
+
+def compile_before_the_key() -> None:
+    """Compile one graph while weights are processed, into Inductor's own directory."""
+    target = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or f"{envs.VLLM_CACHE_ROOT}/inductor") / "ef" / "cef.so"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("graph")
 
 
 def compile_deep_gemm(name: str) -> None:
