@@ -1,1 +1,1 @@
-"""Engines that a warmup starts, records and proves; no other package of `warmup` imports them."""
+"""Engines that a warmup starts, records and proves. No other package of `warmup` imports them."""

@@ -1,4 +1,4 @@
-"""Where a node keeps what it recorded of engines: one node store per engine version and identity.
+"""A node's recorded engine artifacts: one node store per engine version and identity.
 
 <cache root>/engine_caches/<engine>/<version>/<identity sha256>/      a `NodeStore`
 """
@@ -21,7 +21,7 @@ FOLDER = "engine_caches"
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a node has for one identity."""
+    """A node's artifact for one identity, or the reason for a miss."""
 
     store: NodeStore | None
     reason: str
@@ -34,9 +34,9 @@ def store_directory(root: Path, engine: str, version: str, sha256: str) -> Path:
 
 
 def find(root: Path, engine: str, version: str, parts: tuple[tuple[str, str], ...], sha256: str) -> Found:
-    """Look for an artifact with exactly these parts; name the nearest one's differences where there is none.
+    """Find an artifact with exactly these parts, or name the differences from the nearest one.
 
-    Never raises for what is on the disk.
+    Never raises for the content of the disk.
     """
     store = NodeStore(store_directory(root, engine, version, sha256))
     looked = store.lookup(dict(parts))

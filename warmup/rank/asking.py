@@ -94,14 +94,17 @@ class Watching:
         self._seen |= {path: _signature(path) for path in paths if path not in self._seen}
 
     def has_changed(self) -> bool:
-        """Whether the next one in turn is another than it was."""
+        """Return True if the next path in turn has changed."""
         path = list(self._seen)[self._turn % len(self._seen)]
         self._turn += 1
         return _signature(path) != self._seen[path]
 
 
 def _signature(path: Path) -> Signature:
-    """What changes when an entry of a directory does; an error's name where it cannot be seen."""
+    """Return a directory's signature, which changes with its entries.
+
+    If it cannot be read, return the error's name.
+    """
     try:
         status = os.stat(path)
     except OSError as error:

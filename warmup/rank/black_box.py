@@ -1,8 +1,8 @@
-"""What a rank was doing when it died: kept in a file that its successor on the same node reads.
+"""A rank's crash record: its current tactic in a file that its successor on the same node reads.
 
-Written at every tactic with one `pwrite`, so it is exact where a heartbeat would be seconds old, and it
-survives any signal. It names its process, so that nobody sweeps the box of a live rank. Python's faulthandler
-adds the stacks of a fatal signal, or of a hung process that is sent SIGNAL, even while native code holds the GIL.
+One `pwrite` per tactic keeps it exact, where a heartbeat would be seconds old, and it survives any signal. It names its
+process, so that the record of a live rank is not swept. Python's faulthandler adds the stacks of a fatal signal, or of
+a hung process that is sent SIGNAL, even while native code holds the GIL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class LastWords:
-    """What a dead process wrote last."""
+    """Last record of a dead process."""
 
     method: str
     task_id: str
@@ -45,7 +45,7 @@ class LastWords:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether the process brought its own end about (segmentation fault, abort, illegal instruction)."""
+        """Return True if the process crashed by itself (segmentation fault, abort, illegal instruction)."""
         return "Fatal Python error" in self.stack
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +55,10 @@ class LastWords:
 
 
 class BlackBox:
-    """One rank's box. `predecessor` is what the process before it left; None when there was none."""
+    """Writer of one rank's crash record.
+
+    `predecessor` is the record of the process before it, or None.
+    """
 
     def __init__(self, path: Path, dir_mode: int = 0o700) -> None:
         """Open or create. Raises OSError."""
@@ -73,7 +76,7 @@ class BlackBox:
         faulthandler.register(SIGNAL, file=self._stack, all_threads=True)
 
     def note(self, method: str, task_id: str, op: str = "", runner: str = "", tactic: str = "") -> None:
-        """What begins now; a few microseconds."""
+        """Record the work that begins now, within a few microseconds."""
         record = {"process": self._process, "method": method, "task_id": task_id}
         record |= {"op": op, "runner": runner, "tactic": tactic}
         os.pwrite(self._record, json.dumps(record).encode()[:RECORD_BYTES].ljust(RECORD_BYTES), 0)
@@ -91,12 +94,15 @@ class BlackBox:
 
 
 def box_path(directory: Path, run_id: str, rank: int) -> Path:
-    """Where a rank of a run keeps its box, below its store."""
+    """Return the path of a rank's crash record, below its store."""
     return directory / "running" / f"{run_id}-{rank}"
 
 
 def read_box(path: Path) -> LastWords | None:
-    """What lies in a box; None when there is none, or when what lies there is no record."""
+    """Read a crash record.
+
+    None if it is absent or invalid.
+    """
     try:
         record = parse_json(_read(path, RECORD_BYTES).rstrip(), RECORD_BYTES)
         stack = _read(path.with_name(path.name + ".stack"), STACK_BYTES)

@@ -1,7 +1,7 @@
-"""What goes into an artifact beside its table: modules, what a replay in a fresh process compiles, a tune's kernels.
+"""Collect the contents beside an artifact's table: modules, code compiled in a replay, and a tune's kernels.
 
-Collecting is never an obstacle: what a replay cannot tell is left out with a warning. How a replay is run is
-`warmup/rank/fresh_replay.py`'s, how each kind is read from its cache `warmup/caches/`'s.
+A replay that fails costs only its contents, with a warning. `warmup/rank/fresh_replay.py` runs the replay, and
+`warmup/caches/` reads each cache kind.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ TABLE_ALONE = "table"
 
 @dataclass(frozen=True, slots=True)
 class FreshReplay:
-    """How to replay a table in a process of its own; see `warmup/rank/fresh_replay.py`."""
+    """Parameters of replaying a table in another process.
+
+    See `warmup/rank/fresh_replay.py`.
+    """
 
     request: Mapping[str, Any]
     variables: Mapping[str, str]
@@ -40,7 +43,7 @@ class FreshReplay:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What goes into an artifact beside its table."""
+    """Contents of an artifact beside its table."""
 
     contents: tuple[Content, ...]
     warnings: tuple[str, ...]
@@ -49,7 +52,10 @@ class Collected:
 
 
 class Collecting:
-    """One probed rank's. `store` is None where nothing is kept on disk; `replay` where no kernels can be collected."""
+    """Collector of one probed rank.
+
+    `store` is None without a disk. `replay` is None if no kernels can be collected.
+    """
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class Collecting:
         self._waiting: FreshProcess | None = None
 
     def is_covered_by(self, covers: str) -> bool:
-        """Whether an artifact that was collected for this has all that a replay here would compile."""
+        """Return True if an artifact with this coverage has everything that a replay here would compile."""
         if self._store is None or self._replay is None or not self._part.has_gpu:
             return True
         return covers == self._replay.covers or (self._replay.covers == TABLE_ALONE and covers != "")

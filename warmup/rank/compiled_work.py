@@ -1,8 +1,7 @@
-"""What one rank does about compiled things: puts back what is stored, builds modules, hands them over, takes others'.
+"""Compiled code of one rank: restore stored code, build modules, share them, and install those of other ranks.
 
-Taking over is never an obstacle: what does not fit or cannot be written is a warning, and this node compiles for
-itself. Which node builds and which ones take is the machine's (`warmup/machine/compiling.py`); what goes into an
-artifact is decided in `warmup/rank/collecting.py`.
+A failed installation is a warning, and this node compiles for itself. The machine (`warmup/machine/compiling.py`)
+chooses the nodes that build. `warmup/rank/collecting.py` chooses the contents of an artifact.
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ Answer = dict[str, Any]
 
 
 class CompiledWork:
-    """One probed rank's. `store` is None where nothing is kept on disk; `replay` where no kernels can be collected."""
+    """Compiled code of one probed rank.
+
+    `store` is None without a disk. `replay` is None if no kernels can be collected.
+    """
 
     def __init__(
         self,
@@ -79,9 +81,9 @@ class CompiledWork:
         return tuple(dict.fromkeys((*self._tuner.missing_modules(), *building)))
 
     def compile(self, jobs: int, say: Callable[[str], None]) -> Answer:
-        """Build what is missing until something more is finished; what is left goes on building until the next call.
+        """Build missing modules until some are finished. The build of the others continues until the next call.
 
-        `say` hears how far it is. Raises CompileError.
+        `say` receives the progress. Raises CompileError.
         """
         if self._build is None:
             self._build = ModuleBuild(self._tuner, self.missing(), jobs)
@@ -123,9 +125,9 @@ class CompiledWork:
         }
 
     def take(self, header: Answer, blobs: Mapping[str, Blob]) -> Answer:
-        """Install modules that another node built, and use them; `missing` is what is still to be compiled here.
+        """Install and use another node's modules. `missing` lists those that must still be compiled here.
 
-        Raises an ArtifactError for bytes that are not what the header says.
+        Raises an ArtifactError for bytes that do not match the header.
         """
         if not self.missing():  # a directory that is shared with the node that built them
             return {"modules": None, "missing": [], "warnings": []}
@@ -137,7 +139,7 @@ class CompiledWork:
         return {"modules": modules, "missing": list(self.missing()), "warnings": [*done.warnings, *self._refused]}
 
     def activate(self, module_set: str) -> bool:
-        """Let this process find an installed set of modules; without it the process would compile them."""
+        """Make this process find an installed set of modules, which it would otherwise compile."""
         provider = self._part.provider(module_set)
         try:
             if is_installed(provider):
@@ -153,16 +155,16 @@ class CompiledWork:
         return True
 
     def install(self, artifact: Artifact) -> Answer:
-        """Put the compiled part of a whole artifact in place on this node; counts by kind, and warnings."""
+        """Install the compiled part of a whole artifact on this node, and return counts by kind, and warnings."""
         done = self._part.install(artifact)
         return {"installed": dict(done.counts), "warnings": list(done.warnings)}
 
     def is_covered_by(self, covers: str) -> bool:
-        """Whether an artifact that was collected for this has all that a replay here would compile."""
+        """Return True if an artifact with this coverage has everything that a replay here would compile."""
         return self._collecting.is_covered_by(covers)
 
     def collect(self, table: bytes) -> Collected:
-        """What goes into the artifact beside its table."""
+        """Return the contents of the artifact beside its table."""
         return self._collecting.collect(table, self._provider)
 
     def expect_collect(self) -> None:
@@ -180,7 +182,8 @@ class CompiledWork:
         return self._encoded[known]
 
     def _restore(self) -> tuple[str | None, tuple[str, ...]]:
-        """Install the compiled part of the stored artifact and activate its modules; their set, and warnings."""
+        """Install the compiled part of the stored artifact, activate its modules, and return their set, and
+        warnings."""
         if self._store is None or not self._store.generations.pointer_path.exists():  # not looked for again and again
             return None, ()
         try:

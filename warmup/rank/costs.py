@@ -40,7 +40,10 @@ def learned_costs(tasks: Sequence[Task], recorded: Mapping[str, float]) -> dict[
 
 
 def recorded_seconds(directory: Path, task_ids: Iterable[str]) -> dict[str, float]:
-    """What tuning each of these tasks took, the newest record of each; `directory` is the key's own store."""
+    """Return the newest recorded tuning seconds of each task.
+
+    `directory` is the key's own store.
+    """
     wanted = frozenset(task_ids)
     found: dict[str, float] = {}
     for store in _newest_stores(directory):

@@ -39,7 +39,10 @@ _ATTEMPTS = 4
 
 
 class Delivery:
-    """What one probed rank holds of its class's artifact; `tasks` is what its table must cover."""
+    """One probed rank's side of its class's artifact exchange.
+
+    `tasks` are those that its table must cover.
+    """
 
     def __init__(
         self,
@@ -69,12 +72,18 @@ class Delivery:
         """Of the table's bytes that were loaded last."""
 
     def _lacks_tasks(self, history: dict[str, Any]) -> bool:
-        """Whether it was made without some of this rank's tasks; one without timings is believed to have them."""
+        """Return True if the artifact was made without some of this rank's tasks.
+
+        One without timings counts as complete.
+        """
         known = {result["task_id"] for result in history["results"]}
         return bool(known) and any(task.task_id not in known for task in self._tasks)
 
     def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
-        """Digests of the artifact behind a hit; damaged measurements make it a miss. `recall` has its rows."""
+        """Return the digests of the artifact behind a hit.
+
+        Damaged measurements make it a miss. `recall` returns its rows.
+        """
         read = [entry for entry in manifest.blobs if entry.kind in TUNED]
         try:
             artifact = Artifact(manifest, {entry.sha256: self._store.read_blob(entry.sha256) for entry in read})
@@ -107,7 +116,9 @@ class Delivery:
         tuned: Sequence[dict[str, str]] = (),
         after: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Everything measured as one artifact, kept here until its blobs are fetched; `digest` None: nothing tuned.
+        """Pack everything measured as one artifact, kept here until its blobs are fetched.
+
+        `digest` is None if nothing was tuned.
 
         `tuned` are files (`name`, `content`) that were tuned with an engine's step: their entries join the table.
         `after` is what it replaces (`lineage_of`).
@@ -136,9 +147,9 @@ class Delivery:
         return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *found.warnings]}
 
     def pack_stored(self, renew: bool = False) -> dict[str, Any]:
-        """The artifact that this node's store has, for nodes that lack it; without compiled parts if one is damaged.
+        """Pack the artifact of this node's store for nodes that lack it, without compiled parts if one is damaged.
 
-        `renew`: its table and measurements as they are, with what is compiled here now.
+        `renew` keeps its table and measurements, and replaces the compiled parts by those of this rank.
         """
         if renew:
             return self._renewed()
@@ -154,7 +165,7 @@ class Delivery:
         return header_of(self.artifact, table) | {"warnings": warnings}
 
     def _tuned(self) -> Artifact:
-        """Table and measurements from the store; as LOOKUP found them where it has vanished since."""
+        """Load table and measurements from the store, or those found at LOOKUP if they have vanished since."""
         try:
             tuned, lease = self._store.load_artifact(TUNED)
         except StoreError:
@@ -172,7 +183,7 @@ class Delivery:
         return header_of(self.artifact, tuned.table) | {"warnings": list(found.warnings)}
 
     def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
-        """Which of an artifact's blobs this rank needs for a method: what the node lacks, or the table alone."""
+        """Return the blobs that a method needs on this rank: those missing on the node, or the table alone."""
         if method == "load":
             tables = {blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs"}
             return [digest for digest in digests if digest in tables]
@@ -300,7 +311,7 @@ class Delivery:
         return found[1]
 
     def _clear_finished(self, published: Artifact) -> None:
-        """Take finished tasks away whose results are published now; those of other ranks of this node, too."""
+        """Remove finished tasks whose results are published, including those of this node's other ranks."""
         try:
             self._store.clear_partial({row.result.task_id for row in read_timings(published).rows})
         except WarmupError as error:
@@ -313,7 +324,10 @@ class Delivery:
             raise LoadError(f"{self._store.table_path} cannot be read: {error}") from error
 
     def _file(self, path: Path) -> dict[str, Any] | None:
-        """A file that was published, for the report; None where another job has replaced or removed it."""
+        """Describe a published file for the report.
+
+        None if another job has replaced or removed it.
+        """
         try:
             data = read_regular(path, MAX_BLOB_BYTES)
         except (FileNotFoundError, WarmupError) as error:

@@ -1,4 +1,7 @@
-"""What one rank says of itself in PROBING: key, device, memory; apart from it what it shares with its whole class."""
+"""One rank's description in PROBING: key, device and memory.
+
+`outline` describes the tasks that the whole class shares.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def describe(
 def outline(
     config: WarmupConfig, directory: Path, tasks: Sequence[Task], skips: Sequence[Skip], shrunk: Sequence[str]
 ) -> dict[str, Any]:
-    """Tasks with their expected seconds, and what is left out; `shrunk`: buckets that a memory budget took away."""
+    """Return tasks with their expected seconds, and skipped workloads.
+
+    `shrunk` names buckets removed by a memory budget.
+    """
     recorded = recorded_seconds(directory, {t.task_id: t for t in tasks}) if config.cache.persistent else {}
     costs = learned_costs(tasks, recorded)
     return {

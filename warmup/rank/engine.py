@@ -38,7 +38,10 @@ def off_reason(config: WarmupConfig, backend: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RankEngine:
-    """One rank's engine; `announce` is told what runs."""
+    """One rank's engine.
+
+    `announce` receives the name of each running warmup.
+    """
 
     config: WarmupConfig
     dims: ModelDims
@@ -47,7 +50,7 @@ class RankEngine:
     announce: Callable[[str], None]
 
     def calls(self) -> tuple[Workload, ...]:
-        """The FlashInfer calls that `warm` will make, for the modules that they need; none where nothing runs."""
+        """Return the FlashInfer calls of `warm`, whose modules are needed, or none if nothing runs."""
         if off_reason(self.config, self.backend) is not None:
             return ()
         from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
@@ -56,7 +59,7 @@ class RankEngine:
         return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
 
     def tunes(self, capability: tuple[int, int] | None) -> bool:
-        """Whether `tune` would tune anything on a device of this compute capability; asked of the gates alone."""
+        """Return True if `tune` would tune on a device of this compute capability, by the gates alone."""
         if off_reason(self.config, self.backend) is not None:
             return False
         from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
@@ -140,7 +143,10 @@ class RankEngine:
         return report, monitor.report().compiled
 
     def _verified(self, engine: BuiltinEngine, report: EngineWarmupReport) -> dict[str, Any]:
-        """What the checking requests met; a compilation under `raise`, and a request that fails, fail the rank."""
+        """Serve the check requests and return the result.
+
+        A failed request, or a compilation under `raise`, fails the rank.
+        """
         settings = self.config.engine
         if settings.monitor == "off" or not settings.verify_requests or not report.ready:
             return {}
@@ -171,9 +177,9 @@ class RankEngine:
 def predicted(
     config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
 ) -> dict[str, str]:
-    """What `warm` would do with each warmup, asked of its own gate without torch: name -> "runs", or why it is skipped.
+    """Predict the outcome of each warmup from its gate, without torch: name -> "runs" or the reason for skipping.
 
-    What needs the device, such as its free memory, is not known yet.
+    Facts of the device, such as its free memory, are not known yet.
     """
     from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
     from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
@@ -188,7 +194,7 @@ def predicted(
 def foreseen_context(
     config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
 ) -> WarmupContext:
-    """What a gate can be asked before there is a runner."""
+    """Return the context for a gate before there is a runner."""
     from ray_warmup.warmup.engines.builtin.warmups.outline import OutlinedRunner, engine_options, outline_of
     from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
 
@@ -222,7 +228,7 @@ def nothing_ran(reason: str, *, warn: bool = False) -> dict[str, Any]:
 
 
 def described(report: EngineWarmupReport) -> dict[str, Any]:
-    """What the warmups said, as plain values."""
+    """Return the warmups' outcomes as plain values."""
     values = report.to_json()
     failed = [
         f"{outcome.name}: {outcome.reason} (required by engine.required)"

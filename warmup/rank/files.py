@@ -1,6 +1,6 @@
-"""What one rank keeps beside the table while a run lasts: its marker, finished tasks, quarantined tactics.
+"""Files of one rank beside the table during a run: its marker, finished tasks, quarantined tactics.
 
-All of it may fail to be written: that costs resuming or a shared directory's recognition, never the run.
+A failure to write one costs resuming, or the recognition of a shared directory, but never the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class RankFiles:
         self._marker: str | None = None
 
     def leave_marker(self, token: str) -> str | None:
-        """Leave a token by which other nodes recognise the directory; why it could not be left, or None."""
+        """Write the token by which other nodes recognize the directory.
+
+        Returns the reason if that fails.
+        """
         try:
             self._store.write_marker(token)
         except StoreError as error:
@@ -50,7 +53,7 @@ class RankFiles:
             logger.warning("%s: its marker stays until the store is pruned: %s", self._who, error)
 
     def finished(self, task_ids: Collection[str]) -> ReadRows[TaskResult]:
-        """What runs that did not finish left of these tasks."""
+        """Return results of these tasks left by unfinished runs."""
         found = read_results(self._store.load_partial(), task_ids)
         self._finished = [encode(result) for result in found.rows]
         return found

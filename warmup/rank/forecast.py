@@ -1,7 +1,7 @@
-"""What a rank's `probe` and `lookup` would say on this node, from package metadata and NVML alone.
+"""Predict a rank's `probe` and `lookup` on this node from package metadata and NVML.
 
-No torch, no FlashInfer, no CUDA context, so it may run anywhere and beside a serving engine. It is a
-prediction: the rank itself asks FlashInfer, and may find another library than the packages promise.
+Needs no torch, no FlashInfer and no CUDA context, so it may run anywhere and beside a serving engine. It is a
+prediction: the rank itself asks FlashInfer, and may find another library than the packages state.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Foretold:
-    """What packages and hardware promise of one rank; nothing stored has been read."""
+    """Facts of one rank predicted from packages and hardware.
+
+    Nothing stored has been read.
+    """
 
     key: CacheKey
     paths: NodePaths
@@ -60,12 +63,12 @@ class Foretold:
     skips: tuple[Skip, ...]
 
     def directory_of(self, key: CacheKey) -> Path:
-        """Where the store of a key lies on its node."""
+        """Return the path of a key's store on its node."""
         return directory_of(self.paths, key)
 
 
 def directory_of(paths: NodePaths, key: CacheKey) -> Path:
-    """Where the store of a key lies below a node's directories."""
+    """Return the path of a key's store below a node's directories."""
     parts = key.as_dict()
     return StorePath.of(paths.root, paths.override, parts["flashinfer_version"], parts["arch"], key.sha256)
 
@@ -103,10 +106,10 @@ def forecast_rank(
     gpu_index: int = 0,
     environment: Mapping[str, str] | None = None,
 ) -> Forecast:
-    """Predict one rank and what the node's store has for it; arguments and errors as of `foretell`.
+    """Predict one rank and its lookup in the node's store. Arguments and errors are those of `foretell`.
 
-    Where an earlier run with the same forecast found another key, as where a library is not the one that its package
-    promises, that key counts.
+    If an earlier run with the same forecast had another key, for example because a library differs from its package,
+    that key counts.
     """
     told = foretell(config, rank, backend, gpu_index, environment)
     key = _found_key(config, told)
@@ -131,7 +134,7 @@ def forecast_rank(
 
 
 def index_of(config: WarmupConfig, paths: NodePaths) -> NodeIndex:
-    """What runs of this configuration wrote below a node's directories."""
+    """Return the index of this configuration's runs below a node's directories."""
     believe(config.cache)
     return NodeIndex(paths.root, paths.override, config_digest(config, dimensions_of(config)), modes=config.cache.modes)
 
@@ -142,7 +145,7 @@ def store_at(cache: CacheSection, directory: Path) -> NodeStore:
 
 
 def _found_key(config: WarmupConfig, told: Foretold) -> CacheKey:
-    """The key that ranks had where the forecast was this one; the forecast where nobody wrote of it."""
+    """Return the key that ranks had under this forecast, or the forecast itself if no run recorded one."""
     try:
         rows = [row for row in index_of(config, told.paths).rows() if row.foretold == told.key.parts]
     except StoreError:
@@ -151,13 +154,19 @@ def _found_key(config: WarmupConfig, told: Foretold) -> CacheKey:
 
 
 def check_rank(config: WarmupConfig, rank: int | None) -> None:
-    """Raises ConfigError for a rank that the config does not have; None stands for no rank in particular."""
+    """Raise ConfigError for a rank that the config does not have.
+
+    None means no particular rank.
+    """
     if rank is not None and not 0 <= rank < config.cluster.num_ranks:
         raise ConfigError(f"--rank: {rank}: the config has ranks 0 to {config.cluster.num_ranks - 1}")
 
 
 def fingerprint_of(backend: str, gpu_index: int = 0) -> Fingerprint:
-    """What packages and NVML say of a rank's environment on this machine. Raises ForecastError."""
+    """Return a rank's fingerprint on this machine from packages and NVML.
+
+    Raises ForecastError.
+    """
     try:
         arch_list = env.read("FLASHINFER_CUDA_ARCH_LIST")
         return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None, arch_list))
@@ -195,7 +204,7 @@ def refusal(table: bytes, key: CacheKey) -> str | None:
 
 
 def _nearest(directory: Path, key: CacheKey) -> str:
-    """Which parts differ from the stored key that is nearest to this one."""
+    """Describe the differences from the nearest stored key."""
     nearest: list[tuple[int, str]] = []
     try:
         siblings = sorted(path for path in directory.parent.iterdir() if path != directory)

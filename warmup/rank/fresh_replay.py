@@ -43,7 +43,10 @@ OWNER_BYTES = 4096
 
 
 class FreshProcess:
-    """A child that waits for one request; `close`, or the end of this process, ends it. Use as a context."""
+    """A child process that waits for one request.
+
+    `close`, or the end of this process, ends it. Use as a context.
+    """
 
     def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
         """Start the child.
@@ -74,7 +77,7 @@ class FreshProcess:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the child still waits."""
+        """Return True if the child still waits."""
         return self._child.poll() is None
 
     def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
@@ -190,7 +193,10 @@ def replay(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine warmups as every rank will run them, without their check; a failure costs only what they compile."""
+    """Run the engine warmups as every rank does, without their check.
+
+    A failure costs only their compiled code.
+    """
     from ray_warmup.warmup.rank.engine import RankEngine, nothing_ran
 
     unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})

@@ -1,6 +1,6 @@
-"""What the driver compiled while tuning, kept for nodes that tune again: when a rank notes, restores and reads it.
+"""Kernels that the driver compiled while tuning, kept for nodes that tune again.
 
-How it is told apart, packed and put back is `warmup/caches/tuning_kernels.py`'s. Never an obstacle to a tune.
+`warmup/caches/tuning_kernels.py` finds, packs and installs them. A failure never stops a tune.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class KeptKernels:
             self._part.start_tuning()
 
     def restore(self) -> None:
-        """Into the driver's cache, from this key's artifact and those of others; what does not fit is compiled."""
+        """Install kernels of this key's artifact and of other keys' into the driver's cache.
+
+        Those that do not fit are compiled.
+        """
         if self._store is None or not self._part.uses_compute_cache:
             return
         for kernels in self._part.stored_tuning_kernels(self._store):
@@ -41,7 +44,7 @@ class KeptKernels:
                 logger.info("%d files that the driver compiled for an earlier tune were put in place", len(written))
 
     def stored(self) -> tuple[Content, ...] | None:
-        """What earlier tunes of this key left; None where none are kept."""
+        """Return kernels of this key's earlier tunes, or None if none are kept."""
         if self._store is None:
             return None
         try:

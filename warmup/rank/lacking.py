@@ -1,4 +1,4 @@
-"""What a stored table lacks of a rank's tasks, because it was made where less memory was free."""
+"""Find a rank's tasks that a stored table lacks because it was made with less free memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ray_warmup.warmup.tasks import Workload, tasks_of
 
 
 def lacking(config: WarmupConfig, store: NodeStore, manifest: Manifest, workloads: Sequence[Workload]) -> str:
-    """In words, the tasks that a run would measure although its key hits; empty where it lacks none.
+    """Describe the tasks that a run would measure although its key hits. Empty if there are none.
 
-    As far as `autotune.max_memory_bytes` allows; what will be free on the device is not known here.
+    The bound is `autotune.max_memory_bytes`. The device's free memory is not known here.
     """
     budget = config.autotune.max_memory_bytes
     fitting = tuple(workloads) if budget is None else fit_buckets(workloads, budget)[0]

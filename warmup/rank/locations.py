@@ -1,4 +1,4 @@
-"""Where a configuration's tables lie on a node: looked up in what runs wrote there, foretold where none has."""
+"""Locate a configuration's tables on a node, from its runs' records or else from a forecast."""
 
 from __future__ import annotations
 
@@ -79,7 +79,10 @@ class _Node:
         return fingerprint_of(self._config.cluster.backend_beside_gpus)
 
     def fitting(self, rows: Sequence[Written]) -> tuple[Written, ...]:
-        """Rows of ranks with this node's libraries and device; where it cannot describe a device, its FlashInfer's."""
+        """Return rows of ranks with this node's libraries and device.
+
+        If its device cannot be described, FlashInfer's version decides.
+        """
         if not rows:
             return ()
         try:
@@ -97,18 +100,21 @@ class _Node:
         return self.foretold(rank)
 
     def written(self, row: Written) -> Location:
-        """Where a row's store lies here."""
+        """Return the location of a row's store on this node."""
         directory = row.directory(self.paths.root, self.paths.override)
         return Location(row.ranks, CacheKey(row.key), directory, is_written=True)
 
     def foretold(self, rank: int) -> Location:
-        """Where a rank would look. Raises ForecastError."""
+        """Return the predicted location of a rank's store.
+
+        Raises ForecastError.
+        """
         told = foretell(self._config, rank, environment=self._environment, fingerprint=self._fingerprint)
         return Location((rank,), told.key, directory_of(self.paths, told.key), is_written=False)
 
 
 def _is_there(directory: Path) -> bool:
-    """Whether something is stored; where that cannot be seen, whoever reads it says why."""
+    """Return True if the store exists, or if that is unknown, so that its reader names the error."""
     try:
         return directory.exists()
     except OSError:

@@ -23,7 +23,10 @@ class ModuleBuild:
         self._said = ", ".join(modules)
 
     def step(self, say: Callable[[str], None]) -> tuple[str, ...]:
-        """Wait until more is finished, and name it; `say` hears how far the build is meanwhile. Raises CompileError."""
+        """Wait until more modules are finished, and return their names.
+
+        `say` receives the progress. Raises CompileError.
+        """
         say(f"{self._num_modules - len(self.unfinished)} of {self._num_modules} modules: {self._said}")
         built = next(self._steps, self.unfinished)
         self.unfinished = tuple(name for name in self.unfinished if name not in built)
@@ -31,5 +34,5 @@ class ModuleBuild:
         return built
 
     def forget(self, names: Collection[str]) -> None:
-        """These came from another node meanwhile; what is left is still looked after."""
+        """Remove modules that came from another node from the unfinished ones."""
         self.unfinished = tuple(name for name in self.unfinished if name not in names)

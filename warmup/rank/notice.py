@@ -1,4 +1,4 @@
-"""What a rank leaves on its node for those who ask without Ray: the verdict beside the table, a row of the index."""
+"""A rank's notice on its node for readers without Ray: the verdict beside the table, and a row of the index."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 class Notice:
-    """The notice of one rank's class on its node; it says nothing for a rank that keeps no files, or has no run."""
+    """The notice of one rank's class on its node.
+
+    It does nothing for a rank without files or without a run.
+    """
 
     def __init__(
         self, config: WarmupConfig, backend: str, info: RankInfo, run_id: str, store: NodeStore, key: CacheKey
@@ -40,7 +43,10 @@ class Notice:
         self._began_at = time.time()
 
     def begin(self) -> str | None:
-        """Say that the run is under way, so that an earlier one's verdict is not believed; why that failed, or None."""
+        """Record that the run is under way, which invalidates an earlier verdict.
+
+        Returns the reason if that fails.
+        """
         if not self._is_kept:
             return None
         return self._save(self._running(), None, (self._info.rank,))
@@ -54,7 +60,7 @@ class Notice:
             self._save(self._running(), None, None)
 
     def conclude(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: Sequence[int]) -> str | None:
-        """Say how the run ended and with which table, by its bytes' sha256; why that failed, or None.
+        """Record the run's verdict and the sha256 of its table. Returns the reason if that fails.
 
         Args:
             verdict: None where another node writes it into the same directory.
@@ -118,7 +124,7 @@ class Notice:
         )
 
     def _foretold(self) -> Parts:
-        """What those who ask on this node would foretell; empty where nothing can be."""
+        """Return the key that a forecast on this node gives, or nothing if that fails."""
         index = next((int(gpu) for gpu in self._info.gpu_ids if gpu.isdigit()), 0)
         try:
             return foretell(self._config, self._info.rank, self._backend, index).key.parts

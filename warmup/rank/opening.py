@@ -1,4 +1,4 @@
-"""What a rank opens once it knows its key: the store of its node, its files there, what is compiled."""
+"""Open a rank's store, files and compiled code once its key is known."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ REPLAY_SHARE = 0.75
 
 @dataclass(frozen=True, slots=True)
 class FreshRank:
-    """What a fresh process must know to replay as this rank; without `factory` there is none."""
+    """Identity by which a fresh process replays as this rank.
+
+    Without `factory` there is no such process.
+    """
 
     rank: int
     backend: str
@@ -40,7 +43,7 @@ class FreshRank:
 
 
 def tuner_options(config: WarmupConfig) -> TunerOptions:
-    """What a tuner must know of the configuration."""
+    """Return the tuner's options of the configuration."""
     autotune, guard = config.autotune, config.guard
     return TunerOptions(
         shortlist=autotune.shortlist,
@@ -75,7 +78,7 @@ def open_store(cache: CacheSection, paths: NodePaths, fingerprint: Fingerprint, 
 
 
 def rank_files(config: WarmupConfig, store: NodeStore, info: RankInfo) -> RankFiles:
-    """What this rank itself keeps there."""
+    """Return this rank's own files in the store."""
     return RankFiles(store, str(info), keeps_results=_is_shared(config), keeps_quarantine=config.cache.persistent)
 
 
@@ -88,7 +91,10 @@ def compiled_work(
     fingerprint: Fingerprint,
     paths: NodePaths,
 ) -> CompiledWork:
-    """What is compiled, from now on: entries that caches get after this call count as this run's."""
+    """Create the rank's compiled work.
+
+    Entries that caches get after this call count as this run's.
+    """
     cache, environ = config.cache, env.snapshot()
     part = CompiledPart(
         dict(fingerprint.parts),
@@ -113,7 +119,7 @@ def compiled_work(
 
 
 def coverage_of(config: WarmupConfig, backend: str) -> str:
-    """What a replay of this configuration compiles for, besides what the cache key says: the engine's own settings."""
+    """Return the coverage of this configuration's replay: the engine's settings, which are not in the cache key."""
     if off_reason(config, backend) is not None:
         return TABLE_ALONE
     asked = config.engine.model_dump(mode="json", exclude=set(ENGINE_SETTINGS_THAT_COMPILE_NOTHING))
@@ -121,5 +127,5 @@ def coverage_of(config: WarmupConfig, backend: str) -> str:
 
 
 def _is_shared(config: WarmupConfig) -> bool:
-    """Whether what this run finds is kept for others."""
+    """Return True if this run's results are kept for others."""
     return config.cache.persistent and config.autotune.strategy != "independent"

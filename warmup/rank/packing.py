@@ -50,12 +50,12 @@ def make_artifact(
 
 
 def lineage_of(manifest: Manifest | None) -> dict[str, Any] | None:
-    """What an artifact that replaces this one must know of it: its digest, and how many came before it."""
+    """Return an artifact's digest and depth, from which a successor derives its lineage."""
     return None if manifest is None else {"artifact": manifest.digest, "depth": manifest.depth}
 
 
 def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
-    """What the other ranks need to know of an artifact before its blobs: both digests, manifest, blob digests."""
+    """Return an artifact's header for the other ranks: both digests, manifest and blob digests."""
     return {
         "digest": parse_table(table).digest,
         "artifact": artifact.digest,
@@ -100,7 +100,7 @@ def history_of(artifact: Artifact) -> dict[str, list[Any]]:
 
 
 def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> Artifact:
-    """What was tuned, measured and decided in a found artifact, beside other compiled parts."""
+    """Replace the compiled parts of a found artifact, keeping its table, measurements and verdicts."""
     manifest, table = found.manifest, found.table
     assert table is not None
     sidecar = timings_content(

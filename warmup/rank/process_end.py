@@ -33,17 +33,23 @@ class Target:
 
     @property
     def is_there(self) -> bool:
-        """Whether this very process runs, or stands still; not when it has ended or is a zombie."""
+        """Return True if this very process runs or is stopped.
+
+        False if it has ended or is a zombie.
+        """
         return bool(self.started) and started_at(self.pid) == self.started
 
 
 def started_at(pid: int) -> str:
-    """When a process started, as the kernel counts; empty when there is none."""
+    """Return a process's start time in the kernel's ticks, or an empty string."""
     return process_identity(pid)["start"] or ""
 
 
 def send(target: Target, number: int) -> bool:
-    """Send a signal to this very process; False when it is gone."""
+    """Send a signal to this very process.
+
+    Returns False if it is gone.
+    """
     try:
         handle = os.pidfd_open(target.pid)
     except (ProcessLookupError, OSError):
@@ -68,7 +74,10 @@ def see_off(target: Target, patience_s: float) -> str:
 
 
 def stacks_of(target: Target, number: int, box: Path | None) -> str:
-    """Make a process write its stacks into its record, and read them; empty when it is gone or does not."""
+    """Make a process write its stacks into its crash record, and return them.
+
+    Empty if it does not.
+    """
     if not send(target, number):
         return ""
     time.sleep(STACKS_S)

@@ -1,4 +1,4 @@
-"""What a rank is doing, for those who ask while it works and for its successor if it dies."""
+"""A rank's current activity, for status queries and for its successor if it dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ IDLE = "idle"
 
 
 class RankRecord:
-    """Method and task since when; on disk too once `open` has found a place for it."""
+    """Current method and task with their start.
+
+    Also on disk once `open` is called.
+    """
 
     def __init__(self) -> None:
         self._doing = (IDLE, "", time.monotonic())
@@ -43,7 +46,7 @@ class RankRecord:
         self._note(method, task_id)
 
     def progress(self, what: str) -> None:
-        """How far the method is, in words; shown where its task would be."""
+        """Record the method's progress as text, shown in place of its task."""
         method, _, since = self._doing
         self._doing = (method, what, since)
         logger.info("%s: %s", method, what)

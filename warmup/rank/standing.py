@@ -79,7 +79,10 @@ def state_of(verdict: Mapping[str, Any]) -> State:
 
 
 def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table") -> Standing:
-    """Read table and verdict of one class; a table that is not the committed one is put back if that can be."""
+    """Read one class's table and verdict.
+
+    A table that is not the committed one is restored if possible.
+    """
     store = store_at(config.cache, place.directory)
     served = _served(store, place.key, needs_guard=config.guard.enabled)
     verdict = store.load_verdict()
@@ -122,7 +125,10 @@ def _judge(
 
 
 def _is_proven(served: _Served, verdict: Mapping[str, Any]) -> bool:
-    """Whether the table is the one that was ready before; a verdict that says nothing of that leaves it open."""
+    """Return True if the table was ready before.
+
+    A verdict without `proven_sha256` counts for any table.
+    """
     return served.sha256 is not None and verdict.get("proven_sha256", served.sha256) == served.sha256
 
 

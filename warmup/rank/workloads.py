@@ -1,5 +1,5 @@
-"""Which op calls one rank makes: its share of the model, within the limits that were asked for, and which of them a
-GPU that is not asked yet would refuse. Pure."""
+"""The op calls of one rank's share of the model within the requested limits, and those that a GPU would refuse.
+Pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def checked(config: WarmupConfig) -> WarmupConfig:
 def foreseen_skips(
     workloads: Sequence[Workload], capability: tuple[int, int], is_compiled: Callable[[str], bool]
 ) -> tuple[Skip, ...]:
-    """What a rank on a GPU of this compute capability would skip, with its one reason each.
+    """Return the workloads that a rank on a GPU of this compute capability would skip, with one reason each.
 
     `is_compiled` says whether the node has a module that COMPILING leaves out.
     """

@@ -70,7 +70,7 @@ class CompileCounter:
                 self.missing[hook.kind] = reason
 
     def counts(self) -> Counts:
-        """What was heard so far, and what torch and vLLM have counted themselves."""
+        """Return the counts of this process's hooks, of torch and of vLLM."""
         total = Counts(dict(self._heard.compiled), dict(self._heard.found), list(self._heard.names))
         compiled, found = _ahead_of_time_counts()
         _add(total, "torch_compile", compiled, found)

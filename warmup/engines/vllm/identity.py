@@ -79,7 +79,7 @@ def _version(distribution: str) -> str:
 
 
 def _device_parts() -> list[tuple[str, str]]:
-    """The GPU's name and CUDA's version; the processor's architecture where torch sees no GPU."""
+    """Return the GPU's name and CUDA's version, or the processor's architecture if torch sees no GPU."""
     torch = sys.modules.get("torch")  # the engine has imported it long ago, or has none
     if torch is None or not torch.cuda.is_available():
         return [("device", f"cpu {platform.machine()}"), ("cuda", "")]
@@ -99,7 +99,7 @@ def _section_digests(vllm_config: Any) -> dict[str, str]:
 
 
 def copy_without_paths(vllm_config: Any) -> Any:
-    """Return a shallow copy whose model has no path; the given configuration is not changed."""
+    """Return a shallow copy whose model has no path, leaving the given configuration unchanged."""
     copied = copy.copy(vllm_config)
     if vllm_config.model_config is not None:
         copied.model_config = _model_without_paths(vllm_config.model_config)

@@ -50,7 +50,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What one start told."""
+    """Result, records and log of one engine start."""
 
     result: Mapping[str, Any]
     """Seconds of import, engine and first answer, and the number of requests."""
@@ -126,7 +126,10 @@ def _import_path(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _run(command: list[str], environ: Mapping[str, str], log: Path, deadline_s: float) -> int | None:
-    """Run a child to its end; None when it was late. Nothing of its process group is left."""
+    """Run a child process to its end, and kill its process group.
+
+    Returns None if it missed the deadline.
+    """
     with log.open("wb") as output:
         child = subprocess.Popen(
             command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

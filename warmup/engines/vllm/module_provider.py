@@ -13,7 +13,7 @@ from ray_warmup.warmup.caches.provider import is_installed
 
 
 def activate(artifact: Artifact, store_directory: Path) -> int:
-    """Install the artifact's modules beside its store once, and activate them; return how many there are.
+    """Install the artifact's modules beside its store once, activate them, and return their number.
 
     Raises RejectedArtifactError for modules of another CUDA, architecture or C library.
     """
@@ -28,7 +28,7 @@ def activate(artifact: Artifact, store_directory: Path) -> int:
 
 
 def describe() -> dict[str, str]:
-    """What a module's binary depends on in this process; empty where FlashInfer or a GPU is missing."""
+    """Return the facts of this process that a module's binary depends on, or none without FlashInfer or a GPU."""
     try:
         metadata.version("flashinfer-python")
         metadata.version("apache-tvm-ffi")

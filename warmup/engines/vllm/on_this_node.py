@@ -43,7 +43,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether every rank placed an artifact and compiled nothing."""
+        """Return True if every rank placed an artifact and compiled nothing."""
         return not self.problems
 
 

@@ -19,7 +19,10 @@ from ray_warmup.warmup.artifact.manifest import Kind
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Absolute directories of one process; entries of a kind lie directly below its directory."""
+    """Absolute cache directories of one process.
+
+    A kind's entries are directly below its directory.
+    """
 
     modelinfos: Path
     triton_cache: Path
@@ -39,7 +42,10 @@ class Places:
 
 
 def places(cache_root: Path) -> Places:
-    """Resolve the directories of this process; `cache_root` is vLLM's own (`vllm.envs.VLLM_CACHE_ROOT`)."""
+    """Resolve the directories of this process.
+
+    `cache_root` is vLLM's own (`vllm.envs.VLLM_CACHE_ROOT`).
+    """
     home = Path(env.read("HOME") or "~").expanduser()
     triton_home = Path(env.read("TRITON_HOME") or home)
     deep_gemm = (env.read("DG_JIT_CACHE_DIR") or str(cache_root / "deep_gemm")).split(":")[0]

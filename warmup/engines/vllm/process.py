@@ -1,7 +1,7 @@
-"""What this project does in one engine process: find the recorded artifact, place each kind, count, tell.
+"""Find the recorded artifact in one engine process, place each kind, count compilations, and report.
 
-One object a process, made by the first hook that fires. A hook fires wherever its vLLM function runs, so a process
-that is front end, core and worker at once needs no case of its own. Imports vLLM inside functions.
+There is one object per process, created by the first hook that fires. A hook fires wherever its vLLM function runs, so
+a process that is front end, core and worker at once needs no special case. Imports vLLM inside functions.
 """
 
 from __future__ import annotations

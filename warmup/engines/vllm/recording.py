@@ -1,6 +1,7 @@
-"""What one engine process tells about itself: identity, directories, compile paths and counts, as one JSON file a rank.
+"""Record of one engine process: identity, directories, compile paths and counts, as one JSON file per rank.
 
-Written in the engine's process, read by the launcher that started it. A launcher asks for it by `RAY_WARMUP_RECORD`.
+The engine's process writes it, and the launcher that started it reads it. A launcher requests it through
+`RAY_WARMUP_RECORD`.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def main(request_path: str, result_path: str) -> int:
 
 
 def answer_all(llm: Any, sampling_params: Any) -> tuple[float, int]:
-    """Answer every trial batch; returns the seconds of the first one and how many requests there were."""
+    """Answer every trial batch, and return the seconds of the first batch and the number of requests."""
     config = llm.llm_engine.vllm_config
     batches = trial_batches(
         config.scheduler_config.max_num_seqs,

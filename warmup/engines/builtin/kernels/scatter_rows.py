@@ -1,4 +1,4 @@
-"""Scatter of one step's keys or values into a paged cache; rows with a padding slot are not written."""
+"""Scatter one step's keys or values into a paged cache, skipping rows with a padding slot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scatter_rows_kernel(  # type: ignore[no-untyped-def]
 
 
 def scatter_rows(source: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor, mode: LaunchMode) -> None:
-    """Write row `t` of `source` to row `slots[t]` of `cache`; a negative slot writes nothing.
+    """Write row `t` of `source` to row `slots[t]` of `cache`, skipping negative slots.
 
     Args:
         source: [tokens, width], rows contiguous.

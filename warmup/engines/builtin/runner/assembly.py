@@ -1,4 +1,4 @@
-"""What the built-in runner is configured with, and how its parts are chosen for a device."""
+"""The built-in runner's configuration, and the choice of its parts for a device."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def layer_ops(device: torch.device) -> LayerOps:
 
 
 def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any, ...]:
-    """One backend per KV cache group; on CUDA they share one workspace, as they never run at the same time."""
+    """Create one attention backend per KV cache group.
+
+    On CUDA they share one workspace, because they never run at the same time.
+    """
     dims, on_cuda = config.dims, device.type == "cuda"
     workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device) if on_cuda else None
     made: list[Any] = []

@@ -64,7 +64,10 @@ class PagedAttention(Protocol):
         """Upper-case backend name."""
 
     def plan(self, step: AttentionStep) -> None:
-        """Take over a step; every following `run` belongs to it."""
+        """Plan a step.
+
+        Every following `run` belongs to it.
+        """
 
     def run(self, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> torch.Tensor:
         """Attend causally.

@@ -43,12 +43,15 @@ class MultiGroupBlockTable:
         )
 
     def set_row(self, row: int, block_ids: BlockIds) -> None:
-        """Make a row hold exactly these blocks; the rest of it points at the null block."""
+        """Set a row to exactly these blocks, and its rest to the null block."""
         self.clear_row(row)
         self.append_row(row, block_ids)
 
     def append_row(self, row: int, block_ids: BlockIds) -> None:
-        """Add blocks at the end of a row; ScheduleError when they do not fit or are not blocks."""
+        """Append blocks to a row.
+
+        Raises ScheduleError if they do not fit or are invalid.
+        """
         if len(block_ids) != self.num_groups:
             raise ScheduleError(f"row {row}: blocks for {len(block_ids)} groups, the cache has {self.num_groups}")
         for group, ids in enumerate(block_ids):
@@ -76,7 +79,7 @@ class MultiGroupBlockTable:
             self.table.gpu[group, :num_reqs].copy_(self.table.cpu[group, :num_reqs])
 
     def compute_slot_mapping(self, num_reqs: int, query_start_loc: torch.Tensor, positions: torch.Tensor) -> None:
-        """Fill `slot_mapping` for the committed rows; slots after the last token become padding.
+        """Fill `slot_mapping` for the committed rows, with padding after the last token.
 
         Args:
             num_reqs: rows in use.

@@ -89,7 +89,7 @@ class BuiltinRunner:
 
     @property
     def query_start_loc(self) -> CpuGpuBuffer:
-        """Where each request's tokens begin, host and device side."""
+        """Return the start of each request's tokens, on host and device."""
         return self.input_batch.query_start_loc
 
     @property
@@ -132,9 +132,9 @@ class BuiltinRunner:
         return result
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> StepOutput | None:
-        """Tokens of the last step; None on a pipeline stage that is not the last or when nothing was executed.
+        """Sample the tokens of the last step. None on a stage that is not the last, or if nothing was executed.
 
-        A request whose prompt is not complete gets none. Sampled tokens become part of their requests.
+        A request whose prompt is not complete gets no token. Sampled tokens become part of their requests.
         """
         if self._pending is None:
             return None
@@ -169,7 +169,10 @@ class BuiltinRunner:
             return self._dummy_work(batch, tokens, counted, attend=force_attention or not is_profile)()
 
     def capture_decode(self, num_tokens: int) -> CapturedStep:
-        """A uniform decode step of `num_tokens` made-up tokens as a CUDA graph; it touches what `dummy_run` touches."""
+        """Capture a uniform decode step of `num_tokens` dummy tokens in a CUDA graph.
+
+        It writes the same buffers as `dummy_run`.
+        """
         batch = dummy_batch(num_tokens, DummyShape(uniform_decode=True), self.limits, self.decode_query_len)
         with torch.inference_mode():
             return capture(self._dummy_work(batch, np.zeros(num_tokens, dtype=np.int64), 0, attend=True))
@@ -177,7 +180,10 @@ class BuiltinRunner:
     def _dummy_work(
         self, batch: DummyBatch, tokens: npt.NDArray[np.int64], counted: int, *, attend: bool
     ) -> DeviceWork:
-        """Load and plan a made-up batch; what is returned does the rest of it on the device alone."""
+        """Load and plan a dummy batch.
+
+        The returned work runs on the device alone.
+        """
         num_tokens, query_lens = len(tokens), batch.query_lens
         size = padded(num_tokens, self.token_sizes)
         for row in range(len(query_lens)):
@@ -209,7 +215,10 @@ class BuiltinRunner:
         counted: int,
         attend: bool = True,
     ) -> Callable[[], torch.Tensor]:
-        """Plan attention for what the buffers hold; the returned forward launches kernels and nothing else."""
+        """Plan attention for the buffers' content.
+
+        The returned forward only launches kernels.
+        """
         if attend:
             self._plan(query_lens, seq_lens)
         inputs: torch.Tensor = self.input_batch.token_ids.gpu[:size]
@@ -241,7 +250,10 @@ class BuiltinRunner:
             )
 
     def _logits_of(self, query_lens: Lengths) -> Callable[[torch.Tensor], torch.Tensor]:
-        """From hidden states to logits of each request's last token; the LM head runs on a padded number of rows."""
+        """Map hidden states to logits of each request's last token.
+
+        The LM head runs on a padded number of rows.
+        """
         last = np.cumsum(query_lens) - 1
         rows = np.pad(last, (0, padded(len(last), self.request_sizes) - len(last)))
         index = torch.from_numpy(rows.astype(np.int64)).to(self.device)

@@ -1,4 +1,4 @@
-"""Which op calls the layers of one rank make: the very workloads that are tuned, by the same function. Pure."""
+"""The op calls of one rank's layers, from the same function as the tuned workloads. Pure."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from ray_warmup.warmup.engines.builtin.runner.schedule import SchedulerOutput
 
 
 class StepConnector:
-    """Tells `listener` about every executed step; an engine would move KV blocks here."""
+    """Connector that reports every executed step to `listener`.
+
+    An engine would move KV blocks here.
+    """
 
     def __init__(self, listener: Callable[[SchedulerOutput], None] | None = None) -> None:
         self.disabled = False

@@ -13,7 +13,7 @@ from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 
 @dataclass(frozen=True, slots=True)
 class DummyShape:
-    """Which kind of batch."""
+    """Shape of a dummy batch."""
 
     create_mixed_batch: bool = False
     create_single_prefill: bool = False
@@ -41,7 +41,10 @@ class DummyBatch:
 
 
 def dummy_batch(num_tokens: int, shape: DummyShape, limits: SchedulerLimits, decode_query_len: int) -> DummyBatch:
-    """Requests for `num_tokens`; ScheduleError where the limits forbid them."""
+    """Create requests for `num_tokens`.
+
+    Raises ScheduleError if they exceed the limits.
+    """
     if not 1 <= num_tokens <= limits.max_num_batched_tokens:
         raise ScheduleError(
             f"dummy_run of {num_tokens} tokens, max_num_batched_tokens is {limits.max_num_batched_tokens}"

@@ -1,4 +1,4 @@
-"""What a model runner refuses.
+"""Errors of a model runner.
 
 WarmupError
 └── RunnerError              a runner was driven wrongly, or cannot do what was asked

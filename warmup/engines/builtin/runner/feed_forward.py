@@ -10,7 +10,10 @@ from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 
 
 class DenseMLP:
-    """`down(silu(gate(x)) * up(x))`, gate and up in one GEMM; `prefix` is how the model calls this one's GEMMs."""
+    """`down(silu(gate(x)) * up(x))`, with gate and up in one GEMM.
+
+    `prefix` is the model's name for this MLP's GEMMs.
+    """
 
     def __init__(self, projections: Projections, prefix: str = "") -> None:
         self._gate_up = projections.make(f"{prefix}gate_up_proj")
@@ -37,7 +40,7 @@ class MoE:
         """[experts] int64: tokens that each expert got in counted steps."""
 
     def __call__(self, x: torch.Tensor, num_counted: int) -> torch.Tensor:
-        """[tokens, hidden] to the same; the routing of the first `num_counted` tokens is counted."""
+        """Map [tokens, hidden] to the same shape, counting the routing of the first `num_counted` tokens."""
         logits = self._router(x)
         scales, chosen = (logits if logits.dtype == torch.float64 else logits.float()).topk(self._top_k, dim=-1)
         if num_counted:

@@ -12,7 +12,10 @@ from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 
 
 class GroupedQueryAttention:
-    """Query, key and value in one GEMM; keys and values go to the cache before attention reads it."""
+    """Attention with query, key and value in one GEMM.
+
+    Keys and values enter the cache before attention reads it.
+    """
 
     def __init__(self, dims: ModelDims, layer: int, projections: Projections, ops: LayerOps, rope: Rope) -> None:
         self._heads, self._kv_heads, self._dim = dims.num_attention_heads, dims.num_key_value_heads, dims.head_dim
@@ -28,7 +31,10 @@ class GroupedQueryAttention:
         attention: PagedAttention | None,
         num_tokens: int,
     ) -> torch.Tensor:
-        """[padded tokens, hidden] to the same; without `attention` the attended part is zero."""
+        """Map [padded tokens, hidden] to the same shape.
+
+        Without `attention` the attention output is zero.
+        """
         sizes = [self._heads * self._dim, self._kv_heads * self._dim, self._kv_heads * self._dim]
         query, key, value = self._qkv(x).split(sizes, dim=-1)
         query = self._rope(query.view(-1, self._heads, self._dim), positions)

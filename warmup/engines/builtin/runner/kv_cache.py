@@ -63,7 +63,10 @@ class KVCacheConfig:
 
 
 def interleaved_groups(num_layers: int, block_sizes: tuple[int, ...]) -> tuple[KVCacheGroup, ...]:
-    """Deal the layers to one group per block size, in turn; groups without a layer are left out."""
+    """Deal the layers in turn to one group per block size.
+
+    Groups without a layer are left out.
+    """
     dealt = (tuple(range(start, num_layers, len(block_sizes))) for start in range(len(block_sizes)))
     return tuple(KVCacheGroup(size, layers) for size, layers in zip(block_sizes, dealt, strict=True) if layers)
 
@@ -80,7 +83,10 @@ class BlockPool:
         return len(self._free)
 
     def take(self, count: int) -> tuple[int, ...]:
-        """`count` distinct ids; ScheduleError when there are not enough."""
+        """Take `count` distinct block ids.
+
+        Raises ScheduleError if too few are free.
+        """
         if count > len(self._free):
             raise ScheduleError(f"{count} KV blocks asked for, {len(self._free)} free; raise kv_cache.num_blocks")
         return tuple(self._free.pop() for _ in range(count))

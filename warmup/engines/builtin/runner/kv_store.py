@@ -34,7 +34,7 @@ class KVStore:
                 self.layers[layer] = (first, second)
 
     def write(self, layer: int, rows: tuple[torch.Tensor, torch.Tensor], slots: torch.Tensor) -> None:
-        """Put one step's rows, [tokens, ...] each, into their slots; padding slots are skipped."""
+        """Write one step's rows, [tokens, ...] each, into their slots, skipping padding slots."""
         for cache, values in zip(self.layers[layer], rows, strict=True):
             width = prod(cache.shape[2:])
             scatter_rows(values.reshape(-1, width), cache.view(-1, width), slots, self._mode)

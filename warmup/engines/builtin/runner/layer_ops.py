@@ -1,4 +1,4 @@
-"""What a decoder layer does between its GEMMs and its attention: norms (FlashInfer on CUDA) and rotary embedding."""
+"""Norms (FlashInfer on CUDA) and rotary embedding of a decoder layer."""
 
 from __future__ import annotations
 

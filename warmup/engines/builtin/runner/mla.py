@@ -27,7 +27,10 @@ class LatentAttention(Protocol):
         """Upper-case backend name."""
 
     def plan(self, step: AttentionStep) -> None:
-        """Take over a step; every following `run` belongs to it."""
+        """Plan a step.
+
+        Every following `run` belongs to it.
+        """
 
     def run(
         self, query: torch.Tensor, query_rope: torch.Tensor, latent: torch.Tensor, key_rope: torch.Tensor
@@ -83,7 +86,10 @@ class TorchLatentAttention:
 
 
 class FlashInferLatentAttention:
-    """`flashinfer.mla.BatchMLAPagedAttentionWrapper`; needs kv_lora_rank 512 and qk_rope_head_dim 64."""
+    """`flashinfer.mla.BatchMLAPagedAttentionWrapper`.
+
+    Needs kv_lora_rank 512 and qk_rope_head_dim 64.
+    """
 
     def __init__(self, dims: ModelDims, scale: float, dtype: torch.dtype, workspace: torch.Tensor) -> None:
         from flashinfer.mla import BatchMLAPagedAttentionWrapper
@@ -145,7 +151,10 @@ class MultiHeadLatentAttention:
         attention: LatentAttention | None,
         num_tokens: int,
     ) -> torch.Tensor:
-        """[padded tokens, hidden] to the same; without `attention` the attended part is zero."""
+        """Map [padded tokens, hidden] to the same shape.
+
+        Without `attention` the attention output is zero.
+        """
         query, query_rope, latent, key_rope = self.project(x, positions)
         store.write(self._layer, (latent, key_rope), slots)
         absorbed = torch.einsum("thn,hnr->thr", query, self.key_up)

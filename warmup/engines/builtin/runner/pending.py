@@ -24,7 +24,10 @@ class PendingStep:
     """[requests, vocabulary], float; None on a pipeline stage that is not the last."""
 
     def mask(self, grammar: GrammarOutput, mode: LaunchMode) -> None:
-        """Forbid tokens, in place; ScheduleError for a request that is not in the step."""
+        """Mask forbidden tokens in place.
+
+        Raises ScheduleError for a request that is not in the step.
+        """
         index = {state.req_id: row for row, state in enumerate(self.rows.requests)}
         unknown = [req_id for req_id in grammar.req_ids if req_id not in index]
         if unknown:
@@ -36,9 +39,10 @@ class PendingStep:
         apply_grammar_mask(self.logits, torch.from_numpy(grammar.bitmask).to(device), rows, mode)
 
     def sample(self, sampler: Sampler) -> StepOutput:
-        """One token for each request whose prompt is complete; the token becomes part of the request.
+        """Sample one token for each request whose prompt is complete, and append it to the request.
 
-        A stage that does not sample notes a stand-in, so that lengths agree; an engine hands it the true token.
+        A stage that does not sample appends a placeholder, so that lengths agree. An engine replaces it by the true
+        token.
         """
         states = [state for row, state in enumerate(self.rows.requests) if self._is_complete(row)]
         complete = [row for row in range(len(self.rows.requests)) if self._is_complete(row)]
@@ -63,7 +67,7 @@ class PendingStep:
 
 
 def pool(rows: StepRows, hidden: torch.Tensor) -> StepOutput:
-    """Add a step's hidden states to their requests; vectors of those whose prompt is complete."""
+    """Add a step's hidden states to their requests, and return the vectors of complete prompts."""
     pooled, start = {}, 0
     for state, length, seq_len in zip(rows.requests, rows.query_lens, rows.seq_lens, strict=True):
         if state.pooling is None:

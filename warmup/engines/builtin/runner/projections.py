@@ -72,7 +72,10 @@ class FusedExperts:
 
 @dataclass(frozen=True, eq=False)
 class LoopedExperts:
-    """One expert after the other in torch; reads the routing on the host, so it cannot be captured."""
+    """Experts computed one after the other in torch.
+
+    The host reads the routing, so this cannot be captured.
+    """
 
     weights: fused_moe.Experts
 
@@ -125,7 +128,10 @@ class Projections:
 
 
 def _other_dtype(call: Workload, weight: torch.Tensor) -> str | None:
-    """Why the op does not take weights of this dtype; an fp8 op quantizes what it is given."""
+    """Return the reason why the op does not take weights of this dtype, or None.
+
+    An fp8 op quantizes its input.
+    """
     if call.op == "fp8_gemm" or weight.dtype == getattr(torch, call.dtype):
         return None
     return f"{call.op} takes {call.dtype}, the weights are {str(weight.dtype).removeprefix('torch.')}"

@@ -1,8 +1,8 @@
-"""What the engine warmups need from a model runner: the built-in one, or an adapter around an engine's own.
+"""Interface between engine warmups and a model runner: the built-in one, or an adapter around an engine's own.
 
-A runner *declares* what it can do beyond the required part. Two dangers are closed here: an argument that the
-runner would take and ignore (`**kwargs`) is an error before the call, and a capability that is not declared is a
-reason to skip. Importing this module imports neither torch nor FlashInfer.
+A runner *declares* its capabilities beyond the required part. This closes two dangers: an argument that the runner
+would accept and ignore (`**kwargs`) is an error before the call, and a capability that is not declared is a reason to
+skip. Importing this module imports neither torch nor FlashInfer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, Sch
 
 
 class Capability(StrEnum):
-    """What a runner may lack. The values of the second half are `dummy_run`'s argument names."""
+    """Optional capability of a runner.
+
+    The values of the second half are `dummy_run`'s argument names.
+    """
 
     DUMMY_RUN = "dummy_run"
     SLOT_MAPPING = "slot_mapping"
@@ -46,7 +49,7 @@ class Capability(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
-    """What a scheduler never exceeds in one step."""
+    """Upper bounds of a scheduler's step."""
 
     max_num_batched_tokens: int
     max_num_seqs: int
@@ -57,11 +60,17 @@ class AttentionBackend(Protocol):
     """Names the kernels that one group of layers attends with."""
 
     def get_name(self) -> str:
-        """Upper-case name; abstract backends raise NotImplementedError."""
+        """Return the upper-case name.
+
+        An abstract backend raises NotImplementedError.
+        """
 
 
 class KVConnector(Protocol):
-    """Moves KV blocks to or from elsewhere; warmup must not let it see dummy requests."""
+    """Connector that moves KV blocks elsewhere and back.
+
+    It must not see a warmup's dummy requests.
+    """
 
     disabled: bool
 
@@ -81,9 +90,11 @@ class BlockTable(Protocol):
 
 @runtime_checkable
 class ModelRunner(Protocol):
-    """Required of every runner. Optional attributes (`block_table`, `query_start_loc`, `positions`, `kv_connector`,
-    `zero_blocks`, `buffers`, `capture_decode`, `graph_capture_sizes`, `request_sizes`, `token_sizes`) are read through
-    `optional`."""
+    """Interface required of every runner.
+
+    Optional attributes (`block_table`, `query_start_loc`, `positions`, `kv_connector`, `zero_blocks`, `buffers`,
+    `capture_decode`, `graph_capture_sizes`, `request_sizes`, `token_sizes`) are read through `optional`.
+    """
 
     capabilities: frozenset[Capability]
     limits: SchedulerLimits
@@ -139,12 +150,15 @@ def lacking(runner: ModelRunner, *needed: Capability) -> str | None:
 
 
 def optional(runner: ModelRunner, attribute: str) -> Any | None:
-    """An attribute that a runner may do without; None when it does."""
+    """Return an optional attribute of a runner, or None."""
     return getattr(runner, attribute, None)
 
 
 def device_type(runner: ModelRunner) -> str:
-    """`cuda`, `cpu`, ...; the runner's device is a torch device or its name."""
+    """Return `cuda`, `cpu`, ...
+
+    The runner's device is a torch device or its name.
+    """
     return str(getattr(runner.device, "type", runner.device)).partition(":")[0]
 
 
@@ -184,7 +198,7 @@ def _refuse_swallowed(runner: ModelRunner, passed: Mapping[str, object]) -> None
 
 
 def backend_names(runner: ModelRunner) -> tuple[str, ...]:
-    """Names of the runner's attention backends; one that raises NotImplementedError has none."""
+    """Return the names of the runner's attention backends, without abstract ones."""
     names = []
     for backend in runner.attention_backends:
         try:

@@ -65,7 +65,10 @@ class Sampler:
         return self._collect(chosen, logprobs, rows)
 
     def probabilities(self, logits: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-        """What each row is drawn from, [rows, vocabulary]; greedy rows are left at temperature 1."""
+        """Return each row's sampling distribution, [rows, vocabulary].
+
+        Greedy rows keep temperature 1.
+        """
         temperature = self._column([row.params.temperature or 1.0 for row in rows], logits.dtype)
         probs = (logits / temperature[:, None]).softmax(dim=-1)
         if any(row.params.top_k for row in rows):

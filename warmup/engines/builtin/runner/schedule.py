@@ -1,7 +1,7 @@
-"""What a scheduler tells a model runner in one step: frozen values, no torch.
+"""Input of a model runner for one step, as frozen values without torch.
 
-A step names new requests (with prompt, sampling and blocks), cached ones (with blocks that were added), how many
-tokens of each run now, and the requests that ended. Blocks are given per KV cache group.
+A step names new requests (with prompt, sampling and blocks), cached ones (with added blocks), the number of tokens of
+each that run now, and the requests that ended. Blocks are given per KV cache group.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is taken."""
+        """Return True if the most likely token is taken."""
         return self.temperature == 0.0
 
     @property
     def has_penalties(self) -> bool:
-        """Whether earlier tokens change the logits."""
+        """Return True if earlier tokens change the logits."""
         return (self.presence_penalty, self.frequency_penalty, self.repetition_penalty) != (0.0, 0.0, 1.0)
 
     @classmethod
@@ -109,7 +109,7 @@ class NewRequest:
 
 @dataclass(frozen=True, slots=True)
 class CachedRequests:
-    """Requests that the runner knows; the fields run in parallel."""
+    """Requests that the runner knows, as parallel fields."""
 
     req_ids: tuple[str, ...] = ()
     num_computed_tokens: tuple[int, ...] = ()
@@ -132,7 +132,7 @@ class SchedulerOutput:
 
 @dataclass(frozen=True, slots=True)
 class GrammarOutput:
-    """Which tokens a grammar allows, for some requests of the step that was just executed."""
+    """Tokens that a grammar allows, for some requests of the last executed step."""
 
     req_ids: tuple[str, ...]
     bitmask: npt.NDArray[np.int32]
@@ -150,7 +150,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one step gave, per request that got something."""
+    """Output of one step for each request that has any."""
 
     tokens: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Sampled token of each request whose prompt is complete."""

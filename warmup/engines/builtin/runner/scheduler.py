@@ -57,7 +57,10 @@ class Scheduler:
         self.done: dict[str, ServedRequest] = {}
 
     def add(self, requests: Sequence[ServedRequest]) -> None:
-        """Queue requests; ScheduleError for one that can never run."""
+        """Queue requests.
+
+        Raises ScheduleError for one that can never run.
+        """
         for request in requests:
             total = len(request.prompt) + request.max_tokens
             if total > self._limits.max_model_len or self._need(request) >= self._kv_cache.num_blocks:
@@ -94,7 +97,10 @@ class Scheduler:
         )
 
     def update(self, output: SchedulerOutput, result: StepOutput | None) -> None:
-        """Take over what a step gave; requests that have all their tokens end."""
+        """Apply a step's result.
+
+        Requests with all their tokens end.
+        """
         for req_id, count in output.num_scheduled_tokens.items():
             self._running[req_id].computed += count
         for req_id, token in (result.tokens if result else {}).items():

@@ -26,7 +26,10 @@ def request_sizes(max_requests: int) -> tuple[int, ...]:
 
 
 def padded(count: int, sizes: tuple[int, ...]) -> int:
-    """The smallest size that holds `count`; ValueError when none does."""
+    """Return the smallest size that holds `count`.
+
+    Raises ValueError if none does.
+    """
     index = bisect.bisect_left(sizes, count)
     if index == len(sizes):
         raise ValueError(f"{count} is larger than the largest size {sizes[-1]}")

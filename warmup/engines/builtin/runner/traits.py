@@ -1,4 +1,4 @@
-"""What the built-in runner can do and what its attention is called, by device and model; known before it is made."""
+"""Capabilities and attention names of the built-in runner by device and model, known before it is created."""
 
 from __future__ import annotations
 

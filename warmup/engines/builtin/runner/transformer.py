@@ -20,7 +20,7 @@ from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 
 @dataclass(frozen=True, slots=True)
 class ForwardStep:
-    """What a forward needs besides its input."""
+    """Step data of a forward pass besides its input."""
 
     positions: torch.Tensor
     """[padded tokens] int64."""
@@ -89,10 +89,10 @@ class Decoder:
         return x if self._head is None else self._ops.rms_norm(x, self._final_norm, eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """LM head over [rows, hidden], in float32 (float64 stays float64); last stage only.
+        """Apply the LM head to [rows, hidden] in float32 (float64 stays float64). Last stage only.
 
-        With a shared head this rank's columns stand in for the other ranks', as an all-gather would bring them; the
-        columns that pad the vocabulary are cut off.
+        With a shared head this rank's columns stand in for the other ranks', as an all-gather would bring them. Columns
+        that pad the vocabulary are cut off.
         """
         if self._head is None:
             raise RuntimeError("logits() on a pipeline stage that is not the last")

@@ -1,4 +1,4 @@
-"""What an engine warms at start-up besides tuning, and the monitor that proves nothing is compiled afterwards.
+"""Start-up warmups of an engine besides tuning, and the monitor that checks for later compilations.
 
     slot_mapping      input preparation kernels                          sm120_decode    tunes sparse MLA on SM120
     prefill_decode    whole steps through the worker's own callables     sparse_mla      its attention shapes

@@ -27,7 +27,10 @@ ROOM_BYTES = 2 << 30
 
 @dataclass(slots=True)
 class BuiltinEngine:
-    """One rank's engine; its runner is made when it is first needed and goes with the engine."""
+    """One rank's engine.
+
+    Its runner is created on first use and released with the engine.
+    """
 
     outline: EngineOutline
     options: EngineWarmupOptions = field(default_factory=EngineWarmupOptions)
@@ -69,7 +72,10 @@ class BuiltinEngine:
         return self._runner
 
     def context(self, *, is_leader: bool = False) -> WarmupContext:
-        """This rank's surroundings; only a leader tunes."""
+        """Return this rank's warmup context.
+
+        Only a leader tunes.
+        """
         runner, capability = self.runner, self.capability
         if capability is None and self._on_cuda:
             capability = torch.cuda.get_device_capability()
@@ -106,12 +112,18 @@ class BuiltinEngine:
         return replace(report, fallbacks=tuple(f"{name} ran in torch: {reason}" for name, reason in in_torch.items()))
 
     def synchronize(self) -> None:
-        """Wait for the device; the CPU has done its work when a call returns."""
+        """Wait for the device.
+
+        On the CPU every call is synchronous.
+        """
         if self._on_cuda:
             torch.cuda.synchronize()
 
     def close(self) -> None:
-        """Give the runner's memory back; what it compiled stays."""
+        """Release the runner's memory.
+
+        Compiled code stays.
+        """
         self._runner = None
         if self._on_cuda:
             torch.cuda.empty_cache()

@@ -77,7 +77,7 @@ def random_states_kept(device: Any) -> Iterator[None]:
 
 @contextmanager
 def connector_disabled(context: WarmupContext) -> Iterator[None]:
-    """Keep the KV connector from seeing dummy requests; its switch is put back as it was."""
+    """Disable the KV connector during dummy requests, and restore its state."""
     connector = optional(context.runner, "kv_connector")
     if connector is None or Capability.KV_CONNECTOR not in context.runner.capabilities:
         yield

@@ -20,7 +20,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
 
 
 class GraphCaptureWarmup(EngineWarmup):
-    """Optional: the engine captures its own graphs when it starts; this finds out early that they can be."""
+    """Optional warmup that captures decode graphs, to find out early that an engine can capture its own."""
 
     name = "graph_capture"
     stage = Stage.GRAPH_SENSITIVE
@@ -48,7 +48,7 @@ class GraphCaptureWarmup(EngineWarmup):
         )
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """Capture, replay, wait; the graph's memory is given back."""
+        """Capture a graph, replay it, wait, and release its memory."""
         captured = optional(context.runner, "capture_decode")(shape.tokens)  # type: ignore[misc]
         captured.replay()
         context.synchronize()

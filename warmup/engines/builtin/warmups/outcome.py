@@ -1,4 +1,4 @@
-"""What became of the engine warmups of one rank. Frozen values, JSON out."""
+"""Outcomes of one rank's engine warmups. Frozen values with a JSON form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class WarmupOutcome:
 
     @property
     def blocks_readiness(self) -> bool:
-        """Whether the rank must not report ready because of it."""
+        """Return True if the rank must not report ready because of this outcome."""
         return self.state == "failed" and self.severity == "required"
 
 
@@ -42,7 +42,7 @@ class EngineWarmupReport:
 
     @property
     def ready(self) -> bool:
-        """Whether every required warmup is done or had a reason not to run."""
+        """Return True if every required warmup is done or was skipped with a reason."""
         return not any(outcome.blocks_readiness for outcome in self.outcomes)
 
     @property
@@ -56,14 +56,17 @@ class EngineWarmupReport:
         return tuple(lines)
 
     def outcome(self, name: str) -> WarmupOutcome:
-        """The outcome of one warmup; KeyError when it is not among them."""
+        """Return the outcome of one warmup.
+
+        Raises KeyError if it is not in the report.
+        """
         for outcome in self.outcomes:
             if outcome.name == name:
                 return outcome
         raise KeyError(f"no engine warmup {name!r} in this report")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; tuned files by name and size."""
+        """Return plain JSON values, with tuned files by name and size."""
         return {
             "ready": self.ready,
             "outcomes": [asdict(outcome) for outcome in self.outcomes],

@@ -59,7 +59,7 @@ class EngineOutline:
         return (slots * row + embedding) * size + sum(self._bytes_of(call) for call in self.calls)
 
     def _bytes_of(self, call: Workload) -> int:
-        """Bytes of one call's weights in all layers; 0 for calls without weights."""
+        """Return the bytes of one call's weights in all layers, or 0 for a call without weights."""
         layers, sizes = self.kv_cache.num_layers, dict(call.params)
         dense = min(self.dims.first_dense_layers, layers) if self.dims.is_moe else layers
         if call.op == MOE_GEMM1:
@@ -154,7 +154,10 @@ def blocks_needed(limits: SchedulerLimits, groups: tuple[KVCacheGroup, ...]) -> 
 
 
 def engine_options(config: WarmupConfig) -> EngineWarmupOptions:
-    """The options of a rank's engine warmups; `autotune` is the explicit switch, the level's default does not count."""
+    """Return the options of a rank's engine warmups.
+
+    `autotune` is the explicit switch, independent of the level's default.
+    """
     engine = config.engine
     return EngineWarmupOptions(
         autotune=config.autotune.enabled,
@@ -173,7 +176,7 @@ def engine_options(config: WarmupConfig) -> EngineWarmupOptions:
 
 
 class OutlinedRunner:
-    """What the built-in runner will say of itself."""
+    """The built-in runner's attributes, before the runner exists."""
 
     def __init__(self, outline: EngineOutline) -> None:
         self.capabilities = capabilities_on(outline.device, outline.dims)

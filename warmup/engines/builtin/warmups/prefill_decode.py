@@ -37,7 +37,10 @@ class PrefillDecodeWarmup(EngineWarmup):
         return plan if isinstance(plan, Skip) else None
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
-        """One pass per kind of sampling; pooling models have one pass, of prefill only."""
+        """Return one pass per kind of sampling.
+
+        A pooling model has one pass, of prefill only.
+        """
         plan = self._plan(context)
         kinds = ("pooling",) if context.runner.is_pooling_model else ("every_feature", "greedy")
         return tuple(Shape(kind, plan.num_requests * plan.prompt_len, plan.num_requests) for kind in kinds)

@@ -78,7 +78,10 @@ class WarmupRequests:
         self._execute([self._new(req_id) for req_id in self._ids], (), frozenset())
 
     def decode(self, req_ids: Sequence[str], restarted: str | None = None) -> None:
-        """One step of one token for each request; `restarted` is finished and runs its prompt again in this step."""
+        """Run one step of one token per request.
+
+        In the same step, `restarted` is finished and runs its prompt again.
+        """
         if restarted is None:
             self._execute([], req_ids, frozenset())
             return
@@ -88,7 +91,10 @@ class WarmupRequests:
         self._execute([self._new(again)], req_ids, frozenset({restarted}))
 
     def sample(self, with_grammar: bool = False) -> None:
-        """Sample from the last step; the bitmask, where the stage samples, allows every token."""
+        """Sample from the last step.
+
+        If the stage samples, the bitmask allows every token.
+        """
         runner = self._context.runner
         grammar = None
         if with_grammar and runner.is_last_pp_rank and Capability.GRAMMAR in runner.capabilities:
@@ -158,7 +164,7 @@ class WarmupRequests:
 def warmup_requests(
     context: WarmupContext, plan: RequestPlan, sampling: Sequence[SamplingParams | None]
 ) -> Iterator[WarmupRequests]:
-    """Requests for the body; finished and removed afterwards, also when it raises.
+    """Create requests for the body, and finish and remove them afterwards, even if it raises.
 
     Args:
         context: whose runner and callables.

@@ -39,7 +39,7 @@ def run_engine_warmups(
     announce: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> EngineWarmupReport:
-    """Run all of them; a failure ends its own warmup only, unless the device is lost.
+    """Run all warmups. A failure ends its own warmup only, unless the device is lost.
 
     Args:
         context: the rank's surroundings.
@@ -106,7 +106,7 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
 
 
 def _kept_out(context: WarmupContext, warmup: EngineWarmup, severity: Severity) -> WarmupOutcome | None:
-    """The outcome of a warmup whose gate is closed, or raised; None where it runs."""
+    """Return the outcome of a warmup whose gate is closed or raised, or None if it may run."""
     try:
         skip = gate_of(context, warmup)
     # The border again: a gate asks an engine's runner and the libraries that are installed.
@@ -132,7 +132,7 @@ def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, 
 
 
 def _probe(context: WarmupContext, warmup: EngineWarmup, error: Exception) -> None:
-    """A device that no longer synchronises is lost; every later warmup would only fail for the same reason."""
+    """Raise DeadContextError if the device no longer synchronizes, because every later warmup would fail too."""
     try:
         context.synchronize()
     except RuntimeError as lost:

@@ -1,6 +1,6 @@
-"""Which FlashInfer calls the built-in runner makes, as workloads: what is compiled before an engine is warmed. Pure.
+"""The built-in runner's FlashInfer calls as workloads, whose modules are compiled before an engine is warmed. Pure.
 
-They are neither tuned nor replayed here, the engine warmups run them; only their modules count.
+They are neither tuned nor replayed here, because the engine warmups run them. Only their modules count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LEFT_OUT = frozenset({"kv_b_proj", "post_norm", "rotary"})
 
 
 def runner_calls(outline: EngineOutline) -> tuple[Workload, ...]:
-    """The calls of one rank's runner, with their modules; none where it computes with torch."""
+    """Return one rank's calls with their modules, or none if its runner computes with torch."""
     if outline.device != "cuda":
         return ()
     made = (replace(call, tunable=False) for call in outline.calls if call.name not in LEFT_OUT and not _in_torch(call))
@@ -25,5 +25,5 @@ def runner_calls(outline: EngineOutline) -> tuple[Workload, ...]:
 
 
 def _in_torch(call: Workload) -> bool:
-    """Whether the op takes neither this dtype nor this shape, on whatever GPU."""
+    """Return True if the op rejects the dtype or the shape on every GPU, so that torch runs the call."""
     return call.family == "gemm" and dtype_refusal(call) is not None

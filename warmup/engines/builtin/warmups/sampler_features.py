@@ -1,5 +1,7 @@
-"""Whatever a request may ask of the sampler: seeds, each filter alone, top-k widths, log probabilities, greedy; each
-for one request and for as many as fit, and every feature at once at every number of requests."""
+"""Warm up every sampler feature: seeds, each filter alone, top-k widths, log probabilities, greedy sampling.
+
+Each feature runs for one request and for as many as fit, and all features together run at every number of requests.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,10 @@ class SamplerFeaturesWarmup(EngineWarmup):
 
 
 def features(context: WarmupContext) -> dict[str, tuple[SamplingParams, ...]]:
-    """Named sampling parameters; several are dealt to a batch in turn."""
+    """Return named sampling parameters.
+
+    Several are dealt to a batch in turn.
+    """
     everything = SamplingParams.for_warmup
     options = context.options
     return {

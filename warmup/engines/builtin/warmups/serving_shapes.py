@@ -1,6 +1,8 @@
-"""The padded sizes that serving will meet: attention and GEMMs at every token size, with and without context, the LM
-head and decodes at every number of requests, graph-capture sizes among them. Largest first, so that memory is reserved
-once."""
+"""Warm up the padded sizes of serving: attention, GEMMs, LM head and decodes.
+
+Attention and GEMMs run at every token size, with and without context. The LM head and decodes run at every number of
+requests, including graph-capture sizes. The largest comes first, so that memory is reserved once.
+"""
 
 from __future__ import annotations
 

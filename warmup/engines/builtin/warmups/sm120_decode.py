@@ -40,7 +40,7 @@ class DecodeTuning(Protocol):
     """One of FlashInfer's ways to tune the decode."""
 
     def tune(self, mixed_step: Callable[[], None]) -> TunedFile | None:
-        """Tune with (or before) the mixed step, which runs exactly once; None when nothing was tuned."""
+        """Tune with (or before) the mixed step, which runs exactly once. Returns None if nothing was tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,10 @@ class CalibrationTuning:
     entry_point: Callable[..., Any]
 
     def tune(self, mixed_step: Callable[[], None]) -> TunedFile | None:
-        """See `DecodeTuning.tune`; a file without any profile counts as nothing tuned."""
+        """Tune as `DecodeTuning.tune` does.
+
+        A file without any profile counts as nothing tuned.
+        """
         report = self.entry_point()
         mixed_step()
         path = Path(report.cache_path)
@@ -79,7 +82,7 @@ class CalibrationTuning:
 
 
 def find_tuning(path: str | None) -> DecodeTuning | None:
-    """The entry point of the installed FlashInfer, the same on every rank; None without one."""
+    """Return the tuning entry point of the installed FlashInfer, the same on every rank, or None."""
     try:
         import flashinfer
         import flashinfer.mla
@@ -124,7 +127,10 @@ class SM120DecodeWarmup(EngineWarmup):
         return (mixed_shape(context),)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """Tune on the leader, run the mixed step elsewhere; either way it is not run again."""
+        """Tune on the leader, or run the mixed step on another rank.
+
+        Either way later warmups do not run it again.
+        """
         consumed = frozenset({MIXED})
         tuning = self._find(context.options.decode_tune_path) if context.is_leader else None
         if tuning is None:

@@ -57,7 +57,10 @@ def _with_attention(context: WarmupContext) -> dict[str, bool]:
 
 
 class SparseMLAWarmup(EngineWarmup):
-    """Three shapes; the mixed one is left out when the SM120 decode autotune ran it already."""
+    """Warmup of three sparse-MLA shapes.
+
+    The mixed one is left out if the SM120 decode autotune ran it already.
+    """
 
     name = "sparse_mla"
     stage = Stage.GRAPH_SENSITIVE
@@ -74,7 +77,10 @@ class SparseMLAWarmup(EngineWarmup):
         return None if self.shapes(context) else Skip("no shape is left to run")
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
-        """Clamped; a second chunk needs room for twice its length. What the runner cannot make is left out."""
+        """Return the shapes within the runner's limits.
+
+        A second chunk takes twice its length. Shapes that the runner cannot run are left out.
+        """
         limits = context.runner.limits
         mixed = mixed_shape(context)
         prefill = min(context.options.prefill_tokens, limits.max_num_batched_tokens, limits.max_model_len)

@@ -1,6 +1,6 @@
-"""What an engine warmup is: gates, shapes, what it leaves behind, when it runs and how bad its failure is.
+"""Definition of an engine warmup: gates, shapes, outputs, order and severity.
 
-Frozen values and one protocol; no torch.
+Frozen values and one protocol, without torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Why a warmup does not run here; `warn` when somebody should know."""
+    """The reason for skipping a warmup.
+
+    `warn` asks for a warning.
+    """
 
     reason: str
     warn: bool = False
@@ -60,7 +63,7 @@ class TunedFile:
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What running one shape has to say."""
+    """Results of running one shape."""
 
     warnings: tuple[str, ...] = ()
     consumed: frozenset[str] = frozenset()
@@ -70,7 +73,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class EngineWarmupOptions:
-    """What was asked for; engines' usual values by default."""
+    """Requested options, with the usual values of engines as defaults."""
 
     autotune: bool | None = None
     """Tuning switched on explicitly; the level's default does not count for the SM120 decode autotune."""
@@ -137,14 +140,17 @@ class EngineWarmup(Protocol):
         """Why not here, or None."""
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
-        """What to run, in order; at least one when the gate is open."""
+        """Return the shapes to run, in order, at least one if the gate is open."""
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """Run one shape."""
 
 
 def gate_of(context: WarmupContext, warmup: EngineWarmup) -> Skip | None:
-    """Why a warmup does not run here, or None; what was switched off is not asked."""
+    """Return the reason for skipping a warmup, or None.
+
+    A disabled warmup's gate is not called.
+    """
     if warmup.name in context.options.disabled:
         return Skip("disabled by engine.disabled")
     if warmup.name in context.options.left_out:

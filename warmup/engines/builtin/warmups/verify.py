@@ -46,7 +46,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the requests met."""
+    """Result of serving the check requests."""
 
     requests: int
     steps: int
@@ -102,7 +102,7 @@ def verify(context: WarmupContext, count: int, monitor: CompilationMonitor) -> V
 
 
 def random_requests(runner: ModelRunner, count: int) -> list[ServedRequest]:
-    """Requests of random length and sampling, always the same ones; none when not one fits the KV cache."""
+    """Return deterministic requests of random length and sampling, or none if no request fits the KV cache."""
     random, longest = np.random.default_rng(SEED), longest_request(runner)
     if longest <= MOST_OUTPUT:
         return []
@@ -128,7 +128,10 @@ def longest_request(runner: ModelRunner) -> int:
 def _steps(
     context: WarmupContext, served: list[ServedRequest], monitor: CompilationMonitor
 ) -> Iterator[SchedulerOutput]:
-    """Serve every request to its end, step by step; on a stage that does not sample, made-up tokens stand in."""
+    """Serve every request to its end, step by step.
+
+    On a stage that does not sample, placeholder tokens are used.
+    """
     runner = context.runner
     scheduler = Scheduler(runner.limits, runner.kv_cache_config, chunk=-(-runner.limits.max_num_batched_tokens // 2))
     scheduler.add(served)
