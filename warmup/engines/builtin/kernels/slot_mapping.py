@@ -31,7 +31,7 @@ def slot_mapping_kernel(  # type: ignore[no-untyped-def]
     PADDING: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per (request, group); one more per group fills the padding."""
+    """Write the slots of one request in one group. One more program per group writes its padding."""
     row = tl.program_id(0)
     group = tl.program_id(1)
     out = slots + group * slots_group_stride

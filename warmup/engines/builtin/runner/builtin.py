@@ -158,7 +158,10 @@ class BuiltinRunner:
         uniform_decode: bool = False,
         randomize_inputs: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """See `ModelRunner.dummy_run`; returns hidden states [tokens, hidden] and logits [requests, vocabulary]."""
+        """Run a dummy step as `ModelRunner.dummy_run` does.
+
+        Returns hidden states [tokens, hidden] and logits [requests, vocabulary].
+        """
         shape = DummyShape(create_mixed_batch, create_single_prefill, uniform_decode, profile_seq_lens)
         batch = dummy_batch(num_tokens, shape, self.limits, self.decode_query_len)
         tokens = np.zeros(num_tokens, dtype=np.int64)
