@@ -63,14 +63,14 @@ def capability_90() -> Iterator[pytest.MonkeyPatch]:
 
 @contextmanager
 def hollow_gemms() -> Iterator[None]:
-    """`mm_bf16` and `bmm_fp8` run, and their rooms refuse nothing."""
+    """`mm_bf16` and `bmm_fp8` run, and their builders refuse nothing."""
     cached = (gemm_base.get_mm_bf16_cublaslt_module, gemm_base.get_gemm_module)
     with capability_90() as patch:
         for name, made in (("gen_mm_bf16_cublaslt_module", HollowBf16), ("gen_gemm_module", HollowFp8)):
             patch.setattr(gemm_base, name, lambda made=made: SimpleNamespace(build_and_load=made))
         patch.setattr(gemm_base, "CUDNN_AVAILABLE", False)
         patch.setattr(torch.cuda, "current_blas_handle", lambda: 0, raising=False)
-        patch.setattr(gemm, "refusal", lambda *_: None)
+        patch.setattr(gemm, "unsupported_here", lambda *_: None)
         for module in cached:
             module.cache_clear()
         yield

@@ -27,7 +27,7 @@ from ray_warmup.warmup.errors import WarmupError
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "warmup", "actors", "scripts")
 HEAVY = ("torch", "flashinfer", "ray", "triton")
-ROOMS = ("device", "workloads", "engines", "caches")
+HEAVY_PACKAGES = ("device", "workloads", "engines", "caches")
 """Packages of warmup/ that may import heavy libraries when they are imported."""
 TEMPLATES = {"warmup/caches/provider_shim.py"}
 """Copied elsewhere before it runs; cannot be imported from here."""
@@ -113,11 +113,13 @@ def heavy_imports(names: list[str], cwd: Path = ROOT, heavy: Sequence[str] = HEA
 
 
 def pure_modules() -> list[str]:
-    """Everything in configs/, and in warmup/ outside the rooms."""
+    """Everything in configs/, and in warmup/ outside HEAVY_PACKAGES."""
     paths = [path.relative_to(ROOT) for path in sources("configs", "warmup")]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths]
     names = [f"ray_warmup.{name}" for name in names]
-    return [name for name in names if not any(name.startswith(f"ray_warmup.warmup.{room}") for room in ROOMS)]
+    return [
+        name for name in names if not any(name.startswith(f"ray_warmup.warmup.{package}") for package in HEAVY_PACKAGES)
+    ]
 
 
 def test_pure_modules_stay_light(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Workload:
     name: str
     """Where the model uses it: `qkv_proj`, `lm_head`, `moe`, `paged_decode`, ..."""
     family: str
-    """Which room of `warmup/workloads/` builds it: gemm, fused_moe, attention, norm, rope, sampling."""
+    """Builder module in `warmup/workloads/`: gemm, fused_moe, attention, norm, rope, sampling."""
     op: str
     """FlashInfer's custom-op name when tunable (`bf16_gemm`), else our own name (`rmsnorm`)."""
     backend: str

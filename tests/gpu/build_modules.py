@@ -15,7 +15,7 @@ from tests.gpu import test_second_pass, test_workloads
 def main() -> None:
     """Build what is missing, on all CPUs."""
     asked = [*test_workloads.workloads(), *test_second_pass.workloads()]
-    found = [workload for workload in asked if builder_for(workload).refusal(workload, "cuda:0") is None]
+    found = [workload for workload in asked if builder_for(workload).unsupported_here(workload, "cuda:0") is None]
     for names in building.build(building.specs_of(found), building.missing(found), os.cpu_count() or 1):
         print(*names, flush=True)
 

@@ -61,7 +61,7 @@ def test_a_warmed_engine_looks_up_what_its_rank_tunes(preset: str, quantization:
     engine, workloads = engine_of(preset, quantization)
     with lookups() as seen:
         report = engine.warm()
-    runnable = [w for w in workloads if w.family == "gemm" or fused_moe.refusal(w, DEVICE) is None]
+    runnable = [w for w in workloads if w.family == "gemm" or fused_moe.unsupported_here(w, DEVICE) is None]
     tuned = tuned_keys((w for w in runnable if w.tunable), DEVICE)
 
     assert report.ready, report.warnings

@@ -1,4 +1,4 @@
-"""Each room's calls on a GPU: the result is the reference's, and the call can be captured in a CUDA graph."""
+"""Each builder's calls on a GPU: the result is the reference's, and the call can be captured in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def workloads() -> list[Workload]:
 @pytest.mark.parametrize("workload", workloads(), ids=lambda workload: workload.identity)
 def test_a_call_is_right_and_can_be_captured(workload: Workload) -> None:
     """At 1, 8 and 256 tokens the output is near the reference, eagerly and from a replayed graph."""
-    room = builder_for(workload)
-    reason = room.refusal(workload, DEVICE)
+    builder = builder_for(workload)
+    reason = builder.unsupported_here(workload, DEVICE)
     if reason is not None:
         pytest.skip(reason)
     with torch.inference_mode():
         for tokens in SIZES:
-            call = room.build(workload, tokens, DEVICE, 1)
+            call = builder.build(workload, tokens, DEVICE, 1)
             eager = call.run()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):

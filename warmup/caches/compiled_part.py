@@ -113,7 +113,7 @@ class CompiledPart:
             self._recorder.stop(self.environment.triton_cache)
             self._is_recording = False
         entries = {*triton_entries, *self._recorder.used}
-        rooms: dict[Kind, Callable[[], tuple[Content, ...]]] = {
+        collectors: dict[Kind, Callable[[], tuple[Content, ...]]] = {
             "flashinfer_module": lambda: self.collect_modules(libraries),
             "triton_cache": lambda: triton_cache.collect(self.environment.triton_cache, entries),
             "cuda_compute_cache": lambda: (
@@ -123,9 +123,9 @@ class CompiledPart:
         }
         contents: list[Content] = []
         warnings: list[str] = []
-        for kind, room in rooms.items():
+        for kind, collect in collectors.items():
             try:
-                contents += _fitting(room())
+                contents += _fitting(collect())
             except (OSError, WarmupError) as error:
                 warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
         return tuple(contents), tuple(warnings)

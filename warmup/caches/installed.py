@@ -1,6 +1,6 @@
 """Putting the compiled part of an artifact in place on one node, part by part: one that does not fit is left out.
 
-What a part needs and where it goes is its own room's; this one turns refusals into warnings, because a process that
+Each kind's own module knows its needs and its directory. This one turns refusals into warnings, because a process that
 lacks a compiled part compiles it for itself. Trouble with the table is never treated so.
 """
 
@@ -66,7 +66,7 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
 
     Never raises for a part: processes then compile it themselves, as the warning says.
     """
-    rooms: dict[Kind, Callable[[tuple[Content, ...]], list[Path]]] = {
+    installers: dict[Kind, Callable[[tuple[Content, ...]], list[Path]]] = {
         "flashinfer_module": lambda found: flashinfer_modules.install(found, provider, node.process, modes=node.modes),
         "triton_cache": lambda found: triton_cache.install(found, environment.triton_cache, modes=node.modes),
         "cuda_compute_cache": lambda found: compute_cache.install(
@@ -77,9 +77,9 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
     files: list[Path] = []
     counts: list[tuple[Kind, int]] = []
     warnings: list[str] = []
-    for kind, room in rooms.items():
+    for kind, install_kind in installers.items():
         try:
-            written = room(artifact.contents(kind))
+            written = install_kind(artifact.contents(kind))
         except KeyError as error:
             warnings.append(f"{kind}: blob {error} was not fetched; this node compiles for itself")
             continue

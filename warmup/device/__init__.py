@@ -1,4 +1,4 @@
-"""The rooms of `warmup/device/flashinfer_tuner.py`: all that touches FlashInfer's AutoTuner in one process.
+"""FlashInfer's AutoTuner in one process, behind `warmup/device/flashinfer_tuner.py`.
 
     autotuner_seams, captured     the private seams, and one request to the AutoTuner as a value
     task_tuning, cpu_*            timing one task's tactics, on CUDA and on the CPU

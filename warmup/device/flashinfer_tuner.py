@@ -1,6 +1,6 @@
 """The real tuner of one process: FlashInfer's AutoTuner on CUDA, and the same AutoTuner with CPU runners.
 
-This class joins the rooms (task_tuning, compose, loading, replay, building, guard) behind `warmup/device/tuner.py`'s
+This class joins the modules (task_tuning, compose, loading, replay, building, guard) behind `warmup/device/tuner.py`'s
 protocol and holds what they share: device, options, workloads, the watch. It has no logic of its own.
 """
 
@@ -85,8 +85,10 @@ class FlashInferTuner:
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
         """Keep workloads that can run here, and return the others with one reason each."""
-        self._others = tuple(other for other in others if builder_for(other).refusal(other, self._device) is None)
-        reasons = [(workload, builder_for(workload).refusal(workload, self._device)) for workload in workloads]
+        self._others = tuple(
+            other for other in others if builder_for(other).unsupported_here(other, self._device) is None
+        )
+        reasons = [(workload, builder_for(workload).unsupported_here(workload, self._device)) for workload in workloads]
         self._workloads = tuple(workload for workload, reason in reasons if reason is None)
         return tuple(Skip(workload.name, workload.op, reason) for workload, reason in reasons if reason is not None)
 
@@ -124,11 +126,11 @@ class FlashInferTuner:
         """Decide between the winner and the default as serving runs them."""
         from ray_warmup.warmup.device.guard.guard import guard
 
-        room, workload = builder_for(task.workload), task.workload
+        builder, workload = builder_for(task.workload), task.workload
         self._set_watch(Watch(op=workload.op, task_id=task.task_id))
         try:
             return guard(
-                lambda seed: room.build(workload, task.bucket, self._device, seed),
+                lambda seed: builder.build(workload, task.bucket, self._device, seed),
                 task,
                 result,
                 self._options,

@@ -67,7 +67,7 @@ def foreseen_skips(
 
     `is_compiled` says whether the node has a module that COMPILING leaves out.
     """
-    reasons = [(workload, builder_for(workload).unfit(workload, capability)) for workload in workloads]
+    reasons = [(workload, builder_for(workload).unsupported_on(workload, capability)) for workload in workloads]
     lacking = FUSED_MOE_MODULE if not is_compiled(FUSED_MOE_MODULE) else None
     return tuple(
         Skip(workload.name, workload.op, reason or fused_moe.NOT_COMPILED)

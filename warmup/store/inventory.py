@@ -19,7 +19,7 @@ from ray_warmup.warmup.store.generations import Pointer
 from ray_warmup.warmup.store.leases import uses_of
 from ray_warmup.warmup.store.node_store import NodeStore
 
-ROOMS = ("blobs", "installed", "generations")
+SUBDIRECTORIES = ("blobs", "installed", "generations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: b
         pointer = _pointer(store)
         manifests = _manifests(store)
         hidden = store.generations.hidden_manifests()
-        for room in ROOMS:
-            entries(store.directory / room)
+        for name in SUBDIRECTORIES:
+            entries(store.directory / name)
         if pointer is not None and pointer.generation not in manifests:
             store.generations.manifest(pointer)  # hidden by another pruner, or an error that says so
             manifests[pointer.generation] = store.current()[1]

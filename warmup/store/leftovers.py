@@ -16,7 +16,10 @@ logger = logging.getLogger(__name__)
 
 DAY_S = 24 * 3600.0
 LIFETIMES_S = {"markers": DAY_S, "running": DAY_S, "partial": 7 * DAY_S}
-"""Room -> seconds after its last change. A marker lasts for one phase, a run for hours; partial results save hours."""
+"""Subdirectory -> seconds after its last change.
+
+A marker lasts for one phase, a run for hours. Partial results save hours.
+"""
 BOX_LIMIT = 1 << 20
 STACK = ".stack"
 
@@ -27,19 +30,19 @@ def sweep_leftovers(directory: Path, now: Callable[[], float]) -> list[Path]:
     Errors are logged, never raised.
     """
     removed: list[Path] = []
-    for room, lifetime_s in LIFETIMES_S.items():
+    for name, lifetime_s in LIFETIMES_S.items():
         try:
-            found = [Path(entry.path) for entry in entries(directory / room) if not entry.name.startswith(".")]
+            found = [Path(entry.path) for entry in entries(directory / name) if not entry.name.startswith(".")]
         except WarmupError as error:
             logger.info("nothing is swept: %s", error)
             continue
-        removed += [path for path in found if _goes(path, room, lifetime_s, now)]
+        removed += [path for path in found if _goes(path, name, lifetime_s, now)]
     return removed
 
 
-def _goes(path: Path, room: str, lifetime_s: float, now: Callable[[], float]) -> bool:
+def _goes(path: Path, subdirectory: str, lifetime_s: float, now: Callable[[], float]) -> bool:
     try:
-        if now() - path.lstat().st_mtime <= lifetime_s or (room == "running" and _is_in_use(path)):
+        if now() - path.lstat().st_mtime <= lifetime_s or (subdirectory == "running" and _is_in_use(path)):
             return False
         path.unlink()
     except FileNotFoundError:

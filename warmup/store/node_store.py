@@ -265,10 +265,10 @@ class NodeStore(RunFiles):
             return []
         now = DiskClock(self.directory, self._clock)
         leases.uses_of(self.directory / "leases", self._clock, remove_dead=True)
-        rooms = ("", "blobs", "partial", "quarantine", "leases", "markers")
+        subdirectories = ("", "blobs", "partial", "quarantine", "leases", "markers")
         removed = self.generations.sweep_unfinished(older_than_s, now)
-        for room in rooms:
-            removed += sweep(self.directory / room, older_than_s, now)
+        for name in subdirectories:
+            removed += sweep(self.directory / name, older_than_s, now)
         return removed + sweep_leftovers(self.directory, now)
 
     def current(self) -> tuple[Pointer, Manifest]:

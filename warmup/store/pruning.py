@@ -28,7 +28,7 @@ from ray_warmup.warmup.store.trash import delete, give_back
 logger = logging.getLogger(__name__)
 
 _OURS = {"blobs": re.compile(r"[0-9a-f]{64}"), "installed": re.compile(r"[0-9a-f]{32}")}
-"""Room -> names that this version gives there; others are another version's and stay."""
+"""Subdirectory -> names that this version gives there; others are another version's and stay."""
 
 
 def held(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True) -> frozenset[int]:
@@ -71,8 +71,8 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     if _is_busy(found):
         return []
     swept = _sweep_generations(store, clock)
-    for room in _OURS:
-        swept += _sweep_room(store, store.directory / room, clock)
+    for name in _OURS:
+        swept += _sweep_subdirectory(store, store.directory / name, clock)
     keep = take_inventory(store, clock).names
     hidden = [(path, hide(path)) for path in _ours(store) if path.name not in keep]
     removed: list[Path] = []
@@ -167,13 +167,10 @@ def _is_busy(found: Inventory) -> bool:
 
 def _ours(store: NodeStore) -> list[Path]:
     """Return the files of this version in the garbage-collected directories."""
-    rooms = ((room, names) for room, names in _OURS.items())
-    return [
-        Path(entry.path)
-        for room, names in rooms
-        for entry in entries(store.directory / room)
-        if names.fullmatch(entry.name)
-    ]
+    found = []
+    for name, pattern in _OURS.items():
+        found += [Path(entry.path) for entry in entries(store.directory / name) if pattern.fullmatch(entry.name)]
+    return found
 
 
 def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
@@ -189,10 +186,10 @@ def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
     return removed
 
 
-def _sweep_room(store: NodeStore, room: Path, clock: Clock) -> list[Path]:
-    """The same for blobs or installations: those that a generation names come back."""
+def _sweep_subdirectory(store: NodeStore, directory: Path, clock: Clock) -> list[Path]:
+    """Finish what a killed prune hid of blobs or installations, restoring those that a generation names."""
     removed = []
-    for trash, path in _old_trash(room, clock):
+    for trash, path in _old_trash(directory, clock):
         if path.name in take_inventory(store, clock).names:
             give_back(trash, path)
         else:

@@ -60,9 +60,9 @@ def _refuse_mixture(trash: Path, path: Path) -> None:
     taken = [name for name in ("current", "manifest.json") if is_there(trash / name) and is_there(path / name)]
     if not taken:
         return
-    for room in ("blobs", "installed"):
-        if is_there(trash / room):
-            _merge(trash / room, path / room)
+    for name in ("blobs", "installed"):
+        if is_there(trash / name):
+            _merge(trash / name, path / name)
     raise StoreError(
         f"{path} was written anew while its predecessor was being pruned, which is in use and is kept as {trash}; "
         "remove it when nothing serves from it any more",

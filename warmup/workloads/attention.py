@@ -89,16 +89,16 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     return make(workload, batch, generator)
 
 
-def refusal(workload: Workload, device: str) -> str | None:
+def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU cannot run it."""
     import torch
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
-    return unfit(workload, torch.cuda.get_device_capability(device))
+    return unsupported_on(workload, torch.cuda.get_device_capability(device))
 
 
-def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Why no GPU of this compute capability can run it."""
     if capability < (8, 0):
         return f"{workload.op} needs compute capability 8.0, this GPU has {capability}"

@@ -1,8 +1,8 @@
-"""What a room of `warmup/workloads/` provides, and which room builds which workload.
+"""Interface of an op builder, and the choice of a builder for a workload.
 
-A room is a module: `build` makes one call of an op with inputs, `refusal` says why this process cannot
-run it, `jit_specs` names what must be compiled first. Rooms are imported when they are first needed;
-this module imports neither torch nor FlashInfer.
+A builder is a module: `build` creates one call of an op with inputs, `unsupported_here` names the reason why this
+process cannot run the call, `jit_specs` lists the modules to compile first. Builders are imported on first use. This
+module imports neither torch nor FlashInfer.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Protocol, cast, runtime_checkable
 from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
 
-ROOM_OF_OP: dict[str, str] = {"cpu_gemm": "cpu_gemm"}
-"""Ops whose room is not their family's: op name -> module below `ray_warmup.warmup.workloads`."""
+BUILDER_OF_OP: dict[str, str] = {"cpu_gemm": "cpu_gemm"}
+"""Ops whose builder is not their family's: op name -> module below `ray_warmup.warmup.workloads`."""
 
-ROOM_OF_FAMILY: dict[str, str] = {
+BUILDER_OF_FAMILY: dict[str, str] = {
     "gemm": "gemm",
     "fused_moe": "fused_moe",
     "attention": "attention",
@@ -55,8 +55,8 @@ class NarrowableCall(OpCall, Protocol):
         """The same call for its first tokens alone, with the same weights."""
 
 
-class Room(Protocol):
-    """The functions that a room module has."""
+class OpBuilder(Protocol):
+    """Functions of a builder module."""
 
     def build(self, workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> OpCall:
         """Inputs and call of `workload` at `tokens` tokens (any number, not only a bucket).
@@ -66,15 +66,15 @@ class Room(Protocol):
             tokens: number of tokens, M.
             device: a torch device string, `cpu` or `cuda:0`.
             seed: equal seeds give equal values.
-            values: False where only shapes, dtypes and alignment matter (looking a task up): the room may then
+            values: False where only shapes, dtypes and alignment matter (looking a task up): the builder may then
                 share or leave uninitialised any storage, and the call must not be run.
         """
 
-    def refusal(self, workload: Workload, device: str) -> str | None:
+    def unsupported_here(self, workload: Workload, device: str) -> str | None:
         """One sentence why this GPU or installation cannot run the workload, or None."""
 
-    def unfit(self, workload: Workload, capability: tuple[int, int]) -> str | None:
-        """The part of `refusal` that needs no GPU: why none of this compute capability can run the workload."""
+    def unsupported_on(self, workload: Workload, capability: tuple[int, int]) -> str | None:
+        """One sentence why no GPU of this compute capability can run the workload, or None. Needs no GPU."""
 
     def jit_specs(self, workload: Workload) -> tuple[Any, ...]:
         """Return the FlashInfer `JitSpec`s that the workload needs compiled.
@@ -84,21 +84,21 @@ class Room(Protocol):
 
 
 class BoundWeights(Protocol):
-    """A layer's weights in the layout of its op. Rooms of ops with weights make them: `bind(workload, *weights)`."""
+    """A layer's weights in the layout of its op. `bind(workload, *weights)` of a builder creates them."""
 
     def call(self, *activations: Any) -> OpCall:
         """The op's call for one step's activations, the very call that is tuned and replayed."""
 
 
-def builder_for(workload: Workload) -> Room:
-    """The room that builds this workload. Raises WorkloadError naming the workload when there is none."""
-    name = ROOM_OF_OP.get(workload.op) or ROOM_OF_FAMILY.get(workload.family)
+def builder_for(workload: Workload) -> OpBuilder:
+    """Return the builder of this workload. Raises WorkloadError naming the workload if there is none."""
+    name = BUILDER_OF_OP.get(workload.op) or BUILDER_OF_FAMILY.get(workload.family)
     if name is None:
         raise WorkloadError(
-            f"workload {workload.name}: no room for family {workload.family!r} (op {workload.op!r}); "
-            f"known families: {', '.join(sorted(ROOM_OF_FAMILY))}",
+            f"workload {workload.name}: no builder for family {workload.family!r} (op {workload.op!r}); "
+            f"known families: {', '.join(sorted(BUILDER_OF_FAMILY))}",
             workload=workload.name,
             family=workload.family,
             op=workload.op,
         )
-    return cast(Room, importlib.import_module(f"ray_warmup.warmup.workloads.{name}"))
+    return cast(OpBuilder, importlib.import_module(f"ray_warmup.warmup.workloads.{name}"))

@@ -84,12 +84,12 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     return CpuGemmCall((torch.rand(tokens, k, generator=generator) * 2 - 1, _weight(n, k, seed)))
 
 
-def refusal(workload: Workload, device: str) -> str | None:
+def unsupported_here(workload: Workload, device: str) -> str | None:
     """Always None: torch alone is needed."""
     return None
 
 
-def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Always None: it does not run on the GPU."""
     return None
 

@@ -141,17 +141,17 @@ def routing(tokens: int, num_experts: int, top_k: int, device: str, generator: A
     return experts.to(torch.int32), weights / weights.sum(-1, keepdim=True)
 
 
-def refusal(workload: Workload, device: str) -> str | None:
+def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU or installation cannot run it."""
     import torch
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
-    reason = unfit(workload, torch.cuda.get_device_capability(device))
+    reason = unsupported_on(workload, torch.cuda.get_device_capability(device))
     return reason if reason is not None or jit_specs(workload)[-1].is_compiled else NOT_COMPILED
 
 
-def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Why no GPU of this compute capability can run it."""
     if capability != FUSED_MOE_CAPABILITY:
         return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"

@@ -145,16 +145,16 @@ def build(
     return bind(workload, weight).call(a)
 
 
-def refusal(workload: Workload, device: str) -> str | None:
+def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU or installation cannot run the GEMM."""
     import torch
 
     if not device.startswith("cuda") or not torch.cuda.is_available():
         return f"{workload.op} needs an NVIDIA GPU"
-    return unfit(workload, torch.cuda.get_device_capability(device))
+    return unsupported_on(workload, torch.cuda.get_device_capability(device))
 
 
-def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Why no GPU of this compute capability can run the GEMM."""
     needed = FP8_MIN_CAPABILITY if workload.op == "fp8_gemm" else BF16_MIN_CAPABILITY
     if capability < needed:

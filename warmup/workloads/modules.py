@@ -1,7 +1,7 @@
 """Names of the FlashInfer modules that a workload needs compiled, so that COMPILING can build them first.
 
 Pure: the names follow FlashInfer 0.7's own naming of its build directories, and a test compares each with the
-name of the JitSpec that FlashInfer generates. The JitSpecs themselves are given by `jit_specs` of each room.
+name of the JitSpec that FlashInfer generates. The JitSpecs themselves come from `jit_specs` of each builder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FIXED = {
 MIN_GROUP_FOR_TENSOR_CORES = 4
 """Query heads per key-value head from which decode runs on the prefill kernel's tensor cores."""
 FUSED_MOE_CAPABILITY = (9, 0)
-"""The one whose fused MoE was looked at; its room refuses the workload on any other GPU."""
+"""The one whose fused MoE was looked at; its builder refuses the workload on any other GPU."""
 FUSED_MOE_MODULE = "fused_moe_{}{}".format(*FUSED_MOE_CAPABILITY)
 """FlashInfer names this module by the capability that it is compiled for."""
 

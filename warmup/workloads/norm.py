@@ -64,12 +64,12 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     return AddNormCall((*rows, weight), eps)
 
 
-def refusal(workload: Workload, device: str) -> str | None:
+def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this device cannot run it."""
     return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
 
 
-def unfit(workload: Workload, capability: tuple[int, int]) -> str | None:
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Always None: FlashInfer compiles it for every GPU that it knows."""
     return None
 

@@ -112,7 +112,7 @@ def test_directory_below_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("link", ["", "generations", "blobs"])
 def test_links_to_elsewhere_are_not_followed(store: NodeStore, tmp_path: Path, link: str) -> None:
-    """A store, or a room of it, that is a symbolic link is a miss and cannot be published to."""
+    """A store, or a subdirectory of it, that is a symbolic link is a miss and cannot be published to."""
     store.publish(make_artifact(1))
     victim = store.directory / link
     victim.rename(tmp_path / "elsewhere")

@@ -182,7 +182,7 @@ def test_a_root_that_cannot_be_listed_is_not_empty(tmp_path: Path, troubled_disk
 
 
 def test_other_versions_files_are_not_collected(store: NodeStore) -> None:
-    """A name in a room that this version does not give is another's and stays."""
+    """A name in a subdirectory that this version does not give is another's and stays."""
     for room in ("blobs", "installed"):
         (store.directory / room / "index-v2").write_text("x")
     assert collect_garbage(store) == []

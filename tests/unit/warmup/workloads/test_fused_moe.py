@@ -122,7 +122,7 @@ def refusal_on(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], com
     monkeypatch.setattr(fused_moe, "jit_specs", lambda _: (SimpleNamespace(is_compiled=compiled),))
     workload = small()
     object.__setattr__(workload, "dtype", dtype)
-    return fused_moe.refusal(workload, "cuda:0")
+    return fused_moe.unsupported_here(workload, "cuda:0")
 
 
 @pytest.mark.parametrize(
@@ -144,4 +144,4 @@ def test_skips_have_a_reason(
 
 def test_no_gpu_is_a_reason() -> None:
     """On a machine without a GPU the workload is refused, not tried."""
-    assert "needs an NVIDIA GPU" in str(fused_moe.refusal(small(), "cpu"))
+    assert "needs an NVIDIA GPU" in str(fused_moe.unsupported_here(small(), "cpu"))

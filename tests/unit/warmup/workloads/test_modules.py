@@ -23,7 +23,7 @@ def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("preset", presets())
 @pytest.mark.parametrize("quantization", ["none", "fp8"])
 def test_names_are_flashinfers(preset: str, quantization: str) -> None:
-    """Every workload's module names are those of the JitSpecs that its room gives."""
+    """Every workload's module names are those of the JitSpecs that its builder gives."""
     for workload in cuda_workloads(preset, tp=4, quantization=quantization, max_num_batched_tokens=64, max_num_seqs=8):
         specs = builder_for(workload).jit_specs(workload)
         assert tuple(spec.name for spec in specs) == workload.modules, workload.name

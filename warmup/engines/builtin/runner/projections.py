@@ -106,12 +106,12 @@ class Projections:
 
     def bound(self, call: Workload, weight: torch.Tensor) -> Projection:
         """A weight [out, in], for its op or, where that is refused, for torch."""
-        room: Any = builder_for(call)
-        reason = _other_dtype(call, weight) or room.refusal(call, str(self._device))
+        builder: Any = builder_for(call)
+        reason = _other_dtype(call, weight) or builder.unsupported_here(call, str(self._device))
         if reason is None:
-            return OpProjection(room.bind(call, weight))
+            return OpProjection(builder.bind(call, weight))
         self.fallbacks[call.name] = reason
-        return ScaledProjection(room.bind(call, weight)) if call.op == "fp8_gemm" else TorchProjection(weight)
+        return ScaledProjection(builder.bind(call, weight)) if call.op == "fp8_gemm" else TorchProjection(weight)
 
     def experts(self) -> Mixture:
         """The next layer's experts, of this rank's shard. Raises ValueError when the rank has none."""
@@ -120,7 +120,7 @@ class Projections:
         shapes = fused_moe.weight_shapes(self._experts)
         fc1, fc2 = (self.source.tensor(*shape, scale=shape[-1] ** -0.5) for shape in shapes)
         weights = fused_moe.bind(self._experts, fc1, fc2)
-        reason = fused_moe.refusal(self._experts, str(self._device)) or _other_dtype(self._experts, fc1)
+        reason = fused_moe.unsupported_here(self._experts, str(self._device)) or _other_dtype(self._experts, fc1)
         if reason is None:
             return FusedExperts(weights)
         self.fallbacks["experts"] = reason

@@ -21,7 +21,7 @@ from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
 
-ROOM_BYTES = 2 << 30
+HEADROOM_BYTES = 2 << 30
 """Device memory beside weights and KV cache that a step takes: activations, logits, the sampler's copies."""
 
 
@@ -43,7 +43,7 @@ class BuiltinEngine:
         if not self._on_cuda:
             return None
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, to be used again
-        free, needed = torch.cuda.mem_get_info()[0] + kept, self.outline.weight_bytes + WORKSPACE_BYTES + ROOM_BYTES
+        free, needed = torch.cuda.mem_get_info()[0] + kept, self.outline.weight_bytes + WORKSPACE_BYTES + HEADROOM_BYTES
         if needed <= free:
             return None
         return (

@@ -22,7 +22,7 @@ from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, layers_of_stage
 
 PROMPT_LEN = 2
 """Tokens of a made-up prompt: one more than a decode step has."""
-ROOM_FOR_OUTPUT = 64
+OUTPUT_TOKENS = 64
 """Tokens that a sequence may have beyond the largest step, unless `engine.max_model_len` says otherwise."""
 LONG_REQUESTS = 2
 """Requests of full length that the KV cache holds besides the made-up ones, for the requests that check."""
@@ -88,7 +88,7 @@ def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -
     limits = SchedulerLimits(
         autotune.max_num_batched_tokens,
         min(autotune.max_num_seqs, autotune.max_num_batched_tokens),
-        engine.max_model_len or autotune.max_num_batched_tokens + ROOM_FOR_OUTPUT,
+        engine.max_model_len or autotune.max_num_batched_tokens + OUTPUT_TOKENS,
     )
     groups = interleaved_groups(engine.num_layers, engine.block_sizes)
     dtype = model.dtype if backend == "cuda" else "float32"

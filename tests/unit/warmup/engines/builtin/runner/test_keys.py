@@ -89,7 +89,7 @@ def test_rows_that_are_not_padded_are_noticed(made: Any, serve: Any) -> None:
 
 def test_experts_look_up_what_is_tuned(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the fused module is there, both GEMMs inside it are asked for at their buckets, past the last one too."""
-    monkeypatch.setattr(fused_moe, "refusal", lambda *_: None)
+    monkeypatch.setattr(fused_moe, "unsupported_here", lambda *_: None)
     with hollow_gemms(), hollow_experts():
         runner = made("moe", "none")
         assert runner.projections.fallbacks == {}

@@ -110,14 +110,14 @@ def test_what_runs_in_torch_says_why() -> None:
 
 
 def test_without_its_module_the_experts_run_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room's own reason decides, on a GPU whether the module is compiled; the loop is the named fallback."""
+    """The builder's own reason decides, on a GPU whether the module is compiled; the loop is the named fallback."""
     loop, missing = projections("bfloat16", model=MOE), projections("bfloat16", model=MOE)
     assert isinstance(loop.experts(), LoopedExperts)
-    monkeypatch.setattr(fused_moe, "refusal", lambda *_: "module fused_moe_90 is not compiled here")
+    monkeypatch.setattr(fused_moe, "unsupported_here", lambda *_: "module fused_moe_90 is not compiled here")
     assert isinstance(missing.experts(), LoopedExperts)
     assert "needs an NVIDIA GPU" in loop.fallbacks["experts"]
     assert missing.fallbacks == {"experts": "module fused_moe_90 is not compiled here"}
-    monkeypatch.setattr(fused_moe, "refusal", lambda *_: None)
+    monkeypatch.setattr(fused_moe, "unsupported_here", lambda *_: None)
     fused = projections("bfloat16", model=MOE)
     assert isinstance(fused.experts(), FusedExperts)
     assert fused.fallbacks == {}

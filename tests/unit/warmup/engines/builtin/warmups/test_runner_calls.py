@@ -32,7 +32,7 @@ def modules(*arguments: Any, **named: Any) -> set[str]:
 @pytest.mark.parametrize("preset", presets())
 @pytest.mark.parametrize("tensor_parallel_size", [1, 4])
 def test_names_are_flashinfers(preset: str, tensor_parallel_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call is built by its room, and its module is the JitSpec's."""
+    """Each call is built by its builder, and its module is the JitSpec's."""
     from flashinfer.jit import core
 
     monkeypatch.setattr(core.current_compilation_context, "TARGET_CUDA_ARCHS", {(9, "0a")})
@@ -74,7 +74,7 @@ def test_on_the_cpu_the_runner_computes_with_torch() -> None:
 
 def test_the_runner_calls_flashinfer_in_known_places() -> None:
     """A part of the runner that begins to call FlashInfer must have its module named among the calls; its GEMMs and
-    experts are called by their rooms.
+    experts are called by their builders.
     """
     found = {
         path.stem for path in RUNNER.glob("*.py") if re.search(r"^\s+(import|from) flashinfer", path.read_text(), re.M)

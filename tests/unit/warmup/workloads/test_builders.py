@@ -1,4 +1,4 @@
-"""Rooms without a GPU: inputs, references and refusals of every CUDA workload."""
+"""Builders without a GPU: inputs, references and refusals of every CUDA workload."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def of(op: str, preset: str = "qwen3-0.6b", quantization: str = "none") -> Workl
 def test_without_a_gpu_every_cuda_workload_has_a_reason(preset: str) -> None:
     """No CUDA workload is tried on a machine without a GPU: each is refused with one sentence."""
     found = cuda_workloads(preset, quantization="fp8", max_num_batched_tokens=16, max_num_seqs=8)
-    reasons = [builder_for(workload).refusal(workload, "cpu") for workload in found]
+    reasons = [builder_for(workload).unsupported_here(workload, "cpu") for workload in found]
     assert all(reason is not None and "needs an NVIDIA GPU" in reason for reason in reasons)
 
 
@@ -32,11 +32,14 @@ def test_without_a_gpu_every_cuda_workload_has_a_reason(preset: str) -> None:
 def test_what_is_foretold_of_a_gpu_is_what_a_rank_there_says(
     preset: str, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`unfit` without a device gives the very sentence of `refusal` with one."""
+    """`unsupported_on` without a device gives the very sentence of `unsupported_here` with one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     found = cuda_workloads(preset, quantization="fp8", max_num_batched_tokens=16, max_num_seqs=8)
-    reasons = {w.op: (builder_for(w).unfit(w, capability), builder_for(w).refusal(w, "cuda:0")) for w in found}
+    reasons = {
+        w.op: (builder_for(w).unsupported_on(w, capability), builder_for(w).unsupported_here(w, "cuda:0"))
+        for w in found
+    }
     assert all(foretold == said for foretold, said in reasons.values())
     assert "8.9" in str(reasons["fp8_gemm"])
 
