@@ -23,12 +23,12 @@ from typing import Any
 
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
+from tests.fork_server import ForkServer
 from tests.leftovers import actors, debris, is_there, placement_groups
-from tests.nursery import Nursery
 from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets
 
 ROOT = Path(__file__).resolve().parent.parent
-NEWBORN = str(ROOT / "tests" / "newborn.py")
+FORKED_WORKER = str(ROOT / "tests" / "forked_worker.py")
 SCRIPTED = "tests.fakes:make_scripted_tuner"
 ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -93,7 +93,7 @@ class Testbed:
         self.tuned: dict[str, Path] = {}
         """Cache roots of finished runs by name, for tests that begin with a warm node."""
         self.nodes: list[Node] = []
-        self._nurseries: list[Nursery] = []
+        self._fork_servers: list[ForkServer] = []
         os.environ["RAY_TMPDIR"] = str(self._base)
         (self._base / "ray").mkdir()
         import ray
@@ -107,7 +107,7 @@ class Testbed:
             "include_dashboard": False,
             "include_log_monitor": False,
             "_system_config": FAST_HEALTH | SYSTEM_CONFIG,
-            "worker_path": NEWBORN,
+            "worker_path": FORKED_WORKER,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
@@ -115,22 +115,22 @@ class Testbed:
                 self.add_node(pool=pool, wait=False)
             self._cluster.wait_for_nodes(timeout=60)
             ray.init(address=self._cluster.address, namespace="tests", log_to_driver=False)
-            self._open_nurseries()
+            self._open_fork_servers()
             self.raylets = Raylets()
             self.restock({"phase": "PROBING"}, self.nodes[:2])
         except BaseException:
             self.stop()
             raise
 
-    def _open_nurseries(self) -> None:
+    def _open_fork_servers(self) -> None:
         """For what this process' job runs on the nodes that are here now."""
         import ray
 
         job = ray.get_runtime_context().get_job_id()
         for handle in (self._cluster.head_node, *(node.handle for node in self.nodes)):
-            self._nurseries.append(Nursery(raylet_pid(handle), job, PRELOADED))
-        for nursery in self._nurseries:
-            nursery.wait()
+            self._fork_servers.append(ForkServer(raylet_pid(handle), job, PRELOADED))
+        for fork_server in self._fork_servers:
+            fork_server.wait()
 
     @property
     def address(self) -> str:
@@ -162,7 +162,7 @@ class Testbed:
             object_store_memory=150 << 20,
             labels={"pool": pool},
             env_vars=values | environment,
-            worker_path=NEWBORN,
+            worker_path=FORKED_WORKER,
         )
         node = Node(node_id, home, handle)
         self.nodes.append(node)
@@ -197,8 +197,8 @@ class Testbed:
                 self.raylets.close()
             ray.shutdown()
             self._cluster.shutdown()
-            for nursery in self._nurseries:
-                nursery.close()
+            for fork_server in self._fork_servers:
+                fork_server.close()
         finally:
             shutil.rmtree(self._base, ignore_errors=True)
 

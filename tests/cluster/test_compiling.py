@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.report import WarmupReport
-from tests.saboteur import Saboteur, during, kill
+from tests.fault_injection import FaultInjector, during, kill
 from tests.testbed import Case, Node
 
 LIBRARIES = ["gemm", "norm", "sampling"]
@@ -88,7 +88,7 @@ def test_a_node_that_joins_a_finished_class_builds_nothing(builds: Case) -> None
 def test_a_builder_that_is_killed_is_followed_with_what_was_finished(builds: Case) -> None:
     """kill -9 in the second module: what is done stays done, the rest is built, still on one node."""
     builds.script(libraries=LIBRARIES, pause_s={"compile": {"2": 1.0}})
-    with Saboteur(builds, during("compile", 2), kill()):
+    with FaultInjector(builds, during("compile", 2), kill()):
         report = builds.run()
     assert_served(report)
     assert len(set(built_on(builds))) == 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.saboteur import during
+from tests.fault_injection import during
 from tests.testbed import ROOT, Case, wait_until
 
 pytestmark = pytest.mark.cluster

@@ -30,8 +30,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ray_warmup.warmup.report import WarmupReport
+from tests.fault_injection import FaultInjector, Injection, kill, limit_files
 from tests.faults.moments import MOMENTS, ON_EVERY_RANK, assert_measured_once, moment
-from tests.saboteur import Saboteur, Strike, kill, limit_files
 from tests.testbed import Case, Line, Testbed, hold, release
 
 WITHIN_S = 60.0
@@ -42,11 +42,11 @@ LIMIT_S = 4.0
 class Fault:
     """What is done to the process that reached a moment, and how the run may end."""
 
-    strike: Callable[[Case], Strike]
+    strike: Callable[[Case], Injection]
     ends_ready: bool = True
 
 
-def freeze(case: Case) -> Strike:
+def freeze(case: Case) -> Injection:
     """Stand still for a while that every deadline allows."""
 
     def strike(line: Line) -> None:
@@ -57,7 +57,7 @@ def freeze(case: Case) -> Strike:
     return strike
 
 
-def vanish(case: Case) -> Strike:
+def vanish(case: Case) -> Injection:
     """Delete the node's whole cache."""
     return lambda line: shutil.rmtree(case.cache(line.node), ignore_errors=True)
 
@@ -135,16 +135,18 @@ def play(bed: Testbed, plan: Draw) -> str:
     case.script(modules=["one", "two", "three"], pause_s=pauses)
     config = case.config(cluster={"ranks_per_node": plan.ranks_per_node}, timeouts=limits(plan))
     began = time.monotonic()
-    struck: list[Saboteur] = []
+    struck: list[FaultInjector] = []
     try:
         with ExitStack() as stack:
             for blow in plan.blows:
-                saboteur = Saboteur(case, moment(blow.phase, bed.nodes[blow.node]), FAULTS[blow.fault].strike(case))
-                saboteur.must_strike = False  # an earlier blow may have moved the work elsewhere
-                struck.append(stack.enter_context(saboteur))
+                injector = FaultInjector(
+                    case, moment(blow.phase, bed.nodes[blow.node]), FAULTS[blow.fault].strike(case)
+                )
+                injector.must_strike = False  # an earlier blow may have moved the work elsewhere
+                struck.append(stack.enter_context(injector))
             report = case.run(config)
         assert time.monotonic() - began < WITHIN_S, "it took too long"
-        assert any(saboteur.struck is not None for saboteur in struck), "no fault struck"
+        assert any(injector.struck is not None for injector in struck), "no fault struck"
         check(case, plan, report)
         return "ready" if report.ready else "failed, as it may"
     finally:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ray_warmup.warmup.report import WarmupReport
-from tests.saboteur import during
+from tests.fault_injection import during
 from tests.testbed import Case, Line, Node
 
 MOMENTS: dict[str, tuple[str, int]] = {

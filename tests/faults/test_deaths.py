@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.fault_injection import FaultInjector, kill_on, rank_on
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_served, moment, prepare
-from tests.saboteur import Saboteur, kill_on, rank_on
 from tests.testbed import Case, Line
 
 pytestmark = pytest.mark.cluster
@@ -26,9 +26,11 @@ def test_killed(case: Case, victim: int, phase: str) -> None:
     struck_at_leader = victim == 0 or phase in ("TUNING", "GUARDING", "PUSHING")
     prepare(case, phase)
     node = case.bed.nodes[victim]
-    with Saboteur(case, moment(phase, case.bed.nodes[0 if struck_at_leader else 1]), kill_on(case, node)) as saboteur:
+    with FaultInjector(
+        case, moment(phase, case.bed.nodes[0 if struck_at_leader else 1]), kill_on(case, node)
+    ) as injector:
         report = case.run()
-    assert saboteur.seconds_since() < WITHIN_S
+    assert injector.seconds_since() < WITHIN_S
     assert_served(case, report)
     name = f"rank {victim} on node {node.node_id[:8]} (127.0.0.1) died in {phase}"
     assert any(warning.startswith(name) for warning in report.warnings), report.warnings
@@ -50,7 +52,7 @@ def test_crashed(case: Case, phase: str, number: signal.Signals) -> None:
     """SIGTERM, a segmentation fault, an abort or an illegal instruction is a death like any other."""
     prepare(case, phase)
     node = case.bed.nodes[0]
-    with Saboteur(case, moment(phase, node), kill_on(case, node, number)):
+    with FaultInjector(case, moment(phase, node), kill_on(case, node, number)):
         report = case.run()
     assert_served(case, report)
     assert any(f"rank 0 on node {node.node_id[:8]} (127.0.0.1) died in {phase}" in text for text in report.warnings)
@@ -65,7 +67,7 @@ def test_every_rank_killed_at_once(case: Case, phase: str) -> None:
         for pid in [rank_on(case, node) for node in case.bed.nodes[:2]]:
             os.kill(pid, signal.SIGKILL)
 
-    with Saboteur(case, moment(phase, case.bed.nodes[0]), strike):
+    with FaultInjector(case, moment(phase, case.bed.nodes[0]), strike):
         report = case.run()
     assert_served(case, report)
 
@@ -119,10 +121,10 @@ def test_a_death_is_known_within_a_second(case: Case, phase: str) -> None:
             heard.append(time.monotonic())
 
     node = case.bed.nodes[0]
-    with Saboteur(case, moment(phase, node), kill_on(case, node)) as saboteur:
+    with FaultInjector(case, moment(phase, node), kill_on(case, node)) as injector:
         report = case.run(on_event=on_event)
     assert_served(case, report)
-    assert heard[0] - saboteur.at < 1.0
+    assert heard[0] - injector.at < 1.0
 
 
 @pytest.mark.alone
@@ -137,7 +139,7 @@ def test_a_short_freeze_is_survived(case: Case, phase: str) -> None:
         time.sleep(1.0)
         os.kill(line.pid, signal.SIGCONT)
 
-    with Saboteur(case, moment(phase, node), strike):
+    with FaultInjector(case, moment(phase, node), strike):
         report = case.run(case.config(timeouts={"heartbeat": 2.0}))
     assert_served(case, report)
     assert not report.warnings

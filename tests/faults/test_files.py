@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fault_injection import FaultInjector, limit_files
 from tests.faults.moments import assert_served, moment, prepare
-from tests.saboteur import Saboteur, limit_files
 from tests.testbed import Case, Line
 
 pytestmark = pytest.mark.cluster
@@ -38,7 +38,7 @@ def test_a_disk_that_is_full_degrades_to_memory(case: Case, phase: str, victim: 
     """Nothing of a publish can be written: that node's ranks load from memory, a warning names rank and setting."""
     prepare(case, phase)
     node, other = case.bed.nodes[victim], case.bed.nodes[1 - victim]
-    with Saboteur(case, moment(phase, node), limit_files(ROOM_BYTES)):
+    with FaultInjector(case, moment(phase, node), limit_files(ROOM_BYTES)):
         report = case.run(case.config(cache={"require_disk": False}))
     assert report.ready, report.error
     assert (report.on_disk, report.is_on_every_disk) == ("1 of 2 nodes", False)
@@ -61,7 +61,7 @@ def test_a_run_whose_product_is_on_no_disk_fails(case: Case, victims: tuple[int,
         for node in nodes:
             shutil.rmtree(case.cache(node))
 
-    with Saboteur(case, moment("REPLAYING", nodes[0]), strike):
+    with FaultInjector(case, moment("REPLAYING", nodes[0]), strike):
         report = case.run()
     assert not report.ready
     assert report.on_disk == f"{2 - len(victims)} of 2 nodes"
@@ -82,7 +82,7 @@ def test_a_directory_that_vanishes_is_made_again(case: Case, phase: str, victim:
     def strike(line: Line) -> None:
         shutil.rmtree(case.cache(node))
 
-    with Saboteur(case, moment(phase, node), strike):
+    with FaultInjector(case, moment(phase, node), strike):
         report = case.run()
     assert_served(case, report)
 
@@ -92,7 +92,7 @@ def test_a_found_table_that_vanishes_is_shipped_all_the_same(case: Case) -> None
     node = case.bed.nodes[1]
     case.plant(node)
     prepare(case, "COMPILING")
-    with Saboteur(case, moment("COMPILING", node), lambda line: shutil.rmtree(case.cache(node))):
+    with FaultInjector(case, moment("COMPILING", node), lambda line: shutil.rmtree(case.cache(node))):
         report = case.run()
     assert_served(case, report)
     assert (report.classes[0].hit, case.calls("tune")) == (True, [])
@@ -103,7 +103,7 @@ def test_a_table_that_goes_bad_before_it_is_loaded_is_put_back(case: Case, damag
     """The file changes between the writer's publish and the rank's load: this run's table is served and lies there."""
     prepare(case, "LOADING")
     node = case.bed.nodes[1]
-    with Saboteur(case, moment("LOADING", node), lambda line: damage(case.table(node))):
+    with FaultInjector(case, moment("LOADING", node), lambda line: damage(case.table(node))):
         report = case.run()
     assert_served(case, report)
     assert case.table(node).read_bytes() == case.table(case.bed.nodes[0]).read_bytes()

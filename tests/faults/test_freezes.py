@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.fault_injection import FaultInjector, kill_on, rank_on
 from tests.faults.moments import assert_served, moment, prepare
-from tests.saboteur import Saboteur, kill_on, rank_on
 from tests.testbed import Case, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
@@ -62,9 +62,9 @@ def test_a_long_freeze_is_survived(case: Case, phase: str, victim: int) -> None:
         pids.append(rank_on(case, node))
         kill_on(case, node, signal.SIGSTOP)(line)
 
-    with Saboteur(case, moment(phase, case.bed.nodes[0 if leads else victim]), strike) as saboteur:
+    with FaultInjector(case, moment(phase, case.bed.nodes[0 if leads else victim]), strike) as injector:
         report = case.run(case.config(timeouts=with_silence(SILENCE_S)))
-    assert saboteur.seconds_since() < SILENCE_S + RECOVERS_WITHIN_S
+    assert injector.seconds_since() < SILENCE_S + RECOVERS_WITHIN_S
     assert any("given up after 20 s (timeouts.silence)" in text for text in report.warnings), report.warnings
     assert_served(case, report)
     assert wait_until(lambda: not stopped(pids[0]), 5.0)
@@ -83,7 +83,7 @@ def test_at_the_default_timeouts_a_stopped_writer_is_replaced(case: Case) -> Non
 
     config = case.config()
     defaults = type(config.timeouts)()
-    with Saboteur(case, moment("INSTALLING", node), kill_on(case, node, signal.SIGSTOP)):
+    with FaultInjector(case, moment("INSTALLING", node), kill_on(case, node, signal.SIGSTOP)):
         report = case.run(config.model_copy(update={"timeouts": defaults}), on_event=listen)
     assert_served(case, report)
     assert 30 <= report.phases["INSTALLING"] < 110

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from ray_warmup.warmup.report import WarmupReport
+from tests.fault_injection import FaultInjector, kill_on
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_served, moment, prepare
-from tests.saboteur import Saboteur, kill_on
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -62,9 +62,9 @@ def test_stopped(case: Case, phase: str, victim: int) -> None:
     """SIGSTOP, and no time left for a replacement: the deadline ends the run, and the stopped process is gone."""
     prepare(case, phase)
     node = case.bed.nodes[victim]
-    with Saboteur(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)) as saboteur:
+    with FaultInjector(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)) as injector:
         report = run_with_limit(case, phase)
-    assert saboteur.seconds_since() < WITHIN_S
+    assert injector.seconds_since() < WITHIN_S
     assert_blamed(case, report, phase, victim)
 
 
@@ -85,7 +85,7 @@ def test_a_task_in_which_the_process_stops(case: Case, phase: str) -> None:
     """SIGSTOP in the middle of a task: replaced after the silence, banned is nothing, what was finished is kept."""
     prepare(case, phase)
     node = case.bed.nodes[0]
-    with Saboteur(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)):
+    with FaultInjector(case, moment(phase, node), kill_on(case, node, signal.SIGSTOP)):
         report = case.run(case.config(timeouts={"silence": LIMIT_S}))
     assert_survived(case, report, phase, "timeouts.silence")
     assert not [text for text in report.warnings if "quarantined" in text]

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from ray_warmup.warmup.report import WarmupReport
+from tests.fault_injection import FaultInjector, during, kill_node
 from tests.faults.moments import MOMENTS, WITHIN_S, assert_measured_once, moment
-from tests.saboteur import Saboteur, during, kill_node
 from tests.testbed import Case, Node
 
 pytestmark = pytest.mark.cluster
@@ -39,10 +39,10 @@ def lose(case: Case, doomed: Node, phase: str, policy: str, *, pinned: bool = Tr
     cluster = {"node_labels": {"pool": "spare"}, "on_node_loss": policy}
     if not pinned:
         cluster |= {"num_nodes": None, "ranks_per_node": None, "world_size": 2, "placement_strategy": "SPREAD"}
-    with Saboteur(case, moment(phase, doomed), kill_node()) as saboteur:
+    with FaultInjector(case, moment(phase, doomed), kill_node()) as injector:
         report = case.run(case.config(cluster=cluster))
-    assert saboteur.seconds_since() < WITHIN_S
-    return report, saboteur.at
+    assert injector.seconds_since() < WITHIN_S
+    return report, injector.at
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_a_lost_builder_had_finished_is_taken_over(case: Case, doomed: Node
     shutil.rmtree(spare.home / "workspace" / "scripted", ignore_errors=True)
     case.script(libraries=libraries)
     case.script(doomed, libraries=libraries, pause_s={"compile": {"2": 15}})
-    with Saboteur(case, during("compile", 2, doomed.node_id), kill_node()):
+    with FaultInjector(case, during("compile", 2, doomed.node_id), kill_node()):
         report = case.run(case.config(cluster={"node_labels": {"pool": "spare"}, "on_node_loss": "shrink"}))
     assert report.ready, report.error
     assert [line.node for line in case.calls("compile")].count(spare) == 2

@@ -11,8 +11,8 @@ import pytest
 
 from ray_warmup.actors.errors import CoordinatorLostError
 from tests.cluster.test_interrupts import coordinator_pid, driver
+from tests.fault_injection import FaultInjector
 from tests.faults.moments import MOMENTS, assert_measured_once, assert_served, moment, prepare
-from tests.saboteur import Saboteur
 from tests.testbed import GONE_WITHIN_S, Case, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -24,12 +24,12 @@ PHASES = ("PROBING", "TUNING", "PUSHING", "INSTALLING", "LOADING")
 def test_coordinator_killed(case: Case, phase: str) -> None:
     """The driver is told at once, nothing remains, and the next run measures nothing that was finished."""
     prepare(case, phase)
-    with Saboteur(
+    with FaultInjector(
         case, moment(phase, case.bed.nodes[0]), lambda line: os.kill(coordinator_pid(), signal.SIGKILL)
-    ) as saboteur:
+    ) as injector:
         with pytest.raises(CoordinatorLostError, match="run again to resume"):
             case.run()
-        assert time.monotonic() - saboteur.at < GONE_WITHIN_S
+        assert time.monotonic() - injector.at < GONE_WITHIN_S
     assert wait_until(lambda: not case.leftovers(), GONE_WITHIN_S), case.leftovers()
     resume(case, phase)
 
@@ -39,7 +39,7 @@ def test_coordinator_stopped(case: Case, phase: str) -> None:
     """A coordinator that no longer answers does not hold the driver: lost within half a minute, and ended for good."""
     prepare(case, phase)
     with (
-        Saboteur(case, moment(phase, case.bed.nodes[0]), lambda line: os.kill(coordinator_pid(), signal.SIGSTOP)),
+        FaultInjector(case, moment(phase, case.bed.nodes[0]), lambda line: os.kill(coordinator_pid(), signal.SIGSTOP)),
         pytest.raises(CoordinatorLostError, match="did not answer for 20 s"),
     ):
         case.run()

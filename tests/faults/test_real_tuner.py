@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.configs import WarmupConfig
+from tests.fault_injection import FaultInjector, during, kill
 from tests.faults.moments import MOMENTS, assert_measured_once
 from tests.models import TINY
-from tests.saboteur import Saboteur, during, kill
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -63,9 +63,9 @@ def run(case: Case, config: WarmupConfig, *phases: str) -> None:
     points = [PHASES[phase] for phase in phases]
     case.script(pause_s={method: {str(nth): 0.5} for method, nth in points})
     began = time.monotonic()
-    with ExitStack() as saboteurs:
+    with ExitStack() as injectors:
         for method, nth in points:
-            saboteurs.enter_context(Saboteur(case, during(method, nth), kill()))
+            injectors.enter_context(FaultInjector(case, during(method, nth), kill()))
         report = case.run(config, tuner=TRACED)
     assert time.monotonic() - began < WITHIN_S
     assert report.ready, report.error

@@ -17,7 +17,7 @@ from ray_warmup.warmup.device.autotuner_seams import capture_call
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, MOE_GEMM2, workloads_of
-from tests.hollow_ops import hollow_experts
+from tests.stubbed_ops import stubbed_experts
 
 EXPERTS, TOP_K, HIDDEN, INTER = 8, 2, 32, 16
 
@@ -49,9 +49,9 @@ def small(op: str = MOE_GEMM1, ep: int = 1) -> Workload:
 
 
 @pytest.fixture
-def hollow_module() -> Iterator[None]:
+def stubbed_module() -> Iterator[None]:
     """FlashInfer's runner, tuning configuration and call are real; the compiled library behind them is empty."""
-    with hollow_experts():
+    with stubbed_experts():
         yield
 
 
@@ -62,7 +62,7 @@ def key_of(workload: Workload, tokens: int) -> str:
     return next(iter(captured.file_keys().values()))
 
 
-@pytest.mark.usefixtures("hollow_module")
+@pytest.mark.usefixtures("stubbed_module")
 @pytest.mark.parametrize("op", [MOE_GEMM1, MOE_GEMM2])
 def test_keys_follow_the_buckets(op: str) -> None:
     """A size between buckets has its bucket's key, and each bucket has one of its own, for both GEMMs."""
@@ -73,14 +73,14 @@ def test_keys_follow_the_buckets(op: str) -> None:
     assert all(key.startswith(f"('{op}', 'MoERunner'") for key in keys.values())
 
 
-@pytest.mark.usefixtures("hollow_module")
+@pytest.mark.usefixtures("stubbed_module")
 def test_the_maximum_reaches_flashinfer() -> None:
     """Past the tuned maximum a size falls into the last bucket, which shows that the maximum was passed on."""
     workload = small()
     assert key_of(workload, 100) == key_of(workload, 64)
 
 
-@pytest.mark.usefixtures("hollow_module")
+@pytest.mark.usefixtures("stubbed_module")
 def test_shards_share_keys_and_sizes_do_not() -> None:
     """The key holds the number of expert shards and no shard's index."""
     whole, shard = key_of(small(), 8), key_of(small(ep=2), 8)

@@ -19,8 +19,8 @@ from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
 from ray_warmup.warmup.rank.workloads import rank_workloads
 from ray_warmup.warmup.tasks import tasks_of
 from ray_warmup.warmup.workloads import fused_moe
-from tests.hollow_ops import hollow_experts, hollow_gemms
 from tests.lookups import lookups, tuned_keys
+from tests.stubbed_ops import stubbed_experts, stubbed_gemms
 from tests.unit.warmup.conftest import ARCHITECTURES, DENSE, MLA, MOE
 
 FAMILIES = {
@@ -61,7 +61,7 @@ def run_everything(runner: Any, serve: Any) -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_a_forward_looks_up_what_is_tuned(made: Any, serve: Any, family: str, quantization: str) -> None:
     """Of a bf16 and of an fp8 model, with latent attention, with experts: the same keys but for the absorbed GEMM."""
-    with hollow_gemms():
+    with stubbed_gemms():
         runner = made(family, quantization)
         assert set(runner.projections.fallbacks) <= {"experts"}
         with lookups() as seen:
@@ -77,7 +77,7 @@ def test_a_forward_looks_up_what_is_tuned(made: Any, serve: Any, family: str, qu
 
 def test_rows_that_are_not_padded_are_noticed(made: Any, serve: Any) -> None:
     """Without padding to tuned sizes a bf16 forward looks up keys that no task has: the check above can fail."""
-    with hollow_gemms():
+    with stubbed_gemms():
         runner = made("dense", "none")
         runner.token_sizes = tuple(range(1, 33))
         with lookups() as seen:
@@ -90,7 +90,7 @@ def test_rows_that_are_not_padded_are_noticed(made: Any, serve: Any) -> None:
 def test_experts_look_up_what_is_tuned(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the fused module is there, both GEMMs inside it are asked for at their buckets, past the last one too."""
     monkeypatch.setattr(fused_moe, "unsupported_here", lambda *_: None)
-    with hollow_gemms(), hollow_experts():
+    with stubbed_gemms(), stubbed_experts():
         runner = made("moe", "none")
         assert runner.projections.fallbacks == {}
         with lookups() as seen:

@@ -23,8 +23,8 @@ from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.weights import WeightSource
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.gemm import E4M3_MAX, bind, quantized
-from tests.hollow_ops import hollow_gemms
 from tests.models import cuda_workloads
+from tests.stubbed_ops import stubbed_gemms
 from tests.unit.warmup.conftest import DENSE, MOE
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_a_projection_is_the_product(dtype: str, arguments: dict[str, str], kind
 def test_the_op_gives_what_torch_gives_in_its_place(quantization: str, bar: float) -> None:
     """Through FlashInfer's own call, whose layouts and scales are these, as through the fallback."""
     fallback = projections("bfloat16", quantization=quantization).make("o_proj")
-    with hollow_gemms():
+    with stubbed_gemms():
         op = projections("bfloat16", quantization=quantization).make("o_proj")
         x = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
         through_op = op(x)

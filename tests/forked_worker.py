@@ -1,4 +1,4 @@
-"""What the testbed's raylets start as a worker: the nursery of its node and job forks one instead, if there is one."""
+"""Worker command of the testbed's raylets: ask the fork server of the node and job, or else start Ray's worker."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ STREAMS = 3
 
 
 def place() -> str:
-    """The address of the nursery for this raylet and job: Ray takes both from the environment when it is imported."""
+    """Return the fork server's address for this raylet and job, which Ray reads from the environment at import."""
     raylet, job = (os.environ.get(name, "none") for name in ("RAY_RAYLET_PID", "RAY_JOB_ID"))
     return f"\0ray-warmup-{raylet}-{job}"
 
 
 def hand_over() -> bool:
-    """Give all that the raylet gave to this process to a nursery; whether there is one."""
-    wish = {"argv": sys.argv[1:], "environ": dict(os.environ), "cwd": os.getcwd()}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+    """Send this process's arguments, environment and streams to the fork server. Returns False without one."""
+    request = {"argv": sys.argv[1:], "environ": dict(os.environ), "cwd": os.getcwd()}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         try:
-            link.connect(place())
+            connection.connect(place())
         except ConnectionRefusedError:
             return False
-        socket.send_fds(link, [json.dumps(wish).encode()], range(STREAMS))
+        socket.send_fds(connection, [json.dumps(request).encode()], range(STREAMS))
         return True
 
 
 def start_alone() -> None:
-    """As if the raylet had started Ray's own file."""
+    """Run Ray's own worker file in this process."""
     ray = find_spec("ray")
     assert ray is not None
     assert ray.origin is not None

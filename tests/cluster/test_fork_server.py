@@ -43,7 +43,7 @@ def ask(node: Node) -> dict[str, Any]:
 def test_a_forked_worker_is_one_of_its_node(case: Case) -> None:
     """Environment and process group are what the raylet's own child has; a node that came later has such children."""
     spare = case.bed.nodes[2]
-    expected = [(str(spare.home), str(spare.script_path), str(spare.raylet_pid), "nursery")]
+    expected = [(str(spare.home), str(spare.script_path), str(spare.raylet_pid), "fork_server")]
     told = [ask(spare)]
     later = case.bed.add_node(pool="later", num_cpus=1)
     try:

@@ -1,7 +1,7 @@
-"""Faults from outside: a thread that waits for something that a rank or the run does, and strikes once.
+"""Inject one fault from outside: a thread waits for an event of a rank or of the run, then causes the fault.
 
-It knows what the ranks noted (`tests/fakes.py` writes a line per call, then pauses if told to) and what the
-coordinator told the driver. It strikes with signals, limits and files; no function of the project is changed.
+Its events are the lines that ranks write (`tests/fakes.py` writes one per call, then pauses if told to) and those that
+the coordinator sends to the driver. A fault is a signal, a limit or a file. No function of the project is changed.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from collections.abc import Callable
 
 from tests.testbed import Case, Line, Node
 
-Strike = Callable[[Line], None]
+Injection = Callable[[Line], None]
 
 
-class Saboteur:
-    """Strikes when the first line appears for which `when` holds. Use as a context manager around the run.
+class FaultInjector:
+    """Inject a fault at the first line for which `when` holds. Use as a context manager around the run.
 
-    It waits as long as the run lasts: how soon a moment comes is the machine's business, and a run has deadlines.
+    It waits as long as the run lasts, since a run has deadlines of its own.
     """
 
-    def __init__(self, case: Case, when: Callable[[Line], bool], strike: Strike) -> None:
+    def __init__(self, case: Case, when: Callable[[Line], bool], strike: Injection) -> None:
         self._case, self._when, self._strike = case, when, strike
         self.struck: Line | None = None
         self.must_strike = True
@@ -33,7 +33,7 @@ class Saboteur:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Saboteur:
+    def __enter__(self) -> FaultInjector:
         self._thread.start()
         return self
 
@@ -45,13 +45,13 @@ class Saboteur:
             assert self.struck is not None or not self.must_strike, self._missed()
 
     def seconds_since(self) -> float:
-        """How long ago it struck: what a fault may take is counted from there, not from the start of the run."""
+        """Seconds since the fault, from which recovery is measured."""
         return time.monotonic() - self.at
 
     def _missed(self) -> str:
-        """What the ranks did instead."""
+        """Describe the last lines of the ranks."""
         seen = ", ".join(f"{line.method} {line.nth} on {line.node.node_id[:4]}" for line in self._case.lines()[-12:])
-        return f"the moment to strike never came; the last that ranks did: {seen or 'nothing'}"
+        return f"the moment of the fault never came; the last lines of the ranks: {seen or 'nothing'}"
 
     def _watch(self) -> None:
         try:
@@ -72,12 +72,12 @@ def during(method: str, nth: int = 1, node: str | None = None) -> Callable[[Line
     return lambda line: (line.method, line.nth) == (method, nth) and node in (None, line.node.node_id)
 
 
-def kill(number: int = signal.SIGKILL) -> Strike:
+def kill(number: int = signal.SIGKILL) -> Injection:
     """Send a signal to the process that made the call."""
     return lambda line: os.kill(line.pid, number)
 
 
-def kill_on(case: Case, node: Node, number: int = signal.SIGKILL) -> Strike:
+def kill_on(case: Case, node: Node, number: int = signal.SIGKILL) -> Injection:
     """Send a signal to the rank of a node, whichever rank made the call."""
     return lambda line: os.kill(rank_on(case, node), number)
 
@@ -87,11 +87,11 @@ def rank_on(case: Case, node: Node) -> int:
     return [line.pid for line in case.calls("created") if line.node is node][-1]
 
 
-def kill_node() -> Strike:
+def kill_node() -> Injection:
     """Kill the raylet, and with it every rank of the machine."""
     return lambda line: os.kill(line.node.raylet_pid, signal.SIGKILL)
 
 
-def limit_files(size: int) -> Strike:
+def limit_files(size: int) -> Injection:
     """No file of this process may grow past `size` bytes: what a full disk looks like from inside."""
     return lambda line: resource.prlimit(line.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -1,8 +1,8 @@
-"""Worker processes for the testbed's nodes, forked from one that has imported what they need.
+"""Fork server of the testbed's Ray workers, so that a worker starts without importing Ray again.
 
 Ray starts each worker as a fresh interpreter, which takes a second of CPU time for imports before it registers, and a
-run needs three. Here a child of the nursery takes the place of the process that the raylet has started
-(`tests/newborn.py`), with its arguments, environment and standard streams, and runs Ray's own file: from there on,
+run needs three. Here a child of the fork server takes the place of the process that the raylet has started
+(`tests/forked_worker.py`), with its arguments, environment and standard streams, and runs Ray's own file: from then on,
 process groups and signals included, it is a worker like any other.
 """
 
@@ -20,48 +20,48 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tests.newborn import STREAMS, place
+from tests.forked_worker import STREAMS, place
 
 LIMIT_BYTES = 1 << 20
 OPEN = "open\n"
 WORKER = "ray._private.workers.default_worker"
 
 
-class Nursery:
-    """One for the workers that a raylet starts for a job; those of other jobs start as Ray starts them."""
+class ForkServer:
+    """Fork server for one raylet's workers of one job. Workers of other jobs start as usual."""
 
     def __init__(self, raylet_pid: int, job_id: str, modules: Sequence[str]) -> None:
         told = {"RAY_RAYLET_PID": str(raylet_pid), "RAY_JOB_ID": job_id}
-        command = [sys.executable, "-m", "tests.nursery", *modules]
+        command = [sys.executable, "-m", "tests.fork_server", *modules]
         self._process = subprocess.Popen(
             command, env=os.environ | told, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def wait(self) -> None:
-        """Until it can be asked."""
+        """Wait until the fork server accepts connections."""
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == OPEN, "the nursery did not start"
+        assert self._process.stdout.readline() == OPEN, "the fork server did not start"
 
     def close(self) -> None:
-        """It ends; its workers do not."""
+        """Stop the fork server. Its workers go on."""
         self._process.communicate(timeout=10)
 
 
 def serve(modules: Sequence[str]) -> None:
-    """Import, then fork a worker for whoever asks, until standard input ends."""
+    """Import the modules, then fork one worker per connection until standard input ends."""
     for name in (WORKER, *modules):
         importlib.import_module(name)
     assert len(os.listdir("/proc/self/task")) == 1, "an import has started threads, which a forked process lacks"
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
-        door.bind(place())
-        door.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(place())
+        listener.listen(64)
         sys.stdout.write(OPEN)
         sys.stdout.flush()
-        while sys.stdin not in select.select([door, sys.stdin], [], [])[0]:
-            link, _ = door.accept()
-            with link:
-                data, streams, _, _ = socket.recv_fds(link, LIMIT_BYTES, STREAMS)
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            with connection:
+                data, streams, _, _ = socket.recv_fds(connection, LIMIT_BYTES, STREAMS)
             if os.fork() == 0:
                 break
             for stream in streams:
@@ -71,17 +71,17 @@ def serve(modules: Sequence[str]) -> None:
     become(json.loads(data), streams)
 
 
-def become(wish: dict[str, Any], streams: Sequence[int]) -> None:
-    """In the child: what the raylet's process was, running Ray's file."""
+def become(request: dict[str, Any], streams: Sequence[int]) -> None:
+    """Take over the raylet process's arguments, environment and streams, and run Ray's worker."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)  # raylets kill a worker with its group
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.environ.clear()
-    os.environ.update(wish["environ"])
-    os.chdir(wish["cwd"])
-    sys.argv = ["", *wish["argv"]]
+    os.environ.update(request["environ"])
+    os.chdir(request["cwd"])
+    sys.argv = ["", *request["argv"]]
     runpy.run_module(WORKER, run_name="__main__", alter_sys=True)
 
 

@@ -62,7 +62,7 @@ def capability_90() -> Iterator[pytest.MonkeyPatch]:
 
 
 @contextmanager
-def hollow_gemms() -> Iterator[None]:
+def stubbed_gemms() -> Iterator[None]:
     """`mm_bf16` and `bmm_fp8` run, and their builders refuse nothing."""
     cached = (gemm_base.get_mm_bf16_cublaslt_module, gemm_base.get_gemm_module)
     with capability_90() as patch:
@@ -79,7 +79,7 @@ def hollow_gemms() -> Iterator[None]:
 
 
 @contextmanager
-def hollow_experts() -> Iterator[None]:
+def stubbed_experts() -> Iterator[None]:
     """`cutlass_fused_moe` asks the AutoTuner and computes nothing."""
     with capability_90() as patch:
         spec = SimpleNamespace(build_and_load=MagicMock)
