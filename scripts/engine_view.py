@@ -104,7 +104,7 @@ def recorded_json(done: Recorded) -> dict[str, Any]:
         "store": str(done.store),
         "generation": done.generation,
         "digest": done.artifact.digest,
-        "key_sha256": done.artifact.manifest.key_sha256,
+        "key_sha256": done.artifact.manifest.key.sha256,
         "kinds": {kind: {"entries": count, "bytes": size} for kind, (count, size) in sizes_of(done).items()},
         "seconds": dict(done.started.result),
     }

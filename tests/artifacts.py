@@ -54,7 +54,7 @@ def make_artifact(number: int = 1, **changes: Any) -> Artifact:
         "fingerprint": {"torch": "2.13.0"},
         "created_at": 1_700_000_000.0 + number,
         "strategy": "leader",
-        "guard": GuardSummary("guarded", (("kept", 1),)),
+        "guard": GuardSummary("guarded", {"kept": 1}),
         **changes,
     }
     return pack(values.pop("contents", default), key=key, **values)

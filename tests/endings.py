@@ -34,7 +34,7 @@ class Place:
         metadata = {name: parts[name] for name in METADATA_FIELDS}
         entries = {"('gemm', 'Direct', ((8, 64), (64, 32)), ())": Entry("Direct", number)}
         table = TunedTable(metadata, entries, {}).to_bytes()
-        guard = GuardSummary("guarded" if guarded else "unguarded", (("kept", 1),))
+        guard = GuardSummary("guarded" if guarded else "unguarded", {"kept": 1})
         key: dict[str, Any] = {"key": parts, "key_sha256": self.key.sha256}
         self.store.publish(make_artifact(contents=[table_content(table)], created_at=float(number), guard=guard, **key))
         return hashlib.sha256(table).hexdigest()

@@ -55,6 +55,11 @@ def decode(kind: type[T], value: Any) -> T:
     return made
 
 
+def schema_of(kind: type[Any]) -> dict[str, Any]:
+    """The JSON schema of a message."""
+    return _adapter(kind).json_schema()
+
+
 def freeze(value: Any) -> Any:
     """A hashable copy of a JSON value: lists become tuples."""
     return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value

@@ -24,7 +24,7 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.artifact.archive import Place, read_archive, write_archive
 from ray_warmup.warmup.artifact.artifact import Artifact, pack, table_content, verify
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import GuardSummary, key_digest
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, key_digest
 from ray_warmup.warmup.caches import tuning_kernels
 from ray_warmup.warmup.caches.compiled_part import CompiledPart
 from ray_warmup.warmup.rank.workloads import rank_workloads
@@ -142,7 +142,7 @@ def make(step: Step) -> dict[str, Any]:
         fingerprint=step.fingerprint,
         created_at=time.time(),
         strategy="leader",
-        guard=GuardSummary("unguarded"),
+        guard=UNGUARDED,
     )
     write_archive(Path(step.request["archive"]), step.place, artifact)
     return report | {"built_first": list(modules), "tasks": len(step.tasks), "warnings": list(warnings)}

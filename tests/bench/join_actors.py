@@ -34,7 +34,7 @@ class Publisher:
     def make(self, size: int, shared: str) -> dict[str, Any]:
         """Pack random bytes, publish them in the shared directory; the header that joining ranks get."""
         from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
-        from ray_warmup.warmup.artifact.manifest import GuardSummary
+        from ray_warmup.warmup.artifact.manifest import UNGUARDED
         from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
         from ray_warmup.warmup.rank.packing import header_of
         from ray_warmup.warmup.store.node_store import NodeStore
@@ -43,7 +43,7 @@ class Publisher:
         table = TunedTable(dict.fromkeys(METADATA_FIELDS, "1"), entries, {}).to_bytes()
         part = size // NUM_BLOBS
         modules = [Content("flashinfer_module", f"m{i}/m{i}.so", os.urandom(part)) for i in range(NUM_BLOBS)]
-        origin = {"fingerprint": {}, "created_at": 1.0, "strategy": "leader", "guard": GuardSummary("unguarded")}
+        origin = {"fingerprint": {}, "created_at": 1.0, "strategy": "leader", "guard": UNGUARDED}
         self._artifact = pack([table_content(table), *modules], key=KEY, key_sha256=KEY_SHA256, **cast(Any, origin))
         NodeStore(Path(shared)).publish(self._artifact)
         return header_of(self._artifact, table)

@@ -90,7 +90,7 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     reader = _Reader(body, len(MAGIC))
     place = _place(reader.member(_HEADER_LIMIT, "header"))
     manifest = parse_manifest(reader.member(MAX_MANIFEST_BYTES, "manifest"))
-    if place.key_sha256 != manifest.key_sha256:
+    if place.key_sha256 != manifest.key.sha256:
         raise CorruptArtifactError("the archive's header and manifest name different keys")
     content = sum(blob.content_size for blob in manifest.blobs)
     if content > max_content_bytes:

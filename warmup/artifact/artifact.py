@@ -23,9 +23,11 @@ from ray_warmup.warmup.artifact.compression import (
     prove,
 )
 from ray_warmup.warmup.artifact.manifest import (
+    SCHEMA_VERSION,
     TABLE_NAME,
     BlobEntry,
     GuardSummary,
+    KeyEntry,
     Kind,
     Lineage,
     Manifest,
@@ -127,13 +129,14 @@ def pack(
         entries.append(entry)
         blobs[entry.sha256] = data
     manifest = Manifest(
-        key=tuple(key.items()),
-        key_sha256=key_sha256,
+        schema_version=SCHEMA_VERSION,
+        key=KeyEntry(key_sha256, tuple(key.items())),
         fingerprint=tuple(fingerprint.items()),
         created_at=created_at,
         strategy=strategy,
         guard=guard,
         blobs=tuple(entries),
+        generation=0,
         lineage=lineage,
     )
     return Artifact(parse_manifest(manifest.to_bytes()), blobs)
@@ -171,7 +174,7 @@ def verify(
     checked = manifest if isinstance(manifest, Manifest) else parse_manifest(manifest)
     difference = None if expected_key is None else key_difference(checked, expected_key)
     if difference is not None:
-        raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=checked.key_sha256)
+        raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=checked.key.sha256)
     entries = {entry.sha256: entry for entry in checked.blobs}
     for digest in blobs:
         if digest not in entries:

@@ -21,8 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ray_warmup.warmup.artifact.manifest import BlobEntry
-from ray_warmup.warmup.artifact.manifest_schema import Kind
+from ray_warmup.warmup.artifact.manifest import BlobEntry, Kind
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 Blob = bytes | memoryview

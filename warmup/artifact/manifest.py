@@ -2,6 +2,7 @@
 
 Pure values with deterministic bytes: the same manifest always serialises to the same JSON, and the only time in
 it is the one that was given. Blob bytes and their codecs are `warmup/artifact/artifact.py`'s.
+`schemas/manifest.schema.json` is generated: `python -m ray_warmup.warmup.artifact.manifest > FILE`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import KW_ONLY, replace
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, StringConstraints
 
 from ray_warmup.configs import strict_json
-from ray_warmup.warmup.artifact.manifest_schema import MAX_BLOB_BYTES, Codec, Kind, ManifestShape
 from ray_warmup.warmup.artifact.member_path import check_member_paths
+from ray_warmup.warmup.codec import decode, encode, message, schema_of
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
-__all__ = ["MAX_BLOB_BYTES", "BlobEntry", "Codec", "GuardSummary", "Kind", "Manifest", "parse_json", "parse_manifest"]
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
+MAX_BLOBS = 20_000
+MAX_BLOB_BYTES = 4 << 30
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_TOTAL_BYTES = 16 << 30
 
@@ -30,31 +32,64 @@ TABLE_NAME = "autotune_configs.json"
 TIMINGS_NAME = "timings.json"
 
 
-@dataclass(frozen=True, slots=True)
+Kind = Literal[
+    "autotune_configs",
+    "timings",
+    "sparse_mla",
+    "flashinfer_module",
+    "triton_cache",
+    "cuda_compute_cache",
+    "tuning_kernels",
+    "torch_compile",
+    "inductor",
+    "inductor_home",
+    "modelinfos",
+    "deep_gemm",
+    "trtllm_deep_gemm",
+    "engine_record",
+]
+Codec = Literal["none", "zstd"]
+
+Name = Annotated[str, StringConstraints(max_length=64)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
+Size = Annotated[int, Field(ge=0, le=MAX_BLOB_BYTES)]
+Text = Annotated[str, StringConstraints(max_length=65536)]
+Parts = Annotated[tuple[tuple[Text, Text], ...], Field(max_length=256)]
+"""Named values in their order."""
+
+
+@message
 class BlobEntry:
-    """One blob: `sha256` and `size` are of the bytes as stored and sent, `content_*` of what they decode to."""
+    """One blob.
+
+    `size` and `sha256` describe the stored bytes, `content_*` their decoded content.
+    """
 
     kind: Kind
-    path: str
+    path: Annotated[str, StringConstraints(min_length=1, max_length=512)]
     """Relative path inside its kind: `gemm/gemm.so`, `autotune_configs.json`."""
-    size: int
-    sha256: str
+    size: Size
+    sha256: Sha256
     codec: Codec
-    content_size: int
-    content_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    content_size: Size
+    content_sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True)
+@message
+class KeyEntry:
+    """The cache key: its digest and its named parts in order."""
+
+    sha256: Sha256
+    parts: Parts
+
+
+@message
 class GuardSummary:
     """State of the guard's checks, and the number of each outcome."""
 
     state: Literal["guarded", "unguarded"]
-    counts: tuple[tuple[str, int], ...] = ()
-    """(decision, tasks), sorted by decision: kept, replaced, slower, wrong, crashed, default, unguarded."""
+    counts: Annotated[dict[Name, Annotated[int, Field(ge=0)]], Field(max_length=32)]
+    """Decision to tasks: kept, replaced, slower, wrong, crashed, default, unguarded."""
 
     @property
     def guarded(self) -> bool:
@@ -62,13 +97,16 @@ class GuardSummary:
         return self.state == "guarded"
 
 
-@dataclass(frozen=True, slots=True)
+UNGUARDED = GuardSummary("unguarded", {})
+
+
+@message
 class Lineage:
     """The replaced artifact and the number of predecessors, which order artifacts independently of clocks."""
 
-    parent: str
+    parent: Sha256
     """Digest of the artifact that was there when this one was made."""
-    depth: int
+    depth: Annotated[int, Field(ge=1, le=999_999_999)]
     """How many came before it, from 1 on."""
 
     @classmethod
@@ -76,30 +114,25 @@ class Lineage:
         """Of what is made where `parent` is the current artifact."""
         return cls(parent.digest, parent.depth + 1)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"parent": self.parent, "depth": self.depth}
 
-
-@dataclass(frozen=True, slots=True)
+@message
 class Manifest:
     """Identity, provenance and contents of one artifact."""
 
-    key: tuple[tuple[str, str], ...]
-    """The cache key's named parts, in their order."""
-    key_sha256: str
-    fingerprint: tuple[tuple[str, str], ...]
-    created_at: float
+    _: KW_ONLY
+    schema_version: Literal[1]
+    key: KeyEntry
+    fingerprint: Parts
+    created_at: Annotated[float, Field(ge=0, le=1e12)]
     """Seconds since the epoch when the table was made; given by the maker, kept by every copy."""
-    strategy: str
-    guard: GuardSummary
-    blobs: tuple[BlobEntry, ...]
-    """Sorted by kind and path."""
-    generation: int = 0
+    generation: Annotated[int, Field(ge=0, le=999_999_999)]
     """Number in the node store that it lies in; 0 while in no store."""
+    strategy: Name
+    guard: GuardSummary
+    blobs: Annotated[tuple[BlobEntry, ...], Field(max_length=MAX_BLOBS)]
+    """Sorted by kind and path."""
     lineage: Lineage | None = None
     """None for the first of its key."""
-    schema_version: int = SCHEMA_VERSION
 
     def to_bytes(self) -> bytes:
         """Canonical JSON on one line."""
@@ -107,17 +140,11 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in a fixed order."""
-        return {
-            "schema_version": self.schema_version,
-            "key": {"sha256": self.key_sha256, "parts": [list(part) for part in self.key]},
-            "fingerprint": [list(part) for part in self.fingerprint],
-            "created_at": self.created_at,
-            "generation": self.generation,
-            "strategy": self.strategy,
-            "guard": {"state": self.guard.state, "counts": dict(self.guard.counts)},
-            "blobs": [blob.to_json() for blob in self.blobs],
-            **({} if self.lineage is None else {"lineage": self.lineage.to_json()}),
-        }
+        document = encode(self)
+        document["guard"]["counts"] = dict(sorted(self.guard.counts.items()))
+        if self.lineage is None:
+            del document["lineage"]
+        return document
 
     @property
     def depth(self) -> int:
@@ -156,7 +183,7 @@ def set_of(files: Iterable[tuple[str, str]]) -> str:
 
 def key_difference(manifest: Manifest, expected: Mapping[str, str]) -> str | None:
     """Describe the named parts that differ from `expected`, or return None for equal keys."""
-    found = dict(manifest.key)
+    found = dict(manifest.key.parts)
     rows = []
     for name in dict.fromkeys((*expected, *found)):
         have, want = found.get(name), expected.get(name)
@@ -198,21 +225,15 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
 def _parse(data: bytes) -> Manifest:
     document = parse_json(data, MAX_MANIFEST_BYTES, "manifest")
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
+    if isinstance(version, int) and (version != SCHEMA_VERSION or isinstance(version, bool)):
         raise RejectedArtifactError(
             f"manifest has schema version {version}, this version reads {SCHEMA_VERSION}; retune or use a matching "
             "ray-warmup",
             schema_version=version,
         )
-    try:
-        ManifestShape.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = "/".join(str(step) for step in first["loc"]) or "the top level"
-        raise CorruptArtifactError(
-            f"manifest breaks its schema at {where}: {first['msg'][:200]}", where=where
-        ) from error
-    return _build(document)
+    made = decode(Manifest, document)
+    _refuse_what_no_blob_may_be(made)
+    return made
 
 
 def parse_json(data: bytes | memoryview, limit: int, what: str, *, allow_constants: bool = False) -> Any:
@@ -228,24 +249,22 @@ def parse_json(data: bytes | memoryview, limit: int, what: str, *, allow_constan
         raise CorruptArtifactError(f"{what} is not valid JSON: {str(error)[:200]}", size=len(data)) from error
 
 
-def _build(document: dict[str, Any]) -> Manifest:
-    blobs = tuple(BlobEntry(**row) for row in document["blobs"])
-    for kind in {blob.kind for blob in blobs}:
-        check_member_paths(blob.path for blob in blobs if blob.kind == kind)
-    if sum(blob.content_size for blob in blobs) > MAX_TOTAL_BYTES:
+def _refuse_what_no_blob_may_be(manifest: Manifest) -> None:
+    for kind in {blob.kind for blob in manifest.blobs}:
+        check_member_paths(blob.path for blob in manifest.of_kind(kind))
+    if sum(blob.content_size for blob in manifest.blobs) > MAX_TOTAL_BYTES:
         raise CorruptArtifactError(f"manifest lists more than {MAX_TOTAL_BYTES} bytes of content")
-    for kind, name in (("autotune_configs", TABLE_NAME), ("timings", TIMINGS_NAME)):
-        paths = [blob.path for blob in blobs if blob.kind == kind]
+    only: tuple[tuple[Kind, str], ...] = (("autotune_configs", TABLE_NAME), ("timings", TIMINGS_NAME))
+    for kind, name in only:
+        paths = [blob.path for blob in manifest.of_kind(kind)]
         if paths not in ([], [name]):
             raise CorruptArtifactError(f"manifest lists {kind} as {paths[:3]}, only {name} is known")
-    return Manifest(
-        key=tuple((name, value) for name, value in document["key"]["parts"]),
-        key_sha256=document["key"]["sha256"],
-        fingerprint=tuple((name, value) for name, value in document["fingerprint"]),
-        created_at=float(document["created_at"]),
-        strategy=document["strategy"],
-        guard=GuardSummary(document["guard"]["state"], tuple(sorted(document["guard"]["counts"].items()))),
-        blobs=blobs,
-        generation=document["generation"],
-        lineage=Lineage(**document["lineage"]) if document.get("lineage") else None,
-    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The committed JSON schema."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(Manifest)}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")

@@ -23,10 +23,10 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
 
     `force` overrules every reason but a wrong key. Raises StoreError if the store's content cannot be determined.
     """
-    digest = key_digest(incoming.key)
-    if incoming.key_sha256 != digest:
+    digest = key_digest(incoming.key.parts)
+    if incoming.key.sha256 != digest:
         return (
-            f"the archive says that it is for key {incoming.key_sha256[:12]}, the digest of its key's parts is "
+            f"the archive says that it is for key {incoming.key.sha256[:12]}, the digest of its key's parts is "
             f"{digest[:12]}; export it again from a whole store"
         )
     if force:

@@ -107,7 +107,7 @@ def export_bytes(path: Path, generation: int | None = None) -> bytes:
     version, arch = version_and_arch(path)
     fingerprint = dict(artifact.manifest.fingerprint)
     place = Place(
-        fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key_sha256
+        fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key.sha256
     )
     return archive_bytes(place, artifact)
 

@@ -207,9 +207,9 @@ def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None
     except (FileNotFoundError, WarmupError) as error:
         checked.problems.append(f"generation {number}: {error}")
         return
-    if manifest.key_sha256 != store.directory.name:
-        checked.problems.append(f"generation {number} belongs to key {manifest.key_sha256}")
-    if manifest.key_sha256 != key_digest(manifest.key):
+    if manifest.key.sha256 != store.directory.name:
+        checked.problems.append(f"generation {number} belongs to key {manifest.key.sha256}")
+    if manifest.key.sha256 != key_digest(manifest.key.parts):
         checked.problems.append(f"generation {number} names a key that is not the digest of its parts")
     for entry in manifest.blobs:
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, unpack
 from ray_warmup.warmup.artifact.artifact import Content, decode, pack
-from ray_warmup.warmup.artifact.manifest import GuardSummary, Kind, Manifest
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, Kind, Manifest
 from ray_warmup.warmup.artifact.member_path import check_member_path
 from ray_warmup.warmup.caches import compute_cache
 from ray_warmup.warmup.errors import RejectedArtifactError, UnsafeArchiveError, WarmupError
@@ -75,7 +75,7 @@ def collect(
         fingerprint={},
         created_at=0.0,
         strategy=_STRATEGY,
-        guard=GuardSummary("unguarded"),
+        guard=UNGUARDED,
     )
     return (Content(_KIND, NAME, archive_bytes(Place(driver, "driver", sha256), bundle)),)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
-from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
 from ray_warmup.warmup.caches.provider import check, is_installed
@@ -113,7 +113,7 @@ class CompiledWork:
             fingerprint={},
             created_at=0.0,
             strategy="modules",
-            guard=GuardSummary("unguarded"),
+            guard=UNGUARDED,
         )
         manifest = self.artifact.manifest
         return {

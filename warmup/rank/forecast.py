@@ -215,6 +215,6 @@ def _nearest(directory: Path, key: CacheKey) -> str:
             _, manifest = NodeStore(sibling).current()
         except (OSError, WarmupError):
             continue
-        count = len(key.differences(dict(manifest.key)))
+        count = len(key.differences(dict(manifest.key.parts)))
         nearest.append((count, key_difference(manifest, key.as_dict()) or ""))
     return f"; the nearest stored key differs in {min(nearest)[1]}" if nearest else ""

@@ -34,7 +34,7 @@ def make_artifact(
 ) -> Artifact:
     """A table, the measurements behind it and what was compiled for it, with where it came from."""
     decided = [str(verdict.decision) for verdict in verdicts.values()]
-    counts = tuple((name, decided.count(name)) for name in sorted(set(decided)))
+    counts = {name: decided.count(name) for name in set(decided)}
     state: Literal["guarded", "unguarded"] = "guarded" if guarded else "unguarded"
     rows = [TimingRow(result, verdicts.get(result.task_id)) for result in results]
     return pack(
@@ -108,8 +108,8 @@ def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> 
     )
     return pack(
         [table_content(table), sidecar, *found.contents("sparse_mla"), *compiled],
-        key=dict(manifest.key),
-        key_sha256=manifest.key_sha256,
+        key=dict(manifest.key.parts),
+        key_sha256=manifest.key.sha256,
         fingerprint=dict(manifest.fingerprint),
         created_at=manifest.created_at,
         strategy=manifest.strategy,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
-from ray_warmup.warmup.artifact.manifest import GuardSummary, Kind
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, Kind
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
 from ray_warmup.warmup.engines.engine_store import record_text
 from ray_warmup.warmup.engines.vllm.identity import Identity
@@ -50,7 +50,7 @@ def collect(started: Started, home: Home) -> Artifact:
         fingerprint={"engine_version": identity.as_dict()["engine_version"]},
         created_at=time.time(),
         strategy=STRATEGY,
-        guard=GuardSummary("unguarded"),
+        guard=UNGUARDED,
     )
 
 

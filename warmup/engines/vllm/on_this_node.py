@@ -67,9 +67,9 @@ def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]
             load_format=load_format(section),
         )
         artifact = collect(started, home)
-    identity = dict(artifact.manifest.key)
+    identity = dict(artifact.manifest.key.parts)
     directory = engine_store.store_directory(
-        root, identity["engine"], identity["engine_version"], artifact.manifest.key_sha256
+        root, identity["engine"], identity["engine_version"], artifact.manifest.key.sha256
     )
     store = NodeStore(directory, modes=cache.modes)
     return Recorded(started, artifact, directory, store.publish(artifact).generation)

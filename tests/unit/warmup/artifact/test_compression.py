@@ -15,7 +15,7 @@ from backports import zstd
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, decode, encode, sha256, verify
 from ray_warmup.warmup.artifact.compression import FREE_BYTES, LIMITS, MAX_RATIO, compressed, oversize
-from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary, Kind, Manifest
+from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary, KeyEntry, Kind, Manifest
 from ray_warmup.warmup.caches.compiled_part import CompiledPart
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from tests.artifacts import KEY, KEY_SHA256, ROOT, make_artifact
@@ -45,12 +45,13 @@ def declared(kind: Kind, path: str, content: bytes, codec: Any = "zstd") -> tupl
 def artifact_of(*rows: tuple[BlobEntry, bytes]) -> Artifact:
     """An artifact with exactly these blobs."""
     manifest = Manifest(
-        key=tuple(KEY.items()),
-        key_sha256=KEY_SHA256,
+        schema_version=1,
+        generation=0,
+        key=KeyEntry(KEY_SHA256, tuple(KEY.items())),
         fingerprint=(("torch", "2.13.0"),),
         created_at=1.0,
         strategy="leader",
-        guard=GuardSummary("guarded"),
+        guard=GuardSummary("guarded", {}),
         blobs=tuple(sorted((entry for entry, _ in rows), key=lambda entry: (entry.kind, entry.path))),
     )
     return Artifact(manifest, {entry.sha256: data for entry, data in rows})

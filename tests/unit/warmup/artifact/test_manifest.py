@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_warmup.warmup.artifact.artifact import Content, pack
-from ray_warmup.warmup.artifact.manifest import GuardSummary, key_difference, parse_manifest
-from ray_warmup.warmup.artifact.manifest_schema import json_schema
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, json_schema, key_difference, parse_manifest
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError
 from tests.artifacts import KEY, ROOT, make_artifact
 
@@ -33,11 +32,39 @@ def test_bytes_round_trip_and_are_deterministic() -> None:
     """The same contents in another order give the same bytes, and parsing gives the manifest back."""
     contents = [Content("triton_cache", f"e{i}/k.cubin", bytes([i]) * 50) for i in range(4)]
     values: dict[str, Any] = {"key": KEY, "key_sha256": "0" * 64, "fingerprint": {}, "created_at": 1.0}
-    guard = GuardSummary("unguarded")
+    guard = UNGUARDED
     one, two = (pack(c, strategy="leader", guard=guard, **values) for c in (contents, contents[::-1]))
 
     assert one.manifest.to_bytes() == two.manifest.to_bytes()
     assert parse_manifest(one.manifest.to_bytes()) == one.manifest
+
+
+STORED = (
+    b'{"schema_version": 1, "key": {"sha256": "%s", "parts": [["flashinfer", "0.7.2"], ["gpu", "H200 \xc2\xb5"]]}, '
+    b'"fingerprint": [["torch", "2.13.0"]], "created_at": 1700000000.0, "generation": 3, "strategy": "leader", '
+    b'"guard": {"state": "guarded", "counts": {"kept": 2, "slower": 1}}, "blobs": [{"kind": "autotune_configs", '
+    b'"path": "autotune_configs.json", "size": 3, "sha256": "%s", "codec": "none", "content_size": 3, '
+    b'"content_sha256": "%s"}]%s}\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("lineage", "digest"),
+    [
+        (
+            b', "lineage": {"parent": "%s", "depth": 2}' % (b"c" * 64),
+            "a8964f7e71beb004c1e7158b95c1deec0ba5c574e45980f4acb8de1f676e46a3",
+        ),
+        (b"", "785c12963d8d1062b1b5c410fe2294a428a529060897274412de7977fed2e7a9"),
+    ],
+)
+def test_what_older_releases_stored_is_read_with_the_same_bytes_and_digest(lineage: bytes, digest: str) -> None:
+    """A store of an earlier release stays what it was: bytes and digest of its manifests do not change."""
+    data = STORED % (b"a" * 64, b"b" * 64, b"b" * 64, lineage)
+    manifest = parse_manifest(data)
+    assert (manifest.to_bytes(), manifest.digest) == (data, digest)
+    unsorted = data.replace(b'{"kept": 2, "slower": 1}', b'{"slower": 1, "kept": 2}')
+    assert parse_manifest(unsorted).digest == digest
 
 
 def test_generation_is_no_part_of_the_digest() -> None:
@@ -56,6 +83,11 @@ def test_generation_is_no_part_of_the_digest() -> None:
         (changed(created_at=float("nan")), CorruptArtifactError),
         (changed(extra=1), CorruptArtifactError),
         (changed(schema_version=2), RejectedArtifactError),
+        (changed(schema_version=True), RejectedArtifactError),
+        (changed(schema_version=None), CorruptArtifactError),
+        (changed(guard={"state": "guarded"}), CorruptArtifactError),
+        (changed(lineage={}), CorruptArtifactError),
+        (changed(key={"sha256": "0" * 64, "parts": [["a", "b", "c"]]}), CorruptArtifactError),
         (changed(generation=-1), CorruptArtifactError),
         (changed(guard={"state": "maybe", "counts": []}), CorruptArtifactError),
         (with_blob(path="../escape"), UnsafeArchiveError),

@@ -65,7 +65,7 @@ def tuned(tactics: dict[int, int], key: dict[str, str], made_at: float = NOW, mo
 
 def put(root: Path, artifact: Artifact, version: str = "0.7.2.post1") -> NodeStore:
     """Publish below a cache root, as a rank would."""
-    path = root / "flashinfer_autotune_cache" / version / "90a" / artifact.manifest.key_sha256
+    path = root / "flashinfer_autotune_cache" / version / "90a" / artifact.manifest.key.sha256
     store = NodeStore(path)
     store.publish(artifact)
     return store
@@ -363,7 +363,7 @@ def test_import_names_the_rows_that_it_refuses(tmp_path: Path) -> None:
     table = whole.table
     assert table is not None
     contents = [table_content(table), Content("timings", sidecar.path, json.dumps(document).encode())]
-    about = {"key": dict(whole.manifest.key), "key_sha256": whole.manifest.key_sha256}
+    about = {"key": dict(whole.manifest.key.parts), "key_sha256": whole.manifest.key.sha256}
     artifact = make_artifact(contents=contents, fingerprint=dict(whole.manifest.fingerprint), **about)
     store = put(tmp_path / "a", artifact)
     mount = tmp_path / "mnt" / "..2026"

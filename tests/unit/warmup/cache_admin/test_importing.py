@@ -10,7 +10,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact, sha256
-from ray_warmup.warmup.artifact.manifest import GuardSummary, Lineage
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, Lineage
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import import_archive
 from ray_warmup.warmup.cache_admin.views import verify_store
@@ -20,12 +20,11 @@ from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
 
 NOW = time.time()
-UNGUARDED = GuardSummary("unguarded")
 
 
 def packed(artifact: Artifact) -> bytes:
     """The artifact as `export` writes it."""
-    return archive_bytes(Place("0.7.2", "90a", artifact.manifest.key_sha256), artifact)
+    return archive_bytes(Place("0.7.2", "90a", artifact.manifest.key.sha256), artifact)
 
 
 @pytest.fixture

@@ -182,8 +182,8 @@ def test_a_broken_line_of_a_sidecar_costs_itself_alone(make_rank: RankMaker, lin
     document["tasks"].append(line)
     contents = [table_content(artifact.table or b""), Content("timings", sidecar.path, json.dumps(document).encode())]
     manifest = artifact.manifest
-    about = {"key_sha256": manifest.key_sha256, "fingerprint": dict(manifest.fingerprint), "created_at": 2.0}
-    store.publish(pack(contents, key=dict(manifest.key), strategy="leader", guard=manifest.guard, **about))
+    about = {"key_sha256": manifest.key.sha256, "fingerprint": dict(manifest.fingerprint), "created_at": 2.0}
+    store.publish(pack(contents, key=dict(manifest.key.parts), strategy="leader", guard=manifest.guard, **about))
 
     rank = make_rank(1)
     answer = rank.lookup("run-00001", retune=False)
