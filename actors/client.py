@@ -17,6 +17,7 @@ from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reac
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.dimensions import dimensions_of
+from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.rank.workloads import checked
@@ -79,7 +80,7 @@ def coordinator_name(config: WarmupConfig) -> str:
 
 
 @contextlib.contextmanager
-def connected(config: WarmupConfig) -> Iterator[None]:
+def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
     """Connect to the configured cluster.
 
     An existing connection is used and kept.

@@ -18,6 +18,7 @@ from typing import Any
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.sigterm import kept_sigterm
 from ray_warmup.configs import env
+from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.store.node_paths import simulated_environment
 
@@ -39,7 +40,7 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNIN
 
 
 @contextlib.contextmanager
-def local_ray(config: WarmupConfig, namespace: str) -> Iterator[None]:
+def local_ray(config: WarmupConfig | EngineRunConfig, namespace: str) -> Iterator[None]:
     """Start Ray on this machine, connect, and stop everything on exit."""
     if config.cluster.simulated_nodes and "ray" in sys.modules and not _binds_loopback():
         raise ClusterError(
@@ -103,7 +104,7 @@ def _single(namespace: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _simulated(config: WarmupConfig, namespace: str) -> Iterator[None]:
+def _simulated(config: WarmupConfig | EngineRunConfig, namespace: str) -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
@@ -122,7 +123,7 @@ def _simulated(config: WarmupConfig, namespace: str) -> Iterator[None]:
             cluster.shutdown()
 
 
-def node_arguments(config: WarmupConfig, index: int) -> dict[str, Any]:
+def node_arguments(config: WarmupConfig | EngineRunConfig, index: int) -> dict[str, Any]:
     """Resources and environment of one simulated node: room for its ranks, directories of its own."""
     cluster = config.cluster
     ranks = cluster.ranks_per_node or -(-cluster.num_ranks // cluster.simulated_nodes)

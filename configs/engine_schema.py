@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import JsonValue, field_validator, model_validator
 
-from ray_warmup.configs.schema import CacheSection, ClusterSection
+from ray_warmup.configs.schema import CacheSection, ClusterSection, TimeoutsSection
 from ray_warmup.configs.section import Seconds, Section
 
 EngineKind = Literal["builtin", "vllm"]
@@ -101,6 +101,8 @@ class EngineRunConfig(Section):
     """Which engine, and how it is started."""
     cache: CacheSection = CacheSection()
     """Where results are kept."""
+    timeouts: TimeoutsSection = TimeoutsSection()
+    """Deadlines: `placing` and `single_flight`; `engine.start_deadline` is that of one start."""
 
     @model_validator(mode="after")
     def _ranks_are_whole_replicas(self) -> Self:
@@ -109,5 +111,11 @@ class EngineRunConfig(Section):
             raise ValueError(
                 f"engine.args: {per_replica} ranks of a replica (tensor times pipeline parallel size) must divide the "
                 f"{self.cluster.num_ranks} ranks of cluster"
+            )
+        per_node = self.cluster.ranks_per_node
+        if per_node is not None and per_node % per_replica:
+            raise ValueError(
+                f"engine.args: a replica of {per_replica} ranks over nodes of {per_node} ranks is not covered yet; "
+                "give cluster.ranks_per_node a multiple of tensor times pipeline parallel size"
             )
         return self

@@ -41,7 +41,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: naming `section.field`, the value and the rule.
     """
-    return parse_config(_document(path, overrides))
+    data = _document(path, overrides)
+    kind = _engine_kind(data)
+    if kind in ENGINES and kind != ENGINES[0]:
+        raise ConfigError(
+            f"engine.kind: {kind}: this asks about the built-in engine; `run` and `engine` take configs of real engines"
+        )
+    return parse_config(data)
 
 
 def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfig | EngineRunConfig:
@@ -52,8 +58,7 @@ def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfi
             beside another one.
     """
     data = _document(path, overrides)
-    engine = data.get("engine")
-    kind = engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
+    kind = _engine_kind(data)
     if kind == ENGINES[0]:
         return parse_config(data)
     if kind not in ENGINES:
@@ -75,6 +80,12 @@ def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
         return WarmupConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def _engine_kind(data: Mapping[str, Any]) -> Any:
+    """The engine that a document names; the built-in one where it names none."""
+    engine = data.get("engine")
+    return engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
 
 
 def _document(path: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import typer
 
 from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
@@ -51,6 +53,11 @@ def run(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
+    request = load_request(config, override or [])
+    if isinstance(request, EngineRunConfig):
+        from ray_warmup.scripts.engine_running import run_engine_and_show
+
+        _exit(run_engine_and_show(request, report_path=report, retune=retune, wait=not no_wait))
     settings = _config(config, override)
 
     def work() -> int:

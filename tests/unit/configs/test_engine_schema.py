@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import OURS, EngineRunConfig
 from ray_warmup.configs.loader import RECIPES_DIR, load_request
 
@@ -87,3 +87,17 @@ def test_every_recipe_still_reads_as_the_built_in_engines() -> None:
         request = load_request(recipe)
         assert isinstance(request, WarmupConfig)
         assert request.engine.kind == "builtin"
+
+
+def test_questions_of_the_built_in_engine_refuse_another(tmp_path: Path) -> None:
+    """`load_config`, which every other command uses, names the commands that take a real engine."""
+    with pytest.raises(ConfigError, match=r"engine\.kind: vllm: .*`run` and `engine` take"):
+        load_config(written(tmp_path))
+
+
+def test_a_replica_over_several_nodes_is_refused(tmp_path: Path) -> None:
+    """What is not covered is said before anything starts."""
+    cluster = {"num_nodes": 2, "ranks_per_node": 1}
+    engine = {"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": 2}}
+    with pytest.raises(ConfigError, match="a replica of 2 ranks over nodes of 1 ranks is not covered yet"):
+        load_request(written(tmp_path, cluster=cluster, engine=engine))

@@ -131,8 +131,9 @@ def _run(command: list[str], environ: Mapping[str, str], log: Path, deadline_s: 
     Returns None if it missed the deadline.
     """
     with log.open("wb") as output:
+        # The child reads its standard input: its end means that this process is gone, however it ended.
         child = subprocess.Popen(
-            command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command, env=dict(environ), stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
         )
         try:
             return child.wait(deadline_s)

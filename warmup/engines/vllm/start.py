@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ MAX_TOKENS = 4
 def main(request_path: str, result_path: str) -> int:
     """Run one start. Exit code 0 when every request was answered."""
     began = time.monotonic()
+    threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
     from vllm import LLM, SamplingParams
 
@@ -39,6 +42,13 @@ def main(request_path: str, result_path: str) -> int:
     write_whole(Path(result_path), result)
     shut_down(llm)
     return 0
+
+
+def end_with_the_launcher() -> None:
+    """Kill this process group when standard input ends: whoever started the engine is gone, even by SIGKILL."""
+    while os.read(0, 1):
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def answer_all(llm: Any, sampling_params: Any) -> tuple[float, int]:

@@ -49,7 +49,7 @@ class LLM:
         load_general_plugins()
         from vllm.model_executor.models.registry import _LazyRegisteredModel
 
-        if os.environ.get("FAKE_VLLM_FAULT") == "init":
+        if "init" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
             raise RuntimeError("the fake engine cannot start")
         if os.environ.get("FAKE_VLLM_FAULT") == "hang":
             time.sleep(600)

@@ -1,0 +1,68 @@
+"""What a request for an engine was recorded as on this node, so that a second run finds it before an engine starts.
+
+    <root>/engine_caches/requests/<request digest>.json      {"engine", "version", "key_sha256"}
+
+Only a hint: the start that proves an artifact computes its identity anew, and a row that leads nowhere is a miss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from ray_warmup.warmup.disk.publish import publish_bytes
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "requests"
+_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """The identity under which a request was recorded."""
+
+    engine: str
+    version: str
+    key_sha256: str
+
+
+def request_digest(engine: str, version: str, device: str, arguments: Mapping[str, JsonValue], weights: str) -> str:
+    """Digest what a user asked of which engine on which device.
+
+    Args:
+        engine: `vllm`.
+        version: of the engine.
+        device: the GPU's name; the processor's architecture without one.
+        arguments: the engine's own, without secrets.
+        weights: `dummy` or `real`.
+    """
+    asked = json.dumps([engine, version, device, dict(arguments), weights], sort_keys=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+def note(root: Path, digest: str, row: RequestRow) -> None:
+    """Keep the identity of a request. Raises StoreError."""
+    publish_bytes(_file(root, digest), json.dumps(asdict(row)).encode() + b"\n")
+
+
+def find(root: Path, digest: str) -> RequestRow | None:
+    """Return the identity of a request; None where nothing is noted or the note cannot be read."""
+    try:
+        with _file(root, digest).open("rb") as file:
+            return TypeAdapter(RequestRow).validate_json(file.read(_LIMIT), strict=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        logger.warning("%s is no note of a request: %s", _file(root, digest), error)
+        return None
+
+
+def _file(root: Path, digest: str) -> Path:
+    return root / "engine_caches" / FOLDER / f"{digest}.json"
