@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ray_warmup.scripts import quarantine_cli
-from ray_warmup.scripts.cache_running import EXIT_USAGE, Scope, answer
+from ray_warmup.scripts.cache_scope import EXIT_USAGE, Scope, answer
 from ray_warmup.scripts.endings import GuardedGroup
 
 app = typer.Typer(

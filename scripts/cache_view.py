@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ray_warmup.scripts.console import add_row, moment, say, table_of, wide_console
 from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
-from ray_warmup.scripts.terminal import add_row, moment, say, table_of, wide_console
 from ray_warmup.warmup.store.node_paths import simulated_roots
 
 Answers = list[tuple[str, Any]]

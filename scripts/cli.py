@@ -16,10 +16,10 @@ from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.cache_cli import app as cache_app
+from ray_warmup.scripts.console import complain, log_to_stderr
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.shell_command import ShellCommand
-from ray_warmup.scripts.terminal import complain, log_to_stderr
 
 app = typer.Typer(
     name="ray-warmup",
@@ -61,7 +61,7 @@ def run(
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.scripts.running import run_and_show
+        from ray_warmup.scripts.run_command import run_and_show
 
         return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait)
 

@@ -22,7 +22,7 @@ from typer.core import TyperGroup
 
 from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_TERMINATED, EXIT_USAGE, BusyError
 from ray_warmup.configs import ConfigError
-from ray_warmup.scripts.terminal import plain_lines
+from ray_warmup.scripts.console import plain_lines
 from ray_warmup.warmup.errors import WarmupError
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs import ConfigError, env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
-from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
+from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.vllm import installed
 from ray_warmup.warmup.engines.vllm.launch import Started

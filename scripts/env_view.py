@@ -11,12 +11,12 @@ from pathlib import Path
 import typer
 
 from ray_warmup.configs import ConfigError, WarmupConfig, env
+from ray_warmup.scripts.console import complain, plain
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.shell_command import REFUSAL
-from ray_warmup.scripts.terminal import complain, plain
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.environment import ProcessEnvironment, Setting, decide
-from ray_warmup.warmup.caches.installed import provider_directory
 from ray_warmup.warmup.caches.provider import is_installed, refusal
 from ray_warmup.warmup.caches.workspace import find_workspace
 from ray_warmup.warmup.disk.writable import why_not_writable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ray_warmup.actors.client import check_request, connected
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 
 
 def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:

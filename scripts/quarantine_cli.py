@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from ray_warmup.scripts.cache_running import Scope, answer
-from ray_warmup.scripts.terminal import add_row, say, table_of
+from ray_warmup.scripts.cache_scope import Scope, answer
+from ray_warmup.scripts.console import add_row, say, table_of
 
 app = typer.Typer(
     name="quarantine",

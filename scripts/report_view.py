@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_warmup.scripts.cache_view import size
-from ray_warmup.scripts.terminal import add_row, say, table_of
+from ray_warmup.scripts.console import add_row, say, table_of
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
 from ray_warmup.actors.verdicts import unreadable, verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.scripts.terminal import add_row, complain, first_line, moment, say, table_of, wide_console
 
 WATCH_S = 1.0
 _LIFE = {

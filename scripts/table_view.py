@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.errors import StoreError, WarmupError

@@ -29,7 +29,7 @@ def lookups() -> Iterator[Lookups]:
     """Collect what the block asks outside of tuning; it is answered as ever."""
     from flashinfer.autotuner import AutoTuner
 
-    from ray_warmup.warmup.device.captured import Captured
+    from ray_warmup.warmup.device.tuning_request import Captured
 
     tuner, seen = AutoTuner.get(), Lookups()
     choose_one, search_cache = tuner.choose_one, tuner.search_cache

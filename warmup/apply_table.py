@@ -17,8 +17,8 @@ from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.device.tuner import LoadResult, Tuner
 from ray_warmup.warmup.disk.memory_file import memory_file
 from ray_warmup.warmup.errors import LoadError, WarmupError
-from ray_warmup.warmup.store.holding import Holding, hold_table_at
 from ray_warmup.warmup.store.table_at import TableAt, read_table_at
+from ray_warmup.warmup.store.table_lease import Holding, hold_table_at
 from ray_warmup.warmup.tasks import Task
 
 logger = logging.getLogger(__name__)

@@ -24,9 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 from ray_warmup.configs import env  # noqa: E402
 from ray_warmup.configs.model import ModelDims, load_model  # noqa: E402
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls  # noqa: E402
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
-from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline  # noqa: E402
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls  # noqa: E402
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline  # noqa: E402
 from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls  # noqa: E402
 from ray_warmup.warmup.tasks import Workload  # noqa: E402
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from ray_warmup.configs import env
 from ray_warmup.configs.model import ModelDims, load_model
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.verify import KINDS
@@ -61,8 +61,8 @@ class Pass:
 
 def make_runner(args: argparse.Namespace) -> Any:
     """The built-in runner: KV cache in two groups with blocks of 16 and 32 tokens."""
-    from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
     from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
+    from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 
     dims, limits = dims_of(args), limits_of(args)
     groups = interleaved_groups(args.layers, (16, 32))
@@ -111,7 +111,7 @@ def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[Serve
 
 def serve_all(runner: Any, args: argparse.Namespace, monitor: Any) -> Pass:
     """Serve every wave to its end; every step timed up to the device's own end of it."""
-    from ray_warmup.warmup.engines.builtin.runner.sizes import padded
+    from ray_warmup.warmup.engines.builtin.runner.padded_sizes import padded
 
     done, longest = Pass(), runner.limits.max_model_len - 32
     for wave in waves(args, runner.vocab_size, longest):
@@ -198,7 +198,7 @@ def part_serving(args: argparse.Namespace, warm: bool) -> dict[str, Any]:
 
 def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
     """Run the engine warmups; `warm` says whether each did what it should on this device."""
-    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
     from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
     from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, WarmupContext
 

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig, cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import TorchOps
 from ray_warmup.warmup.engines.builtin.runner.projections import Projection, Projections, TorchProjection
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampled, Sampler, SamplingRow
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 from tests.gpu.relative_error import relative_error
 
 LAYERS, REQUESTS = 2, 64

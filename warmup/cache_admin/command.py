@@ -27,9 +27,9 @@ from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import ops as cache_ops
 from ray_warmup.warmup.cache_admin import quarantining
 from ray_warmup.warmup.cache_admin import views as cache_views
-from ray_warmup.warmup.cache_admin.placing import put_in_place
+from ray_warmup.warmup.cache_admin.compiled_install import put_in_place
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.trust import believe

@@ -17,7 +17,7 @@ from ray_warmup.warmup.artifact.artifact import decode, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_digest, parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import check_timings
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, REQUIREMENTS, is_installed
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.reading import read_regular

@@ -16,10 +16,10 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.compression import oversize
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import (
+    artifact_install,
     compute_cache,
     decode_profiles,
     flashinfer_modules,
-    installed,
     triton_cache,
     tuning_kernels,
 )
@@ -130,10 +130,10 @@ class CompiledPart:
                 warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
         return tuple(contents), tuple(warnings)
 
-    def install(self, artifact: Artifact) -> installed.Installed:
+    def install(self, artifact: Artifact) -> artifact_install.Installed:
         """Put an artifact's compiled part in place on this node. One rank of a node does this."""
-        node = installed.Node(self._process, self._driver, self._profiles, self._max_bytes, self._modes)
-        return installed.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
+        node = artifact_install.Node(self._process, self._driver, self._profiles, self._max_bytes, self._modes)
+        return artifact_install.install(artifact, self.provider(artifact.manifest.module_set), self.environment, node)
 
     def stored_tuning_kernels(self, store: NodeStore) -> Iterator[tuple[Content, ...]]:
         """Yield stored kernels of earlier tunes for this device, this key's first.
@@ -158,7 +158,7 @@ class CompiledPart:
 
     def provider(self, module_set: str) -> Path:
         """Return the directory of a set of modules on this node, present or not."""
-        return installed.provider_directory(self._store_directory, module_set)
+        return artifact_install.provider_directory(self._store_directory, module_set)
 
     def _tuning_kernels(self, stored: Sequence[Content]) -> tuple[Content, ...]:
         if self._kernels_before is None:  # nothing was tuned here

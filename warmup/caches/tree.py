@@ -17,7 +17,7 @@ from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches.placed import PlacedRegister
-from ray_warmup.warmup.disk.placing import place_directory, place_file
+from ray_warmup.warmup.disk.create_once import place_directory, place_file
 
 logger = logging.getLogger(__name__)
 

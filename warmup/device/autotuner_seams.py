@@ -21,7 +21,7 @@ import torch
 from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
-from ray_warmup.warmup.device.captured import Attempt, Captured, Lookup, Profiling, json_tactic
+from ray_warmup.warmup.device.tuning_request import Attempt, Captured, Lookup, Profiling, json_tactic
 from ray_warmup.warmup.errors import TuningError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ SIGNATURES: dict[str, tuple[str, ...]] = {
     "_get_cache_key": ("custom_op", "runner", "input_shapes", "tuning_config", "extras"),
     "_profiling_policy": ("tuning_config",),
 }
-"""Parameters of every method of the AutoTuner that is wrapped or called here and in `captured.py`."""
+"""Parameters of every method of the AutoTuner that is wrapped or called here and in `tuning_request.py`."""
 
 FUNCTIONS: dict[str, tuple[str, ...]] = {
     "_collect_metadata": (),

@@ -25,9 +25,9 @@ from ray_warmup.warmup.artifact.table import (
     parse_table,
 )
 from ray_warmup.warmup.device.autotuner_seams import look_up, metadata
-from ray_warmup.warmup.device.captured import Lookup
 from ray_warmup.warmup.device.scratch import scratch_directory
 from ray_warmup.warmup.device.tuner import LoadResult
+from ray_warmup.warmup.device.tuning_request import Lookup
 from ray_warmup.warmup.errors import ArtifactError, LoadError, TuningError
 from ray_warmup.warmup.tasks import Task, Workload
 from ray_warmup.warmup.workloads.base import OpCall

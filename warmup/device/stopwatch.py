@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ray_warmup.warmup.artifact.table import thaw
-from ray_warmup.warmup.device.captured import Attempt, json_tactic
 from ray_warmup.warmup.device.cpu_measure import spread
+from ray_warmup.warmup.device.tuning_request import Attempt, json_tactic
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
 
 logger = logging.getLogger(__name__)

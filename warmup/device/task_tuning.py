@@ -21,11 +21,11 @@ from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.choosing import choose
 from ray_warmup.warmup.device.autotuner_seams import capture_call, profiled, tuned_keys
-from ray_warmup.warmup.device.captured import Attempt, Profiling
 from ray_warmup.warmup.device.cpu_measure import cpu_timing, measure
 from ray_warmup.warmup.device.device_context import is_dead, probe_context
 from ray_warmup.warmup.device.stopwatch import ContextLost, Stopwatch, Timer
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
+from ray_warmup.warmup.device.tuning_request import Attempt, Profiling
 from ray_warmup.warmup.errors import DeadContextError, TuningError
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
 from ray_warmup.warmup.workloads.base import OpCall

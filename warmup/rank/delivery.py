@@ -25,9 +25,9 @@ from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedAr
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
 from ray_warmup.warmup.ranks import RankInfo
-from ray_warmup.warmup.store.holding import Holding
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.table_lease import Holding
 from ray_warmup.warmup.tasks import GuardVerdict, Task, TaskResult
 
 logger = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ class RankEngine:
         """Return the FlashInfer calls of `warm`, whose modules are needed, or none if nothing runs."""
         if off_reason(self.config, self.backend) is not None:
             return ()
-        from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
+        from ray_warmup.warmup.engines.builtin.warmups.engine_outline import outline_of
         from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls
 
         return runner_calls(outline_of(self.config, self.dims, self.rank, self.backend))
@@ -168,7 +168,7 @@ class RankEngine:
 
     def _engine(self, capability: tuple[int, int] | None = None, decode_tune_path: str | None = None) -> BuiltinEngine:
         from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
-        from ray_warmup.warmup.engines.builtin.warmups.outline import engine_options, outline_of
+        from ray_warmup.warmup.engines.builtin.warmups.engine_outline import engine_options, outline_of
 
         options = replace(engine_options(self.config), decode_tune_path=decode_tune_path)
         return BuiltinEngine(outline_of(self.config, self.dims, self.rank, self.backend), options, capability)
@@ -181,7 +181,7 @@ def predicted(
 
     Facts of the device, such as its free memory, are not known yet.
     """
-    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
     from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
 
     if (reason := off_reason(config, backend)) is not None:
@@ -195,7 +195,7 @@ def foreseen_context(
     config: WarmupConfig, dims: ModelDims, rank: int, backend: str, capability: tuple[int, int] | None
 ) -> WarmupContext:
     """Return the context for a gate before there is a runner."""
-    from ray_warmup.warmup.engines.builtin.warmups.outline import OutlinedRunner, engine_options, outline_of
+    from ray_warmup.warmup.engines.builtin.warmups.engine_outline import OutlinedRunner, engine_options, outline_of
     from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
 
     runner: Any = OutlinedRunner(outline_of(config, dims, rank, backend))
@@ -204,7 +204,7 @@ def foreseen_context(
 
 def tuning_warmups() -> tuple[EngineWarmup, ...]:
     """The warmups whose results are part of the artifact."""
-    from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+    from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
     from ray_warmup.warmup.engines.builtin.warmups.spec import Stage
 
     return tuple(warmup for warmup in ENGINE_WARMUPS if warmup.stage is Stage.AUTOTUNE)

@@ -26,7 +26,7 @@ from ray_warmup.warmup.artifact.member_path import check_member_path
 from ray_warmup.warmup.disk.publish import publish_bytes, store_error
 from ray_warmup.warmup.disk.reading import is_time, read_regular
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.store.values import StorePath
+from ray_warmup.warmup.store.store_answers import StorePath
 
 logger = logging.getLogger(__name__)
 

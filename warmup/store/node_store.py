@@ -43,7 +43,7 @@ reads `current` again and follows it, so two of them end with the table of the c
 | two jobs, ten processes, kill -9 among them | every reader sees one whole artifact, the last commit stays |
 | shared file system without locks | the same: only mkdir, rename and fsync are relied on |
 | reader while pruning | a held generation stays (`leases/`); others follow the new `current` |
-| process that serves from a table | holds its generation until it ends (`holding.py`), also on a store of another |
+| process that serves from a table | holds its generation until it ends (`table_lease.py`), also on a store of another |
 | | user whose mode lets it in: ranks, `ray_warmup.apply`; |
 | | a rank also what no generation names yet: blobs and modules that it took from another node |
 | damaged partial or quarantine file | left out with a warning: its tasks are measured again |
@@ -74,8 +74,8 @@ from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Po
 from ray_warmup.warmup.store.leftovers import sweep_leftovers
 from ray_warmup.warmup.store.run_files import RunFiles
 from ray_warmup.warmup.store.served_table import ServedTable
+from ray_warmup.warmup.store.store_answers import Lookup, Published, StorePath
 from ray_warmup.warmup.store.trouble import told_as_store_error
-from ray_warmup.warmup.store.values import Lookup, Published, StorePath
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
 

@@ -20,7 +20,7 @@ from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.report import RankReport, WarmupReport
 from tests.testbed import ROOT
 
-RUN = "ray_warmup.scripts.running.run_warmup"
+RUN = "ray_warmup.scripts.run_command.run_warmup"
 
 
 def call(*arguments: str) -> tuple[int, str]:
@@ -108,7 +108,7 @@ def test_a_ready_run_that_is_not_on_every_disk_has_a_code_of_its_own(
 
 PROGRAM = """
 import sys, time
-from ray_warmup.scripts import running
+from ray_warmup.scripts import run_command
 from ray_warmup.scripts.cli import app
 
 def hangs(*arguments, **options):
@@ -118,7 +118,7 @@ def hangs(*arguments, **options):
     finally:
         print("tidied", flush=True)
 
-running.run_warmup = hangs
+run_command.run_warmup = hangs
 app(["run"])
 """
 

@@ -16,7 +16,7 @@ from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.scripts.env_view import environment_of, show_environment
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import flashinfer_modules
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import ROOT, make_artifact

@@ -69,11 +69,11 @@ def make_runner() -> RunnerFactory:
     """
     import torch
 
-    from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
     from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
-    from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
     from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
+    from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
     from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+    from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 
     torch.set_num_threads(1)
 

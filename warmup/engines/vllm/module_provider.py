@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.caches import flashinfer_modules
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.provider import is_installed
 
 

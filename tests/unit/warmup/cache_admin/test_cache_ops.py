@@ -27,7 +27,7 @@ from ray_warmup.warmup.cache_admin.ops import (
     rollback,
 )
 from ray_warmup.warmup.cache_admin.views import explain, find_stores, list_stores, verify_store
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.generations import hide

@@ -15,7 +15,7 @@ from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
-from ray_warmup.warmup.caches.installed import provider_directory
+from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore

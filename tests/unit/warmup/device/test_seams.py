@@ -25,8 +25,8 @@ from ray_warmup.warmup.device.autotuner_seams import (
     profiled,
     tuned_keys,
 )
-from ray_warmup.warmup.device.captured import Attempt, json_tactic
 from ray_warmup.warmup.device.cpu_measure import cpu_timing
+from ray_warmup.warmup.device.tuning_request import Attempt, json_tactic
 from ray_warmup.warmup.errors import TuningError
 from ray_warmup.warmup.workloads import cpu_gemm_op as op
 

@@ -10,9 +10,9 @@ from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.device import task_tuning
 from ray_warmup.warmup.device.autotuner_seams import tuned_keys
-from ray_warmup.warmup.device.captured import Attempt
 from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
+from ray_warmup.warmup.device.tuning_request import Attempt
 from ray_warmup.warmup.errors import DeadContextError, TuningError
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult
 from ray_warmup.warmup.workloads import cpu_gemm_op as op

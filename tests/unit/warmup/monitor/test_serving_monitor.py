@@ -15,7 +15,7 @@ import pytest
 
 import ray_warmup
 from ray_warmup.scripts import status_view
-from ray_warmup.scripts.terminal import wide_console
+from ray_warmup.scripts.console import wide_console
 from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor import serving_monitor
 from ray_warmup.warmup.monitor.serving_monitor import ENDED_KEPT_S, serving_processes

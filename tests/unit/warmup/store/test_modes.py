@@ -17,9 +17,9 @@ from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune
 from ray_warmup.warmup.cache_admin.views import explain
 from ray_warmup.warmup.store import leases
-from ray_warmup.warmup.store.holding import hold_table_at
 from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.table_lease import hold_table_at
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
 
 MODES = Modes(0o640, 0o750)

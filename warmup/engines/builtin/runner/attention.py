@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.traits import GQA_CPU, GQA_CUDA
+from ray_warmup.warmup.engines.builtin.runner.capabilities import GQA_CPU, GQA_CUDA
 from ray_warmup.warmup.workloads.modules import is_grouped_enough
 
 WORKSPACE_BYTES = 256 << 20

@@ -1,6 +1,6 @@
 """The built-in runner: small but real. One step is `execute_model` up to the logits, then `sample_tokens`.
 
-Steps are padded to the sizes of `sizes.py`, so that serving meets a finite set of GEMM shapes: the tuned ones.
+Steps are padded to the sizes of `padded_sizes.py`, so that serving meets a finite set of GEMM shapes: the tuned ones.
 `dummy_run` uses the null block only: it writes no key or value and touches no request.
 """
 
@@ -12,26 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.assembly import (
-    RunnerConfig,
-    attention_backends,
-    cache_row_shapes,
-    layer_ops,
-)
 from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep
 from ray_warmup.warmup.engines.builtin.runner.block_table import MultiGroupBlockTable
 from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
+from ray_warmup.warmup.engines.builtin.runner.capabilities import capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.connector import StepConnector
 from ray_warmup.warmup.engines.builtin.runner.dummy import DummyBatch, DummyShape, dummy_batch
 from ray_warmup.warmup.engines.builtin.runner.graphs import CapturedStep, DeviceWork, capture
 from ray_warmup.warmup.engines.builtin.runner.input_batch import InputBatch, StepRows
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
-from ray_warmup.warmup.engines.builtin.runner.pending import PendingStep, pool
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import padded, request_sizes, token_sizes
+from ray_warmup.warmup.engines.builtin.runner.pending_step import PendingStep, pool
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
+from ray_warmup.warmup.engines.builtin.runner.runner_config import (
+    RunnerConfig,
+    attention_backends,
+    cache_row_shapes,
+    layer_ops,
+)
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampler
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SchedulerOutput, StepOutput
-from ray_warmup.warmup.engines.builtin.runner.sizes import padded, request_sizes, token_sizes
-from ray_warmup.warmup.engines.builtin.runner.traits import capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.transformer import Decoder, ForwardStep
 from ray_warmup.warmup.engines.builtin.runner.weights import WeightSource
 

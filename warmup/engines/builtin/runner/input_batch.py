@@ -15,10 +15,10 @@ import torch
 from ray_warmup.warmup.engines.builtin.runner.block_table import MultiGroupBlockTable
 from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
 from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import token_sizes
 from ray_warmup.warmup.engines.builtin.runner.pooling import PoolingState
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.schedule import BlockIds, NewRequest, SamplingParams, SchedulerOutput
-from ray_warmup.warmup.engines.builtin.runner.sizes import token_sizes
 
 
 @dataclass(slots=True)

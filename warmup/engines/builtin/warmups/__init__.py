@@ -5,5 +5,6 @@
     serving_shapes    padded sizes, LM head, decode sizes                graph_capture   captured decodes, on CUDA
     sampler_features  whatever requests may ask for
 
-`order.py` lists them, `run.py` runs them inside `envelope.py`, which leaves no trace; `monitor.py` counts compilations.
+`all_warmups.py` lists them. `run.py` runs them inside `envelope.py`, which leaves no trace. `ray_warmup.monitor` counts
+compilations.
 """

@@ -12,12 +12,12 @@ from types import MappingProxyType
 
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.assembly import RunnerConfig
 from ray_warmup.warmup.engines.builtin.runner.attention import WORKSPACE_BYTES
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline
 from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
-from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
 

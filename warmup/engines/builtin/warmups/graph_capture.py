@@ -6,8 +6,8 @@ graphs, and `serving_shapes` runs the same sizes eagerly.
 
 from __future__ import annotations
 
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import request_sizes
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, device_type, lacking, optional
-from ray_warmup.warmup.engines.builtin.runner.sizes import request_sizes
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
     Notes,

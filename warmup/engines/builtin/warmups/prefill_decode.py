@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
-from ray_warmup.warmup.engines.builtin.warmups.requests import RequestPlan, plan_requests, warmup_requests
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
     Notes,
@@ -17,6 +16,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
     Stage,
     WarmupContext,
 )
+from ray_warmup.warmup.engines.builtin.warmups.warmup_requests import RequestPlan, plan_requests, warmup_requests
 
 DECODE_STEPS = 3
 """A request is in at most three decode steps: all, mixed, single."""

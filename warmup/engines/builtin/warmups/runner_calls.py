@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.gemm import dtype_refusal
 from ray_warmup.warmup.workloads.modules import modules_for

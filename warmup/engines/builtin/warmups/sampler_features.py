@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import request_sizes
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
-from ray_warmup.warmup.engines.builtin.runner.sizes import request_sizes
-from ray_warmup.warmup.engines.builtin.warmups.requests import RequestPlan, plan_requests, warmup_requests
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
     Notes,
@@ -19,6 +18,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
     Stage,
     WarmupContext,
 )
+from ray_warmup.warmup.engines.builtin.warmups.warmup_requests import RequestPlan, plan_requests, warmup_requests
 
 TOGETHER = "every_feature"
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import request_sizes, token_sizes
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, call_dummy_run, lacking, optional
-from ray_warmup.warmup.engines.builtin.runner.sizes import request_sizes, token_sizes
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
     Notes,

@@ -9,8 +9,8 @@ import torch
 
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.device.guard.agreement import TOLERANCES
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.feed_forward import MoE
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.projections import (
     FusedExperts,
     LoopedExperts,

@@ -95,7 +95,8 @@ def test_the_protocol_and_the_values_import_neither_torch_nor_flashinfer() -> No
     """Orchestration may import the protocol, the schedule and the cache shape without paying for torch."""
     code = (
         "import sys\n"
-        "from ray_warmup.warmup.engines.builtin.runner import dummy, kv_cache, protocol, schedule, scheduler, sizes\n"
+        "from ray_warmup.warmup.engines.builtin.runner import dummy, kv_cache, padded_sizes, protocol, schedule\n"
+        "from ray_warmup.warmup.engines.builtin.runner import scheduler\n"
         "import ray_warmup.warmup.engines.builtin.kernels\n"
         "sys.exit(' '.join(m for m in ('torch', 'triton', 'flashinfer') if m in sys.modules) or None)"
     )

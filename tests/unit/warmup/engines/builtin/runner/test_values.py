@@ -7,10 +7,10 @@ import pytest
 from ray_warmup.warmup.engines.builtin.runner.dummy import DummyShape, dummy_batch
 from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import BlockPool, KVCacheConfig, KVCacheGroup, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.padded_sizes import padded, request_sizes, token_sizes
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams, StepOutput
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
-from ray_warmup.warmup.engines.builtin.runner.sizes import padded, request_sizes, token_sizes
 
 LIMITS = SchedulerLimits(max_num_batched_tokens=64, max_num_seqs=8, max_model_len=128)
 

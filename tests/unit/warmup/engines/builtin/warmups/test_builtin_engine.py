@@ -5,9 +5,9 @@ from __future__ import annotations
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
-from ray_warmup.warmup.engines.builtin.warmups.outline import EngineOutline, blocks_needed
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline, blocks_needed
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions
 from tests.unit.warmup.conftest import ARCHITECTURES
 

@@ -9,8 +9,8 @@ import pytest
 
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, SchedulerLimits
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.graph_capture import GraphCaptureWarmup
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.spec import Shape, Skip
 from tests.fakes import ForeignRunner
 

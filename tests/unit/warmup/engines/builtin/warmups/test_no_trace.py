@@ -15,8 +15,8 @@ from ray_warmup.configs import env
 from ray_warmup.warmup.engines.builtin.runner.connector import StepConnector
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
 from ray_warmup.warmup.engines.builtin.runner.scheduler import ServedRequest
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from tests.fakes import NamedBackend
 

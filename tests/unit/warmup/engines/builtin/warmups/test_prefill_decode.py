@@ -14,9 +14,9 @@ from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SamplingParams, SchedulerOutput
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
 from ray_warmup.warmup.engines.builtin.warmups.prefill_decode import DECODE_STEPS, PrefillDecodeWarmup
-from ray_warmup.warmup.engines.builtin.warmups.requests import RequestPlan, plan_requests
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import Skip
+from ray_warmup.warmup.engines.builtin.warmups.warmup_requests import RequestPlan, plan_requests
 from tests.fakes import ForeignRunner
 
 CACHE = KVCacheConfig(200, interleaved_groups(3, (2, 16)))

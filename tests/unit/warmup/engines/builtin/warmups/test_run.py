@@ -10,7 +10,7 @@ import pytest
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.warmup.engines.builtin.runner.errors import MissingCapabilityError
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import Notes, Shape, Skip, Stage
 from ray_warmup.warmup.errors import DeadContextError

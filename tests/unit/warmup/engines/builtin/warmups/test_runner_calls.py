@@ -9,7 +9,7 @@ import pytest
 
 from ray_warmup.configs import parse_config
 from ray_warmup.configs.model import load_model, presets
-from ray_warmup.warmup.engines.builtin.warmups.outline import outline_of
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import outline_of
 from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.base import builder_for

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report, wrote_lines
-from ray_warmup.scripts.running import LineView, LiveView, last_line, write_report
+from ray_warmup.scripts.run_command import LineView, LiveView, last_line, write_report
 from ray_warmup.warmup.report import FileReport, RankReport, WarmupReport
 
 

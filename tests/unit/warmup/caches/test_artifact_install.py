@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, table_content
-from ray_warmup.warmup.caches import compute_cache, decode_profiles, flashinfer_modules, installed
+from ray_warmup.warmup.caches import artifact_install, compute_cache, decode_profiles, flashinfer_modules
 from ray_warmup.warmup.caches.environment import decide
 from tests.artifacts import make_artifact, table_bytes
 
@@ -37,9 +37,11 @@ def whole_artifact(tmp_path: Path) -> Artifact:
 def test_every_part_is_installed(tmp_path: Path) -> None:
     """Modules, Triton entries and kernels land in their places, and the provider is named."""
     artifact = whole_artifact(tmp_path)
-    provider = installed.provider_directory(tmp_path / "store", artifact.manifest.module_set)
+    provider = artifact_install.provider_directory(tmp_path / "store", artifact.manifest.module_set)
     environment = decide({}, tmp_path / "home", tmp_path / "root", provider)
-    result = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1", tmp_path / "autotune"))
+    result = artifact_install.install(
+        artifact, provider, environment, artifact_install.Node(HERE, "580.1", tmp_path / "autotune")
+    )
 
     assert dict(result.counts) == {
         "flashinfer_module": 3,
@@ -50,7 +52,9 @@ def test_every_part_is_installed(tmp_path: Path) -> None:
     assert (result.provider, result.warnings) == (provider, ())
     assert (tmp_path / "home/.triton/cache/E/k.cubin").read_bytes() == b"cubin"
     assert (tmp_path / "home/.nv/ComputeCache/0/k").read_bytes() == b"kernel"
-    again = installed.install(artifact, provider, environment, installed.Node(HERE, "580.1", tmp_path / "autotune"))
+    again = artifact_install.install(
+        artifact, provider, environment, artifact_install.Node(HERE, "580.1", tmp_path / "autotune")
+    )
     assert (again.files, again.provider) == ((), provider)
 
 
@@ -61,8 +65,8 @@ def test_parts_that_do_not_fit_are_left_out_with_a_warning(tmp_path: Path) -> No
     fewer = Artifact(artifact.manifest, {k: v for k, v in artifact.blobs.items() if k != entry.sha256})
     provider = tmp_path / "provider"
     environment = decide({}, tmp_path / "home", tmp_path / "root", provider)
-    node = installed.Node(HERE | {"cuda": "12.9"}, "590.2", tmp_path / "autotune")
-    result = installed.install(fewer, provider, environment, node)
+    node = artifact_install.Node(HERE | {"cuda": "12.9"}, "590.2", tmp_path / "autotune")
+    result = artifact_install.install(fewer, provider, environment, node)
 
     assert (result.provider, result.counts, len(result.warnings)) == (None, (("sparse_mla", 1),), 3)
     assert all("compiles for itself" in warning for warning in result.warnings)
@@ -73,11 +77,11 @@ def test_full_disk_costs_the_compiled_part_only(tmp_path: Path) -> None:
     """A place that cannot be written is a warning, not a failed installation."""
     (tmp_path / "home").write_text("a file in the way")
     environment = decide({}, tmp_path / "home", tmp_path / "root", None)
-    result = installed.install(
+    result = artifact_install.install(
         whole_artifact(tmp_path),
         tmp_path / "provider",
         environment,
-        installed.Node(HERE, "580.1", tmp_path / "autotune"),
+        artifact_install.Node(HERE, "580.1", tmp_path / "autotune"),
     )
 
     assert [kind for kind, _ in result.counts] == ["flashinfer_module", "sparse_mla"]
@@ -87,8 +91,8 @@ def test_full_disk_costs_the_compiled_part_only(tmp_path: Path) -> None:
 def test_a_place_that_cannot_even_be_looked_at_costs_its_part_only(tmp_path: Path) -> None:
     """What the system says of a cache before anything is written is a warning, too: nothing is raised."""
     environment = decide({}, tmp_path / ("h" * 300), tmp_path / "root", None)
-    node = installed.Node(HERE, "580.1", tmp_path / "autotune")
-    result = installed.install(whole_artifact(tmp_path), tmp_path / "provider", environment, node)
+    node = artifact_install.Node(HERE, "580.1", tmp_path / "autotune")
+    result = artifact_install.install(whole_artifact(tmp_path), tmp_path / "provider", environment, node)
 
     assert [kind for kind, _ in result.counts] == ["flashinfer_module", "sparse_mla"]
     assert ["File name too long" in warning for warning in result.warnings] == [True, True]

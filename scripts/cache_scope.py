@@ -11,8 +11,8 @@ import typer
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.scripts.console import complain
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.scripts.terminal import complain
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2

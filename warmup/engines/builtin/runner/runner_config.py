@@ -15,8 +15,8 @@ from ray_warmup.warmup.engines.builtin.runner.attention import (
     HeadShape,
     TorchPagedAttention,
 )
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import FlashInferOps, LayerOps, TorchOps
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention, TorchLatentAttention
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits

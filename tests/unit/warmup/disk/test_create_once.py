@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.configs.modes import Modes
-from ray_warmup.warmup.disk.placing import place_directory, place_file
+from ray_warmup.warmup.disk.create_once import place_directory, place_file
 from ray_warmup.warmup.errors import StoreError
 
 FILES = {"kernel.cubin": b"code", "sub/meta.json": b"{}"}

@@ -12,12 +12,12 @@ from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES, EngineWarmupNam
 from ray_warmup.configs.model import ModelDims, load_model
 from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.attention import FlashInferPagedAttention
+from ray_warmup.warmup.engines.builtin.runner.capabilities import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability
-from ray_warmup.warmup.engines.builtin.runner.traits import attention_name, capabilities_on
+from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
-from ray_warmup.warmup.engines.builtin.warmups.order import ENGINE_WARMUPS
-from ray_warmup.warmup.engines.builtin.warmups.outline import OutlinedRunner, engine_options, outline_of
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import OutlinedRunner, engine_options, outline_of
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, severity_of
 from tests.unit.warmup.conftest import ARCHITECTURES
 

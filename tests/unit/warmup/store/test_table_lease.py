@@ -19,10 +19,10 @@ import pytest
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.disk import attempts
-from ray_warmup.warmup.store.holding import Holding, hold_table_at
 from ray_warmup.warmup.store.leases import FOREIGN_LIFETIME_S, held_generations, is_process_alive, process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import prune_generations, remove_store
+from ray_warmup.warmup.store.table_lease import Holding, hold_table_at
 from tests.artifacts import KEY, ROOT, make_artifact, table_bytes
 from tests.troubled_disk import TroubledDisk
 
@@ -120,7 +120,7 @@ def test_an_engine_s_exit_gives_the_lease_up_and_its_death_ends_it(store: NodeSt
     """A process that ends removes its lease; one that is killed leaves a file that holds nothing and goes at the next
     lookup."""
     program = (
-        "import sys; from pathlib import Path; from ray_warmup.warmup.store.holding import hold_table_at\n"
+        "import sys; from pathlib import Path; from ray_warmup.warmup.store.table_lease import hold_table_at\n"
         "held = hold_table_at(Path(sys.argv[1])); print(held.generation, flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(store.table_path)]

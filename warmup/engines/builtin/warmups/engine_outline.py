@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.engines.builtin.runner.calls import layer_calls
+from ray_warmup.warmup.engines.builtin.runner.capabilities import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, KVCacheGroup, interleaved_groups
+from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-from ray_warmup.warmup.engines.builtin.runner.traits import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.warmups.prefill_decode import DECODE_STEPS
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions
 from ray_warmup.warmup.ranks import share_of

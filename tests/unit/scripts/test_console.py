@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from ray_warmup.scripts.terminal import PlainFormatter, add_row, moment, plain, say, table_of
+from ray_warmup.scripts.console import PlainFormatter, add_row, moment, plain, say, table_of
 
 COMMANDS = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"
 

@@ -14,7 +14,7 @@ import pytest
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.scripts.env_view import environment_of
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, table_content
-from ray_warmup.warmup.cache_admin import placing
+from ray_warmup.warmup.cache_admin import compiled_install
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import export_store
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules
@@ -33,8 +33,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("PYTHONPATH", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE", "TRITON_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(placing, "torch_facts", lambda: ("2.11.0", "13.0"))
-    monkeypatch.setattr(placing, "gpu_parts", no_gpu)
+    monkeypatch.setattr(compiled_install, "torch_facts", lambda: ("2.11.0", "13.0"))
+    monkeypatch.setattr(compiled_install, "gpu_parts", no_gpu)
     return tmp_path / "home"
 
 
@@ -98,7 +98,7 @@ def test_a_node_of_that_device_gets_everything(
     imported: Callable[..., dict[str, Any]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing has to be believed where there is such a GPU."""
-    monkeypatch.setattr(placing, "gpu_parts", lambda index, arch_list: GPU)
+    monkeypatch.setattr(compiled_install, "gpu_parts", lambda index, arch_list: GPU)
     assert imported(GPU)["notes"] == []
     assert in_place(home) == [True, True, True]
 
@@ -118,7 +118,7 @@ def test_another_device_gets_nothing_but_a_note(
     said: str,
 ) -> None:
     """Published it is all the same: other nodes on that directory may have the device."""
-    monkeypatch.setattr(placing, "gpu_parts", lambda index, arch_list: GPU | other)
+    monkeypatch.setattr(compiled_install, "gpu_parts", lambda index, arch_list: GPU | other)
     answer = imported(GPU)
     assert (answer["placed"], len(answer["notes"])) == ({}, 1)
     assert said in answer["notes"][0]
@@ -130,7 +130,7 @@ def test_another_cuda_is_a_note(
     imported: Callable[..., dict[str, Any]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine with torch for CPU only, say, to which a file was brought on its way elsewhere."""
-    monkeypatch.setattr(placing, "torch_facts", lambda: ("2.11.0", None))
+    monkeypatch.setattr(compiled_install, "torch_facts", lambda: ("2.11.0", None))
     assert "cuda_version: made with '13.0'" in imported(GPU)["notes"][0]
     assert in_place(home) == [False, False, False]
 
@@ -147,7 +147,7 @@ def test_an_architecture_that_is_a_path_is_refused(tmp_path: Path) -> None:
     store = NodeStore(tmp_path / "store")
     store.publish(compiled(tmp_path, GPU | {"arch": "x/../../elsewhere"}))
     with pytest.raises(UnsafeArchiveError, match="member path"):
-        placing.put_in_place(store, 1, tmp_path / "workspace", {"HOME": str(tmp_path / "home")})
+        compiled_install.put_in_place(store, 1, tmp_path / "workspace", {"HOME": str(tmp_path / "home")})
 
 
 def test_an_engine_finds_imported_modules_by_env_alone(tmp_path: Path, imported: Callable[..., dict[str, Any]]) -> None:

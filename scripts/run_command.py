@@ -13,10 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.scripts.console import say, wide_console
 from ray_warmup.scripts.endings import Ending, ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report
-from ray_warmup.scripts.terminal import say, wide_console
 from ray_warmup.warmup.report import WarmupReport
 
 LINE_EVERY_S = 5.0
