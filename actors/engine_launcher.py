@@ -89,11 +89,11 @@ class EngineLauncher:
         """Start the engine with empty caches and keep what it filled. Raises EngineError, StoreError."""
         done = on_this_node.record(self._section, self._config.cache, env.snapshot())
         manifest = done.artifact.manifest
-        self._note(facts, manifest.key_sha256)
+        self._note(facts, manifest.key.sha256)
         kinds: dict[str, int] = {}
         for blob in manifest.blobs:
             kinds[blob.kind] = kinds.get(blob.kind, 0) + 1
-        return RecordedHere(manifest.key_sha256, float(done.started.result["engine_s"]), kinds)
+        return RecordedHere(manifest.key.sha256, float(done.started.result["engine_s"]), kinds)
 
     def packed(self, facts: LauncherFacts, key_sha256: str) -> Any:
         """Return an artifact of this node as bytes for the object store. Raises StoreError."""
@@ -111,7 +111,7 @@ class EngineLauncher:
         """
         _, artifact = unpack(memoryview(data))
         checked = verify(artifact.manifest, artifact.blobs)
-        key = checked.manifest.key_sha256
+        key = checked.manifest.key.sha256
         directory = engine_store.store_directory(self._root, "vllm", facts.engine_version, key)
         NodeStore(directory, modes=self._config.cache.modes).publish(checked, is_checked=True)
         self._note(facts, key)

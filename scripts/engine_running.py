@@ -12,9 +12,9 @@ from rich.console import Console
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
-from ray_warmup.scripts.terminal import add_row, say, table_of, wide_console
 from ray_warmup.warmup.engines.report import EngineReport
 
 
