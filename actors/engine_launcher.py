@@ -34,7 +34,7 @@ PLUGIN = "ray_warmup"
 
 @dataclass(frozen=True, slots=True)
 class LauncherFacts:
-    """Where a launcher landed and which engine is there."""
+    """A launcher's node and the engine that is installed there."""
 
     node_id: str
     address: str
@@ -105,7 +105,7 @@ class EngineLauncher:
         return buffer(archive_bytes(Place(facts.engine_version, "engine", key_sha256), artifact))
 
     def install(self, facts: LauncherFacts, data: Any) -> str:
-        """Check an artifact and publish it into this node's store; returns its identity.
+        """Check an artifact, publish it into this node's store and return its identity.
 
         Raises StoreError or an ArtifactError, with nothing half-written.
         """

@@ -48,7 +48,9 @@ SLACK_S = 30.0
 def run_engine(
     config: EngineRunConfig, *, again: bool = False, wait: bool = True, on_event: OnEvent | None = None
 ) -> EngineReport:
-    """Warm a cluster up for a real engine and return the report; `report.ready` says whether every node has proven it.
+    """Warm a cluster up for a real engine and return the report.
+
+    `report.ready` is True if every node has proven its artifact.
 
     Args:
         config: what is asked (`ray_warmup.configs.loader.load_request`).
@@ -95,7 +97,7 @@ class EngineRun:
         self._roles: dict[str, str] = {}
 
     def run(self) -> EngineReport:
-        """Run every phase; a failure is the report's error. What was placed is given back in any case."""
+        """Run every phase and give back what was placed. A failure is the report's error."""
         try:
             with self._phase("PLACING"):
                 self._place()
@@ -141,7 +143,7 @@ class EngineRun:
             self._launchers.append(options.remote(self._config, env.rank_environment()))
 
     def _probe(self) -> dict[Any, LauncherFacts]:
-        """Describe every node; one launcher a node is kept. Raises EngineError for engines of different versions."""
+        """Describe every node and keep one launcher of each. Raises EngineError for engines of different versions."""
         facts: dict[Any, LauncherFacts] = self._all("describe", dict.fromkeys(self._launchers, ()), PROBE_S)
         versions = {fact.engine_version for fact in facts.values()}
         if len(versions) > 1:
@@ -153,7 +155,7 @@ class EngineRun:
         return {launcher: facts[launcher] for launcher in first_of_node.values()}
 
     def _warm(self, facts: Mapping[Any, LauncherFacts]) -> tuple[NodeReport, ...]:
-        """Record where nothing is found, install, prove; record anew, once, where what was found does not fit."""
+        """Record where nothing is found, install and prove. Record anew, once, where the found artifact does not fit."""
         source = None if self._again else next((one for one, fact in facts.items() if fact.found), None)
         if source is not None:
             try:

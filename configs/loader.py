@@ -83,7 +83,7 @@ def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
 
 
 def _engine_kind(data: Mapping[str, Any]) -> Any:
-    """The engine that a document names; the built-in one where it names none."""
+    """Return the engine that a document names, by default the built-in one."""
     engine = data.get("engine")
     return engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
 

@@ -1,4 +1,4 @@
-"""What a run of a real engine says at its end: one row a node, ready only where every node's proof holds."""
+"""Report of a run of a real engine: one row a node, ready only where every node's proof holds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class EngineReport:
 
     @property
     def ready(self) -> bool:
-        """Whether every node of the run has proven its artifact."""
+        """Return True if every node of the run has proven its artifact."""
         return self.error is None and bool(self.nodes) and not any(node.problems for node in self.nodes)
 
     def to_json(self) -> dict[str, Any]:

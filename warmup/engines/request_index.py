@@ -1,4 +1,4 @@
-"""What a request for an engine was recorded as on this node, so that a second run finds it before an engine starts.
+"""Index of the requests that were recorded on this node, read before an engine is started.
 
     <root>/engine_caches/requests/<request digest>.json      {"engine", "version", "key_sha256"}
 
@@ -53,7 +53,10 @@ def note(root: Path, digest: str, row: RequestRow) -> None:
 
 
 def find(root: Path, digest: str) -> RequestRow | None:
-    """Return the identity of a request; None where nothing is noted or the note cannot be read."""
+    """Return the identity of a request.
+
+    None where nothing is noted or the note cannot be read.
+    """
     try:
         with _file(root, digest).open("rb") as file:
             return TypeAdapter(RequestRow).validate_json(file.read(_LIMIT), strict=True)

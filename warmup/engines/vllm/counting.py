@@ -81,7 +81,7 @@ class CompileCounter:
         return total
 
     def watched(self) -> tuple[WatchedDirectory, ...]:
-        """What is compared, for whoever looks after the process has ended."""
+        """Return the watched directories, to be compared once more after the process has ended."""
         return tuple(
             WatchedDirectory(watch.kind.name, str(watch.directory), tuple(sorted(watch.before)))
             for watch in self._watches

@@ -109,7 +109,7 @@ def launch(
 
 
 def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
-    """Compare every watched directory with what it held before; ranks of one node share directories."""
+    """List the results that watched directories have gained. Ranks of one node share directories."""
     layouts: dict[str, EngineKind] = {kind.name: kind for kind in TREE_KINDS}
     gained: set[tuple[str, str]] = set()
     for watched in (watch for record in records for watch in record.watched):

@@ -229,6 +229,6 @@ def _path(text: str | None) -> Path | None:
 
 
 def _device_index(worker: Any) -> int:
-    """Return the CUDA device index of a worker; ANY_DEVICE on a processor."""
+    """Return the CUDA device index of a worker, ANY_DEVICE on a processor."""
     index = getattr(getattr(worker, "device", None), "index", None)
     return ANY_DEVICE if index is None else int(index)

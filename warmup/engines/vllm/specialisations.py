@@ -46,7 +46,7 @@ class SpecialisationRecorder:
         self._on_new = on_new
 
     def install(self) -> str | None:
-        """Begin to listen; the reason where this process has no Triton."""
+        """Begin to listen. Return the reason where this process has no Triton."""
         if "triton" not in sys.modules:
             return "triton is not imported"
         knobs = importlib.import_module("triton.knobs")
@@ -62,7 +62,7 @@ class SpecialisationRecorder:
 
     @property
     def seen(self) -> tuple[Specialisation, ...]:
-        """What was heard so far, in order."""
+        """Return the specialisations that were heard so far, in order."""
         return tuple(self._seen)
 
     def _add(self, event: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class SpecialisationRecorder:
 
 
 def preload(recorded: Sequence[Specialisation]) -> Preloaded:
-    """Load recorded kernels into this process; one that cannot be is named and loads when it is asked for."""
+    """Load recorded kernels into this process and name those that cannot be loaded."""
     registry = importlib.import_module("triton.runtime.jit")._triton_jit_function_registry
     loaded, failed = 0, []
     for row in recorded:
