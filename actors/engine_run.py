@@ -155,7 +155,7 @@ class EngineRun:
         return {launcher: facts[launcher] for launcher in first_of_node.values()}
 
     def _warm(self, facts: Mapping[Any, LauncherFacts]) -> tuple[NodeReport, ...]:
-        """Record where nothing is found, install and prove. Record anew, once, where the found artifact does not fit."""
+        """Record where nothing is found, install and prove. Record anew, once, where what was found does not fit."""
         source = None if self._again else next((one for one, fact in facts.items() if fact.found), None)
         if source is not None:
             try:
