@@ -117,10 +117,10 @@ def pack(
     lineage: Lineage | None = None,
     encode: Encode = encode,
 ) -> Artifact:
-    """Contents as an artifact; the same arguments give the same bytes.
+    """Pack contents into an artifact.
 
-    `encode` may remember what it encoded before. Raises UnsafeArchiveError for a path that leaves its directory or
-    occurs twice.
+    Equal arguments give equal bytes. `encode` may cache its results. Raises UnsafeArchiveError for a path that leaves
+    its directory or occurs twice.
     """
     entries: list[BlobEntry] = []
     blobs: dict[str, Blob] = {}

@@ -369,7 +369,7 @@ def _hold_nothing(generation: int) -> leases.Lease:
 
 
 def _modes_of(directory: Path) -> Modes:
-    """Modes that a store has; private ones where there is none yet."""
+    """Return the modes of a store, or private ones if it does not exist."""
     return Modes(_mode_of(directory / "current", OWNER_ONLY.file), _mode_of(directory, OWNER_ONLY.directory))
 
 
