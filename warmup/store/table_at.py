@@ -20,7 +20,7 @@ from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.disk.trust import owner_refusal
-from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, StoreError
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -90,23 +90,49 @@ def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
                 raise StoreError(f"{path}: its store lacks the table of its current generation: {error}") from error
         else:
             if attempt == _ATTEMPTS - 1:
-                return _restored(store, path, wanted)
+                return _restored(store, path, data, wanted)
         time.sleep(_PAUSE_S)
         data = read_named(path, MAX_TABLE_BYTES)
     raise AssertionError("unreachable")
 
 
-def _restored(store: NodeStore, path: Path, wanted: bytes | None) -> TableAt:
-    """The file is not the one that its store names: put that back."""
+def _restored(store: NodeStore, path: Path, found: bytes, wanted: bytes | None) -> TableAt:
+    """Put back the file that its store names.
+
+    Raises CorruptArtifactError if somebody has changed what was published, as opposed to adding to it: an engine that
+    starts must not take that for an ordinary save.
+    """
     if wanted is None:
         raise CorruptArtifactError(f"{path}: its store has no table, so this one is somebody else's", path=str(path))
     mode = stat.S_IMODE(store.generations.pointer_path.stat().st_mode)
     said = f"{path} was not the table of its store's current generation (an engine saved into it?)"
+    changed = _changed_entry(found, wanted)
     try:
         publish_bytes(store.table_path, wanted, modes=Modes(file=mode))
     except StoreError as error:
+        if changed is not None:
+            raise CorruptArtifactError(
+                f"{path}: {changed}; it could not be put back: {error}", path=str(path)
+            ) from error
         return TableAt(wanted, False, (f"{said}; the right one is served, and could not be put back: {error}",))
+    if changed is not None:
+        raise CorruptArtifactError(
+            f"{path}: {changed}; the right table is in place again: apply it once more, and look who writes there",
+            path=str(path),
+        )
     return TableAt(wanted, True, (f"{said}; put back",))
+
+
+def _changed_entry(found: bytes, wanted: bytes) -> str | None:
+    """Name the first published entry that another table has changed or lacks; None if it only adds, or is no table."""
+    try:
+        there = parse_table(found).entries
+    except ArtifactError:
+        return None  # damaged: nothing in it could have been meant
+    for key, entry in parse_table(wanted).entries.items():
+        if there.get(key) != entry:
+            return f"its entry {key} is not the one that was published"
+    return None
 
 
 def _refuse_quarantined(store: NodeStore, table: bytes) -> None:
