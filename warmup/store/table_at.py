@@ -124,7 +124,10 @@ def _restored(store: NodeStore, path: Path, found: bytes, wanted: bytes | None) 
 
 
 def _changed_entry(found: bytes, wanted: bytes) -> str | None:
-    """Name the first published entry that another table has changed or lacks; None if it only adds, or is no table."""
+    """Name the first published entry that another table changes or lacks.
+
+    None for a table that only adds entries, and for bytes that are no table.
+    """
     try:
         there = parse_table(found).entries
     except ArtifactError:
