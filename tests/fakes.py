@@ -240,7 +240,7 @@ class ForeignRunner:
     def __init__(self, limits: Any, kv_cache_config: Any, capabilities: frozenset[Any], backend: str | None) -> None:
         self.limits, self.kv_cache_config, self.capabilities = limits, kv_cache_config, capabilities
         self.vocab_size, self.device, self.decode_query_len = 100, "cpu", 1
-        self.is_pooling_model, self.is_last_pp_rank, self.has_collectives = False, True, False
+        self.is_pooling_model, self.is_last_pp_rank = False, True
         self.attention_backends = (NamedBackend(None), NamedBackend(backend))
         self.calls: list[tuple[str, Any]] = []
 

@@ -59,11 +59,6 @@ def parse_file_key(text: str) -> FileKey:
     return FileKey(op, runner, shapes, extras)
 
 
-def task_key(text: str) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
-    """`(op, shapes, extras)` of a file key."""
-    return parse_file_key(text).task
-
-
 def _value(node: ast.expr) -> Any:
     """The value of literals, tuples, lists (as tuples), signed numbers and dotted names (as strings)."""
     match node:

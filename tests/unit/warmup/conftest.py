@@ -11,6 +11,7 @@ import pytest
 
 from ray_warmup.configs.model import ModelDims
 from tests.lone_rank import Answer, LoneRank, RankMaker, lone_rank
+from tests.recording_connector import RecordingConnector
 from tests.troubled_disk import TroubledDisk
 
 DENSE = {
@@ -88,21 +89,21 @@ def make_runner() -> RunnerFactory:
         kv_connector: Any = None,
         calls: dict[str, Any] | None = None,
         **config: Any,
-    ) -> BuiltinRunner:
+    ) -> Any:
         dims = ModelDims.model_validate(ARCHITECTURES[architecture])
         limits = SchedulerLimits(max_num_batched_tokens, max_num_seqs, max_model_len)
         if calls is not None:
             wanted = {"backend": "cpu", "dtype": config.get("dtype", "float32"), **calls}
             config["workloads"] = layer_calls(dims, limits, **wanted)
-        return BuiltinRunner(
+        runner = BuiltinRunner(
             RunnerConfig(
                 dims=dims,
                 limits=limits,
                 kv_cache=KVCacheConfig(num_blocks, interleaved_groups(3, block_sizes)),
                 **config,
             ),
-            kv_connector,
         )
+        return (kv_connector or RecordingConnector()).connect(runner)
 
     return make
 

@@ -96,11 +96,6 @@ class OpContest:
             return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"), CUDA_LEAD_LAPS)
         return Pace(lap_s, CPU_BUDGET_S, 0, CPU_TUNED_FACTOR)
 
-    @property
-    def rotation(self) -> Rotation:
-        """Calls per lap and copies in memory."""
-        return self._rotation
-
     def flaw(self, choice: Choice) -> Flaw | None:
         """Run a tactic once on the first copy and compare its output with the reference and the default's."""
         poison(self._first.of_default)

@@ -16,13 +16,12 @@ from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep
 from ray_warmup.warmup.engines.builtin.runner.block_table import MultiGroupBlockTable
 from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
 from ray_warmup.warmup.engines.builtin.runner.capabilities import capabilities_on
-from ray_warmup.warmup.engines.builtin.runner.connector import StepConnector
 from ray_warmup.warmup.engines.builtin.runner.dummy import DummyBatch, DummyShape, dummy_batch
 from ray_warmup.warmup.engines.builtin.runner.graphs import CapturedStep, DeviceWork, capture
 from ray_warmup.warmup.engines.builtin.runner.input_batch import InputBatch, StepRows
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.padded_sizes import padded, request_sizes, token_sizes
-from ray_warmup.warmup.engines.builtin.runner.pending_step import PendingStep, pool
+from ray_warmup.warmup.engines.builtin.runner.pending_step import PendingStep
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 from ray_warmup.warmup.engines.builtin.runner.runner_config import (
     RunnerConfig,
@@ -41,16 +40,14 @@ Lengths = npt.NDArray[np.int32]
 class BuiltinRunner:
     """Satisfies `runner.protocol.ModelRunner` with every capability that its device and model allow."""
 
-    def __init__(self, config: RunnerConfig, kv_connector: StepConnector | None = None) -> None:
+    def __init__(self, config: RunnerConfig) -> None:
         self.config = config
         self.device = torch.device(config.device)
         self.capabilities = capabilities_on(self.device.type, config.dims)
         self.limits, self.kv_cache_config = config.limits, config.kv_cache
         self.vocab_size = config.dims.vocab_size
-        self.is_pooling_model, self.is_last_pp_rank = config.is_pooling_model, config.is_last_pp_rank
-        self.has_collectives = False
+        self.is_pooling_model, self.is_last_pp_rank = False, config.is_last_pp_rank
         self.decode_query_len = 1
-        self.kv_connector = kv_connector or StepConnector()
         self.attention_backends = attention_backends(config, self.device)
         self.token_sizes = token_sizes(config.limits.max_num_batched_tokens)
         self.graph_capture_sizes = config.capture_sizes or request_sizes(config.limits.max_num_seqs)
@@ -107,7 +104,7 @@ class BuiltinRunner:
 
     def execute_model(
         self, scheduler_output: SchedulerOutput, hidden_in: torch.Tensor | None = None
-    ) -> StepOutput | torch.Tensor | None:
+    ) -> torch.Tensor | None:
         """Run one step.
 
         Args:
@@ -115,8 +112,7 @@ class BuiltinRunner:
             hidden_in: the previous stage's result, on a pipeline stage that is not the first.
 
         Returns:
-            A pooling model's `StepOutput`; the hidden states of a stage that is not the last; else None, and
-            `sample_tokens` gives the tokens.
+            The hidden states of a stage that is not the last; else None, and `sample_tokens` gives the tokens.
         """
         with torch.inference_mode():
             self.input_batch.update(scheduler_output)
@@ -127,9 +123,7 @@ class BuiltinRunner:
             size = padded(rows.num_tokens, self.token_sizes)
             self.input_batch.fill(rows, size)
             hidden = self._planned(rows.query_lens, rows.seq_lens, size, hidden_in, rows.num_tokens)()
-            result = self._finish(rows, hidden)
-        self.kv_connector.step_done(scheduler_output)
-        return result
+            return self._finish(rows, hidden)
 
     def sample_tokens(self, grammar_output: GrammarOutput | None) -> StepOutput | None:
         """Sample the tokens of the last step. None on a stage that is not the last, or if nothing was executed.
@@ -207,7 +201,7 @@ class BuiltinRunner:
 
     @property
     def _has_head(self) -> bool:
-        return self.is_last_pp_rank and not self.is_pooling_model
+        return self.is_last_pp_rank
 
     def _planned(
         self,
@@ -262,11 +256,9 @@ class BuiltinRunner:
         index = torch.from_numpy(rows.astype(np.int64)).to(self.device)
         return lambda hidden: self.decoder.logits(hidden[index])[: len(last)]
 
-    def _finish(self, rows: StepRows, hidden: torch.Tensor) -> StepOutput | torch.Tensor | None:
+    def _finish(self, rows: StepRows, hidden: torch.Tensor) -> torch.Tensor | None:
         if not self.is_last_pp_rank:
             self._pending = PendingStep(rows, None)
             return hidden[: rows.num_tokens]
-        if self.is_pooling_model:
-            return pool(rows, hidden)
         self._pending = PendingStep(rows, self._logits_of(rows.query_lens)(hidden))
         return None

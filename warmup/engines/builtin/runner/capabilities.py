@@ -10,9 +10,10 @@ MLA_CPU, MLA_CUDA = "TORCH_MLA_REFERENCE", "FLASHINFER_MLA"
 
 
 def capabilities_on(device_type: str, dims: ModelDims) -> frozenset[Capability]:
-    """Everything, but graphs where there is no CUDA, or where experts are chosen on the host."""
+    """Everything but a KV connector, and graphs only on CUDA where no experts are chosen on the host."""
     able = device_type == "cuda" and not dims.is_moe
-    return frozenset(Capability) if able else frozenset(Capability) - {Capability.GRAPH_CAPTURE}
+    lacks = {Capability.KV_CONNECTOR} if able else {Capability.KV_CONNECTOR, Capability.GRAPH_CAPTURE}
+    return frozenset(Capability) - lacks
 
 
 def attention_name(device_type: str, dims: ModelDims) -> str:

@@ -16,7 +16,6 @@ from ray_warmup.warmup.engines.builtin.runner.block_table import MultiGroupBlock
 from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
 from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
 from ray_warmup.warmup.engines.builtin.runner.padded_sizes import token_sizes
-from ray_warmup.warmup.engines.builtin.runner.pooling import PoolingState
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.schedule import BlockIds, NewRequest, SamplingParams, SchedulerOutput
 
@@ -30,7 +29,6 @@ class RequestState:
     """Prompt and output."""
     prompt_len: int
     sampling: SamplingParams
-    pooling: PoolingState | None
     block_ids: list[list[int]]
     num_computed: int
     prompt: npt.NDArray[np.int64]
@@ -188,7 +186,6 @@ def _state_of(new: NewRequest) -> RequestState:
         tokens=list(new.prompt_token_ids),
         prompt_len=len(new.prompt_token_ids),
         sampling=new.sampling or SamplingParams(),
-        pooling=None if new.pooling is None else PoolingState(new.pooling),
         block_ids=[list(ids) for ids in _checked(new.block_ids, new.req_id)],
         num_computed=new.num_computed_tokens,
         prompt=np.array(new.prompt_token_ids, dtype=np.int64),

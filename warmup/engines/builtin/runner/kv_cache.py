@@ -77,11 +77,6 @@ class BlockPool:
     def __init__(self, num_blocks: int) -> None:
         self._free = list(range(num_blocks - 1, NULL_BLOCK, -1))
 
-    @property
-    def num_free(self) -> int:
-        """Blocks that can be handed out."""
-        return len(self._free)
-
     def take(self, count: int) -> tuple[int, ...]:
         """Take `count` distinct block ids.
 

@@ -64,16 +64,3 @@ class PendingStep:
 
     def _is_complete(self, row: int) -> bool:
         return int(self.rows.seq_lens[row]) == len(self.rows.requests[row].tokens)
-
-
-def pool(rows: StepRows, hidden: torch.Tensor) -> StepOutput:
-    """Add a step's hidden states to their requests, and return the vectors of complete prompts."""
-    pooled, start = {}, 0
-    for state, length, seq_len in zip(rows.requests, rows.query_lens, rows.seq_lens, strict=True):
-        if state.pooling is None:
-            raise ScheduleError(f"request {state.req_id} has no pooling parameters, the model pools")
-        state.pooling.add(hidden[start : start + length])
-        start += int(length)
-        if seq_len == len(state.tokens):
-            pooled[state.req_id] = state.pooling.vector()
-    return StepOutput(pooled=MappingProxyType(pooled))

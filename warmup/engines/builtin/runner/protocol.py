@@ -104,8 +104,6 @@ class ModelRunner(Protocol):
     """torch device; only its `type` and being passed on is relied upon."""
     is_pooling_model: bool
     is_last_pp_rank: bool
-    has_collectives: bool
-    """The forward waits for other ranks (tensor, expert parallel), so these ranks warm up in step."""
     decode_query_len: int
     """Tokens of one request in a decode step; more than 1 with speculative decoding."""
     attention_backends: tuple[AttentionBackend, ...]

@@ -36,7 +36,6 @@ class RunnerConfig:
     """torch dtype name of weights, activations and cache."""
     seed: int = 0
     """Of the random weights."""
-    is_pooling_model: bool = False
     is_first_pp_rank: bool = True
     is_last_pp_rank: bool = True
     workloads: tuple[Workload, ...] = ()

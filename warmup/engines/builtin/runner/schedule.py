@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -87,11 +86,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class PoolingParams:
-    """How a pooling model's hidden states become one vector."""
-
-    kind: Literal["last", "mean"] = "last"
-    normalize: bool = True
-    """Scale the vector to length 1."""
+    """Asks a pooling model for a request's vector in place of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +150,3 @@ class StepOutput:
     tokens: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Sampled token of each request whose prompt is complete."""
     logprobs: Mapping[str, TokenLogprobs] = field(default_factory=lambda: MappingProxyType({}))
-    pooled: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    """Pooled vector of each request of a pooling model whose prompt is complete."""

@@ -17,7 +17,6 @@ from ray_warmup.warmup.engines.builtin.runner.schedule import (
     BlockIds,
     CachedRequests,
     NewRequest,
-    PoolingParams,
     SamplingParams,
     SchedulerOutput,
     StepOutput,
@@ -32,7 +31,6 @@ class ServedRequest:
     prompt: tuple[int, ...]
     max_tokens: int
     sampling: SamplingParams | None = None
-    pooling: PoolingParams | None = None
     output: list[int] = field(default_factory=list)
     computed: int = 0
     blocks: list[list[int]] = field(default_factory=list)
@@ -107,8 +105,7 @@ class Scheduler:
             self._running[req_id].output.append(token)
         for req_id in list(output.num_scheduled_tokens):
             request = self._running[req_id]
-            pooled = request.pooling is not None and request.computed == len(request.prompt)
-            if pooled or len(request.output) == request.max_tokens:
+            if len(request.output) == request.max_tokens:
                 self._end(request)
 
     def _admit(self, tokens: dict[str, int], budget: int) -> list[NewRequest]:
@@ -124,11 +121,7 @@ class Scheduler:
             count = min(len(request.prompt), budget, self._chunk)
             tokens[request.req_id] = count
             budget -= count
-            new.append(
-                NewRequest(
-                    request.req_id, request.prompt, self._extend(request, count), request.sampling, request.pooling
-                )
-            )
+            new.append(NewRequest(request.req_id, request.prompt, self._extend(request, count), request.sampling))
         return new
 
     def _extend(self, request: ServedRequest, count: int) -> BlockIds:

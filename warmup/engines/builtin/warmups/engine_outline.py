@@ -183,7 +183,7 @@ class OutlinedRunner:
         self.limits, self.kv_cache_config = outline.limits, outline.kv_cache
         self.vocab_size, self.device = outline.dims.vocab_size, outline.device
         self.is_pooling_model, self.is_last_pp_rank = False, outline.is_last_pp_rank
-        self.has_collectives, self.decode_query_len = False, 1
+        self.decode_query_len = 1
         self.attention_backends = (_Named(attention_name(outline.device, outline.dims)),)
         self.graph_capture_sizes = outline.capture_sizes
 

@@ -1,7 +1,4 @@
-"""Runs a rank's engine warmups in order: gates, deadlines, severities, one report.
-
-Ranks whose forward contains collectives run in step: they meet at `barrier` before each warmup. Others never wait.
-"""
+"""Runs a rank's engine warmups in order: gates, deadlines, severities, one report."""
 
 from __future__ import annotations
 
@@ -27,15 +24,11 @@ from ray_warmup.warmup.errors import DeadContextError, EngineWarmupTimeoutError
 
 logger = logging.getLogger(__name__)
 
-Barrier = Callable[[str], None]
-"""Waits, with a deadline of its own, until every rank of the forward's group is at the named warmup."""
-
 
 def run_engine_warmups(
     context: WarmupContext,
     warmups: Sequence[EngineWarmup],
     *,
-    barrier: Barrier | None = None,
     announce: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> EngineWarmupReport:
@@ -44,23 +37,18 @@ def run_engine_warmups(
     Args:
         context: the rank's surroundings.
         warmups: in the order of their stages.
-        barrier: needed by a runner whose forward contains collectives.
         announce: told each warmup's name before it begins.
         clock: seconds.
 
     Raises:
-        ValueError: the warmups are not in the order of their stages, or the runner's ranks need a barrier.
+        ValueError: the warmups are not in the order of their stages.
         DeadContextError: the device no longer answers; the process must be replaced.
     """
     stages = [warmup.stage for warmup in warmups]
     if stages != sorted(stages):
         raise ValueError(f"engine warmups out of order: {[f'{w.stage.name}:{w.name}' for w in warmups]}")
-    if context.runner.has_collectives and barrier is None:
-        raise ValueError("the runner's forward contains collectives: its ranks warm up in step and need a barrier")
     outcomes, notes = [], Notes()
     for warmup in warmups:
-        if barrier is not None and context.runner.has_collectives:
-            barrier(warmup.name)
         if announce is not None:
             announce(warmup.name)
         outcome, added = _run_one(replace(context, consumed=context.consumed | notes.consumed), warmup, clock)

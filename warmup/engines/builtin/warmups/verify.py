@@ -16,7 +16,7 @@ import numpy as np
 
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import NULL_BLOCK
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, ModelRunner, optional
-from ray_warmup.warmup.engines.builtin.runner.schedule import PoolingParams, SamplingParams, SchedulerOutput, StepOutput
+from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams, SchedulerOutput, StepOutput
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
 from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
@@ -110,10 +110,8 @@ def random_requests(runner: ModelRunner, count: int) -> list[ServedRequest]:
     for index in range(count):
         prompt = tuple(random.integers(0, runner.vocab_size, int(random.integers(1, longest - MOST_OUTPUT + 1))))
         kind = KINDS[int(random.integers(len(KINDS)))]
-        request = ServedRequest(f"_verify_{index}", tuple(map(int, prompt)), int(random.integers(1, MOST_OUTPUT + 1)))
-        request.sampling = None if runner.is_pooling_model else kind
-        request.pooling = PoolingParams() if runner.is_pooling_model else None
-        made.append(request)
+        most = int(random.integers(1, MOST_OUTPUT + 1))
+        made.append(ServedRequest(f"_verify_{index}", tuple(map(int, prompt)), most, kind))
     return made
 
 

@@ -14,7 +14,6 @@ from ray_warmup.warmup.engines.builtin.runner.schedule import (
     CachedRequests,
     GrammarOutput,
     NewRequest,
-    PoolingParams,
     SamplingParams,
     SchedulerOutput,
 )
@@ -109,22 +108,6 @@ def test_interpreted_kernels_give_the_reference_tokens(make_runner: Any, serve: 
     interpreted = serve(make_runner(kernel_mode="interpreted"), prompts)
 
     assert serve(make_runner(), again) == interpreted
-
-
-@pytest.mark.parametrize("kind", ["last", "mean"])
-def test_pooling_gives_the_same_vector_in_chunks(make_runner: Any, kind: Any) -> None:
-    """A pooling model gives each request one normalised vector, the same for a chunked prompt."""
-    prompt = tuple(range(12))
-    request = NewRequest("a", prompt, BLOCKS, pooling=PoolingParams(kind))
-    whole = make_runner(is_pooling_model=True, dtype="float64").execute_model(step_of(request, 12))
-    runner = make_runner(is_pooling_model=True, dtype="float64")
-
-    assert runner.execute_model(step_of(request, 5)).pooled == {}
-    chunked = runner.execute_model(continue_("a", 5, 7))
-
-    assert runner.sample_tokens(None) is None
-    np.testing.assert_allclose(chunked.pooled["a"], whole.pooled["a"], rtol=1e-6)
-    assert np.linalg.norm(whole.pooled["a"]) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_two_pipeline_stages_equal_one(make_runner: Any) -> None:

@@ -94,6 +94,7 @@ def test_the_sampler_sees_what_the_shape_promises(make_context: Any, make_runner
 
 def test_pooling_models_have_no_sampler(make_context: Any, make_runner: Any) -> None:
     """A pooling model is skipped with that reason."""
-    context = make_context(make_runner(is_pooling_model=True))
+    context = make_context(make_runner())
+    context.runner.is_pooling_model = True
 
     assert SamplerFeaturesWarmup().gate(context) == Skip("pooling model")

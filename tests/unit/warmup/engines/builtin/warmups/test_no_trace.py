@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines.builtin.runner.connector import StepConnector
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
 from ray_warmup.warmup.engines.builtin.runner.scheduler import ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from tests.fakes import NamedBackend
+from tests.recording_connector import RecordingConnector
 
 
 def observe(runner: Any) -> dict[str, Any]:
@@ -57,11 +57,11 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("kind", [{}, {"architecture": "mla"}, {"architecture": "mla_moe"}, {"is_pooling_model": True}])
+@pytest.mark.parametrize("kind", [{}, {"architecture": "mla"}, {"architecture": "mla_moe"}])
 def test_nothing_differs_before_and_after(make_context: Any, make_runner: Any, kind: dict[str, Any]) -> None:
     """Every buffer, block table, cache, random state, environment variable and statistic is as before."""
     heard: list[Any] = []
-    runner = make_runner(max_num_seqs=4, kv_connector=StepConnector(heard.append), **kind)
+    runner = make_runner(max_num_seqs=4, kv_connector=RecordingConnector(heard), **kind)
     for tensor in runner.buffers().values():
         tensor.copy_(torch.arange(tensor.numel()).view(tensor.shape) % 7)
     before = observe(runner)

@@ -11,13 +11,19 @@ import torch
 
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SamplingParams, SchedulerOutput
+from ray_warmup.warmup.engines.builtin.runner.schedule import (
+    GrammarOutput,
+    PoolingParams,
+    SamplingParams,
+    SchedulerOutput,
+)
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
 from ray_warmup.warmup.engines.builtin.warmups.prefill_decode import DECODE_STEPS, PrefillDecodeWarmup
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import Skip
 from ray_warmup.warmup.engines.builtin.warmups.warmup_requests import RequestPlan, plan_requests
 from tests.fakes import ForeignRunner
+from tests.recording_connector import RecordingConnector
 
 CACHE = KVCacheConfig(200, interleaved_groups(3, (2, 16)))
 
@@ -190,8 +196,9 @@ def test_a_stage_that_is_not_last_samples_with_none(make_context: Any, make_runn
 
 
 def test_pooling_models_stop_after_the_prefill(make_context: Any, make_runner: Any) -> None:
-    """A pooling model runs its prompts and nothing is sampled."""
-    runner, seen = make_runner(is_pooling_model=True), []
+    """A pooling model runs its prompts with pooling and without sampling parameters, and nothing is sampled."""
+    runner, seen = make_runner(), []
+    runner.is_pooling_model = True
     context = replace(make_context(runner), sample_tokens=seen.append)
 
     run_pass(context, "pooling")
@@ -201,14 +208,22 @@ def test_pooling_models_stop_after_the_prefill(make_context: Any, make_runner: A
     assert runner.input_batch.requests == {}
 
 
+def test_requests_of_pooling_models_ask_for_a_vector(make_context: Any, make_runner: Any) -> None:
+    """Each prompt comes once, with pooling and without sampling parameters."""
+    runner, steps = make_runner(), []
+    runner.is_pooling_model = True
+    run_pass(replace(make_context(runner), execute_model=steps.append), "pooling")
+    requests = [request for step in steps for request in step.new_requests]
+    assert requests
+    assert {(request.pooling, request.sampling) for request in requests} == {(PoolingParams(), None)}
+
+
 @pytest.mark.parametrize("fails_at", range(1, 6))
 def test_a_failing_step_leaves_nothing_behind(make_context: Any, make_runner: Any, fails_at: int) -> None:
     """Whichever step raises, the one that removes the requests included: connector enabled, requests gone, KV blocks
     zero, buffers and random state as before, synchronised."""
     heard: list[Any] = []
-    from ray_warmup.warmup.engines.builtin.runner.connector import StepConnector
-
-    runner, synchronized = make_runner(kv_connector=StepConnector(heard.append)), []
+    runner, synchronized = make_runner(kv_connector=RecordingConnector(heard)), []
     before = {name: tensor.clone() for name, tensor in runner.buffers().items()}
     random, calls = torch.get_rng_state(), []
 

@@ -99,26 +99,6 @@ def test_the_registered_order_is_by_stage_and_every_deadline_exists() -> None:
     assert all(warmup.leaves for warmup in ENGINE_WARMUPS)
 
 
-def test_ranks_with_collectives_meet_before_each_warmup_and_others_never_wait(context: Any) -> None:
-    """The barrier is called with each warmup's name, skipped ones too, only where the forward has collectives."""
-    warmups, met = (Scripted("a", skip=Skip("no")), Scripted("b", fails_at=1), Scripted("c")), []
-
-    run_engine_warmups(context, warmups, barrier=met.append)
-    alone = list(met)
-    context.runner.has_collectives = True
-    run_engine_warmups(context, warmups, barrier=met.append)
-
-    assert (alone, met) == ([], ["a", "b", "c"])
-
-
-def test_collectives_without_a_barrier_are_refused(context: Any) -> None:
-    """Ranks that must run in step are not started without a way to do so."""
-    context.runner.has_collectives = True
-
-    with pytest.raises(ValueError, match="need a barrier"):
-        run_engine_warmups(context, (Scripted("a"),))
-
-
 def test_a_lost_device_ends_everything(context: Any) -> None:
     """When the device does not synchronise after a failure, the error says that the process must be replaced."""
     calls = []

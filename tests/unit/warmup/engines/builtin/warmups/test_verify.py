@@ -91,9 +91,9 @@ def test_a_step_that_fails_is_an_error_with_its_number(make_context: Any, make_r
     assert not found.is_clean
 
 
-@pytest.mark.parametrize("kind", [{"is_last_pp_rank": False}, {"is_first_pp_rank": False}, {"is_pooling_model": True}])
+@pytest.mark.parametrize("kind", [{"is_last_pp_rank": False}, {"is_first_pp_rank": False}])
 def test_every_kind_of_runner_serves_them_to_the_end(make_context: Any, make_runner: Any, kind: dict[str, Any]) -> None:
-    """A stage that does not sample, one that does not embed, and a pooling model."""
+    """A stage that does not sample, and one that does not embed."""
     runner = make_runner(max_num_batched_tokens=16, max_num_seqs=4, **kind)
 
     found = verify(make_context(runner), 4, CompilationMonitor(hooks=()))
