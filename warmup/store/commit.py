@@ -1,11 +1,14 @@
 """Making an artifact the current one of its store: one generation for each artifact, however many publish it at once.
 
 A generation is added, then the others are looked at: of several with one artifact the current one stays, else the
-lowest. Whoever commits looks again afterwards, so that publishers who did not see each other end with one number.
+lowest. Whoever commits looks again afterwards, so that publishers who did not see each other end with one number. A
+generation is held from before it is read until `current` names it, and one that is given up is removed as a pruner
+removes it: whoever holds it meanwhile keeps it.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +16,11 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
 from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
-from ray_warmup.warmup.store.generations import Generations, Pointer
-from ray_warmup.warmup.store.leases import Lease
+from ray_warmup.warmup.store.generations import Generations, Pointer, hide
+from ray_warmup.warmup.store.leases import EVERYTHING, Lease, held_generations
+from ray_warmup.warmup.store.trash import delete, give_back
+
+logger = logging.getLogger(__name__)
 
 Hold = Callable[[int], Lease]
 
@@ -31,8 +37,11 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
     if current is not None and current.generation in stored:
         return current, []
     if stored:
-        return _go_to(store, min(stored)), [store.pointer_path]
-    return _add(store, manifest, hold)
+        chosen, files = _go_to(store, min(stored), hold), [store.pointer_path]
+    else:
+        chosen, files = _add(store, manifest, hold)
+    _leave_one(store, manifest.digest, chosen.generation)
+    return chosen, files
 
 
 def _refuse_other_version(store: Generations) -> None:
@@ -46,24 +55,27 @@ def _refuse_other_version(store: Generations) -> None:
 
 
 def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, list[Path]]:
-    """A new generation is held from before it exists, so that no pruner takes it."""
+    """Add a generation and make it current, or go to the one that another publisher of this artifact made meanwhile.
+
+    It is held from before it exists, so that no pruner takes it.
+    """
     number = store.reserve()
     use = hold(number)
     try:
         pointer = store.add(manifest, number)
-        files = [store.manifest_path(number), store.pointer_path]
         other = _other(store, manifest.digest, number)
         if other is None:
             store.commit(pointer)
-            other = _lower(store, manifest.digest, number)
-            if other is None:
-                return pointer, files
-        current = _current(store)
-        chosen = current if current is not None and current.generation == other else _go_to(store, other)
-        store.drop(number)
-        return chosen, [store.pointer_path]
     finally:
         use.release()
+    if other is None:
+        other = _lower(store, manifest.digest, number)
+    if other is None:
+        return pointer, [store.manifest_path(number), store.pointer_path]
+    current = _current(store)
+    if current is None or current.generation != other:
+        current = _go_to(store, other, hold)
+    return current, [store.pointer_path]
 
 
 def _other(store: Generations, digest: str, mine: int) -> int | None:
@@ -78,10 +90,49 @@ def _lower(store: Generations, digest: str, mine: int) -> int | None:
     return min((number for number in _with_artifact(store, digest) if number < mine), default=None)
 
 
-def _go_to(store: Generations, number: int) -> Pointer:
-    pointer = Pointer(number, sha256(store.manifest_bytes(number)))
-    store.commit(pointer)
+def _go_to(store: Generations, number: int, hold: Hold) -> Pointer:
+    use = hold(number)
+    try:
+        pointer = Pointer(number, sha256(store.manifest_bytes(number)))
+        store.commit(pointer)
+    finally:
+        use.release()
     return pointer
+
+
+def _leave_one(store: Generations, digest: str, chosen: int) -> None:
+    """Remove the other generations with this artifact, but for those that are current or held."""
+    for number in _with_artifact(store, digest):
+        if number != chosen:
+            _give_up(store, number)
+
+
+def _give_up(store: Generations, number: int) -> None:
+    """Remove a generation that another one stands for, unless somebody uses it."""
+    path = store.manifest_path(number).parent
+    try:
+        if _is_used(store, number):
+            return
+        trash = hide(path)
+        if trash is None:
+            return
+        if _is_used(store, number):  # by who came before it was hidden
+            give_back(trash, path)
+        else:
+            delete(trash)
+    except StoreError as error:
+        logger.info("generation %d of %s stays: %s", number, store.directory, error)
+
+
+def _is_used(store: Generations, number: int) -> bool:
+    """Return True if a generation is held or current, or if that cannot be told."""
+    try:
+        held = held_generations(store.directory / "leases")
+    except StoreError as error:
+        logger.info("generation %d of %s stays: %s", number, store.directory, error)
+        return True
+    current = _current(store)
+    return bool(held & {number, EVERYTHING}) or current is None or current.generation == number
 
 
 def _current(store: Generations) -> Pointer | None:

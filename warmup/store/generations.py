@@ -140,18 +140,6 @@ class Generations:
             raise
         return Pointer(number, sha256(data))
 
-    def drop(self, number: int) -> None:
-        """Remove an unused generation that this process added.
-
-        One that cannot be removed stays.
-        """
-        path = self.manifest_path(number)
-        try:
-            path.unlink(missing_ok=True)
-            path.parent.rmdir()
-        except OSError as error:
-            logger.info("generation %d of %s stays: %s", number, self.directory, error)
-
     def manifest_path(self, number: int) -> Path:
         """Return the path of a generation's manifest."""
         return self.generations / f"{number:06d}" / "manifest.json"

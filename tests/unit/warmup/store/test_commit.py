@@ -12,6 +12,7 @@ from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune
 from ray_warmup.warmup.store.generations import Generations, Pointer
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.pruning import prune_generations
 from tests.artifacts import KEY, make_artifact, table_bytes
 
 
@@ -68,6 +69,41 @@ def test_publishers_that_did_not_see_each_other_end_with_one_number(
     with_it = [n for n in store.generations.numbers() if store.load_artifact(generation=n)[0].table == table_bytes(3)]
 
     assert with_it == [published.generation] == [store.generations.pointer().generation]
+
+
+def test_a_generation_that_is_gone_to_is_not_pruned_meanwhile(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pruner that strikes between the look at an earlier generation and its commit leaves it."""
+    commit = Generations.commit
+
+    def late(self: Generations, pointer: Pointer) -> None:
+        assert prune_generations(NodeStore(store.directory), [1]) == []
+        commit(self, pointer)
+
+    monkeypatch.setattr(Generations, "commit", late)
+    assert store.publish(make_artifact(1)).generation == 1
+    assert store.lookup(KEY).table == table_bytes(1)
+
+
+def test_a_generation_that_another_stands_for_stays_while_it_is_held(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is about to make it current finds it whole; without such a holder it goes."""
+    add = Generations.add
+    leases = []
+
+    def slow(self: Generations, manifest: Manifest, number: int) -> Pointer:
+        monkeypatch.setattr(Generations, "add", add)
+        assert NodeStore(store.directory).publish(make_artifact(3)).generation == number + 1
+        leases.append(NodeStore(store.directory).hold(number))
+        return add(self, manifest, number)
+
+    monkeypatch.setattr(Generations, "add", slow)
+    assert store.publish(make_artifact(3)).generation == 4
+    assert store.generations.numbers() == [1, 2, 3, 4]
+    assert store.load_artifact(generation=3)[0].table == table_bytes(3)
+    assert [lease.generation for lease in leases] == [3]
 
 
 def test_pruning_counts_different_artifacts(tmp_path: Path) -> None:
