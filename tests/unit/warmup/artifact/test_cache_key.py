@@ -44,13 +44,17 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "cluster.node_labels": {"a": "b"},
         "cluster.backend": "cpu",
     },
-    "timeouts": {f"timeouts.{name}": 17.0 for name in WarmupConfig.model_fields["timeouts"].annotation.model_fields},  # type: ignore[union-attr]
+    "timeouts": {
+        f"timeouts.{name}": 7.0 if name == "silence" else 17.0  # silence must be less than every phase's deadline
+        for name in WarmupConfig.model_fields["timeouts"].annotation.model_fields  # type: ignore[union-attr]
+    },
     "paths": {
         "cache.root": "/a",
         "cache.override_dir": "/b",
         "cache.root_env": "A",
         "cache.override_env": "B",
         "cache.persistent": False,
+        "cache.require_disk": False,
         "cache.file_mode": 0o644,
         "cache.dir_mode": 0o755,
         "cache.tuning_kernels": False,
