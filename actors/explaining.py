@@ -17,7 +17,7 @@ from ray_warmup.configs.schema import ClusterSection
 def able(config: WarmupConfig, nodes: Sequence[Node]) -> list[Node]:
     """Nodes that a run could use: with room for `ranks_per_node` ranks, else for one, by what they have in all."""
     cluster = config.cluster
-    return [node for node in nodes if capacity.matches(cluster, node) and _room(cluster, node) > 0]
+    return [node for node in nodes if capacity.matches(cluster, node) and _rank_capacity(cluster, node) > 0]
 
 
 def used(config: WarmupConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
@@ -40,10 +40,10 @@ def _is_enough(cluster: ClusterSection, chosen: Sequence[Node], all_nodes: Seque
         return len(chosen) >= cluster.num_ranks
     if cluster.placement_strategy == "SPREAD" and len(chosen) < min(cluster.num_ranks, len(all_nodes)):
         return False
-    return sum(_room(cluster, node) for node in chosen) >= cluster.num_ranks
+    return sum(_rank_capacity(cluster, node) for node in chosen) >= cluster.num_ranks
 
 
-def _room(cluster: ClusterSection, node: Node) -> int:
+def _rank_capacity(cluster: ClusterSection, node: Node) -> int:
     """Return the number of ranks that a node can hold, or 0 if it cannot hold `ranks_per_node`."""
     count = node.holds(capacity.bundle_of(cluster, cluster.backend_beside_gpus), node.total)
     per_node = cluster.ranks_per_node or 1

@@ -82,15 +82,15 @@ class Following:
             self._note(event.get("phase", ""))
             self._on_event(event)
         else:
-            self._ask(pause_s)
+            self._check_coordinator(pause_s)
         if self._ended is not None and time.monotonic() - self._ended[1] > self._final_s:
             raise CoordinatorLostError(
                 f"the run ended as {self._ended[0]}, but its report did not come within {self._final_s:g} s. {KEPT}"
             )
         return None
 
-    def _ask(self, wait_s: float) -> None:
-        """Does it answer? One question at a time, however long the answer takes."""
+    def _check_coordinator(self, wait_s: float) -> None:
+        """Check that the coordinator answers, with one pending question at a time."""
         if self._question is None:
             self._question = self._coordinator.status.remote()
         if ray.wait([self._question], timeout=wait_s)[0]:

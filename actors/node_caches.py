@@ -79,21 +79,21 @@ def perform_everywhere(
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
     if command in MOVES:
-        return judge(command, _answers(nodes, *MOVES[command](nodes, arguments, timeout_s)))
+        return combine(command, _answers(nodes, *MOVES[command](nodes, arguments, timeout_s)))
     arguments = {**arguments, "if_present": True}
     if command == "rollback":
         return _rollback(nodes, arguments, timeout_s)
-    answers = _ask(command, nodes, arguments, {}, timeout_s)
+    answers = _perform_on(command, nodes, arguments, {}, timeout_s)
     if command == "explain" and config is not None:
         return _explained(config, nodes, answers)
-    return judge(command, answers)
+    return combine(command, answers)
 
 
 def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """The answers of the nodes that a run would use."""
     chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
     needed = {node.node_id for node in chosen}
-    judged = judge("explain", [answer for answer in answers if answer.node_id in needed])
+    judged = combine("explain", [answer for answer in answers if answer.node_id in needed])
     others = [text for text in (shortage, *differences(answers)) if text and text not in judged.error]
     if not others:
         return judged
@@ -102,17 +102,17 @@ def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Se
 
 def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:
     """Roll every node back and return the rows, or none if nothing was changed."""
-    planned = _ask("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
+    planned = _perform_on("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
     problem = objection(planned)
     if problem:
         return ClusterAnswer("rollback", False, (), problem)
     # By number: nodes that share one directory then go back once, not once each.
     steps = {row.node_id: {"key": row.result["key"], "generation": row.result["new"]} for row in planned if row.result}
     holders = [node for node in nodes if node.node_id in steps]
-    done = {answer.node_id: answer for answer in _ask("rollback", holders, arguments, steps, timeout_s)}
+    done = {answer.node_id: answer for answer in _perform_on("rollback", holders, arguments, steps, timeout_s)}
     if any(answer.error for answer in done.values()):
         return _undone(holders, planned, done, arguments, timeout_s)
-    return judge("rollback", [done.get(answer.node_id, answer) for answer in planned])
+    return combine("rollback", [done.get(answer.node_id, answer) for answer in planned])
 
 
 def _undone(
@@ -131,7 +131,7 @@ def _undone(
         for row in planned
         if row.result
     }
-    back = {answer.node_id: answer for answer in _ask("rollback", holders, arguments, steps, timeout_s)}
+    back = {answer.node_id: answer for answer in _perform_on("rollback", holders, arguments, steps, timeout_s)}
     causes = [answer.error for answer in done.values() if answer.error]
     stuck = [node_id for node_id, answer in back.items() if answer.error]
     if not stuck:
@@ -153,7 +153,7 @@ def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capa
     return [node for node in nodes if capacity.matches(cluster, node) and node.holds(bundle, node.total) > 0]
 
 
-def judge(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
+def combine(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """All answers as one: well when each of them is and no two nodes serve different tables for one key."""
     problems = [answer.error for answer in answers if answer.error] + list(differences(answers))
     is_well = all(answer.ok for answer in answers) and not problems
@@ -205,7 +205,7 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
     return ""
 
 
-def _ask(
+def _perform_on(
     command: str, nodes: Sequence[capacity.Node], arguments: Arguments, own: Mapping[str, Arguments], timeout_s: float
 ) -> tuple[NodeAnswer, ...]:
     """`own` are arguments of single nodes, by id."""

@@ -76,7 +76,7 @@ def why_not_ready(question: Question, address: str | None, node: int | None = No
     return [standing.text for standing in standings if standing.answer != "ready"]
 
 
-def judge(standings: Sequence[Standing]) -> int | None:
+def exit_code_of(standings: Sequence[Standing]) -> int | None:
     """Return the exit code for one or several nodes: 0 if all classes are ready, 1 if one failed, or else None."""
     answers = {standing.answer for standing in standings}
     if "failed" in answers:
@@ -84,16 +84,16 @@ def judge(standings: Sequence[Standing]) -> int | None:
     return EXIT_READY if answers == {"ready"} else None
 
 
-def judge_newest(standings: Sequence[Standing]) -> int | None:
+def exit_code_of_newest_run(standings: Sequence[Standing]) -> int | None:
     """Return the exit code for a cluster's newest run on its nodes.
 
     Without any run, judge imported tables.
     """
     told = [standing for standing in standings if standing.run_id]
     if not told:
-        return judge([standing for standing in standings if standing.has_table])
+        return exit_code_of([standing for standing in standings if standing.has_table])
     newest = max(told, key=lambda standing: standing.ended_at)
-    return judge([standing for standing in told if standing.run_id == newest.run_id])
+    return exit_code_of([standing for standing in told if standing.run_id == newest.run_id])
 
 
 def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept: Any) -> dict[str, Any]:
@@ -152,11 +152,11 @@ class _LastWord:
         self._gone_since: float | None = None
 
     def of(self, standings: Sequence[Standing]) -> int | None:
-        """Return the exit code as `judge` does.
+        """Return the exit code as `exit_code_of` does.
 
         An interrupted run counts only after a while.
         """
-        code = judge(standings)
+        code = exit_code_of(standings)
         if any(standing.is_interrupted for standing in standings) and code is None:
             code = self._broken_off(standings)
         else:
@@ -218,19 +218,19 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     members = capacity.members()
     near = [node for node in members if _is_own(node.address)]
     root = str(resolve_paths(question.config.cache).root)
-    rows = _this_node(_ask(question, near, wait), root)
+    rows = _this_node(_ask_standings(question, near, wait), root)
     if rows is None:
-        answers = _ask(question, nodes_for(question.config, members), wait)
+        answers = _ask_standings(question, nodes_for(question.config, members), wait)
         rows = [row for answer in answers for row in answer["standings"]]
-        code = judge_newest([Standing(**row) for row in rows])
+        code = exit_code_of_newest_run([Standing(**row) for row in rows])
     else:
-        code = judge([Standing(**row) for row in rows])
+        code = exit_code_of([Standing(**row) for row in rows])
     if code == EXIT_READY:
         wait.say([Standing(**row) for row in rows])
     return None if code == EXIT_FAILED and _is_running(question.config) else code
 
 
-def _ask(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[str, Any]]:
+def _ask_standings(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[str, Any]]:
     """Return the answers of these nodes.
 
     A node that does not answer is named once.

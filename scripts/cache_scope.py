@@ -97,16 +97,16 @@ def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: W
 
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
         with connected(config):
-            return _ask(command, arguments, scope, config)
+            return _on_cluster(command, arguments, scope, config)
     with attached(scope.address) as found:
         if not found:
             raise ClusterError(
                 "--cluster: no Ray cluster was found; give --address, RAY_ADDRESS, or --config with cluster.address"
             )
-        return _ask(command, arguments, scope, config)
+        return _on_cluster(command, arguments, scope, config)
 
 
-def _ask(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
+def _on_cluster(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
     from ray_warmup.actors.node_caches import perform_everywhere
 
     return perform_everywhere(command, arguments, scope.timeout_s, config).to_json()

@@ -86,7 +86,7 @@ def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table")
     store = store_at(config.cache, place.directory)
     served = _served(store, place.key, needs_guard=config.guard.enabled)
     verdict = store.load_verdict()
-    answer, text, interrupted = _judge(store, served, verdict, accept)
+    answer, text, interrupted = _answer_of(store, served, verdict, accept)
     return Standing(
         answer,
         text,
@@ -100,7 +100,7 @@ def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table")
     )
 
 
-def _judge(
+def _answer_of(
     store: NodeStore, served: _Served, verdict: Mapping[str, Any] | None, accept: Accept
 ) -> tuple[Answer, str, bool]:
     path = store.table_path

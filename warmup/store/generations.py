@@ -151,7 +151,7 @@ class Generations:
         try:
             return read(path, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
-            rescue(path.parent)
+            restore_pruned(path.parent)
             return read(path, MAX_MANIFEST_BYTES)
 
     def manifest(self, pointer: Pointer) -> Manifest:
@@ -171,7 +171,7 @@ class Generations:
         try:
             data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
         except FileNotFoundError:
-            rescue(self.blob_path(digest))
+            restore_pruned(self.blob_path(digest))
             data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
         if sha256(data) != digest:
             path = self.blob_path(digest)
@@ -225,7 +225,7 @@ class Generations:
         publish_bytes(path, data, modes=self._modes)
 
 
-def hide(path: Path) -> Path | None:
+def move_to_trash(path: Path) -> Path | None:
     """Rename a path to a hidden trash name with the present time, before it is removed.
 
     None if the path is gone already.
@@ -241,8 +241,8 @@ def hide(path: Path) -> Path | None:
     return trash
 
 
-def rescue(path: Path) -> None:
-    """Take back what a pruner hid, and perhaps died over, because it is needed after all."""
+def restore_pruned(path: Path) -> None:
+    """Restore a path that a pruner hid, since it is needed again. The pruner may have died meanwhile."""
     for entry in entries(path.parent):
         found = HIDDEN.fullmatch(entry.name)
         if found is not None and found["name"] == path.name:

@@ -19,11 +19,11 @@ from ray_warmup.warmup.disk.clock import Clock, now_in
 from ray_warmup.warmup.disk.looking import entries, is_there, status_of
 from ray_warmup.warmup.disk.publish import STALE_AFTER_S
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.store.generations import HIDDEN, hide
+from ray_warmup.warmup.store.generations import HIDDEN, move_to_trash
 from ray_warmup.warmup.store.inventory import Inventory, take_inventory, unreadable
 from ray_warmup.warmup.store.leases import EVERYTHING, PUBLISHING, held_generations, uses_of
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.store.trash import delete, give_back
+from ray_warmup.warmup.store.trash import delete, restore_from_trash
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = t
         if _is_used(take_inventory(store, clock), number):
             continue
         path = store.generations.manifest_path(number).parent
-        trash = hide(path)
+        trash = move_to_trash(path)
         if trash is None:
             continue
         if _decide(trash, path, lambda number=number: _is_used(take_inventory(store, clock), number)):  # type: ignore[misc]
@@ -74,7 +74,7 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     for name in _OURS:
         swept += _sweep_subdirectory(store, store.directory / name, clock)
     keep = take_inventory(store, clock).names
-    hidden = [(path, hide(path)) for path in _ours(store) if path.name not in keep]
+    hidden = [(path, move_to_trash(path)) for path in _ours(store) if path.name not in keep]
     removed: list[Path] = []
     try:
         again = take_inventory(store, clock)
@@ -82,11 +82,11 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     except StoreError:
         for path, trash in hidden:
             if trash is not None:
-                give_back(trash, path)
+                restore_from_trash(trash, path)
         raise
     for path, trash in hidden:
         if trash is not None and (is_busy or path.name in needed):
-            give_back(trash, path)
+            restore_from_trash(trash, path)
         elif trash is not None:
             delete(trash)
             removed.append(path)
@@ -102,7 +102,7 @@ def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
         return []
     if take_inventory(store, clock).held:  # who serves from it must find it at any moment
         return []
-    trash = hide(store.directory)
+    trash = move_to_trash(store.directory)
     if trash is None:
         return []
     return [store.directory] if _decide(trash, store.directory, lambda: _is_needed(trash, store, clock)) else []
@@ -121,7 +121,7 @@ def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
             if uses.unreadable:
                 raise StoreError(uses.unreadable[0])
             if uses.held:
-                give_back(trash, path)
+                restore_from_trash(trash, path)
             else:
                 delete(trash)
                 removed.append(trash)
@@ -137,10 +137,10 @@ def _decide(trash: Path, path: Path, is_needed: Callable[[], bool]) -> bool:
     try:
         is_kept = is_needed()
     except StoreError:
-        give_back(trash, path)
+        restore_from_trash(trash, path)
         raise
     if is_kept:
-        give_back(trash, path)
+        restore_from_trash(trash, path)
     else:
         delete(trash)
     return not is_kept
@@ -179,7 +179,7 @@ def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
     for trash, path in _old_trash(store.generations.generations, clock):
         number = int(path.name) if path.name.isascii() and path.name.isdecimal() else None
         if number is None or take_inventory(store, clock).is_used(number):
-            give_back(trash, path)
+            restore_from_trash(trash, path)
         else:
             delete(trash)
             removed.append(trash)
@@ -191,7 +191,7 @@ def _sweep_subdirectory(store: NodeStore, directory: Path, clock: Clock) -> list
     removed = []
     for trash, path in _old_trash(directory, clock):
         if path.name in take_inventory(store, clock).names:
-            give_back(trash, path)
+            restore_from_trash(trash, path)
         else:
             delete(trash)
             removed.append(trash)

@@ -25,7 +25,7 @@ COMMITTED = ("current", TABLE_NAME)
 """A directory that has these anew was published to: what was hidden is another store's past and is not mixed in."""
 
 
-def give_back(trash: Path, path: Path) -> None:
+def restore_from_trash(trash: Path, path: Path) -> None:
     """Restore a hidden path, keeping and completing newer content at its place.
 
     Raises StoreError where both cannot be kept in one place; it then stays hidden.

@@ -8,7 +8,7 @@ import pytest
 
 from ray_warmup.actors import node_caches
 from ray_warmup.actors.capacity import Node
-from ray_warmup.actors.node_caches import NodeAnswer, judge, nodes_for, objection, perform_everywhere
+from ray_warmup.actors.node_caches import NodeAnswer, combine, nodes_for, objection, perform_everywhere
 from ray_warmup.configs import load_config
 
 A, B, HEAD = "a" * 56, "b" * 56, "c" * 56
@@ -82,11 +82,11 @@ def test_no_node_for_a_config_is_said(asked: Asked) -> None:
 def test_one_bad_node_makes_the_answer_bad_and_hides_no_other() -> None:
     """All nodes' answers stay; the whole is well only when each is, and errors are told together."""
     fine, bad = NodeAnswer(A, "", True, []), NodeAnswer(B, "", False, error="node bbbbbbbb: late")
-    answer = judge("ls", [fine, bad])
+    answer = combine("ls", [fine, bad])
 
     assert (answer.ok, answer.error, answer.nodes) == (False, "node bbbbbbbb: late", (fine, bad))
-    assert judge("verify", [fine]).ok
-    assert not judge("verify", [NodeAnswer(A, "", False, [{"problems": ["x"]}])]).ok
+    assert combine("verify", [fine]).ok
+    assert not combine("verify", [NodeAnswer(A, "", False, [{"problems": ["x"]}])]).ok
 
 
 def test_a_node_without_an_answer_is_named_with_the_setting() -> None:
@@ -106,13 +106,13 @@ def test_nodes_that_serve_different_tables_are_told(command: str) -> None:
     rows = [served(A, "x" * 64), served(B, "y" * 64), NodeAnswer(HEAD, "", True)]
     if command == "explain":
         rows = [NodeAnswer(row.node_id, "", True, row.result and row.result[0]) for row in rows]
-    apart = judge(command, rows)
+    apart = combine(command, rows)
 
     assert not apart.ok
     assert all(word in apart.error for word in ("kkkkkkkkkkkk", "xxxxxxxxxxxx: aaaaaaaa", "yyyyyyyyyyyy: bbbbbbbb"))
-    assert judge(command, [served(A, "x" * 64), served(B, "x" * 64)]).ok
-    assert judge(command, [served(A, "x" * 64), served(B, "y" * 64, "o" * 64)]).ok
-    assert judge(command, [served(A, "x" * 64), served(B, "")]).ok
+    assert combine(command, [served(A, "x" * 64), served(B, "x" * 64)]).ok
+    assert combine(command, [served(A, "x" * 64), served(B, "y" * 64, "o" * 64)]).ok
+    assert combine(command, [served(A, "x" * 64), served(B, "")]).ok
 
 
 def test_a_rollback_that_must_not_begin_says_nothing_of_what_it_would_have_done(

@@ -15,7 +15,7 @@ import pytest
 
 from ray_warmup.actors import waiting
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT
-from ray_warmup.actors.waiting import _is_own, _this_node, judge_newest, wait_ready, why_not_ready
+from ray_warmup.actors.waiting import _is_own, _this_node, exit_code_of_newest_run, wait_ready, why_not_ready
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.rank.asking import Question
@@ -277,12 +277,12 @@ def test_a_cluster_is_as_its_newest_run_left_it() -> None:
     """Older verdicts and idle nodes do not count for who looks on; a node of that run without its table does."""
     old, new = standing("failed", "a", 1.0), standing("ready", "b", 2.0, has_table=True)
     idle, lost = standing("unknown"), standing("unknown", "b", 2.0)
-    assert judge_newest([]) is None
-    assert judge_newest([idle]) is None
-    assert judge_newest([old, new, new, idle]) == EXIT_READY
-    assert judge_newest([new, lost]) is None
-    assert judge_newest([new, standing("failed", "c", 3.0)]) == EXIT_FAILED
-    assert judge_newest([standing("ready", has_table=True), idle]) == EXIT_READY
+    assert exit_code_of_newest_run([]) is None
+    assert exit_code_of_newest_run([idle]) is None
+    assert exit_code_of_newest_run([old, new, new, idle]) == EXIT_READY
+    assert exit_code_of_newest_run([new, lost]) is None
+    assert exit_code_of_newest_run([new, standing("failed", "c", 3.0)]) == EXIT_FAILED
+    assert exit_code_of_newest_run([standing("ready", has_table=True), idle]) == EXIT_READY
 
 
 def test_the_node_that_is_asked_is_this_one() -> None:

@@ -58,7 +58,7 @@ def tensors_of(output: Any) -> tuple[Any, ...]:
     return tuple(output) if isinstance(output, list | tuple) else (output,)
 
 
-def poison(output: Any) -> None:
+def fill_next_allocation_with_nan(output: Any) -> None:
     """Leave NaN in the memory that the next equal allocation gets, so that an unwritten output shows."""
     import torch
 

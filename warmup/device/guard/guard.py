@@ -59,7 +59,7 @@ def guard(
             with torch.inference_mode():
                 op, dtype = task.workload.op, task.workload.dtype
                 contest = OpContest(build, op, dtype, default, device, max_bytes)
-                return judge(contest, result, options, contest.served_flaw)
+                return judge_tactics(contest, result, options, contest.served_flaw)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             logger.warning("%s: out of memory while it was judged: %s", task.task_id, error)
         gc.collect()  # a contest's graphs and its closures hold one another
@@ -69,7 +69,7 @@ def guard(
     return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
 
 
-def judge(
+def judge_tactics(
     contest: Contest,
     result: TaskResult,
     options: TunerOptions,

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray_warmup.warmup.artifact.table import thaw
-from ray_warmup.warmup.device.guard.agreement import disagreement, poison
+from ray_warmup.warmup.device.guard.agreement import disagreement, fill_next_allocation_with_nan
 from ray_warmup.warmup.device.guard.contest import Flaw, Pace
 from ray_warmup.warmup.device.guard.measure import (
     ClockTimed,
@@ -98,7 +98,7 @@ class OpContest:
 
     def flaw(self, choice: Choice) -> Flaw | None:
         """Run a tactic once on the first copy and compare its output with the reference and the default's."""
-        poison(self._first.of_default)
+        fill_next_allocation_with_nan(self._first.of_default)
 
         def wrong() -> str | None:
             output = self._run(choice, self._copies[0])

@@ -30,7 +30,7 @@ from ray_warmup.warmup.cache_admin.views import explain, find_stores, list_store
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases
-from ray_warmup.warmup.store.generations import hide
+from ray_warmup.warmup.store.generations import move_to_trash
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 from tests.artifacts import make_artifact, table_bytes
@@ -281,7 +281,7 @@ def test_a_prune_finishes_what_a_killed_one_hid(tmp_path: Path, store: NodeStore
     prune took away meanwhile is not called in use."""
     other = put(tmp_path, tuned({1: 1}, {"gpu": "other"}))
     plan = plan_prune([other.directory], PruneRules(older_than_days=0.0), NOW + 1)
-    trash = hide(other.directory)
+    trash = move_to_trash(other.directory)
     assert trash is not None
     assert apply_prune(plan, [store.directory], time.time).kept == ()
     assert trash.exists()
@@ -290,7 +290,7 @@ def test_a_prune_finishes_what_a_killed_one_hid(tmp_path: Path, store: NodeStore
     apply_prune((), [store.directory], time.time)
     assert (trash.exists(), find_stores(tmp_path)) == (False, tuple(sorted((store.directory, other.directory))))
     replace(lease, path=other.directory / "leases" / (lease.path or trash).name).release()
-    trash = hide(other.directory)
+    trash = move_to_trash(other.directory)
     assert trash is not None
     os.utime(trash, (1, 1))
     assert str(trash) in apply_prune((), [store.directory], time.time).removed

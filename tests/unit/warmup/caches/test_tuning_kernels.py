@@ -12,7 +12,7 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import compute_cache, tuning_kernels
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
-from ray_warmup.warmup.store.generations import hide
+from ray_warmup.warmup.store.generations import move_to_trash
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
 
@@ -149,5 +149,5 @@ def test_only_stores_of_the_same_device_are_read(tmp_path: Path) -> None:
     store(tmp_path, 6, "same", **DEVICE)
     linked.directory.rename(tmp_path / "far/store")
     (tmp_path / f"{2:064x}").symlink_to(tmp_path / "far/store")
-    assert hide(pruned.directory)
+    assert move_to_trash(pruned.directory)
     assert beside(own) == [["0/mine"], ["0/same"]]

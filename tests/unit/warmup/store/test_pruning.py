@@ -66,15 +66,15 @@ def test_nothing_is_collected_while_someone_publishes(store: NodeStore) -> None:
 
 def test_lease_taken_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that takes its lease in the worst moment gets the generation back."""
-    hide = pruning.hide
+    move_to_trash = pruning.move_to_trash
     taken = []
 
     def hide_and_hold(path: Path) -> Path | None:
-        trash = hide(path)
+        trash = move_to_trash(path)
         taken.append(store.hold(1))
         return trash
 
-    monkeypatch.setattr(pruning, "hide", hide_and_hold)
+    monkeypatch.setattr(pruning, "move_to_trash", hide_and_hold)
 
     assert prune_generations(store, [1]) == []
     assert store.generations.numbers() == [1, 2, 3]
@@ -83,16 +83,16 @@ def test_lease_taken_between_hiding_and_deciding_wins(store: NodeStore, monkeypa
 def test_publish_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A publish that uses a blob in the worst moment keeps it."""
     prune_generations(store, [1])
-    hide = pruning.hide
+    move_to_trash = pruning.move_to_trash
     done = []
 
     def hide_and_publish(path: Path) -> Path | None:
-        trash = hide(path)
+        trash = move_to_trash(path)
         if not done:
             done.append(store.publish(make_artifact(1)))
         return trash
 
-    monkeypatch.setattr(pruning, "hide", hide_and_publish)
+    monkeypatch.setattr(pruning, "move_to_trash", hide_and_publish)
     collect_garbage(store)
 
     assert store.lookup(KEY).table == table_bytes(1)
@@ -215,7 +215,7 @@ def test_whole_store_goes_unless_it_is_held(store: NodeStore) -> None:
 def test_trash_of_a_killed_prune_is_swept(store: NodeStore) -> None:
     """What a prune hid and never removed goes an hour later; a young one stays."""
     blobs = store.directory / "blobs"
-    hidden = pruning.hide(next(blobs.iterdir()))
+    hidden = pruning.move_to_trash(next(blobs.iterdir()))
     assert hidden is not None
     collect_garbage(store)
     assert hidden.exists()
@@ -228,7 +228,7 @@ def test_trash_of_a_killed_prune_is_swept(store: NodeStore) -> None:
 def test_what_a_killed_prune_hid_is_taken_back_by_who_needs_it(store: NodeStore) -> None:
     """A pruner that died over the current generation and its blobs costs nobody anything."""
     for path in [store.generations.manifest_path(3).parent, *(store.directory / "blobs").iterdir()]:
-        pruning.hide(path)
+        pruning.move_to_trash(path)
 
     assert store.lookup(KEY).table == table_bytes(3)
     assert store.load_artifact()[0].digest == make_artifact(3).digest

@@ -129,16 +129,16 @@ def test_what_becomes_unreadable_between_two_looks_is_given_back(
     store: NodeStore, monkeypatch: pytest.MonkeyPatch, troubled_disk: TroubledDisk
 ) -> None:
     """What was hidden already comes back when the second look fails: generations, blobs, the whole store."""
-    hide = pruning.hide
+    move_to_trash = pruning.move_to_trash
 
     def hide_and_fail(path: Path) -> Path | None:
-        trash = hide(path)
+        trash = move_to_trash(path)
         troubled_disk.refuse(lambda path: path.name == "leases", errno.EIO)
         return trash
 
     prune_generations(store, [5])
     before = {Path(name).name for name in contents(store.directory)}
-    monkeypatch.setattr(pruning, "hide", hide_and_fail)
+    monkeypatch.setattr(pruning, "move_to_trash", hide_and_fail)
     steps: list[Callable[[], Any]] = [
         lambda: prune_generations(store, [2]),
         lambda: collect_garbage(store),
@@ -194,16 +194,16 @@ def test_a_store_that_comes_back_while_it_is_removed_keeps_everything(
 ) -> None:
     """A holder that takes its lease in the worst moment and a marker that makes the directory anew cost nothing."""
     before = contents(store.directory)
-    hide = pruning.hide
+    move_to_trash = pruning.move_to_trash
 
     def hide_and_use(path: Path) -> Path | None:
         store.hold(1)
-        trash = hide(path)
+        trash = move_to_trash(path)
         store.write_marker("run-1-0-00000")
         store.hold(1)
         return trash
 
-    monkeypatch.setattr(pruning, "hide", hide_and_use)
+    monkeypatch.setattr(pruning, "move_to_trash", hide_and_use)
     assert remove_store(store) == []
 
     assert before.items() <= contents(store.directory).items()
@@ -216,16 +216,16 @@ def test_a_held_store_that_was_published_anew_stays_beside_it(
     store: NodeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two stores cannot lie in one place: the new one stays, the held one is kept hidden and named until it is free."""
-    hide = pruning.hide
+    move_to_trash = pruning.move_to_trash
     taken = []
 
     def hide_and_publish(path: Path) -> Path | None:
         taken.append(store.hold(1))
-        trash = hide(path)
+        trash = move_to_trash(path)
         store.publish(make_artifact(9))
         return trash
 
-    monkeypatch.setattr(pruning, "hide", hide_and_publish)
+    monkeypatch.setattr(pruning, "move_to_trash", hide_and_publish)
     with pytest.raises(StoreError, match="is kept as") as caught:
         remove_store(store)
     trash = Path(str(caught.value.details["path"]))
@@ -247,7 +247,7 @@ def test_what_a_killed_prune_hid_of_a_generation_in_use_comes_back(store: NodeSt
     assert manifest.table is not None
     blob = store.generations.blob_path(manifest.table.sha256)
     for path in (blob, store.generations.manifest_path(1).parent):
-        trash = pruning.hide(path)
+        trash = pruning.move_to_trash(path)
         assert trash is not None
         os.utime(trash, (1, 1))
     collect_garbage(store)
@@ -258,7 +258,7 @@ def test_what_a_killed_prune_hid_of_a_generation_in_use_comes_back(store: NodeSt
 
 def test_a_hidden_generation_keeps_its_blobs_and_its_number(store: NodeStore) -> None:
     """While one pruner decides about a generation, another collects nothing of it and no publisher takes its number."""
-    trash = pruning.hide(store.generations.manifest_path(5).parent)
+    trash = pruning.move_to_trash(store.generations.manifest_path(5).parent)
     assert trash is not None
     assert collect_garbage(store) == []
     assert store.publish(make_artifact(6)).generation == 6

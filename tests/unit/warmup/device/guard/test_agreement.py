@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from ray_warmup.warmup.device.guard.agreement import disagreement, poison, tensors_of  # noqa: E402
+from ray_warmup.warmup.device.guard.agreement import disagreement, fill_next_allocation_with_nan, tensors_of  # noqa: E402
 from ray_warmup.warmup.workloads.column_sample import ColumnSample  # noqa: E402
 
 
@@ -60,7 +60,7 @@ def test_every_tensor_of_a_tuple_is_compared() -> None:
 
 def test_poison_needs_no_floating_point() -> None:
     """Integer outputs cannot hold NaN and are left alone."""
-    poison((torch.zeros(3, dtype=torch.int32), torch.zeros(3)))
+    fill_next_allocation_with_nan((torch.zeros(3, dtype=torch.int32), torch.zeros(3)))
     assert len(tensors_of([1, 2])) == 2
 
 
