@@ -16,9 +16,9 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, parse_manifest
 from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
-from ray_warmup.warmup.store.generations import Generations, Pointer, hide
+from ray_warmup.warmup.store.generations import Generations, Pointer, move_to_trash
 from ray_warmup.warmup.store.leases import EVERYTHING, Lease, held_generations
-from ray_warmup.warmup.store.trash import delete, give_back
+from ray_warmup.warmup.store.trash import delete, restore_from_trash
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +113,11 @@ def _give_up(store: Generations, number: int) -> None:
     try:
         if _is_used(store, number):
             return
-        trash = hide(path)
+        trash = move_to_trash(path)
         if trash is None:
             return
         if _is_used(store, number):  # by who came before it was hidden
-            give_back(trash, path)
+            restore_from_trash(trash, path)
         else:
             delete(trash)
     except StoreError as error:
