@@ -11,8 +11,9 @@ from typing import Any
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.artifact.artifact import table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.manifest import GuardSummary
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.rank.forecast import foretell, index_of
 from ray_warmup.warmup.store.node_index import Written, host_name
 from ray_warmup.warmup.store.node_paths import resolve_paths

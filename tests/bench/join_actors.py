@@ -34,8 +34,9 @@ class Publisher:
     def make(self, size: int, shared: str) -> dict[str, Any]:
         """Pack random bytes, publish them in the shared directory; the header that joining ranks get."""
         from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
+        from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
         from ray_warmup.warmup.artifact.manifest import UNGUARDED
-        from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+        from ray_warmup.warmup.artifact.table import Entry, TunedTable
         from ray_warmup.warmup.rank.packing import header_of
         from ray_warmup.warmup.store.node_store import NodeStore
 

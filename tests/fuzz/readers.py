@@ -22,8 +22,9 @@ from ray_warmup.configs.model import MODELS_DIR, load_model
 from ray_warmup.warmup.artifact.archive import MAGIC, unpack
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.file_key import parse_file_key
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.manifest import parse_manifest
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, parse_table
+from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import compute_cache, triton_cache, tuning_kernels
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from ray_warmup.configs import ConfigError, load_config, parse_config
 from ray_warmup.configs.model import parse_model
 from ray_warmup.warmup.artifact.file_key import parse_file_key
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, parse_table
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
+from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError
 from tests.artifacts import ROOT
 from tests.fuzz.campaign import MAX_GROWTH_BYTES, MAX_MESSAGE, fuzz

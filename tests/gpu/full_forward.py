@@ -18,14 +18,13 @@ from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, int
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import TorchOps
-from ray_warmup.warmup.engines.builtin.runner.projections import Projection, Projections, TorchProjection
+from ray_warmup.warmup.engines.builtin.runner.projections import Projection, Projections, TorchProjection, WeightSource
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
 from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampled, Sampler, SamplingRow
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
 from ray_warmup.warmup.engines.builtin.runner.transformer import Decoder, ForwardStep
-from ray_warmup.warmup.engines.builtin.runner.weights import WeightSource
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.gemm import bind
 from tests.gpu.relative_error import relative_error

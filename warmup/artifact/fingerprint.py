@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-PARTS: tuple[str, ...] = (
+METADATA_FIELDS = (
     "flashinfer_version",
     "cuda_version",
     "cublas_version",
@@ -17,6 +17,10 @@ PARTS: tuple[str, ...] = (
     "cudnn_frontend_version",
     "cutlass_dsl_version",
     "gpu",
+)
+"""The environment that a table is valid in; FlashInfer refuses a table when one of them differs."""
+PARTS: tuple[str, ...] = (
+    *METADATA_FIELDS,
     "torch",
     "triton",
     "driver",

@@ -29,6 +29,7 @@ MAX_MANIFEST_BYTES = 16 << 20
 MAX_TOTAL_BYTES = 16 << 30
 
 TABLE_NAME = "autotune_configs.json"
+"""The file's name in a node store, as serving engines look for it."""
 TIMINGS_NAME = "timings.json"
 
 

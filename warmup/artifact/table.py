@@ -15,28 +15,15 @@ from typing import Any
 
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.file_key import FileKey, parse_file_key, quoted
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.tasks import freeze
-
-TABLE_NAME = "autotune_configs.json"
-"""The file's name in a node store, as serving engines look for it."""
 
 MAX_TABLE_BYTES = 16 * 1024 * 1024
 """A table of 84 tasks has under 30 KiB; anything near this size is not a table."""
 
 MAX_DEPTH = 24
 """Nesting of brackets. A table's own is 3, compound tactics add a few."""
-
-METADATA_FIELDS = (
-    "flashinfer_version",
-    "cuda_version",
-    "cublas_version",
-    "cudnn_version",
-    "cudnn_frontend_version",
-    "cutlass_dsl_version",
-    "gpu",
-)
-"""The environment that a table is valid in; FlashInfer refuses a table when one of them differs."""
 
 _METADATA, _RECORDS, _GENERATION = "_metadata", "_records", "_generation"
 

@@ -117,13 +117,6 @@ def is_foreseen(name: str, base: Path, version: str, arch: str) -> bool:
     return not (home / MARK).is_file() or (home / MODULES / name / f"{name}.so").is_file()
 
 
-def target_architectures() -> tuple[str, ...]:
-    """The architectures that this process' FlashInfer compiles for, as it writes them: `90a`. Imports FlashInfer."""
-    from flashinfer.jit import env as jit_env
-
-    return tuple(part for part in jit_env.FLASHINFER_WORKSPACE_DIR.name.split("_") if part[:1].isdigit())
-
-
 def install(
     contents: Sequence[Content],
     provider: Path,

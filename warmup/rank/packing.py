@@ -10,9 +10,9 @@ from typing import Any, Literal
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME, GuardSummary, Lineage, Manifest
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME, TIMINGS_NAME, GuardSummary, Lineage, Manifest
 from ray_warmup.warmup.artifact.rows import TimingRow
-from ray_warmup.warmup.artifact.table import TABLE_NAME, parse_table
+from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import ArtifactError

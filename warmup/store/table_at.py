@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
 from ray_warmup.warmup.artifact.quarantine import believed, entries_of, named_by
-from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TABLE_NAME, parse_table
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import sha256
-from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TABLE_NAME
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError

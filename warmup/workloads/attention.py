@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.modules import has_window, uses_tensor_cores
 
 WORKSPACE_BYTES = 128 << 20
@@ -93,9 +94,9 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU cannot run it."""
     import torch
 
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return f"{workload.op} needs an NVIDIA GPU"
-    return unsupported_on(workload, torch.cuda.get_device_capability(device))
+    return any_gpu.unsupported_here(workload, device) or unsupported_on(
+        workload, torch.cuda.get_device_capability(device)
+    )
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.modules import FUSED_MOE_CAPABILITY, FUSED_MOE_MODULE
 
 BUILD_COMMAND = "python -m tests.bench.build_fused_moe"
@@ -145,9 +146,9 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU or installation cannot run it."""
     import torch
 
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return f"{workload.op} needs an NVIDIA GPU"
-    reason = unsupported_on(workload, torch.cuda.get_device_capability(device))
+    reason = any_gpu.unsupported_here(workload, device) or unsupported_on(
+        workload, torch.cuda.get_device_capability(device)
+    )
     return reason if reason is not None or jit_specs(workload)[-1].is_compiled else NOT_COMPILED
 
 

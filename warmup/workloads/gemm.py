@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.catalog import FP8_MIN_CAPABILITY
 
 BF16_MIN_CAPABILITY = (8, 0)
@@ -149,9 +150,9 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
     """Why this GPU or installation cannot run the GEMM."""
     import torch
 
-    if not device.startswith("cuda") or not torch.cuda.is_available():
-        return f"{workload.op} needs an NVIDIA GPU"
-    return unsupported_on(workload, torch.cuda.get_device_capability(device))
+    return any_gpu.unsupported_here(workload, device) or unsupported_on(
+        workload, torch.cuda.get_device_capability(device)
+    )
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.any_gpu import unsupported_here as unsupported_here
+from ray_warmup.warmup.workloads.any_gpu import unsupported_on as unsupported_on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,16 +64,6 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     if workload.op == "rmsnorm":
         return NormCall((rows[0], weight), eps)
     return AddNormCall((*rows, weight), eps)
-
-
-def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this device cannot run it."""
-    return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
-
-
-def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Always None: FlashInfer compiles it for every GPU that it knows."""
-    return None
 
 
 def jit_specs(workload: Workload) -> tuple[Any, ...]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.any_gpu import unsupported_here as unsupported_here
+from ray_warmup.warmup.workloads.any_gpu import unsupported_on as unsupported_on
 
 MAX_POSITION = 8192
 
@@ -51,16 +53,6 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
     angles = torch.arange(MAX_POSITION, device=device).unsqueeze(1) * float(workload.param("theta")) ** -exponents
     return RopeCall((query, key, positions, torch.cat([angles.cos(), angles.sin()], dim=-1)), width)
-
-
-def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this device cannot run it."""
-    return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
-
-
-def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Always None: FlashInfer compiles it for every GPU that it knows."""
-    return None
 
 
 def jit_specs(workload: Workload) -> tuple[Any, ...]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.any_gpu import unsupported_here as unsupported_here
+from ray_warmup.warmup.workloads.any_gpu import unsupported_on as unsupported_on
 
 SEED, OFFSET = 1234, 0
 """Fixed philox state: the call gives equal tokens each time and can be captured in a CUDA graph."""
@@ -56,16 +58,6 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     top_k = torch.randint(1, 100, (tokens,), dtype=torch.int32, **options)
     top_p = torch.rand(tokens, **options) * 0.5 + 0.5
     return SamplingCall((logits, top_k, top_p))
-
-
-def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this device cannot run it."""
-    return None if device.startswith("cuda") else f"{workload.op} needs an NVIDIA GPU"
-
-
-def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Always None: FlashInfer compiles it for every GPU that it knows."""
-    return None
 
 
 def jit_specs(workload: Workload) -> tuple[Any, ...]:

@@ -14,8 +14,8 @@ from ray_warmup.actors.verdicts import unreadable, verdicts
 from ray_warmup.actors.waiting import wait_ready, why_not_ready
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.artifact.artifact import table_content
-from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS, Fingerprint
+from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.forecast import forecast_rank

@@ -13,7 +13,8 @@ from ray_warmup.scripts import cache_view
 from ray_warmup.scripts.cache_cli import app
 from ray_warmup.scripts.cache_view import show_nodes
 from ray_warmup.warmup.artifact.artifact import Content, table_content
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
+from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.ops import export_store
 from ray_warmup.warmup.store.node_store import NodeStore

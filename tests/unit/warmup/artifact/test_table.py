@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_warmup.warmup.artifact.file_key import parse_file_key
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.table import (
     MAX_DEPTH,
     MAX_TABLE_BYTES,
-    METADATA_FIELDS,
     Entry,
     TunedTable,
     metadata_difference,

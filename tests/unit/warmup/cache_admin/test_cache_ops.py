@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, sha256, table_content
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.rows import TimingRow
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, TunedTable, parse_table
+from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.diff import diff_generations

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS, Entry, parse_table
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
+from ray_warmup.warmup.artifact.table import Entry, parse_table
 from ray_warmup.warmup.device.compose import compose
 from ray_warmup.warmup.errors import TuningError
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, TaskResult

@@ -12,7 +12,7 @@ import torch
 from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
-from ray_warmup.warmup.artifact.table import METADATA_FIELDS
+from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.device.autotuner_seams import (
     FUNCTIONS,
     PINNED_VERSION,

@@ -1,4 +1,4 @@
-"""Paged attention of grouped-query layers: FlashInfer's wrappers on CUDA, a torch reference elsewhere.
+"""Grouped-query layers and their paged attention: FlashInfer's wrappers on CUDA, a torch reference elsewhere.
 
 A backend serves one KV cache group. `plan` is told the step once, `run` is called for each layer of the group.
 Requests come decodes first; FlashInfer runs those through its decode wrapper and the rest through its prefill one.
@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.runner.capabilities import GQA_CPU, GQA_CUDA
+from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
+from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
+from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 from ray_warmup.warmup.workloads.modules import is_grouped_enough
 
 WORKSPACE_BYTES = 256 << 20
@@ -211,3 +215,38 @@ def paged_indices(step: AttentionStep, first: int, last: int) -> tuple[torch.Ten
         torch.from_numpy(indices.astype(np.int32)),
         torch.from_numpy(last_page.astype(np.int32)),
     )
+
+
+class GroupedQueryAttention:
+    """Attention with query, key and value in one GEMM.
+
+    Keys and values enter the cache before attention reads it.
+    """
+
+    def __init__(self, dims: ModelDims, layer: int, projections: Projections, ops: LayerOps, rope: Rope) -> None:
+        self._heads, self._kv_heads, self._dim = dims.num_attention_heads, dims.num_key_value_heads, dims.head_dim
+        self._layer, self._rope = layer, rope
+        self._qkv, self._out = projections.make("qkv_proj"), projections.make("o_proj")
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        store: KVStore,
+        attention: PagedAttention | None,
+        num_tokens: int,
+    ) -> torch.Tensor:
+        """Map [padded tokens, hidden] to the same shape.
+
+        Without `attention` the attention output is zero.
+        """
+        sizes = [self._heads * self._dim, self._kv_heads * self._dim, self._kv_heads * self._dim]
+        query, key, value = self._qkv(x).split(sizes, dim=-1)
+        query = self._rope(query.view(-1, self._heads, self._dim), positions)
+        key = self._rope(key.view(-1, self._kv_heads, self._dim), positions)
+        store.write(self._layer, (key, value.reshape(-1, self._kv_heads, self._dim)), slots)
+        attended = torch.zeros_like(query)
+        if attention is not None:
+            attended[:num_tokens] = attention.run(query[:num_tokens], *store.layers[self._layer])
+        return self._out(attended.flatten(1))

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.block_table import MultiGroupBlockTable
-from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
+from ray_warmup.warmup.engines.builtin.runner.block_table import CpuGpuBuffer, MultiGroupBlockTable
 from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
 from ray_warmup.warmup.engines.builtin.runner.padded_sizes import token_sizes
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.engines.builtin.runner.attention import GroupedQueryAttention
 from ray_warmup.warmup.engines.builtin.runner.feed_forward import DenseMLP, MoE
-from ray_warmup.warmup.engines.builtin.runner.gqa import GroupedQueryAttention
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.mla import MultiHeadLatentAttention

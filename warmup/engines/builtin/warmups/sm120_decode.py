@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray_warmup.configs.strict_json import parse_json
-from ray_warmup.warmup.artifact.table import TABLE_NAME, describe_difference, metadata_difference, parse_table
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.artifact.table import describe_difference, metadata_difference, parse_table
 from ray_warmup.warmup.caches.decode_profiles import FILE_NAME as CALIBRATION_NAME
 from ray_warmup.warmup.caches.decode_profiles import MAX_BYTES as MAX_CALIBRATION_BYTES
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, lacking

@@ -18,9 +18,9 @@ from ray_warmup.warmup.engines.builtin.runner.projections import (
     Projections,
     ScaledProjection,
     TorchProjection,
+    WeightSource,
 )
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-from ray_warmup.warmup.engines.builtin.runner.weights import WeightSource
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.gemm import E4M3_MAX, bind, quantized
 from tests.models import cuda_workloads

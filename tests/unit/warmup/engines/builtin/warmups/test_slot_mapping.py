@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.buffers import CpuGpuBuffer
+from ray_warmup.warmup.engines.builtin.runner.block_table import CpuGpuBuffer
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, SchedulerLimits
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups

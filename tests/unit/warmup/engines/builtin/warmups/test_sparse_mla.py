@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.artifact.table import TABLE_NAME, Entry, TunedTable, parse_table
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME
+from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, SchedulerLimits
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
