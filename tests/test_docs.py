@@ -68,12 +68,21 @@ def missing_from_tree(text: str) -> list[str]:
     return missing
 
 
+def undrawn_packages(text: str) -> list[str]:
+    """Packages of warmup/ without a line of their own in the drawn tree."""
+    drawn = re.findall(r"^ {6}([\w/]+)/ ", text, re.MULTILINE)
+    packages = [path.parent.relative_to(ROOT / "warmup") for path in (ROOT / "warmup").rglob("__init__.py")]
+    return sorted(str(package) for package in packages if package.parts and str(package) not in drawn)
+
+
 def test_the_drawn_tree_is_the_tree() -> None:
-    """Every file and folder of the drawn tree exists where it is drawn; an invented one is found."""
+    """Every file and folder of the drawn tree exists, and every package of warmup/ is drawn; offenders are found."""
     drawn = (ROOT / "ARCHITECTURE.md").read_text().split("## The tree")[1].split("\n## ")[0]
     assert "      machine/ " in drawn
     assert missing_from_tree(drawn) == []
     assert missing_from_tree("    warmup/   x\n      store/, nowhere.py  y\n    gone/  z") == ["nowhere.py", "gone/"]
+    assert undrawn_packages(drawn) == []
+    assert undrawn_packages(drawn.replace("      store/ ", "      shop/ ")) == ["store"]
 
 
 @pytest.mark.parametrize("name", DOCS)
