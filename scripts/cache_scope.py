@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
 from ray_warmup.configs.loader import parse_cache
 from ray_warmup.configs.schema import CacheSection
@@ -15,12 +16,10 @@ from ray_warmup.scripts.console import complain
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose caches are meant: this node's or every node's, and in which directories."""
+    """Whose caches are meant: this node's or every node's, in which directories, and for whom the answer is."""
 
     config: str | None = None
     settings: list[str] | None = None
@@ -29,6 +28,8 @@ class Scope:
     cluster: bool = False
     address: str | None = None
     timeout_s: float = 0.0
+    as_json: bool = False
+    """The answer is for machines."""
 
     def load(self) -> WarmupConfig | None:
         """The config, where one was given. Raises ConfigError."""
@@ -55,7 +56,7 @@ class Scope:
                 )
 
 
-def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoReturn:
+def answer(command: str, scope: Scope, **arguments: Any) -> NoReturn:
     """Run a command, print its answer, exit with its code."""
     from ray_warmup.warmup.rank.forecast import check_rank
 
@@ -69,8 +70,8 @@ def answer(command: str, scope: Scope, as_json: bool, **arguments: Any) -> NoRet
         arguments["config"] = config.model_dump(mode="json")
         check_rank(config, arguments.get("rank"))
     said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
-    _show(said, as_json)
-    raise typer.Exit(EXIT_DONE if said["ok"] else EXIT_FAILED)
+    _show(said, scope.as_json)
+    raise typer.Exit(EXIT_READY if said["ok"] else EXIT_FAILED)
 
 
 def _absolute(directory: str | None) -> str | None:

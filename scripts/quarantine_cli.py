@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ray_warmup.scripts.cache_scope import Scope, answer
 from ray_warmup.scripts.console import add_row, say, table_of
+from ray_warmup.scripts.scope_options import scoped
 
 app = typer.Typer(
     name="quarantine",
@@ -21,52 +22,26 @@ app = typer.Typer(
 )
 
 Key = Annotated[str, typer.Argument(help="The key's first digits; all keys without.")]
-Root = Annotated[str | None, typer.Option("--root", help="Cache root, instead of the node's own.")]
-Override = Annotated[str | None, typer.Option("--override-dir", help="Directory that holds the keys directly.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
-Config = Annotated[str | None, typer.Option("--config", "-c", help="YAML file or recipe whose cache is meant.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
-Cluster = Annotated[bool, typer.Option("--cluster", help="On every node, through one Ray task each.")]
-Address = Annotated[str | None, typer.Option("--address", help="Of the cluster; default $RAY_ADDRESS or a local one.")]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds until a silent node is named instead.")]
-TIMEOUT_S = 120.0
 
 
 @app.command("ls")
-def list_command(
-    key: Key = "",
-    root: Root = None,
-    override_dir: Override = None,
-    config: Config = None,
-    settings: Settings = None,
-    cluster: Cluster = False,
-    address: Address = None,
-    timeout: Timeout = TIMEOUT_S,
-    as_json: AsJson = False,
-) -> None:
+@scoped
+def list_command(scope: Scope, key: Key = "") -> None:
     """List the quarantined tactics of each key, each tactic once."""
-    scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
-    answer("quarantine ls", scope, as_json, key=key)
+    answer("quarantine ls", scope, key=key)
 
 
 @app.command()
+@scoped
 def clear(
+    scope: Scope,
     key: Key = "",
     op: Annotated[str, typer.Option(help="Only tactics of this op.")] = "",
     runner: Annotated[str, typer.Option(help="Only tactics of this runner.")] = "",
     tactic: Annotated[str, typer.Option(help="Only this tactic, as `ls` shows it.")] = "",
-    root: Root = None,
-    override_dir: Override = None,
-    config: Config = None,
-    settings: Settings = None,
-    cluster: Cluster = False,
-    address: Address = None,
-    timeout: Timeout = TIMEOUT_S,
-    as_json: AsJson = False,
 ) -> None:
     """Lift tactics, all of them or what the options name: the next run that tunes measures them again."""
-    scope = Scope(config, settings, root, override_dir, cluster, address, timeout)
-    answer("quarantine clear", scope, as_json, key=key, op=op, runner=runner, tactic=tactic)
+    answer("quarantine clear", scope, key=key, op=op, runner=runner, tactic=tactic)
 
 
 def show_rows(console: Console, answers: list[tuple[str, Any]]) -> None:
