@@ -69,6 +69,7 @@ def launch(
     purpose: Purpose,
     deadline_s: float,
     load_format: str = "dummy",
+    usage: str = "serve",
 ) -> Started:
     """Start the engine, let it answer the trial requests, and end it.
 
@@ -78,6 +79,8 @@ def launch(
         scratch: an empty directory for request, result, records and log.
         environ: the environment of the child, without cache directories.
         purpose: `record` places nothing and records, `prove` places what the node has and requires it.
+        load_format: vLLM's name for where weights come from.
+        usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
         deadline_s: seconds after which the start is given up.
 
     Raises:
@@ -86,7 +89,9 @@ def launch(
     told = scratch / "told"
     told.mkdir(parents=True)
     request, result = scratch / "request.json", scratch / "result.json"
-    request.write_text(json.dumps({"arguments": dict(arguments), "load_format": load_format}), encoding="utf-8")
+    request.write_text(
+        json.dumps({"arguments": dict(arguments), "load_format": load_format, "usage": usage}), encoding="utf-8"
+    )
     # Without the second variable torch bakes the CUDA device index into compiled files.
     mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
     if purpose == "prove":
@@ -148,6 +153,8 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:

@@ -65,6 +65,7 @@ def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]
             purpose="record",
             deadline_s=section.start_deadline,
             load_format=load_format(section),
+            usage=section.usage,
         )
         artifact = collect(started, home)
     identity = dict(artifact.manifest.key.parts)
@@ -91,6 +92,7 @@ def prove(section: VllmSection, cache: CacheSection, environ: Mapping[str, str])
             purpose="prove",
             deadline_s=section.start_deadline,
             load_format=load_format(section),
+            usage=section.usage,
         )
     return Proof(started, tuple(problems_of(started)))
 

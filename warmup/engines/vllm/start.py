@@ -29,7 +29,10 @@ def main(request_path: str, result_path: str) -> int:
     from vllm import LLM, SamplingParams
 
     imported = time.monotonic()
-    llm = LLM(load_format=request["load_format"], skip_tokenizer_init=True, **request["arguments"])
+    arguments = {"load_format": request["load_format"], "skip_tokenizer_init": True, **request["arguments"]}
+    if request["usage"] == "serve":
+        arguments |= server_sizes(arguments)
+    llm = LLM(**arguments)
     ready = time.monotonic()
     first, answered = answer_all(llm, SamplingParams)
     result = {
@@ -49,6 +52,16 @@ def end_with_the_launcher() -> None:
     while os.read(0, 1):
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def server_sizes(arguments: dict[str, Any]) -> dict[str, int]:
+    """Resolve the sizes of a step as vLLM's server does: their defaults differ from those of `LLM(...)`."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    resolved = EngineArgs(**arguments)
+    resolved.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    return {name: int(getattr(resolved, name)) for name in ("max_num_batched_tokens", "max_num_seqs")}
 
 
 def answer_all(llm: Any, sampling_params: Any) -> tuple[float, int]:

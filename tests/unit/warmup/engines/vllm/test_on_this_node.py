@@ -75,6 +75,17 @@ def test_another_path_of_the_model_is_the_same_engine(tmp_path: Path, environ: d
     assert prove(elsewhere, cache(tmp_path), environ).problems == ()
 
 
+def test_sizes_default_as_they_do_for_whoever_serves(tmp_path: Path, environ: dict[str, str]) -> None:
+    """A server's default of batched tokens is another one than that of the class: two engines, two artifacts."""
+    server = record(section(), cache(tmp_path), environ).artifact.manifest.key
+    llm = VllmSection(kind="vllm", args={"model": "/models/fake"}, usage="llm", start_deadline=60)
+    library = record(llm, cache(tmp_path), environ).artifact.manifest.key
+
+    sizes = [dict(key.parts)["scheduler_config.max_num_batched_tokens"] for key in (server, library)]
+    assert sizes == ["96", "128"]
+    assert server.sha256 != library.sha256
+
+
 def test_factors_that_change_no_kernel_may_differ(tmp_path: Path, environ: dict[str, str]) -> None:
     """vLLM's Ray executor sets a variable of its compile key for its workers; the artifact serves both."""
     record(section(), cache(tmp_path), environ)
