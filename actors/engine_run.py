@@ -194,6 +194,7 @@ class EngineRun:
             engine_s=float(result["engine_s"]),
             first_answer_s=float(result["first_answer_s"]),
             problems=proof.problems,
+            notes=proof.notes,
         )
 
     def _all(self, method: str, calls: Mapping[Any, tuple[Any, ...]], limit_s: float) -> dict[Any, Any]:

@@ -54,7 +54,7 @@ def show_engine_report(console: Console, report: EngineReport) -> None:
     """Print what each node recorded, placed, found and compiled, how long its engine took, and the verdict."""
     table = table_of("node", "role", "kind", "recorded", "placed", "found", "compiled")
     for node in report.nodes:
-        for kind in node.kinds:
+        for kind in (row for row in node.kinds if row.recorded or row.placed or row.found or row.compiled):
             add_row(
                 table, node.node_id[:8], node.role, kind.kind, kind.recorded, kind.placed, kind.found, kind.compiled
             )
@@ -65,12 +65,12 @@ def show_engine_report(console: Console, report: EngineReport) -> None:
     for node in report.nodes:
         line = f"node {node.node_id[:8]} ({node.address}): engine {node.engine_s:.1f} s, first answer "
         say(console, f"{line}{node.first_answer_s:.2f} s")
-        for problem in node.problems:
-            say(console, f"  {problem}")
+        for line in (*node.problems, *node.notes):
+            say(console, f"  {line}")
     if report.error:
         say(console, f"FAILED: {report.error}", lines=True)
     else:
-        say(console, "READY: nothing was compiled in any proof" if report.ready else "FAILED: not proven")
+        say(console, "READY: every node has proven it" if report.ready else "FAILED: not proven")
 
 
 def last_line(report: EngineReport) -> str:

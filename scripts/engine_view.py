@@ -56,9 +56,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
             add_row(table, told.rank, kind, told.placed.get(kind, 0), found, compiled)
     console.print(table)
     _show_start(done.started)
-    for problem in done.problems:
-        say(console, problem)
-    say(console, "PROVEN: nothing was compiled" if done.holds else "NOT PROVEN")
+    for line in (*done.problems, *done.notes):
+        say(console, line)
+    say(console, "PROVEN" if done.holds else "NOT PROVEN")
     return EXIT_READY if done.holds else EXIT_FAILED
 
 
@@ -116,7 +116,13 @@ def proof_json(done: Proof) -> dict[str, Any]:
         {"rank": told.rank, "placed": told.placed, "counts": told.counts, "own_seconds": told.own_seconds}
         for told in done.started.records
     ]
-    return {"proven": done.holds, "problems": list(done.problems), "ranks": ranks, "seconds": dict(done.started.result)}
+    return {
+        "proven": done.holds,
+        "problems": list(done.problems),
+        "notes": list(done.notes),
+        "ranks": ranks,
+        "seconds": dict(done.started.result),
+    }
 
 
 def _show_start(started: Started) -> None:

@@ -128,7 +128,7 @@ def test_the_command_prints_the_verdict_last(engine_nodes: list[Node], tmp_path:
         "proven": 1,
         "error": None,
     }
-    assert "READY: nothing was compiled in any proof" in result.output
+    assert "READY: every node has proven it" in result.output
 
 
 @pytest.mark.parametrize(

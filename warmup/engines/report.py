@@ -36,6 +36,8 @@ class NodeReport:
     first_answer_s: float
     problems: tuple[str, ...]
     """Why the proof does not hold; empty where it does."""
+    notes: tuple[str, ...] = ()
+    """What could not be proven there, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class Proof:
     started: Started
     problems: tuple[str, ...]
     """Why it is no proof; empty when nothing was compiled in any rank."""
+    notes: tuple[str, ...] = ()
+    """Kinds that were compiled and that no start of this kind can prove, with the reason."""
 
     @property
     def holds(self) -> bool:
@@ -94,7 +96,7 @@ def prove(section: VllmSection, cache: CacheSection, environ: Mapping[str, str])
             load_format=load_format(section),
             usage=section.usage,
         )
-    return Proof(started, tuple(problems_of(started)))
+    return Proof(started, tuple(problems_of(started)), tuple(notes_of(started)))
 
 
 def problems_of(started: Started) -> list[str]:
@@ -106,16 +108,25 @@ def problems_of(started: Started) -> list[str]:
     return problems
 
 
+def notes_of(started: Started) -> list[str]:
+    """Name the kinds that were compiled on a processor because nothing can find them there."""
+    compiled = {kind for record in started.records for kind in record.counts["compiled"] if not _has_gpu(record)}
+    return [f"{kind} is carried and not proven: {UNPROVABLE[kind]}" for kind in sorted(compiled & set(UNPROVABLE))]
+
+
+def _has_gpu(record: RankRecord) -> bool:
+    return dict(record.identity)["cuda"] != ""
+
+
 def _problems_of_rank(record: RankRecord) -> list[str]:
     problems = []
     if record.lookup != "hit":
         problems.append(f"rank {record.rank}: nothing was placed: {record.lookup}")
     if not record.is_warm:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
-    has_gpu = dict(record.identity)["cuda"] != ""
     watched = {watch.kind for watch in record.watched}
     for kind, count in record.counts["compiled"].items():
-        if kind not in watched and (has_gpu or kind not in UNPROVABLE):
+        if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):
             names = [name for name in record.counts["names"] if name.startswith(f"{kind}: ")]
             problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
     return problems
