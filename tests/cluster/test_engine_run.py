@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,28 @@ def test_an_engine_that_does_not_start_fails_the_run(
     assert complaint in (report.error or "")
     assert "the fake engine cannot start" in (report.error or "")
     assert wait_until(lambda: not engines_of("/models/engine-fails"), 15), "an engine process was left"
+
+
+def test_a_launcher_that_is_killed_takes_its_engine_along(engine_nodes: list[Node]) -> None:
+    """The run fails by name within seconds, and no process of the engine is left."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, config("engine-killed", args={"fault": "hang"}))
+        assert wait_until(lambda: bool(engines_of("/models/engine-killed")), 60), "no engine was started"
+        engine = int(engines_of("/models/engine-killed")[0])
+        launcher = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(launcher, signal.SIGKILL)
+        report, _ = running.result(timeout=60)
+
+    assert "record: a launcher or its node was lost" in (report.error or "")
+    assert wait_until(lambda: not engines_of("/models/engine-killed"), 15), "an engine process was left"
+
+
+def test_an_engine_that_hangs_is_late(engine_nodes: list[Node]) -> None:
+    """The deadline of one start ends it with the setting's seconds."""
+    report, _ = run(config("engine-hangs", num_nodes=1, start_deadline=3, args={"fault": "hang"}))
+
+    assert "did not finish its start within 3 s" in (report.error or "")
+    assert wait_until(lambda: not engines_of("/models/engine-hangs"), 15), "an engine process was left"
 
 
 def test_nodes_without_the_engine_are_named(bed: Testbed) -> None:

@@ -51,7 +51,7 @@ class LLM:
 
         if "init" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
             raise RuntimeError("the fake engine cannot start")
-        if os.environ.get("FAKE_VLLM_FAULT") == "hang":
+        if "hang" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
             time.sleep(600)
         _LazyRegisteredModel("fake_model", "FakeForCausalLM").inspect_model_cls()
         config = make_config(**arguments)
