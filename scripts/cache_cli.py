@@ -1,4 +1,4 @@
-"""`ray-warmup cache`: what lies in the node stores, whether it is whole, and what to do about it.
+"""`ray-warmup cache`: list, check, compare, move and prune node stores.
 
 Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, could not be read, or a miss, with
 `--cluster` on any node, or a node that did not answer, or nodes that serve different tables; 2 wrong usage. Thin: the
@@ -22,7 +22,7 @@ from ray_warmup.scripts.scope_options import scoped, scoped_by_config
 app = typer.Typer(
     name="cache",
     cls=GuardedGroup,
-    help="List, check, compare, move and prune what the warmup keeps on a node.",
+    help="List, check, compare, move and prune the stores of a node.",
     epilog="Exit codes: 0 done (verify: whole, explain: a hit), 1 failed, damaged, unreadable or a miss, with "
     "--cluster on any node, or because one did not answer or serves another table than the others, 2 wrong usage.",
     no_args_is_help=True,
@@ -30,14 +30,16 @@ app = typer.Typer(
 )
 app.add_typer(quarantine_cli.app)
 
-Key = Annotated[str, typer.Argument(help="The key's first digits; may be left out when there is one store.")]
-Generation = Annotated[int | None, typer.Option("--generation", "-g", min=1, help="Instead of the current one.")]
+Key = Annotated[str, typer.Argument(help="First digits of the key. Optional if there is one store.")]
+Generation = Annotated[
+    int | None, typer.Option("--generation", "-g", min=1, help="Number of the generation. Default: the current one.")
+]
 
 
 @app.command("ls")
 @scoped
 def list_command(scope: Scope, key: Key = "") -> None:
-    """One row for each key: generations, entries, guard, sizes, whether something holds it."""
+    """List the keys with generations, entries, guard, sizes and leases."""
     answer("ls", scope, key=key)
 
 
@@ -46,12 +48,14 @@ def list_command(scope: Scope, key: Key = "") -> None:
 def verify(
     scope: Scope,
     key: Key = "",
-    retime: Annotated[int, typer.Option(min=0, help="Also time so many entries of --config's table again.")] = 0,
+    retime: Annotated[
+        int, typer.Option(min=0, help="Measure this many entries of --config's table again instead.")
+    ] = 0,
 ) -> None:
     """Re-read and re-hash every generation, blob, table and installation. Exit 1 if any is damaged.
 
-    With --retime N, time N entries of the config's table against the default again, on this node's device, instead;
-    exit 1 when one has drifted.
+    With --retime N, measure N entries of the config's table against the default on this node's device instead. Exit 1
+    if one has drifted.
     """
     if not retime:
         answer("verify", scope, key=key)
@@ -65,7 +69,9 @@ def verify(
 @scoped_by_config
 def explain(
     scope: Scope,
-    rank: Annotated[int | None, typer.Option(min=0, help="Whose key; unset: of this node's own ranks.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Rank whose key is meant. Default: this node's own ranks.")
+    ] = None,
 ) -> None:
     """Show whether a config's key is a hit on this node, and if not, the part that differs. Exit 1 for a miss.
 
@@ -79,8 +85,8 @@ def explain(
 def diff(
     scope: Scope,
     key: Key = "",
-    old: Annotated[int | None, typer.Option(min=1, help="Default: the generation before NEW.")] = None,
-    new: Annotated[int | None, typer.Option(min=1, help="Default: the current generation.")] = None,
+    old: Annotated[int | None, typer.Option(min=1, help="Older generation. Default: the one before NEW.")] = None,
+    new: Annotated[int | None, typer.Option(min=1, help="Newer generation. Default: the current one.")] = None,
 ) -> None:
     """Show the changes between two generations: winners, their times, compiled files."""
     answer("diff", scope, key=key, old=old, new=new)
@@ -94,9 +100,9 @@ def export(
     key: Key = "",
     generation: Generation = None,
 ) -> None:
-    """Write one key's artifact as one file, for images and for clusters without a network between them.
+    """Write one key's artifact to a file, for images and for unconnected clusters.
 
-    With --cluster the newest that any node has.
+    With --cluster, write the newest artifact of any node.
     """
     if scope.cluster and generation is not None:
         complain("--generation: each node numbers its generations itself; leave --cluster out")
@@ -108,15 +114,15 @@ def export(
 @scoped
 def import_command(
     scope: Scope,
-    file: Annotated[Path, typer.Argument(help="A file that `export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="File written by `export`.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Also over a newer table, or over a guarded one by one that is not.")
+        bool, typer.Option("--force", help="Replace a newer table, or a guarded one by an unguarded one.")
     ] = False,
 ) -> None:
-    """Check a file as a whole, then publish its artifact where it belongs, on this node or on every node.
+    """Check a whole file, then publish its artifact on this node or on every node.
 
-    A table that is older than what is there, or less checked, is refused unless --force is given. What it has compiled
-    is put where engines of this user find it (`ray-warmup env`), without a GPU, too.
+    A table that is older or less checked than the present one is refused unless --force is given. Compiled kernels are
+    installed in this user's caches (`ray-warmup env`), even without a GPU.
     """
     answer("import", scope, file=str(file.absolute()), force=force)
 
@@ -126,19 +132,20 @@ def import_command(
 def prune(
     scope: Scope,
     key: Key = "",
-    keep: Annotated[int, typer.Option(min=1, help="Newest different artifacts kept for each key.")] = 3,
-    older_than_days: Annotated[float | None, typer.Option(min=0, help="Whole keys made longer ago.")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest artifacts to keep per key.")] = 3,
+    older_than_days: Annotated[float | None, typer.Option(min=0, help="Remove whole keys older than this.")] = None,
     max_bytes: Annotated[
-        int | None, typer.Option(min=0, help="Whole keys, oldest first, until this much is left on a node.")
+        int | None,
+        typer.Option(min=0, help="Remove whole keys, oldest first, until a node has at most this many bytes."),
     ] = None,
     other_versions: Annotated[
-        bool, typer.Option("--other-versions", help="Keys of FlashInfer versions that a node does not have.")
+        bool, typer.Option("--other-versions", help="Remove keys of FlashInfer versions that a node does not have.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it; without it only the plan is printed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove the files. Default: print the plan only.")] = False,
 ) -> None:
-    """Remove what the rules name and nothing holds. A dry run, on each node, unless --yes is given.
+    """Remove stores and generations by rules, except those in use. A dry run unless --yes is given.
 
-    Of a store that cannot be read as a whole nothing is removed; it is named, and the exit code is 1.
+    Remove nothing from a store with unreadable content. Name that store and exit 1.
     """
     rules = {"keep": keep, "older_than_days": older_than_days, "max_bytes": max_bytes, "other_versions": other_versions}
     answer("prune", scope, key=key, yes=yes, **rules)
@@ -150,11 +157,11 @@ def rollback(
     scope: Scope,
     key: Key = "",
     generation: Generation = None,
-    force: Annotated[bool, typer.Option("--force", help="Also while a run of the key is live.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Roll back even while a run of the key is live.")] = False,
 ) -> None:
-    """Make an earlier generation the current one, after checking that it is whole.
+    """Check an earlier generation and make it the current one.
 
-    With --cluster on every node, or on none when they would then serve different tables. Refused while a run of the
-    key is live, which would publish over it.
+    With --cluster, change every node, or none if nodes would then serve different tables. Refuse while a run of the key
+    is live, because the run would publish over the change.
     """
     answer("rollback", scope, key=key, generation=generation, force=force)

@@ -24,7 +24,7 @@ from ray_warmup.scripts.shell_command import ShellCommand
 app = typer.Typer(
     name="ray-warmup",
     cls=GuardedGroup,
-    help="Tune FlashInfer once per cluster, push the result through Ray, be ready only when every rank has loaded it.",
+    help="Warm up FlashInfer kernels once per Ray cluster, and load the result into every serving process.",
     epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active, "
     "4 ready, but not on every node's disk (cache.require_disk: false), 124 `wait` reached its timeout, 143 ended by "
     "SIGTERM.",
@@ -37,19 +37,23 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(engine_app, name="engine")
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
-Node = Annotated[int | None, typer.Option("--node", min=0, help="Which of the nodes that the config simulates.")]
-Rank = Annotated[int | None, typer.Option(help="Whose class; unset: that of this node's own ranks.")]
-Check = Annotated[bool, typer.Option("--check", help="Exit 1 unless the table lies there and may be served.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one field: section.field=value. Repeatable.")
+]
+Node = Annotated[int | None, typer.Option("--node", min=0, help="Number of a simulated node.")]
+Rank = Annotated[int | None, typer.Option(help="Rank whose class is meant. Default: this node's own ranks.")]
+Check = Annotated[bool, typer.Option("--check", help="Exit 1 unless the table exists and may be served.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
 def run(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
-    report: Annotated[Path | None, typer.Option(help="Write the report as JSON here, also when the run fails.")] = None,
-    retune: Annotated[bool, typer.Option("--retune", help="Measure again even where a table is found.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the report as JSON to this file, even if the run fails.")
+    ] = None,
+    retune: Annotated[bool, typer.Option("--retune", help="Measure again even if a table is found.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
@@ -70,7 +74,7 @@ def run(
 
 @app.command()
 def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: AsJson = False) -> None:
-    """Dry run: ranks, classes, writers, paths, tasks, and whether each class would be a hit and why not."""
+    """Predict ranks, classes, writers, paths and tasks of a run, and each class's hit or miss. Starts nothing."""
     settings = _config(config, override)
 
     def work() -> int:
@@ -83,7 +87,7 @@ def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: 
 
 @app.command()
 def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")], as_json: AsJson = False) -> None:
-    """Print a tuned file: entries, metadata, digest."""
+    """Print a table's entries, metadata, digest and quarantined tactics."""
 
     def work() -> int:
         from ray_warmup.scripts.table_view import show_table
@@ -101,10 +105,10 @@ def path(
     node: Node = None,
     check: Check = False,
 ) -> None:
-    """Print where the table of a config lies on this node.
+    """Print the path of a config's table on this node.
 
-    That of the node's own ranks where a run wrote of them, else of rank 0; --rank names another. Where the config
-    simulates nodes: one line for each, or that of --node.
+    The table is that of the node's own ranks if a run recorded them, or else that of rank 0. --rank selects another.
+    For simulated nodes, print one line per node, or that of --node.
     """
     settings = _config(config, override)
 
@@ -121,10 +125,10 @@ def status(
     config: Annotated[str | None, typer.Option("--config", "-c", help="Only this config's table on this node.")] = None,
     override: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS or a local one.")
     ] = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Again every second while a run is live.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Repeat every second while a run is live.")] = False,
 ) -> None:
     """Show the progress of live runs per rank, or the outcome of the last runs on this node.
 
@@ -143,24 +147,26 @@ def status(
 
 @app.command()
 def wait(
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds; inf: for ever.")] = 3600.0,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait. inf: no limit.")] = 3600.0,
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster to ask; default $RAY_ADDRESS or a local one.")
+        str | None, typer.Option(help="Address of the Ray cluster. Default: $RAY_ADDRESS or a local one.")
     ] = None,
     node: Node = None,
     rank: Rank = None,
-    all_classes: Annotated[bool, typer.Option("--all-classes", help="Of every class, not only this node's.")] = False,
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="Wait for every class, not only this node's.")
+    ] = False,
     accept: Annotated[
         Literal["table", "verdict"],
-        typer.Option(help="After a failed run: is a whole, guarded table enough, or only a run that ended ready."),
+        typer.Option(help="After a failed run, accept a whole and guarded table, or only the verdict of a ready run."),
     ] = "table",
 ) -> None:
-    """Exit 0 when this node's tables are there and may be served, 1 when their run failed, 124 after the timeout.
+    """Wait for this node's tables. Exit 0 when they may be served, 1 if their run failed, 124 after the timeout.
 
-    Asked are the classes of the node's own ranks. Where the config simulates nodes: all of them, or --node. Through Ray
-    Client (--address ray://...): the node on which this runs, from elsewhere all nodes of the newest run.
+    The tables are those of the node's own ranks. For simulated nodes, wait for all of them, or for --node. Through Ray
+    Client (--address ray://...), wait for the node of this command, or from elsewhere for all nodes of the newest run.
     """
     settings = _config(config, override)
 
@@ -190,7 +196,7 @@ def environment(
     as_json: AsJson = False,
     check: Check = False,
 ) -> None:
-    """Print the variables with which an engine's own process on this node finds everything that was shipped.
+    """Print the variables by which an engine's process on this node finds the shipped kernels.
 
     Where there is an error, a shell that evaluates the output is given `false`.
     """
@@ -203,7 +209,7 @@ def environment(
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log to stderr what this command does; ranks log into Ray's files.")
+        bool, typer.Option("--verbose", "-v", help="Log this command's steps to stderr. Ranks log into Ray's files.")
     ] = False,
 ) -> None:
     """Set up logging and print the version if asked."""
@@ -214,7 +220,7 @@ def root(
 
 
 def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
-    """A config that a run would accept, with its model's dimensions: every command refuses the same."""
+    """Load a config as a run does, with its model's dimensions. Raises ConfigError."""
     from ray_warmup.warmup.rank.workloads import checked
 
     return checked(load_config(name, overrides or []))

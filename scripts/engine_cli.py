@@ -1,4 +1,4 @@
-"""`ray-warmup engine`: record what a real engine compiles on this node, prove that another start finds it, show it.
+"""`ray-warmup engine`: record, prove and show a real engine's compilations on this node.
 
 Exit codes: 0 done (`prove`: nothing was compiled), 1 failed, 2 wrong configuration. Thin: the work is
 `warmup/engines/`'s, the tables are `scripts/engine_view.py`'s.
@@ -15,20 +15,22 @@ from ray_warmup.scripts.endings import GuardedGroup
 app = typer.Typer(
     name="engine",
     cls=GuardedGroup,
-    help="Record, prove and show what a real engine compiles at its start.",
+    help="Record, prove and show a real engine's start-up compilations.",
     epilog="Exit codes: 0 done (prove: nothing was compiled), 1 failed, 2 wrong configuration or usage.",
     no_args_is_help=True,
     add_completion=False,
 )
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file whose engine.kind names the engine.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one field: section.field=value. Repeatable.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
 def record(config: Config, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Start the engine once with random weights and empty caches, and keep what it filled on this node."""
+    """Start the engine once with random weights and empty caches, and store the filled caches on this node."""
     from ray_warmup.scripts.engine_view import record_and_show
 
     raise typer.Exit(record_and_show(config, settings or [], as_json=as_json))
@@ -44,7 +46,7 @@ def prove(config: Config, settings: Settings = None, as_json: AsJson = False) ->
 
 @app.command()
 def show(as_json: AsJson = False) -> None:
-    """Print each cache kind: where the engine of this environment looks, what is there, and what this node keeps."""
+    """Print each cache kind with the engine's directory, its content, and this node's artifact."""
     from ray_warmup.scripts.engine_view import show_engines
 
     raise typer.Exit(show_engines(as_json=as_json))

@@ -16,12 +16,12 @@ from ray_warmup.scripts.scope_options import scoped
 
 app = typer.Typer(
     name="quarantine",
-    help="Show the tactics that hung or crashed and are measured no more, and lift them.",
+    help="List and lift quarantined tactics, which hung or crashed and are not measured again.",
     no_args_is_help=True,
     add_completion=False,
 )
 
-Key = Annotated[str, typer.Argument(help="The key's first digits; all keys without.")]
+Key = Annotated[str, typer.Argument(help="First digits of the key. Default: all keys.")]
 
 
 @app.command("ls")
@@ -40,7 +40,7 @@ def clear(
     runner: Annotated[str, typer.Option(help="Only tactics of this runner.")] = "",
     tactic: Annotated[str, typer.Option(help="Only this tactic, as `ls` shows it.")] = "",
 ) -> None:
-    """Lift tactics, all of them or what the options name: the next run that tunes measures them again."""
+    """Lift all tactics or the selected ones, so that the next tuning run measures them again."""
     answer("quarantine clear", scope, key=key, op=op, runner=runner, tactic=tactic)
 
 
