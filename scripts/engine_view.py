@@ -74,6 +74,8 @@ def show_engines(*, as_json: bool) -> int:
     for row in facts.kinds:
         add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.directory)
     console.print(table)
+    if (warning := installed.missing_bytecode()) is not None:
+        say(console, f"warning: {warning}")
     for path in facts.stores:
         say(console, f"kept: {path}")
     for kind, reason in engine_kinds.LEFT_OUT.items():

@@ -1,0 +1,46 @@
+"""The vLLM of an environment, looked at without importing it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.engines.vllm import installed
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory on the import path with a package of that name."""
+    directory = tmp_path / "site" / "vllm"
+    directory.mkdir(parents=True)
+    (directory / "__init__.py").write_text("raise RuntimeError('must not be imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    return directory
+
+
+def test_missing_bytecode_is_said_with_the_remedy(package: Path) -> None:
+    """Until the package has been compiled."""
+    assert f"compileall -q {package.parent}" in (installed.missing_bytecode() or "")
+    (package / "__pycache__").mkdir()
+    (package / "__pycache__" / "__init__.cpython-312.pyc").touch()
+    assert installed.missing_bytecode() is None
+
+
+def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own variable, else XDG, else home; files are counted where they lie."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
+    assert installed.default_cache_root() == tmp_path / ".cache" / "vllm"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert installed.default_cache_root() == tmp_path / "xdg" / "vllm"
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "own"))
+    (tmp_path / "own" / "modelinfos").mkdir(parents=True)
+    (tmp_path / "own" / "modelinfos" / "a.json").write_text("{}")
+
+    kinds = {row.kind: row for row in installed.describe().kinds}
+
+    assert (kinds["modelinfos"].files, kinds["modelinfos"].bytes) == (1, 2)
+    assert kinds["torch_compile"].directory == str(tmp_path / "own" / "torch_compile_cache" / "torch_aot_compile")
