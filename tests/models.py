@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from ray_warmup.configs.model import ModelDims, load_model
 from ray_warmup.warmup.tasks import Workload
-from ray_warmup.warmup.workloads.catalog import workloads_of
+from ray_warmup.warmup.workloads.catalog import Split, workloads_of
 
 TINY = {
     "architectures": ["LlamaForCausalLM"],
@@ -24,12 +25,12 @@ def cuda_workloads(model: str | ModelDims, **changes: Any) -> tuple[Workload, ..
     """What a model calls on one GPU in bfloat16, up to 256 tokens and 64 sequences; every argument can be replaced."""
     dims = load_model(model) if isinstance(model, str) else model
     values: dict[str, Any] = {
-        **dict.fromkeys(("tp", "pp", "ep"), 1),
-        **dict.fromkeys(("pp_stage", "ep_shard"), 0),
         "dtype": "bfloat16",
         "quantization": "none",
         "backend": "cuda",
         "max_num_batched_tokens": 256,
         "max_num_seqs": 64,
+        **changes,
     }
-    return tuple(workloads_of(dims, **(values | changes)))
+    split = Split(**{field.name: values.pop(field.name) for field in fields(Split) if field.name in values})
+    return tuple(workloads_of(dims, split, **values))

@@ -25,8 +25,11 @@ sys.path.insert(0, str(ROOT))
 from ray_warmup.configs import env  # noqa: E402
 from ray_warmup.configs.model import ModelDims, load_model  # noqa: E402
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups  # noqa: E402
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls  # noqa: E402
-from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline  # noqa: E402
+from ray_warmup.warmup.engines.builtin.runner.runner_config import (  # noqa: E402
+    RunnerConfig,
+    layer_calls,
+    whole_model,
+)
 from ray_warmup.warmup.engines.builtin.warmups.runner_calls import runner_calls  # noqa: E402
 from ray_warmup.warmup.tasks import Workload  # noqa: E402
 
@@ -46,9 +49,11 @@ def part_build(args: argparse.Namespace) -> dict[str, Any]:
     found: list[Workload] = []
     for dims in (dims_of(args), ModelDims.model_validate(MLA_DIMS)):
         for quantization in ("none", "fp8"):
-            calls = layer_calls(dims, limits_of(args), backend="cuda", dtype="bfloat16", quantization=quantization)
+            calls = layer_calls(
+                dims, whole_model(limits_of(args)), backend="cuda", dtype="bfloat16", quantization=quantization
+            )
             cache = KVCacheConfig(2, interleaved_groups(1, (16,)))
-            found += runner_calls(EngineOutline(dims, limits_of(args), cache, "cuda", "bfloat16", calls))
+            found += runner_calls(RunnerConfig(dims, limits_of(args), cache, "cuda", "bfloat16", workloads=calls))
     missing = building.missing(found) if args.device != "cpu" else []
     for names in building.build(building.specs_of(found) if missing else {}, missing, os.cpu_count() or 1):
         logging.info("built %s", ", ".join(names))

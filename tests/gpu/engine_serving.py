@@ -20,9 +20,10 @@ import numpy as np
 
 from ray_warmup.configs import env
 from ray_warmup.configs.model import ModelDims, load_model
+from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.runner_config import layer_calls, whole_model
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.verify import KINDS
 from ray_warmup.warmup.tasks import Workload
@@ -88,7 +89,7 @@ def calls_of(args: argparse.Namespace, dims: ModelDims, limits: SchedulerLimits)
     """What its layers call; on the CPU an fp8 model computes in torch what a GPU's calls would give."""
     backend = "cpu" if args.device == "cpu" and args.quantization == "none" else "cuda"
     dtype = "float32" if backend == "cpu" else "bfloat16"
-    return layer_calls(dims, limits, backend=backend, dtype=dtype, quantization=args.quantization)
+    return layer_calls(dims, whole_model(limits), backend=backend, dtype=dtype, quantization=args.quantization)
 
 
 def waves(args: argparse.Namespace, vocab: int, longest: int) -> list[list[ServedRequest]]:
@@ -209,7 +210,7 @@ def warm_up(args: argparse.Namespace, runner: Any) -> dict[str, Any]:
         runner.execute_model,
         runner.sample_tokens,
         lambda: synchronize(args),
-        EngineWarmupOptions(slot_mapping_for_any=True),
+        EngineWarmupOptions(EngineSection(slot_mapping_for_any=True)),
         capability=capability(args),
     )
     report = run_engine_warmups(context, ENGINE_WARMUPS)

@@ -13,14 +13,14 @@ import torch
 
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
+from ray_warmup.warmup.engines.builtin.runner.attention_backends import cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import TorchOps
 from ray_warmup.warmup.engines.builtin.runner.projections import Projection, Projections, TorchProjection, WeightSource
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, cache_row_shapes
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, layer_calls, whole_model
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampled, Sampler, SamplingRow
 from ray_warmup.warmup.engines.builtin.runner.schedule import SamplingParams
 from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, ServedRequest
@@ -76,7 +76,7 @@ def forward_errors(dims: ModelDims, device: torch.device, quantization: str = "n
     groups = interleaved_groups(LAYERS, (16, 32))
     per_request = sum(-(-LIMITS.max_model_len // group.block_size) for group in groups)
     cache = KVCacheConfig(LIMITS.max_num_seqs * per_request + 1, groups)
-    calls = layer_calls(dims, LIMITS, backend="cuda", dtype=DTYPE, quantization=quantization)
+    calls = layer_calls(dims, whole_model(LIMITS), backend="cuda", dtype=DTYPE, quantization=quantization)
     config = RunnerConfig(dims, LIMITS, cache, device=str(device), dtype=DTYPE, workloads=calls)
     runner = BuiltinRunner(config)
     recorder = Recorder(runner.sampler)

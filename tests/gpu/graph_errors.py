@@ -7,9 +7,8 @@ import torch
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, layer_calls, whole_model
 from tests.gpu.relative_error import relative_error
 
 LAYERS, REQUESTS = 2, 64
@@ -19,7 +18,7 @@ OTHER_TOKEN = 7
 def graph_errors(dims: ModelDims, device: torch.device, quantization: str = "none") -> tuple[dict[str, float], float]:
     """Relative errors by name, and that of a replay whose input was changed after the capture (a planted error)."""
     limits, groups = SchedulerLimits(1024, REQUESTS, 2048), interleaved_groups(LAYERS, (16, 32))
-    calls = layer_calls(dims, limits, backend="cuda", dtype="bfloat16", quantization=quantization)
+    calls = layer_calls(dims, whole_model(limits), backend="cuda", dtype="bfloat16", quantization=quantization)
     cache = KVCacheConfig(256, groups)
     runner = BuiltinRunner(RunnerConfig(dims, limits, cache, device=str(device), dtype="bfloat16", workloads=calls))
     kind = "graph" if quantization == "none" else f"graph {quantization}"

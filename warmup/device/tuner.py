@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray_warmup.configs.schema import AutotuneSection, GuardSection
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
+
+_AUTOTUNE, _GUARD = AutotuneSection(), GuardSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,15 @@ class TunerOptions:
     Those that change the table are part of the cache key.
     """
 
-    shortlist: int = 16
+    shortlist: int = _AUTOTUNE.shortlist
     """Candidates kept per task for the guard and for consensus."""
-    tie_band: float = 0.01
+    tie_band: float = _AUTOTUNE.tie_band
     """Candidates within this share of the fastest are equal; a fixed order decides among them."""
-    guard_margin: float = 0.02
+    guard_margin: float = _GUARD.margin
     """A winner must beat the default by this share."""
-    guard_rounds: int = 15
+    guard_rounds: int = _GUARD.rounds
     """Interleaved A/B rounds per candidate."""
-    max_memory_bytes: int | None = None
+    max_memory_bytes: int | None = _AUTOTUNE.max_memory_bytes
     """Device memory that tuning may take; None: no limit of ours."""
     quarantine: tuple[tuple[str, str, str], ...] = field(default_factory=tuple)
     """(op, runner, tactic as JSON) that must not run."""

@@ -9,11 +9,10 @@ from ray_warmup.configs import ConfigError
 from ray_warmup.configs.dimensions import dimensions_of, with_dimensions
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.ranks import share_of
 from ray_warmup.warmup.tasks import Skip, Workload
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.base import builder_for
-from ray_warmup.warmup.workloads.catalog import workloads_of
+from ray_warmup.warmup.workloads.catalog import split_of, workloads_of
 from ray_warmup.warmup.workloads.modules import FUSED_MOE_MODULE
 
 
@@ -22,19 +21,12 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
     model, autotune = config.model, config.autotune
     if backend == "cuda" and model.dtype == "float32":
         raise ConfigError("model.dtype: 'float32': only the cpu backend runs it (cluster.backend)")
-    share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
     found = workloads_of(
         dims,
-        tp=model.tensor_parallel_size,
-        pp=model.pipeline_parallel_size,
-        ep=model.expert_parallel_size,
-        pp_stage=share.pipeline_stage,
-        ep_shard=share.expert_shard,
+        split_of(config, rank),
         dtype=model.dtype,
         quantization=model.quantization,
         backend=backend,
-        max_num_batched_tokens=autotune.max_num_batched_tokens,
-        max_num_seqs=autotune.max_num_seqs,
         buckets=autotune.buckets,
         skip_ops=autotune.skip_ops,
     )
@@ -45,8 +37,8 @@ def representatives(config: WarmupConfig) -> tuple[int, ...]:
     """The lowest rank of every share of the model that makes calls of its own: a pipeline stage's expert shard."""
     model, found = config.model, dict[tuple[int, int], int]()
     for rank in range(config.cluster.num_ranks):
-        share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
-        found.setdefault((share.pipeline_stage, share.expert_shard), rank)
+        split = split_of(config, rank)
+        found.setdefault((split.pp_stage, split.ep_shard), rank)
         if len(found) == model.pipeline_parallel_size * model.expert_parallel_size:
             break
     return tuple(found.values())

@@ -1,7 +1,7 @@
 """The op calls that a model makes on one rank, as pure values without torch or FlashInfer.
 
-    workloads_of(dims, *, tp, pp, ep, pp_stage, ep_shard, dtype, quantization, backend, max_num_batched_tokens,
-                 max_num_seqs, buckets=None, skip_ops=()) -> tuple[Workload, ...]
+    split_of(config, rank) -> Split
+    workloads_of(dims, split, *, dtype, quantization, backend, buckets=None, skip_ops=()) -> tuple[Workload, ...]
     op_buckets(op, max_tokens) -> tuple[int, ...]
     select_buckets(op, max_tokens, wanted) -> tuple[int, ...]     ConfigError for a size that would never hit
 
@@ -16,6 +16,8 @@ from typing import Literal
 
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.model import ModelDims
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.ranks import share_of
 from ray_warmup.warmup.tasks import Scalar, Workload
 from ray_warmup.warmup.workloads.modules import modules_for
 
@@ -36,13 +38,15 @@ _FINE_STEP, _COARSE_STEP = 256, 512
 class Split:
     """One rank's place in the model, and the limits of a step."""
 
-    tp: int
-    pp: int
-    ep: int
-    pp_stage: int
-    ep_shard: int
     max_num_batched_tokens: int
     max_num_seqs: int
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    pp_stage: int = 0
+    """0 to pp - 1; only the last stage has the LM head and samples."""
+    ep_shard: int = 0
+    """0 to ep - 1; equal shards are equal work, so it only says who runs it."""
 
     @property
     def moe_tp(self) -> int:
@@ -50,19 +54,28 @@ class Split:
         return max(1, self.tp // self.ep)
 
 
+def split_of(config: WarmupConfig, rank: int) -> Split:
+    """The place of a configuration's rank."""
+    model, autotune = config.model, config.autotune
+    share = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
+    return Split(
+        tp=model.tensor_parallel_size,
+        pp=model.pipeline_parallel_size,
+        ep=model.expert_parallel_size,
+        pp_stage=share.pipeline_stage,
+        ep_shard=share.expert_shard,
+        max_num_batched_tokens=autotune.max_num_batched_tokens,
+        max_num_seqs=min(autotune.max_num_seqs, autotune.max_num_batched_tokens),
+    )
+
+
 def workloads_of(
     dims: ModelDims,
+    split: Split,
     *,
-    tp: int,
-    pp: int,
-    ep: int,
-    pp_stage: int,
-    ep_shard: int,
     dtype: str,
     quantization: str,
     backend: str,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
     buckets: Sequence[int] | None = None,
     skip_ops: Collection[str] = (),
 ) -> tuple[Workload, ...]:
@@ -70,8 +83,7 @@ def workloads_of(
 
     Args:
         dims: the model; `ray_warmup.configs.model.check_parallel` has accepted the parallel sizes.
-        pp_stage: 0 to pp - 1; only the last stage has the LM head and samples.
-        ep_shard: 0 to ep - 1; equal shards are equal work, so it only says who runs it.
+        split: the rank's place, and the limits of a step.
         dtype: torch name of the activations, `bfloat16` for the tuned GEMMs on CUDA.
         quantization: `none` or `fp8` (the layers' GEMMs; router and LM head keep `dtype`).
         backend: `cuda`, or `cpu` for the float32 GEMMs alone.
@@ -81,15 +93,6 @@ def workloads_of(
     Raises:
         ConfigError: a bucket that the op does not have.
     """
-    split = Split(
-        tp=tp,
-        pp=pp,
-        ep=ep,
-        pp_stage=pp_stage,
-        ep_shard=ep_shard,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_num_seqs=min(max_num_seqs, max_num_batched_tokens),
-    )
     if backend == "cpu":
         found = [cpu_gemm(workload) for workload in gemms(dims, split, "float32", "none")]
     else:

@@ -4,12 +4,14 @@ one is made)."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.workloads.catalog import Split
 from tests.lone_rank import Answer, LoneRank, RankMaker, lone_rank
 from tests.recording_connector import RecordingConnector
 from tests.troubled_disk import TroubledDisk
@@ -72,9 +74,8 @@ def make_runner() -> RunnerFactory:
 
     from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
     from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
-    from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
     from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
-    from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
+    from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, layer_calls, whole_model
 
     torch.set_num_threads(1)
 
@@ -94,7 +95,8 @@ def make_runner() -> RunnerFactory:
         limits = SchedulerLimits(max_num_batched_tokens, max_num_seqs, max_model_len)
         if calls is not None:
             wanted = {"backend": "cpu", "dtype": config.get("dtype", "float32"), **calls}
-            config["workloads"] = layer_calls(dims, limits, **wanted)
+            split = {field.name: wanted.pop(field.name) for field in fields(Split) if field.name in wanted}
+            config["workloads"] = layer_calls(dims, replace(whole_model(limits), **split), **wanted)
         runner = BuiltinRunner(
             RunnerConfig(
                 dims=dims,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.tasks import Workload, digest_of_tasks, tasks_of
 from ray_warmup.warmup.workloads.catalog import (
     MOE_GEMM1,
+    Split,
     check_quantization,
     layers_of_stage,
     op_buckets,
@@ -24,10 +26,6 @@ def listed(preset: str = "llama-3.1-70b", **changes: Any) -> dict[str, Workload]
     """A rank's workloads by name."""
     asked: dict[str, Any] = {
         "tp": 8,
-        "pp": 1,
-        "ep": 1,
-        "pp_stage": 0,
-        "ep_shard": 0,
         "dtype": "bfloat16",
         "quantization": "none",
         "backend": "cuda",
@@ -35,7 +33,8 @@ def listed(preset: str = "llama-3.1-70b", **changes: Any) -> dict[str, Workload]
         "max_num_seqs": 256,
         **changes,
     }
-    return {workload.name: workload for workload in workloads_of(load_model(preset), **asked)}
+    split = Split(**{field.name: asked.pop(field.name) for field in fields(Split) if field.name in asked})
+    return {workload.name: workload for workload in workloads_of(load_model(preset), split, **asked)}
 
 
 def shape(workload: Workload) -> tuple[Any, Any]:

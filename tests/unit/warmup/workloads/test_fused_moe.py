@@ -16,7 +16,7 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.device.autotuner_seams import capture_call
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import fused_moe
-from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, MOE_GEMM2, workloads_of
+from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, MOE_GEMM2, Split, workloads_of
 from tests.stubbed_ops import stubbed_experts
 
 EXPERTS, TOP_K, HIDDEN, INTER = 8, 2, 32, 16
@@ -34,16 +34,10 @@ def small(op: str = MOE_GEMM1, ep: int = 1) -> Workload:
     )
     found = workloads_of(
         dims,
-        tp=ep,
-        pp=1,
-        ep=ep,
-        pp_stage=0,
-        ep_shard=0,
+        Split(tp=ep, ep=ep, max_num_batched_tokens=64, max_num_seqs=8),
         dtype="bfloat16",
         quantization="none",
         backend="cuda",
-        max_num_batched_tokens=64,
-        max_num_seqs=8,
     )
     return next(workload for workload in found if workload.op == op)
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.capabilities import GQA_CPU, GQA_CUDA
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
+from ray_warmup.warmup.engines.builtin.runner.runner_config import GQA_CPU, GQA_CUDA
 from ray_warmup.warmup.workloads.modules import is_grouped_enough
 
 WORKSPACE_BYTES = 256 << 20

@@ -13,21 +13,17 @@ import numpy.typing as npt
 import torch
 
 from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep
+from ray_warmup.warmup.engines.builtin.runner.attention_backends import attention_backends, cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.block_table import CpuGpuBuffer, MultiGroupBlockTable
-from ray_warmup.warmup.engines.builtin.runner.capabilities import capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.dummy import DummyBatch, DummyShape, dummy_batch
 from ray_warmup.warmup.engines.builtin.runner.graphs import CapturedStep, DeviceWork, capture
 from ray_warmup.warmup.engines.builtin.runner.input_batch import InputBatch, StepRows
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
+from ray_warmup.warmup.engines.builtin.runner.layer_ops import layer_ops
 from ray_warmup.warmup.engines.builtin.runner.padded_sizes import padded, request_sizes, token_sizes
 from ray_warmup.warmup.engines.builtin.runner.pending_step import PendingStep
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections, WeightSource
-from ray_warmup.warmup.engines.builtin.runner.runner_config import (
-    RunnerConfig,
-    attention_backends,
-    cache_row_shapes,
-    layer_ops,
-)
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig, capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampler
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SchedulerOutput, StepOutput
 from ray_warmup.warmup.engines.builtin.runner.transformer import Decoder, ForwardStep

@@ -50,3 +50,8 @@ class Rope:
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         low, high = x.chunk(2, dim=-1)
         return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1).to(x.dtype)
+
+
+def layer_ops(device: torch.device) -> LayerOps:
+    """FlashInfer on CUDA, torch elsewhere."""
+    return FlashInferOps() if device.type == "cuda" else TorchOps()

@@ -14,10 +14,10 @@ import torch
 
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, causal_mask, paged_indices
-from ray_warmup.warmup.engines.builtin.runner.capabilities import MLA_CPU, MLA_CUDA
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
+from ray_warmup.warmup.engines.builtin.runner.runner_config import MLA_CPU, MLA_CUDA
 
 
 class LatentAttention(Protocol):

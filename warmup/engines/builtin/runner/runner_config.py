@@ -1,26 +1,23 @@
-"""The built-in runner's configuration, and the choice of its parts for a device."""
+"""Configuration of a built-in runner, and what follows from it before the runner exists. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.engines.builtin.kernels.launch import LaunchMode, default_mode
-from ray_warmup.warmup.engines.builtin.runner.attention import (
-    WORKSPACE_BYTES,
-    FlashInferPagedAttention,
-    HeadShape,
-    TorchPagedAttention,
-)
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
-from ray_warmup.warmup.engines.builtin.runner.layer_ops import FlashInferOps, LayerOps, TorchOps
-from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention, TorchLatentAttention
-from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, SchedulerLimits
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.catalog import Split, workloads_of
+
+if TYPE_CHECKING:
+    import torch
+
+GQA_CPU, GQA_CUDA = "TORCH_REFERENCE", "FLASHINFER"
+MLA_CPU, MLA_CUDA = "TORCH_MLA_REFERENCE", "FLASHINFER_MLA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +48,15 @@ class RunnerConfig:
             raise ValueError(f"runner.kv_cache covers layers {layers}, must be 0..{len(layers) - 1}")
 
     @property
+    def device_type(self) -> str:
+        """`cuda` or `cpu`, without the device's number."""
+        return self.device.partition(":")[0]
+
+    @property
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch has it."""
+        import torch
+
         found = getattr(torch, self.dtype, None)
         if not isinstance(found, torch.dtype):
             raise ValueError(f"runner.dtype is {self.dtype!r}, not a torch dtype")
@@ -61,51 +65,44 @@ class RunnerConfig:
     @property
     def calls(self) -> tuple[Workload, ...]:
         """The op calls that the layers make."""
-        backend = "cuda" if torch.device(self.device).type == "cuda" else "cpu"
-        return self.workloads or layer_calls(self.dims, self.limits, backend=backend, dtype=self.dtype)
+        backend = "cuda" if self.device_type == "cuda" else "cpu"
+        return self.workloads or layer_calls(self.dims, whole_model(self.limits), backend=backend, dtype=self.dtype)
 
     @property
     def mode(self) -> LaunchMode:
         """How our Triton kernels run."""
-        return self.kernel_mode or default_mode(torch.device(self.device).type)
+        return self.kernel_mode or default_mode(self.device_type)
 
 
-def layer_ops(device: torch.device) -> LayerOps:
-    """FlashInfer on CUDA, torch elsewhere."""
-    return FlashInferOps() if device.type == "cuda" else TorchOps()
+def whole_model(limits: SchedulerLimits) -> Split:
+    """The place of the one rank that has all of a model."""
+    return Split(max_num_batched_tokens=limits.max_num_batched_tokens, max_num_seqs=limits.max_num_seqs)
 
 
-def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any, ...]:
-    """Create one attention backend per KV cache group.
+def layer_calls(
+    dims: ModelDims, split: Split, *, backend: str, dtype: str, quantization: str = "none"
+) -> tuple[Workload, ...]:
+    """Every op call of one rank at all of its buckets, whatever of it is tuned.
 
-    On CUDA they share one workspace, because they never run at the same time.
+    The CPU backend has no fused experts: theirs are named all the same, for the shapes of the weights, and refused.
     """
-    dims, on_cuda = config.dims, device.type == "cuda"
-    workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device) if on_cuda else None
-    made: list[Any] = []
-    for _ in config.kv_cache.groups:
-        if dims.is_mla:
-            scale = (dims.qk_nope_head_dim + dims.qk_rope_head_dim) ** -0.5
-            made.append(
-                TorchLatentAttention(scale)
-                if workspace is None
-                else FlashInferLatentAttention(dims, scale, config.torch_dtype, workspace)
-            )
-        else:
-            window_left = -1 if dims.sliding_window is None else dims.sliding_window - 1
-            heads = (dims.num_attention_heads, dims.num_key_value_heads)
-            shape = HeadShape(*heads, dims.head_dim, dims.head_dim**-0.5, window_left)
-            made.append(
-                TorchPagedAttention(shape)
-                if workspace is None
-                else FlashInferPagedAttention(shape, config.torch_dtype, workspace)
-            )
-    return tuple(made)
+    make = partial(workloads_of, dims, split, quantization=quantization)
+    found = make(backend=backend, dtype=dtype)
+    if backend == "cuda":
+        return found
+    return (*found, *(call for call in make(backend="cuda", dtype="bfloat16") if call.family == "fused_moe"))
 
 
-def cache_row_shapes(dims: ModelDims) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape of one token's row in the two caches of a layer."""
+def capabilities_on(device_type: str, dims: ModelDims) -> frozenset[Capability]:
+    """Everything but a KV connector, and graphs only on CUDA where no experts are chosen on the host."""
+    able = device_type == "cuda" and not dims.is_moe
+    lacks = {Capability.KV_CONNECTOR} if able else {Capability.KV_CONNECTOR, Capability.GRAPH_CAPTURE}
+    return frozenset(Capability) - lacks
+
+
+def attention_name(device_type: str, dims: ModelDims) -> str:
+    """Name of the attention backend of every KV cache group."""
+    on_cuda = device_type == "cuda"
     if dims.is_mla:
-        return (dims.kv_lora_rank,), (dims.qk_rope_head_dim,)
-    heads = (dims.num_key_value_heads, dims.head_dim)
-    return heads, heads
+        return MLA_CUDA if on_cuda else MLA_CPU
+    return GQA_CUDA if on_cuda else GQA_CPU

@@ -16,7 +16,7 @@ from ray_warmup.warmup.engines.builtin.runner.attention import WORKSPACE_BYTES
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
-from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import weight_bytes
 from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
@@ -32,7 +32,7 @@ class BuiltinEngine:
     Its runner is created on first use and released with the engine.
     """
 
-    outline: EngineOutline
+    outline: RunnerConfig
     options: EngineWarmupOptions = field(default_factory=EngineWarmupOptions)
     capability: tuple[int, int] | None = None
     """Compute capability; None: torch is asked."""
@@ -43,7 +43,10 @@ class BuiltinEngine:
         if not self._on_cuda:
             return None
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, to be used again
-        free, needed = torch.cuda.mem_get_info()[0] + kept, self.outline.weight_bytes + WORKSPACE_BYTES + HEADROOM_BYTES
+        free, needed = (
+            torch.cuda.mem_get_info()[0] + kept,
+            weight_bytes(self.outline) + WORKSPACE_BYTES + HEADROOM_BYTES,
+        )
         if needed <= free:
             return None
         return (
@@ -55,20 +58,7 @@ class BuiltinEngine:
     def runner(self) -> BuiltinRunner:
         """The runner, made on first use."""
         if self._runner is None:
-            outline = self.outline
-            self._runner = BuiltinRunner(
-                RunnerConfig(
-                    outline.dims,
-                    outline.limits,
-                    outline.kv_cache,
-                    device=outline.device,
-                    dtype=outline.dtype,
-                    workloads=outline.workloads,
-                    capture_sizes=outline.capture_sizes,
-                    is_first_pp_rank=outline.is_first_pp_rank,
-                    is_last_pp_rank=outline.is_last_pp_rank,
-                )
-            )
+            self._runner = BuiltinRunner(self.outline)
         return self._runner
 
     def context(self, *, is_leader: bool = False) -> WarmupContext:

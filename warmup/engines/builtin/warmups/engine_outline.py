@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.engines.builtin.runner.capabilities import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, KVCacheGroup, interleaved_groups
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.runner_config import (
+    RunnerConfig,
+    attention_name,
+    capabilities_on,
+    layer_calls,
+)
 from ray_warmup.warmup.engines.builtin.warmups.prefill_decode import DECODE_STEPS
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions
-from ray_warmup.warmup.ranks import share_of
 from ray_warmup.warmup.tasks import Workload
-from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, layers_of_stage
+from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, layers_of_stage, split_of
 
 PROMPT_LEN = 2
 """Tokens of a made-up prompt: one more than a decode step has."""
@@ -28,53 +31,32 @@ LONG_REQUESTS = 2
 """Requests of full length that the KV cache holds besides the made-up ones, for the requests that check."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOutline:
-    """One rank's engine."""
-
-    dims: ModelDims
-    """The share of one rank: its heads, its part of the feed-forward; the vocabulary is whole."""
-    limits: SchedulerLimits
-    kv_cache: KVCacheConfig
-    device: str = "cpu"
-    dtype: str = "float32"
-    workloads: tuple[Workload, ...] = ()
-    """The op calls of this rank's share; empty: those of the whole of `dims`, as `RunnerConfig` has it."""
-    capture_sizes: tuple[int, ...] | None = None
-    is_first_pp_rank: bool = True
-    is_last_pp_rank: bool = True
-
-    @property
-    def calls(self) -> tuple[Workload, ...]:
-        """The op calls of this rank's layers."""
-        return self.workloads or layer_calls(self.dims, self.limits, backend=self.device, dtype=self.dtype)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of weights and KV cache, the large part of what the runner takes."""
-        dims, size = self.dims, 4 if self.dtype == "float32" else 2
-        row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
-        slots = sum(len(group.layers) * group.block_size for group in self.kv_cache.groups) * self.kv_cache.num_blocks
-        embedding = dims.vocab_size * dims.hidden_size if self.is_first_pp_rank else 0
-        return (slots * row + embedding) * size + sum(self._bytes_of(call) for call in self.calls)
-
-    def _bytes_of(self, call: Workload) -> int:
-        """Return the bytes of one call's weights in all layers, or 0 for a call without weights."""
-        layers, sizes = self.kv_cache.num_layers, dict(call.params)
-        dense = min(self.dims.first_dense_layers, layers) if self.dims.is_moe else layers
-        if call.op == MOE_GEMM1:
-            experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
-            return (layers - dense) * 3 * experts * (4 if self.dtype == "float32" else 2)
-        if "k" not in sizes or (call.name == "lm_head" and not self.is_last_pp_rank):
-            return 0
-        times = {"lm_head": 1, "gate_up_proj": dense, "down_proj": dense, "router": layers - dense}
-        times |= dict.fromkeys(("shared_gate_up_proj", "shared_down_proj"), layers - dense)
-        # an fp8 up-projection of keys and values is absorbed, and so kept as it is
-        size = {"float32": 4, "float8_e4m3fn": 2 if call.name == "kv_b_proj" else 1}.get(call.dtype, 2)
-        return times.get(call.name, layers) * int(sizes["k"]) * int(sizes["n"]) * size
+def weight_bytes(outline: RunnerConfig) -> int:
+    """Bytes of weights and KV cache, the large part of what the runner takes."""
+    dims, size = outline.dims, 4 if outline.dtype == "float32" else 2
+    row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
+    slots = sum(len(group.layers) * group.block_size for group in outline.kv_cache.groups) * outline.kv_cache.num_blocks
+    embedding = dims.vocab_size * dims.hidden_size if outline.is_first_pp_rank else 0
+    return (slots * row + embedding) * size + sum(_bytes_of(call, outline) for call in outline.calls)
 
 
-def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> EngineOutline:
+def _bytes_of(call: Workload, outline: RunnerConfig) -> int:
+    """Return the bytes of one call's weights in all layers, or 0 for a call without weights."""
+    layers, sizes = outline.kv_cache.num_layers, dict(call.params)
+    dense = min(outline.dims.first_dense_layers, layers) if outline.dims.is_moe else layers
+    if call.op == MOE_GEMM1:
+        experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
+        return (layers - dense) * 3 * experts * (4 if outline.dtype == "float32" else 2)
+    if "k" not in sizes or (call.name == "lm_head" and not outline.is_last_pp_rank):
+        return 0
+    times = {"lm_head": 1, "gate_up_proj": dense, "down_proj": dense, "router": layers - dense}
+    times |= dict.fromkeys(("shared_gate_up_proj", "shared_down_proj"), layers - dense)
+    # an fp8 up-projection of keys and values is absorbed, and so kept as it is
+    size = {"float32": 4, "float8_e4m3fn": 2 if call.name == "kv_b_proj" else 1}.get(call.dtype, 2)
+    return times.get(call.name, layers) * int(sizes["k"]) * int(sizes["n"]) * size
+
+
+def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -> RunnerConfig:
     """The engine of one rank.
 
     Args:
@@ -83,36 +65,21 @@ def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -
         rank: decides on the pipeline stage.
         backend: `cuda` or `cpu`; the latter computes in float32.
     """
-    model, engine, autotune = config.model, config.engine, config.autotune
-    stage = share_of(rank, model.tensor_parallel_size, model.pipeline_parallel_size, model.expert_parallel_size)
-    limits = SchedulerLimits(
-        autotune.max_num_batched_tokens,
-        min(autotune.max_num_seqs, autotune.max_num_batched_tokens),
-        engine.max_model_len or autotune.max_num_batched_tokens + OUTPUT_TOKENS,
-    )
+    model, engine, split = config.model, config.engine, split_of(config, rank)
+    longest = engine.max_model_len or split.max_num_batched_tokens + OUTPUT_TOKENS
+    limits = SchedulerLimits(split.max_num_batched_tokens, split.max_num_seqs, longest)
     groups = interleaved_groups(engine.num_layers, engine.block_sizes)
     dtype = model.dtype if backend == "cuda" else "float32"
-    return EngineOutline(
-        dims=shard(dims, config, stage.pipeline_stage),
+    return RunnerConfig(
+        dims=shard(dims, config, split.pp_stage),
         limits=limits,
         kv_cache=KVCacheConfig(engine.kv_blocks or blocks_needed(limits, groups), groups),
         device=backend,
         dtype=dtype,
-        workloads=layer_calls(
-            dims,
-            limits,
-            backend=backend,
-            dtype=dtype,
-            quantization=model.quantization,
-            tp=model.tensor_parallel_size,
-            pp=model.pipeline_parallel_size,
-            ep=model.expert_parallel_size,
-            pp_stage=stage.pipeline_stage,
-            ep_shard=stage.expert_shard,
-        ),
+        workloads=layer_calls(dims, split, backend=backend, dtype=dtype, quantization=model.quantization),
         capture_sizes=engine.capture_sizes,
-        is_first_pp_rank=stage.pipeline_stage == 0,
-        is_last_pp_rank=stage.pipeline_stage == model.pipeline_parallel_size - 1,
+        is_first_pp_rank=split.pp_stage == 0,
+        is_last_pp_rank=split.pp_stage == split.pp - 1,
     )
 
 
@@ -160,16 +127,8 @@ def engine_options(config: WarmupConfig) -> EngineWarmupOptions:
     """
     engine = config.engine
     return EngineWarmupOptions(
+        engine=engine,
         autotune=config.autotune.enabled,
-        sparse_mla=engine.sparse_mla,
-        slot_mapping_for_any=engine.slot_mapping_for_any,
-        slot_mapping_tokens=engine.slot_mapping_tokens,
-        mixed_tokens=engine.sparse_mla_mixed_tokens,
-        prefill_tokens=engine.sparse_mla_prefill_tokens,
-        sparse_mla_backends=engine.sparse_mla_backends,
-        top_k_widths=engine.top_k_widths,
-        logprob_widths=engine.logprob_widths,
-        disabled=frozenset(engine.disabled),
         required=frozenset(engine.required),
         deadlines={**DEFAULT_DEADLINES, **{str(name): seconds for name, seconds in engine.deadlines.items()}},
     )
@@ -178,7 +137,7 @@ def engine_options(config: WarmupConfig) -> EngineWarmupOptions:
 class OutlinedRunner:
     """The built-in runner's attributes, before the runner exists."""
 
-    def __init__(self, outline: EngineOutline) -> None:
+    def __init__(self, outline: RunnerConfig) -> None:
         self.capabilities = capabilities_on(outline.device, outline.dims)
         self.limits, self.kv_cache_config = outline.limits, outline.kv_cache
         self.vocab_size, self.device = outline.dims.vocab_size, outline.device

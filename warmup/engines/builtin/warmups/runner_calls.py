@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_warmup.warmup.engines.builtin.warmups.engine_outline import EngineOutline
+from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.gemm import dtype_refusal
 from ray_warmup.warmup.workloads.modules import modules_for
@@ -16,7 +16,7 @@ LEFT_OUT = frozenset({"kv_b_proj", "post_norm", "rotary"})
 """Calls of a model that the runner makes in torch: it absorbs the one, adds before it normalizes, and rotates."""
 
 
-def runner_calls(outline: EngineOutline) -> tuple[Workload, ...]:
+def runner_calls(outline: RunnerConfig) -> tuple[Workload, ...]:
     """Return one rank's calls with their modules, or none if its runner computes with torch."""
     if outline.device != "cuda":
         return ()

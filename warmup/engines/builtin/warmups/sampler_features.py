@@ -70,7 +70,7 @@ def features(context: WarmupContext) -> dict[str, tuple[SamplingParams, ...]]:
     Several are dealt to a batch in turn.
     """
     everything = SamplingParams.for_warmup
-    options = context.options
+    engine = context.options.engine
     return {
         TOGETHER: (everything(seed=7), everything(), SamplingParams.greedy()),
         "plain": (SamplingParams(),),
@@ -80,6 +80,6 @@ def features(context: WarmupContext) -> dict[str, tuple[SamplingParams, ...]]:
         "top_p": (SamplingParams(top_p=0.9),),
         "min_p": (SamplingParams(min_p=0.1),),
         "penalties": (SamplingParams(presence_penalty=0.2, frequency_penalty=0.2, repetition_penalty=1.2),),
-        **{f"top_k={width}": (SamplingParams(top_k=width),) for width in options.top_k_widths},
-        **{f"logprobs={width}": (SamplingParams(logprobs=width),) for width in options.logprob_widths},
+        **{f"top_k={width}": (SamplingParams(top_k=width),) for width in engine.top_k_widths},
+        **{f"logprobs={width}": (SamplingParams(logprobs=width),) for width in engine.logprob_widths},
     }

@@ -31,9 +31,9 @@ class SlotMappingWarmup(EngineWarmup):
         """Without the explicit switch: the sparse-MLA gates, and a CUDA device."""
         if (reason := lacking(context.runner, Capability.SLOT_MAPPING)) is not None:
             return Skip(reason)
-        if not context.options.slot_mapping_tokens:
+        if not context.options.engine.slot_mapping_tokens:
             return Skip("engine.slot_mapping_tokens names no number of tokens")
-        if context.options.slot_mapping_for_any:
+        if context.options.engine.slot_mapping_for_any:
             return None
         if (skip := sparse_mla_gate(context)) is not None:
             return skip
@@ -43,7 +43,7 @@ class SlotMappingWarmup(EngineWarmup):
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """The configured counts, clamped to the runner's maximum, each once, in order."""
         most = context.runner.limits.max_num_batched_tokens
-        clamped = (min(count, most) for count in context.options.slot_mapping_tokens)
+        clamped = (min(count, most) for count in context.options.engine.slot_mapping_tokens)
         return tuple(Shape("slots", count, 1) for count in dict.fromkeys(clamped) if count > 0)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:

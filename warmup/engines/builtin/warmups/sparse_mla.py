@@ -26,11 +26,11 @@ NEEDED = {
 
 def sparse_mla_gate(context: WarmupContext) -> Skip | None:
     """The gates that everything about sparse MLA shares."""
-    if not context.options.sparse_mla:
+    if not context.options.engine.sparse_mla:
         return Skip("engine.sparse_mla is off")
     if context.runner.is_pooling_model:
         return Skip("pooling model")
-    wanted, have = context.options.sparse_mla_backends, backend_names(context.runner)
+    wanted, have = context.options.engine.sparse_mla_backends, backend_names(context.runner)
     if not set(wanted) & set(have):
         return Skip(f"no sparse-MLA backend among {', '.join(have) or 'none'} (looked for {', '.join(wanted)})")
     return None
@@ -38,7 +38,9 @@ def sparse_mla_gate(context: WarmupContext) -> Skip | None:
 
 def mixed_shape(context: WarmupContext) -> Shape:
     """The mixed prefill and decode batch, clamped to the runner's maximum."""
-    return Shape(MIXED, min(context.options.mixed_tokens, context.runner.limits.max_num_batched_tokens))
+    return Shape(
+        MIXED, min(context.options.engine.sparse_mla_mixed_tokens, context.runner.limits.max_num_batched_tokens)
+    )
 
 
 def run_mixed(context: WarmupContext, tokens: int) -> None:
@@ -83,7 +85,9 @@ class SparseMLAWarmup(EngineWarmup):
         """
         limits = context.runner.limits
         mixed = mixed_shape(context)
-        prefill = min(context.options.prefill_tokens, limits.max_num_batched_tokens, limits.max_model_len)
+        prefill = min(
+            context.options.engine.sparse_mla_prefill_tokens, limits.max_num_batched_tokens, limits.max_model_len
+        )
         second = min(prefill, limits.max_model_len // 2)
         wanted = (mixed, Shape(PREFILL, prefill, 1), Shape(SECOND_CHUNK, second, 1))
         return tuple(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
+from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability, ModelRunner
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, SchedulerOutput
 
@@ -73,22 +74,12 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class EngineWarmupOptions:
-    """Requested options, with the usual values of engines as defaults."""
+    """Options of one run of the warmups: the configuration, and what the run adds to it."""
 
+    engine: EngineSection = field(default_factory=EngineSection)
+    """Switches, widths and sizes as they were configured."""
     autotune: bool | None = None
     """Tuning switched on explicitly; the level's default does not count for the SM120 decode autotune."""
-    sparse_mla: bool = True
-    """Warm sparse-MLA models (an environment switch in the engines where this comes from)."""
-    slot_mapping_for_any: bool = False
-    """Warm slot mapping for runners without a sparse-MLA backend too."""
-    slot_mapping_tokens: tuple[int, ...] = (*range(1, 17), 32, 64, 128, 256, 512)
-    mixed_tokens: int = 16
-    prefill_tokens: int = 1024
-    sparse_mla_backends: tuple[str, ...] = ("V4_FLASHMLA_SPARSE", "DEEPSEEK_SPARSE_SWA")
-    top_k_widths: tuple[int, ...] = (1, 8, 64, 1024)
-    logprob_widths: tuple[int, ...] = (0, 1, 5, 20)
-    disabled: frozenset[str] = frozenset()
-    """Names of warmups that do not run."""
     left_out: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Names of warmups that are not tried again, and what they did the last time."""
     required: frozenset[str] | None = None
@@ -151,7 +142,7 @@ def gate_of(context: WarmupContext, warmup: EngineWarmup) -> Skip | None:
 
     A disabled warmup's gate is not called.
     """
-    if warmup.name in context.options.disabled:
+    if warmup.name in context.options.engine.disabled:
         return Skip("disabled by engine.disabled")
     if warmup.name in context.options.left_out:
         return Skip(f"left out: {context.options.left_out[warmup.name]}", warn=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ import torch
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.warmup.device.guard.agreement import TOLERANCES
 from ray_warmup.warmup.engines.builtin.runner.feed_forward import MoE
-from ray_warmup.warmup.engines.builtin.runner.layer_calls import layer_calls
 from ray_warmup.warmup.engines.builtin.runner.projections import (
     FusedExperts,
     LoopedExperts,
@@ -21,6 +21,7 @@ from ray_warmup.warmup.engines.builtin.runner.projections import (
     WeightSource,
 )
 from ray_warmup.warmup.engines.builtin.runner.protocol import SchedulerLimits
+from ray_warmup.warmup.engines.builtin.runner.runner_config import layer_calls, whole_model
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.gemm import E4M3_MAX, bind, quantized
 from tests.models import cuda_workloads
@@ -36,7 +37,7 @@ E4M3_ROUNDING = 0.05
 def projections(dtype: str, *, backend: str = "cuda", quantization: str = "none", model: Any = DENSE) -> Projections:
     """Those of a tiny model."""
     dims = ModelDims.model_validate(model)
-    calls = layer_calls(dims, LIMITS, backend=backend, dtype=dtype, quantization=quantization)
+    calls = layer_calls(dims, whole_model(LIMITS), backend=backend, dtype=dtype, quantization=quantization)
     return Projections(calls, WeightSource(0, getattr(torch, dtype), CPU), CPU)
 
 
@@ -133,7 +134,7 @@ def test_a_mixture_is_routed_and_scaled_right(monkeypatch: pytest.MonkeyPatch, e
     The fused call is given that same routing, in the form that it takes.
     """
     dims = ModelDims.model_validate(MOE)
-    calls = layer_calls(dims, LIMITS, backend="cpu", dtype="float64", tp=ep, ep=ep)
+    calls = layer_calls(dims, replace(whole_model(LIMITS), tp=ep, ep=ep), backend="cpu", dtype="float64")
     made, load = Projections(calls, WeightSource(3, torch.float64, CPU), CPU), torch.zeros(4, dtype=torch.int64)
     layer = MoE(dims, made, load)
     x = torch.randn(9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(4))

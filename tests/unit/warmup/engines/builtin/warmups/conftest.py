@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tests.flashinfer_quietly  # noqa: F401
+from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, WarmupContext
 
 
@@ -23,12 +24,14 @@ def make_context() -> Callable[..., WarmupContext]:
         synchronize: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> WarmupContext:
+        configured = EngineSection.model_fields.keys() - {"required", "deadlines"}
+        engine = {name: options.pop(name) for name in configured & options.keys()}
         return WarmupContext(
             runner,
             runner.execute_model,
             runner.sample_tokens,
             synchronize,
-            EngineWarmupOptions(**options),
+            EngineWarmupOptions(EngineSection(**engine), **options),
             is_leader=is_leader,
             capability=capability,
         )

@@ -12,12 +12,17 @@ from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES, EngineWarmupNam
 from ray_warmup.configs.model import ModelDims, load_model
 from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.attention import FlashInferPagedAttention
-from ray_warmup.warmup.engines.builtin.runner.capabilities import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention
 from ray_warmup.warmup.engines.builtin.runner.protocol import Capability
+from ray_warmup.warmup.engines.builtin.runner.runner_config import attention_name, capabilities_on
 from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
-from ray_warmup.warmup.engines.builtin.warmups.engine_outline import OutlinedRunner, engine_options, outline_of
+from ray_warmup.warmup.engines.builtin.warmups.engine_outline import (
+    OutlinedRunner,
+    engine_options,
+    outline_of,
+    weight_bytes,
+)
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmupOptions, severity_of
 from tests.unit.warmup.conftest import ARCHITECTURES
 
@@ -76,13 +81,9 @@ def test_settings_reach_the_warmups() -> None:
         autotune={"enabled": True},
     )
     options = engine_options(asked)
-    assert (options.sparse_mla, options.autotune) == (False, True)
+    assert (options.engine, options.autotune) == (asked.engine, True)
     assert options.deadlines["slot_mapping"] == 7
-    assert (options.slot_mapping_tokens, options.mixed_tokens, options.prefill_tokens) == ((3,), 8, 32)
-    defaults = EngineWarmupOptions()
-    assert engine_options(make_config()).slot_mapping_tokens == defaults.slot_mapping_tokens
-    assert engine_options(make_config()).mixed_tokens == defaults.mixed_tokens == 16
-    assert engine_options(make_config()).prefill_tokens == defaults.prefill_tokens == 1024
+    assert engine_options(make_config()).engine == EngineWarmupOptions().engine
     assert options.deadlines["sparse_mla"] == DEFAULT_DEADLINES["sparse_mla"]
     assert [w.name for w in ENGINE_WARMUPS if severity_of(w, options) == "required"] == ["sampler_features"]
     assert engine_options(make_config()).autotune is None
@@ -176,7 +177,7 @@ def test_the_bytes_that_are_foreseen_are_those_that_are_taken(architecture: str)
     engine = BuiltinEngine(outline)
     taken = sum(t.numel() * t.element_size() for t in tensors_in(engine.runner.decoder, set()) if t.numel() > 1)
     taken += sum(t.numel() * t.element_size() for pair in engine.runner.kv_store.layers.values() for t in pair)
-    assert outline.weight_bytes == pytest.approx(taken, rel=0.08)
+    assert weight_bytes(outline) == pytest.approx(taken, rel=0.08)
 
 
 def tensors_in(thing: Any, seen: set[int]) -> list[torch.Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
+from ray_warmup.configs.schema import EngineSection
 from ray_warmup.warmup.engines.builtin.runner.errors import MissingCapabilityError
 from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
@@ -131,13 +132,13 @@ def test_what_one_warmup_consumed_the_next_one_knows(context: Any) -> None:
 
 def test_skips_are_in_the_report_with_their_reasons(context: Any) -> None:
     """A gate's reason and a warmup that was disabled are visible; a skip that warns is a warning."""
-    context = replace(context, options=replace(context.options, disabled=frozenset({"b"})))
+    context = replace(context, options=replace(context.options, engine=EngineSection(disabled=("graph_capture",))))
 
-    report = run_engine_warmups(context, (Scripted("a", skip=Skip("because", warn=True)), Scripted("b")))
+    report = run_engine_warmups(context, (Scripted("a", skip=Skip("because", warn=True)), Scripted("graph_capture")))
 
     assert [(o.name, o.state, o.reason) for o in report.outcomes] == [
         ("a", "skipped", "because"),
-        ("b", "skipped", "disabled by engine.disabled"),
+        ("graph_capture", "skipped", "disabled by engine.disabled"),
     ]
     assert report.warnings == ("a: because",)
     assert json.loads(json.dumps(report.to_json()))["outcomes"][1]["state"] == "skipped"

@@ -217,4 +217,4 @@ def test_the_sparse_mla_switch_is_a_field() -> None:
     """Sparse-MLA warmup is on by default, for other runners it is off."""
     options = EngineWarmupOptions()
 
-    assert (options.sparse_mla, options.slot_mapping_for_any) == (True, False)
+    assert (options.engine.sparse_mla, options.engine.slot_mapping_for_any) == (True, False)
