@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_warmup.actors.errors import PlacementError
+from ray_warmup.actors.ray_internals import free_resources
 from ray_warmup.configs.schema import ClusterSection
 
 NODE_ID_LABEL = "ray.io/node-id"
@@ -164,9 +165,7 @@ def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:
 
 def nodes() -> tuple[Node, ...]:
     """The alive nodes of the connected cluster."""
-    from ray._private.state import available_resources_per_node
-
-    free = available_resources_per_node()
+    free = free_resources()
     return tuple(replace(node, free=free.get(node.node_id, {})) for node in members())
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any
+
+from ray_warmup.actors.ray_internals import live_actors
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[
             bundles = [group["bundles"][i] for i, place in group["bundles_to_node_id"].items() if place == node]
             total = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in resources}
             _add(found[node], total, f"placement group {group['name'] or group['placement_group_id'][:8]}")
-    for actor in _live_actors():
+    for actor in live_actors():
         node = actor.address.node_id.hex()
         if node in found:
             name = f" {actor.name!r}" if actor.name else ""
@@ -50,12 +51,3 @@ def _add(holders: list[str], amounts: Mapping[str, float], who: str) -> None:
     held = ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount > 0)
     if held:
         holders.append(f"{who}: {held}")
-
-
-def _live_actors() -> list[Any]:
-    """Ray's own rows: the public table leaves out what an actor asked for."""
-    from ray._private.state import state
-    from ray.core.generated import gcs_pb2
-
-    rows = state._connect_and_get_accessor().get_actor_table(None, "ALIVE")
-    return [gcs_pb2.ActorTableData.FromString(row) for row in rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.actors.ray_internals import row_of
+
 ASK_S = 10.0
 RUNS = frozenset("RSDI")
 """States of a process that makes progress or waits for something; not those of a stopped or ended one."""
@@ -27,12 +29,10 @@ def lives(actor: Any) -> bool:
 
     False too if its node does not answer.
     """
-    from ray._private.state import actors
-
     from ray_warmup.actors.node_task import ask_nodes
 
-    row = actors(actor._actor_id.hex())
-    if not row or row["State"] != "ALIVE":
+    row = row_of(actor)
+    if row.get("State") != "ALIVE":
         return False
     node_id = row["Address"]["NodeID"]
     answers, _ = ask_nodes(process_state, {node_id: (row["Pid"],)}, ASK_S)

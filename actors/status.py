@@ -13,6 +13,7 @@ from typing import Any
 from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.ray_internals import cluster_here
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.monitor.serving_monitor import serving_processes
@@ -52,20 +53,18 @@ def attached(address: str | None) -> Iterator[bool]:
 
 def _target(address: str | None) -> str | None:
     """Return the address to query, or None if none is given and this machine is not a node of a cluster."""
-    from ray._private.services import canonicalize_bootstrap_address
-
     given = chosen(address)
     if given is not None and given != "auto":
         return given
     try:
-        found = canonicalize_bootstrap_address("auto")
+        found = cluster_here()
         if found is not None:
             reach(found)
     except (ConnectionError, ClusterError) as error:
         if address is not None or not isinstance(error.__cause__ or error, ConnectionError):
             raise ClusterError(f"no Ray cluster answers at auto ({_source(address)}): {error}") from error
         return None  # the address of one that has ended: nothing listens there
-    return None if found is None else str(found)
+    return found
 
 
 def _connect(target: str, address: str | None) -> None:

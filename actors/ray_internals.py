@@ -1,0 +1,42 @@
+"""The private parts of Ray that this project uses, all of them.
+
+Ray's public interface cannot answer these questions. `tests/unit/actors/test_ray_internals.py` pins each name and
+signature for the range of Ray versions in `pyproject.toml`, so that a version that lacks one fails a test by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """Map each live node's id to the resources that nobody uses there."""
+    from ray._private.state import available_resources_per_node
+
+    found: dict[str, dict[str, float]] = available_resources_per_node()
+    return found
+
+
+def row_of(actor: Any) -> dict[str, Any]:
+    """The cluster's record of one actor: `State`, `Pid`, `Address`. Empty if there is none."""
+    from ray._private.state import actors
+
+    row: dict[str, Any] | None = actors(actor._actor_id.hex())
+    return row or {}
+
+
+def live_actors() -> list[Any]:
+    """Ray's own rows of all live actors: the public table leaves out the resources that an actor asked for."""
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    rows = state._connect_and_get_accessor().get_actor_table(None, "ALIVE")
+    return [gcs_pb2.ActorTableData.FromString(row) for row in rows]
+
+
+def cluster_here() -> str | None:
+    """Address of the cluster that this machine is a node of, as `ray.init("auto")` finds it, or None."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found = canonicalize_bootstrap_address("auto")
+    return None if found is None else str(found)
