@@ -69,7 +69,7 @@ def installed_version() -> str:
 
 
 def missing_bytecode() -> str | None:
-    """Say that vLLM's modules lie there without bytecode, with the remedy; None where they have it.
+    """Warn that vLLM's modules have no bytecode, with the remedy. Return None where they have it.
 
     Measured on an H100: imports of one process take 37 s without and 19 s with it (tests/gpu/results/vllm_study.md).
     """
@@ -80,7 +80,7 @@ def missing_bytecode() -> str | None:
     if any(package.glob("__pycache__/__init__.*.pyc")):
         return None
     return (
-        f"{package} has no bytecode, so each process of the engine compiles its modules anew, which doubles the time of "
+        f"{package} has no bytecode, so each process of the engine compiles its modules anew, doubling the time of "
         f"its imports; run `python -m compileall -q {package.parent}` once, in the image"
     )
 
