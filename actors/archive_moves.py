@@ -34,7 +34,9 @@ def export_from(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -
     """
     asked = {**arguments, "if_present": True}
     listed, problems = ask_nodes(perform, {node.node_id: ("ls", asked) for node in nodes}, timeout_s)
-    rows = [(row, node_id) for node_id, said in listed.items() for row in said.get("result", ()) if not row["problem"]]
+    rows: list[tuple[dict[str, Any], str]] = []
+    for node_id, answer in listed.items():
+        rows += [(row, node_id) for row in answer.get("result", ()) if not row["problem"]]
     keys = sorted({row["key_sha256"] for row, _ in rows})
     wanted = f"beginning with {arguments['key']!r}" if arguments.get("key") else "named"
     if not keys:

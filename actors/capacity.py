@@ -108,8 +108,10 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
         )
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
-    selectors = tuple({**labels, NODE_ID_LABEL: n.node_id} for n in fitting[:num_nodes] for _ in range(per_node))
-    return Request((bundle,) * len(selectors), "PACK", selectors)
+    selectors: list[dict[str, str]] = []
+    for node in fitting[:num_nodes]:
+        selectors += [{**labels, NODE_ID_LABEL: node.node_id}] * per_node
+    return Request((bundle,) * len(selectors), "PACK", tuple(selectors))
 
 
 def wanted_labels(cluster: ClusterSection) -> dict[str, str]:
@@ -127,12 +129,13 @@ def matches(cluster: ClusterSection, node: Node) -> bool:
 
 def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> str:
     """Describe the short resource, in total and per node."""
-    short = [
-        f"{name}: {amount * need:g} asked ({need} ranks x {amount:g}), the cluster has "
-        f"{sum(node.total.get(name, 0.0) for node in nodes):g}"
-        for name, amount in bundle.items()
-        if sum(int((node.total.get(name, 0.0) + 1e-9) / amount) for node in nodes) < need
-    ]
+    short = []
+    for name, amount in bundle.items():
+        totals = [node.total.get(name, 0.0) for node in nodes]
+        # Whole ranks per node: what is left over on one node does not add up with that of another.
+        if sum(int((total + 1e-9) / amount) for total in totals) < need:
+            asked = f"{amount * need:g} asked ({need} ranks x {amount:g})"
+            short.append(f"{name}: {asked}, the cluster has {sum(totals):g}")
     return (
         f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}; "
         f"set cluster.world_size, cluster.cpus_per_rank or cluster.gpus_per_rank{without_gpus(bundle, nodes)}"

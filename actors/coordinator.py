@@ -33,7 +33,7 @@ from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.waiting import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.report import WarmupReport
@@ -261,8 +261,10 @@ class Coordinator:
         group, ranks = self._ranks, [rank for rank in run.overdue if rank in run.ranks][:SHOWN_STACKS]
         if group is None or not ranks or not keeps_files(run):
             return
-        places = {rank: run.ranks[rank].description.get("directory") for rank in ranks}
-        boxes = [box_path(Path(place), run.run_id, rank) if place else None for rank, place in places.items()]
+        boxes: list[Path | None] = []
+        for rank in ranks:
+            directory = run.ranks[rank].description.get("directory")
+            boxes.append(box_path(Path(directory), run.run_id, rank) if directory else None)
         stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
         for rank, stack in zip(ranks, stacks, strict=True):
             if stack:
@@ -305,20 +307,30 @@ class Coordinator:
 
     def _rank_status(self, machine: WarmupMachine, rank: int, now: float) -> dict[str, Any]:
         state = machine.run.ranks[rank]
-        status = None if self._executor is None else self._executor.statuses.get(rank)
-        return {
+        row: dict[str, Any] = {
             "rank": rank,
             "node_id": state.info.node_id,
             "host": state.info.host,
             "address": state.info.address,
-            "state": "silent" if state.is_silent else "alive" if state.is_alive else "starting",
-            "doing": status.phase if status else "",
-            "task": status.task_id if status else "",
-            "runner": status.runner if status else "",
-            "tactic": status.tactic if status else "",
-            "for_s": now - status.since if status else 0.0,
-            "heard_s": now - status.heard if status else None,
+            "state": _liveness(state),
         }
+        status = None if self._executor is None else self._executor.statuses.get(rank)
+        if status is None:
+            return row | {"doing": "", "task": "", "runner": "", "tactic": "", "for_s": 0.0, "heard_s": None}
+        return row | {
+            "doing": status.phase,
+            "task": status.task_id,
+            "runner": status.runner,
+            "tactic": status.tactic,
+            "for_s": now - status.since,
+            "heard_s": now - status.heard,
+        }
+
+
+def _liveness(state: RankState) -> str:
+    if state.is_silent:
+        return "silent"
+    return "alive" if state.is_alive else "starting"
 
 
 def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:

@@ -83,7 +83,9 @@ def _connect(target: str, address: str | None) -> None:
 
 def _source(address: str | None) -> str:
     """Return the origin of the address: option, variable or this machine."""
-    return "--address" if address is not None else "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
+    if address is not None:
+        return "--address"
+    return "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
 
 
 def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:

@@ -65,8 +65,10 @@ def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], lis
     nodes = members if config is None else nodes_for(config, members)
     asked = None if config is None else config.model_dump(mode="json")
     answers, problems = ask_each(nodes, verdicts_here, asked)
-    found = [verdict | {"node_id": node_id} for node_id, (told, _) in answers.items() for verdict in told]
-    problems += [f"node {node_id[:8]}: {said}" for node_id, (_, unread) in answers.items() for said in unread]
+    found: list[Verdict] = []
+    for node_id, (verdicts_there, unread) in answers.items():
+        found += [verdict | {"node_id": node_id} for verdict in verdicts_there]
+        problems += [f"node {node_id[:8]}: {problem}" for problem in unread]
     return _newest_first(found), problems
 
 

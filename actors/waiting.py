@@ -63,7 +63,8 @@ def wait_ready(
             wait.say([standing for standing in standings if not standing.path])
             if not wait.pause():
                 return EXIT_TIMEOUT
-            due_s = RUNNING_LOOK_S if any(standing.is_running for standing in standings) else FULL_LOOK_S
+            is_running = any(standing.is_running for standing in standings)
+            due_s = RUNNING_LOOK_S if is_running else FULL_LOOK_S
             if watching.has_changed() or clock() - looked > due_s:
                 break
 
@@ -248,7 +249,9 @@ def _this_node(answers: Sequence[Mapping[str, Any]], root: str) -> list[dict[str
     Of several nodes on this machine, those with its cache root count.
     """
     here = [answer for answer in answers if len(answers) == 1 or answer["root"] == root]
-    return [row for answer in here for row in answer["standings"]] if here else None
+    if not here:
+        return None
+    return [row for answer in here for row in answer["standings"]]
 
 
 def _is_own(address: str) -> bool:

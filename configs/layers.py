@@ -56,14 +56,16 @@ def dense_fields(name: str, data: Mapping[str, Any], fields: Mapping[str, Any]) 
         raise ConfigError(f"model {name}: moe_layer_freq is {shown(by_layer)}; must be a 0 or 1 for each layer")
     if only is not None and not (isinstance(only, list) and all(type(layer) is int for layer in only)):
         raise ConfigError(f"model {name}: mlp_only_layers is {shown(only)}; must be a list of layers")
-    dense = [
-        layer
-        for layer in range(num_layers)
-        if layer < first
-        or layer in (only or ())
-        or (layer + 1) % (step or 1)
-        or (not by_layer[layer] if by_layer is not None else layer % (frequency or 1))
-    ]
+    # Four spellings of one fact: leading layers, a list of layers, every n-th layer, a flag or a period for each.
+    dense = []
+    for layer in range(num_layers):
+        is_dense = layer < first or layer in (only or ()) or (layer + 1) % (step or 1) != 0
+        if by_layer is not None:
+            is_dense = is_dense or not by_layer[layer]
+        else:
+            is_dense = is_dense or layer % (frequency or 1) != 0
+        if is_dense:
+            dense.append(layer)
     leading = next((layer for layer in range(num_layers) if layer not in set(dense)), num_layers)
     if leading == num_layers and first < num_layers:
         raise ConfigError(f"model {name}: every layer is dense, though there are experts; num_experts must be 0 then")

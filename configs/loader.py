@@ -162,7 +162,8 @@ def _explain(error: ValidationError, section: str = "") -> str:
 
 
 def _complaint(item: ErrorDetails, section: str) -> str:
-    where = clipped(".".join(str(part) for part in (*([section] if section else ()), *item["loc"])))
+    path = [section, *item["loc"]] if section else item["loc"]
+    where = clipped(".".join(map(str, path)))
     rule = item["msg"].removeprefix("Value error, ")
     rule = RULES.get(item["type"], rule)
     value = shown(item["input"])

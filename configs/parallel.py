@@ -95,5 +95,6 @@ def _shards(dims: ModelDims, tp: int, ep: int) -> Iterator[Shard]:
     if dims.is_moe:
         widths.append(("moe_intermediate_size", dims.moe_intermediate_size, moe_tp))
         widths.append(("the shared experts' width", dims.num_shared_experts * dims.moe_intermediate_size, tp))
-    split += [(field, width, width // ways, side) for field, width, ways in widths for side in (False, True)]
+    for field, width, ways in widths:
+        split += [(field, width, width // ways, False), (field, width, width // ways, True)]
     return (Shard(*parts) for parts in split)

@@ -55,6 +55,12 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def _state(row: dict[str, Any]) -> str:
+    if row["problem"]:
+        return "unusable"
+    return "in use" if row["is_held"] else "ok"
+
+
 def _ls(console: Console, answers: Answers) -> None:
     table = _table(answers, "key", "generations", "entries", "made", "on disk", "state")
     for node, rows in answers:
@@ -62,7 +68,7 @@ def _ls(console: Console, answers: Answers) -> None:
             generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
             made = "" if row["created_at"] is None else moment(row["created_at"])
             entries = "none" if row["entries"] is None else f"{row['entries']} {row['guard']}"
-            state = "unusable" if row["problem"] else "in use" if row["is_held"] else "ok"
+            state = _state(row)
             _row(table, node, row["key_sha256"][:12], generations, entries, made, size(row["disk_bytes"]), state)
     if table.row_count:
         console.print(table)

@@ -60,9 +60,12 @@ def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:
     lines = []
     for node_id in dict.fromkeys(file.node_id for file in report.files):
         own = [file for file in report.files if file.node_id == node_id]
-        path = own[0].path if len(own) == 1 else os.path.commonpath([file.path for file in own])
-        count = "1 file" if len(own) == 1 else f"{len(own)} files"
-        lines.append(f"wrote {count}, {size(sum(file.bytes for file in own))}, on node {node_id[:8]}: {path}")
+        total = size(sum(file.bytes for file in own))
+        if len(own) == 1:
+            lines.append(f"wrote 1 file, {total}, on node {node_id[:8]}: {own[0].path}")
+            continue
+        directory = os.path.commonpath([file.path for file in own])
+        lines.append(f"wrote {len(own)} files, {total}, on node {node_id[:8]}: {directory}")
     return lines
 
 
@@ -105,7 +108,8 @@ def show_ranks(console: Console, report: WarmupReport) -> None:
 
     Otherwise the seconds of the whole run follow the table.
     """
-    table = rank_table(report, [name for name in report.phases if any(name in rank.phases for rank in report.ranks)])
+    run_by_a_rank = {name for rank in report.ranks for name in rank.phases}
+    table = rank_table(report, [name for name in report.phases if name in run_by_a_rank])
     if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
         console.print(table)
         return

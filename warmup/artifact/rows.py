@@ -96,8 +96,9 @@ def _read(rows: Iterable[Any], read: Callable[[Any], T]) -> ReadRows[T]:
 
 
 def _ban(row: Any) -> BannedTactic:
-    known = {name: row[name] for name in BAN_FIELDS if name in row} if isinstance(row, dict) else row
-    return decode(BannedTactic, known)
+    if isinstance(row, dict):
+        row = {name: row[name] for name in BAN_FIELDS if name in row}
+    return decode(BannedTactic, row)
 
 
 def _result(row: Any) -> TaskResult:

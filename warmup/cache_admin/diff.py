@@ -111,10 +111,17 @@ def _time_of(result: TaskResult, runner: str, tactic: Any) -> float | None:
 
 
 def _blob_changes(old: Manifest, new: Manifest) -> Iterator[str]:
-    left, right = (
-        {f"{b.kind}/{b.path}": b.content_sha256 for b in m.blobs if b.kind not in ("autotune_configs", "timings")}
-        for m in (old, new)
-    )
+    left, right = _digests(old), _digests(new)
     for name in sorted(left.keys() | right.keys()):
-        if left.get(name) != right.get(name):
-            yield ("+" if name not in left else "-" if name not in right else "~") + name
+        if name not in left:
+            yield f"+{name}"
+        elif name not in right:
+            yield f"-{name}"
+        elif left[name] != right[name]:
+            yield f"~{name}"
+
+
+def _digests(manifest: Manifest) -> dict[str, str]:
+    """Map the names of the blobs beside table and timings to their contents' sha256."""
+    beside = [blob for blob in manifest.blobs if blob.kind not in ("autotune_configs", "timings")]
+    return {f"{blob.kind}/{blob.path}": blob.content_sha256 for blob in beside}

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.archive import unpack
@@ -308,7 +308,7 @@ def _row(path: Path) -> StoreRow:
     except (OSError, WarmupError) as error:
         problem, is_readable = problem or f"could not read: {error}", False
     version, arch = version_and_arch(path)
-    return StoreRow(
+    row = StoreRow(
         path=str(path),
         flashinfer_version=version,
         arch=arch,
@@ -316,16 +316,27 @@ def _row(path: Path) -> StoreRow:
         current=found.generation,
         generations=numbers,
         entries=None if found.table is None else len(found.table.entries),
-        guard="" if manifest is None else manifest.guard.state,
-        created_at=None if manifest is None else manifest.created_at,
-        strategy="" if manifest is None else manifest.strategy,
-        kinds=() if manifest is None else tuple(_sizes(manifest).items()),
+        guard="",
+        created_at=None,
+        strategy="",
+        kinds=(),
         disk_bytes=disk_bytes(path),
         is_held=is_held,
         problem=problem,
-        table="" if manifest is None or manifest.table is None else manifest.table.content_sha256,
-        depth=0 if manifest is None else manifest.depth,
+        table="",
+        depth=0,
         is_readable=is_readable,
+    )
+    if manifest is None:
+        return row
+    return replace(
+        row,
+        guard=manifest.guard.state,
+        created_at=manifest.created_at,
+        strategy=manifest.strategy,
+        kinds=tuple(_sizes(manifest).items()),
+        table="" if manifest.table is None else manifest.table.content_sha256,
+        depth=manifest.depth,
     )
 
 

@@ -84,7 +84,9 @@ def hash_installation() -> threading.Thread:
 
 def snapshot(directory: Path) -> frozenset[str]:
     """Return the names of the cache's present entries, or none without a cache."""
-    return frozenset(path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else frozenset()
+    if not directory.is_dir():
+        return frozenset()
+    return frozenset(path.name for path in directory.iterdir() if path.is_dir())
 
 
 def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:

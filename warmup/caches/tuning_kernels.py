@@ -37,8 +37,11 @@ def names(directory: Path) -> frozenset[str]:
 
     A file that vanishes meanwhile may be included.
     """
-    found = (Path(where, name) for where, _, files in os.walk(directory) for name in files)
-    return frozenset(str(path.relative_to(directory)) for path in found if path.name != compute_cache.INDEX)
+    found: set[str] = set()
+    for where, _, files in os.walk(directory):
+        below = Path(where).relative_to(directory)
+        found |= {str(below / name) for name in files if name != compute_cache.INDEX}
+    return frozenset(found)
 
 
 def collect(

@@ -149,9 +149,11 @@ def torch_facts() -> tuple[str, str | None]:
         return UNKNOWN, None
     assigned: dict[str, Any] = {}
     for node in ast.parse((Path(spec.origin).parent / "version.py").read_text()).body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         for target in targets:
             value = getattr(node, "value", None)
             if isinstance(target, ast.Name) and isinstance(value, ast.Constant):

@@ -150,21 +150,28 @@ class TaskTuner:
         measurements = stopwatch.measurements()
         outcome = self._outcome(task, seen, measurements)
         chosen = choose(measurements, self.options.tie_band) if outcome == "tuned" else None
-        captured = seen.captured
-        return TaskResult(
+        kept = measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.shortlist)
+        result = TaskResult(
             task_id=task.task_id,
             op=task.workload.op,
             bucket=task.bucket,
             outcome=outcome,
             choice=chosen,
-            default_runner="" if captured is None else captured.default_runner,
-            keys={} if captured is None else captured.file_keys(),
-            policy=None if captured is None else captured.policy(),
-            measurements=measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.shortlist),
+            default_runner="",
+            keys={},
+            policy=None,
+            measurements=kept,
             elapsed_s=time.perf_counter() - started,
-            peak_bytes=int(torch.cuda.max_memory_allocated(self.device)) if self._cuda() else 0,
-            gpu=torch.cuda.get_device_name(self.device) if self._cuda() else "",
+            peak_bytes=0,
+            gpu="",
         )
+        if seen.captured is not None:
+            keys, policy = seen.captured.file_keys(), seen.captured.policy()
+            result = replace(result, default_runner=seen.captured.default_runner, keys=keys, policy=policy)
+        if self._cuda():
+            peak = int(torch.cuda.max_memory_allocated(self.device))
+            result = replace(result, peak_bytes=peak, gpu=torch.cuda.get_device_name(self.device))
+        return result
 
     def _outcome(self, task: Task, seen: Profiling, measurements: tuple[Measurement, ...]) -> TaskOutcome:
         if seen.captured is None or seen.out_of_memory:

@@ -187,8 +187,11 @@ def predicted(
     if (reason := off_reason(config, backend)) is not None:
         return {warmup.name: f"skipped: {reason}" for warmup in ENGINE_WARMUPS}
     context = foreseen_context(config, dims, rank, backend, capability)
-    skips = {warmup.name: gate_of(context, warmup) for warmup in ENGINE_WARMUPS}
-    return {name: "runs" if skip is None else f"skipped: {skip.reason}" for name, skip in skips.items()}
+    outcomes = {}
+    for warmup in ENGINE_WARMUPS:
+        skip = gate_of(context, warmup)
+        outcomes[warmup.name] = "runs" if skip is None else f"skipped: {skip.reason}"
+    return outcomes
 
 
 def foreseen_context(

@@ -28,8 +28,8 @@ def lacking(config: WarmupConfig, store: NodeStore, manifest: Manifest, workload
     except WarmupError:
         return ""  # without its measurements nothing is known of it
     tasks = [task.task_id for task in tasks_of(fitting)]
-    absent = [task_id for task_id in tasks if task_id not in known] if known else []
-    if not absent:
+    absent = [task_id for task_id in tasks if task_id not in known]
+    if not known or not absent:
         return ""
     names = clipped(", ".join(absent), 400)
     return f"a hit that was made with less memory: a run measures {len(absent)} of {len(tasks)} tasks: {names}"

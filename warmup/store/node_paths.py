@@ -93,7 +93,8 @@ def environments_here(config: WarmupConfig, node: int | None = None) -> tuple[di
         raise ConfigError(f"--node: {node}: {numbers}")
     if not count:
         return ({},)
-    return tuple(simulated_environment(config.cache, index) for index in (range(count) if node is None else (node,)))
+    wanted = range(count) if node is None else (node,)
+    return tuple(simulated_environment(config.cache, index) for index in wanted)
 
 
 def _variable(name: str, own: Mapping[str, str]) -> str | None:

@@ -198,7 +198,9 @@ class NodeStore(RunFiles):
                 try:
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
                     digests = [e.sha256 for e in manifest.blobs if wanted is None or e.kind in wanted]
-                    blobs = {sha: known[sha] if sha in known else self.generations.read_blob(sha) for sha in digests}
+                    blobs: dict[str, Blob] = {}
+                    for digest in digests:
+                        blobs[digest] = known[digest] if digest in known else self.generations.read_blob(digest)
                     return Artifact(manifest, blobs), use
                 except BaseException:
                     use.release()

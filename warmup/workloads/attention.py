@@ -86,8 +86,11 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
 
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + tokens)
     batch = _batch(workload, tokens, device, seed)
-    make = _latent if workload.op.startswith("mla") else _decode if workload.op == "paged_decode" else _prefill
-    return make(workload, batch, generator)
+    if workload.op.startswith("mla"):
+        return _latent(workload, batch, generator)
+    if workload.op == "paged_decode":
+        return _decode(workload, batch, generator)
+    return _prefill(workload, batch, generator)
 
 
 def unsupported_here(workload: Workload, device: str) -> str | None:

@@ -174,8 +174,12 @@ def _verdict(
         decision, note = ("default" if served == default else "kept"), ""
     elif chosen is not None:
         decision, note = "replaced", f"the winner was {fate}" if winner in flaws else "a better one was found"
+    elif fate == "wrong":
+        decision = "wrong"
+    elif fate == "crashed":
+        decision = "crashed"
     else:
-        decision = "wrong" if fate == "wrong" else "crashed" if fate == "crashed" else "slower"
+        decision = "slower"
     return GuardVerdict(
         task_id=result.task_id,
         decision=decision,

@@ -134,7 +134,9 @@ class Race:
         return False
 
     def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
-        laps = [self._contest.timed(one, copies) for copies in layouts for one in (self._default, choice)]
+        laps: list[Timed] = []
+        for copies in layouts:
+            laps += [self._contest.timed(self._default, copies), self._contest.timed(choice, copies)]
         series = self._series(laps, LAYOUT_ROUNDS)
         return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
 

@@ -47,7 +47,8 @@ def describe() -> EngineHere:
     """Look at this environment and this node."""
     version = installed_version()
     root = resolve_paths(CacheSection()).root
-    kept = tuple(str(store.directory) for store in engine_store.stores(root, "vllm", version)) if version else ()
+    stores = engine_store.stores(root, "vllm", version) if version else ()
+    kept = tuple(str(store.directory) for store in stores)
     cache_root = default_cache_root()
     looked = places(cache_root)
     directories = {

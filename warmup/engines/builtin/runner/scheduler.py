@@ -74,20 +74,22 @@ class Scheduler:
             return None
         budget = self._limits.max_num_batched_tokens
         tokens: dict[str, int] = {}
-        cached: list[tuple[str, int, BlockIds]] = []
+        cached: list[str] = []
+        computed: list[int] = []
+        added: list[BlockIds] = []
         for request in self._running.values():
             count = min(request.length - request.computed, budget, self._chunk)
             if count:
                 tokens[request.req_id] = count
-                cached.append((request.req_id, request.computed, self._extend(request, count)))
+                cached.append(request.req_id)
+                computed.append(request.computed)
+                added.append(self._extend(request, count))
                 budget -= count
         new = self._admit(tokens, budget)
         finished, self._finished = frozenset(self._finished), set()
         return SchedulerOutput(
             new_requests=tuple(new),
-            cached_requests=CachedRequests(
-                tuple(c[0] for c in cached), tuple(c[1] for c in cached), tuple(c[2] for c in cached)
-            ),
+            cached_requests=CachedRequests(tuple(cached), tuple(computed), tuple(added)),
             num_scheduled_tokens=MappingProxyType(tokens),
             total_num_scheduled_tokens=sum(tokens.values()),
             num_common_prefix_blocks=(0,) * len(self._kv_cache.groups),

@@ -111,7 +111,9 @@ class WarmupRequests:
                 self._context.execute_model(SchedulerOutput(finished_req_ids=known, num_common_prefix_blocks=groups))
         finally:
             if Capability.ZERO_BLOCKS in self._context.runner.capabilities:
-                used = {NULL_BLOCK, *(block for ids in self._blocks.values() for group in ids for block in group)}
+                used = {NULL_BLOCK}
+                for groups_of_blocks in self._blocks.values():
+                    used.update(*groups_of_blocks)
                 optional(self._context.runner, "zero_blocks")(sorted(used))  # type: ignore[misc]
 
     def _new(self, req_id: str) -> NewRequest:
