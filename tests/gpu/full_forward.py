@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, HeadShape, TorchPagedAttention
+from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, TorchPagedAttention
 from ray_warmup.warmup.engines.builtin.runner.attention_backends import cache_row_shapes
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 from ray_warmup.warmup.engines.builtin.runner.kv_cache import KVCacheConfig, interleaved_groups
@@ -27,6 +27,7 @@ from ray_warmup.warmup.engines.builtin.runner.scheduler import Scheduler, Served
 from ray_warmup.warmup.engines.builtin.runner.transformer import Decoder, ForwardStep
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.gemm import bind
+from ray_warmup.warmup.workloads.paged_attention import HeadShape
 from tests.gpu.relative_error import relative_error
 
 DTYPE, LAYERS, CHUNK = "bfloat16", 2, 128

@@ -17,13 +17,12 @@ from ray_warmup.warmup.engines.builtin.kernels.scatter_rows import scatter_rows
 from ray_warmup.warmup.engines.builtin.kernels.slot_mapping import compute_slot_mapping
 from ray_warmup.warmup.engines.builtin.runner import sampler
 from ray_warmup.warmup.engines.builtin.runner.attention import (
-    WORKSPACE_BYTES,
     AttentionStep,
     FlashInferPagedAttention,
-    HeadShape,
     TorchPagedAttention,
 )
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention, TorchLatentAttention
+from ray_warmup.warmup.workloads.paged_attention import WORKSPACE_BYTES, HeadShape
 from tests.gpu.full_forward import forward_errors
 from tests.gpu.graph_errors import graph_errors
 from tests.gpu.relative_error import relative_error
@@ -110,7 +109,7 @@ def run_attention(
     step, dtype = make_step(query_lens, seq_lens), torch.bfloat16
     blocks = int(step.block_table.max()) + 1
     cache = torch.randn(2, blocks, step.block_size, shape.num_kv_heads, shape.head_dim, device=device).to(dtype)
-    query = torch.randn(step.num_tokens, shape.num_heads, shape.head_dim, device=device).to(dtype)
+    query = torch.randn(int(step.query_start_loc[-1]), shape.num_heads, shape.head_dim, device=device).to(dtype)
     reference = TorchPagedAttention(shape)
     backend.plan(step)
     reference.plan(step)
@@ -129,8 +128,8 @@ def latent_errors(device: torch.device) -> dict[str, float]:
         latent = torch.randn(blocks, step.block_size, dims.kv_lora_rank, device=device).to(dtype)
         rotary = torch.randn(blocks, step.block_size, dims.qk_rope_head_dim, device=device).to(dtype)
         heads = dims.num_attention_heads
-        query = torch.randn(step.num_tokens, heads, dims.kv_lora_rank, device=device).to(dtype)
-        query_rope = torch.randn(step.num_tokens, heads, dims.qk_rope_head_dim, device=device).to(dtype)
+        query = torch.randn(int(step.query_start_loc[-1]), heads, dims.kv_lora_rank, device=device).to(dtype)
+        query_rope = torch.randn(int(step.query_start_loc[-1]), heads, dims.qk_rope_head_dim, device=device).to(dtype)
         tested, reference = FlashInferLatentAttention(dims, scale, dtype, workspace), TorchLatentAttention(scale)
         tested.plan(step)
         reference.plan(step)

@@ -14,13 +14,25 @@ from typing import Any
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.modules import has_window, uses_tensor_cores
+from ray_warmup.warmup.workloads.paged_attention import (
+    WORKSPACE_BYTES,
+    HeadShape,
+    LatentShape,
+    PagedBatch,
+    attended,
+    decode_wrapper,
+    latent_wrapper,
+    plan_decode,
+    plan_latent,
+    plan_prefill,
+    prefill_wrapper,
+)
 
-WORKSPACE_BYTES = 128 << 20
 MAX_CONTEXT = 1024
 PREFILL_REQUEST = 512
 """Tokens of a typical prefill request; a step holds at most this many per request, on average."""
 
-_workspace: dict[str, Any] = {}
+_workspace: dict[Any, Any] = {}
 """One attention workspace per device, shared by all calls: they never overlap."""
 
 
@@ -39,45 +51,6 @@ class AttentionCall:
     def reference(self) -> Any:
         """The same in float32, request by request."""
         return self.expect()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Requests of one step and where their pages lie."""
-
-    q_lens: tuple[int, ...]
-    kv_lens: tuple[int, ...]
-    page_size: int
-    pages: Any
-    """All page numbers in the order of the requests, int32."""
-    device: str
-
-    @property
-    def page_counts(self) -> tuple[int, ...]:
-        """Pages of each request."""
-        return tuple(-(-length // self.page_size) for length in self.kv_lens)
-
-    def indptr(self, lens: tuple[int, ...]) -> Any:
-        """Running sums with a leading zero, int32."""
-        import torch
-
-        sums = [0]
-        for length in lens:
-            sums.append(sums[-1] + length)
-        return torch.tensor(sums, dtype=torch.int32, device=self.device)
-
-    def last_page_lens(self) -> Any:
-        """Tokens in each request's last page, int32."""
-        import torch
-
-        lens = [(length - 1) % self.page_size + 1 for length in self.kv_lens]
-        return torch.tensor(lens, dtype=torch.int32, device=self.device)
-
-    def rows(self, index: int, cache: Any) -> Any:
-        """A request's entries of a cache [pages, page_size, ...], in order: [kv_len, ...]."""
-        begin = sum(self.page_counts[:index])
-        own = self.pages[begin : begin + self.page_counts[index]].long()
-        return cache[own].flatten(0, 1)[: self.kv_lens[index]]
 
 
 def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> AttentionCall:
@@ -126,7 +99,7 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
     return (modules._gen_batch_prefill_primary_module("fa2", *shape, has_window(workload), False, False),)
 
 
-def _batch(workload: Workload, tokens: int, device: str, seed: int) -> Batch:
+def _batch(workload: Workload, tokens: int, device: str, seed: int) -> PagedBatch:
     import torch
 
     order = torch.Generator().manual_seed(seed * 1_000_003 + tokens)
@@ -141,138 +114,73 @@ def _batch(workload: Workload, tokens: int, device: str, seed: int) -> Batch:
     context = torch.randint(0, MAX_CONTEXT, (len(q_lens),), generator=order).tolist()
     kv_lens = tuple(q_len + extra for q_len, extra in zip(q_lens, context, strict=True))
     pages = torch.randperm(sum(-(-length // page_size) for length in kv_lens), generator=order)
-    return Batch(q_lens, kv_lens, page_size, pages.to(torch.int32).to(device), device)
+    return PagedBatch(q_lens, kv_lens, page_size, pages.to(torch.int32).to(device))
 
 
-def _prefill(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
-    from flashinfer import BatchPrefillWithPagedKVCacheWrapper
-
+def _prefill(workload: Workload, batch: PagedBatch, generator: Any) -> AttentionCall:
     query, cache = _grouped_inputs(workload, batch, generator)
-    wrapper = BatchPrefillWithPagedKVCacheWrapper(_workspace_on(batch.device), "NHD", backend="fa2")
-    wrapper.plan(
-        batch.indptr(batch.q_lens),
-        batch.indptr(batch.page_counts),
-        batch.pages,
-        batch.last_page_lens(),
-        *_head_shape(workload, batch),
-        causal=True,
-        window_left=_window_left(workload),
-        q_data_type=query.dtype,
-        kv_data_type=cache.dtype,
-    )
-    window = _window_left(workload)
-    return AttentionCall(
-        (query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch, window)
-    )
+    wrapper = prefill_wrapper(_workspace_on(batch.pages.device))
+    plan_prefill(wrapper, batch, head_shape(workload), query.dtype)
+    return _grouped_call(wrapper, query, cache, batch, head_shape(workload))
 
 
-def _decode(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
-    from flashinfer import BatchDecodeWithPagedKVCacheWrapper
-
+def _decode(workload: Workload, batch: PagedBatch, generator: Any) -> AttentionCall:
     query, cache = _grouped_inputs(workload, batch, generator)
-    wrapper = BatchDecodeWithPagedKVCacheWrapper(
-        _workspace_on(batch.device), "NHD", use_tensor_cores=uses_tensor_cores(workload), backend="fa2"
-    )
-    wrapper.plan(
-        batch.indptr(batch.page_counts),
-        batch.pages,
-        batch.last_page_lens(),
-        *_head_shape(workload, batch),
-        window_left=_window_left(workload),
-        q_data_type=query.dtype,
-        kv_data_type=cache.dtype,
-    )
-    window = _window_left(workload)
+    wrapper = decode_wrapper(_workspace_on(batch.pages.device), head_shape(workload))
+    plan_decode(wrapper, batch, head_shape(workload), query.dtype)
+    return _grouped_call(wrapper, query, cache, batch, head_shape(workload))
+
+
+def _grouped_call(wrapper: Any, query: Any, cache: Any, batch: PagedBatch, heads: HeadShape) -> AttentionCall:
     return AttentionCall(
-        (query, cache), lambda: wrapper.run(query, cache), lambda: _grouped(query, cache, batch, window)
+        (query, cache), lambda: wrapper.run(query, cache), lambda: in_float32(query, cache, batch, heads)
     )
 
 
-def _latent(workload: Workload, batch: Batch, generator: Any) -> AttentionCall:
+def in_float32(query: Any, cache: Any, batch: PagedBatch, heads: HeadShape) -> Any:
+    """Attention over a cache [pages, 2, page_size, kv_heads, head_dim]."""
+    return attended(query, [cache[:, 0]], cache[:, 1], batch, heads.scale, heads.window_left)
+
+
+def _latent(workload: Workload, batch: PagedBatch, generator: Any) -> AttentionCall:
     import torch
-    from flashinfer.mla import BatchMLAPagedAttentionWrapper
 
-    heads, ckv = int(workload.param("heads")), int(workload.param("head_dim_ckv"))
-    kpe, pages = int(workload.param("head_dim_kpe")), len(batch.pages)
-    options = {"generator": generator, "device": batch.device, "dtype": getattr(torch, workload.dtype)}
-    q_nope = torch.randn(sum(batch.q_lens), heads, ckv, **options)
-    q_pe = torch.randn(sum(batch.q_lens), heads, kpe, **options)
-    ckv_cache = torch.randn(pages, batch.page_size, ckv, **options)
-    kpe_cache = torch.randn(pages, batch.page_size, kpe, **options)
-    scale = (ckv + kpe) ** -0.5
-    wrapper = BatchMLAPagedAttentionWrapper(_workspace_on(batch.device), backend="fa2")
-    wrapper.plan(
-        batch.indptr(batch.q_lens),
-        batch.indptr(batch.page_counts),
-        batch.pages,
-        torch.tensor(batch.kv_lens, dtype=torch.int32, device=batch.device),
-        heads,
-        ckv,
-        kpe,
-        batch.page_size,
-        True,
-        scale,
-        q_nope.dtype,
-        ckv_cache.dtype,
-    )
-    query, keys = torch.cat([q_nope, q_pe], dim=-1), torch.cat([ckv_cache, kpe_cache], dim=-1).unsqueeze(2)
+    ckv, kpe = int(workload.param("head_dim_ckv")), int(workload.param("head_dim_kpe"))
+    shape = LatentShape(int(workload.param("heads")), ckv, kpe, (ckv + kpe) ** -0.5)
+    options = {"generator": generator, "device": batch.pages.device, "dtype": getattr(torch, workload.dtype)}
+    q_nope = torch.randn(sum(batch.q_lens), shape.num_heads, ckv, **options)
+    q_pe = torch.randn(sum(batch.q_lens), shape.num_heads, kpe, **options)
+    ckv_cache = torch.randn(len(batch.pages), batch.page_size, ckv, **options)
+    kpe_cache = torch.randn(len(batch.pages), batch.page_size, kpe, **options)
+    wrapper = latent_wrapper(_workspace_on(batch.pages.device))
+    plan_latent(wrapper, batch, shape, q_nope.dtype)
+    query, caches = torch.cat([q_nope, q_pe], dim=-1), (ckv_cache.unsqueeze(2), kpe_cache.unsqueeze(2))
     return AttentionCall(
         (q_nope, q_pe, ckv_cache, kpe_cache),
         lambda: wrapper.run(q_nope, q_pe, ckv_cache, kpe_cache),
-        lambda: _attended(query, keys, ckv_cache.unsqueeze(2), batch, scale),
+        lambda: attended(query, caches, caches[0], batch, shape.scale),
     )
 
 
-def _grouped_inputs(workload: Workload, batch: Batch, generator: Any) -> tuple[Any, Any]:
+def _grouped_inputs(workload: Workload, batch: PagedBatch, generator: Any) -> tuple[Any, Any]:
     """Queries [tokens, heads, head_dim] and a cache [pages, 2, page_size, kv_heads, head_dim]."""
     import torch
 
-    options = {"generator": generator, "device": batch.device, "dtype": getattr(torch, workload.dtype)}
+    options = {"generator": generator, "device": batch.pages.device, "dtype": getattr(torch, workload.dtype)}
     heads, kv_heads, width = (int(workload.param(name)) for name in ("heads", "kv_heads", "head_dim"))
     query = torch.randn(sum(batch.q_lens), heads, width, **options)
     cache = torch.randn(len(batch.pages), 2, batch.page_size, kv_heads, width, **options)
     return query, cache
 
 
-def _head_shape(workload: Workload, batch: Batch) -> tuple[int, int, int, int]:
+def head_shape(workload: Workload) -> HeadShape:
+    """The heads of a grouped-query call, with FlashInfer's `window_left`."""
     heads, kv_heads, width = (int(workload.param(name)) for name in ("heads", "kv_heads", "head_dim"))
-    return heads, kv_heads, width, batch.page_size
+    window_left = int(workload.param("window")) - 1 if has_window(workload) else -1
+    return HeadShape(heads, kv_heads, width, width**-0.5, window_left)
 
 
-def _window_left(workload: Workload) -> int:
-    """Return FlashInfer's `window_left`: the number of earlier tokens that a query sees, or -1 for all."""
-    return int(workload.param("window")) - 1 if has_window(workload) else -1
-
-
-def _grouped(query: Any, cache: Any, batch: Batch, window_left: int = -1) -> Any:
-    return _attended(query, cache[:, 0], cache[:, 1], batch, query.shape[-1] ** -0.5, window_left)
-
-
-def _attended(query: Any, keys: Any, values: Any, batch: Batch, scale: float, window_left: int = -1) -> Any:
-    """Compute causal attention in float32.
-
-    Keys and values are caches [pages, page_size, kv_heads, width].
-    """
-    import torch
-
-    outputs, begin = [], 0
-    group = query.shape[1] // keys.shape[2]
-    for index, (q_len, kv_len) in enumerate(zip(batch.q_lens, batch.kv_lens, strict=True)):
-        own = query[begin : begin + q_len].float().transpose(0, 1)
-        key, value = (
-            batch.rows(index, cache).float().transpose(0, 1).repeat_interleave(group, dim=0) for cache in (keys, values)
-        )
-        scores = own @ key.transpose(1, 2) * scale
-        everything = torch.ones(q_len, kv_len, dtype=torch.bool, device=scores.device)
-        hidden = everything.triu(kv_len - q_len + 1)
-        if window_left >= 0:
-            hidden |= everything.tril(kv_len - q_len - window_left - 1)
-        outputs.append((scores.masked_fill_(hidden, float("-inf")).softmax(-1) @ value).transpose(0, 1))
-        begin += q_len
-    return torch.cat(outputs)
-
-
-def _workspace_on(device: str) -> Any:
+def _workspace_on(device: Any) -> Any:
     import torch
 
     if device not in _workspace:

@@ -103,7 +103,7 @@ def test_the_attention_reference_is_torchs() -> None:
     workload = of("paged_prefill")
     batch = attention._batch(workload, 12, "cpu", 3)
     query, cache = attention._grouped_inputs(workload, batch, torch.Generator().manual_seed(1))
-    ours = attention._grouped(query, cache, batch)
+    ours = attention.in_float32(query, cache, batch, attention.head_shape(workload))
     keys, values = (batch.rows(0, cache[:, i]).float().transpose(0, 1).repeat_interleave(2, 0) for i in (0, 1))
     q_len, kv_len = batch.q_lens[0], batch.kv_lens[0]
     mask = torch.ones(q_len, kv_len, dtype=torch.bool).tril(kv_len - q_len)
@@ -120,7 +120,7 @@ def test_the_reference_of_a_window_is_torchs(window: int) -> None:
     workload = replace(plain, params=(*plain.params, ("window", window)))
     batch = attention._batch(workload, 12, "cpu", 3)
     query, cache = attention._grouped_inputs(workload, batch, torch.Generator().manual_seed(1))
-    ours = attention._grouped(query, cache, batch, attention._window_left(workload))
+    ours = attention.in_float32(query, cache, batch, attention.head_shape(workload))
     keys, values = (batch.rows(0, cache[:, i]).float().transpose(0, 1).repeat_interleave(2, 0) for i in (0, 1))
     q_len, kv_len = batch.q_lens[0], batch.kv_lens[0]
     place = torch.arange(kv_len)

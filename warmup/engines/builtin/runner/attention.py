@@ -7,7 +7,7 @@ Requests come decodes first; FlashInfer runs those through its decode wrapper an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +18,15 @@ from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 from ray_warmup.warmup.engines.builtin.runner.runner_config import GQA_CPU, GQA_CUDA
-from ray_warmup.warmup.workloads.modules import is_grouped_enough
-
-WORKSPACE_BYTES = 256 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class HeadShape:
-    """Heads of one attention layer."""
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    scale: float
-    """Multiplies the dot product of query and key."""
-    window_left: int = -1
-    """Tokens before a query that it still sees; -1 for all."""
+from ray_warmup.warmup.workloads.paged_attention import (
+    HeadShape,
+    PagedBatch,
+    attended,
+    decode_wrapper,
+    plan_decode,
+    plan_prefill,
+    prefill_wrapper,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +48,17 @@ class AttentionStep:
         """Requests of the step."""
         return len(self.seq_lens)
 
-    @property
-    def num_tokens(self) -> int:
-        """New tokens of the step, padding excluded."""
-        return int(self.query_start_loc[-1])
+    def requests(self, first: int, last: int, device: torch.device) -> PagedBatch:
+        """Requests `first` to `last - 1` of the step, their pages on a device."""
+        lens = self.seq_lens[first:last]
+        counts = -(-lens // self.block_size)
+        pages = np.concatenate([self.block_table[first + row, :count] for row, count in enumerate(counts)])
+        return PagedBatch(
+            tuple(np.diff(self.query_start_loc)[first:last].tolist()),
+            tuple(lens.tolist()),
+            self.block_size,
+            torch.from_numpy(pages.astype(np.int32)).to(device),
+        )
 
 
 class PagedAttention(Protocol):
@@ -103,47 +103,19 @@ class TorchPagedAttention:
 
     def run(self, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> torch.Tensor:
         """See `PagedAttention.run`."""
-        step, out = self._step, torch.empty_like(query)
-        if step is None:
+        if self._step is None:
             raise RuntimeError("run() before plan()")
-        wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-        repeat = self._shape.num_heads // self._shape.num_kv_heads
-        for row in range(step.num_reqs):
-            start, end = int(step.query_start_loc[row]), int(step.query_start_loc[row + 1])
-            length = int(step.seq_lens[row])
-            blocks = torch.from_numpy(step.block_table[row, : -(-length // step.block_size)].astype(np.int64))
-            blocks = blocks.to(query.device)
-            keys = key_cache[blocks].flatten(0, 1)[:length].to(wide).repeat_interleave(repeat, dim=1)
-            values = value_cache[blocks].flatten(0, 1)[:length].to(wide).repeat_interleave(repeat, dim=1)
-            scores = torch.einsum("qhd,khd->hqk", query[start:end].to(wide), keys) * self._shape.scale
-            seen = causal_mask(end - start, length, query.device, self._shape.window_left)
-            scores = scores.masked_fill(~seen, float("-inf"))
-            out[start:end] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values).to(query.dtype)
-        return out
-
-
-def causal_mask(query_len: int, seq_len: int, device: torch.device, window_left: int = -1) -> torch.Tensor:
-    """[query_len, seq_len] bool: the last positions of a sequence see themselves and all, or `window_left`, before."""
-    query = torch.arange(seq_len - query_len, seq_len, device=device)[:, None]
-    key = torch.arange(seq_len, device=device)[None, :]
-    seen = key <= query
-    return seen if window_left < 0 else seen & (key >= query - window_left)
+        batch, shape = self._step.requests(0, self._step.num_reqs, query.device), self._shape
+        return attended(query, [key_cache], value_cache, batch, shape.scale, shape.window_left).to(query.dtype)
 
 
 class FlashInferPagedAttention:
     """`BatchDecodeWithPagedKVCacheWrapper` for the decodes, `BatchPrefillWithPagedKVCacheWrapper` for the rest."""
 
-    def __init__(self, shape: HeadShape, dtype: torch.dtype, workspace: torch.Tensor, backend: str = "fa2") -> None:
-        import flashinfer
-
+    def __init__(self, shape: HeadShape, dtype: torch.dtype, workspace: torch.Tensor) -> None:
         self._shape, self._dtype = shape, dtype
         self._device = workspace.device
-        self._prefill: Any = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=backend)
-        # Above a few query heads per key head the tensor cores win, and the decode then shares the prefill's module.
-        tensor_cores = is_grouped_enough(shape.num_heads, shape.num_kv_heads)
-        self._decode: Any = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-            workspace, "NHD", use_tensor_cores=tensor_cores, backend=backend
-        )
+        self._prefill, self._decode = prefill_wrapper(workspace), decode_wrapper(workspace, shape)
         self._num_decodes = self._num_prefills = 0
 
     def get_name(self) -> str:
@@ -155,44 +127,10 @@ class FlashInferPagedAttention:
         self._num_decodes = step.num_decodes
         self._num_prefills = step.num_reqs - step.num_decodes
         if self._num_decodes:
-            self._plan_decode(step)
+            plan_decode(self._decode, step.requests(0, step.num_decodes, self._device), self._shape, self._dtype)
         if self._num_prefills:
-            self._plan_prefill(step)
-
-    def _plan_decode(self, step: AttentionStep) -> None:
-        indptr, indices, last = paged_indices(step, 0, step.num_decodes)
-        self._decode.plan(
-            indptr,
-            indices.to(self._device),
-            last,
-            self._shape.num_heads,
-            self._shape.num_kv_heads,
-            self._shape.head_dim,
-            step.block_size,
-            q_data_type=self._dtype,
-            kv_data_type=self._dtype,
-            sm_scale=self._shape.scale,
-            window_left=self._shape.window_left,
-        )
-
-    def _plan_prefill(self, step: AttentionStep) -> None:
-        indptr, indices, last = paged_indices(step, step.num_decodes, step.num_reqs)
-        starts = step.query_start_loc[step.num_decodes :] - step.query_start_loc[step.num_decodes]
-        self._prefill.plan(
-            torch.from_numpy(starts.astype(np.int32)),
-            indptr,
-            indices.to(self._device),
-            last,
-            self._shape.num_heads,
-            self._shape.num_kv_heads,
-            self._shape.head_dim,
-            step.block_size,
-            causal=True,
-            q_data_type=self._dtype,
-            kv_data_type=self._dtype,
-            sm_scale=self._shape.scale,
-            window_left=self._shape.window_left,
-        )
+            rest = step.requests(step.num_decodes, step.num_reqs, self._device)
+            plan_prefill(self._prefill, rest, self._shape, self._dtype)
 
     def run(self, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> torch.Tensor:
         """See `PagedAttention.run`."""
@@ -202,19 +140,6 @@ class FlashInferPagedAttention:
         if self._num_prefills:
             out[split:] = self._prefill.run(query[split:].contiguous(), cache)
         return out
-
-
-def paged_indices(step: AttentionStep, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """FlashInfer's page table of requests `first..last-1`, on the host: indptr, indices, tokens in the last page."""
-    counts = -(-step.seq_lens[first:last] // step.block_size)
-    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    indices = np.concatenate([step.block_table[first + row, :count] for row, count in enumerate(counts)])
-    last_page = step.seq_lens[first:last] - (counts - 1) * step.block_size
-    return (
-        torch.from_numpy(indptr),
-        torch.from_numpy(indices.astype(np.int32)),
-        torch.from_numpy(last_page.astype(np.int32)),
-    )
 
 
 class GroupedQueryAttention:

@@ -7,14 +7,10 @@ from typing import Any
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.attention import (
-    WORKSPACE_BYTES,
-    FlashInferPagedAttention,
-    HeadShape,
-    TorchPagedAttention,
-)
+from ray_warmup.warmup.engines.builtin.runner.attention import FlashInferPagedAttention, TorchPagedAttention
 from ray_warmup.warmup.engines.builtin.runner.mla import FlashInferLatentAttention, TorchLatentAttention
 from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
+from ray_warmup.warmup.workloads.paged_attention import WORKSPACE_BYTES, HeadShape
 
 
 def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any, ...]:

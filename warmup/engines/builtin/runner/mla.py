@@ -7,17 +7,17 @@ in a prefill, is not run). FlashInfer's MLA wrapper on CUDA, a torch reference e
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, causal_mask, paged_indices
+from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
 from ray_warmup.warmup.engines.builtin.runner.runner_config import MLA_CPU, MLA_CUDA
+from ray_warmup.warmup.workloads.paged_attention import LatentShape, attended, latent_wrapper, plan_latent
 
 
 class LatentAttention(Protocol):
@@ -67,22 +67,12 @@ class TorchLatentAttention:
         self, query: torch.Tensor, query_rope: torch.Tensor, latent: torch.Tensor, key_rope: torch.Tensor
     ) -> torch.Tensor:
         """See `LatentAttention.run`."""
-        step, out = self._step, torch.empty_like(query)
-        if step is None:
+        if self._step is None:
             raise RuntimeError("run() before plan()")
-        wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-        for row in range(step.num_reqs):
-            start, end = int(step.query_start_loc[row]), int(step.query_start_loc[row + 1])
-            length = int(step.seq_lens[row])
-            blocks = torch.from_numpy(step.block_table[row, : -(-length // step.block_size)].astype(np.int64))
-            blocks = blocks.to(query.device)
-            vectors = latent[blocks].flatten(0, 1)[:length].to(wide)
-            rotary = key_rope[blocks].flatten(0, 1)[:length].to(wide)
-            scores = torch.einsum("qhr,kr->hqk", query[start:end].to(wide), vectors)
-            scores = (scores + torch.einsum("qhp,kp->hqk", query_rope[start:end].to(wide), rotary)) * self._scale
-            scores = scores.masked_fill(~causal_mask(end - start, length, query.device), float("-inf"))
-            out[start:end] = torch.einsum("hqk,kr->qhr", scores.softmax(-1), vectors).to(query.dtype)
-        return out
+        batch = self._step.requests(0, self._step.num_reqs, query.device)
+        caches = latent.unsqueeze(2), key_rope.unsqueeze(2)
+        whole = torch.cat([query, query_rope.to(query.dtype)], dim=-1)
+        return attended(whole, caches, caches[0], batch, self._scale).to(query.dtype)
 
 
 class FlashInferLatentAttention:
@@ -92,11 +82,9 @@ class FlashInferLatentAttention:
     """
 
     def __init__(self, dims: ModelDims, scale: float, dtype: torch.dtype, workspace: torch.Tensor) -> None:
-        from flashinfer.mla import BatchMLAPagedAttentionWrapper
-
-        self._dims, self._scale, self._dtype = dims, scale, dtype
-        self._device = workspace.device
-        self._wrapper: Any = BatchMLAPagedAttentionWrapper(workspace, backend="fa2")
+        self._shape = LatentShape(dims.num_attention_heads, dims.kv_lora_rank, dims.qk_rope_head_dim, scale)
+        self._dtype, self._device = dtype, workspace.device
+        self._wrapper = latent_wrapper(workspace)
 
     def get_name(self) -> str:
         """FLASHINFER_MLA."""
@@ -104,21 +92,7 @@ class FlashInferLatentAttention:
 
     def plan(self, step: AttentionStep) -> None:
         """Plan all requests of the step in one go."""
-        indptr, indices, _ = paged_indices(step, 0, step.num_reqs)
-        self._wrapper.plan(
-            qo_indptr=torch.from_numpy(step.query_start_loc.astype(np.int32)).to(self._device),
-            kv_indptr=indptr.to(self._device),
-            kv_indices=indices.to(self._device),
-            kv_len_arr=torch.from_numpy(step.seq_lens.astype(np.int32)).to(self._device),
-            num_heads=self._dims.num_attention_heads,
-            head_dim_ckv=self._dims.kv_lora_rank,
-            head_dim_kpe=self._dims.qk_rope_head_dim,
-            page_size=step.block_size,
-            causal=True,
-            sm_scale=self._scale,
-            q_data_type=self._dtype,
-            kv_data_type=self._dtype,
-        )
+        plan_latent(self._wrapper, step.requests(0, step.num_reqs, self._device), self._shape, self._dtype)
 
     def run(
         self, query: torch.Tensor, query_rope: torch.Tensor, latent: torch.Tensor, key_rope: torch.Tensor

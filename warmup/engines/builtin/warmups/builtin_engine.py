@@ -12,7 +12,6 @@ from types import MappingProxyType
 
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.attention import WORKSPACE_BYTES
 from ray_warmup.warmup.engines.builtin.runner.builtin import BuiltinRunner
 from ray_warmup.warmup.engines.builtin.runner.runner_config import RunnerConfig
 from ray_warmup.warmup.engines.builtin.warmups.all_warmups import ENGINE_WARMUPS
@@ -20,6 +19,7 @@ from ray_warmup.warmup.engines.builtin.warmups.engine_outline import weight_byte
 from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
 from ray_warmup.warmup.engines.builtin.warmups.run import run_engine_warmups
 from ray_warmup.warmup.engines.builtin.warmups.spec import EngineWarmup, EngineWarmupOptions, WarmupContext
+from ray_warmup.warmup.workloads.paged_attention import WORKSPACE_BYTES
 
 HEADROOM_BYTES = 2 << 30
 """Device memory beside weights and KV cache that a step takes: activations, logits, the sampler's copies."""

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from ray_warmup.warmup.engines.builtin.runner.attention import (
-    AttentionStep,
-    HeadShape,
-    TorchPagedAttention,
-    causal_mask,
-    paged_indices,
-)
+from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, TorchPagedAttention
 from ray_warmup.warmup.engines.builtin.runner.mla import TorchLatentAttention
+from ray_warmup.warmup.workloads.paged_attention import HeadShape, causal_mask, running_sums
 
 HEADS, KV_HEADS, DIM, BLOCKS, SIZE = 4, 2, 8, 40, 4
 
@@ -54,7 +49,7 @@ def test_paged_attention_equals_float64_reference(query_lens: list[int], seq_len
     torch.manual_seed(len(seq_lens))
     step = make_step(query_lens, seq_lens, seed=3)
     keys, values = torch.randn(BLOCKS, SIZE, KV_HEADS, DIM), torch.randn(BLOCKS, SIZE, KV_HEADS, DIM)
-    query = torch.randn(step.num_tokens, HEADS, DIM)
+    query = torch.randn(int(step.query_start_loc[-1]), HEADS, DIM)
     attention = TorchPagedAttention(HeadShape(HEADS, KV_HEADS, DIM, DIM**-0.5))
 
     attention.plan(step)
@@ -107,16 +102,17 @@ def test_page_table_lists_each_requests_pages_in_order() -> None:
     """The CSR page table names every page once, in order, with the tokens in the last page."""
     step = make_step([1, 1, 6], [4, 5, 6], seed=9)
 
-    indptr, indices, last = paged_indices(step, 1, 3)
+    batch = step.requests(1, 3, torch.device("cpu"))
 
-    assert indptr.tolist() == [0, 2, 4]
-    assert indices.tolist() == [*step.block_table[1, :2], *step.block_table[2, :2]]
-    assert last.tolist() == [1, 2]
+    assert running_sums(batch.page_counts).tolist() == [0, 2, 4]
+    assert batch.pages.tolist() == [*step.block_table[1, :2], *step.block_table[2, :2]]
+    assert batch.last_page_lens().tolist() == [1, 2]
+    assert (batch.q_lens, batch.kv_lens) == ((1, 6), (5, 6))
 
 
 @pytest.mark.parametrize("window", [1, 3, 8])
 def test_a_window_hides_what_lies_further_back(window: int) -> None:
     """The last positions of a sequence see themselves and the window's tokens before them."""
-    seen = causal_mask(3, 6, torch.device("cpu"), window - 1)
+    seen = causal_mask(3, 6, window - 1, torch.device("cpu"))
     assert seen.sum(dim=1).tolist() == [min(window, length) for length in (4, 5, 6)]
     assert [bool(seen[row, 3 + row]) for row in range(3)] == [True] * 3

@@ -74,9 +74,9 @@ def test_on_the_cpu_the_runner_computes_with_torch() -> None:
 
 def test_the_runner_calls_flashinfer_in_known_places() -> None:
     """A part of the runner that begins to call FlashInfer must have its module named among the calls; its GEMMs and
-    experts are called by their builders.
+    experts are called by their builders, its attention through the wrappers of the tuned calls.
     """
-    found = {
-        path.stem for path in RUNNER.glob("*.py") if re.search(r"^\s+(import|from) flashinfer", path.read_text(), re.M)
-    }
-    assert found == {"attention", "layer_ops", "mla", "sampler"}
+    sources = {path.stem: path.read_text() for path in RUNNER.glob("*.py")}
+    found = {name for name, text in sources.items() if re.search(r"^\s+(import|from) flashinfer", text, re.M)}
+    assert found == {"layer_ops", "sampler"}
+    assert {name for name, text in sources.items() if re.search(r" = \w+_wrapper\(", text)} == {"attention", "mla"}
