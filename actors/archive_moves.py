@@ -78,5 +78,8 @@ def import_to(nodes: Sequence[Node], arguments: Arguments, timeout_s: float) -> 
 
 
 def receive(arguments: Arguments, data: Any) -> dict[str, Any]:
-    """On a node: publish the artifact in these bytes."""
+    """Publish the artifact in these bytes on a node.
+
+    Runs as a task there.
+    """
     return perform("import", {**arguments, "data": memoryview(data)})

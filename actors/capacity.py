@@ -1,4 +1,4 @@
-"""Does the cluster hold what is asked? Answered before anything is placed, in words a person can act on.
+"""Check that the cluster can hold the request before anything is placed, with messages a person can act on.
 
 Ray reports sums that are too large as merely "busy" and bundles that fit nowhere as "infeasible", so the
 arithmetic is done here, from node totals and what is free now. Pure; `nodes()` alone asks Ray.
@@ -28,7 +28,7 @@ class Node:
     is_head: bool = False
 
     def holds(self, bundle: Mapping[str, float], resources: Mapping[str, float]) -> int:
-        """How many bundles fit into these resources of this node."""
+        """Return the number of bundles that fit into these resources of this node."""
         counts = [int((resources.get(name, 0.0) + 1e-9) / need) for name, need in bundle.items() if need > 0]
         return min(counts, default=1 << 30)
 
@@ -173,7 +173,7 @@ def nodes() -> tuple[Node, ...]:
 
 
 def members() -> tuple[Node, ...]:
-    """The same without what is free, which Ray Client cannot ask for."""
+    """Return the alive nodes without their free resources, which Ray Client cannot ask for."""
     import ray
 
     return tuple(

@@ -192,7 +192,7 @@ class Turn:
             self._pause(min(_POLL_S, left))
 
     def _pause(self, limit_s: float) -> None:
-        """Until the other run has ended, or for a while."""
+        """Wait until the other run has ended, or for a while."""
         import ray
 
         if self._question is None:

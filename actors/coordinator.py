@@ -56,7 +56,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def in_turns(method: _Method) -> _Method:
-    """In the concurrency group of those who wait: however many they are, `run`, `status` and `stop` are answered."""
+    """Put a method into the concurrency group of waiting calls, so that they never delay `run`, `status` and `stop`."""
     grouped: _Method = ray.method(concurrency_group="turns")(method)
     return grouped
 
@@ -109,7 +109,7 @@ class Coordinator:
         """Has the final phase once the run is over."""
 
     async def run(self) -> AsyncIterator[Event]:
-        """Everything, from placing to the report, which comes whatever happens."""
+        """Stream the events of the run, from placing to the report, which always comes."""
         work = asyncio.ensure_future(self._run())
         while True:
             event = await self._next_event(work)
@@ -257,7 +257,7 @@ class Coordinator:
             self._announce(machine)
 
     async def _show_stacks(self, run: Run) -> None:
-        """After a deadline: where the ranks stand that the run was waiting for, some of them, into the report."""
+        """Add the stacks of some overdue ranks to the report after a deadline."""
         group, ranks = self._ranks, [rank for rank in run.overdue if rank in run.ranks][:SHOWN_STACKS]
         if group is None or not ranks or not keeps_files(run):
             return
@@ -334,7 +334,7 @@ def _liveness(state: RankState) -> str:
 
 
 def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:
-    """How far the ranks that compile are, by their heartbeats."""
+    """Return the progress of compiling ranks, by their heartbeats."""
     builders = {call.rank for call in machine.run.pending("compile")}
     said = ((rank, statuses.get(rank)) for rank in sorted(builders))
     return {rank: status.task_id for rank, status in said if status and status.phase == "compile" and status.task_id}

@@ -1,4 +1,4 @@
-"""One replica's launcher: holds the GPUs of its bundle and starts engines on them by the engine's own means.
+"""Launcher of one replica: holds the GPUs of its bundle and starts engines on them.
 
 A plain class, wrapped by `ray.remote` in `engine_run.py`. The engine is a child process and not an actor: it gets the
 GPUs through CUDA_VISIBLE_DEVICES, which Ray has set for this process, and ends with it.

@@ -73,7 +73,7 @@ def run_engine(
 
 
 class RunLock:
-    """Has the name of a piece of work while a run does it."""
+    """Cluster-wide lock on a piece of work, held while a run does it."""
 
     def wait(self) -> None:
         """Return never: whoever waits for a run hears of this process' end."""

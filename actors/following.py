@@ -73,7 +73,7 @@ class Following:
         return None
 
     def _step(self, pause_s: float) -> WarmupReport | None:
-        """One event, or one question after a silence."""
+        """Handle one event, or check the coordinator after a silence."""
         if ray.wait([self._stream], timeout=pause_s)[0]:
             event = ray.get(next(self._stream))
             self._heard, self._is_told = time.monotonic(), False

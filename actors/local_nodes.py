@@ -76,7 +76,7 @@ def _binds_loopback() -> bool:
 
 @contextlib.contextmanager
 def _starting() -> Iterator[None]:
-    """Around what starts Ray: whatever it raises, as one message."""
+    """Turn any error of starting Ray into one message."""
     import ray
 
     try:

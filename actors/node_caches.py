@@ -161,7 +161,7 @@ def combine(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
 
 
 def differences(answers: Sequence[NodeAnswer]) -> tuple[str, ...]:
-    """For each key for which nodes serve different tables: which node serves which."""
+    """Return a message for each key for which nodes serve different tables."""
     served: dict[str, dict[str, list[str]]] = {}
     for answer in answers:
         rows = answer.result if isinstance(answer.result, list) else [answer.result]
@@ -216,7 +216,7 @@ def _perform_on(
 def _answers(
     nodes: Sequence[capacity.Node], answers: Mapping[str, Any], problems: Mapping[str, str]
 ) -> tuple[NodeAnswer, ...]:
-    """Of the nodes that were asked."""
+    """Build the answers of the nodes that were asked."""
     asked = [node for node in nodes if node.node_id in answers or node.node_id in problems]
     return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in asked)
 

@@ -32,7 +32,7 @@ class Placement:
 
     @property
     def num_bundles(self) -> int:
-        """One per rank."""
+        """Return the number of bundles, one per rank."""
         return len(self._request.bundles)
 
     @property

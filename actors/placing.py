@@ -53,7 +53,7 @@ class Placing:
         say: Callable[[str], None],
         stop: Callable[[], str | None],
     ) -> None:
-        """Begin to count the time.
+        """Start the deadline of PLACING.
 
         Args:
             name: of the placement group.
@@ -76,7 +76,7 @@ class Placing:
 
     @property
     def left_s(self) -> float:
-        """Until the deadline, a second at least."""
+        """Return the seconds until the deadline, at least one."""
         return max(1.0, self._deadline - time.monotonic())
 
     async def place(self) -> Placement:
@@ -158,7 +158,7 @@ class Placing:
         await asyncio.sleep(POLL_S)
 
     async def _placed(self, placement: Placement) -> None:
-        """Until the group is placed."""
+        """Wait until the group is placed."""
         ready = asyncio.ensure_future(_answer(placement.ask()))
         try:
             while not (await asyncio.wait({ready}, timeout=POLL_S))[0]:
@@ -173,7 +173,7 @@ class Placing:
             ready.cancel()
 
     async def _too_late(self, placement: Placement) -> PlacementError:
-        """Not enough in all is one thing, enough that others hold is another."""
+        """Build the error of a missed deadline, which tells missing resources from occupied ones."""
         missing = await self._missing(placement)
         text = f"{placement.asked} were not placed within {self._limit_s:g} s (timeouts.placing); {missing}"
         try:

@@ -27,7 +27,7 @@ PROBE_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class PredictedRank:
-    """One rank as it would be."""
+    """Prediction of one rank."""
 
     rank: int
     node_id: str
@@ -59,7 +59,7 @@ class PredictedClass:
 
 @dataclass(frozen=True, slots=True)
 class PredictedPlan:
-    """Everything a run would do first."""
+    """Prediction of a run's ranks and classes."""
 
     backend: str
     ranks: tuple[PredictedRank, ...]

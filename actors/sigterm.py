@@ -12,7 +12,7 @@ from ray_warmup.actors.errors import ClusterError
 
 @contextlib.contextmanager
 def kept_sigterm() -> Iterator[None]:
-    """Around `ray.init`: a handler that was there before is there afterwards, and Ray's exit is no silent end.
+    """Keep the SIGTERM handler across `ray.init`, and turn Ray's own exit into an error.
 
     Ray sets one that exits, and one in C++ that prints a stack; a process without its own keeps those.
     """

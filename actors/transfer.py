@@ -52,7 +52,8 @@ class Depot:
 
 
 def fetch(refs: Refs) -> Mapping[str, memoryview]:
-    """In a rank: the blobs behind references, read-only views on this node's object store. Raises TransferError."""
+    """Fetch the blobs behind references in a rank, as read-only views on this node's object store. Raises
+    TransferError."""
     try:
         values = ray.get([ref for _, ref in refs])
     except ray.exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""How runs ended: every run leaves a verdict beside each node's table, so that it can be asked for without Ray.
+"""Read the verdicts of runs, which every run leaves beside each node's table for readers without Ray.
 
 Read on this node; through Ray Client on every node that could hold a rank of the config. Whether an engine may start on
 what lies there is `actors/waiting.py`'s.
@@ -58,7 +58,7 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
 
 
 def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], list[str]]:
-    """The same from the nodes of the connected cluster, each with its `node_id`, and what could not be asked."""
+    """Return the verdicts of the cluster's nodes, each with its `node_id`, and what could not be asked."""
     from ray_warmup.actors.node_caches import nodes_for
 
     members = capacity.members()

@@ -70,7 +70,7 @@ def wait_ready(
 
 
 def why_not_ready(question: Question, address: str | None, node: int | None = None) -> list[str]:
-    """For a wait that was not answered with 0: what each node has, or where to ask."""
+    """Describe each node's state, or the place to ask, for a wait that did not end with 0."""
     if is_client(address):
         return ["`ray-warmup status`, with the same address, says how the last run ended on each node"]
     standings = question.look(environments_here(question.config, node))[0]
@@ -109,7 +109,7 @@ def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept
 
 
 class _Wait:
-    """Until when, how long the next pause is, and what was said already."""
+    """Deadline, pauses and reported messages of one wait."""
 
     def __init__(self, clock: Clock, timeout_s: float) -> None:
         self._clock = clock

@@ -17,7 +17,7 @@ def dimensions_of(config: WarmupConfig) -> ModelDims:
 
 
 def with_dimensions(config: WarmupConfig) -> WarmupConfig:
-    """The same configuration with its model's dimensions, which fit its parallel sizes, quantization and dtype.
+    """Add the model's dimensions to a configuration, checked against parallel sizes, quantization and dtype.
 
     Raises ConfigError.
     """

@@ -88,7 +88,7 @@ class ModelDims(BaseModel):
         return self.kv_lora_rank > 0
 
     def dense_of(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Those of some layers that have a dense feed-forward."""
+        """Return those of the given layers that have a dense feed-forward."""
         if not self.is_moe:
             return tuple(layers)
         others = self.dense_layers or ()

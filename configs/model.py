@@ -230,7 +230,7 @@ def _dtype(name: str, part: TextPart, data: Mapping[str, Any]) -> str | None:
 
 
 def _weights(name: str, part: TextPart, data: Mapping[str, Any], beside: tuple[str, Any] | None) -> WeightFormat | None:
-    """How the checkpoint is quantized: the file's own word, the text part's, else a file beside it."""
+    """Return the checkpoint's quantization: from the whole file, its text part, or a file beside it."""
     for fields in (data, part.fields):
         for key in KEYS:
             if fields.get(key) not in (None, {}):

@@ -1,4 +1,4 @@
-"""Every field of a `config.json` that is known, and what becomes of it: so that none is dropped without a decision.
+"""A verdict for every known field of a `config.json`, so that none is dropped without a decision.
 
 `honoured` fields decide kernels and are read elsewhere in `configs/`. `irrelevant` ones change no kernel, for the
 reason given. `refused` ones would change kernels in a way that the catalog does not know, unless they hold a value

@@ -1,4 +1,4 @@
-"""How a model is split over ranks: which parallel sizes its dimensions, and the blocks of its quantization, allow."""
+"""Check that a model's dimensions and quantization blocks allow the requested parallel sizes."""
 
 from __future__ import annotations
 

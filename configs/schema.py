@@ -105,7 +105,7 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _dimensions_are_of_the_name(self) -> Self:
-        """Those of another model, left from an earlier run's report, would be warmed without a word."""
+        """Refuse dimensions of another model, for example left from an earlier run's report."""
         path, dims = PurePath(self.name), self.dimensions
         if dims is not None and dims.name not in (path.name, path.stem, path.parent.name):
             raise ValueError(

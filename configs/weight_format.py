@@ -1,4 +1,4 @@
-"""How a checkpoint's weights are quantized, as its `quantization_config` (or a file beside config.json) says.
+"""Read a checkpoint's quantization from its `quantization_config`, or from a file beside config.json.
 
 Each producer has a schema of its own; they are brought to one value by class: fp8 with one scale per tensor, which
 `model.quantization: fp8` tunes, and everything else, whose GEMMs are no op of the catalog, so that a run is refused.
@@ -158,7 +158,7 @@ def _cache(section: Mapping[str, Any]) -> str:
 
 
 def _kept(*lists: Any) -> str:
-    """Of the modules that stay unquantized, the first that the catalog would plan as quantized."""
+    """Return the first unquantized module that the catalog would plan as quantized."""
     for listed in lists:
         modules = [listed] if isinstance(listed, str) else listed or []
         if not isinstance(modules, list):

@@ -89,7 +89,10 @@ def _here(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
-    """On the cluster of --address or of the config, whose simulated nodes are started for this."""
+    """Run a command on the cluster of --address or of the config.
+
+    Its simulated nodes are started for the command.
+    """
     if command == "retime":
         raise ConfigError("--retime measures on the device of one node: run it there, without --cluster")
     from ray_warmup.actors.client import connected

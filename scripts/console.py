@@ -32,7 +32,7 @@ def plain(value: object, *, keep: str = "") -> str:
 
 
 def plain_lines(value: object) -> str:
-    """The same for a text of several lines, which stay lines."""
+    """Escape a text of several lines, keeping its line breaks."""
     return plain(value, keep="\n")
 
 

@@ -141,7 +141,10 @@ def _opened(path: Path) -> int:
 
 
 def _is_replaceable(target: Path, status: os.stat_result) -> bool:
-    """In a sticky directory only the owner of the file or of the directory, or root, may replace it."""
+    """Return True if this user may replace the file.
+
+    A sticky directory restricts that to the owners and root.
+    """
     place, user = os.stat(target.parent), os.geteuid()
     return not place.st_mode & stat.S_ISVTX or user in (0, status.st_uid, place.st_uid)
 

@@ -50,7 +50,7 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
 
 
 def exit_code(report: WarmupReport) -> int:
-    """Of a run that came to its own end."""
+    """Return the exit code of a run that came to its own end."""
     if not report.ready:
         return EXIT_FAILED
     return EXIT_READY if report.is_on_every_disk else EXIT_NOT_ON_DISK
@@ -97,7 +97,7 @@ class LineView:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Nothing to close."""
+        """Do nothing, because there is nothing to close."""
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Print what a person wants to read in a log."""

@@ -1,4 +1,4 @@
-"""Every failure of the warmup that is not a wrong configuration, one class each.
+"""Errors of the warmup other than a wrong configuration, one class each.
 
     WarmupError
     ├── ArtifactError            bytes that came from disk or from another process

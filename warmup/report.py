@@ -182,8 +182,7 @@ class WarmupReport(ReportPart):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def ready(self) -> bool:
-        """Every rank is ready, those apart that were removed by policy, and every class that must agree holds one
-        digest."""
+        """Return True if every rank that policy kept is ready, and each class that must agree holds one digest."""
         left = [rank for rank in self.ranks if rank.state != "removed"]
         if self.error is not None or not left:
             return False

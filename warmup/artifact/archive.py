@@ -1,6 +1,6 @@
-"""One file for one artifact, for images and for clusters without a network between them.
+"""Archive file of one artifact, for images and for unconnected clusters.
 
-    magic "RAYWARMUP1\\n" | header length (8 bytes, big endian) | header JSON | manifest length | manifest |
+    magic "RAYWARMUP1\n" | header length (8 bytes, big endian) | header JSON | manifest length | manifest |
     blobs in the order of their digests, each with its length before it | sha256 of everything before (32 bytes)
 
 The header says where the artifact belongs below a cache root. Blobs are compressed as in the store. Members have no
@@ -67,7 +67,7 @@ def read_archive(path: Path) -> tuple[Place, Artifact]:
 
 
 def read_checked(path: Path) -> tuple[bytes, Place, Artifact]:
-    """As `read_archive`, and the file's bytes, for those who send them on."""
+    """Read an archive as `read_archive` does, and return its bytes as well."""
     if not os.path.lexists(path):
         raise FileNotFoundError(f"{path} does not exist")
     try:

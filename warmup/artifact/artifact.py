@@ -86,7 +86,7 @@ def table_content(table: bytes) -> Content:
 
 
 def encode(content: Content) -> tuple[BlobEntry, Blob]:
-    """One content as a stored blob. Raises RejectedArtifactError for one that is too large for its kind."""
+    """Encode one content as a stored blob. Raises RejectedArtifactError for one that is too large for its kind."""
     data = content.data
     why = oversize(content.kind, content.path, len(data))
     if why is not None:

@@ -112,7 +112,7 @@ class Lineage:
 
     @classmethod
     def after(cls, parent: Manifest) -> Lineage:
-        """Of what is made where `parent` is the current artifact."""
+        """Return the lineage of an artifact that replaces `parent`."""
         return cls(parent.digest, parent.depth + 1)
 
 
@@ -149,7 +149,7 @@ class Manifest:
 
     @property
     def depth(self) -> int:
-        """How many artifacts of its key came before it, as far as it knows."""
+        """Return the number of predecessors of the same key, as far as recorded."""
         return 0 if self.lineage is None else self.lineage.depth
 
     @property

@@ -36,7 +36,7 @@ class TimingRow:
 
 @message
 class BannedTactic:
-    """One tactic that must not run, for every shape of its op."""
+    """A quarantined tactic, for every shape of its op."""
 
     op: Name
     runner: Name

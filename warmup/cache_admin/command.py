@@ -1,4 +1,4 @@
-"""One cache command on this node, as plain JSON in and out: the same for the command line and for a cluster's nodes.
+"""Run one cache command on this node, with plain JSON in and out, for the command line and for a cluster's nodes.
 
     perform("ls", {}) -> {"command": "ls", "ok": True, "result": [...]}
     perform("rollback", {"key": "3fa9", "generation": 4}) -> {"command": "rollback", "ok": True, "result": {...}}
@@ -88,7 +88,10 @@ def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
 
 
 def _named(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
-    """Every store that is meant. A key that is given must be there, unless another node may have it."""
+    """Return every selected store.
+
+    A given key must be present, unless another node may have it.
+    """
     found = _stores(paths, arguments)
     return found if found or not arguments.get("key") or arguments.get("if_present") else (_one(paths, arguments),)
 
@@ -164,7 +167,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    """Of a rank's class, else of the first class of this node's own ranks that misses, or the first of all."""
+    """Explain a rank's class, or else the first missing class of this node's own ranks, or the first of all."""
     from ray_warmup.warmup.rank.forecast import forecast_rank
     from ray_warmup.warmup.rank.locations import locations
 

@@ -51,7 +51,7 @@ class StoreBans:
 
 
 def banned_in(stores: Iterable[Path]) -> list[StoreBans]:
-    """Every store that has any, or has a file of which nobody can tell."""
+    """Return every store with quarantined tactics or unreadable quarantine files."""
     found = [_look(store) for store in stores]
     return [row for row in found if row.rows or row.problems]
 

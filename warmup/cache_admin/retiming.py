@@ -58,7 +58,7 @@ def recorded_entries(rows: Sequence[TimingRow]) -> tuple[Recorded, ...]:
 
 
 def sample(entries: Sequence[Recorded], num: int) -> tuple[Recorded, ...]:
-    """At most `num` entries, spread evenly over the table."""
+    """Choose at most `num` entries, spread evenly over the table."""
     if num >= len(entries):
         return tuple(entries)
     return tuple(entries[index * len(entries) // num] for index in range(num))

@@ -115,7 +115,7 @@ def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
 
 
 def search(root: Path, override: Path | None = None) -> Found:
-    """The same, with the directories that could not be looked into."""
+    """Return the stores below a cache root, with the unreadable directories."""
     base, depth = (root / "flashinfer_autotune_cache", 3) if override is None else (override, 1)
     level: list[Path] = [base]
     unreadable: list[tuple[str, str]] = []
@@ -145,7 +145,7 @@ def version_and_arch(store: Path) -> tuple[str, str]:
 
 
 def list_stores(stores: tuple[Path, ...], unreadable: tuple[tuple[str, str], ...] = ()) -> tuple[StoreRow, ...]:
-    """One row for each store, and for each directory that could not be looked into."""
+    """Return one row for each store, and for each unreadable directory."""
     return (*(_row(path) for path in stores), *(_unreadable_row(Path(path), reason) for path, reason in unreadable))
 
 

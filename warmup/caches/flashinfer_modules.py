@@ -183,7 +183,7 @@ def is_whole_library(data: bytes | memoryview) -> bool:
 
 
 def is_whole_file(path: Path) -> bool:
-    """The same of a file, which may be absent."""
+    """Return True if a file is present and a complete shared library."""
     try:
         with path.open("rb") as file:
             return _is_whole(file.read(64), path.stat().st_size)

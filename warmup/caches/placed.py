@@ -30,7 +30,7 @@ _LIMIT = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class PlacedEntry:
-    """One entry of an engine's cache that was put there by us."""
+    """One entry that ray-warmup placed in an engine's cache."""
 
     path: str
     sha256: str
@@ -71,7 +71,7 @@ class PlacedRegister:
             raise store_error("remove", path, error) from error
 
     def entries(self) -> Iterator[PlacedEntry]:
-        """Every noted entry whose note can be read."""
+        """Return every recorded entry whose record can be read."""
         if self.directory.is_dir():
             for file in sorted(self.directory.glob("*.json")):
                 entry = _read(file)

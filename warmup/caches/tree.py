@@ -34,7 +34,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """How a kind's directory is divided into entries."""
+    """Division of a kind's directory into entries."""
 
     kind: Kind
     entry_depth: int

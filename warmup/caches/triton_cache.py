@@ -90,7 +90,7 @@ def snapshot(directory: Path) -> frozenset[str]:
 
 
 def collect(directory: Path, names: Iterable[str]) -> tuple[Content, ...]:
-    """These entries (of `Recorder.used`), groups with bare child names.
+    """Collect these entries (of `Recorder.used`), with bare child names in group files.
 
     An entry that is unfinished or gone is left out.
     """

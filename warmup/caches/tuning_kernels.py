@@ -131,7 +131,7 @@ def stored_beside(store: NodeStore, device: Mapping[str, str], max_bytes: int) -
 
 
 def _read(store: NodeStore, manifest: Manifest) -> tuple[Content, ...]:
-    """Without a lease, which is a file in a store that may be somebody else's, or on its way out."""
+    """Read the kernels without a lease, since the store may be read-only or about to be pruned."""
     entries = manifest.of_kind(_KIND)
     return tuple(Content(_KIND, entry.path, decode(entry, store.read_blob(entry.sha256))) for entry in entries)
 

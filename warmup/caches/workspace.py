@@ -44,7 +44,7 @@ def find_workspace(wanted: Path, environ: Mapping[str, str], home: Path) -> Work
 
 
 def _exposed(base: Path) -> str | None:
-    """Why code would not be loaded from what is there of a directory."""
+    """Return the reason against loading code from the existing part of a directory, or None."""
     there = base
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -52,7 +52,7 @@ def _exposed(base: Path) -> str | None:
 
 
 def _exposed_above(there: Path) -> str | None:
-    """The same where the directory will be made below `there`, which may be sticky then."""
+    """Return the reason against loading code from a directory created below `there`, which may be sticky."""
     is_sticky = bool(there.stat().st_mode & 0o1000)
     return code_refusal(there.parent) if is_sticky else code_refusal(there)
 

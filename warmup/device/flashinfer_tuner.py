@@ -158,7 +158,7 @@ class FlashInferTuner:
             self.reset()
 
     def check(self, table: bytes) -> str | None:
-        """Why this process would refuse the table (form, environment, a quarantined tactic), or None."""
+        """Return the reason why this process refuses the table (form, environment, a quarantined tactic), or None."""
         try:
             parsed = parse_table(table)
         except ArtifactError as error:

@@ -125,7 +125,7 @@ def flashinfer_arch(major: int, minor: int) -> str:
 
 
 def listed_archs(arch_list: str) -> str:
-    """The same directory where FLASHINFER_CUDA_ARCH_LIST (`8.0 9.0a`) says what to compile for: `80_90a`."""
+    """Return the directory name for FLASHINFER_CUDA_ARCH_LIST, such as `80_90a` for `8.0 9.0a`."""
     found: set[tuple[int, str]] = set()
     for name in arch_list.split():
         major, _, minor = name.partition(".")
@@ -162,7 +162,7 @@ def torch_facts() -> tuple[str, str | None]:
 
 
 def cublas_version(cuda_version: str | None) -> str:
-    """As FlashInfer finds it: the loader's library, else an installed package, else the toolkit."""
+    """Find cuBLAS's version as FlashInfer does: from the loader's library, an installed package, or the toolkit."""
     for library, function in _cublas_libraries():
         try:
             get_property = getattr(ctypes.CDLL(library), function)
@@ -188,7 +188,7 @@ def cudnn_version() -> str:
 
 
 def cutlass_dsl_version() -> str:
-    """Every installed part of the CuTe DSL with its version, as FlashInfer joins them."""
+    """Join every installed part of the CuTe DSL with its version, as FlashInfer does."""
     found = sorted(
         f"{name}=={distribution.version}"
         for distribution in metadata.distributions()

@@ -72,7 +72,7 @@ def held_table() -> TunedTable:
 
 
 def refusal(table: TunedTable) -> str | None:
-    """Why this process would refuse the table, or None."""
+    """Return the reason why this process refuses the table, or None."""
     difference = metadata_difference(table.metadata, metadata())
     return f"the table belongs to another environment: {describe_difference(difference)}" if difference else None
 

@@ -85,7 +85,7 @@ class TaskTuner:
         return result
 
     def _named(self, task: Task, result: TaskResult, outline: Callable[[], OpCall]) -> TaskResult:
-        """With the keys of a call that could not even be made: without them the table has no entry for its default."""
+        """Add the keys of a call that could not be made, so that the table gets an entry for its default."""
         try:
             with torch.inference_mode():
                 captured = capture_call(outline().run, task.workload.op)

@@ -157,7 +157,7 @@ class Tuner(Protocol):
         """
 
     def check(self, table: bytes) -> str | None:
-        """Why this process would refuse the table (schema, metadata, size), or None."""
+        """Return the reason why this process refuses the table (schema, metadata, size), or None."""
 
     def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
         """Clear, load, count, digest, and look every expected task up through the op's own call.

@@ -128,7 +128,7 @@ class Attempt:
         return self.runner(self.batches[0], tactic=self.tactic, **self.kwargs)
 
     def with_tactic(self, tactic: Any) -> Attempt:
-        """The same for another tactic of the runner."""
+        """Return the same attempt with another tactic of the runner."""
         return replace(self, tactic=tactic)
 
 

@@ -1,1 +1,1 @@
-"""One file on a disk that others use, too: written whole or not at all, read bounded and never through a link."""
+"""Operations on single files of shared disks: atomic writes, and bounded reads that never follow a link."""

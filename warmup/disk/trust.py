@@ -33,7 +33,7 @@ _believed = Trust()
 
 
 def believe(cache: CacheSection) -> None:
-    """From now on this process believes those whom a configuration names, and nobody else."""
+    """Trust the users and groups of a configuration, and nobody else, from now on."""
     global _believed
     _believed = Trust(frozenset(cache.trusted_uids), frozenset(cache.trusted_gids))
 
@@ -62,7 +62,8 @@ def owner_refusal(path: Path) -> str | None:
 
 
 def code_refusal(path: Path) -> str | None:
-    """Why no code is loaded from a directory (or a file): its own state, or that of a directory above it."""
+    """Return the reason against loading code from a path: its own state, or that of a directory above. None if it is
+    safe."""
     try:
         own = path.resolve(strict=True)
         for level in _levels(path):
@@ -75,7 +76,7 @@ def code_refusal(path: Path) -> str | None:
 
 
 def contents_refusal(directory: Path) -> str | None:
-    """Why no code is loaded from what lies below a directory: a link, another kind of file, an owner or a mode."""
+    """Return the reason against loading code from below a directory: a link, a special file, an owner or a mode."""
     try:
         for place, names, files in os.walk(directory, onerror=_raise):
             for name in (*names, *files):

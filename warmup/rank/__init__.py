@@ -1,1 +1,1 @@
-"""One rank's process: what it does in each phase (`process.py`), what it keeps of itself, what is predicted of it."""
+"""Process of one rank: its phases (`process.py`), its records, and the prediction of both."""

@@ -37,7 +37,9 @@ class Question:
     accept: Accept = "table"
 
     def standings(self, environment: Environment) -> tuple[Standing, ...]:
-        """How each class that is meant stands on a node, which has this `environment` where it is simulated here.
+        """Return the standing of each selected class on a node.
+
+        `environment` is that of a simulated node.
 
         A node that cannot tell says so as one unknown.
         """

@@ -1,4 +1,4 @@
-"""How long a task will take, for dealing the longest first: what earlier tunes on this node recorded, else an estimate.
+"""Estimate the seconds of a task from earlier tunes on this node, for dealing the longest first.
 
 Recorded are the sidecars of this key and of the newest other keys beside it (an older driver, other buckets), and the
 tasks that an unfinished run finished. Only the order matters, so that a record that cannot be read is left out.

@@ -30,7 +30,7 @@ CPU_REASON = "on the cpu backend an engine compiles nothing (engine.enabled: tru
 
 
 def off_reason(config: WarmupConfig, backend: str) -> str | None:
-    """Why no engine warmup runs on this backend, or None."""
+    """Return the reason why no engine warmup runs on this backend, or None."""
     if config.engine.enabled is False:
         return "engine.enabled is false"
     return CPU_REASON if config.engine.enabled is None and backend != "cuda" else None

@@ -187,12 +187,15 @@ def _skips(
 
 
 def refusal_in(store: NodeStore, key: CacheKey, table: bytes) -> str | None:
-    """The same of a table in a store, which may not name a tactic that is quarantined there either."""
+    """Return the reason to refuse a stored table, including a tactic quarantined in its store, or None."""
     return refusal(table, key) or quarantined(store, table)
 
 
 def refusal(table: bytes, key: CacheKey) -> str | None:
-    """Why a process with this key would refuse a table: FlashInfer compares the same seven fields."""
+    """Return the reason why a process with this key refuses a table, or None.
+
+    FlashInfer compares the same seven fields.
+    """
     try:
         saved = dict(parse_table(table).metadata)
     except WarmupError as error:

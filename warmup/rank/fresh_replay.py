@@ -208,7 +208,7 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
 
 
 def main(factory: str, scratch: str) -> int:
-    """One request on stdin, one JSON line on stdout."""
+    """Read one request from stdin and write one JSON line to stdout."""
     importlib.import_module(factory.partition(":")[0])
     line = sys.stdin.read()
     if not line:  # the parent needs no replay any more, or is gone and cannot remove its directory

@@ -17,7 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class KeptKernels:
-    """One probed rank's. `store` is None where none are kept."""
+    """Kept kernels of one probed rank.
+
+    `store` is None if none are kept.
+    """
 
     def __init__(self, part: CompiledPart, store: NodeStore | None) -> None:
         self._part = part

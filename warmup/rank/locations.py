@@ -93,7 +93,7 @@ class _Node:
         return tuple(row for row in rows if here.items() <= dict(row.foretold or row.key).items())
 
     def of_rank(self, rank: int, rows: Sequence[Written]) -> Location:
-        """As a run wrote of it, else foretold."""
+        """Return a rank's location from a run's record, or else from a forecast."""
         for row in rows:
             if rank in row.ranks:
                 return self.written(row)

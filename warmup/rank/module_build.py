@@ -12,7 +12,7 @@ from ray_warmup.warmup.device.tuner import Tuner
 
 
 class ModuleBuild:
-    """One build. What it has begun goes on until it is over, also when nobody asks any more."""
+    """One build of modules, which continues in the background until it is over."""
 
     def __init__(self, tuner: Tuner, modules: Sequence[str], jobs: int) -> None:
         self.unfinished = tuple(modules)

@@ -56,7 +56,7 @@ def tuner_options(config: WarmupConfig) -> TunerOptions:
 
 @contextmanager
 def workspace_is_made(workspace: Path) -> Iterator[None]:
-    """Around FlashInfer's import, which makes its workspace. Raises StoreError where it cannot, with what to set."""
+    """Wrap FlashInfer's import, which creates its workspace. Raises StoreError naming the setting if that fails."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How one class of ranks stands on a node: is its table there, and is it the one that the last run ended with.
+"""Compare a node's table for one class of ranks with the verdict of the last run.
 
 | the table at the path | the verdict beside it | stands |
 |---|---|---|
@@ -72,7 +72,7 @@ class _Served:
 
 
 def state_of(verdict: Mapping[str, Any]) -> State:
-    """How a run ended by its verdict, or that it has not."""
+    """Return the state of a run by its verdict."""
     if verdict.get("state") == "running":
         return "running"
     return "ready" if verdict["ready"] else "failed"

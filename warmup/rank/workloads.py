@@ -69,6 +69,6 @@ def foreseen_skips(
 
 
 def runnable(workloads: Sequence[Workload], skips: Sequence[Skip]) -> tuple[Workload, ...]:
-    """Those that are not skipped."""
+    """Return the workloads that are not skipped."""
     skipped = {skip.workload for skip in skips}
     return tuple(workload for workload in workloads if workload.name not in skipped)

@@ -1,4 +1,4 @@
-"""Everything that decides what of a store may go, read as a whole: what cannot be read makes the store untouchable.
+"""Read everything that decides what a pruner may remove. A store with unreadable content is untouchable.
 
 A manifest of a newer version, a pointer that another user owns, a lease or a directory that a network file system will
 not show right now: each may name what would be removed, so nothing is.

@@ -34,7 +34,7 @@ class NodePaths:
 
 
 def resolve_paths(cache: CacheSection, environment: Mapping[str, str] | None = None) -> NodePaths:
-    """From the config, else from the variables that it names, else from XDG and home.
+    """Resolve directories from the config, else from the variables that it names, else from XDG and home.
 
     `environment` is what another node on this machine has beside this process' own variables.
     """
@@ -62,7 +62,7 @@ def home_environment(paths: NodePaths) -> dict[str, str]:
 
 
 def num_simulated(config: WarmupConfig) -> int:
-    """How many nodes a run would simulate on this machine: none where it goes to a cluster."""
+    """Return the number of nodes that a run would simulate on this machine, 0 if it goes to a cluster."""
     goes_elsewhere = config.cluster.address or env.read("RAY_ADDRESS")
     return 0 if goes_elsewhere else config.cluster.simulated_nodes
 

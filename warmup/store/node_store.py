@@ -162,7 +162,7 @@ class NodeStore(RunFiles):
             raise store_error("read", self.generations.blob_path(digest), error) from error
 
     def blobs_missing(self, digests: Iterable[str]) -> list[str]:
-        """Those of `digests` that are absent or damaged here, in the given order, once each."""
+        """Return those of `digests` that are absent or damaged here, in the given order, once each."""
         return [digest for digest in dict.fromkeys(digests) if not self.generations.has_blob(digest)]
 
     def load_artifact(
@@ -179,7 +179,7 @@ class NodeStore(RunFiles):
         return self._load(kinds, generation, checked or {}, self.hold_if_writable)
 
     def read_artifact(self, kinds: Iterable[Kind] | None = None, generation: int | None = None) -> Artifact:
-        """As `load_artifact`, for a question: nothing is held, so nothing is written."""
+        """Load an artifact as `load_artifact` does, without a lease, so that nothing is written."""
         return self._load(kinds, generation, {}, _hold_nothing)[0]
 
     @told_as_store_error("read")

@@ -40,7 +40,7 @@ def held(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True
 
 
 def manifests(store: NodeStore) -> dict[int, Manifest]:
-    """Every generation. Raises StoreError where one cannot be read."""
+    """Return the manifest of every generation. Raises StoreError if one cannot be read."""
     return dict(take_inventory(store, remove_dead=False).manifests)
 
 

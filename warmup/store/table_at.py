@@ -56,7 +56,7 @@ def read_table_at(path: Path) -> TableAt:
 
 
 def quarantined(store: NodeStore, table: bytes) -> str | None:
-    """Why a table may not be served: it names a tactic that is quarantined beside it. Raises an ArtifactError."""
+    """Return the reason to refuse a table with a tactic quarantined beside it, or None. Raises an ArtifactError."""
     banned = believed(store.load_quarantine())
     for warning in banned.warnings(f"quarantine of {store.directory}"):
         logger.warning("%s", warning)

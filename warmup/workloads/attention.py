@@ -49,7 +49,7 @@ class AttentionCall:
         return self.attend()
 
     def reference(self) -> Any:
-        """The same in float32, request by request."""
+        """Compute the same attention in float32, request by request."""
         return self.expect()
 
 
@@ -67,7 +67,7 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
 
 
 def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this GPU cannot run it."""
+    """Return the reason why this GPU cannot run it, or None."""
     import torch
 
     return any_gpu.unsupported_here(workload, device) or unsupported_on(
@@ -76,7 +76,7 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Why no GPU of this compute capability can run it."""
+    """Return the reason why no GPU of this compute capability can run it, or None."""
     if capability < (8, 0):
         return f"{workload.op} needs compute capability 8.0, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):

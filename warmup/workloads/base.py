@@ -52,7 +52,7 @@ class NarrowableCall(OpCall, Protocol):
     """A call that can also be made for fewer tokens: those of tuned ops, whose keys stand for several sizes."""
 
     def narrowed(self, tokens: int) -> OpCall:
-        """The same call for its first tokens alone, with the same weights."""
+        """Return the same call for its first tokens alone, with the same weights."""
 
 
 class OpBuilder(Protocol):
@@ -71,10 +71,10 @@ class OpBuilder(Protocol):
         """
 
     def unsupported_here(self, workload: Workload, device: str) -> str | None:
-        """One sentence why this GPU or installation cannot run the workload, or None."""
+        """Return one sentence why this GPU or installation cannot run the workload, or None."""
 
     def unsupported_on(self, workload: Workload, capability: tuple[int, int]) -> str | None:
-        """One sentence why no GPU of this compute capability can run the workload, or None. Needs no GPU."""
+        """Return one sentence why no GPU of this compute capability can run the workload, or None. Needs no GPU."""
 
     def jit_specs(self, workload: Workload) -> tuple[Any, ...]:
         """Return the FlashInfer `JitSpec`s that the workload needs compiled.

@@ -50,7 +50,7 @@ class Split:
 
     @property
     def moe_tp(self) -> int:
-        """How many ways one expert's width is split."""
+        """Return the number of ranks that share one expert's width."""
         return max(1, self.tp // self.ep)
 
 
@@ -196,7 +196,7 @@ def gemm(name: str, k: int, n: int, dtype: str, quantization: str, ranks: str = 
 
 
 def cpu_gemm(workload: Workload) -> Workload:
-    """The same GEMM for a machine without a GPU."""
+    """Build the same GEMM for a machine without a GPU."""
     return replace(workload, family="cpu_gemm", op="cpu_gemm", backend="cpu", dtype="float32", exact_sizes=False)
 
 
@@ -300,7 +300,7 @@ _PER_SEQUENCE = frozenset({"lm_head", "paged_decode", "paged_decode_window", "ml
 
 
 def _limited(workload: Workload, split: Split, wanted: Sequence[int] | None, skip_ops: Collection[str]) -> Workload:
-    """With its buckets, its modules, and untunable when its op is skipped."""
+    """Set buckets and modules, and make the workload untunable if its op is skipped."""
     per_sequence = workload.name in _PER_SEQUENCE
     limit = split.max_num_seqs if per_sequence else split.max_num_batched_tokens
     if wanted is None:

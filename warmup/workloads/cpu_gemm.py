@@ -31,7 +31,7 @@ class CpuGemmCall:
         return cpu_gemm(*self.inputs)
 
     def narrowed(self, tokens: int) -> CpuGemmCall:
-        """The same for the first rows of the activations."""
+        """Return the same call for the first rows of the activations."""
         a, weight = self.inputs
         return CpuGemmCall((a[:tokens], weight))
 
@@ -95,7 +95,7 @@ def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | Non
 
 
 def jit_specs(workload: Workload) -> tuple[Any, ...]:
-    """Nothing is compiled on the CPU."""
+    """Return none, because nothing is compiled on the CPU."""
     return ()
 
 

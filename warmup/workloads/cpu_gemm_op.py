@@ -56,7 +56,7 @@ class DirectGemmRunner(_GemmRunner):
     """
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
-        """One tactic per thread count."""
+        """Return one tactic per thread count."""
         return list(range(1, MAX_THREADS + 1))
 
     def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
@@ -76,7 +76,7 @@ class SwappedGemmRunner(_GemmRunner):
     """
 
     def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
-        """One tactic per thread count."""
+        """Return one tactic per thread count."""
         return list(range(1, MAX_THREADS + 1))
 
     def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:

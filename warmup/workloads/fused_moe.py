@@ -53,12 +53,12 @@ class FusedMoeCall:
         return out[0] if isinstance(out, list | tuple) else out
 
     def narrowed(self, tokens: int) -> FusedMoeCall:
-        """The same for the first tokens and their routing."""
+        """Return the same call for the first tokens and their routing."""
         x, experts, weights, *others = self.inputs
         return replace(self, inputs=(x[:tokens], experts[:tokens], weights[:tokens], *others))
 
     def reference(self) -> Any:
-        """The same in float32."""
+        """Compute the same result in float32."""
         import torch
 
         x, experts, weights, fc1, fc2 = self.inputs
@@ -143,7 +143,7 @@ def routing(tokens: int, num_experts: int, top_k: int, device: str, generator: A
 
 
 def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this GPU or installation cannot run it."""
+    """Return the reason why this GPU or installation cannot run it, or None."""
     import torch
 
     reason = any_gpu.unsupported_here(workload, device) or unsupported_on(
@@ -153,7 +153,7 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Why no GPU of this compute capability can run it."""
+    """Return the reason why no GPU of this compute capability can run it, or None."""
     if capability != FUSED_MOE_CAPABILITY:
         return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):

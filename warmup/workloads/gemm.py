@@ -37,7 +37,7 @@ class Bf16GemmCall:
         return mm_bf16(a, weight, backend=self.backend)
 
     def narrowed(self, tokens: int) -> Bf16GemmCall:
-        """The same for the first rows of the activations."""
+        """Return the same call for the first rows of the activations."""
         a, weight = self.inputs
         return replace(self, inputs=(a[:tokens], weight))
 
@@ -67,7 +67,7 @@ class Fp8GemmCall:
         return bmm_fp8(a, weight, a_scale, weight_scale, torch.bfloat16, backend=self.backend)
 
     def narrowed(self, tokens: int) -> Fp8GemmCall:
-        """The same for the first rows of the activations."""
+        """Return the same call for the first rows of the activations."""
         a, *others = self.inputs
         return replace(self, inputs=(a[:, :tokens], *others))
 
@@ -104,7 +104,7 @@ class Fp8Weight:
 
     @classmethod
     def of(cls, quantized: Any, scale: Any, backend: str) -> Fp8Weight:
-        """From a quantized weight [N, K]."""
+        """Bind a quantized weight [N, K]."""
         return cls(quantized.unsqueeze(0).transpose(1, 2), scale, backend)
 
     def call(self, a: Any) -> Fp8GemmCall:
@@ -147,7 +147,7 @@ def build(
 
 
 def unsupported_here(workload: Workload, device: str) -> str | None:
-    """Why this GPU or installation cannot run the GEMM."""
+    """Return the reason why this GPU or installation cannot run the GEMM, or None."""
     import torch
 
     return any_gpu.unsupported_here(workload, device) or unsupported_on(
@@ -156,7 +156,7 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
-    """Why no GPU of this compute capability can run the GEMM."""
+    """Return the reason why no GPU of this compute capability can run the GEMM, or None."""
     needed = FP8_MIN_CAPABILITY if workload.op == "fp8_gemm" else BF16_MIN_CAPABILITY
     if capability < needed:
         return f"{workload.op} needs compute capability {needed[0]}.{needed[1]}, this GPU has {capability}"

@@ -25,7 +25,7 @@ class NormCall:
         return rmsnorm(x, weight, self.eps)
 
     def reference(self) -> Any:
-        """The same in float32."""
+        """Compute the same result in float32."""
         x, weight = self.inputs
         return _normalized(x.float(), weight, self.eps)
 
@@ -46,7 +46,7 @@ class AddNormCall:
         return x, residual
 
     def reference(self) -> tuple[Any, Any]:
-        """The same in float32."""
+        """Compute the same result in float32."""
         x, residual, weight = self.inputs
         total = x.float() + residual.float()
         return _normalized(total, weight, self.eps), total

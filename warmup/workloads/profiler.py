@@ -8,7 +8,7 @@ from ray_warmup.warmup.tasks import Workload
 
 
 def profiler_specs(workload: Workload) -> tuple[Any, ...]:
-    """One JitSpec for a tunable workload, none for another."""
+    """Return one JitSpec for a tunable workload, or none."""
     if not workload.tunable:
         return ()
     from flashinfer.jit.tllm_utils import gen_trtllm_utils_module

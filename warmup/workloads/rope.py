@@ -28,7 +28,7 @@ class RopeCall:
         return rotated[0], rotated[1]
 
     def reference(self) -> tuple[Any, Any]:
-        """The same in float32: the two halves of a head turn against each other."""
+        """Compute the same result in float32, rotating the two halves of a head against each other."""
         query, key, positions, cache = self.inputs
         cosine, sine = cache[positions].unsqueeze(1).chunk(2, dim=-1)
         return self._turned(query, cosine, sine), self._turned(key, cosine, sine)

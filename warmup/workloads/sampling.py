@@ -20,7 +20,7 @@ class SamplingCall:
     inputs: tuple[Any, ...]
 
     def run(self) -> Any:
-        """One token per request, [requests] int32."""
+        """Sample one token per request, [requests] int32."""
         from flashinfer.sampling import top_k_top_p_sampling_from_logits
 
         logits, top_k, top_p = self.inputs

@@ -15,7 +15,7 @@ from ray_warmup.warmup.workloads.column_sample import ColumnSample
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far an output may be from its reference."""
+    """Permitted distance of an output from its reference."""
 
     whole: float
     """Bound of the norm of the difference, as a share of the reference's norm."""

@@ -35,14 +35,14 @@ class Contest(Protocol):
         """Return the reason against a tactic that fails or gives another result, or None."""
 
     def timed(self, choice: Choice, copies: range | None = None) -> Timed:
-        """Its laps over all copies, or over some. Raises what the op raises while it is captured."""
+        """Return the tactic's laps over all copies, or over some. Raises whatever the op raises during capture."""
 
     def wait(self) -> None:
-        """Until the device is idle."""
+        """Wait until the device is idle."""
 
     @property
     def pace(self) -> Pace:
-        """How long a lap takes and how long the whole race may."""
+        """Return the duration of a lap and the budget of the race."""
 
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:

@@ -108,7 +108,7 @@ def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]
 
 
 def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tuple[Choice, ...]:
-    """Those that are worth a lap: the winner, then the others by how fast the tuning found them."""
+    """Return the candidates worth a lap: the winner, then the others by their time in tuning."""
     tuned = {Choice(m.runner, m.tactic): m.median_s for m in result.measurements}
     limit = pace.tuned_factor * min(tuned.values(), default=0.0)
     near = [choice for choice in entrants if choice == result.choice or tuned.get(choice, 0.0) <= limit]

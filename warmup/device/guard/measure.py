@@ -38,7 +38,7 @@ class Timed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times faster something is than its base."""
+    """Speed-up over a base, with its standard error."""
 
     value: float
     """Median of the per-round ratios, base over subject; above 1 is faster."""
@@ -161,7 +161,7 @@ def timed_rounds(
 
 
 def ratio_of(base: Sequence[float], subject: Sequence[float]) -> Ratio:
-    """How many times faster `subject` is than `base`, from equally many rounds of both."""
+    """Return the speed-up of `subject` over `base`, from equally many rounds of both."""
     ratios = [over / under for over, under in zip(base, subject, strict=True)]
     value = statistics.median(ratios)
     deviation = statistics.median(abs(ratio - value) for ratio in ratios)

@@ -1,4 +1,4 @@
-"""One FlashInfer op call set up for the guard: several copies of it, any tactic of which can be run and timed.
+"""Set up one FlashInfer op call for the guard: several copies of it, any tactic of which can be run and timed.
 
 The copies have inputs of their own and a lap walks over them, as the layers of a model do: together they
 overflow the L2 cache, and tactics are not judged by how one weight happens to lie in memory. What the times and
@@ -80,7 +80,7 @@ class OpContest:
 
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:
-        """On CUDA graphs: single copies, and groups that just overflow the cache."""
+        """Return single copies, and groups that just overflow the cache, for CUDA graphs."""
         if not self._captured:
             return ()
         count, size = self._rotation.copies, self._rotation.group
@@ -144,7 +144,7 @@ class OpContest:
         return (EventTimed if self._cuda else ClockTimed)(run, calls)
 
     def wait(self) -> None:
-        """Until the device is idle."""
+        """Wait until the device is idle."""
         synchronize() if self._cuda else no_wait()
 
     def probe(self, choice: Choice) -> None:
@@ -213,7 +213,7 @@ class OpContest:
         return ServedCall(name, call, self._run(self._default, call))
 
     def _with_reference(self, served: ServedCall) -> ServedCall:
-        """With the call's own reference, unless the default itself is far from it."""
+        """Add the call's own reference, unless the default itself is far from it."""
         reference = served.call.reference()
         if reference is None:
             return served

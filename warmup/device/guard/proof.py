@@ -1,4 +1,4 @@
-"""How sure a gain is: the chance that rounds like these come from a tactic that is no faster than the default.
+"""Estimate the significance of a gain: the chance of such rounds from a tactic that is no faster than the default.
 
 Pure. Three tests see it on the logarithms of the ratios, and the one that sees most counts, at its share of the whole.
 Student's is sharp at few rounds, the same without the best and the worst round sees past one that something

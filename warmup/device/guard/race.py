@@ -37,7 +37,7 @@ LAYOUT_ROUNDS = 7
 
 
 def default_lanes(pace: Pace) -> int:
-    """How often a round times the default: once where even one candidate is too slow for the budget."""
+    """Return how often a round times the default: once if even one candidate is too slow for the budget."""
     fits = pace.lap_s * MIN_ROUNDS * (DEFAULT_LANES + 1) <= pace.budget_s
     return DEFAULT_LANES if fits else 1
 
@@ -145,7 +145,7 @@ class Race:
         self._drop((choice,))
 
     def _laps(self, rounds: int) -> None:
-        """Up to so many rounds, fewer past the deadline."""
+        """Run up to `rounds` rounds, or fewer past the deadline."""
         timed = [lane.timed for lane in self._lanes]
         batch = max(1, int(BATCH_S / max(self._contest.pace.lap_s * len(timed), 1e-9)))
         while rounds > 0:

@@ -1,4 +1,4 @@
-"""How many calls make a lap, over how many copies of a call's inputs. Pure."""
+"""Number of calls in a lap, and of copies of a call's inputs. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COPIES_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """How many calls make a lap, over how many copies."""
+    """Number of calls in a lap, and of copies."""
 
     calls: int
     copies: int

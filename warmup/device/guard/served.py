@@ -32,12 +32,12 @@ class Device(Protocol):
         """
 
     def wait(self) -> None:
-        """Until the device is idle."""
+        """Wait until the device is idle."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedCall:
-    """One call that serving makes, and what it must give."""
+    """One call as serving makes it, and its expected outputs."""
 
     name: str
     call: OpCall

@@ -150,7 +150,7 @@ class EngineProcess:
             self._tell()
 
     def _heard(self) -> None:
-        """After the warmup every compilation is told at once: an engine may be killed without a word."""
+        """Report each compilation after the warmup at once, since an engine may be killed at any time."""
         if self._is_warm:
             self._tell()
 

@@ -29,7 +29,7 @@ def grammar_mask_kernel(  # type: ignore[no-untyped-def]
     bitmask_stride,
     BLOCK: tl.constexpr,
 ):
-    """One program per (bitmask row, block of the vocabulary)."""
+    """Mask one block of the vocabulary in one bitmask row."""
     source = tl.program_id(0)
     offsets = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     live = offsets < vocab_size

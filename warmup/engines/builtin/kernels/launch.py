@@ -1,4 +1,4 @@
-"""How a Triton kernel of ours runs: compiled for the GPU, under Triton's interpreter, or as a torch reference.
+"""Launch modes of Triton kernels: compiled for the GPU, under Triton's interpreter, or as a torch reference.
 
 Triton decides at *decoration* whether a function is interpreted, from a process-wide knob (by default an
 environment variable). So kernels here are plain functions, and `kernel()` decorates them on first use with the

@@ -18,7 +18,7 @@ def scatter_rows_kernel(  # type: ignore[no-untyped-def]
     source_stride,
     BLOCK: tl.constexpr,
 ):
-    """One program per token."""
+    """Write one token's row into the cache."""
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)
     offsets = tl.arange(0, BLOCK)

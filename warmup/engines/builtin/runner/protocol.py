@@ -121,7 +121,7 @@ class ModelRunner(Protocol):
         uniform_decode: bool = False,
         randomize_inputs: bool = False,
     ) -> Any:
-        """One forward of `num_tokens` made-up tokens that touches no request and no KV block but the null block.
+        """Run a forward pass of `num_tokens` dummy tokens that uses no request and no KV block but the null block.
 
         Args:
             skip_eplb: do not count these tokens in the expert load statistics.
@@ -142,7 +142,7 @@ class ModelRunner(Protocol):
 
 
 def lacking(runner: ModelRunner, *needed: Capability) -> str | None:
-    """Why the runner cannot do it ("runner lacks slot_mapping, grammar"), or None."""
+    """Return a sentence such as "runner lacks slot_mapping, grammar", or None."""
     missing = [capability.value for capability in needed if capability not in runner.capabilities]
     return f"runner lacks {', '.join(missing)}" if missing else None
 

@@ -70,7 +70,7 @@ class RunnerConfig:
 
     @property
     def mode(self) -> LaunchMode:
-        """How our Triton kernels run."""
+        """Return the launch mode of Triton kernels."""
         return self.kernel_mode or default_mode(self.device_type)
 
 
@@ -94,7 +94,7 @@ def layer_calls(
 
 
 def capabilities_on(device_type: str, dims: ModelDims) -> frozenset[Capability]:
-    """Everything but a KV connector, and graphs only on CUDA where no experts are chosen on the host."""
+    """Return everything but a KV connector, and graphs only on CUDA if the host chooses no experts."""
     able = device_type == "cuda" and not dims.is_moe
     lacks = {Capability.KV_CONNECTOR} if able else {Capability.KV_CONNECTOR, Capability.GRAPH_CAPTURE}
     return frozenset(Capability) - lacks

@@ -46,7 +46,7 @@ class Sampler:
         self._top_k, self._top_p = _flashinfer_filters() if device.type == "cuda" else (keep_top_k, keep_top_p)
 
     def sample(self, logits: torch.Tensor, rows: Sequence[SamplingRow]) -> tuple[Sampled, ...]:
-        """One token per row.
+        """Sample one token per row.
 
         Args:
             logits: [rows, vocabulary] float32 or float64; changed in place where rows have penalties.
@@ -112,7 +112,7 @@ class Sampler:
         logits.sub_((in_output > 0) * presence)
 
     def _counts(self, tokens: Sequence[npt.NDArray[np.int64]], vocab: int, dtype: torch.dtype) -> torch.Tensor:
-        """How often each token occurs in each row's list, [rows, vocabulary]."""
+        """Count each token in each row's list, [rows, vocabulary]."""
         where = np.concatenate([row * vocab + ids for row, ids in enumerate(tokens)])
         index = torch.from_numpy(where).to(self._device)
         counts = torch.zeros(len(tokens) * vocab, dtype=dtype, device=self._device)

@@ -19,7 +19,7 @@ BlockIds = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request's next token is chosen. Every default switches its feature off."""
+    """Sampling parameters of one request. Every default switches its feature off."""
 
     temperature: float = 1.0
     """0.0 is greedy: the most likely token, whatever the filters say."""
@@ -65,7 +65,7 @@ class SamplingParams:
 
     @classmethod
     def for_warmup(cls, seed: int | None = None, top_k: int = 8) -> SamplingParams:
-        """Every feature at once, each at a value that does something."""
+        """Return parameters with every feature on, each at an effective value."""
         return cls(
             temperature=0.7,
             top_k=top_k,

@@ -39,7 +39,7 @@ class BuiltinEngine:
     _runner: BuiltinRunner | None = None
 
     def shortage(self) -> str | None:
-        """Why the runner does not fit on the device, or None."""
+        """Return the reason why the runner does not fit on the device, or None."""
         if not self._on_cuda:
             return None
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # torch's own, to be used again

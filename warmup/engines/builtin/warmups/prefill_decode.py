@@ -46,7 +46,7 @@ class PrefillDecodeWarmup(EngineWarmup):
         return tuple(Shape(kind, plan.num_requests * plan.prompt_len, plan.num_requests) for kind in kinds)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """One pass."""
+        """Run one pass."""
         plan = self._plan(context)
         with warmup_requests(context, plan, self._sampling(shape.kind)) as requests:
             requests.prefill()

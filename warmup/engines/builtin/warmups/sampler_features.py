@@ -32,14 +32,14 @@ class SamplerFeaturesWarmup(EngineWarmup):
     leaves = ("FlashInfer modules", "Triton kernels", "library kernels")
 
     def gate(self, context: WarmupContext) -> Skip | None:
-        """Only where tokens are sampled, and at least one request fits."""
+        """Skip the warmup unless tokens are sampled and at least one request fits."""
         if context.runner.is_pooling_model:
             return Skip("pooling model")
         plan = plan_requests(context.runner, 1)
         return plan if isinstance(plan, Skip) else None
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
-        """Every feature at every size, then each feature alone at the largest and the smallest."""
+        """Return all features at every size, then each feature alone at the largest and the smallest."""
         most = self._plan(context).num_requests
         sizes = sorted(request_sizes(most), reverse=True)
         together = [Shape(TOGETHER, count, count) for count in sizes]
@@ -48,7 +48,7 @@ class SamplerFeaturesWarmup(EngineWarmup):
         return (*together, *alone)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """One prefill and one decode step, sampled."""
+        """Run one prefill and one decode step with sampling."""
         plan = replace(self._plan(context), num_requests=shape.requests)
         with warmup_requests(context, plan, features(context)[shape.kind]) as requests:
             requests.prefill()

@@ -60,7 +60,7 @@ class ServingShapesWarmup(EngineWarmup):
         return tuple(shape for shape in wanted if has.issuperset(NEEDED[shape.kind]))
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """One dummy step with random inputs where the runner can make them."""
+        """Run one dummy step, with random inputs if the runner supports them."""
         has = context.runner.capabilities
         longest = context.runner.limits.max_model_len
         call_dummy_run(

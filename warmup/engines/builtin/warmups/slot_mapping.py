@@ -20,7 +20,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
 
 
 class SlotMappingWarmup(EngineWarmup):
-    """For sparse-MLA models on CUDA, and for any runner when that is switched on."""
+    """Slot-mapping warmup for sparse-MLA models on CUDA, or for any runner if that is switched on."""
 
     name = "slot_mapping"
     stage = Stage.PREPARATION
@@ -28,7 +28,7 @@ class SlotMappingWarmup(EngineWarmup):
     leaves = ("Triton kernels",)
 
     def gate(self, context: WarmupContext) -> Skip | None:
-        """Without the explicit switch: the sparse-MLA gates, and a CUDA device."""
+        """Apply the sparse-MLA gates and require a CUDA device, unless switched on explicitly."""
         if (reason := lacking(context.runner, Capability.SLOT_MAPPING)) is not None:
             return Skip(reason)
         if not context.options.engine.slot_mapping_tokens:

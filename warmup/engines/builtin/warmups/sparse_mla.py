@@ -44,7 +44,7 @@ def mixed_shape(context: WarmupContext) -> Shape:
 
 
 def run_mixed(context: WarmupContext, tokens: int) -> None:
-    """One dummy step of decodes and a prefill."""
+    """Run one dummy step of decodes and a prefill."""
     call_dummy_run(context.runner, tokens, create_mixed_batch=True, **_with_attention(context))
 
 
@@ -99,7 +99,7 @@ class SparseMLAWarmup(EngineWarmup):
         )
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
-        """One dummy step."""
+        """Run one dummy step."""
         if shape.kind == MIXED:
             run_mixed(context, shape.tokens)
             return Notes()

@@ -110,7 +110,7 @@ class WarmupContext:
 
 
 def severity_of(warmup: EngineWarmup, options: EngineWarmupOptions) -> Severity:
-    """How bad this warmup's failure is for those who asked."""
+    """Return the severity of this warmup's failure."""
     if options.required is None:
         return warmup.severity
     return "required" if warmup.name in options.required else "optional"
@@ -128,7 +128,7 @@ class EngineWarmup(Protocol):
     """What it does without where the runner lacks it, and says so."""
 
     def gate(self, context: WarmupContext) -> Skip | None:
-        """Why not here, or None."""
+        """Return the reason for skipping, or None."""
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Return the shapes to run, in order, at least one if the gate is open."""

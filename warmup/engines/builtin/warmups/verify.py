@@ -1,4 +1,4 @@
-"""Is anything left to compile? Random requests after the warmups, counted by the compilation monitor.
+"""Serve random requests after the warmups, and count what is still compiled.
 
 Prompts of every length, batches as they come, chunked prefill, mixed sampling parameters: not the warmups' own shapes.
 What they leave in the runner is put back, as after a warmup.
@@ -63,7 +63,7 @@ class Verification:
 
     @property
     def is_clean(self) -> bool:
-        """Nothing was compiled or loaded, and every request was served."""
+        """Return True if nothing was compiled or loaded, and every request was served."""
         return not (self.error or any(self.compiled.values()) or any(self.loaded.values()))
 
     def to_json(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import Skip, WarmupContext
 
 @dataclass(frozen=True, slots=True)
 class RequestPlan:
-    """How many made-up requests fit, and how long they are."""
+    """Number and length of the dummy requests that fit."""
 
     num_requests: int
     prompt_len: int
@@ -74,7 +74,7 @@ class WarmupRequests:
         return tuple(self._ids)
 
     def prefill(self) -> None:
-        """One step that runs every prompt."""
+        """Run one step with every prompt."""
         self._execute([self._new(req_id) for req_id in self._ids], (), frozenset())
 
     def decode(self, req_ids: Sequence[str], restarted: str | None = None) -> None:
