@@ -69,7 +69,7 @@ def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, l
     finally:
         use.release()
     if other is None:
-        other = _lower(store, manifest.digest, number)
+        other = _lowest_before(_with_artifact(store, manifest.digest), number)
     if other is None:
         return pointer, [store.manifest_path(number), store.pointer_path]
     current = _current(store)
@@ -81,13 +81,14 @@ def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, l
 def _other(store: Generations, digest: str, mine: int) -> int | None:
     """The number that serves this artifact in place of mine: the current one, else a lower one."""
     current = _current(store)
-    if current is not None and current.generation != mine and current.generation in _with_artifact(store, digest):
+    same = _with_artifact(store, digest)
+    if current is not None and current.generation != mine and current.generation in same:
         return current.generation
-    return _lower(store, digest, mine)
+    return _lowest_before(same, mine)
 
 
-def _lower(store: Generations, digest: str, mine: int) -> int | None:
-    return min((number for number in _with_artifact(store, digest) if number < mine), default=None)
+def _lowest_before(numbers: list[int], mine: int) -> int | None:
+    return min((number for number in numbers if number < mine), default=None)
 
 
 def _go_to(store: Generations, number: int, hold: Hold) -> Pointer:
