@@ -18,9 +18,10 @@ from tests.engines.fake_engine import environment
 
 START = """
 import json, sys, vllm
-llm = vllm.LLM(load_format="dummy", skip_tokenizer_init=True, model="/models/fake")
+llm = vllm.LLM(load_format="dummy", skip_tokenizer_init=True, model="/models/fake", max_num_batched_tokens=96)
 print(json.dumps({"hooked": hasattr(vllm.v1.worker.worker_base.WorkerWrapperBase.init_device, "__wrapped__")}))
 """
+"""An engine of the size that was recorded: the one that the fake engine's server defaults to."""
 HEAVY = ("torch", "ray", "pydantic", "typer", "rich", "numpy", "flashinfer", "triton")
 
 
