@@ -97,7 +97,7 @@ class Coordinator:
         self._executor: Executor | None = None
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._warned = 0
-        """How many of the run's warnings the driver was told."""
+        """Number of the run's warnings that the driver has received."""
         self._spoke = time.monotonic()
         """When the driver was told anything."""
         self._told: dict[int, str] = {}

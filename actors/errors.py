@@ -73,4 +73,4 @@ class RunInterrupted(KeyboardInterrupt):
     def __init__(self, report: WarmupReport | None) -> None:
         super().__init__("interrupted")
         self.report = report
-        """How far the run came; None where the coordinator did not say so in time."""
+        """Progress of the run, or None if the coordinator did not report it in time."""

@@ -61,7 +61,7 @@ class ClusterAnswer:
     ok: bool
     nodes: tuple[NodeAnswer, ...]
     error: str = ""
-    """What is wrong with the answers taken together."""
+    """Problem of the answers taken together."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

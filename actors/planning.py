@@ -51,7 +51,7 @@ class PredictedClass:
     num_tasks: int
     workloads: tuple[str, ...]
     skipped: tuple[str, ...]
-    """What its GPU or installation cannot run: "op: why", as the report says it."""
+    """Workloads that its GPU or installation cannot run: "op: reason", as in the report."""
     would_hit: bool
     engine: dict[str, str]
     """Engine warmup -> "runs", or why it is skipped."""

@@ -30,7 +30,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 10.0
 PATIENCE = 60.0
 """The pause is the time waited so far divided by this, within those bounds."""
 ASK_RAY_S = 10.0
-"""How often at most a cluster is asked whether another attempt is under way."""
+"""Least seconds between two queries of a cluster for another attempt."""
 INTERRUPTED_S = 60.0
 """For how long a run whose process is gone is still believed in: its rank may be starting again."""
 FULL_LOOK_S, RUNNING_LOOK_S = 300.0, 30.0

@@ -71,11 +71,11 @@ class ModelDims(BaseModel):
     dense_layers: tuple[Count, ...] | None = None
     """Dense layers of a MoE model besides the leading ones."""
     dtype: str | None = Field(default=None, exclude=True)
-    """What the checkpoint says its activations are; None where it does not."""
+    """Dtype of the activations by the checkpoint, or None."""
     weights: WeightFormat | None = Field(default=None, exclude=True)
-    """How the checkpoint is quantized; None where it is not."""
+    """Quantization of the checkpoint, or None."""
     notes: tuple[str, ...] = Field(default=(), exclude=True)
-    """What a person should know of this model before a run."""
+    """Notes on this model for a person, before a run."""
 
     @property
     def is_moe(self) -> bool:

@@ -39,7 +39,7 @@ class VllmSection(Section):
     """A vLLM that is started with random weights, recorded, and proven."""
 
     kind: Literal["vllm"]
-    """Which engine."""
+    """Name of the engine."""
     args: dict[str, JsonValue]
     """Arguments of `vllm serve`, the model as `model`; dashes or underscores."""
     usage: Literal["serve", "llm"] = "serve"
@@ -96,11 +96,11 @@ class EngineRunConfig(Section):
     """One warmup run of a real engine."""
 
     cluster: ClusterSection
-    """Where the replicas run."""
+    """Cluster of the replicas."""
     engine: VllmSection
-    """Which engine, and how it is started."""
+    """The engine, and its start."""
     cache: CacheSection = CacheSection()
-    """Where results are kept."""
+    """Caches for the results."""
     timeouts: TimeoutsSection = TimeoutsSection()
     """Deadlines: `placing` and `single_flight`; `engine.start_deadline` is that of one start."""
 

@@ -71,7 +71,7 @@ LOOPBACK = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # otherwise Ray swaps 127.0.0.1 for the host's outer address
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What Ray needs in the environment, before it is imported, to stay on this machine."""
+"""Variables that keep Ray on this machine, set before Ray is imported."""
 
 _NAMES = {variable.name for variable in TABLE}
 

@@ -11,10 +11,10 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 SWITCHED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 """Architectures whose window counts only with `use_sliding_window`."""
 UPPER_LAYERS = ("Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Those in which the layers below `max_window_layers` see all."""
+"""Architectures in which the layers below `max_window_layers` see all tokens."""
 DEFAULT_MAX_WINDOW_LAYERS = 28
 DEFAULT_WINDOW = {"MistralForCausalLM": 4096}
-"""What transformers takes for a field that is not there (null is a value: no window)."""
+"""Default of transformers for an absent field. null is a value: no window."""
 MAX_LAYERS = 1 << 16
 
 

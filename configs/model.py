@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "MistralForCausalLM": {"num_key_value_heads": 8},
     "MixtralForCausalLM": {"num_key_value_heads": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-5},
 }
-"""What transformers takes for a field that is not there, where that is not what `ModelDims` takes."""
+"""Defaults of transformers for absent fields that differ from those of `ModelDims`."""
 DTYPES = ("bfloat16", "float16", "float32")
 MLA_FIELDS = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 

@@ -23,7 +23,7 @@ class FieldRule:
 
     verdict: Verdict
     why: str
-    """Where it is honoured, why it is irrelevant, or what a refused one would change."""
+    """Place that honours the field, reason for ignoring it, or effect of a refused one."""
     harmless: tuple[Any, ...] = ()
     """Of a refused field: the values with which it changes nothing, besides null."""
 

@@ -101,7 +101,7 @@ class ModelSection(Section):
     quantization: Literal["none", "fp8"] = "none"
     """`fp8`: the dense GEMMs run as fp8 (e4m3)."""
     dimensions: ModelDims | None = None
-    """What was read from `name`, filled in by the process that asks, so that no other one opens the path again."""
+    """Dimensions read from `name` by the asking process, so that no other process opens the path."""
 
     @model_validator(mode="after")
     def _dimensions_are_of_the_name(self) -> Self:
@@ -143,7 +143,7 @@ class AutotuneSection(Section):
     max_memory_bytes: Whole | None = Field(default=None, ge=1 << 20, le=1 << 50)
     """Device memory that tuning may use; the largest bucket shrinks to fit."""
     max_memory_share: Number = Field(default=0.9, gt=0, le=1)
-    """The same as a share of the memory that is free when tuning starts."""
+    """Device memory for tuning as a share of the free memory when tuning starts."""
 
     @property
     def is_enabled(self) -> bool:
@@ -322,17 +322,17 @@ class WarmupConfig(Section):
     """One warmup run."""
 
     cluster: ClusterSection
-    """Where the ranks run."""
+    """Cluster and placement of the ranks."""
     model: ModelSection
     """Whose kernel shapes are warmed."""
     autotune: AutotuneSection = AutotuneSection()
-    """What is measured and how."""
+    """Selection and limits of the measurements."""
     guard: GuardSection = GuardSection()
-    """How winners prove themselves."""
+    """Rules by which a winner must beat the default tactic."""
     engine: EngineSection = EngineSection()
-    """What an engine warms at start-up."""
+    """Start-up warmups of an engine."""
     cache: CacheSection = CacheSection()
-    """Where results are kept."""
+    """Caches for the results."""
     timeouts: TimeoutsSection = TimeoutsSection()
     """Deadlines."""
 

@@ -19,7 +19,7 @@ KINDS: Mapping[str, tuple[Architecture, ...]] = {
     "DeepseekV2ForCausalLM": ("mla", "mla_moe"),
     "DeepseekV3ForCausalLM": ("mla", "mla_moe"),
 }
-"""What each known `architectures[0]` may turn out to be."""
+"""Possible architectures of each known `architectures[0]`."""
 CLASS_OF_TYPE: Mapping[str, str] = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

@@ -28,7 +28,7 @@ from ray_warmup.warmup.errors import WarmupError
 logger = logging.getLogger(__name__)
 
 CLICKS_OWN: tuple[type[BaseException], ...] = (typer.Exit, typer.Abort, typer.BadParameter.__mro__[2], BrokenPipeError)
-"""What the command line library ends a command with; the third is the base of its usage errors."""
+"""Exceptions by which the command line library ends a command. The third is the base of its usage errors."""
 
 
 @dataclass(frozen=True, slots=True)

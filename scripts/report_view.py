@@ -20,7 +20,7 @@ from ray_warmup.warmup.report import WarmupReport
 logger = logging.getLogger(__name__)
 
 STACK = " stands here:"
-"""How the line before a rank's stacks ends."""
+"""End of the line before a rank's stacks."""
 
 
 def show_report(console: Console, report: WarmupReport) -> None:

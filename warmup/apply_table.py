@@ -24,7 +24,7 @@ from ray_warmup.warmup.tasks import Task
 logger = logging.getLogger(__name__)
 
 _held: list[Holding] = []
-"""What this process serves from: at most one, because an AutoTuner has one table."""
+"""Lease on the table of this process, at most one, because an AutoTuner has one table."""
 _ATTEMPTS = 4
 
 
@@ -36,12 +36,12 @@ class Applied:
     """Digest of the table that the AutoTuner gives back; None when it holds nothing."""
     entries: int
     ops: tuple[tuple[str, int], ...]
-    """What it covers: (op, entries), by name. Calls of any other op run on their default tactic."""
+    """Number of entries per op, as (op, entries) by name. Calls of other ops run their default tactic."""
     hits: int | None
-    """How many of the expected tasks are served from it; None where none was named, so nothing was looked up."""
+    """Number of expected tasks served from the table, or None if none were given."""
     seconds: float
     notes: tuple[str, ...] = ()
-    """What was put right on the way."""
+    """Notes on repairs."""
 
 
 def apply(path: str | os.PathLike[str], expected: Sequence[Task] | None = None) -> Applied:

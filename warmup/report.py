@@ -99,7 +99,7 @@ class EngineWarmupEntry(ReportPart):
     shapes: tuple[str, ...] = ()
     """Shapes that ran to their end."""
     reason: str = ""
-    """Why it was skipped, or what failed, at which shape."""
+    """Reason for skipping, or the failure with its shape."""
     warnings: tuple[str, ...] = ()
 
 
@@ -123,7 +123,7 @@ class EngineReport(ReportPart):
     """Engine warmups of one rank."""
 
     reason: str = ""
-    """Why nothing of it ran; empty when it did."""
+    """Reason why no warmup ran, or empty."""
     outcomes: tuple[EngineWarmupEntry, ...] = ()
     compiled: dict[str, int] = {}
     """Compilations while the warmups ran, by kind: what had not been shipped to this node."""
@@ -157,7 +157,7 @@ class RankReport(ReportPart):
     """None when the run ended before."""
     error: str | None = None
     stack: str = ""
-    """Where its process stood when it died or was given up, or when the run's deadline had passed; often empty."""
+    """Stacks of its process at its death or at the run's deadline, often empty."""
     host: str = ""
 
 
@@ -174,10 +174,9 @@ class WarmupReport(ReportPart):
     """Wall seconds of each phase of the run."""
     warnings: tuple[str, ...] = ()
     on_disk: str | None = None
-    """How many nodes have the table where engines open it, looked at just before the end: `1 of 2 nodes`. None where
-    none was to be kept."""
+    """Number of nodes with the table on disk just before the end, as `1 of 2 nodes`. None if none was to be kept."""
     error: str | None = None
-    """Why the run failed: rank, node, phase, task, for how long, the remote traceback, the setting to change."""
+    """Reason for a failure: rank, node, phase, task, duration, the remote traceback, the setting to change."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

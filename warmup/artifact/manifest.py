@@ -108,7 +108,7 @@ class Lineage:
     parent: Sha256
     """Digest of the artifact that was there when this one was made."""
     depth: Annotated[int, Field(ge=1, le=999_999_999)]
-    """How many came before it, from 1 on."""
+    """Number of predecessors, at least 1."""
 
     @classmethod
     def after(cls, parent: Manifest) -> Lineage:

@@ -36,7 +36,7 @@ class Entry:
     tactic: Any
     """An int or nested tuples; -1 is the runner's own default."""
     policy: tuple[Any, ...] | None = None
-    """How it was measured (the third column); None where the file has two columns."""
+    """Measurement policy (the third column), or None if the file has two columns."""
 
     def to_json(self) -> list[Any]:
         """`[runner, tactic]`, with the policy as third item where there is one."""

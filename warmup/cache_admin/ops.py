@@ -24,7 +24,7 @@ from ray_warmup.warmup.store.node_store import NodeStore, Published, StorePath
 
 DAY_S = 86_400.0
 OF_EXPORT = Advice("FILE", "name another FILE, in a directory of this user on a disk with room")
-"""What an error about an exported file advises."""
+"""Advice in errors about an exported file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class PruneResult:
     kept: tuple[str, ...]
     """Planned removals that are in use and stayed."""
     untouched: tuple[str, ...] = ()
-    """What could not be read and was therefore left as it is, each with the reason."""
+    """Unreadable stores, left unchanged, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Retimed:
     """None when the table was published unguarded."""
     now: float
     decision: str
-    """What the guard says today; `crashed` and `wrong` need a retune whatever the ratio."""
+    """The guard's decision today. `crashed` and `wrong` need a retune at any ratio."""
     drifted: bool
 
 

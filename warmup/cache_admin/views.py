@@ -52,11 +52,11 @@ class StoreRow:
     disk_bytes: int
     is_held: bool
     problem: str
-    """Why the current generation cannot be used; empty when it can."""
+    """Reason why the current generation is unusable, or empty."""
     table: str = ""
     """Digest of the table that is served; empty without one."""
     depth: int = 0
-    """How many artifacts came before the current one."""
+    """Number of predecessors of the current artifact."""
     is_readable: bool = True
     """False where what is stored cannot be told; everything else is then what is known."""
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 TUNING_SHARE = 0.75
 """Of the driver's cache that kernels of earlier tunes may fill: winners' and new ones find room in the rest."""
 COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute_cache", "sparse_mla")
-"""What is put in place beside the table; profiles of sparse-MLA decode are not compiled, but travel the same way."""
+"""Kinds installed beside the table. Profiles of sparse-MLA decode are not compiled, but travel the same way."""
 
 
 class CompiledPart:

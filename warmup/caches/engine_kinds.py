@@ -40,7 +40,7 @@ class EngineKind:
     """Patterns of the files that a compiler leaves: a new one after placing means that something was compiled."""
     is_code: bool
     seen: str
-    """Where its way from one home to another was seen."""
+    """Test in which the kind was moved from one home to another."""
 
     @property
     def name(self) -> Kind:

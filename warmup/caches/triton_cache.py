@@ -39,7 +39,7 @@ class Recorder:
         self.used: set[str] = set()
         """Entry names: kernels, and the compiled launchers that this process has mapped."""
         self.compilations = 0
-        """How many kernels were not found and had to be compiled."""
+        """Number of kernels that were missing and had to be compiled."""
         self._previous: Any = None
 
     def start(self) -> None:

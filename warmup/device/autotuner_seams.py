@@ -61,7 +61,7 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
     "_tactic_to_json": ("tactic",),
     "_sync_oom_across_tune_group": ("local_oom",),
 }
-"""The same for functions of its module."""
+"""Parameters of the functions of its module that are used here."""
 
 
 class _Answered(BaseException):

@@ -16,7 +16,7 @@ JOBS_PER_MODULE = 4
 """Compiler processes that one module keeps busy; with more CPUs, more modules are built at the same time."""
 
 OUTPUT_LINES = 20
-"""How much of the compiler's output an error carries."""
+"""Lines of the compiler's output in an error."""
 
 
 def specs_of(workloads: Iterable[Workload]) -> dict[str, Any]:

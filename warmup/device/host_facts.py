@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 UNKNOWN = "unknown"
-"""What FlashInfer writes for a version that it cannot find."""
+"""FlashInfer's text for a version that it cannot find."""
 
 _CUBLAS = (("cublas", "cublasGetProperty"), ("cublasLt", "cublasLtGetProperty"))
 _CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}

@@ -108,7 +108,7 @@ class Attempt:
     runner: Any
     tactic: Any
     is_first_runner: bool
-    """Whether its default tactic is what serves when nothing is tuned."""
+    """True if its default tactic serves when nothing is tuned."""
     kwargs: dict[str, Any]
     batches: list[list[Any]]
     """Input lists; the AutoTuner uses several in turn where the cache of the GPU must be cold."""

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 SLACK_S = 300.0
-"""How far ahead of another clock a time may be before it counts as one from the future."""
+"""Tolerance in seconds before a time of another clock counts as future."""
 
 
 def now_in(directory: Path, otherwise: Clock = time.time) -> float:

@@ -25,7 +25,7 @@ class Found:
 
     store: NodeStore | None
     reason: str
-    """Why there is nothing; empty where there is."""
+    """Reason for a miss, or empty."""
 
 
 def store_directory(root: Path, engine: str, version: str, sha256: str) -> Path:

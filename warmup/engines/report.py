@@ -35,9 +35,9 @@ class NodeReport:
     """Seconds in which the proof start made its engine."""
     first_answer_s: float
     problems: tuple[str, ...]
-    """Why the proof does not hold; empty where it does."""
+    """Reasons why the proof does not hold, or empty."""
     notes: tuple[str, ...] = ()
-    """What could not be proven there, with the reason."""
+    """Parts that could not be proven, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class EngineReport:
 
     run_id: str
     config: dict[str, Any]
-    """What was asked, without secrets."""
+    """The request, without secrets."""
     phases: dict[str, float]
     """Phase -> seconds."""
     nodes: tuple[NodeReport, ...] = ()

@@ -27,7 +27,7 @@ class Compilation:
     from_disk: bool
     """No compiler ran, but the first use in this process still had to load it."""
     shape: str = ""
-    """What the process was running, as it was told."""
+    """The process's current work, as `running` was told."""
 
     def __str__(self) -> str:
         how = "loaded from disk" if self.from_disk else "compiled"

@@ -53,7 +53,7 @@ FIELDS: dict[str, type | UnionType] = {
     "unavailable": dict,
     "events": list,
 }
-"""What a record must have; others may have written, or damaged, the file."""
+"""Required fields of a record, whose file may be foreign or damaged."""
 ENDED_KEPT_S = 24 * 3600.0
 BEAT_S = 300.0
 """Between signs of life."""
@@ -152,7 +152,7 @@ class ServingMonitor:
             return
         self._pid, self._process = os.getpid(), process_identity(os.getpid())
         self.path = self._directory / f"{secrets.token_hex(8)}.json"
-        """Where this process can be asked."""
+        """Path of this process's record."""
         threading.Thread(target=self._beat, name="ray-warmup-monitor", daemon=True).start()
 
     def _beat(self) -> None:

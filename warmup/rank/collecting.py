@@ -23,7 +23,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 logger = logging.getLogger(__name__)
 
 TABLE_ALONE = "table"
-"""What is collected where no engine warmup runs."""
+"""Coverage without engine warmups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class FreshReplay:
     """The environment of that process."""
     timeout_s: float
     covers: str
-    """What an artifact must say to have everything that such a replay compiles; `warmup/rank/opening.py` decides it."""
+    """Coverage of an artifact with everything that such a replay compiles, from `warmup/rank/opening.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Collected:
     contents: tuple[Content, ...]
     warnings: tuple[str, ...]
     covers: str = ""
-    """What a replay was made for; empty without one, or when it failed."""
+    """Coverage of the replay, empty without one or if it failed."""
 
 
 class Collecting:

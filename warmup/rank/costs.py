@@ -21,7 +21,7 @@ from ray_warmup.warmup.tasks import Task
 logger = logging.getLogger(__name__)
 
 MAX_STORES = 4
-"""How many keys' records are read."""
+"""Number of keys whose records are read."""
 
 
 def learned_costs(tasks: Sequence[Task], recorded: Mapping[str, float]) -> dict[str, float]:

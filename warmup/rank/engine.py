@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VERIFY = "verify"
-"""What the heartbeat says while the checking requests run."""
+"""Activity in the heartbeat while the check requests run."""
 CPU_REASON = "on the cpu backend an engine compiles nothing (engine.enabled: true runs the warmups all the same)"
 
 

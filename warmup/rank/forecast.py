@@ -40,14 +40,14 @@ class Forecast:
     key: CacheKey
     table_path: Path
     workloads: tuple[Workload, ...]
-    """Those that it would run."""
+    """Workloads that the rank would run."""
     skips: tuple[Skip, ...]
-    """Those that this GPU or installation cannot run."""
+    """Workloads that this GPU or installation cannot run."""
     num_tasks: int
     hit: bool
     guarded: bool
     reason: str
-    """Why it would be a miss, with the key part that differs from the nearest stored key; for a hit what it lacks."""
+    """Reason for a miss, with the differences from the nearest stored key, or for a hit the missing tasks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class FreshProcess:
         """
         self._scratch = _new_scratch()
         self.compute_cache = self._scratch / "compute_cache"
-        """Where the driver puts what the child has it compile; removed by `close`."""
+        """The driver's compute cache of the child. `close` removes it."""
         path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
         try:
             self._child = subprocess.Popen(

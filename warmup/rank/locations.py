@@ -25,12 +25,12 @@ class Location:
     """One class of ranks on one node."""
 
     ranks: tuple[int, ...]
-    """Those that are known to be of it: all on this node where a run wrote of it, else the first one."""
+    """Known ranks: all on this node if a run recorded them, or else the first one."""
     key: CacheKey
     directory: Path
     """Its store."""
     is_written: bool
-    """Whether a run said so; otherwise it is foretold."""
+    """True if a run recorded it, False for a forecast."""
 
 
 def locations(

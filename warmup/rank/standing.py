@@ -33,7 +33,7 @@ from ray_warmup.warmup.store.leases import is_process_alive
 from ray_warmup.warmup.store.node_store import NodeStore
 
 Accept = Literal["table", "verdict"]
-"""What is enough after a failed run: a guarded table that is whole, or only a run that ended ready."""
+"""Condition after a failed run: a whole and guarded table, or only the verdict of a ready run."""
 State = Literal["running", "ready", "failed"]
 Answer = Literal["ready", "failed", "unknown"]
 
@@ -44,13 +44,13 @@ class Standing:
 
     answer: Answer
     text: str
-    """Why it is not ready, or the warning with which it is; empty where there is nothing to say."""
+    """Reason why it is not ready, or a warning, or empty."""
     path: str
     """Of the table."""
     has_table: bool
-    """Whether a whole table lies there, guarded where the configuration asks for that."""
+    """True if a whole table is present, guarded if the configuration asks for that."""
     is_proven: bool = False
-    """Whether that one had been ready before the last run."""
+    """True if that table was ready before the last run."""
     run_id: str = ""
     """The last run's; empty where none left a verdict."""
     ended_at: float = 0.0
@@ -68,7 +68,7 @@ class Standing:
 class _Served:
     sha256: str | None
     reason: str
-    """Why there is none that would be served."""
+    """Reason why no table would be served."""
 
 
 def state_of(verdict: Mapping[str, Any]) -> State:

@@ -37,10 +37,10 @@ from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
 logger = logging.getLogger(__name__)
 
 FOLLOW_ATTEMPTS = 16
-"""How often a reader follows a `current` that changes under it before it gives up."""
+"""Attempts of a reader to follow a `current` that changes meanwhile."""
 _POINTER_LIMIT = 4096
 HIDDEN = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.trash")
-"""What a pruner renames a thing to before it decides for good."""
+"""Name that a pruner gives to a path before its final decision."""
 
 
 @dataclass(frozen=True, slots=True)

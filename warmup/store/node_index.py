@@ -52,7 +52,7 @@ class Written:
     key: Parts
     """As the ranks found it."""
     foretold: Parts
-    """What a forecast on that node said instead; empty where it said nothing."""
+    """Key of a forecast on that node, or empty."""
     table_sha256: str | None
     """Of the table that the run ended with; None while it lasts, and where there is none."""
 

@@ -29,7 +29,7 @@ class Lookup:
 
     hit: bool
     reason: str
-    """Why it is a miss; empty for a hit."""
+    """Reason for a miss, or empty for a hit."""
     table: bytes | None = None
     """The table's checked bytes; None for a miss, and for a hit on "nothing was tunable"."""
     manifest: Manifest | None = None
@@ -38,7 +38,7 @@ class Lookup:
     """When the table was made, seconds since the epoch."""
     generation: int = 0
     on_disk: bool = False
-    """Whether engines find this very table at its path."""
+    """True if engines find this very table at its path."""
     warnings: tuple[str, ...] = ()
 
 
@@ -54,4 +54,4 @@ class Published:
     """Written to disk by this call, all files together."""
     generation: int
     files: tuple[Path, ...]
-    """What this call wrote; empty when this very artifact was current already."""
+    """Files written by this call, none if this artifact was current already."""

@@ -23,7 +23,7 @@ from ray_warmup.warmup.device.guard.proof import chance_of_no_gain
 NORMAL_MAD = 1.4826
 """Turns a median absolute deviation into a standard deviation."""
 MEDIAN_LOSS = 1.2533
-"""How much wider a median scatters than a mean."""
+"""Ratio of a median's scatter to a mean's."""
 
 
 class Timed(Protocol):
@@ -45,7 +45,7 @@ class Ratio:
     error: float
     """Standard error of that median, from the rounds' scatter."""
     chance: float
-    """How likely such rounds are where there is no gain (`proof.py`); the error says too little at few rounds."""
+    """Probability of such rounds without a gain (`proof.py`). At few rounds the error alone says too little."""
 
     def above(self, bound: float, errors: float) -> bool:
         """Return True if the value is above a bound by at least this many standard errors."""

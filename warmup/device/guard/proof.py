@@ -15,12 +15,12 @@ from collections.abc import Sequence
 FALSE_PUBLICATIONS = 2e-3
 """Chance for a task that any of its candidates is published although none is faster than the default."""
 STUDENT_SHARE, TRIMMED_SHARE, SIGN_SHARE = 0.8, 0.05, 0.1
-"""What each test may use up. The trimmed one's tail is up to twice as heavy as Student's, so its share counts twice."""
+"""Share of each test. The trimmed one's tail is up to twice as heavy as Student's, so its share counts twice."""
 FEWEST_TRIMMED = 7
 MAX_EXTENSIONS = 4
-"""How often a race's rounds are run once more while the pick is in doubt."""
+"""Number of extensions of a race's rounds while the pick is in doubt."""
 LOOKS = 1 + MAX_EXTENSIONS
-"""How often one race may be decided: each look is another try for chance."""
+"""Number of looks at one race. Each look is another chance of a false decision."""
 
 
 def allowed_chance(entrants: int) -> float:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 MIN_ROUNDS = FEWEST_ROUNDS
 """Run whatever they take: fewer say nothing about scatter. Where time is short, fewer candidates enter."""
 DEFAULT_LANES = 2
-"""How often a round times the default, where there is time for it."""
+"""Timings of the default per round, if the budget allows."""
 EARLY_ROUNDS, SCREEN_ROUNDS = 3, MIN_ROUNDS
 """After how many rounds hopeless candidates leave; early where laps are slow: three tell enough."""
 SCREEN_SLACK = 0.03

@@ -19,7 +19,7 @@ class Rotation:
     calls: int
     copies: int
     group: int = 1
-    """How many copies overflow the cache."""
+    """Number of copies that overflow the cache."""
 
 
 def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int = COPIES_BYTES) -> Rotation:

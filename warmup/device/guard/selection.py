@@ -27,7 +27,7 @@ class Rule:
     tie_band: float
     """Ratios within this share of the best count as equal."""
     entrants: int = 1
-    """How many candidates race for the place: the best of many looks fast by chance alone."""
+    """Number of racing candidates, since the best of many looks fast by chance."""
 
     @property
     def bar(self) -> float:

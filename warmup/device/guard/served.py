@@ -16,7 +16,7 @@ from ray_warmup.warmup.tasks import Choice
 from ray_warmup.warmup.workloads.base import OpCall
 
 REPLAYS = 2
-"""How often a captured sequence is replayed and looked at."""
+"""Number of checked replays of a captured sequence."""
 
 Run = Callable[[Choice, OpCall], Any]
 """Makes one call with a tactic; does not wait for it."""

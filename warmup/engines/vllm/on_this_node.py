@@ -39,7 +39,7 @@ class Proof:
 
     started: Started
     problems: tuple[str, ...]
-    """Why it is no proof; empty when nothing was compiled in any rank."""
+    """Reasons why the proof does not hold, empty if no rank compiled anything."""
     notes: tuple[str, ...] = ()
     """Kinds that were compiled and that no start of this kind can prove, with the reason."""
 

@@ -66,9 +66,9 @@ class RankRecord:
     own_seconds: float
     """Time spent in this project's code."""
     module_requirements: dict[str, str]
-    """What FlashInfer's compiled modules need of a process (`flashinfer_modules.describe_process`)."""
+    """Requirements of FlashInfer's compiled modules (`flashinfer_modules.describe_process`)."""
     is_warm: bool
-    """Whether the engine's warmup has ended."""
+    """True once the engine's warmup has ended."""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, directory: Path) -> None:

@@ -26,7 +26,7 @@ class Specialisation:
     function: str
     """`module:name`, as Triton registers it."""
     data: str
-    """What Triton's `JITFunction.preload` takes."""
+    """Argument of Triton's `JITFunction.preload`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class MultiGroupBlockTable:
         self._num_blocks = config.num_blocks
         self.table = CpuGpuBuffer(self.num_groups, max_num_reqs, max(self.max_blocks), dtype=torch.int32, device=device)
         self.row_lengths = torch.zeros(self.num_groups, max_num_reqs, dtype=torch.int32)
-        """How many blocks each row holds (host)."""
+        """Number of blocks per row (host)."""
         self.block_sizes = torch.tensor(config.block_sizes, dtype=torch.int32, device=device)
         self.slot_mapping = torch.full(
             (self.num_groups, max_num_tokens), PADDING_SLOT, dtype=torch.int64, device=device

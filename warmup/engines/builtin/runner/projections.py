@@ -111,7 +111,7 @@ class Projections:
         calls = tuple(calls)
         self.source = source
         self.fallbacks: dict[str, str] = {}
-        """What torch computes in place of an op, by name, and why."""
+        """Calls that torch computes instead of an op, by name, with the reason."""
         self._gemms = {call.name: call for call in calls if call.family in ("gemm", "cpu_gemm")}
         self._experts = next((call for call in calls if call.family == "fused_moe"), None)
         self._device = device

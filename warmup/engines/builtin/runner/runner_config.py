@@ -40,7 +40,7 @@ class RunnerConfig:
     capture_sizes: tuple[int, ...] | None = None
     """Requests in captured decode steps; None: powers of two up to the largest number of requests."""
     kernel_mode: LaunchMode | None = None
-    """How our Triton kernels run; None: compiled on CUDA, torch reference elsewhere."""
+    """Launch mode of Triton kernels. None: compiled on CUDA, torch reference elsewhere."""
 
     def __post_init__(self) -> None:
         layers = sorted(layer for group in self.kv_cache.groups for layer in group.layers)

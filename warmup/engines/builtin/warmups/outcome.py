@@ -21,7 +21,7 @@ class WarmupOutcome:
     shapes: tuple[str, ...] = ()
     """Shapes that ran to their end."""
     reason: str = ""
-    """Why it was skipped, or what failed, at which shape."""
+    """Reason for skipping, or the failure with its shape."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -36,7 +36,7 @@ class EngineWarmupReport:
 
     outcomes: tuple[WarmupOutcome, ...]
     tuned: tuple[TunedFile, ...] = ()
-    """What a leader tuned, for the artifact."""
+    """Files tuned by a leader, for the artifact."""
     fallbacks: tuple[str, ...] = ()
     """Layers of the built-in runner that ran in torch in place of their op, and why: the op's kernels are not warm."""
 

@@ -36,7 +36,7 @@ NEEDED = {
     DECODE: (Capability.UNIFORM_DECODE,),
     LONG_DECODE: (Capability.UNIFORM_DECODE, Capability.PROFILE_SEQ_LENS),
 }
-"""What a runner must be able to make for each kind; `last_chunk` and `long_decode` have the longest context."""
+"""Capabilities that each kind needs. `last_chunk` and `long_decode` have the longest context."""
 
 
 class ServingShapesWarmup(EngineWarmup):

@@ -21,7 +21,7 @@ NEEDED = {
     PREFILL: (Capability.SINGLE_PREFILL,),
     SECOND_CHUNK: (Capability.SINGLE_PREFILL, Capability.PROFILE_SEQ_LENS),
 }
-"""What a runner must be able to make for each shape."""
+"""Capabilities that each shape needs."""
 
 
 def sparse_mla_gate(context: WarmupContext) -> Skip | None:

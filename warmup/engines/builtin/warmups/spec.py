@@ -123,9 +123,9 @@ class EngineWarmup(Protocol):
     stage: Stage
     severity: Severity
     leaves: tuple[str, ...]
-    """What stays behind, for example "Triton kernels"; everything else is restored."""
+    """Lasting results, for example "Triton kernels". Everything else is restored."""
     uses: tuple[Capability, ...] = ()
-    """What it does without where the runner lacks it, and says so."""
+    """Optional capabilities. Missing ones become warnings."""
 
     def gate(self, context: WarmupContext) -> Skip | None:
         """Return the reason for skipping, or None."""

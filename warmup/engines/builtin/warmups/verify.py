@@ -41,7 +41,7 @@ KINDS = (
     SamplingParams.for_warmup(seed=3),
     SamplingParams.for_warmup(),
 )
-"""What requests ask of the sampler, in random order."""
+"""Sampling parameters of the requests, chosen at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Verification:
     events: tuple[str, ...] = ()
     """The first of them: kernel, signature, shape."""
     error: str = ""
-    """What ended the requests early: the first compilation under `raise`, or a step that failed."""
+    """Cause of an early end: the first compilation under `raise`, or a failed step."""
 
     @property
     def is_clean(self) -> bool:
