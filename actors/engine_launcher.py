@@ -131,4 +131,5 @@ class EngineLauncher:
         request_index.note(self._root, digest, RequestRow("vllm", facts.engine_version, key_sha256))
 
     def _digest(self, version: str, device: str) -> str:
-        return request_digest("vllm", version, device, self._section.shown_args, self._section.weights)
+        section = self._section
+        return request_digest("vllm", version, device, section.shown_args, section.weights, section.usage)

@@ -1,6 +1,6 @@
 """A run of a real engine over a cluster: record once, push through the object store, install and prove on every node.
 
-    PLACING      one bundle a replica, one launcher a node
+    PLACING      one bundle of a replica's size on each node; replicas beside it are not started
     PROBING      engine, plugin and device of every node; what it holds for the request already
     RECORDING    one start with empty caches on the first node, unless some node holds a whole artifact
     INSTALLING   every other node takes the artifact's bytes from the object store
@@ -37,10 +37,6 @@ from ray_warmup.warmup.engines.vllm.on_this_node import Proof
 from ray_warmup.warmup.errors import EngineError, WarmupError
 
 OnEvent = Callable[[dict[str, Any]], None]
-PROBE_S = 300.0
-"""Imports of the launchers, and a look at each node."""
-MOVE_S = 300.0
-"""Packing, sending and publishing one artifact."""
 SLACK_S = 30.0
 """Beyond a start's own deadline: the launcher ends it and says why."""
 
@@ -95,6 +91,7 @@ class EngineRun:
         self._group: PlacementGroup | None = None
         self._recorded: RecordedHere | None = None
         self._roles: dict[str, str] = {}
+        self._facts: dict[Any, LauncherFacts] = {}
 
     def run(self) -> EngineReport:
         """Run every phase and give back what was placed. A failure is the report's error."""
@@ -115,8 +112,9 @@ class EngineRun:
         cluster, per_replica = self._config.cluster, self._config.engine.ranks_per_replica
         one = capacity.bundle_of(cluster, cluster.backend_beside_gpus)
         bundle = {name: amount * per_replica for name, amount in one.items()}
-        count = cluster.num_nodes or 1 if cluster.ranks_per_node is not None else cluster.num_ranks // per_replica
-        strategy = "STRICT_SPREAD" if cluster.ranks_per_node is not None else cluster.placement_strategy
+        is_by_node = cluster.ranks_per_node is not None
+        count = (cluster.num_nodes or 1) if is_by_node else cluster.num_ranks // per_replica
+        strategy = "STRICT_SPREAD" if is_by_node else cluster.placement_strategy
         labels = capacity.wanted_labels(cluster)
         self._group = ray.util.placement_group(
             [bundle] * count,
@@ -144,7 +142,10 @@ class EngineRun:
 
     def _probe(self) -> dict[Any, LauncherFacts]:
         """Describe every node and keep one launcher of each. Raises EngineError for engines of different versions."""
-        facts: dict[Any, LauncherFacts] = self._all("describe", dict.fromkeys(self._launchers, ()), PROBE_S)
+        facts: dict[Any, LauncherFacts] = self._all(
+            "describe", dict.fromkeys(self._launchers, ()), self._config.timeouts.probing
+        )
+        self._facts = facts
         versions = {fact.engine_version for fact in facts.values()}
         if len(versions) > 1:
             rows = ", ".join(f"node {fact.node_id[:8]}: {fact.engine_version}" for fact in facts.values())
@@ -176,7 +177,9 @@ class EngineRun:
         if others:
             with self._phase("INSTALLING"):
                 data = source.packed.remote(facts[source], key)  # a reference: the bytes never come here
-                self._all("install", {one: (fact, data) for one, fact in others.items()}, MOVE_S)
+                self._all(
+                    "install", {one: (fact, data) for one, fact in others.items()}, self._config.timeouts.installing
+                )
             self._roles |= {fact.node_id: "installed" for fact in others.values()}
         with self._phase("PROVING"):
             limit = self._config.engine.start_deadline + SLACK_S
@@ -206,18 +209,25 @@ class EngineRun:
         refs = {getattr(launcher, method).remote(*arguments): launcher for launcher, arguments in calls.items()}
         ready, late = ray.wait(list(refs), num_returns=len(refs), timeout=limit_s)
         if late:
-            raise EngineError(f"{method} did not end on {len(late)} of {len(refs)} nodes within {limit_s:g} s")
+            names = ", ".join(self._name(refs[ref]) for ref in late)
+            raise EngineError(f"{method} did not end within {limit_s:g} s on {names}")
         answers = {}
         for ref in ready:
+            where = f"{self._name(refs[ref])}, {method}"
             try:
                 answers[refs[ref]] = ray.get(ref)
             except ray.exceptions.RayTaskError as error:
-                failure = as_failure(error)
-                advice = lacks_package(error, "a node of the run")
-                raise EngineError(advice or failure.message) from error
+                raise EngineError(lacks_package(error, where) or f"{where}: {as_failure(error).message}") from error
             except ray.exceptions.RayError as error:
-                raise EngineError(f"{method}: a launcher or its node was lost: {reason_of_death(error)}") from error
+                raise EngineError(f"{where}: a launcher or its node was lost: {reason_of_death(error)}") from error
         return {launcher: answers[launcher] for launcher in calls}
+
+    def _name(self, launcher: Any) -> str:
+        """Name a launcher's node, or its bundle before the node is known."""
+        facts = self._facts.get(launcher)
+        if facts is None:
+            return f"replica {self._launchers.index(launcher)}"
+        return f"node {facts.node_id[:8]} ({facts.address})"
 
     @contextlib.contextmanager
     def _phase(self, name: str) -> Iterator[None]:

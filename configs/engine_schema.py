@@ -11,16 +11,17 @@ them: the sections `model` and `autotune` belong to the built-in engine and are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import JsonValue, field_validator, model_validator
 
-from ray_warmup.configs.schema import CacheSection, ClusterSection, TimeoutsSection
+from ray_warmup.configs.schema import CacheSection, ClusterSection
 from ray_warmup.configs.section import Seconds, Section
 
-EngineKind = Literal["builtin", "vllm"]
-ENGINES: tuple[EngineKind, ...] = ("builtin", "vllm")
+EngineName = Literal["builtin", "vllm"]
+ENGINES: tuple[EngineName, ...] = ("builtin", "vllm")
 OURS: dict[str, str] = {
     "load_format": "engine.weights says it",
     "distributed_executor_backend": "the run chooses it",
@@ -31,12 +32,37 @@ OURS: dict[str, str] = {
     "skip_tokenizer_init": "trial requests are token ids",
 }
 """Arguments that a run sets itself, each with the reason."""
-SECRET = ("token", "api_key", "password", "secret")
-"""An argument whose name holds one of these words is never written anywhere."""
+SECRET = re.compile(r"(.*_)?(token|api_key|password|secret)")
+"""Names of arguments that are in no report, key or index; `tokenizer` and `max_num_batched_tokens` are none.
+
+A start's own request file, in a private temporary directory, has them.
+"""
+NOT_COVERED: dict[str, str] = {
+    "data_parallel_size": "data parallel replicas are",
+    "enable_lora": "LoRA is",
+    "lora_modules": "LoRA is",
+    "speculative_config": "speculative decoding is",
+    "limit_mm_per_prompt": "multimodal models are",
+    "kv_transfer_config": "KV transfer is",
+}
+"""Arguments whose kernels a recording would miss, each with what it asks for."""
+SERVERS: tuple[str, ...] = (
+    "api_key",
+    "chat_template",
+    "enable_auto_tool_choice",
+    "tool_call_parser",
+    "root_path",
+    "middleware",
+    "ssl_keyfile",
+    "ssl_certfile",
+    "allowed_origins",
+    "response_role",
+)
+"""Arguments of vLLM's HTTP server, which no start of ours has."""
 
 
 class VllmSection(Section):
-    """A vLLM that is started with random weights, recorded, and proven."""
+    """A vLLM that is started, with random weights unless told otherwise, recorded, and proven."""
 
     kind: Literal["vllm"]
     """Name of the engine."""
@@ -70,6 +96,14 @@ class VllmSection(Section):
         for name, reason in OURS.items():
             if name in self.args:
                 raise ValueError(f"args.{name}: {reason}; leave it out")
+        for name, what in NOT_COVERED.items():
+            value = self.args.get(name)
+            is_default = value is None or value is False or (name == "data_parallel_size" and value == 1)
+            if not is_default:
+                raise ValueError(f"args.{name}: {what} not covered yet; leave it out, or start the engine without us")
+        for name in SERVERS:
+            if name in self.args:
+                raise ValueError(f"args.{name}: belongs to the HTTP server, which is not started; leave it out")
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             size = self.args.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -84,12 +118,25 @@ class VllmSection(Section):
     @property
     def shown_args(self) -> dict[str, JsonValue]:
         """The arguments without what is secret, for reports and keys."""
-        return {name: value for name, value in self.args.items() if not any(word in name for word in SECRET)}
+        return {name: value for name, value in self.args.items() if not SECRET.fullmatch(name)}
 
     def _size(self, name: str) -> int:
         size = self.args.get(name, 1)
         assert isinstance(size, int), "checked when it was read"
         return size
+
+
+class EngineTimeoutsSection(Section):
+    """Seconds."""
+
+    placing: Seconds = 300
+    """Waiting for the placement group."""
+    probing: Seconds = 300
+    """Imports of the launchers, and a look at each node."""
+    installing: Seconds = 300
+    """Packing, sending and publishing one artifact."""
+    single_flight: Seconds = 7200
+    """Waiting for another run of the same request."""
 
 
 class EngineRunConfig(Section):
@@ -101,8 +148,8 @@ class EngineRunConfig(Section):
     """The engine, and its start."""
     cache: CacheSection = CacheSection()
     """Caches for the results."""
-    timeouts: TimeoutsSection = TimeoutsSection()
-    """Deadlines: `placing` and `single_flight`; `engine.start_deadline` is that of one start."""
+    timeouts: EngineTimeoutsSection = EngineTimeoutsSection()
+    """Deadlines of the run; `engine.start_deadline` is that of one start."""
 
     @model_validator(mode="after")
     def _ranks_are_whole_replicas(self) -> Self:

@@ -15,6 +15,7 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
+from ray_warmup.scripts.run_command import write_report
 from ray_warmup.warmup.engines.report import EngineReport
 
 
@@ -32,12 +33,10 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
             tell(ending)
         else:
             show_engine_report(console, report)
-        if file is not None:
-            file.write(json.dumps(report.to_json()).encode())
-            say(console, f"report: {file.path}")
+        is_written = file is None or write_report(console, json.dumps(report.to_json()).encode(), file)
     if not console.is_terminal:
         print(last_line(report), flush=True)
-    return code
+    return code if is_written or code != EXIT_READY else EXIT_FAILED
 
 
 def show_event(console: Console, event: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.vllm import installed
 from ray_warmup.warmup.engines.vllm.launch import Started
 from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recorded, prove, record
+from ray_warmup.warmup.errors import EngineError
 
 SCHEMA_VERSION = 1
 MIB = 1 << 20
@@ -70,7 +72,7 @@ def show_engines(*, as_json: bool) -> int:
         return EXIT_READY
     console = wide_console()
     say(console, f"vllm {facts.version}" if facts.version else "vLLM is not installed in this environment")
-    table = table_of("kind", "entries", "MiB", "looks in", whole=("kind",))
+    table = table_of("kind", "files", "MiB", "looks in", whole=("kind",))
     for row in facts.kinds:
         add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.directory)
     console.print(table)
@@ -84,10 +86,15 @@ def show_engines(*, as_json: bool) -> int:
 
 
 def engine_request(config: str, settings: Sequence[str]) -> EngineRunConfig:
-    """Read a config that names a real engine. Raises ConfigError for one of the built-in engine."""
+    """Read a config that names a real engine.
+
+    Raises ConfigError for one of the built-in engine, EngineError if the engine is not installed here.
+    """
     request = load_request(config, settings)
     if not isinstance(request, EngineRunConfig):
         raise ConfigError("engine.kind: builtin: must name a real engine here, for example vllm")
+    if not installed.installed_version():
+        raise EngineError(f"vLLM is not installed in this environment ({sys.executable})")
     return request
 
 

@@ -43,7 +43,7 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
         tell(ending)
     else:
         show_report(console, report)
-    is_written = file is None or write_report(console, report, file)
+    is_written = file is None or write_report(console, report.to_json().encode(), file)
     if not console.is_terminal:
         print(last_line(report), flush=True)
     return code if is_written or code != EXIT_READY else EXIT_FAILED
@@ -70,13 +70,13 @@ def last_line(report: WarmupReport) -> str:
     return "WARMUP_RESULT " + json.dumps(verdict)
 
 
-def write_report(console: Console, report: WarmupReport, file: ReportFile) -> bool:
+def write_report(console: Console, report: bytes, file: ReportFile) -> bool:
     """Write the report and return True on success.
 
     A failure is printed. The run's verdict still follows.
     """
     try:
-        file.write(report.to_json().encode())
+        file.write(report)
     except OSError as error:
         say(console, f"--report: {file.path} could not be written: {error.strerror or error}", style="red")
         return False

@@ -162,6 +162,7 @@ def test_a_launcher_that_is_killed_takes_its_engine_along(engine_nodes: list[Nod
         report, _ = running.result(timeout=60)
 
     assert "record: a launcher or its node was lost" in (report.error or "")
+    assert any(f"node {node.node_id[:8]}" in (report.error or "") for node in engine_nodes)
     assert wait_until(lambda: not engines_of("/models/engine-killed"), 15), "an engine process was left"
 
 

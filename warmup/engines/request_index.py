@@ -33,7 +33,7 @@ class RequestRow:
     key_sha256: str
 
 
-def request_digest(engine: str, version: str, device: str, arguments: Mapping[str, JsonValue], weights: str) -> str:
+def request_digest(engine: str, version: str, device: str, arguments: Mapping[str, JsonValue], *options: str) -> str:
     """Digest what a user asked of which engine on which device.
 
     Args:
@@ -41,9 +41,9 @@ def request_digest(engine: str, version: str, device: str, arguments: Mapping[st
         version: of the engine.
         device: the GPU's name; the processor's architecture without one.
         arguments: the engine's own, without secrets.
-        weights: `dummy` or `real`.
+        options: further words of the request: weights, and whose defaults hold.
     """
-    asked = json.dumps([engine, version, device, dict(arguments), weights], sort_keys=True)
+    asked = json.dumps([engine, version, device, dict(arguments), *options], sort_keys=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 
 

@@ -59,6 +59,12 @@ def test_sections_of_the_built_in_engine_are_refused(tmp_path: Path, section: st
         ({"kind": "vllm", "args": {}}, r"args\.model: missing"),
         ({"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": 0}}, r"tensor_parallel_size: 0: must be"),
         ({"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": True}}, r"tensor_parallel_size: True: must"),
+        ({"kind": "vllm", "args": {"model": "m", "enable_lora": True}}, r"args\.enable_lora: LoRA is not covered yet"),
+        (
+            {"kind": "vllm", "args": {"model": "m", "data-parallel-size": 2}},
+            r"data_parallel_size: data parallel replicas",
+        ),
+        ({"kind": "vllm", "args": {"model": "m", "api-key": "k"}}, r"args\.api_key: belongs to the HTTP server"),
         ({"kind": "vllm", "args": {"model": "m"}, "num_layers": 2}, "num_layers: 2: unknown field"),
         ({"kind": "vllm", "args": {"model": "m", "tensor-parallel-size": 2}}, "2 ranks of a replica.*divide the 1"),
     ],
@@ -71,12 +77,13 @@ def test_what_is_wrong_is_named(tmp_path: Path, engine: dict[str, Any], complain
 
 def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
     """What reports and keys are made of holds no token."""
-    args = {"model": "m", "hf_token": "hf_x", "api-key": ["k"], "max_num_seqs": 8}
+    args = {"model": "m", "hf_token": "hf_x", "max_num_seqs": 8, "max_num_batched_tokens": 96, "tokenizer": "t"}
     request = load_request(written(tmp_path, engine={"kind": "vllm", "args": args}))
 
     assert isinstance(request, EngineRunConfig)
     assert request.engine.args["hf_token"] == "hf_x"
-    assert request.engine.shown_args == {"model": "m", "max_num_seqs": 8}
+    shown = {"model": "m", "max_num_seqs": 8, "max_num_batched_tokens": 96, "tokenizer": "t"}
+    assert request.engine.shown_args == shown
 
 
 def test_every_recipe_still_reads_as_the_built_in_engines() -> None:

@@ -54,9 +54,9 @@ def test_a_report_that_fails_at_the_end_is_told(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=200)
     report = WarmupReport(run_id="r1", config={})
     with ReportFile(tmp_path / "report.json") as file:
-        assert write_report(console, report, file)
+        assert write_report(console, report.to_json().encode(), file)
     with ReportFile(Path("/dev/full")) as file:
-        assert not write_report(console, report, file)
+        assert not write_report(console, report.to_json().encode(), file)
     assert isinstance(console.file, io.StringIO)
     written, refused = console.file.getvalue().splitlines()
     assert written == f"report: {tmp_path}/report.json"

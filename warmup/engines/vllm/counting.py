@@ -59,15 +59,15 @@ class CompileCounter:
         self._on_event = on_event
         self._hooks = default_hooks()
         self._watches: list[DirectoryWatch] = []
-        self.missing: dict[str, str] = {}
-        """Compiler -> why it cannot be heard here."""
+        self.deaf: dict[str, str] = {}
+        """Compiler that is installed -> why it cannot be heard here."""
 
     def install(self) -> None:
         """Begin to listen."""
         for hook in self._hooks:
             reason = hook.install(self._hear)
-            if reason is not None:
-                self.missing[hook.kind] = reason
+            if reason is not None and "is not installed" not in reason:
+                self.deaf[hook.kind] = reason
 
     def counts(self) -> Counts:
         """Return the counts of this process's hooks, of torch and of vLLM."""

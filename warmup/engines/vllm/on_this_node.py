@@ -124,6 +124,7 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
         problems.append(f"rank {record.rank}: nothing was placed: {record.lookup}")
     if not record.is_warm:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
+    problems += [f"rank {record.rank}: {name} cannot be heard: {why}" for name, why in sorted(record.deaf.items())]
     watched = {watch.kind for watch in record.watched}
     for kind, count in record.counts["compiled"].items():
         if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed, triton_cache
 from ray_warmup.warmup.caches.tree import Placed, TreeLayout
@@ -164,7 +164,8 @@ class EngineProcess:
         version = self._identity.as_dict()["engine_version"]
         found = engine_store.find(self.root, ENGINE, version, self._identity.parts, self._identity.sha256)
         self._store, self._lookup = found.store, found.reason or "hit"
-        logger.info("ray-warmup: %s", "artifact found" if found.store else f"starts as usual: {found.reason}")
+        if found.store is None:  # vLLM's processes show warnings of other libraries, and nothing below
+            logger.warning("ray-warmup: this start compiles for itself: %s", found.reason)
 
     def _place_early(self) -> None:
         if self._store is None:
@@ -183,7 +184,7 @@ class EngineProcess:
         assert self._store is not None, "an artifact comes from a store"
         start = f"{prefix}/" if prefix else ""
         contents = [
-            type(content)(kind, content.path.removeprefix(start), content.data)
+            Content(kind, content.path.removeprefix(start), content.data)
             for content in artifact.contents(kind)
             if content.path.startswith(start)
         ]
@@ -206,6 +207,7 @@ class EngineProcess:
             places=tuple((kind, str(path)) for kind, path in sorted(pairs.items())),
             modules=tuple(self._modules),
             counts=self._counter.counts().to_json(),
+            deaf=dict(self._counter.deaf),
             watched=self._counter.watched(),
             specialisations=tuple((row.function, row.data) for row in self._kernels.seen),
             placed=dict(self._placed),

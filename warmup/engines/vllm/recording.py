@@ -55,6 +55,8 @@ class RankRecord:
     """(kind, directory), in order."""
     modules: tuple[CompiledModule, ...]
     counts: dict[str, Any]
+    deaf: dict[str, str]
+    """Compiler that is installed -> why nobody hears it in this process."""
     watched: tuple[WatchedDirectory, ...]
     """Compared once more when the engine has ended: nobody hears what its requests compile into these."""
     specialisations: tuple[tuple[str, str], ...]

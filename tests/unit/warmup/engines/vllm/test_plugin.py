@@ -66,9 +66,12 @@ def test_an_unknown_mode_is_named_and_auto_is_used(tmp_path: Path) -> None:
 
 
 def test_under_auto_an_engine_starts_without_an_artifact(tmp_path: Path) -> None:
-    """Nothing was recorded: the engine compiles for itself."""
+    """Nothing was recorded: the engine compiles for itself, and one line says why where its logs are."""
     done = python(START, environment(tmp_path))
     assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "ray-warmup" in line]
+    assert len(said) == 1
+    assert "this start compiles for itself: nothing was recorded for vllm 0.0.fake on this node" in said[0]
     assert list((tmp_path / "home").rglob("cab.so"))
 
 
