@@ -53,7 +53,9 @@ def run(
     report: Annotated[
         Path | None, typer.Option(help="Write the report as JSON to this file, even if the run fails.")
     ] = None,
-    retune: Annotated[bool, typer.Option("--retune", help="Measure, or record, again even if a result is found.")] = False,
+    retune: Annotated[
+        bool, typer.Option("--retune", help="Measure, or record, again even if a result is found.")
+    ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
