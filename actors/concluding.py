@@ -18,6 +18,8 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.on_disk import verdict_here
 from ray_warmup.warmup.machine.state import ClassState, Place, Run
+from ray_warmup.warmup.messages.questions import Conclude
+from ray_warmup.warmup.messages.values import RankEnd, RunVerdict
 from ray_warmup.warmup.report import WarmupReport
 
 GRACE_S = 2.0
@@ -27,20 +29,20 @@ SILENT_BEATS = 3
 Statuses = Mapping[int, Status]
 
 
-def verdict_of(report: WarmupReport) -> dict[str, Any]:
+def verdict_of(report: WarmupReport) -> RunVerdict:
     """Build the verdict that is stored beside every table.
 
     Each rank adds the digest that it loaded.
     """
-    return {
-        "run_id": report.run_id,
-        "ready": report.ready,
-        "state": "ready" if report.ready else "failed",
-        "error": report.error,
-        "ended_at": time.time(),
-        "phases": report.phases,
-        "ranks": [{"rank": r.rank, "node_id": r.node_id, "role": r.role, "state": r.state} for r in report.ranks],
-    }
+    return RunVerdict(
+        run_id=report.run_id,
+        ready=report.ready,
+        state="ready" if report.ready else "failed",
+        error=report.error,
+        ended_at=time.time(),
+        phases=report.phases,
+        ranks=tuple(RankEnd(rank.rank, rank.node_id, rank.role, rank.state) for rank in report.ranks),
+    )
 
 
 async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: Callable[[], Statuses]) -> None:
@@ -50,8 +52,7 @@ async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: C
     """
     verdict, began = verdict_of(report), time.monotonic()
     pending = {
-        asyncio.ensure_future(_quietly(group.call(rank, "conclude", args, None))): rank
-        for rank, args in notices(run, verdict)
+        asyncio.ensure_future(_quietly(group.call(rank, notice))): rank for rank, notice in notices(run, verdict)
     }
     limit_s, beat_s = run.config.timeouts.installing, run.config.timeouts.heartbeat
     while pending and (left_s := began + limit_s - time.monotonic()) > 0:
@@ -65,7 +66,7 @@ async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: C
         }
 
 
-def notices(run: Run, verdict: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
     """Yield one rank per node and class with its notice.
 
     The verdict itself is sent once per directory.
@@ -76,8 +77,8 @@ def notices(run: Run, verdict: dict[str, Any]) -> Iterator[tuple[int, dict[str, 
             ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
             speaker = _speaker(run, found, place)
             if speaker is not None:
-                here = verdict | verdict_here(run, speaker, bool(verdict.get("ready")))
-                yield speaker, {"verdict": None if writer in told else here, "ranks": ranks}
+                here = None if writer in told else verdict_here(run, speaker, verdict)
+                yield speaker, Conclude(here, tuple(ranks))
                 told.add(writer)
 
 

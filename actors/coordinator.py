@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.waiting import QUIET_S, progress, waiting_text
+from ray_warmup.warmup.machine.watchdog import beat_interval
+from ray_warmup.warmup.messages.questions import Compile, name_of
 from ray_warmup.warmup.rank.black_box import box_path
 from ray_warmup.warmup.report import WarmupReport
 
@@ -148,7 +151,7 @@ class Coordinator:
     def _progress(self, now: float) -> dict[str, Any]:
         """Age and deadline of the phase, n of m tasks."""
         if self._machine is not None:
-            return progress(self._machine.run, now)
+            return dataclasses.asdict(progress(self._machine.run, now))
         return {"phase_s": now - self._began, "phase_limit_s": self._config.timeouts.placing, "done": 0, "total": 0}
 
     @in_turns
@@ -231,8 +234,9 @@ class Coordinator:
                 await asyncio.to_thread(self._placement.remove)
         machine = self._machine = WarmupMachine(self._config, infos, self._run_id, retune=self._retune)
         machine.run.seconds[Phase.PLACING] = time.monotonic() - began
-        beat, limit = self._config.timeouts.heartbeat, self._config.timeouts.placing
-        executor = self._executor = Executor(group, machine, limit, beat, self._on_task)
+        limits = self._config.timeouts
+        every = beat_interval(limits, len(infos))
+        executor = self._executor = Executor(group, limits.placing, limits.heartbeat, every, self._on_task)
         for info in infos:
             executor.watch(info)
         executor.watch_nodes()
@@ -263,7 +267,7 @@ class Coordinator:
             return
         boxes: list[Path | None] = []
         for rank in ranks:
-            directory = run.ranks[rank].description.get("directory")
+            directory = run.ranks[rank].place[1]
             boxes.append(box_path(Path(directory), run.run_id, rank) if directory else None)
         stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
         for rank, stack in zip(ranks, stacks, strict=True):
@@ -295,7 +299,7 @@ class Coordinator:
             self._emit("waits", text=waiting_text(machine.run, self._executor.statuses, time.monotonic()))
 
     def _on_task(self, call: Call, seconds: float) -> None:
-        self._emit("task", rank=call.rank, task=call.task_id, method=call.method, seconds=seconds)
+        self._emit("task", rank=call.rank, task=call.task_id, method=call.name, seconds=seconds)
 
     def _say(self, text: str) -> None:
         """A line for whoever watches the run."""
@@ -333,8 +337,11 @@ def _liveness(state: RankState) -> str:
     return "alive" if state.is_alive else "starting"
 
 
+COMPILING = name_of(Compile)
+
+
 def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:
     """Return the progress of compiling ranks, by their heartbeats."""
-    builders = {call.rank for call in machine.run.pending("compile")}
+    builders = {call.rank for call in machine.run.pending(Compile)}
     said = ((rank, statuses.get(rank)) for rank in sorted(builders))
-    return {rank: status.task_id for rank, status in said if status and status.phase == "compile" and status.task_id}
+    return {rank: status.task_id for rank, status in said if status and status.phase == COMPILING and status.task_id}

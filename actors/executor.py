@@ -23,7 +23,9 @@ from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
-from ray_warmup.warmup.machine.watchdog import beat_interval
+from ray_warmup.warmup.messages.questions import header_in
+from ray_warmup.warmup.messages.values import Heartbeat
+from ray_warmup.warmup.messages.wire import EXPECTED, from_bytes
 from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
@@ -32,20 +34,29 @@ Step = Callable[[WarmupMachine, float], Commands]
 """What happened, to be told to the machine with the time."""
 OnTask = Callable[[Call, float], None]
 """Told when a task's answer arrives: the call and the rank's seconds."""
-_TAKES_ARTIFACT = ("install", "load", "take")
 
 
 class Executor:
-    """Executes commands of one run; `inbox` has the steps, `statuses` the last heartbeat of every rank."""
+    """Carries out the commands of one run.
+
+    `inbox` has the steps, `statuses` the last heartbeat of every rank.
+    """
 
     def __init__(
-        self, ranks: RankGroup, machine: WarmupMachine, replace_s: float, beat_s: float, on_task: OnTask
+        self, ranks: RankGroup, replace_s: float, beat_s: float, asked_every_s: float, on_task: OnTask
     ) -> None:
-        self._asked_every_s = beat_interval(machine.run.config.timeouts, len(machine.run.ranks))
+        """Carry out commands on these ranks.
+
+        Args:
+            replace_s: how long a replacement may take.
+            beat_s: between two looks at the cluster's nodes.
+            asked_every_s: between two questions for one rank's heartbeat.
+            on_task: is told of every task that was answered.
+        """
+        self._asked_every_s = asked_every_s
         self.inbox: asyncio.Queue[Step] = asyncio.Queue()
         self.statuses: dict[int, Status] = {}
         self._ranks = ranks
-        self._machine = machine
         self._replace_s = replace_s
         self._beat_s = beat_s
         self._on_task = on_task
@@ -59,16 +70,16 @@ class Executor:
         self._spawn(self._beat(info.rank, actor))
 
     def watch_nodes(self) -> None:
-        """Know of a lost node as soon as Ray does; a rank's death on it looks like any other until then."""
+        """Report a lost node as soon as Ray knows it. Until then a death on it looks like any other."""
         self._spawn(self._await_node_loss())
 
     def perform(self, commands: Commands) -> None:
-        """Start carrying commands out; their outcomes arrive in the inbox."""
+        """Start commands, whose outcomes arrive in the inbox."""
         for command in commands:
             self._spawn(self._execute(command))
 
     def cancel(self) -> None:
-        """Stop following; nothing arrives in the inbox any more."""
+        """Stop following. Nothing arrives in the inbox any more."""
         for task in list(self._workers):
             task.cancel()
 
@@ -95,18 +106,10 @@ class Executor:
                 self._tell(lambda m, now: m.raised(command.call_id, failure, now))
 
     async def _call(self, call: Call) -> None:
-        args, refs = dict(call.args), None
-        if call.method in _TAKES_ARTIFACT:
-            args |= {"header": None, "blobs": None}
-            if call.artifact is not None:
-                group = self._machine.run.classes[call.artifact]
-                header = group.modules.header if call.method == "take" else group.header
-                assert header is not None, "an adopted artifact has a header"
-                args["header"], refs = header, self._depot.refs([blob["sha256"] for blob in header["blobs"]])
-        if call.task_id is not None:
-            args["task_id"] = call.task_id
-        answer = await self._ranks.call(call.rank, call.method, args, refs)
-        value, seconds = answer["value"], answer["seconds"]
+        header = header_in(call.question)
+        refs = None if header is None else self._depot.refs(header.digests)
+        answered, seconds = await self._ranks.call(call.rank, call.question, refs)
+        value = from_bytes(answered, *EXPECTED[type(call.question)])
         self._heard(call.rank)
         self._tell(lambda m, now: m.returned(call.call_id, value, seconds, now))
         if call.task_id is not None:
@@ -130,14 +133,17 @@ class Executor:
         told: set[str] = set()
         while True:
             await asyncio.sleep(self._beat_s)
-            ours = {state.info.node_id for state in self._machine.run.ranks.values()} - told
+            ours = {info.node_id for info in self._ranks.infos} - told
             alive = {row["NodeID"] for row in await asyncio.to_thread(ray.nodes) if row["Alive"]}
             for node_id in sorted(ours - alive):
                 told.add(node_id)
                 self._tell(lambda m, now, node_id=node_id: m.node_lost(node_id, now))  # type: ignore[misc]
 
     async def _beat(self, rank: int, actor: Any) -> None:
-        """Ask for a heartbeat at every interval; ranks begin at different times, so that the loop has even work."""
+        """Ask for a heartbeat at every interval.
+
+        Ranks begin at different times, so that the loop has even work.
+        """
         every = self._asked_every_s
         ask = actor.status.options(concurrency_group="control")
         await asyncio.sleep(every * (rank % 64) / 64)
@@ -151,17 +157,7 @@ class Executor:
                 return
             except ray.exceptions.RayError:
                 continue  # out of reach for now
-            if answer:
-                now = time.monotonic()
-                self.statuses[rank] = Status(
-                    phase=answer["method"],
-                    task_id=answer["task_id"],
-                    runner=answer["runner"],
-                    tactic=answer["tactic"],
-                    since=now - answer["for_s"],
-                    heard=now,
-                    op=answer["op"],
-                )
+            self.statuses[rank] = Status.of(from_bytes(answer, Heartbeat), time.monotonic())
 
     def _heard(self, rank: int) -> None:
         """Any answer is a sign of life."""

@@ -1,4 +1,4 @@
-"""Where a rank's plain class meets Ray: says where it landed, turns references into bytes, beats.
+"""The border between a rank's plain class and Ray: location, messages, references to bytes, heartbeats.
 
 `RankActor` is wrapped by `ray.remote` in `rank_group.py` only. Three concurrency groups: the default one runs
 the phases one after the other; `control` answers `status` meanwhile; `life` holds one call that ends when
@@ -24,8 +24,10 @@ from ray_warmup.actors.transfer import Refs, buffer, fetch
 from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env, parse_config
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, TuningError
+from ray_warmup.warmup.messages.values import Heartbeat, Located
+from ray_warmup.warmup.messages.wire import QUESTIONS, from_bytes, to_bytes
 from ray_warmup.warmup.rank.process_end import started_at
-from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.ranks import Placement, RankInfo
 from ray_warmup.warmup.store.node_paths import flashinfer_environment, resolve_paths
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every rank is told once."""
+    """Instructions that every rank receives once."""
 
     config: dict[str, Any]
     backend: str
@@ -63,27 +65,27 @@ class RankActor:
         # The imports take seconds: they run while other actors are still being placed.
         threading.Thread(target=import_early, args=(self._config, work.tuner), daemon=True).start()
 
-    def locate(self) -> dict[str, Any]:
-        """Where this actor landed and which versions it runs."""
+    def locate(self) -> bytes:
+        """Return this actor's location and versions, as a `Located`."""
         context = ray.get_runtime_context()
-        return {
-            "bundle_index": self._bundle_index,
-            "node_id": context.get_node_id(),
-            "gpu_ids": [str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])],
-            "address": ray.util.get_node_ip_address(),
-            "pid": os.getpid(),
-            "started": started_at(os.getpid()),
-            "host": socket.gethostname(),
-            "versions": versions(),
-        }
+        place = Placement(
+            bundle_index=self._bundle_index,
+            node_id=context.get_node_id(),
+            gpu_ids=tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])),
+            address=ray.util.get_node_ip_address(),
+            pid=os.getpid(),
+            started=started_at(os.getpid()),
+            host=socket.gethostname(),
+        )
+        return to_bytes(Located(place, versions()))
 
-    def assign(self, info: dict[str, Any]) -> None:
-        """Give this process its rank."""
+    def assign(self, info: bytes) -> None:
+        """Give this process its rank: a `RankInfo`."""
         from ray_warmup.warmup.rank.process import RankProcess  # here, because the coordinator imports this module, too
 
         work = self._work
         self._process = RankProcess(
-            RankInfo.from_json(info),
+            from_bytes(info, RankInfo),
             self._config,
             work.backend,
             lambda device, options: load_factory(work.tuner)(device, options),  # awaited in PROBING, under its deadline
@@ -91,27 +93,34 @@ class RankActor:
             work.tuner,
         )
 
-    def call(self, method: str, args: dict[str, Any], refs: Refs | None = None) -> dict[str, Any]:
-        """Run one method of the rank; those of `refs` that it needs become `blobs`. Returns `value` and `seconds`."""
+    def call(self, question: bytes, refs: Refs | None = None) -> tuple[bytes, float]:
+        """Return the answer to a question, and its seconds.
+
+        The rank fetches those of `refs` that it needs.
+        """
+        from ray_warmup.warmup.rank.answering import answer
+
         assert self._process is not None, "assign comes first"
         began = time.monotonic()
+        asked = from_bytes(question, *QUESTIONS)
+        blobs: Mapping[str, memoryview] = {}
         if refs is not None:
-            wanted = set(self._process.wanted(method, args["header"], [digest for digest, _ in refs]))
-            args = {**args, "blobs": fetch([pair for pair in refs if pair[0] in wanted])}
-        value = getattr(self._process, method)(**args)
-        return {"value": value, "seconds": time.monotonic() - began}
+            wanted = set(self._process.wanted(asked, [digest for digest, _ in refs]))
+            blobs = fetch([pair for pair in refs if pair[0] in wanted])
+        answered = to_bytes(answer(self._process, asked, blobs))
+        return answered, time.monotonic() - began
 
     def blob(self, digest: str) -> Any:
         """One packed blob, for the coordinator to take over."""
         assert self._process is not None, "assign comes first"
         return buffer(self._process.blob(digest))
 
-    def status(self) -> dict[str, Any]:
-        """What the rank does now; answered while a phase runs."""
-        return self._process.status() if self._process is not None else {}
+    def status(self) -> bytes:
+        """Return the current work as a `Heartbeat`, also while a phase runs."""
+        return to_bytes(Heartbeat("", "", 0.0) if self._process is None else self._process.status())
 
     def live(self) -> None:
-        """Returns when the rank is closed; raises in the caller when the process dies."""
+        """Block until the rank is closed. Raises in the caller if the process dies."""
         self._closed.wait()
 
     def close(self) -> None:
@@ -137,7 +146,7 @@ def versions() -> dict[str, str]:
 
 
 def import_early(config: WarmupConfig, tuner: str) -> None:
-    """Begin to import what PROBING needs, which then waits for it; what fails here fails there again, and is told."""
+    """Begin the imports of PROBING, which waits for them. A failure repeats there and is reported then."""
     if not config.autotune.is_enabled:
         return
     try:

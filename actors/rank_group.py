@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,12 @@ from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.rank_actor import RankActor, Work, versions
 from ray_warmup.actors.remote_errors import as_failure, lacks_package
 from ray_warmup.actors.transfer import Refs
+from ray_warmup.warmup.errors import MessageError
+from ray_warmup.warmup.messages.questions import Conclude, Question
+from ray_warmup.warmup.messages.values import Located
+from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.rank.black_box import SIGNAL
 from ray_warmup.warmup.rank.process_end import GONE, Target, see_off, stacks_of
-from ray_warmup.warmup.ranks import Placement as Landing
 from ray_warmup.warmup.ranks import RankInfo, assign_ranks, moved
 
 logger = logging.getLogger(__name__)
@@ -36,8 +39,8 @@ PATIENCE_S = 3.0
 SEE_OFF_S = 15.0
 """For the whole of that, with the start of a task on the node."""
 GROUPS = {"control": 1, "life": 1}
-BESIDE = ("conclude",)
-"""Methods that are carried out beside a phase: a rank that is busy when the run fails says so all the same."""
+BESIDE = (Conclude,)
+"""Questions that are answered beside a phase: a rank that is busy when the run fails says so all the same."""
 MUST_AGREE = ("ray", "ray-warmup")
 """Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
 
@@ -56,20 +59,22 @@ class RankGroup:
         """Processes that were given up, until it is certain that they are gone."""
 
     async def start(self, timeout_s: float, first_node: str | None) -> tuple[RankInfo, ...]:
-        """One actor per bundle; ranks from where they landed. Raises StartupError naming what did not come up."""
+        """Start one actor per bundle and assign ranks by location.
+
+        Raises StartupError naming the actors that did not start.
+        """
         actors = [self._create(index) for index in range(self._placement.num_bundles)]
         self._actors = dict(enumerate(actors))
-        located = await self._gather([actor.locate.remote() for actor in actors], timeout_s)
-        self._check_versions(located)
-        self.infos = assign_ranks([landing(row) for row in located], first_node)
+        located = await self._locate(actors, timeout_s)
+        self.infos = assign_ranks([found.place for found in located], first_node)
         self._actors = {info.rank: actors[info.bundle_index] for info in self.infos}
         await self._gather([self._assign(info) for info in self.infos], timeout_s)
         return self.infos
 
     async def ask_for_stacks(self, rank: int, box: Path | None = None) -> str:
-        """Make a hung process write its stacks into its record; works while native code holds the GIL.
+        """Make a hung process write its stacks into its record, even while native code holds the GIL.
 
-        Returns what the record at `box` has then; nothing when there is none, or when the node does not answer.
+        Returns the content of the record at `box` afterwards, or nothing if there is none or the node does not answer.
         """
         info = self.infos[rank]
         said = on_node_of(info, stacks_of, target_of(info), int(SIGNAL), box)
@@ -78,7 +83,10 @@ class RankGroup:
         return ""
 
     async def replace(self, rank: int, timeout_s: float, *, elsewhere: bool = False) -> RankInfo:
-        """A fresh process in the rank's bundle; on another node when its own is gone. Raises StartupError."""
+        """Start a fresh process in the rank's bundle, or on another node if its own is lost.
+
+        Raises StartupError.
+        """
         self.kill(rank)
         old = self.infos[rank]
         if not elsewhere:
@@ -86,9 +94,7 @@ class RankGroup:
         if elsewhere and self._placement.is_pinned:
             self._homeless.add(rank)  # any other bundle is put on another node by Ray
         actor = self._actors[rank] = self._create(old.bundle_index, rank if rank in self._homeless else None, elsewhere)
-        row = (await self._gather([actor.locate.remote()], timeout_s))[0]
-        self._check_versions([row])
-        there = landing(row)
+        there = (await self._locate([actor], timeout_s))[0].place
         if there.node_id == old.node_id:
             info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid, started=there.started)
         else:
@@ -101,10 +107,11 @@ class RankGroup:
         """The rank's actor handle."""
         return self._actors[rank]
 
-    def call(self, rank: int, method: str, args: dict[str, Any], refs: Refs | None) -> Any:
-        """Reference to the outcome of one method."""
+    def call(self, rank: int, question: Question, refs: Refs | None = None) -> Any:
+        """Reference to the answer to a question, and its seconds."""
         call = self._actors[rank].call
-        return (call.options(concurrency_group="control") if method in BESIDE else call).remote(method, args, refs)
+        is_beside = isinstance(question, BESIDE)
+        return (call.options(concurrency_group="control") if is_beside else call).remote(to_bytes(question), refs)
 
     def kill(self, rank: int) -> None:
         """End one rank's process at once."""
@@ -167,7 +174,7 @@ class RankGroup:
         return remote.remote(bundle_index, self._work)
 
     def _assign(self, info: RankInfo) -> Any:
-        return self._actors[info.rank].assign.remote(info.to_json())
+        return self._actors[info.rank].assign.remote(to_bytes(info))
 
     async def _gather(self, refs: list[Any], timeout_s: float) -> list[Any]:
         try:
@@ -186,16 +193,16 @@ class RankGroup:
                 f"a rank actor did not start: {failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
             ) from error
 
-    def _check_versions(self, located: list[dict[str, Any]]) -> None:
-        mine = versions()
-        for row in located:
-            for name in MUST_AGREE:
-                theirs = row["versions"][name]
-                if theirs != mine[name]:
-                    raise StartupError(
-                        f"node {row['node_id'][:8]} ({row['address']}) has {name} {theirs}, the coordinator has "
-                        f"{mine[name]}; install the same version on every node"
-                    )
+    async def _locate(self, actors: list[Any], timeout_s: float) -> list[Located]:
+        """Return the locations of actors.
+
+        Raises StartupError, also for an actor of another version.
+        """
+        answers = await self._gather([actor.locate.remote() for actor in actors], timeout_s)
+        located = [located_in(answer) for answer in answers]
+        for found in located:
+            _check_versions(found)
+        return located
 
 
 def target_of(info: RankInfo) -> Target:
@@ -221,10 +228,26 @@ async def _see_off(info: RankInfo) -> None:
         logger.warning("%s: process %d did not end by Ray's kill; %s after SIGKILL", info, info.pid, said)
 
 
-def landing(row: Mapping[str, Any]) -> Landing:
-    """What an actor's `locate` said, as a value."""
-    named = {name: row[name] for name in ("bundle_index", "node_id", "address", "pid", "started", "host")}
-    return Landing(gpu_ids=tuple(row["gpu_ids"]), **named)
+def located_in(answer: bytes) -> Located:
+    """Decode an actor's location.
+
+    Raises StartupError for another version's message.
+    """
+    try:
+        return from_bytes(answer, Located)
+    except MessageError as error:
+        raise StartupError(f"a rank actor speaks another version: {error}") from error
+
+
+def _check_versions(found: Located) -> None:
+    mine = versions()
+    for name in MUST_AGREE:
+        theirs = found.versions.get(name, "of no version")
+        if theirs != mine[name]:
+            raise StartupError(
+                f"node {found.place.node_id[:8]} ({found.place.address}) has {name} {theirs}, the coordinator has "
+                f"{mine[name]}; install the same version on every node"
+            )
 
 
 async def _quietly(ref: Any) -> None:

@@ -8,6 +8,7 @@ import ray
 
 from ray_warmup.warmup.errors import DeadContextError, WarmupError
 from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.tasks import TacticId
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MISSING = re.compile(r"No module named '([\w.]+)'")
@@ -23,12 +24,13 @@ def as_failure(error: Exception) -> Failure:
     return Failure(type(error).__name__, plain(str(error)))
 
 
-def culprit_of(error: BaseException) -> tuple[str, str, str] | None:
+def culprit_of(error: BaseException) -> TacticId | None:
     """The op, runner and tactic that a DeadContextError blames, where it knows."""
     details = error.details if isinstance(error, DeadContextError) else {}
     op, runner, tactic = (details.get(name) for name in ("op", "runner", "tactic"))
-    known = isinstance(op, str) and isinstance(runner, str) and isinstance(tactic, str)
-    return (op, runner, tactic) if known else None  # type: ignore[return-value]
+    if isinstance(op, str) and isinstance(runner, str) and isinstance(tactic, str):
+        return TacticId(op, runner, tactic)
+    return None
 
 
 def lacks_package(error: Exception, where: str) -> str | None:

@@ -2,8 +2,7 @@
 
 ScriptedTuner   for `device.flashinfer_tuner.FlashInferTuner` (tests/unit/warmup/device/test_cpu_tuner.py, tests/gpu/):
                 fast and without torch; writes tables of FlashInfer's layout and follows a script of faults.
-ForeignRunner   for `engines.builtin.runner.builtin.BuiltinRunner` (tests/unit/warmup/engines/builtin/runner/): a
-                runner with nothing optional, recording what it is asked.
+ForeignRunner   for `engines.builtin.runner.builtin.BuiltinRunner`: a runner with nothing optional.
 NamedBackend    for an attention backend: a name, or NotImplementedError.
 StubTritonDriver  for Triton's CUDA driver, so that kernels compile for a GPU that is not there (tests/gpu/ has one).
 DecodeEntryPoint  for FlashInfer's sparse-MLA decode autotune, which needs an SM120 GPU.
@@ -29,9 +28,11 @@ from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE
 from ray_warmup.warmup.device.guard.contest import Pace
-from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions, Watch
+from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, Skip, Task, TaskResult, Workload
+from ray_warmup.warmup.messages.answers import Loaded, Replayed
+from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, Skip, TacticId, Task, TaskResult, Workload
 from tests.libraries import build_library
 from tests.script import Moments, read_script
 
@@ -65,7 +66,7 @@ class ScriptedTuner:
         self._fault = Moments(script).reach
         self._watch = Watch()
         self._listener: Callable[[Watch], None] = lambda watch: None
-        self._quarantine: set[tuple[str, str, str]] = set()
+        self._quarantine: set[TacticId] = set()
         self._table: bytes | None = None
         self._provider: Path | None = None
         self._buildable: tuple[str, ...] = tuple(script.get("libraries", ()))
@@ -85,7 +86,7 @@ class ScriptedTuner:
     def listen(self, listener: Callable[[Watch], None]) -> None:
         self._listener = listener
 
-    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
         self._quarantine = set(quarantine)
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
@@ -117,7 +118,7 @@ class ScriptedTuner:
     def tune(self, task: Task) -> TaskResult:
         self._watch = Watch(task.workload.op, task.task_id, "FastRunner", "3")
         self._listener(self._watch)
-        if (task.workload.op, "FastRunner", "3") not in self._quarantine:
+        if TacticId(task.workload.op, "FastRunner", "3") not in self._quarantine:
             self._fault("tune", task.task_id)
         time.sleep(self._script.get("task_s", 0.0))
         keys = {name: self._key(task, name) for name in ("FirstRunner", "FastRunner")}
@@ -127,7 +128,7 @@ class ScriptedTuner:
             Measurement("FastRunner", number % 7, 1e-4, 1e-6, 5),
             Measurement("FirstRunner", number % 5, 2e-4, 1e-6, 5),
         )
-        rows = tuple(m for m in able if (task.workload.op, m.runner, str(m.tactic)) not in self._quarantine)
+        rows = tuple(m for m in able if TacticId(task.workload.op, m.runner, str(m.tactic)) not in self._quarantine)
         return TaskResult(
             task_id=task.task_id,
             op=task.workload.op,
@@ -143,10 +144,8 @@ class ScriptedTuner:
 
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
         base = 1e-4 * self._script.get("slow_ratio", 1.0)
-        rows = tuple(
-            Measurement(c.runner, c.tactic, base * (1 + self._script.get("slow", {}).get(c.runner, 0)), 1e-6, 5)
-            for c in shortlist
-        )
+        slow = self._script.get("slow", {})
+        rows = tuple(Measurement(c.runner, c.tactic, base * (1 + slow.get(c.runner, 0)), 1e-6, 5) for c in shortlist)
         return replace(self.tune(task), measurements=rows)
 
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
@@ -156,7 +155,7 @@ class ScriptedTuner:
 
     def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
         self._fault("table")
-        tuned = [result for result in results if result.outcome == "tuned" and result.choice is not None]
+        tuned = [result for result in results if result.choice is not None]
         if not tuned:
             return None
         entries: dict[str, Any] = {"_metadata": {**self._metadata(), "gpu": self.device()}}
@@ -175,7 +174,7 @@ class ScriptedTuner:
             return f"metadata differs in {', '.join(sorted(wrong))}"
         return named_by(parse_table(table), self._quarantine)
 
-    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+    def load(self, path: Path, expected: Sequence[Task]) -> Loaded:
         self._fault("load")
         self._table = Path(path).read_bytes()
         table = parse_table(self._table)
@@ -188,16 +187,16 @@ class ScriptedTuner:
             raise LoadError(f"{len(table.entries)} entries were loaded, {len(expected)} expected")
         misses += tuple(task.task_id for task in expected[: self._script.get("misses", 0)])
         digest = self._script.get("digest", table.digest)
-        return LoadResult(digest, len(table.entries), len(expected) - len(misses), misses)
+        return Loaded(digest, len(table.entries), len(expected) - len(misses), misses)
 
     def held_digest(self) -> str | None:
         return None if self._table is None else self._script.get("digest", parse_table(self._table).digest)
 
-    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+    def replay(self, tasks: Sequence[Task]) -> Replayed:
         self._fault("replay")
         for name, path in self.libraries().items():
             assert ctypes.CDLL(str(path)).answer() == len(name), f"{path} is not the library of {name}"
-        return ReplayResult(calls=len(tasks), built_modules=self.missing_modules())
+        return Replayed(calls=len(tasks), built_modules=self.missing_modules())
 
     def memory(self) -> dict[str, int]:
         return {"free": 1 << 30, "total": 1 << 31, "peak": 1 << 20}
@@ -214,7 +213,7 @@ class ScriptedTuner:
         return installed if installed is not None and installed.exists() else self._workspace() / f"{name}.so"
 
     def _metadata(self) -> dict[str, str]:
-        return METADATA | self._script.get("metadata", {})
+        return METADATA | dict[str, str](self._script.get("metadata", {}))
 
     def _key(self, task: Task, runner: str) -> str:
         return str(
@@ -381,17 +380,17 @@ class CompilingReplay:
     def __init__(self, factory: str, environ: Mapping[str, str]) -> None:
         self.compute_cache = Path(environ["CUDA_CACHE_PATH"]).with_name("of-the-replay")
 
-    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
+    def replay(self, request: FreshReplay, table: bytes, timeout_s: float) -> FreshlyReplayed:
         """One kernel of Triton's, one of the driver's, for the widths that the configuration asks for."""
         CompilingReplay.replays += 1
-        width = request["config"]["engine"]["top_k_widths"][0]
-        entry = Path(request["triton_cache"], f"ENTRY{width}")
+        width = request.config["engine"]["top_k_widths"][0]
+        entry = Path(str(request.triton_cache), f"ENTRY{width}")
         entry.mkdir(parents=True, exist_ok=True)
         (entry / "k.cubin").write_bytes(b"cubin %d" % width)
         (entry / "__grp__k.json").write_text(json.dumps({"child_paths": {"k.cubin": str(entry / "k.cubin")}}))
         (self.compute_cache / "0").mkdir(parents=True, exist_ok=True)
         (self.compute_cache / "0" / f"kernel{width}").write_bytes(b"kernel")
-        return {"modules": [], "triton_entries": [entry.name], "engine": None}
+        return FreshlyReplayed(Replayed(0), 0, 0.0, (entry.name,))
 
     def __enter__(self) -> CompilingReplay:
         return self

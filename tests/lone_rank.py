@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.messages.answers import Packed
+from ray_warmup.warmup.messages.questions import Pack
+from ray_warmup.warmup.messages.values import Header
+from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 from tests.fakes import ScriptedTuner
 
 Answer = dict[str, Any]
+M = TypeVar("M")
 
 
 class LoneRank(RankProcess):
-    """A probed rank; `described` is what its probe answered."""
+    """A probed rank; `described` and `outlined` are what it answered."""
 
     def __init__(self, info: RankInfo, config: WarmupConfig, script: Answer) -> None:
         super().__init__(info, config, "cpu", lambda backend, options: ScriptedTuner(script))
-        self.described = self.probe() | self.outline()
+        self.described, self.outlined = self.probe(), self.outline()
 
     @property
     def directory(self) -> Path:
         """Its node's store."""
-        return Path(self.described["directory"])
+        return Path(self.described.directory)
 
 
 RankMaker = Callable[..., LoneRank]
@@ -44,18 +49,30 @@ def lone_rank(rank: int, script: Answer, root: Path, **sections: Answer) -> Lone
 
 def tasks_of(process: LoneRank) -> list[str]:
     """Ids of the tasks that the rank listed in its probe."""
-    return [task["task_id"] for task in process.described["tasks"]]
+    return [task.task_id for task in process.outlined.tasks]
 
 
-def tune(process: LoneRank, *, guarded: bool = True) -> tuple[Answer, dict[str, Blob]]:
+def tune(process: LoneRank, *, guarded: bool = True) -> tuple[Header, dict[str, Blob]]:
     """Measure and pack everything; the header and the blobs as they would be pushed."""
-    results = [process.tune(task) for task in tasks_of(process)]
-    verdicts = [process.guard(row["task_id"], row) for row in results] if guarded else []
-    header = process.pack(results, verdicts, "leader", guarded)
-    return header, {blob["sha256"]: bytes(process.blob(blob["sha256"])) for blob in header["blobs"]}
+    results = [process.tune(task).result for task in tasks_of(process)]
+    verdicts = [process.guard(row.task_id, row).verdict for row in results] if guarded else []
+    header = pack(process, results, verdicts, guarded=guarded).header
+    assert header is not None
+    return header, blobs_of(process, header)
 
 
-def as_json(value: Answer) -> Answer:
-    """What is left of an answer after a trip to another process."""
-    back: Answer = json.loads(json.dumps(value))
-    return back
+def pack(
+    process: RankProcess, results: Iterable[TaskResult], verdicts: Iterable[GuardVerdict] = (), **asked: Any
+) -> Packed:
+    """What a rank packs as the leader of its class."""
+    return process.pack(Pack(tuple(results), tuple(verdicts), **{"strategy": "leader", "guarded": False, **asked}))
+
+
+def blobs_of(process: RankProcess, header: Header) -> dict[str, Blob]:
+    """Everything that a rank has packed."""
+    return {digest: bytes(process.blob(digest)) for digest in header.digests}
+
+
+def traveled(message: M) -> M:
+    """A message after a trip to another process."""
+    return from_bytes(to_bytes(message), type(message))  # type: ignore[arg-type]

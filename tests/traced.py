@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
-from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions
+from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
 from tests.script import Moments, read_script
 
@@ -51,10 +52,10 @@ class TracedTuner(FlashInferTuner):
         self._moments.reach("check")
         return super().check(table)
 
-    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+    def load(self, path: Path, expected: Sequence[Task]) -> Loaded:
         self._moments.reach("load")
         return super().load(path, expected)
 
-    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+    def replay(self, tasks: Sequence[Task]) -> Replayed:
         self._moments.reach("replay")
         return super().replay(tasks)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.file_key import parse_file_key
 from ray_warmup.warmup.artifact.table import parse_table
-from ray_warmup.warmup.device.tuner import LoadResult, Tuner
+from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.disk.memory_file import memory_file
 from ray_warmup.warmup.errors import LoadError, WarmupError
+from ray_warmup.warmup.messages.answers import Loaded
 from ray_warmup.warmup.store.table_at import TableAt, read_table_at
 from ray_warmup.warmup.store.table_lease import Holding, hold_table_at
 from ray_warmup.warmup.tasks import Task
@@ -112,7 +113,7 @@ def _load_held(tuner: Tuner, path: Path, expected: Sequence[Task] | None) -> tup
     raise LoadError(f"{path} was replaced {_ATTEMPTS} times while it was loaded; try again", path=str(path))
 
 
-def _load(tuner: Tuner, path: Path, found: TableAt, expected: Sequence[Task]) -> LoadResult:
+def _load(tuner: Tuner, path: Path, found: TableAt, expected: Sequence[Task]) -> Loaded:
     if found.on_disk:
         result = tuner.load(path, expected)
     else:

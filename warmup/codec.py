@@ -66,6 +66,8 @@ def freeze(value: Any) -> Any:
 
 
 def _tactic(value: Any) -> Any:
+    if type(value) is int and -_MAX_NUMBER < value < _MAX_NUMBER:
+        return value  # nearly all of them
     _refuse_other_than_tactics(value, 0)
     return freeze(value)
 

@@ -11,6 +11,7 @@
     │   └── DeadContextError         the CUDA context is gone; the process must be replaced
     ├── LoadError                a rank did not load exactly what it was sent
     ├── WorkloadError            a workload cannot be built from this model
+    ├── MessageError             what came from another process is no message of this version
     ├── EngineError              an engine did not start, did not answer, or is not the one that was asked for
     ├── EngineWarmupError        an engine warmup could not be run to its end
     │   ├── EngineWarmupTimeoutError     it missed its deadline
@@ -91,6 +92,10 @@ class WorkloadError(WarmupError):
 
 class ForecastError(WarmupError):
     """A rank's lookup cannot be predicted on this node."""
+
+
+class MessageError(WarmupError):
+    """Bytes from another process are no message of this version."""
 
 
 class EngineError(WarmupError):

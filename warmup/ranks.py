@@ -6,11 +6,12 @@ Nodes are keyed by node id, never by address, because several nodes can share on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+
+from ray_warmup.warmup.codec import message
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Placement:
     """An actor's node, GPUs and process, as the actor reports them."""
 
@@ -24,7 +25,7 @@ class Placement:
     host: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RankInfo:
     """One rank's identity.
 
@@ -43,15 +44,6 @@ class RankInfo:
     pid: int = 0
     started: str = ""
     host: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RankInfo:
-        """The inverse of `to_json`."""
-        return cls(**{**data, "gpu_ids": tuple(data["gpu_ids"])})
 
     def __str__(self) -> str:
         gpu = f", GPU {','.join(self.gpu_ids)}" if self.gpu_ids else ""

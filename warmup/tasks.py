@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from ray_warmup.warmup.codec import Tactic, decode, message
+from ray_warmup.configs.strict_json import parse_json
+from ray_warmup.warmup.codec import Tactic, message
 from ray_warmup.warmup.codec import freeze as freeze
 
 Scalar = str | int | float | bool
@@ -32,6 +33,7 @@ Duration = Annotated[float, Field(ge=0, le=1e7)]
 Positive = Annotated[float, Field(gt=0, le=1e7)]
 Ratio = Annotated[float, Field(ge=0, le=1e7)]
 
+MAX_TACTIC_CHARS = 4096
 DEFAULT_TACTIC = -1
 """FlashInfer's number for "the first runner's own heuristic"."""
 
@@ -102,7 +104,7 @@ class Task:
         return 1.0 + float(sizes.get("k", 1)) * float(sizes.get("n", 1)) * self.bucket / 1e11
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class Skip:
     """A workload that this GPU or installation cannot run, and why."""
 
@@ -133,6 +135,21 @@ class Choice:
     tactic: Tactic
 
 
+def _is_json(text: str) -> str:
+    parse_json(text, MAX_TACTIC_CHARS)
+    return text
+
+
+@message
+class TacticId:
+    """One tactic of one runner, for every shape of its op: what is quarantined, and what a death is blamed on."""
+
+    op: Name
+    runner: Name
+    tactic: Annotated[Name, AfterValidator(_is_json)]
+    """As JSON text."""
+
+
 @message
 class TaskResult:
     """Result of tuning one task, complete enough to write, guard, merge or explain its table entry.
@@ -159,15 +176,6 @@ class TaskResult:
     rank: Count = 0
     gpu: Note = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> TaskResult:
-        """The inverse of `to_json`. Raises CorruptArtifactError with field, value and rule."""
-        return decode(cls, data)
-
 
 @message
 class GuardVerdict:
@@ -187,15 +195,6 @@ class GuardVerdict:
     rounds: Count
     note: Note = ""
     rank: Count = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> GuardVerdict:
-        """The inverse of `to_json`. Raises CorruptArtifactError with field, value and rule."""
-        return decode(cls, data)
 
 
 def tasks_of(workloads: tuple[Workload, ...]) -> tuple[Task, ...]:

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from ray_warmup.warmup.artifact.manifest import key_digest
+from ray_warmup.warmup.messages.answers import Installed
+from ray_warmup.warmup.messages.values import Header
 
 KEY = {"benchmark": "join"}
 KEY_SHA256 = key_digest(KEY.items())
@@ -23,15 +25,15 @@ class Accepting:
     def check(self, table: bytes) -> str | None:
         """Every table will do."""
 
-    def install(self, artifact: Any) -> dict[str, Any]:
+    def install(self, artifact: Any) -> Any:
         """The same for both ways, so left out."""
-        return {}
+        return SimpleNamespace(counts=(), warnings=())
 
 
 class Publisher:
     """The rank that packed the artifact."""
 
-    def make(self, size: int, shared: str) -> dict[str, Any]:
+    def make(self, size: int, shared: str) -> Header:
         """Pack random bytes, publish them in the shared directory; the header that joining ranks get."""
         from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
         from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
@@ -66,15 +68,15 @@ class Joiner:
     def __init__(self, directory: str) -> None:
         self._directory = Path(directory)
 
-    def pushed(self, header: dict[str, Any], refs: Any) -> None:
+    def pushed(self, header: Header, refs: Any) -> None:
         """Fetch what this node lacks, check it, publish it."""
         from ray_warmup.actors.transfer import fetch
 
         delivery = self._delivery()
-        wanted = set(delivery.wanted("install", header, [digest for digest, _ in refs]))
+        wanted = set(delivery.wanted([digest for digest, _ in refs]))
         self._done(delivery.install(header, fetch([pair for pair in refs if pair[0] in wanted])))
 
-    def shared(self, header: dict[str, Any], directory: str) -> int:
+    def shared(self, header: Header, directory: str) -> int:
         """Read the artifact from the shared directory, check it, publish it; bytes that were read."""
         from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -102,26 +104,26 @@ class Joiner:
         rank, info, nothing = cast(Any, Accepting()), cast(Any, SimpleNamespace(node_id="")), cast(Any, None)
         return Delivery(info, rank, NodeStore(self._directory), key, nothing, (), rank)
 
-    def _done(self, answer: dict[str, Any]) -> None:
-        if answer.get("degraded"):
-            raise RuntimeError(answer["degraded"])
+    def _done(self, answer: Installed) -> None:
+        if answer.degraded is not None:
+            raise RuntimeError(answer.degraded)
 
 
 class Coordinator:
     """Owns the blobs, as the coordinator of a run does."""
 
-    async def push(self, publisher: Any, joiners: list[Any], header: dict[str, Any]) -> float:
+    async def push(self, publisher: Any, joiners: list[Any], header: Header) -> float:
         """Seconds from the packed artifact to the last node that has published it."""
         from ray_warmup.actors.transfer import Depot
 
         began = time.perf_counter()
         depot = Depot()
-        digests = [blob["sha256"] for blob in header["blobs"]]
+        digests = header.digests
         await depot.adopt(publisher, digests)
         await asyncio.gather(*[joiner.pushed.remote(header, depot.refs(digests)) for joiner in joiners])
         return time.perf_counter() - began
 
-    async def share(self, joiners: list[Any], header: dict[str, Any], directory: str) -> tuple[float, int]:
+    async def share(self, joiners: list[Any], header: Header, directory: str) -> tuple[float, int]:
         """Seconds and bytes for the same nodes reading one directory."""
         began = time.perf_counter()
         counts = await asyncio.gather(*[joiner.shared.remote(header, directory) for joiner in joiners])

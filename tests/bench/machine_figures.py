@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import resource
@@ -20,10 +19,14 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands, RankState, Run
 from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.messages.answers import Answer
+from ray_warmup.warmup.messages.values import PoolTask
+from ray_warmup.warmup.messages.wire import to_bytes
 from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
+from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 from tests.sim.group import Group
-from tests.sim.holdings import Table, Value
-from tests.sim.world import World
+from tests.sim.holdings import Table
+from tests.sim.world import World, make_verdict
 
 PER_NODE = 8
 TICKS = 5
@@ -89,14 +92,9 @@ def cluster_of(ranks: int, tasks: int) -> tuple[WarmupMachine, World, Group]:
     sections = {"cluster": {"world_size": ranks}, "autotune": {"strategy": "sharded"}}
     config = parse_config({"model": {"name": "llama-3.1-8b"}, **sections})
     shapes = max(2, tasks // 13)
-    rows = [
-        {
-            "task_id": f"bf16_gemm:n={n % shapes}@{n // shapes}",
-            "group": f"op{n % shapes}",
-            "cost": 1.0 + n % 17,
-        }
-        for n in range(tasks)
-    ]
+    rows = tuple(
+        PoolTask(f"bf16_gemm:n={n % shapes}@{n // shapes}", f"op{n % shapes}", 1.0 + n % 17) for n in range(tasks)
+    )
     group = Group("a" * 64, {"gpu": "GPU", "torch": "2", "tasks": "same"}, rows, "tuned", ("gemm", "norm"))
     world = World(infos, [group], lambda rank: 0, lambda node: int(node[4:]), random.Random(1))
     world.slow_at_tasks = {}
@@ -104,7 +102,7 @@ def cluster_of(ranks: int, tasks: int) -> tuple[WarmupMachine, World, Group]:
     return WarmupMachine(config, infos, "run-1"), world, group
 
 
-def drive(clocked: Clocked, world: World, on_answer: Callable[[Command, Value | None], None]) -> None:
+def drive(clocked: Clocked, world: World, on_answer: Callable[[Command, Answer | None], None]) -> None:
     """Answer every command in order until the run is over; heartbeats of all ranks are looked at now and then."""
     machine, now, flying = clocked.machine, 0.0, deque[Command]()
     flying.extend(clocked.step(lambda: machine.begin(now)))
@@ -122,11 +120,12 @@ def drive(clocked: Clocked, world: World, on_answer: Callable[[Command, Value | 
             clocked.step(lambda: machine.tick(now, beats))  # noqa: B023
 
 
-def _told(machine: WarmupMachine, command: Command, value: Value | None, now: float) -> Commands:
+def _told(machine: WarmupMachine, command: Command, value: Answer | None, now: float) -> Commands:
     if isinstance(command, Adopt):
         return machine.adopted(command.call_id, now)
     assert isinstance(command, Call)
-    return machine.returned(command.call_id, value or {}, 0.1, now)
+    assert value is not None, "a call is answered"
+    return machine.returned(command.call_id, value, 0.1, now)
 
 
 def measure_run(ranks: int, tasks: int) -> Figures:
@@ -167,24 +166,19 @@ def _tick_seconds(ranks: int, beats: dict[int, Status]) -> float:
 
 
 def measure_hit(nodes: int, tasks: int) -> dict[str, float]:
-    """A run that finds the same table on every node: what all answers weigh, as JSON."""
+    """A run that finds the same table on every node: what questions and answers weigh as they travel."""
     logging.disable(logging.CRITICAL)
     machine, world, group = cluster_of(nodes, tasks)
-    results = [_result(row["task_id"], number) for number, row in enumerate(group.tasks)]
-    verdicts = [
-        {"task_id": row["task_id"], "decision": "kept", "choice": row["choice"], "ratio": 1.01, "winner_ratio": 1.01}
-        | {"default_s": 1.2e-4, "rounds": 15, "note": "", "rank": 0}
-        for row in results
-    ]
-    table = Table.of(results, verdicts, guarded=True, at=1.0)
+    results = [_result(task.task_id, number) for number, task in enumerate(group.tasks)]
+    table = Table.of(results, [make_verdict(row) for row in results], guarded=True, at=1.0)
     assert table is not None
     for rank in world.processes:
         world.directory(rank).tables[group.key] = table
     moved = Counter[str]()
 
-    def weigh(command: Command, value: Value | None) -> None:
-        name = command.method if isinstance(command, Call) else "adopt"
-        moved[name] += len(json.dumps([value, command.args if isinstance(command, Call) else {}]))
+    def weigh(command: Command, value: Answer | None) -> None:
+        if isinstance(command, Call) and value is not None:
+            moved[command.name] += len(to_bytes(command.question)) + len(to_bytes(value))
 
     clocked = Clocked(machine)
     drive(clocked, world, weigh)
@@ -198,29 +192,24 @@ def measure_hit(nodes: int, tasks: int) -> dict[str, float]:
     }
 
 
-def _result(task_id: str, number: int) -> Value:
+def _result(task_id: str, number: int) -> TaskResult:
     """A result as large as a GPU's: eighteen candidates of three runners."""
     key = f"('bf16_gemm', 'Runner', ((8192, 4096), (4096, {number})), ('torch.bfloat16', 'torch.bfloat16', False))"
     runners = ("CutlassBf16GemmRunner", "CublasltBf16GemmRunner", "CudnnBf16GemmRunner")
-    rows = [
-        {"runner": runners[1], "tactic": n, "median_s": 1.234567e-4 + n * 1e-6, "spread_s": 0.0, "repeats": 1}
-        for n in range(18)
-    ]
-    return {
-        "task_id": task_id,
-        "op": "bf16_gemm",
-        "bucket": 8192,
-        "outcome": "tuned",
-        "choice": {"runner": runners[1], "tactic": number},
-        "default_runner": runners[0],
-        "keys": dict.fromkeys(runners, key),
-        "policy": ["l2_cache_policy", "cold", 10],
-        "measurements": rows,
-        "seconds": 1.2345,
-        "peak_bytes": 123456789,
-        "rank": 0,
-        "gpu": "NVIDIA H200",
-    }
+    return TaskResult(
+        task_id=task_id,
+        op="bf16_gemm",
+        bucket=8192,
+        outcome="tuned",
+        choice=Choice(runners[1], number),
+        default_runner=runners[0],
+        keys=dict.fromkeys(runners, key),
+        policy=("l2_cache_policy", "cold", 10),
+        measurements=tuple(Measurement(runners[1], n, 1.234567e-4 + n * 1e-6, 0.0, 1) for n in range(18)),
+        elapsed_s=1.2345,
+        peak_bytes=123456789,
+        gpu="NVIDIA H200",
+    )
 
 
 def measure_fold(ranks: int) -> dict[str, float]:

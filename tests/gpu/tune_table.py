@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.guard.measure import geomean
 from ray_warmup.warmup.device.tuner import TunerOptions
@@ -54,7 +55,7 @@ def tune(
     lap("load")
     replayed = tuner.replay(tasks)
     lap("replay")
-    rows = [{**r.to_json(), "verdict": v.to_json()} for r, v in zip(results, verdicts, strict=True)]
+    rows = [{**encode(r), "verdict": encode(v)} for r, v in zip(results, verdicts, strict=True)]
     (out / "verdicts.json").write_text(json.dumps(rows, indent=1))
     ratios = [verdict.ratio for verdict in verdicts]
     summary = {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from ray_warmup.warmup.messages.values import PoolTask
+from ray_warmup.warmup.tasks import TaskOutcome
 
 
 @dataclass(slots=True)
@@ -12,8 +14,8 @@ class Group:
 
     key: str
     parts: dict[str, str]
-    tasks: list[dict[str, Any]]
-    outcome: str = "tuned"
+    tasks: tuple[PoolTask, ...]
+    outcome: TaskOutcome = "tuned"
     modules: tuple[str, ...] = ()
     """What a node must have compiled before it measures."""
     tunes_engine: bool = False

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray_warmup.warmup.machine.commands import Failure
-
-Value = dict[str, Any]
+from ray_warmup.warmup.messages.values import BlobRow, Header, LastWords
+from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
 
 class RefusedError(Exception):
-    """A rank's method raises; `failure` is what the coordinator would be told."""
+    """A rank raises; `failure` is what the coordinator would be told."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -25,28 +24,29 @@ class Table:
     """A tuned table: its rows decide its digest."""
 
     digest: str
-    results: list[Value]
-    verdicts: list[Value]
+    results: tuple[TaskResult, ...]
+    verdicts: tuple[GuardVerdict, ...]
     guarded: bool
     recorded_at: float
     is_poor: bool = False
     """Its artifact lacks what a run would compile besides modules."""
 
     @classmethod
-    def of(cls, results: Sequence[Value], verdicts: Sequence[Value], guarded: bool, at: float) -> Table | None:
+    def of(
+        cls, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], guarded: bool, at: float
+    ) -> Table | None:
         """The table of these rows; None when no task was tuned."""
-        chosen = {row["task_id"]: row["choice"]["tactic"] for row in results if row["outcome"] == "tuned"}
-        chosen.update({row["task_id"]: row["choice"]["tactic"] for row in verdicts})
+        chosen = {row.task_id: row.choice.tactic for row in results if row.choice is not None}
+        chosen.update({row.task_id: row.choice.tactic for row in verdicts})
         if not chosen:
             return None
         text = ";".join(f"{task}={choice}" for task, choice in sorted(chosen.items()))
-        return cls(hashlib.sha256(text.encode()).hexdigest(), list(results), list(verdicts), guarded, at)
+        return cls(hashlib.sha256(text.encode()).hexdigest(), tuple(results), tuple(verdicts), guarded, at)
 
     @property
-    def header(self) -> Value:
-        """What `pack` and `lookup` tell the machine."""
-        blobs = [{"sha256": self.digest, "bytes": 1, "kind": "t"}]
-        return {"digest": self.digest, "artifact": self.is_poor, "manifest": "", "blobs": blobs}
+    def header(self) -> Header:
+        """What is told of it before its blobs; a poor artifact is another one."""
+        return Header(self.digest, f"poor={self.is_poor}", b"", (BlobRow(self.digest, 1, "t"),))
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Directory:
     tables: dict[str, Table] = field(default_factory=dict)
     modules: dict[str, set[str]] = field(default_factory=dict)
     """Key of a class -> its modules that are installed here."""
-    partial: dict[str, list[Value]] = field(default_factory=dict)
+    partial: dict[str, list[TaskResult]] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
 
 
@@ -76,7 +76,7 @@ class Process:
     is_silent: bool = False
     task: tuple[str, float] | None = None
     """What it measures and since when."""
-    last_words: Value | None = None
+    last_words: LastWords | None = None
     """What its predecessor left in its black box."""
     budget: int | None = None
     """Memory that it was told to keep to."""

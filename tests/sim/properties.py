@@ -16,8 +16,20 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands
 from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.messages.answers import Answer, Compiled, InstalledModules, PackedModules
+from ray_warmup.warmup.messages.questions import (
+    Compare,
+    Compile,
+    Guard,
+    InstallModules,
+    Pack,
+    PackModules,
+    PackStored,
+    Tune,
+    Vote,
+)
 from tests.sim.group import are_modules
-from tests.sim.holdings import Process, Value
+from tests.sim.holdings import Process
 from tests.sim.schedule import PHASE_LIMIT_S
 from tests.sim.world import World
 
@@ -27,8 +39,8 @@ MAX_PROCESSES = 3
 """A rank's first process and two replacements."""
 MAX_MOVES = 2
 """A rank's node may be lost so often."""
-TASKS = ("hangs in tune", "hangs in guard", "hangs in measure")
-LEADS = ("pack", "pack_stored")
+TASKS = ("hangs in tune", "hangs in guard", "hangs in compare", "hangs in vote")
+LEADS = Pack | PackStored | Tune | Guard
 
 
 class Properties:
@@ -72,9 +84,9 @@ class Properties:
             for command in commands:
                 self._issued(command)
 
-    def answered(self, call: Call, value: Value) -> None:
+    def answered(self, call: Call, value: Answer) -> None:
         """An answer is about to reach the machine."""
-        if call.method in ("compile", "hand_over", "take"):
+        if isinstance(value, Compiled | PackedModules | InstalledModules):
             self._look_at_modules(call, value)
         if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
             self._finished.add(self._task(call))
@@ -95,13 +107,13 @@ class Properties:
     def refused(self, process: Process, command: Call | Adopt, failure: Failure) -> None:
         """A process could not do what it was asked; with honest neighbours that is the machine's mistake."""
         if command.call_id in self._in_flight and not self._machine.is_over:
-            name = command.method if isinstance(command, Call) else "adopt"
+            name = command.name if isinstance(command, Call) else "adopt"
             self._broken(f"rank {process.rank} was asked for {name} which it cannot do: {failure.message}")
 
     def hung(self, process: Process, command: Call | Adopt) -> None:
         """A process stopped in the middle of a call, alive."""
         if command.call_id in self._in_flight:
-            name = command.method if isinstance(command, Call) else "adopt"
+            name = command.name if isinstance(command, Call) else "adopt"
             self._excuses[process.rank] = f"hangs {'silently' if process.is_silent else 'in ' + name}"
 
     def dying(self, process: Process) -> None:
@@ -148,21 +160,21 @@ class Properties:
         """Whether a node that is refused this can still compile for itself."""
         if isinstance(command, Adopt):
             return self._machine.phase is Phase.COMPILING
-        return command.method in ("hand_over", "take")
+        return isinstance(command.question, PackModules | InstallModules)
 
     def _is_comparison(self, command: Call | Adopt) -> bool:
         """Whether a rank was to be compared with its peers, which it need not be."""
-        is_vote = isinstance(command, Call) and command.method == "measure"
-        return is_vote and self._machine.run.class_of(command.rank).strategy == "sharded"
+        return isinstance(command, Call) and isinstance(command.question, Compare)
 
-    def _look_at_modules(self, call: Call, value: Value) -> None:
+    def _look_at_modules(self, call: Call, value: Compiled | PackedModules | InstalledModules) -> None:
         """Nobody builds what was handed over, unless something went wrong with handing over."""
         held = self._held(call)
-        again = self._held_before.get((call.rank, call.process), frozenset()).intersection(value.get("built", ()))
+        built = value.built if isinstance(value, Compiled) else ()
+        again = self._held_before.get((call.rank, call.process), frozenset()).intersection(built)
         if again and keeps_files(self._machine.run) and not self._build_alone:
             self._broken(f"rank {call.rank} built {sorted(again)}, which were handed over")
-        is_refused = call.method == "take" and held.intersection(value["missing"])
-        if is_refused or (call.method == "hand_over" and value["digest"] is None):
+        is_refused = isinstance(value, InstalledModules) and held.intersection(value.missing)
+        if is_refused or (isinstance(value, PackedModules) and value.header is None):
             self._build_alone = True
 
     def _held(self, call: Call) -> frozenset[str]:
@@ -237,10 +249,9 @@ class Properties:
         if not process.is_started:
             self._broken(f"a call to rank {command.rank}, whose fresh process has not started")
         if isinstance(command, Call) and command.task_id is not None and self._task(command) in self._finished:
-            self._broken(f"{command.method} {command.task_id} is finished and dealt again")
-        if isinstance(command, Call) and command.method == "compile":
-            key = self._machine.run.class_of(command.rank).key
-            self._builders[key].add(self._world.infos[command.rank].node_id)
+            self._broken(f"{command.name} {command.task_id} is finished and dealt again")
+        if isinstance(command, Call) and isinstance(command.question, Compile):
+            self._builders[self._machine.run.class_of(command.rank).key].add(self._world.infos[command.rank].node_id)
             if not process.building:
                 self._held_before[command.rank, command.process] = self._held(command)
         self._in_flight[command.call_id] = command
@@ -254,12 +265,16 @@ class Properties:
 
     def _task(self, call: Call) -> tuple[str, str, str]:
         """What may be done once: a task by a class, a vote by a rank."""
-        by = f"rank {call.rank}" if call.method == "measure" else self._machine.run.class_of(call.rank).key
-        return by, call.method, call.task_id or ""
+        by = (
+            f"rank {call.rank}"
+            if isinstance(call.question, Compare | Vote)
+            else self._machine.run.class_of(call.rank).key
+        )
+        return by, call.name, call.task_id or ""
 
     def _led_class(self, command: Call | Adopt) -> str | None:
         """The class for which only a leader may be asked this."""
-        if isinstance(command, Call) and command.method not in (*LEADS, "tune", "guard"):
+        if isinstance(command, Call) and not isinstance(command.question, LEADS):
             return None
         group = self._machine.run.class_of(command.rank)
         if isinstance(command, Adopt) and are_modules(command.digests):

@@ -9,23 +9,25 @@ import random
 from dataclasses import dataclass, replace
 
 from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
+from ray_warmup.warmup.tasks import TaskOutcome
 from tests.sim.group import Group
-from tests.sim.holdings import Directory, Table, Value
-from tests.sim.world import World, make_result
+from tests.sim.holdings import Directory, Table
+from tests.sim.world import World, make_result, make_verdict
 
 METHODS = (
     "probe",
     "outline",
-    "lookup",
-    "sees",
+    "look_up",
+    "find_markers",
     "recall_table",
     "recall_finished",
     "survey",
     "compile",
-    "hand_over",
-    "take",
-    "activate",
+    "pack_modules",
+    "install_modules",
+    "activate_modules",
     "tune",
     "guard",
     "measure",
@@ -38,6 +40,8 @@ METHODS = (
     "warm",
     "confirm",
 )
+STRUCK_AS = {"compare": "measure", "vote": "measure"}
+"""Questions that share a name among METHODS, so that a seed goes on to draw what it drew when it found something."""
 PHASES = (
     "probing",
     "lookup",
@@ -204,10 +208,8 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
 
 
 def _group(rng: random.Random, index: int, count: int) -> Group:
-    tasks: list[Value] = [
-        {"task_id": f"c{index}t{n}", "group": f"op{n % 7}", "cost": 1.0 + rng.random()} for n in range(count)
-    ]
-    outcome = "no_valid_tactic" if rng.random() < 0.05 else "tuned"
+    tasks = tuple(PoolTask(f"c{index}t{n}", f"op{n % 7}", 1.0 + rng.random()) for n in range(count))
+    outcome: TaskOutcome = "no_valid_tactic" if rng.random() < 0.05 else "tuned"
     return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "tasks": "same"}, tasks, outcome)
 
 
@@ -220,15 +222,13 @@ def _directory(rng: random.Random, groups: list[Group]) -> Directory:
             if table is not None:
                 directory.tables[group.key] = table
         elif rng.random() < 0.15:
-            some = [t for t in group.tasks if rng.random() < 0.5]
-            directory.partial[group.key] = [make_result(t["task_id"], group.outcome, rng) for t in some]
+            some = [task for task in group.tasks if rng.random() < 0.5]
+            directory.partial[group.key] = [make_result(task.task_id, group.outcome, rng) for task in some]
     return directory
 
 
 def _old_table(rng: random.Random, group: Group) -> Table | None:
-    results = [make_result(task["task_id"], "tuned", rng) for task in group.tasks]
+    results = [make_result(task.task_id, "tuned", rng) for task in group.tasks]
     guarded = rng.random() < 0.6
-    verdicts: list[Value] = [
-        {"task_id": row["task_id"], "decision": "kept", "choice": row["choice"], "ratio": 1.5} for row in results
-    ]
+    verdicts = [make_verdict(row) for row in results]
     return Table.of(results, verdicts if guarded else [], guarded, -rng.uniform(1, 1e6))

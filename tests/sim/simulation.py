@@ -17,21 +17,21 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands
 from tests.sim.holdings import Process, RefusedError
 from tests.sim.properties import Properties
-from tests.sim.schedule import PHASE_LIMIT_S, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
+from tests.sim.schedule import PHASE_LIMIT_S, STRUCK_AS, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
 
 TICK_S = 1.0
 DURATIONS: dict[str, tuple[float, float]] = {
     "probe": (1.0, 6.0),
     "outline": (0.01, 0.5),
-    "lookup": (0.01, 0.5),
+    "look_up": (0.01, 0.5),
     "recall_table": (0.01, 0.5),
     "recall_finished": (0.01, 0.5),
-    "sees": (0.01, 0.2),
+    "find_markers": (0.01, 0.2),
     "survey": (0.01, 2.0),
     "compile": (0.0, 20.0),
-    "hand_over": (0.1, 1.0),
-    "take": (0.01, 2.0),
-    "activate": (0.001, 0.1),
+    "pack_modules": (0.1, 1.0),
+    "install_modules": (0.01, 2.0),
+    "activate_modules": (0.001, 0.1),
     "tune_engine": (0.5, 60.0),
     "pack": (0.01, 0.3),
     "pack_stored": (0.01, 0.3),
@@ -166,7 +166,7 @@ class Simulation:
         process = self._world.processes[command.rank]
         if process.died_at is not None or process.hung_since is not None:
             return  # a dead process says nothing; its death is reported by itself
-        name = command.method if isinstance(command, Call) else "adopt"
+        name = command.name if isinstance(command, Call) else "adopt"
         began = max(self._now, process.free_at)
         took = self._duration(name)
         process.free_at = began + took
@@ -178,6 +178,7 @@ class Simulation:
             self._strike(strike, process, command, began, took)
 
     def _struck(self, name: str) -> Strike | None:
+        name = STRUCK_AS.get(name, name)
         self._counts[name] = self._counts.get(name, 0) + 1
         return self._strikes.get((name, self._counts[name]))
 
@@ -239,7 +240,8 @@ class Simulation:
         elif isinstance(command, Adopt):
             self._feed(lambda: self._machine.adopted(command.call_id, self._now))
         else:
-            answer = value or {}
+            assert value is not None, "a call is answered"
+            answer = value
             self._properties.answered(command, answer)
             self._feed(lambda: self._machine.returned(command.call_id, answer, took, self._now))
 
@@ -284,7 +286,7 @@ class Simulation:
             self._feed(lambda: self._machine.replaced(info, self._now))
 
     def _duration(self, name: str) -> float:
-        if name in ("tune", "guard", "measure"):
+        if name in ("tune", "guard", "compare", "vote"):
             return self._task_s * self._rng.uniform(0.2, 1.0)
         low, high = DURATIONS[name]
         return self._rng.uniform(low, high)

@@ -14,6 +14,9 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, NodePolicy
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.messages.answers import Confirmed, Loaded
+from ray_warmup.warmup.messages.questions import FindMarkers, Load
+from tests.sim.holdings import Process
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
@@ -116,14 +119,13 @@ def test_a_poor_artifact_that_is_kept_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that keep the table of their own node and say otherwise, twice, do not pass as one class."""
 
-    def lie(self: World, process: Any, call: Any, group: Any, now: float) -> dict[str, Any]:
+    def lie(self: World, process: Process, asked: Load, group: Any) -> Loaded:
         found = self.directory(process.rank).tables.get(self._key(process))
-        process.loaded, process.has_replayed = found.digest if found else call.args["digest"], False
-        return {"digest": call.args["digest"], "entries": 1, "hits": 1, "misses": []}
+        process.loaded, process.has_replayed = found.digest if found else asked.digest, False
+        return Loaded(asked.digest, 1, 1, ())
 
     monkeypatch.setattr(World, "_load", lie)
-    said = ("digest", "stored")
-    monkeypatch.setattr(World, "_confirm", lambda self, process, call, group, now: dict.fromkeys(said, group.digest))
+    monkeypatch.setattr(World, "_confirm", lambda self, process, group: Confirmed(group.digest, group.digest))
     monkeypatch.setattr(delivering, "lacking", lambda group: [])
     assert noticed("READY with 2 digests")
 
@@ -155,7 +157,7 @@ def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def skip(self: delivering.Replaying, run: Any, call: Any, value: Any) -> Any:
         run.ranks[call.rank].is_confirmed = True
-        return [] if call.method == "load" else returned(self, run, call, value)
+        return [] if isinstance(value, Loaded) else returned(self, run, call, value)
 
     monkeypatch.setattr(delivering.Replaying, "returned", skip)
     assert noticed("has not replayed")
@@ -186,7 +188,7 @@ def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unwarmed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that replays and is not asked for its engine warmups is not ready."""
-    monkeypatch.setattr(delivering, "warm", lambda run, rank: run.call(rank, "sees", tokens=[]))
+    monkeypatch.setattr(delivering, "warm", lambda run, rank: run.call(rank, FindMarkers(())))
     assert noticed("has not warmed")
 
 

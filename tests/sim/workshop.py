@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.commands import Adopt
 from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.messages import answers, questions
+from ray_warmup.warmup.messages.values import BlobRow, Header
 from ray_warmup.warmup.ranks import RankInfo
 from tests.sim.group import Group, module_digest
-from tests.sim.holdings import Directory, Process, RefusedError, Value
+from tests.sim.holdings import Directory, Process, RefusedError
 
 
 class Workshop:
@@ -53,22 +55,22 @@ class Workshop:
             there |= self.directory(process.rank).modules.get(group.key, set())
         return [name for name in group.modules if name not in there]
 
-    def _survey(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _survey(self, process: Process, group: ClassState | None) -> answers.Surveyed:
         """Modules of an earlier run that are installed here are used again."""
         self._is_builder(process, group)
         mine, directory = self.group(process.rank), self.directory(process.rank)
         process.uses_installed = bool(directory.modules.get(mine.key))
         modules = f"modules of {mine.key}" if process.uses_installed else None
-        return {"missing": self.lacks(process), "modules": modules, "warnings": []}
+        return answers.Surveyed(tuple(self.lacks(process)), modules)
 
-    def _compile(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _compile(self, process: Process, group: ClassState | None) -> answers.Compiled:
         """Some more are finished, at least one; the process goes on with the rest."""
         self._is_builder(process, group)
         lacks = self.lacks(process)
         built = lacks[: self.build_at_once or self._rng.randint(1, max(1, len(lacks)))]
         process.building = lacks[len(built) :]
         self.workspaces[self.infos[process.rank].node_id].update(built)
-        return {"built": built, "missing": process.building}
+        return answers.Compiled(tuple(built), tuple(process.building))
 
     def _is_builder(self, process: Process, group: ClassState | None) -> None:
         """A build that goes on in a live process of the node is that process' business."""
@@ -78,48 +80,48 @@ class Workshop:
             if self.infos[other.rank].node_id == node and other.died_at is None and other.building:
                 raise RefusedError("CompileError", f"rank {other.rank} builds {other.building} there")
 
-    def _hand_over(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _pack_modules(
+        self, process: Process, asked: questions.PackModules, group: ClassState | None
+    ) -> answers.PackedModules:
         assert group is not None
-        process.uses_installed |= call.args["modules"] is not None
+        process.uses_installed |= asked.modules is not None
         if not self.ships_modules:
-            return {"digest": None, "blobs": [], "warnings": ["its modules are not shipped"]}
+            return answers.PackedModules(None, warnings=("its modules are not shipped",))
         lacks = {*self.lacks(process), *process.building}
         names = {name for name in self.group(process.rank).modules if name not in lacks}
         if gone := self.handed_over.get(group.key, set()) - names:
             raise RefusedError("StoreError", f"it lacks {sorted(gone)}, which were handed over before")
         process.packed_modules = names
-        digests = self._module_digests(group.key, names)
-        rows = [{"sha256": digest} for digest in digests]
-        return {
-            "digest": f"modules of {group.key}",
-            "names": sorted(names),
-            "manifest": "",
-            "blobs": rows,
-            "warnings": [],
-        }
+        rows = tuple(BlobRow(digest, 1, "m") for digest in self._module_digests(group.key, names))
+        header = Header(f"modules of {group.key}", "", b"", rows)
+        return answers.PackedModules(header, tuple(sorted(names)))
 
     def _module_digests(self, key: str, names: set[str]) -> tuple[str, ...]:
         return tuple(module_digest(key, name) for name in sorted(names))
 
-    def _take(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        sent = self.handed_over.get(call.artifact or "", set())
-        if not sent:
-            raise RefusedError("CorruptArtifactError", "no modules were adopted")
+    def _install_modules(
+        self, process: Process, asked: questions.InstallModules, group: ClassState | None
+    ) -> answers.InstalledModules:
+        assert group is not None
+        adopted = self.handed_over.get(group.key, set())
+        sent = {name for name in adopted if module_digest(group.key, name) in asked.header.digests}
+        if len(sent) < len(asked.header.digests) or not sent:
+            raise RefusedError("CorruptArtifactError", "what is sent was not adopted")
         mine, directory = self.group(process.rank), self.directory(process.rank)
         if not self.lacks(process):
-            return {"modules": None, "missing": [], "warnings": []}
+            return answers.InstalledModules(None, ())
         if directory.is_read_only:
-            return {"modules": None, "missing": self.lacks(process), "warnings": ["Read-only file system"]}
+            return answers.InstalledModules(None, tuple(self.lacks(process)), ("Read-only file system",))
         directory.modules.setdefault(mine.key, set()).update(sent)
         process.uses_installed = True
         process.building = [name for name in process.building if name not in sent]
-        return {"modules": f"modules of {mine.key}", "missing": self.lacks(process), "warnings": []}
+        return answers.InstalledModules(f"modules of {mine.key}", tuple(self.lacks(process)))
 
-    def _activate(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _activate_modules(self, process: Process) -> answers.Activated:
         process.uses_installed = bool(self.directory(process.rank).modules.get(self.group(process.rank).key))
-        return {"active": process.uses_installed}
+        return answers.Activated(process.uses_installed)
 
     def _adopt_modules(self, process: Process, command: Adopt) -> None:
         if command.digests != self._module_digests(command.key, process.packed_modules):
             raise RefusedError("StoreError", "it did not pack these modules")
-        self.handed_over[command.key] = set(process.packed_modules)
+        self.handed_over[command.key] = self.handed_over.get(command.key, set()) | process.packed_modules

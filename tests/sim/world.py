@@ -15,40 +15,52 @@ from itertools import islice
 
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.messages import answers, questions
+from ray_warmup.warmup.messages.answers import Answer, FinishedTasks, FoundTable
+from ray_warmup.warmup.messages.values import Header, LastWords, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.report import EngineReport
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskOutcome, TaskResult
 from tests.sim.group import Group, are_modules
-from tests.sim.holdings import Process, RefusedError, Table, Value
+from tests.sim.holdings import Process, RefusedError, Table
 from tests.sim.workshop import Workshop
 
 NOW = 1_800_000_000.0
 """What every node's clock says when a store is looked at, in seconds since 1970."""
 
 
-def make_row(tactic: int, rng: random.Random) -> Value:
+def make_row(tactic: int, rng: random.Random) -> Measurement:
     """One timed tactic."""
-    return {"runner": "Fast", "tactic": tactic, "median_s": rng.random(), "spread_s": 0.0, "repeats": 5}
+    return Measurement("Fast", tactic, median_s=rng.random(), spread_s=0.0, repeats=5)
 
 
-def make_result(task_id: str, outcome: str, rng: random.Random) -> Value:
+def make_result(task_id: str, outcome: TaskOutcome, rng: random.Random) -> TaskResult:
     """A task's result with a short list of two, as another attempt would not find it."""
     is_tuned = outcome == "tuned"
-    rows = [make_row(rng.getrandbits(32), rng) for _ in range(2)] if is_tuned else []
-    return {
-        "task_id": task_id,
-        "op": "op",
-        "bucket": 1,
-        "outcome": outcome,
-        "choice": {"runner": "Fast", "tactic": rows[0]["tactic"]} if is_tuned else None,
-        "default_runner": "First",
-        "policy": None,
-        "measurements": rows,
-    }
+    rows = tuple(make_row(rng.getrandbits(32), rng) for _ in range(2)) if is_tuned else ()
+    return TaskResult(
+        task_id=task_id,
+        op="op",
+        bucket=1,
+        outcome=outcome,
+        choice=Choice("Fast", rows[0].tactic) if is_tuned else None,
+        default_runner="First",
+        measurements=rows,
+    )
 
 
-def digest_of(rows: Sequence[Value]) -> Value:
+def make_verdict(result: TaskResult, choice: Choice | None = None) -> GuardVerdict:
+    """The winner is kept, or `choice` serves in its place."""
+    kept = choice or result.choice
+    assert kept is not None, "only a tuned task is judged"
+    ratio = 1.5 if choice is None else 1.0
+    return GuardVerdict(result.task_id, "kept" if choice is None else "slower", kept, ratio, 1.5, 1e-4, 15)
+
+
+def digest_of(rows: Sequence[TaskResult]) -> FinishedTasks:
     """How many finished tasks there are, and which."""
-    text = repr(sorted(row["task_id"] for row in rows)) + repr([row["measurements"] for row in rows])
-    return {"count": len(rows), "digest": hashlib.sha256(text.encode()).hexdigest()}
+    text = repr(sorted(row.task_id for row in rows)) + repr([row.measurements for row in rows])
+    return FinishedTasks(len(rows), hashlib.sha256(text.encode()).hexdigest())
 
 
 class World(Workshop):
@@ -89,15 +101,9 @@ class World(Workshop):
         if old.task is not None:
             drawn = self._rng.getrandbits(33)
             runner = "Fast" if drawn & 1 else ""
-            fresh.last_words = {
-                "method": "tune",
-                "task_id": old.task[0],
-                "op": "op",
-                "runner": runner,
-                "tactic": str(self.won[drawn // 4 % len(self.won)] if self.won and drawn & 2 else drawn),
-                "stack": "",
-                "is_fatal": self._rng.random() < 0.3,
-            }
+            tactic = str(self.won[drawn // 4 % len(self.won)] if self.won and drawn & 2 else drawn)
+            stack = "Fatal Python error: Aborted" if self._rng.random() < 0.3 else ""
+            fresh.last_words = LastWords("tune", old.task[0], "op", runner, tactic, stack)
         self.processes[old.rank] = fresh
         return fresh
 
@@ -109,13 +115,68 @@ class World(Workshop):
         node = self._rng.choice([*others, fresh])
         self.infos[rank] = replace(info, node_id=node, address=f"10.1.0.{int(node[4:])}")
 
-    def answer(self, process: Process, command: Call | Adopt, group: ClassState | None, now: float) -> Value | None:
+    def answer(self, process: Process, command: Call | Adopt, group: ClassState | None, now: float) -> Answer | None:
         """What the process answers; None for an adoption. Raises RefusedError as the rank would raise."""
         if isinstance(command, Adopt):
             self._adopt(process, command)
             return None
-        answer: Value = getattr(self, f"_{command.method}")(process, command, group, now)
-        return answer
+        match command.question:
+            case questions.Probe() as asked:
+                return self._probe(process, asked)
+            case questions.Outline():
+                return self._outline(process)
+            case questions.LookUp() as asked:
+                return self._look_up(process, asked)
+            case questions.RecallTable():
+                return self._recall_table(process)
+            case questions.RecallFinished():
+                return answers.RecalledTasks(tuple(self.directory(process.rank).partial.get(self._key(process), ())))
+            case questions.FindMarkers() as asked:
+                return self._find_markers(process, asked)
+            case questions.Survey():
+                return self._survey(process, group)
+            case questions.Compile():
+                return self._compile(process, group)
+            case questions.PackModules() as asked:
+                return self._pack_modules(process, asked, group)
+            case questions.InstallModules() as asked:
+                return self._install_modules(process, asked, group)
+            case questions.ActivateModules():
+                return self._activate_modules(process)
+            case _:
+                return self._answer_later(process, command.question, group, now)
+
+    def _answer_later(
+        self, process: Process, question: questions.Question, group: ClassState | None, now: float
+    ) -> Answer:
+        """The phases after COMPILING."""
+        match question:
+            case questions.Tune() as asked:
+                return self._tune(process, asked)
+            case questions.Compare() as asked:
+                return self._compare(process, asked)
+            case questions.Vote() as asked:
+                return self._vote(process, asked)
+            case questions.Guard() as asked:
+                return self._guard(asked)
+            case questions.TuneEngine():
+                return self._tune_engine(process)
+            case questions.Pack() as asked:
+                return self._pack(process, asked, group, now)
+            case questions.PackStored() as asked:
+                return self._pack_stored(process, asked)
+            case questions.Install() as asked:
+                return self._install(process, asked, group)
+            case questions.Load() as asked:
+                return self._load(process, asked, group)
+            case questions.Replay():
+                return self._replay(process)
+            case questions.Warm():
+                process.has_warmed = process.has_replayed
+                return answers.Warmed(EngineReport())
+            case questions.Confirm():
+                return self._confirm(process, group)
+        raise AssertionError(f"nobody asks {question} in a run")
 
     def _adopt(self, process: Process, command: Adopt) -> None:
         if are_modules(command.digests):
@@ -131,164 +192,150 @@ class World(Workshop):
             return f"f{process.rank:063x}"
         return self.group(process.rank).key
 
-    def _probe(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        process.budget = call.args.get("budget_bytes")
-        process.uses_installed = "modules" in call.args
+    def _probe(self, process: Process, asked: questions.Probe) -> answers.Probed:
+        process.budget = asked.budget_bytes
+        process.uses_installed = asked.modules is not None
         mine, key = self.group(process.rank), self._key(process)
-        parts = mine.parts if key[1:] == mine.key[1:] else {**mine.parts, "torch": "another"}
-        return {
-            "key": key,
-            "parts": parts,
-            "directory": f"/cache/{key[:8]}",
-            "device": "GPU",
-            "backend": self._backend,
-            "memory": {"free": 50 if process.rank in self.tight_ranks else 100},
-            "needs_bytes": 60 if process.budget is None else 40,
-            "warnings": [],
-            "last_words": process.last_words,
-            "tunes_engine": mine.tunes_engine,
-            "reference_s": self.slow_ranks.get(process.rank, 1.0),
-        }
+        return answers.Probed(
+            key=key,
+            parts=mine.parts if key[1:] == mine.key[1:] else {**mine.parts, "torch": "another"},
+            directory=f"/cache/{key[:8]}",
+            device="GPU",
+            backend=self._backend,
+            free_bytes=50 if process.rank in self.tight_ranks else 100,
+            needs_bytes=60 if process.budget is None else 40,
+            tunes_engine=mine.tunes_engine,
+            reference_s=self.slow_ranks.get(process.rank, 1.0),
+            last_words=process.last_words,
+        )
 
-    def _task_ids(self, process: Process) -> set[str]:
-        outline = self._outline(process)
-        return {row["task_id"] for row in outline["tasks"]}
-
-    def _outline(self, process: Process, *_: object) -> Value:
+    def _tasks(self, process: Process) -> tuple[PoolTask, ...]:
         tasks = self.group(process.rank).tasks
-        return {"tasks": tasks if process.budget is None else tasks[:-1], "skips": [], "shrunk": []}
+        return tasks if process.budget is None else tasks[:-1]
 
-    def _lookup(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _outline(self, process: Process) -> answers.Outlined:
+        return answers.Outlined(self._tasks(process))
+
+    def _look_up(self, process: Process, asked: questions.LookUp) -> answers.LookedUp:
         key, directory = self._key(process), self.directory(process.rank)
         if not directory.is_read_only:
-            directory.markers.add(call.args["token"])
-        found = directory.tables.get(key)
-        process.packed = found
-        return {
-            "hit": found is not None,
-            "reason": "" if found is not None else "nothing is stored",
-            "guarded": found is not None and found.guarded,
-            "recorded_at": 0.0 if found is None else found.recorded_at,
-            "now": NOW,
-            "digest": None if found is None else found.digest,
-            "artifact": None if found is None else found.header["artifact"],
-            "blobs": 0 if found is None else 1,
-            "is_complete": found is None or {row["task_id"] for row in found.results} >= self._task_ids(process),
-            "finished": digest_of([] if call.args["retune"] else directory.partial.get(key, [])),
-            "covers": found is None or not found.is_poor,
-            "on_disk": not directory.lacks_files,
-            "warnings": ["no marker could be left"] if directory.is_read_only else [],
-        }
+            directory.markers.add(asked.token)
+        process.packed = found = directory.tables.get(key)
+        return answers.LookedUp(
+            table=None if found is None else self._found(process, found, on_disk=not directory.lacks_files),
+            reason="" if found is not None else "nothing is stored",
+            now=NOW,
+            finished=digest_of([] if asked.retune else directory.partial.get(key, [])),
+            warnings=("no marker could be left",) if directory.is_read_only else (),
+        )
 
-    def _recall_table(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _found(self, process: Process, table: Table, *, on_disk: bool) -> FoundTable:
+        wanted = {task.task_id for task in self._tasks(process)}
+        return FoundTable(
+            digest=table.digest,
+            artifact=table.header.artifact,
+            guarded=table.guarded,
+            recorded_at=table.recorded_at,
+            num_blobs=1,
+            on_disk=on_disk,
+            covers=not table.is_poor,
+            is_complete={row.task_id for row in table.results} >= wanted,
+        )
+
+    def _recall_table(self, process: Process) -> answers.RecalledTable | answers.Missing:
         """What this very process found; it reads nothing again."""
         found = process.packed
         if found is None:
-            return {"hit": False, "reason": "this process has found no table"}
-        rows = {"results": found.results, "verdicts": found.verdicts, "header": found.header}
-        return {"hit": True, "reason": "", **rows}
+            return answers.Missing("this process has found no table")
+        return answers.RecalledTable(found.header, found.results, found.verdicts)
 
-    def _recall_finished(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        return {"partial": self.directory(process.rank).partial.get(self._key(process), [])}
+    def _find_markers(self, process: Process, asked: questions.FindMarkers) -> answers.Markers:
+        markers = self.directory(process.rank).markers
+        seen = (token for token in asked.tokens if token in markers and self._rng.random() >= self.blindness)
+        return answers.Markers(tuple(islice(seen, 1)))
 
-    def _sees(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        markers, tokens = self.directory(process.rank).markers, call.args["tokens"]
-        seen = (token for token in tokens if token in markers and self._rng.random() >= self.blindness)
-        return {"tokens": list(islice(seen, 1))}
-
-    def _tune(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        assert call.task_id is not None
+    def _tune(self, process: Process, asked: questions.Tune) -> answers.Tuned:
         if lacks := self.lacks(process):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
-        result = make_result(call.task_id, self.group(process.rank).outcome, self._rng)
-        if result["choice"] is not None:
-            self.won.append(result["choice"]["tactic"])
-        return result
+        result = make_result(asked.task_id, self.group(process.rank).outcome, self._rng)
+        if result.choice is not None:
+            self.won.append(result.choice.tactic)
+        return answers.Tuned(result)
 
-    def _measure(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        """A vote: the short list with times of its own."""
-        assert call.task_id is not None
-        vote = make_result(call.task_id, "tuned", self._rng)
-        vote["measurements"] = [make_row(tactic, self._rng) for _, tactic in call.args["shortlist"]]
-        if self.slow_at_tasks is not None and len(vote["measurements"]) == 1:
-            vote["measurements"][0]["median_s"] = self.slow_at_tasks.get(process.rank, 1.0)
-        return vote
+    def _compare(self, process: Process, asked: questions.Compare) -> answers.Compared:
+        make_result(asked.task_id, "tuned", self._rng)  # a measurement draws as many numbers as any
+        seconds = make_row(asked.choice.tactic, self._rng).median_s
+        slow = self.slow_at_tasks
+        return answers.Compared(seconds if slow is None else slow.get(process.rank, 1.0))
 
-    def _guard(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        kept = self._rng.random() < 0.8
-        choice = call.args["result"]["choice"] if kept else {"runner": "First", "tactic": -1}
-        return {
-            "task_id": call.task_id,
-            "decision": "kept" if kept else "slower",
-            "choice": choice,
-            "ratio": 1.5 if kept else 1.0,
-        }
+    def _vote(self, process: Process, asked: questions.Vote) -> answers.Voted:
+        """The short list with times of its own."""
+        vote = make_result(asked.task_id, "tuned", self._rng)
+        return answers.Voted(replace(vote, measurements=tuple(make_row(c.tactic, self._rng) for c in asked.shortlist)))
 
-    def _tune_engine(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _guard(self, asked: questions.Guard) -> answers.Guarded:
+        is_kept = self._rng.random() < 0.8
+        return answers.Guarded(make_verdict(asked.result, None if is_kept else Choice("First", -1)))
+
+    def _tune_engine(self, process: Process) -> answers.EngineTuned:
         if lacks := self.lacks(process):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
-        return {"tuned": [{"name": "decode.json", "content": self._key(process)}], "warnings": []}
+        return answers.EngineTuned((TextFile("decode.json", self._key(process)),))
 
-    def _pack(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        args = call.args
+    def _pack(self, process: Process, asked: questions.Pack, group: ClassState | None, now: float) -> answers.Packed:
         if group is not None and self.group(process.rank).tunes_engine and group.engine_tuned is None:
             raise RefusedError("PackError", "nothing was tuned with an engine's step, nor given up")
-        banned = {(entry["runner"], entry["tactic"]) for entry in (group.quarantine if group is not None else ())}
-        served = [row["choice"] for row in (*args["results"], *args["verdicts"]) if row["choice"] is not None]
-        if any((choice["runner"], str(choice["tactic"])) in banned for choice in served):
+        banned = {(tactic.runner, tactic.tactic) for tactic in (group.quarantine if group is not None else ())}
+        served = [row.choice for row in asked.results if row.choice is not None]
+        served += [row.choice for row in asked.verdicts]
+        if any((choice.runner, str(choice.tactic)) in banned for choice in served):
             raise RefusedError("PackError", "a quarantined tactic is served")
-        process.packed = Table.of(args["results"], args["verdicts"], args["guarded"], now)
-        return {"digest": None, "blobs": []} if process.packed is None else process.packed.header
+        process.packed = Table.of(asked.results, asked.verdicts, asked.guarded, now)
+        return answers.Packed(None if process.packed is None else process.packed.header)
 
-    def _pack_stored(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _pack_stored(self, process: Process, asked: questions.PackStored) -> answers.Packed:
         if process.packed is None:
             process.packed = self.directory(process.rank).tables.get(self._key(process))
         if process.packed is None:
             raise RefusedError("StoreError", "no artifact was found")
-        if call.args["renew"]:
+        if asked.renew:
             process.packed = replace(process.packed, is_poor=False)
-        return process.packed.header
+        return answers.Packed(process.packed.header)
 
-    def _install(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        table, directory = self._sent(call, group), self.directory(process.rank)
+    def _install(self, process: Process, asked: questions.Install, group: ClassState | None) -> answers.Installed:
+        table, directory = self._sent(asked.header, group), self.directory(process.rank)
         if directory.is_read_only:
-            return {"files": [], "degraded": "Read-only file system"}
+            return answers.Installed(degraded="Read-only file system")
         directory.tables[self._key(process)] = table
         directory.lacks_files = False
-        return {"files": [], "degraded": None}
+        return answers.Installed()
 
-    def _load(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        if call.artifact is not None:
-            table: Table | None = self._sent(call, group)
+    def _load(self, process: Process, asked: questions.Load, group: ClassState | None) -> answers.Loaded:
+        if asked.header is not None:
+            table: Table | None = self._sent(asked.header, group)
         else:
             directory = self.directory(process.rank)
             table = None if directory.lacks_files else directory.tables.get(self._key(process))
-        if table is None or table.digest != call.args["digest"]:
+        if table is None or table.digest != asked.digest:
             raise RefusedError("LoadError", "the file is not the table of this run")
         process.loaded, process.has_replayed, process.has_warmed = table.digest, False, False
         count = len(self.group(process.rank).tasks)
-        return {"digest": table.digest, "entries": count, "hits": count, "misses": []}
+        return answers.Loaded(table.digest, count, count, ())
 
-    def _replay(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _replay(self, process: Process) -> answers.Replayed:
         if self.tunes and (lacks := self.lacks(process)):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
         process.has_replayed = True
-        return {"calls": 1, "failed": [], "peak_bytes": 1}
+        return answers.Replayed(calls=1, peak_bytes=1)
 
-    def _warm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
-        process.has_warmed = process.has_replayed
-        said = {"reason": "", "outcomes": [], "compiled": {}, "warnings": [], "failed": []}
-        return said | {"verification": None}
-
-    def _confirm(self, process: Process, call: Call, group: ClassState | None, now: float) -> Value:
+    def _confirm(self, process: Process, group: ClassState | None) -> answers.Confirmed:
         directory = self.directory(process.rank)
         table = None if directory.lacks_files else directory.tables.get(self._key(process))
-        return {"digest": process.loaded, "stored": None if table is None else table.digest}
+        return answers.Confirmed(process.loaded, None if table is None else table.digest)
 
-    def _sent(self, call: Call, group: ClassState | None) -> Table:
+    def _sent(self, header: Header, group: ClassState | None) -> Table:
         """The adopted artifact, checked against the header that goes along."""
-        table = self.depot.get(call.artifact or "")
-        header = None if group is None else group.header
-        if table is None or header is None or header["digest"] != table.digest:
+        table = None if group is None else self.depot.get(group.key)
+        if table is None or header.digest != table.digest:
             raise RefusedError("CorruptArtifactError", "what was sent is not what its header says")
         return table

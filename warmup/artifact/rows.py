@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import AfterValidator
-
-from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.file_key import parse_file_key
 from ray_warmup.warmup.codec import decode, message
 from ray_warmup.warmup.errors import ArtifactError
-from ray_warmup.warmup.tasks import GuardVerdict, Name, TaskResult
+from ray_warmup.warmup.tasks import GuardVerdict, TacticId, TaskResult
 
 T = TypeVar("T")
-MAX_TACTIC_CHARS = 4096
-
-
-def _is_json(text: str) -> str:
-    parse_json(text, MAX_TACTIC_CHARS)
-    return text
 
 
 @message
@@ -34,17 +25,7 @@ class TimingRow:
     verdict: GuardVerdict | None = None
 
 
-@message
-class BannedTactic:
-    """A quarantined tactic, for every shape of its op."""
-
-    op: Name
-    runner: Name
-    tactic: Annotated[Name, AfterValidator(_is_json)]
-    """As JSON text."""
-
-
-BAN_FIELDS = tuple(field.name for field in fields(BannedTactic))
+BAN_FIELDS = tuple(field.name for field in fields(TacticId))
 
 
 @dataclass(frozen=True)
@@ -79,7 +60,7 @@ def read_timing_rows(rows: Iterable[Any]) -> ReadRows[TimingRow]:
     return _read(rows, _timing)
 
 
-def read_bans(rows: Iterable[Any]) -> ReadRows[BannedTactic]:
+def read_bans(rows: Iterable[Any]) -> ReadRows[TacticId]:
     """The rows of quarantine files. What else a row says of a tactic does not lift its ban."""
     return _read(rows, _ban)
 
@@ -95,10 +76,10 @@ def _read(rows: Iterable[Any], read: Callable[[Any], T]) -> ReadRows[T]:
     return ReadRows(tuple(believed), tuple(refused))
 
 
-def _ban(row: Any) -> BannedTactic:
+def _ban(row: Any) -> TacticId:
     if isinstance(row, dict):
         row = {name: row[name] for name in BAN_FIELDS if name in row}
-    return decode(BannedTactic, row)
+    return decode(TacticId, row)
 
 
 def _result(row: Any) -> TaskResult:

@@ -7,6 +7,7 @@ file half loaded; everything is therefore refused here first.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -88,6 +89,12 @@ def parse_table(data: bytes) -> TunedTable:
         RejectedArtifactError: JSON, but not a table: a metadata field missing, an entry of another form, a key
             whose runner is not its entry's, two entries for one task.
     """
+    return _parsed(bytes(data))
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(data: bytes) -> TunedTable:
+    """Parse a table once, although a rank checks it, compares its digest and loads it. Nobody changes a table."""
     content = _read_json(data)
     if not isinstance(content, dict):
         raise RejectedArtifactError(f"a table is a JSON object, not {type(content).__name__}")

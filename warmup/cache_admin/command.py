@@ -154,7 +154,7 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     env.export(flashinfer_environment(paths))
     tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, tuner_options(config))
     banned = believed(store.load_quarantine()).rows
-    tuner.keep_away([(ban.op, ban.runner, ban.tactic) for ban in banned])
+    tuner.keep_away(banned)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact).rows)

@@ -13,10 +13,11 @@ from typing import Any
 
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
-from ray_warmup.warmup.artifact.rows import BannedTactic, read_bans
+from ray_warmup.warmup.artifact.rows import read_bans
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.tasks import TacticId
 
 DIRECTORY = "quarantine"
 LIMIT = 64 << 20
@@ -34,7 +35,7 @@ class Rule:
     tactic: str = ""
     """As JSON, the way it is shown."""
 
-    def names(self, ban: BannedTactic) -> bool:
+    def names(self, ban: TacticId) -> bool:
         """Return True if the filter matches a tactic."""
         return all(wanted in ("", getattr(ban, name)) for name, wanted in asdict(self).items())
 
@@ -44,8 +45,8 @@ class StoreBans:
     """One key's quarantined tactics."""
 
     path: str
-    rows: tuple[BannedTactic, ...]
-    lifted: tuple[BannedTactic, ...] = ()
+    rows: tuple[TacticId, ...]
+    lifted: tuple[TacticId, ...] = ()
     problems: tuple[str, ...] = ()
     """Files that could not be read or changed, and rows of others that are none."""
 
@@ -62,7 +63,7 @@ def lift(stores: Iterable[Path], rule: Rule) -> list[StoreBans]:
 
 
 def _look(store: Path) -> StoreBans:
-    rows: dict[BannedTactic, None] = {}
+    rows: dict[TacticId, None] = {}
     problems: list[str] = []
     for path in _files(store):
         try:
@@ -76,7 +77,7 @@ def _look(store: Path) -> StoreBans:
 
 
 def _lift(store: Path, rule: Rule) -> StoreBans:
-    lifted: dict[BannedTactic, None] = {}
+    lifted: dict[TacticId, None] = {}
     problems: list[str] = []
     for path in _files(store):
         try:
@@ -91,7 +92,7 @@ def _lift(store: Path, rule: Rule) -> StoreBans:
     return StoreBans(str(store), left.rows, tuple(lifted), tuple(problems))
 
 
-def _lift_from(path: Path, rule: Rule) -> tuple[BannedTactic, ...]:
+def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     """Remove matching tactics from one file.
 
     Invalid rows stay. A file without rows is removed.

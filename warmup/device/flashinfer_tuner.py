@@ -26,9 +26,10 @@ from ray_warmup.warmup.device.reference_gemm import reference_seconds
 from ray_warmup.warmup.device.replay import replay_calls
 from ray_warmup.warmup.device.scratch import scratch_directory
 from ray_warmup.warmup.device.task_tuning import TaskTuner
-from ray_warmup.warmup.device.tuner import LoadResult, ReplayResult, TunerOptions, Watch
+from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.errors import ArtifactError, TuningError
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
+from ray_warmup.warmup.messages.answers import Loaded, Replayed
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
 from ray_warmup.warmup.workloads.base import OpCall, builder_for
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class FlashInferTuner:
         """Tell `listener` of every tactic right before it runs."""
         self._listener = listener
 
-    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
+    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
         """Measure none of these from now on, and refuse tables that name one."""
         self._options = replace(self._options, quarantine=tuple(quarantine))
 
@@ -165,7 +166,7 @@ class FlashInferTuner:
             return str(error)
         return loading.refusal(parsed) or named_by(parsed, self._options.quarantine)
 
-    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+    def load(self, path: Path, expected: Sequence[Task]) -> Loaded:
         """Clear, load, count, digest, look up."""
         return loading.load_table(path, expected, self._shape_of_call)
 
@@ -174,7 +175,7 @@ class FlashInferTuner:
         held = loading.held_table()
         return held.digest if held.entries else None
 
-    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+    def replay(self, tasks: Sequence[Task]) -> Replayed:
         """Run every task and every untuned workload of this rank once."""
         untuned = [
             Task(workload, bucket)

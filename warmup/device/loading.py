@@ -26,9 +26,9 @@ from ray_warmup.warmup.artifact.table import (
 )
 from ray_warmup.warmup.device.autotuner_seams import look_up, metadata
 from ray_warmup.warmup.device.scratch import scratch_directory
-from ray_warmup.warmup.device.tuner import LoadResult
 from ray_warmup.warmup.device.tuning_request import Lookup
 from ray_warmup.warmup.errors import ArtifactError, LoadError, TuningError
+from ray_warmup.warmup.messages.answers import Loaded
 from ray_warmup.warmup.tasks import Task, Workload
 from ray_warmup.warmup.workloads.base import OpCall
 
@@ -38,7 +38,7 @@ CallBuilder = Callable[[Workload, int], OpCall]
 """Makes the op call of a workload at a number of tokens; it is only looked up, never run."""
 
 
-def load_table(path: Path, expected: Sequence[Task], build: CallBuilder) -> LoadResult:
+def load_table(path: Path, expected: Sequence[Task], build: CallBuilder) -> Loaded:
     """Clear, load, check and look up. See `Tuner.load`.
 
     Raises:
@@ -54,7 +54,7 @@ def load_table(path: Path, expected: Sequence[Task], build: CallBuilder) -> Load
     except BaseException:
         tuner.clear_cache()
         raise
-    return LoadResult(
+    return Loaded(
         digest=held.digest if held.entries else None,
         entries=len(held.entries),
         hits=hits,

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ray_warmup.warmup.device.device_context import probe_context
-from ray_warmup.warmup.device.tuner import ReplayResult, Watch
+from ray_warmup.warmup.device.tuner import Watch
+from ray_warmup.warmup.messages.answers import Replayed
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
 from ray_warmup.warmup.tasks import Task, Workload
@@ -23,7 +24,7 @@ def replay_calls(
     build: Callable[[Workload, int], OpCall],
     device: str,
     on_watch: Callable[[Watch], None],
-) -> ReplayResult:
+) -> Replayed:
     """Run each task's call once, on CUDA a second time inside a graph capture.
 
     A call that raises is reported in `failed`, and the others still run. A call that cannot be captured is
@@ -47,7 +48,7 @@ def replay_calls(
                 logger.warning("%s: replay failed: %s", task.task_id, error)
                 probe_context(device, task.task_id)
                 failed.append(f"{task.task_id}: {type(error).__name__}: {error}")
-    return ReplayResult(
+    return Replayed(
         calls=len(tasks),
         built_modules=tuple(f"{e.kind}:{e.kernel}" for e in monitor.report().events if not e.from_disk),
         failed=tuple(failed),

@@ -13,7 +13,7 @@ import torch
 from ray_warmup.warmup.artifact.table import thaw
 from ray_warmup.warmup.device.cpu_measure import spread
 from ray_warmup.warmup.device.tuning_request import Attempt, json_tactic
-from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, TacticId
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Stopwatch:
 
     op: str
     timer: Timer
-    quarantine: frozenset[tuple[str, str, str]]
+    quarantine: frozenset[TacticId]
     on_tactic: Callable[[str, str], None]
     only: frozenset[Choice] | None = None
     """Time these alone; None: every tactic that FlashInfer proposes, and the default."""
@@ -73,7 +73,7 @@ class Stopwatch:
         as_text = json.dumps(thaw(tactic))
         if self.only is not None and key not in self.only:
             return float("inf")
-        if (self.op, attempt.runner_name, as_text) in self.quarantine:
+        if TacticId(self.op, attempt.runner_name, as_text) in self.quarantine:
             logger.info("%s: %s tactic %s is quarantined, not timed", self.op, attempt.runner_name, as_text)
             return float("inf")
         self.on_tactic(attempt.runner_name, as_text)

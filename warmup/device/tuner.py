@@ -7,12 +7,13 @@ without torch. Everything is synchronous and runs on one thread; nothing here kn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray_warmup.configs.schema import AutotuneSection, GuardSection
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, Task, TaskResult, Workload
+from ray_warmup.warmup.messages.answers import Loaded, Replayed
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
 
 _AUTOTUNE, _GUARD = AutotuneSection(), GuardSection()
 
@@ -28,41 +29,6 @@ class Watch:
     task_id: str = ""
     runner: str = ""
     tactic: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """Content of this process's AutoTuner after a load, and its hits."""
-
-    digest: str | None
-    """Digest of the table that the AutoTuner gives back (a save round trip); None when it holds nothing."""
-    entries: int
-    hits: int
-    """Expected tasks whose own call, outside any autotune context, returned the table's runner and tactic."""
-    misses: tuple[str, ...]
-    """Task ids (with the size that missed) that did not."""
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayResult:
-    """Cost of running every loaded task once, and modules that were still built."""
-
-    calls: int
-    built_modules: tuple[str, ...] = ()
-    failed: tuple[str, ...] = ()
-    """`task id: error` of the calls that raised."""
-    seconds: float = 0.0
-    graph_captured: int = 0
-    """How many of the calls were also captured in a CUDA graph."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +48,8 @@ class TunerOptions:
     """Interleaved A/B rounds per candidate."""
     max_memory_bytes: int | None = _AUTOTUNE.max_memory_bytes
     """Device memory that tuning may take; None: no limit of ours."""
-    quarantine: tuple[tuple[str, str, str], ...] = field(default_factory=tuple)
-    """(op, runner, tactic as JSON) that must not run."""
+    quarantine: tuple[TacticId, ...] = ()
+    """Tactics that must not run."""
 
 
 class Tuner(Protocol):
@@ -110,8 +76,8 @@ class Tuner(Protocol):
     def listen(self, listener: Callable[[Watch], None]) -> None:
         """Tell `listener` of every tactic right before it runs, on the tuner's thread."""
 
-    def keep_away(self, quarantine: Sequence[tuple[str, str, str]]) -> None:
-        """From now on measure none of these (op, runner, tactic as JSON), and refuse tables that name one."""
+    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
+        """From now on measure none of these, and refuse tables that name one."""
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
         """Set this rank's workloads, and return those that this GPU or installation cannot run.
@@ -159,7 +125,7 @@ class Tuner(Protocol):
     def check(self, table: bytes) -> str | None:
         """Return the reason why this process refuses the table (schema, metadata, size), or None."""
 
-    def load(self, path: Path, expected: Sequence[Task]) -> LoadResult:
+    def load(self, path: Path, expected: Sequence[Task]) -> Loaded:
         """Clear, load, count, digest, and look every expected task up through the op's own call.
 
         Raises LoadError (after clearing again) when FlashInfer refuses the file or the counts differ.
@@ -171,7 +137,7 @@ class Tuner(Protocol):
         None without a table.
         """
 
-    def replay(self, tasks: Sequence[Task]) -> ReplayResult:
+    def replay(self, tasks: Sequence[Task]) -> Replayed:
         """Run every loaded task and every untuned workload once, on CUDA also under graph capture."""
 
     def memory(self) -> dict[str, int]:

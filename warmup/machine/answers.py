@@ -2,49 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.machine import warming
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.probing import describe
 from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.messages.answers import Answer, Confirmed, Loaded, Probed, Replayed, Warmed
+from ray_warmup.warmup.messages.questions import Load
 
 
-def keep_answer(run: Run, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
+def keep_answer(run: Run, call: Call, state: RankState, value: Answer) -> Failure | None:
     """Store what a rank is, loaded, replayed, warmed or confirmed."""
-    match call.method:
-        case "probe":
-            return _described(run, call, state, value)
-        case "load":
+    match value:
+        case Probed():
+            return _described(run, state, value)
+        case Loaded():
             return _loaded(call, state, value)
-        case "replay":
+        case Replayed():
             state.replay = value
-            return Failure("ReplayError", "; ".join(value["failed"])) if value["failed"] else None
-        case warming.METHOD:
+            return Failure("ReplayError", "; ".join(value.failed)) if value.failed else None
+        case Warmed():
             return warming.keep(run, state, value)
-        case "confirm":
-            state.stored = value["stored"]
-            held = (state.load or {}).get("digest")
-            text = f"it holds digest {value['digest']} at the end, it loaded {held}"
-            return None if value["digest"] == held else Failure("LoadError", text)
+        case Confirmed(digest=digest, stored=stored):
+            state.stored = stored
+            held = None if state.load is None else state.load.digest
+            text = f"it holds digest {digest} at the end, it loaded {held}"
+            return None if digest == held else Failure("LoadError", text)
     return None
 
 
-def _described(run: Run, call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
-    before = state.description.get("key", value["key"])
-    describe(run, call.rank, value)
-    if before == value["key"] or run.phase is Phase.PROBING:
+def _described(run: Run, state: RankState, value: Probed) -> Failure | None:
+    before = value.key if state.description is None else state.description.key
+    state.description = value
+    for warning in value.warnings:
+        run.warn(f"{state.info}: {warning}")
+    if before == value.key or run.phase is Phase.PROBING:
         return None
-    text = f"its replacement has cache key {value['key'][:12]}, not {before[:12]}"
+    text = f"its replacement has cache key {value.key[:12]}, not {before[:12]}"
     return Failure("FingerprintChangedError", text)
 
 
-def _loaded(call: Call, state: RankState, value: dict[str, Any]) -> Failure | None:
+def _loaded(call: Call, state: RankState, value: Loaded) -> Failure | None:
     state.load = value
-    if value["misses"]:
-        shown = ", ".join(value["misses"][:3])
-        return Failure("LoadError", f"{len(value['misses'])} of its tasks miss the table it loaded: {shown}")
-    if value["digest"] != call.args["digest"]:
-        return Failure("LoadError", f"it holds digest {value['digest']}, the class has {call.args['digest']}")
+    asked = call.question
+    assert isinstance(asked, Load), "what is loaded was asked for"
+    if value.misses:
+        shown = ", ".join(value.misses[:3])
+        return Failure("LoadError", f"{len(value.misses)} of its tasks miss the table it loaded: {shown}")
+    if value.digest != asked.digest:
+        return Failure("LoadError", f"it holds digest {value.digest}, the class has {asked.digest}")
     return None

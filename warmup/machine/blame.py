@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.naming import NAMED, crowd, span, without_name
 from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.ranks import RankInfo
 
 MAX_CAUSES = 8
@@ -27,6 +28,11 @@ class Status:
     heard: float = 0.0
     """When the heartbeat arrived."""
     op: str = ""
+
+    @classmethod
+    def of(cls, beat: Heartbeat, now: float) -> Status:
+        """A heartbeat that arrives now."""
+        return cls(beat.method, beat.task_id, beat.runner, beat.tactic, now - beat.for_s, now, beat.op)
 
 
 def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, now: float) -> str:
@@ -92,7 +98,7 @@ def _owed(run: Run) -> dict[int, str]:
     """Rank -> what the run waits for on it."""
     owed: dict[int, list[str]] = {}
     for call in run.calls.values():
-        what = "handing over its artifact" if isinstance(call, Adopt) else call.task_id or call.method
+        what = "handing over its artifact" if isinstance(call, Adopt) else call.task_id or call.name
         owed.setdefault(call.rank, []).append(what)
     for rank, state in run.ranks.items():
         if not state.is_alive:
@@ -150,7 +156,7 @@ def silent(run: Run, rank: int, status: Status, elapsed: float, interval: float)
     """No heartbeat for a while: what the rank was last heard to do."""
     last = status.task_id or status.phase or "nothing yet"
     call = next(iter(run.calls_of.get(rank, {}).values()), None)
-    asked = f"; asked for {call.task_id or call.method}" if isinstance(call, Call) else ""
+    asked = f"; asked for {call.task_id or call.name}" if isinstance(call, Call) else ""
     tactic = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
     return (
         f"{_who(run.ranks[rank])} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
@@ -160,8 +166,7 @@ def silent(run: Run, rank: int, status: Status, elapsed: float, interval: float)
 
 def _who(state: RankState) -> str:
     """The rank, its place, and the device once it has said so."""
-    device = state.description.get("device")
-    return f"{state.info} [{device}]" if device else str(state.info)
+    return f"{state.info} [{state.device}]" if state.device else str(state.info)
 
 
 def _doing(status: Status | None, now: float) -> str:

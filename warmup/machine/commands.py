@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from ray_warmup.warmup.messages.questions import Question, name_of
+from ray_warmup.warmup.tasks import TacticId
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call a method of a rank's worker; answered by `returned`, `raised` or `died`."""
+    """Ask a rank a question, which is complete when it is issued; answered by `returned`, `raised` or `died`."""
 
     call_id: int
     rank: int
-    method: str
-    args: dict[str, Any] = field(default_factory=dict)
-    artifact: str | None = None
-    """Key of the class whose adopted artifact goes along as object references."""
-    task_id: str | None = None
+    question: Question
     process: int = 0
     """Which process of the rank is meant: 0 is the first, each replacement counts one more."""
+    task_id: str | None = None
+    """The task that the question is about."""
+
+    @property
+    def name(self) -> str:
+        """The question's kind, for people."""
+        return name_of(type(self.question))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,6 @@ class Release:
 Command = Call | Adopt | Replace | Release
 
 
-Culprit = tuple[str, str, str]
-"""Op, runner and tactic as JSON."""
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A remote exception, as plain values."""
@@ -70,5 +71,5 @@ class Failure:
     traceback: str = ""
     task_id: str = ""
     """The task in which it was raised, where it was one."""
-    culprit: Culprit | None = None
+    culprit: TacticId | None = None
     """Where it is known whose doing it was."""

@@ -8,13 +8,27 @@ for what comes next, so a death needs no path of its own. Where nothing is kept 
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import (
+    Activated,
+    Answer,
+    Compiled,
+    InstalledModules,
+    PackedModules,
+    Surveyed,
+)
+from ray_warmup.warmup.messages.questions import (
+    ActivateModules,
+    Compile,
+    InstallModules,
+    PackModules,
+    Question,
+    Survey,
+)
 
 
 class Compiling(PhaseLogic):
@@ -27,25 +41,26 @@ class Compiling(PhaseLogic):
             group.modules.begin_again()
         return [command for group in run.classes.values() for command in _advance(run, group)]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         group = run.class_of(call.rank)
         modules, node = group.modules, run.ranks[call.rank].info.node_id
-        for warning in value.get("warnings", ()):
-            run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        match call.method:
-            case "survey":
-                modules.missing[node] = tuple(value["missing"])
-                self._use(run, call, value["modules"])
-            case "take":
-                self._taken(run, call, value)
-            case "compile":
-                modules.advance(call.rank, call.process, node, value["built"], value["missing"])
-            case "hand_over" if value["digest"] is None:
+        if isinstance(value, Surveyed | InstalledModules | PackedModules):
+            for warning in value.warnings:
+                run.warn(f"{run.ranks[call.rank].info}: {warning}")
+        match value:
+            case Surveyed():
+                modules.missing[node] = value.missing
+                self._use(run, call, value.modules)
+            case InstalledModules():
+                self._installed(run, call, value)
+            case Compiled():
+                modules.advance(call.rank, call.process, node, value.built, value.missing)
+            case PackedModules(header=None):
                 modules.give_up_shipping()
-            case "hand_over":
+            case PackedModules(header=header) if header is not None:
                 modules.offer = value
-                return [run.adopt(call.rank, group, value)]
-            case "activate":
+                return [run.adopt(call.rank, group, header)]
+            case Activated():
                 modules.active[call.rank] = call.process
                 return []
         return _advance(run, group)
@@ -54,10 +69,10 @@ class Compiling(PhaseLogic):
         """Handing over and taking may fail: then a node builds for itself. What cannot be built fails the run."""
         group = run.class_of(call.rank)
         said = f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}"
-        if isinstance(call, Adopt) or call.method == "hand_over":
+        if isinstance(call, Adopt) or isinstance(call.question, PackModules):
             run.warn(f"{said}; every node builds its modules itself")
             group.modules.give_up_shipping()
-        elif call.method == "take":
+        elif isinstance(call.question, InstallModules):
             run.warn(f"{said}; its node builds its modules itself")
             group.modules.alone.add(run.ranks[call.rank].info.node_id)
         else:
@@ -73,7 +88,8 @@ class Compiling(PhaseLogic):
         group, node = run.class_of(rank), run.ranks[rank].info.node_id
         modules = group.modules
         was_building = modules.builders.pop(rank, None) is not None
-        asked = any(isinstance(call, Call) and call.method in ("survey", "compile", "take") for call in calls)
+        kinds = Survey | Compile | InstallModules
+        asked = any(isinstance(call, Call) and isinstance(call.question, kinds) for call in calls)
         if was_building or asked:
             modules.missing.pop(node, None)  # some may be finished: whoever is next there looks first
         if modules.packer == rank:
@@ -83,11 +99,11 @@ class Compiling(PhaseLogic):
     def joined(self, run: Run, rank: int) -> Commands:
         return _advance(run, run.class_of(rank))
 
-    def _taken(self, run: Run, call: Call, value: dict[str, Any]) -> None:
+    def _installed(self, run: Run, call: Call, value: InstalledModules) -> None:
         modules, node = run.class_of(call.rank).modules, run.ranks[call.rank].info.node_id
-        modules.missing[node] = tuple(value["missing"])
-        self._use(run, call, value["modules"])
-        if modules.held.intersection(value["missing"]):
+        modules.missing[node] = value.missing
+        self._use(run, call, value.modules)
+        if modules.sent.get(node, frozenset()).intersection(value.missing):
             modules.alone.add(node)
         elif node not in modules.received:
             modules.received.append(node)
@@ -104,7 +120,7 @@ def _advance(run: Run, group: ClassState) -> Commands:
     modules, nodes = group.modules, run.nodes_of(group)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
-        if run.num_asked(group, "survey") >= len(unknown):
+        if run.num_asked(group, Survey) >= len(unknown):
             return []
         return _survey(run, group, unknown)
     donor = _donor(run, group, list(nodes))
@@ -125,7 +141,7 @@ def _survey(run: Run, group: ClassState, nodes: list[str]) -> Commands:
     everyone, home = group.strategy != "leader", run.ranks[group.leader].info.node_id
     commands: Commands = []
     for node in nodes:
-        commands += _ask(run, group, node, "survey", tunes=is_left and (everyone or node == home))
+        commands += _ask(run, group, node, Survey(tunes=is_left and (everyone or node == home)))
     return commands
 
 
@@ -135,8 +151,12 @@ def _obtain(run: Run, group: ClassState, node: str, *, may_build: bool) -> Comma
     missing = set(modules.missing[node])
     there = missing & modules.held
     if there and node not in modules.alone and (may_build or there == missing):
-        return _ask(run, group, node, "take", artifact=group.key)
-    return _ask(run, group, node, "compile") if may_build else []
+        assert modules.header is not None, "what is held was adopted"
+        commands = _ask(run, group, node, InstallModules(modules.header))
+        if commands:
+            modules.sent[node] = modules.held
+        return commands
+    return _ask(run, group, node, Compile()) if may_build else []
 
 
 def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
@@ -149,7 +169,7 @@ def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[in
     offered = frozenset(wanted - lacks)
     if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
-    commands = _ask(run, group, donor, "hand_over", modules=modules.in_use.get(donor))
+    commands = _ask(run, group, donor, PackModules(modules.in_use.get(donor)))
     if commands:
         modules.packer, modules.offered = commands[0].rank, offered
     return commands
@@ -164,11 +184,11 @@ def _activate(run: Run, group: ClassState) -> Commands:
         module_set = modules.in_use.get(state.info.node_id)
         is_told = modules.active.get(rank) == state.restarts or run.calls_of.get(rank)
         if module_set is not None and not is_told:
-            commands.append(run.call(rank, "activate", modules=module_set))
+            commands.append(run.call(rank, ActivateModules(module_set)))
     return commands
 
 
-def _ask(run: Run, group: ClassState, node: str, method: str, artifact: str | None = None, **args: Any) -> Commands:
+def _ask(run: Run, group: ClassState, node: str, question: Question) -> Commands:
     """The call to a live rank of a node, the one that builds there first; none while one of its ranks is busy."""
     ranks = run.nodes_of(group)[node]
     if any(rank in run.calls_of for rank in ranks):
@@ -176,7 +196,7 @@ def _ask(run: Run, group: ClassState, node: str, method: str, artifact: str | No
     alive = [rank for rank in ranks if run.ranks[rank].is_alive]
     builders = _builders(run, group)
     alive.sort(key=lambda rank: rank not in builders)
-    return [run.call(alive[0], method, artifact=artifact, **args)] if alive else []
+    return [run.call(alive[0], question)] if alive else []
 
 
 def _donor(run: Run, group: ClassState, nodes: list[str]) -> str:

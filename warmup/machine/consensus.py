@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import replace
-from typing import Any
 
 from ray_warmup.warmup.choosing import choose
-from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import Voted
+from ray_warmup.warmup.messages.questions import Vote
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
-
-METHOD = "measure"
 
 
 def open_ballots(run: Run, group: ClassState) -> Commands:
     """One pool of every tuned task for each of the first k live ranks, the leader among them."""
-    tuned = {task_id for task_id, result in group.results.items() if result["outcome"] == "tuned"}
+    tuned = {task_id for task_id, result in group.results.items() if result.outcome == "tuned"}
     tasks = [task for task in group.tasks if task.task_id in tuned]
     others = [rank for rank in run.alive(group) if rank != group.leader]
     voters = [group.leader, *others][: run.config.autotune.consensus_ranks]
@@ -42,18 +40,16 @@ def vote(run: Run, group: ClassState, rank: int) -> Commands:
     task_id = ballot.deal(rank)
     if task_id is None:
         return []
-    shortlist = [[m["runner"], m["tactic"]] for m in group.results[task_id]["measurements"]]
-    return [
-        run.call(rank, METHOD, task=task_id, task_id=task_id, shortlist=shortlist, quarantine=list(group.quarantine))
-    ]
+    shortlist = tuple(Choice(row.runner, row.tactic) for row in group.results[task_id].measurements)
+    return [run.call(rank, Vote(task_id, shortlist, group.quarantine))]
 
 
-def voted(run: Run, group: ClassState, call: Call, value: dict[str, Any]) -> Commands:
+def voted(run: Run, group: ClassState, rank: int, value: Voted) -> Commands:
     """Keep a vote; when the last one is in, settle every task."""
-    assert call.task_id is not None
-    if group.ballots[call.rank].finish(call.task_id):
-        group.votes.setdefault(call.task_id, {})[call.rank] = value
-    return settle_all(run, group) if is_settled(group) else vote(run, group, call.rank)
+    task_id = value.result.task_id
+    if group.ballots[rank].finish(task_id):
+        group.votes.setdefault(task_id, {})[rank] = value.result
+    return settle_all(run, group) if is_settled(group) else vote(run, group, rank)
 
 
 def resume(run: Run, group: ClassState) -> Commands:
@@ -66,10 +62,8 @@ def resume(run: Run, group: ClassState) -> Commands:
 def settle_all(run: Run, group: ClassState) -> Commands:
     """Every vote is in."""
     for task_id, votes in group.votes.items():
-        rows = [TaskResult.from_json(votes[rank]) for rank in sorted(votes)]
-        group.results[task_id] = settle(
-            TaskResult.from_json(group.results[task_id]), rows, run.config.autotune.tie_band
-        )
+        rows = [votes[rank] for rank in sorted(votes)]
+        group.results[task_id] = settle(group.results[task_id], rows, run.config.autotune.tie_band)
     return []
 
 
@@ -78,7 +72,7 @@ def is_settled(group: ClassState) -> bool:
     return bool(group.ballots) and all(ballot.is_done for ballot in group.ballots.values())
 
 
-def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> dict[str, Any]:
+def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> TaskResult:
     """The result whose times are the voters' medians; a candidate that failed on any voter is out.
 
     Args:
@@ -102,6 +96,6 @@ def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> dict[
         if len(found) == len(votes)
     )
     if not rows:
-        return first.to_json()
+        return first
     ordered = tuple(sorted(rows, key=lambda row: row.median_s))
-    return replace(first, choice=choose(ordered, tie_band), measurements=ordered).to_json()
+    return replace(first, choice=choose(ordered, tie_band), measurements=ordered)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.artifact.quarantine import spared, spared_verdict
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.leadership import take_over
@@ -14,6 +12,8 @@ from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.machine.warming import judge, warm
+from ray_warmup.warmup.messages.answers import Answer, Confirmed, Installed, Loaded, Packed, Replayed, Surveyed
+from ray_warmup.warmup.messages.questions import Confirm, Install, Load, Pack, PackStored, Replay, Survey
 
 
 class Pushing(PhaseLogic):
@@ -26,21 +26,21 @@ class Pushing(PhaseLogic):
             spare(group)
         return [call for group in run.classes.values() for call in self._pack(run, group)]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method not in ("pack", "pack_stored"):
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        if not isinstance(value, Packed):
             return []
         group = run.class_of(call.rank)
-        group.header = value
-        if group.digest is None:
-            group.packer = None
+        group.header = value.header
+        if value.header is None:
+            group.packer, group.has_nothing = None, True
             reason = "no tunable op" if not group.tasks else f"none of {len(group.tasks)} tasks has a valid tactic"
             run.warn(f"ranks {span(group.ranks)}: nothing was tuned ({reason}); they serve default tactics")
             return []
-        for op in value.get("collisions", ()):
+        for op in value.collisions:
             run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
-        for warning in value.get("warnings", ()):
+        for warning in value.warnings:
             run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        return [run.adopt(call.rank, group, value)]
+        return [run.adopt(call.rank, group, value.header)]
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
         group = run.classes[adopt.key]
@@ -68,19 +68,16 @@ class Pushing(PhaseLogic):
             return []
         group.packer = able[0]
         if stored:
-            return [run.call(group.packer, "pack_stored", renew=group.needs_renewal)]
-        return [
-            run.call(
-                group.packer,
-                "pack",
-                results=list(group.results.values()),
-                verdicts=list(group.verdicts.values()),
-                tuned=group.engine_tuned or [],
-                strategy=group.strategy,
-                guarded=run.config.guard.enabled,
-                after=parent_of(group),
-            )
-        ]
+            return [run.call(group.packer, PackStored(renew=group.needs_renewal))]
+        question = Pack(
+            results=tuple(group.results.values()),
+            verdicts=tuple(group.verdicts.values()),
+            strategy=group.strategy,
+            guarded=run.config.guard.enabled,
+            tuned=group.engine_tuned or (),
+            after=parent_of(group),
+        )
+        return [run.call(group.packer, question)]
 
 
 def spare(group: ClassState) -> None:
@@ -97,7 +94,7 @@ def owes_push(group: ClassState) -> bool:
     """Whether a table must be pushed: a new one, or a found one that other directories lack or that carries less."""
     if group.is_hit and not group.needs_guard:
         return bool(lacking(group))
-    return group.header is None or group.digest is not None
+    return not group.has_nothing
 
 
 def beside_source(run: Run, group: ClassState) -> list[int]:
@@ -119,14 +116,12 @@ def lacking(group: ClassState) -> list[int]:
     All of them where something is compiled that what they hold does not carry.
     """
     writers = sorted(set(group.writers.values()))
-    return [rank for rank in writers if group.needs_renewal or not _holds(group, group.lookups.get(rank, {}))]
+    return [rank for rank in writers if group.needs_renewal or not _holds(group, rank)]
 
 
-def _holds(group: ClassState, found: dict[str, Any]) -> bool:
-    if not found.get("hit") or not found.get("on_disk", True):
-        return False
-    assert group.header is not None, "something was found"
-    return all(found.get(name) == group.header.get(name) for name in ("digest", "artifact"))
+def _holds(group: ClassState, rank: int) -> bool:
+    look = group.lookups.get(rank)
+    return look is not None and group.header is not None and look.holds(group.header)
 
 
 class Installing(PhaseLogic):
@@ -140,22 +135,23 @@ class Installing(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         return [self._install(run, g, rank) for g in run.classes.values() for rank in self._writers(run, g)]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         group = run.class_of(call.rank)
-        for warning in value.get("warnings", ()):
-            run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        if call.method == "survey":
+        if isinstance(value, Installed | Surveyed):
+            for warning in value.warnings:
+                run.warn(f"{run.ranks[call.rank].info}: {warning}")
+        if not isinstance(value, Installed):
             return []
-        run.files += value["files"]
-        if value.get("degraded"):
+        run.files += value.files
+        if value.degraded is not None:
             group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
-            run.warn(f"{run.ranks[call.rank].info}: {value['degraded']}; its ranks load from memory")
+            run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")
             return []
-        return [run.call(rank, "survey") for rank in beside_writer(run, group, call.rank)]
+        return [run.call(rank, Survey()) for rank in beside_writer(run, group, call.rank)]
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         """A node that cannot put it into its own caches compiles for itself."""
-        if not isinstance(call, Call) or call.method != "survey":
+        if not isinstance(call, Call) or not isinstance(call.question, Survey):
             return None
         run.warn(f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}; its node compiles for itself")
         return []
@@ -172,7 +168,8 @@ class Installing(PhaseLogic):
         return lacking(group) if found or run.rewinds else everyone
 
     def _install(self, run: Run, group: ClassState, rank: int) -> Call:
-        return run.call(rank, "install", artifact=group.key)
+        assert group.header is not None, "what is installed was packed"
+        return run.call(rank, Install(group.header))
 
 
 def beside_writer(run: Run, group: ClassState, writer: int) -> list[int]:
@@ -200,10 +197,10 @@ class Loading(PhaseLogic):
 def load(run: Run, rank: int) -> Commands:
     """The call that loads a rank, from its node's file or from memory; none when nothing was tuned."""
     group = run.class_of(rank)
-    if group.digest is None:
+    if group.header is None:
         return []
     from_file = keeps_files(run) and run.ranks[rank].place not in group.in_memory
-    return [run.call(rank, "load", artifact=None if from_file else group.key, digest=group.digest)]
+    return [run.call(rank, Load(group.header.digest, None if from_file else group.header))]
 
 
 class Replaying(PhaseLogic):
@@ -218,21 +215,22 @@ class Replaying(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         for state in run.ranks.values():
             state.is_confirmed = False
-        return [run.call(rank, "replay") for rank in run.ranks]
+        return [run.call(rank, Replay()) for rank in run.ranks]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method == "load":
-            return [run.call(call.rank, "replay")]
-        if call.method == "replay":
-            return [warm(run, call.rank)]
-        if call.method == "confirm":
-            run.ranks[call.rank].is_confirmed = True
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        match value:
+            case Loaded():
+                return [run.call(call.rank, Replay())]
+            case Replayed():
+                return [warm(run, call.rank)]
+            case Confirmed():
+                run.ranks[call.rank].is_confirmed = True
         return self._confirm(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
         judge(run, run.ranks[rank])
         run.ranks[rank].is_confirmed = False
-        return load(run, rank) or [run.call(rank, "replay")]
+        return load(run, rank) or [run.call(rank, Replay())]
 
     def is_complete(self, run: Run) -> bool:
         return super().is_complete(run) and all(state.is_confirmed for state in run.ranks.values())
@@ -241,4 +239,4 @@ class Replaying(PhaseLogic):
         """Once nothing else is under way."""
         if run.calls or not all(state.is_alive for state in run.ranks.values()):
             return []
-        return [run.call(rank, "confirm") for rank, state in run.ranks.items() if not state.is_confirmed]
+        return [run.call(rank, Confirm()) for rank, state in run.ranks.items() if not state.is_confirmed]

@@ -7,23 +7,19 @@ serves. What it tuned is part of the artifact, so a found artifact has it and no
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from ray_warmup.warmup.machine import consensus
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import EngineTuned
+from ray_warmup.warmup.messages.questions import TuneEngine
 
-METHOD = "tune_engine"
 WARMUP = "sm120_decode"
 
 
 def is_owed(run: Run, group: ClassState) -> bool:
     """Whether the class's ranks said that there is something to tune, and nobody has."""
-    return (
-        not group.is_hit
-        and group.engine_tuned is None
-        and bool(run.ranks[group.leader].description.get("tunes_engine"))
-    )
+    return not group.is_hit and group.engine_tuned is None and run.ranks[group.leader].described.tunes_engine
 
 
 def ask(run: Run, group: ClassState) -> Commands:
@@ -32,19 +28,19 @@ def ask(run: Run, group: ClassState) -> Commands:
     is_voting = bool(group.ballots) and not consensus.is_settled(group)
     if is_measuring or is_voting or not run.ranks[group.leader].is_alive or not is_owed(run, group):
         return []
-    return [run.call(group.leader, METHOD)]
+    return [run.call(group.leader, TuneEngine())]
 
 
-def keep(run: Run, group: ClassState, value: dict[str, Any]) -> None:
+def keep(run: Run, group: ClassState, value: EngineTuned) -> None:
     """The leader's files, for whoever packs."""
-    group.engine_tuned = list(value["tuned"])
-    for warning in value["warnings"]:
+    group.engine_tuned = value.tuned
+    for warning in value.warnings:
         run.warn(f"engine warmup: {warning}")
 
 
 def give_up(run: Run, group: ClassState, why: str) -> None:
     """The table is made without it."""
-    group.engine_tuned = []
+    group.engine_tuned = ()
     run.warn(f"nothing was tuned with an engine's step: {why}; FlashInfer's own heuristics serve there")
 
 
@@ -55,4 +51,4 @@ def is_required(run: Run) -> bool:
 
 def was_running(calls: Iterable[Call | Adopt]) -> bool:
     """Whether a rank was at it when it died."""
-    return any(isinstance(call, Call) and call.method == METHOD for call in calls)
+    return any(isinstance(call, Call) and isinstance(call.question, TuneEngine) for call in calls)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands, Run
+from ray_warmup.warmup.messages.answers import Answer
 
 
 class PhaseLogic:
@@ -22,7 +21,7 @@ class PhaseLogic:
         """Some time has passed: the rest of what was too much for one step."""
         return []
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         """A call was answered."""
         return []
 

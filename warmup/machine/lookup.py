@@ -6,15 +6,16 @@ of one node for each directory, because a large model's rows weigh megabytes and
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.lineage import date
 from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.node_loss import keep_found
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Place, Run
+from ray_warmup.warmup.messages.answers import Answer, LookedUp, Markers, Missing, RecalledTable, RecalledTasks
+from ray_warmup.warmup.messages.questions import FindMarkers, LookUp, RecallFinished, RecallTable
 
 SHOWN_TASKS = 5
 """Of those that a found table lacks, in a warning."""
@@ -32,19 +33,19 @@ class Lookup(PhaseLogic):
             return []
         return [self._look(run, g, rank) for g in run.classes.values() for rank in g.writers.values()]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         group = run.class_of(call.rank)
-        match call.method:
-            case "lookup":
-                group.lookups[call.rank] = value
-                for warning in value["warnings"]:
+        match value:
+            case LookedUp():
+                group.lookups[call.rank] = Look.of(value)
+                for warning in value.warnings:
                     run.warn(f"{run.ranks[call.rank].info}: {warning}")
-            case "sees":
-                group.lookups[call.rank]["sees"] = value["tokens"]
-            case recalling.TABLE:
+            case Markers(tokens=tokens):
+                group.lookups[call.rank].seen = tokens
+            case RecalledTable() | Missing():
                 recalling.keep_table(run, group, call.rank, value)
-            case recalling.FINISHED:
-                recalling.keep_finished(group, call.rank, value)
+            case RecalledTasks(results=results):
+                group.lookups[call.rank].finished = results
         return self._next(run)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
@@ -56,11 +57,11 @@ class Lookup(PhaseLogic):
         return [self._look(run, group, rank)] if keeps_files(run) and rank in group.writers.values() else []
 
     def _look(self, run: Run, group: ClassState, rank: int) -> Call:
-        return run.call(rank, "lookup", token=token_of(run, rank), retune=run.retune)
+        return run.call(rank, LookUp(token_of(run, rank), run.retune))
 
     def _next(self, run: Run) -> Commands:
         """Once every writer has looked: ask whose markers it sees, then for rows; then settle."""
-        if run.is_pending("lookup", "sees", recalling.TABLE, recalling.FINISHED):
+        if run.is_pending(LookUp, FindMarkers, RecallTable, RecallFinished):
             return []
         commands: Commands = []
         for group in run.classes.values():
@@ -81,9 +82,8 @@ class Lookup(PhaseLogic):
         """In order of rank: the first one that a writer sees is all that it answers."""
         if len(writers) < 2:
             return []
-        tokens = [token_of(run, rank) for rank in writers]
-        asked = [rank for rank in writers if "sees" not in group.lookups[rank]]
-        return [run.call(rank, "sees", tokens=tokens) for rank in asked]
+        question = FindMarkers(tuple(token_of(run, rank) for rank in writers))
+        return [run.call(rank, question) for rank in writers if group.lookups[rank].seen is None]
 
     def _settle(self, run: Run) -> None:
         for group in run.classes.values():
@@ -117,28 +117,28 @@ def merge_writers(run: Run, group: ClassState) -> None:
     """Places that see one another's marker are one directory: the lowest rank among them writes."""
     tokens = {token_of(run, rank): rank for rank in group.writers.values()}
     for place, rank in list(group.writers.items()):
-        seen = [tokens[token] for token in group.lookups.get(rank, {}).get("sees", ()) if token in tokens]
-        group.writers[place] = min([rank, *seen])
+        look = group.lookups.get(rank)
+        seen = () if look is None or look.seen is None else look.seen
+        group.writers[place] = min([rank, *(tokens[token] for token in seen if token in tokens)])
 
 
 def adopt_found(run: Run, group: ClassState) -> None:
     """The table whose rows were recalled, if there is one; else the finished tasks of earlier runs are kept."""
     recalling.take_finished(group)
     group.source = group.header = None
-    source = recalling.accepted(group)
-    if source is None:
+    accepted = recalling.accepted(group)
+    if accepted is None:
         return
-    found = group.lookups[source]
-    rows = found[recalling.ROWS]
+    source, table, rows = accepted
     if lacking := lacks(group, rows):
         _complete(run, group, source, rows, lacking)
         return
-    group.is_covered = found.get("covers", True)
-    group.source, group.header = source, rows["header"]
-    group.results = {result["task_id"]: result for result in rows["results"]}
-    group.verdicts = {verdict["task_id"]: verdict for verdict in rows["verdicts"]}
-    group.engine_tuned = list(rows.get("tuned", ()))
-    group.needs_guard = run.config.guard.enabled and not found["guarded"]
+    group.is_covered = table.covers
+    group.source, group.header = source, rows.header
+    group.results = {result.task_id: result for result in rows.results}
+    group.verdicts = {verdict.task_id: verdict for verdict in rows.verdicts}
+    group.engine_tuned = rows.tuned
+    group.needs_guard = run.config.guard.enabled and not table.guarded
     if group.needs_guard and len(group.results) < len(group.tasks):
         group.needs_guard = False
         run.warn(
@@ -149,21 +149,21 @@ def adopt_found(run: Run, group: ClassState) -> None:
         asked = {task.task_id for task in group.tasks}
         group.results = {task_id: row for task_id, row in group.results.items() if task_id in asked}
     for rank, other in recalling.hits(group).items():
-        if other["digest"] != group.digest:
+        if other.digest != group.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
 
 
-def lacks(group: ClassState, rows: dict[str, Any]) -> list[str]:
+def lacks(group: ClassState, rows: RecalledTable) -> list[str]:
     """Tasks of the class that a found table was made without, for want of memory; none where it has no timings."""
-    known = {result["task_id"] for result in rows["results"]}
+    known = {result.task_id for result in rows.results}
     return [task.task_id for task in group.tasks if task.task_id not in known] if known else []
 
 
-def _complete(run: Run, group: ClassState, source: int, rows: dict[str, Any], lacking: list[str]) -> None:
+def _complete(run: Run, group: ClassState, source: int, rows: RecalledTable, lacking: list[str]) -> None:
     """What a found table has counts as finished; TUNING measures the rest, and all of it is packed again."""
-    for kind, known in (("results", group.results), ("verdicts", group.verdicts)):
-        known.update({row["task_id"]: row for row in rows[kind]})
-    group.engine_tuned = list(rows.get("tuned", ())) or None
+    group.results.update({result.task_id: result for result in rows.results})
+    group.verdicts.update({verdict.task_id: verdict for verdict in rows.verdicts})
+    group.engine_tuned = rows.tuned or None
     shown = ", ".join(lacking[:SHOWN_TASKS]) + (
         f" and {len(lacking) - SHOWN_TASKS} more" * (len(lacking) > SHOWN_TASKS)
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine import node_loss, on_disk, warming
 from ray_warmup.warmup.machine.answers import keep_answer
 from ray_warmup.warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
-from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Culprit, Failure, Release, Replace
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.compiling import Compiling
 from ray_warmup.warmup.machine.delivering import Installing, Loading, Pushing, Replaying
 from ray_warmup.warmup.machine.grace import Grace
@@ -24,7 +23,10 @@ from ray_warmup.warmup.machine.state import Commands, RankState, Run
 from ray_warmup.warmup.machine.suspects import show_stack, suspect
 from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
 from ray_warmup.warmup.machine.working import Guarding, Tuning
+from ray_warmup.warmup.messages.answers import Answer, peak_of
+from ray_warmup.warmup.messages.questions import Probe
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.tasks import TacticId
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +88,19 @@ class WarmupMachine:
         self.run.phase, self.run.phase_began = self._phases[0].phase, now
         return self._advance(self._issue(self._phases[0].enter(self.run), now), now)
 
-    def returned(self, call_id: int, value: dict[str, Any], seconds: float, now: float) -> Commands:
+    def returned(self, call_id: int, value: Answer, seconds: float, now: float) -> Commands:
         """A call was answered. Late answers of lost ranks are dropped."""
         call = self.run.close(call_id, now)
         if self.is_over or not isinstance(call, Call):
             return []
         state = self.run.ranks[call.rank]
         state.seconds[self.phase] = state.seconds.get(self.phase, 0.0) + seconds
-        state.peak_bytes = max(state.peak_bytes, int(value.get("peak_bytes", 0)))
+        state.peak_bytes = max(state.peak_bytes, peak_of(value))
         if problem := keep_answer(self.run, call, state, value):
             return self._fail_rank(call, problem, now)
         if self._grace.is_on:
             return self._end_grace(now)
-        if call.method == "probe" and not state.is_alive:
+        if isinstance(call.question, Probe) and not state.is_alive:
             return self._rejoined(call, value, now)
         return self._advance(self._issue(self._logic.returned(self.run, call, value), now), now)
 
@@ -240,7 +242,7 @@ class WarmupMachine:
         return self._phases[self._index]
 
     def _give_up(
-        self, rank: int, reason: str, now: float, culprit: Culprit | None = None, *, is_frozen: bool = False
+        self, rank: int, reason: str, now: float, culprit: TacticId | None = None, *, is_frozen: bool = False
     ) -> Commands:
         """A rank hangs or is frozen: its process is replaced like a dead one, as long as the policy allows."""
         state = self.run.ranks[rank]
@@ -257,7 +259,7 @@ class WarmupMachine:
         warming.give_up(self.run, self.run.ranks[late.rank], late.name, f"no end after {late.elapsed:.1f} s")
         return self._give_up(late.rank, late.reason, now)
 
-    def _rejoined(self, call: Call, value: dict[str, Any], now: float) -> Commands:
+    def _rejoined(self, call: Call, value: Answer, now: float) -> Commands:
         """A replacement described itself as its predecessor did: it takes part again."""
         state = self.run.ranks[call.rank]
         state.is_alive = True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from ray_warmup.warmup.messages.answers import PackedModules
+from ray_warmup.warmup.messages.values import Header
 
 
 @dataclass(slots=True)
@@ -26,12 +29,14 @@ class ModuleState:
     """The rank that hands over, until what it packed is adopted."""
     offered: frozenset[str] = frozenset()
     """Names of what it was asked for."""
-    offer: dict[str, Any] | None = None
-    """What its `hand_over` returned."""
-    header: dict[str, Any] | None = None
-    """The newest modules that the coordinator holds; `take` is given these."""
+    offer: PackedModules | None = None
+    """What it packed."""
+    header: Header | None = None
+    """The newest modules that the coordinator holds."""
     held: frozenset[str] = frozenset()
     """Names of modules in it; they are never built again."""
+    sent: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Node id -> names of what it was sent last."""
     built: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Rank -> modules that it compiled."""
     received: list[str] = field(default_factory=list)
@@ -52,10 +57,10 @@ class ModuleState:
     def adopt(self) -> None:
         """What was offered is with the coordinator."""
         assert self.offer is not None, "an adopted offer was made"
-        self.header, self.held = self.offer, self.held | self.offered | frozenset(self.offer["names"])
+        self.header, self.held = self.offer.header, self.held | self.offered | frozenset(self.offer.names)
         self.packer = self.offer = None
 
-    def advance(self, rank: int, process: int, node: str, built: list[str], missing: list[str]) -> None:
+    def advance(self, rank: int, process: int, node: str, built: Sequence[str], missing: Sequence[str]) -> None:
         """A builder finished some; the rest goes on in its process."""
         self.missing[node] = tuple(missing)
         self.built[rank] = (*self.built.get(rank, ()), *built)

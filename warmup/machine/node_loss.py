@@ -13,6 +13,7 @@ from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call, Release, Replace
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.questions import Probe
 
 
 def ranks_on(run: Run, node_id: str) -> list[int]:
@@ -91,7 +92,7 @@ def begin_again(run: Run) -> None:
         group.lookups = {}
         group.in_memory = set()
         if not group.adopted and not group.is_hit:
-            group.header = None
+            group.header, group.has_nothing = None, False
         for rank, ballot in group.ballots.items():
             ballot.lose(rank)
 
@@ -105,7 +106,7 @@ def keep_found(run: Run, group: ClassState) -> None:
     recalling.take_finished(group)
     if not group.is_hit or group.adopted:
         return
-    copies = [rank for rank, v in group.lookups.items() if v["hit"] and v["digest"] == group.digest]
+    copies = [rank for rank, table in recalling.hits(group).items() if table.digest == group.digest]
     if copies:
         group.source = min(copies, key=lambda rank: (rank != group.source, rank))
         return
@@ -115,5 +116,5 @@ def keep_found(run: Run, group: ClassState) -> None:
 
 def _asks_a_mover(run: Run, command: Call | Adopt) -> bool:
     """Whether it asks a rank on a new node for more than what it is."""
-    is_probe = isinstance(command, Call) and command.method == "probe"
+    is_probe = isinstance(command, Call) and isinstance(command.question, Probe)
     return run.ranks[command.rank].is_moving and not is_probe

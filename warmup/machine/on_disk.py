@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.messages.values import RunVerdict
 
 KIND = "NotOnDiskError"
 
@@ -54,15 +55,12 @@ def refusal(run: Run) -> str | None:
     )
 
 
-def verdict_here(run: Run, rank: int, is_ready: bool) -> dict[str, Any]:
+def verdict_here(run: Run, rank: int, verdict: RunVerdict) -> RunVerdict:
     """Change the verdict of a ready run for a node whose disk does not have the table."""
-    if not is_ready or not lacks_table(run, run.ranks[rank]):
-        return {}
-    return {
-        "ready": False,
-        "state": "failed",
-        "error": "the run is ready, but this node's disk does not hold its table",
-    }
+    if not verdict.ready or not lacks_table(run, run.ranks[rank]):
+        return verdict
+    error = "the run is ready, but this node's disk does not hold its table"
+    return replace(verdict, ready=False, state="failed", error=error)
 
 
 def _expected(run: Run) -> list[RankState]:

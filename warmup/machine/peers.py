@@ -6,13 +6,11 @@ end of TUNING all ranks of a class measure one of them again: the longest, in wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import Compared
+from ray_warmup.warmup.messages.questions import Compare
+from ray_warmup.warmup.tasks import TaskResult
 
-METHOD = "measure"
 SLOW_GPU = 1.15
 """A device that takes this many times its peers' median is slow."""
 
@@ -21,8 +19,8 @@ def slow_at_reference(run: Run) -> dict[int, float]:
     """Ranks that are slow at the reference GEMM among ranks on the same device model, and how slow."""
     times: dict[str, dict[int, float]] = {}
     for rank, state in run.ranks.items():
-        if seconds := state.description.get("reference_s"):
-            times.setdefault(state.description["device"], {})[rank] = seconds
+        if seconds := state.described.reference_s:
+            times.setdefault(state.device, {})[rank] = seconds
     return {rank: ratio for among in times.values() for rank, ratio in slower(among).items()}
 
 
@@ -49,46 +47,34 @@ def compare(run: Run, group: ClassState) -> Commands:
 
 def is_comparing(run: Run, group: ClassState) -> bool:
     """Whether a rank of the class is still at the shared task."""
-    return group.strategy == "sharded" and run.num_asked(group, METHOD) > 0
+    return run.num_asked(group, Compare) > 0
 
 
 def is_owed(run: Run, group: ClassState) -> bool:
     """Whether the class's devices are comparable, measured something in this run, and were not compared yet."""
     if group.strategy != "sharded" or group.shared_s is not None or len(group.ranks) < 2:
         return False
-    comparable = all(run.ranks[rank].description.get("reference_s") for rank in group.ranks)
+    comparable = all(run.ranks[rank].described.reference_s for rank in group.ranks)
     return comparable and group.measured > 0 and any(map(_is_tuned, group.results.values()))
 
 
-def keep(group: ClassState, call: Call, value: dict[str, Any]) -> None:
+def keep(group: ClassState, rank: int, value: Compared) -> None:
     """A rank's time for the shared task; it may have none where the tactic did not run."""
-    times = [row["median_s"] for row in value["measurements"]]
-    if times and group.shared_s is not None:
-        group.shared_s[call.rank] = min(times)
-
-
-def was_comparing(group: ClassState, calls: Iterable[Call | Adopt]) -> bool:
-    """Whether a rank was at the shared task."""
-    return group.strategy == "sharded" and any(isinstance(c, Call) and c.method == METHOD for c in calls)
+    if value.seconds is not None and group.shared_s is not None:
+        group.shared_s[rank] = value.seconds
 
 
 def _ask(run: Run, group: ClassState) -> Commands:
     group.shared_s = {}
-    task = max(_tuned(group), key=lambda result: (result["measurements"][0]["median_s"], result["task_id"]))
-    shortlist = [[task["choice"]["runner"], task["choice"]["tactic"]]]
-    name = task["task_id"]
-    return [
-        run.call(rank, METHOD, task=name, task_id=name, shortlist=shortlist, quarantine=list(group.quarantine))
-        for rank in run.alive(group)
-    ]
+    tuned = [result for result in group.results.values() if _is_tuned(result)]
+    task = max(tuned, key=lambda result: (result.measurements[0].median_s, result.task_id))
+    assert task.choice is not None, "a tuned task has a choice"
+    question = Compare(task.task_id, task.choice, group.quarantine)
+    return [run.call(rank, question) for rank in run.alive(group)]
 
 
-def _tuned(group: ClassState) -> list[dict[str, Any]]:
-    return [result for result in group.results.values() if _is_tuned(result)]
-
-
-def _is_tuned(result: dict[str, Any]) -> bool:
-    return result["outcome"] == "tuned" and bool(result["measurements"])
+def _is_tuned(result: TaskResult) -> bool:
+    return result.choice is not None and bool(result.measurements)
 
 
 def _judge(run: Run, group: ClassState, seconds: dict[int, float]) -> None:

@@ -12,20 +12,9 @@ shapes on two H200: 86 s of work in the same order, 65 s from different places).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.group_queue import GroupQueue
-
-
-@dataclass(frozen=True, slots=True)
-class PoolTask:
-    """One task as the pool sees it."""
-
-    task_id: str
-    group: str
-    """Tasks of one group share a warm start."""
-    cost: float
-    """Estimated seconds; only the order matters."""
+from ray_warmup.warmup.messages.values import PoolTask
 
 
 def spread(number: int) -> float:
@@ -46,7 +35,7 @@ class TaskPool:
         self._tasks = {task.task_id: task for task in tasks}
         self._waiting: dict[str, list[PoolTask]] = {}
         for task in self._tasks.values():
-            self._waiting.setdefault(task.group, []).append(task)
+            self._waiting.setdefault(task.shape, []).append(task)
         for group in self._waiting.values():
             group.sort(key=_longest_last)  # taken from the end: longest first
         self._owner: dict[str, int] = {}
@@ -141,8 +130,8 @@ class TaskPool:
 
     def _wait_again(self, task_id: str) -> None:
         task = self._tasks[task_id]
-        self._waiting.setdefault(task.group, []).append(task)
-        self._changed(task.group)
+        self._waiting.setdefault(task.shape, []).append(task)
+        self._changed(task.shape)
 
     def _begin(self, group: str, rank: int) -> None:
         """Give a group to a rank, turned so that no other rank at work is at the same place of its own."""
@@ -162,7 +151,7 @@ class TaskPool:
 
     def _drop_waiting(self, task_id: str) -> None:
         """A task that waits is finished all the same."""
-        group = self._tasks[task_id].group
+        group = self._tasks[task_id].shape
         waiting = self._waiting.get(group, [])
         waiting[:] = [task for task in waiting if task.task_id != task_id]
         if group in self._waiting:

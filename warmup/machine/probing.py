@@ -5,18 +5,14 @@ What a key's ranks have in common (tasks, skipped workloads) weighs a megabyte i
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.pool import PoolTask
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
-
-OUTLINE = "outline"
-NO_TASKS: dict[str, Any] = {"tasks": [], "skips": []}
+from ray_warmup.warmup.messages.answers import Answer, Outlined
+from ray_warmup.warmup.messages.questions import Outline, Probe
 
 
 class Probing(PhaseLogic):
@@ -27,8 +23,8 @@ class Probing(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         return [probe(run, rank) for rank in run.ranks]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method == OUTLINE:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        if isinstance(value, Outlined):
             keep_outline(run, call.rank, value)
         return self._group(run)
 
@@ -36,14 +32,14 @@ class Probing(PhaseLogic):
         return self._group(run)  # it may have been the last one that was waited for
 
     def _group(self, run: Run) -> Commands:
-        if run.is_pending("probe", OUTLINE) or not everyone_described(run):
+        if run.is_pending(Probe, Outline) or not everyone_described(run):
             return []
         tight = fit_memory(run)
         if tight:
             return [probe(run, rank) for rank in tight]
         missing = without_outline(run)
         if missing:
-            return [run.call(rank, OUTLINE) for rank in missing]
+            return [run.call(rank, Outline()) for rank in missing]
         run.group(group_classes(run))
         _warn_of_mixture(run)
         return []
@@ -51,18 +47,14 @@ class Probing(PhaseLogic):
 
 def everyone_described(run: Run) -> bool:
     """Whether every rank has a process that said what it is; a lost one is waited for: it may be asked again."""
-    return all(state.is_alive and state.description for state in run.ranks.values())
+    return all(state.is_alive and state.description is not None for state in run.ranks.values())
 
 
 def probe(run: Run, rank: int) -> Call:
     """Ask a rank to describe itself, within its class's memory budget and with its node's modules, where there are."""
-    state, args = run.ranks[rank], dict[str, Any]()
-    if state.budget_bytes is not None:
-        args["budget_bytes"] = state.budget_bytes
+    state = run.ranks[rank]
     modules = run.class_of(rank).modules.in_use.get(state.info.node_id) if run.classes else None
-    if modules is not None:
-        args["modules"] = modules
-    return run.call(rank, "probe", **args)
+    return run.call(rank, Probe(state.budget_bytes, modules))
 
 
 def fit_memory(run: Run) -> list[int]:
@@ -75,42 +67,35 @@ def fit_memory(run: Run) -> list[int]:
     equal: dict[str, list[int]] = {}
     for rank, state in run.ranks.items():
         if state.budget_bytes is None:
-            equal.setdefault(state.description["key"], []).append(rank)
+            equal.setdefault(state.described.key, []).append(rank)
     tight: list[int] = []
     for ranks in equal.values():
-        free = [run.ranks[rank].description.get("memory", {}).get("free") for rank in ranks]
+        free = [run.ranks[rank].described.free_bytes for rank in ranks]
         limits = [int(amount * autotune.max_memory_share) for amount in free if amount]
         limits += [autotune.max_memory_bytes] if autotune.max_memory_bytes is not None else []
-        needed = max(run.ranks[rank].description.get("needs_bytes", 0) for rank in ranks)
+        needed = max(run.ranks[rank].described.needs_bytes for rank in ranks)
         if limits and needed > min(limits):
             for rank in ranks:
                 run.ranks[rank].budget_bytes = min(limits)
-                run.outlines.pop(run.ranks[rank].description["key"], None)
+                run.outlines.pop(run.ranks[rank].described.key, None)
             tight += ranks
     return tight
-
-
-def describe(run: Run, rank: int, value: dict[str, Any]) -> None:
-    """Keep what a rank said of itself."""
-    run.ranks[rank].description = value
-    for warning in value.get("warnings", ()):
-        run.warn(f"{run.ranks[rank].info}: {warning}")
 
 
 def without_outline(run: Run) -> list[int]:
     """The first rank of every cache key whose tasks nobody has listed yet."""
     first: dict[str, int] = {}
     for rank, state in run.ranks.items():
-        first.setdefault(state.description["key"], rank)
+        first.setdefault(state.described.key, rank)
     if not run.config.autotune.is_enabled:
-        run.outlines = dict.fromkeys(first, NO_TASKS)
+        run.outlines = dict.fromkeys(first, Outlined())
     return [rank for key, rank in first.items() if key not in run.outlines]
 
 
-def keep_outline(run: Run, rank: int, value: dict[str, Any]) -> None:
+def keep_outline(run: Run, rank: int, value: Outlined) -> None:
     """What every rank of this rank's key would answer."""
-    run.outlines[run.ranks[rank].description["key"]] = value
-    for warning in value.get("shrunk", ()):
+    run.outlines[run.ranks[rank].described.key] = value
+    for warning in value.shrunk:
         run.warn(warning)
 
 
@@ -119,7 +104,7 @@ def group_classes(run: Run) -> dict[str, ClassState]:
     groups: dict[str, list[int]] = {}
     alone = run.config.autotune.strategy == "independent"
     for rank, state in sorted(run.ranks.items()):
-        key = state.description["key"] + (f"#{rank}" if alone else "")
+        key = state.described.key + (f"#{rank}" if alone else "")
         groups.setdefault(key, []).append(rank)
     slow = peers.slow_at_reference(run)
     for rank, ratio in slow.items():
@@ -129,17 +114,16 @@ def group_classes(run: Run) -> dict[str, ClassState]:
 
 
 def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
-    description = run.ranks[ranks[0]].description
-    outline = run.outlines[description["key"]]
-    tasks = tuple(PoolTask(t["task_id"], t["group"], t["cost"]) for t in outline["tasks"])
+    described = run.ranks[ranks[0]].described
+    outline = run.outlines[described.key]
     return ClassState(
         key=key,
-        parts=dict(description["parts"]),
+        parts=dict(described.parts),
         ranks=ranks,
         leader=next((rank for rank in ranks if rank not in slow), ranks[0]),
-        strategy=resolve_strategy(run.config.autotune.strategy, description["backend"], len(ranks)),
-        tasks=tasks,
-        skips=tuple(outline["skips"]),
+        strategy=resolve_strategy(run.config.autotune.strategy, described.backend, len(ranks)),
+        tasks=outline.tasks,
+        skips=outline.skips,
         slow=frozenset(slow & set(ranks)),
         needs_guard=run.config.guard.enabled,
     )

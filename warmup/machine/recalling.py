@@ -6,14 +6,11 @@ compiled for it). One that serves a tactic which another node has quarantined is
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.artifact.quarantine import serves_none_of
+from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
-
-TABLE, FINISHED = "recall_table", "recall_finished"
-ROWS, PARTIAL, STRUCK = "rows", "partial", "struck_out"
-"""Where a writer's answer keeps them until LOOKUP is settled."""
+from ray_warmup.warmup.messages.answers import FoundTable, Missing, RecalledTable
+from ray_warmup.warmup.messages.questions import RecallFinished, RecallTable
 
 
 def ask(run: Run, group: ClassState) -> Commands:
@@ -22,85 +19,82 @@ def ask(run: Run, group: ClassState) -> Commands:
     if group.is_settled and (group.adopted or (group.is_hit and _copies(group))):
         return []
     if not run.retune and not group.is_settled:
-        left = {rank: found for rank, found in hits(group).items() if not found.get(STRUCK)}
+        left = {rank: table for rank, table in hits(group).items() if not group.lookups[rank].is_struck_out}
         if left:
-            best = max(left, key=lambda rank: _worth(left[rank]))
-            if ROWS not in left[best]:
-                return [run.call(best, TABLE)]
-            if left[best]["is_complete"]:
+            best = max(left, key=lambda rank: _worth(group.lookups[rank], left[rank]))
+            if group.lookups[best].rows is None:
+                return [run.call(best, RecallTable())]
+            if left[best].is_complete:
                 return []
-    return [run.call(rank, FINISHED) for rank in _with_finished(group)]
+    return [run.call(rank, RecallFinished()) for rank in _with_finished(group)]
 
 
-def hits(group: ClassState) -> dict[int, dict[str, Any]]:
-    """Writers whose store has a valid table."""
-    return {rank: found for rank, found in group.lookups.items() if found["hit"]}
+def hits(group: ClassState) -> dict[int, FoundTable]:
+    """Writers whose store has a valid table, and that table."""
+    return {rank: look.table for rank, look in group.lookups.items() if look.table is not None}
 
 
-def accepted(group: ClassState) -> int | None:
-    """The writer whose table was recalled and is served; None when there is none."""
-    return next((rank for rank, found in hits(group).items() if ROWS in found and not found.get(STRUCK)), None)
+def accepted(group: ClassState) -> tuple[int, FoundTable, RecalledTable] | None:
+    """The table that was recalled and is served, with its writer and its rows; None when there is none."""
+    for rank, look in group.lookups.items():
+        if look.table is not None and look.rows is not None and not look.is_struck_out:
+            return rank, look.table, look.rows
+    return None
 
 
-def keep_table(run: Run, group: ClassState, rank: int, value: dict[str, Any]) -> None:
+def keep_table(run: Run, group: ClassState, rank: int, value: RecalledTable | Missing) -> None:
     """The rows of a table arrived. A table that is gone, or serves what is quarantined, is no hit any more."""
-    found = group.lookups[rank]
-    if not value["hit"]:
-        found["hit"] = False
-        run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value['reason']}")
+    look = group.lookups[rank]
+    if isinstance(value, Missing):
+        look.table = None
+        run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value.reason}")
         return
-    found[ROWS] = value
-    if serves_none_of(value, group.quarantine):
+    look.rows = value
+    if serves_none_of(value.results, value.verdicts, group.quarantine):
         return
-    for other, same in hits(group).items():
-        if same["digest"] == found["digest"]:
-            same[STRUCK] = True
+    for other, table in hits(group).items():
+        if look.table is not None and table.digest == look.table.digest:
+            group.lookups[other].is_struck_out = True
             info = run.ranks[other].info
             run.warn(f"{info}: its table names a tactic that another node has quarantined; it is not served")
 
 
-def keep_finished(group: ClassState, rank: int, value: dict[str, Any]) -> None:
-    """Tasks that runs before this one finished on a node."""
-    group.lookups[rank][PARTIAL] = value["partial"]
-
-
 def take_finished(group: ClassState) -> None:
-    """Add them to what the class knows."""
-    for found in group.lookups.values():
-        for result in found.get(PARTIAL, ()):
-            group.results.setdefault(result["task_id"], result)
+    """Add the finished tasks that were recalled to what the class knows."""
+    for look in group.lookups.values():
+        for result in look.finished or ():
+            group.results.setdefault(result.task_id, result)
 
 
 def forget_rows(group: ClassState) -> None:
-    """What was taken over need not be kept twice; a table that is struck out is no hit."""
-    for found in group.lookups.values():
-        found.pop(ROWS, None)
-        found.pop(PARTIAL, None)
-        if found.pop(STRUCK, False):
-            found["hit"] = False
+    """What was taken over need not be kept twice."""
+    for look in group.lookups.values():
+        look.forget_rows()
 
 
 def _gather_quarantine(group: ClassState) -> None:
-    for found in group.lookups.values():
-        group.quarantine += [entry for entry in found.get("quarantine", ()) if entry not in group.quarantine]
+    banned = dict.fromkeys(group.quarantine)
+    for look in group.lookups.values():
+        banned.update(dict.fromkeys(look.answer.quarantine))
+    group.quarantine = tuple(banned)
 
 
 def _with_finished(group: ClassState) -> list[int]:
     """One writer for each set of finished tasks that nobody has handed in yet."""
-    seen = {found["finished"]["digest"] for found in group.lookups.values() if PARTIAL in found}
+    seen = {look.answer.finished.digest for look in group.lookups.values() if look.finished is not None}
     asked: list[int] = []
     for rank in sorted(set(group.writers.values())):
-        finished = group.lookups[rank]["finished"]
-        if finished["count"] and finished["digest"] not in seen:
-            seen.add(finished["digest"])
+        finished = group.lookups[rank].answer.finished
+        if finished.count and finished.digest not in seen:
+            seen.add(finished.digest)
             asked.append(rank)
     return asked
 
 
 def _copies(group: ClassState) -> bool:
-    return any(found["digest"] == group.digest for found in hits(group).values())
+    return any(table.digest == group.digest for table in hits(group).values())
 
 
-def _worth(found: dict[str, Any]) -> tuple[Any, ...]:
-    order = ("guarded", "is_complete", "recorded_at", "digest", "covers", "blobs")
-    return tuple(found[name] for name in order)
+def _worth(look: Look, table: FoundTable) -> tuple[bool, bool, tuple[int, float], str, bool, int]:
+    age = look.age or (0, table.recorded_at)
+    return table.guarded, table.is_complete, age, table.digest, table.covers, table.num_blobs

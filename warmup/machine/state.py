@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
+from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.modules import ModuleState
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.silences import Silences
+from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, Replayed, Warmed
+from ray_warmup.warmup.messages.questions import Question, task_of
+from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.report import FileReport
+from ray_warmup.warmup.tasks import GuardVerdict, Skip, TacticId, TaskResult
 
 Place = tuple[str, str]
 """Node id and directory: what one writer is responsible for."""
@@ -24,8 +28,8 @@ class RankState:
     """One rank as the machine sees it."""
 
     info: RankInfo
-    description: dict[str, Any] = field(default_factory=dict)
-    """What `probe` returned; see `RankWorker.probe`."""
+    description: Probed | None = None
+    """What its present process, or the one before, said of itself; None before PROBING."""
     is_alive: bool = True
     """Has a process that answered its probe, or has not failed to yet."""
     is_starting: bool = False
@@ -47,14 +51,14 @@ class RankState:
     frozen_in: int | None = None
     """The call in which it was silent, and for how long in all (`frozen_s`)."""
     frozen_s: float = 0.0
-    load: dict[str, Any] | None = None
-    replay: dict[str, Any] | None = None
+    load: Loaded | None = None
+    replay: Replayed | None = None
     is_confirmed: bool = False
     """Has said, after everyone had replayed, that it still holds what it loaded."""
     stored: str | None = None
     """Digest of the table that its node had on disk when it said so."""
-    engine: dict[str, Any] | None = None
-    """What `warm` returned: the engine warmups and their check."""
+    engine: Warmed | None = None
+    """The engine warmups and their check."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Engine warmups that are not tried again on this rank, and why."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,7 +83,18 @@ class RankState:
     @property
     def place(self) -> Place:
         """Where this rank's files are."""
-        return self.info.node_id, str(self.description.get("directory", ""))
+        return self.info.node_id, "" if self.description is None else self.description.directory
+
+    @property
+    def device(self) -> str:
+        """The device for people; empty before it has said so."""
+        return "" if self.description is None else self.description.device
+
+    @property
+    def described(self) -> Probed:
+        """What it said of itself; asked after PROBING."""
+        assert self.description is not None, f"{self.info} has described itself"
+        return self.description
 
 
 @dataclass(slots=True)
@@ -92,10 +107,10 @@ class ClassState:
     leader: int
     strategy: str
     tasks: tuple[PoolTask, ...]
-    skips: tuple[dict[str, str], ...] = ()
+    skips: tuple[Skip, ...] = ()
     slow: frozenset[int] = frozenset()
     """Ranks that do not lead while another can."""
-    lookups: dict[int, dict[str, Any]] = field(default_factory=dict)
+    lookups: dict[int, Look] = field(default_factory=dict)
     """Writer rank -> what its node's store said; rows are among it only until LOOKUP is settled."""
     nodes: dict[str, list[int]] = field(default_factory=dict)
     """Node id -> ranks there; empty when it must be found out anew. Read it by `Run.nodes_of`."""
@@ -108,27 +123,29 @@ class ClassState:
     is_covered: bool = True
     """Whether the found artifact carries what this run would compile besides modules."""
     needs_guard: bool = True
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, TaskResult] = field(default_factory=dict)
+    verdicts: dict[str, GuardVerdict] = field(default_factory=dict)
     measured: int = 0
     pool: TaskPool | None = None
     hungry: deque[int] = field(default_factory=deque)
     """Ranks that may be given a task, and were not asked about yet: a large class is fed in several steps."""
     modules: ModuleState = field(default_factory=ModuleState)
-    quarantine: list[dict[str, str]] = field(default_factory=list)
-    """Tactics that nobody measures: op, runner, tactic as JSON."""
-    deaths_in: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    """(op, runner, tactic) -> processes that died while it ran, on any rank and in any task."""
+    quarantine: tuple[TacticId, ...] = ()
+    """Tactics that nobody measures."""
+    deaths_in: dict[TacticId, int] = field(default_factory=dict)
+    """Tactic -> processes that died while it ran, on any rank and in any task."""
     ballots: dict[int, TaskPool] = field(default_factory=dict)
     """Under `consensus`: what each voter still measures."""
-    votes: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    votes: dict[str, dict[int, TaskResult]] = field(default_factory=dict)
     """Task -> voter -> result."""
     shared_s: dict[int, float] | None = None
     """Under `sharded`: rank -> seconds for the one task that all of them measured; None until they were asked."""
-    engine_tuned: list[dict[str, str]] | None = None
-    """Files (`name`, `content`) that were tuned with an engine's own step; None until that is known."""
-    header: dict[str, Any] | None = None
-    """What `pack` returned: digest, table and blob digests; None until packed or found."""
+    engine_tuned: tuple[TextFile, ...] | None = None
+    """Files that were tuned with an engine's own step; None until that is known."""
+    header: Header | None = None
+    """The class's artifact; None until packed or found."""
+    has_nothing: bool = False
+    """It was packed, and nothing was tuned."""
     packer: int | None = None
     """The rank that packs, until its artifact is adopted."""
     adopted: bool = False
@@ -148,7 +165,7 @@ class ClassState:
     @property
     def digest(self) -> str | None:
         """Digest that every rank must load; None when nothing was tuned."""
-        return None if self.header is None else self.header.get("digest")
+        return None if self.header is None else self.header.digest
 
 
 @dataclass(slots=True)
@@ -173,34 +190,31 @@ class Run:
     """Ranks without which the run goes on, because their node was lost."""
     rewinds: int = 0
     """How often the run went back to LOOKUP because a node was lost."""
-    outlines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Cache key -> what `outline` returned: asked once for each key, because a large model's tasks weigh a megabyte."""
+    outlines: dict[str, Outlined] = field(default_factory=dict)
+    """Cache key -> what its ranks have in common: asked once for each key, because they weigh a megabyte."""
     silences: Silences = field(default_factory=Silences)
     warnings: list[str] = field(default_factory=list)
-    files: list[dict[str, Any]] = field(default_factory=list)
+    files: list[FileReport] = field(default_factory=list)
     error: str | None = None
     overdue: tuple[int, ...] = ()
     """Ranks that the run was waiting for when it ended because of a deadline; their stacks belong to the error."""
     _next_call: int = 0
     _class_of: dict[int, ClassState] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
-    _by_method: dict[str, dict[int, Call]] = field(default_factory=dict)
-    """Calls in flight by method."""
-    _counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    """(class key, method) -> how many are in flight."""
+    _by_kind: dict[type[Question], dict[int, Call]] = field(default_factory=dict)
+    """Calls in flight by the kind of their question."""
+    _counts: dict[tuple[str, type[Question]], int] = field(default_factory=dict)
+    """(class key, kind of question) -> how many are in flight."""
 
-    def call(
-        self, rank: int, method: str, *, artifact: str | None = None, task: str | None = None, **args: Any
-    ) -> Call:
+    def call(self, rank: int, question: Question) -> Call:
         """A new call to a rank."""
         self._next_call += 1
-        return Call(self._next_call, rank, method, args, artifact, task, self.ranks[rank].restarts)
+        return Call(self._next_call, rank, question, self.ranks[rank].restarts, task_of(question))
 
-    def adopt(self, rank: int, group: ClassState, header: Mapping[str, Any]) -> Adopt:
+    def adopt(self, rank: int, group: ClassState, header: Header) -> Adopt:
         """A new request to take over the blobs that a rank packed for its class."""
         self._next_call += 1
-        digests = tuple(blob["sha256"] for blob in header.get("blobs", ()))
-        return Adopt(self._next_call, rank, group.key, digests, self.ranks[rank].restarts)
+        return Adopt(self._next_call, rank, group.key, header.digests, self.ranks[rank].restarts)
 
     def group(self, classes: dict[str, ClassState]) -> None:
         """Take over what PROBING found."""
@@ -247,17 +261,17 @@ class Run:
             del self.calls_of[call.rank]
         return call
 
-    def pending(self, *methods: str) -> list[Call]:
-        """Calls in flight of these methods."""
-        return [call for method in methods for call in self._by_method.get(method, {}).values()]
+    def pending(self, *kinds: type[Question]) -> list[Call]:
+        """Calls in flight with such questions."""
+        return [call for kind in kinds for call in self._by_kind.get(kind, {}).values()]
 
-    def is_pending(self, *methods: str) -> bool:
-        """Whether any call of these methods is in flight."""
-        return any(self._by_method.get(method) for method in methods)
+    def is_pending(self, *kinds: type[Question]) -> bool:
+        """Whether any call with such a question is in flight."""
+        return any(self._by_kind.get(kind) for kind in kinds)
 
-    def num_asked(self, group: ClassState, method: str) -> int:
-        """How many calls of a method are in flight to ranks of a class."""
-        return self._counts.get((group.key, method), 0)
+    def num_asked(self, group: ClassState, kind: type[Question]) -> int:
+        """How many such questions are in flight to ranks of a class."""
+        return self._counts.get((group.key, kind), 0)
 
     def nodes_of(self, group: ClassState) -> dict[str, list[int]]:
         """The ranks of a class by node, in order. Not to be changed."""
@@ -284,17 +298,17 @@ class Run:
 
     def _file(self, call: Call) -> None:
         """Count it; classes are found while nothing is in flight, so a call leaves from where it was counted."""
-        self._by_method.setdefault(call.method, {})[call.call_id] = call
+        self._by_kind.setdefault(type(call.question), {})[call.call_id] = call
         place = self._place_of(call)
         self._counts[place] = self._counts.get(place, 0) + 1
 
     def _unfile(self, call: Call) -> None:
-        del self._by_method[call.method][call.call_id]
+        del self._by_kind[type(call.question)][call.call_id]
         self._counts[self._place_of(call)] -= 1
 
-    def _place_of(self, call: Call) -> tuple[str, str]:
+    def _place_of(self, call: Call) -> tuple[str, type[Question]]:
         group = self._class_of.get(call.rank)
-        return ("" if group is None else group.key), call.method
+        return ("" if group is None else group.key), type(call.question)
 
 
 Commands = list[Command]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
 from ray_warmup.warmup.report import (
     ClassReport,
-    EngineReport,
-    FileReport,
     GuardReport,
     RankReport,
     SkipReport,
@@ -26,7 +23,7 @@ def summarize(run: Run) -> WarmupReport:
         config=run.config.model_dump(mode="json"),
         classes=tuple(_class(run, group) for group in run.classes.values()),
         ranks=tuple(_rank(run, state) for _, state in sorted({**run.ranks, **run.removed}.items())),
-        files=tuple(FileReport(**file) for file in run.files),
+        files=tuple(run.files),
         phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
         warnings=tuple(run.warnings),
         error=run.error,
@@ -35,7 +32,7 @@ def summarize(run: Run) -> WarmupReport:
 
 
 def _rank(run: Run, state: RankState) -> RankReport:
-    load = state.load or {}
+    load = state.load
     return RankReport(
         rank=state.info.rank,
         local_rank=state.info.local_rank,
@@ -43,25 +40,20 @@ def _rank(run: Run, state: RankState) -> RankReport:
         node_id=state.info.node_id,
         address=state.info.address,
         gpu_ids=state.info.gpu_ids,
-        device=state.description.get("device", ""),
+        device=state.device,
         role=_role(run, state.info.rank),
         state=_state(run, state),
-        digest=load.get("digest"),
-        entries=load.get("entries", 0),
-        hits=load.get("hits", 0),
-        misses=len(load.get("misses", ())),
+        digest=None if load is None else load.digest,
+        entries=0 if load is None else load.entries,
+        hits=0 if load is None else load.hits,
+        misses=0 if load is None else len(load.misses),
         peak_bytes=state.peak_bytes,
         phases={str(phase): round(seconds, 4) for phase, seconds in state.seconds.items()},
-        engine=None if state.engine is None else engine_report(state.engine),
+        engine=None if state.engine is None else state.engine.report,
         error=state.error,
         stack=state.stack,
         host=state.info.host,
     )
-
-
-def engine_report(value: dict[str, Any]) -> EngineReport:
-    """What a rank's engine warmups said, without what became warnings and errors of the run."""
-    return EngineReport(**{name: value[name] for name in EngineReport.model_fields})
 
 
 def _state(run: Run, state: RankState) -> str:
@@ -87,9 +79,10 @@ def _role(run: Run, rank: int) -> str:
 
 
 def _class(run: Run, group: ClassState) -> ClassReport:
-    digests = {(run.ranks[rank].load or {}).get("digest") for rank in group.ranks}
-    decisions = [verdict["decision"] for verdict in group.verdicts.values()]
-    tuned = sum(result["outcome"] == "tuned" for result in group.results.values())
+    loads = [run.ranks[rank].load for rank in group.ranks]
+    digests = {None if load is None else load.digest for load in loads}
+    decisions = [str(verdict.decision) for verdict in group.verdicts.values()]
+    tuned = sum(result.outcome == "tuned" for result in group.results.values())
     dropped = sum(decision in ("slower", "wrong", "crashed") for decision in decisions) + len(group.results) - tuned
     return ClassReport(
         key=group.key,
@@ -107,7 +100,7 @@ def _class(run: Run, group: ClassState) -> ClassReport:
         guard=_guard(group, decisions),
         built={rank: names for rank, names in sorted(group.modules.built.items()) if names},
         received=tuple(group.modules.received),
-        skipped=tuple(SkipReport(**skip) for skip in group.skips),
+        skipped=tuple(SkipReport(workload=skip.workload, op=skip.op, reason=skip.reason) for skip in group.skips),
     )
 
 
@@ -116,8 +109,8 @@ def _guard(group: ClassState, decisions: list[str]) -> GuardReport:
         return GuardReport(state="off")
     if not decisions:
         return GuardReport(state="unguarded")
-    ratios = [verdict["ratio"] for verdict in group.verdicts.values()]
-    counts: dict[str, Any] = {name: decisions.count(name) for name in GuardReport.model_fields if name in decisions}
+    ratios = [verdict.ratio for verdict in group.verdicts.values()]
+    counts: dict[str, int] = {name: decisions.count(name) for name in GuardReport.model_fields if name in decisions}
     return GuardReport(
         state="guarded",
         geomean=math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios)),

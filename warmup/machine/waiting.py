@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.blame import Status, waited_for
 from ray_warmup.warmup.machine.state import Run
@@ -17,20 +17,28 @@ def limit_of(run: Run) -> float:
     return float(getattr(run.config.timeouts, run.phase.value.lower(), 0.0))
 
 
-def progress(run: Run, now: float) -> dict[str, Any]:
-    """Age and deadline of the phase, and how many of its tasks are done, where it has tasks."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase is."""
+
+    phase_s: float
+    """Its age."""
+    phase_limit_s: float
+    done: int
+    """Tasks, where it has tasks."""
+    total: int
+
+
+def progress(run: Run, now: float) -> Progress:
+    """Age and deadline of the phase, and how many of its tasks are done."""
     pools = [group.pool for group in run.classes.values() if group.pool is not None]
-    return {
-        "phase_s": now - run.phase_began,
-        "phase_limit_s": limit_of(run),
-        "done": sum(pool.num_done for pool in pools),
-        "total": sum(pool.num_tasks for pool in pools),
-    }
+    done, total = sum(pool.num_done for pool in pools), sum(pool.num_tasks for pool in pools)
+    return Progress(now - run.phase_began, limit_of(run), done, total)
 
 
 def waiting_text(run: Run, statuses: Mapping[int, Status], now: float) -> str:
     """One line: phase, since when, its deadline, n of m tasks, whom it waits for."""
     found = progress(run, now)
-    tasks = f", {found['done']} of {found['total']} tasks" if found["done"] < found["total"] else ""
-    since = f"{found['phase_s']:.0f} s of {found['phase_limit_s']:g} s ({run.phase.setting})"
+    tasks = f", {found.done} of {found.total} tasks" if found.done < found.total else ""
+    since = f"{found.phase_s:.0f} s of {found.phase_limit_s:g} s ({run.phase.setting})"
     return f"still {run.phase} after {since}{tasks}; waiting for {waited_for(run, statuses, now)}"

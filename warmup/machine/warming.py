@@ -8,31 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.machine import engine_tuning
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.watchdog import lived
+from ray_warmup.warmup.messages.answers import Warmed
+from ray_warmup.warmup.messages.questions import TuneEngine, Warm, name_of
 
-METHOD = "warm"
+WARMING = name_of(Warm)
+"""What a heartbeat says while a warmup runs, also while one is tuned."""
 
 
 def warm(run: Run, rank: int) -> Call:
     """Ask a rank for its engine warmups, but for those that were given up there."""
-    left_out = run.ranks[rank].left_out
-    return run.call(rank, METHOD, left_out=dict(left_out)) if left_out else run.call(rank, METHOD)
+    return run.call(rank, Warm(dict(run.ranks[rank].left_out)))
 
 
-def keep(run: Run, state: RankState, value: dict[str, Any]) -> Failure | None:
+def keep(run: Run, state: RankState, value: Warmed) -> Failure | None:
     """Store what a rank's warmups said; a required one that failed fails the rank."""
     state.engine = value
-    for warning in value["warnings"]:  # equal ones of many ranks are said once; the report has them by rank
+    for warning in value.warnings:  # equal ones of many ranks are said once; the report has them by rank
         run.warn(f"engine warmup: {warning}")
-    return Failure("EngineWarmupError", "; ".join(value["failed"])) if value["failed"] else None
+    return Failure("EngineWarmupError", "; ".join(value.failed)) if value.failed else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,8 @@ def late_warmups(run: Run, statuses: Mapping[int, Status], now: float) -> Iterat
     """The warmups in which ranks have been for too long, by their heartbeats."""
     for rank, calls in run.calls_of.items():
         call, status = next(iter(calls.values())), statuses.get(rank, Status())
-        if not isinstance(call, Call) or call.method not in (METHOD, engine_tuning.METHOD) or status.phase != METHOD:
+        warms = isinstance(call, Call) and isinstance(call.question, Warm | TuneEngine)
+        if not isinstance(call, Call) or not warms or status.phase != WARMING:
             continue
         elapsed = lived(run, call, status.since, statuses, now)
         limit = deadline(run.config, status.task_id)
@@ -77,15 +78,16 @@ def give_up(run: Run, state: RankState, name: str, why: str) -> None:
 
 def judge(run: Run, state: RankState) -> None:
     """The successor is there: an optional warmup in which its predecessor died is not tried again."""
-    words: dict[str, Any] = state.description.get("last_words") or {}
-    name = str(words.get("task_id", ""))
-    if words.get("method") == METHOD and deadline(run.config, name) is not None and not is_required(run, name):
-        give_up(run, state, name, "it ran when the process died")
+    words = state.described.last_words
+    if words is None or words.method != WARMING:
+        return
+    if deadline(run.config, words.task_id) is not None and not is_required(run, words.task_id):
+        give_up(run, state, words.task_id, "it ran when the process died")
 
 
 def _late(run: Run, rank: int, name: str, elapsed: float, limit: float) -> str:
     state = run.ranks[rank]
     return (
-        f"{state.info} [{state.description.get('device', '')}], phase {run.phase}, engine warmup {name}: "
+        f"{state.info} [{state.device}], phase {run.phase}, engine warmup {name}: "
         f"for {elapsed:.1f} s of {limit:g} s allowed (engine.deadlines.{name})"
     )

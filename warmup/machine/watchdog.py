@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.machine.blame import Status, late_task, silent
-from ray_warmup.warmup.machine.commands import Call, Culprit
+from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.tasks import TacticId
 
 SILENT_BEATS = 2
 """A rank counts as silent after so many intervals without a heartbeat."""
@@ -28,7 +29,7 @@ class Late:
 
     rank: int
     reason: str
-    culprit: Culprit | None = None
+    culprit: TacticId | None = None
     """The tactic in which its task hangs, as its last heartbeat had it."""
     is_frozen: bool = False
     """Its heartbeat stopped: nothing is said against what it was at."""
@@ -61,7 +62,7 @@ def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator
         elapsed = lived(run, call, since, statuses, now)
         if elapsed > limits.task:
             is_told = status.task_id == call.task_id and status.runner
-            culprit = (status.op, status.runner, status.tactic) if is_told else None
+            culprit = TacticId(status.op, status.runner, status.tactic) if is_told else None
             yield Late(rank, late_task(run, call, status, elapsed), culprit)
 
 

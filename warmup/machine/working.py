@@ -7,7 +7,6 @@ to the pool.
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from ray_warmup.warmup.artifact.quarantine import spared
 from ray_warmup.warmup.machine import consensus, engine_tuning, peers
@@ -15,9 +14,12 @@ from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.machine.suspects import judge
+from ray_warmup.warmup.messages.answers import Answer, Compared, EngineTuned, Guarded, Tuned, Voted
+from ray_warmup.warmup.messages.questions import Compare, Guard, Question, Tune, TuneEngine
+from ray_warmup.warmup.messages.values import PoolTask
 
 NOT_TUNED = {
     "oom": "no tactic fits into memory, not even after freeing caches (autotune.max_memory_bytes)",
@@ -31,17 +33,15 @@ AT_ONCE = 500
 class PoolPhase(PhaseLogic):
     """Deals the tasks of every class until none is left."""
 
-    method: str
-
     def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
         """What is to be done for a class."""
         raise NotImplementedError(f"{type(self).__name__} must name its tasks")
 
-    def arguments(self, group: ClassState, task_id: str) -> dict[str, Any]:
-        """What goes along with a task."""
-        return {}
+    def question(self, group: ClassState, task_id: str, *, packs: bool) -> Question:
+        """What a rank is asked about a task; `packs`: it leads the class."""
+        raise NotImplementedError(f"{type(self).__name__} must say what it asks")
 
-    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
+    def keep(self, run: Run, group: ClassState, value: Answer) -> None:
         """A task's result arrived."""
         raise NotImplementedError(f"{type(self).__name__} must keep results")
 
@@ -55,8 +55,8 @@ class PoolPhase(PhaseLogic):
     def more(self, run: Run) -> Commands:
         return [command for group in run.classes.values() for command in self._feed_some(run, group)]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
-        if call.method != self.method or call.task_id is None:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        if not isinstance(value, Tuned | Guarded) or call.task_id is None:
             return []
         group = run.class_of(call.rank)
         if group.pool is not None and group.pool.finish(call.task_id):
@@ -115,56 +115,56 @@ class PoolPhase(PhaseLogic):
         task_id = pool.deal(rank)
         if task_id is None:
             return []
-        args = self.arguments(group, task_id)
-        if group.quarantine:
-            args["quarantine"] = list(group.quarantine)
-        if rank == group.leader:
-            args["packs"] = True
-        return [run.call(rank, self.method, task=task_id, task_id=task_id, **args)]
+        return [run.call(rank, self.question(group, task_id, packs=rank == group.leader))]
 
 
 class Tuning(PoolPhase):
     """Measures every task that no store and no earlier attempt has."""
 
     phase = Phase.TUNING
-    method = "tune"
 
     def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
         if group.is_hit:
             return []
         return [task for task in group.tasks if task.task_id not in group.results]
 
-    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
-        group.results[value["task_id"]] = value
+    def question(self, group: ClassState, task_id: str, *, packs: bool) -> Question:
+        return Tune(task_id, group.quarantine, packs)
+
+    def keep(self, run: Run, group: ClassState, value: Answer) -> None:
+        assert isinstance(value, Tuned), "a task was tuned"
+        result = value.result
+        group.results[result.task_id] = result
         group.measured += 1
-        if (why := NOT_TUNED.get(value["outcome"])) is not None:
-            run.warn(f"{value['task_id']} keeps the default tactic: {why}")
+        if (why := NOT_TUNED.get(result.outcome)) is not None:
+            run.warn(f"{result.task_id} keeps the default tactic: {why}")
 
     def enter(self, run: Run) -> Commands:
         again = [c for g in run.classes.values() if g.ballots for c in consensus.resume(run, g)]
         dealt = super().enter(run) + again
         return dealt + [c for g in run.classes.values() for c in self._then(run, g, dealt)]
 
-    def returned(self, run: Run, call: Call, value: dict[str, Any]) -> Commands:
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         group = run.class_of(call.rank)
-        if peers.was_comparing(group, [call]):
-            peers.keep(group, call, value)
-            commands = []
-        elif call.method == consensus.METHOD:
-            commands = consensus.voted(run, group, call, value)
-        elif call.method == engine_tuning.METHOD:
-            engine_tuning.keep(run, group, value)
-            commands = []
-        else:
-            commands = super().returned(run, call, value)
+        commands: Commands = []
+        match value:
+            case Compared():
+                peers.keep(group, call.rank, value)
+            case Voted():
+                commands = consensus.voted(run, group, call.rank, value)
+            case EngineTuned():
+                engine_tuning.keep(run, group, value)
+            case _:
+                commands = super().returned(run, call, value)
         return commands + self._then(run, group, commands)
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         group, info = run.class_of(call.rank), run.ranks[call.rank].info
-        if peers.was_comparing(group, [call]):
+        question = call.question if isinstance(call, Call) else None
+        if isinstance(question, Compare):
             run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}")
             return self._then(run, group, [])
-        if not engine_tuning.was_running([call]) or engine_tuning.is_required(run):
+        if not isinstance(question, TuneEngine) or engine_tuning.is_required(run):
             return None
         engine_tuning.give_up(run, group, f"{info}: {failure.kind}: {failure.message}")
         return []
@@ -208,16 +208,16 @@ class Guarding(PoolPhase):
     """Re-measures every tuned winner against the default tactic."""
 
     phase = Phase.GUARDING
-    method = "guard"
 
     def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
         if not group.needs_guard:
             return []
-        tuned = {task_id for task_id, result in group.results.items() if result["outcome"] == "tuned"}
+        tuned = {task_id for task_id, result in group.results.items() if result.outcome == "tuned"}
         return [t for t in group.tasks if t.task_id in tuned and t.task_id not in group.verdicts]
 
-    def arguments(self, group: ClassState, task_id: str) -> dict[str, Any]:
-        return {"result": spared(group.results[task_id], group.quarantine)}
+    def question(self, group: ClassState, task_id: str, *, packs: bool) -> Question:
+        return Guard(task_id, spared(group.results[task_id], group.quarantine), group.quarantine, packs)
 
-    def keep(self, run: Run, group: ClassState, value: dict[str, Any]) -> None:
-        group.verdicts[value["task_id"]] = value
+    def keep(self, run: Run, group: ClassState, value: Answer) -> None:
+        assert isinstance(value, Guarded), "a task was guarded"
+        group.verdicts[value.verdict.task_id] = value.verdict

@@ -13,12 +13,12 @@ import logging
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.disk.publish import make_directories
+from ray_warmup.warmup.messages.values import LastWords
 from ray_warmup.warmup.store.leases import process_identity
 
 logger = logging.getLogger(__name__)
@@ -27,31 +27,9 @@ SIGNAL = signal.SIGUSR2
 """Sent to a hung rank from outside; its stacks are in the box then."""
 RECORD_BYTES = 4096
 STACK_BYTES = 65536
+NOTED = tuple(field.name for field in fields(LastWords) if field.name != "stack")
+"""What the record itself has; the stack lies beside it."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class LastWords:
-    """Last record of a dead process."""
-
-    method: str
-    task_id: str
-    op: str
-    runner: str
-    tactic: str
-    """As JSON."""
-    stack: str
-    """faulthandler's dump; empty when the process was killed from outside without being asked first."""
-
-    @property
-    def is_fatal(self) -> bool:
-        """Return True if the process crashed by itself (segmentation fault, abort, illegal instruction)."""
-        return "Fatal Python error" in self.stack
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with `is_fatal`."""
-        names = ("method", "task_id", "op", "runner", "tactic", "stack")
-        return {name: getattr(self, name) for name in names} | {"is_fatal": self.is_fatal}
 
 
 class BlackBox:
@@ -106,7 +84,7 @@ def read_box(path: Path) -> LastWords | None:
     try:
         record = parse_json(_read(path, RECORD_BYTES).rstrip(), RECORD_BYTES)
         stack = _read(path.with_name(path.name + ".stack"), STACK_BYTES)
-        return LastWords(stack=stack, **{name: str(record[name]) for name in LastWords.__slots__ if name != "stack"})
+        return LastWords(stack=stack, **{name: str(record[name]) for name in NOTED})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

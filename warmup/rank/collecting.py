@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches.compiled_part import CompiledPart
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import LoadError
+from ray_warmup.warmup.messages.answers import Warmed
+from ray_warmup.warmup.messages.replays import FreshReplay
 from ray_warmup.warmup.rank.fresh_replay import FreshProcess
 from ray_warmup.warmup.rank.kept_kernels import KeptKernels
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -27,13 +28,13 @@ TABLE_ALONE = "table"
 
 
 @dataclass(frozen=True, slots=True)
-class FreshReplay:
+class ReplayPlan:
     """Parameters of replaying a table in another process.
 
     See `warmup/rank/fresh_replay.py`.
     """
 
-    request: Mapping[str, Any]
+    request: FreshReplay
     variables: Mapping[str, str]
     """The environment of that process."""
     timeout_s: float
@@ -62,7 +63,7 @@ class Collecting:
         tuner: Tuner,
         part: CompiledPart,
         store: NodeStore | None,
-        replay: FreshReplay | None,
+        replay: ReplayPlan | None,
         kernels: KeptKernels,
     ) -> None:
         self._tuner = tuner
@@ -88,29 +89,29 @@ class Collecting:
         if self._replay is None or not self._part.has_gpu:
             return Collected(*self._part.collect(self._tuner.libraries(), None))
         kernels = self._kernels.stored()
-        request = {
-            **self._replay.request,
-            "provider": None if provider is None else str(provider),
-            "triton_cache": str(self._part.environment.triton_cache),
-        }
+        request = replace(
+            self._replay.request,
+            provider=None if provider is None else str(provider),
+            triton_cache=str(self._part.environment.triton_cache),
+        )
         try:
             with self._fresh_process(self._replay) as fresh:
                 answer = fresh.replay(request, table, self._replay.timeout_s)
                 logger.info("a fresh process replayed the table: %s", answer)
                 contents, warnings = self._part.collect(
-                    self._tuner.libraries(answer["modules"]), fresh.compute_cache, answer["triton_entries"], kernels
+                    self._tuner.libraries(answer.modules), fresh.compute_cache, answer.triton_entries, kernels
                 )
         except LoadError as error:
             contents, warnings = self._part.collect(self._tuner.libraries(), None, stored_kernels=kernels)
             return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
-        return Collected(contents, (*warnings, *_not_shipped(answer["engine"])), self._replay.covers)
+        return Collected(contents, (*warnings, *_not_shipped(answer.engine)), self._replay.covers)
 
     def expect(self) -> None:
         """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""
         if self._store is None or self._replay is None or not self._part.has_gpu or self._waiting is not None:
             return
         try:
-            self._waiting = FreshProcess(self._replay.request["factory"], self._replay.variables)
+            self._waiting = FreshProcess(self._replay.request.factory, self._replay.variables)
         except LoadError as error:
             logger.info("tried again when the table is packed: %s", error)
 
@@ -120,19 +121,19 @@ class Collecting:
             self._waiting.close()
             self._waiting = None
 
-    def _fresh_process(self, replay: FreshReplay) -> FreshProcess:
+    def _fresh_process(self, replay: ReplayPlan) -> FreshProcess:
         waiting, self._waiting = self._waiting, None
         if waiting is not None and waiting.is_alive:
             return waiting
         if waiting is not None:
             waiting.close()
-        return FreshProcess(replay.request["factory"], replay.variables)
+        return FreshProcess(replay.request.factory, replay.variables)
 
 
-def _not_shipped(engine: dict[str, Any] | None) -> tuple[str, ...]:
+def _not_shipped(engine: Warmed | None) -> tuple[str, ...]:
     """Warnings about engine warmups that did not run to their end, so that other nodes may have to compile for them."""
     if engine is None:
         return ()
-    broken = [f"{one['name']}: {one['reason']}" for one in engine["outcomes"] if one["state"] == "failed"]
-    lines = broken or (engine["warnings"] if engine["reason"] else [])
+    broken = [f"{one.name}: {one.reason}" for one in engine.report.outcomes if one.state == "failed"]
+    lines = broken or (engine.warnings if engine.report.reason else ())
     return tuple(f"not all that an engine compiles is shipped: {line}" for line in lines)

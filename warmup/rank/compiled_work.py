@@ -9,25 +9,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry
 from ray_warmup.warmup.caches import flashinfer_modules
+from ray_warmup.warmup.caches.artifact_install import Installed
 from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
 from ray_warmup.warmup.caches.provider import check, is_installed
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.rank.collecting import Collected, Collecting, FreshReplay
+from ray_warmup.warmup.messages.answers import Compiled, InstalledModules, PackedModules, Surveyed
+from ray_warmup.warmup.messages.values import Header
+from ray_warmup.warmup.rank.collecting import Collected, Collecting, ReplayPlan
 from ray_warmup.warmup.rank.kept_kernels import KeptKernels
 from ray_warmup.warmup.rank.module_build import ModuleBuild
-from ray_warmup.warmup.rank.packing import blob_rows
+from ray_warmup.warmup.rank.packing import header as header_of
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
-
-Answer = dict[str, Any]
 
 
 class CompiledWork:
@@ -42,7 +42,7 @@ class CompiledWork:
         part: CompiledPart,
         store: NodeStore | None,
         key: CacheKey,
-        replay: FreshReplay | None,
+        replay: ReplayPlan | None,
         keeps_tuning_kernels: bool = True,
     ) -> None:
         self._tuner = tuner
@@ -60,7 +60,7 @@ class CompiledWork:
         self.artifact: Artifact | None = None
         """The modules that were handed over, by themselves."""
 
-    def survey(self, tunes: bool) -> Answer:
+    def survey(self, tunes: bool) -> Surveyed:
         """Put back what this node's stored artifact has compiled, then say which modules are still missing.
 
         `tunes`: this node will measure, so what the driver compiled for earlier tunes is put back, too.
@@ -69,7 +69,7 @@ class CompiledWork:
         if tunes:
             self._kernels.restore()
             self.start_tuning()  # before any rank of this node does, should this one lead
-        return {"missing": list(self.missing()), "modules": modules, "warnings": list(warnings)}
+        return Surveyed(self.missing(), modules, warnings)
 
     def start_tuning(self) -> None:
         """This process measures next: what the driver compiles from now on is kept for nodes that tune again."""
@@ -80,7 +80,7 @@ class CompiledWork:
         building = () if self._build is None else self._build.unfinished
         return tuple(dict.fromkeys((*self._tuner.missing_modules(), *building)))
 
-    def compile(self, jobs: int, say: Callable[[str], None]) -> Answer:
+    def compile(self, jobs: int, say: Callable[[str], None]) -> Compiled:
         """Build missing modules until some are finished. The build of the others continues until the next call.
 
         `say` receives the progress. Raises CompileError.
@@ -90,21 +90,21 @@ class CompiledWork:
         build, self._build = self._build, None
         built = build.step(say)
         self._build = build if build.unfinished else None
-        return {"built": list(built), "missing": list(build.unfinished)}
+        return Compiled(built, build.unfinished)
 
-    def hand_over(self) -> Answer:
+    def pack_modules(self) -> PackedModules:
         """The modules that are compiled so far as an artifact of their own, kept here until its blobs are fetched.
 
-        `digest` is None where there is nothing that another node could use; `warnings` then say why.
+        `header` is None where there is nothing that another node could use; `warnings` then say why.
         """
         unfinished = () if self._build is None else self._build.unfinished
         try:
             found = {name: path for name, path in self._tuner.libraries().items() if name not in unfinished}
             contents = self._part.collect_modules(found)
         except (OSError, WarmupError) as error:
-            return {"digest": None, "blobs": [], "warnings": [f"its modules are not shipped: {error}"]}
+            return PackedModules(None, warnings=(f"its modules are not shipped: {error}",))
         if not contents:
-            return {"digest": None, "blobs": [], "warnings": []}
+            return PackedModules(None)
         self.artifact = pack(
             contents,
             encode=self._encode,
@@ -116,27 +116,22 @@ class CompiledWork:
             guard=UNGUARDED,
         )
         manifest = self.artifact.manifest
-        return {
-            "digest": manifest.module_set,
-            "names": list(flashinfer_modules.names_of(manifest)),
-            "manifest": manifest.to_bytes().decode(),
-            "blobs": blob_rows(manifest),
-            "warnings": [],
-        }
+        header = header_of(manifest, manifest.module_set)
+        return PackedModules(header, tuple(flashinfer_modules.names_of(manifest)))
 
-    def take(self, header: Answer, blobs: Mapping[str, Blob]) -> Answer:
-        """Install and use another node's modules. `missing` lists those that must still be compiled here.
+    def install_modules(self, header: Header, blobs: Mapping[str, Blob]) -> InstalledModules:
+        """Install and use another node's modules.
 
         Raises an ArtifactError for bytes that do not match the header.
         """
         if not self.missing():  # a directory that is shared with the node that built them
-            return {"modules": None, "missing": [], "warnings": []}
-        artifact = verify(header["manifest"].encode(), blobs, expected_key=self._key.as_dict())
+            return InstalledModules(None, ())
+        artifact = verify(header.manifest, blobs, expected_key=self._key.as_dict())
         done = self._part.install(artifact)
         modules = artifact.manifest.module_set if self.activate(artifact.manifest.module_set) else None
         if modules is not None and self._build is not None:
             self._build.forget(flashinfer_modules.names_of(artifact.manifest))
-        return {"modules": modules, "missing": list(self.missing()), "warnings": [*done.warnings, *self._refused]}
+        return InstalledModules(modules, self.missing(), (*done.warnings, *self._refused))
 
     def activate(self, module_set: str) -> bool:
         """Make this process find an installed set of modules, which it would otherwise compile."""
@@ -154,10 +149,9 @@ class CompiledWork:
         self._provider = provider
         return True
 
-    def install(self, artifact: Artifact) -> Answer:
+    def install(self, artifact: Artifact) -> Installed:
         """Install the compiled part of a whole artifact on this node, and return counts by kind, and warnings."""
-        done = self._part.install(artifact)
-        return {"installed": dict(done.counts), "warnings": list(done.warnings)}
+        return self._part.install(artifact)
 
     def is_covered_by(self, covers: str) -> bool:
         """Return True if an artifact with this coverage has everything that a replay here would compile."""

@@ -9,8 +9,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
@@ -22,13 +22,17 @@ from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.disk.memory_file import memory_file
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.messages.answers import Confirmed, FoundTable, Installed, Loaded, Missing, Packed, RecalledTable
+from ray_warmup.warmup.messages.questions import Pack
+from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
-from ray_warmup.warmup.rank.packing import header_of, history_of, joined, make_artifact, with_compiled, without_compiled
+from ray_warmup.warmup.rank.packing import header_of, joined, make_artifact, recalled, with_compiled, without_compiled
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.report import FileReport
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
-from ray_warmup.warmup.tasks import GuardVerdict, Task, TaskResult
+from ray_warmup.warmup.tasks import Task
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,18 @@ TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 """Kinds that a lookup reads; the others are large and wait until a node needs them."""
 _ATTEMPTS = 4
 """How often a table is read again that is pruned before it is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Result of examining a hit.
+
+    `table` is None if it is no hit after all.
+    """
+
+    table: FoundTable | None
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Delivery:
@@ -64,22 +80,22 @@ class Delivery:
         self._held: dict[str, Holding] = {}
         self.artifact: Artifact | None = None
         """What was packed here, until its blobs are fetched."""
-        self._history: dict[str, Any] = {}
-        """Its header and rows, until they are asked for."""
+        self._rows: RecalledTable | None = None
+        """Header and rows of a hit, until they are asked for."""
         self._found: Artifact | None = None
         """Table and measurements of a hit."""
         self.loaded_sha256: str | None = None
         """Of the table's bytes that were loaded last."""
 
-    def _lacks_tasks(self, history: dict[str, Any]) -> bool:
+    def _lacks_tasks(self, rows: RecalledTable) -> bool:
         """Return True if the artifact was made without some of this rank's tasks.
 
         One without timings counts as complete.
         """
-        known = {result["task_id"] for result in history["results"]}
+        known = {result.task_id for result in rows.results}
         return bool(known) and any(task.task_id not in known for task in self._tasks)
 
-    def found(self, manifest: Manifest, table: bytes) -> dict[str, Any]:
+    def found(self, manifest: Manifest, table: bytes, recorded_at: float) -> Found:
         """Return the digests of the artifact behind a hit.
 
         Damaged measurements make it a miss. `recall` returns its rows.
@@ -87,49 +103,44 @@ class Delivery:
         read = [entry for entry in manifest.blobs if entry.kind in TUNED]
         try:
             artifact = Artifact(manifest, {entry.sha256: self._store.read_blob(entry.sha256) for entry in read})
-            history: dict[str, Any] = {**history_of(artifact)}
+            rows, warnings = recalled(artifact, table)
         except WarmupError as error:
-            return {"hit": False, "guarded": False, "reason": str(error)}
+            return Found(None, str(error))
         try:
             on_disk = self._read_table() == table
         except LoadError:
             on_disk = False  # found, but the file that ranks would load could not be restored
-        self._found = artifact
-        header, covers = header_of(artifact, table), self._compiled.is_covered_by(read_coverage(artifact))
-        self._history = history | {"header": header}
-        known = {"digest": header["digest"], "artifact": header["artifact"], "blobs": len(header["blobs"])}
-        known |= {"refused": history.get("refused", [])}
-        return known | {"on_disk": on_disk, "covers": covers, "is_complete": not self._lacks_tasks(history)}
+        self._found, self._rows = artifact, rows
+        return Found(
+            FoundTable(
+                digest=rows.header.digest,
+                artifact=rows.header.artifact,
+                guarded=manifest.guard.guarded,
+                recorded_at=recorded_at,
+                num_blobs=len(rows.header.blobs),
+                on_disk=on_disk,
+                covers=self._compiled.is_covered_by(read_coverage(artifact)),
+                is_complete=not self._lacks_tasks(rows),
+            ),
+            warnings=warnings,
+        )
 
-    def recall(self) -> dict[str, Any]:
+    def recall(self) -> RecalledTable | Missing:
         """Header, results, verdicts and engine-tuned files of what `found` described."""
-        if "header" not in self._history:
-            return {"hit": False, "reason": "this process has found no table"}
-        return {"hit": True, "reason": "", **self._history}
+        return Missing("this process has found no table") if self._rows is None else self._rows
 
-    def pack(
-        self,
-        results: list[dict[str, Any]],
-        verdicts: list[dict[str, Any]],
-        strategy: str,
-        guarded: bool,
-        tuned: Sequence[dict[str, str]] = (),
-        after: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
+    def pack(self, asked: Pack) -> Packed:
         """Pack everything measured as one artifact, kept here until its blobs are fetched.
 
-        `digest` is None if nothing was tuned.
-
-        `tuned` are files (`name`, `content`) that were tuned with an engine's step: their entries join the table.
-        `after` is what it replaces (`lineage_of`).
+        There is no header if nothing was tuned. Files of an engine's step join the table.
         """
         order = {task.task_id: index for index, task in enumerate(self._tasks)}
-        ordered = sorted((TaskResult.from_json(r) for r in results), key=lambda r: order.get(r.task_id, -1))
-        judged = {v["task_id"]: GuardVerdict.from_json(v) for v in verdicts}
-        table = self._tuner.table(ordered, list(judged.values()))
+        ordered = sorted(asked.results, key=lambda result: order.get(result.task_id, -1))
+        judged = {verdict.task_id: verdict for verdict in asked.verdicts}
+        table = self._tuner.table(ordered, asked.verdicts)
         if table is None:
-            return {"digest": None, "blobs": []}
-        table, beside, refused = joined(table, tuned)
+            return Packed(None)
+        table, beside, refused = joined(table, asked.tuned)
         found = self._compiled.collect(table)
         self.artifact = make_artifact(
             table,
@@ -137,32 +148,32 @@ class Delivery:
             judged,
             key=self._key,
             fingerprint=self._fingerprint,
-            strategy=strategy,
-            guarded=guarded,
+            strategy=asked.strategy,
+            guarded=asked.guarded,
             compiled=(*beside, *found.contents),
             covers=found.covers,
-            lineage=None if after is None else Lineage(after["artifact"], after["depth"] + 1),
+            lineage=None if asked.after is None else Lineage(asked.after.artifact, asked.after.depth + 1),
         )
-        collisions = sorted({r.op for r in ordered if r.outcome == "collision"})
-        return header_of(self.artifact, table) | {"collisions": collisions, "warnings": [*refused, *found.warnings]}
+        collisions = sorted({result.op for result in ordered if result.outcome == "collision"})
+        return Packed(header_of(self.artifact, table), tuple(collisions), (*refused, *found.warnings))
 
-    def pack_stored(self, renew: bool = False) -> dict[str, Any]:
+    def pack_stored(self, renew: bool = False) -> Packed:
         """Pack the artifact of this node's store for nodes that lack it, without compiled parts if one is damaged.
 
         `renew` keeps its table and measurements, and replaces the compiled parts by those of this rank.
         """
         if renew:
             return self._renewed()
-        warnings: list[str] = []
+        warnings: tuple[str, ...] = ()
         try:
             self.artifact, lease = self._store.load_artifact()
             lease.release()
         except (CorruptArtifactError, StoreError) as error:
             self.artifact = without_compiled(self._tuned())
-            warnings = [f"compiled parts are not shipped: {error}"]
+            warnings = (f"compiled parts are not shipped: {error}",)
         table = self.artifact.table
         assert table is not None
-        return header_of(self.artifact, table) | {"warnings": warnings}
+        return Packed(header_of(self.artifact, table), warnings=warnings)
 
     def _tuned(self) -> Artifact:
         """Load table and measurements from the store, or those found at LOOKUP if they have vanished since."""
@@ -175,25 +186,26 @@ class Delivery:
         lease.release()
         return tuned
 
-    def _renewed(self) -> dict[str, Any]:
+    def _renewed(self) -> Packed:
         tuned = self._tuned()
         assert tuned.table is not None
         found = self._compiled.collect(tuned.table)
         self.artifact = with_compiled(tuned, found.contents, found.covers)
-        return header_of(self.artifact, tuned.table) | {"warnings": list(found.warnings)}
+        return Packed(header_of(self.artifact, tuned.table), warnings=found.warnings)
 
-    def wanted(self, method: str, header: dict[str, Any], digests: Sequence[str]) -> list[str]:
-        """Return the blobs that a method needs on this rank: those missing on the node, or the table alone."""
-        if method == "load":
-            tables = {blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs"}
-            return [digest for digest in digests if digest in tables]
+    def wanted_to_load(self, header: Header) -> list[str]:
+        """Return the blobs that loading from memory needs: the table alone."""
+        return [blob.sha256 for blob in header.blobs if blob.kind == "autotune_configs"]
+
+    def wanted(self, digests: Sequence[str]) -> list[str]:
+        """Return the blobs that this node lacks."""
         missing = self._store.blobs_missing(digests)
         if len(missing) == len(digests):
             return missing
         self.hold_store()  # what is there now must be there when it is installed
         return self._store.blobs_missing(digests)
 
-    def install(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> dict[str, Any]:
+    def install(self, header: Header, blobs: Mapping[str, Blob]) -> Installed:
         """Check everything that was pushed, publish it on this node, then put its compiled part in place."""
         artifact = self._checked(header, blobs)
         self.hold_store()
@@ -202,19 +214,20 @@ class Delivery:
             self._hold("installed", self._store.hold_if_writable(published.generation))
             whole, lease = self._store.load_artifact(generation=published.generation, checked=artifact.blobs)
         except StoreError as error:
-            return {"files": [], "degraded": str(error)}
+            return Installed(degraded=str(error))
         try:
-            compiled = self._compiled.install(whole)
+            done = self._compiled.install(whole)
         finally:
             lease.release()
         self._clear_finished(whole)
         rows = [self._file(path) for path in published.files]
-        return {"files": [row for row in rows if row is not None], "degraded": None} | compiled
+        written = tuple(row for row in rows if row is not None)
+        return Installed(written, counts=dict(done.counts), warnings=tuple(done.warnings))
 
-    def load(self, digest: str, header: dict[str, Any] | None, blobs: Mapping[str, Blob] | None) -> dict[str, Any]:
-        """Load the class's table from this node's store, or from memory when blobs come along, and prove every hit."""
+    def load(self, digest: str, header: Header | None, blobs: Mapping[str, Blob]) -> Loaded:
+        """Load the class's table from this node's store, or from memory with a header, and prove every hit."""
         began = time.monotonic()
-        if blobs is None or header is None:
+        if header is None:
             table = self._hold_table_of_run(digest)
         else:
             sent = self._checked(header, blobs).table
@@ -226,13 +239,13 @@ class Delivery:
             raise LoadError(f"the table is refused: {refusal}")
         self.loaded_sha256 = hashlib.sha256(table).hexdigest()
         with memory_file("autotune_configs", table) as path:  # what was checked and held, whatever the file is by now
-            result = self._tuner.load(path, self._tasks).to_json()
-        return result | {"seconds": time.monotonic() - began}
+            loaded = self._tuner.load(path, self._tasks)
+        return replace(loaded, seconds=time.monotonic() - began)
 
-    def holds(self) -> dict[str, Any]:
-        """Digests of the tables that the device holds and that this node's disk keeps, both looked at now.
+    def holds(self) -> Confirmed:
+        """Return the digests of the tables on the device and on this node's disk, both examined now.
 
-        A file that went bad is put back; None where the disk has no generation with the table that is held.
+        A damaged file is restored. `stored` is None if no generation has the held table.
         """
         held = self._tuner.held_digest()
         try:
@@ -240,7 +253,7 @@ class Delivery:
         except WarmupError as error:
             logger.warning("%s: %s", self._info, error)
             stored = None
-        return {"digest": held, "stored": stored}
+        return Confirmed(held, stored)
 
     def hold_store(self) -> None:
         """Keep blobs and modules that no generation names yet from being pruned while this rank lives."""
@@ -260,8 +273,8 @@ class Delivery:
         if use is not None and use.path is not None:
             self._held[what] = Holding(use)
 
-    def _checked(self, header: dict[str, Any], blobs: Mapping[str, Blob]) -> Artifact:
-        manifest = parse_manifest(header["manifest"].encode())
+    def _checked(self, header: Header, blobs: Mapping[str, Blob]) -> Artifact:
+        manifest = parse_manifest(header.manifest)
         entry = manifest.table
         if entry is not None and entry.sha256 not in blobs:  # not sent, because it lies here
             blobs = {**blobs, entry.sha256: self._store.read_blob(entry.sha256)}
@@ -323,7 +336,7 @@ class Delivery:
         except (FileNotFoundError, WarmupError) as error:
             raise LoadError(f"{self._store.table_path} cannot be read: {error}") from error
 
-    def _file(self, path: Path) -> dict[str, Any] | None:
+    def _file(self, path: Path) -> FileReport | None:
         """Describe a published file for the report.
 
         None if another job has replaced or removed it.
@@ -334,4 +347,4 @@ class Delivery:
             logger.info("%s: %s is not there any more: %s", self._info, path, error)
             return None
         digest = hashlib.sha256(data).hexdigest()
-        return {"node_id": self._info.node_id, "path": str(path), "sha256": digest, "bytes": len(data)}
+        return FileReport(node_id=self._info.node_id, path=str(path), sha256=digest, bytes=len(data))

@@ -9,12 +9,15 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.messages.answers import EngineTuned, Warmed
+from ray_warmup.warmup.messages.values import TextFile
+from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, VerificationReport
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
@@ -67,8 +70,8 @@ class RankEngine:
         foreseen = foreseen_context(self.config, self.dims, self.rank, self.backend, capability)
         return any(gate_of(foreseen, warmup) is None for warmup in tuning_warmups())
 
-    def tune(self, scratch: Path, capability: tuple[int, int] | None) -> dict[str, Any]:
-        """Run the warmups that tune, as the leader of a class: `tuned` (files by `name` and `content`), `warnings`.
+    def tune(self, scratch: Path, capability: tuple[int, int] | None) -> EngineTuned:
+        """Run the warmups that tune, as the leader of a class.
 
         Args:
             scratch: an empty directory for the files that FlashInfer's entry points write.
@@ -82,25 +85,21 @@ class RankEngine:
         engine = self._engine(capability, decode_tune_path=str(scratch / "sparse_mla_decode.json"))
         try:
             if (shortage := engine.shortage()) is not None:
-                return {"tuned": [], "warnings": [f"sm120_decode: {shortage}"]}
+                return EngineTuned((), (f"sm120_decode: {shortage}",))
             self.announce("runner")
             report = engine.warm(tuning_warmups(), is_leader=True, announce=self.announce)
         finally:
             engine.close()
             gc.collect()
         if not report.ready:
-            raise EngineWarmupError("; ".join(described(report)["failed"]))
-        tuned = [{"name": file.name, "content": file.content.decode()} for file in report.tuned]
-        return {"tuned": tuned, "warnings": list(report.warnings)}
+            raise EngineWarmupError("; ".join(described(report).failed))
+        return EngineTuned(tuple(TextFile(file.name, file.content.decode()) for file in report.tuned), report.warnings)
 
-    def warm(self, left_out: Mapping[str, str]) -> dict[str, Any]:
+    def warm(self, left_out: Mapping[str, str]) -> Warmed:
         """Run the warmups, then the checking requests.
 
         Args:
             left_out: warmups that are not tried again on this rank, and why.
-
-        Returns `reason` (why nothing ran), `outcomes`, `compiled` (what the warmups found missing, by kind),
-        `warnings`, `failed` (required ones, in words) and `verification` (None where nothing was checked).
         """
         if (reason := off_reason(self.config, self.backend)) is not None:
             return nothing_ran(reason)
@@ -112,14 +111,14 @@ class RankEngine:
             if (problem := self._unmade(engine)) is not None:
                 return problem
             report, compiled = self._warmed(engine, left_out)
-            answer = described(report) | {"compiled": compiled} | self._verified(engine, report)
+            answer = self._verified(engine, report, described(report, compiled))
         finally:
             engine.close()
             gc.collect()
         logger.info("rank %d: engine warmups and their check took %.2f s", self.rank, time.monotonic() - began)
         return answer
 
-    def _unmade(self, engine: BuiltinEngine) -> dict[str, Any] | None:
+    def _unmade(self, engine: BuiltinEngine) -> Warmed | None:
         """The answer where the runner itself cannot be made, which is as bad as what now does not run."""
         try:
             engine.runner  # noqa: B018 - made on first use
@@ -129,7 +128,8 @@ class RankEngine:
             reason = f"the runner cannot be made: {type(error).__name__}: {error}"
             if not (required := self.config.engine.required):
                 return nothing_ran(reason, warn=True)
-            return nothing_ran(reason) | {"failed": [f"{reason} ({', '.join(required)}: required by engine.required)"]}
+            failed = f"{reason} ({', '.join(required)}: required by engine.required)"
+            return replace(nothing_ran(reason), failed=(failed,))
         return None
 
     def _warmed(self, engine: BuiltinEngine, left_out: Mapping[str, str]) -> tuple[EngineWarmupReport, dict[str, int]]:
@@ -142,20 +142,20 @@ class RankEngine:
             report = engine.warm(left_out=left_out, announce=self.announce)
         return report, monitor.report().compiled
 
-    def _verified(self, engine: BuiltinEngine, report: EngineWarmupReport) -> dict[str, Any]:
-        """Serve the check requests and return the result.
+    def _verified(self, engine: BuiltinEngine, report: EngineWarmupReport, warmed: Warmed) -> Warmed:
+        """Serve the check requests and add their result.
 
         A failed request, or a compilation under `raise`, fails the rank.
         """
         settings = self.config.engine
         if settings.monitor == "off" or not settings.verify_requests or not report.ready:
-            return {}
+            return warmed
         from ray_warmup.warmup.engines.builtin.warmups.verify import verify
         from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 
         self.announce(VERIFY)
         found = verify(engine.context(), settings.verify_requests, CompilationMonitor(settings.monitor))
-        warnings, failed = list(report.warnings), list[str]()
+        warnings, failed = list(warmed.warnings), list(warmed.failed)
         if found.error:
             failed.append(f"{found.requests} checking requests (engine.verify_requests): {found.error}")
         elif not found.is_clean:
@@ -164,7 +164,8 @@ class RankEngine:
                 f"{built} kernels were compiled and {loaded} loaded from disk by requests after the warmups, first: "
                 f"{found.events[0]}"
             )
-        return {"verification": found.to_json(), "warnings": warnings, "failed": failed}
+        checked = warmed.report.model_copy(update={"verification": VerificationReport(**asdict(found))})
+        return Warmed(checked, tuple(warnings), tuple(failed))
 
     def _engine(self, capability: tuple[int, int] | None = None, decode_tune_path: str | None = None) -> BuiltinEngine:
         from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
@@ -217,32 +218,20 @@ def _never(*arguments: Any) -> None:
     raise AssertionError("a gate runs nothing")
 
 
-def nothing_ran(reason: str, *, warn: bool = False) -> dict[str, Any]:
+def nothing_ran(reason: str, *, warn: bool = False) -> Warmed:
     """The answer of a rank that runs none of them."""
-    warnings = [f"no engine warmup ran: {reason}"] if warn else []
-    return {
-        "reason": reason,
-        "outcomes": [],
-        "compiled": {},
-        "warnings": warnings,
-        "failed": [],
-        "verification": None,
-    }
+    return Warmed(EngineReport(reason=reason), (f"no engine warmup ran: {reason}",) if warn else ())
 
 
-def described(report: EngineWarmupReport) -> dict[str, Any]:
-    """Return the warmups' outcomes as plain values."""
-    values = report.to_json()
-    failed = [
+def described(report: EngineWarmupReport, compiled: Mapping[str, int] | None = None) -> Warmed:
+    """Return the warmups' outcomes.
+
+    `compiled` counts compilations during the warmups, by kind.
+    """
+    failed = tuple(
         f"{outcome.name}: {outcome.reason} (required by engine.required)"
         for outcome in report.outcomes
         if outcome.blocks_readiness
-    ]
-    return {
-        "reason": "",
-        "outcomes": values["outcomes"],
-        "compiled": {},
-        "warnings": values["warnings"],
-        "failed": failed,
-        "verification": None,
-    }
+    )
+    outcomes = tuple(EngineWarmupEntry(**asdict(outcome)) for outcome in report.outcomes)
+    return Warmed(EngineReport(outcomes=outcomes, compiled=dict(compiled or {})), report.warnings, failed)

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from ray_warmup.warmup.artifact.rows import ReadRows, read_results
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import StoreError
+from ray_warmup.warmup.messages.answers import FinishedTasks
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.tasks import TaskResult
+from ray_warmup.warmup.tasks import TacticId, TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class RankFiles:
         self._who = who
         self._keeps_results = keeps_results
         self._keeps_quarantine = keeps_quarantine
-        self._finished: list[dict[str, Any]] = []
+        self._finished: list[TaskResult] = []
         self._marker: str | None = None
 
     def leave_marker(self, token: str) -> str | None:
@@ -55,33 +55,33 @@ class RankFiles:
     def finished(self, task_ids: Collection[str]) -> ReadRows[TaskResult]:
         """Return results of these tasks left by unfinished runs."""
         found = read_results(self._store.load_partial(), task_ids)
-        self._finished = [encode(result) for result in found.rows]
+        self._finished = list(found.rows)
         return found
 
-    def finished_digest(self) -> dict[str, Any]:
+    def finished_digest(self) -> FinishedTasks:
         """How many tasks the last look found, and a digest of them: equal ones are asked of one node only."""
-        text = json.dumps(self._finished, sort_keys=True)
-        return {"count": len(self._finished), "digest": hashlib.sha256(text.encode()).hexdigest()}
+        text = json.dumps([encode(result) for result in self._finished], sort_keys=True)
+        return FinishedTasks(len(self._finished), hashlib.sha256(text.encode()).hexdigest())
 
-    def recalled(self) -> list[dict[str, Any]]:
+    def recalled(self) -> tuple[TaskResult, ...]:
         """The tasks that the last look found."""
-        return list(self._finished)
+        return tuple(self._finished)
 
-    def keep_result(self, result: dict[str, Any]) -> None:
+    def keep_result(self, result: TaskResult) -> None:
         """Add a finished task, so that a new run resumes from it."""
         if not self._keeps_results:
             return
         self._finished.append(result)
         try:
-            self._store.save_partial(self._finished)
+            self._store.save_partial([encode(finished) for finished in self._finished])
         except StoreError as error:
             logger.warning("%s: a finished task could not be kept for resuming: %s", self._who, error)
 
-    def keep_quarantine(self, entries: list[dict[str, Any]]) -> None:
+    def keep_quarantine(self, banned: Sequence[TacticId]) -> None:
         """Keep what nobody may measure again for the next run."""
         if not self._keeps_quarantine:
             return
         try:
-            self._store.save_quarantine(entries)
+            self._store.save_quarantine([encode(tactic) for tactic in banned])
         except StoreError as error:
             logger.warning("%s: the quarantine could not be kept: %s", self._who, error)

@@ -1,7 +1,7 @@
 """A process that loads and replays a table and warms an engine, and nothing else: what it compiles is what is shipped.
 
 Tuning leaves every tactic's kernels in the driver's cache; a serving process needs those of the winners. The parent
-holds a `FreshProcess`; the child is this module with the factory as its argument and one JSON request on stdin. It
+holds a `FreshProcess`; the child is this module with the factory as its argument and one message on stdin. It
 imports before it reads, so that one which was started while the parent still measures has its imports behind it when
 the table is there. It touches the GPU only after that.
 """
@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import ray_warmup
 from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
@@ -29,7 +29,10 @@ from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.disk.trust import believe
-from ray_warmup.warmup.errors import LoadError, WarmupError
+from ray_warmup.warmup.errors import LoadError, MessageError, WarmupError
+from ray_warmup.warmup.messages.answers import Warmed
+from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
+from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 from ray_warmup.warmup.tasks import tasks_of
@@ -68,7 +71,6 @@ class FreshProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
                 env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
             )
         except OSError as error:
@@ -80,17 +82,8 @@ class FreshProcess:
         """Return True if the child still waits."""
         return self._child.poll() is None
 
-    def replay(self, request: Mapping[str, Any], table: bytes, timeout_s: float) -> dict[str, Any]:
+    def replay(self, request: FreshReplay, table: bytes, timeout_s: float) -> FreshlyReplayed:
         """Replay a table there.
-
-        Returns the replay's outcome, `seconds`, `triton_entries` and `modules` (names that the process used, the
-        latter without those of a provider) and `engine` (what the warmups said, None when none were asked for).
-
-        Args:
-            request: `config` (as `parse_config` takes it), `rank`, `backend`, `factory` (`module:Class` of the
-                tuner), `provider` (directory of installed modules, or None), `triton_cache` (its directory; without
-                it nothing is recorded), `budget_bytes` (memory that the rank's tasks keep to) and `engine` (whether
-                the engine warmups run after the replay).
 
         Raises:
             LoadError: the process failed or took longer than `timeout_s`; kernels are then not shipped.
@@ -102,16 +95,18 @@ class FreshProcess:
         except OSError as error:
             raise LoadError(f"{file} cannot be written for the replay (TMPDIR): {error}") from error
         try:
-            out, err = self._child.communicate(json.dumps({**request, "table": str(file)}), timeout=timeout_s)
+            said = to_bytes(replace(request, table=str(file)))
+            out, err = self._child.communicate(said, timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise LoadError(f"the replay for the compute cache took longer than {timeout_s:.0f} s") from error
         if self._child.returncode != 0:
-            raise LoadError(f"the replay for the compute cache failed with {self._child.returncode}: {err[-800:]}")
+            raise LoadError(f"the replay for the compute cache failed with {self._child.returncode}: {_end(err)}")
         try:
-            answer: dict[str, Any] = json.loads(out.splitlines()[-1])
-        except (IndexError, ValueError) as error:
-            raise LoadError(f"the replay for the compute cache ended without an answer: {err[-800:]}") from error
-        return answer
+            return from_bytes(b"\n".join(out.splitlines()[-2:]), FreshlyReplayed)  # libraries may have said more before
+        except MessageError as error:
+            raise LoadError(
+                f"the replay for the compute cache ended without an answer: {error}: {_end(err)}"
+            ) from error
 
     def close(self) -> None:
         """End the child and remove what it wrote."""
@@ -129,6 +124,10 @@ class FreshProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(output: bytes) -> str:
+    return output[-800:].decode(errors="replace")
 
 
 def _new_scratch() -> Path:
@@ -154,45 +153,45 @@ def _sweep(parent: Path) -> None:
             continue  # it was made, or removed, this very moment
 
 
-def replay(request: Mapping[str, Any]) -> dict[str, Any]:
+def replay(request: FreshReplay) -> FreshlyReplayed:
     """The child's work: prepare, load, replay."""
     from ray_warmup.warmup.device.memory_budget import fit_buckets
     from ray_warmup.warmup.device.tuner import TunerOptions
     from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
 
-    config = parse_config(request["config"])
+    config = parse_config(request.config)
     believe(config.cache)
-    if request.get("provider"):
-        flashinfer_modules.activate(Path(request["provider"]))
-    tuner = load_factory(request["factory"])(request["backend"], TunerOptions())
-    recorder = triton_cache.Recorder() if request.get("triton_cache") else None
+    if request.provider is not None:
+        flashinfer_modules.activate(Path(request.provider))
+    tuner = load_factory(request.factory)(request.backend, TunerOptions())
+    recorder = triton_cache.Recorder() if request.triton_cache is not None else None
     if recorder is not None:
         recorder.start()
     modules, hook = set[str](), FlashInferHook()
     hook.install(lambda seen: modules.add(seen.kernel))
-    workloads = rank_workloads(config, dimensions_of(config), request["rank"], request["backend"])
-    if request.get("budget_bytes") is not None:
-        workloads, _ = fit_buckets(workloads, request["budget_bytes"])
+    workloads = rank_workloads(config, dimensions_of(config), request.rank, request.backend)
+    if request.budget_bytes is not None:
+        workloads, _ = fit_buckets(workloads, request.budget_bytes)
     tasks = tasks_of(runnable(workloads, tuner.prepare(workloads)))
     began = time.monotonic()
-    loaded = tuner.load(Path(request["table"]), ())
+    loaded = tuner.load(Path(request.table), ())
     outcome = tuner.replay(tasks)
     seconds = time.monotonic() - began
-    engine = _warm_engine(config, request) if request.get("engine") else None
+    engine = _warm_engine(config, request) if request.engine else None
     hook.remove()
-    if recorder is not None:
-        recorder.stop(Path(request["triton_cache"]))
-    return {
-        **outcome.to_json(),
-        "entries": loaded.entries,
-        "seconds": seconds,
-        "triton_entries": sorted(recorder.used) if recorder is not None else [],
-        "modules": sorted(modules),
-        "engine": engine,
-    }
+    if recorder is not None and request.triton_cache is not None:
+        recorder.stop(Path(request.triton_cache))
+    return FreshlyReplayed(
+        replayed=outcome,
+        entries=loaded.entries,
+        seconds=seconds,
+        triton_entries=tuple(sorted(recorder.used)) if recorder is not None else (),
+        modules=tuple(sorted(modules)),
+        engine=engine,
+    )
 
 
-def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, Any]:
+def _warm_engine(config: WarmupConfig, request: FreshReplay) -> Warmed:
     """Run the engine warmups as every rank does, without their check.
 
     A failure costs only their compiled code.
@@ -200,7 +199,7 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
     from ray_warmup.warmup.rank.engine import RankEngine, nothing_ran
 
     unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})
-    engine = RankEngine(unchecked, dimensions_of(config), request["rank"], request["backend"], logger.info)
+    engine = RankEngine(unchecked, dimensions_of(config), request.rank, request.backend, logger.info)
     try:
         return engine.warm({})
     except (WarmupError, RuntimeError) as error:  # torch's own for memory and lost devices
@@ -208,18 +207,19 @@ def _warm_engine(config: WarmupConfig, request: Mapping[str, Any]) -> dict[str, 
 
 
 def main(factory: str, scratch: str) -> int:
-    """Read one request from stdin and write one JSON line to stdout."""
+    """Read one message from stdin and write one as the last lines of stdout."""
     importlib.import_module(factory.partition(":")[0])
-    line = sys.stdin.read()
-    if not line:  # the parent needs no replay any more, or is gone and cannot remove its directory
+    said = sys.stdin.buffer.read()
+    if not said:  # the parent needs no replay any more, or is gone and cannot remove its directory
         shutil.rmtree(scratch, ignore_errors=True)
         return 0
     try:
-        answer = replay(json.loads(line))
+        answer = replay(from_bytes(said, FreshReplay))
     except (WarmupError, ConfigError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"\n" + to_bytes(answer) + b"\n")
     return 0
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import foretell, index_of
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
@@ -59,7 +61,7 @@ class Notice:
         if is_process_alive(verdict.get("process") or {}) is False:
             self._save(self._running(), None, None)
 
-    def conclude(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: Sequence[int]) -> str | None:
+    def conclude(self, verdict: RunVerdict | None, table: str | None, ranks: Sequence[int]) -> str | None:
         """Record the run's verdict and the sha256 of its table. Returns the reason if that fails.
 
         Args:
@@ -69,7 +71,8 @@ class Notice:
         """
         said = None
         if verdict is not None:
-            said = {**verdict, "table_sha256": table, "proven_sha256": table if verdict["ready"] else self._proven()}
+            proven = table if verdict.ready else self._proven()
+            said = {**encode(verdict), "table_sha256": table, "proven_sha256": proven}
         return self._save(said, table, tuple(ranks) if self._is_kept and ranks else None)
 
     def _save(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:

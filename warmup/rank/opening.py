@@ -16,7 +16,8 @@ from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.caches.compiled_part import CompiledPart
 from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
 from ray_warmup.warmup.errors import StoreError
-from ray_warmup.warmup.rank.collecting import TABLE_ALONE, FreshReplay
+from ray_warmup.warmup.messages.replays import FreshReplay
+from ray_warmup.warmup.rank.collecting import TABLE_ALONE, ReplayPlan
 from ray_warmup.warmup.rank.compiled_work import CompiledWork
 from ray_warmup.warmup.rank.engine import off_reason
 from ray_warmup.warmup.rank.files import RankFiles
@@ -104,16 +105,9 @@ def compiled_work(
         modes=cache.modes,
     )
     part.start()
-    request = {
-        "config": config.model_dump(mode="json"),
-        "rank": who.rank,
-        "backend": who.backend,
-        "factory": who.factory,
-        "budget_bytes": who.budget_bytes,
-        "engine": True,
-    }
+    request = FreshReplay(config.model_dump(mode="json"), who.rank, who.backend, who.factory, who.budget_bytes)
     timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
-    replay = FreshReplay(request, environ, timeout_s, covers) if who.factory else None
+    replay = ReplayPlan(request, environ, timeout_s, covers) if who.factory else None
     kept = store if _is_shared(config) else None
     return CompiledWork(tuner, part, kept, key, replay, config.cache.tuning_kernels)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
@@ -14,8 +14,9 @@ from ray_warmup.warmup.artifact.manifest import TABLE_NAME, TIMINGS_NAME, GuardS
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import ArtifactError
+from ray_warmup.warmup.messages.answers import RecalledTable
+from ray_warmup.warmup.messages.values import Ancestor, BlobRow, Header, TextFile
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
 
@@ -49,28 +50,27 @@ def make_artifact(
     )
 
 
-def lineage_of(manifest: Manifest | None) -> dict[str, Any] | None:
+def ancestor_of(manifest: Manifest | None) -> Ancestor | None:
     """Return an artifact's digest and depth, from which a successor derives its lineage."""
-    return None if manifest is None else {"artifact": manifest.digest, "depth": manifest.depth}
+    return None if manifest is None else Ancestor(manifest.digest, manifest.depth)
 
 
-def header_of(artifact: Artifact, table: bytes) -> dict[str, Any]:
-    """Return an artifact's header for the other ranks: both digests, manifest and blob digests."""
-    return {
-        "digest": parse_table(table).digest,
-        "artifact": artifact.digest,
-        "manifest": artifact.manifest.to_bytes().decode(),
-        "blobs": blob_rows(artifact.manifest),
-    }
+def header_of(artifact: Artifact, table: bytes) -> Header:
+    """Return the header of an artifact with a table."""
+    return header(artifact.manifest, parse_table(table).digest)
 
 
-def blob_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """Digest, stored size and kind of every blob, each digest once."""
-    entries = {entry.sha256: entry for entry in manifest.blobs}
-    return [{"sha256": entry.sha256, "bytes": entry.size, "kind": entry.kind} for entry in entries.values()]
+def header(manifest: Manifest, digest: str) -> Header:
+    """Return the header of any artifact for the other ranks.
+
+    `digest` is the one that its ranks compare.
+    """
+    entries = {entry.sha256: entry for entry in manifest.blobs}  # each digest once
+    rows = tuple(BlobRow(entry.sha256, entry.size, entry.kind) for entry in entries.values())
+    return Header(digest, manifest.digest, manifest.to_bytes(), rows)
 
 
-def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tuple[Content, ...], tuple[str, ...]]:
+def joined(table: bytes, tuned: Sequence[TextFile]) -> tuple[bytes, tuple[Content, ...], tuple[str, ...]]:
     """The table with what was tuned with an engine merged in, those files as contents, and warnings.
 
     Files that do not fit the table are left out as a whole: the main table is never held up by them.
@@ -80,7 +80,7 @@ def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tup
     from ray_warmup.warmup.engines.builtin.warmups.sm120_decode import merge_into_artifact
     from ray_warmup.warmup.engines.builtin.warmups.spec import TunedFile
 
-    files = tuple(TunedFile(file["name"], file["content"].encode()) for file in tuned)
+    files = tuple(TunedFile(file.name, file.content.encode()) for file in tuned)
     try:
         merged = merge_into_artifact(table, files)
     except ArtifactError as error:
@@ -88,15 +88,16 @@ def joined(table: bytes, tuned: Sequence[Mapping[str, str]]) -> tuple[bytes, tup
     return merged[TABLE_NAME], tuple(Content("sparse_mla", file.name, file.content) for file in files), ()
 
 
-def history_of(artifact: Artifact) -> dict[str, list[Any]]:
-    """Results and verdicts of a found artifact's sidecar, files that were tuned with an engine, and `refused` rows."""
+def recalled(artifact: Artifact, table: bytes) -> tuple[RecalledTable, tuple[str, ...]]:
+    """A found artifact's header and rows, and a warning where rows of its sidecar are refused."""
     found = read_timings(artifact)
-    return {
-        "results": [encode(row.result) for row in found.rows],
-        "verdicts": [encode(row.verdict) for row in found.rows if row.verdict is not None],
-        "tuned": [{"name": c.path, "content": bytes(c.data).decode()} for c in artifact.contents("sparse_mla")],
-        "refused": list(found.warnings(TIMINGS_NAME)),
-    }
+    rows = RecalledTable(
+        header_of(artifact, table),
+        tuple(row.result for row in found.rows),
+        tuple(row.verdict for row in found.rows if row.verdict is not None),
+        tuple(TextFile(file.path, bytes(file.data).decode()) for file in artifact.contents("sparse_mla")),
+    )
+    return rows, found.warnings(TIMINGS_NAME)
 
 
 def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> Artifact:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.device.tuner import Watch
+from ray_warmup.warmup.messages.values import Heartbeat, LastWords
 from ray_warmup.warmup.rank.black_box import BlackBox
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class RankRecord:
     def __init__(self) -> None:
         self._doing = (IDLE, "", time.monotonic())
         self._box: BlackBox | None = None
-        self.last_words: dict[str, Any] | None = None
+        self.last_words: LastWords | None = None
         """What this rank's previous process wrote last; None when this is the first, or it left nothing."""
 
     def open(self, path: Path, dir_mode: int) -> None:
@@ -36,8 +36,7 @@ class RankRecord:
         except OSError as error:
             logger.warning("no record of tactics is kept: %s", error)
             return
-        predecessor = self._box.predecessor
-        self.last_words = None if predecessor is None else predecessor.to_json()
+        self.last_words = self._box.predecessor
         self._box.listen()
 
     def begin(self, method: str, task_id: str) -> None:
@@ -61,10 +60,10 @@ class RankRecord:
             method, task_id, _ = self._doing
             self._note(method, task_id, watch.op, watch.runner, watch.tactic)
 
-    def status(self) -> dict[str, Any]:
-        """Method, task, and for how many seconds."""
+    def heartbeat(self, watch: Watch) -> Heartbeat:
+        """Method and task, for how many seconds, and what the tuner runs."""
         method, task_id, since = self._doing
-        return {"method": method, "task_id": task_id, "for_s": time.monotonic() - since}
+        return Heartbeat(method, task_id, time.monotonic() - since, watch.op, watch.runner, watch.tactic)
 
     def close(self) -> None:
         """Nothing stays on disk."""

@@ -15,9 +15,8 @@ from pathlib import Path
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
-from ray_warmup.warmup.artifact.quarantine import believed, entries_of, named_by
+from ray_warmup.warmup.artifact.quarantine import believed, named_by
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.disk.trust import owner_refusal
@@ -60,7 +59,7 @@ def quarantined(store: NodeStore, table: bytes) -> str | None:
     banned = believed(store.load_quarantine())
     for warning in banned.warnings(f"quarantine of {store.directory}"):
         logger.warning("%s", warning)
-    return named_by(parse_table(table), entries_of([encode(ban) for ban in banned.rows]))
+    return named_by(parse_table(table), banned.rows)
 
 
 def _store_of(path: Path) -> NodeStore | None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from ray_warmup.actors import concluding
-from ray_warmup.actors.concluding import conclude, notices
+from ray_warmup.actors.concluding import conclude, notices, verdict_of
 from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.messages.questions import Conclude
 from tests.unit.warmup.machine.driver import Driver
 
 
@@ -19,12 +20,12 @@ class Ranks:
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self._seconds = seconds
-        self.written: dict[int, dict[str, Any]] = {}
+        self.written: dict[int, Conclude] = {}
 
-    async def call(self, rank: int, method: str, args: dict[str, Any], refs: None) -> None:
+    async def call(self, rank: int, question: Conclude) -> None:
         """Write the verdict."""
         await asyncio.sleep(self._seconds.get(rank, 0.0))
-        self.written[rank] = {"method": method, **args}
+        self.written[rank] = question
 
 
 def ended(**changes: Any) -> Driver:
@@ -34,9 +35,9 @@ def ended(**changes: Any) -> Driver:
     return driver
 
 
-def told(driver: Driver) -> dict[int, dict[str, Any]]:
+def told(driver: Driver) -> dict[int, Conclude]:
     """Rank -> what it is told."""
-    return dict(notices(driver.machine.run, {"run_id": "run-1"}))
+    return dict(notices(driver.machine.run, verdict_of(driver.report)))
 
 
 def leave(driver: Driver, ranks: Any, beating: tuple[int, ...] = (0, 1, 2, 3)) -> float:
@@ -53,9 +54,9 @@ def leave(driver: Driver, ranks: Any, beating: tuple[int, ...] = (0, 1, 2, 3)) -
 
 def test_one_rank_speaks_for_each_node() -> None:
     """The writer, with the class's ranks on that node; of a shared directory the verdict is written once."""
-    assert {rank: args["ranks"] for rank, args in told(ended()).items()} == {0: [0, 1], 2: [2, 3]}
+    assert {rank: notice.ranks for rank, notice in told(ended()).items()} == {0: (0, 1), 2: (2, 3)}
     shared = told(ended(shared=True))
-    assert {rank: args["verdict"] is not None for rank, args in shared.items()} == {0: True, 2: False}
+    assert {rank: notice.verdict is not None for rank, notice in shared.items()} == {0: True, 2: False}
 
 
 def test_a_silent_writer_s_neighbour_speaks() -> None:
@@ -74,7 +75,7 @@ def test_a_slow_disk_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks({2: 0.5})
     leave(ended(), ranks)
     assert sorted(ranks.written) == [0, 2]
-    assert {row["verdict"]["state"] for row in ranks.written.values()} == {"ready"}
+    assert {notice.verdict.state for notice in ranks.written.values() if notice.verdict} == {"ready"}
 
 
 def test_nobody_waits_for_a_rank_that_does_not_beat(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,13 @@ import pytest
 
 from ray_warmup.actors.remote_errors import culprit_of
 from ray_warmup.warmup.errors import DeadContextError, TuningError
+from ray_warmup.warmup.tasks import TacticId
 
 
 def test_a_dead_context_names_its_tactic() -> None:
     """Op, runner and tactic as the quarantine holds them."""
     error = DeadContextError("gone", op="bf16_gemm", runner="BadRunner", tactic="[1, 2]", task="t")
-    assert culprit_of(error) == ("bf16_gemm", "BadRunner", "[1, 2]")
+    assert culprit_of(error) == TacticId("bf16_gemm", "BadRunner", "[1, 2]")
 
 
 @pytest.mark.parametrize(

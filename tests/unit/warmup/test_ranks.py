@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks, share_of
 
 
@@ -82,10 +82,10 @@ def test_any_order_gives_the_same_ranks(nodes: int, per_node: int, rng: random.R
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-def test_a_rank_survives_json_and_names_itself(rank: int) -> None:
-    """A non-leader comes back equal from JSON and says rank, node, address and GPU."""
+def test_a_rank_travels_and_names_itself(rank: int) -> None:
+    """A non-leader arrives as it was sent and says rank, node, address and GPU."""
     info = assign_ranks(spread(2, 2))[rank]
-    assert RankInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+    assert from_bytes(to_bytes(info), RankInfo) == info
     assert str(info) == f"rank {rank} on node node{rank // 2} (10.0.0.1, GPU {rank % 2})"
     assert "GPU" not in str(RankInfo(rank, 4, 0, 2, 1, "b", 0, (), "h"))
 

@@ -26,7 +26,7 @@ from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.errors import DeadContextError, LoadError, TuningError, WorkloadError
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Task, TaskResult
+from ray_warmup.warmup.tasks import Choice, GuardVerdict, TacticId, Task, TaskResult
 from ray_warmup.warmup.workloads.base import builder_for
 from ray_warmup.warmup.workloads.cpu_gemm import CpuGemmCall
 from tests.artifacts import ROOT, make_artifact
@@ -127,7 +127,7 @@ def test_check_refuses_a_quarantined_tactic(tuned: tuple[list[Task], list[TaskRe
     """A table that names a tactic which must not run is refused; another table of the same tactics is not."""
     tasks, results = tuned
     banned = Choice("SplitGemmRunner", ("n", 4))
-    options = TunerOptions(quarantine=(("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
+    options = TunerOptions(quarantine=(TacticId("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
     tables = [
         FlashInferTuner("cpu").table(results[:1], [verdict(tasks[0].task_id, choice)]) or b""
         for choice in (banned, Choice("SplitGemmRunner", ("k", 2)))

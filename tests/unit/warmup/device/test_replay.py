@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ray_warmup.warmup.device.replay import replay_calls
-from ray_warmup.warmup.device.tuner import ReplayResult
 from ray_warmup.warmup.errors import DeadContextError
+from ray_warmup.warmup.messages.answers import Replayed
 from ray_warmup.warmup.workloads import cpu_gemm
 from tests.gemms import make_workload, tasks_for
 
-CudaReplay = Callable[[], ReplayResult]
+CudaReplay = Callable[[], Replayed]
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from flashinfer.autotuner import AutoTuner
 
+from ray_warmup.warmup.codec import decode, encode
 from ray_warmup.warmup.device import task_tuning
 from ray_warmup.warmup.device.autotuner_seams import tuned_keys
 from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.device.tuning_request import Attempt
 from ray_warmup.warmup.errors import DeadContextError, TuningError
-from ray_warmup.warmup.tasks import Choice, Task, TaskResult
+from ray_warmup.warmup.tasks import Choice, TacticId, Task, TaskResult
 from ray_warmup.warmup.workloads import cpu_gemm_op as op
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.gemms import make_workload
@@ -44,7 +45,7 @@ def test_a_task_is_tuned_and_forgotten() -> None:
     assert set(result.keys) == {"DirectGemmRunner", "SwappedGemmRunner", "SplitGemmRunner"}
     assert result.policy == ("cuda_graph_profile_replays", None, "l2_cache_policy", "hot")
     assert result.elapsed_s > 0
-    assert TaskResult.from_json(result.to_json()) == result
+    assert decode(TaskResult, encode(result)) == result
     assert tuned_keys("cpu_gemm") == set()
 
 
@@ -116,7 +117,7 @@ def test_quarantined_tactics_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, lambda a: ran.append(a.tactic) or (0.1 if a.tactic == ("n", 4) else 1.0))
     assert tune(Task(make_workload(), 4)).choice == Choice("SplitGemmRunner", ("n", 4))
     ran.clear()
-    options = TunerOptions(quarantine=(("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
+    options = TunerOptions(quarantine=(TacticId("cpu_gemm", "SplitGemmRunner", '["n", 4]'),))
     assert tune(Task(make_workload(), 4), options).choice == Choice("DirectGemmRunner", -1)
     assert ("n", 4) not in ran
     assert ("k", 2) in ran

@@ -14,11 +14,14 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands
 from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.messages.answers import Answer
+from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import Placement, assign_ranks
 from ray_warmup.warmup.report import WarmupReport
+from ray_warmup.warmup.tasks import TaskOutcome
 from tests.sim.group import Group
 from tests.sim.holdings import Process, RefusedError, Table
-from tests.sim.world import World, make_result
+from tests.sim.world import World, make_result, make_verdict
 
 Changes = dict[tuple[str, int], dict[str, Any]]
 
@@ -36,7 +39,7 @@ class Driver:
         strategy: str = "leader",
         shared: bool = False,
         retune: bool = False,
-        outcome: str = "tuned",
+        outcome: TaskOutcome = "tuned",
         modules: tuple[str, ...] = (),
         tunes_engine: bool = False,
         sections: Mapping[str, Mapping[str, Any]] | None = None,
@@ -68,7 +71,7 @@ class Driver:
         self.replacing: list[Replace] = []
         self.log: list[Command] = []
         self.changes: Changes = {}
-        """(method, rank) -> what is different in every such answer."""
+        """(question, rank) -> fields that are different in every such answer."""
 
     @property
     def phase(self) -> Phase:
@@ -87,8 +90,8 @@ class Driver:
     def store(self, node: int, number: int, *, guarded: bool = True, at: float = 1.0, class_index: int = 0) -> Table:
         """Put a table on a node; its choices follow from `number`."""
         group = self.world.groups[class_index]
-        rows = [make_result(t["task_id"], "tuned", random.Random(number)) for t in group.tasks]
-        verdicts = [{**row, "decision": "kept", "ratio": 1.5} for row in rows] if guarded else []
+        rows = [make_result(task.task_id, "tuned", random.Random(number)) for task in group.tasks]
+        verdicts = [make_verdict(row) for row in rows] if guarded else []
         table = Table.of(rows, verdicts, guarded, at)
         assert table is not None
         self.world.directory(self._rank_on(node)).tables[group.key] = table
@@ -134,8 +137,9 @@ class Driver:
         if isinstance(command, Adopt):
             self._take(self.machine.adopted(command.call_id, self.now))
         else:
-            value = {**(value or {}), **self.changes.get((command.method, command.rank), {})}
-            self._take(self.machine.returned(command.call_id, value, 0.5, self.now))
+            assert value is not None, "a call is answered"
+            answer = changed(value, self.changes.get((command.name, command.rank), {}))
+            self._take(self.machine.returned(command.call_id, answer, 0.5, self.now))
 
     def fails(
         self, command: Call | Adopt, kind: str = "TuningError", message: str = "bad", traceback: str = ""
@@ -209,7 +213,7 @@ class Driver:
 
     def measured(self) -> list[str]:
         """Tasks that were given to a rank to tune, in order."""
-        return [c.task_id for c in self.log if isinstance(c, Call) and c.method == "tune" and c.task_id]
+        return [c.task_id for c in self.log if isinstance(c, Call) and c.name == "tune" and c.task_id]
 
     def _take(self, commands: Commands) -> None:
         self.log += commands
@@ -223,12 +227,23 @@ class Driver:
         return next(rank for rank, info in self.world.infos.items() if info.node_id == f"node{node}")
 
 
+def changed(answer: Answer, changes: Mapping[str, Any]) -> Answer:
+    """An answer with other fields; those that it has not itself are its table's, its result's or its verdict's."""
+    own = {name: value for name, value in changes.items() if hasattr(answer, name)}
+    inner = {name: value for name, value in changes.items() if name not in own}
+    if inner:
+        (part,) = (name for name in ("table", "result", "verdict") if hasattr(answer, name))
+        own[part] = replace(getattr(answer, part), **inner)
+    different: Answer = replace(answer, **own)
+    return different
+
+
 def name_of(command: Command) -> str:
-    """Method of a call, else the kind of command."""
-    return command.method if isinstance(command, Call) else type(command).__name__.lower()
+    """What a call asks, else the kind of command."""
+    return command.name if isinstance(command, Call) else type(command).__name__.lower()
 
 
-def make_group(index: int, tasks: int, outcome: str = "tuned", modules: tuple[str, ...] = ()) -> Group:
+def make_group(index: int, tasks: int, outcome: TaskOutcome = "tuned", modules: tuple[str, ...] = ()) -> Group:
     """One class of tasks `c0t0`, `c0t1`, ... of two op shapes."""
-    rows = [{"task_id": f"c{index}t{n}", "group": f"op{n % 2}", "cost": 1.0 + n} for n in range(tasks)]
+    rows = tuple(PoolTask(f"c{index}t{n}", f"op{n % 2}", 1.0 + n) for n in range(tasks))
     return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "torch": "2.13", "tasks": "same"}, rows, outcome, modules)

@@ -42,9 +42,9 @@ def test_one_node_builds_and_the_others_take() -> None:
     driver = compiling()
     driver.until(Phase.TUNING)
     assert driver.asked("survey") == [0, 2, 4]
-    assert (driver.asked("compile"), driver.asked("hand_over"), driver.asked("adopt")) == ([0], [0], [0])
-    assert driver.asked("take") == [2, 4]
-    assert driver.asked("activate") == [3, 5]
+    assert (driver.asked("compile"), driver.asked("pack_modules"), driver.asked("adopt")) == ([0], [0], [0])
+    assert driver.asked("install_modules") == [2, 4]
+    assert driver.asked("activate_modules") == [3, 5]
     assert [driver.world.lacks(process) for process in driver.world.processes.values()] == [[]] * 6
     assert driver.finish().ready
 
@@ -52,7 +52,7 @@ def test_one_node_builds_and_the_others_take() -> None:
 def tuning_nodes(driver: Driver, phase: Phase) -> list[int]:
     """Ranks that are surveyed in a phase and are told that their node will measure."""
     return [
-        call.rank for call in driver.until(phase).in_flight("survey") if isinstance(call, Call) and call.args["tunes"]
+        call.rank for call in driver.until(phase).in_flight("survey") if isinstance(call, Call) and call.question.tunes
     ]
 
 
@@ -75,7 +75,7 @@ def test_a_node_that_has_them_hands_over_without_building() -> None:
     driver.world.workspaces["node2"] = set(MODULES)
     assert driver.finish().ready
     assert driver.asked("compile") == []
-    assert (driver.asked("hand_over"), driver.asked("take")) == ([4], [0, 2])
+    assert (driver.asked("pack_modules"), driver.asked("install_modules")) == ([4], [0, 2])
 
 
 def test_the_node_that_lacks_least_builds_the_rest() -> None:
@@ -90,8 +90,8 @@ def test_nothing_missing_is_one_question_per_node() -> None:
     """Where nothing is to be built nothing is handed over either."""
     driver = Driver(nodes=3).until(Phase.TUNING)
     assert driver.asked("survey") == [0, 2, 4]
-    assert not {"compile", "hand_over", "adopt", "take", "activate"} & {
-        c.method for c in driver.log if hasattr(c, "method")
+    assert not {"compile", "pack_modules", "adopt", "install_modules", "activate_modules"} & {
+        c.name for c in driver.log if hasattr(c, "name")
     }
 
 
@@ -101,7 +101,11 @@ def test_modules_of_an_earlier_run_are_used_by_every_rank() -> None:
     for node in range(3):
         driver.world.directory(2 * node).modules = {driver.group().key: set(MODULES)}
     assert driver.finish().ready
-    assert (driver.asked("compile"), driver.asked("take"), driver.asked("activate")) == ([], [], [1, 3, 5])
+    assert (driver.asked("compile"), driver.asked("install_modules"), driver.asked("activate_modules")) == (
+        [],
+        [],
+        [1, 3, 5],
+    )
 
 
 def test_a_dead_builder_is_followed_on_its_node() -> None:
@@ -131,19 +135,19 @@ def test_a_builder_without_neighbours_is_followed_by_its_replacement() -> None:
 def test_modules_are_packed_again_when_the_packer_dies() -> None:
     """A packer that dies before its blobs were adopted is followed by another; afterwards its death changes nothing."""
     driver = compiling()
-    for method in ("survey", "compile", "hand_over"):
+    for method in ("survey", "compile", "pack_modules"):
         answer_all(driver, method)
     assert driver.in_flight("adopt", rank=0)
     driver.kill(0)
-    assert driver.in_flight("hand_over", rank=1)
-    for method in ("hand_over", "adopt"):
+    assert driver.in_flight("pack_modules", rank=1)
+    for method in ("pack_modules", "adopt"):
         answer_all(driver, method)
     driver.kill(1)
-    assert [call.rank for call in driver.in_flight("take")] == [2, 4]
+    assert [call.rank for call in driver.in_flight("install_modules")] == [2, 4]
     assert driver.finish().ready
 
 
-@pytest.mark.parametrize("method", ["hand_over", "adopt", "take"])
+@pytest.mark.parametrize("method", ["pack_modules", "adopt", "install_modules"])
 def test_who_gets_no_modules_builds_them(method: str) -> None:
     """Trouble on the way costs the nodes that wait for it their own build and a warning, never the run."""
     driver = compiling()
@@ -153,11 +157,11 @@ def test_who_gets_no_modules_builds_them(method: str) -> None:
     driver.fails(call, "CorruptArtifactError", "blob does not match its digest")
     report = driver.finish()
     assert report.ready
-    assert set(driver.asked("compile")) == ({0, 2} if method == "take" else {0, 2, 4})
+    assert set(driver.asked("compile")) == ({0, 2} if method == "install_modules" else {0, 2, 4})
     assert [w for w in report.warnings if "does not match its digest" in w and "itself" in w]
 
 
-@pytest.mark.parametrize("method", ["hand_over", "take"])
+@pytest.mark.parametrize("method", ["pack_modules", "install_modules"])
 def test_a_dead_context_is_a_death_and_never_trouble_on_the_way(method: str) -> None:
     """When a rank's last process loses its context on the way, it is asked for nothing more: the run fails by name."""
     driver = compiling()
@@ -201,7 +205,7 @@ def test_a_replacement_is_told_of_its_nodes_modules() -> None:
     driver.kill(3)
     driver.bring_back()
     (call,) = driver.in_flight("probe")
-    assert call.args["modules"] == driver.group().modules.in_use["node1"]  # type: ignore[union-attr]
+    assert call.question.modules == driver.group().modules.in_use["node1"]  # type: ignore[union-attr]
     assert driver.finish().ready
 
 
@@ -221,7 +225,7 @@ def test_each_class_has_a_builder_of_its_own() -> None:
     driver = compiling(nodes=4, classes=2)
     assert driver.finish().ready
     assert sorted(driver.asked("compile")) == [0, 2]
-    assert sorted(driver.asked("take")) == [4, 6]
+    assert sorted(driver.asked("install_modules")) == [4, 6]
 
 
 @pytest.mark.parametrize("has_modules", [True, False])
@@ -235,7 +239,7 @@ def test_a_found_artifact_that_lacked_modules_is_renewed_everywhere(has_modules:
     report = driver.finish()
     assert report.ready
     assert report.classes[0].hit
-    renewed = [c.args["renew"] for c in driver.log if isinstance(c, Call) and c.method == "pack_stored"]
+    renewed = [c.question.renew for c in driver.log if isinstance(c, Call) and c.name == "pack_stored"]
     assert renewed == ([] if has_modules else [True])
     assert driver.asked("install") == ([] if has_modules else [0, 2])
     assert driver.asked("tune") == driver.asked("guard") == []
@@ -246,8 +250,8 @@ def test_each_finished_module_is_handed_over_at_once() -> None:
     driver = slowly(nodes=2)
     assert driver.finish().ready
     asked = [name_of(command) for command in driver.log]
-    steps = asked[asked.index("survey") + 2 : asked.index("activate")]
-    assert steps == [*["compile", "hand_over", "adopt"] * 3, "take"]
+    steps = asked[asked.index("survey") + 2 : asked.index("activate_modules")]
+    assert steps == [*["compile", "pack_modules", "adopt"] * 3, "install_modules"]
     offers = [len(c.digests) for c in driver.log if isinstance(c, Adopt)][:3]
     assert offers == [1, 2, 3]
     assert driver.group().modules.built == {0: ("gemm", "norm", "rope")}
@@ -262,8 +266,8 @@ def test_a_lost_node_is_followed_with_what_it_had_finished(policy: str) -> None:
     assert driver.finish().ready
     (group,) = driver.machine.run.classes.values()
     assert sorted(name for names in group.modules.built.values() for name in names) == ["gemm", "norm", "rope"]
-    after = [name_of(c) for c in driver.log if name_of(c) in ("take", "compile")][2:]
-    assert after[:3] == ["take", "compile", "compile"]
+    after = [name_of(c) for c in driver.log if name_of(c) in ("install_modules", "compile")][2:]
+    assert after[:3] == ["install_modules", "compile", "compile"]
 
 
 def test_ranks_that_move_find_what_their_node_had_finished() -> None:
@@ -272,7 +276,7 @@ def test_ranks_that_move_find_what_their_node_had_finished() -> None:
     until(driver, "compile", nth=2)
     driver.lose_node("node0")
     assert driver.finish().ready
-    assert driver.asked("take") == [0]
+    assert driver.asked("install_modules") == [0]
     assert sorted(driver.group().modules.built[0]) == ["gemm", "norm", "rope"]
 
 
@@ -280,7 +284,7 @@ def test_a_single_node_that_cannot_move_hands_nothing_over() -> None:
     """Where nobody could ever take modules they are not packed."""
     driver = slowly(nodes=1)
     assert driver.finish().ready
-    assert driver.asked("hand_over") == driver.asked("take") == []
+    assert driver.asked("pack_modules") == driver.asked("install_modules") == []
 
 
 def test_a_build_stays_with_the_process_that_began_it() -> None:
@@ -296,19 +300,19 @@ def test_a_build_stays_with_the_process_that_began_it() -> None:
 def test_a_builder_that_dies_between_two_steps_is_followed() -> None:
     """What it had begun died with it: its node is looked at again, and the rest is built there, by whoever is there."""
     driver = slowly()
-    call = until(driver, "hand_over")
+    call = until(driver, "pack_modules")
     driver.kill(call.rank)
     assert driver.in_flight("survey", rank=1)
     assert driver.finish().ready
     built = driver.group().modules.built
     assert sorted(name for rank in (0, 1) for name in built.get(rank, ())) == ["gemm", "norm", "rope"]
-    assert set(driver.asked("take")) == {2, 4}
+    assert set(driver.asked("install_modules")) == {2, 4}
 
 
 def test_what_is_held_is_taken_when_nothing_more_can_be_handed_over() -> None:
     """Trouble with the second module costs the other nodes the build of the second and third, not of the first."""
     driver = slowly()
-    driver.fails(until(driver, "hand_over", nth=2), "CorruptArtifactError", "norm.so is not complete")
+    driver.fails(until(driver, "pack_modules", nth=2), "CorruptArtifactError", "norm.so is not complete")
     assert driver.finish().ready
     built = driver.group().modules.built
     assert (built[2], built[4]) == (("norm", "rope"), ("norm", "rope"))
@@ -319,7 +323,7 @@ def test_a_node_that_lacks_what_another_has_gets_it_while_that_one_builds() -> N
     driver = slowly(nodes=2)
     driver.world.workspaces["node0"] = {"gemm", "norm"}
     driver.world.workspaces["node1"] = {"norm", "rope"}
-    until(driver, "take")
+    until(driver, "install_modules")
     assert driver.group().modules.held == {"gemm", "norm"}
     assert driver.in_flight("compile", rank=0)
     assert driver.finish().ready

@@ -8,7 +8,9 @@ import pytest
 
 from ray_warmup.warmup.machine.consensus import settle
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.answers import Tuned, Voted
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
+from tests.sim.holdings import Process
 from tests.unit.warmup.machine.driver import Driver
 
 SECTIONS = {"guard": {"enabled": False}, "autotune": {"consensus_ranks": 3}}
@@ -29,7 +31,7 @@ def test_the_median_of_the_voters_decides() -> None:
         result({("A", 1): 3.0, ("B", 2): 2.0}),
         result({("A", 1): 3.0, ("B", 2): 2.0}),
     ]
-    settled = TaskResult.from_json(settle(votes[0], votes, tie_band=0.01))
+    settled = settle(votes[0], votes, tie_band=0.01)
     assert settled.choice == Choice("B", 2)
     assert [row.median_s for row in settled.measurements] == [2.0, 3.0]
 
@@ -37,20 +39,20 @@ def test_the_median_of_the_voters_decides() -> None:
 def test_ties_within_the_band_fall_to_the_fixed_order() -> None:
     """Two candidates within the band are equal, so the order of names decides, not the microsecond."""
     votes = [result({("B", 1): 1.000, ("A", 1): 1.005})] * 2
-    assert TaskResult.from_json(settle(votes[0], votes, tie_band=0.01)).choice == Choice("A", 1)
-    assert TaskResult.from_json(settle(votes[0], votes, tie_band=0.001)).choice == Choice("B", 1)
+    assert settle(votes[0], votes, tie_band=0.01).choice == Choice("A", 1)
+    assert settle(votes[0], votes, tie_band=0.001).choice == Choice("B", 1)
 
 
 def test_a_candidate_that_failed_on_one_voter_is_out() -> None:
     """What one rank could not run is not published for all."""
     votes = [result({("A", 1): 1.0, ("B", 2): 2.0}), result({("B", 2): 2.0})]
-    assert TaskResult.from_json(settle(votes[0], votes, tie_band=0.01)).choice == Choice("B", 2)
+    assert settle(votes[0], votes, tie_band=0.01).choice == Choice("B", 2)
 
 
 def test_without_any_common_candidate_the_first_result_stays() -> None:
     """Votes that share nothing decide nothing."""
     first = result({("A", 1): 1.0})
-    assert settle(first, [first, result({("B", 2): 2.0})], tie_band=0.01) == first.to_json()
+    assert settle(first, [first, result({("B", 2): 2.0})], tie_band=0.01) == first
 
 
 class Ballot(Driver):
@@ -59,22 +61,22 @@ class Ballot(Driver):
     def __init__(self, **values: Any) -> None:
         super().__init__(strategy="consensus", **values)
 
-        def tune(process: Any, call: Any, group: Any, now: float) -> dict[str, Any]:
-            found = {("A", 2): 0.5 if process.rank == 0 else 2.0, ("A", 1): 1.0}
-            return result(found, process.rank, call.task_id).to_json()
+        def found(process: Process, task_id: str) -> TaskResult:
+            times = {("A", 2): 0.5 if process.rank == 0 else 2.0, ("A", 1): 1.0}
+            return result(times, process.rank, task_id)
 
-        self.world._tune = tune  # type: ignore[method-assign]
-        self.world._measure = tune  # type: ignore[attr-defined]
+        self.world._tune = lambda process, asked: Tuned(found(process, asked.task_id))  # type: ignore[method-assign]
+        self.world._vote = lambda process, asked: Voted(found(process, asked.task_id))  # type: ignore[method-assign]
 
 
 def test_three_voters_measure_every_task_once() -> None:
     """Tasks are tuned once, sharded; then exactly the first three ranks measure each task's short list."""
     driver = Ballot(sections=SECTIONS)
     driver.until(Phase.PUSHING)
-    voted = [(call.rank, call.task_id) for call in driver.log if getattr(call, "method", "") == "measure"]
+    voted = [(call.rank, call.task_id) for call in driver.log if getattr(call, "name", "") == "vote"]
     assert len(driver.measured()) == 3
     assert sorted(voted) == sorted((rank, f"c0t{task}") for rank in (0, 1, 2) for task in range(3))
-    choices = {(r["choice"]["runner"], r["choice"]["tactic"]) for r in driver.group().results.values()}
+    choices = {(r.choice.runner, r.choice.tactic) for r in driver.group().results.values()}
     assert choices == {("A", 1)}
 
 
@@ -82,7 +84,7 @@ def test_a_voter_that_dies_votes_after_its_return() -> None:
     """The death of a voter costs its task in flight; the others' votes are kept and the run goes on."""
     driver = Ballot(sections=SECTIONS)
     driver.until(Phase.TUNING)
-    while not driver.in_flight("measure", 1):
+    while not driver.in_flight("vote", 1):
         driver.answer(next(iter(driver.flying.values())))
     driver.kill(1)
     driver.bring_back()

@@ -18,15 +18,13 @@ def test_the_leader_may_die_in_every_phase(phase: Phase, strategy: str) -> None:
     """The run is ready without it ever failing, the dead rank loads like any other, no finished task is repeated."""
     driver = Driver(strategy=strategy, tasks=6).until(phase)
     once = ("tune", "guard")  # `measure` is a vote: every voter has one on every task
-    finished = [c for c in driver.log if isinstance(c, Call) and c.method in once and c.call_id not in driver.flying]
+    finished = [c for c in driver.log if isinstance(c, Call) and c.name in once and c.call_id not in driver.flying]
     driver.kill(0)
     report = driver.finish()
     assert report.ready
     assert report.ranks[0].digest == report.classes[0].digest
-    repeated = {(c.method, c.task_id) for c in finished}
-    later = [
-        (c.method, c.task_id) for c in driver.log[driver.log.index(driver_replace(driver)) :] if isinstance(c, Call)
-    ]
+    repeated = {(c.name, c.task_id) for c in finished}
+    later = [(c.name, c.task_id) for c in driver.log[driver.log.index(driver_replace(driver)) :] if isinstance(c, Call)]
     assert not repeated & set(later)
     assert any("rank 0 on node node0 (10.0.0.0, GPU 0) died in" in w for w in report.warnings)
 
@@ -46,14 +44,14 @@ def test_the_next_rank_leads_after_the_leader() -> None:
     """In the middle of TUNING rank 1 takes over at once, without waiting for the replacement, and finishes the rest."""
     driver = Driver(tasks=6).until(Phase.TUNING)
     driver.answer(driver.in_flight("tune")[0])
-    finished = {c.task_id for c in driver.log if isinstance(c, Call) and c.method == "tune"}
+    finished = {c.task_id for c in driver.log if isinstance(c, Call) and c.name == "tune"}
     lost = {c.task_id for c in driver.in_flight("tune") if isinstance(c, Call)}
     finished -= lost
     driver.kill(0)
     assert driver.group().leader == 1
     assert {c.rank for c in driver.in_flight("tune")} == {1}
     report = driver.finish()
-    again = [c.task_id for c in driver.log if isinstance(c, Call) and c.method == "tune" and c.rank == 1]
+    again = [c.task_id for c in driver.log if isinstance(c, Call) and c.name == "tune" and c.rank == 1]
     assert not finished & set(again)
     assert set(again) >= lost
     assert report.classes[0].leader == 1
@@ -101,13 +99,13 @@ def test_a_writer_that_died_in_lookup_looks_again() -> None:
     """Nobody is asked for markers until the lost writer's replacement has looked and left its own."""
     driver = Driver(nodes=3, per_node=1).until(Phase.LOOKUP)
     driver.kill(1)
-    for call in driver.in_flight("lookup"):
+    for call in driver.in_flight("look_up"):
         driver.answer(call)
-    assert driver.in_flight("sees") == []
+    assert driver.in_flight("find_markers") == []
     driver.bring_back()
     driver.answer(driver.in_flight("probe")[0])
-    driver.answer(driver.in_flight("lookup")[0])
-    assert sorted(c.rank for c in driver.in_flight("sees")) == [0, 1, 2]
+    driver.answer(driver.in_flight("look_up")[0])
+    assert sorted(c.rank for c in driver.in_flight("find_markers")) == [0, 1, 2]
     assert driver.finish().ready
 
 
@@ -191,7 +189,7 @@ def test_a_rank_lost_before_the_memory_is_divided_is_waited_for() -> None:
     assert not driver.flying
     driver.bring_back()
     driver.answer(driver.in_flight("probe", 2)[0])
-    budgets = {c.rank: c.args["budget_bytes"] for c in driver.in_flight("probe") if isinstance(c, Call)}
+    budgets = {c.rank: c.question.budget_bytes for c in driver.in_flight("probe") if isinstance(c, Call)}
     assert budgets == {0: 45, 1: 45, 2: 45}
     report = driver.finish()
     assert report.ready

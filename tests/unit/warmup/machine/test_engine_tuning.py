@@ -9,6 +9,7 @@ import pytest
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.values import TextFile
 from tests.unit.warmup.machine.driver import Driver
 
 GIVEN_UP = "nothing was tuned with an engine's step"
@@ -16,7 +17,7 @@ GIVEN_UP = "nothing was tuned with an engine's step"
 
 def packed(driver: Driver) -> list[Any]:
     """What went along with the order to pack, each time."""
-    return [c.args["tuned"] for c in driver.log if isinstance(c, Call) and c.method == "pack"]
+    return [c.question.tuned for c in driver.log if isinstance(c, Call) and c.name == "pack"]
 
 
 @pytest.mark.parametrize(("strategy", "classes"), [("leader", 1), ("sharded", 2), ("consensus", 1)])
@@ -27,11 +28,11 @@ def test_the_leader_tunes_once_for_its_class(strategy: str, classes: int) -> Non
     assert report.ready
     leaders = [group.leader for group in driver.machine.run.classes.values()]
     assert driver.asked("tune_engine") == leaders
-    assert [[file["content"] for file in files] for files in packed(driver)] == [
+    assert [[file.content for file in files] for files in packed(driver)] == [
         [group.key] for group in driver.machine.run.classes.values()
     ]
-    methods = [c.method for c in driver.log if isinstance(c, Call)]
-    last = max(index for index, method in enumerate(methods) if method in ("tune", "measure"))
+    methods = [c.name for c in driver.log if isinstance(c, Call)]
+    last = max(index for index, method in enumerate(methods) if method in ("tune", "compare", "vote"))
     assert last < methods.index("tune_engine") < methods.index("guard")
 
 
@@ -39,14 +40,14 @@ def test_where_there_is_nothing_to_tune_nobody_is_asked() -> None:
     """The ranks said so when they were probed."""
     driver = Driver()
     assert driver.finish().ready
-    assert (driver.asked("tune_engine"), packed(driver)) == ([], [[]])
+    assert (driver.asked("tune_engine"), packed(driver)) == ([], [()])
 
 
 def test_a_found_table_brings_it_along() -> None:
     """On a hit nobody tunes; a table that is guarded now is packed with the files that lay beside it."""
     driver = Driver(tunes_engine=True)
     driver.store(0, 1, guarded=False)
-    files = [{"name": "decode.json", "content": "found"}]
+    files = (TextFile("decode.json", "found"),)
     driver.changes["recall_table", 0] = {"tuned": files}
     assert driver.finish().ready
     assert (driver.asked("tune_engine"), packed(driver)) == ([], [files])
@@ -60,7 +61,7 @@ def test_an_exception_costs_the_decode_profiles_only() -> None:
     driver.fails(driver.in_flight("tune_engine")[0], "RuntimeError", "planted")
     report = driver.finish()
     assert report.ready
-    assert packed(driver) == [[]]
+    assert packed(driver) == [()]
     assert any(GIVEN_UP in line and "RuntimeError: planted" in line for line in report.warnings)
 
 

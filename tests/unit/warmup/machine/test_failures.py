@@ -16,7 +16,7 @@ from tests.unit.warmup.machine.driver import Driver
 NOISE = Failure("RuntimeError", "too late")
 CALLS = {
     Phase.PROBING: "probe",
-    Phase.LOOKUP: "lookup",
+    Phase.LOOKUP: "look_up",
     Phase.COMPILING: "survey",
     Phase.TUNING: "tune",
     Phase.GUARDING: "guard",

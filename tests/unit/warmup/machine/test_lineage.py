@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.answers import LookedUp
+from ray_warmup.warmup.messages.questions import LookUp
+from ray_warmup.warmup.messages.values import Ancestor
+from tests.sim.holdings import Process
 from tests.sim.world import NOW
 from tests.unit.warmup.machine.driver import Driver
 
 
 @pytest.fixture
 def driver() -> Driver:
-    """Two nodes, whose answers to `lookup` also tell their clock."""
+    """Two nodes, whose answers to `LookUp` also tell their clock."""
     return Driver(nodes=2, per_node=2)
 
 
 def with_depths(driver: Driver, monkeypatch: pytest.MonkeyPatch, depths: dict[int, int]) -> None:
     """Let the first rank of each node say how many tables came before its own."""
-    look = driver.world._lookup
+    look_up = driver.world._look_up
 
-    def told(process: Any, *rest: Any) -> dict[str, Any]:
-        lineage = {"artifact": f"{process.rank:064x}", "depth": depths[process.rank]}
-        return look(process, *rest) | {"lineage": lineage}
+    def told(process: Process, asked: LookUp) -> LookedUp:
+        return replace(look_up(process, asked), lineage=Ancestor(f"{process.rank:064x}", depths[process.rank]))
 
-    monkeypatch.setattr(driver.world, "_lookup", told)
+    monkeypatch.setattr(driver.world, "_look_up", told)
 
 
 def test_a_time_from_the_future_does_not_win(driver: Driver) -> None:
@@ -75,6 +78,6 @@ def test_a_retune_is_told_what_it_replaces(driver: Driver, monkeypatch: pytest.M
     driver.store(0, 1, at=NOW - 200)
     driver.store(1, 2, at=NOW - 100)
     driver.until(Phase.PUSHING)
-    (call,) = [call for call in driver.log if getattr(call, "method", "") == "pack"]
+    (call,) = [call for call in driver.log if getattr(call, "name", "") == "pack"]
 
-    assert call.args["after"] == {"artifact": f"{2:064x}", "depth": 4}
+    assert call.question.after == Ancestor(f"{2:064x}", 4)

@@ -15,13 +15,13 @@ def make_driver(free: dict[int, int], needs: int, **autotune: Any) -> Driver:
     """Four ranks of one class with these free bytes, whose largest task needs `needs` bytes."""
     driver = Driver(sections={"autotune": autotune})
     for rank, amount in free.items():
-        driver.changes[("probe", rank)] = {"memory": {"free": amount}, "needs_bytes": needs}
+        driver.changes[("probe", rank)] = {"free_bytes": amount, "needs_bytes": needs}
     return driver
 
 
 def budgets(driver: Driver) -> list[tuple[int, int | None]]:
     """Rank and budget of every probe that was asked for."""
-    return [(c.rank, c.args.get("budget_bytes")) for c in driver.log if getattr(c, "method", "") == "probe"]
+    return [(c.rank, c.question.budget_bytes) for c in driver.log if getattr(c, "name", "") == "probe"]
 
 
 def test_what_fits_is_probed_once() -> None:
@@ -62,14 +62,14 @@ def test_a_table_that_less_memory_made_is_completed() -> None:
     """With room for the largest task again only that one is measured and guarded, and the warning names it."""
     driver = Driver()
     table = driver.store(0, 7)
-    largest = table.results.pop()["task_id"]
-    table.verdicts.pop()
+    largest = table.results[-1].task_id
+    table.results, table.verdicts = table.results[:-1], table.verdicts[:-1]
     report = driver.finish()
     assert report.ready
     assert driver.measured() == [largest]
-    assert [call.task_id for call in driver.log if getattr(call, "method", "") == "guard"] == [largest]
-    (packed,) = [call for call in driver.log if getattr(call, "method", "") == "pack"]
-    assert len(packed.args["results"]) == len(packed.args["verdicts"]) == 3
+    assert [call.task_id for call in driver.log if getattr(call, "name", "") == "guard"] == [largest]
+    (packed,) = [call for call in driver.log if getattr(call, "name", "") == "pack"]
+    assert len(packed.question.results) == len(packed.question.verdicts) == 3
     assert sorted(driver.asked("install")) == [0, 2]
     assert any(f"lacks 1 of 3 tasks, which are measured now: {largest}" in warning for warning in report.warnings)
 
@@ -78,7 +78,7 @@ def test_a_complete_table_is_worth_more_than_a_newer_one() -> None:
     """Of two guarded tables the one that lacks nothing is served: nothing is measured."""
     driver = Driver()
     whole, partial = driver.store(0, 7, at=1.0), driver.store(1, 8, at=2.0)
-    partial.results.pop()
+    partial.results = partial.results[:-1]
     report = driver.finish()
     assert (report.ready, driver.measured(), report.classes[0].digest) == (True, [], whole.digest)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_warmup.warmup.machine.on_disk import verdict_here
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.values import RunVerdict
 from tests.unit.warmup.machine.driver import Driver
 
 ANY_DISK = {"cache": {"require_disk": False}}
@@ -41,9 +44,11 @@ def test_where_the_config_allows_it_the_run_is_ready_and_says_where_not() -> Non
     assert not report.is_on_every_disk
     assert [text for text in report.warnings if "1 of 2 nodes keep the table on disk" in text]
     run = driver.machine.run
-    assert verdict_here(run, 0, True) == {}
-    assert verdict_here(run, 2, True)["ready"] is False
-    assert verdict_here(run, 2, False) == {}
+    ready = RunVerdict("run-1", True, "ready", None, ended_at=9.0, phases={}, ranks=())
+    failed = replace(ready, ready=False, state="failed", error="it broke")
+    assert verdict_here(run, 0, ready) == ready
+    assert verdict_here(run, 2, ready).ready is False
+    assert verdict_here(run, 2, failed) == failed
 
 
 @pytest.mark.parametrize("hit", [False, True])

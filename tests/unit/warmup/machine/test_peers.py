@@ -12,13 +12,13 @@ from tests.unit.warmup.machine.driver import Driver
 
 def comparing(driver: Driver) -> list[tuple[int, str | None]]:
     """Who was asked to measure what again."""
-    return [(c.rank, c.task_id) for c in driver.log if isinstance(c, Call) and c.method == "measure"]
+    return [(c.rank, c.task_id) for c in driver.log if isinstance(c, Call) and c.name == "compare"]
 
 
 def until_compared(driver: Driver) -> Driver:
     """Answer until the shared task is in flight on every rank."""
     driver.until(Phase.TUNING)
-    while not driver.in_flight("measure"):
+    while not driver.in_flight("compare"):
         driver.answer(next(iter(driver.flying.values())))
     return driver
 
@@ -45,7 +45,7 @@ def test_the_longest_task_is_shared() -> None:
     """In the longest one noise counts least."""
     driver = until_compared(Driver(strategy="sharded", tasks=6))
     results = driver.group().results
-    longest = max(results, key=lambda task: results[task]["measurements"][0]["median_s"])
+    longest = max(results, key=lambda task: results[task].measurements[0].median_s)
     assert {task for _, task in comparing(driver)} == {longest}
 
 
@@ -87,7 +87,7 @@ def test_a_death_leaves_the_others_compared() -> None:
 def test_an_exception_costs_one_comparison() -> None:
     """The run goes on, and says whom it could not compare."""
     driver = until_compared(Driver(strategy="sharded", tasks=6))
-    driver.fails(driver.in_flight("measure")[2], "RuntimeError", "planted")
+    driver.fails(driver.in_flight("compare")[2], "RuntimeError", "planted")
     report = driver.finish()
     assert report.ready
     assert any("rank 2 on node" in line and "RuntimeError: planted" in line for line in report.warnings)
@@ -97,9 +97,9 @@ def test_whoever_measured_may_leave_the_run() -> None:
     """Under `shrink` the only rank that has a time may go with its node: nobody is judged, and the run goes on."""
     sections = {"cluster": {"on_node_loss": "shrink"}}
     driver = until_compared(Driver(strategy="sharded", tasks=6, per_node=1, sections=sections))
-    driver.answer(driver.in_flight("measure", 0)[0])
+    driver.answer(driver.in_flight("compare", 0)[0])
     driver.lose_node("node0")
-    driver.fails(driver.in_flight("measure", 1)[0], "RuntimeError", "planted")
+    driver.fails(driver.in_flight("compare", 1)[0], "RuntimeError", "planted")
     report = driver.finish()
     assert report.ready, report.error
     assert driver.group(1).leader == 1

@@ -60,7 +60,7 @@ def test_a_leader_may_be_any_rank() -> None:
 def test_warnings_of_a_probe_are_kept() -> None:
     """What a rank warns of while it describes itself reaches the report with its name."""
     driver = Driver()
-    driver.changes["probe", 3] = {"warnings": ["MIG is on"]}
+    driver.changes["probe", 3] = {"warnings": ("MIG is on",)}
     assert any(w.startswith("rank 3 on node") and w.endswith("MIG is on") for w in driver.finish().warnings)
 
 

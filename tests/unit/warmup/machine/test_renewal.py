@@ -8,8 +8,8 @@ from tests.unit.warmup.machine.driver import Driver
 
 def renewals(driver: Driver) -> list[tuple[int, bool]]:
     """Who was asked to pack what it had found, and whether with what is compiled now."""
-    asked = [call for call in driver.log if isinstance(call, Call) and call.method == "pack_stored"]
-    return [(call.rank, call.args["renew"]) for call in asked]
+    asked = [call for call in driver.log if isinstance(call, Call) and call.name == "pack_stored"]
+    return [(call.rank, call.question.renew) for call in asked]
 
 
 def test_what_a_found_artifact_lacks_is_added_and_goes_to_every_node() -> None:

@@ -7,8 +7,9 @@ import random
 
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.tasks import TacticId
 from tests.sim.world import make_result
-from tests.unit.warmup.machine.driver import Driver
+from tests.unit.warmup.machine.driver import Driver, name_of
 from tests.unit.warmup.machine.test_on_disk import ANY_DISK
 
 NO_GUARD = {"guard": {"enabled": False}}
@@ -32,7 +33,7 @@ def test_only_the_leader_is_told_that_it_will_pack() -> None:
     """Ranks that share the tuning are not: each would start a process for it."""
     driver = Driver(strategy="sharded")
     assert driver.finish().ready
-    told = {(c.rank, c.args.get("packs", False)) for c in driver.log if isinstance(c, Call) and c.method == "tune"}
+    told = {(c.rank, c.question.packs) for c in driver.log if isinstance(c, Call) and c.name == "tune"}
     assert {(0, True), (1, False)} <= told
     assert {rank for rank, packs in told if packs} == set(driver.asked("pack")) == {0}
 
@@ -86,9 +87,9 @@ def test_a_table_with_a_tactic_that_another_node_quarantined_is_not_served() -> 
     """The node with the table knows nothing of it; the class tunes again, and a warning says why."""
     driver = Driver()
     table = driver.store(1, 7)
-    bad = table.results[0]["choice"]
-    entry = {"op": "op", "runner": bad["runner"], "tactic": json.dumps(bad["tactic"])}
-    driver.changes["lookup", 0] = {"quarantine": [entry]}
+    bad = table.results[0].choice
+    assert bad is not None
+    driver.changes["look_up", 0] = {"quarantine": (TacticId("op", bad.runner, json.dumps(bad.tactic)),)}
     report = driver.finish()
     assert report.ready
     assert len(driver.asked("tune")) == 3
@@ -134,7 +135,7 @@ def test_an_unguarded_table_without_timings_is_not_lost() -> None:
     """Without its measurements nothing can be guarded: the table is served as it is, with a warning."""
     driver = Driver()
     table = driver.store(0, 7, guarded=False)
-    table.results.clear()
+    table.results = ()
     report = driver.finish()
     assert report.ready
     assert report.classes[0].digest == table.digest
@@ -228,10 +229,10 @@ def test_non_persistent_mode_reads_and_writes_no_store() -> None:
     driver = Driver(sections={"cache": {"persistent": False}})
     driver.store(0, 7)
     assert driver.finish().ready
-    assert driver.asked("lookup") == driver.asked("install") == []
-    loads = [c for c in driver.log if getattr(c, "method", "") == "load"]
+    assert driver.asked("look_up") == driver.asked("install") == []
+    loads = [c for c in driver.log if getattr(c, "name", "") == "load"]
     assert {c.rank for c in loads} == {0, 1, 2, 3}
-    assert all(c.artifact == driver.group().key for c in loads)  # type: ignore[union-attr]
+    assert all(c.question.header == driver.group().header for c in loads)  # type: ignore[union-attr]
 
 
 def test_independent_ranks_tune_for_themselves() -> None:
@@ -241,7 +242,7 @@ def test_independent_ranks_tune_for_themselves() -> None:
     assert report.ready
     assert len(driver.measured()) == 12
     assert len({rank.digest for rank in report.ranks}) == 4
-    assert driver.asked("lookup") == driver.asked("install") == []
+    assert driver.asked("look_up") == driver.asked("install") == []
     assert any("digests may differ" in w for w in report.warnings)
 
 
@@ -275,8 +276,8 @@ def test_a_degraded_node_loads_from_memory() -> None:
     driver.world.directory(2).is_read_only = True
     report = driver.finish()
     assert report.ready
-    sources = {c.rank: c.artifact for c in driver.log if getattr(c, "method", "") == "load"}  # type: ignore[union-attr]
-    assert sources == {0: None, 1: None, 2: driver.group().key, 3: driver.group().key}
+    sources = {c.rank: c.question.header for c in driver.log if getattr(c, "name", "") == "load"}  # type: ignore[union-attr]
+    assert sources == {0: None, 1: None, 2: driver.group().header, 3: driver.group().header}
     assert any("Read-only file system; its ranks load from memory" in w for w in report.warnings)
 
 
@@ -286,22 +287,22 @@ def test_a_hit_without_a_file_is_pushed_and_loaded_from_memory() -> None:
     driver.store(0, 7)
     driver.store(1, 7)
     driver.world.directory(2).is_read_only = True
-    driver.changes["lookup", 2] = {"on_disk": False}
+    driver.changes["look_up", 2] = {"on_disk": False}
     report = driver.finish()
     assert report.ready
     assert report.classes[0].measured == 0
     assert driver.asked("install") == [2]
-    sources = {c.rank: c.artifact for c in driver.log if getattr(c, "method", "") == "load"}  # type: ignore[union-attr]
+    sources = {c.rank: c.question.header for c in driver.log if getattr(c, "name", "") == "load"}  # type: ignore[union-attr]
     assert [rank for rank, artifact in sources.items() if artifact] == [2, 3]
 
 
 def test_collisions_are_named() -> None:
     """An op in which two winners share one file key is named in a warning."""
     driver = Driver()
-    driver.changes["pack", 0] = {"collisions": ["fp4_gemm"]}
+    driver.changes["pack", 0] = {"collisions": ("fp4_gemm",)}
     assert any("op fp4_gemm: two winners share one file key" in w for w in driver.finish().warnings)
 
 
 def methods(driver: Driver) -> list[str]:
-    """Every method that was asked for."""
-    return [getattr(command, "method", type(command).__name__.lower()) for command in driver.log]
+    """Everything that was asked for."""
+    return [name_of(command) for command in driver.log]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.answers import Answer
+from ray_warmup.warmup.messages.wire import to_bytes
+from ray_warmup.warmup.tasks import TacticId
 from tests.bench.machine_figures import Clocked, cluster_of, drive
-from tests.sim.holdings import Value
 from tests.sim.world import make_result
 from tests.unit.warmup.machine.driver import Driver
 
@@ -21,13 +22,13 @@ def test_work_grows_with_the_ranks_not_with_their_square() -> None:
     machine, world, _ = cluster_of(2000, 1000)
     asked: list[str] = []
 
-    def note(command: Command, value: Value | None) -> None:
-        asked.append(command.method if isinstance(command, Call) else "adopt")
+    def note(command: Command, value: Answer | None) -> None:
+        asked.append(command.name if isinstance(command, Call) else "adopt")
 
     clocked, began = Clocked(machine), time.thread_time()
     drive(clocked, world, note)
     assert machine.phase is Phase.READY, machine.run.error
-    assert asked.count("measure") == 2000
+    assert asked.count("compare") == 2000
     assert sum(clocked.seconds.values()) < CPU_S
     assert time.thread_time() - began < 3 * CPU_S
 
@@ -62,16 +63,16 @@ def test_a_hit_asks_one_node_for_its_rows() -> None:
 
     def weigh(process, command, group, now):  # type: ignore[no-untyped-def]
         value = answer(process, command, group, now)
-        name = "adopt" if isinstance(command, Adopt) else command.method
-        moved[name] = moved.get(name, 0) + len(json.dumps(value))
+        name = "adopt" if isinstance(command, Adopt) else command.name
+        moved[name] = moved.get(name, 0) + (0 if value is None else len(to_bytes(value)))
         return value
 
     driver.world.answer = weigh  # type: ignore[method-assign]
     assert driver.finish().ready
     assert driver.report.classes[0].hit
     assert len(driver.asked("recall_table")) == 1
-    assert moved["lookup"] < moved["recall_table"]
-    assert all("rows" not in found for found in driver.group().lookups.values())
+    assert moved["look_up"] < moved["recall_table"]
+    assert all(look.rows is None for look in driver.group().lookups.values())
 
 
 def test_finished_tasks_are_asked_of_one_node_of_a_directory() -> None:
@@ -91,8 +92,9 @@ def test_a_table_that_serves_a_quarantined_tactic_gives_way_to_the_next_best() -
     best = driver.store(0, 1, at=9.0)
     driver.store(1, 1, at=8.0)
     other = driver.store(2, 2, at=1.0)
-    banned = {"op": "op", "runner": "Fast", "tactic": str(best.results[0]["choice"]["tactic"])}
-    driver.changes["lookup", 1] = {"quarantine": [banned]}
+    assert best.results[0].choice is not None
+    banned = TacticId("op", "Fast", str(best.results[0].choice.tactic))
+    driver.changes["look_up", 1] = {"quarantine": (banned,)}
     assert driver.finish().ready
     assert driver.asked("recall_table") == [0, 2]
     assert driver.group().digest == other.digest

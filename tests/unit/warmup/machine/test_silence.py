@@ -10,18 +10,19 @@ from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.watchdog import beat_interval
+from ray_warmup.warmup.messages.values import LastWords
 from tests.unit.warmup.machine.driver import Driver
 
 PHASES = (Phase.PROBING, Phase.LOOKUP, Phase.COMPILING, Phase.TUNING, Phase.GUARDING, Phase.PUSHING)
 LATER = (Phase.INSTALLING, Phase.LOADING, Phase.REPLAYING)
 
 
-def freeze_and_return(driver: Driver, rank: int, **words: object) -> None:
+def freeze_and_return(driver: Driver, rank: int, words: LastWords | None = None) -> None:
     """The rank stands still until it is given up; a fresh process stands in for it."""
     driver.tick(31.0, silent=driver.quiet(rank))
     assert [(command.rank, command.is_hung) for command in driver.replacing] == [(rank, True)]
     driver.flying = {i: c for i, c in driver.flying.items() if c.rank != rank}
-    if words:
+    if words is not None:
         driver.changes["probe", rank] = {"last_words": words}
     driver.finish_replacing()
 
@@ -90,7 +91,9 @@ def test_a_rank_that_was_silent_unsaid_is_not_said_to_be_back() -> None:
     assert not any("rank 1 " in text for text in driver.machine.run.warnings)
 
 
-BAD = {"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7", "stack": "", "is_fatal": False}
+def bad_words(method: str, task_id: str | None, tactic: str = "7") -> LastWords:
+    """A tactic was running."""
+    return LastWords(method, task_id or "", "bf16_gemm", "BadRunner", tactic)
 
 
 @pytest.mark.parametrize("phase", [Phase.TUNING, Phase.GUARDING])
@@ -99,11 +102,11 @@ def test_a_freeze_bans_no_tactic(phase: Phase) -> None:
     driver = Driver(nodes=1, per_node=1, tasks=1).until(phase)
     call = next(iter(driver.flying.values()))
     assert isinstance(call, Call)
-    freeze_and_return(driver, 0, method=call.method, task_id=call.task_id, **BAD)
-    assert driver.group().quarantine == []
-    assert [c.task_id for c in driver.in_flight(call.method)] == [call.task_id]  # type: ignore[union-attr]
+    freeze_and_return(driver, 0, bad_words(call.name, call.task_id))
+    assert driver.group().quarantine == ()
+    assert [c.task_id for c in driver.in_flight(call.name)] == [call.task_id]  # type: ignore[union-attr]
     assert driver.finish().ready
-    assert all(verdict["decision"] != "crashed" for verdict in driver.group().verdicts.values())
+    assert all(verdict.decision != "crashed" for verdict in driver.group().verdicts.values())
 
 
 def test_the_same_tactic_in_two_frozen_processes_is_banned() -> None:
@@ -111,8 +114,8 @@ def test_the_same_tactic_in_two_frozen_processes_is_banned() -> None:
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
     for _ in range(2):
         task = driver.in_flight("tune")[0].task_id  # type: ignore[union-attr]
-        freeze_and_return(driver, 0, method="tune", task_id=task, **BAD)
-    assert [entry["runner"] for entry in driver.group().quarantine] == ["BadRunner"]
+        freeze_and_return(driver, 0, bad_words("tune", task))
+    assert [entry.runner for entry in driver.group().quarantine] == ["BadRunner"]
     assert driver.finish().ready
 
 
@@ -121,8 +124,8 @@ def test_two_freezes_in_one_task_at_different_tactics_ban_nothing() -> None:
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
     for tactic in ("7", "8"):
         task = driver.in_flight("tune")[0].task_id  # type: ignore[union-attr]
-        freeze_and_return(driver, 0, method="tune", task_id=task, **BAD | {"tactic": tactic})
-    assert driver.group().quarantine == []
+        freeze_and_return(driver, 0, bad_words("tune", task, tactic))
+    assert driver.group().quarantine == ()
     assert driver.finish().ready
 
 
@@ -131,11 +134,11 @@ def test_a_hang_does_not_ban_the_default_tactic() -> None:
     driver = Driver(nodes=1, per_node=1, tasks=1, sections={"timeouts": {"task": 30}}).until(Phase.TUNING)
     for expected in ([], ["-1"]):
         task = str(driver.in_flight("tune")[0].task_id)  # type: ignore[union-attr]
-        driver.changes["probe", 0] = {"last_words": {"method": "tune", "task_id": task, **BAD, "tactic": "-1"}}
+        driver.changes["probe", 0] = {"last_words": bad_words("tune", task, "-1")}
         driver.tick(31.0, {0: Status("tune", task, since=driver.now)})
         driver.flying.clear()
         driver.finish_replacing()
-        assert [entry["tactic"] for entry in driver.group().quarantine] == expected
+        assert [entry.tactic for entry in driver.group().quarantine] == expected
     assert driver.finish().ready
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.wire import to_bytes
+from ray_warmup.warmup.tasks import Choice, TacticId
+from tests.sim.world import make_verdict
 from tests.unit.warmup.machine.driver import Driver, name_of
 
 FATAL = "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call first):\n  File gemm.py"
 
 
-def words(task_id: str, **values: Any) -> dict[str, Any]:
+BAD = TacticId("bf16_gemm", "BadRunner", "7")
+
+
+def words(task_id: str, **values: str) -> LastWords:
     """What a dead process wrote last."""
-    found = {"method": "tune", "task_id": task_id, "op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}
-    return {**found, "stack": "", "is_fatal": False, **values}
+    return replace(LastWords("tune", task_id, BAD.op, BAD.runner, BAD.tactic), **values)
 
 
-def die(driver: Driver, rank: int = 0, **values: Any) -> str:
+def die(driver: Driver, rank: int = 0, **values: str) -> str:
     """The rank dies with its oldest task in flight, and comes back with last words of it."""
     task_id = str(driver.in_flight("tune", rank)[0].task_id)  # type: ignore[union-attr]
     driver.changes[("probe", rank)] = {"last_words": words(task_id, **values)}
@@ -38,17 +44,17 @@ def come_back(driver: Driver) -> None:
 
 def quarantined(driver: Driver) -> list[str]:
     """Runners that the class keeps away from."""
-    return [entry["runner"] for entry in driver.group().quarantine]
+    return [entry.runner for entry in driver.group().quarantine]
 
 
 def test_a_fatal_signal_quarantines_the_tactic() -> None:
     """A segmentation fault is the tactic's: it is named with its stack, and later calls are told to keep away."""
     driver = Driver(nodes=1, per_node=2).until(Phase.TUNING)
-    task_id = die(driver, stack=FATAL, is_fatal=True)
+    task_id = die(driver, stack=FATAL)
     assert quarantined(driver) == ["BadRunner"]
     assert driver.finish().ready
     again = [call for call in driver.log if getattr(call, "task_id", None) == task_id and name_of(call) == "tune"][-1]
-    assert again.args["quarantine"] == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]  # type: ignore[union-attr]
+    assert again.question.quarantine == (BAD,)  # type: ignore[union-attr]
     assert any(
         "quarantined BadRunner tactic 7" in w and "Segmentation fault; the report has" in w
         for w in driver.machine.run.warnings
@@ -60,21 +66,21 @@ def test_a_quarantined_tactic_is_neither_guarded_nor_packed_for_tasks_that_had_c
     driver = Driver(nodes=1, per_node=1).until(Phase.TUNING)
     driver.answer(driver.in_flight("tune")[0])
     (first,) = driver.group().results.values()
-    bad, other = first["measurements"]
-    entry = {"op": "op", "runner": "Fast", "tactic": json.dumps(bad["tactic"])}
-    die(driver, op="op", runner="Fast", tactic=entry["tactic"], stack=FATAL, is_fatal=True)
-    assert driver.group().quarantine == [entry]
+    bad, other = first.measurements
+    entry = TacticId("op", "Fast", json.dumps(bad.tactic))
+    die(driver, op="op", runner="Fast", tactic=entry.tactic, stack=FATAL)
+    assert driver.group().quarantine == (entry,)
 
     driver.until(Phase.GUARDING)
-    while first["task_id"] not in driver.group().verdicts:
+    while first.task_id not in driver.group().verdicts:
         driver.answer(driver.in_flight("guard")[0])
-    guarded = [call.args["result"] for call in driver.log if isinstance(call, Call) and call.method == "guard"]
-    assert [r["choice"]["tactic"] for r in guarded if r["task_id"] == first["task_id"]] == [other["tactic"]]
-    driver.group().verdicts[first["task_id"]] = {"decision": "kept", "choice": first["choice"], "ratio": 1.5}
+    guarded = [call.question.result for call in driver.log if isinstance(call, Call) and call.name == "guard"]
+    assert [r.choice.tactic for r in guarded if r.task_id == first.task_id] == [other.tactic]
+    driver.group().verdicts[first.task_id] = make_verdict(first)
     driver.until(Phase.PUSHING)
-    (pack,) = [call for call in driver.flying.values() if isinstance(call, Call) and call.method == "pack"]
-    assert entry["tactic"] not in json.dumps([pack.args["results"], pack.args["verdicts"]])
-    assert driver.group().verdicts[first["task_id"]]["decision"] == "crashed"
+    (pack,) = [call for call in driver.flying.values() if isinstance(call, Call) and call.name == "pack"]
+    assert entry.tactic not in to_bytes(pack.question).decode()
+    assert driver.group().verdicts[first.task_id].decision == "crashed"
 
 
 def test_a_kill_from_outside_is_not_the_tactic_s_fault() -> None:
@@ -107,7 +113,7 @@ def test_a_hang_without_a_record_is_the_fault_of_the_tactic_of_the_last_heartbea
     driver.changes["probe", 0] = {"last_words": None}
     driver.tick(31.0, {0: Status("tune", task_id, "BadRunner", "7", op="bf16_gemm")})
     come_back(driver)
-    assert driver.group().quarantine == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]
+    assert driver.group().quarantine == (BAD,)
     assert driver.finish().ready
 
 
@@ -118,7 +124,7 @@ def test_a_guard_that_hangs_without_a_record_keeps_the_default_at_once() -> None
     driver.changes["probe", 0] = {"last_words": None}
     driver.tick(31.0)
     come_back(driver)
-    assert driver.group().verdicts["c0t0"]["decision"] == "crashed"
+    assert driver.group().verdicts["c0t0"].decision == "crashed"
     assert driver.finish().ready
 
 
@@ -129,14 +135,14 @@ def test_the_suspect_task_waits_for_the_successor() -> None:
     driver.kill(0)
     while driver.in_flight("tune"):
         driver.answer(driver.in_flight("tune")[0])
-    assert task_id not in [call.task_id for call in driver.log if getattr(call, "method", "") == "tune" and call.rank]
+    assert task_id not in [call.task_id for call in driver.log if getattr(call, "name", "") == "tune" and call.rank]
     assert driver.finish().ready
 
 
 def test_words_about_another_task_prove_nothing() -> None:
     """A record that is older than the death is not read as its cause."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.TUNING)
-    driver.changes[("probe", 0)] = {"last_words": words("other", stack=FATAL, is_fatal=True)}
+    driver.changes[("probe", 0)] = {"last_words": words("other", stack=FATAL)}
     driver.kill(0)
     come_back(driver)
     assert quarantined(driver) == []
@@ -145,13 +151,13 @@ def test_words_about_another_task_prove_nothing() -> None:
 def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     """Without a tactic in the last words the guarded task falls back to the default, and is not guarded again."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
-    driver.group().results["c0t0"]["default_runner"] = "FirstRunner"
-    last = words("c0t0", method="guard", runner="", tactic="", stack=FATAL, is_fatal=True)
+    driver.group().results["c0t0"] = replace(driver.group().results["c0t0"], default_runner="FirstRunner")
+    last = words("c0t0", method="guard", runner="", tactic="", stack=FATAL)
     driver.changes[("probe", 0)] = {"last_words": last}
     driver.kill(0)
     come_back(driver)
     verdict = driver.group().verdicts["c0t0"]
-    assert (verdict["decision"], verdict["choice"]) == ("crashed", {"runner": "FirstRunner", "tactic": -1})
+    assert (verdict.decision, verdict.choice) == ("crashed", Choice("FirstRunner", -1))
     assert not driver.in_flight("guard")
     (said,) = [
         warning for warning in driver.machine.run.warnings if warning.startswith("the guard of task c0t0 killed")
@@ -159,7 +165,7 @@ def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     assert "it keeps the default tactic (Fatal Python error: Segmentation fault; the report has its stack)" in said
 
 
-def lose_context(driver: Driver, method: str, culprit: tuple[str, str, str] | None) -> str:
+def lose_context(driver: Driver, method: str, culprit: TacticId | None) -> str:
     """A call ends with its device's context, and the rank comes back; what it was about."""
     call = driver.in_flight(method)[0]
     del driver.flying[call.call_id]
@@ -173,11 +179,11 @@ def test_a_dead_context_is_the_fault_of_the_tactic_that_the_error_names() -> Non
     """At its first death, whatever later tactic the record names; without a record (nothing is persistent), too."""
     driver = Driver(nodes=1, per_node=1, tasks=1, sections={"cache": {"persistent": False}}).until(Phase.TUNING)
     driver.changes["probe", 0] = {"last_words": words("c0t0", runner="LaterRunner")}
-    lose_context(driver, "tune", ("bf16_gemm", "BadRunner", "7"))
-    assert driver.group().quarantine == [{"op": "bf16_gemm", "runner": "BadRunner", "tactic": "7"}]
+    lose_context(driver, "tune", BAD)
+    assert driver.group().quarantine == (BAD,)
 
     driver.changes.clear()
-    lose_context(driver, "tune", ("bf16_gemm", "WorseRunner", "8"))
+    lose_context(driver, "tune", TacticId("bf16_gemm", "WorseRunner", "8"))
     assert quarantined(driver) == ["BadRunner", "WorseRunner"]
     assert driver.finish().ready
 
@@ -192,12 +198,12 @@ def test_a_dead_context_whose_tactic_is_not_known_is_blamed_on_none_at_first() -
     assert quarantined(driver) == ["BadRunner"]
 
 
-@pytest.mark.parametrize("culprit", [None, ("op", "First", "-1")])
-def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: tuple[str, str, str] | None) -> None:
+@pytest.mark.parametrize("culprit", [None, TacticId("op", "First", "-1")])
+def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: TacticId | None) -> None:
     """Some lap did it, or the default itself: the task is not guarded again, and nothing else is blamed."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
     task_id = lose_context(driver, "guard", culprit)
-    assert driver.group().verdicts[task_id]["decision"] == "crashed"
+    assert driver.group().verdicts[task_id].decision == "crashed"
     assert quarantined(driver) == []
     assert driver.finish().ready
 
@@ -205,10 +211,10 @@ def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: tuple
 def test_a_guard_that_names_the_tactic_quarantines_it_and_judges_the_others() -> None:
     """The guard goes on with the next best; the tactic is out for good."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
-    bad, other = driver.group().results["c0t0"]["measurements"]
-    lose_context(driver, "guard", ("op", bad["runner"], json.dumps(bad["tactic"])))
+    bad, other = driver.group().results["c0t0"].measurements
+    lose_context(driver, "guard", TacticId("op", bad.runner, json.dumps(bad.tactic)))
     (call,) = driver.in_flight("guard")
-    assert call.args["result"]["choice"]["tactic"] == other["tactic"]  # type: ignore[union-attr]
+    assert call.question.result.choice.tactic == other.tactic  # type: ignore[union-attr]
     assert driver.finish().ready
 
 

@@ -9,15 +9,17 @@ import pytest
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Replace
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.messages.questions import Warm
+from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, VerificationReport
 from tests.unit.warmup.machine.driver import Driver
 
-OUTCOME = {"name": "prefill_decode", "state": "done", "severity": "required", "seconds": 1.0, "shapes": ["a"]}
+OUTCOME = EngineWarmupEntry(name="prefill_decode", state="done", severity="required", seconds=1.0, shapes=("a",))
 
 
-def answer(**changes: Any) -> dict[str, Any]:
+def report_of(**changes: Any) -> dict[str, EngineReport]:
     """What a rank says of its warmups."""
-    said = {"reason": "", "outcomes": [OUTCOME], "compiled": {}, "warnings": [], "failed": [], "verification": None}
-    return said | changes
+    return {"report": EngineReport(**{"outcomes": (OUTCOME,), **changes})}
 
 
 def hanging(driver: Driver, rank: int, name: str) -> dict[int, Status]:
@@ -27,7 +29,7 @@ def hanging(driver: Driver, rank: int, name: str) -> dict[int, Status]:
 
 def calls(driver: Driver, method: str) -> list[Call]:
     """Calls of a method so far."""
-    return [c for c in driver.log if isinstance(c, Call) and c.method == method]
+    return [c for c in driver.log if isinstance(c, Call) and c.name == method]
 
 
 def test_every_rank_warms_after_its_own_replay_and_waits_for_no_other() -> None:
@@ -42,10 +44,11 @@ def test_every_rank_warms_after_its_own_replay_and_waits_for_no_other() -> None:
 def test_what_ranks_said_is_in_the_report() -> None:
     """Outcomes and counts are in the rank's part; a warning of several ranks is said once."""
     driver = Driver()
-    seen = {"requests": 3, "steps": 9, "compiled": {"triton": 1}, "loaded": {}, "unavailable": {}, "events": ["k"]}
+    seen = VerificationReport(requests=3, steps=9, compiled={"triton": 1}, loaded={}, unavailable={}, events=("k",))
     for rank in (0, 1):
-        driver.changes["warm", rank] = answer(warnings=["sm120_decode: no entry point"], verification=seen)
-    driver.changes["warm", 3] = answer(reason="engine.enabled is false", outcomes=[])
+        said = report_of(verification=seen)
+        driver.changes["warm", rank] = {**said, "warnings": ("sm120_decode: no entry point",)}
+    driver.changes["warm", 3] = report_of(reason="engine.enabled is false", outcomes=())
     report = driver.finish()
 
     assert report.ready
@@ -62,7 +65,7 @@ def test_what_ranks_said_is_in_the_report() -> None:
 def test_a_required_warmup_that_failed_fails_the_rank() -> None:
     """Rank, warmup and reason are in the error; what the rank said of the others is kept."""
     driver = Driver()
-    driver.changes["warm", 1] = answer(failed=["prefill_decode: ValueError: planted"])
+    driver.changes["warm", 1] = {"failed": ("prefill_decode: ValueError: planted",)}
     report = driver.finish()
 
     assert not report.ready
@@ -89,7 +92,7 @@ def test_an_optional_warmup_that_hangs_is_left_out_by_a_fresh_process() -> None:
     driver.flying = {i: c for i, c in driver.flying.items() if c.rank != 1}
     report = driver.finish()
     assert report.ready
-    assert calls(driver, "warm")[-1].args == {"left_out": {"serving_shapes": "no end after 21.0 s"}}
+    assert calls(driver, "warm")[-1].question == Warm({"serving_shapes": "no end after 21.0 s"})
     assert any("engine warmup serving_shapes is left out on rank 1" in warning for warning in report.warnings)
 
 
@@ -124,14 +127,13 @@ def test_a_death_within_an_optional_warmup_leaves_it_out(name: str, left_out: bo
     driver.answer(driver.in_flight("replay", 1)[0])
     driver.kill(1)
     assert isinstance(driver.replacing[0], Replace)
-    words = {"method": "warm", "task_id": name, "op": "", "runner": "", "tactic": "", "stack": "", "is_fatal": True}
-    driver.changes["probe", 1] = {"last_words": words}
+    driver.changes["probe", 1] = {"last_words": LastWords("warm", name, "", "", "")}
     report = driver.finish()
 
     assert report.ready
     again = calls(driver, "warm")[-1]
     assert again.rank == 1
-    assert again.args == ({"left_out": {name: "it ran when the process died"}} if left_out else {})
+    assert again.question == Warm({name: "it ran when the process died"} if left_out else {})
     assert len([c for c in calls(driver, "load") if c.rank == 1]) == 2
 
 

@@ -16,11 +16,15 @@ import pytest
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.artifact.artifact import Blob, Content
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.messages.answers import Activated, Compiled, InstalledModules, Surveyed
+from ray_warmup.warmup.messages.questions import Install, InstallModules, Load
+from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import make_artifact
 from tests.fakes import ScriptedTuner
+from tests.lone_rank import blobs_of, pack, traveled
 
 Maker = Callable[..., RankProcess]
 LIBRARIES = ["gemm", "norm"]
@@ -45,7 +49,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         tuner._workspace = lambda: node / "workspace"  # type: ignore[method-assign]  # one process plays two nodes
         factory = "tests.fakes:ScriptedTuner"
         process = RankProcess(info, parse_config(given), backend, lambda backend, options: tuner, factory=factory)
-        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
+        process.described, process.outlined = process.probe(), process.outline()  # type: ignore[attr-defined]
         return process
 
     return make
@@ -56,55 +60,57 @@ def build(process: RankProcess) -> list[str]:
     built: list[str] = []
     while True:
         step = process.compile()
-        built += step["built"]
-        if not step["missing"]:
+        built += step.built
+        if not step.missing:
             return built
 
 
-def handed_over(process: RankProcess) -> tuple[dict[str, Any], dict[str, Blob]]:
+def handed_over(process: RankProcess) -> tuple[Header, dict[str, Blob]]:
     """What a rank that has built hands over."""
-    header = json.loads(json.dumps(process.hand_over()))
-    return header, {row["sha256"]: process.blob(row["sha256"]) for row in header["blobs"]}
+    header = traveled(process.pack_modules()).header
+    assert header is not None
+    return header, blobs_of(process, header)
 
 
-def packed(process: RankProcess) -> tuple[dict[str, Any], dict[str, Blob]]:
+def packed(process: RankProcess) -> tuple[Header, dict[str, Blob]]:
     """Everything measured and packed."""
-    results = [process.tune(task["task_id"]) for task in process.described["tasks"]]  # type: ignore[attr-defined]
-    header = process.pack(results, [], "leader", False)
-    return header, {row["sha256"]: process.blob(row["sha256"]) for row in header["blobs"]}
+    results = [process.tune(task.task_id).result for task in process.outlined.tasks]  # type: ignore[attr-defined]
+    header = pack(process, results).header
+    assert header is not None
+    return header, blobs_of(process, header)
 
 
 def test_what_one_rank_builds_another_loads(make_rank: Maker) -> None:
     """Built on node0, taken on node1, used by both ranks there: the library that answers came over."""
     builder, taker, neighbour = make_rank(0), make_rank(2), make_rank(3)
-    assert builder.survey() == {"missing": LIBRARIES, "modules": None, "warnings": []}
-    assert builder.compile() == {"built": ["gemm"], "missing": ["norm"]}
-    assert builder.compile() == {"built": ["norm"], "missing": []}
-    assert builder.compile() == {"built": [], "missing": []}
+    assert builder.survey() == Surveyed(tuple(LIBRARIES), None)
+    assert builder.compile() == Compiled(("gemm",), ("norm",))
+    assert builder.compile() == Compiled(("norm",), ())
+    assert builder.compile() == Compiled((), ())
     header, blobs = handed_over(builder)
-    assert taker.wanted("take", header, list(blobs)) == list(blobs)
-    assert taker.take(header, blobs) == {"modules": header["digest"], "missing": [], "warnings": []}
-    assert neighbour.survey()["missing"] == LIBRARIES
-    assert neighbour.activate(header["digest"]) == {"active": True}
+    assert taker.wanted(InstallModules(header), list(blobs)) == list(blobs)
+    assert taker.install_modules(header, blobs) == InstalledModules(header.digest, ())
+    assert list(neighbour.survey().missing) == LIBRARIES
+    assert neighbour.activate_modules(header.digest) == Activated(True)
     for process in (builder, taker, neighbour):
-        assert list(process.replay()["built_modules"]) == []
+        assert list(process.replay().built_modules) == []
     assert not list(Path(taker._tuner._workspace()).glob("*.so"))  # type: ignore[attr-defined]
 
 
 def test_what_an_engine_calls_is_built_and_shipped_too(make_rank: Maker) -> None:
     """On a GPU the modules of the engine warmups are among those that one node builds and that the artifact brings."""
     builder, joiner = make_rank(0, backend="cuda"), make_rank(2, backend="cuda")
-    missing = builder.survey()["missing"]
+    missing = list(builder.survey().missing)
     engine = missing[len(LIBRARIES) :]
     assert missing[: len(LIBRARIES)] == LIBRARIES
     assert any(name.startswith("batch_prefill_with_kv_cache") for name in engine)
     assert build(builder) == missing
-    taken = joiner.take(*handed_over(builder))
-    assert taken["missing"] == []
+    taken = joiner.install_modules(*handed_over(builder))
+    assert taken.missing == ()
     header, _ = packed(builder)
-    shipped = json.loads(header["manifest"])["blobs"]
+    shipped = json.loads(header.manifest)["blobs"]
     assert {f"{name}/{name}.so" for name in missing} <= {blob["path"] for blob in shipped}
-    assert make_rank(0).survey()["missing"] == []  # on the cpu backend, and there those of the workloads alone count
+    assert make_rank(0).survey().missing == ()  # on the cpu backend, and there those of the workloads alone count
 
 
 def test_equal_builds_hand_over_equal_bytes(make_rank: Maker) -> None:
@@ -119,8 +125,8 @@ def test_a_shared_workspace_needs_nothing(make_rank: Maker) -> None:
     builder, other = make_rank(0), make_rank(1)
     build(builder)
     header, blobs = handed_over(builder)
-    assert other.wanted("take", header, list(blobs)) == []
-    assert other.take(header, {}) == {"modules": None, "missing": [], "warnings": []}
+    assert other.wanted(InstallModules(header), list(blobs)) == []
+    assert other.install_modules(header, {}) == InstalledModules(None, ())
 
 
 def test_a_node_that_stores_nothing_is_not_waited_for(make_rank: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +145,10 @@ def test_damaged_and_foreign_modules_are_refused(make_rank: Maker) -> None:
     digest = next(iter(blobs))
     flipped = bytes([bytes(blobs[digest])[0] ^ 1]) + bytes(blobs[digest])[1:]
     with pytest.raises(CorruptArtifactError):
-        taker.take(header, {**blobs, digest: flipped})
+        taker.install_modules(header, {**blobs, digest: flipped})
     with pytest.raises(RejectedArtifactError, match="another class"):
-        other.take(header, blobs)
-    assert not list(Path(taker.described["directory"]).glob("installed/*"))  # type: ignore[attr-defined]
+        other.install_modules(header, blobs)
+    assert not list(Path(taker.described.directory).glob("installed/*"))  # type: ignore[attr-defined]
 
 
 def test_a_store_that_cannot_be_written_is_a_warning(make_rank: Maker, tmp_path: Path) -> None:
@@ -151,9 +157,9 @@ def test_a_store_that_cannot_be_written_is_a_warning(make_rank: Maker, tmp_path:
     build(builder)
     (tmp_path / "file").write_text("in the way")
     taker = make_rank(2, root=str(tmp_path / "file" / "root"))
-    answer = taker.take(*handed_over(builder))
-    assert (answer["modules"], answer["missing"]) == (None, LIBRARIES)
-    assert str(tmp_path / "file") in answer["warnings"][0]
+    answer = taker.install_modules(*handed_over(builder))
+    assert (answer.modules, list(answer.missing)) == (None, LIBRARIES)
+    assert str(tmp_path / "file") in answer.warnings[0]
 
 
 def test_a_cut_off_library_is_not_handed_over(make_rank: Maker) -> None:
@@ -162,9 +168,9 @@ def test_a_cut_off_library_is_not_handed_over(make_rank: Maker) -> None:
     build(builder)
     path = builder._tuner.libraries()["norm"]
     path.write_bytes(path.read_bytes()[:100])
-    answer = builder.hand_over()
-    assert answer["digest"] is None
-    assert "norm" in answer["warnings"][0]
+    answer = builder.pack_modules()
+    assert answer.header is None
+    assert "norm" in answer.warnings[0]
 
 
 def test_progress_is_told_in_words(make_rank: Maker) -> None:
@@ -172,7 +178,7 @@ def test_progress_is_told_in_words(make_rank: Maker) -> None:
     builder, said = make_rank(0), []
     tuner = builder._tuner
     assert isinstance(tuner, ScriptedTuner)
-    tuner._fault = lambda method, task_id="": said.append(builder.status()["task_id"])  # type: ignore[method-assign]
+    tuner._fault = lambda method, task_id="": said.append(builder.status().task_id)  # type: ignore[method-assign]
     build(builder)
     assert said[0] == "0 of 2 modules: gemm, norm"
     assert re.fullmatch(r"1 of 2 modules: gemm built after \d+\.\d s", said[1])
@@ -183,19 +189,19 @@ def test_the_artifact_brings_the_modules_to_a_node_that_joins_later(make_rank: M
     builder = make_rank(0)
     build(builder)
     header, blobs = packed(builder)
-    assert {row["kind"] for row in header["blobs"]} == {"autotune_configs", "timings", "flashinfer_module"}
+    assert {row.kind for row in header.blobs} == {"autotune_configs", "timings", "flashinfer_module"}
     joiner = make_rank(2)
-    assert set(joiner.wanted("install", header, list(blobs))) == set(blobs)
+    assert set(joiner.wanted(Install(header), list(blobs))) == set(blobs)
     answer = joiner.install(header, blobs)
-    assert (answer["degraded"], answer["warnings"]) == (None, [])
-    assert answer["installed"]["flashinfer_module"] == 4
+    assert (answer.degraded, answer.warnings) == (None, ())
+    assert answer.counts["flashinfer_module"] == 4
     later = make_rank(3)
-    assert later.wanted("install", header, list(blobs)) == []
+    assert later.wanted(Install(header), list(blobs)) == []
     found = later.survey()
-    assert (found["missing"], found["modules"]) == ([], NodeStore(Path(later._store.directory)).current()[1].module_set)
-    assert later.load(header["digest"], None, None)["digest"] == header["digest"]
-    assert later.replay()["failed"] == ()
-    assert make_rank(2).install(header, {})["degraded"] is None
+    assert (found.missing, found.modules) == ((), NodeStore(Path(later._store.directory)).current()[1].module_set)
+    assert later.load(header.digest, None, {}).digest == header.digest
+    assert later.replay().failed == ()
+    assert make_rank(2).install(header, {}).degraded is None
 
 
 def test_a_node_that_shares_the_directory_fills_caches_of_its_own(
@@ -209,7 +215,7 @@ def test_a_node_that_shares_the_directory_fills_caches_of_its_own(
     contents = [Content("triton_cache", "E/k.cubin", b"cubin"), Content("triton_cache", "E/__grp__k.json", group)]
     key = writer._key
     writer._store.publish(make_artifact(contents=contents, key=key.as_dict(), key_sha256=key.sha256))
-    assert beside.survey()["warnings"] == []
+    assert beside.survey().warnings == ()
     assert (tmp_path / "local/E/k.cubin").read_bytes() == b"cubin"
 
 
@@ -218,8 +224,8 @@ def test_a_load_from_memory_wants_the_table_alone(make_rank: Maker) -> None:
     builder = make_rank(0)
     build(builder)
     header, blobs = packed(builder)
-    (wanted,) = make_rank(2).wanted("load", header, list(blobs))
-    assert make_rank(3).load(header["digest"], header, {wanted: blobs[wanted]})["hits"] > 0
+    (wanted,) = make_rank(2).wanted(Load(header.digest, header), list(blobs))
+    assert make_rank(3).load(header.digest, header, {wanted: blobs[wanted]}).hits > 0
 
 
 def test_the_table_does_not_depend_on_what_was_compiled(make_rank: Maker) -> None:
@@ -228,8 +234,8 @@ def test_the_table_does_not_depend_on_what_was_compiled(make_rank: Maker) -> Non
     without, _ = packed(builder)
     build(builder)
     within, _ = packed(builder)
-    assert without["digest"] == within["digest"]
-    assert without["manifest"] != within["manifest"]
+    assert without.digest == within.digest
+    assert without.manifest != within.manifest
 
 
 def test_a_damaged_module_does_not_hold_the_table_up(make_rank: Maker) -> None:
@@ -239,19 +245,19 @@ def test_a_damaged_module_does_not_hold_the_table_up(make_rank: Maker) -> None:
     header, blobs = packed(builder)
     joiner = make_rank(2)
     joiner.install(header, blobs)
-    module = next(row["sha256"] for row in header["blobs"] if row["kind"] == "flashinfer_module")
+    module = next(row.sha256 for row in header.blobs if row.kind == "flashinfer_module")
     path = Path(joiner._store.directory) / "blobs" / module
     path.write_bytes(b"x" * path.stat().st_size)
     shutil.rmtree(Path(joiner._store.directory) / "installed")
     fresh = make_rank(3)
-    assert fresh.lookup("run-00003", retune=False)["hit"] is True
-    assert fresh.survey()["missing"] == LIBRARIES
+    assert fresh.look_up("run-00003", retune=False).hit is True
+    assert list(fresh.survey().missing) == LIBRARIES
     again = fresh.pack_stored()
-    assert (again["digest"], {row["kind"] for row in again["blobs"]}) == (
-        header["digest"],
+    assert (again.header.digest, {row.kind for row in again.header.blobs}) == (
+        header.digest,
         {"autotune_configs", "timings"},
     )
-    assert "does not match its digest" in again["warnings"][0]
+    assert "does not match its digest" in again.warnings[0]
 
 
 def test_a_found_artifact_takes_up_what_was_compiled_since(make_rank: Maker) -> None:
@@ -260,16 +266,16 @@ def test_a_found_artifact_takes_up_what_was_compiled_since(make_rank: Maker) -> 
     bare, blobs = packed(builder)
     builder.install(bare, blobs)
     later = make_rank(1)
-    assert later.lookup("run-00001", retune=False)["hit"]
+    assert later.look_up("run-00001", retune=False).hit
     build(later)
-    renewed = later.pack_stored(renew=True)
-    assert renewed["digest"] == bare["digest"]
-    assert "flashinfer_module" in {row["kind"] for row in renewed["blobs"]}
-    sent = {row["sha256"]: later.blob(row["sha256"]) for row in renewed["blobs"]}
-    assert later.install(renewed, sent)["installed"]["flashinfer_module"] == 4
+    renewed = later.pack_stored(renew=True).header
+    assert renewed.digest == bare.digest
+    assert "flashinfer_module" in {row.kind for row in renewed.blobs}
+    sent = blobs_of(later, renewed)
+    assert later.install(renewed, sent).counts["flashinfer_module"] == 4
     store = NodeStore(Path(later._store.directory))
     assert store.current()[0].generation == 2
-    assert later.load(bare["digest"], None, None)["digest"] == bare["digest"]
+    assert later.load(bare.digest, None, {}).digest == bare.digest
 
 
 def test_without_persistence_nothing_compiled_is_kept(make_rank: Maker) -> None:
@@ -277,15 +283,15 @@ def test_without_persistence_nothing_compiled_is_kept(make_rank: Maker) -> None:
     builder = make_rank(0, persistent=False)
     build(builder)
     header, _ = packed(builder)
-    assert {row["kind"] for row in header["blobs"]} == {"autotune_configs", "timings"}
-    assert not Path(builder.described["directory"]).exists()  # type: ignore[attr-defined]
+    assert {row.kind for row in header.blobs} == {"autotune_configs", "timings"}
+    assert not Path(builder.described.directory).exists()  # type: ignore[attr-defined]
 
 
 def test_who_will_pack_starts_its_process_while_it_tunes(make_rank: Maker) -> None:
     """Once, on a machine with a GPU driver only, and it ends with the rank."""
     gpu, cpu = make_rank(0, {"parts": {"driver": "580.159.04"}}), make_rank(2)
     for rank, is_started in ((gpu, True), (cpu, False)):
-        first, second = (task["task_id"] for task in rank.described["tasks"][:2])  # type: ignore[attr-defined]
+        first, second = (task.task_id for task in rank.outlined.tasks[:2])  # type: ignore[attr-defined]
         rank.tune(first)
         assert rank._compiled._collecting._waiting is None
         rank.tune(first, packs=True)
@@ -300,13 +306,13 @@ def test_who_will_pack_starts_its_process_while_it_tunes(make_rank: Maker) -> No
 def test_a_process_that_died_while_it_waited_is_replaced(make_rank: Maker) -> None:
     """Packing never fails for want of it: another one is started, and what that one says counts."""
     rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
-    results = [rank.tune(task["task_id"], packs=True) for task in rank.described["tasks"]]  # type: ignore[attr-defined]
+    results = [rank.tune(task.task_id, packs=True).result for task in rank.outlined.tasks]  # type: ignore[attr-defined]
     waiting = rank._compiled._collecting._waiting
     assert waiting is not None
     waiting.close()
-    header = rank.pack(results, [], "leader", False)
-    assert header["digest"] is not None
-    assert [w for w in header["warnings"] if "the kernels of a replay are not shipped" in w] == header["warnings"]
+    answer = pack(rank, results)
+    assert answer.header is not None
+    assert [w for w in answer.warnings if "the kernels of a replay are not shipped" in w] == list(answer.warnings)
     rank.close()
 
 
@@ -316,8 +322,8 @@ def test_without_room_for_temporary_files_kernels_are_not_shipped(
     """A rank whose temporary directory cannot be written tunes and packs all the same, with a warning that says so."""
     rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    results = [rank.tune(task["task_id"], packs=True) for task in rank.described["tasks"]]  # type: ignore[attr-defined]
-    header = rank.pack(results, [], "leader", False)
-    assert header["digest"] is not None
-    assert ["TMPDIR" in warning for warning in header["warnings"]] == [True]
+    results = [rank.tune(task.task_id, packs=True).result for task in rank.outlined.tasks]  # type: ignore[attr-defined]
+    answer = pack(rank, results)
+    assert answer.header is not None
+    assert ["TMPDIR" in warning for warning in answer.warnings] == [True]
     rank.close()

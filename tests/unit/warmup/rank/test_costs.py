@@ -11,6 +11,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.timings import timings_content
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
 from ray_warmup.warmup.rank.costs import MAX_STORES, learned_costs, recorded_seconds
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -30,8 +31,8 @@ TASKS = (SMALL, LARGE, OTHER, FOREIGN)
 def row(of: Task, seconds: Any) -> dict[str, Any]:
     """A finished task as it is kept on disk."""
     keys = {"R": file_key("a", "R", of.bucket)}
-    result = TaskResult(of.task_id, "a", of.bucket, "tuned", Choice("R", 1), "R", keys, elapsed_s=seconds)
-    return dict(json.loads(json.dumps(result.to_json())))
+    result = TaskResult(of.task_id, "a", of.bucket, "tuned", Choice("R", 1), "R", keys)
+    return {**encode(result), "elapsed_s": seconds}
 
 
 def publish(directory: Path, *rows: dict[str, Any], at: float = 1.0) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.errors import LoadError
+from ray_warmup.warmup.messages.replays import FreshReplay
 from ray_warmup.warmup.rank.fresh_replay import OWNER, PREFIX, FreshProcess
 from ray_warmup.warmup.store.leases import process_identity
 from tests.artifacts import ROOT
@@ -53,9 +54,10 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, **quiet, "OMP_NUM_THREADS": "2"}
 
 
-def request(**changes: Any) -> dict[str, Any]:
+def request(**changes: Any) -> FreshReplay:
     """A request for rank 0 on CPU."""
-    return {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": FACTORY, "provider": None, **changes}
+    asked = {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": FACTORY, "engine": False, **changes}
+    return FreshReplay(**asked)
 
 
 def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -71,12 +73,13 @@ def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[st
     assert done.returncode == 0, done.stderr
     with FreshProcess(FACTORY, environ) as fresh:
         answer = fresh.replay(request(config=config, engine=True), file.read_bytes(), 120)
-    assert (answer["entries"], answer["failed"]) == (1, [])
-    assert answer["calls"] >= 4
-    assert (answer["modules"], answer["triton_entries"]) == ([], [])
-    warmed = {one["name"] for one in answer["engine"]["outcomes"] if one["state"] == "done"}
+    assert (answer.entries, answer.replayed.failed) == (1, ())
+    assert answer.replayed.calls >= 4
+    assert (answer.modules, answer.triton_entries) == ((), ())
+    assert answer.engine is not None
+    warmed = {one.name for one in answer.engine.report.outcomes if one.state == "done"}
     assert warmed == {"prefill_decode", "serving_shapes", "sampler_features"}
-    assert answer["engine"]["verification"] is None
+    assert answer.engine.report.verification is None
 
 
 def test_a_failure_of_the_child_is_named(environ: dict[str, str]) -> None:

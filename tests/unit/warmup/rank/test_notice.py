@@ -11,6 +11,9 @@ import pytest
 
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.device.host_facts import describe_host
+from ray_warmup.warmup.messages.answers import Concluded
+from ray_warmup.warmup.messages.questions import Conclude
+from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.rank.process import RankProcess
@@ -18,6 +21,7 @@ from ray_warmup.warmup.rank.standing import standing_of, state_of
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.fakes import METADATA, ScriptedTuner
+from tests.lone_rank import blobs_of, pack
 
 
 class Run:
@@ -31,22 +35,22 @@ class Run:
         script: dict[str, Any] = {"parts": parts, "metadata": {name: parts[name] for name in METADATA}}
         info = RankInfo(rank, 4, rank % 2, 2, 0, "node0", rank, (), "127.0.0.1", os.getpid())
         self.rank = RankProcess(info, self.config, "cpu", lambda backend, options: ScriptedTuner(script), run_id)
-        self.directory = Path(self.rank.probe()["directory"])
+        self.directory = Path(self.rank.probe().directory)
 
     def look_up(self) -> None:
         """LOOKUP."""
-        self.rank.lookup("token-0123", retune=False)
+        self.rank.look_up("token-0123", retune=False)
 
-    def end(self, verdict: dict[str, Any], *, tunes: bool = True) -> None:
+    def end(self, verdict: RunVerdict, *, tunes: bool = True) -> None:
         """The rest of the run."""
         if tunes:
-            results = [self.rank.tune(task) for task in self.rank._tasks]
-            verdicts = [self.rank.guard(row["task_id"], row) for row in results]
-            header = self.rank.pack(results, verdicts, "leader", True)
-            blobs = {blob["sha256"]: bytes(self.rank.blob(blob["sha256"])) for blob in header["blobs"]}
-            self.rank.install(header, blobs)
-            self.rank.load(header["digest"], None, None)
-        assert self.rank.conclude(verdict, [0, 1]) == {"problem": None}
+            results = [self.rank.tune(task).result for task in self.rank._tasks]
+            verdicts = [self.rank.guard(row.task_id, row).verdict for row in results]
+            header = pack(self.rank, results, verdicts, guarded=True).header
+            assert header is not None
+            self.rank.install(header, blobs_of(self.rank, header))
+            self.rank.load(header.digest, None, {})
+        assert self.rank.conclude(Conclude(verdict, (0, 1))) == Concluded(None)
 
     def verdict(self) -> dict[str, Any]:
         """What lies beside the table."""
@@ -55,9 +59,10 @@ class Run:
         return verdict
 
 
-def ended(run_id: str, *, ready: bool) -> dict[str, Any]:
+def ended(run_id: str, *, ready: bool) -> RunVerdict:
     """As the coordinator sends it."""
-    return {"run_id": run_id, "ready": ready, "error": None if ready else "it broke", "ended_at": 9.0}
+    state, error = ("ready", None) if ready else ("failed", "it broke")
+    return RunVerdict(run_id, ready, state, error, ended_at=9.0, phases={}, ranks=())
 
 
 def test_a_run_is_under_way_from_its_lookup(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_a_table_that_less_memory_made_is_foretold_as_that(tmp_path: Path) -> No
     """`plan` and `explain` say which tasks a hit lacks."""
     run = Run(tmp_path, "run-1", cublas_version=describe_host(None)["cublas_version"])
     tasks = set(run.rank._tasks)
-    run.rank.probe(budget_bytes=run.rank.probe()["needs_bytes"] - 1)
+    run.rank.probe(budget_bytes=run.rank.probe().needs_bytes - 1)
     (last,) = tasks - set(run.rank._tasks)
     run.end(ended("run-1", ready=True))
     forecast = forecast_rank(run.config, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import parse_config
+from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.caches.decode_profiles import FILE_NAME
 from ray_warmup.warmup.errors import EngineWarmupError
+from ray_warmup.warmup.messages.values import Header, TextFile
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import METADATA, DecodeEntryPoint, ScriptedTuner
+from tests.lone_rank import blobs_of, pack, traveled
 from tests.models import TINY
 
 ENGINE = {"enabled": True, "sparse_mla_backends": ["TORCH_REFERENCE"], "verify_requests": 0}
@@ -43,7 +46,7 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 4, rank % 2, 2, rank // 2, f"node{rank // 2}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"parts": parts})
         process = RankProcess(info, parse_config(given), "cpu", lambda backend, options: tuner)
-        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
+        process.described, process.outlined = process.probe(), process.outline()  # type: ignore[attr-defined]
         return process
 
     return make
@@ -67,11 +70,12 @@ def decode_table(**metadata: str) -> bytes:
     return TunedTable(METADATA | metadata, {KEY: Entry("R", 2)}, {}).to_bytes()
 
 
-def pack(process: RankProcess, tuned: list[dict[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The main tune and what the engine's step tuned, as one artifact."""
-    results = [process.tune(task["task_id"]) for task in process.described["tasks"]]  # type: ignore[attr-defined]
-    header = json.loads(json.dumps(process.pack(results, [], "leader", False, tuned)))
-    return header, {row["sha256"]: process.blob(row["sha256"]) for row in header["blobs"]}
+def packed(process: RankProcess, tuned: Sequence[TextFile]) -> tuple[Header, dict[str, Blob], tuple[str, ...]]:
+    """The main tune and what the engine's step tuned, as one artifact; and what it warned of."""
+    results = [process.tune(task.task_id).result for task in process.outlined.tasks]  # type: ignore[attr-defined]
+    answer = traveled(pack(process, results, tuned=tuple(tuned)))
+    assert answer.header is not None
+    return answer.header, blobs_of(process, answer.header), answer.warnings
 
 
 def test_the_leader_tunes_and_one_artifact_serves_everyone(
@@ -80,21 +84,21 @@ def test_the_leader_tunes_and_one_artifact_serves_everyone(
     """The decode's entry is in the table that every rank loads, also in a later run that finds it."""
     entry = entry_point(decode_table())
     leader, writer = make_rank(0), make_rank(2)
-    assert leader.described["tunes_engine"] is True  # type: ignore[attr-defined]
-    answer = json.loads(json.dumps(leader.tune_engine()))
-    assert (entry.entered, answer["warnings"]) == (1, [])
-    header, blobs = pack(leader, answer["tuned"])
-    assert header["warnings"] == []
-    assert writer.install(header, blobs)["degraded"] is None
-    assert writer.load(header["digest"], None, None)["digest"] == header["digest"]
-    table = parse_table((Path(writer.described["directory"]) / "autotune_configs.json").read_bytes())  # type: ignore[attr-defined]
+    assert leader.described.tunes_engine is True  # type: ignore[attr-defined]
+    answer = traveled(leader.tune_engine())
+    assert (entry.entered, answer.warnings) == (1, ())
+    header, blobs, warnings = packed(leader, answer.tuned)
+    assert warnings == ()
+    assert writer.install(header, blobs).degraded is None
+    assert writer.load(header.digest, None, {}).digest == header.digest
+    table = parse_table((Path(writer.described.directory) / "autotune_configs.json").read_bytes())  # type: ignore[attr-defined]
     assert KEY in table.entries
-    assert len(table.entries) == len(leader.described["tasks"]) + 1  # type: ignore[attr-defined]
+    assert len(table.entries) == len(leader.outlined.tasks) + 1  # type: ignore[attr-defined]
     later = make_rank(3)
-    assert later.lookup("run-00003", retune=False)["hit"]
+    assert later.look_up("run-00003", retune=False).hit
     found = later.recall_table()
-    assert (found["hit"], found["tuned"]) == (True, answer["tuned"])
-    assert pack(make_rank(3), found["tuned"])[0]["digest"] == header["digest"]  # guarding it again keeps the entry
+    assert found.tuned == answer.tuned
+    assert packed(make_rank(3), found.tuned)[0].digest == header.digest  # guarding it again keeps the entry
 
 
 def test_the_calibration_is_a_second_file_of_the_artifact(
@@ -108,11 +112,11 @@ def test_the_calibration_is_a_second_file_of_the_artifact(
     report = SimpleNamespace(cache_path=str(own), entries_calibrated=2, entries_skipped=0)
     monkeypatch.setattr(flashinfer.mla, "calibrate_sparse_mla_sm120", lambda: report)
     leader, writer = make_rank(0), make_rank(2)
-    plain = pack(leader, [])[0]
-    header, blobs = pack(leader, leader.tune_engine()["tuned"])
-    assert header["digest"] == plain["digest"]
-    assert "sparse_mla" in {row["kind"] for row in header["blobs"]}
-    assert writer.install(header, blobs)["installed"]["sparse_mla"] == 1
+    plain = packed(leader, [])[0]
+    header, blobs, _ = packed(leader, leader.tune_engine().tuned)
+    assert header.digest == plain.digest
+    assert "sparse_mla" in {row.kind for row in header.blobs}
+    assert writer.install(header, blobs).counts["sparse_mla"] == 1
     assert json.loads((tmp_path / "autotune" / FILE_NAME).read_text()) == {"devices": {"gpu": 1}}
 
 
@@ -129,7 +133,7 @@ def test_the_calibration_is_a_second_file_of_the_artifact(
 )
 def test_who_says_that_there_is_something_to_tune(make_rank: Maker, change: dict[str, Any], tunes: bool) -> None:
     """Only with tuning explicitly on, a sparse-MLA backend and a GPU of the family."""
-    assert make_rank(0, **change).described["tunes_engine"] is tunes  # type: ignore[attr-defined]
+    assert make_rank(0, **change).described.tunes_engine is tunes  # type: ignore[attr-defined]
 
 
 def test_nothing_tuned_is_a_warning(make_rank: Maker, entry_point: Callable[[bytes | None], DecodeEntryPoint]) -> None:
@@ -137,18 +141,18 @@ def test_nothing_tuned_is_a_warning(make_rank: Maker, entry_point: Callable[[byt
     entry_point(None)
     leader = make_rank(0)
     answer = leader.tune_engine()
-    assert answer["tuned"] == []
-    assert "nothing was tuned" in answer["warnings"][0]
-    assert pack(leader, [])[0]["warnings"] == []
+    assert answer.tuned == ()
+    assert "nothing was tuned" in answer.warnings[0]
+    assert packed(leader, [])[2] == ()
 
 
 def test_a_foreign_decode_table_does_not_hold_the_main_one_up(make_rank: Maker) -> None:
     """Entries of another environment are left out with a warning, and the digest is that of the main table."""
     leader = make_rank(0)
-    foreign = {"name": "autotune_configs.json", "content": decode_table(gpu="Another").decode()}
-    header, _ = pack(leader, [foreign])
-    assert header["digest"] == pack(leader, [])[0]["digest"]
-    assert "is left out: tuned decode table is of another environment" in header["warnings"][0]
+    foreign = TextFile("autotune_configs.json", decode_table(gpu="Another").decode())
+    header, _, warnings = packed(leader, [foreign])
+    assert header.digest == packed(leader, [])[0].digest
+    assert "is left out: tuned decode table is of another environment" in warnings[0]
 
 
 def test_a_required_one_that_fails_is_an_error(make_rank: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +163,6 @@ def test_a_required_one_that_fails_is_an_error(make_rank: Maker, monkeypatch: py
         raise RuntimeError("planted")
 
     monkeypatch.setattr(flashinfer.mla, "calibrate_sparse_mla_sm120", broken)
-    assert "planted" in make_rank(0).tune_engine()["warnings"][0]
+    assert "planted" in make_rank(0).tune_engine().warnings[0]
     with pytest.raises(EngineWarmupError, match="planted"):
         make_rank(0, required=["sm120_decode"]).tune_engine()

@@ -11,53 +11,58 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.warmup.artifact import table
 from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError
+from ray_warmup.warmup.messages.answers import Confirmed, Packed
+from ray_warmup.warmup.messages.questions import Install
+from ray_warmup.warmup.messages.values import Ancestor
+from ray_warmup.warmup.rank import delivery
 from ray_warmup.warmup.store import pruning
 from ray_warmup.warmup.store.leases import Lease
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
 from tests.fakes import ScriptedTuner
-from tests.lone_rank import RankMaker, as_json, tasks_of, tune
+from tests.lone_rank import RankMaker, blobs_of, pack, tasks_of, traveled, tune
 from tests.troubled_disk import TroubledDisk
 
 
 def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
     """Tuned on one node, installed and loaded on both: one digest, every task hits, the next lookup is a hit."""
     leader, follower = make_rank(0), make_rank(2)
-    assert (leader.lookup("run-00000", retune=False)["hit"], held(leader._store)) == (False, {0})  # nothing is pruned
+    assert (leader.look_up("run-00000", retune=False).hit, held(leader._store)) == (False, {0})  # nothing is pruned
     header, blobs = tune(leader)
-    assert as_json(header) == header
+    assert traveled(header) == header
     for process in (leader, follower):
         installed = process.install(header, blobs)
-        assert installed["degraded"] is None
-        assert all(Path(file["path"]).is_file() and file["bytes"] > 0 for file in installed["files"])
+        assert installed.degraded is None
+        assert all(Path(file.path).is_file() and file.bytes > 0 for file in installed.files)
     for process in (leader, make_rank(1), follower, make_rank(3)):
-        loaded = process.load(header["digest"], None, None)
-        assert loaded["digest"] == header["digest"]
-        assert (loaded["hits"], list(loaded["misses"])) == (len(tasks_of(process)), [])
-        assert process.replay()["calls"] == len(tasks_of(process))
+        loaded = process.load(header.digest, None, {})
+        assert loaded.digest == header.digest
+        assert (loaded.hits, list(loaded.misses)) == (len(tasks_of(process)), [])
+        assert process.replay().calls == len(tasks_of(process))
         assert (held(process._store) - {0}, process.close(), held(process._store)) == ({1}, None, set())
     last = make_rank(3)
-    again = last.lookup("run-00003", retune=False)
-    assert (again["hit"], again["guarded"], again["digest"]) == (True, True, header["digest"])
+    again = last.look_up("run-00003", retune=False)
+    assert (again.table.guarded, again.table.digest) == (True, header.digest)
     rows = last.recall_table()
-    assert {row["task_id"] for row in rows["results"]} == set(tasks_of(follower))
-    assert len(rows["verdicts"]) == len(rows["results"])
+    assert {row.task_id for row in rows.results} == set(tasks_of(follower))
+    assert len(rows.verdicts) == len(rows.results)
 
 
 def test_an_unguarded_table_says_so(make_rank: RankMaker) -> None:
     """A table packed without the guard is found as unguarded."""
     process = make_rank(2)
     process.install(*tune(process, guarded=False))
-    assert make_rank(3).lookup("run-00003", retune=False)["guarded"] is False
+    assert make_rank(3).look_up("run-00003", retune=False).table.guarded is False
 
 
 def test_results_of_several_ranks_pack_to_the_same_table(make_rank: RankMaker) -> None:
     """The order in which shards arrive does not change the digest."""
     process = make_rank(1)
-    results = [process.tune(task) for task in tasks_of(process)]
-    digests = {process.pack(rows, [], "sharded", False)["digest"] for rows in (results, results[::-1])}
+    results = [process.tune(task).result for task in tasks_of(process)]
+    digests = {pack(process, rows, strategy="sharded").header.digest for rows in (results, results[::-1])}
     assert len(digests) == 1
 
 
@@ -65,7 +70,7 @@ def test_another_classes_artifact_is_refused(make_rank: RankMaker) -> None:
     """A rank with another environment installs and loads nothing that was made for this class."""
     header, blobs = tune(make_rank(0))
     other = make_rank(2, {"parts": {"gpu": "Another Device"}})
-    for attempt in (lambda: other.install(header, blobs), lambda: other.load(header["digest"], header, blobs)):
+    for attempt in (lambda: other.install(header, blobs), lambda: other.load(header.digest, header, blobs)):
         with pytest.raises(RejectedArtifactError, match="another class"):
             attempt()
     assert not other.directory.exists()
@@ -83,11 +88,11 @@ def test_foreign_metadata_is_refused_before_it_touches_the_disk(make_rank: RankM
 def test_damaged_blobs_are_refused(make_rank: RankMaker) -> None:
     """A flipped bit in what was pushed is found before it is installed or loaded."""
     header, blobs = tune(make_rank(0))
-    digest = next(blob["sha256"] for blob in header["blobs"] if blob["kind"] == "autotune_configs")
+    digest = next(blob.sha256 for blob in header.blobs if blob.kind == "autotune_configs")
     damaged = bytearray(blobs[digest])
     damaged[len(damaged) // 2] ^= 1
     other = make_rank(2)
-    for attempt in (other.install, lambda h, b: other.load(header["digest"], h, b)):
+    for attempt in (other.install, lambda h, b: other.load(header.digest, h, b)):
         with pytest.raises(CorruptArtifactError, match="does not match its digest"):
             attempt(header, {**blobs, digest: bytes(damaged)})
 
@@ -105,7 +110,7 @@ def test_a_table_file_that_was_damaged_is_put_back(make_rank: RankMaker, damage:
     else:
         table.write_bytes(damage)
 
-    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    assert process.load(header.digest, None, {}).digest == header.digest
     assert table.read_bytes() == whole
 
 
@@ -115,10 +120,10 @@ def test_a_store_without_this_run_s_table_is_a_named_error(make_rank: RankMaker)
     header, _ = tune(process)
     other.install(*tune(other))
     with pytest.raises(LoadError, match=r"autotune_configs\.json is not the table of this run, nor does any"):
-        process.load(header["digest"], None, None)
+        process.load(header.digest, None, {})
     shutil.rmtree(process.directory)
     with pytest.raises(LoadError, match="cannot be read"):
-        process.load(header["digest"], None, None)
+        process.load(header.digest, None, {})
 
 
 def test_two_runs_on_one_directory_each_load_their_own_table(make_rank: RankMaker) -> None:
@@ -126,13 +131,13 @@ def test_two_runs_on_one_directory_each_load_their_own_table(make_rank: RankMake
     first, second = make_rank(0), make_rank(1, {"salt": "another"})
     pushed = []
     for number, process in enumerate((first, second)):
-        process.lookup(f"run-{number}0000", retune=False)
+        process.look_up(f"run-{number}0000", retune=False)
         pushed.append((process, *tune(process)))
     for process, header, blobs in pushed:
-        assert process.install(header, blobs)["degraded"] is None
+        assert process.install(header, blobs).degraded is None
     pruning.prune_generations(first._store, [1, 2])
     for generation, (process, header, _) in enumerate(pushed, start=1):
-        assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+        assert process.load(header.digest, None, {}).digest == header.digest
         assert generation in held(process._store)
     assert first._store.generations.numbers() == [1, 2]
 
@@ -152,7 +157,7 @@ def test_what_is_loaded_is_what_is_held(make_rank: RankMaker, monkeypatch: pytes
         return use
 
     monkeypatch.setattr(NodeStore, "hold_table", replaced)
-    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    assert process.load(header.digest, None, {}).digest == header.digest
     assert process._delivery._held["table"].generation == 1
 
 
@@ -181,11 +186,11 @@ def test_blobs_that_count_as_there_are_there_when_they_are_installed(make_rank: 
         process.close()
     writer = make_rank(0)
     pruning.prune_generations(writer._store, [1])
-    missing = writer.wanted("install", header, list(blobs))
+    missing = writer.wanted(Install(header), list(blobs))
     pruning.collect_garbage(writer._store)
 
     assert missing == []
-    assert writer.install(header, {})["degraded"] is None
+    assert writer.install(header, {}).degraded is None
 
 
 def test_a_lease_that_cannot_be_given_back_costs_nothing(make_rank: RankMaker, troubled_disk: TroubledDisk) -> None:
@@ -193,8 +198,8 @@ def test_a_lease_that_cannot_be_given_back_costs_nothing(make_rank: RankMaker, t
     process = make_rank(0)
     header, blobs = tune(process)
     troubled_disk.refuse(lambda path: path.parent.name == "leases", errno.EROFS, calls=("unlink",))
-    assert process.install(header, blobs)["degraded"] is None
-    assert process.load(header["digest"], None, None)["digest"] == header["digest"]
+    assert process.install(header, blobs).degraded is None
+    assert process.load(header.digest, None, {}).digest == header.digest
     process.close()
     assert troubled_disk.refusals > 2
 
@@ -209,7 +214,7 @@ def test_a_disk_that_fails_during_an_installation_degrades(
     process = make_rank(0)
     header, blobs = tune(process)
     troubled_disk.refuse(process.directory, number, calls=(call,))
-    degraded = process.install(header, blobs)["degraded"]
+    degraded = process.install(header, blobs).degraded
     troubled_disk.relent()
 
     assert degraded is None or str(process.directory) in degraded
@@ -231,15 +236,15 @@ def test_a_store_that_cannot_be_written_degrades(make_rank: RankMaker, tmp_path:
     """Below a regular file nothing can be written: lookup is a miss with warnings, install degrades, memory serves."""
     (tmp_path / "file").write_text("in the way")
     process = make_rank(2, root=tmp_path / "file" / "cache")
-    answer = process.lookup("run-00002", retune=False)
-    assert answer["hit"] is False
-    assert any("no marker could be left" in warning for warning in answer["warnings"])
+    answer = process.look_up("run-00002", retune=False)
+    assert answer.hit is False
+    assert any("no marker could be left" in warning for warning in answer.warnings)
     header, blobs = tune(process)
     installed = process.install(header, blobs)
-    assert installed["files"] == []
-    assert str(tmp_path / "file") in installed["degraded"]
-    loaded = process.load(header["digest"], header, blobs)
-    assert loaded["digest"] == header["digest"]
+    assert installed.files == ()
+    assert str(tmp_path / "file") in installed.degraded
+    loaded = process.load(header.digest, header, blobs)
+    assert loaded.digest == header.digest
     assert (tmp_path / "file").read_text() == "in the way"
 
 
@@ -256,7 +261,7 @@ def test_a_load_from_memory_goes_through_memfd(make_rank: RankMaker, monkeypatch
     process = make_rank(3, cache={"persistent": False})
     header, blobs = tune(process)
     before = os.listdir("/proc/self/fd")
-    assert process.load(header["digest"], header, {k: memoryview(v) for k, v in blobs.items()})["hits"] > 0
+    assert process.load(header.digest, header, {k: memoryview(v) for k, v in blobs.items()}).hits > 0
     assert opened == ["/memfd:autotune_configs (deleted)"]
     assert os.listdir("/proc/self/fd") == before
     assert not process.directory.exists()
@@ -268,9 +273,9 @@ def test_a_replacement_packs_what_its_predecessor_found(make_rank: RankMaker) ->
     header, blobs = tune(process)
     process.install(header, blobs)
     fresh = make_rank(2)
-    again = fresh.pack_stored()
-    assert again["digest"] == header["digest"]
-    assert {blob["sha256"]: bytes(fresh.blob(blob["sha256"])) for blob in again["blobs"]} == blobs
+    again = fresh.pack_stored().header
+    assert again.digest == header.digest
+    assert blobs_of(fresh, again) == blobs
     with pytest.raises(StoreError):
         make_rank(0).pack_stored()
 
@@ -282,17 +287,17 @@ def test_a_found_table_outlives_its_store(make_rank: RankMaker, renew: bool) -> 
     header, blobs = tune(process)
     process.install(header, blobs)
     finder = make_rank(2)
-    assert finder.lookup("run-00002", retune=False)["hit"]
+    assert finder.look_up("run-00002", retune=False).hit
     shutil.rmtree(finder.directory)
-    again = finder.pack_stored(renew)
-    assert again["digest"] == header["digest"]
-    assert finder.install(again, {blob["sha256"]: finder.blob(blob["sha256"]) for blob in again["blobs"]})["files"]
-    assert finder.load(header["digest"], None, None)["hits"] == len(tasks_of(finder))
+    again = finder.pack_stored(renew).header
+    assert again.digest == header.digest
+    assert finder.install(again, blobs_of(finder, again)).files
+    assert finder.load(header.digest, None, {}).hits == len(tasks_of(finder))
 
 
 def test_nothing_tuned_packs_nothing(make_rank: RankMaker) -> None:
     """Without results there is no artifact, and no blob to hand over."""
-    assert make_rank(1).pack([], [], "leader", True) == {"digest": None, "blobs": []}
+    assert pack(make_rank(1), []) == Packed(None)
     with pytest.raises(StoreError, match="is not part of the packed artifact"):
         make_rank(1).blob("0" * 64)
 
@@ -300,16 +305,16 @@ def test_nothing_tuned_packs_nothing(make_rank: RankMaker) -> None:
 def test_what_is_tuned_again_comes_after_what_was_there(make_rank: RankMaker) -> None:
     """A lookup tells the lineage of what it found, and what is packed after it counts one more."""
     process = make_rank(0)
-    assert process.lookup("run-00000", retune=False)["lineage"] is None
+    assert process.look_up("run-00000", retune=False).lineage is None
     header, blobs = tune(process)
     process.install(header, blobs)
-    known = process.lookup("run-00001", retune=True)["lineage"]
-    results = [process.tune(task) for task in tasks_of(process)]
-    again = process.pack(results, [], "leader", False, after=known)
-    process.install(again, {blob["sha256"]: bytes(process.blob(blob["sha256"])) for blob in again["blobs"]})
+    known = process.look_up("run-00001", retune=True).lineage
+    results = [process.tune(task).result for task in tasks_of(process)]
+    again = pack(process, results, after=known).header
+    process.install(again, blobs_of(process, again))
 
-    assert known == {"artifact": header["artifact"], "depth": 0}
-    assert process.lookup("run-00002", retune=True)["lineage"] == {"artifact": again["artifact"], "depth": 1}
+    assert known == Ancestor(header.artifact, 0)
+    assert process.look_up("run-00002", retune=True).lineage == Ancestor(again.artifact, 1)
 
 
 def test_what_is_confirmed_is_what_the_device_holds_then(make_rank: RankMaker) -> None:
@@ -317,8 +322,25 @@ def test_what_is_confirmed_is_what_the_device_holds_then(make_rank: RankMaker) -
     process = make_rank(0)
     header, blobs = tune(process)
     process.install(header, blobs)
-    assert process.confirm()["digest"] is None
-    process.load(header["digest"], None, None)
-    assert process.confirm() == dict.fromkeys(("digest", "stored"), header["digest"])
+    assert process.confirm().digest is None
+    process.load(header.digest, None, {})
+    assert process.confirm() == Confirmed(header.digest, header.digest)
     process._tuner.reset()
-    assert process.confirm()["digest"] is None
+    assert process.confirm().digest is None
+
+
+def test_a_table_is_read_once_and_parsed_once_to_be_loaded(
+    make_rank: RankMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its digest is compared, its environment checked, its entries loaded: all from the same bytes."""
+    process = make_rank(0)
+    header, blobs = tune(process)
+    process.install(header, blobs)
+    reads, parses = list[Path](), list[bytes]()
+    read, parse = delivery.read_regular, table._read_json
+    monkeypatch.setattr(delivery, "read_regular", lambda path, limit: (reads.append(path), read(path, limit))[1])
+    monkeypatch.setattr(table, "_read_json", lambda data: (parses.append(data), parse(data))[1])
+    table._parsed.cache_clear()
+    process.load(header.digest, None, {})
+    assert reads == [process.directory / "autotune_configs.json"]
+    assert [parse(data) for data in parses] == [parse(reads[0].read_bytes())]

@@ -12,8 +12,10 @@ import pytest
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.configs.engine_warmups import EngineWarmupName
 from ray_warmup.configs.model import ModelDims
+from ray_warmup.warmup.messages.answers import Warmed
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
 from ray_warmup.warmup.rank.engine import CPU_REASON, RankEngine, off_reason, predicted
+from ray_warmup.warmup.report import EngineReport
 from tests.unit.warmup.conftest import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -34,7 +36,7 @@ def make_config(**engine: Any) -> WarmupConfig:
     )
 
 
-def warm(**engine: Any) -> tuple[dict[str, Any], list[str]]:
+def warm(**engine: Any) -> tuple[Warmed, list[str]]:
     """What a rank answers, and what it said meanwhile."""
     told: list[str] = []
     answer = RankEngine(make_config(**engine), DENSE, 0, "cpu", told.append).warm({})
@@ -45,7 +47,7 @@ def test_on_the_cpu_it_runs_when_asked_for() -> None:
     """Every warmup that applies is done, the others say why not; requests find nothing to compile."""
     answer, told = warm(enabled=True)
 
-    states = {outcome["name"]: outcome["state"] for outcome in answer["outcomes"]}
+    states = {outcome.name: outcome.state for outcome in answer.report.outcomes}
     assert states == {
         "slot_mapping": "skipped",
         "prefill_decode": "done",
@@ -55,10 +57,10 @@ def test_on_the_cpu_it_runs_when_asked_for() -> None:
         "graph_capture": "skipped",
         "sampler_features": "done",
     }
-    assert (answer["reason"], answer["failed"], answer["warnings"]) == ("", [], [])
-    assert answer["verification"]["requests"] == 3
-    assert sum(answer["verification"]["compiled"].values()) == 0
-    assert answer["compiled"] == {"flashinfer": 0, "triton": 0, "cute_dsl": 0}
+    assert (answer.report.reason, answer.failed, answer.warnings) == ("", (), ())
+    assert answer.report.verification.requests == 3
+    assert sum(answer.report.verification.compiled.values()) == 0
+    assert answer.report.compiled == {"flashinfer": 0, "triton": 0, "cute_dsl": 0}
     assert told == ["runner", *states, "verify"]
 
 
@@ -90,16 +92,15 @@ def test_a_runner_that_cannot_be_made_is_as_bad_as_what_needs_it(
 
     said = "the runner cannot be made: ImportError: libcudart.so: cannot open shared object file"
     named = f"{said} (prefill_decode: required by engine.required)"
-    assert answer["failed"] == ([named] if required else [])
-    assert answer["warnings"] == ([] if required else [f"no engine warmup ran: {said}"])
+    assert answer.failed == ((named,) if required else ())
+    assert answer.warnings == (() if required else (f"no engine warmup ran: {said}",))
     assert told == ["runner"]
 
 
 def test_where_it_does_not_run_the_answer_says_why() -> None:
     """Nothing is made, and the reason is no warning."""
     answer, told = warm()
-    nothing = {"outcomes": [], "compiled": {}, "warnings": [], "failed": [], "verification": None}
-    assert answer == {"reason": CPU_REASON, **nothing}
+    assert answer == Warmed(EngineReport(reason=CPU_REASON))
     assert told == []
 
 
@@ -112,16 +113,14 @@ def test_a_required_warmup_that_fails_is_named_and_nothing_is_checked(monkeypatc
     monkeypatch.setattr("ray_warmup.warmup.engines.builtin.runner.sampler.Sampler.sample", broken)
     answer, told = warm(enabled=True)
 
-    assert answer["failed"] == [
-        "prefill_decode: RuntimeError: planted (after no shape) (required by engine.required)",
-    ]
-    assert answer["warnings"] == ["sampler_features failed (optional): RuntimeError: planted (after no shape)"]
-    assert answer["verification"] is None
+    assert answer.failed == ("prefill_decode: RuntimeError: planted (after no shape) (required by engine.required)",)
+    assert answer.warnings == ("sampler_features failed (optional): RuntimeError: planted (after no shape)",)
+    assert answer.report.verification is None
     assert "verify" not in told
 
     answer, _ = warm(enabled=True, required=[], monitor="off")
-    assert answer["failed"] == []
-    assert len(answer["warnings"]) == 2
+    assert answer.failed == ()
+    assert len(answer.warnings) == 2
 
 
 @pytest.mark.parametrize(("mode", "fails"), [("warn", False), ("raise", True)])
@@ -134,11 +133,11 @@ def test_a_compilation_after_the_warmups_is_a_warning_or_an_error(
     monkeypatch.setattr(compile_hooks.TritonHook, "install", install_planted)
     answer, _ = warm(enabled=True, monitor=mode)
 
-    assert answer["verification"]["compiled"]["triton"] == 1
-    assert "late_kernel" in answer["verification"]["events"][0]
-    assert bool(answer["failed"]) is fails
-    assert bool(answer["warnings"]) is not fails
-    said = (answer["failed"] or answer["warnings"])[0]
+    assert answer.report.verification.compiled["triton"] == 1
+    assert "late_kernel" in answer.report.verification.events[0]
+    assert bool(answer.failed) is fails
+    assert bool(answer.warnings) is not fails
+    said = (answer.failed or answer.warnings)[0]
     assert "late_kernel(x: i32) was compiled" in said
 
 
@@ -168,7 +167,7 @@ def _monitor_restored(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_check_can_be_switched_off(mode: str, count: int) -> None:
     """Without a monitor, or without requests, nothing is counted."""
     answer, told = warm(enabled=True, monitor=mode, verify_requests=count)
-    assert answer["verification"] is None
+    assert answer.report.verification is None
     assert "verify" not in told
 
 
@@ -178,9 +177,9 @@ def test_a_plan_foresees_what_will_be_skipped() -> None:
     answer, _ = warm(enabled=True)
 
     assert set(foreseen) == set(NAMES)
-    for outcome in answer["outcomes"]:
-        expected = "runs" if outcome["state"] == "done" else f"skipped: {outcome['reason']}"
-        assert foreseen[outcome["name"]] == expected
+    for outcome in answer.report.outcomes:
+        expected = "runs" if outcome.state == "done" else f"skipped: {outcome.reason}"
+        assert foreseen[outcome.name] == expected
     assert set(predicted(make_config(), DENSE, 0, "cpu", None).values()) == {f"skipped: {CPU_REASON}"}
     on_gpu = predicted(make_config(disabled=["sampler_features"]), DENSE, 0, "cuda", (9, 0))
     assert on_gpu["graph_capture"] == on_gpu["prefill_decode"] == "runs"

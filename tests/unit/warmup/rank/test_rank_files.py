@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.tasks import TacticId
 from tests.artifacts import make_result
 
-ROW = encode(make_result())
+ROW = make_result()
 
 
 def make_files(directory: Path, *, results: bool = True, quarantine: bool = True) -> RankFiles:
@@ -25,20 +26,20 @@ def test_results_are_found_by_the_next(tmp_path: Path) -> None:
     make_files(tmp_path).keep_result(ROW)
     second = make_files(tmp_path)
     assert second.finished({"a@1", "b@1"}).rows == (make_result(),)
-    other = {**ROW, "task_id": "b@1"}
+    other = replace(ROW, task_id="b@1")
     second.keep_result(other)
     third = make_files(tmp_path)
     found = third.finished({"a@1", "b@1"})
     assert sorted(row.task_id for row in found.rows) == ["a@1", "b@1"]
-    assert sorted(row["task_id"] for row in third.recalled()) == ["a@1", "b@1"]
-    assert third.finished_digest()["count"] == 2
+    assert sorted(row.task_id for row in third.recalled()) == ["a@1", "b@1"]
+    assert third.finished_digest().count == 2
 
 
 def test_what_is_not_to_be_kept_is_not_written(tmp_path: Path) -> None:
     """Non-persistent runs leave neither results nor quarantine."""
     files = make_files(tmp_path / "store", results=False, quarantine=False)
     files.keep_result(ROW)
-    files.keep_quarantine([{"op": "a", "runner": "Fast", "tactic": "1"}])
+    files.keep_quarantine([TacticId("a", "Fast", "1")])
     assert not (tmp_path / "store").exists()
 
 
@@ -48,7 +49,7 @@ def test_a_disk_that_refuses_costs_a_log_line(tmp_path: Path, caplog: pytest.Log
     files = make_files(tmp_path / "file" / "store")
     with caplog.at_level(logging.WARNING):
         files.keep_result(ROW)
-        files.keep_quarantine([{"op": "a", "runner": "Fast", "tactic": "1"}])
+        files.keep_quarantine([TacticId("a", "Fast", "1")])
     assert [record.args[0] for record in caplog.records if record.args] == ["rank 3", "rank 3"]
     assert "no marker could be left" in str(files.leave_marker("run-12345-3"))
     files.remove_marker()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,26 @@ import pytest
 from ray_warmup.configs import ConfigError, parse_config
 from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.messages.answers import Replayed
+from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.rank.opening import workspace_is_made
 from ray_warmup.warmup.rank.workloads import rank_workloads
 from tests.fakes import ScriptedTuner
-from tests.lone_rank import Answer, RankMaker, as_json, tasks_of
+from tests.lone_rank import RankMaker, blobs_of, pack, tasks_of, traveled
 
 
 def test_a_probe_describes_the_rank(make_rank: RankMaker, tmp_path: Path) -> None:
     """Key, parts, tasks with costs and groups, directory below this node's root: plain JSON, equal on every rank."""
-    first, third = make_rank(0).described, make_rank(3).described
-    assert as_json(first) == first
-    assert first["key"] == third["key"]
-    assert first["tasks"] == third["tasks"]
-    assert len(first["tasks"]) > 4
-    assert Path(first["directory"]).parent.parent == tmp_path / "node0/flashinfer_autotune_cache/0.7.2.post1"
-    assert Path(third["directory"]).is_relative_to(tmp_path / "node1")
-    assert all(task["cost"] > 0 and task["task_id"].startswith(task["group"]) for task in first["tasks"])
+    ranks = (make_rank(0), make_rank(3))
+    first, third = (rank.described for rank in ranks)
+    tasks, others = (rank.outlined.tasks for rank in ranks)
+    assert traveled(first) == first
+    assert first.key == third.key
+    assert tasks == others
+    assert len(tasks) > 4
+    assert Path(first.directory).parent.parent == tmp_path / "node0/flashinfer_autotune_cache/0.7.2.post1"
+    assert Path(third.directory).is_relative_to(tmp_path / "node1")
+    assert all(task.cost > 0 and task.task_id.startswith(task.shape) for task in tasks)
 
 
 def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> None:
@@ -33,8 +38,8 @@ def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> N
     The key is another one: the table of a rank that skips it is none for a rank that runs it.
     """
     whole, partial = make_rank(1), make_rank(1, {"refuse": ["lm_head"]})
-    assert whole.described["key"] != partial.described["key"]
-    assert [skip["workload"] for skip in partial.described["skips"]] == ["lm_head"]
+    assert whole.described.key != partial.described.key
+    assert [skip.workload for skip in partial.outlined.skips] == ["lm_head"]
     assert len(tasks_of(partial)) < len(tasks_of(whole))
     with pytest.raises(ConfigError, match=r"model.quantization: 'fp8' needs compute capability 8.9 .* has 8.0"):
         make_rank(0, {"parts": {"arch": "80"}}, model={"name": "qwen3-0.6b", "quantization": "fp8"})
@@ -43,11 +48,11 @@ def test_refused_workloads_are_skipped_and_not_listed(make_rank: RankMaker) -> N
 def test_a_memory_budget_leaves_the_key_alone(make_rank: RankMaker) -> None:
     """What is free changes from start to start: the same key, fewer tasks, a word for each size that is left out."""
     rank = make_rank(autotune={"max_num_batched_tokens": 4096, "max_num_seqs": 4096})
-    whole = rank.described
-    tight = rank.probe(budget_bytes=whole["needs_bytes"] - 1) | rank.outline()
-    assert (tight["key"], tight["directory"]) == (whole["key"], whole["directory"])
-    assert 0 < len(tight["tasks"]) < len(whole["tasks"])
-    assert tight["shrunk"]
+    whole, tasks = rank.described, rank.outlined.tasks
+    tight, outlined = rank.probe(budget_bytes=whole.needs_bytes - 1), rank.outline()
+    assert (tight.key, tight.directory) == (whole.key, whole.directory)
+    assert 0 < len(outlined.tasks) < len(tasks)
+    assert outlined.shrunk
 
 
 def test_a_workspace_that_cannot_be_made_names_what_to_set(tmp_path: Path) -> None:
@@ -65,18 +70,19 @@ def test_a_workspace_that_cannot_be_made_names_what_to_set(tmp_path: Path) -> No
 def test_costs_are_learned_from_what_is_on_the_node(make_rank: RankMaker, tmp_path: Path) -> None:
     """A retune, and a run with another key, list tasks with the seconds that an earlier tune of them took."""
     first = make_rank()
-    results = [{**first.tune(task), "elapsed_s": 7.0 + n} for n, task in enumerate(tasks_of(first))]
-    taken = {row["task_id"]: row["elapsed_s"] for row in results}
-    header = first.pack(results, [], "leader", False)
-    first.install(header, {blob["sha256"]: first.blob(blob["sha256"]) for blob in header["blobs"]})
+    results = [replace(first.tune(task).result, elapsed_s=7.0 + n) for n, task in enumerate(tasks_of(first))]
+    taken = {row.task_id: row.elapsed_s for row in results}
+    header = pack(first, results).header
+    assert header is not None
+    first.install(header, blobs_of(first, header))
     again, other = make_rank(), make_rank(autotune={"max_num_batched_tokens": 4, "max_num_seqs": 4})
-    assert other.described["key"] != first.described["key"]
-    costs = [{t["task_id"]: t["cost"] for t in rank.described["tasks"]} for rank in (again, other)]
+    assert other.described.key != first.described.key
+    costs = [{t.task_id: t.cost for t in rank.outlined.tasks} for rank in (again, other)]
     assert costs[0] == taken
     assert taken.items() <= costs[1].items()
     assert min(costs[1].values()) > 5, "a task without a record is estimated at the others' pace"
-    fresh = make_rank(root=tmp_path / "elsewhere").described["tasks"]
-    assert max(task["cost"] for task in fresh) < 2
+    fresh = make_rank(root=tmp_path / "elsewhere").outlined.tasks
+    assert max(task.cost for task in fresh) < 2
 
 
 def test_a_foreign_task_is_refused(make_rank: RankMaker) -> None:
@@ -99,22 +105,22 @@ def test_a_build_has_the_cpus_of_all_ranks_on_its_node(make_rank: RankMaker, mon
 def test_the_status_names_task_runner_and_tactic(make_rank: RankMaker) -> None:
     """Idle before and after, and while a task runs its id, runner and tactic."""
     process = make_rank(3)
-    seen: list[Answer] = []
+    seen: list[Heartbeat] = []
     tuner = process._tuner
     assert isinstance(tuner, ScriptedTuner)
     fault = tuner._fault
     tuner._fault = lambda method, task_id="": (seen.append(process.status()), fault(method, task_id))[1]  # type: ignore[method-assign]
     task = tasks_of(process)[0]
     process.tune(task)
-    assert (seen[0]["method"], seen[0]["task_id"], seen[0]["runner"]) == ("tune", task, "FastRunner")
-    assert process.status()["method"] == "idle"
+    assert (seen[0].method, seen[0].task_id, seen[0].runner) == ("tune", task, "FastRunner")
+    assert process.status().method == "idle"
 
 
 def test_o0_describes_without_a_tuner(make_rank: RankMaker, tmp_path: Path) -> None:
     """With tuning off no tuner is made and nothing is written; replay has nothing to do."""
     process = make_rank(1, autotune={"optimization_level": "O0"})
-    assert process.described["key"] == "off"
-    assert process.replay() == {"calls": 0, "failed": []}
+    assert process.described.key == "off"
+    assert process.replay() == Replayed(calls=0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ray_warmup.warmup.device.tuner import Watch
+from ray_warmup.warmup.messages.values import LastWords
 from ray_warmup.warmup.rank.record import RankRecord
 
 FULL = """
@@ -20,7 +21,7 @@ record.begin("tune", "first")
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 record.begin("tune", "second")
 record.tactic(Watch("op", "second", "Runner", "3"))
-print(record.status()["task_id"])
+print(record.heartbeat(Watch()).task_id)
 """
 
 
@@ -45,11 +46,7 @@ def test_the_successor_reads_what_was_running(tmp_path: Path) -> None:
     second = RankRecord()
     second.open(box, 0o700)
     assert second.last_words is not None
-    assert {name: second.last_words[name] for name in ("task_id", "runner", "tactic")} == {
-        "task_id": "task",
-        "runner": "Runner",
-        "tactic": "3",
-    }
+    assert second.last_words == LastWords("tune", "task", "op", "Runner", "3")
     second.close()
     first.close()
     assert not list(tmp_path.iterdir())

@@ -13,10 +13,14 @@ import triton
 
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.caches import tuning_kernels
+from ray_warmup.warmup.messages.answers import Installed
+from ray_warmup.warmup.messages.questions import Install
+from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank import collecting
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import CompilingReplay, ScriptedTuner
+from tests.lone_rank import pack
 
 Maker = Callable[..., RankProcess]
 
@@ -45,23 +49,25 @@ def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         info = RankInfo(rank, 2, 0, 1, rank, f"node{rank}", rank, (), "127.0.0.1", os.getpid())
         tuner = ScriptedTuner({"parts": {"driver": "580.1"}})
         process = RankProcess(info, config, "cpu", lambda backend, options: tuner, factory="tests.fakes:unused")
-        process.described = process.probe() | process.outline()  # type: ignore[attr-defined]
+        process.described, process.outlined = process.probe(), process.outline()  # type: ignore[attr-defined]
         return process
 
     return make
 
 
-def packed(process: RankProcess) -> dict[str, Any]:
+def packed(process: RankProcess) -> Header:
     """Everything measured and packed."""
-    tasks = process.described["tasks"]  # type: ignore[attr-defined]
-    return process.pack([process.tune(task["task_id"]) for task in tasks], [], "leader", False)
+    tasks = process.outlined.tasks  # type: ignore[attr-defined]
+    header = pack(process, [process.tune(task.task_id).result for task in tasks]).header
+    assert header is not None
+    return header
 
 
-def install(process: RankProcess, header: dict[str, Any], source: RankProcess) -> dict[str, Any]:
+def install(process: RankProcess, header: Header, source: RankProcess) -> Installed:
     """What the coordinator does between the two, for the blobs that this node lacks."""
-    digests = process.wanted("install", header, [row["sha256"] for row in header["blobs"]])
+    digests = process.wanted(Install(header), header.digests)
     answer = process.install(header, {digest: source.blob(digest) for digest in digests})
-    assert (answer["degraded"], answer["warnings"]) == (None, [])
+    assert (answer.degraded, answer.warnings) == (None, ())
     return answer
 
 
@@ -79,9 +85,9 @@ def test_a_hit_puts_back_what_a_node_has_lost(make_rank: Maker, tmp_path: Path) 
     for cache in ("triton", "nv"):
         shutil.rmtree(tmp_path / "node1" / cache)
     later = make_rank(1)
-    found = later.lookup("run-00001", retune=False)
-    assert (found["hit"], found["covers"]) == (True, True)
-    assert later.survey()["missing"] == []
+    found = later.look_up("run-00001", retune=False)
+    assert (found.hit, found.table.covers) == (True, True)
+    assert later.survey().missing == ()
     assert compiled_on(tmp_path, 1) == {"ENTRY1", "kernel1"}
 
 
@@ -90,17 +96,18 @@ def test_other_engine_settings_are_collected_once_and_shipped(make_rank: Maker, 
     builder = make_rank(0)
     install(builder, packed(builder), builder)
     later, other = make_rank(0, top_k_widths=[64]), make_rank(1, top_k_widths=[64])
-    found = later.lookup("run-00002", retune=False)
-    assert (found["hit"], found["covers"]) == (True, False)
-    renewed = later.pack_stored(renew=True)
-    assert (renewed["digest"], renewed["warnings"]) == (found["digest"], [])
-    assert renewed["artifact"] != found["artifact"]
+    found = later.look_up("run-00002", retune=False)
+    assert (found.hit, found.table.covers) == (True, False)
+    again = later.pack_stored(renew=True)
+    renewed = again.header
+    assert (renewed.digest, again.warnings) == (found.table.digest, ())
+    assert renewed.artifact != found.table.artifact
     install(later, renewed, later)
     install(other, renewed, later)
     assert compiled_on(tmp_path, 1) == {"ENTRY64", "kernel64"}
     last = make_rank(0, top_k_widths=[64])
-    assert last.lookup("run-00003", retune=False)["covers"]
-    assert last.recall_table()["results"] == later.recall_table()["results"]
+    assert last.look_up("run-00003", retune=False).table.covers
+    assert last.recall_table().results == later.recall_table().results
     assert CompilingReplay.replays == 2
 
 
@@ -109,19 +116,19 @@ def test_settings_that_compile_nothing_more_need_no_collecting(make_rank: Maker,
     """An artifact that was made with the engine's warmups serves a run without them, or with other checks."""
     builder = make_rank(0)
     install(builder, packed(builder), builder)
-    assert make_rank(0, **engine).lookup("run-00004", retune=False)["covers"] is True
+    assert make_rank(0, **engine).look_up("run-00004", retune=False).table.covers is True
 
 
 def test_an_artifact_of_the_table_alone_does_not_serve_an_engine(make_rank: Maker) -> None:
     """Made without the engine's warmups, it lacks what they compile."""
     builder = make_rank(0, enabled=False)
     install(builder, packed(builder), builder)
-    assert make_rank(0).lookup("run-00005", retune=False)["covers"] is False
+    assert make_rank(0).look_up("run-00005", retune=False).table.covers is False
 
 
-def tuned_with_losers(process: RankProcess, tmp_path: Path, *names: str) -> dict[str, Any]:
+def tuned_with_losers(process: RankProcess, tmp_path: Path, *names: str) -> Header:
     """Packed after the driver has compiled kernels of these names on the process' node while it tuned."""
-    process.tune(process.described["tasks"][0]["task_id"])  # type: ignore[attr-defined]
+    process.tune(process.outlined.tasks[0].task_id)  # type: ignore[attr-defined]
     directory = tmp_path / f"node{process.info.rank}/nv/9"
     directory.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -163,7 +170,7 @@ def test_a_second_tune_keeps_what_the_first_compiled(make_rank: Maker, tmp_path:
     assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
     install(second, header, second)
     unchanged = packed(make_rank(0))
-    kernels = [[row["sha256"] for row in h["blobs"] if row["kind"] == "tuning_kernels"] for h in (header, unchanged)]
+    kernels = [[row.sha256 for row in h.blobs if row.kind == "tuning_kernels"] for h in (header, unchanged)]
     assert len(kernels[0]) == 1
     assert kernels[0] == kernels[1]
 
@@ -172,7 +179,7 @@ def test_tuning_kernels_are_left_out_where_nobody_wants_them(make_rank: Maker, t
     """Switched off, and where tuning compiled nothing, no blob of that kind exists; nothing is put back either."""
     builder = make_rank(0, keeps=False)
     for header in (tuned_with_losers(builder, tmp_path, "loser1"), packed(make_rank(1))):
-        assert "tuning_kernels" not in {row["kind"] for row in header["blobs"]}
+        assert "tuning_kernels" not in {row.kind for row in header.blobs}
     kept = make_rank(0)
     install(kept, tuned_with_losers(kept, tmp_path, "loser2"), kept)
     shutil.rmtree(tmp_path / "node0/nv")
@@ -185,12 +192,12 @@ def test_damaged_tuning_kernels_cost_nothing_but_time(make_rank: Maker, tmp_path
     builder = make_rank(0)
     header = tuned_with_losers(builder, tmp_path, "loser1")
     install(builder, header, builder)
-    (blob,) = [row["sha256"] for row in header["blobs"] if row["kind"] == "tuning_kernels"]
+    (blob,) = [row.sha256 for row in header.blobs if row.kind == "tuning_kernels"]
     path = Path(builder._store.directory) / "blobs" / blob
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     shutil.rmtree(tmp_path / "node0/nv")
     later = make_rank(0)
-    assert later.survey(tunes=True)["missing"] == []
+    assert later.survey(tunes=True).missing == ()
     assert losers_on(tmp_path, 0) == set()
     tuned_with_losers(later, tmp_path, "loser2")
     assert later._delivery.artifact is not None
@@ -233,7 +240,7 @@ def test_a_renewal_keeps_the_kernels_of_the_tune(make_rank: Maker, tmp_path: Pat
     header = tuned_with_losers(builder, tmp_path, "loser1")
     install(builder, header, builder)
     later = make_rank(0, top_k_widths=[64])
-    later.lookup("run-00006", retune=False)
+    later.look_up("run-00006", retune=False)
     later.survey(tunes=False)
     (tmp_path / "node0/nv/9/foreign").write_bytes(b"an engine's beside the run")
     later.pack_stored(renew=True)
