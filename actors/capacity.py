@@ -106,6 +106,7 @@ def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence
             f"{len(fitting)} exist; {describe(usable, bundle)}; set cluster.num_nodes, cluster.ranks_per_node or what "
             f"a rank needs{without_gpus(bundle, usable)}"
         )
+    # Free resources decide before the total: a busy node would let the placement group wait.
     fitting.sort(key=lambda n: (-min(n.holds(bundle, n.free), per_node), not n.is_head, n.node_id))
     labels = wanted_labels(cluster)
     selectors: list[dict[str, str]] = []

@@ -94,6 +94,7 @@ def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
     """
     able = [rank for rank in run.alive(found) if run.ranks[rank].place == place]
     writer = found.writers[place]
+    # An overdue rank is still busy and may not answer; among the others the writer comes first.
     order = sorted(able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank))
     return order[0] if order else None
 

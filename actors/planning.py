@@ -96,6 +96,7 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
     for index, _ in enumerate(request.bundles):
         pinned = (request.selectors[index] if request.selectors else {}).get(capacity.NODE_ID_LABEL)
         choices = [node_id for node_id in sorted(room) if room[node_id] > 0]
+        # SPREAD fills the emptiest node next, PACK fills one node before the next.
         node_id = pinned or (max(choices, key=lambda n: room[n]) if spread else choices[0])
         room[node_id] -= 1
         placements.append(Placement(index, node_id, address=address[node_id]))

@@ -107,6 +107,7 @@ def moved(known: Sequence[RankInfo], rank: int, place: Placement) -> RankInfo:
 
 def _within_node(place: Placement) -> tuple[list[tuple[int, str]], int]:
     """GPU ids are numbers as strings (or UUIDs): compare numbers as numbers."""
+    # UUIDs sort behind every number.
     return [(int(g) if g.isdigit() else 1 << 30, g) for g in place.gpu_ids], place.bundle_index
 
 

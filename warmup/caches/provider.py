@@ -75,6 +75,7 @@ def _difference(home: Path, shas: Mapping[str, str]) -> str | None:
     wanted = {home / MODULES / path: sha for path, sha in shas.items() if path != REQUIREMENTS}
     wanted[home / "__init__.py"] = sha256(SHIM.read_bytes())
     found = {path for path in home.rglob("*") if path.is_file() and not _is_bytecode(path, home)}
+    # A file too many matters as much as one too few: Python would import it.
     odd = sorted(found ^ (wanted.keys() | {home / MARK}))
     if odd:
         return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"

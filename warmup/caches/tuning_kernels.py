@@ -119,6 +119,7 @@ def stored_beside(store: NodeStore, device: Mapping[str, str], max_bytes: int) -
             continue
         if manifest.of_kind(_KIND) and not (is_other and device.items() - dict(manifest.fingerprint).items()):
             found.append((is_other, -manifest.created_at, other, manifest))
+    # The key of this rank first, then the newest; a blob that exceeds the rest is skipped, smaller ones may still fit.
     for _, _, other, manifest in sorted(found, key=lambda row: row[:2]):
         size = sum(entry.content_size for entry in manifest.of_kind(_KIND))
         if size > max_bytes:

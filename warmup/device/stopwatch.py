@@ -65,6 +65,7 @@ class Stopwatch:
 
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the measurements, fastest first, equal times in order of runner and tactic."""
+        # Ties must not depend on the order in which tactics ran: two tunes shall agree.
         return tuple(sorted(self.timed.values(), key=lambda m: (m.median_s, m.runner, json.dumps(thaw(m.tactic)))))
 
     def _time(self, attempt: Attempt) -> float:

@@ -64,6 +64,7 @@ def _newest_stores(directory: Path) -> list[Path]:
     """This key's store first, then the others beside it, the one published last before the rest."""
     try:
         others = [path for path in directory.parent.iterdir() if path != directory and (path / "current").is_file()]
+        # Committing rewrites `current`, so its time is that of the last publish.
         others.sort(key=lambda path: (path / "current").stat().st_mtime, reverse=True)
     except OSError as error:
         logger.info("no earlier timings are read beside %s: %s", directory, error)

@@ -73,6 +73,7 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     swept = _sweep_generations(store, clock)
     for name in _OURS:
         swept += _sweep_subdirectory(store, store.directory / name, clock)
+    # Read again after the sweep, which may have brought generations back.
     keep = take_inventory(store, clock).names
     hidden = [(path, move_to_trash(path)) for path in _ours(store) if path.name not in keep]
     removed: list[Path] = []

@@ -82,6 +82,7 @@ def _merge(trash: Path, path: Path) -> None:
             raise
     else:
         return
+    # A reader finds the store by these files, so everything that they name must be back before them.
     found = sorted(entries(trash), key=lambda entry: (entry.name in COMMITTED, entry.name == TABLE_NAME))
     for entry in found:
         source, target = Path(entry.path), path / entry.name

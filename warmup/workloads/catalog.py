@@ -175,6 +175,7 @@ def gemms(dims: ModelDims, split: Split, dtype: str, quantization: str) -> Itera
             yield gemm("shared_gate_up_proj", dims.hidden_size, 2 * width, dtype, quantization, stage)
             yield gemm("shared_down_proj", width, dims.hidden_size, dtype, quantization, stage)
     if split.pp_stage == split.pp - 1:
+        # Engines pad the vocabulary before they split it over ranks.
         padded = -(-dims.vocab_size // _VOCAB_PADDING) * _VOCAB_PADDING
         yield gemm("lm_head", dims.hidden_size, -(-padded // split.tp), dtype, "none", "last pipeline stage")
 

@@ -110,6 +110,7 @@ def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]
 def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tuple[Choice, ...]:
     """Return the candidates worth a lap: the winner, then the others by their time in tuning."""
     tuned = {Choice(m.runner, m.tactic): m.median_s for m in result.measurements}
+    # Where laps are slow, a candidate far behind in tuning would only cost rounds of the others.
     limit = pace.tuned_factor * min(tuned.values(), default=0.0)
     near = [choice for choice in entrants if choice == result.choice or tuned.get(choice, 0.0) <= limit]
     return tuple(sorted(near, key=lambda choice: (choice != result.choice, tuned.get(choice, 0.0))))

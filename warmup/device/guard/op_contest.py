@@ -134,6 +134,7 @@ class OpContest:
     def timed(self, choice: Choice, copies: range | None = None) -> Timed:
         """Graph laps on CUDA, clock laps on the CPU or where the op cannot be captured."""
         walked = range(self._rotation.copies) if copies is None else copies
+        # Whole walks over the copies, so that each copy is timed equally often.
         calls = self._rotation.calls if copies is None else -(-LAYOUT_CALLS // len(walked)) * len(walked)
 
         def run(call: int) -> Any:

@@ -100,6 +100,7 @@ class InputBatch:
                 f"{sum(scheduled.values())}"
             )
         self._check_limits(scheduled)
+        # One token is a decode: `StepRows.num_decodes` counts the rows in front of the prefills.
         order = sorted(scheduled, key=lambda req_id: scheduled[req_id] != 1)
         states = tuple(self._known(req_id) for req_id in order)
         lens = np.array([scheduled[req_id] for req_id in order], dtype=np.int32)

@@ -97,6 +97,7 @@ class Decoder:
         if self._head is None:
             raise RuntimeError("logits() on a pipeline stage that is not the last")
         logits, vocab = self._head(hidden), self._dims.vocab_size
+        # An all-gather would bring the other shards; this rank stands in for them with copies of its own.
         if (shards := -(-vocab // logits.shape[1])) > 1:
             logits = logits.repeat(1, shards)
         logits = logits[:, :vocab].contiguous()

@@ -131,6 +131,7 @@ def _steps(
     On a stage that does not sample, placeholder tokens are used.
     """
     runner = context.runner
+    # Half the budget per request, so that prompts are chunked and steps are mixed.
     scheduler = Scheduler(runner.limits, runner.kv_cache_config, chunk=-(-runner.limits.max_num_batched_tokens // 2))
     scheduler.add(served)
     left = {request.req_id: len(request.prompt) for request in served}
