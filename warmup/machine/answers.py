@@ -1,4 +1,7 @@
-"""What a rank's answer adds to the books. An answer that no rank of its class may give is a failure of that rank."""
+"""Apply a rank's answer to the run's state.
+
+An answer that no rank of its class may give is a failure of that rank.
+"""
 
 from __future__ import annotations
 

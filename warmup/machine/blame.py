@@ -44,7 +44,10 @@ def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, no
 
 
 def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
-    """Equal failures of many ranks as one paragraph; of very many different ones the first, and how many more."""
+    """Merge equal failures of many ranks into one paragraph.
+
+    Of very many different ones, keep the first and count the others.
+    """
     groups: dict[tuple[str, str], list[tuple[RankInfo, Failure]]] = {}
     for info, failure in failures.items():
         groups.setdefault((failure.kind, without_name(info, failure.message)), []).append((info, failure))
@@ -81,7 +84,7 @@ def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: floa
 
 
 def waited_for(run: Run, statuses: Mapping[int, Status], now: float) -> str:
-    """Whom the run waits for, by what they are to do; of many that do the same the first are named."""
+    """Name the ranks that the run waits for, by their pending work, at most a few per kind."""
     waiting: dict[str, list[int]] = {}
     for rank, what in sorted(_owed(run).items()):
         waiting.setdefault(what, []).append(rank)

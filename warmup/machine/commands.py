@@ -1,4 +1,4 @@
-"""What the machine asks the outside to do. Each command leads to exactly one event, or to a death."""
+"""Commands of the machine. Each one leads to exactly one event, or to a death."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ray_warmup.warmup.tasks import TacticId
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Ask a rank a question, which is complete when it is issued; answered by `returned`, `raised` or `died`."""
+    """Ask a rank a question, fixed when it is issued.
+
+    Answered by `returned`, `raised` or `died`.
+    """
 
     call_id: int
     rank: int
@@ -28,7 +31,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Take the packed blobs of a class over from `rank`, so that they outlive it; answered by `adopted`."""
+    """Fetch the packed blobs of a class from `rank`, so that they outlive that rank.
+
+    Answered by `adopted`.
+    """
 
     call_id: int
     rank: int
@@ -39,7 +45,10 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Kill what is left of a rank and start a fresh process in its place; answered by `replaced` or `died`."""
+    """Kill a rank's old process and start a fresh one in its place.
+
+    Answered by `replaced` or `died`.
+    """
 
     rank: int
     reason: str

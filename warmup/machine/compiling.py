@@ -32,7 +32,7 @@ from ray_warmup.warmup.messages.questions import (
 
 
 class Compiling(PhaseLogic):
-    """Survey every node; build on one; hand over, adopt, take; let every rank use what its node took."""
+    """Survey every node, build on one, share its modules, and make every rank use those of its node."""
 
     phase = Phase.COMPILING
 
@@ -116,7 +116,7 @@ class Compiling(PhaseLogic):
 
 
 def _advance(run: Run, group: ClassState) -> Commands:
-    """What a class needs next and nobody does yet."""
+    """Return the next commands that a class needs and no rank is doing yet."""
     modules, nodes = group.modules, run.nodes_of(group)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
@@ -136,7 +136,10 @@ def _advance(run: Run, group: ClassState) -> Commands:
 
 
 def _survey(run: Run, group: ClassState, nodes: list[str]) -> Commands:
-    """Ask these nodes; those whose ranks will measure want what the driver compiled for earlier tunes, too."""
+    """Ask these nodes for missing modules.
+
+    Nodes whose ranks will measure also restore the driver's kernels of earlier tunes.
+    """
     is_left = not group.is_hit and any(task.task_id not in group.results for task in group.tasks)
     everyone, home = group.strategy != "leader", run.ranks[group.leader].info.node_id
     commands: Commands = []
@@ -146,7 +149,10 @@ def _survey(run: Run, group: ClassState, nodes: list[str]) -> Commands:
 
 
 def _obtain(run: Run, group: ClassState, node: str, *, may_build: bool) -> Commands:
-    """What is held already is taken and never built again; who waits for another's build takes all of it at once."""
+    """Install modules the coordinator already holds, and build only the rest.
+
+    A node that may not build waits until every missing module is available.
+    """
     modules = group.modules
     missing = set(modules.missing[node])
     there = missing & modules.held
@@ -160,7 +166,10 @@ def _obtain(run: Run, group: ClassState, node: str, *, may_build: bool) -> Comma
 
 
 def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
-    """What the donor has and others wait for is packed, once the donor has all that is held: an offer only grows."""
+    """Ask the donor to pack modules other nodes wait for.
+
+    It must have installed everything adopted so far, so that each new offer is a superset.
+    """
     modules = group.modules
     lacks = set(modules.missing[donor])
     wanted = {name for node in nodes if node not in alone for name in modules.missing[node]}
@@ -189,7 +198,7 @@ def _activate(run: Run, group: ClassState) -> Commands:
 
 
 def _ask(run: Run, group: ClassState, node: str, question: Question) -> Commands:
-    """The call to a live rank of a node, the one that builds there first; none while one of its ranks is busy."""
+    """Ask a live rank of a node, preferably the one that builds there, unless one of its ranks is busy."""
     ranks = run.nodes_of(group)[node]
     if any(rank in run.calls_of for rank in ranks):
         return []

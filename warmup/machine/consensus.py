@@ -1,4 +1,4 @@
-"""Consensus: k ranks measure the same short list of every task; the median decides, ties fall to a fixed order.
+"""Consensus: k ranks measure the same short list of every task, and the median decides.
 
 For models whose ranks see different load, where one rank's favourite is another's slow tactic. Comes after
 the sharded part of TUNING, which makes the short lists; one pool per voter, so that each votes on every task.
@@ -33,7 +33,7 @@ def open_ballots(run: Run, group: ClassState) -> Commands:
 
 
 def vote(run: Run, group: ClassState, rank: int) -> Commands:
-    """The next task of a voter; none when it has voted on all, or is no voter."""
+    """Deal the next task to a voter, or none if it has voted on all or is not a voter."""
     ballot = group.ballots.get(rank)
     if ballot is None or not run.ranks[rank].is_alive or ballot.num_running(rank):
         return []
@@ -45,7 +45,10 @@ def vote(run: Run, group: ClassState, rank: int) -> Commands:
 
 
 def voted(run: Run, group: ClassState, rank: int, value: Voted) -> Commands:
-    """Keep a vote; when the last one is in, settle every task."""
+    """Keep a vote.
+
+    After the last one, settle every task.
+    """
     task_id = value.result.task_id
     if group.ballots[rank].finish(task_id):
         group.votes.setdefault(task_id, {})[rank] = value.result
@@ -68,12 +71,14 @@ def settle_all(run: Run, group: ClassState) -> Commands:
 
 
 def is_settled(group: ClassState) -> bool:
-    """Whether every voter has voted on every task."""
+    """Return True if every voter has voted on every task."""
     return bool(group.ballots) and all(ballot.is_done for ballot in group.ballots.values())
 
 
 def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> TaskResult:
-    """The result whose times are the voters' medians; a candidate that failed on any voter is out.
+    """Build the result from the voters' median times.
+
+    A candidate that failed on any voter is out.
 
     Args:
         first: what tuning gave; keeps its keys and policy, and its choice when no candidate is left.

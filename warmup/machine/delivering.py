@@ -59,7 +59,10 @@ class Pushing(PhaseLogic):
         return self._pack(run, run.class_of(rank))
 
     def _pack(self, run: Run, group: ClassState) -> Commands:
-        """Ask the leader, or a rank beside the table that was found; nothing when it is under way or not needed."""
+        """Ask the leader to pack, or a rank beside the found table.
+
+        None if that is under way or not needed.
+        """
         if group.adopted or group.packer is not None or not owes_push(group):
             return []
         stored = group.is_hit and not group.needs_guard
@@ -81,7 +84,7 @@ class Pushing(PhaseLogic):
 
 
 def spare(group: ClassState) -> None:
-    """What a quarantined tactic had won before is somebody else's; the report counts it so, too."""
+    """Replace quarantined winners in results and verdicts, so that table and report agree."""
     if group.quarantine:
         group.verdicts = {
             task_id: spared_verdict(verdict, group.results[task_id], group.quarantine)
@@ -91,7 +94,8 @@ def spare(group: ClassState) -> None:
 
 
 def owes_push(group: ClassState) -> bool:
-    """Whether a table must be pushed: a new one, or a found one that other directories lack or that carries less."""
+    """Return True if a table must be pushed: a new one, or a found one that other directories lack or that carries
+    less."""
     if group.is_hit and not group.needs_guard:
         return bool(lacking(group))
     return not group.has_nothing
@@ -125,7 +129,9 @@ def _holds(group: ClassState, rank: int) -> bool:
 
 
 class Installing(PhaseLogic):
-    """One writer per directory publishes; a disk that refuses degrades its node to loading from memory.
+    """One writer per directory publishes.
+
+    A node whose disk fails loads from memory.
 
     Other nodes on the same directory then put what is compiled into their own caches, which are not in it.
     """
@@ -195,7 +201,7 @@ class Loading(PhaseLogic):
 
 
 def load(run: Run, rank: int) -> Commands:
-    """The call that loads a rank, from its node's file or from memory; none when nothing was tuned."""
+    """Return the call that loads a rank, from its node's file or from memory, or none if nothing was tuned."""
     group = run.class_of(rank)
     if group.header is None:
         return []

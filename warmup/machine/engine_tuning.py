@@ -1,4 +1,4 @@
-"""What a class's leader tunes with an engine's own step, sm120_decode, once every task is measured: the end of TUNING.
+"""Tune with an engine's own step (sm120_decode) on a class's leader, at the end of TUNING.
 
 It is optional: when it fails, hangs or kills its process the table is made without it, and FlashInfer's heuristic
 serves. What it tuned is part of the artifact, so a found artifact has it and nobody tunes it again.
@@ -18,7 +18,7 @@ WARMUP = "sm120_decode"
 
 
 def is_owed(run: Run, group: ClassState) -> bool:
-    """Whether the class's ranks said that there is something to tune, and nobody has."""
+    """Return True if the class's ranks have something to tune and no rank has tuned it."""
     return not group.is_hit and group.engine_tuned is None and run.ranks[group.leader].described.tunes_engine
 
 
@@ -45,10 +45,10 @@ def give_up(run: Run, group: ClassState, why: str) -> None:
 
 
 def is_required(run: Run) -> bool:
-    """Whether the run fails with it, as for any engine warmup."""
+    """Return True if the run fails with this tuning, as for any engine warmup."""
     return WARMUP in run.config.engine.required
 
 
 def was_running(calls: Iterable[Call | Adopt]) -> bool:
-    """Whether a rank was at it when it died."""
+    """Return True if a rank was tuning with the engine when it died."""
     return any(isinstance(call, Call) and isinstance(call.question, TuneEngine) for call in calls)

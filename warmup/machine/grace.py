@@ -16,7 +16,10 @@ GRACE_S = 0.3
 
 @dataclass(slots=True)
 class Grace:
-    """Begins with the first failure; the run then ends in any case, and nothing new is asked meanwhile."""
+    """Window after the first failure, in which further failures are collected.
+
+    The run ends in any case, and nothing new is asked.
+    """
 
     failures: dict[RankInfo, Failure] = field(default_factory=dict)
     began: float | None = None
@@ -24,11 +27,14 @@ class Grace:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything has failed."""
+        """Return True if anything has failed."""
         return self.began is not None
 
     def add(self, info: RankInfo, failure: Failure, now: float) -> bool:
-        """Keep one rank's failure; the first one starts the clock. Returns whether its cause is a new one."""
+        """Keep one rank's failure, and return True if its cause is new.
+
+        The first failure starts the window.
+        """
         self.failures[info] = failure
         self.began = now if self.began is None else self.began
         cause = failure.kind, without_name(info, failure.message)
@@ -37,9 +43,9 @@ class Grace:
         return is_new
 
     def is_over(self, now: float) -> bool:
-        """Whether nobody is heard any more."""
+        """Return True if the window has closed."""
         return self.began is not None and now - self.began >= GRACE_S
 
     def told(self, run: Run, now: float) -> str:
-        """What failed, equal failures as one paragraph."""
+        """Describe the failures, equal ones in one paragraph."""
         return fold(self.failures, run, now)

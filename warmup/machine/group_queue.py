@@ -25,7 +25,7 @@ Entry = tuple[float, int]
 
 
 class GroupQueue:
-    """Reads what waits from its owner's mapping; is told of every change."""
+    """Priority queue of task groups over its owner's mapping, updated on every change."""
 
     def __init__(self, waiting: Mapping[str, Sequence[Weighed]]) -> None:
         self._waiting = waiting
@@ -38,11 +38,11 @@ class GroupQueue:
         self._free = list(self._all)
 
     def weight(self, group: str) -> tuple[float, str]:
-        """Seconds of what waits in a group; equal ones are told apart by name."""
+        """Return the seconds of a group's waiting tasks, with its name to order equal ones."""
         return self._weights[group], group
 
     def changed(self, group: str) -> None:
-        """What waits in a group is more or less than before."""
+        """Update a group whose waiting tasks have changed."""
         tasks = self._waiting.get(group)
         if tasks is None:
             self._weights[group] = 0.0
@@ -63,7 +63,7 @@ class GroupQueue:
             self._push(self._free, group)
 
     def longest_free(self) -> str | None:
-        """The longest group that nobody has begun; None when there is none."""
+        """Return the longest group that no rank has begun, or None."""
         while self._free:
             name = self._names[-self._free[0][1]]
             if name not in self._taken and self._is_true(self._free[0], name):
@@ -72,7 +72,10 @@ class GroupQueue:
         return None
 
     def longest(self) -> str:
-        """The longest group of all; something waits."""
+        """Return the longest group of all.
+
+        At least one must be waiting.
+        """
         while not self._is_true(self._all[0], self._names[-self._all[0][1]]):
             heapq.heappop(self._all)
         return self._names[-self._all[0][1]]

@@ -1,4 +1,4 @@
-"""Who leads a class after its leader died: the next rank that has a process, a slow device only as the last choice."""
+"""Choose the next leader of a class after its leader's death, a slow device only as the last choice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from ray_warmup.warmup.machine.state import ClassState, Run
 
 
 def take_over(run: Run, group: ClassState, lost: int) -> None:
-    """Pass the lead on when `lost` had it; where no process is left in the class, it waits for a replacement."""
+    """Choose a new leader if `lost` led the class.
+
+    Without a live process in the class, a replacement will lead.
+    """
     if group.leader != lost:
         return
     able = run.alive(group)

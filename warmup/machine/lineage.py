@@ -1,4 +1,4 @@
-"""Which of several found tables is the newest: by what replaced what, then by time, as far as a time can be true.
+"""Order several found tables by lineage, then by plausible times.
 
 A node whose clock was ahead once would otherwise bring its stale table back for ever. An artifact counts how many came
 before it; the nodes' own clocks, asked in the same breath, tell which times lie in the future.
@@ -31,6 +31,6 @@ def date(run: Run, group: ClassState) -> None:
 
 
 def parent_of(group: ClassState) -> Ancestor | None:
-    """The artifact that a new one of this class replaces; None for the first."""
+    """Return the artifact that a new one of this class replaces, or None for the first."""
     known = [look.answer.lineage for look in group.lookups.values() if look.answer.lineage is not None]
     return max(known, key=lambda lineage: (lineage.depth, lineage.artifact), default=None)

@@ -1,4 +1,4 @@
-"""What every phase is made of, and what most phases do the same."""
+"""Base of every phase, and steps that most phases share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PhaseLogic:
     phase: Phase
 
     def enter(self, run: Run) -> Commands:
-        """The first commands; none means that there is nothing to do."""
+        """Return the first commands, or none if there is nothing to do."""
         raise NotImplementedError(f"{type(self).__name__} must say what it asks for")
 
     def more(self, run: Run) -> Commands:
@@ -26,7 +26,7 @@ class PhaseLogic:
         return []
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
-        """A call raised; what is done instead, or None: the run fails."""
+        """Return the commands after a call raised, or None to fail the run."""
         return None
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
@@ -34,11 +34,11 @@ class PhaseLogic:
         return []
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
-        """A rank died with these calls in flight; what another rank can do instead starts here."""
+        """Return the commands that other ranks take over from a dead rank with these calls in flight."""
         return []
 
     def joined(self, run: Run, rank: int) -> Commands:
-        """A fresh process took the rank's place and answered its probe; what it still owes starts here."""
+        """Return the commands that a fresh process still owes after its probe."""
         return []
 
     def is_complete(self, run: Run) -> bool:

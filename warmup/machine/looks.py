@@ -1,4 +1,7 @@
-"""One writer's look at its node's store, and what was recalled from there since; LOOKUP keeps one for each writer."""
+"""One writer's lookup in its node's store, and the rows recalled from there.
+
+LOOKUP keeps one per writer.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,17 @@ class Look:
         return cls(answer, answer.table)
 
     def holds(self, header: Header) -> bool:
-        """Whether its directory has this very artifact, in the file that ranks load."""
+        """Return True if its directory has this very artifact in the file that ranks load."""
         table = self.table
         if table is None or not table.on_disk:
             return False
         return (table.digest, table.artifact) == (header.digest, header.artifact)
 
     def forget_rows(self) -> None:
-        """What was taken over need not be kept twice; a table that is struck out is no hit."""
+        """Drop recalled rows that are in use elsewhere.
+
+        A table that is struck out is no hit.
+        """
         self.rows = self.finished = None
         if self.is_struck_out:
             self.table, self.is_struck_out = None, False

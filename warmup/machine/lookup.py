@@ -1,4 +1,4 @@
-"""LOOKUP: what the node stores hold; which places are one directory; which rank writes each.
+"""LOOKUP: find stored tables, recognize shared directories, and choose the writers.
 
 Every writer answers with digests only. The rows of a table are asked of one node, and finished tasks of earlier runs
 of one node for each directory, because a large model's rows weigh megabytes and most nodes have the same ones.
@@ -22,7 +22,7 @@ SHOWN_TASKS = 5
 
 
 class Lookup(PhaseLogic):
-    """Every candidate writer looks and leaves a marker, says whose markers it sees; then rows are recalled."""
+    """Every candidate writer looks, leaves a marker and lists the markers it sees. Then rows are recalled."""
 
     phase = Phase.LOOKUP
 
@@ -60,7 +60,7 @@ class Lookup(PhaseLogic):
         return run.call(rank, LookUp(token_of(run, rank), run.retune))
 
     def _next(self, run: Run) -> Commands:
-        """Once every writer has looked: ask whose markers it sees, then for rows; then settle."""
+        """Ask for markers once every writer has looked, then for rows, then settle."""
         if run.is_pending(LookUp, FindMarkers, RecallTable, RecallFinished):
             return []
         commands: Commands = []
@@ -96,12 +96,15 @@ class Lookup(PhaseLogic):
 
 
 def keeps_files(run: Run) -> bool:
-    """Whether this run reads and writes node stores at all."""
+    """Return True if this run reads and writes node stores."""
     return run.config.cache.persistent and run.config.autotune.strategy != "independent"
 
 
 def token_of(run: Run, rank: int) -> str:
-    """The marker by which another node recognises that it shares this rank's directory; another one on another node."""
+    """Return the marker by which another node recognizes this rank's directory.
+
+    It changes when the rank moves to another node.
+    """
     return f"{run.run_id}-{rank}-{run.ranks[rank].moves}"
 
 
@@ -123,7 +126,7 @@ def merge_writers(run: Run, group: ClassState) -> None:
 
 
 def adopt_found(run: Run, group: ClassState) -> None:
-    """The table whose rows were recalled, if there is one; else the finished tasks of earlier runs are kept."""
+    """Adopt the table whose rows were recalled, or else the finished tasks of earlier runs."""
     recalling.take_finished(group)
     group.source = group.header = None
     accepted = recalling.accepted(group)
@@ -154,13 +157,16 @@ def adopt_found(run: Run, group: ClassState) -> None:
 
 
 def lacks(group: ClassState, rows: RecalledTable) -> list[str]:
-    """Tasks of the class that a found table was made without, for want of memory; none where it has no timings."""
+    """Return the class's tasks that a found table lacks for want of memory, or none for a table without timings."""
     known = {result.task_id for result in rows.results}
     return [task.task_id for task in group.tasks if task.task_id not in known] if known else []
 
 
 def _complete(run: Run, group: ClassState, source: int, rows: RecalledTable, lacking: list[str]) -> None:
-    """What a found table has counts as finished; TUNING measures the rest, and all of it is packed again."""
+    """Keep the rows of an incomplete table as finished tasks.
+
+    TUNING measures the rest, and everything is packed again.
+    """
     group.results.update({result.task_id: result for result in rows.results})
     group.verdicts.update({verdict.task_id: verdict for verdict in rows.verdicts})
     group.engine_tuned = rows.tuned or None

@@ -44,14 +44,17 @@ ORDER: tuple[type[PhaseLogic], ...] = (
 
 
 def phases_of(config: WarmupConfig) -> tuple[type[PhaseLogic], ...]:
-    """Every phase; without tuning only those that an engine's warmups need."""
+    """Return every phase, or without tuning those of an engine's warmups."""
     if config.autotune.is_enabled:
         return ORDER
     return (Probing,) if config.engine.enabled is False else (Probing, Replaying)
 
 
 class WarmupMachine:
-    """One run. Feed it events with the time they happened; execute the commands it returns."""
+    """State machine of one run.
+
+    It takes events with their time and returns commands.
+    """
 
     def __init__(
         self,
@@ -73,7 +76,7 @@ class WarmupMachine:
 
     @property
     def phase(self) -> Phase:
-        """Where the run is."""
+        """Return the current phase."""
         return self.run.phase
 
     @property
@@ -200,7 +203,10 @@ class WarmupMachine:
         return self._advance(self._issue(commands, now), now)
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
-        """A fresh process stands in for a lost rank; it is asked to describe itself before it takes part."""
+        """Take in a fresh process for a lost rank.
+
+        It describes itself before it takes part.
+        """
         state = self.run.ranks.get(info.rank)
         if state is None or self.is_over or self._grace.is_on or not state.is_starting:
             return []
@@ -211,7 +217,7 @@ class WarmupMachine:
         return self._issue([probe(self.run, info.rank)], now)
 
     def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
-        """Look at the deadlines; end a failure's grace."""
+        """Check the deadlines, and end the run after a failure's window."""
         if self.is_over:
             return []
         if self._grace.is_on:
@@ -279,7 +285,7 @@ class WarmupMachine:
         return commands
 
     def _advance(self, commands: Commands, now: float) -> Commands:
-        """Step over every phase that is complete; go back to LOOKUP when a node was lost."""
+        """Step over every complete phase, or go back to LOOKUP after a node loss."""
         issued: list[Command] = list(commands)
         while not self.is_over and not self._grace.is_on:
             if self._going_back.is_draining(self.run):

@@ -1,4 +1,4 @@
-"""Which nodes of a class lack FlashInfer modules, who builds, and what the coordinator holds of them already."""
+"""State of a class's FlashInfer modules: missing ones per node, builders, and those that the coordinator holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ray_warmup.warmup.messages.values import Header
 
 @dataclass(slots=True)
 class ModuleState:
-    """Of one class; COMPILING keeps it, across a lost node too."""
+    """Modules of one class.
+
+    COMPILING keeps it across a lost node too.
+    """
 
     missing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Node id -> modules that it lacks; a node that was not asked yet, or whose builder died, is absent."""
@@ -43,25 +46,34 @@ class ModuleState:
     """Nodes that took modules over."""
 
     def begin_again(self) -> None:
-        """What is installed and adopted stays; every node is asked anew, because others may be there now."""
+        """Ask every node anew after a node loss.
+
+        Installed and adopted modules stay.
+        """
         self.missing.clear()
         self.alone.clear()
         self.ships = True
         self.packer = self.offer = None
 
     def give_up_shipping(self) -> None:
-        """Every node builds what it lacks; what was adopted before is still taken."""
+        """Let every node build its missing modules.
+
+        Those that were adopted before are still installed.
+        """
         self.ships = False
         self.packer = self.offer = None
 
     def adopt(self) -> None:
-        """What was offered is with the coordinator."""
+        """Record that the coordinator holds the offered modules."""
         assert self.offer is not None, "an adopted offer was made"
         self.header, self.held = self.offer.header, self.held | self.offered | frozenset(self.offer.names)
         self.packer = self.offer = None
 
     def advance(self, rank: int, process: int, node: str, built: Sequence[str], missing: Sequence[str]) -> None:
-        """A builder finished some; the rest goes on in its process."""
+        """Record a builder's finished modules.
+
+        Its process continues with the missing ones.
+        """
         self.missing[node] = tuple(missing)
         self.built[rank] = (*self.built.get(rank, ()), *built)
         if missing:

@@ -28,7 +28,9 @@ def _range(first: int, last: int) -> str:
 
 
 def crowd(infos: Sequence[RankInfo], named: Sequence[str]) -> str:
-    """Who shares a cause; `named` are their words, of which few are said.
+    """Name a few of many ranks with a common cause.
+
+    `named` are their descriptions.
 
     Example: `rank 0 on node ab12 (10.0.0.1); rank 1 ...; and 4 more on 2 nodes (ranks 2-5)`.
     """

@@ -62,7 +62,7 @@ def move(run: Run, ranks: Sequence[int]) -> Commands:
 
 @dataclass(slots=True)
 class GoingBack:
-    """Whether the run must go back to LOOKUP, and what may be asked for until it does."""
+    """Pending return to LOOKUP, and the commands allowed until then."""
 
     is_due: bool = False
 
@@ -83,7 +83,7 @@ class GoingBack:
 
 
 def begin_again(run: Run) -> None:
-    """Forget what was under way and where the files were; keep what was finished."""
+    """Forget calls in flight and file locations, keeping finished work."""
     run.rewinds += 1
     for state in run.ranks.values():
         state.is_moving = False
@@ -115,6 +115,6 @@ def keep_found(run: Run, group: ClassState) -> None:
 
 
 def _asks_a_mover(run: Run, command: Call | Adopt) -> bool:
-    """Whether it asks a rank on a new node for more than what it is."""
+    """Return True if a command asks a moving rank for more than its probe."""
     is_probe = isinstance(command, Call) and isinstance(command.question, Probe)
     return run.ranks[command.rank].is_moving and not is_probe

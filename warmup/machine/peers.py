@@ -46,12 +46,12 @@ def compare(run: Run, group: ClassState) -> Commands:
 
 
 def is_comparing(run: Run, group: ClassState) -> bool:
-    """Whether a rank of the class is still at the shared task."""
+    """Return True if a rank of the class is still measuring the shared task."""
     return run.num_asked(group, Compare) > 0
 
 
 def is_owed(run: Run, group: ClassState) -> bool:
-    """Whether the class's devices are comparable, measured something in this run, and were not compared yet."""
+    """Return True if the class's devices are comparable, have measured in this run, and were not compared yet."""
     if group.strategy != "sharded" or group.shared_s is not None or len(group.ranks) < 2:
         return False
     comparable = all(run.ranks[rank].described.reference_s for rank in group.ranks)
@@ -59,7 +59,7 @@ def is_owed(run: Run, group: ClassState) -> bool:
 
 
 def keep(group: ClassState, rank: int, value: Compared) -> None:
-    """A rank's time for the shared task; it may have none where the tactic did not run."""
+    """Keep a rank's time for the shared task, if the tactic ran."""
     if value.seconds is not None and group.shared_s is not None:
         group.shared_s[rank] = value.seconds
 

@@ -1,4 +1,7 @@
-"""The phases of a warmup, in order. PLACING belongs to the coordinator; the machine starts at PROBING."""
+"""The phases of a warmup, in order.
+
+PLACING belongs to the coordinator, so the machine starts at PROBING.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from enum import StrEnum
 
 
 class Phase(StrEnum):
-    """Where a run is; READY and FAILED are final."""
+    """Phase of a run. READY and FAILED are final."""
 
     PLACING = "PLACING"
     PROBING = "PROBING"
@@ -23,7 +26,7 @@ class Phase(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing follows."""
+        """Return True if no phase follows."""
         return self in (Phase.READY, Phase.FAILED)
 
     @property

@@ -1,4 +1,4 @@
-"""What a failure leads to. Pure: the machine asks, the policies answer, nothing is remembered here."""
+"""Policies after a failure. Pure: they decide from their arguments and remember nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Decision(StrEnum):
-    """What happens to the run after a failure."""
+    """Consequence of a failure for the run."""
 
     FAIL = "fail"
     """The run ends as FAILED."""
@@ -19,7 +19,10 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FailurePolicy:
-    """Deaths are repaired up to a limit; an exception is a fact about the work and repeats, so it fails the run."""
+    """Policy after a failure: deaths are repaired up to a limit, exceptions fail the run.
+
+    An exception is a fact about the work and would repeat.
+    """
 
     max_restarts_per_rank: int = 2
 
@@ -32,13 +35,13 @@ class FailurePolicy:
         return self.on_death(restarts) if self.is_death(kind) else Decision.FAIL
 
     def is_death(self, kind: str) -> bool:
-        """Whether a process that raised this can do nothing more, not even another way."""
+        """Return True if a process that raised this can do nothing more."""
         return kind == "DeadContextError"
 
 
 @dataclass(frozen=True, slots=True)
 class NodePolicy:
-    """What the loss of a whole node leads to, as `cluster.on_node_loss` says."""
+    """Policy after the loss of a whole node, by `cluster.on_node_loss`."""
 
     on_loss_of_node: Decision = Decision.FAIL
     max_moves_per_rank: int = 2

@@ -1,4 +1,4 @@
-"""Who measures what next: the tasks of one class, dealt to ranks that ask.
+"""Deal the tasks of one class to the ranks that ask.
 
 Tasks of one *group* (one op and shape) stay on one rank where possible, because the first touch of a
 shape costs far more than its next bucket. Longest group first; a rank that runs dry takes over the last
@@ -29,7 +29,7 @@ def spread(number: int) -> float:
 
 
 class TaskPool:
-    """Deals tasks one at a time; remembers who has which."""
+    """Pool that deals tasks one at a time and remembers their ranks."""
 
     def __init__(self, tasks: Iterable[PoolTask]) -> None:
         self._tasks = {task.task_id: task for task in tasks}
@@ -59,7 +59,7 @@ class TaskPool:
 
     @property
     def is_done(self) -> bool:
-        """Whether every task is finished."""
+        """Return True if every task is finished."""
         return len(self._done) == len(self._tasks)
 
     @property
@@ -76,7 +76,7 @@ class TaskPool:
         return len(self._running_of.get(rank, ()))
 
     def deal(self, rank: int) -> str | None:
-        """The next task for a rank; None when nothing waits."""
+        """Return the next task for a rank, or None if nothing waits."""
         if not self._waiting:
             return None
         group = self._group_for(rank)
@@ -91,7 +91,7 @@ class TaskPool:
         return task.task_id
 
     def finish(self, task_id: str) -> bool:
-        """A task's result arrived; False when it had arrived before (a late answer of a lost rank)."""
+        """Record a task's result. Returns False if it had arrived before (a late answer of a lost rank)."""
         if task_id not in self._tasks or task_id in self._done:
             return False
         owner = self._running.pop(task_id, None)
@@ -123,7 +123,7 @@ class TaskPool:
         return lost
 
     def release(self, rank: int) -> None:
-        """What was held back because of a rank's death may be dealt again."""
+        """Return tasks that were held back because of a rank's death to the pool."""
         for task_id in [task_id for task_id, owner in self._held.items() if owner == rank]:
             del self._held[task_id]
             self._wait_again(task_id)
@@ -158,7 +158,7 @@ class TaskPool:
             self._changed(group)
 
     def _changed(self, group: str) -> None:
-        """What waits in a group is more or less than before."""
+        """Update a group whose waiting tasks have changed."""
         owner = self._owner.get(group)
         if not self._waiting[group]:
             del self._waiting[group]

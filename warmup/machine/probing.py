@@ -1,4 +1,4 @@
-"""PROBING: every rank describes itself; ranks with one cache key form a class with one leader.
+"""PROBING: every rank describes itself, and ranks with one cache key form a class with one leader.
 
 What a key's ranks have in common (tasks, skipped workloads) weighs a megabyte in a large model: one of them is asked.
 """
@@ -46,7 +46,10 @@ class Probing(PhaseLogic):
 
 
 def everyone_described(run: Run) -> bool:
-    """Whether every rank has a process that said what it is; a lost one is waited for: it may be asked again."""
+    """Return True if every rank has a live process that has described itself.
+
+    A lost rank is waited for, since it may be asked again.
+    """
     return all(state.is_alive and state.description is not None for state in run.ranks.values())
 
 
@@ -58,7 +61,9 @@ def probe(run: Run, rank: int) -> Call:
 
 
 def fit_memory(run: Run) -> list[int]:
-    """Ranks whose largest tasks do not fit the smallest budget among ranks with equal work; they probe again.
+    """Return the ranks whose largest tasks exceed the smallest budget among ranks with equal work.
+
+    They probe again.
 
     Decided once for all of them, so that they stay one class: a budget is `autotune.max_memory_bytes`, or
     `autotune.max_memory_share` of what is free on the rank's device.
@@ -93,14 +98,17 @@ def without_outline(run: Run) -> list[int]:
 
 
 def keep_outline(run: Run, rank: int, value: Outlined) -> None:
-    """What every rank of this rank's key would answer."""
+    """Keep the outline that every rank of this rank's key would give."""
     run.outlines[run.ranks[rank].described.key] = value
     for warning in value.shrunk:
         run.warn(warning)
 
 
 def group_classes(run: Run) -> dict[str, ClassState]:
-    """Ranks by cache key; under `independent` every rank is a class of its own."""
+    """Group ranks by cache key.
+
+    Under `independent` every rank is a class of its own.
+    """
     groups: dict[str, list[int]] = {}
     alone = run.config.autotune.strategy == "independent"
     for rank, state in sorted(run.ranks.items()):
@@ -130,7 +138,10 @@ def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
 
 
 def resolve_strategy(asked: str, backend: str, num_ranks: int) -> str:
-    """`auto` is sharded for two or more GPUs; on CPU neighbours would disturb each other's timings, so one leads."""
+    """Resolve `auto`: sharded for two or more GPUs, leader otherwise.
+
+    On CPU neighbours would disturb each other's timings.
+    """
     if asked == "auto":
         return "sharded" if backend == "cuda" and num_ranks > 1 else "leader"
     return asked

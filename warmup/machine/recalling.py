@@ -14,7 +14,7 @@ from ray_warmup.warmup.messages.questions import RecallFinished, RecallTable
 
 
 def ask(run: Run, group: ClassState) -> Commands:
-    """The next rows that a class needs, from the ranks that looked; none when it has what it needs."""
+    """Ask the ranks that looked for the next rows that a class needs, or none if it has them."""
     _gather_quarantine(group)
     if group.is_settled and (group.adopted or (group.is_hit and _copies(group))):
         return []
@@ -35,7 +35,7 @@ def hits(group: ClassState) -> dict[int, FoundTable]:
 
 
 def accepted(group: ClassState) -> tuple[int, FoundTable, RecalledTable] | None:
-    """The table that was recalled and is served, with its writer and its rows; None when there is none."""
+    """Return the recalled table that is served, with its writer and its rows, or None."""
     for rank, look in group.lookups.items():
         if look.table is not None and look.rows is not None and not look.is_struck_out:
             return rank, look.table, look.rows
@@ -67,7 +67,7 @@ def take_finished(group: ClassState) -> None:
 
 
 def forget_rows(group: ClassState) -> None:
-    """What was taken over need not be kept twice."""
+    """Drop recalled rows that are in use elsewhere."""
     for look in group.lookups.values():
         look.forget_rows()
 

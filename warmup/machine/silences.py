@@ -1,4 +1,4 @@
-"""What is said of ranks that fall silent and come back: of each rank once, and of many ranks in one sentence."""
+"""Report ranks that fall silent and come back: each rank once, and many ranks in one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FOLD_S = 10.0
 
 @dataclass(slots=True)
 class Silences:
-    """Who was said to be silent and to be back, and what is still to be said."""
+    """Reported silences and returns, and those still to be reported."""
 
     _said_silent: set[int] = field(default_factory=set)
     _said_back: set[int] = field(default_factory=set)
@@ -22,17 +22,20 @@ class Silences:
     _said_at: float | None = None
 
     def fell_silent(self, info: RankInfo, words: str) -> None:
-        """A rank has missed its heartbeats; `words` say so in full."""
+        """Note that a rank has missed its heartbeats.
+
+        `words` is the full sentence.
+        """
         if info.rank not in self._said_silent:
             self._silent[info.rank] = info, words
 
     def came_back(self, info: RankInfo, words: str) -> None:
-        """A rank is heard again; one of which nothing was said yet needs no word."""
+        """Note that a rank is heard again, unless its silence was never reported."""
         if self._silent.pop(info.rank, None) is None and info.rank not in self._said_back:
             self._back[info.rank] = info, words
 
     def told(self, now: float) -> list[str]:
-        """What is to be said now."""
+        """Return the sentences to report now."""
         if not (self._silent or self._back):
             return []
         if self._said_at is not None and now - self._said_at < FOLD_S:

@@ -82,17 +82,20 @@ class RankState:
 
     @property
     def place(self) -> Place:
-        """Where this rank's files are."""
+        """Return the place of this rank's files."""
         return self.info.node_id, "" if self.description is None else self.description.directory
 
     @property
     def device(self) -> str:
-        """The device for people; empty before it has said so."""
+        """Return the device's name, or an empty string before PROBING."""
         return "" if self.description is None else self.description.device
 
     @property
     def described(self) -> Probed:
-        """What it said of itself; asked after PROBING."""
+        """Return the rank's description.
+
+        Call it after PROBING.
+        """
         assert self.description is not None, f"{self.info} has described itself"
         return self.description
 
@@ -154,17 +157,17 @@ class ClassState:
 
     @property
     def is_hit(self) -> bool:
-        """Whether a table was found on disk."""
+        """Return True if a table was found on disk."""
         return self.source is not None
 
     @property
     def needs_renewal(self) -> bool:
-        """Whether what was found, and others may hold too, carries less than was compiled or will be."""
+        """Return True if the found artifact carries less than this run has compiled or will compile."""
         return bool(self.modules.built) or not self.is_covered
 
     @property
     def digest(self) -> str | None:
-        """Digest that every rank must load; None when nothing was tuned."""
+        """Return the digest that every rank must load, or None if nothing was tuned."""
         return None if self.header is None else self.header.digest
 
 
@@ -222,11 +225,14 @@ class Run:
         self._class_of = {rank: group for group in classes.values() for rank in group.ranks}
 
     def class_of(self, rank: int) -> ClassState:
-        """The class a rank belongs to; KeyError before PROBING found it."""
+        """Return a rank's class.
+
+        Raises KeyError before PROBING is over.
+        """
         return self._class_of[rank]
 
     def remove(self, rank: int) -> None:
-        """The run goes on without a rank; a class without ranks is gone."""
+        """Remove a rank from the run, and a class without ranks as well."""
         self.removed[rank] = self.ranks.pop(rank)
         group = self._class_of.pop(rank, None)
         if group is None:
@@ -246,7 +252,10 @@ class Run:
             self._file(command)
 
     def close(self, call_id: int, now: float) -> Call | Adopt | None:
-        """A call is answered or lost; None when it was closed before. The rank's next call begins now."""
+        """Close an answered or lost call, or return None if it was closed before.
+
+        The rank's next call begins now.
+        """
         call = self.calls.pop(call_id, None)
         if call is None:
             return None
@@ -266,7 +275,7 @@ class Run:
         return [call for kind in kinds for call in self._by_kind.get(kind, {}).values()]
 
     def is_pending(self, *kinds: type[Question]) -> bool:
-        """Whether any call with such a question is in flight."""
+        """Return True if a call with such a question is in flight."""
         return any(self._by_kind.get(kind) for kind in kinds)
 
     def num_asked(self, group: ClassState, kind: type[Question]) -> int:
@@ -297,7 +306,10 @@ class Run:
             self.warnings.append(message)
 
     def _file(self, call: Call) -> None:
-        """Count it; classes are found while nothing is in flight, so a call leaves from where it was counted."""
+        """Count a call by its class.
+
+        Classes are formed while no call is in flight, so a call is uncounted from the same class.
+        """
         self._by_kind.setdefault(type(call.question), {})[call.call_id] = call
         place = self._place_of(call)
         self._counts[place] = self._counts.get(place, 0) + 1

@@ -21,7 +21,10 @@ PATIENCE = 2
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What is known of a process' end in a task; `tactic.runner` is empty where no tactic is known."""
+    """Evidence of a process's end in a task.
+
+    `tactic.runner` is empty if no tactic is known.
+    """
 
     tactic: TacticId
     is_fatal: bool
@@ -79,7 +82,7 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
 
 
 def _evidence_about(state: RankState, task_id: str | None, failure: Failure | None, *, hung: bool) -> Evidence | None:
-    """What the dead process wrote last about this task, or what else is known of its end.
+    """Return the dead process's last record of this task, or other evidence of its end.
 
     A record is newer than a heartbeat, which stands in where there is none. A last exception knows better than the
     record: FlashInfer may have gone on after the tactic that took the context, so that the record names a later one.
@@ -118,7 +121,7 @@ def crashed(result: TaskResult, why: str) -> GuardVerdict:
 
 
 def _kept(state: RankState, stack: str) -> str:
-    """Keep the dump for the report; the words that say so, empty when there is none."""
+    """Keep the stacks for the report, and return a sentence about them, or an empty string."""
     stack = stack.strip()
     if not stack:
         return ""

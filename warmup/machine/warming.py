@@ -28,7 +28,7 @@ def warm(run: Run, rank: int) -> Call:
 
 
 def keep(run: Run, state: RankState, value: Warmed) -> Failure | None:
-    """Store what a rank's warmups said; a required one that failed fails the rank."""
+    """Store a rank's warmup outcomes, and return a failure if a required warmup failed."""
     state.engine = value
     for warning in value.warnings:  # equal ones of many ranks are said once; the report has them by rank
         run.warn(f"engine warmup: {warning}")
@@ -59,13 +59,13 @@ def late_warmups(run: Run, statuses: Mapping[int, Status], now: float) -> Iterat
 
 
 def deadline(config: WarmupConfig, name: str) -> float | None:
-    """Seconds of one warmup; None for what is none (the runner's own making)."""
+    """Deadline of an engine warmup in seconds, or None if `name` is not a warmup (e.g. creating the runner)."""
     asked: dict[str, float] = {str(warmup): seconds for warmup, seconds in config.engine.deadlines.items()}
     return asked.get(name, DEFAULT_DEADLINES.get(name))
 
 
 def is_required(run: Run, name: str) -> bool:
-    """Whether the run fails with it."""
+    """Return True if the run fails with this warmup."""
     return name in run.config.engine.required
 
 

@@ -1,4 +1,6 @@
-"""Who is late, who is silent, who is back: looked at on every tick. Pure; what follows is for the machine to decide.
+"""Find late, silent and returned ranks on every tick.
+
+Pure: the machine decides the consequences.
 
 A process whose heartbeat stopped is *frozen*, whatever it was at: it stands still, or something in it holds the
 interpreter. One that beats and does not finish *hangs* in what it says. Only the latter tells against a tactic.
@@ -76,7 +78,10 @@ def lived(run: Run, call: Call, since: float, statuses: Mapping[int, Status], no
 
 
 def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
-    """See who has missed two heartbeats, and who is heard again; killed is nobody here."""
+    """Mark ranks that have missed two heartbeats, and those that are heard again.
+
+    No rank is killed here.
+    """
     allowed = SILENT_BEATS * beat_interval(run.config.timeouts, len(run.ranks))
     for rank, state in run.ranks.items():
         heard = last_heard(run, rank, statuses)

@@ -34,11 +34,14 @@ class PoolPhase(PhaseLogic):
     """Deals the tasks of every class until none is left."""
 
     def tasks(self, run: Run, group: ClassState) -> list[PoolTask]:
-        """What is to be done for a class."""
+        """Return the tasks of a class."""
         raise NotImplementedError(f"{type(self).__name__} must name its tasks")
 
     def question(self, group: ClassState, task_id: str, *, packs: bool) -> Question:
-        """What a rank is asked about a task; `packs`: it leads the class."""
+        """Return the question about a task.
+
+        `packs`: the asked rank leads the class.
+        """
         raise NotImplementedError(f"{type(self).__name__} must say what it asks")
 
     def keep(self, run: Run, group: ClassState, value: Answer) -> None:
@@ -83,7 +86,7 @@ class PoolPhase(PhaseLogic):
         return all(group.pool is None or group.pool.is_done for group in run.classes.values())
 
     def works(self, run: Run, group: ClassState, rank: int) -> bool:
-        """Whether a rank measures: every live one, or the leader alone."""
+        """Return True if a rank measures: every live one, or the leader alone."""
         shared = group.strategy in ("sharded", "consensus")
         return run.ranks[rank].is_alive and (shared or rank == group.leader)
 
@@ -191,7 +194,8 @@ class Tuning(PoolPhase):
         return is_voting or peers.is_owed(run, group) or engine_tuning.is_owed(run, group)
 
     def _then(self, run: Run, group: ClassState, commands: Commands) -> Commands:
-        """Once nothing is left to deal: the ballots, or the shared task; then what the leader tunes with an engine."""
+        """Return the next commands once all tasks are dealt: ballots, the shared task, then the leader's engine
+        tuning."""
         if any(run.class_of(command.rank) is group for command in commands) or peers.is_comparing(run, group):
             return []
         return self._maybe_vote(run, group) or peers.compare(run, group) or engine_tuning.ask(run, group)
