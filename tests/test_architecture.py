@@ -74,6 +74,7 @@ def test_imports_go_one_way() -> None:
         ("warmup/device/bad.py", "import ray_warmup.warmup.engines"),
         ("warmup/artifact/bad.py", "import ray_warmup.warmup.store"),
         ("warmup/disk/bad.py", "import ray_warmup.warmup.artifact"),
+        ("warmup/messages/bad.py", "import ray_warmup.warmup.machine"),
         ("warmup/loose.py", ""),
     ],
 )

@@ -26,9 +26,12 @@ from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import compute_cache, triton_cache, tuning_kernels
-from ray_warmup.warmup.errors import ArtifactError, StoreError
+from ray_warmup.warmup.errors import ArtifactError, MessageError, StoreError
+from ray_warmup.warmup.messages.answers import Tuned
+from ray_warmup.warmup.messages.questions import Load
+from ray_warmup.warmup.messages.wire import QUESTIONS, from_bytes, to_bytes
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
-from tests.artifacts import KEY_SHA256, make_artifact
+from tests.artifacts import KEY_SHA256, make_artifact, make_result
 from tests.fuzz.mutations import damage, reshape
 from tests.fuzz.store_reader import read_store, store_case, whole_store
 
@@ -167,6 +170,20 @@ def _read_manifest(data: bytes, own: Path) -> None:
     assert manifest.module_set
 
 
+def _read_message(data: bytes, own: Path) -> None:
+    message = from_bytes(data, *QUESTIONS, Tuned)
+    assert from_bytes(to_bytes(message), type(message)) == message, "a message that was taken changes when it is sent"
+
+
+def _message(rng: Random, samples: tuple[bytes, ...]) -> bytes:
+    """Half of the time fields that are JSON and wrong, else bytes that may be no message."""
+    sample = rng.choice(samples)
+    if rng.random() < 0.5:
+        return damage(sample, rng, (*JSON_TOKENS, b"ray-warmup 0 ", b"ray-warmup 1 Load\n", b"\n"))
+    line, _, fields = sample.partition(b"\n")
+    return line + b"\n" + json.dumps(reshape(json.loads(fields), rng), ensure_ascii=True).encode()
+
+
 def _read_archive(data: bytes, own: Path) -> None:
     place, artifact = unpack(data)
     where = StorePath.of(own, None, place.flashinfer_version, place.arch, place.key_sha256)
@@ -230,6 +247,9 @@ READERS: tuple[Reader, ...] = (
     Reader("table", (_table(),), _read_table, (ArtifactError,), _json),
     Reader("file key", (KEY_SAMPLE,), _read_key, (ArtifactError,), _damaged(JSON_TOKENS)),
     Reader("manifest", (_whole_artifact().manifest.to_bytes(),), _read_manifest, (ArtifactError,), _json),
+    Reader(
+        "message", (to_bytes(Tuned(make_result())), to_bytes(Load("ab" * 32))), _read_message, (MessageError,), _message
+    ),
     Reader("archive", (_whole_archive(),), _read_archive, (ArtifactError,), _archive),
     Reader("tuning kernels", (_whole_archive(),), _read_tuning_kernels, (ArtifactError,), _archive),
     Reader("store", (whole_store(),), read_store, (ArtifactError, StoreError), store_case),
