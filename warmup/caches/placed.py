@@ -10,25 +10,23 @@ decides.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
-from ray_warmup.warmup.disk.publish import Buffer, publish_bytes, store_error
+from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.disk.publish import Buffer, store_error
+from ray_warmup.warmup.store.notes import read_note, write_note
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "placed"
-_LIMIT = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class PlacedEntry:
     """One entry that ray-warmup placed in an engine's cache."""
 
@@ -48,11 +46,11 @@ class PlacedRegister:
     def add(self, path: Path, files: Mapping[str, Buffer], store: Path) -> None:
         """Note an entry that was just placed. Raises StoreError."""
         entry = PlacedEntry(str(path), digest_of(files), str(store))
-        publish_bytes(self._file(path), json.dumps(asdict(entry)).encode() + b"\n")
+        write_note(self._file(path), entry)
 
     def of(self, path: Path) -> PlacedEntry | None:
         """Return the record of an entry, or None if it is absent or unreadable."""
-        return _read(self._file(path))
+        return read_note(PlacedEntry, self._file(path))
 
     def is_changed(self, path: Path) -> bool:
         """Return True if a placed entry's content has changed since."""
@@ -74,7 +72,7 @@ class PlacedRegister:
         """Return every recorded entry whose record can be read."""
         if self.directory.is_dir():
             for file in sorted(self.directory.glob("*.json")):
-                entry = _read(file)
+                entry = read_note(PlacedEntry, file)
                 if entry is not None:
                     yield entry
 
@@ -111,14 +109,3 @@ def contents_of(path: Path) -> dict[str, bytes]:
     except OSError as error:
         logger.info("%s cannot be read: %s", path, error)
         return {}
-
-
-def _read(file: Path) -> PlacedEntry | None:
-    try:
-        with file.open("rb") as opened:
-            return TypeAdapter(PlacedEntry).validate_json(opened.read(_LIMIT), strict=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        logger.warning("%s is no note of a placed entry: %s", file, error)
-        return None

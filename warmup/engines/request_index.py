@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
-from ray_warmup.warmup.disk.publish import publish_bytes
-
-logger = logging.getLogger(__name__)
+from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.store.notes import read_note, write_note
 
 FOLDER = "requests"
-_LIMIT = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RequestRow:
     """The identity under which a request was recorded."""
 
@@ -49,7 +45,7 @@ def request_digest(engine: str, version: str, device: str, arguments: Mapping[st
 
 def note(root: Path, digest: str, row: RequestRow) -> None:
     """Keep the identity of a request. Raises StoreError."""
-    publish_bytes(_file(root, digest), json.dumps(asdict(row)).encode() + b"\n")
+    write_note(_file(root, digest), row)
 
 
 def find(root: Path, digest: str) -> RequestRow | None:
@@ -57,14 +53,7 @@ def find(root: Path, digest: str) -> RequestRow | None:
 
     None where nothing is noted or the note cannot be read.
     """
-    try:
-        with _file(root, digest).open("rb") as file:
-            return TypeAdapter(RequestRow).validate_json(file.read(_LIMIT), strict=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        logger.warning("%s is no note of a request: %s", _file(root, digest), error)
-        return None
+    return read_note(RequestRow, _file(root, digest))
 
 
 def _file(root: Path, digest: str) -> Path:
