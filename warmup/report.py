@@ -15,6 +15,7 @@ from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.codec import first_fault
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.tasks import Skip
 
 SCHEMA_VERSION = 1
 MAX_REPORT_BYTES = 256 << 20
@@ -33,14 +34,6 @@ class FileReport(ReportPart):
     path: str
     sha256: str
     bytes: int
-
-
-class SkipReport(ReportPart):
-    """A workload that was not run, and why."""
-
-    workload: str
-    op: str
-    reason: str
 
 
 class GuardReport(ReportPart):
@@ -84,7 +77,7 @@ class ClassReport(ReportPart):
     """Rank -> FlashInfer modules that it compiled in this run."""
     received: tuple[str, ...] = ()
     """Nodes that took modules over instead of compiling them."""
-    skipped: tuple[SkipReport, ...] = ()
+    skipped: tuple[Skip, ...] = ()
 
 
 class EngineWarmupEntry(ReportPart):
@@ -102,6 +95,11 @@ class EngineWarmupEntry(ReportPart):
     """Reason for skipping, or the failure with its shape."""
     warnings: tuple[str, ...] = ()
 
+    @property
+    def blocks_readiness(self) -> bool:
+        """Return True if the rank must not report ready because of this outcome."""
+        return self.state == "failed" and self.severity == "required"
+
 
 class VerificationReport(ReportPart):
     """Random requests after the warmups: what was left to compile."""
@@ -117,6 +115,11 @@ class VerificationReport(ReportPart):
     events: tuple[str, ...] = ()
     """The first of them: kernel, signature, shape."""
     error: str = ""
+
+    @property
+    def is_clean(self) -> bool:
+        """Nothing was compiled or loaded, and every request was served."""
+        return not (self.error or any(self.compiled.values()) or any(self.loaded.values()))
 
 
 class EngineReport(ReportPart):

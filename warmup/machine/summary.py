@@ -11,7 +11,6 @@ from ray_warmup.warmup.report import (
     ClassReport,
     GuardReport,
     RankReport,
-    SkipReport,
     WarmupReport,
 )
 
@@ -100,7 +99,7 @@ def _class(run: Run, group: ClassState) -> ClassReport:
         guard=_guard(group, decisions),
         built={rank: names for rank, names in sorted(group.modules.built.items()) if names},
         received=tuple(group.modules.received),
-        skipped=tuple(SkipReport(workload=skip.workload, op=skip.op, reason=skip.reason) for skip in group.skips),
+        skipped=tuple(group.skips),
     )
 
 

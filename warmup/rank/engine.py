@@ -9,7 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.messages.answers import EngineTuned, Warmed
 from ray_warmup.warmup.messages.values import TextFile
-from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, VerificationReport
+from ray_warmup.warmup.report import EngineReport
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
@@ -164,7 +164,7 @@ class RankEngine:
                 f"{built} kernels were compiled and {loaded} loaded from disk by requests after the warmups, first: "
                 f"{found.events[0]}"
             )
-        checked = warmed.report.model_copy(update={"verification": VerificationReport(**asdict(found))})
+        checked = warmed.report.model_copy(update={"verification": found})
         return Warmed(checked, tuple(warnings), tuple(failed))
 
     def _engine(self, capability: tuple[int, int] | None = None, decode_tune_path: str | None = None) -> BuiltinEngine:
@@ -233,5 +233,4 @@ def described(report: EngineWarmupReport, compiled: Mapping[str, int] | None = N
         for outcome in report.outcomes
         if outcome.blocks_readiness
     )
-    outcomes = tuple(EngineWarmupEntry(**asdict(outcome)) for outcome in report.outcomes)
-    return Warmed(EngineReport(outcomes=outcomes, compiled=dict(compiled or {})), report.warnings, failed)
+    return Warmed(EngineReport(outcomes=report.outcomes, compiled=dict(compiled or {})), report.warnings, failed)

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, RejectedArtifactError
-from ray_warmup.warmup.report import ClassReport, FileReport, GuardReport, RankReport, SkipReport, WarmupReport, schema
+from ray_warmup.warmup.report import ClassReport, FileReport, GuardReport, RankReport, WarmupReport, schema
+from ray_warmup.warmup.tasks import Skip
 
 SCHEMA = Path(__file__).resolve().parents[3] / "warmup" / "schemas" / "report.schema.json"
 
@@ -86,7 +87,7 @@ def test_json_comes_back_equal_and_ready_is_not_believed() -> None:
     """A written report is read back equal; a forged `ready` in the text is ignored."""
     report = make_report(
         files=(FileReport(node_id="n0", path="/a", sha256="0" * 64, bytes=3),),
-        classes=(make_class((0, 1, 2, 3), skipped=(SkipReport(workload="moe", op="x", reason="no"),)),),
+        classes=(make_class((0, 1, 2, 3), skipped=(Skip("moe", "x", "no"),)),),
         phases={"PROBING": 1.5},
         warnings=("one",),
     )

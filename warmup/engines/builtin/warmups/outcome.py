@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-from ray_warmup.warmup.engines.builtin.warmups.spec import Severity, TunedFile
-
-State = Literal["done", "skipped", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class WarmupOutcome:
-    """One warmup on one rank."""
-
-    name: str
-    state: State
-    severity: Severity
-    seconds: float = 0.0
-    shapes: tuple[str, ...] = ()
-    """Shapes that ran to their end."""
-    reason: str = ""
-    """Reason for skipping, or the failure with its shape."""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def blocks_readiness(self) -> bool:
-        """Return True if the rank must not report ready because of this outcome."""
-        return self.state == "failed" and self.severity == "required"
+from ray_warmup.warmup.engines.builtin.warmups.spec import TunedFile
+from ray_warmup.warmup.report import EngineWarmupEntry
 
 
 @dataclass(frozen=True, slots=True)
 class EngineWarmupReport:
     """All warmups of one rank."""
 
-    outcomes: tuple[WarmupOutcome, ...]
+    outcomes: tuple[EngineWarmupEntry, ...]
     tuned: tuple[TunedFile, ...] = ()
     """Files tuned by a leader, for the artifact."""
     fallbacks: tuple[str, ...] = ()
@@ -55,7 +34,7 @@ class EngineWarmupReport:
                 lines.append(f"{outcome.name} failed (optional): {outcome.reason}")
         return tuple(lines)
 
-    def outcome(self, name: str) -> WarmupOutcome:
+    def outcome(self, name: str) -> EngineWarmupEntry:
         """Return the outcome of one warmup.
 
         Raises KeyError if it is not in the report.
@@ -69,7 +48,7 @@ class EngineWarmupReport:
         """Return plain JSON values, with tuned files by name and size."""
         return {
             "ready": self.ready,
-            "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "outcomes": [outcome.model_dump(mode="json") for outcome in self.outcomes],
             "tuned": [{"name": file.name, "bytes": len(file.content)} for file in self.tuned],
             "warnings": list(self.warnings),
         }

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ray_warmup.warmup.engines.builtin.runner.errors import MissingCapabilityError
 from ray_warmup.warmup.engines.builtin.runner.protocol import lacking
 from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
-from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport, WarmupOutcome
+from ray_warmup.warmup.engines.builtin.warmups.outcome import EngineWarmupReport
 from ray_warmup.warmup.engines.builtin.warmups.spec import (
     EngineWarmup,
     Notes,
@@ -21,8 +22,12 @@ from ray_warmup.warmup.engines.builtin.warmups.spec import (
     severity_of,
 )
 from ray_warmup.warmup.errors import DeadContextError, EngineWarmupTimeoutError
+from ray_warmup.warmup.report import EngineWarmupEntry
 
 logger = logging.getLogger(__name__)
+
+Outcome = tuple[EngineWarmupEntry, Notes]
+"""What one warmup came to, and what later ones need to know of it."""
 
 
 def run_engine_warmups(
@@ -57,7 +62,7 @@ def run_engine_warmups(
     return EngineWarmupReport(tuple(outcomes), notes.tuned)
 
 
-def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], float]) -> tuple[WarmupOutcome, Notes]:
+def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], float]) -> Outcome:
     severity = severity_of(warmup, context.options)
     if (kept_out := _kept_out(context, warmup, severity)) is not None:
         return kept_out, Notes()
@@ -75,7 +80,15 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
         logger.warning("engine warmup %s skipped: %s", warmup.name, missing.message)
         warnings = (*notes.warnings, missing.message)
         return (
-            WarmupOutcome(warmup.name, "skipped", severity, clock() - started, tuple(done), missing.message, warnings),
+            _entry(
+                warmup,
+                severity,
+                "skipped",
+                seconds=clock() - started,
+                shapes=tuple(done),
+                reason=missing.message,
+                warnings=warnings,
+            ),
             notes,
         )
     # The border of this rank's work: whatever an engine's runner raises must become an outcome with a name.
@@ -87,25 +100,35 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
     for warning in notes.warnings:
         logger.warning("engine warmup %s: %s", warmup.name, warning)
     logger.info("engine warmup %s: %d shapes in %.2f s", warmup.name, len(done), seconds)
-    outcome = WarmupOutcome(
-        warmup.name, "failed" if failure else "done", severity, seconds, tuple(done), failure, notes.warnings
+    outcome = _entry(
+        warmup,
+        severity,
+        "failed" if failure else "done",
+        seconds=seconds,
+        shapes=tuple(done),
+        reason=failure,
+        warnings=notes.warnings,
     )
     return outcome, notes
 
 
-def _kept_out(context: WarmupContext, warmup: EngineWarmup, severity: Severity) -> WarmupOutcome | None:
+def _kept_out(context: WarmupContext, warmup: EngineWarmup, severity: Severity) -> EngineWarmupEntry | None:
     """Return the outcome of a warmup whose gate is closed or raised, or None if it may run."""
     try:
         skip = gate_of(context, warmup)
     # The border again: a gate asks an engine's runner and the libraries that are installed.
     except Exception as error:
         logger.exception("the gate of engine warmup %s (%s) failed", warmup.name, severity)
-        return WarmupOutcome(warmup.name, "failed", severity, reason=f"its gate: {type(error).__name__}: {error}")
+        return _entry(warmup, severity, "failed", reason=f"its gate: {type(error).__name__}: {error}")
     if skip is None:
         return None
     logger.log(logging.WARNING if skip.warn else logging.INFO, "engine warmup %s skipped: %s", warmup.name, skip.reason)
     warnings = (skip.reason,) if skip.warn else ()
-    return WarmupOutcome(warmup.name, "skipped", severity, reason=skip.reason, warnings=warnings)
+    return _entry(warmup, severity, "skipped", reason=skip.reason, warnings=warnings)
+
+
+def _entry(warmup: EngineWarmup, severity: Severity, state: str, **rest: Any) -> EngineWarmupEntry:
+    return EngineWarmupEntry(name=warmup.name, state=state, severity=severity, **rest)
 
 
 def _check_deadline(context: WarmupContext, warmup: EngineWarmup, shape: Shape, elapsed: float) -> None:

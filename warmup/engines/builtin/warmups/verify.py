@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from ray_warmup.warmup.engines.builtin.warmups.envelope import leave_no_trace
 from ray_warmup.warmup.engines.builtin.warmups.spec import WarmupContext
 from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor.compilation_monitor import CompilationMonitor
+from ray_warmup.warmup.report import VerificationReport
 
 logger = logging.getLogger(__name__)
 
@@ -44,34 +43,7 @@ KINDS = (
 """Sampling parameters of the requests, chosen at random."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """Result of serving the check requests."""
-
-    requests: int
-    steps: int
-    compiled: dict[str, int]
-    """Compilations by kind."""
-    loaded: dict[str, int]
-    """First uses that were served from a disk cache, by kind."""
-    unavailable: dict[str, str]
-    """Kinds that cannot be counted in this process, and why."""
-    events: tuple[str, ...] = ()
-    """The first of them: kernel, signature, shape."""
-    error: str = ""
-    """Cause of an early end: the first compilation under `raise`, or a failed step."""
-
-    @property
-    def is_clean(self) -> bool:
-        """Return True if nothing was compiled or loaded, and every request was served."""
-        return not (self.error or any(self.compiled.values()) or any(self.loaded.values()))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self) | {"events": list(self.events)}
-
-
-def verify(context: WarmupContext, count: int, monitor: CompilationMonitor) -> Verification:
+def verify(context: WarmupContext, count: int, monitor: CompilationMonitor) -> VerificationReport:
     """Serve `count` random requests under a monitor that is not active yet.
 
     Requests are no longer than the KV cache allows. A compilation under `raise`, like any other failure of a step, ends
@@ -90,7 +62,7 @@ def verify(context: WarmupContext, count: int, monitor: CompilationMonitor) -> V
             logger.exception("a checking request failed after %d steps", steps)
             error = f"after {steps} steps: {type(failure).__name__}: {failure}"
     seen = monitor.report()
-    return Verification(
+    return VerificationReport(
         requests=len(served),
         steps=steps,
         compiled=seen.compiled,
