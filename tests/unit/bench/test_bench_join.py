@@ -20,7 +20,7 @@ def test_a_joined_node_has_the_whole_artifact(tmp_path: Path) -> None:
     shared, own = tmp_path / "shared" / KEY_SHA256, tmp_path / "own" / KEY_SHA256
     publisher, joiner = Publisher(), Joiner(str(own))
     header = publisher.make(MIB, str(shared))
-    assert sum(blob["bytes"] for blob in header["blobs"]) >= MIB
+    assert sum(blob.bytes for blob in header.blobs) >= MIB
 
     assert joiner.shared(header, str(shared)) >= MIB
     assert verify_store(own).problems == ()
