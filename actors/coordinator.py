@@ -38,7 +38,7 @@ from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.waiting import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.questions import Compile, name_of
-from ray_warmup.warmup.rank.black_box import box_path
+from ray_warmup.warmup.rank.black_box import crash_record_path
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class Coordinator:
         boxes: list[Path | None] = []
         for rank in ranks:
             directory = run.ranks[rank].place[1]
-            boxes.append(box_path(Path(directory), run.run_id, rank) if directory else None)
+            boxes.append(crash_record_path(Path(directory), run.run_id, rank) if directory else None)
         stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
         for rank, stack in zip(ranks, stacks, strict=True):
             if stack:

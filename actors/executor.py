@@ -17,7 +17,7 @@ import ray
 
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.remote_errors import as_failure, reason_of_death
-from ray_warmup.actors.transfer import Depot
+from ray_warmup.actors.transfer import BlobRefs
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
@@ -60,7 +60,7 @@ class Executor:
         self._replace_s = replace_s
         self._beat_s = beat_s
         self._on_task = on_task
-        self._depot = Depot()
+        self._blob_refs = BlobRefs()
         self._workers: set[asyncio.Task[None]] = set()
 
     def watch(self, info: RankInfo, process: int = 0) -> None:
@@ -91,7 +91,7 @@ class Executor:
             if isinstance(command, Call):
                 await self._call(command)
             elif isinstance(command, Adopt):
-                await self._depot.adopt(self._ranks.actor(command.rank), command.digests)
+                await self._blob_refs.adopt(self._ranks.actor(command.rank), command.digests)
                 self._tell(lambda m, now: m.adopted(command.call_id, now))
             else:
                 await self._replace(command)
@@ -107,7 +107,7 @@ class Executor:
 
     async def _call(self, call: Call) -> None:
         header = header_in(call.question)
-        refs = None if header is None else self._depot.refs(header.digests)
+        refs = None if header is None else self._blob_refs.refs(header.digests)
         answered, seconds = await self._ranks.call(call.rank, call.question, refs)
         value = from_bytes(answered, *EXPECTED[type(call.question)])
         self._heard(call.rank)

@@ -52,7 +52,7 @@ class RankGroup:
         self._placement = placement
         self._work = work
         self._actors: dict[int, Any] = {}
-        self._homeless: set[int] = set()
+        self._outside_group: set[int] = set()
         """Ranks whose bundle was lost with its node: they hold their resources themselves."""
         self.infos: tuple[RankInfo, ...] = ()
         self._seen_off: set[asyncio.Task[None]] = set()
@@ -92,8 +92,10 @@ class RankGroup:
         if not elsewhere:
             self._see_off_later(old)
         if elsewhere and self._placement.is_pinned:
-            self._homeless.add(rank)  # any other bundle is put on another node by Ray
-        actor = self._actors[rank] = self._create(old.bundle_index, rank if rank in self._homeless else None, elsewhere)
+            self._outside_group.add(rank)  # any other bundle is put on another node by Ray
+        actor = self._actors[rank] = self._create(
+            old.bundle_index, rank if rank in self._outside_group else None, elsewhere
+        )
         there = (await self._locate([actor], timeout_s))[0].place
         if there.node_id == old.node_id:
             info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid, started=there.started)

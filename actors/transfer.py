@@ -27,7 +27,7 @@ def buffer(data: bytes | memoryview) -> pickle.PickleBuffer:
     return pickle.PickleBuffer(data)
 
 
-class Depot:
+class BlobRefs:
     """References to the run's blobs by digest, across artifacts.
 
     Lives in the coordinator.

@@ -86,7 +86,7 @@ class ScriptedTuner:
     def listen(self, listener: Callable[[Watch], None]) -> None:
         self._listener = listener
 
-    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
+    def set_quarantine(self, quarantine: Sequence[TacticId]) -> None:
         self._quarantine = set(quarantine)
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:

@@ -26,7 +26,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact, pack, table_content, v
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, key_digest
 from ray_warmup.warmup.caches import tuning_kernels
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.rank.workloads import rank_workloads
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from ray_warmup.warmup.tasks import Task, Workload, tasks_of
@@ -56,7 +56,7 @@ class Step:
         self.store = NodeStore(StorePath.of(self.node / "root", None, *place))
         environ = env.snapshot()
         base = Path(environ["FLASHINFER_WORKSPACE_BASE"])
-        self.part = CompiledPart(self.fingerprint, self.store.directory, base, environ)
+        self.part = NodeKernelCaches(self.fingerprint, self.store.directory, base, environ)
         self.part.start()
         found = workloads(request["model"], request["max_tokens"], request["families"], request["quantizations"])
         refused = {skip.workload for skip in self.tuner.prepare(found)}

@@ -49,7 +49,7 @@ class ExchangeRank:
         return hashlib.sha256(self._data).hexdigest()
 
     def blob(self, digest: str) -> Any:
-        """For the depot."""
+        """For the blob_refs."""
         from ray_warmup.actors.transfer import buffer
 
         return buffer(self._data)
@@ -93,12 +93,12 @@ class ExchangeCoordinator:
 
     async def round(self, actors: list[Any], writers: list[int], digest: str) -> float:
         """Seconds of one exchange."""
-        from ray_warmup.actors.transfer import Depot
+        from ray_warmup.actors.transfer import BlobRefs
 
         began = time.perf_counter()
-        depot = Depot()
-        await depot.adopt(actors[0], [digest])
-        refs = depot.refs([digest])
+        blob_refs = BlobRefs()
+        await blob_refs.adopt(actors[0], [digest])
+        refs = blob_refs.refs([digest])
         await asyncio.gather(*[actors[rank].install.remote(refs) for rank in writers])
         await asyncio.gather(*[actor.acknowledge.remote() for actor in actors])
         return time.perf_counter() - began

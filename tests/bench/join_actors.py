@@ -97,12 +97,12 @@ class Joiner:
 
     def _delivery(self) -> Any:
         from ray_warmup.warmup.artifact.cache_key import CacheKey
-        from ray_warmup.warmup.rank.delivery import Delivery
+        from ray_warmup.warmup.rank.delivery import ArtifactExchange
         from ray_warmup.warmup.store.node_store import NodeStore
 
         key = CacheKey(tuple(KEY.items()))
         rank, info, nothing = cast(Any, Accepting()), cast(Any, SimpleNamespace(node_id="")), cast(Any, None)
-        return Delivery(info, rank, NodeStore(self._directory), key, nothing, (), rank)
+        return ArtifactExchange(info, rank, NodeStore(self._directory), key, nothing, (), rank)
 
     def _done(self, answer: Installed) -> None:
         if answer.degraded is not None:
@@ -114,13 +114,13 @@ class Coordinator:
 
     async def push(self, publisher: Any, joiners: list[Any], header: Header) -> float:
         """Seconds from the packed artifact to the last node that has published it."""
-        from ray_warmup.actors.transfer import Depot
+        from ray_warmup.actors.transfer import BlobRefs
 
         began = time.perf_counter()
-        depot = Depot()
+        blob_refs = BlobRefs()
         digests = header.digests
-        await depot.adopt(publisher, digests)
-        await asyncio.gather(*[joiner.pushed.remote(header, depot.refs(digests)) for joiner in joiners])
+        await blob_refs.adopt(publisher, digests)
+        await asyncio.gather(*[joiner.pushed.remote(header, blob_refs.refs(digests)) for joiner in joiners])
         return time.perf_counter() - began
 
     async def share(self, joiners: list[Any], header: Header, directory: str) -> tuple[float, int]:

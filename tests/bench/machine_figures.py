@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_warmup.configs import parse_config
-from ray_warmup.warmup.machine.blame import Status, fold
+from ray_warmup.warmup.machine.blame import Status, merge_equal
 from ray_warmup.warmup.machine.collector import collect_rarely
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
 from ray_warmup.warmup.machine.machine import WarmupMachine
@@ -221,7 +221,7 @@ def measure_fold(ranks: int) -> dict[str, float]:
     said = "/cache/autotune_configs.json is not the table of this run (another job replaced it?)"
     failures = {info: Failure("LoadError", f"{info}: {said}", trace) for info in infos}
     began = time.thread_time()
-    text = fold(failures, run, 1.0)
+    text = merge_equal(failures, run, 1.0)
     took = time.thread_time() - began
     return {"ranks": ranks, "paragraphs": text.count("LoadError"), "kib": len(text) / 1024, "seconds": took}
 

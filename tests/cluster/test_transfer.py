@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.actors.errors import TransferError
-from ray_warmup.actors.transfer import Depot, Refs, buffer, fetch
+from ray_warmup.actors.transfer import BlobRefs, Refs, buffer, fetch
 from tests.testbed import Case, Node
 
 pytestmark = pytest.mark.cluster
@@ -52,13 +52,13 @@ def test_an_artifact_larger_than_the_store_arrives_and_a_lost_one_is_named(case:
 
     packer, taker = on(case.bed.nodes[0], Packer), on(case.bed.nodes[1], Taker)
     try:
-        depot = Depot()
-        asyncio.run(depot.adopt(packer, list(SIZES_MB)))
-        got = [ray.get(taker.digests.remote(depot.refs([name])), timeout=60) for name in SIZES_MB]
+        blob_refs = BlobRefs()
+        asyncio.run(blob_refs.adopt(packer, list(SIZES_MB)))
+        got = [ray.get(taker.digests.remote(blob_refs.refs([name])), timeout=60) for name in SIZES_MB]
         assert got == [
             {name: hashlib.sha256(name.encode() * (size << 20)).hexdigest()} for name, size in SIZES_MB.items()
         ]
-        refs = depot.refs(["a"])
+        refs = blob_refs.refs(["a"])
         free([ref for _, ref in refs])
         began = time.monotonic()
         with pytest.raises(TransferError, match=r"1 blobs of the artifact did not arrive on this node .* run again"):

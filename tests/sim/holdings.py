@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ray_warmup.warmup.machine.commands import Failure
-from ray_warmup.warmup.messages.values import BlobRow, Header, LastWords
+from ray_warmup.warmup.messages.values import BlobRow, CrashRecord, Header
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
 
@@ -76,7 +76,7 @@ class Process:
     is_silent: bool = False
     task: tuple[str, float] | None = None
     """What it measures and since when."""
-    last_words: LastWords | None = None
+    last_words: CrashRecord | None = None
     """What its predecessor left in its black box."""
     budget: int | None = None
     """Memory that it was told to keep to."""

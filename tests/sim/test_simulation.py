@@ -201,13 +201,13 @@ def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_quarantined_tactic_that_is_served_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with a tactic that killed a process after some task had chosen it is found out."""
-    monkeypatch.setattr(delivering, "spare", lambda group: None)
+    monkeypatch.setattr(delivering, "drop_quarantined", lambda group: None)
     assert noticed("a quarantined tactic is served")
 
 
 def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A found table asked of a rank beside another directory is a mistake of the machine."""
-    monkeypatch.setattr(delivering, "beside_source", lambda run, group: run.alive(group)[::-1])
+    monkeypatch.setattr(delivering, "ranks_in_source_directory", lambda run, group: run.alive(group)[::-1])
     assert noticed("which it cannot do")
 
 

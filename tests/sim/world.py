@@ -17,7 +17,7 @@ from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.state import ClassState
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.answers import Answer, FinishedTasks, FoundTable
-from ray_warmup.warmup.messages.values import Header, LastWords, PoolTask, TextFile
+from ray_warmup.warmup.messages.values import CrashRecord, Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import EngineReport
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskOutcome, TaskResult
@@ -103,7 +103,7 @@ class World(Workshop):
             runner = "Fast" if drawn & 1 else ""
             tactic = str(self.won[drawn // 4 % len(self.won)] if self.won and drawn & 2 else drawn)
             stack = "Fatal Python error: Aborted" if self._rng.random() < 0.3 else ""
-            fresh.last_words = LastWords("tune", old.task[0], "op", runner, tactic, stack)
+            fresh.last_words = CrashRecord("tune", old.task[0], "op", runner, tactic, stack)
         self.processes[old.rank] = fresh
         return fresh
 

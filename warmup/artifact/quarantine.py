@@ -20,7 +20,7 @@ from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, Tactic
 NOTE = "its tactic was quarantined afterwards"
 
 
-def believed(rows: Iterable[Any]) -> ReadRows[TacticId]:
+def valid_quarantine_rows(rows: Iterable[Any]) -> ReadRows[TacticId]:
     """Validate rows of quarantine files.
 
     Invalid rows are named and left out.
@@ -45,7 +45,7 @@ def is_served(op: str, choice: Choice | None, banned: Collection[TacticId]) -> b
     return _tactic_of(op, choice) not in banned
 
 
-def spared(result: TaskResult, banned: Collection[TacticId]) -> TaskResult:
+def without_quarantined(result: TaskResult, banned: Collection[TacticId]) -> TaskResult:
     """Remove quarantined candidates from a task's result.
 
     A quarantined choice becomes the fastest remaining one, or else the default.
@@ -61,7 +61,7 @@ def spared(result: TaskResult, banned: Collection[TacticId]) -> TaskResult:
     return replace(found, choice=Choice(left[0].runner, left[0].tactic))
 
 
-def serves_none_of(
+def avoids_quarantined(
     results: Iterable[TaskResult], verdicts: Iterable[GuardVerdict], banned: Collection[TacticId]
 ) -> bool:
     """Return True if the results and verdicts of a found table choose no quarantined tactic."""
@@ -69,7 +69,9 @@ def serves_none_of(
     return all(is_served(row.op, judged.get(row.task_id, row.choice), banned) for row in results)
 
 
-def spared_verdict(verdict: GuardVerdict, result: TaskResult, banned: Collection[TacticId]) -> GuardVerdict:
+def verdict_without_quarantined(
+    verdict: GuardVerdict, result: TaskResult, banned: Collection[TacticId]
+) -> GuardVerdict:
     """Replace a quarantined choice in a task's verdict by the default tactic."""
     if is_served(result.op, verdict.choice, banned):
         return verdict

@@ -21,7 +21,7 @@ from ray_warmup.configs import env
 from ray_warmup.configs.loader import parse_cache, parse_config
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
-from ray_warmup.warmup.artifact.quarantine import believed
+from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import ops as cache_ops
@@ -153,8 +153,8 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     artifact = store.read_artifact(["autotune_configs", "timings"])
     env.export(flashinfer_environment(paths))
     tuner = load_factory(arguments.get("factory", FLASHINFER_TUNER))(backend, tuner_options(config))
-    banned = believed(store.load_quarantine()).rows
-    tuner.keep_away(banned)
+    banned = valid_quarantine_rows(store.load_quarantine()).rows
+    tuner.set_quarantine(banned)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))
     tasks = {task.task_id: task for task in tasks_of(runnable(forecast.workloads, tuner.prepare(forecast.workloads)))}
     entries = retiming.recorded_entries(read_timings(artifact).rows)

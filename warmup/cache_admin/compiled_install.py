@@ -16,7 +16,7 @@ from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.artifact.member_path import check_member_path
-from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
+from ray_warmup.warmup.caches.compiled_part import COMPILED, NodeKernelCaches
 from ray_warmup.warmup.device.host_facts import UNKNOWN, gpu_parts, torch_facts
 from ray_warmup.warmup.errors import UnsafeArchiveError
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -58,7 +58,7 @@ def put_in_place(
         if differs:
             return Placed(notes=(f"what is compiled was not put in place: {'; '.join(differs)}",))
         try:
-            done = CompiledPart(made_on, store.directory, workspace, environ, modes=modes).install(artifact)
+            done = NodeKernelCaches(made_on, store.directory, workspace, environ, modes=modes).install(artifact)
         except metadata.PackageNotFoundError as error:
             return Placed(notes=(f"what is compiled was not put in place: {error.name} is not installed here",))
         return Placed(tuple(row for row in done.counts if row[0] in kinds), (*notes, *done.warnings))

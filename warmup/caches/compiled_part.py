@@ -35,7 +35,7 @@ COMPILED: tuple[Kind, ...] = ("flashinfer_module", "triton_cache", "cuda_compute
 """Kinds installed beside the table. Profiles of sparse-MLA decode are not compiled, but travel the same way."""
 
 
-class CompiledPart:
+class NodeKernelCaches:
     """Collector and installer of compiled code for one process.
 
     `fingerprint` is the rank's.

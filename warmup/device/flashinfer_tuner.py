@@ -72,7 +72,7 @@ class FlashInferTuner:
         """Tell `listener` of every tactic right before it runs."""
         self._listener = listener
 
-    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
+    def set_quarantine(self, quarantine: Sequence[TacticId]) -> None:
         """Measure none of these from now on, and refuse tables that name one."""
         self._options = replace(self._options, quarantine=tuple(quarantine))
 

@@ -76,7 +76,7 @@ class Tuner(Protocol):
     def listen(self, listener: Callable[[Watch], None]) -> None:
         """Tell `listener` of every tactic right before it runs, on the tuner's thread."""
 
-    def keep_away(self, quarantine: Sequence[TacticId]) -> None:
+    def set_quarantine(self, quarantine: Sequence[TacticId]) -> None:
         """From now on measure none of these, and refuse tables that name one."""
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:

@@ -43,7 +43,7 @@ def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, no
     return text + (f"\n{failure.traceback.rstrip()}" if failure.traceback else "")
 
 
-def fold(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
+def merge_equal(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
     """Merge equal failures of many ranks into one paragraph.
 
     Of very many different ones, keep the first and count the others.

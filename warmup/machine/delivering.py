@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.artifact.quarantine import spared, spared_verdict
+from ray_warmup.warmup.artifact.quarantine import verdict_without_quarantined, without_quarantined
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.lineage import parent_of
@@ -23,7 +23,7 @@ class Pushing(PhaseLogic):
 
     def enter(self, run: Run) -> Commands:
         for group in run.classes.values():
-            spare(group)
+            drop_quarantined(group)
         return [call for group in run.classes.values() for call in self._pack(run, group)]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
@@ -63,10 +63,10 @@ class Pushing(PhaseLogic):
 
         None if that is under way or not needed.
         """
-        if group.adopted or group.packer is not None or not owes_push(group):
+        if group.adopted or group.packer is not None or not needs_push(group):
             return []
         stored = group.is_hit and not group.needs_guard
-        able = beside_source(run, group) if stored else [r for r in run.alive(group) if r == group.leader]
+        able = ranks_in_source_directory(run, group) if stored else [r for r in run.alive(group) if r == group.leader]
         if not able:
             return []
         group.packer = able[0]
@@ -83,17 +83,19 @@ class Pushing(PhaseLogic):
         return [run.call(group.packer, question)]
 
 
-def spare(group: ClassState) -> None:
+def drop_quarantined(group: ClassState) -> None:
     """Replace quarantined winners in results and verdicts, so that table and report agree."""
     if group.quarantine:
         group.verdicts = {
-            task_id: spared_verdict(verdict, group.results[task_id], group.quarantine)
+            task_id: verdict_without_quarantined(verdict, group.results[task_id], group.quarantine)
             for task_id, verdict in group.verdicts.items()
         }
-        group.results = {task_id: spared(result, group.quarantine) for task_id, result in group.results.items()}
+        group.results = {
+            task_id: without_quarantined(result, group.quarantine) for task_id, result in group.results.items()
+        }
 
 
-def owes_push(group: ClassState) -> bool:
+def needs_push(group: ClassState) -> bool:
     """Return True if a table must be pushed: a new one, or a found one that other directories lack or that carries
     less."""
     if group.is_hit and not group.needs_guard:
@@ -101,7 +103,7 @@ def owes_push(group: ClassState) -> bool:
     return not group.has_nothing
 
 
-def beside_source(run: Run, group: ClassState) -> list[int]:
+def ranks_in_source_directory(run: Run, group: ClassState) -> list[int]:
     """Live ranks that read the directory in which the table was found, the one that found it first."""
     source = group.source
     assert source is not None, "asked for a found table only"
@@ -153,7 +155,7 @@ class Installing(PhaseLogic):
             group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
             run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")
             return []
-        return [run.call(rank, Survey()) for rank in beside_writer(run, group, call.rank)]
+        return [run.call(rank, Survey()) for rank in other_nodes_on_directory(run, group, call.rank)]
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         """A node that cannot put it into its own caches compiles for itself."""
@@ -178,7 +180,7 @@ class Installing(PhaseLogic):
         return run.call(rank, Install(group.header))
 
 
-def beside_writer(run: Run, group: ClassState, writer: int) -> list[int]:
+def other_nodes_on_directory(run: Run, group: ClassState, writer: int) -> list[int]:
     """One live rank of every other node that shares this writer's directory."""
     nodes = {place[0] for place, rank in group.writers.items() if rank == writer}
     ranks_on = run.nodes_of(group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ray_warmup.warmup.machine.blame import fold
+from ray_warmup.warmup.machine.blame import merge_equal
 from ray_warmup.warmup.machine.commands import Failure
 from ray_warmup.warmup.machine.naming import without_name
 from ray_warmup.warmup.machine.state import Run
@@ -15,7 +15,7 @@ GRACE_S = 0.3
 
 
 @dataclass(slots=True)
-class Grace:
+class FailureWindow:
     """Window after the first failure, in which further failures are collected.
 
     The run ends in any case, and nothing new is asked.
@@ -46,6 +46,6 @@ class Grace:
         """Return True if the window has closed."""
         return self.began is not None and now - self.began >= GRACE_S
 
-    def told(self, run: Run, now: float) -> str:
+    def summary(self, run: Run, now: float) -> str:
         """Describe the failures, equal ones in one paragraph."""
-        return fold(self.failures, run, now)
+        return merge_equal(self.failures, run, now)

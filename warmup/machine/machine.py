@@ -9,11 +9,11 @@ from dataclasses import replace
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine import node_loss, on_disk, warming
 from ray_warmup.warmup.machine.answers import keep_answer
-from ray_warmup.warmup.machine.blame import Status, died_again, fold, late_phase, lost_node, raised_by, went_on
+from ray_warmup.warmup.machine.blame import Status, died_again, late_phase, lost_node, merge_equal, raised_by, went_on
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.compiling import Compiling
 from ray_warmup.warmup.machine.delivering import Installing, Loading, Pushing, Replaying
-from ray_warmup.warmup.machine.grace import Grace
+from ray_warmup.warmup.machine.grace import FailureWindow
 from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import Lookup
 from ray_warmup.warmup.machine.phases import Phase
@@ -72,7 +72,7 @@ class WarmupMachine:
         self._going_back = node_loss.GoingBack()
         self._phases = [logic() for logic in phases_of(config)]
         self._index = 0
-        self._grace = Grace()
+        self._failures = FailureWindow()
 
     @property
     def phase(self) -> Phase:
@@ -101,7 +101,7 @@ class WarmupMachine:
         state.peak_bytes = max(state.peak_bytes, peak_of(value))
         if problem := keep_answer(self.run, call, state, value):
             return self._fail_rank(call, problem, now)
-        if self._grace.is_on:
+        if self._failures.is_on:
             return self._end_grace(now)
         if isinstance(call.question, Probe) and not state.is_alive:
             return self._rejoined(call, value, now)
@@ -112,7 +112,7 @@ class WarmupMachine:
         adopt = self.run.close(call_id, now)
         if self.is_over or not isinstance(adopt, Adopt):
             return []
-        if self._grace.is_on:
+        if self._failures.is_on:
             return self._end_grace(now)
         return self._advance(self._issue(self._logic.adopted(self.run, adopt), now), now)
 
@@ -125,7 +125,7 @@ class WarmupMachine:
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now, failure=failure)
         self.run.close(call_id, now)
-        is_hopeless = self._grace.is_on or self._policy.is_death(failure.kind)
+        is_hopeless = self._failures.is_on or self._policy.is_death(failure.kind)
         instead = None if is_hopeless else self._logic.refused(self.run, call, failure)
         if instead is not None:
             return self._advance(self._issue(instead, now), now)
@@ -160,11 +160,11 @@ class WarmupMachine:
         lost = tuple(self.run.calls_of.get(rank, {}).values())
         for call in lost:
             self.run.close(call.call_id, now)
-        if self._grace.is_on:
+        if self._failures.is_on:
             return self._end_grace(now)
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             state.error = died_again(state, reason, lost)
-            return self._fail(fold({state.info: Failure("RankDiedError", state.error)}, self.run, now), now)
+            return self._fail(merge_equal({state.info: Failure("RankDiedError", state.error)}, self.run, now), now)
         state.restarts += 1
         state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
@@ -194,7 +194,7 @@ class WarmupMachine:
             commands = [c for rank, calls in lost.items() for c in self._logic.lost(self.run, rank, calls)]
         commands += (node_loss.leave if decision is Decision.SHRINK else node_loss.move)(self.run, ranks)
         self.run.warn(went_on(self.run, node_id, ranks, now))
-        if self._grace.is_on:
+        if self._failures.is_on:
             return [c for c in commands if isinstance(c, Release)] + self._end_grace(now)
         if self.phase is Phase.PROBING:
             commands += self._logic.lost(self.run, ranks[0], ())
@@ -208,7 +208,7 @@ class WarmupMachine:
         It describes itself before it takes part.
         """
         state = self.run.ranks.get(info.rank)
-        if state is None or self.is_over or self._grace.is_on or not state.is_starting:
+        if state is None or self.is_over or self._failures.is_on or not state.is_starting:
             return []
         if info.node_id != state.info.node_id and not state.is_moving:
             return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
@@ -220,8 +220,8 @@ class WarmupMachine:
         """Check the deadlines, and end the run after a failure's window."""
         if self.is_over:
             return []
-        if self._grace.is_on:
-            return self._fail(self._grace.told(self.run, now), now) if self._grace.is_over(now) else []
+        if self._failures.is_on:
+            return self._fail(self._failures.summary(self.run, now), now) if self._failures.is_over(now) else []
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
             self.run.overdue = tuple(sorted(self.run.calls_of))
@@ -287,7 +287,7 @@ class WarmupMachine:
     def _advance(self, commands: Commands, now: float) -> Commands:
         """Step over every complete phase, or go back to LOOKUP after a node loss."""
         issued: list[Command] = list(commands)
-        while not self.is_over and not self._grace.is_on:
+        while not self.is_over and not self._failures.is_on:
             if self._going_back.is_draining(self.run):
                 if self.run.calls:
                     break
@@ -334,14 +334,14 @@ class WarmupMachine:
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
         task_id = (call.task_id if isinstance(call, Call) else None) or ""
-        is_new = self._grace.add(info, replace(failure, task_id=task_id), now)
+        is_new = self._failures.add(info, replace(failure, task_id=task_id), now)
         told = failure if is_new else replace(failure, traceback="")  # thousands of equal ones fill a report
         self.run.ranks[call.rank].error = raised_by(self.run, call, info, told, now)
         return self._end_grace(now)
 
     def _end_grace(self, now: float) -> Commands:
         """Nobody left who could add to the failure: no need to wait for the clock. Nothing new is asked meanwhile."""
-        return [] if self.run.calls else self._fail(self._grace.told(self.run, now), now)
+        return [] if self.run.calls else self._fail(self._failures.summary(self.run, now), now)
 
     def _fail(self, text: str, now: float) -> Commands:
         self.run.error = text

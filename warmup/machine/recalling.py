@@ -6,7 +6,7 @@ compiled for it). One that serves a tactic which another node has quarantined is
 
 from __future__ import annotations
 
-from ray_warmup.warmup.artifact.quarantine import serves_none_of
+from ray_warmup.warmup.artifact.quarantine import avoids_quarantined
 from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.answers import FoundTable, Missing, RecalledTable
@@ -50,7 +50,7 @@ def keep_table(run: Run, group: ClassState, rank: int, value: RecalledTable | Mi
         run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value.reason}")
         return
     look.rows = value
-    if serves_none_of(value.results, value.verdicts, group.quarantine):
+    if avoids_quarantined(value.results, value.verdicts, group.quarantine):
         return
     for other, table in hits(group).items():
         if look.table is not None and table.digest == look.table.digest:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ray_warmup.warmup.artifact.quarantine import spared
+from ray_warmup.warmup.artifact.quarantine import without_quarantined
 from ray_warmup.warmup.machine import consensus, engine_tuning, peers
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.leadership import take_over
@@ -220,7 +220,7 @@ class Guarding(PoolPhase):
         return [t for t in group.tasks if t.task_id in tuned and t.task_id not in group.verdicts]
 
     def question(self, group: ClassState, task_id: str, *, packs: bool) -> Question:
-        return Guard(task_id, spared(group.results[task_id], group.quarantine), group.quarantine, packs)
+        return Guard(task_id, without_quarantined(group.results[task_id], group.quarantine), group.quarantine, packs)
 
     def keep(self, run: Run, group: ClassState, value: Answer) -> None:
         assert isinstance(value, Guarded), "a task was guarded"

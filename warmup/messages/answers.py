@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 
 from ray_warmup.warmup.codec import message
-from ray_warmup.warmup.messages.values import Ancestor, Header, LastWords, PoolTask, TextFile
+from ray_warmup.warmup.messages.values import Ancestor, CrashRecord, Header, PoolTask, TextFile
 from ray_warmup.warmup.report import EngineReport, FileReport
 from ray_warmup.warmup.tasks import Count, Duration, GuardVerdict, Skip, TacticId, TaskResult
 
@@ -31,7 +31,7 @@ class Probed:
     """Whether `TuneEngine` would tune anything here."""
     reference_s: Duration | None = None
     """Its time for a reference GEMM."""
-    last_words: LastWords | None = None
+    last_words: CrashRecord | None = None
     """What this rank's previous process wrote last."""
     warnings: tuple[str, ...] = ()
 

@@ -62,7 +62,7 @@ class PoolTask:
 
 
 @message
-class LastWords:
+class CrashRecord:
     """Last record of a dead process."""
 
     method: str

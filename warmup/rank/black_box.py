@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.disk.publish import make_directories
-from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.store.leases import process_identity
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,12 @@ SIGNAL = signal.SIGUSR2
 """Sent to a hung rank from outside; its stacks are in the box then."""
 RECORD_BYTES = 4096
 STACK_BYTES = 65536
-NOTED = tuple(field.name for field in fields(LastWords) if field.name != "stack")
+NOTED = tuple(field.name for field in fields(CrashRecord) if field.name != "stack")
 """What the record itself has; the stack lies beside it."""
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class BlackBox:
+class CrashRecorder:
     """Writer of one rank's crash record.
 
     `predecessor` is the record of the process before it, or None.
@@ -44,7 +44,7 @@ class BlackBox:
         self._path = path
         self._stack_path = path.with_name(path.name + ".stack")
         self._process = process_identity(os.getpid())
-        self.predecessor = read_box(path)
+        self.predecessor = read_crash_record(path)
         self._record = os.open(path, _FLAGS | os.O_TRUNC, 0o600)
         self._stack = os.open(self._stack_path, _FLAGS | os.O_TRUNC | os.O_APPEND, 0o600)
 
@@ -71,12 +71,12 @@ class BlackBox:
             path.unlink(missing_ok=True)
 
 
-def box_path(directory: Path, run_id: str, rank: int) -> Path:
+def crash_record_path(directory: Path, run_id: str, rank: int) -> Path:
     """Return the path of a rank's crash record, below its store."""
     return directory / "running" / f"{run_id}-{rank}"
 
 
-def read_box(path: Path) -> LastWords | None:
+def read_crash_record(path: Path) -> CrashRecord | None:
     """Read a crash record.
 
     None if it is absent or invalid.
@@ -84,7 +84,7 @@ def read_box(path: Path) -> LastWords | None:
     try:
         record = parse_json(_read(path, RECORD_BYTES).rstrip(), RECORD_BYTES)
         stack = _read(path.with_name(path.name + ".stack"), STACK_BYTES)
-        return LastWords(stack=stack, **{name: str(record[name]) for name in NOTED})
+        return CrashRecord(stack=stack, **{name: str(record[name]) for name in NOTED})
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

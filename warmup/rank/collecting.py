@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Content
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import LoadError
 from ray_warmup.warmup.messages.answers import Warmed
@@ -43,7 +43,7 @@ class ReplayPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectedContents:
     """Contents of an artifact beside its table."""
 
     contents: tuple[Content, ...]
@@ -52,7 +52,7 @@ class Collected:
     """Coverage of the replay, empty without one or if it failed."""
 
 
-class Collecting:
+class ArtifactCollector:
     """Collector of one probed rank.
 
     `store` is None without a disk. `replay` is None if no kernels can be collected.
@@ -61,7 +61,7 @@ class Collecting:
     def __init__(
         self,
         tuner: Tuner,
-        part: CompiledPart,
+        part: NodeKernelCaches,
         store: NodeStore | None,
         replay: ReplayPlan | None,
         kernels: KeptKernels,
@@ -79,15 +79,15 @@ class Collecting:
             return True
         return covers == self._replay.covers or (self._replay.covers == TABLE_ALONE and covers != "")
 
-    def collect(self, table: bytes, provider: Path | None) -> Collected:
+    def collect(self, table: bytes, provider: Path | None) -> CollectedContents:
         """Modules, and what a fresh process needs to replay this table and to warm an engine.
 
         `provider`: the installed set of modules that this process uses.
         """
         if self._store is None:
-            return Collected((), ())
+            return CollectedContents((), ())
         if self._replay is None or not self._part.has_gpu:
-            return Collected(*self._part.collect(self._tuner.libraries(), None))
+            return CollectedContents(*self._part.collect(self._tuner.libraries(), None))
         kernels = self._kernels.stored()
         request = replace(
             self._replay.request,
@@ -103,8 +103,8 @@ class Collecting:
                 )
         except LoadError as error:
             contents, warnings = self._part.collect(self._tuner.libraries(), None, stored_kernels=kernels)
-            return Collected(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
-        return Collected(contents, (*warnings, *_not_shipped(answer.engine)), self._replay.covers)
+            return CollectedContents(contents, (f"the kernels of a replay are not shipped: {error}", *warnings))
+        return CollectedContents(contents, (*warnings, *_not_shipped(answer.engine)), self._replay.covers)
 
     def expect(self) -> None:
         """`collect` will follow: what it needs a process for begins to import now. Does nothing the second time."""

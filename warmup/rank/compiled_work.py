@@ -15,13 +15,13 @@ from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.artifact_install import Installed
-from ray_warmup.warmup.caches.compiled_part import COMPILED, CompiledPart
+from ray_warmup.warmup.caches.compiled_part import COMPILED, NodeKernelCaches
 from ray_warmup.warmup.caches.provider import check, is_installed
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.messages.answers import Compiled, InstalledModules, PackedModules, Surveyed
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.rank.collecting import Collected, Collecting, ReplayPlan
+from ray_warmup.warmup.rank.collecting import ArtifactCollector, CollectedContents, ReplayPlan
 from ray_warmup.warmup.rank.kept_kernels import KeptKernels
 from ray_warmup.warmup.rank.module_build import ModuleBuild
 from ray_warmup.warmup.rank.packing import header as header_of
@@ -30,7 +30,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 logger = logging.getLogger(__name__)
 
 
-class CompiledWork:
+class RankCompilation:
     """Compiled code of one probed rank.
 
     `store` is None without a disk. `replay` is None if no kernels can be collected.
@@ -39,7 +39,7 @@ class CompiledWork:
     def __init__(
         self,
         tuner: Tuner,
-        part: CompiledPart,
+        part: NodeKernelCaches,
         store: NodeStore | None,
         key: CacheKey,
         replay: ReplayPlan | None,
@@ -50,7 +50,7 @@ class CompiledWork:
         self._store = store
         self._key = key
         self._kernels = KeptKernels(part, store if keeps_tuning_kernels else None)
-        self._collecting = Collecting(tuner, part, store, replay, self._kernels)
+        self._collecting = ArtifactCollector(tuner, part, store, replay, self._kernels)
         self._provider: Path | None = None
         self._refused: tuple[str, ...] = ()
         """Why the last set of modules is not used."""
@@ -157,7 +157,7 @@ class CompiledWork:
         """Return True if an artifact with this coverage has everything that a replay here would compile."""
         return self._collecting.is_covered_by(covers)
 
-    def collect(self, table: bytes) -> Collected:
+    def collect(self, table: bytes) -> CollectedContents:
         """Return the contents of the artifact beside its table."""
         return self._collecting.collect(table, self._provider)
 

@@ -25,7 +25,7 @@ from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedAr
 from ray_warmup.warmup.messages.answers import Confirmed, FoundTable, Installed, Loaded, Missing, Packed, RecalledTable
 from ray_warmup.warmup.messages.questions import Pack
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.rank.compiled_work import CompiledWork
+from ray_warmup.warmup.rank.compiled_work import RankCompilation
 from ray_warmup.warmup.rank.packing import header_of, joined, make_artifact, recalled, with_compiled, without_compiled
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import FileReport
@@ -54,7 +54,7 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-class Delivery:
+class ArtifactExchange:
     """One probed rank's side of its class's artifact exchange.
 
     `tasks` are those that its table must cover.
@@ -68,7 +68,7 @@ class Delivery:
         key: CacheKey,
         fingerprint: Fingerprint,
         tasks: Sequence[Task],
-        compiled: CompiledWork,
+        compiled: RankCompilation,
     ) -> None:
         self._info = info
         self._tuner = tuner

@@ -9,7 +9,7 @@ import logging
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import tuning_kernels
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -22,7 +22,7 @@ class KeptKernels:
     `store` is None if none are kept.
     """
 
-    def __init__(self, part: CompiledPart, store: NodeStore | None) -> None:
+    def __init__(self, part: NodeKernelCaches, store: NodeStore | None) -> None:
         self._part = part
         self._store = store
 

@@ -13,12 +13,12 @@ from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.messages.replays import FreshReplay
 from ray_warmup.warmup.rank.collecting import TABLE_ALONE, ReplayPlan
-from ray_warmup.warmup.rank.compiled_work import CompiledWork
+from ray_warmup.warmup.rank.compiled_work import RankCompilation
 from ray_warmup.warmup.rank.engine import off_reason
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.ranks import RankInfo
@@ -31,7 +31,7 @@ REPLAY_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class FreshRank:
+class ReplayIdentity:
     """Identity by which a fresh process replays as this rank.
 
     Without `factory` there is no such process.
@@ -85,19 +85,19 @@ def rank_files(config: WarmupConfig, store: NodeStore, info: RankInfo) -> RankFi
 
 def compiled_work(
     config: WarmupConfig,
-    who: FreshRank,
+    who: ReplayIdentity,
     tuner: Tuner,
     store: NodeStore,
     key: CacheKey,
     fingerprint: Fingerprint,
     paths: NodePaths,
-) -> CompiledWork:
+) -> RankCompilation:
     """Create the rank's compiled work.
 
     Entries that caches get after this call count as this run's.
     """
     cache, environ = config.cache, env.snapshot()
-    part = CompiledPart(
+    part = NodeKernelCaches(
         dict(fingerprint.parts),
         store.directory,
         paths.workspace,
@@ -109,7 +109,7 @@ def compiled_work(
     timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
     replay = ReplayPlan(request, environ, timeout_s, covers) if who.factory else None
     kept = store if _is_shared(config) else None
-    return CompiledWork(tuner, part, kept, key, replay, config.cache.tuning_kernels)
+    return RankCompilation(tuner, part, kept, key, replay, config.cache.tuning_kernels)
 
 
 def coverage_of(config: WarmupConfig, backend: str) -> str:

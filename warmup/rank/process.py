@@ -22,7 +22,7 @@ from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.quarantine import believed
+from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.rows import ReadRows
 from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
@@ -32,15 +32,15 @@ from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.values import Header, Heartbeat
-from ray_warmup.warmup.rank.black_box import box_path
-from ray_warmup.warmup.rank.compiled_work import CompiledWork
-from ray_warmup.warmup.rank.delivery import Delivery
+from ray_warmup.warmup.rank.black_box import crash_record_path
+from ray_warmup.warmup.rank.compiled_work import RankCompilation
+from ray_warmup.warmup.rank.delivery import ArtifactExchange
 from ray_warmup.warmup.rank.description import describe, outline
 from ray_warmup.warmup.rank.engine import RankEngine
 from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.rank.notice import Notice
 from ray_warmup.warmup.rank.opening import (
-    FreshRank,
+    ReplayIdentity,
     compiled_work,
     open_store,
     rank_files,
@@ -89,8 +89,8 @@ class RankProcess:
         self._fingerprint: Fingerprint
         self._store: NodeStore
         self._files: RankFiles
-        self._compiled: CompiledWork
-        self._delivery: Delivery
+        self._compiled: RankCompilation
+        self._delivery: ArtifactExchange
         self._notice: Notice
         self._loaded: str | None = None
         self._engine: RankEngine
@@ -129,7 +129,7 @@ class RankProcess:
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
-                box = box_path(self._store.directory, self._run_id, self.info.rank)
+                box = crash_record_path(self._store.directory, self._run_id, self.info.rank)
                 self._record.open(box, self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
             self._notice = Notice(self._config, self._backend, self.info, self._run_id, self._store, self._key)
@@ -148,8 +148,8 @@ class RankProcess:
     def look_up(self, token: str, retune: bool) -> answers.LookedUp:
         """Look the key up in this node's store by digests, and leave a marker of its directory."""
         with self._busy("look_up"):
-            banned = believed(self._store.load_quarantine())
-            self._tuner.keep_away(banned.rows)
+            banned = valid_quarantine_rows(self._store.load_quarantine())
+            self._tuner.set_quarantine(banned.rows)
             found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
             problems = [self._files.leave_marker(token), self._notice.begin()]
             if self._config.cache.persistent:
@@ -358,10 +358,10 @@ class RankProcess:
     def _prepare_delivery(self, paths: NodePaths, budget_bytes: int | None) -> None:
         if hasattr(self, "_delivery"):
             self._delivery.release()
-        who = FreshRank(self.info.rank, self._backend, self._factory, budget_bytes)
+        who = ReplayIdentity(self.info.rank, self._backend, self._factory, budget_bytes)
         self._compiled = compiled_work(self._config, who, self._tuner, self._store, self._key, self._fingerprint, paths)
         tasks = tuple(self._tasks.values())
-        self._delivery = Delivery(
+        self._delivery = ArtifactExchange(
             self.info, self._tuner, self._store, self._key, self._fingerprint, tasks, self._compiled
         )
 
@@ -386,7 +386,7 @@ class RankProcess:
         if not banned or banned == self._kept_away:
             return
         self._kept_away = banned
-        self._tuner.keep_away(banned)
+        self._tuner.set_quarantine(banned)
         self._files.keep_quarantine(banned)
 
     def _task(self, task_id: str) -> Task:

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.rank.black_box import read_box
+from ray_warmup.warmup.rank.black_box import read_crash_record
 from ray_warmup.warmup.store.leases import process_identity
 
 POLL_S = 0.05
@@ -81,7 +81,7 @@ def stacks_of(target: Target, number: int, box: Path | None) -> str:
     if not send(target, number):
         return ""
     time.sleep(STACKS_S)
-    words = None if box is None else read_box(box)
+    words = None if box is None else read_crash_record(box)
     return "" if words is None else words.stack
 
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from ray_warmup.warmup.device.tuner import Watch
-from ray_warmup.warmup.messages.values import Heartbeat, LastWords
-from ray_warmup.warmup.rank.black_box import BlackBox
+from ray_warmup.warmup.messages.values import CrashRecord, Heartbeat
+from ray_warmup.warmup.rank.black_box import CrashRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ class RankRecord:
 
     def __init__(self) -> None:
         self._doing = (IDLE, "", time.monotonic())
-        self._box: BlackBox | None = None
-        self.last_words: LastWords | None = None
+        self._box: CrashRecorder | None = None
+        self.last_words: CrashRecord | None = None
         """What this rank's previous process wrote last; None when this is the first, or it left nothing."""
 
     def open(self, path: Path, dir_mode: int) -> None:
@@ -32,7 +32,7 @@ class RankRecord:
         if self._box is not None:
             return
         try:
-            self._box = BlackBox(path, dir_mode)
+            self._box = CrashRecorder(path, dir_mode)
         except OSError as error:
             logger.warning("no record of tactics is kept: %s", error)
             return

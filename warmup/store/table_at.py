@@ -15,7 +15,7 @@ from pathlib import Path
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
-from ray_warmup.warmup.artifact.quarantine import believed, named_by
+from ray_warmup.warmup.artifact.quarantine import named_by, valid_quarantine_rows
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
@@ -56,7 +56,7 @@ def read_table_at(path: Path) -> TableAt:
 
 def quarantined(store: NodeStore, table: bytes) -> str | None:
     """Return the reason to refuse a table with a tactic quarantined beside it, or None. Raises an ArtifactError."""
-    banned = believed(store.load_quarantine())
+    banned = valid_quarantine_rows(store.load_quarantine())
     for warning in banned.warnings(f"quarantine of {store.directory}"):
         logger.warning("%s", warning)
     return named_by(parse_table(table), banned.rows)

@@ -16,7 +16,7 @@ from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, decode, encode, sha256, verify
 from ray_warmup.warmup.artifact.compression import FREE_BYTES, LIMITS, MAX_RATIO, compressed, oversize
 from ray_warmup.warmup.artifact.manifest import BlobEntry, GuardSummary, KeyEntry, Kind, Manifest
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from tests.artifacts import KEY, KEY_SHA256, ROOT, make_artifact
 
@@ -157,7 +157,7 @@ def test_too_large_a_content_is_not_packed(monkeypatch: pytest.MonkeyPatch, tmp_
     cache.mkdir(parents=True)
     (cache / "k.cubin").write_bytes(b"123456")
     fingerprint = {"driver": "", "arch": "cpu", "cuda_version": ""}
-    part = CompiledPart(fingerprint, tmp_path / "store", tmp_path, {"HOME": str(tmp_path)})
+    part = NodeKernelCaches(fingerprint, tmp_path / "store", tmp_path, {"HOME": str(tmp_path)})
     contents, warnings = part.collect({}, None, ["KEY"])
     assert contents == ()
     assert [warning for warning in warnings if "at most 5 of its kind" in warning]

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ray_warmup.warmup.artifact.quarantine import believed, named_by, serves_none_of, spared, spared_verdict
+from ray_warmup.warmup.artifact.quarantine import (
+    avoids_quarantined,
+    named_by,
+    valid_quarantine_rows,
+    verdict_without_quarantined,
+    without_quarantined,
+)
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TacticId, TaskResult
@@ -37,7 +43,7 @@ def test_rows_that_are_no_entries_are_left_out() -> None:
     """A row without one of the names, or with something else than text, quarantines nothing."""
     rows = [BAD_ROW | {"gpu": "H200"}, {"op": "bf16_gemm", "runner": "R"}, BAD_ROW | {"tactic": 3}, {}]
 
-    found = believed(rows)
+    found = valid_quarantine_rows(rows)
     assert found.rows == (BAD,)
     assert [reason.partition(": ")[2] for reason in found.refused] == [
         "tactic: Field required",
@@ -58,42 +64,42 @@ def test_a_table_that_names_one_is_found() -> None:
 def test_a_default_stays_in_a_table() -> None:
     """An explicit default is served although it hung on some shape: nothing else could take its place."""
     assert named_by(table(-1), [DEFAULT]) is None
-    assert spared(result(-1, choice=-1), [DEFAULT]) == result(-1, choice=-1)
+    assert without_quarantined(result(-1, choice=-1), [DEFAULT]) == result(-1, choice=-1)
 
 
 def test_a_choice_gives_way_to_the_fastest_that_is_left() -> None:
     """The quarantined candidate is gone from the short list too; with none left the default is kept, explicitly."""
-    found = spared(result((1, 2), 7, 8), [BAD])
+    found = without_quarantined(result((1, 2), 7, 8), [BAD])
     assert found.choice == Choice("R", 7)
     assert [row.tactic for row in found.measurements] == [7, 8]
 
-    alone = spared(result([1, 2]), [BAD])
+    alone = without_quarantined(result([1, 2]), [BAD])
     assert (alone.choice, alone.outcome, alone.measurements) == (None, "no_valid_tactic", ())
 
 
 def test_other_results_are_as_they_were() -> None:
     """Another op, another choice, no choice at all, and an empty quarantine change nothing."""
     for same in (
-        spared(result((1, 2)), []),
-        spared(result((1, 2)), [replace(BAD, op="fp8_gemm")]),
-        spared(result((1, 2)), [replace(BAD, runner="S")]),
+        without_quarantined(result((1, 2)), []),
+        without_quarantined(result((1, 2)), [replace(BAD, op="fp8_gemm")]),
+        without_quarantined(result((1, 2)), [replace(BAD, runner="S")]),
     ):
         assert same == result((1, 2))
-    assert spared(result(7, choice=7), [BAD]) == result(7, choice=7)
+    assert without_quarantined(result(7, choice=7), [BAD]) == result(7, choice=7)
     untuned = replace(result(), choice=None, outcome="oom")
-    assert spared(untuned, [BAD]) == untuned
+    assert without_quarantined(untuned, [BAD]) == untuned
 
 
 def test_a_verdict_that_keeps_one_becomes_the_default() -> None:
     """The guard had judged before the tactic was quarantined: its verdict does not outlive that."""
     kept = verdict([1, 2])
-    found = spared_verdict(kept, result((1, 2)), [BAD])
+    found = verdict_without_quarantined(kept, result((1, 2)), [BAD])
     assert (found.decision, found.choice, found.ratio) == ("crashed", Choice("R", -1), 1.0)
     assert "quarantined" in found.note
-    assert spared_verdict(kept, result((1, 2)), []) == kept
+    assert verdict_without_quarantined(kept, result((1, 2)), []) == kept
 
 
 def test_a_found_table_is_judged_by_what_it_serves() -> None:
     """Verdicts win over choices: a quarantined winner that the guard had replaced is not served."""
-    assert serves_none_of([result((1, 2))], [verdict(-1)], [BAD])
-    assert not serves_none_of([result((1, 2))], [], [BAD])
+    assert avoids_quarantined([result((1, 2))], [verdict(-1)], [BAD])
+    assert not avoids_quarantined([result((1, 2))], [], [BAD])

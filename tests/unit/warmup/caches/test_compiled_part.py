@@ -8,7 +8,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.artifact import table_content
 from ray_warmup.warmup.caches import flashinfer_modules
-from ray_warmup.warmup.caches.compiled_part import CompiledPart
+from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.errors import CorruptArtifactError
 from tests.artifacts import make_artifact, table_bytes
 
@@ -16,10 +16,10 @@ ON_GPU = {"driver": "580.1", "cuda_version": "13.0", "arch": "90a"}
 ON_CPU = {"driver": "", "cuda_version": "", "arch": "cpu-x86_64"}
 
 
-def part(tmp_path: Path, fingerprint: dict[str, str]) -> CompiledPart:
+def part(tmp_path: Path, fingerprint: dict[str, str]) -> NodeKernelCaches:
     """The part of a rank whose home is `tmp_path`."""
     environ = {"HOME": str(tmp_path / "home"), "CUDA_CACHE_MAXSIZE": "1000000"}
-    return CompiledPart(fingerprint, tmp_path / "store", tmp_path / "workspace", environ)
+    return NodeKernelCaches(fingerprint, tmp_path / "store", tmp_path / "workspace", environ)
 
 
 def test_without_a_gpu_there_is_nothing(tmp_path: Path) -> None:

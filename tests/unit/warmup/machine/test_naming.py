@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status, fold, late_phase
+from ray_warmup.warmup.machine.blame import Status, late_phase, merge_equal
 from ray_warmup.warmup.machine.commands import Failure
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
@@ -31,7 +31,7 @@ def test_one_cause_on_thousands_of_ranks_is_one_paragraph(words: str) -> None:
     """Whether or not a message begins with its rank's own name; the first ranks, the count and the range are there."""
     run = large_run()
     infos = [state.info for state in run.ranks.values()]
-    text = fold({info: Failure("LoadError", words.format(info=info), "trace") for info in infos}, run, 1.0)
+    text = merge_equal({info: Failure("LoadError", words.format(info=info), "trace") for info in infos}, run, 1.0)
     assert text.count("LoadError") == text.count("trace") == 1
     assert len(text) < 1000
     assert str(infos[0]) in text
@@ -42,7 +42,9 @@ def test_thousands_of_causes_are_bounded_too() -> None:
     """Messages that all differ: the first in full, then how many and on which ranks."""
     run = large_run()
     infos = [state.info for state in run.ranks.values()]
-    text = fold({info: Failure("LoadError", f"digest {info.rank * 7919}", "x" * 900) for info in infos}, run, 1.0)
+    text = merge_equal(
+        {info: Failure("LoadError", f"digest {info.rank * 7919}", "x" * 900) for info in infos}, run, 1.0
+    )
     assert len(text) < 12_000
     assert "and 3992 more causes on ranks 8-3999" in text
 

@@ -10,14 +10,14 @@ from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.watchdog import beat_interval
-from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.values import CrashRecord
 from tests.unit.warmup.machine.driver import Driver
 
 PHASES = (Phase.PROBING, Phase.LOOKUP, Phase.COMPILING, Phase.TUNING, Phase.GUARDING, Phase.PUSHING)
 LATER = (Phase.INSTALLING, Phase.LOADING, Phase.REPLAYING)
 
 
-def freeze_and_return(driver: Driver, rank: int, words: LastWords | None = None) -> None:
+def freeze_and_return(driver: Driver, rank: int, words: CrashRecord | None = None) -> None:
     """The rank stands still until it is given up; a fresh process stands in for it."""
     driver.tick(31.0, silent=driver.quiet(rank))
     assert [(command.rank, command.is_hung) for command in driver.replacing] == [(rank, True)]
@@ -91,9 +91,9 @@ def test_a_rank_that_was_silent_unsaid_is_not_said_to_be_back() -> None:
     assert not any("rank 1 " in text for text in driver.machine.run.warnings)
 
 
-def bad_words(method: str, task_id: str | None, tactic: str = "7") -> LastWords:
+def bad_words(method: str, task_id: str | None, tactic: str = "7") -> CrashRecord:
     """A tactic was running."""
-    return LastWords(method, task_id or "", "bf16_gemm", "BadRunner", tactic)
+    return CrashRecord(method, task_id or "", "bf16_gemm", "BadRunner", tactic)
 
 
 @pytest.mark.parametrize("phase", [Phase.TUNING, Phase.GUARDING])

@@ -10,7 +10,7 @@ import pytest
 from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.messages.wire import to_bytes
 from ray_warmup.warmup.tasks import Choice, TacticId
 from tests.sim.world import make_verdict
@@ -22,9 +22,9 @@ FATAL = "Fatal Python error: Segmentation fault\n\nThread 0x1 (most recent call 
 BAD = TacticId("bf16_gemm", "BadRunner", "7")
 
 
-def words(task_id: str, **values: str) -> LastWords:
+def words(task_id: str, **values: str) -> CrashRecord:
     """What a dead process wrote last."""
-    return replace(LastWords("tune", task_id, BAD.op, BAD.runner, BAD.tactic), **values)
+    return replace(CrashRecord("tune", task_id, BAD.op, BAD.runner, BAD.tactic), **values)
 
 
 def die(driver: Driver, rank: int = 0, **values: str) -> str:

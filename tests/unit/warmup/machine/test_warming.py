@@ -10,7 +10,7 @@ from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Replace
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.questions import Warm
-from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, VerificationReport
 from tests.unit.warmup.machine.driver import Driver
 
@@ -127,7 +127,7 @@ def test_a_death_within_an_optional_warmup_leaves_it_out(name: str, left_out: bo
     driver.answer(driver.in_flight("replay", 1)[0])
     driver.kill(1)
     assert isinstance(driver.replacing[0], Replace)
-    driver.changes["probe", 1] = {"last_words": LastWords("warm", name, "", "", "")}
+    driver.changes["probe", 1] = {"last_words": CrashRecord("warm", name, "", "", "")}
     report = driver.finish()
 
     assert report.ready

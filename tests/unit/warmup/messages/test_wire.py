@@ -12,7 +12,7 @@ import pytest
 
 from ray_warmup.warmup.errors import MessageError
 from ray_warmup.warmup.messages import answers, questions
-from ray_warmup.warmup.messages.values import Ancestor, BlobRow, Header, Heartbeat, LastWords, RunVerdict, TextFile
+from ray_warmup.warmup.messages.values import Ancestor, BlobRow, CrashRecord, Header, Heartbeat, RunVerdict, TextFile
 from ray_warmup.warmup.messages.wire import EXPECTED, QUESTIONS, from_bytes, to_bytes
 from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, FileReport
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TacticId, TaskResult
@@ -29,7 +29,7 @@ SENT: tuple[Any, ...] = (
     questions.Load(HEADER.digest, HEADER),
     questions.Warm({"serving_shapes": "no end"}),
     questions.Conclude(RunVerdict("run-1", False, "failed", "it broke", 9.5, {"TUNING": 1.0}, ()), (0, 1)),
-    answers.Probed("k", {"gpu": "H200"}, "/cache", last_words=LastWords("tune", "gemm@8", "gemm", "Fast", "3")),
+    answers.Probed("k", {"gpu": "H200"}, "/cache", last_words=CrashRecord("tune", "gemm@8", "gemm", "Fast", "3")),
     answers.Tuned(RESULT),
     answers.Guarded(VERDICT),
     answers.RecalledTable(HEADER, (RESULT,), (VERDICT,)),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ray_warmup.warmup.device.tuner import Watch
-from ray_warmup.warmup.messages.values import LastWords
+from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.rank.record import RankRecord
 
 FULL = """
@@ -46,7 +46,7 @@ def test_the_successor_reads_what_was_running(tmp_path: Path) -> None:
     second = RankRecord()
     second.open(box, 0o700)
     assert second.last_words is not None
-    assert second.last_words == LastWords("tune", "task", "op", "Runner", "3")
+    assert second.last_words == CrashRecord("tune", "task", "op", "Runner", "3")
     second.close()
     first.close()
     assert not list(tmp_path.iterdir())
