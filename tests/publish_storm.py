@@ -97,6 +97,13 @@ def fork(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
+def wait_for_progress(count_file: int, publishes: int) -> None:
+    """Wait for some more publishes, at most two seconds: on a busy machine nobody is killed before it did anything."""
+    wanted, deadline = os.fstat(count_file).st_size + publishes, time.monotonic() + 2.0
+    while os.fstat(count_file).st_size < wanted and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
 def storm(scratch: Path, publishes: int, seed: int, num_publishers: int, num_readers: int) -> dict[str, object]:
     """Kill and replace publishers until at least `publishes` were counted; what happened, with any problems."""
     rng = random.Random(seed)
@@ -113,7 +120,8 @@ def storm(scratch: Path, publishes: int, seed: int, num_publishers: int, num_rea
     alive = [publisher() for _ in range(num_publishers)]
     kills, problems = 0, []
     while os.fstat(count_file).st_size < publishes and not problems:
-        time.sleep(rng.uniform(0.0, 0.1))
+        wait_for_progress(count_file, rng.randint(1, 6))
+        time.sleep(rng.uniform(0.0, 0.02))
         victim = rng.randrange(num_publishers)
         os.kill(alive[victim], signal.SIGKILL)
         _, status = os.waitpid(alive[victim], 0)
