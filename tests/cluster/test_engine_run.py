@@ -98,14 +98,14 @@ def test_a_node_that_joins_takes_what_another_holds(engine_nodes: list[Node]) ->
 
 
 def test_what_was_found_and_does_not_fit_is_recorded_anew(engine_nodes: list[Node]) -> None:
-    """A variable that changes kernels is no part of the request: the proof start sees it, and one recording follows."""
-    first, _ = run(config("engine-changed", num_nodes=1))
+    """An artifact that the index names and that cannot be used is a note, and one recording follows."""
+    first, _ = run(config("engine-changed"))
     assert first.ready
-    store = next(node.home / "engine-changed" for node in engine_nodes if (node.home / "engine-changed").is_dir())
-    for pointer in store.rglob("current"):
-        pointer.write_text("{}")
+    for node in engine_nodes:
+        for pointer in (node.home / "engine-changed").rglob("current"):
+            pointer.write_text("{}")
 
-    second, events = run(config("engine-changed", num_nodes=1))
+    second, events = run(config("engine-changed"))
 
     assert second.ready, second.error
     assert "RECORDING" in phases(events)
