@@ -19,6 +19,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -163,6 +164,8 @@ class EngineRun:
                 return self._ship_and_prove(facts, source, facts[source].found)
             except EngineError as error:
                 self._say(f"the artifact that was found does not fit and is recorded anew: {_first(error)}")
+                # The new one may have the same identity: no node's old copy stands in for it.
+                facts = {one: replace(fact, found="") for one, fact in facts.items()}
         source = next(iter(facts))
         with self._phase("RECORDING"):
             limit = self._config.engine.start_deadline + SLACK_S

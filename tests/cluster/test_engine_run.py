@@ -97,7 +97,6 @@ def test_a_node_that_joins_takes_what_another_holds(engine_nodes: list[Node]) ->
     assert sorted(node.role for node in both.nodes) == ["found", "installed"]
 
 
-@pytest.mark.xfail(strict=False, reason="a node whose pointer is damaged can still be sent nothing: it fails the proof")
 def test_what_was_found_and_does_not_fit_is_recorded_anew(engine_nodes: list[Node]) -> None:
     """An artifact that the index names and that cannot be used is a note, and one recording follows."""
     first, _ = run(config("engine-changed"))
