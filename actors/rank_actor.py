@@ -55,6 +55,7 @@ class RankActor:
 
     def __init__(self, bundle_index: int, work: Work) -> None:
         env.export(dict(work.environment))
+        os.umask(os.umask(0o077) | 0o022)  # what FlashInfer and Triton build is loaded as code: nobody else writes it
         die_of_sigterm()
         logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
         self._bundle_index = bundle_index

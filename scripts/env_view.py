@@ -17,8 +17,8 @@ from ray_warmup.scripts.shell_command import REFUSAL
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.environment import ProcessEnvironment, Setting, decide
-from ray_warmup.warmup.caches.provider import is_installed, refusal
-from ray_warmup.warmup.caches.workspace import find_workspace
+from ray_warmup.warmup.caches.provider import is_installed, private_copy, refusal
+from ray_warmup.warmup.caches.workspace import COPIES, Workspace, find_workspace
 from ray_warmup.warmup.disk.writable import why_not_writable
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank
@@ -50,7 +50,7 @@ def environment_of(config: WarmupConfig, rank: int | None, node: int | None = No
     environ = env.snapshot() | here | home_environment(paths)
     home = Path(environ.get("HOME") or "/")
     workspace = find_workspace(paths.workspace, environ, home)
-    provider, refused = _provider(place.directory)
+    provider, refused = _provider(place.directory, workspace)
     process = decide(environ, home, workspace.base, provider)
     process = replace(process, settings=(*process.settings, *_trust(config)))
     notes = (*workspace.refused, *refused, *_unwritable(process))
@@ -119,17 +119,24 @@ def _refused(standing: Standing) -> int:
     return 1
 
 
-def _provider(store_directory: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the installed modules of the store's current artifact, or the reason for refusing to load them."""
+def _provider(store_directory: Path, workspace: Workspace) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the installed modules of the store's current artifact, or the reason for refusing to load them.
+
+    Where this user can leave no lease, a prune elsewhere would not see the engine: it gets a copy of its own.
+    """
     try:
         _, manifest = NodeStore(store_directory).current()
         provider = provider_directory(store_directory, manifest.module_set)
         if not is_installed(provider):
             return None, ()
         why = refusal(provider, manifest.module_set)
+        unheld = why_not_writable(store_directory / "leases") if why is None else None
+        if unheld is not None and workspace.is_usable:
+            copy = private_copy(provider, workspace.base / COPIES, manifest.module_set)
+            return copy, (f"compiled modules are a copy, because none can be held in the store: {unheld}",)
     except FileNotFoundError:
         return None, ()
-    except WarmupError as error:
+    except (OSError, WarmupError) as error:
         why = str(error)
     return (provider, ()) if why is None else (None, (f"compiled modules are not used: {why}",))
 

@@ -43,6 +43,8 @@ class Applied:
     seconds: float
     notes: tuple[str, ...] = ()
     """Notes on repairs."""
+    is_held: bool = False
+    """True if a lease keeps the table's generation and its modules from being pruned while this process lives."""
 
 
 def apply(path: str | os.PathLike[str], expected: Sequence[Task] | None = None) -> Applied:
@@ -103,7 +105,12 @@ def _load_held(tuner: Tuner, path: Path, expected: Sequence[Task] | None) -> tup
                 for note in found.notes:
                     logger.warning("%s", note)
                 covered = tuple(sorted(ops.items()))
-                return Applied(result.digest, result.entries, covered, hits, result.seconds, found.notes), holding
+                return (
+                    Applied(
+                        result.digest, result.entries, covered, hits, result.seconds, found.notes, holding is not None
+                    ),
+                    holding,
+                )
         except BaseException:
             if holding is not None:
                 holding.release()

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import parse_json, set_of
+from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
 from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
 
@@ -68,6 +69,22 @@ def refusal(provider: Path, module_set: str | None = None) -> str | None:
     if module_set is not None and set_of(shas.items()) != module_set:
         return f"{provider / PACKAGE / MARK} names other modules than the manifest"
     return _difference(provider / PACKAGE, shas)
+
+
+def private_copy(provider: Path, directory: Path, module_set: str) -> Path:
+    """Copy a checked provider below a directory of this user, unless the copy is there, and return the copy.
+
+    For an engine that cannot hold a lease where the provider is. Raises StoreError, OSError if the provider was pruned
+    meanwhile, and as `check` does for the copy.
+    """
+    copy = directory / provider.name
+    home = provider / PACKAGE
+    if not is_installed(copy):
+        for name in (*(f"{MODULES}/{path}" for path in sorted(_described(provider)) if path != REQUIREMENTS), MARK):
+            publish_bytes(copy / PACKAGE / name, (home / name).read_bytes())
+        publish_bytes(copy / PACKAGE / "__init__.py", SHIM.read_bytes())  # last: it makes the copy count
+    check(copy, module_set)
+    return copy
 
 
 def _difference(home: Path, shas: Mapping[str, str]) -> str | None:

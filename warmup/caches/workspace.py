@@ -10,11 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.disk.trust import code_refusal
+from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
 from ray_warmup.warmup.disk.writable import why_not_writable
+from ray_warmup.warmup.errors import StoreError
 
 LOG = Path(".cache") / "flashinfer"
 """FlashInfer makes this below its workspace, and its modules and log in it."""
+
+COPIES = "ray-warmup-modules"
+"""Below the workspace: copies of compiled modules from stores in which this user can hold nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ def find_workspace(wanted: Path, environ: Mapping[str, str], home: Path) -> Work
     places = (own / "ray-warmup", home / ".cache" / "ray-warmup", temporary)
     refused: list[str] = []
     for base in dict.fromkeys((wanted, *(place / "flashinfer" for place in places if place.is_absolute()))):
-        why = why_not_writable(base / LOG) or _exposed(base)
+        why = why_not_writable(base / LOG) or exposed(base / LOG)
         if why is None and base.is_relative_to(temporary):
             why = _made_private(temporary)
         if why is None:
@@ -43,12 +47,30 @@ def find_workspace(wanted: Path, environ: Mapping[str, str], home: Path) -> Work
     return Workspace(wanted, tuple(refused), is_usable=False)
 
 
-def _exposed(base: Path) -> str | None:
-    """Return the reason against loading code from the existing part of a directory, or None."""
-    there = base
+def check_code_caches(workspace: Path, environ: Mapping[str, str], home: Path) -> None:
+    """Check that nobody else can write where FlashInfer and Triton load modules from. Raises StoreError."""
+    triton = Path(environ.get("TRITON_CACHE_DIR") or Path(environ.get("TRITON_HOME") or home) / ".triton" / "cache")
+    places = (("FLASHINFER_WORKSPACE_BASE", workspace / LOG), ("TRITON_CACHE_DIR", triton.absolute()))
+    for name, directory in places:
+        why = exposed(directory)
+        if why is not None:
+            raise StoreError(
+                f"compiled modules are not loaded from {directory}: {why}; or set {name} to a directory that this user "
+                "alone can write",
+                path=str(directory),
+            )
+
+
+def exposed(directory: Path) -> str | None:
+    """Return the reason against loading code from a directory and what is in it, which may not exist yet, or None."""
+    if directory.is_dir():
+        why = code_refusal(directory)
+        is_private = not directory.stat().st_mode & 0o011  # nobody else gets in, whatever the modes in it are
+        return why if why is not None or is_private else contents_refusal(directory, may_link=True)
+    there = directory
     while not there.exists() and there != there.parent:
         there = there.parent
-    return code_refusal(there) if there == base else _exposed_above(there)
+    return _exposed_above(there)
 
 
 def _exposed_above(there: Path) -> str | None:

@@ -75,16 +75,22 @@ def code_refusal(path: Path) -> str | None:
     return None
 
 
-def contents_refusal(directory: Path) -> str | None:
-    """Return the reason against loading code from below a directory: a link, a special file, an owner or a mode."""
+def contents_refusal(directory: Path, *, may_link: bool = False) -> str | None:
+    """Return the reason against loading code from below a directory: a link, a special file, an owner or a mode.
+
+    `may_link` accepts links of believed users. They are not followed.
+    """
     try:
         for place, names, files in os.walk(directory, onerror=_raise):
             for name in (*names, *files):
                 path = Path(place, name)
                 status = path.lstat()
-                if not (stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode)):
+                if stat.S_ISLNK(status.st_mode) and may_link:
+                    why = _stranger_at(path, status)
+                elif stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+                    why = _refusal_of(path, status, is_above=False)
+                else:
                     return f"{path} is a link or another special file"
-                why = _refusal_of(path, status, is_above=False)
                 if why is not None:
                     return why
     except OSError as error:
@@ -97,9 +103,9 @@ def _raise(error: OSError) -> None:
 
 
 def _refusal_of(path: Path, status: os.stat_result, *, is_above: bool) -> str | None:
-    why = stranger(status.st_uid)
+    why = _stranger_at(path, status)
     if why is not None:
-        return f"{path} {why}"
+        return why
     mode = stat.S_IMODE(status.st_mode)
     if is_above and mode & stat.S_ISVTX:
         return None
@@ -111,6 +117,11 @@ def _refusal_of(path: Path, status: os.stat_result, *, is_above: bool) -> str | 
             f"take 0020 away, or name {status.st_gid} in cache.trusted_gids"
         )
     return None
+
+
+def _stranger_at(path: Path, status: os.stat_result) -> str | None:
+    why = stranger(status.st_uid)
+    return None if why is None else f"{path} {why}"
 
 
 def _levels(path: Path) -> Iterator[Path]:

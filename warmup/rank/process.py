@@ -24,6 +24,7 @@ from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.rows import ReadRows
+from ray_warmup.warmup.caches.workspace import check_code_caches
 from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
@@ -110,6 +111,7 @@ class RankProcess:
             env.export(flashinfer_environment(paths))
             if not self._config.autotune.is_enabled:
                 return self._described(answers.Probed())
+            check_code_caches(paths.workspace, env.snapshot(), Path(env.read("HOME") or paths.root))
             with workspace_is_made(paths.workspace):
                 self._tuner = self._make_tuner(self._backend, tuner_options(self._config))
             self._fingerprint = Fingerprint.of(self._tuner.describe())

@@ -116,7 +116,11 @@ def hold_table_at(path: Path, table: bytes | None = None) -> Holding | None:
         logger.warning("%s is served and not held: no generation of its store has this table", path)
         return None
     if lease.path is None:
-        logger.warning("%s is served and not held: no lease can be left in its store; do not prune it meanwhile", path)
+        logger.warning(
+            "%s is served from memory and not held: no lease can be left in its store, which a prune from elsewhere "
+            "does not see; compiled modules are safe as the copy that `ray-warmup env` makes",
+            path,
+        )
         return None
     return Holding(lease)
 

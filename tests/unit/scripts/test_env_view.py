@@ -17,6 +17,8 @@ from ray_warmup.scripts.env_view import environment_of, show_environment
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.artifact_install import provider_directory
+from ray_warmup.warmup.caches.provider import refusal
+from ray_warmup.warmup.caches.workspace import COPIES
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import ROOT, make_artifact
@@ -212,3 +214,21 @@ def test_where_no_workspace_can_be_had_the_shell_is_told(tmp_path: Path) -> None
     script = 'eval "$lines"; echo "$code $?"'
     done = run_env(tmp_path / "root", tmp_path / "home", script, read_only(tmp_path), TMPDIR=str(tmp_path))
     assert done.stdout.splitlines()[-1] == "1 1", done.stdout + done.stderr
+
+
+def test_an_engine_on_a_read_only_store_gets_modules_that_no_prune_takes(config: WarmupConfig, tmp_path: Path) -> None:
+    """It can leave no lease there, so the path names a copy of its own, which is whole after the store is gone."""
+    provider = installed(config)
+    root, home = tmp_path / "root", tmp_path / "home"
+    home.mkdir()
+    done = run_env(root, home, 'eval "$lines"; echo "$lines" | grep "^#"; echo "$PYTHONPATH"', read_only(root))
+    lines = done.stdout.splitlines()
+    copy = home / ".cache/ray-warmup/flashinfer" / COPIES / provider.name
+    assert lines[-1] == str(copy), done.stdout + done.stderr
+    assert any("compiled modules are a copy, because none can be held in the store" in line for line in lines)
+    again = run_env(root, home, 'eval "$lines"; echo "$PYTHONPATH"', read_only(root))
+    assert again.stdout.splitlines()[-1] == str(copy)
+    shutil.rmtree(root)
+    assert refusal(copy) is None
+    (copy / "flashinfer_jit_cache/modules/gemm/gemm.so").write_bytes(b"other")
+    assert "is not what was installed" in (refusal(copy) or "")

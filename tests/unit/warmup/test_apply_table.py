@@ -18,7 +18,7 @@ from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.device.autotuner_seams import metadata
 from ray_warmup.warmup.device.loading import held_table
 from ray_warmup.warmup.errors import LoadError, StoreError
-from ray_warmup.warmup.store import table_at
+from ray_warmup.warmup.store import leases, table_at
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
 from tests.artifacts import ROOT, make_artifact
@@ -50,7 +50,7 @@ def test_it_says_what_is_covered(store: NodeStore) -> None:
     """Entries by op; no number of hits where nothing was looked up."""
     applied = ray_warmup.apply(store.table_path)
     assert (applied.entries, applied.ops, applied.hits) == (4, (("bf16_gemm", 3), ("fused_moe", 1)), None)
-    assert (applied.digest, applied.notes) == (parse_table(table_of(7)).digest, ())
+    assert (applied.digest, applied.notes, applied.is_held) == (parse_table(table_of(7)).digest, (), True)
     assert ray_warmup.apply(store.table_path, []).hits == 0
 
 
@@ -107,6 +107,20 @@ def test_where_it_cannot_be_put_back_the_right_bytes_are_served(
     applied = ray_warmup.apply(store.table_path)
     assert (served(), applied.digest) == ({7, 3}, parse_table(data).digest)
     assert "could not be put back: cannot write: Read-only file system" in applied.notes[0]
+
+
+def test_where_no_lease_can_be_left_that_is_said(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a read-only mount the table is whole in memory; the answer and a line say that nothing keeps its store."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StoreError("cannot write: Read-only file system")
+
+    monkeypatch.setattr(leases, "publish_bytes", refuse)
+    applied = ray_warmup.apply(store.table_path)
+    assert (served(), applied.hits, applied.is_held, held(store)) == ({7, 3}, None, False, set())
+    assert "is served from memory and not held: no lease can be left in its store" in caplog.text
 
 
 def test_a_store_that_cannot_tell_is_no_store_to_serve_from(store: NodeStore) -> None:
