@@ -3,6 +3,9 @@
     capture_call(fn)    the AutoTuner request of an op call, without running any kernel
     look_up(fn)         what serving would choose for it: hit or miss, runner, tactic
     profiled(...)       every tactic that is timed while `autotune()` tunes one op
+    answered_by_default(...)   every request of an engine's forward, kept and answered without a search
+    without_store()     tune and look up as if no managed store were attached to the process
+    watched_lookups(...)       every answer that serving gets
 
 Each wraps a method of the process' AutoTuner and restores it on every way out. Written for FlashInfer
 0.7.2.post1; `tests/unit/warmup/device/test_seams.py` pins each signature. One thread only.
@@ -23,6 +26,7 @@ from flashinfer.autotuner import autotuner as private
 
 from ray_warmup.warmup.device.tuning_request import Attempt, Captured, Lookup, Profiling, json_tactic
 from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,9 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 }
 """Parameters of the functions of its module that are used here."""
 
+ATTRIBUTES = ("_managed_cache", "_override_tuning_buckets")
+"""Attributes of an AutoTuner that are read, or set for a while."""
+
 
 class _Answered(BaseException):
     """Exception that ends an op call after the AutoTuner's answer.
@@ -82,6 +89,9 @@ def check_seams() -> None:
                     "for which this version was written; install the pinned one",
                     seam=name,
                 )
+    for name in ATTRIBUTES:
+        if not hasattr(AutoTuner.get(), name):
+            raise TuningError(f"FlashInfer {private._flashinfer_version} has no {name} in its AutoTuner", seam=name)
 
 
 def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
@@ -180,6 +190,54 @@ def profiled(op: str, time_tactic: Callable[[Attempt], float]) -> Iterator[Profi
 
     with _replaced("_profile_single_kernel", profile), _choices(choose), _watched_memory(seen), suppress(_Answered):
         yield seen
+
+
+@contextmanager
+def answered_by_default(keep: Callable[[Captured, tuple[int, ...]], None]) -> Iterator[None]:
+    """Answer every request in the block with its first runner's default, after `keep(request, buckets)`.
+
+    `buckets` are those of a surrounding `autotune()` context, none outside of one. `keep` must not raise.
+    """
+    tuner = AutoTuner.get()
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        keep(request, tuple(tuner._override_tuning_buckets or ()))
+        return request.runners[0], DEFAULT_TACTIC
+
+    with _choices(choose):
+        yield
+
+
+@contextmanager
+def without_store() -> Iterator[None]:
+    """Detach the managed store of `autotune_v2` in the block, so that winners stay in memory and none is published."""
+    tuner = AutoTuner.get()
+    attached, tuner._managed_cache = tuner._managed_cache, None
+    try:
+        yield
+    finally:
+        tuner._managed_cache = attached
+
+
+@contextmanager
+def watched_lookups(heard: Callable[[Captured, bool, str, Any], None]) -> Iterator[None]:
+    """Tell `heard(request, hit, runner, tactic)` of every answer outside of tuning in the block."""
+    searches: list[bool] = []
+
+    def search(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        answer = original(*args, **kwargs)
+        searches.append(bool(answer[0]))
+        return answer
+
+    def choose(original: Callable[..., Any], request: Captured) -> Any:
+        searches.clear()
+        runner, tactic = original()
+        if searches:
+            heard(request, searches[-1], type(runner).__name__, json_tactic(tactic))
+        return runner, tactic
+
+    with _replaced("search_cache", search), _choices(choose):
+        yield
 
 
 def tuned_keys(op: str) -> set[str]:

@@ -23,6 +23,7 @@ BUILDER_OF_FAMILY: dict[str, str] = {
     "norm": "norm",
     "rope": "rope",
     "sampling": "sampling",
+    "recorded": "recorded",
 }
 """Family -> module below `ray_warmup.warmup.workloads`."""
 

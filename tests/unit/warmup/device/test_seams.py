@@ -13,6 +13,7 @@ from flashinfer.autotuner import AutoTuner
 from flashinfer.autotuner import autotuner as private
 
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
+from ray_warmup.warmup.device import autotuner_seams as seams
 from ray_warmup.warmup.device.autotuner_seams import (
     FUNCTIONS,
     PINNED_VERSION,
@@ -245,3 +246,10 @@ def test_forced_tactics_are_the_ones_that_run(monkeypatch: pytest.MonkeyPatch) -
         call()()
     call()()
     assert ran == [1]
+
+
+def test_a_missing_attribute_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of the AutoTuner besides its methods is pinned, too."""
+    monkeypatch.setattr(seams, "ATTRIBUTES", ("_managed_cache", "_planted"))
+    with pytest.raises(TuningError, match="no _planted"):
+        seams.check_seams()

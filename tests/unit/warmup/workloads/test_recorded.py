@@ -1,0 +1,155 @@
+"""Calls of recorded requests: new inputs of the recorded form, the engine's own runners, comparable outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from flashinfer.autotuner import AutoTuner, ConstraintSpec, TunableRunner
+
+from ray_warmup.warmup.device.request_recorder import RequestRecorder
+from ray_warmup.warmup.errors import WorkloadError
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads import gemm, recorded
+from ray_warmup.warmup.workloads.live_request import PROCESS
+from tests import planted, stubbed_ops
+
+
+@pytest.fixture(autouse=True)
+def _no_requests() -> Iterator[None]:
+    """Every test begins and ends without requests."""
+    PROCESS.clear()
+    yield
+    PROCESS.clear()
+
+
+def record(*runs: Any) -> tuple[Workload, ...]:
+    """Record calls; their workloads."""
+    with RequestRecorder(PROCESS).recording() as recorder:
+        for run in runs:
+            run()
+    assert recorder.problems == []
+    return PROCESS.recording().workloads
+
+
+def fp8_call(tokens: int = 32) -> Any:
+    """A real `bmm_fp8` with tiny values, as an engine's random weights give them."""
+    params = (("k", 64), ("n", 48))
+    workload = Workload("qkv", "gemm", "fp8_gemm", "cublas", "float8_e4m3fn", params, (tokens,))
+    call = gemm.build(workload, tokens, "cpu", 0)
+    return replace(call, inputs=tuple(value * 0 if value.numel() == 1 else value for value in call.inputs))
+
+
+def test_quantised_operands_fill_their_range_and_scales_undo_it() -> None:
+    """Whatever the engine's weights hold: output of unit scale per term, layout and keys as recorded."""
+    with stubbed_ops.stubbed_gemms():
+        (workload,) = record(fp8_call().run)
+        call = recorded.build(workload, 8, "cpu", 1)
+        a, weight, a_scale, scale = call.inputs[:4]
+        output = call.run()
+        again = recorded.build(workload, 8, "cpu", 1).run()
+        other = recorded.build(workload, 8, "cpu", 2).run()
+
+    assert (tuple(a.shape), a.dtype) == ((1, 8, 64), torch.float8_e4m3fn)
+    assert weight.stride() == (48 * 64, 1, 64), "as the engine keeps it"
+    assert 0.5 < float(a.float().std() * a_scale) < 2
+    assert 0.5 < float(weight.float().std() * scale) < 2
+    assert float(a.float().abs().max()) > 200, "a tactic that saturates shows"
+    assert (tuple(output.shape), output.dtype) == ((1, 8, 48), torch.bfloat16)
+    assert torch.equal(output, again)
+    assert not torch.equal(output, other)
+
+
+def test_each_call_writes_into_a_new_output() -> None:
+    """Two outputs of one call are two tensors: the guard compares them."""
+    with stubbed_ops.stubbed_gemms():
+        (workload,) = record(fp8_call().run)
+        call = recorded.build(workload, 8, "cpu", 1)
+        first, second = call.run(), call.run()
+        assert call.outputs == (4,)
+        assert first.data_ptr() != second.data_ptr()
+        assert torch.allclose(first.float(), call.reference(), rtol=2e-2, atol=2e-1)
+
+
+def test_a_narrowed_call_has_the_first_rows_and_the_same_weight() -> None:
+    """For sizes below a bucket."""
+    (workload,) = record(planted.build(0, "cpu", 64).run)
+    call = recorded.build(workload, 64, "cpu", 0)
+    narrow = call.narrowed(33)
+    assert torch.allclose(narrow.run(), call.run()[:33], rtol=1e-5, atol=1e-4)
+    assert narrow.inputs[1] is call.inputs[1]
+
+
+def test_integers_keep_the_engines_values() -> None:
+    """Routing is repeated row by row, so that its spread is the measured one."""
+
+    class Gather(planted.PlantedRunner):
+        """Rows of the weight by index."""
+
+        def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+            """One row per token."""
+            rows, weight = inputs
+            return weight[rows]
+
+    routing = torch.tensor([3, 1, 3])
+    runner = Gather()
+    asked = [routing, torch.randn(4, 8)]
+    (workload,) = record(lambda: AutoTuner.get().choose_one("gather", [runner], planted.CONFIG, asked))
+    rows = recorded.build(workload, 8, "cpu", 0).inputs[0]
+    assert rows.tolist() == [3, 1, 3, 3, 1, 3, 3, 1]
+
+
+class InPlace(TunableRunner):
+    """Adds to its input, or returns nothing."""
+
+    def __init__(self, *, silent: bool) -> None:
+        self.silent = silent
+
+    def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
+        """One."""
+        return [0]
+
+    def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+        """Nothing, or the first input plus one."""
+        if not self.silent:
+            inputs[0] += 1
+
+
+@pytest.mark.parametrize(("silent", "reason"), [(True, "returns nothing"), (False, "changes an input that it reads")])
+def test_results_that_cannot_be_compared_are_refused_by_name(silent: bool, reason: str) -> None:
+    """Such a request keeps its default: nothing could be told wrong."""
+    runner = InPlace(silent=silent)
+    asked = [torch.randn(4, 8), torch.randn(4, 8)]
+    (workload,) = record(lambda: AutoTuner.get().choose_one("odd", [runner], planted.CONFIG, asked))
+    assert reason in str(recorded.unsupported_here(workload, "cpu"))
+
+
+def test_a_request_of_another_process_cannot_be_built() -> None:
+    """A workload is a value; the runners behind it are not."""
+    (workload,) = record(planted.build(0, "cpu", 64).run)
+    assert recorded.unsupported_here(workload, "cpu") is None
+    PROCESS.clear()
+    with pytest.raises(WorkloadError, match="this process has not made the request"):
+        recorded.build(workload, 64, "cpu", 0)
+
+
+def test_a_constrained_dimension_is_inferred_by_the_op() -> None:
+    """Rows of an output that is twice as long as its input."""
+    config = replace(planted.CONFIG, constraint_specs=(ConstraintSpec(1, 0, lambda shapes: 2 * shapes[0][0]),))
+    asked = [torch.randn(4, 8), torch.randn(8, 8)]
+
+    class Doubled(planted.PlantedRunner):
+        """Writes its input twice."""
+
+        def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+            """Into the second one."""
+            inputs[1].copy_(torch.cat([inputs[0], inputs[0]]))
+
+    runner = Doubled()
+    (workload,) = record(lambda: AutoTuner.get().choose_one("doubled", [runner], config, asked))
+    call = recorded.build(workload, 2, "cpu", 0)
+    assert call.outputs == (1,)
+    assert tuple(call.run().shape) == (4, 8)

@@ -1,0 +1,229 @@
+"""Requests of an engine with the live runners that make them runnable, kept by the process in which they were made.
+
+A runner may hold a compiled module and options of its layer, so it is kept as it is, and copied where an op changes it
+afterwards. No activation and no weight is kept: inputs are made anew (`fresh_inputs.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_warmup.warmup.errors import WorkloadError
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.fresh_inputs import Template, template_of
+from ray_warmup.warmup.workloads.recorded_request import (
+    DIGEST_PARAM,
+    RecordedInput,
+    RecordedRequest,
+    RecordedRunner,
+    Recording,
+    recording_of,
+)
+
+DTYPES = ("bfloat16", "float16", "float32", "float8_e4m3fn")
+"""Activations whose tolerance is known; any other dtype is judged like the coarsest."""
+COARSEST = "float8_e4m3fn"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveRequest:
+    """A recorded request, its runners and the templates of its inputs."""
+
+    request: RecordedRequest
+    runners: tuple[Any, ...]
+    tuning_config: Any
+    templates: tuple[Template, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LiveRequests:
+    """Requests of this process by the digest that their workloads carry."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, LiveRequest] = {}
+
+    def add(self, live: LiveRequest) -> None:
+        """Keep a request, or of two that differ in their number of tokens the larger one with the buckets of both.
+
+        Raises WorkloadError where two different requests have one short digest.
+        """
+        short = live.request.digest[:16]
+        known = self._requests.get(short)
+        if known is None:
+            self._requests[short] = live
+            return
+        if known.request.digest != live.request.digest:
+            raise WorkloadError(f"two requests of {live.request.op} have the short digest {short}", op=live.request.op)
+        larger = max(known, live, key=lambda one: one.request.tokens)
+        both = tuple(sorted({*known.request.buckets, *live.request.buckets}))
+        is_exact = known.request.exact_sizes or live.request.exact_sizes
+        self._requests[short] = replace(larger, request=replace(larger.request, buckets=both, exact_sizes=is_exact))
+
+    def of(self, workload: Workload) -> LiveRequest:
+        """Return the request behind a workload. Raises WorkloadError where this process has not made it."""
+        live = self._requests.get(str(workload.param(DIGEST_PARAM)))
+        if live is None:
+            raise WorkloadError(f"{workload.name}: this process has not made the request", workload=workload.name)
+        return live
+
+    def recording(self) -> Recording:
+        """Return the requests as values."""
+        return recording_of(live.request for live in self._requests.values())
+
+    def clear(self) -> None:
+        """Forget every request."""
+        self._requests.clear()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+
+PROCESS = LiveRequests()
+"""The requests of this process; workloads are values and find their live parts here."""
+
+
+def live_request(
+    op: str,
+    runners: tuple[Any, ...],
+    tuning_config: Any,
+    inputs: list[Any],
+    kwargs: Mapping[str, Any],
+    extra_buckets: tuple[int, ...] = (),
+) -> LiveRequest:
+    """Describe one request and keep what is live of it.
+
+    Args:
+        op: FlashInfer's name of the op.
+        runners: in FlashInfer's order.
+        tuning_config: the op's own.
+        inputs: as the op passed them.
+        kwargs: further arguments of the request.
+        extra_buckets: sizes that the engine's own tuning adds to the op's.
+    """
+    follows = following_dimensions(tuning_config, inputs)
+    one_token = [_narrowed(value, dims, 1) for value, dims in zip(inputs, follows, strict=True)]
+    specs = tuning_config.dynamic_tensor_specs
+    tokens = int(inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]]) if specs else 1
+    extras = [str(tuple(runner.get_cache_key_extras(one_token))) for runner in runners]
+    now = [str(tuple(runner.get_cache_key_extras(inputs))) for runner in runners]
+    request = RecordedRequest(
+        op=op,
+        runners=tuple(
+            RecordedRunner(type(runner).__name__, text) for runner, text in zip(runners, extras, strict=True)
+        ),
+        inputs=tuple(_described(value, dims) for value, dims in zip(inputs, follows, strict=True)),
+        config=tuple(_config_in_words(tuning_config)),
+        scalars=tuple((name, _text(value)) for name, value in sorted(kwargs.items())),
+        tokens=max(1, tokens),
+        buckets=own_buckets(tuning_config, max(1, tokens), extra_buckets),
+        dtype=_activation_dtype(tuning_config, inputs),
+        exact_sizes=extras != now,
+        keeps_default=_refusal(runners, tuning_config, inputs),
+    )
+    kept = tuple(template_of(value, dims) for value, dims in zip(inputs, follows, strict=True))
+    return LiveRequest(request, tuple(copy.copy(runner) for runner in runners), tuning_config, kept, dict(kwargs))
+
+
+def own_buckets(tuning_config: Any, tokens: int, extra: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Return the buckets under which the op serves up to this many tokens, by its own rules."""
+    specs = tuning_config.dynamic_tensor_specs
+    if not specs:
+        return (1,)
+    made = specs[0].gen_tuning_buckets
+    sizes = {*(made(tokens) if callable(made) else made), *extra, tokens}
+    largest = int(specs[0].map_to_tuning_buckets(tokens))
+    served = {int(specs[0].map_to_tuning_buckets(int(size))) for size in sizes if size >= 1}
+    return tuple(sorted(bucket for bucket in served if 1 <= bucket <= largest)) or (max(1, largest),)
+
+
+def following_dimensions(tuning_config: Any, inputs: list[Any]) -> tuple[tuple[int, ...], ...]:
+    """Return the dimensions of each input that follow the number of tokens."""
+    found: list[set[int]] = [set() for _ in inputs]
+    specs = tuning_config.dynamic_tensor_specs
+    for spec in specs:
+        for index, dim in zip(spec.input_idx, spec.dim_idx, strict=True):
+            if hasattr(inputs[index], "shape"):
+                found[index].add(dim % inputs[index].dim())
+    for constraint in tuning_config.constraint_specs if specs else ():
+        tensor = inputs[constraint.input_idx]
+        if hasattr(tensor, "shape") and _depends_on_tokens(constraint, inputs, found):
+            found[constraint.input_idx].add(constraint.dim_idx % tensor.dim())
+    return tuple(tuple(sorted(dims)) for dims in found)
+
+
+def _depends_on_tokens(constraint: Any, inputs: list[Any], follows: list[set[int]]) -> bool:
+    """Return True if a constrained dimension changes with the number of tokens.
+
+    The constraint on a workspace only repeats its size.
+    """
+    shapes = [tuple(value.shape) if hasattr(value, "shape") else (0,) for value in inputs]
+    doubled = [
+        tuple(size * 2 if dim in dims else size for dim, size in enumerate(shape))
+        for shape, dims in zip(shapes, follows, strict=True)
+    ]
+    return bool(constraint.infer_shape(tuple(shapes)) != constraint.infer_shape(tuple(doubled)))
+
+
+def _narrowed(value: Any, dims: tuple[int, ...], size: int) -> Any:
+    for dim in dims:
+        if value.shape[dim] > size:
+            value = value.narrow(dim, 0, size)
+    return value
+
+
+def _described(value: Any, follows: tuple[int, ...]) -> RecordedInput:
+    if value is None:
+        return RecordedInput("none")
+    if hasattr(value, "dtype") and hasattr(value, "stride"):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return RecordedInput("tensor", dtype, tuple(value.shape), tuple(value.stride()), follows)
+    return RecordedInput("value", value=_text(value))
+
+
+def _text(value: Any) -> str:
+    """Return a text of a value that is equal in every process.
+
+    An object is named by its class alone.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if type(value).__name__ == "dtype":
+        return str(value)
+    return type(value).__name__
+
+
+def _config_in_words(tuning_config: Any) -> Iterator[str]:
+    for spec in tuning_config.dynamic_tensor_specs:
+        yield f"tokens: inputs {list(spec.input_idx)} dimensions {list(spec.dim_idx)}"
+    for constraint in tuning_config.constraint_specs:
+        yield f"follows: input {constraint.input_idx} dimension {constraint.dim_idx}"
+    for index, _ in tuning_config.tensor_initializers:
+        yield f"initialised by the op: input {index}"
+    yield f"graph: {tuning_config.use_cuda_graph}, cold cache: {tuning_config.use_cold_l2_cache}"
+
+
+def _activation_dtype(tuning_config: Any, inputs: list[Any]) -> str:
+    specs = tuning_config.dynamic_tensor_specs
+    tensors = [value for value in inputs if hasattr(value, "dtype") and hasattr(value, "stride")]
+    if not tensors:
+        return COARSEST
+    first = inputs[specs[0].input_idx[0]] if specs else tensors[0]
+    name = str(first.dtype).removeprefix("torch.")
+    return name if name in DTYPES else COARSEST
+
+
+def _refusal(runners: tuple[Any, ...], tuning_config: Any, inputs: list[Any]) -> str:
+    """Return the reason why a request keeps its default, or an empty string."""
+    talking = [type(runner).__name__ for runner in runners if ".comm." in f"{type(runner).__module__}."]
+    if talking:
+        return f"{talking[0]} communicates with other ranks, and no rank may wait for another one's tactic"
+    if len(tuning_config.dynamic_tensor_specs) > 1:
+        return f"{len(tuning_config.dynamic_tensor_specs)} dimensions are tuned together, one is covered"
+    if not any(hasattr(value, "stride") for value in inputs):
+        return "it has no tensor"
+    return ""

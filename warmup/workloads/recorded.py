@@ -1,0 +1,160 @@
+"""Builds calls of requests that an engine made: its own runners, new inputs, the AutoTuner's choice.
+
+A workload leads to its request by digest, and only the process that made the request can build it. Where a runner
+writes into a buffer that it is given, each call gets a new one, as the op itself gives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray_warmup.warmup.errors import WorkloadError
+from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads.fresh_inputs import fresh_inputs, shapes_at
+from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequest
+from ray_warmup.warmup.workloads.recorded_references import reference_of
+
+_outputs: dict[str, tuple[int, ...]] = {}
+"""Digest -> inputs that the default tactic writes and does not read, found by running it once."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordedCall:
+    """One call of a recorded request with inputs of its own."""
+
+    live: LiveRequest
+    all_inputs: tuple[Any, ...]
+    """In the op's order, with everything that is no tensor."""
+    outputs: tuple[int, ...]
+    """Inputs into which the runner writes; each call replaces them."""
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The inputs that the call reads."""
+        return tuple(value for index, value in enumerate(self.all_inputs) if index not in self.outputs)
+
+    def run(self) -> Any:
+        """Ask the AutoTuner, run its choice, return what the runner returns or has written."""
+        from flashinfer.autotuner import AutoTuner
+
+        live = self.live
+        given = [_like(value) if index in self.outputs else value for index, value in enumerate(self.all_inputs)]
+        runner, tactic = AutoTuner.get().choose_one(
+            live.request.op, list(live.runners), live.tuning_config, given, **live.kwargs
+        )
+        returned = runner(inputs=given, tactic=tactic, **live.kwargs)
+        if self.outputs:
+            written = tuple(given[index] for index in self.outputs)
+            return written[0] if len(written) == 1 else written
+        return returned
+
+    def narrowed(self, tokens: int) -> RecordedCall:
+        """Return the same call for its first tokens alone."""
+        shapes = shapes_at(self.live.tuning_config, self.live.templates, tokens)
+        narrow = tuple(
+            _first(value, shape, template.follows)
+            for value, shape, template in zip(self.all_inputs, shapes, self.live.templates, strict=True)
+        )
+        return replace(self, all_inputs=narrow)
+
+    def reference(self) -> Any:
+        """Compute the result in float32, or return None where the op's arithmetic is not known."""
+        return reference_of(self.live.request.op, self.all_inputs)
+
+
+def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> RecordedCall:
+    """Make new inputs of a request that this process has made. Raises WorkloadError.
+
+    With `values=False` floating inputs are uninitialised and the call is not run.
+    """
+    live = PROCESS.of(workload)
+    call = RecordedCall(live, _inputs(live, tokens, seed, values=values), ())
+    if not values:
+        return call
+    digest = live.request.digest
+    if digest not in _outputs:
+        _outputs[digest] = written_inputs(live)
+    return replace(call, outputs=_outputs[digest])
+
+
+def written_inputs(live: LiveRequest) -> tuple[int, ...]:
+    """Find the inputs that the default tactic writes and does not read, at the smallest bucket.
+
+    Raises WorkloadError where a runner returns nothing and writes no floating input: its results cannot be compared.
+    """
+    given = list(_inputs(live, live.request.buckets[0], 0, values=True))
+    before = [_copy_of(value) for value in given]
+    returned = live.runners[0](inputs=given, tactic=-1, **live.kwargs)
+    changed = [index for index, old in enumerate(before) if old is not None and _differs(given[index], old)]
+    if changed:
+        kept = [_copy_of(given[index]) for index in changed]
+        for index in changed:
+            given[index].zero_()
+        live.runners[0](inputs=given, tactic=-1, **live.kwargs)
+        read = [i for i, first in zip(changed, kept, strict=True) if _differs(given[i], first)]
+        if read:
+            raise WorkloadError(f"{live.request.op} changes an input that it reads (number {read[0]})")
+    elif not _tensors_in(returned):
+        raise WorkloadError(f"{live.request.op} returns nothing and writes no floating input")
+    return tuple(changed)
+
+
+def unsupported_here(workload: Workload, device: str) -> str | None:
+    """Return the reason why the request cannot be built and compared in this process, or None."""
+    import torch
+
+    try:
+        with torch.inference_mode():
+            build(workload, workload.buckets[0], device, 0)
+    except (WorkloadError, RuntimeError, ValueError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
+    """Always None: it ran where it was recorded."""
+    return None
+
+
+def jit_specs(workload: Workload) -> tuple[Any, ...]:
+    """Return none: the engine's own forward has built its modules."""
+    return ()
+
+
+def _inputs(live: LiveRequest, tokens: int, seed: int, *, values: bool) -> tuple[Any, ...]:
+    shapes = shapes_at(live.tuning_config, live.templates, tokens)
+    initializers = dict(live.tuning_config.tensor_initializers)
+    return tuple(fresh_inputs(live.templates, shapes, seed, initializers, values=values))
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "dtype") and hasattr(value, "stride")
+
+
+def _like(value: Any) -> Any:
+    import torch
+
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+
+
+def _copy_of(value: Any) -> Any:
+    """A copy of a floating tensor, else None: workspaces of bytes are nobody's result."""
+    return value.clone() if _is_tensor(value) and value.dtype.is_floating_point else None
+
+
+def _differs(now: Any, before: Any) -> bool:
+    import torch
+
+    return not torch.equal(now.float().nan_to_num(), before.float().nan_to_num())
+
+
+def _first(value: Any, shape: tuple[int, ...], follows: tuple[int, ...]) -> Any:
+    for dim in follows:
+        value = value.narrow(dim, 0, shape[dim])
+    return value
+
+
+def _tensors_in(returned: Any) -> list[Any]:
+    values = returned if isinstance(returned, list | tuple) else (returned,)
+    return [value for value in values if _is_tensor(value)]
