@@ -20,8 +20,8 @@ STRATEGY = "recorded"
 RECORD_NAME = "record.json"
 
 
-def collect(started: Started, home: Home) -> Artifact:
-    """Pack everything that a recorded start has left in its home.
+def collect(started: Started, home: Home, further: Sequence[Content] = ()) -> Artifact:
+    """Pack everything that a recorded start has left in its home, and further contents.
 
     Raises:
         EngineError: ranks of one replica disagree on what they are, or the warmup did not end in one of them.
@@ -35,6 +35,7 @@ def collect(started: Started, home: Home) -> Artifact:
         *_plain(records[0]),
         *_triton(records[0]),
         *_flashinfer(records[0], home),
+        *further,
     ]
     facts = {
         "identity": [list(part) for part in identity.parts],

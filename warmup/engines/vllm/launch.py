@@ -1,29 +1,32 @@
-"""Run one start of vLLM as a child process with cache directories of its own, under a deadline.
+"""Run one start of vLLM as a process of its own with cache directories of its own, under a deadline.
 
-The child and everything that it starts form one process group, which is gone when `launch` returns.
+The process and everything that it starts are gone when `launch` returns or `EngineStart.kill` was called.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
 import ray_warmup
 from ray_warmup.warmup.caches.engine_kinds import TREE_KINDS, EngineKind
-from ray_warmup.warmup.engines.vllm.recording import RankRecord, read_records
+from ray_warmup.warmup.engines.child_process import ChildStarter
+from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.vllm.recording import RankRecord, read_records, stage_in
+from ray_warmup.warmup.engines.vllm.start import LiveAnswer, LiveCall, write_whole
 from ray_warmup.warmup.errors import EngineError
 
 LOG_LINES = 30
 """Last lines of the engine's output that an error shows."""
+POLL_S = 0.05
+FINISH_S = 60.0
+"""At least so long may an engine take to end by itself."""
 Purpose = Literal["record", "prove"]
 
 
@@ -60,6 +63,150 @@ class Started:
     log: str
 
 
+class EngineStart:
+    """One engine, from its start to its end."""
+
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        home: Home,
+        scratch: Path,
+        environ: Mapping[str, str],
+        *,
+        purpose: Purpose,
+        load_format: str = "dummy",
+        usage: str = "serve",
+        stays: bool = False,
+        starter: Starter | None = None,
+    ) -> None:
+        """Start the engine.
+
+        Args:
+            arguments: of `vllm.LLM`: the model and whatever the user set.
+            home: where the engine keeps its caches.
+            scratch: an empty directory for request, result, calls, records and log.
+            environ: the environment of the engine, without cache directories.
+            purpose: `record` places nothing and records, `prove` places what the node has and requires it.
+            load_format: vLLM's name for where weights come from.
+            usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
+            stays: the engine is called after its trial requests, until it is told to end.
+            starter: how the process starts; as a child of this process if none is given.
+
+        Raises:
+            EngineError: the devices could not be had.
+        """
+        self._told = scratch / "told"
+        self._told.mkdir(parents=True)
+        self._calls = scratch / "calls"
+        self._calls.mkdir()
+        self._num_calls = 0
+        self._log = scratch / "engine.log"
+        self._result, request = scratch / "result.json", scratch / "request.json"
+        calls = str(self._calls) if stays else None
+        request.write_text(
+            json.dumps({"arguments": dict(arguments), "load_format": load_format, "usage": usage, "calls": calls}),
+            encoding="utf-8",
+        )
+        # Without the second variable torch bakes the CUDA device index into compiled files.
+        mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
+        if purpose == "prove":
+            mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(self._told)}
+        whole = {**environ, **home.variables(), **mode, **_import_path(environ)}
+        self._process = (starter or ChildStarter()).start(request, self._result, whole, self._log)
+
+    @property
+    def stage(self) -> str:
+        """Return what the engine is at."""
+        return stage_in(self._told)
+
+    @property
+    def result(self) -> Mapping[str, Any]:
+        """Return the seconds of the start. Call it after `until_answered`."""
+        result: Mapping[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
+        return result
+
+    def until_answered(self, deadline_s: float) -> None:
+        """Wait until the trial requests are answered.
+
+        Raises:
+            EngineError: the engine did not start, did not answer, or was late. The message names the stage and ends
+                with the engine's last lines.
+        """
+        if not self._wait_for(self._result, deadline_s):
+            raise self._given_up(f"the engine did not finish its start within {deadline_s:g} s")
+
+    def call(self, function: str, arguments: Mapping[str, JsonValue], limit_s: float) -> JsonValue:
+        """Run a function of this project in the engine's front end (`LiveEngine`). Raises EngineError."""
+        answer = self._ask(LiveCall(function, arguments))
+        if not self._wait_for(answer, limit_s):
+            raise self._given_up(f"{function} did not return within {limit_s:g} s")
+        said = LiveAnswer(**json.loads(answer.read_text(encoding="utf-8")))
+        if said.error:
+            raise EngineError(f"{function}: {said.error}")
+        value: JsonValue = said.value
+        return value
+
+    def finish(self, deadline_s: float) -> Started:
+        """Let the engine end by itself and return what it has told.
+
+        Raises:
+            EngineError: it did not end, ended with an error, or its plugin told nothing.
+        """
+        if self._process.poll() is None:
+            self._ask(LiveCall(None, {}))
+        deadline = time.monotonic() + deadline_s
+        while (code := self._process.poll()) is None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if code is None:
+            raise self._given_up(f"the engine answered and did not end within {deadline_s:g} s")
+        self.kill()
+        if code != 0:
+            raise self._ended(code)
+        records = read_records(self._told)
+        if not records:
+            raise EngineError(
+                "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, "
+                f"and does VLLM_PLUGINS name it?{_tail(self._text())}"
+            )
+        return Started(self.result, records, gained_by(records), self._text())
+
+    def kill(self) -> None:
+        """End the engine at once. A second call does nothing."""
+        self._process.kill()
+
+    def _ask(self, call: LiveCall) -> Path:
+        """Hand a call to the engine and return the file in which it answers."""
+        number, self._num_calls = self._num_calls, self._num_calls + 1
+        write_whole(self._calls / f"call_{number}.json", {"function": call.function, "arguments": dict(call.arguments)})
+        return self._calls / f"answer_{number}.json"
+
+    def _wait_for(self, path: Path, limit_s: float) -> bool:
+        """Wait for a file of the engine, and return False if it is late. Raises EngineError if the engine ends."""
+        deadline = time.monotonic() + limit_s
+        while not path.is_file():
+            code = self._process.poll()
+            if code is not None and not path.is_file():
+                raise self._ended(code)
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def _ended(self, code: int) -> EngineError:
+        stage = self.stage
+        self.kill()
+        text = f"the engine's start ended with exit code {code} while {stage}{_tail(self._text())}"
+        return EngineError(text, exit_code=code, stage=stage)
+
+    def _given_up(self, what: str) -> EngineError:
+        stage = self.stage
+        self.kill()
+        return EngineError(f"{what}; it was {stage}{_tail(self._text())}", stage=stage)
+
+    def _text(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+
+
 def launch(
     arguments: Mapping[str, Any],
     home: Home,
@@ -70,47 +217,30 @@ def launch(
     deadline_s: float,
     load_format: str = "dummy",
     usage: str = "serve",
+    starter: Starter | None = None,
+    on_start: Callable[[EngineStart], None] | None = None,
 ) -> Started:
     """Start the engine, let it answer the trial requests, and end it.
 
     Args:
-        arguments: of `vllm.LLM`: the model and whatever the user set.
-        home: where the engine keeps its caches.
-        scratch: an empty directory for request, result, records and log.
-        environ: the environment of the child, without cache directories.
-        purpose: `record` places nothing and records, `prove` places what the node has and requires it.
-        load_format: vLLM's name for where weights come from.
-        usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
+        arguments, home, scratch, environ, purpose, load_format, usage, starter: as those of `EngineStart`.
         deadline_s: seconds after which the start is given up.
+        on_start: is told of the start as soon as it runs.
 
     Raises:
         EngineError: the engine did not start, did not answer, or was late. The message ends with its last lines.
     """
-    told = scratch / "told"
-    told.mkdir(parents=True)
-    request, result = scratch / "request.json", scratch / "result.json"
-    request.write_text(
-        json.dumps({"arguments": dict(arguments), "load_format": load_format, "usage": usage}), encoding="utf-8"
+    engine = EngineStart(
+        arguments, home, scratch, environ, purpose=purpose, load_format=load_format, usage=usage, starter=starter
     )
-    # Without the second variable torch bakes the CUDA device index into compiled files.
-    mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
-    if purpose == "prove":
-        mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(told)}
-    command = [sys.executable, "-m", "ray_warmup.warmup.engines.vllm.start", str(request), str(result)]
-    log = scratch / "engine.log"
-    code = _run(command, {**environ, **home.variables(), **mode, **_import_path(environ)}, log, deadline_s)
-    text = log.read_text(encoding="utf-8", errors="replace")
-    if code is None:
-        raise EngineError(f"the engine did not finish its start within {deadline_s:g} s{_tail(text)}")
-    if code != 0 or not result.is_file():
-        raise EngineError(f"the engine's start ended with exit code {code}{_tail(text)}", exit_code=code)
-    records = read_records(told)
-    if not records:
-        raise EngineError(
-            "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, and "
-            f"does VLLM_PLUGINS name it?{_tail(text)}"
-        )
-    return Started(json.loads(result.read_text(encoding="utf-8")), records, gained_by(records), text)
+    try:
+        if on_start is not None:
+            on_start(engine)
+        began = time.monotonic()
+        engine.until_answered(deadline_s)
+        return engine.finish(max(FINISH_S, deadline_s - (time.monotonic() - began)))
+    finally:
+        engine.kill()
 
 
 def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
@@ -128,40 +258,6 @@ def _import_path(environ: Mapping[str, str]) -> dict[str, str]:
     """PYTHONPATH under which the child finds this very code."""
     root = str(Path(ray_warmup.__file__).resolve().parents[1])
     return {"PYTHONPATH": ":".join(part for part in (root, environ.get("PYTHONPATH", "")) if part)}
-
-
-def _run(command: list[str], environ: Mapping[str, str], log: Path, deadline_s: float) -> int | None:
-    """Run a child process to its end, and kill its process group.
-
-    Returns None if it missed the deadline.
-    """
-    with log.open("wb") as output:
-        # The child reads its standard input: its end means that this process is gone, however it ended.
-        child = subprocess.Popen(
-            command, env=dict(environ), stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            return child.wait(deadline_s)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end_group(child)
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the child's process group, and wait until it is gone."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-    if child.stdin is not None:
-        child.stdin.close()
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(child.pid, 0)
-        except (ProcessLookupError, PermissionError):
-            return
-        time.sleep(0.05)
 
 
 def _tail(text: str) -> str:

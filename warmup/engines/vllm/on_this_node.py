@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm.collecting import collect
-from ray_warmup.warmup.engines.vllm.launch import Home, Started, launch
+from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch
 from ray_warmup.warmup.engines.vllm.recording import RankRecord
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -49,6 +51,62 @@ class Proof:
         return not self.problems
 
 
+class Recording:
+    """A start with empty caches, from its beginning until its caches are captured."""
+
+    def __init__(
+        self, section: VllmSection, cache: CacheSection, environ: Mapping[str, str], starter: Starter | None = None
+    ) -> None:
+        """Start the engine. Raises EngineError."""
+        self._section = section
+        self._cache = cache
+        self._scratch = tempfile.TemporaryDirectory(prefix="ray-warmup-record-")
+        base = Path(self._scratch.name)
+        self._home = Home(base / "home")
+        try:
+            self.engine = EngineStart(
+                section.args,
+                self._home,
+                base / "start",
+                environ,
+                purpose="record",
+                load_format=load_format(section),
+                usage=section.usage,
+                stays=True,
+                starter=starter,
+            )
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def until_answered(self) -> Mapping[str, Any]:
+        """Wait for the trial requests, and return the seconds of the start. Raises EngineError."""
+        self.engine.until_answered(self._section.start_deadline)
+        return self.engine.result
+
+    def capture(self, limit_s: float, contents: tuple[Content, ...] = ()) -> Recorded:
+        """End the engine, collect what it has filled, and publish it with further contents into this node's store.
+
+        Raises:
+            EngineError: the engine did not end, or its ranks disagree.
+            StoreError: the store refuses the artifact.
+        """
+        started = self.engine.finish(limit_s)
+        artifact = collect(started, self._home, contents)
+        identity = dict(artifact.manifest.key.parts)
+        root = resolve_paths(self._cache).root
+        directory = engine_store.store_directory(
+            root, identity["engine"], identity["engine_version"], artifact.manifest.key.sha256
+        )
+        store = NodeStore(directory, modes=self._cache.modes)
+        return Recorded(started, artifact, directory, store.publish(artifact).generation)
+
+    def close(self) -> None:
+        """End the engine at once and remove its home. A second call does nothing."""
+        self.engine.kill()
+        self._scratch.cleanup()
+
+
 def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]) -> Recorded:
     """Start the engine with empty caches, collect what it fills, and publish it into this node's store.
 
@@ -56,30 +114,24 @@ def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]
         EngineError: the engine did not start, or its ranks disagree.
         StoreError: the store refuses the artifact.
     """
-    root = resolve_paths(cache).root
-    with tempfile.TemporaryDirectory(prefix="ray-warmup-record-") as scratch:
-        home = Home(Path(scratch) / "home")
-        started = launch(
-            section.args,
-            home,
-            Path(scratch) / "start",
-            environ,
-            purpose="record",
-            deadline_s=section.start_deadline,
-            load_format=load_format(section),
-            usage=section.usage,
-        )
-        artifact = collect(started, home)
-    identity = dict(artifact.manifest.key.parts)
-    directory = engine_store.store_directory(
-        root, identity["engine"], identity["engine_version"], artifact.manifest.key.sha256
-    )
-    store = NodeStore(directory, modes=cache.modes)
-    return Recorded(started, artifact, directory, store.publish(artifact).generation)
+    recording = Recording(section, cache, environ)
+    try:
+        recording.until_answered()
+        return recording.capture(section.start_deadline)
+    finally:
+        recording.close()
 
 
-def prove(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]) -> Proof:
+def prove(
+    section: VllmSection,
+    cache: CacheSection,
+    environ: Mapping[str, str],
+    starter: Starter | None = None,
+    on_start: Callable[[EngineStart], None] | None = None,
+) -> Proof:
     """Start the engine in an empty home with what this node holds, and require that nothing is compiled.
+
+    `on_start` is told of the start as soon as it runs.
 
     Raises:
         EngineError: the engine did not start; with the reason where this node holds nothing that fits.
@@ -95,6 +147,8 @@ def prove(section: VllmSection, cache: CacheSection, environ: Mapping[str, str])
             deadline_s=section.start_deadline,
             load_format=load_format(section),
             usage=section.usage,
+            starter=starter,
+            on_start=on_start,
         )
     return Proof(started, tuple(problems_of(started)), tuple(notes_of(started)))
 

@@ -24,7 +24,14 @@ from ray_warmup.warmup.engines.vllm import module_provider
 from ray_warmup.warmup.engines.vllm.counting import CompileCounter
 from ray_warmup.warmup.engines.vllm.identity import Identity, identify
 from ray_warmup.warmup.engines.vllm.places import Places, places
-from ray_warmup.warmup.engines.vllm.recording import ANY_DEVICE, CompiledModule, RankRecord, device_name, own_pid
+from ray_warmup.warmup.engines.vllm.recording import (
+    ANY_DEVICE,
+    CompiledModule,
+    RankRecord,
+    device_name,
+    own_pid,
+    write_stage,
+)
 from ray_warmup.warmup.engines.vllm.specialisations import (
     SPECIALISATIONS_NAME,
     SpecialisationRecorder,
@@ -76,6 +83,7 @@ class EngineProcess:
             self._identity = identify(vllm_config)
             self._places = places(Path(envs.VLLM_CACHE_ROOT))
             env.export({"TRITON_CACHE_DIR": str(self._places.triton_cache)})
+            self._say("loading the model")
             self._counter = CompileCounter(self._heard)
             self._counter.install()
             if self.record_directory is not None:
@@ -92,6 +100,7 @@ class EngineProcess:
         with self._own_time():
             from vllm.compilation import decorators
 
+            self._say("compiling the model")
             target = Path(path)
             inductor = target.parents[1] / "inductor_cache"
             tag = decorators._model_hash_key(model.forward)
@@ -147,6 +156,7 @@ class EngineProcess:
         """The engine's own warmup has ended in this process."""
         with self._own_time():
             self._is_warm = True
+            self._say("warm")
             self._tell()
 
     def _heard(self) -> None:
@@ -194,9 +204,20 @@ class EngineProcess:
     def _count(self, done: Placed, kind: str) -> None:
         self._placed[kind] = self._placed.get(kind, 0) + len(done.written)
 
+    def _say(self, stage: str) -> None:
+        """Write what this worker is at, where a launcher waits for it."""
+        directory = self._launcher
+        if directory is not None:
+            write_stage(directory, self._rank, stage)
+
+    @property
+    def _launcher(self) -> Path | None:
+        """The directory where a launcher reads what this process tells."""
+        return self.record_directory or _path(env.read("RAY_WARMUP_PROOF"))
+
     def _tell(self) -> None:
         """Write the record where a launcher asked for it."""
-        directory = self.record_directory or _path(env.read("RAY_WARMUP_PROOF"))
+        directory = self._launcher
         if directory is None or self._identity is None or self._places is None or self._counter is None:
             return
         pairs = {**self._places.of_kind(), "triton_cache": self._places.triton_cache}

@@ -20,6 +20,7 @@ from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 SCHEMA_VERSION = 1
 ANY_DEVICE = -1
 _LIMIT = 16 << 20
+SHOWN_STAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,24 @@ def read_records(directory: Path) -> tuple[RankRecord, ...]:
     """
     records = [_read(path) for path in sorted(directory.glob("rank_*.json"))]
     return tuple(sorted(records, key=lambda record: record.rank))
+
+
+def write_stage(directory: Path, rank: int, text: str) -> None:
+    """Say what a worker is at. Raises StoreError."""
+    publish_bytes(directory / f"rank_{rank}.stage", text.encode())
+
+
+def stage_in(directory: Path) -> str:
+    """Return what a start is at: its front end, and each worker that has said anything."""
+    try:
+        front = (directory / "stage").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return "starting its process"
+    workers = [
+        f"rank {path.stem.removeprefix('rank_')}: {path.read_text(encoding='utf-8')}"
+        for path in sorted(directory.glob("rank_*.stage"))[:SHOWN_STAGES]
+    ]
+    return f"{front} ({', '.join(workers)})" if workers else front
 
 
 def _read(path: Path) -> RankRecord:

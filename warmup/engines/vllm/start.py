@@ -1,4 +1,4 @@
-"""Start one vLLM with random weights, answer trial requests, tell what happened: the child process of `launch.py`.
+"""Start one vLLM with random weights, answer trial requests, tell what happened: the process of `launch.py`.
 
     python -m ray_warmup.warmup.engines.vllm.start REQUEST.json RESULT.json
 
@@ -7,34 +7,47 @@ Uses vLLM's public interface alone; what happens in its worker processes is the 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.engines.vllm.trial import prompts, sampling, trial_batches
 
 MAX_TOKENS = 4
+POLL_S = 0.05
 
 
 def main(request_path: str, result_path: str) -> int:
     """Run one start. Exit code 0 when every request was answered."""
-    began = time.monotonic()
     threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
-    request = json.loads(Path(request_path).read_text(encoding="utf-8"))
+    run(Path(request_path), Path(result_path))
+    return 0
+
+
+def run(request_path: Path, result_path: Path) -> None:
+    """Start the engine, answer the trial requests, obey calls if the request names a directory for them, and end."""
+    began = time.monotonic()
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    stage = Stage(request_path.parent / "told")
+    stage.write("importing vLLM")
     from vllm import LLM, SamplingParams
 
     imported = time.monotonic()
     arguments = {"load_format": request["load_format"], "skip_tokenizer_init": True, **request["arguments"]}
+    stage.write("creating the engine")
     if request["usage"] == "serve":
         arguments |= server_sizes(arguments)
     llm = LLM(**arguments)
     ready = time.monotonic()
-    first, answered = answer_all(llm, SamplingParams)
+    first, answered = answer_all(llm, SamplingParams, stage)
     result = {
         "import_s": imported - began,
         "engine_s": ready - imported,
@@ -42,9 +55,71 @@ def main(request_path: str, result_path: str) -> int:
         "requests": answered,
         "total_s": time.monotonic() - began,
     }
-    write_whole(Path(result_path), result)
+    stage.write("waiting for the launcher")
+    write_whole(result_path, result)
+    if request["calls"] is not None:
+        obey(llm, Path(request["calls"]), stage)
+    stage.write("shutting down")
     shut_down(llm)
-    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCall:
+    """A function of this project that the running engine is to run, or the request to end."""
+
+    function: str | None
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAnswer:
+    """The value of a function, or what it raised."""
+
+    value: Any
+    error: str = ""
+
+
+class Stage:
+    """Name of what the front end is at, for whoever waits for it."""
+
+    def __init__(self, told: Path) -> None:
+        self._path = told / "stage"
+
+    def write(self, text: str) -> None:
+        """Say what begins now."""
+        temporary = self._path.with_suffix(".part")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self._path)
+
+
+def obey(llm: Any, calls: Path, stage: Stage) -> None:
+    """Answer the launcher's calls, one file each, until one of them names no function."""
+    number = 0
+    while True:
+        asked = calls / f"call_{number}.json"
+        if not asked.is_file():
+            time.sleep(POLL_S)
+            continue
+        call = LiveCall(**json.loads(asked.read_text(encoding="utf-8")))
+        if call.function is None:
+            return
+        stage.write(f"running {call.function}")
+        write_whole(calls / f"answer_{number}.json", asdict(answer_to(llm, call.function, call.arguments)))
+        stage.write("waiting for the launcher")
+        number += 1
+
+
+def answer_to(llm: Any, function: str, arguments: Mapping[str, Any]) -> LiveAnswer:
+    """Return the value of a function of this project, or what it raised."""
+    module, _, name = function.partition(":")
+    try:
+        if not module.startswith("ray_warmup."):
+            raise ValueError(f"{module} is no module of this project")
+        value = getattr(importlib.import_module(module), name)(llm, **arguments)
+        json.dumps(value)
+    except Exception as error:  # the border of the process: the launcher is owed an answer
+        return LiveAnswer(None, f"{type(error).__name__}: {error}")
+    return LiveAnswer(value)
 
 
 def end_with_the_launcher() -> None:
@@ -64,7 +139,7 @@ def server_sizes(arguments: dict[str, Any]) -> dict[str, int]:
     return {name: int(getattr(resolved, name)) for name in ("max_num_batched_tokens", "max_num_seqs")}
 
 
-def answer_all(llm: Any, sampling_params: Any) -> tuple[float, int]:
+def answer_all(llm: Any, sampling_params: Any, stage: Stage) -> tuple[float, int]:
     """Answer every trial batch, and return the seconds of the first batch and the number of requests."""
     config = llm.llm_engine.vllm_config
     batches = trial_batches(
@@ -73,7 +148,8 @@ def answer_all(llm: Any, sampling_params: Any) -> tuple[float, int]:
         config.model_config.max_model_len,
     )
     first, answered = 0.0, 0
-    for batch in batches:
+    for number, batch in enumerate(batches, 1):
+        stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
         began = time.monotonic()
         rows = [
             sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling(batch, row))

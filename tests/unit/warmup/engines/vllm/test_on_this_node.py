@@ -129,7 +129,7 @@ def test_a_compilation_after_the_warmup_is_no_proof(tmp_path: Path, environ: dic
 @pytest.mark.parametrize(
     ("fault", "arguments", "complaint"),
     [
-        ("init", {}, "exit code 1; its last lines:.*the fake engine cannot start"),
+        ("init", {}, "exit code 1 while creating the engine; its last lines:.*the fake engine cannot start"),
         ("answer", {}, "answered with no token"),
         ("one_rank", {"tensor_parallel_size": 2}, "a worker of the fake engine failed"),
     ],
@@ -148,7 +148,7 @@ def test_an_engine_that_hangs_is_ended_with_all_its_processes(tmp_path: Path, en
     """The deadline is named, and no process of its group is left."""
     home = launching.Home(tmp_path / "engine")
 
-    with pytest.raises(EngineError, match="did not finish its start within 3 s"):
+    with pytest.raises(EngineError, match="did not finish its start within 3 s; it was creating the engine"):
         launching.launch(
             {"model": "m"},
             home,
