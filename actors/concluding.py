@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from ray_warmup.actors.rank_group import RankGroup
-from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.on_disk import verdict_here
 from ray_warmup.warmup.machine.state import ClassState, Place, Run
 from ray_warmup.warmup.messages.questions import Conclude

@@ -28,14 +28,14 @@ from ray_warmup.actors.rank_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.machine.blame import Status
-from ray_warmup.warmup.machine.collector import collect_rarely
 from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.garbage_collection import collect_rarely
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.progress import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.machine.state import RankState, Run
-from ray_warmup.warmup.machine.waiting import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.questions import Compile, name_of
 from ray_warmup.warmup.rank.black_box import crash_record_path

@@ -19,8 +19,8 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.remote_errors import as_failure, reason_of_death
 from ray_warmup.actors.transfer import BlobRefs
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
 from ray_warmup.warmup.messages.questions import header_in

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_warmup.configs import parse_config
-from ray_warmup.warmup.machine.blame import Status, merge_equal
-from ray_warmup.warmup.machine.collector import collect_rarely
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
+from ray_warmup.warmup.machine.failure_messages import Status, merge_equal
+from ray_warmup.warmup.machine.garbage_collection import collect_rarely
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands, RankState, Run
@@ -24,8 +24,8 @@ from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.messages.wire import to_bytes
 from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
-from tests.sim.group import Group
-from tests.sim.holdings import Table
+from tests.sim.model_class import ModelClass
+from tests.sim.model_state import Table
 from tests.sim.world import World, make_verdict
 
 PER_NODE = 8
@@ -86,7 +86,7 @@ def infos_of(ranks: int) -> tuple[RankInfo, ...]:
     return assign_ranks(places, "node00000")
 
 
-def cluster_of(ranks: int, tasks: int) -> tuple[WarmupMachine, World, Group]:
+def cluster_of(ranks: int, tasks: int) -> tuple[WarmupMachine, World, ModelClass]:
     """A machine and the modelled cluster that answers it: one class, two modules to build, sharded tuning."""
     infos = infos_of(ranks)
     sections = {"cluster": {"world_size": ranks}, "autotune": {"strategy": "sharded"}}
@@ -95,11 +95,11 @@ def cluster_of(ranks: int, tasks: int) -> tuple[WarmupMachine, World, Group]:
     rows = tuple(
         PoolTask(f"bf16_gemm:n={n % shapes}@{n // shapes}", f"op{n % shapes}", 1.0 + n % 17) for n in range(tasks)
     )
-    group = Group("a" * 64, {"gpu": "GPU", "torch": "2", "tasks": "same"}, rows, "tuned", ("gemm", "norm"))
-    world = World(infos, [group], lambda rank: 0, lambda node: int(node[4:]), random.Random(1))
+    rank_class = ModelClass("a" * 64, {"gpu": "GPU", "torch": "2", "tasks": "same"}, rows, "tuned", ("gemm", "norm"))
+    world = World(infos, [rank_class], lambda rank: 0, lambda node: int(node[4:]), random.Random(1))
     world.slow_at_tasks = {}
     world.build_at_once = 1
-    return WarmupMachine(config, infos, "run-1"), world, group
+    return WarmupMachine(config, infos, "run-1"), world, rank_class
 
 
 def drive(clocked: Clocked, world: World, on_answer: Callable[[Command, Answer | None], None]) -> None:
@@ -111,8 +111,8 @@ def drive(clocked: Clocked, world: World, on_answer: Callable[[Command, Answer |
         command = flying.popleft()
         now += 1e-6
         assert isinstance(command, Call | Adopt), command
-        group = machine.run.class_of(command.rank) if machine.run.classes else None
-        value = world.answer(world.processes[command.rank], command, group, now)
+        rank_class = machine.run.class_of(command.rank) if machine.run.classes else None
+        value = world.answer(world.processes[command.rank], command, rank_class, now)
         on_answer(command, value)
         flying.extend(clocked.step(lambda: _told(machine, command, value, now)))  # noqa: B023
         if clocked.events % every == 0:
@@ -168,12 +168,12 @@ def _tick_seconds(ranks: int, beats: dict[int, Status]) -> float:
 def measure_hit(nodes: int, tasks: int) -> dict[str, float]:
     """A run that finds the same table on every node: what questions and answers weigh as they travel."""
     logging.disable(logging.CRITICAL)
-    machine, world, group = cluster_of(nodes, tasks)
-    results = [_result(task.task_id, number) for number, task in enumerate(group.tasks)]
+    machine, world, rank_class = cluster_of(nodes, tasks)
+    results = [_result(task.task_id, number) for number, task in enumerate(rank_class.tasks)]
     table = Table.of(results, [make_verdict(row) for row in results], guarded=True, at=1.0)
     assert table is not None
     for rank in world.processes:
-        world.directory(rank).tables[group.key] = table
+        world.directory(rank).tables[rank_class.key] = table
     moved = Counter[str]()
 
     def weigh(command: Command, value: Answer | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.grace import GRACE_S
+from ray_warmup.warmup.machine.failure_window import GRACE_S
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
@@ -28,8 +28,8 @@ from ray_warmup.warmup.messages.questions import (
     Tune,
     Vote,
 )
-from tests.sim.group import are_modules
-from tests.sim.holdings import Process
+from tests.sim.model_class import are_modules
+from tests.sim.model_state import Process
 from tests.sim.schedule import PHASE_LIMIT_S
 from tests.sim.world import World
 
@@ -276,12 +276,12 @@ class Properties:
         """The class for which only a leader may be asked this."""
         if isinstance(command, Call) and not isinstance(command.question, LEADS):
             return None
-        group = self._machine.run.class_of(command.rank)
+        rank_class = self._machine.run.class_of(command.rank)
         if isinstance(command, Adopt) and are_modules(command.digests):
             return None  # whichever node has them
-        if isinstance(command, Call) and command.task_id is not None and group.strategy != "leader":
+        if isinstance(command, Call) and command.task_id is not None and rank_class.strategy != "leader":
             return None
-        return group.key
+        return rank_class.key
 
     def _count_death(self, process: Process) -> None:
         if (process.rank, process.number) in self._gone:

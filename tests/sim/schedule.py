@@ -12,8 +12,8 @@ from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import TaskOutcome
-from tests.sim.group import Group
-from tests.sim.holdings import Directory, Table
+from tests.sim.model_class import ModelClass
+from tests.sim.model_state import Directory, Table
 from tests.sim.world import World, make_result, make_verdict
 
 METHODS = (
@@ -174,21 +174,22 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     others = random.Random(f"modules {schedule.seed}")
     modules = tuple(f"module{n}" for n in range(others.choice((0, 1, 3))))
     engine = random.Random(f"engine {schedule.seed}").random() < 0.3
-    groups = [
-        replace(_group(rng, index, shape.tasks), modules=modules, tunes_engine=engine) for index in range(shape.classes)
+    classes = [
+        replace(_model_class(rng, index, shape.tasks), modules=modules, tunes_engine=engine)
+        for index in range(shape.classes)
     ]
     by_node = rng.random() < 0.5
     shared = rng.choice((1, 1, 2, 4, shape.nodes))
     world = World(
         infos,
-        groups,
+        classes,
         lambda rank: (infos[rank].node_rank if by_node else infos[rank].local_rank) % shape.classes,
         lambda node: int(node[4:]) // shared,
         rng,
     )
     for directory in range((shape.nodes - 1) // shared + 1):
-        found = world.directories[directory] = _directory(rng, groups)
-        found.modules = {group.key: set(modules) for group in groups if others.random() < 0.2}
+        found = world.directories[directory] = _directory(rng, classes)
+        found.modules = {rank_class.key: set(modules) for rank_class in classes if others.random() < 0.2}
     poor = random.Random(f"poor {schedule.seed}")
     for table in (table for directory in world.directories.values() for table in directory.tables.values()):
         table.is_poor = poor.random() < 0.2
@@ -207,28 +208,28 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     return world, infos, rng
 
 
-def _group(rng: random.Random, index: int, count: int) -> Group:
+def _model_class(rng: random.Random, index: int, count: int) -> ModelClass:
     tasks = tuple(PoolTask(f"c{index}t{n}", f"op{n % 7}", 1.0 + rng.random()) for n in range(count))
     outcome: TaskOutcome = "no_valid_tactic" if rng.random() < 0.05 else "tuned"
-    return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "tasks": "same"}, tasks, outcome)
+    return ModelClass(f"{index:x}" * 64, {"gpu": f"GPU {index}", "tasks": "same"}, tasks, outcome)
 
 
-def _directory(rng: random.Random, groups: list[Group]) -> Directory:
+def _directory(rng: random.Random, classes: list[ModelClass]) -> Directory:
     is_read_only = rng.random() < 0.08
     directory = Directory(is_read_only=is_read_only, lacks_files=is_read_only and rng.random() < 0.5)
-    for group in groups:
-        if rng.random() < 0.25 and group.outcome == "tuned":
-            table = _old_table(rng, group)
+    for rank_class in classes:
+        if rng.random() < 0.25 and rank_class.outcome == "tuned":
+            table = _old_table(rng, rank_class)
             if table is not None:
-                directory.tables[group.key] = table
+                directory.tables[rank_class.key] = table
         elif rng.random() < 0.15:
-            some = [task for task in group.tasks if rng.random() < 0.5]
-            directory.partial[group.key] = [make_result(task.task_id, group.outcome, rng) for task in some]
+            some = [task for task in rank_class.tasks if rng.random() < 0.5]
+            directory.partial[rank_class.key] = [make_result(task.task_id, rank_class.outcome, rng) for task in some]
     return directory
 
 
-def _old_table(rng: random.Random, group: Group) -> Table | None:
-    results = [make_result(task.task_id, "tuned", rng) for task in group.tasks]
+def _old_table(rng: random.Random, rank_class: ModelClass) -> Table | None:
+    results = [make_result(task.task_id, "tuned", rng) for task in rank_class.tasks]
     guarded = rng.random() < 0.6
     verdicts = [make_verdict(row) for row in results]
     return Table.of(results, verdicts if guarded else [], guarded, -rng.uniform(1, 1e6))

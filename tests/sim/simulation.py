@@ -10,12 +10,12 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands
-from tests.sim.holdings import Process, RefusedError
+from tests.sim.model_state import Process, RefusedError
 from tests.sim.properties import Properties
 from tests.sim.schedule import PHASE_LIMIT_S, STRUCK_AS, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw
 
@@ -225,11 +225,11 @@ class Simulation:
             return
         if command.rank in self._machine.run.removed:
             return
-        group = self._machine.run.class_of(command.rank) if self._machine.run.classes else None
+        rank_class = self._machine.run.class_of(command.rank) if self._machine.run.classes else None
         # an adoption of which the machine hears after it gave the rank up is not counted: nobody will be sent there
         is_void = isinstance(command, Adopt) and command.call_id not in self._machine.run.calls
         try:
-            value = None if failure or is_void else self._world.answer(process, command, group, ended)
+            value = None if failure or is_void else self._world.answer(process, command, rank_class, ended)
         except RefusedError as refusal:
             failure = refusal.failure
             self._properties.refused(process, command, failure)

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine import compiling, delivering, machine, probing, working
+from ray_warmup.warmup.machine import compiling, delivery_phases, machine, probing, tuning_phases
 from ray_warmup.warmup.machine.commands import Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.modules import ModuleState
+from ray_warmup.warmup.machine.module_state import ModuleState
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, NodePolicy
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState
 from ray_warmup.warmup.messages.answers import Confirmed, Loaded
 from ray_warmup.warmup.messages.questions import FindMarkers, Load
-from tests.sim.holdings import Process
+from tests.sim.model_state import Process
 from tests.sim.schedule import FULL, draw
 from tests.sim.simulation import simulate
 from tests.sim.world import World
@@ -65,12 +65,12 @@ def test_a_lost_task_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_dealt_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A phase that starts over when a replacement joins measures finished tasks again."""
 
-    def start_over(self: working.PoolPhase, run: Any, rank: int) -> Any:
-        group = run.class_of(rank)
-        group.pool = TaskPool(group.tasks)
-        return self._feed_all(run, group)
+    def start_over(self: tuning_phases.PoolPhase, run: Any, rank: int) -> Any:
+        rank_class = run.class_of(rank)
+        rank_class.pool = TaskPool(rank_class.tasks)
+        return self._feed_all(run, rank_class)
 
-    monkeypatch.setattr(working.PoolPhase, "joined", start_over)
+    monkeypatch.setattr(tuning_phases.PoolPhase, "joined", start_over)
     assert noticed("is finished and dealt again")
 
 
@@ -94,19 +94,19 @@ def test_a_module_that_is_built_again_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 def test_a_second_builder_on_a_node_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that goes on in one process is not begun again by its neighbour."""
-    monkeypatch.setattr(compiling, "_builders", lambda run, group: set())
+    monkeypatch.setattr(compiling, "_builders", lambda run, rank_class: set())
     assert noticed("there")
 
 
 def test_tuning_without_modules_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that was not told of the modules on its node would compile while it measures."""
-    monkeypatch.setattr(compiling, "_activate", lambda run, group: [])
+    monkeypatch.setattr(compiling, "_activate", lambda run, rank_class: [])
     assert noticed("it has not compiled")
 
 
 def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategy `leader` with every live rank at work is two leaders at once."""
-    monkeypatch.setattr(working.PoolPhase, "works", lambda self, run, group, rank: run.ranks[rank].is_alive)
+    monkeypatch.setattr(tuning_phases.PoolPhase, "works", lambda self, run, rank_class, rank: run.ranks[rank].is_alive)
     assert noticed("at once")
 
 
@@ -119,14 +119,16 @@ def test_a_poor_artifact_that_is_kept_is_noticed(monkeypatch: pytest.MonkeyPatch
 def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that keep the table of their own node and say otherwise, twice, do not pass as one class."""
 
-    def lie(self: World, process: Process, asked: Load, group: Any) -> Loaded:
+    def lie(self: World, process: Process, asked: Load, rank_class: Any) -> Loaded:
         found = self.directory(process.rank).tables.get(self._key(process))
         process.loaded, process.has_replayed = found.digest if found else asked.digest, False
         return Loaded(asked.digest, 1, 1, ())
 
     monkeypatch.setattr(World, "_load", lie)
-    monkeypatch.setattr(World, "_confirm", lambda self, process, group: Confirmed(group.digest, group.digest))
-    monkeypatch.setattr(delivering, "lacking", lambda group: [])
+    monkeypatch.setattr(
+        World, "_confirm", lambda self, process, rank_class: Confirmed(rank_class.digest, rank_class.digest)
+    )
+    monkeypatch.setattr(delivery_phases, "writers_to_update", lambda rank_class: [])
     assert noticed("READY with 2 digests")
 
 
@@ -153,13 +155,13 @@ def test_an_echo_taken_for_a_death_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replacement that loads late in the run and is not replayed is not ready."""
-    returned = delivering.Replaying.returned
+    returned = delivery_phases.Replaying.returned
 
-    def skip(self: delivering.Replaying, run: Any, call: Any, value: Any) -> Any:
+    def skip(self: delivery_phases.Replaying, run: Any, call: Any, value: Any) -> Any:
         run.ranks[call.rank].is_confirmed = True
         return [] if isinstance(value, Loaded) else returned(self, run, call, value)
 
-    monkeypatch.setattr(delivering.Replaying, "returned", skip)
+    monkeypatch.setattr(delivery_phases.Replaying, "returned", skip)
     assert noticed("has not replayed")
 
 
@@ -188,7 +190,7 @@ def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unwarmed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that replays and is not asked for its engine warmups is not ready."""
-    monkeypatch.setattr(delivering, "warm", lambda run, rank: run.call(rank, FindMarkers(())))
+    monkeypatch.setattr(delivery_phases, "warm", lambda run, rank: run.call(rank, FindMarkers(())))
     assert noticed("has not warmed")
 
 
@@ -201,13 +203,15 @@ def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_quarantined_tactic_that_is_served_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with a tactic that killed a process after some task had chosen it is found out."""
-    monkeypatch.setattr(delivering, "drop_quarantined", lambda group: None)
+    monkeypatch.setattr(delivery_phases, "drop_quarantined", lambda rank_class: None)
     assert noticed("a quarantined tactic is served")
 
 
 def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A found table asked of a rank beside another directory is a mistake of the machine."""
-    monkeypatch.setattr(delivering, "ranks_in_source_directory", lambda run, group: run.alive(group)[::-1])
+    monkeypatch.setattr(
+        delivery_phases, "ranks_in_source_directory", lambda run, rank_class: run.alive(rank_class)[::-1]
+    )
     assert noticed("which it cannot do")
 
 

@@ -21,9 +21,9 @@ from ray_warmup.warmup.messages.values import CrashRecord, Header, PoolTask, Tex
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import EngineReport
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskOutcome, TaskResult
-from tests.sim.group import Group, are_modules
-from tests.sim.holdings import Process, RefusedError, Table
-from tests.sim.workshop import Workshop
+from tests.sim.model_class import ModelClass, are_modules
+from tests.sim.model_state import Process, RefusedError, Table
+from tests.sim.modules_model import ModulesModel
 
 NOW = 1_800_000_000.0
 """What every node's clock says when a store is looked at, in seconds since 1970."""
@@ -63,21 +63,21 @@ def digest_of(rows: Sequence[TaskResult]) -> FinishedTasks:
     return FinishedTasks(len(rows), hashlib.sha256(text.encode()).hexdigest())
 
 
-class World(Workshop):
+class World(ModulesModel):
     """Every process and every directory of one run."""
 
     def __init__(
         self,
         infos: Sequence[RankInfo],
-        groups: Sequence[Group],
-        group_of: Callable[[int], int],
+        classes: Sequence[ModelClass],
+        class_of: Callable[[int], int],
         directory_of: Callable[[str], int],
         rng: random.Random,
         *,
         backend: str = "cuda",
     ) -> None:
-        super().__init__(infos, lambda rank: groups[group_of(rank)], directory_of, rng)
-        self.groups = list(groups)
+        super().__init__(infos, lambda rank: classes[class_of(rank)], directory_of, rng)
+        self.classes = list(classes)
         self._backend = backend
         self.depot: dict[str, Table] = {}
         self.tunes = True
@@ -115,7 +115,9 @@ class World(Workshop):
         node = self._rng.choice([*others, fresh])
         self.infos[rank] = replace(info, node_id=node, address=f"10.1.0.{int(node[4:])}")
 
-    def answer(self, process: Process, command: Call | Adopt, group: ClassState | None, now: float) -> Answer | None:
+    def answer(
+        self, process: Process, command: Call | Adopt, rank_class: ClassState | None, now: float
+    ) -> Answer | None:
         """What the process answers; None for an adoption. Raises RefusedError as the rank would raise."""
         if isinstance(command, Adopt):
             self._adopt(process, command)
@@ -134,20 +136,20 @@ class World(Workshop):
             case questions.FindMarkers() as asked:
                 return self._find_markers(process, asked)
             case questions.Survey():
-                return self._survey(process, group)
+                return self._survey(process, rank_class)
             case questions.Compile():
-                return self._compile(process, group)
+                return self._compile(process, rank_class)
             case questions.PackModules() as asked:
-                return self._pack_modules(process, asked, group)
+                return self._pack_modules(process, asked, rank_class)
             case questions.InstallModules() as asked:
-                return self._install_modules(process, asked, group)
+                return self._install_modules(process, asked, rank_class)
             case questions.ActivateModules():
                 return self._activate_modules(process)
             case _:
-                return self._answer_later(process, command.question, group, now)
+                return self._answer_later(process, command.question, rank_class, now)
 
     def _answer_later(
-        self, process: Process, question: questions.Question, group: ClassState | None, now: float
+        self, process: Process, question: questions.Question, rank_class: ClassState | None, now: float
     ) -> Answer:
         """The phases after COMPILING."""
         match question:
@@ -162,20 +164,20 @@ class World(Workshop):
             case questions.TuneEngine():
                 return self._tune_engine(process)
             case questions.Pack() as asked:
-                return self._pack(process, asked, group, now)
+                return self._pack(process, asked, rank_class, now)
             case questions.PackStored() as asked:
                 return self._pack_stored(process, asked)
             case questions.Install() as asked:
-                return self._install(process, asked, group)
+                return self._install(process, asked, rank_class)
             case questions.Load() as asked:
-                return self._load(process, asked, group)
+                return self._load(process, asked, rank_class)
             case questions.Replay():
                 return self._replay(process)
             case questions.Warm():
                 process.has_warmed = process.has_replayed
                 return answers.Warmed(EngineReport())
             case questions.Confirm():
-                return self._confirm(process, group)
+                return self._confirm(process, rank_class)
         raise AssertionError(f"nobody asks {question} in a run")
 
     def _adopt(self, process: Process, command: Adopt) -> None:
@@ -190,12 +192,12 @@ class World(Workshop):
         """A replacement on another machine image has a key that nobody else has."""
         if process.number > 0 and process.rank in self.foreign_ranks:
             return f"f{process.rank:063x}"
-        return self.group(process.rank).key
+        return self.rank_class(process.rank).key
 
     def _probe(self, process: Process, asked: questions.Probe) -> answers.Probed:
         process.budget = asked.budget_bytes
         process.uses_installed = asked.modules is not None
-        mine, key = self.group(process.rank), self._key(process)
+        mine, key = self.rank_class(process.rank), self._key(process)
         return answers.Probed(
             key=key,
             parts=mine.parts if key[1:] == mine.key[1:] else {**mine.parts, "torch": "another"},
@@ -210,7 +212,7 @@ class World(Workshop):
         )
 
     def _tasks(self, process: Process) -> tuple[PoolTask, ...]:
-        tasks = self.group(process.rank).tasks
+        tasks = self.rank_class(process.rank).tasks
         return tasks if process.budget is None else tasks[:-1]
 
     def _outline(self, process: Process) -> answers.Outlined:
@@ -257,7 +259,7 @@ class World(Workshop):
     def _tune(self, process: Process, asked: questions.Tune) -> answers.Tuned:
         if lacks := self.lacks(process):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
-        result = make_result(asked.task_id, self.group(process.rank).outcome, self._rng)
+        result = make_result(asked.task_id, self.rank_class(process.rank).outcome, self._rng)
         if result.choice is not None:
             self.won.append(result.choice.tactic)
         return answers.Tuned(result)
@@ -282,10 +284,14 @@ class World(Workshop):
             raise RefusedError("CompileError", f"it has not compiled {lacks}")
         return answers.EngineTuned((TextFile("decode.json", self._key(process)),))
 
-    def _pack(self, process: Process, asked: questions.Pack, group: ClassState | None, now: float) -> answers.Packed:
-        if group is not None and self.group(process.rank).tunes_engine and group.engine_tuned is None:
+    def _pack(
+        self, process: Process, asked: questions.Pack, rank_class: ClassState | None, now: float
+    ) -> answers.Packed:
+        if rank_class is not None and self.rank_class(process.rank).tunes_engine and rank_class.engine_tuned is None:
             raise RefusedError("PackError", "nothing was tuned with an engine's step, nor given up")
-        banned = {(tactic.runner, tactic.tactic) for tactic in (group.quarantine if group is not None else ())}
+        banned = {
+            (tactic.runner, tactic.tactic) for tactic in (rank_class.quarantine if rank_class is not None else ())
+        }
         served = [row.choice for row in asked.results if row.choice is not None]
         served += [row.choice for row in asked.verdicts]
         if any((choice.runner, str(choice.tactic)) in banned for choice in served):
@@ -302,24 +308,24 @@ class World(Workshop):
             process.packed = replace(process.packed, is_poor=False)
         return answers.Packed(process.packed.header)
 
-    def _install(self, process: Process, asked: questions.Install, group: ClassState | None) -> answers.Installed:
-        table, directory = self._sent(asked.header, group), self.directory(process.rank)
+    def _install(self, process: Process, asked: questions.Install, rank_class: ClassState | None) -> answers.Installed:
+        table, directory = self._sent(asked.header, rank_class), self.directory(process.rank)
         if directory.is_read_only:
             return answers.Installed(degraded="Read-only file system")
         directory.tables[self._key(process)] = table
         directory.lacks_files = False
         return answers.Installed()
 
-    def _load(self, process: Process, asked: questions.Load, group: ClassState | None) -> answers.Loaded:
+    def _load(self, process: Process, asked: questions.Load, rank_class: ClassState | None) -> answers.Loaded:
         if asked.header is not None:
-            table: Table | None = self._sent(asked.header, group)
+            table: Table | None = self._sent(asked.header, rank_class)
         else:
             directory = self.directory(process.rank)
             table = None if directory.lacks_files else directory.tables.get(self._key(process))
         if table is None or table.digest != asked.digest:
             raise RefusedError("LoadError", "the file is not the table of this run")
         process.loaded, process.has_replayed, process.has_warmed = table.digest, False, False
-        count = len(self.group(process.rank).tasks)
+        count = len(self.rank_class(process.rank).tasks)
         return answers.Loaded(table.digest, count, count, ())
 
     def _replay(self, process: Process) -> answers.Replayed:
@@ -328,14 +334,14 @@ class World(Workshop):
         process.has_replayed = True
         return answers.Replayed(calls=1, peak_bytes=1)
 
-    def _confirm(self, process: Process, group: ClassState | None) -> answers.Confirmed:
+    def _confirm(self, process: Process, rank_class: ClassState | None) -> answers.Confirmed:
         directory = self.directory(process.rank)
         table = None if directory.lacks_files else directory.tables.get(self._key(process))
         return answers.Confirmed(process.loaded, None if table is None else table.digest)
 
-    def _sent(self, header: Header, group: ClassState | None) -> Table:
+    def _sent(self, header: Header, rank_class: ClassState | None) -> Table:
         """The adopted artifact, checked against the header that goes along."""
-        table = None if group is None else self.depot.get(group.key)
+        table = None if rank_class is None else self.depot.get(rank_class.key)
         if table is None or header.digest != table.digest:
             raise RefusedError("CorruptArtifactError", "what was sent is not what its header says")
         return table

@@ -9,8 +9,8 @@ for what comes next, so a death needs no path of its own. Where nothing is kept 
 from __future__ import annotations
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
-from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.answers import (
@@ -37,13 +37,13 @@ class Compiling(PhaseLogic):
     phase = Phase.COMPILING
 
     def enter(self, run: Run) -> Commands:
-        for group in run.classes.values():
-            group.modules.begin_again()
-        return [command for group in run.classes.values() for command in _advance(run, group)]
+        for rank_class in run.classes.values():
+            rank_class.modules.begin_again()
+        return [command for rank_class in run.classes.values() for command in _advance(run, rank_class)]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
-        group = run.class_of(call.rank)
-        modules, node = group.modules, run.ranks[call.rank].info.node_id
+        rank_class = run.class_of(call.rank)
+        modules, node = rank_class.modules, run.ranks[call.rank].info.node_id
         if isinstance(value, Surveyed | InstalledModules | PackedModules):
             for warning in value.warnings:
                 run.warn(f"{run.ranks[call.rank].info}: {warning}")
@@ -59,34 +59,34 @@ class Compiling(PhaseLogic):
                 modules.give_up_shipping()
             case PackedModules(header=header) if header is not None:
                 modules.offer = value
-                return [run.adopt(call.rank, group, header)]
+                return [run.adopt(call.rank, rank_class, header)]
             case Activated():
                 modules.active[call.rank] = call.process
                 return []
-        return _advance(run, group)
+        return _advance(run, rank_class)
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         """Handing over and taking may fail: then a node builds for itself. What cannot be built fails the run."""
-        group = run.class_of(call.rank)
+        rank_class = run.class_of(call.rank)
         said = f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}"
         if isinstance(call, Adopt) or isinstance(call.question, PackModules):
             run.warn(f"{said}; every node builds its modules itself")
-            group.modules.give_up_shipping()
+            rank_class.modules.give_up_shipping()
         elif isinstance(call.question, InstallModules):
             run.warn(f"{said}; its node builds its modules itself")
-            group.modules.alone.add(run.ranks[call.rank].info.node_id)
+            rank_class.modules.alone.add(run.ranks[call.rank].info.node_id)
         else:
             return None
-        return _advance(run, group)
+        return _advance(run, rank_class)
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
-        group = run.classes[adopt.key]
-        group.modules.adopt()
-        return _advance(run, group)
+        rank_class = run.classes[adopt.key]
+        rank_class.modules.adopt()
+        return _advance(run, rank_class)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
-        group, node = run.class_of(rank), run.ranks[rank].info.node_id
-        modules = group.modules
+        rank_class, node = run.class_of(rank), run.ranks[rank].info.node_id
+        modules = rank_class.modules
         was_building = modules.builders.pop(rank, None) is not None
         kinds = Survey | Compile | InstallModules
         asked = any(isinstance(call, Call) and isinstance(call.question, kinds) for call in calls)
@@ -94,7 +94,7 @@ class Compiling(PhaseLogic):
             modules.missing.pop(node, None)  # some may be finished: whoever is next there looks first
         if modules.packer == rank:
             modules.packer = modules.offer = None
-        return _advance(run, group)
+        return _advance(run, rank_class)
 
     def joined(self, run: Run, rank: int) -> Commands:
         return _advance(run, run.class_of(rank))
@@ -115,62 +115,62 @@ class Compiling(PhaseLogic):
             modules.active[call.rank] = call.process
 
 
-def _advance(run: Run, group: ClassState) -> Commands:
+def _advance(run: Run, rank_class: ClassState) -> Commands:
     """Return the next commands that a class needs and no rank is doing yet."""
-    modules, nodes = group.modules, run.nodes_of(group)
+    modules, nodes = rank_class.modules, run.nodes_of(rank_class)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
-        if run.num_asked(group, Survey) >= len(unknown):
+        if run.num_asked(rank_class, Survey) >= len(unknown):
             return []
-        return _survey(run, group, unknown)
-    donor = _donor(run, group, list(nodes))
+        return _survey(run, rank_class, unknown)
+    donor = _donor(run, rank_class, list(nodes))
     ships = modules.ships and keeps_files(run)
     alone = {node for node in nodes if node == donor or node in modules.alone or not ships}
-    commands = _hand_over(run, group, donor, nodes, alone) if ships else []
+    commands = _hand_over(run, rank_class, donor, nodes, alone) if ships else []
     busy = {run.ranks[command.rank].info.node_id for command in commands}
     lacking = [node for node in nodes if modules.missing[node]]
     for node in lacking:
         if node not in busy:
-            commands += _obtain(run, group, node, may_build=node in alone)
-    return commands if commands or lacking else _activate(run, group)
+            commands += _obtain(run, rank_class, node, may_build=node in alone)
+    return commands if commands or lacking else _activate(run, rank_class)
 
 
-def _survey(run: Run, group: ClassState, nodes: list[str]) -> Commands:
+def _survey(run: Run, rank_class: ClassState, nodes: list[str]) -> Commands:
     """Ask these nodes for missing modules.
 
     Nodes whose ranks will measure also restore the driver's kernels of earlier tunes.
     """
-    is_left = not group.is_hit and any(task.task_id not in group.results for task in group.tasks)
-    everyone, home = group.strategy != "leader", run.ranks[group.leader].info.node_id
+    is_left = not rank_class.is_hit and any(task.task_id not in rank_class.results for task in rank_class.tasks)
+    everyone, home = rank_class.strategy != "leader", run.ranks[rank_class.leader].info.node_id
     commands: Commands = []
     for node in nodes:
-        commands += _ask(run, group, node, Survey(tunes=is_left and (everyone or node == home)))
+        commands += _ask_node(run, rank_class, node, Survey(tunes=is_left and (everyone or node == home)))
     return commands
 
 
-def _obtain(run: Run, group: ClassState, node: str, *, may_build: bool) -> Commands:
+def _obtain(run: Run, rank_class: ClassState, node: str, *, may_build: bool) -> Commands:
     """Install modules the coordinator already holds, and build only the rest.
 
     A node that may not build waits until every missing module is available.
     """
-    modules = group.modules
+    modules = rank_class.modules
     missing = set(modules.missing[node])
     there = missing & modules.held
     if there and node not in modules.alone and (may_build or there == missing):
         assert modules.header is not None, "what is held was adopted"
-        commands = _ask(run, group, node, InstallModules(modules.header))
+        commands = _ask_node(run, rank_class, node, InstallModules(modules.header))
         if commands:
             modules.sent[node] = modules.held
         return commands
-    return _ask(run, group, node, Compile()) if may_build else []
+    return _ask_node(run, rank_class, node, Compile()) if may_build else []
 
 
-def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
+def _hand_over(run: Run, rank_class: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
     """Ask the donor to pack modules other nodes wait for.
 
     It must have installed everything adopted so far, so that each new offer is a superset.
     """
-    modules = group.modules
+    modules = rank_class.modules
     lacks = set(modules.missing[donor])
     wanted = {name for node in nodes if node not in alone for name in modules.missing[node]}
     if run.config.cluster.on_node_loss == "replace":  # the next builder may be a node that is not there yet
@@ -178,17 +178,17 @@ def _hand_over(run: Run, group: ClassState, donor: str, nodes: dict[str, list[in
     offered = frozenset(wanted - lacks)
     if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
-    commands = _ask(run, group, donor, PackModules(modules.in_use.get(donor)))
+    commands = _ask_node(run, rank_class, donor, PackModules(modules.in_use.get(donor)))
     if commands:
         modules.packer, modules.offered = commands[0].rank, offered
     return commands
 
 
-def _activate(run: Run, group: ClassState) -> Commands:
+def _activate(run: Run, rank_class: ClassState) -> Commands:
     """Every rank's process must be told of the set that its node took."""
-    modules = group.modules
+    modules = rank_class.modules
     commands: Commands = []
-    for rank in run.alive(group):
+    for rank in run.alive(rank_class):
         state = run.ranks[rank]
         module_set = modules.in_use.get(state.info.node_id)
         is_told = modules.active.get(rank) == state.restarts or run.calls_of.get(rank)
@@ -197,28 +197,28 @@ def _activate(run: Run, group: ClassState) -> Commands:
     return commands
 
 
-def _ask(run: Run, group: ClassState, node: str, question: Question) -> Commands:
+def _ask_node(run: Run, rank_class: ClassState, node: str, question: Question) -> Commands:
     """Ask a live rank of a node, preferably the one that builds there, unless one of its ranks is busy."""
-    ranks = run.nodes_of(group)[node]
+    ranks = run.nodes_of(rank_class)[node]
     if any(rank in run.calls_of for rank in ranks):
         return []
     alive = [rank for rank in ranks if run.ranks[rank].is_alive]
-    builders = _builders(run, group)
+    builders = _builders(run, rank_class)
     alive.sort(key=lambda rank: rank not in builders)
     return [run.call(alive[0], question)] if alive else []
 
 
-def _donor(run: Run, group: ClassState, nodes: list[str]) -> str:
+def _donor(run: Run, rank_class: ClassState, nodes: list[str]) -> str:
     """The node that has, or will have, every module first: the one that lacks least.
 
     Among equals the one that builds already, then the leader's.
     """
-    home, missing = run.ranks[group.leader].info.node_id, group.modules.missing
-    at_work = {run.ranks[rank].info.node_id for rank in _builders(run, group)}
+    home, missing = run.ranks[rank_class.leader].info.node_id, rank_class.modules.missing
+    at_work = {run.ranks[rank].info.node_id for rank in _builders(run, rank_class)}
     return min(nodes, key=lambda node: (len(missing[node]), node not in at_work, node != home))
 
 
-def _builders(run: Run, group: ClassState) -> set[int]:
+def _builders(run: Run, rank_class: ClassState) -> set[int]:
     """Ranks whose present process has a build under way."""
-    number = group.modules.builders
+    number = rank_class.modules.builders
     return {rank for rank in number if rank in run.ranks and number[rank] == run.ranks[rank].restarts}

@@ -17,62 +17,62 @@ from ray_warmup.warmup.messages.questions import Vote
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 
 
-def open_ballots(run: Run, group: ClassState) -> Commands:
+def open_ballots(run: Run, rank_class: ClassState) -> Commands:
     """One pool of every tuned task for each of the first k live ranks, the leader among them."""
-    tuned = {task_id for task_id, result in group.results.items() if result.outcome == "tuned"}
-    tasks = [task for task in group.tasks if task.task_id in tuned]
-    others = [rank for rank in run.alive(group) if rank != group.leader]
-    voters = [group.leader, *others][: run.config.autotune.consensus_ranks]
+    tuned = {task_id for task_id, result in rank_class.results.items() if result.outcome == "tuned"}
+    tasks = [task for task in rank_class.tasks if task.task_id in tuned]
+    others = [rank for rank in run.alive(rank_class) if rank != rank_class.leader]
+    voters = [rank_class.leader, *others][: run.config.autotune.consensus_ranks]
     if len(voters) < run.config.autotune.consensus_ranks:
         run.warn(
-            f"consensus among {len(voters)} ranks: the class of rank {group.leader} has no more "
+            f"consensus among {len(voters)} ranks: the class of rank {rank_class.leader} has no more "
             f"(autotune.consensus_ranks is {run.config.autotune.consensus_ranks})"
         )
-    group.ballots = {rank: TaskPool(tasks) for rank in voters}
-    return [call for rank in voters for call in vote(run, group, rank)]
+    rank_class.ballots = {rank: TaskPool(tasks) for rank in voters}
+    return [call for rank in voters for call in vote(run, rank_class, rank)]
 
 
-def vote(run: Run, group: ClassState, rank: int) -> Commands:
+def vote(run: Run, rank_class: ClassState, rank: int) -> Commands:
     """Deal the next task to a voter, or none if it has voted on all or is not a voter."""
-    ballot = group.ballots.get(rank)
+    ballot = rank_class.ballots.get(rank)
     if ballot is None or not run.ranks[rank].is_alive or ballot.num_running(rank):
         return []
     task_id = ballot.deal(rank)
     if task_id is None:
         return []
-    shortlist = tuple(Choice(row.runner, row.tactic) for row in group.results[task_id].measurements)
-    return [run.call(rank, Vote(task_id, shortlist, group.quarantine))]
+    shortlist = tuple(Choice(row.runner, row.tactic) for row in rank_class.results[task_id].measurements)
+    return [run.call(rank, Vote(task_id, shortlist, rank_class.quarantine))]
 
 
-def voted(run: Run, group: ClassState, rank: int, value: Voted) -> Commands:
+def voted(run: Run, rank_class: ClassState, rank: int, value: Voted) -> Commands:
     """Keep a vote.
 
     After the last one, settle every task.
     """
     task_id = value.result.task_id
-    if group.ballots[rank].finish(task_id):
-        group.votes.setdefault(task_id, {})[rank] = value.result
-    return settle_all(run, group) if is_settled(group) else vote(run, group, rank)
+    if rank_class.ballots[rank].finish(task_id):
+        rank_class.votes.setdefault(task_id, {})[rank] = value.result
+    return settle_all(run, rank_class) if is_settled(rank_class) else vote(run, rank_class, rank)
 
 
-def resume(run: Run, group: ClassState) -> Commands:
+def resume(run: Run, rank_class: ClassState) -> Commands:
     """The phase begins once more, perhaps with fewer voters: the votes that are missing, or the outcome."""
-    if is_settled(group):
-        return settle_all(run, group)
-    return [call for rank in group.ballots for call in vote(run, group, rank)]
+    if is_settled(rank_class):
+        return settle_all(run, rank_class)
+    return [call for rank in rank_class.ballots for call in vote(run, rank_class, rank)]
 
 
-def settle_all(run: Run, group: ClassState) -> Commands:
+def settle_all(run: Run, rank_class: ClassState) -> Commands:
     """Every vote is in."""
-    for task_id, votes in group.votes.items():
+    for task_id, votes in rank_class.votes.items():
         rows = [votes[rank] for rank in sorted(votes)]
-        group.results[task_id] = settle(group.results[task_id], rows, run.config.autotune.tie_band)
+        rank_class.results[task_id] = settle(rank_class.results[task_id], rows, run.config.autotune.tie_band)
     return []
 
 
-def is_settled(group: ClassState) -> bool:
+def is_settled(rank_class: ClassState) -> bool:
     """Return True if every voter has voted on every task."""
-    return bool(group.ballots) and all(ballot.is_done for ballot in group.ballots.values())
+    return bool(rank_class.ballots) and all(ballot.is_done for ballot in rank_class.ballots.values())
 
 
 def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> TaskResult:

@@ -17,30 +17,34 @@ from ray_warmup.warmup.messages.questions import TuneEngine
 WARMUP = "sm120_decode"
 
 
-def is_owed(run: Run, group: ClassState) -> bool:
+def is_owed(run: Run, rank_class: ClassState) -> bool:
     """Return True if the class's ranks have something to tune and no rank has tuned it."""
-    return not group.is_hit and group.engine_tuned is None and run.ranks[group.leader].described.tunes_engine
+    return (
+        not rank_class.is_hit
+        and rank_class.engine_tuned is None
+        and run.ranks[rank_class.leader].described.tunes_engine
+    )
 
 
-def ask(run: Run, group: ClassState) -> Commands:
+def ask(run: Run, rank_class: ClassState) -> Commands:
     """The call to the leader, once nothing else of the class is measured."""
-    is_measuring = group.pool is None or not group.pool.is_done or bool(run.calls_of.get(group.leader))
-    is_voting = bool(group.ballots) and not consensus.is_settled(group)
-    if is_measuring or is_voting or not run.ranks[group.leader].is_alive or not is_owed(run, group):
+    is_measuring = rank_class.pool is None or not rank_class.pool.is_done or bool(run.calls_of.get(rank_class.leader))
+    is_voting = bool(rank_class.ballots) and not consensus.is_settled(rank_class)
+    if is_measuring or is_voting or not run.ranks[rank_class.leader].is_alive or not is_owed(run, rank_class):
         return []
-    return [run.call(group.leader, TuneEngine())]
+    return [run.call(rank_class.leader, TuneEngine())]
 
 
-def keep(run: Run, group: ClassState, value: EngineTuned) -> None:
+def keep(run: Run, rank_class: ClassState, value: EngineTuned) -> None:
     """The leader's files, for whoever packs."""
-    group.engine_tuned = value.tuned
+    rank_class.engine_tuned = value.tuned
     for warning in value.warnings:
         run.warn(f"engine warmup: {warning}")
 
 
-def give_up(run: Run, group: ClassState, why: str) -> None:
+def give_up(run: Run, rank_class: ClassState, why: str) -> None:
     """The table is made without it."""
-    group.engine_tuned = ()
+    rank_class.engine_tuned = ()
     run.warn(f"nothing was tuned with an engine's step: {why}; FlashInfer's own heuristics serve there")
 
 

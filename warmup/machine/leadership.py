@@ -5,17 +5,17 @@ from __future__ import annotations
 from ray_warmup.warmup.machine.state import ClassState, Run
 
 
-def take_over(run: Run, group: ClassState, lost: int) -> None:
+def take_over(run: Run, rank_class: ClassState, lost: int) -> None:
     """Choose a new leader if `lost` led the class.
 
     Without a live process in the class, a replacement will lead.
     """
-    if group.leader != lost:
+    if rank_class.leader != lost:
         return
-    able = run.alive(group)
-    if not able and lost not in group.ranks:  # it has left the run: somebody must be named, alive or not
-        able = group.ranks
+    able = run.alive(rank_class)
+    if not able and lost not in rank_class.ranks:  # it has left the run: somebody must be named, alive or not
+        able = rank_class.ranks
     if not able:
         return
-    group.leader = min(able, key=lambda rank: (rank in group.slow, rank < lost, rank))
-    run.warn(f"rank {lost} led its class and died; rank {group.leader} takes over")
+    rank_class.leader = min(able, key=lambda rank: (rank in rank_class.slow, rank < lost, rank))
+    run.warn(f"rank {lost} led its class and died; rank {rank_class.leader} takes over")

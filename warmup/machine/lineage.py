@@ -13,11 +13,11 @@ SLACK_S = 300.0
 """How far clocks of healthy nodes may differ."""
 
 
-def date(run: Run, group: ClassState) -> None:
+def date(run: Run, rank_class: ClassState) -> None:
     """Say by what each found table is compared: how many tables came before it, then a believed time."""
-    nows = sorted(look.answer.now for look in group.lookups.values())
+    nows = sorted(look.answer.now for look in rank_class.lookups.values())
     now = nows[(len(nows) - 1) // 2] if nows else None
-    for rank, look in group.lookups.items():
+    for rank, look in rank_class.lookups.items():
         if look.table is None or look.age is not None:
             continue
         at, lineage = look.table.recorded_at, look.answer.lineage
@@ -30,7 +30,7 @@ def date(run: Run, group: ClassState) -> None:
         look.age = (0 if lineage is None else lineage.depth, 0.0 if is_ahead else at)
 
 
-def parent_of(group: ClassState) -> Ancestor | None:
+def parent_of(rank_class: ClassState) -> Ancestor | None:
     """Return the artifact that a new one of this class replaces, or None for the first."""
-    known = [look.answer.lineage for look in group.lookups.values() if look.answer.lineage is not None]
+    known = [look.answer.lineage for look in rank_class.lookups.values() if look.answer.lineage is not None]
     return max(known, key=lambda lineage: (lineage.depth, lineage.artifact), default=None)

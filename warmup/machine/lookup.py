@@ -9,11 +9,11 @@ from __future__ import annotations
 from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.lineage import date
-from ray_warmup.warmup.machine.logic import PhaseLogic
-from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.node_loss import keep_found
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Place, Run
+from ray_warmup.warmup.machine.store_lookup import StoreLookup
 from ray_warmup.warmup.messages.answers import Answer, LookedUp, Markers, Missing, RecalledTable, RecalledTasks
 from ray_warmup.warmup.messages.questions import FindMarkers, LookUp, RecallFinished, RecallTable
 
@@ -27,25 +27,29 @@ class Lookup(PhaseLogic):
     phase = Phase.LOOKUP
 
     def enter(self, run: Run) -> Commands:
-        for group in run.classes.values():
-            group.writers = first_ranks(run, group)
+        for rank_class in run.classes.values():
+            rank_class.writers = first_ranks(run, rank_class)
         if not keeps_files(run):
             return []
-        return [self._look(run, g, rank) for g in run.classes.values() for rank in g.writers.values()]
+        return [
+            self._look(run, rank_class, rank)
+            for rank_class in run.classes.values()
+            for rank in rank_class.writers.values()
+        ]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
-        group = run.class_of(call.rank)
+        rank_class = run.class_of(call.rank)
         match value:
             case LookedUp():
-                group.lookups[call.rank] = Look.of(value)
+                rank_class.lookups[call.rank] = StoreLookup.of(value)
                 for warning in value.warnings:
                     run.warn(f"{run.ranks[call.rank].info}: {warning}")
             case Markers(tokens=tokens):
-                group.lookups[call.rank].seen = tokens
+                rank_class.lookups[call.rank].seen = tokens
             case RecalledTable() | Missing():
-                recalling.keep_table(run, group, call.rank, value)
+                recalling.keep_table(run, rank_class, call.rank, value)
             case RecalledTasks(results=results):
-                group.lookups[call.rank].finished = results
+                rank_class.lookups[call.rank].finished = results
         return self._next(run)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
@@ -53,10 +57,10 @@ class Lookup(PhaseLogic):
         return self._next(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
-        group = run.class_of(rank)
-        return [self._look(run, group, rank)] if keeps_files(run) and rank in group.writers.values() else []
+        rank_class = run.class_of(rank)
+        return [self._look(run, rank_class, rank)] if keeps_files(run) and rank in rank_class.writers.values() else []
 
-    def _look(self, run: Run, group: ClassState, rank: int) -> Call:
+    def _look(self, run: Run, rank_class: ClassState, rank: int) -> Call:
         return run.call(rank, LookUp(token_of(run, rank), run.retune))
 
     def _next(self, run: Run) -> Commands:
@@ -64,35 +68,35 @@ class Lookup(PhaseLogic):
         if run.is_pending(LookUp, FindMarkers, RecallTable, RecallFinished):
             return []
         commands: Commands = []
-        for group in run.classes.values():
-            writers = sorted(set(group.writers.values()))
-            if any(rank not in group.lookups for rank in writers):
+        for rank_class in run.classes.values():
+            writers = sorted(set(rank_class.writers.values()))
+            if any(rank not in rank_class.lookups for rank in writers):
                 return []
-            date(run, group)
-            commands += self._ask_for_markers(run, group, writers)
+            date(run, rank_class)
+            commands += self._ask_for_markers(run, rank_class, writers)
         if not commands:
-            for group in run.classes.values():
-                merge_writers(run, group)
-                commands += recalling.ask(run, group)
+            for rank_class in run.classes.values():
+                merge_writers(run, rank_class)
+                commands += recalling.ask(run, rank_class)
         if not commands:
             self._settle(run)
         return commands
 
-    def _ask_for_markers(self, run: Run, group: ClassState, writers: list[int]) -> Commands:
+    def _ask_for_markers(self, run: Run, rank_class: ClassState, writers: list[int]) -> Commands:
         """In order of rank: the first one that a writer sees is all that it answers."""
         if len(writers) < 2:
             return []
         question = FindMarkers(tuple(token_of(run, rank) for rank in writers))
-        return [run.call(rank, question) for rank in writers if group.lookups[rank].seen is None]
+        return [run.call(rank, question) for rank in writers if rank_class.lookups[rank].seen is None]
 
     def _settle(self, run: Run) -> None:
-        for group in run.classes.values():
-            if group.is_settled:
-                keep_found(run, group)
+        for rank_class in run.classes.values():
+            if rank_class.is_settled:
+                keep_found(run, rank_class)
             else:
-                adopt_found(run, group)
-            group.is_settled = True
-            recalling.forget_rows(group)
+                adopt_found(run, rank_class)
+            rank_class.is_settled = True
+            recalling.forget_rows(rank_class)
 
 
 def keeps_files(run: Run) -> bool:
@@ -108,72 +112,72 @@ def token_of(run: Run, rank: int) -> str:
     return f"{run.run_id}-{rank}-{run.ranks[rank].moves}"
 
 
-def first_ranks(run: Run, group: ClassState) -> dict[Place, int]:
+def first_ranks(run: Run, rank_class: ClassState) -> dict[Place, int]:
     """The lowest rank of every place."""
     writers: dict[Place, int] = {}
-    for rank in group.ranks:
+    for rank in rank_class.ranks:
         writers.setdefault(run.ranks[rank].place, rank)
     return writers
 
 
-def merge_writers(run: Run, group: ClassState) -> None:
+def merge_writers(run: Run, rank_class: ClassState) -> None:
     """Places that see one another's marker are one directory: the lowest rank among them writes."""
-    tokens = {token_of(run, rank): rank for rank in group.writers.values()}
-    for place, rank in list(group.writers.items()):
-        look = group.lookups.get(rank)
+    tokens = {token_of(run, rank): rank for rank in rank_class.writers.values()}
+    for place, rank in list(rank_class.writers.items()):
+        look = rank_class.lookups.get(rank)
         seen = () if look is None or look.seen is None else look.seen
-        group.writers[place] = min([rank, *(tokens[token] for token in seen if token in tokens)])
+        rank_class.writers[place] = min([rank, *(tokens[token] for token in seen if token in tokens)])
 
 
-def adopt_found(run: Run, group: ClassState) -> None:
+def adopt_found(run: Run, rank_class: ClassState) -> None:
     """Adopt the table whose rows were recalled, or else the finished tasks of earlier runs."""
-    recalling.take_finished(group)
-    group.source = group.header = None
-    accepted = recalling.accepted(group)
+    recalling.take_finished(rank_class)
+    rank_class.source = rank_class.header = None
+    accepted = recalling.accepted(rank_class)
     if accepted is None:
         return
     source, table, rows = accepted
-    if lacking := lacks(group, rows):
-        _complete(run, group, source, rows, lacking)
+    if lacking := lacks(rank_class, rows):
+        _complete(run, rank_class, source, rows, lacking)
         return
-    group.is_covered = table.covers
-    group.source, group.header = source, rows.header
-    group.results = {result.task_id: result for result in rows.results}
-    group.verdicts = {verdict.task_id: verdict for verdict in rows.verdicts}
-    group.engine_tuned = rows.tuned
-    group.needs_guard = run.config.guard.enabled and not table.guarded
-    if group.needs_guard and len(group.results) < len(group.tasks):
-        group.needs_guard = False
+    rank_class.is_covered = table.covers
+    rank_class.source, rank_class.header = source, rows.header
+    rank_class.results = {result.task_id: result for result in rows.results}
+    rank_class.verdicts = {verdict.task_id: verdict for verdict in rows.verdicts}
+    rank_class.engine_tuned = rows.tuned
+    rank_class.needs_guard = run.config.guard.enabled and not table.guarded
+    if rank_class.needs_guard and len(rank_class.results) < len(rank_class.tasks):
+        rank_class.needs_guard = False
         run.warn(
             f"{run.ranks[source].info}: its table is unguarded and lacks its timings; served as it is, see --retune"
         )
-    if group.needs_guard:
-        group.leader = source
-        asked = {task.task_id for task in group.tasks}
-        group.results = {task_id: row for task_id, row in group.results.items() if task_id in asked}
-    for rank, other in recalling.hits(group).items():
-        if other.digest != group.digest:
+    if rank_class.needs_guard:
+        rank_class.leader = source
+        asked = {task.task_id for task in rank_class.tasks}
+        rank_class.results = {task_id: row for task_id, row in rank_class.results.items() if task_id in asked}
+    for rank, other in recalling.hits(rank_class).items():
+        if other.digest != rank_class.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
 
 
-def lacks(group: ClassState, rows: RecalledTable) -> list[str]:
+def lacks(rank_class: ClassState, rows: RecalledTable) -> list[str]:
     """Return the class's tasks that a found table lacks for want of memory, or none for a table without timings."""
     known = {result.task_id for result in rows.results}
-    return [task.task_id for task in group.tasks if task.task_id not in known] if known else []
+    return [task.task_id for task in rank_class.tasks if task.task_id not in known] if known else []
 
 
-def _complete(run: Run, group: ClassState, source: int, rows: RecalledTable, lacking: list[str]) -> None:
+def _complete(run: Run, rank_class: ClassState, source: int, rows: RecalledTable, lacking: list[str]) -> None:
     """Keep the rows of an incomplete table as finished tasks.
 
     TUNING measures the rest, and everything is packed again.
     """
-    group.results.update({result.task_id: result for result in rows.results})
-    group.verdicts.update({verdict.task_id: verdict for verdict in rows.verdicts})
-    group.engine_tuned = rows.tuned or None
+    rank_class.results.update({result.task_id: result for result in rows.results})
+    rank_class.verdicts.update({verdict.task_id: verdict for verdict in rows.verdicts})
+    rank_class.engine_tuned = rows.tuned or None
     shown = ", ".join(lacking[:SHOWN_TASKS]) + (
         f" and {len(lacking) - SHOWN_TASKS} more" * (len(lacking) > SHOWN_TASKS)
     )
     run.warn(
         f"{run.ranks[source].info}: its table was made with less memory and lacks {len(lacking)} of "
-        f"{len(group.tasks)} tasks, which are measured now: {shown}"
+        f"{len(rank_class.tasks)} tasks, which are measured now: {shown}"
     )

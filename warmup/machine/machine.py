@@ -7,22 +7,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.machine import node_loss, on_disk, warming
-from ray_warmup.warmup.machine.answers import keep_answer
-from ray_warmup.warmup.machine.blame import Status, died_again, late_phase, lost_node, merge_equal, raised_by, went_on
+from ray_warmup.warmup.machine import engine_warmups, node_loss, on_disk
+from ray_warmup.warmup.machine.answer_handling import keep_answer
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.compiling import Compiling
-from ray_warmup.warmup.machine.delivering import Installing, Loading, Pushing, Replaying
-from ray_warmup.warmup.machine.grace import FailureWindow
-from ray_warmup.warmup.machine.logic import PhaseLogic
+from ray_warmup.warmup.machine.death_causes import show_stack, suspect
+from ray_warmup.warmup.machine.delivery_phases import Installing, Loading, Pushing, Replaying
+from ray_warmup.warmup.machine.failure_messages import (
+    Status,
+    died_again,
+    late_phase,
+    lost_node,
+    merge_equal,
+    raised_by,
+    went_on,
+)
+from ray_warmup.warmup.machine.failure_window import FailureWindow
 from ray_warmup.warmup.machine.lookup import Lookup
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
 from ray_warmup.warmup.machine.probing import Probing, probe
 from ray_warmup.warmup.machine.state import Commands, RankState, Run
-from ray_warmup.warmup.machine.suspects import show_stack, suspect
+from ray_warmup.warmup.machine.tuning_phases import Guarding, Tuning
 from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
-from ray_warmup.warmup.machine.working import Guarding, Tuning
 from ray_warmup.warmup.messages.answers import Answer, peak_of
 from ray_warmup.warmup.messages.questions import Probe
 from ray_warmup.warmup.ranks import RankInfo
@@ -227,7 +235,7 @@ class WarmupMachine:
             self.run.overdue = tuple(sorted(self.run.calls_of))
             return self._fail(late_phase(self.run, statuses, now, limit), now)
         mark_silent(self.run, statuses, now)
-        for warmup in warming.late_warmups(self.run, statuses, now):
+        for warmup in engine_warmups.late_warmups(self.run, statuses, now):
             return self._end_warmup(warmup, now)
         for late in late_ranks(self.run, statuses, now):
             return self._give_up(late.rank, late.reason, now, late.culprit, is_frozen=late.is_frozen)
@@ -258,11 +266,11 @@ class WarmupMachine:
         failure = None if is_frozen else Failure("HungError", reason, culprit=culprit)
         return self.died(rank, reason, now, hung=True, failure=failure)
 
-    def _end_warmup(self, late: warming.LateWarmup, now: float) -> Commands:
+    def _end_warmup(self, late: engine_warmups.LateWarmup, now: float) -> Commands:
         """An engine warmup hangs: a required one fails the run, any other is left out by a fresh process."""
-        if warming.is_required(self.run, late.name):
+        if engine_warmups.is_required(self.run, late.name):
             return self._fail(late.reason, now)
-        warming.give_up(self.run, self.run.ranks[late.rank], late.name, f"no end after {late.elapsed:.1f} s")
+        engine_warmups.give_up(self.run, self.run.ranks[late.rank], late.name, f"no end after {late.elapsed:.1f} s")
         return self._give_up(late.rank, late.reason, now)
 
     def _rejoined(self, call: Call, value: Answer, now: float) -> Commands:

@@ -40,10 +40,10 @@ def leave(run: Run, ranks: Sequence[int]) -> Commands:
     """The run goes on without these ranks."""
     for rank in ranks:
         run.ranks[rank].error = f"its node was lost in phase {run.phase}"
-        group = run.class_of(rank) if run.classes else None
+        rank_class = run.class_of(rank) if run.classes else None
         run.remove(rank)
-        if group is not None and group.ranks:
-            take_over(run, group, rank)
+        if rank_class is not None and rank_class.ranks:
+            take_over(run, rank_class, rank)
     return [Release(rank) for rank in ranks]
 
 
@@ -87,31 +87,31 @@ def begin_again(run: Run) -> None:
     run.rewinds += 1
     for state in run.ranks.values():
         state.is_moving = False
-    for group in run.classes.values():
-        group.packer = group.pool = None
-        group.lookups = {}
-        group.in_memory = set()
-        if not group.adopted and not group.is_hit:
-            group.header, group.has_nothing = None, False
-        for rank, ballot in group.ballots.items():
+    for rank_class in run.classes.values():
+        rank_class.packer = rank_class.pool = None
+        rank_class.lookups = {}
+        rank_class.in_memory = set()
+        if not rank_class.adopted and not rank_class.is_hit:
+            rank_class.header, rank_class.has_nothing = None, False
+        for rank, ballot in rank_class.ballots.items():
             ballot.lose(rank)
 
 
-def keep_found(run: Run, group: ClassState) -> None:
+def keep_found(run: Run, rank_class: ClassState) -> None:
     """After a second LOOKUP: a class keeps the table that it had, from any copy that is left.
 
     Where none is left and nothing was pushed yet, the table is packed once more from its results, and what they lack
     is measured.
     """
-    recalling.take_finished(group)
-    if not group.is_hit or group.adopted:
+    recalling.take_finished(rank_class)
+    if not rank_class.is_hit or rank_class.adopted:
         return
-    copies = [rank for rank, table in recalling.hits(group).items() if table.digest == group.digest]
+    copies = [rank for rank, table in recalling.hits(rank_class).items() if table.digest == rank_class.digest]
     if copies:
-        group.source = min(copies, key=lambda rank: (rank != group.source, rank))
+        rank_class.source = min(copies, key=lambda rank: (rank != rank_class.source, rank))
         return
-    group.source = group.header = None
-    group.needs_guard = run.config.guard.enabled
+    rank_class.source = rank_class.header = None
+    rank_class.needs_guard = run.config.guard.enabled
 
 
 def _asks_a_mover(run: Run, command: Call | Adopt) -> bool:

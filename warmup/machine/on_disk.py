@@ -17,7 +17,7 @@ def lacks_table(run: Run, state: RankState) -> bool:
     return digest is not None and state.stored != digest
 
 
-def lacking(run: Run) -> list[RankState]:
+def ranks_without_table(run: Run) -> list[RankState]:
     """One rank of each node that lacks a table."""
     found: dict[str, RankState] = {}
     for state in _expected(run):
@@ -32,7 +32,7 @@ def share(run: Run) -> str | None:
     None where no disk was asked for anything.
     """
     nodes = {state.info.node_id for state in _expected(run)}
-    return f"{len(nodes) - len(lacking(run))} of {len(nodes)} nodes" if nodes else None
+    return f"{len(nodes) - len(ranks_without_table(run))} of {len(nodes)} nodes" if nodes else None
 
 
 def refusal(run: Run) -> str | None:
@@ -40,7 +40,7 @@ def refusal(run: Run) -> str | None:
 
     None where it is one, or where `cache.require_disk` is off; then the run is warned.
     """
-    nodes = lacking(run)
+    nodes = ranks_without_table(run)
     if not nodes:
         return None
     where = "; ".join(f"{state.info}: {_reason(run.class_of(state.info.rank), state)}" for state in nodes[:4])
@@ -67,10 +67,15 @@ def _expected(run: Run) -> list[RankState]:
     """Ranks of classes whose table belongs on disk."""
     if not keeps_files(run):
         return []
-    return [run.ranks[rank] for group in run.classes.values() if group.digest is not None for rank in group.ranks]
+    return [
+        run.ranks[rank]
+        for rank_class in run.classes.values()
+        if rank_class.digest is not None
+        for rank in rank_class.ranks
+    ]
 
 
-def _reason(group: ClassState, state: RankState) -> str:
-    if state.place in group.in_memory:
+def _reason(rank_class: ClassState, state: RankState) -> str:
+    if state.place in rank_class.in_memory:
         return "its disk refused the files, see the warning"
     return f"{state.place[1]} does not hold the table any more"

@@ -33,58 +33,58 @@ def slower(seconds: dict[int, float]) -> dict[int, float]:
     return {rank: taken / median for rank, taken in seconds.items() if taken >= SLOW_GPU * median}
 
 
-def compare(run: Run, group: ClassState) -> Commands:
+def compare(run: Run, rank_class: ClassState) -> Commands:
     """One step: ask every rank for the shared task, or judge once nobody is at it any more."""
-    if group.pool is None or not group.pool.is_done:
+    if rank_class.pool is None or not rank_class.pool.is_done:
         return []
-    if is_owed(run, group):
-        return _ask(run, group)
-    if group.shared_s and not is_comparing(run, group):
-        _judge(run, group, group.shared_s)
-        group.shared_s = {}
+    if is_owed(run, rank_class):
+        return _ask_for_shared_task(run, rank_class)
+    if rank_class.shared_s and not is_comparing(run, rank_class):
+        _report_slow(run, rank_class, rank_class.shared_s)
+        rank_class.shared_s = {}
     return []
 
 
-def is_comparing(run: Run, group: ClassState) -> bool:
+def is_comparing(run: Run, rank_class: ClassState) -> bool:
     """Return True if a rank of the class is still measuring the shared task."""
-    return run.num_asked(group, Compare) > 0
+    return run.num_asked(rank_class, Compare) > 0
 
 
-def is_owed(run: Run, group: ClassState) -> bool:
+def is_owed(run: Run, rank_class: ClassState) -> bool:
     """Return True if the class's devices are comparable, have measured in this run, and were not compared yet."""
-    if group.strategy != "sharded" or group.shared_s is not None or len(group.ranks) < 2:
+    if rank_class.strategy != "sharded" or rank_class.shared_s is not None or len(rank_class.ranks) < 2:
         return False
-    comparable = all(run.ranks[rank].described.reference_s for rank in group.ranks)
-    return comparable and group.measured > 0 and any(map(_is_tuned, group.results.values()))
+    comparable = all(run.ranks[rank].described.reference_s for rank in rank_class.ranks)
+    return comparable and rank_class.measured > 0 and any(map(_is_tuned, rank_class.results.values()))
 
 
-def keep(group: ClassState, rank: int, value: Compared) -> None:
+def keep(rank_class: ClassState, rank: int, value: Compared) -> None:
     """Keep a rank's time for the shared task, if the tactic ran."""
-    if value.seconds is not None and group.shared_s is not None:
-        group.shared_s[rank] = value.seconds
+    if value.seconds is not None and rank_class.shared_s is not None:
+        rank_class.shared_s[rank] = value.seconds
 
 
-def _ask(run: Run, group: ClassState) -> Commands:
-    group.shared_s = {}
-    tuned = [result for result in group.results.values() if _is_tuned(result)]
+def _ask_for_shared_task(run: Run, rank_class: ClassState) -> Commands:
+    rank_class.shared_s = {}
+    tuned = [result for result in rank_class.results.values() if _is_tuned(result)]
     task = max(tuned, key=lambda result: (result.measurements[0].median_s, result.task_id))
     assert task.choice is not None, "a tuned task has a choice"
-    question = Compare(task.task_id, task.choice, group.quarantine)
-    return [run.call(rank, question) for rank in run.alive(group)]
+    question = Compare(task.task_id, task.choice, rank_class.quarantine)
+    return [run.call(rank, question) for rank in run.alive(rank_class)]
 
 
 def _is_tuned(result: TaskResult) -> bool:
     return result.choice is not None and bool(result.measurements)
 
 
-def _judge(run: Run, group: ClassState, seconds: dict[int, float]) -> None:
-    still_here = frozenset(group.ranks)
+def _report_slow(run: Run, rank_class: ClassState, seconds: dict[int, float]) -> None:
+    still_here = frozenset(rank_class.ranks)
     slow = slower({rank: taken for rank, taken in seconds.items() if rank in still_here})
     for rank, ratio in slow.items():
-        if rank not in group.slow:
+        if rank not in rank_class.slow:
             run.warn(f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured")
-    group.slow |= frozenset(slow)
-    able = [rank for rank in run.alive(group) if rank not in group.slow]
-    if group.leader in group.slow and able:
-        run.warn(f"rank {group.leader} led its class on a slow device; rank {able[0]} leads now")
-        group.leader = able[0]
+    rank_class.slow |= frozenset(slow)
+    able = [rank for rank in run.alive(rank_class) if rank not in rank_class.slow]
+    if rank_class.leader in rank_class.slow and able:
+        run.warn(f"rank {rank_class.leader} led its class on a slow device; rank {able[0]} leads now")
+        rank_class.leader = able[0]

@@ -1,10 +1,10 @@
 """Deal the tasks of one class to the ranks that ask.
 
-Tasks of one *group* (one op and shape) stay on one rank where possible, because the first touch of a
-shape costs far more than its next bucket. Longest group first; a rank that runs dry takes over the last
+Tasks of one *shape* (of one op) stay on one rank where possible, because the first touch of a
+shape costs far more than its next bucket. The shape with most work first; a rank that runs dry takes over the last
 waiting tasks of the rank with the most work left. A finished task is never dealt again.
 
-Ranks that work side by side begin at different places of their groups. Shapes share kernels bucket by bucket,
+Ranks that work side by side begin at different places of their shapes. Shapes share kernels bucket by bucket,
 and a process finds what another has compiled by then: in the same order both compile all of them (two fp8
 shapes on two H200: 86 s of work in the same order, 65 s from different places).
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray_warmup.warmup.machine.group_queue import GroupQueue
+from ray_warmup.warmup.machine.shape_queue import ShapeQueue
 from ray_warmup.warmup.messages.values import PoolTask
 
 
@@ -36,16 +36,16 @@ class TaskPool:
         self._waiting: dict[str, list[PoolTask]] = {}
         for task in self._tasks.values():
             self._waiting.setdefault(task.shape, []).append(task)
-        for group in self._waiting.values():
-            group.sort(key=_longest_last)  # taken from the end: longest first
+        for shape in self._waiting.values():
+            shape.sort(key=_longest_last)  # taken from the end: longest first
         self._owner: dict[str, int] = {}
         self._owned: dict[int, set[str]] = {}
-        """Rank -> its groups in which something waits."""
+        """Rank -> its shapes in which something waits."""
         self._running: dict[str, int] = {}
         self._running_of: dict[int, dict[str, None]] = {}
         self._done: set[str] = set()
         self._held: dict[str, int] = {}
-        self._queue = GroupQueue(self._waiting)
+        self._queue = ShapeQueue(self._waiting)
 
     @property
     def num_tasks(self) -> int:
@@ -79,13 +79,13 @@ class TaskPool:
         """Return the next task for a rank, or None if nothing waits."""
         if not self._waiting:
             return None
-        group = self._group_for(rank)
-        if group not in self._owner:
-            self._begin(group, rank)
-        is_foreign = self._owner[group] != rank
-        waiting = self._waiting[group]
+        shape = self._shape_for(rank)
+        if shape not in self._owner:
+            self._begin(shape, rank)
+        is_foreign = self._owner[shape] != rank
+        waiting = self._waiting[shape]
         task = waiting.pop(0) if is_foreign else waiting.pop()
-        self._changed(group)
+        self._changed(shape)
         self._running[task.task_id] = rank
         self._running_of.setdefault(rank, {})[task.task_id] = None
         return task.task_id
@@ -103,16 +103,16 @@ class TaskPool:
         return True
 
     def lose(self, rank: int, suspect: str | None = None) -> tuple[str, ...]:
-        """A rank is gone: what it had in flight waits again, its groups are free. Returns the tasks in flight.
+        """A rank is gone: what it had in flight waits again, its shapes are free. Returns the tasks in flight.
 
         Args:
             rank: the rank that is gone.
             suspect: a task that may be why; it is held back until `release`.
         """
         lost = tuple(self._running_of.pop(rank, ()))
-        for group in [g for g, owner in self._owner.items() if owner == rank]:
-            del self._owner[group]
-            self._queue.free(group)
+        for shape in [g for g, owner in self._owner.items() if owner == rank]:
+            del self._owner[shape]
+            self._queue.free(shape)
         self._owned.pop(rank, None)
         for task_id in lost:
             del self._running[task_id]
@@ -133,16 +133,16 @@ class TaskPool:
         self._waiting.setdefault(task.shape, []).append(task)
         self._changed(task.shape)
 
-    def _begin(self, group: str, rank: int) -> None:
-        """Give a group to a rank, turned so that no other rank at work is at the same place of its own."""
+    def _begin(self, shape: str, rank: int) -> None:
+        """Give a shape to a rank, turned so that no other rank at work is at the same place of its own."""
         others = len(self._owned) - (rank in self._owned)
-        waiting = self._waiting[group]
+        waiting = self._waiting[shape]
         place = len(waiting) - int(spread(others) * len(waiting))
         waiting[:] = waiting[place:] + waiting[:place]
-        self._owner[group] = rank
-        self._queue.take(group)
+        self._owner[shape] = rank
+        self._queue.take(shape)
 
-    def _group_for(self, rank: int) -> str:
+    def _shape_for(self, rank: int) -> str:
         """Its own longest, else the longest that nobody has, else the longest of all."""
         mine = self._owned.get(rank)
         if mine:
@@ -151,24 +151,24 @@ class TaskPool:
 
     def _drop_waiting(self, task_id: str) -> None:
         """A task that waits is finished all the same."""
-        group = self._tasks[task_id].shape
-        waiting = self._waiting.get(group, [])
+        shape = self._tasks[task_id].shape
+        waiting = self._waiting.get(shape, [])
         waiting[:] = [task for task in waiting if task.task_id != task_id]
-        if group in self._waiting:
-            self._changed(group)
+        if shape in self._waiting:
+            self._changed(shape)
 
-    def _changed(self, group: str) -> None:
-        """Update a group whose waiting tasks have changed."""
-        owner = self._owner.get(group)
-        if not self._waiting[group]:
-            del self._waiting[group]
-            if owner is not None and group in (mine := self._owned.get(owner, set())):
-                mine.remove(group)
+    def _changed(self, shape: str) -> None:
+        """Update a shape whose waiting tasks have changed."""
+        owner = self._owner.get(shape)
+        if not self._waiting[shape]:
+            del self._waiting[shape]
+            if owner is not None and shape in (mine := self._owned.get(owner, set())):
+                mine.remove(shape)
                 if not mine:
                     del self._owned[owner]
         elif owner is not None:
-            self._owned.setdefault(owner, set()).add(group)
-        self._queue.changed(group)
+            self._owned.setdefault(owner, set()).add(shape)
+        self._queue.changed(shape)
 
 
 def _longest_last(task: PoolTask) -> tuple[float, str]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
-from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.naming import span
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.answers import Answer, Outlined
@@ -16,7 +16,7 @@ from ray_warmup.warmup.messages.questions import Outline, Probe
 
 
 class Probing(PhaseLogic):
-    """Asks every rank for its description, one rank of every key for its outline, then groups."""
+    """Asks every rank for its description, one rank of every key for its outline, then classes."""
 
     phase = Phase.PROBING
 
@@ -40,7 +40,7 @@ class Probing(PhaseLogic):
         missing = without_outline(run)
         if missing:
             return [run.call(rank, Outline()) for rank in missing]
-        run.group(group_classes(run))
+        run.set_classes(group_classes(run))
         _warn_of_mixture(run)
         return []
 
@@ -109,16 +109,16 @@ def group_classes(run: Run) -> dict[str, ClassState]:
 
     Under `independent` every rank is a class of its own.
     """
-    groups: dict[str, list[int]] = {}
+    ranks_of: dict[str, list[int]] = {}
     alone = run.config.autotune.strategy == "independent"
     for rank, state in sorted(run.ranks.items()):
         key = state.described.key + (f"#{rank}" if alone else "")
-        groups.setdefault(key, []).append(rank)
+        ranks_of.setdefault(key, []).append(rank)
     slow = peers.slow_at_reference(run)
     for rank, ratio in slow.items():
         info = run.ranks[rank].info
         run.warn(f"{info} needs {ratio:.2f} times its peers' time for the reference GEMM; it will not lead")
-    return {key: _class(run, key, ranks, set(slow)) for key, ranks in groups.items()}
+    return {key: _class(run, key, ranks, set(slow)) for key, ranks in ranks_of.items()}
 
 
 def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
@@ -152,9 +152,9 @@ def _warn_of_mixture(run: Run) -> None:
     if run.config.autotune.strategy == "independent":
         run.warn("strategy `independent`: every rank tunes for itself, digests may differ between ranks")
         return
-    groups = list(run.classes.values())
-    first = groups[0]
-    for other in groups[1:]:
+    classes = list(run.classes.values())
+    first = classes[0]
+    for other in classes[1:]:
         names = [n for n, value in first.parts.items() if other.parts.get(n, "") != value]
         environment = [n for n in names if n in first.parts and n not in ("tasks",)]
         if environment:

@@ -7,94 +7,94 @@ compiled for it). One that serves a tactic which another node has quarantined is
 from __future__ import annotations
 
 from ray_warmup.warmup.artifact.quarantine import avoids_quarantined
-from ray_warmup.warmup.machine.looks import Look
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.machine.store_lookup import StoreLookup
 from ray_warmup.warmup.messages.answers import FoundTable, Missing, RecalledTable
 from ray_warmup.warmup.messages.questions import RecallFinished, RecallTable
 
 
-def ask(run: Run, group: ClassState) -> Commands:
+def ask(run: Run, rank_class: ClassState) -> Commands:
     """Ask the ranks that looked for the next rows that a class needs, or none if it has them."""
-    _gather_quarantine(group)
-    if group.is_settled and (group.adopted or (group.is_hit and _copies(group))):
+    _gather_quarantine(rank_class)
+    if rank_class.is_settled and (rank_class.adopted or (rank_class.is_hit and _copies(rank_class))):
         return []
-    if not run.retune and not group.is_settled:
-        left = {rank: table for rank, table in hits(group).items() if not group.lookups[rank].is_struck_out}
+    if not run.retune and not rank_class.is_settled:
+        left = {rank: table for rank, table in hits(rank_class).items() if not rank_class.lookups[rank].is_struck_out}
         if left:
-            best = max(left, key=lambda rank: _worth(group.lookups[rank], left[rank]))
-            if group.lookups[best].rows is None:
+            best = max(left, key=lambda rank: _worth(rank_class.lookups[rank], left[rank]))
+            if rank_class.lookups[best].rows is None:
                 return [run.call(best, RecallTable())]
             if left[best].is_complete:
                 return []
-    return [run.call(rank, RecallFinished()) for rank in _with_finished(group)]
+    return [run.call(rank, RecallFinished()) for rank in _with_finished(rank_class)]
 
 
-def hits(group: ClassState) -> dict[int, FoundTable]:
+def hits(rank_class: ClassState) -> dict[int, FoundTable]:
     """Writers whose store has a valid table, and that table."""
-    return {rank: look.table for rank, look in group.lookups.items() if look.table is not None}
+    return {rank: look.table for rank, look in rank_class.lookups.items() if look.table is not None}
 
 
-def accepted(group: ClassState) -> tuple[int, FoundTable, RecalledTable] | None:
+def accepted(rank_class: ClassState) -> tuple[int, FoundTable, RecalledTable] | None:
     """Return the recalled table that is served, with its writer and its rows, or None."""
-    for rank, look in group.lookups.items():
+    for rank, look in rank_class.lookups.items():
         if look.table is not None and look.rows is not None and not look.is_struck_out:
             return rank, look.table, look.rows
     return None
 
 
-def keep_table(run: Run, group: ClassState, rank: int, value: RecalledTable | Missing) -> None:
+def keep_table(run: Run, rank_class: ClassState, rank: int, value: RecalledTable | Missing) -> None:
     """The rows of a table arrived. A table that is gone, or serves what is quarantined, is no hit any more."""
-    look = group.lookups[rank]
+    look = rank_class.lookups[rank]
     if isinstance(value, Missing):
         look.table = None
         run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value.reason}")
         return
     look.rows = value
-    if avoids_quarantined(value.results, value.verdicts, group.quarantine):
+    if avoids_quarantined(value.results, value.verdicts, rank_class.quarantine):
         return
-    for other, table in hits(group).items():
+    for other, table in hits(rank_class).items():
         if look.table is not None and table.digest == look.table.digest:
-            group.lookups[other].is_struck_out = True
+            rank_class.lookups[other].is_struck_out = True
             info = run.ranks[other].info
             run.warn(f"{info}: its table names a tactic that another node has quarantined; it is not served")
 
 
-def take_finished(group: ClassState) -> None:
+def take_finished(rank_class: ClassState) -> None:
     """Add the finished tasks that were recalled to what the class knows."""
-    for look in group.lookups.values():
+    for look in rank_class.lookups.values():
         for result in look.finished or ():
-            group.results.setdefault(result.task_id, result)
+            rank_class.results.setdefault(result.task_id, result)
 
 
-def forget_rows(group: ClassState) -> None:
+def forget_rows(rank_class: ClassState) -> None:
     """Drop recalled rows that are in use elsewhere."""
-    for look in group.lookups.values():
+    for look in rank_class.lookups.values():
         look.forget_rows()
 
 
-def _gather_quarantine(group: ClassState) -> None:
-    banned = dict.fromkeys(group.quarantine)
-    for look in group.lookups.values():
+def _gather_quarantine(rank_class: ClassState) -> None:
+    banned = dict.fromkeys(rank_class.quarantine)
+    for look in rank_class.lookups.values():
         banned.update(dict.fromkeys(look.answer.quarantine))
-    group.quarantine = tuple(banned)
+    rank_class.quarantine = tuple(banned)
 
 
-def _with_finished(group: ClassState) -> list[int]:
+def _with_finished(rank_class: ClassState) -> list[int]:
     """One writer for each set of finished tasks that nobody has handed in yet."""
-    seen = {look.answer.finished.digest for look in group.lookups.values() if look.finished is not None}
+    seen = {look.answer.finished.digest for look in rank_class.lookups.values() if look.finished is not None}
     asked: list[int] = []
-    for rank in sorted(set(group.writers.values())):
-        finished = group.lookups[rank].answer.finished
+    for rank in sorted(set(rank_class.writers.values())):
+        finished = rank_class.lookups[rank].answer.finished
         if finished.count and finished.digest not in seen:
             seen.add(finished.digest)
             asked.append(rank)
     return asked
 
 
-def _copies(group: ClassState) -> bool:
-    return any(table.digest == group.digest for table in hits(group).values())
+def _copies(rank_class: ClassState) -> bool:
+    return any(table.digest == rank_class.digest for table in hits(rank_class).values())
 
 
-def _worth(look: Look, table: FoundTable) -> tuple[bool, bool, tuple[int, float], str, bool, int]:
+def _worth(look: StoreLookup, table: FoundTable) -> tuple[bool, bool, tuple[int, float], str, bool, int]:
     age = look.age or (0, table.recorded_at)
     return table.guarded, table.is_complete, age, table.digest, table.covers, table.num_blobs

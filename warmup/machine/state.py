@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
-from ray_warmup.warmup.machine.looks import Look
-from ray_warmup.warmup.machine.modules import ModuleState
+from ray_warmup.warmup.machine.module_state import ModuleState
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.silences import Silences
+from ray_warmup.warmup.machine.store_lookup import StoreLookup
 from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, Replayed, Warmed
 from ray_warmup.warmup.messages.questions import Question, task_of
 from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
@@ -113,7 +113,7 @@ class ClassState:
     skips: tuple[Skip, ...] = ()
     slow: frozenset[int] = frozenset()
     """Ranks that do not lead while another can."""
-    lookups: dict[int, Look] = field(default_factory=dict)
+    lookups: dict[int, StoreLookup] = field(default_factory=dict)
     """Writer rank -> what its node's store said; rows are among it only until LOOKUP is settled."""
     nodes: dict[str, list[int]] = field(default_factory=dict)
     """Node id -> ranks there; empty when it must be found out anew. Read it by `Run.nodes_of`."""
@@ -214,15 +214,15 @@ class Run:
         self._next_call += 1
         return Call(self._next_call, rank, question, self.ranks[rank].restarts, task_of(question))
 
-    def adopt(self, rank: int, group: ClassState, header: Header) -> Adopt:
+    def adopt(self, rank: int, rank_class: ClassState, header: Header) -> Adopt:
         """A new request to take over the blobs that a rank packed for its class."""
         self._next_call += 1
-        return Adopt(self._next_call, rank, group.key, header.digests, self.ranks[rank].restarts)
+        return Adopt(self._next_call, rank, rank_class.key, header.digests, self.ranks[rank].restarts)
 
-    def group(self, classes: dict[str, ClassState]) -> None:
+    def set_classes(self, classes: dict[str, ClassState]) -> None:
         """Take over what PROBING found."""
         self.classes = classes
-        self._class_of = {rank: group for group in classes.values() for rank in group.ranks}
+        self._class_of = {rank: rank_class for rank_class in classes.values() for rank in rank_class.ranks}
 
     def class_of(self, rank: int) -> ClassState:
         """Return a rank's class.
@@ -234,14 +234,14 @@ class Run:
     def remove(self, rank: int) -> None:
         """Remove a rank from the run, and a class without ranks as well."""
         self.removed[rank] = self.ranks.pop(rank)
-        group = self._class_of.pop(rank, None)
-        if group is None:
+        rank_class = self._class_of.pop(rank, None)
+        if rank_class is None:
             return
-        group.ranks.remove(rank)
-        group.nodes.clear()
-        group.ballots.pop(rank, None)
-        if not group.ranks:
-            del self.classes[group.key]
+        rank_class.ranks.remove(rank)
+        rank_class.nodes.clear()
+        rank_class.ballots.pop(rank, None)
+        if not rank_class.ranks:
+            del self.classes[rank_class.key]
 
     def open(self, command: Call | Adopt, now: float) -> None:
         """A call goes out."""
@@ -278,26 +278,26 @@ class Run:
         """Return True if a call with such a question is in flight."""
         return any(self._by_kind.get(kind) for kind in kinds)
 
-    def num_asked(self, group: ClassState, kind: type[Question]) -> int:
+    def num_asked(self, rank_class: ClassState, kind: type[Question]) -> int:
         """How many such questions are in flight to ranks of a class."""
-        return self._counts.get((group.key, kind), 0)
+        return self._counts.get((rank_class.key, kind), 0)
 
-    def nodes_of(self, group: ClassState) -> dict[str, list[int]]:
+    def nodes_of(self, rank_class: ClassState) -> dict[str, list[int]]:
         """The ranks of a class by node, in order. Not to be changed."""
-        if not group.nodes:
-            for rank in group.ranks:
-                group.nodes.setdefault(self.ranks[rank].info.node_id, []).append(rank)
-        return group.nodes
+        if not rank_class.nodes:
+            for rank in rank_class.ranks:
+                rank_class.nodes.setdefault(self.ranks[rank].info.node_id, []).append(rank)
+        return rank_class.nodes
 
     def move(self, info: RankInfo) -> None:
         """A rank's process is another one, perhaps elsewhere."""
         self.ranks[info.rank].info = info
-        if (group := self._class_of.get(info.rank)) is not None:
-            group.nodes.clear()
+        if (rank_class := self._class_of.get(info.rank)) is not None:
+            rank_class.nodes.clear()
 
-    def alive(self, group: ClassState) -> list[int]:
+    def alive(self, rank_class: ClassState) -> list[int]:
         """Ranks of a class that have a process and answered its probe."""
-        return [rank for rank in group.ranks if self.ranks[rank].is_alive]
+        return [rank for rank in rank_class.ranks if self.ranks[rank].is_alive]
 
     def warn(self, message: str) -> None:
         """Keep a warning for the report, once."""
@@ -319,8 +319,8 @@ class Run:
         self._counts[self._place_of(call)] -= 1
 
     def _place_of(self, call: Call) -> tuple[str, type[Question]]:
-        group = self._class_of.get(call.rank)
-        return ("" if group is None else group.key), type(call.question)
+        rank_class = self._class_of.get(call.rank)
+        return ("" if rank_class is None else rank_class.key), type(call.question)
 
 
 Commands = list[Command]

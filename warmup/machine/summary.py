@@ -20,7 +20,7 @@ def summarize(run: Run) -> WarmupReport:
     return WarmupReport(
         run_id=run.run_id,
         config=run.config.model_dump(mode="json"),
-        classes=tuple(_class(run, group) for group in run.classes.values()),
+        classes=tuple(_class(run, rank_class) for rank_class in run.classes.values()),
         ranks=tuple(_rank(run, state) for _, state in sorted({**run.ranks, **run.removed}.items())),
         files=tuple(run.files),
         phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
@@ -69,46 +69,48 @@ def _state(run: Run, state: RankState) -> str:
 
 
 def _role(run: Run, rank: int) -> str:
-    for group in run.classes.values():
-        if rank == group.leader:
+    for rank_class in run.classes.values():
+        if rank == rank_class.leader:
             return "leader"
-        if rank in group.writers.values():
+        if rank in rank_class.writers.values():
             return "writer"
     return "follower"
 
 
-def _class(run: Run, group: ClassState) -> ClassReport:
-    loads = [run.ranks[rank].load for rank in group.ranks]
+def _class(run: Run, rank_class: ClassState) -> ClassReport:
+    loads = [run.ranks[rank].load for rank in rank_class.ranks]
     digests = {None if load is None else load.digest for load in loads}
-    decisions = [str(verdict.decision) for verdict in group.verdicts.values()]
-    tuned = sum(result.outcome == "tuned" for result in group.results.values())
-    dropped = sum(decision in ("slower", "wrong", "crashed") for decision in decisions) + len(group.results) - tuned
+    decisions = [str(verdict.decision) for verdict in rank_class.verdicts.values()]
+    tuned = sum(result.outcome == "tuned" for result in rank_class.results.values())
+    dropped = (
+        sum(decision in ("slower", "wrong", "crashed") for decision in decisions) + len(rank_class.results) - tuned
+    )
     return ClassReport(
-        key=group.key,
-        parts=group.parts,
-        leader=group.leader,
-        ranks=tuple(group.ranks),
+        key=rank_class.key,
+        parts=rank_class.parts,
+        leader=rank_class.leader,
+        ranks=tuple(rank_class.ranks),
         digest=digests.pop() if len(digests) == 1 else None,
-        tasks=len(group.tasks),
-        measured=group.measured,
-        reused=len(group.results) - group.measured,
-        kept=len(group.results) - dropped,
+        tasks=len(rank_class.tasks),
+        measured=rank_class.measured,
+        reused=len(rank_class.results) - rank_class.measured,
+        kept=len(rank_class.results) - dropped,
         dropped=dropped,
-        strategy=group.strategy,
-        hit=group.is_hit,
-        guard=_guard(group, decisions),
-        built={rank: names for rank, names in sorted(group.modules.built.items()) if names},
-        received=tuple(group.modules.received),
-        skipped=tuple(group.skips),
+        strategy=rank_class.strategy,
+        hit=rank_class.is_hit,
+        guard=_guard(rank_class, decisions),
+        built={rank: names for rank, names in sorted(rank_class.modules.built.items()) if names},
+        received=tuple(rank_class.modules.received),
+        skipped=tuple(rank_class.skips),
     )
 
 
-def _guard(group: ClassState, decisions: list[str]) -> GuardReport:
-    if not group.results:
+def _guard(rank_class: ClassState, decisions: list[str]) -> GuardReport:
+    if not rank_class.results:
         return GuardReport(state="off")
     if not decisions:
         return GuardReport(state="unguarded")
-    ratios = [verdict.ratio for verdict in group.verdicts.values()]
+    ratios = [verdict.ratio for verdict in rank_class.verdicts.values()]
     counts: dict[str, int] = {name: decisions.count(name) for name in GuardReport.model_fields if name in decisions}
     return GuardReport(
         state="guarded",

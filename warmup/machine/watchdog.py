@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ray_warmup.configs.schema import TimeoutsSection
-from ray_warmup.warmup.machine.blame import Status, late_task, silent
 from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.failure_messages import Status, late_task, silent
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.tasks import TacticId
 

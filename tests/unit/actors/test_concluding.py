@@ -10,7 +10,7 @@ import pytest
 
 from ray_warmup.actors import concluding
 from ray_warmup.actors.concluding import conclude, notices, verdict_of
-from ray_warmup.warmup.machine.blame import Status
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.messages.questions import Conclude
 from tests.unit.warmup.machine.driver import Driver
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from ray_warmup.configs import parse_config
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands
@@ -19,8 +19,8 @@ from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import Placement, assign_ranks
 from ray_warmup.warmup.report import WarmupReport
 from ray_warmup.warmup.tasks import TaskOutcome
-from tests.sim.group import Group
-from tests.sim.holdings import Process, RefusedError, Table
+from tests.sim.model_class import ModelClass
+from tests.sim.model_state import Process, RefusedError, Table
 from tests.sim.world import World, make_result, make_verdict
 
 Changes = dict[tuple[str, int], dict[str, Any]]
@@ -54,11 +54,11 @@ class Driver:
             for gpu in range(per_node)
         ]
         infos = assign_ranks(places, "node0")
-        made = [make_group(index, tasks, outcome, modules) for index in range(classes)]
-        groups = [replace(group, tunes_engine=tunes_engine) for group in made]
+        made = [make_class(index, tasks, outcome, modules) for index in range(classes)]
+        modelled = [replace(rank_class, tunes_engine=tunes_engine) for rank_class in made]
         self.world = World(
             infos,
-            groups,
+            modelled,
             lambda rank: infos[rank].node_rank % classes,
             lambda node: 0 if shared else int(node[4:]),
             random.Random(1),
@@ -83,18 +83,18 @@ class Driver:
         """The report as it stands."""
         return summarize(self.machine.run)
 
-    def group(self, rank: int = 0) -> ClassState:
+    def rank_class(self, rank: int = 0) -> ClassState:
         """The class of a rank."""
         return self.machine.run.class_of(rank)
 
     def store(self, node: int, number: int, *, guarded: bool = True, at: float = 1.0, class_index: int = 0) -> Table:
         """Put a table on a node; its choices follow from `number`."""
-        group = self.world.groups[class_index]
-        rows = [make_result(task.task_id, "tuned", random.Random(number)) for task in group.tasks]
+        rank_class = self.world.classes[class_index]
+        rows = [make_result(task.task_id, "tuned", random.Random(number)) for task in rank_class.tasks]
         verdicts = [make_verdict(row) for row in rows] if guarded else []
         table = Table.of(rows, verdicts, guarded, at)
         assert table is not None
-        self.world.directory(self._rank_on(node)).tables[group.key] = table
+        self.world.directory(self._rank_on(node)).tables[rank_class.key] = table
         return table
 
     def begin(self) -> Driver:
@@ -127,10 +127,10 @@ class Driver:
     def answer(self, command: Call | Adopt) -> None:
         """One command is carried out and answered."""
         process = self.world.processes[command.rank]
-        group = self.machine.run.class_of(command.rank) if self.machine.run.classes else None
+        rank_class = self.machine.run.class_of(command.rank) if self.machine.run.classes else None
         del self.flying[command.call_id]
         try:
-            value = self.world.answer(process, command, group, self.now)
+            value = self.world.answer(process, command, rank_class, self.now)
         except RefusedError as refusal:
             self._take(self.machine.raised(command.call_id, refusal.failure, self.now))
             return
@@ -243,7 +243,9 @@ def name_of(command: Command) -> str:
     return command.name if isinstance(command, Call) else type(command).__name__.lower()
 
 
-def make_group(index: int, tasks: int, outcome: TaskOutcome = "tuned", modules: tuple[str, ...] = ()) -> Group:
+def make_class(index: int, tasks: int, outcome: TaskOutcome = "tuned", modules: tuple[str, ...] = ()) -> ModelClass:
     """One class of tasks `c0t0`, `c0t1`, ... of two op shapes."""
     rows = tuple(PoolTask(f"c{index}t{n}", f"op{n % 2}", 1.0 + n) for n in range(tasks))
-    return Group(f"{index:x}" * 64, {"gpu": f"GPU {index}", "torch": "2.13", "tasks": "same"}, rows, outcome, modules)
+    return ModelClass(
+        f"{index:x}" * 64, {"gpu": f"GPU {index}", "torch": "2.13", "tasks": "same"}, rows, outcome, modules
+    )

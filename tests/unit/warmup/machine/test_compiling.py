@@ -99,7 +99,7 @@ def test_modules_of_an_earlier_run_are_used_by_every_rank() -> None:
     """What the survey finds installed is used by the node's other ranks, and not built."""
     driver = compiling()
     for node in range(3):
-        driver.world.directory(2 * node).modules = {driver.group().key: set(MODULES)}
+        driver.world.directory(2 * node).modules = {driver.rank_class().key: set(MODULES)}
     assert driver.finish().ready
     assert (driver.asked("compile"), driver.asked("install_modules"), driver.asked("activate_modules")) == (
         [],
@@ -116,7 +116,7 @@ def test_a_dead_builder_is_followed_on_its_node() -> None:
     driver.world.workspaces["node0"].add("gemm")  # finished, and not told
     assert driver.in_flight("survey", rank=1)
     assert until(driver, "compile", nth=2).rank == 1
-    assert driver.group().modules.held == {"gemm"}
+    assert driver.rank_class().modules.held == {"gemm"}
     assert driver.finish().ready
     assert {driver.world.infos[rank].node_id for rank in driver.asked("compile")} == {"node0"}
 
@@ -205,7 +205,7 @@ def test_a_replacement_is_told_of_its_nodes_modules() -> None:
     driver.kill(3)
     driver.bring_back()
     (call,) = driver.in_flight("probe")
-    assert call.question.modules == driver.group().modules.in_use["node1"]  # type: ignore[union-attr]
+    assert call.question.modules == driver.rank_class().modules.in_use["node1"]  # type: ignore[union-attr]
     assert driver.finish().ready
 
 
@@ -254,7 +254,7 @@ def test_each_finished_module_is_handed_over_at_once() -> None:
     assert steps == [*["compile", "pack_modules", "adopt"] * 3, "install_modules"]
     offers = [len(c.digests) for c in driver.log if isinstance(c, Adopt)][:3]
     assert offers == [1, 2, 3]
-    assert driver.group().modules.built == {0: ("gemm", "norm", "rope")}
+    assert driver.rank_class().modules.built == {0: ("gemm", "norm", "rope")}
 
 
 @pytest.mark.parametrize("policy", ["shrink", "replace"])
@@ -264,8 +264,8 @@ def test_a_lost_node_is_followed_with_what_it_had_finished(policy: str) -> None:
     until(driver, "compile", nth=2)
     driver.lose_node("node0")
     assert driver.finish().ready
-    (group,) = driver.machine.run.classes.values()
-    assert sorted(name for names in group.modules.built.values() for name in names) == ["gemm", "norm", "rope"]
+    (rank_class,) = driver.machine.run.classes.values()
+    assert sorted(name for names in rank_class.modules.built.values() for name in names) == ["gemm", "norm", "rope"]
     after = [name_of(c) for c in driver.log if name_of(c) in ("install_modules", "compile")][2:]
     assert after[:3] == ["install_modules", "compile", "compile"]
 
@@ -277,7 +277,7 @@ def test_ranks_that_move_find_what_their_node_had_finished() -> None:
     driver.lose_node("node0")
     assert driver.finish().ready
     assert driver.asked("install_modules") == [0]
-    assert sorted(driver.group().modules.built[0]) == ["gemm", "norm", "rope"]
+    assert sorted(driver.rank_class().modules.built[0]) == ["gemm", "norm", "rope"]
 
 
 def test_a_single_node_that_cannot_move_hands_nothing_over() -> None:
@@ -293,7 +293,7 @@ def test_a_build_stays_with_the_process_that_began_it() -> None:
     until(driver, "compile", nth=2)
     driver.lose_node("node2")
     assert driver.finish().ready
-    assert driver.group().modules.built == {0: ("gemm", "norm", "rope")}
+    assert driver.rank_class().modules.built == {0: ("gemm", "norm", "rope")}
     assert set(driver.asked("compile")) == {0}
 
 
@@ -304,7 +304,7 @@ def test_a_builder_that_dies_between_two_steps_is_followed() -> None:
     driver.kill(call.rank)
     assert driver.in_flight("survey", rank=1)
     assert driver.finish().ready
-    built = driver.group().modules.built
+    built = driver.rank_class().modules.built
     assert sorted(name for rank in (0, 1) for name in built.get(rank, ())) == ["gemm", "norm", "rope"]
     assert set(driver.asked("install_modules")) == {2, 4}
 
@@ -314,7 +314,7 @@ def test_what_is_held_is_taken_when_nothing_more_can_be_handed_over() -> None:
     driver = slowly()
     driver.fails(until(driver, "pack_modules", nth=2), "CorruptArtifactError", "norm.so is not complete")
     assert driver.finish().ready
-    built = driver.group().modules.built
+    built = driver.rank_class().modules.built
     assert (built[2], built[4]) == (("norm", "rope"), ("norm", "rope"))
 
 
@@ -324,6 +324,6 @@ def test_a_node_that_lacks_what_another_has_gets_it_while_that_one_builds() -> N
     driver.world.workspaces["node0"] = {"gemm", "norm"}
     driver.world.workspaces["node1"] = {"norm", "rope"}
     until(driver, "install_modules")
-    assert driver.group().modules.held == {"gemm", "norm"}
+    assert driver.rank_class().modules.held == {"gemm", "norm"}
     assert driver.in_flight("compile", rank=0)
     assert driver.finish().ready

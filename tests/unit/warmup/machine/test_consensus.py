@@ -10,7 +10,7 @@ from ray_warmup.warmup.machine.consensus import settle
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.answers import Tuned, Voted
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
-from tests.sim.holdings import Process
+from tests.sim.model_state import Process
 from tests.unit.warmup.machine.driver import Driver
 
 SECTIONS = {"guard": {"enabled": False}, "autotune": {"consensus_ranks": 3}}
@@ -76,7 +76,7 @@ def test_three_voters_measure_every_task_once() -> None:
     voted = [(call.rank, call.task_id) for call in driver.log if getattr(call, "name", "") == "vote"]
     assert len(driver.measured()) == 3
     assert sorted(voted) == sorted((rank, f"c0t{task}") for rank in (0, 1, 2) for task in range(3))
-    choices = {(r.choice.runner, r.choice.tactic) for r in driver.group().results.values()}
+    choices = {(r.choice.runner, r.choice.tactic) for r in driver.rank_class().results.values()}
     assert choices == {("A", 1)}
 
 
@@ -89,7 +89,7 @@ def test_a_voter_that_dies_votes_after_its_return() -> None:
     driver.kill(1)
     driver.bring_back()
     driver.until(Phase.PUSHING)
-    assert {len(votes) for votes in driver.group().votes.values()} == {3}
+    assert {len(votes) for votes in driver.rank_class().votes.values()} == {3}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -48,7 +48,7 @@ def test_the_next_rank_leads_after_the_leader() -> None:
     lost = {c.task_id for c in driver.in_flight("tune") if isinstance(c, Call)}
     finished -= lost
     driver.kill(0)
-    assert driver.group().leader == 1
+    assert driver.rank_class().leader == 1
     assert {c.rank for c in driver.in_flight("tune")} == {1}
     report = driver.finish()
     again = [c.task_id for c in driver.log if isinstance(c, Call) and c.name == "tune" and c.rank == 1]
@@ -64,7 +64,7 @@ def test_a_slow_device_does_not_take_over() -> None:
     driver.world.slow_ranks = {1: 1.4}
     driver.until(Phase.TUNING)
     driver.kill(0)
-    assert driver.group().leader == 2
+    assert driver.rank_class().leader == 2
 
 
 def test_a_whole_class_may_die() -> None:
@@ -115,7 +115,7 @@ def test_a_late_answer_of_a_lost_rank_is_ignored() -> None:
     late = driver.in_flight("tune")[0]
     driver.kill(0)
     assert driver.machine.returned(late.call_id, {"task_id": "c0t3", "outcome": "tuned", "choice": 1}, 1.0, 2.0) == []
-    assert "c0t3" not in driver.group().results
+    assert "c0t3" not in driver.rank_class().results
     assert driver.finish().ready
 
 

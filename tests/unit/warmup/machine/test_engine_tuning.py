@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.values import TextFile
 from tests.unit.warmup.machine.driver import Driver
@@ -26,10 +26,10 @@ def test_the_leader_tunes_once_for_its_class(strategy: str, classes: int) -> Non
     driver = Driver(tunes_engine=True, strategy=strategy, classes=classes)
     report = driver.finish()
     assert report.ready
-    leaders = [group.leader for group in driver.machine.run.classes.values()]
+    leaders = [rank_class.leader for rank_class in driver.machine.run.classes.values()]
     assert driver.asked("tune_engine") == leaders
     assert [[file.content for file in files] for files in packed(driver)] == [
-        [group.key] for group in driver.machine.run.classes.values()
+        [rank_class.key] for rank_class in driver.machine.run.classes.values()
     ]
     methods = [c.name for c in driver.log if isinstance(c, Call)]
     last = max(index for index, method in enumerate(methods) if method in ("tune", "compare", "vote"))

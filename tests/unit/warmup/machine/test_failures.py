@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Failure
-from ray_warmup.warmup.machine.grace import GRACE_S
+from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failure_window import GRACE_S
 from ray_warmup.warmup.machine.phases import Phase
 from tests.unit.warmup.machine.driver import Driver
 
@@ -190,7 +190,7 @@ def test_another_digest_fails() -> None:
     report = driver.finish()
     assert not report.ready
     assert "rank 3" in str(report.error)
-    assert f"it holds digest {'0' * 64}, the class has {driver.group().digest}" in str(report.error)
+    assert f"it holds digest {'0' * 64}, the class has {driver.rank_class().digest}" in str(report.error)
 
 
 def test_a_miss_fails() -> None:

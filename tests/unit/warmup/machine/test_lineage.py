@@ -10,7 +10,7 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.answers import LookedUp
 from ray_warmup.warmup.messages.questions import LookUp
 from ray_warmup.warmup.messages.values import Ancestor
-from tests.sim.holdings import Process
+from tests.sim.model_state import Process
 from tests.sim.world import NOW
 from tests.unit.warmup.machine.driver import Driver
 
@@ -37,7 +37,7 @@ def test_a_time_from_the_future_does_not_win(driver: Driver) -> None:
     driver.store(1, 2, at=NOW + 1e6)
     driver.finish()
 
-    assert (driver.phase, driver.group().digest) == (Phase.READY, newest.digest)
+    assert (driver.phase, driver.rank_class().digest) == (Phase.READY, newest.digest)
     assert any("in the future" in warning for warning in driver.machine.run.warnings)
 
 
@@ -47,7 +47,7 @@ def test_a_later_time_wins_where_both_can_be_true(driver: Driver) -> None:
     newest = driver.store(1, 2, at=NOW + 100)
     driver.finish()
 
-    assert driver.group().digest == newest.digest
+    assert driver.rank_class().digest == newest.digest
     assert not any("in the future" in warning for warning in driver.machine.run.warnings)
 
 
@@ -58,7 +58,7 @@ def test_what_replaced_another_wins_whatever_the_clocks_said(driver: Driver, mon
     driver.store(1, 2, at=NOW - 100)
     driver.finish()
 
-    assert driver.group().digest == newest.digest
+    assert driver.rank_class().digest == newest.digest
 
 
 def test_a_guarded_table_wins_over_a_later_one_that_is_not(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_a_guarded_table_wins_over_a_later_one_that_is_not(driver: Driver, monke
     driver.store(1, 2, at=NOW - 100, guarded=False)
     driver.finish()
 
-    assert driver.group().digest == guarded.digest
+    assert driver.rank_class().digest == guarded.digest
 
 
 def test_a_retune_is_told_what_it_replaces(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status, late_phase, merge_equal
 from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.failure_messages import Status, late_phase, merge_equal
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Run

@@ -104,7 +104,7 @@ def test_a_class_whose_every_rank_is_gone_leaves_the_run() -> None:
     driver.lose_node("node1")
     report = driver.finish()
     assert report.ready, report.error
-    assert [group.ranks for group in report.classes] == [(0, 1)]
+    assert [rank_class.ranks for rank_class in report.classes] == [(0, 1)]
 
 
 def test_shrinking_to_nothing_fails() -> None:

@@ -44,7 +44,7 @@ def test_fifteen_percent_is_slow() -> None:
 def test_the_longest_task_is_shared() -> None:
     """In the longest one noise counts least."""
     driver = until_compared(Driver(strategy="sharded", tasks=6))
-    results = driver.group().results
+    results = driver.rank_class().results
     longest = max(results, key=lambda task: results[task].measurements[0].median_s)
     assert {task for _, task in comparing(driver)} == {longest}
 
@@ -55,7 +55,7 @@ def test_other_strategies_share_nothing(strategy: str) -> None:
     driver = Driver(strategy=strategy, tasks=3)
     driver.world.slow_at_tasks = {0: 9.0}
     assert driver.finish().ready
-    assert driver.group().leader == 0
+    assert driver.rank_class().leader == 0
 
 
 def test_a_hit_compares_nothing() -> None:
@@ -102,7 +102,7 @@ def test_whoever_measured_may_leave_the_run() -> None:
     driver.fails(driver.in_flight("compare", 1)[0], "RuntimeError", "planted")
     report = driver.finish()
     assert report.ready, report.error
-    assert driver.group(1).leader == 1
+    assert driver.rank_class(1).leader == 1
 
 
 def test_where_all_are_slow_the_leader_stays() -> None:
@@ -110,7 +110,7 @@ def test_where_all_are_slow_the_leader_stays() -> None:
     driver = Driver(strategy="sharded", tasks=6)
     driver.world.slow_at_tasks = {0: 2.0, 1: 2.0, 2: 2.0}
     assert driver.finish().ready
-    assert driver.group().leader == 0
+    assert driver.rank_class().leader == 0
 
 
 def test_slower_is_relative_to_the_lower_median() -> None:

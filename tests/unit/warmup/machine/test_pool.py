@@ -1,4 +1,4 @@
-"""TaskPool: groups stay together, the longest comes first, a finished task is never dealt again."""
+"""TaskPool: shapes stay together, the longest comes first, a finished task is never dealt again."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ray_warmup.warmup.machine.pool import PoolTask, TaskPool, spread
 
 
 def make_tasks(*rows: tuple[str, str, float]) -> list[PoolTask]:
-    """Tasks from (id, group, cost)."""
+    """Tasks from (id, shape, cost)."""
     return [PoolTask(*row) for row in rows]
 
 
 def test_a_rank_stays_in_its_group_longest_first() -> None:
-    """The first rank gets the heaviest group and works it off from its longest task down."""
+    """The first rank gets the heaviest shape and works it off from its longest task down."""
     pool = TaskPool(make_tasks(("a1", "a", 1), ("b1", "b", 5), ("b2", "b", 6), ("a2", "a", 2)))
     assert [pool.deal(0), pool.deal(0), pool.deal(0)] == ["b2", "b1", "a2"]
 
 
 def test_ranks_take_different_groups() -> None:
-    """A second rank begins another group instead of sharing the first one."""
+    """A second rank begins another shape instead of sharing the first one."""
     pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("b1", "b", 2), ("b2", "b", 3)))
     assert [pool.deal(rank) for rank in (0, 1, 0, 1)] == ["b2", "a1", "b1", "a2"]
 
 
 def test_a_dry_rank_takes_the_shortest_of_another() -> None:
-    """With no group left a rank takes the last waiting task of the group with most work, here the shortest."""
+    """With no shape left a rank takes the last waiting task of the shape with most work, here the shortest."""
     pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("a3", "a", 3)))
     assert pool.deal(0) == "a3"
     assert pool.deal(1) == "a1"
@@ -34,7 +34,7 @@ def test_a_dry_rank_takes_the_shortest_of_another() -> None:
 
 def test_ranks_side_by_side_begin_at_different_places() -> None:
     """Four ranks with equal shapes never measure the same size at once, and each works off its whole shape."""
-    pool = TaskPool(make_tasks(*((f"{group}{size}", group, size) for group in "abcd" for size in range(8))))
+    pool = TaskPool(make_tasks(*((f"{shape}{size}", shape, size) for shape in "abcd" for size in range(8))))
     rounds = [[pool.deal(rank) for rank in range(4)] for _ in range(8)]
     assert [task[1:] for task in rounds[0] if task] == ["7", "3", "5", "1"]
     for dealt in rounds:
@@ -46,7 +46,7 @@ def test_ranks_side_by_side_begin_at_different_places() -> None:
 
 def test_a_rank_alone_goes_from_its_longest_down_in_every_group() -> None:
     """With nobody else at work there is nobody to keep away from."""
-    pool = TaskPool(make_tasks(*((f"{group}{size}", group, size) for group in "ab" for size in range(4))))
+    pool = TaskPool(make_tasks(*((f"{shape}{size}", shape, size) for shape in "ab" for size in range(4))))
     assert [pool.deal(0) for _ in range(8)] == ["b3", "b2", "b1", "b0", "a3", "a2", "a1", "a0"]
 
 
@@ -57,7 +57,7 @@ def test_places_are_spread() -> None:
 
 
 def test_a_lost_rank_gives_back_what_it_had() -> None:
-    """Tasks in flight wait again, the group is free for another rank, finished tasks stay finished."""
+    """Tasks in flight wait again, the shape is free for another rank, finished tasks stay finished."""
     pool = TaskPool(make_tasks(("a1", "a", 1), ("a2", "a", 2), ("a3", "a", 3)))
     assert (pool.deal(0), pool.deal(0)) == ("a3", "a2")
     assert pool.finish("a3")

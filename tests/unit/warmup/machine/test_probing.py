@@ -29,7 +29,7 @@ def test_a_slow_device_is_reported_and_does_not_lead() -> None:
     driver = Driver(nodes=2, per_node=2)
     driver.world.slow_ranks = {0: 1.2, 1: 1.14}
     driver.until(Phase.LOOKUP)
-    assert driver.group().leader == 1
+    assert driver.rank_class().leader == 1
     (warning,) = driver.machine.run.warnings
     assert "rank 0 on node node0 (10.0.0.0, GPU 0) needs 1.20 times its peers' time" in warning
 
@@ -39,7 +39,7 @@ def test_all_devices_equally_slow_are_not_slow() -> None:
     driver = Driver()
     driver.world.slow_ranks = dict.fromkeys(range(4), 1.9)
     driver.until(Phase.LOOKUP)
-    assert driver.group().leader == 0
+    assert driver.rank_class().leader == 0
     assert driver.machine.run.warnings == []
 
 
@@ -48,7 +48,7 @@ def test_a_slow_device_leads_where_it_is_alone() -> None:
     driver = Driver(nodes=3, per_node=1, classes=3)
     driver.world.slow_ranks = {2: 3.0}
     driver.until(Phase.LOOKUP)
-    assert driver.group(2).leader == 2
+    assert driver.rank_class(2).leader == 2
 
 
 def test_a_leader_may_be_any_rank() -> None:
@@ -67,6 +67,6 @@ def test_warnings_of_a_probe_are_kept() -> None:
 def test_stages_with_equal_environment_do_not_warn() -> None:
     """Classes that differ in their task list alone (pipeline stages) are no mixture."""
     driver = Driver(classes=2)
-    for number, group in enumerate(driver.world.groups):
-        group.parts = {"gpu": "H200", "tasks": str(number)}
+    for number, rank_class in enumerate(driver.world.classes):
+        rank_class.parts = {"gpu": "H200", "tasks": str(number)}
     assert not any("class of their own" in w for w in driver.finish().warnings)

@@ -29,7 +29,7 @@ def test_a_node_whose_artifact_carries_less_takes_the_richer_one() -> None:
     driver.store(0, 1).is_poor = True
     driver.store(1, 1)
     assert driver.finish().ready
-    assert driver.group().source == 2
+    assert driver.rank_class().source == 2
     assert renewals(driver) == [(2, False)]
     assert driver.asked("install") == [0]
 

@@ -157,7 +157,7 @@ def test_finished_tasks_of_an_earlier_run_are_kept() -> None:
     """What a store has as partial results is not measured again."""
     driver = Driver()
     rows = [make_result("c0t1", "tuned", random.Random(9))]
-    driver.world.directory(2).partial[driver.world.groups[0].key] = rows
+    driver.world.directory(2).partial[driver.world.classes[0].key] = rows
     report = driver.finish()
     assert sorted(driver.measured()) == ["c0t0", "c0t2"]
     assert (report.classes[0].measured, report.classes[0].reused) == (2, 1)
@@ -232,7 +232,7 @@ def test_non_persistent_mode_reads_and_writes_no_store() -> None:
     assert driver.asked("look_up") == driver.asked("install") == []
     loads = [c for c in driver.log if getattr(c, "name", "") == "load"]
     assert {c.rank for c in loads} == {0, 1, 2, 3}
-    assert all(c.question.header == driver.group().header for c in loads)  # type: ignore[union-attr]
+    assert all(c.question.header == driver.rank_class().header for c in loads)  # type: ignore[union-attr]
 
 
 def test_independent_ranks_tune_for_themselves() -> None:
@@ -277,7 +277,7 @@ def test_a_degraded_node_loads_from_memory() -> None:
     report = driver.finish()
     assert report.ready
     sources = {c.rank: c.question.header for c in driver.log if getattr(c, "name", "") == "load"}  # type: ignore[union-attr]
-    assert sources == {0: None, 1: None, 2: driver.group().header, 3: driver.group().header}
+    assert sources == {0: None, 1: None, 2: driver.rank_class().header, 3: driver.rank_class().header}
     assert any("Read-only file system; its ranks load from memory" in w for w in report.warnings)
 
 

@@ -38,7 +38,7 @@ def test_one_rank_of_a_key_lists_its_tasks() -> None:
     driver = Driver(nodes=4, per_node=2, classes=2).until(Phase.COMPILING)
     assert driver.asked("probe") == list(range(8))
     assert driver.asked("outline") == [0, 2]
-    assert [len(group.tasks) for group in driver.machine.run.classes.values()] == [3, 3]
+    assert [len(rank_class.tasks) for rank_class in driver.machine.run.classes.values()] == [3, 3]
 
 
 def test_another_rank_lists_the_tasks_when_the_first_one_dies() -> None:
@@ -61,8 +61,8 @@ def test_a_hit_asks_one_node_for_its_rows() -> None:
     moved: dict[str, int] = {}
     answer = driver.world.answer
 
-    def weigh(process, command, group, now):  # type: ignore[no-untyped-def]
-        value = answer(process, command, group, now)
+    def weigh(process, command, rank_class, now):  # type: ignore[no-untyped-def]
+        value = answer(process, command, rank_class, now)
         name = "adopt" if isinstance(command, Adopt) else command.name
         moved[name] = moved.get(name, 0) + (0 if value is None else len(to_bytes(value)))
         return value
@@ -72,18 +72,18 @@ def test_a_hit_asks_one_node_for_its_rows() -> None:
     assert driver.report.classes[0].hit
     assert len(driver.asked("recall_table")) == 1
     assert moved["look_up"] < moved["recall_table"]
-    assert all(look.rows is None for look in driver.group().lookups.values())
+    assert all(look.rows is None for look in driver.rank_class().lookups.values())
 
 
 def test_finished_tasks_are_asked_of_one_node_of_a_directory() -> None:
     """Four nodes on one directory would hand in the same rows four times."""
     driver = Driver(nodes=4, per_node=1, shared=True, tasks=3)
-    key = driver.world.groups[0].key
+    key = driver.world.classes[0].key
     rows = [make_result("c0t0", "tuned", driver.world._rng)]
     driver.world.directory(0).partial[key] = rows
     driver.until(Phase.TUNING)
     assert driver.asked("recall_finished") == [0]
-    assert set(driver.group().results) == {"c0t0"}
+    assert set(driver.rank_class().results) == {"c0t0"}
 
 
 def test_a_table_that_serves_a_quarantined_tactic_gives_way_to_the_next_best() -> None:
@@ -97,5 +97,5 @@ def test_a_table_that_serves_a_quarantined_tactic_gives_way_to_the_next_best() -
     driver.changes["look_up", 1] = {"quarantine": (banned,)}
     assert driver.finish().ready
     assert driver.asked("recall_table") == [0, 2]
-    assert driver.group().digest == other.digest
+    assert driver.rank_class().digest == other.digest
     assert sum("another node has quarantined" in text for text in driver.machine.run.warnings) == 2

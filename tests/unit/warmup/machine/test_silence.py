@@ -6,8 +6,8 @@ import pytest
 
 from ray_warmup.configs import ConfigError, parse_config
 from ray_warmup.configs.schema import TimeoutsSection
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.values import CrashRecord
@@ -43,7 +43,7 @@ def test_the_others_go_on_when_the_leader_freezes_in_a_task() -> None:
     driver = Driver(tasks=4).until(Phase.TUNING)
     driver.answer(driver.in_flight("tune")[0])
     driver.tick(31.0, silent=driver.quiet(0))
-    assert driver.group().leader == 1
+    assert driver.rank_class().leader == 1
     assert [call.rank for call in driver.in_flight("tune")][-1] == 1
     assert driver.machine.phase is Phase.TUNING
 
@@ -103,10 +103,10 @@ def test_a_freeze_bans_no_tactic(phase: Phase) -> None:
     call = next(iter(driver.flying.values()))
     assert isinstance(call, Call)
     freeze_and_return(driver, 0, bad_words(call.name, call.task_id))
-    assert driver.group().quarantine == ()
+    assert driver.rank_class().quarantine == ()
     assert [c.task_id for c in driver.in_flight(call.name)] == [call.task_id]  # type: ignore[union-attr]
     assert driver.finish().ready
-    assert all(verdict.decision != "crashed" for verdict in driver.group().verdicts.values())
+    assert all(verdict.decision != "crashed" for verdict in driver.rank_class().verdicts.values())
 
 
 def test_the_same_tactic_in_two_frozen_processes_is_banned() -> None:
@@ -115,7 +115,7 @@ def test_the_same_tactic_in_two_frozen_processes_is_banned() -> None:
     for _ in range(2):
         task = driver.in_flight("tune")[0].task_id  # type: ignore[union-attr]
         freeze_and_return(driver, 0, bad_words("tune", task))
-    assert [entry.runner for entry in driver.group().quarantine] == ["BadRunner"]
+    assert [entry.runner for entry in driver.rank_class().quarantine] == ["BadRunner"]
     assert driver.finish().ready
 
 
@@ -125,7 +125,7 @@ def test_two_freezes_in_one_task_at_different_tactics_ban_nothing() -> None:
     for tactic in ("7", "8"):
         task = driver.in_flight("tune")[0].task_id  # type: ignore[union-attr]
         freeze_and_return(driver, 0, bad_words("tune", task, tactic))
-    assert driver.group().quarantine == ()
+    assert driver.rank_class().quarantine == ()
     assert driver.finish().ready
 
 
@@ -138,7 +138,7 @@ def test_a_hang_does_not_ban_the_default_tactic() -> None:
         driver.tick(31.0, {0: Status("tune", task, since=driver.now)})
         driver.flying.clear()
         driver.finish_replacing()
-        assert [entry.tactic for entry in driver.group().quarantine] == expected
+        assert [entry.tactic for entry in driver.rank_class().quarantine] == expected
     assert driver.finish().ready
 
 

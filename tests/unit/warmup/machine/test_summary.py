@@ -26,8 +26,8 @@ def test_what_the_guard_drops_is_counted() -> None:
     """`dropped` counts tasks that fell back to the default, `kept` the others."""
     driver = Driver(tasks=4)
     driver.changes["guard", 0] = {"decision": "wrong"}
-    group = driver.finish().classes[0]
-    assert (group.tasks, group.kept, group.dropped) == (4, 0, 4)
+    rank_class = driver.finish().classes[0]
+    assert (rank_class.tasks, rank_class.kept, rank_class.dropped) == (4, 0, 4)
 
 
 def test_a_lost_rank_is_reported_as_lost() -> None:

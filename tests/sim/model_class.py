@@ -9,7 +9,7 @@ from ray_warmup.warmup.tasks import TaskOutcome
 
 
 @dataclass(slots=True)
-class Group:
+class ModelClass:
     """Ranks that will say the same key."""
 
     key: str

@@ -5,7 +5,7 @@ An answer that no rank of its class may give is a failure of that rank.
 
 from __future__ import annotations
 
-from ray_warmup.warmup.machine import warming
+from ray_warmup.warmup.machine import engine_warmups
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import RankState, Run
@@ -24,7 +24,7 @@ def keep_answer(run: Run, call: Call, state: RankState, value: Answer) -> Failur
             state.replay = value
             return Failure("ReplayError", "; ".join(value.failed)) if value.failed else None
         case Warmed():
-            return warming.keep(run, state, value)
+            return engine_warmups.keep(run, state, value)
         case Confirmed(digest=digest, stored=stored):
             state.stored = stored
             held = None if state.load is None else state.load.digest

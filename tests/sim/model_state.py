@@ -77,7 +77,7 @@ class Process:
     task: tuple[str, float] | None = None
     """What it measures and since when."""
     last_words: CrashRecord | None = None
-    """What its predecessor left in its black box."""
+    """Crash record that its predecessor left."""
     budget: int | None = None
     """Memory that it was told to keep to."""
     packed: Table | None = None

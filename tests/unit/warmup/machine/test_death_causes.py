@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.messages.wire import to_bytes
@@ -44,7 +44,7 @@ def come_back(driver: Driver) -> None:
 
 def quarantined(driver: Driver) -> list[str]:
     """Runners that the class keeps away from."""
-    return [entry.runner for entry in driver.group().quarantine]
+    return [entry.runner for entry in driver.rank_class().quarantine]
 
 
 def test_a_fatal_signal_quarantines_the_tactic() -> None:
@@ -65,22 +65,22 @@ def test_a_quarantined_tactic_is_neither_guarded_nor_packed_for_tasks_that_had_c
     """What was measured before the crash gives way to the next best; what the guard had kept, to the default."""
     driver = Driver(nodes=1, per_node=1).until(Phase.TUNING)
     driver.answer(driver.in_flight("tune")[0])
-    (first,) = driver.group().results.values()
+    (first,) = driver.rank_class().results.values()
     bad, other = first.measurements
     entry = TacticId("op", "Fast", json.dumps(bad.tactic))
     die(driver, op="op", runner="Fast", tactic=entry.tactic, stack=FATAL)
-    assert driver.group().quarantine == (entry,)
+    assert driver.rank_class().quarantine == (entry,)
 
     driver.until(Phase.GUARDING)
-    while first.task_id not in driver.group().verdicts:
+    while first.task_id not in driver.rank_class().verdicts:
         driver.answer(driver.in_flight("guard")[0])
     guarded = [call.question.result for call in driver.log if isinstance(call, Call) and call.name == "guard"]
     assert [r.choice.tactic for r in guarded if r.task_id == first.task_id] == [other.tactic]
-    driver.group().verdicts[first.task_id] = make_verdict(first)
+    driver.rank_class().verdicts[first.task_id] = make_verdict(first)
     driver.until(Phase.PUSHING)
     (pack,) = [call for call in driver.flying.values() if isinstance(call, Call) and call.name == "pack"]
     assert entry.tactic not in to_bytes(pack.question).decode()
-    assert driver.group().verdicts[first.task_id].decision == "crashed"
+    assert driver.rank_class().verdicts[first.task_id].decision == "crashed"
 
 
 def test_a_kill_from_outside_is_not_the_tactic_s_fault() -> None:
@@ -113,7 +113,7 @@ def test_a_hang_without_a_record_is_the_fault_of_the_tactic_of_the_last_heartbea
     driver.changes["probe", 0] = {"last_words": None}
     driver.tick(31.0, {0: Status("tune", task_id, "BadRunner", "7", op="bf16_gemm")})
     come_back(driver)
-    assert driver.group().quarantine == (BAD,)
+    assert driver.rank_class().quarantine == (BAD,)
     assert driver.finish().ready
 
 
@@ -124,7 +124,7 @@ def test_a_guard_that_hangs_without_a_record_keeps_the_default_at_once() -> None
     driver.changes["probe", 0] = {"last_words": None}
     driver.tick(31.0)
     come_back(driver)
-    assert driver.group().verdicts["c0t0"].decision == "crashed"
+    assert driver.rank_class().verdicts["c0t0"].decision == "crashed"
     assert driver.finish().ready
 
 
@@ -151,12 +151,12 @@ def test_words_about_another_task_prove_nothing() -> None:
 def test_a_guard_that_kills_its_process_keeps_the_default() -> None:
     """Without a tactic in the last words the guarded task falls back to the default, and is not guarded again."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
-    driver.group().results["c0t0"] = replace(driver.group().results["c0t0"], default_runner="FirstRunner")
+    driver.rank_class().results["c0t0"] = replace(driver.rank_class().results["c0t0"], default_runner="FirstRunner")
     last = words("c0t0", method="guard", runner="", tactic="", stack=FATAL)
     driver.changes[("probe", 0)] = {"last_words": last}
     driver.kill(0)
     come_back(driver)
-    verdict = driver.group().verdicts["c0t0"]
+    verdict = driver.rank_class().verdicts["c0t0"]
     assert (verdict.decision, verdict.choice) == ("crashed", Choice("FirstRunner", -1))
     assert not driver.in_flight("guard")
     (said,) = [
@@ -180,7 +180,7 @@ def test_a_dead_context_is_the_fault_of_the_tactic_that_the_error_names() -> Non
     driver = Driver(nodes=1, per_node=1, tasks=1, sections={"cache": {"persistent": False}}).until(Phase.TUNING)
     driver.changes["probe", 0] = {"last_words": words("c0t0", runner="LaterRunner")}
     lose_context(driver, "tune", BAD)
-    assert driver.group().quarantine == (BAD,)
+    assert driver.rank_class().quarantine == (BAD,)
 
     driver.changes.clear()
     lose_context(driver, "tune", TacticId("bf16_gemm", "WorseRunner", "8"))
@@ -203,7 +203,7 @@ def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: Tacti
     """Some lap did it, or the default itself: the task is not guarded again, and nothing else is blamed."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
     task_id = lose_context(driver, "guard", culprit)
-    assert driver.group().verdicts[task_id].decision == "crashed"
+    assert driver.rank_class().verdicts[task_id].decision == "crashed"
     assert quarantined(driver) == []
     assert driver.finish().ready
 
@@ -211,7 +211,7 @@ def test_a_guard_that_loses_the_context_keeps_the_default_at_once(culprit: Tacti
 def test_a_guard_that_names_the_tactic_quarantines_it_and_judges_the_others() -> None:
     """The guard goes on with the next best; the tactic is out for good."""
     driver = Driver(nodes=1, per_node=1, tasks=1).until(Phase.GUARDING)
-    bad, other = driver.group().results["c0t0"].measurements
+    bad, other = driver.rank_class().results["c0t0"].measurements
     lose_context(driver, "guard", TacticId("op", bad.runner, json.dumps(bad.tactic)))
     (call,) = driver.in_flight("guard")
     assert call.question.result.choice.tactic == other.tactic  # type: ignore[union-attr]

@@ -48,12 +48,12 @@ def merge_equal(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> s
 
     Of very many different ones, keep the first and count the others.
     """
-    groups: dict[tuple[str, str], list[tuple[RankInfo, Failure]]] = {}
+    told_of: dict[tuple[str, str], list[tuple[RankInfo, Failure]]] = {}
     for info, failure in failures.items():
-        groups.setdefault((failure.kind, without_name(info, failure.message)), []).append((info, failure))
+        told_of.setdefault((failure.kind, without_name(info, failure.message)), []).append((info, failure))
     since = now - run.phase_began
-    paragraphs = [_paragraph(run, since, *cause, told) for cause, told in list(groups.items())[:MAX_CAUSES]]
-    left = [told for _, told in list(groups.items())[MAX_CAUSES:]]
+    paragraphs = [_paragraph(run, since, *cause, told) for cause, told in list(told_of.items())[:MAX_CAUSES]]
+    left = [told for _, told in list(told_of.items())[MAX_CAUSES:]]
     if left:
         ranks = span(info.rank for told in left for info, _ in told)
         paragraphs.append(f"and {len(left)} more causes on ranks {ranks}; the report has each rank's own error")

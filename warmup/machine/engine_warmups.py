@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Failure
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.watchdog import lived
 from ray_warmup.warmup.messages.answers import Warmed
@@ -76,7 +76,7 @@ def give_up(run: Run, state: RankState, name: str, why: str) -> None:
         run.warn(f"engine warmup {name} is left out on {state.info}: {why}")
 
 
-def judge(run: Run, state: RankState) -> None:
+def give_up_after_death(run: Run, state: RankState) -> None:
     """The successor is there: an optional warmup in which its predecessor died is not tried again."""
     words = state.described.last_words
     if words is None or words.method != WARMING:

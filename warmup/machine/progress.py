@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ray_warmup.warmup.machine.blame import Status, waited_for
+from ray_warmup.warmup.machine.failure_messages import Status, waited_for
 from ray_warmup.warmup.machine.state import Run
 
 QUIET_S = 10.0
@@ -31,7 +31,7 @@ class Progress:
 
 def progress(run: Run, now: float) -> Progress:
     """Age and deadline of the phase, and how many of its tasks are done."""
-    pools = [group.pool for group in run.classes.values() if group.pool is not None]
+    pools = [rank_class.pool for rank_class in run.classes.values() if rank_class.pool is not None]
     done, total = sum(pool.num_done for pool in pools), sum(pool.num_tasks for pool in pools)
     return Progress(now - run.phase_began, limit_of(run), done, total)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine.blame import Status
 from ray_warmup.warmup.machine.commands import Call, Replace
+from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.questions import Warm
 from ray_warmup.warmup.messages.values import CrashRecord

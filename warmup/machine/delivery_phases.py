@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ray_warmup.warmup.artifact.quarantine import verdict_without_quarantined, without_quarantined
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.engine_warmups import give_up_after_death, warm
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.lineage import parent_of
-from ray_warmup.warmup.machine.logic import PhaseLogic
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.naming import span
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
-from ray_warmup.warmup.machine.warming import judge, warm
 from ray_warmup.warmup.messages.answers import Answer, Confirmed, Installed, Loaded, Packed, Replayed, Surveyed
 from ray_warmup.warmup.messages.questions import Confirm, Install, Load, Pack, PackStored, Replay, Survey
 
@@ -22,112 +22,119 @@ class Pushing(PhaseLogic):
     phase = Phase.PUSHING
 
     def enter(self, run: Run) -> Commands:
-        for group in run.classes.values():
-            drop_quarantined(group)
-        return [call for group in run.classes.values() for call in self._pack(run, group)]
+        for rank_class in run.classes.values():
+            drop_quarantined(rank_class)
+        return [call for rank_class in run.classes.values() for call in self._pack(run, rank_class)]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         if not isinstance(value, Packed):
             return []
-        group = run.class_of(call.rank)
-        group.header = value.header
+        rank_class = run.class_of(call.rank)
+        rank_class.header = value.header
         if value.header is None:
-            group.packer, group.has_nothing = None, True
-            reason = "no tunable op" if not group.tasks else f"none of {len(group.tasks)} tasks has a valid tactic"
-            run.warn(f"ranks {span(group.ranks)}: nothing was tuned ({reason}); they serve default tactics")
+            rank_class.packer, rank_class.has_nothing = None, True
+            reason = (
+                "no tunable op" if not rank_class.tasks else f"none of {len(rank_class.tasks)} tasks has a valid tactic"
+            )
+            run.warn(f"ranks {span(rank_class.ranks)}: nothing was tuned ({reason}); they serve default tactics")
             return []
         for op in value.collisions:
             run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
         for warning in value.warnings:
             run.warn(f"{run.ranks[call.rank].info}: {warning}")
-        return [run.adopt(call.rank, group, value.header)]
+        return [run.adopt(call.rank, rank_class, value.header)]
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
-        group = run.classes[adopt.key]
-        group.adopted, group.packer = True, None
+        rank_class = run.classes[adopt.key]
+        rank_class.adopted, rank_class.packer = True, None
         return []
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
-        group = run.class_of(rank)
-        take_over(run, group, rank)
-        if group.packer != rank:
+        rank_class = run.class_of(rank)
+        take_over(run, rank_class, rank)
+        if rank_class.packer != rank:
             return []
-        group.packer = None
-        return self._pack(run, group)
+        rank_class.packer = None
+        return self._pack(run, rank_class)
 
     def joined(self, run: Run, rank: int) -> Commands:
         return self._pack(run, run.class_of(rank))
 
-    def _pack(self, run: Run, group: ClassState) -> Commands:
+    def _pack(self, run: Run, rank_class: ClassState) -> Commands:
         """Ask the leader to pack, or a rank beside the found table.
 
         None if that is under way or not needed.
         """
-        if group.adopted or group.packer is not None or not needs_push(group):
+        if rank_class.adopted or rank_class.packer is not None or not needs_push(rank_class):
             return []
-        stored = group.is_hit and not group.needs_guard
-        able = ranks_in_source_directory(run, group) if stored else [r for r in run.alive(group) if r == group.leader]
+        stored = rank_class.is_hit and not rank_class.needs_guard
+        able = (
+            ranks_in_source_directory(run, rank_class)
+            if stored
+            else [r for r in run.alive(rank_class) if r == rank_class.leader]
+        )
         if not able:
             return []
-        group.packer = able[0]
+        rank_class.packer = able[0]
         if stored:
-            return [run.call(group.packer, PackStored(renew=group.needs_renewal))]
+            return [run.call(rank_class.packer, PackStored(renew=rank_class.needs_renewal))]
         question = Pack(
-            results=tuple(group.results.values()),
-            verdicts=tuple(group.verdicts.values()),
-            strategy=group.strategy,
+            results=tuple(rank_class.results.values()),
+            verdicts=tuple(rank_class.verdicts.values()),
+            strategy=rank_class.strategy,
             guarded=run.config.guard.enabled,
-            tuned=group.engine_tuned or (),
-            after=parent_of(group),
+            tuned=rank_class.engine_tuned or (),
+            after=parent_of(rank_class),
         )
-        return [run.call(group.packer, question)]
+        return [run.call(rank_class.packer, question)]
 
 
-def drop_quarantined(group: ClassState) -> None:
+def drop_quarantined(rank_class: ClassState) -> None:
     """Replace quarantined winners in results and verdicts, so that table and report agree."""
-    if group.quarantine:
-        group.verdicts = {
-            task_id: verdict_without_quarantined(verdict, group.results[task_id], group.quarantine)
-            for task_id, verdict in group.verdicts.items()
+    if rank_class.quarantine:
+        rank_class.verdicts = {
+            task_id: verdict_without_quarantined(verdict, rank_class.results[task_id], rank_class.quarantine)
+            for task_id, verdict in rank_class.verdicts.items()
         }
-        group.results = {
-            task_id: without_quarantined(result, group.quarantine) for task_id, result in group.results.items()
+        rank_class.results = {
+            task_id: without_quarantined(result, rank_class.quarantine)
+            for task_id, result in rank_class.results.items()
         }
 
 
-def needs_push(group: ClassState) -> bool:
+def needs_push(rank_class: ClassState) -> bool:
     """Return True if a table must be pushed: a new one, or a found one that other directories lack or that carries
     less."""
-    if group.is_hit and not group.needs_guard:
-        return bool(lacking(group))
-    return not group.has_nothing
+    if rank_class.is_hit and not rank_class.needs_guard:
+        return bool(writers_to_update(rank_class))
+    return not rank_class.has_nothing
 
 
-def ranks_in_source_directory(run: Run, group: ClassState) -> list[int]:
+def ranks_in_source_directory(run: Run, rank_class: ClassState) -> list[int]:
     """Live ranks that read the directory in which the table was found, the one that found it first."""
-    source = group.source
+    source = rank_class.source
     assert source is not None, "asked for a found table only"
     state = run.ranks.get(source)
-    writer = None if state is None else group.writers.get(state.place)
+    writer = None if state is None else rank_class.writers.get(state.place)
     if writer is None:
         return []  # it left with its node, or is on another now: LOOKUP, to which the run goes back, finds another copy
-    places = {place for place, rank in group.writers.items() if rank == writer}
-    near = [rank for rank in run.alive(group) if run.ranks[rank].place in places]
+    places = {place for place, rank in rank_class.writers.items() if rank == writer}
+    near = [rank for rank in run.alive(rank_class) if run.ranks[rank].place in places]
     return sorted(near, key=lambda rank: (rank != source, rank))
 
 
-def lacking(group: ClassState) -> list[int]:
+def writers_to_update(rank_class: ClassState) -> list[int]:
     """Writers whose directory does not hold the class's table as its newest, in the file that ranks load.
 
     All of them where something is compiled that what they hold does not carry.
     """
-    writers = sorted(set(group.writers.values()))
-    return [rank for rank in writers if group.needs_renewal or not _holds(group, rank)]
+    writers = sorted(set(rank_class.writers.values()))
+    return [rank for rank in writers if rank_class.needs_renewal or not _holds(rank_class, rank)]
 
 
-def _holds(group: ClassState, rank: int) -> bool:
-    look = group.lookups.get(rank)
-    return look is not None and group.header is not None and look.holds(group.header)
+def _holds(rank_class: ClassState, rank: int) -> bool:
+    look = rank_class.lookups.get(rank)
+    return look is not None and rank_class.header is not None and look.holds(rank_class.header)
 
 
 class Installing(PhaseLogic):
@@ -141,10 +148,14 @@ class Installing(PhaseLogic):
     phase = Phase.INSTALLING
 
     def enter(self, run: Run) -> Commands:
-        return [self._install(run, g, rank) for g in run.classes.values() for rank in self._writers(run, g)]
+        return [
+            self._install(run, rank_class, rank)
+            for rank_class in run.classes.values()
+            for rank in self._writers(run, rank_class)
+        ]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
-        group = run.class_of(call.rank)
+        rank_class = run.class_of(call.rank)
         if isinstance(value, Installed | Surveyed):
             for warning in value.warnings:
                 run.warn(f"{run.ranks[call.rank].info}: {warning}")
@@ -152,10 +163,10 @@ class Installing(PhaseLogic):
             return []
         run.files += value.files
         if value.degraded is not None:
-            group.in_memory |= {place for place, rank in group.writers.items() if rank == call.rank}
+            rank_class.in_memory |= {place for place, rank in rank_class.writers.items() if rank == call.rank}
             run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")
             return []
-        return [run.call(rank, Survey()) for rank in other_nodes_on_directory(run, group, call.rank)]
+        return [run.call(rank, Survey()) for rank in other_nodes_on_directory(run, rank_class, call.rank)]
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         """A node that cannot put it into its own caches compiles for itself."""
@@ -165,25 +176,25 @@ class Installing(PhaseLogic):
         return []
 
     def joined(self, run: Run, rank: int) -> Commands:
-        group = run.class_of(rank)
-        return [self._install(run, group, rank)] if rank in self._writers(run, group) else []
+        rank_class = run.class_of(rank)
+        return [self._install(run, rank_class, rank)] if rank in self._writers(run, rank_class) else []
 
-    def _writers(self, run: Run, group: ClassState) -> list[int]:
-        if not keeps_files(run) or group.digest is None or not group.adopted:
+    def _writers(self, run: Run, rank_class: ClassState) -> list[int]:
+        if not keeps_files(run) or rank_class.digest is None or not rank_class.adopted:
             return []
-        everyone = sorted(set(group.writers.values()))
-        found = group.is_hit and not group.needs_guard
-        return lacking(group) if found or run.rewinds else everyone
+        everyone = sorted(set(rank_class.writers.values()))
+        found = rank_class.is_hit and not rank_class.needs_guard
+        return writers_to_update(rank_class) if found or run.rewinds else everyone
 
-    def _install(self, run: Run, group: ClassState, rank: int) -> Call:
-        assert group.header is not None, "what is installed was packed"
-        return run.call(rank, Install(group.header))
+    def _install(self, run: Run, rank_class: ClassState, rank: int) -> Call:
+        assert rank_class.header is not None, "what is installed was packed"
+        return run.call(rank, Install(rank_class.header))
 
 
-def other_nodes_on_directory(run: Run, group: ClassState, writer: int) -> list[int]:
+def other_nodes_on_directory(run: Run, rank_class: ClassState, writer: int) -> list[int]:
     """One live rank of every other node that shares this writer's directory."""
-    nodes = {place[0] for place, rank in group.writers.items() if rank == writer}
-    ranks_on = run.nodes_of(group)
+    nodes = {place[0] for place, rank in rank_class.writers.items() if rank == writer}
+    ranks_on = run.nodes_of(rank_class)
     beside = []
     for node in sorted(nodes - {run.ranks[writer].info.node_id}):
         beside += [rank for rank in ranks_on.get(node, ()) if run.ranks[rank].is_alive][:1]
@@ -204,11 +215,11 @@ class Loading(PhaseLogic):
 
 def load(run: Run, rank: int) -> Commands:
     """Return the call that loads a rank, from its node's file or from memory, or none if nothing was tuned."""
-    group = run.class_of(rank)
-    if group.header is None:
+    rank_class = run.class_of(rank)
+    if rank_class.header is None:
         return []
-    from_file = keeps_files(run) and run.ranks[rank].place not in group.in_memory
-    return [run.call(rank, Load(group.header.digest, None if from_file else group.header))]
+    from_file = keeps_files(run) and run.ranks[rank].place not in rank_class.in_memory
+    return [run.call(rank, Load(rank_class.header.digest, None if from_file else rank_class.header))]
 
 
 class Replaying(PhaseLogic):
@@ -236,7 +247,7 @@ class Replaying(PhaseLogic):
         return self._confirm(run)
 
     def joined(self, run: Run, rank: int) -> Commands:
-        judge(run, run.ranks[rank])
+        give_up_after_death(run, run.ranks[rank])
         run.ranks[rank].is_confirmed = False
         return load(run, rank) or [run.call(rank, Replay())]
 

@@ -1,6 +1,6 @@
-"""Groups of waiting tasks, the longest first: found in logarithmic time, however many groups and ranks there are.
+"""Shapes with waiting tasks, the longest first: found in logarithmic time, however many shapes and ranks there are.
 
-A heap holds an entry for every weight that a group ever had; one that is out of date is dropped when it comes up.
+A heap holds an entry for every weight that a shape ever had; one that is out of date is dropped when it comes up.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Entry = tuple[float, int]
 """Weight and place among the names, both negative: a heap has its smallest entry first."""
 
 
-class GroupQueue:
-    """Priority queue of task groups over its owner's mapping, updated on every change."""
+class ShapeQueue:
+    """Priority queue of task shapes over its owner's mapping, updated on every change."""
 
     def __init__(self, waiting: Mapping[str, Sequence[Weighed]]) -> None:
         self._waiting = waiting
@@ -37,33 +37,33 @@ class GroupQueue:
         heapq.heapify(self._all)
         self._free = list(self._all)
 
-    def weight(self, group: str) -> tuple[float, str]:
-        """Return the seconds of a group's waiting tasks, with its name to order equal ones."""
-        return self._weights[group], group
+    def weight(self, shape: str) -> tuple[float, str]:
+        """Return the seconds of a shape's waiting tasks, with its name to order equal ones."""
+        return self._weights[shape], shape
 
-    def changed(self, group: str) -> None:
-        """Update a group whose waiting tasks have changed."""
-        tasks = self._waiting.get(group)
+    def changed(self, shape: str) -> None:
+        """Update a shape whose waiting tasks have changed."""
+        tasks = self._waiting.get(shape)
         if tasks is None:
-            self._weights[group] = 0.0
+            self._weights[shape] = 0.0
             return
-        self._weights[group] = _sum(tasks)
-        self._push(self._all, group)
-        if group not in self._taken:
-            self._push(self._free, group)
+        self._weights[shape] = _sum(tasks)
+        self._push(self._all, shape)
+        if shape not in self._taken:
+            self._push(self._free, shape)
 
-    def take(self, group: str) -> None:
-        """A rank has begun the group."""
-        self._taken.add(group)
+    def take(self, shape: str) -> None:
+        """A rank has begun the shape."""
+        self._taken.add(shape)
 
-    def free(self, group: str) -> None:
-        """Nobody has the group any more."""
-        self._taken.discard(group)
-        if group in self._waiting:
-            self._push(self._free, group)
+    def free(self, shape: str) -> None:
+        """Nobody has the shape any more."""
+        self._taken.discard(shape)
+        if shape in self._waiting:
+            self._push(self._free, shape)
 
     def longest_free(self) -> str | None:
-        """Return the longest group that no rank has begun, or None."""
+        """Return the longest shape that no rank has begun, or None."""
         while self._free:
             name = self._names[-self._free[0][1]]
             if name not in self._taken and self._is_true(self._free[0], name):
@@ -72,7 +72,7 @@ class GroupQueue:
         return None
 
     def longest(self) -> str:
-        """Return the longest group of all.
+        """Return the longest shape of all.
 
         At least one must be waiting.
         """
@@ -83,11 +83,11 @@ class GroupQueue:
     def _is_true(self, entry: Entry, name: str) -> bool:
         return name in self._waiting and -entry[0] == self._weights[name]
 
-    def _entry(self, group: str) -> Entry:
-        return -self._weights[group], -self._place[group]
+    def _entry(self, shape: str) -> Entry:
+        return -self._weights[shape], -self._place[shape]
 
-    def _push(self, heap: list[Entry], group: str) -> None:
-        heapq.heappush(heap, self._entry(group))
+    def _push(self, heap: list[Entry], shape: str) -> None:
+        heapq.heappush(heap, self._entry(shape))
 
 
 def _sum(tasks: Sequence[Weighed]) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ray_warmup.warmup.machine.blame import merge_equal
 from ray_warmup.warmup.machine.commands import Failure
+from ray_warmup.warmup.machine.failure_messages import merge_equal
 from ray_warmup.warmup.machine.naming import without_name
 from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.ranks import RankInfo

@@ -13,7 +13,7 @@ from ray_warmup.warmup.tasks import TaskResult
 
 
 @dataclass(slots=True)
-class Look:
+class StoreLookup:
     """Rows are kept only until LOOKUP is settled."""
 
     answer: LookedUp
@@ -30,7 +30,7 @@ class Look:
     """It serves a tactic that another node has quarantined."""
 
     @classmethod
-    def of(cls, answer: LookedUp) -> Look:
+    def of(cls, answer: LookedUp) -> StoreLookup:
         """As the writer answered."""
         return cls(answer, answer.table)
 

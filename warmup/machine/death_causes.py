@@ -40,7 +40,7 @@ def suspect(state: RankState, task_id: str, *, hung: bool, failure: Failure | No
     state.deaths_on[task_id] = state.deaths_on.get(task_id, 0) + 1
 
 
-def judge(run: Run, group: ClassState, state: RankState) -> None:
+def assess_death(run: Run, rank_class: ClassState, state: RankState) -> None:
     """The successor is there: read its predecessor's last words and draw the consequence."""
     task_id, hung, failure, froze = state.suspect, state.suspect_hung, state.suspect_failure, state.suspect_froze
     state.suspect, state.suspect_hung, state.suspect_failure, state.suspect_froze = None, False, None, False
@@ -48,8 +48,8 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
     if task_id is None or evidence is None:
         return
     tactic = evidence.tactic
-    group.deaths_in[tactic] = deaths = group.deaths_in.get(tactic, 0) + 1
-    is_guarded = run.phase is Phase.GUARDING and task_id in group.results
+    rank_class.deaths_in[tactic] = deaths = rank_class.deaths_in.get(tactic, 0) + 1
+    is_guarded = run.phase is Phase.GUARDING and task_id in rank_class.results
     in_tactic_again = bool(tactic.runner) and deaths >= PATIENCE
     again = in_tactic_again or (state.deaths_on[task_id] >= PATIENCE and not froze)
     is_default = tactic.tactic == str(DEFAULT_TACTIC)
@@ -66,16 +66,16 @@ def judge(run: Run, group: ClassState, state: RankState) -> None:
         else "ran when its process was killed in"
     )
     if tactic.runner and not (is_guarded and is_default):
-        if tactic not in group.quarantine:
-            group.quarantine += (tactic,)
+        if tactic not in rank_class.quarantine:
+            rank_class.quarantine += (tactic,)
         run.warn(
             f"quarantined {tactic.runner} tactic {tactic.tactic} of {tactic.op}: it {why} task {task_id} on "
             f"{state.info}{_kept(state, evidence.stack)}"
         )
     elif is_guarded:
-        group.verdicts[task_id] = crashed(group.results[task_id], why)
-        if group.pool is not None:
-            group.pool.finish(task_id)
+        rank_class.verdicts[task_id] = crashed(rank_class.results[task_id], why)
+        if rank_class.pool is not None:
+            rank_class.pool.finish(task_id)
         run.warn(
             f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_kept(state, evidence.stack)}"
         )

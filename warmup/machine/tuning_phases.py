@@ -1,0 +1,234 @@
+"""TUNING and GUARDING: the phases in which devices measure.
+
+Tasks are dealt from a pool, to the leader alone or to every rank of the class; a lost rank's task in flight goes back
+to the pool.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from ray_warmup.warmup.artifact.quarantine import without_quarantined
+from ray_warmup.warmup.machine import consensus, engine_tuning, peers
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.death_causes import assess_death
+from ray_warmup.warmup.machine.leadership import take_over
+from ray_warmup.warmup.machine.phase_logic import PhaseLogic
+from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.pool import TaskPool
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import Answer, Compared, EngineTuned, Guarded, Tuned, Voted
+from ray_warmup.warmup.messages.questions import Compare, Guard, Question, Tune, TuneEngine
+from ray_warmup.warmup.messages.values import PoolTask
+
+NOT_TUNED = {
+    "oom": "no tactic fits into memory, not even after freeing caches (autotune.max_memory_bytes)",
+    "no_valid_tactic": "no tactic ran",
+}
+"""Outcomes of a task that need a word; `collision` is told when the table is packed."""
+AT_ONCE = 500
+"""Tasks that are dealt in one step: the loop that steps the machine must not stand still for thousands of ranks."""
+
+
+class PoolPhase(PhaseLogic):
+    """Deals the tasks of every class until none is left."""
+
+    def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
+        """Return the tasks of a class."""
+        raise NotImplementedError(f"{type(self).__name__} must name its tasks")
+
+    def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
+        """Return the question about a task.
+
+        `packs`: the asked rank leads the class.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say what it asks")
+
+    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
+        """A task's result arrived."""
+        raise NotImplementedError(f"{type(self).__name__} must keep results")
+
+    def enter(self, run: Run) -> Commands:
+        commands: Commands = []
+        for rank_class in run.classes.values():
+            rank_class.pool = TaskPool(self.tasks(run, rank_class))
+            commands += self._feed_all(run, rank_class)
+        return commands
+
+    def more(self, run: Run) -> Commands:
+        return [command for rank_class in run.classes.values() for command in self._feed_some(run, rank_class)]
+
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        if not isinstance(value, Tuned | Guarded) or call.task_id is None:
+            return []
+        rank_class = run.class_of(call.rank)
+        if rank_class.pool is not None and rank_class.pool.finish(call.task_id):
+            self.keep(run, rank_class, value)
+        return self._feed(run, rank_class, call.rank) + self._feed_some(run, rank_class)
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        rank_class = run.class_of(rank)
+        if rank_class.pool is not None:
+            rank_class.pool.lose(rank, run.ranks[rank].suspect)
+        take_over(run, rank_class, rank)
+        return self._feed_all(run, rank_class)
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        rank_class = run.class_of(rank)
+        assess_death(run, rank_class, run.ranks[rank])
+        if rank_class.pool is not None:
+            rank_class.pool.release(rank)
+        return self._feed_all(run, rank_class)
+
+    def is_complete(self, run: Run) -> bool:
+        if not super().is_complete(run):
+            return False
+        return all(rank_class.pool is None or rank_class.pool.is_done for rank_class in run.classes.values())
+
+    def works(self, run: Run, rank_class: ClassState, rank: int) -> bool:
+        """Return True if a rank measures: every live one, or the leader alone."""
+        shared = rank_class.strategy in ("sharded", "consensus")
+        return run.ranks[rank].is_alive and (shared or rank == rank_class.leader)
+
+    def _feed_all(self, run: Run, rank_class: ClassState) -> Commands:
+        """Give every rank that has none a task, the first ones now."""
+        rank_class.hungry = deque(rank_class.ranks)
+        return self._feed_some(run, rank_class)
+
+    def _feed_some(self, run: Run, rank_class: ClassState) -> Commands:
+        """As many as one step may take."""
+        commands: Commands = []
+        if rank_class.pool is None or not rank_class.pool.num_waiting:
+            rank_class.hungry.clear()
+        while rank_class.hungry and len(commands) < AT_ONCE:
+            rank = rank_class.hungry.popleft()
+            if rank in run.ranks:
+                commands += self._feed(run, rank_class, rank)
+        return commands
+
+    def _feed(self, run: Run, rank_class: ClassState, rank: int) -> Commands:
+        """The next task for a rank that has none.
+
+        One at a time: with a second one queued, a death between two tasks would also cost the finished one, whose
+        result had not left the process. A rank idles for one round trip of Ray, some milliseconds.
+        """
+        pool = rank_class.pool
+        if pool is None or pool.num_running(rank) or not self.works(run, rank_class, rank):
+            return []
+        task_id = pool.deal(rank)
+        if task_id is None:
+            return []
+        return [run.call(rank, self.question(rank_class, task_id, packs=rank == rank_class.leader))]
+
+
+class Tuning(PoolPhase):
+    """Measures every task that no store and no earlier attempt has."""
+
+    phase = Phase.TUNING
+
+    def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
+        if rank_class.is_hit:
+            return []
+        return [task for task in rank_class.tasks if task.task_id not in rank_class.results]
+
+    def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
+        return Tune(task_id, rank_class.quarantine, packs)
+
+    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
+        assert isinstance(value, Tuned), "a task was tuned"
+        result = value.result
+        rank_class.results[result.task_id] = result
+        rank_class.measured += 1
+        if (why := NOT_TUNED.get(result.outcome)) is not None:
+            run.warn(f"{result.task_id} keeps the default tactic: {why}")
+
+    def enter(self, run: Run) -> Commands:
+        again = [
+            c for rank_class in run.classes.values() if rank_class.ballots for c in consensus.resume(run, rank_class)
+        ]
+        dealt = super().enter(run) + again
+        return dealt + [c for rank_class in run.classes.values() for c in self._then(run, rank_class, dealt)]
+
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        rank_class = run.class_of(call.rank)
+        commands: Commands = []
+        match value:
+            case Compared():
+                peers.keep(rank_class, call.rank, value)
+            case Voted():
+                commands = consensus.voted(run, rank_class, call.rank, value)
+            case EngineTuned():
+                engine_tuning.keep(run, rank_class, value)
+            case _:
+                commands = super().returned(run, call, value)
+        return commands + self._then(run, rank_class, commands)
+
+    def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
+        rank_class, info = run.class_of(call.rank), run.ranks[call.rank].info
+        question = call.question if isinstance(call, Call) else None
+        if isinstance(question, Compare):
+            run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}")
+            return self._then(run, rank_class, [])
+        if not isinstance(question, TuneEngine) or engine_tuning.is_required(run):
+            return None
+        engine_tuning.give_up(run, rank_class, f"{info}: {failure.kind}: {failure.message}")
+        return []
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        rank_class = run.class_of(rank)
+        if engine_tuning.was_running(calls):
+            engine_tuning.give_up(run, rank_class, f"{run.ranks[rank].info} died in it")
+        if (ballot := rank_class.ballots.get(rank)) is not None:
+            ballot.lose(rank)
+        commands = super().lost(run, rank, calls)
+        return commands + self._then(run, rank_class, commands)
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        rank_class = run.class_of(rank)
+        commands = super().joined(run, rank) + consensus.vote(run, rank_class, rank)
+        return commands + self._then(run, rank_class, commands)
+
+    def is_complete(self, run: Run) -> bool:
+        return super().is_complete(run) and not any(self._owes(run, rank_class) for rank_class in run.classes.values())
+
+    def _owes(self, run: Run, rank_class: ClassState) -> bool:
+        is_voting = bool(rank_class.ballots) and not consensus.is_settled(rank_class)
+        return is_voting or peers.is_owed(run, rank_class) or engine_tuning.is_owed(run, rank_class)
+
+    def _then(self, run: Run, rank_class: ClassState, commands: Commands) -> Commands:
+        """Return the next commands once all tasks are dealt: ballots, the shared task, then the leader's engine
+        tuning."""
+        if any(run.class_of(command.rank) is rank_class for command in commands) or peers.is_comparing(run, rank_class):
+            return []
+        return self._maybe_vote(run, rank_class) or peers.compare(run, rank_class) or engine_tuning.ask(run, rank_class)
+
+    def _maybe_vote(self, run: Run, rank_class: ClassState) -> Commands:
+        """Open the ballots once every task has a short list."""
+        tuned_now = rank_class.pool is not None and rank_class.pool.is_done and rank_class.measured > 0
+        if rank_class.strategy != "consensus" or not tuned_now:
+            return []
+        return [] if rank_class.ballots else consensus.open_ballots(run, rank_class)
+
+
+class Guarding(PoolPhase):
+    """Re-measures every tuned winner against the default tactic."""
+
+    phase = Phase.GUARDING
+
+    def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
+        if not rank_class.needs_guard:
+            return []
+        tuned = {task_id for task_id, result in rank_class.results.items() if result.outcome == "tuned"}
+        return [t for t in rank_class.tasks if t.task_id in tuned and t.task_id not in rank_class.verdicts]
+
+    def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
+        return Guard(
+            task_id,
+            without_quarantined(rank_class.results[task_id], rank_class.quarantine),
+            rank_class.quarantine,
+            packs,
+        )
+
+    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
+        assert isinstance(value, Guarded), "a task was guarded"
+        rank_class.verdicts[value.verdict.task_id] = value.verdict
