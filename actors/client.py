@@ -20,7 +20,7 @@ from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
-from ray_warmup.warmup.rank.workloads import checked
+from ray_warmup.warmup.rank.rank_workloads import checked
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)

@@ -38,7 +38,7 @@ from ray_warmup.warmup.machine.progress import QUIET_S, progress, waiting_text
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.questions import Compile, name_of
-from ray_warmup.warmup.rank.black_box import crash_record_path
+from ray_warmup.warmup.rank.crash_recorder import crash_record_path
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
@@ -265,11 +265,11 @@ class Coordinator:
         group, ranks = self._ranks, [rank for rank in run.overdue if rank in run.ranks][:SHOWN_STACKS]
         if group is None or not ranks or not keeps_files(run):
             return
-        boxes: list[Path | None] = []
+        crash_records: list[Path | None] = []
         for rank in ranks:
             directory = run.ranks[rank].place[1]
-            boxes.append(crash_record_path(Path(directory), run.run_id, rank) if directory else None)
-        stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, boxes, strict=True)))
+            crash_records.append(crash_record_path(Path(directory), run.run_id, rank) if directory else None)
+        stacks = await asyncio.gather(*(group.ask_for_stacks(*pair) for pair in zip(ranks, crash_records, strict=True)))
         for rank, stack in zip(ranks, stacks, strict=True):
             if stack:
                 run.ranks[rank].stack = stack.strip()[:STACK_CHARS]

@@ -27,7 +27,7 @@ from ray_warmup.warmup.errors import MessageError
 from ray_warmup.warmup.messages.questions import Conclude, Question
 from ray_warmup.warmup.messages.values import Located
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
-from ray_warmup.warmup.rank.black_box import SIGNAL
+from ray_warmup.warmup.rank.crash_recorder import SIGNAL
 from ray_warmup.warmup.rank.process_end import GONE, Target, see_off, stacks_of
 from ray_warmup.warmup.ranks import RankInfo, assign_ranks, moved
 
@@ -71,13 +71,13 @@ class RankGroup:
         await self._gather([self._assign(info) for info in self.infos], timeout_s)
         return self.infos
 
-    async def ask_for_stacks(self, rank: int, box: Path | None = None) -> str:
+    async def ask_for_stacks(self, rank: int, crash_record: Path | None = None) -> str:
         """Make a hung process write its stacks into its record, even while native code holds the GIL.
 
-        Returns the content of the record at `box` afterwards, or nothing if there is none or the node does not answer.
+        Returns the crash record afterwards, or nothing if there is none or the node does not answer.
         """
         info = self.infos[rank]
-        said = on_node_of(info, stacks_of, target_of(info), int(SIGNAL), box)
+        said = on_node_of(info, stacks_of, target_of(info), int(SIGNAL), crash_record)
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
             return str(await asyncio.wait_for(said, STACKS_S))
         return ""

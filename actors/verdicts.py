@@ -21,7 +21,7 @@ from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.locations import locations
-from ray_warmup.warmup.rank.standing import state_of
+from ray_warmup.warmup.rank.table_state import state_of
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths, simulated_roots
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.run_files import MAX_VERDICT_BYTES

@@ -21,7 +21,7 @@ from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.rank.asking import Question, check_askable
-from ray_warmup.warmup.rank.standing import Standing
+from ray_warmup.warmup.rank.table_state import TableState
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 logger = logging.getLogger(__name__)
@@ -53,17 +53,17 @@ def wait_ready(
     environments = environments_here(question.config, node)
     last_word = _LastWord(question, address, clock)
     while True:
-        standings, watching = question.look(environments)
+        table_states, watching = question.look(environments)
         looked = clock()
         while True:
-            code = last_word.of(standings)
+            code = last_word.of(table_states)
             if code is not None:
-                wait.say(standings if code == EXIT_READY else ())
+                wait.say(table_states if code == EXIT_READY else ())
                 return code
-            wait.say([standing for standing in standings if not standing.path])
+            wait.say([table_state for table_state in table_states if not table_state.path])
             if not wait.pause():
                 return EXIT_TIMEOUT
-            is_running = any(standing.is_running for standing in standings)
+            is_running = any(table_state.is_running for table_state in table_states)
             due_s = RUNNING_LOOK_S if is_running else FULL_LOOK_S
             if watching.has_changed() or clock() - looked > due_s:
                 break
@@ -73,39 +73,39 @@ def why_not_ready(question: Question, address: str | None, node: int | None = No
     """Describe each node's state, or the place to ask, for a wait that did not end with 0."""
     if is_client(address):
         return ["`ray-warmup status`, with the same address, says how the last run ended on each node"]
-    standings = question.look(environments_here(question.config, node))[0]
-    return [standing.text for standing in standings if standing.answer != "ready"]
+    table_states = question.look(environments_here(question.config, node))[0]
+    return [table_state.text for table_state in table_states if table_state.answer != "ready"]
 
 
-def exit_code_of(standings: Sequence[Standing]) -> int | None:
+def exit_code_of(table_states: Sequence[TableState]) -> int | None:
     """Return the exit code for one or several nodes: 0 if all classes are ready, 1 if one failed, or else None."""
-    answers = {standing.answer for standing in standings}
+    answers = {table_state.answer for table_state in table_states}
     if "failed" in answers:
         return EXIT_FAILED
     return EXIT_READY if answers == {"ready"} else None
 
 
-def exit_code_of_newest_run(standings: Sequence[Standing]) -> int | None:
+def exit_code_of_newest_run(table_states: Sequence[TableState]) -> int | None:
     """Return the exit code for a cluster's newest run on its nodes.
 
     Without any run, judge imported tables.
     """
-    told = [standing for standing in standings if standing.run_id]
+    told = [table_state for table_state in table_states if table_state.run_id]
     if not told:
-        return exit_code_of([standing for standing in standings if standing.has_table])
-    newest = max(told, key=lambda standing: standing.ended_at)
-    return exit_code_of([standing for standing in told if standing.run_id == newest.run_id])
+        return exit_code_of([table_state for table_state in table_states if table_state.has_table])
+    newest = max(told, key=lambda table_state: table_state.ended_at)
+    return exit_code_of([table_state for table_state in told if table_state.run_id == newest.run_id])
 
 
 def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept: Any) -> dict[str, Any]:
-    """Return this node's standings and cache root for a config.
+    """Return this node's table_states and cache root for a config.
 
     Runs as a task on the node.
     """
     settings = parse_config(config)
-    standings = Question(settings, rank, everyone, accept).standings({})
+    table_states = Question(settings, rank, everyone, accept).table_states({})
     root = resolve_paths(settings.cache).root
-    return {"root": str(root), "standings": [standing.to_json() for standing in standings]}
+    return {"root": str(root), "table_states": [table_state.to_json() for table_state in table_states]}
 
 
 class _Wait:
@@ -129,10 +129,10 @@ class _Wait:
         time.sleep(min(pause, self._deadline - now))
         return True
 
-    def say(self, standings: Sequence[Standing]) -> None:
+    def say(self, table_states: Sequence[TableState]) -> None:
         """Each text once, not at every look."""
-        for standing in standings:
-            self.warn(standing.text)
+        for table_state in table_states:
+            self.warn(table_state.text)
 
     def warn(self, text: str) -> None:
         """A text once."""
@@ -142,7 +142,7 @@ class _Wait:
 
 
 class _LastWord:
-    """Interpretation of this node's standings while a failed or interrupted run may have a successor."""
+    """Interpretation of this node's table_states while a failed or interrupted run may have a successor."""
 
     def __init__(self, question: Question, address: str | None, clock: Clock) -> None:
         self._question = question
@@ -152,28 +152,30 @@ class _LastWord:
         self._is_live = False
         self._gone_since: float | None = None
 
-    def of(self, standings: Sequence[Standing]) -> int | None:
+    def of(self, table_states: Sequence[TableState]) -> int | None:
         """Return the exit code as `exit_code_of` does.
 
         An interrupted run counts only after a while.
         """
-        code = exit_code_of(standings)
-        if any(standing.is_interrupted for standing in standings) and code is None:
-            code = self._broken_off(standings)
+        code = exit_code_of(table_states)
+        if any(table_state.is_interrupted for table_state in table_states) and code is None:
+            code = self._broken_off(table_states)
         else:
             self._gone_since = None
         if code == EXIT_FAILED and self._lives():
             return None
         return code
 
-    def _broken_off(self, standings: Sequence[Standing]) -> int | None:
+    def _broken_off(self, table_states: Sequence[TableState]) -> int | None:
         now = self._clock()
         self._gone_since = now if self._gone_since is None else self._gone_since
-        is_open = any(standing.answer == "unknown" and not standing.is_interrupted for standing in standings)
+        is_open = any(
+            table_state.answer == "unknown" and not table_state.is_interrupted for table_state in table_states
+        )
         if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():
             return None
         is_enough = self._question.accept == "table" and all(
-            standing.is_proven or standing.answer == "ready" for standing in standings
+            table_state.is_proven or table_state.answer == "ready" for table_state in table_states
         )
         return EXIT_READY if is_enough else EXIT_FAILED
 
@@ -222,12 +224,12 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     rows = _this_node(_ask_standings(question, near, wait), root)
     if rows is None:
         answers = _ask_standings(question, nodes_for(question.config, members), wait)
-        rows = [row for answer in answers for row in answer["standings"]]
-        code = exit_code_of_newest_run([Standing(**row) for row in rows])
+        rows = [row for answer in answers for row in answer["table_states"]]
+        code = exit_code_of_newest_run([TableState(**row) for row in rows])
     else:
-        code = exit_code_of([Standing(**row) for row in rows])
+        code = exit_code_of([TableState(**row) for row in rows])
     if code == EXIT_READY:
-        wait.say([Standing(**row) for row in rows])
+        wait.say([TableState(**row) for row in rows])
     return None if code == EXIT_FAILED and _is_running(question.config) else code
 
 
@@ -244,14 +246,14 @@ def _ask_standings(question: Question, nodes: Sequence[Node], wait: _Wait) -> li
 
 
 def _this_node(answers: Sequence[Mapping[str, Any]], root: str) -> list[dict[str, Any]] | None:
-    """Return the standings of this command's own node, or None if it runs on no node of the cluster.
+    """Return the table_states of this command's own node, or None if it runs on no node of the cluster.
 
     Of several nodes on this machine, those with its cache root count.
     """
     here = [answer for answer in answers if len(answers) == 1 or answer["root"] == root]
     if not here:
         return None
-    return [row for answer in here for row in answer["standings"]]
+    return [row for answer in here for row in answer["table_states"]]
 
 
 def _is_own(address: str) -> bool:

@@ -37,7 +37,7 @@ class Scope:
             if self.settings:
                 raise ConfigError("--set changes a config: give --config, too")
             return None
-        from ray_warmup.warmup.rank.workloads import checked
+        from ray_warmup.warmup.rank.rank_workloads import checked
 
         config = checked(load_config(self.config, self.settings or []))
         if not self.cluster and self.root is None and self.override_dir is None:

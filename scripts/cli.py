@@ -223,7 +223,7 @@ def root(
 
 def _config(name: str, overrides: list[str] | None) -> WarmupConfig:
     """Load a config as a run does, with its model's dimensions. Raises ConfigError."""
-    from ray_warmup.warmup.rank.workloads import checked
+    from ray_warmup.warmup.rank.rank_workloads import checked
 
     return checked(load_config(name, overrides or []))
 

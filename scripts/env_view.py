@@ -23,7 +23,7 @@ from ray_warmup.warmup.disk.writable import why_not_writable
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank
 from ray_warmup.warmup.rank.locations import Location, location_of
-from ray_warmup.warmup.rank.standing import Standing, standing_of
+from ray_warmup.warmup.rank.table_state import TableState, table_state_of
 from ray_warmup.warmup.store.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -65,9 +65,11 @@ def show_environment(
     1 where `check` finds no table or FlashInfer has no workspace: the shell is given a `false`, so that `eval` fails,
     too. What could not be had is said in comments, and in JSON as `notes`.
     """
-    standing = standing_of(config, _place(config, rank, node)[1])  # puts back a table that is not the committed one
+    table_state = table_state_of(
+        config, _place(config, rank, node)[1]
+    )  # puts back a table that is not the committed one
     found = environment_of(config, rank, node)
-    is_ready = standing.answer == "ready"
+    is_ready = table_state.answer == "ready"
     if as_json:
         settings = [asdict(setting) for setting in found.process.settings]
         document = {"table": str(found.table), "is_ready": is_ready, "notes": list(found.notes)}
@@ -77,7 +79,7 @@ def show_environment(
     else:
         _print_shell(found)
     if check and not is_ready:
-        return _refused(standing)
+        return _refused(table_state)
     return 0 if found.is_usable else 1
 
 
@@ -98,10 +100,10 @@ def show_paths(config: WarmupConfig, rank: int | None, node: int | None, *, chec
     code = 0
     for environment in environments_here(config, node):
         place = location_of(config, environment, rank)
-        standing = standing_of(config, place)
+        table_state = table_state_of(config, place)
         typer.echo(place.directory / TABLE_NAME)
-        if check and standing.answer != "ready":
-            code = _refused(standing)
+        if check and table_state.answer != "ready":
+            code = _refused(table_state)
     return code
 
 
@@ -114,8 +116,8 @@ def _place(config: WarmupConfig, rank: int | None, node: int | None) -> tuple[di
     return nodes[0], location_of(config, nodes[0], rank)
 
 
-def _refused(standing: Standing) -> int:
-    complain(standing.text)
+def _refused(table_state: TableState) -> int:
+    complain(table_state.text)
     return 1
 
 

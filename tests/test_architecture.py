@@ -324,7 +324,7 @@ def test_what_is_shipped_is_there() -> None:
 LOOSE_DICT = "dict[str, Any]"
 LOOSE_DICTS = 140
 """Uses of it in the product today, each at a border with JSON or YAML. The number only goes down."""
-STRING_KEYS = {"warmup/rank/standing.py": 9, "warmup/rank/notice.py": 6}
+STRING_KEYS = {"warmup/rank/table_state.py": 9, "warmup/rank/notice.py": 6}
 """Verdicts as they lie on a disk. The numbers only go down."""
 NAMED_PARTS = ("parts", "fingerprint", "environ", "memory", "identity", "addressed")
 

@@ -27,7 +27,7 @@ from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, key_digest
 from ray_warmup.warmup.caches import tuning_kernels
 from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
 from ray_warmup.warmup.tasks import Task, Workload, tasks_of
 

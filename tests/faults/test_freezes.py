@@ -25,7 +25,7 @@ RECOVERS_WITHIN_S = 45.0
 
 
 def stopped(pid: int) -> bool:
-    """Whether a process is there, standing still or not."""
+    """Whether a process is there, table_state still or not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

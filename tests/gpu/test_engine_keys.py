@@ -17,7 +17,7 @@ from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.engines.builtin.runner.projections import LoopedExperts
 from ray_warmup.warmup.engines.builtin.warmups.builtin_engine import BuiltinEngine
 from ray_warmup.warmup.engines.builtin.warmups.engine_outline import outline_of
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads
 from ray_warmup.warmup.tasks import Workload, tasks_of
 from ray_warmup.warmup.workloads import fused_moe
 from tests.lookups import lookups, tuned_keys

@@ -141,8 +141,8 @@ def _retime(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """
     from ray_warmup.warmup.cache_admin import retiming
     from ray_warmup.warmup.rank.forecast import forecast_rank
-    from ray_warmup.warmup.rank.opening import tuner_options
-    from ray_warmup.warmup.rank.workloads import runnable
+    from ray_warmup.warmup.rank.rank_setup import tuner_options
+    from ray_warmup.warmup.rank.rank_workloads import runnable
 
     config = _config(arguments)
     backend = arguments.get("backend") or config.cluster.backend_beside_gpus

@@ -16,7 +16,7 @@ from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.errors import ForecastError, StoreError
 from ray_warmup.warmup.rank.forecast import index_of
 from ray_warmup.warmup.rank.locations import Environment, Location, locations
-from ray_warmup.warmup.rank.standing import Accept, Standing, standing_of
+from ray_warmup.warmup.rank.table_state import Accept, TableState, table_state_of
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
 ASK_ELSEWHERE = "what a run writes here is waited for; a cluster can be asked with --address ray://HOST:10001"
@@ -36,8 +36,8 @@ class Question:
     """Every class of the configuration, not only those of the node's own ranks."""
     accept: Accept = "table"
 
-    def standings(self, environment: Environment) -> tuple[Standing, ...]:
-        """Return the standing of each selected class on a node.
+    def table_states(self, environment: Environment) -> tuple[TableState, ...]:
+        """Return the table_state of each selected class on a node.
 
         `environment` is that of a simulated node.
 
@@ -45,24 +45,24 @@ class Question:
         """
         return self.look((environment,))[0]
 
-    def look(self, environments: Sequence[Environment]) -> tuple[tuple[Standing, ...], Watching]:
-        """The standings on these nodes, and what tells when they may be others.
+    def look(self, environments: Sequence[Environment]) -> tuple[tuple[TableState, ...], Watching]:
+        """The table_states on these nodes, and what tells when they may be others.
 
         Watched are the index and each store, there or not yet; of many that are not what they would be in.
         """
         indexes = [index_of(self.config, resolve_paths(self.config.cache, node)).directory for node in environments]
         watching = Watching(indexes)  # before anything is read, so that nothing can change unseen
-        places, standings = list[Location](), list[Standing]()
+        places, table_states = list[Location](), list[TableState]()
         for environment in environments:
             try:
                 places += locations(self.config, environment, self.rank, everyone=self.everyone)
             except ForecastError as error:
-                standings.append(Standing("unknown", f"{error}; {ASK_ELSEWHERE}", "", has_table=False))
+                table_states.append(TableState("unknown", f"{error}; {ASK_ELSEWHERE}", "", has_table=False))
             except StoreError as error:
-                standings.append(Standing("unknown", str(error), "", has_table=False))
+                table_states.append(TableState("unknown", str(error), "", has_table=False))
         watching.add(_directories(places))
-        standings += [standing_of(self.config, place, self.accept) for place in places]
-        return tuple(standings), watching
+        table_states += [table_state_of(self.config, place, self.accept) for place in places]
+        return tuple(table_states), watching
 
 
 def _directories(places: Sequence[Location]) -> list[Path]:

@@ -1,7 +1,7 @@
 """Compiled code of one rank: restore stored code, build modules, share them, and install those of other ranks.
 
 A failed installation is a warning, and this node compiles for itself. The machine (`warmup/machine/compiling.py`)
-chooses the nodes that build. `warmup/rank/collecting.py` chooses the contents of an artifact.
+chooses the nodes that build. `warmup/rank/artifact_collector.py` chooses the contents of an artifact.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.messages.answers import Compiled, InstalledModules, PackedModules, Surveyed
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.rank.collecting import ArtifactCollector, CollectedContents, ReplayPlan
-from ray_warmup.warmup.rank.kept_kernels import KeptKernels
+from ray_warmup.warmup.rank.artifact_collector import ArtifactCollector, CollectedContents, ReplayPlan
 from ray_warmup.warmup.rank.module_build import ModuleBuild
 from ray_warmup.warmup.rank.packing import header as header_of
+from ray_warmup.warmup.rank.stored_tuning_kernels import StoredTuningKernels
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class RankCompilation:
         self._part = part
         self._store = store
         self._key = key
-        self._kernels = KeptKernels(part, store if keeps_tuning_kernels else None)
+        self._kernels = StoredTuningKernels(part, store if keeps_tuning_kernels else None)
         self._collecting = ArtifactCollector(tuner, part, store, replay, self._kernels)
         self._provider: Path | None = None
         self._refused: tuple[str, ...] = ()

@@ -23,8 +23,8 @@ from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
 from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
-from ray_warmup.warmup.rank.lacking import lacking
-from ray_warmup.warmup.rank.workloads import foreseen_skips, rank_workloads, runnable
+from ray_warmup.warmup.rank.missing_tasks import missing_tasks
+from ray_warmup.warmup.rank.rank_workloads import foreseen_skips, rank_workloads, runnable
 from ray_warmup.warmup.store.node_index import NodeIndex
 from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
@@ -117,7 +117,7 @@ def forecast_rank(
     check = partial(refusal_in, store, key)
     stored = store.lookup(key.as_dict(), read_only=True, check=check)
     if stored.hit:
-        reason = "" if stored.manifest is None else lacking(config, store, stored.manifest, told.workloads)
+        reason = "" if stored.manifest is None else missing_tasks(config, store, stored.manifest, told.workloads)
     else:
         reason = stored.reason + _nearest(store.directory, key)
     return Forecast(

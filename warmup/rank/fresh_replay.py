@@ -157,7 +157,7 @@ def replay(request: FreshReplay) -> FreshlyReplayed:
     """The child's work: prepare, load, replay."""
     from ray_warmup.warmup.device.memory_budget import fit_buckets
     from ray_warmup.warmup.device.tuner import TunerOptions
-    from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
+    from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
 
     config = parse_config(request.config)
     believe(config.cache)

@@ -13,7 +13,7 @@ from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.device.host_facts import UNKNOWN, version_of
 from ray_warmup.warmup.errors import ForecastError
 from ray_warmup.warmup.rank.forecast import directory_of, fingerprint_of, foretell, index_of
-from ray_warmup.warmup.rank.workloads import representatives
+from ray_warmup.warmup.rank.rank_workloads import representatives
 from ray_warmup.warmup.store.node_index import Written, host_name, of_this_node
 from ray_warmup.warmup.store.node_paths import resolve_paths
 

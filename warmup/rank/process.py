@@ -33,14 +33,16 @@ from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.values import Header, Heartbeat
-from ray_warmup.warmup.rank.black_box import crash_record_path
+from ray_warmup.warmup.rank.activity import RankActivity
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
+from ray_warmup.warmup.rank.crash_recorder import crash_record_path
 from ray_warmup.warmup.rank.delivery import ArtifactExchange
 from ray_warmup.warmup.rank.description import describe, outline
 from ray_warmup.warmup.rank.engine import RankEngine
-from ray_warmup.warmup.rank.files import RankFiles
 from ray_warmup.warmup.rank.notice import Notice
-from ray_warmup.warmup.rank.opening import (
+from ray_warmup.warmup.rank.packing import ancestor_of
+from ray_warmup.warmup.rank.rank_files import RankFiles
+from ray_warmup.warmup.rank.rank_setup import (
     ReplayIdentity,
     compiled_work,
     open_store,
@@ -48,9 +50,7 @@ from ray_warmup.warmup.rank.opening import (
     tuner_options,
     workspace_is_made,
 )
-from ray_warmup.warmup.rank.packing import ancestor_of
-from ray_warmup.warmup.rank.record import RankRecord
-from ray_warmup.warmup.rank.workloads import rank_workloads, runnable
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -78,7 +78,7 @@ class RankProcess:
         """Keep the arguments. `factory` names `make_tuner` for another process, none ships no kernels."""
         self.info = info
         self._run_id = run_id
-        self._record = RankRecord()
+        self._record = RankActivity()
         self._kept_away: tuple[TacticId, ...] = ()
         self._config = config
         self._backend = backend
@@ -131,8 +131,8 @@ class RankProcess:
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
-                box = crash_record_path(self._store.directory, self._run_id, self.info.rank)
-                self._record.open(box, self._config.cache.dir_mode)
+                path = crash_record_path(self._store.directory, self._run_id, self.info.rank)
+                self._record.open(path, self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
             self._notice = Notice(self._config, self._backend, self.info, self._run_id, self._store, self._key)
             self._notice.renew()

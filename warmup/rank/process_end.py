@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.rank.black_box import read_crash_record
+from ray_warmup.warmup.rank.crash_recorder import read_crash_record
 from ray_warmup.warmup.store.leases import process_identity
 
 POLL_S = 0.05
@@ -73,7 +73,7 @@ def see_off(target: Target, patience_s: float) -> str:
     return KILLED if _is_gone_within(target, LEAVES_WITHIN_S) else STAYS
 
 
-def stacks_of(target: Target, number: int, box: Path | None) -> str:
+def stacks_of(target: Target, number: int, crash_record: Path | None) -> str:
     """Make a process write its stacks into its crash record, and return them.
 
     Empty if it does not.
@@ -81,7 +81,7 @@ def stacks_of(target: Target, number: int, box: Path | None) -> str:
     if not send(target, number):
         return ""
     time.sleep(STACKS_S)
-    words = None if box is None else read_crash_record(box)
+    words = None if crash_record is None else read_crash_record(crash_record)
     return "" if words is None else words.stack
 
 

@@ -19,7 +19,7 @@ from ray_warmup.actors.waiting import _is_own, _this_node, exit_code_of_newest_r
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.rank.asking import Question
-from ray_warmup.warmup.rank.standing import Standing
+from ray_warmup.warmup.rank.table_state import TableState
 from ray_warmup.warmup.store.leases import process_identity
 from tests.endings import Place, place_of
 
@@ -268,28 +268,28 @@ def test_what_happens_meanwhile_is_seen(config: WarmupConfig, clock: Time) -> No
     assert clock.now < 45.0
 
 
-def standing(answer: Any, run_id: str = "", ended_at: float = 0.0, *, has_table: bool = False) -> Standing:
+def table_state(answer: Any, run_id: str = "", ended_at: float = 0.0, *, has_table: bool = False) -> TableState:
     """One class somewhere."""
-    return Standing(answer, "", "/t", has_table, run_id=run_id, ended_at=ended_at)
+    return TableState(answer, "", "/t", has_table, run_id=run_id, ended_at=ended_at)
 
 
 def test_a_cluster_is_as_its_newest_run_left_it() -> None:
     """Older verdicts and idle nodes do not count for who looks on; a node of that run without its table does."""
-    old, new = standing("failed", "a", 1.0), standing("ready", "b", 2.0, has_table=True)
-    idle, lost = standing("unknown"), standing("unknown", "b", 2.0)
+    old, new = table_state("failed", "a", 1.0), table_state("ready", "b", 2.0, has_table=True)
+    idle, lost = table_state("unknown"), table_state("unknown", "b", 2.0)
     assert exit_code_of_newest_run([]) is None
     assert exit_code_of_newest_run([idle]) is None
     assert exit_code_of_newest_run([old, new, new, idle]) == EXIT_READY
     assert exit_code_of_newest_run([new, lost]) is None
-    assert exit_code_of_newest_run([new, standing("failed", "c", 3.0)]) == EXIT_FAILED
-    assert exit_code_of_newest_run([standing("ready", has_table=True), idle]) == EXIT_READY
+    assert exit_code_of_newest_run([new, table_state("failed", "c", 3.0)]) == EXIT_FAILED
+    assert exit_code_of_newest_run([table_state("ready", has_table=True), idle]) == EXIT_READY
 
 
 def test_the_node_that_is_asked_is_this_one() -> None:
     """Of several on this machine the one with this process' cache root; from a machine that is no node none."""
-    one, two = ({"root": f"/{name}", "standings": [{"text": name}]} for name in ("one", "two"))
-    assert _this_node([one], "/any") == one["standings"]
-    assert _this_node([one, two], "/two") == two["standings"]
+    one, two = ({"root": f"/{name}", "table_states": [{"text": name}]} for name in ("one", "two"))
+    assert _this_node([one], "/any") == one["table_states"]
+    assert _this_node([one, two], "/two") == two["table_states"]
     assert _this_node([one, two], "/any") is None
     assert _this_node([], "/one") is None
     assert [_is_own(address) for address in ("127.0.0.1", "192.0.2.1", "no address")] == [True, False, False]

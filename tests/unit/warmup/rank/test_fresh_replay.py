@@ -36,7 +36,7 @@ from pathlib import Path
 from ray_warmup.configs import parse_config
 from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads
 from ray_warmup.warmup.tasks import tasks_of
 config = parse_config(json.loads(sys.argv[1]))
 tuner = FlashInferTuner("cpu")

@@ -17,7 +17,7 @@ from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.rank.process import RankProcess
-from ray_warmup.warmup.rank.standing import standing_of, state_of
+from ray_warmup.warmup.rank.table_state import state_of, table_state_of
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.fakes import METADATA, ScriptedTuner
@@ -85,7 +85,7 @@ def test_how_it_ended_names_the_table(tmp_path: Path) -> None:
     assert run.verdict()["table_sha256"] == hashlib.sha256(table).hexdigest()
     (place,) = locations(run.config, {})
     assert (place.ranks, place.key.as_dict()["cublas_version"]) == ((0, 1), "13.9.9")
-    assert standing_of(run.config, place).answer == "ready"
+    assert table_state_of(run.config, place).answer == "ready"
 
 
 def test_a_table_that_only_failed_runs_know_does_not_serve(tmp_path: Path) -> None:
@@ -94,15 +94,15 @@ def test_a_table_that_only_failed_runs_know_does_not_serve(tmp_path: Path) -> No
     first.look_up()
     first.end(ended("run-1", ready=False))
     (place,) = locations(first.config, {})
-    assert standing_of(first.config, place).answer == "failed"
+    assert table_state_of(first.config, place).answer == "failed"
     good, bad = Run(tmp_path, "run-2"), Run(tmp_path, "run-3")
     good.end(ended("run-2", ready=True))
-    assert standing_of(first.config, place).answer == "ready"
+    assert table_state_of(first.config, place).answer == "ready"
     bad.look_up()
     bad.end(ended("run-3", ready=False), tunes=False)
-    standing = standing_of(first.config, place)
-    assert (standing.answer, "run-3 failed" in standing.text) == ("ready", True)
-    assert standing_of(first.config, place, "verdict").answer == "failed"
+    table_state = table_state_of(first.config, place)
+    assert (table_state.answer, "run-3 failed" in table_state.text) == ("ready", True)
+    assert table_state_of(first.config, place, "verdict").answer == "failed"
 
 
 def test_a_restart_with_another_library_takes_the_rows_place(tmp_path: Path) -> None:

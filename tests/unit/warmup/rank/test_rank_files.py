@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.rank.files import RankFiles
+from ray_warmup.warmup.rank.rank_files import RankFiles
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import TacticId
 from tests.artifacts import make_result

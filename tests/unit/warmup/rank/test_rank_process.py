@@ -12,8 +12,8 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages.answers import Replayed
 from ray_warmup.warmup.messages.values import Heartbeat
-from ray_warmup.warmup.rank.opening import workspace_is_made
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.rank_setup import workspace_is_made
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads
 from tests.fakes import ScriptedTuner
 from tests.lone_rank import RankMaker, blobs_of, pack, tasks_of, traveled
 

@@ -16,7 +16,6 @@ from ray_warmup.warmup.caches import tuning_kernels
 from ray_warmup.warmup.messages.answers import Installed
 from ray_warmup.warmup.messages.questions import Install
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.rank import collecting
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import CompilingReplay, ScriptedTuner

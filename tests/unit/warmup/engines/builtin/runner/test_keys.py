@@ -16,7 +16,7 @@ from ray_warmup.configs.model import load_model, presets
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.engines.builtin.runner.scheduler import ServedRequest
 from ray_warmup.warmup.engines.builtin.warmups.engine_outline import outline_of
-from ray_warmup.warmup.rank.workloads import rank_workloads
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads
 from ray_warmup.warmup.tasks import tasks_of
 from ray_warmup.warmup.workloads import fused_moe
 from tests.lookups import lookups, tuned_keys

@@ -15,7 +15,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Workload, tasks_of
 
 
-def lacking(config: WarmupConfig, store: NodeStore, manifest: Manifest, workloads: Sequence[Workload]) -> str:
+def missing_tasks(config: WarmupConfig, store: NodeStore, manifest: Manifest, workloads: Sequence[Workload]) -> str:
     """Describe the tasks that a run would measure although its key hits. Empty if there are none.
 
     The bound is `autotune.max_memory_bytes`. The device's free memory is not known here.

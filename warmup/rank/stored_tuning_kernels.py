@@ -16,7 +16,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 logger = logging.getLogger(__name__)
 
 
-class KeptKernels:
+class StoredTuningKernels:
     """Kept kernels of one probed rank.
 
     `store` is None if none are kept.

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from ray_warmup.warmup.device.tuner import Watch
 from ray_warmup.warmup.messages.values import CrashRecord, Heartbeat
-from ray_warmup.warmup.rank.black_box import CrashRecorder
+from ray_warmup.warmup.rank.crash_recorder import CrashRecorder
 
 logger = logging.getLogger(__name__)
 
 IDLE = "idle"
 
 
-class RankRecord:
+class RankActivity:
     """Current method and task with their start.
 
     Also on disk once `open` is called.
@@ -23,21 +23,21 @@ class RankRecord:
 
     def __init__(self) -> None:
         self._doing = (IDLE, "", time.monotonic())
-        self._box: CrashRecorder | None = None
+        self._recorder: CrashRecorder | None = None
         self.last_words: CrashRecord | None = None
         """What this rank's previous process wrote last; None when this is the first, or it left nothing."""
 
     def open(self, path: Path, dir_mode: int) -> None:
         """Read what the predecessor left at `path` and write on there. A disk that refuses costs only the record."""
-        if self._box is not None:
+        if self._recorder is not None:
             return
         try:
-            self._box = CrashRecorder(path, dir_mode)
+            self._recorder = CrashRecorder(path, dir_mode)
         except OSError as error:
             logger.warning("no record of tactics is kept: %s", error)
             return
-        self.last_words = self._box.predecessor
-        self._box.listen()
+        self.last_words = self._recorder.predecessor
+        self._recorder.listen()
 
     def begin(self, method: str, task_id: str) -> None:
         """A method begins."""
@@ -67,16 +67,16 @@ class RankRecord:
 
     def close(self) -> None:
         """Nothing stays on disk."""
-        box, self._box = self._box, None
-        if box is not None:
-            box.close()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close()
 
     def _note(self, *words: str) -> None:
         """A disk that is full by now costs only the record, too."""
-        if self._box is None:
+        if self._recorder is None:
             return
         try:
-            self._box.note(*words)
+            self._recorder.note(*words)
         except OSError as error:
             logger.warning("no record of tactics is kept any more: %s", error)
             self.close()

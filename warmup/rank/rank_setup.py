@@ -17,10 +17,10 @@ from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
 from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.messages.replays import FreshReplay
-from ray_warmup.warmup.rank.collecting import TABLE_ALONE, ReplayPlan
+from ray_warmup.warmup.rank.artifact_collector import TABLE_ALONE, ReplayPlan
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
 from ray_warmup.warmup.rank.engine import off_reason
-from ray_warmup.warmup.rank.files import RankFiles
+from ray_warmup.warmup.rank.rank_files import RankFiles
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_paths import NodePaths
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath

@@ -24,7 +24,7 @@ from ray_warmup.warmup.store.leases import process_identity
 logger = logging.getLogger(__name__)
 
 SIGNAL = signal.SIGUSR2
-"""Sent to a hung rank from outside; its stacks are in the box then."""
+"""Sent to a hung rank from outside; its stacks are in the crash record then."""
 RECORD_BYTES = 4096
 STACK_BYTES = 65536
 NOTED = tuple(field.name for field in fields(CrashRecord) if field.name != "stack")
@@ -49,7 +49,7 @@ class CrashRecorder:
         self._stack = os.open(self._stack_path, _FLAGS | os.O_TRUNC | os.O_APPEND, 0o600)
 
     def listen(self) -> None:
-        """From now on fatal signals and SIGNAL write this process' stacks into the box."""
+        """From now on fatal signals and SIGNAL write this process' stacks into the crash record."""
         faulthandler.enable(file=self._stack)
         faulthandler.register(SIGNAL, file=self._stack, all_threads=True)
 

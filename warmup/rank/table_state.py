@@ -39,7 +39,7 @@ Answer = Literal["ready", "failed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TableState:
     """One class on one node."""
 
     answer: Answer
@@ -78,7 +78,7 @@ def state_of(verdict: Mapping[str, Any]) -> State:
     return "ready" if verdict["ready"] else "failed"
 
 
-def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table") -> Standing:
+def table_state_of(config: WarmupConfig, place: Location, accept: Accept = "table") -> TableState:
     """Read one class's table and verdict.
 
     A table that is not the committed one is restored if possible.
@@ -87,7 +87,7 @@ def standing_of(config: WarmupConfig, place: Location, accept: Accept = "table")
     served = _served(store, place.key, needs_guard=config.guard.enabled)
     verdict = store.load_verdict()
     answer, text, interrupted = _answer_of(store, served, verdict, accept)
-    return Standing(
+    return TableState(
         answer,
         text,
         str(store.table_path),

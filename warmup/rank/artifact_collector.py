@@ -18,7 +18,7 @@ from ray_warmup.warmup.errors import LoadError
 from ray_warmup.warmup.messages.answers import Warmed
 from ray_warmup.warmup.messages.replays import FreshReplay
 from ray_warmup.warmup.rank.fresh_replay import FreshProcess
-from ray_warmup.warmup.rank.kept_kernels import KeptKernels
+from ray_warmup.warmup.rank.stored_tuning_kernels import StoredTuningKernels
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ReplayPlan:
     """The environment of that process."""
     timeout_s: float
     covers: str
-    """Coverage of an artifact with everything that such a replay compiles, from `warmup/rank/opening.py`."""
+    """Coverage of an artifact with everything that such a replay compiles, from `warmup/rank/rank_setup.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ArtifactCollector:
         part: NodeKernelCaches,
         store: NodeStore | None,
         replay: ReplayPlan | None,
-        kernels: KeptKernels,
+        kernels: StoredTuningKernels,
     ) -> None:
         self._tuner = tuner
         self._part = part
