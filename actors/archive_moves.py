@@ -18,7 +18,7 @@ from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.ops import write_export
+from ray_warmup.warmup.cache_admin.store_changes import write_export
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.errors import StoreError
 

@@ -20,7 +20,7 @@ from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.machine.probing import resolve_strategy
 from ray_warmup.warmup.rank.engine import predicted
 from ray_warmup.warmup.rank.forecast import forecast_rank
-from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 
 PROBE_TIMEOUT_S = 120.0
 
@@ -99,7 +99,7 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
         # SPREAD fills the emptiest node next, PACK fills one node before the next.
         node_id = pinned or (max(choices, key=lambda n: room[n]) if spread else choices[0])
         room[node_id] -= 1
-        placements.append(Placement(index, node_id, address=address[node_id]))
+        placements.append(ActorLocation(index, node_id, address=address[node_id]))
     here = ray.get_runtime_context().get_node_id()
     return assign_ranks(placements, here)
 

@@ -27,7 +27,7 @@ from ray_warmup.warmup.errors import StoreError, TuningError
 from ray_warmup.warmup.messages.values import Heartbeat, Located
 from ray_warmup.warmup.messages.wire import QUESTIONS, from_bytes, to_bytes
 from ray_warmup.warmup.rank.process_end import started_at
-from ray_warmup.warmup.ranks import Placement, RankInfo
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo
 from ray_warmup.warmup.store.node_paths import flashinfer_environment, resolve_paths
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class RankActor:
     def locate(self) -> bytes:
         """Return this actor's location and versions, as a `Located`."""
         context = ray.get_runtime_context()
-        place = Placement(
+        place = ActorLocation(
             bundle_index=self._bundle_index,
             node_id=context.get_node_id(),
             gpu_ids=tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])),

@@ -61,7 +61,7 @@ def run(
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):
-        from ray_warmup.scripts.engine_running import run_engine_and_show
+        from ray_warmup.scripts.engine_run_command import run_engine_and_show
 
         _exit(run_engine_and_show(request, report_path=report, retune=retune, wait=not no_wait))
     settings = _config(config, override)

@@ -12,7 +12,7 @@ from ray_warmup.warmup.codec import message
 
 
 @message
-class Placement:
+class ActorLocation:
     """An actor's node, GPUs and process, as the actor reports them."""
 
     bundle_index: int
@@ -50,14 +50,14 @@ class RankInfo:
         return f"rank {self.rank} on node {self.node_id[:8]} ({self.address}{gpu})"
 
 
-def assign_ranks(placements: Sequence[Placement], first_node: str | None = None) -> tuple[RankInfo, ...]:
+def assign_ranks(placements: Sequence[ActorLocation], first_node: str | None = None) -> tuple[RankInfo, ...]:
     """Number ranks contiguously per node: `first_node` first, then by node id, and inside a node by GPU, then bundle.
 
     Bundle order is not node order (SPREAD interleaves), so it only breaks ties.
 
     Example: bundles 0,2 on node "b" and 1,3 on node "a" with `first_node="b"` give ranks 0,1 on "b" and 2,3 on "a".
     """
-    by_node: dict[str, list[Placement]] = {}
+    by_node: dict[str, list[ActorLocation]] = {}
     for place in placements:
         by_node.setdefault(place.node_id, []).append(place)
     ranks: list[RankInfo] = []
@@ -83,7 +83,7 @@ def assign_ranks(placements: Sequence[Placement], first_node: str | None = None)
     return tuple(ranks)
 
 
-def moved(known: Sequence[RankInfo], rank: int, place: Placement) -> RankInfo:
+def moved(known: Sequence[RankInfo], rank: int, place: ActorLocation) -> RankInfo:
     """A rank on another node than before: same number, the node's next free local rank.
 
     Ranks of one node are no longer numbered one after the other then, and what its new neighbours were told of the
@@ -105,7 +105,7 @@ def moved(known: Sequence[RankInfo], rank: int, place: Placement) -> RankInfo:
     )
 
 
-def _within_node(place: Placement) -> tuple[list[tuple[int, str]], int]:
+def _within_node(place: ActorLocation) -> tuple[list[tuple[int, str]], int]:
     """GPU ids are numbers as strings (or UUIDs): compare numbers as numbers."""
     # UUIDs sort behind every number.
     return [(int(g) if g.isdigit() else 1 << 30, g) for g in place.gpu_ids], place.bundle_index

@@ -22,7 +22,7 @@ from ray_warmup.warmup.machine.summary import summarize
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.messages.wire import to_bytes
-from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 from tests.sim.model_class import ModelClass
 from tests.sim.model_state import Table
@@ -80,7 +80,7 @@ class Clocked:
 def infos_of(ranks: int) -> tuple[RankInfo, ...]:
     """Ranks on nodes of eight."""
     places = [
-        Placement(rank, f"node{rank // PER_NODE:05d}", (str(rank % PER_NODE),), f"10.0.{rank // 2000}.{rank % 250}")
+        ActorLocation(rank, f"node{rank // PER_NODE:05d}", (str(rank % PER_NODE),), f"10.0.{rank // 2000}.{rank % 250}")
         for rank in range(ranks)
     ]
     return assign_ranks(places, "node00000")

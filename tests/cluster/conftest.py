@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lanes import pytest_xdist_make_scheduler
 from tests.testbed import Case, Testbed, hold, release
+from tests.xdist_lanes import pytest_xdist_make_scheduler
 
 __all__ = ["bed", "case", "pytest_xdist_make_scheduler"]
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.cluster.conftest import bed, case
-from tests.lanes import pytest_xdist_make_scheduler
+from tests.xdist_lanes import pytest_xdist_make_scheduler
 
 __all__ = ["bed", "case", "pytest_xdist_make_scheduler"]

@@ -21,7 +21,7 @@ from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
 
-TRACED = "tests.traced:make_traced_tuner"
+TRACED = "tests.traced_tuner:make_traced_tuner"
 TASKS = 5
 PHASES = MOMENTS | {"COMPILING": ("missing_modules", 1)}
 WITHIN_S = 90.0

@@ -13,7 +13,7 @@ from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.errors import DeadContextError
 from ray_warmup.warmup.tasks import Choice
-from tests import planted
+from tests import planted_tactics as planted
 
 STRAY = 7
 DEVICE = "cuda:0"

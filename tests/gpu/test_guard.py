@@ -17,7 +17,7 @@ from ray_warmup.warmup.device.guard.op_contest import CUDA_LEAD_LAPS, OpContest
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, Task
 from ray_warmup.warmup.workloads.base import builder_for
-from tests import planted
+from tests import planted_tactics as planted
 from tests.gpu.cases import gemms_of_70b
 
 OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
@@ -74,7 +74,13 @@ def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
 
 @pytest.mark.parametrize(
     "tactic",
-    [planted.SECOND_CALL, planted.OTHER_WEIGHT, planted.TAIL, planted.WORKSPACE, planted.IN_GRAPH],
+    [
+        planted.SECOND_CALL,
+        planted.OTHER_WEIGHT,
+        planted.TAIL,
+        planted.WORKSPACE,
+        planted.IN_GRAPH,
+    ],
 )
 def test_a_winner_that_is_right_only_once_gives_way(tactic: int) -> None:
     """Wrong when called again, for another weight, below the bucket, on a used workspace, in a graph: refused."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.messages.values import PoolTask
-from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import TaskOutcome
 from tests.sim.model_class import ModelClass
 from tests.sim.model_state import Directory, Table
@@ -167,7 +167,7 @@ def build(schedule: Schedule) -> tuple[World, tuple[RankInfo, ...], random.Rando
     """The cluster before the run: who is where, and what earlier runs left on the nodes."""
     rng, shape = random.Random(f"world {schedule.seed}"), schedule.shape
     places = [
-        Placement(bundle, f"node{bundle % shape.nodes:03d}", (str(bundle // shape.nodes),), f"10.0.0.{bundle}")
+        ActorLocation(bundle, f"node{bundle % shape.nodes:03d}", (str(bundle // shape.nodes),), f"10.0.0.{bundle}")
         for bundle in range(shape.ranks)
     ]
     infos = assign_ranks(places, "node000")

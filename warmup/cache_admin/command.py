@@ -24,9 +24,7 @@ from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
-from ray_warmup.warmup.cache_admin import ops as cache_ops
-from ray_warmup.warmup.cache_admin import quarantining
-from ray_warmup.warmup.cache_admin import views as cache_views
+from ray_warmup.warmup.cache_admin import quarantining, store_changes, store_inspection
 from ray_warmup.warmup.cache_admin.compiled_install import put_in_place
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.artifact_install import provider_directory
@@ -73,10 +71,10 @@ def _config(arguments: Arguments) -> WarmupConfig:
     return parse_config(arguments["config"]).model_copy(update={"cache": _section(arguments)})
 
 
-def _search(paths: NodePaths, arguments: Arguments) -> cache_views.Found:
-    found = cache_views.search(paths.root, paths.override)
+def _search(paths: NodePaths, arguments: Arguments) -> store_inspection.Found:
+    found = store_inspection.search(paths.root, paths.override)
     named = tuple(path for path in found.stores if path.name.startswith(arguments.get("key") or ""))
-    return cache_views.Found(named, found.unreadable)
+    return store_inspection.Found(named, found.unreadable)
 
 
 def _stores(paths: NodePaths, arguments: Arguments) -> tuple[Path, ...]:
@@ -113,15 +111,15 @@ def _one(paths: NodePaths, arguments: Arguments) -> Path:
 
 def _ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     unreadable = _search(paths, arguments).unreadable
-    rows = cache_views.list_stores(_those_that_can_be_read(paths, arguments), unreadable)
+    rows = store_inspection.list_stores(_those_that_can_be_read(paths, arguments), unreadable)
     return all(row.is_readable for row in rows), [asdict(row) for row in rows]
 
 
 def _verify(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     found = _search(paths, arguments)
-    rows = [cache_views.verify_store(path) for path in _those_that_can_be_read(paths, arguments)]
+    rows = [store_inspection.verify_store(path) for path in _those_that_can_be_read(paths, arguments)]
     lost = zip(found.unreadable, found.problems, strict=True)
-    rows += [cache_views.Verification(path, 0, 0, 0, (problem,)) for (path, _), problem in lost]
+    rows += [store_inspection.Verification(path, 0, 0, 0, (problem,)) for (path, _), problem in lost]
     return all(not row.problems for row in rows), [asdict(row) for row in rows]
 
 
@@ -175,15 +173,15 @@ def _explain(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     forecasts = [forecast_rank(config, place.ranks[0]) for place in locations(config, {}, rank)]
     forecast = next((found for found in forecasts if not found.hit), forecasts[0])
     directory = forecast.table_path.parent
-    stores = cache_views.find_stores(paths.root, paths.override)
-    row = cache_views.explain(directory, forecast.key.as_dict(), stores)
+    stores = store_inspection.find_stores(paths.root, paths.override)
+    row = store_inspection.explain(directory, forecast.key.as_dict(), stores)
     result = asdict(row) | {"hit": forecast.hit, "reason": row.reason or forecast.reason}
     return forecast.hit, result
 
 
 def _diff(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     path = _one(paths, arguments)
-    (row,) = cache_views.list_stores((path,))
+    (row,) = store_inspection.list_stores((path,))
     new = arguments.get("new") or row.current
     earlier = [number for number in row.generations if new is not None and number < new]
     old = arguments.get("old") or max(earlier, default=None)
@@ -200,9 +198,9 @@ def _export(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     """
     path, file, generation = _one(paths, arguments), arguments.get("file"), arguments.get("generation")
     if file is None:
-        data = cache_ops.export_bytes(path, generation)
+        data = store_changes.export_bytes(path, generation)
         return True, {"store": str(path), "bytes": len(data), "data": data}
-    size = cache_ops.export_store(path, Path(file), generation)
+    size = store_changes.export_store(path, Path(file), generation)
     return True, {"store": str(path), "file": file, "bytes": size}
 
 
@@ -215,7 +213,7 @@ def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     modes = section.modes if arguments.get("config") else None
     source = Path(arguments["file"]) if data is None else data
     force = bool(arguments.get("force"))
-    done = cache_ops.import_archive(source, paths.root, paths.override, modes=modes, force=force)
+    done = store_changes.import_archive(source, paths.root, paths.override, modes=modes, force=force)
     store = NodeStore(done.path.parent)
     supersede_verdict(store, done.sha256, "cache import")
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), modes=store.modes)
@@ -226,7 +224,7 @@ def _import(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 
 
 def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
-    rules = cache_ops.PruneRules(
+    rules = store_changes.PruneRules(
         keep_generations=arguments.get("keep"),
         older_than_days=arguments.get("older_than_days"),
         max_bytes=arguments.get("max_bytes"),
@@ -234,11 +232,11 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     )
     found, stores = _search(paths, arguments), _those_that_can_be_read(paths, arguments)
     now = now_in(paths.override or paths.root) if arguments.get("yes") else time.time()
-    plan = cache_ops.plan_prune(stores, rules, now)
-    untouched = [*found.problems, *cache_ops.untouchable(stores)]
+    plan = store_changes.plan_prune(stores, rules, now)
+    untouched = [*found.problems, *store_changes.untouchable(stores)]
     result: dict[str, Any] = {"plan": [asdict(row) for row in plan], "done": None}
     if arguments.get("yes"):
-        done = cache_ops.apply_prune(plan, stores, time.time)
+        done = store_changes.apply_prune(plan, stores, time.time)
         forget_lost(paths.root, paths.override)
         untouched = list(dict.fromkeys([*untouched, *done.untouched]))
         result["done"] = asdict(done)
@@ -248,12 +246,12 @@ def _prune(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
 def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     path, force = _one(paths, arguments), bool(arguments.get("force"))
     if not arguments.get("plan"):
-        done = cache_ops.rollback(path, arguments.get("generation"), force=force)
+        done = store_changes.rollback(path, arguments.get("generation"), force=force)
         supersede_verdict(NodeStore(path), done.table, "cache rollback")
         return True, asdict(done)
     if not force:
-        cache_ops.refuse_live(path)
-    return True, asdict(cache_ops.plan_rollback(path, arguments.get("generation")))
+        store_changes.refuse_live(path)
+    return True, asdict(store_changes.plan_rollback(path, arguments.get("generation")))
 
 
 def _quarantine_ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:

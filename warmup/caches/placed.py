@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.disk.publish import Buffer, store_error
+from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.notes import read_note, write_note
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class PlacedRegister:
 
 def register(root: Path) -> PlacedRegister:
     """Return the register of a cache root."""
-    return PlacedRegister(root / "engine_caches" / FOLDER)
+    return PlacedRegister(root / ENGINE_CACHES / FOLDER)
 
 
 def digest_of(files: Mapping[str, Buffer]) -> str:

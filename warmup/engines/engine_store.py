@@ -14,9 +14,8 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, key_difference
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
-
-FOLDER = "engine_caches"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Found:
 
 def store_directory(root: Path, engine: str, version: str, sha256: str) -> Path:
     """Return the directory of one identity's store."""
-    return root / FOLDER / engine / version / sha256
+    return root / ENGINE_CACHES / engine / version / sha256
 
 
 def find(root: Path, engine: str, version: str, parts: tuple[tuple[str, str], ...], sha256: str) -> Found:
@@ -57,7 +56,7 @@ def load(store: NodeStore, kinds: tuple[Kind, ...]) -> Artifact:
 
 def stores(root: Path, engine: str, version: str) -> Iterator[NodeStore]:
     """Every store of one engine version on this node."""
-    base = root / FOLDER / engine / version
+    base = root / ENGINE_CACHES / engine / version
     if base.is_dir():
         yield from (NodeStore(path) for path in sorted(base.iterdir()) if path.is_dir())
 

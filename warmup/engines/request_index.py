@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.notes import read_note, write_note
 
 FOLDER = "requests"
@@ -57,4 +58,4 @@ def find(root: Path, digest: str) -> RequestRow | None:
 
 
 def _file(root: Path, digest: str) -> Path:
-    return root / "engine_caches" / FOLDER / f"{digest}.json"
+    return root / ENGINE_CACHES / FOLDER / f"{digest}.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_warmup.warmup.codec import message
-from ray_warmup.warmup.ranks import Placement
+from ray_warmup.warmup.ranks import ActorLocation
 from ray_warmup.warmup.tasks import Count, Duration
 
 
@@ -97,7 +97,7 @@ class Heartbeat:
 class Located:
     """Location of an actor and the versions that must agree between processes."""
 
-    place: Placement
+    place: ActorLocation
     versions: dict[str, str]
 
 

@@ -20,7 +20,7 @@ LIFETIMES_S = {"markers": DAY_S, "running": DAY_S, "partial": 7 * DAY_S}
 
 A marker lasts for one phase, a run for hours. Partial results save hours.
 """
-CRASH_RECORD_LIMIT = 1 << 20
+RECORD_LIMIT = 1 << 20
 STACK = ".stack"
 
 
@@ -58,15 +58,13 @@ def _is_in_use(path: Path) -> bool:
 
     A record that names no process counts as unused.
     """
-    crash_record = path.with_name(path.name.removesuffix(STACK))
+    record = path.with_name(path.name.removesuffix(STACK))
     try:
-        document = parse_json(
-            read_regular(crash_record, CRASH_RECORD_LIMIT).rstrip(b" \0"), CRASH_RECORD_LIMIT, str(crash_record)
-        )
+        document = parse_json(read_regular(record, RECORD_LIMIT).rstrip(b" \0"), RECORD_LIMIT, str(record))
     except FileNotFoundError:
         return False
     except WarmupError as error:
-        logger.debug("%s names no process: %s", crash_record, error)
+        logger.debug("%s names no process: %s", record, error)
         return False
     process = document.get("process") if isinstance(document, dict) else None
     return isinstance(process, dict) and is_process_alive(process) is True

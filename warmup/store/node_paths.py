@@ -19,6 +19,8 @@ from ray_warmup.warmup.errors import StoreError
 
 DEFAULT_NAME = "ray-warmup"
 SIMULATED = "simulated"
+ENGINE_CACHES = "engine_caches"
+"""Directory below the cache root for what real engines compile: stores, requests, placed entries."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Nothing goes unless everything that could name it was read (`inventory.py`). What goes is first renamed out of sight
 (`.<name>.<random>.trash`), then all of it is read again: whoever took a lease before that is seen and the thing is
 given back (`trash.py`); a reader that misses it meanwhile takes it back itself, also after the pruner was killed. Which
-things to remove is the caller's policy (`warmup/cache_admin/ops.py`).
+things to remove is the caller's policy (`warmup/cache_admin/store_changes.py`).
 """
 
 from __future__ import annotations

@@ -15,12 +15,11 @@ from ray_warmup.actors.capacity import NODE_ID_LABEL, Node, Request
 from ray_warmup.actors.errors import PlacementError, PlacementTimeoutError, StartupError
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.configs import WarmupConfig, parse_config
-from ray_warmup.warmup.ranks import Placement as Landing
-from ray_warmup.warmup.ranks import RankInfo, assign_ranks
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 from tests.unit.actors.test_capacity import make_node
 
 World = Callable[[float], list[Node]]
-INFO = assign_ranks([Landing(0, "a" * 12, ("0",), "10.0.0.1")], None)[0]
+INFO = assign_ranks([ActorLocation(0, "a" * 12, ("0",), "10.0.0.1")], None)[0]
 
 
 class Group:

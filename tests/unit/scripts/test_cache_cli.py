@@ -16,7 +16,7 @@ from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.ops import export_store
+from ray_warmup.warmup.cache_admin.store_changes import export_store
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
 

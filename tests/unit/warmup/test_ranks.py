@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
-from ray_warmup.warmup.ranks import Placement, RankInfo, assign_ranks, share_of
+from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks, share_of
 
 
-def spread(nodes: int, per_node: int) -> list[Placement]:
+def spread(nodes: int, per_node: int) -> list[ActorLocation]:
     """Bundles as SPREAD deals them: bundle 0 on node 0, bundle 1 on node 1, and so on in turn."""
     return [
-        Placement(bundle, f"node{bundle % nodes}", (str(bundle // nodes),), "10.0.0.1", 100 + bundle)
+        ActorLocation(bundle, f"node{bundle % nodes}", (str(bundle // nodes),), "10.0.0.1", 100 + bundle)
         for bundle in range(nodes * per_node)
     ]
 
@@ -42,13 +42,13 @@ def test_the_first_node_comes_first() -> None:
 def test_gpus_are_ordered_as_numbers() -> None:
     """GPU 10 comes after GPU 2, and a UUID after every number."""
     gpus = ["10", "2", "GPU-abc", "0"]
-    infos = assign_ranks([Placement(n, "a", (gpu,)) for n, gpu in enumerate(gpus)])
+    infos = assign_ranks([ActorLocation(n, "a", (gpu,)) for n, gpu in enumerate(gpus)])
     assert [info.gpu_ids[0] for info in infos] == ["0", "2", "10", "GPU-abc"]
 
 
 def test_without_gpus_the_bundle_decides() -> None:
     """CPU ranks of a node are ordered by bundle."""
-    infos = assign_ranks([Placement(bundle, "a") for bundle in (3, 1, 2)])
+    infos = assign_ranks([ActorLocation(bundle, "a") for bundle in (3, 1, 2)])
     assert [info.bundle_index for info in infos] == [1, 2, 3]
 
 
@@ -61,7 +61,7 @@ def test_nodes_with_one_address_are_two_nodes() -> None:
 
 def test_uneven_nodes() -> None:
     """Three ranks on one node and one on the other: each says its own node's size."""
-    infos = assign_ranks([Placement(n, "a" if n else "b", (str(n),)) for n in range(4)])
+    infos = assign_ranks([ActorLocation(n, "a" if n else "b", (str(n),)) for n in range(4)])
     assert [(i.node_id, i.local_rank, i.local_world_size) for i in infos] == [
         ("a", 0, 3),
         ("a", 1, 3),

@@ -12,7 +12,7 @@ from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_ca
 from ray_warmup.warmup.engines.engine_store import record_text
 from ray_warmup.warmup.engines.vllm.identity import Identity
 from ray_warmup.warmup.engines.vllm.launch import Home, Started
-from ray_warmup.warmup.engines.vllm.recording import CompiledModule, RankRecord, device_name
+from ray_warmup.warmup.engines.vllm.rank_record import CompiledModule, RankRecord, device_name
 from ray_warmup.warmup.engines.vllm.specialisations import SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.errors import EngineError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
-from ray_warmup.warmup.engines.vllm.recording import WatchedDirectory
+from ray_warmup.warmup.engines.vllm.rank_record import WatchedDirectory
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
 
 logger = logging.getLogger(__name__)

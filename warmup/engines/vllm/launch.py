@@ -18,7 +18,7 @@ import ray_warmup
 from ray_warmup.warmup.caches.engine_kinds import TREE_KINDS, EngineKind
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.starting import Starter
-from ray_warmup.warmup.engines.vllm.recording import RankRecord, read_records, stage_in
+from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
 from ray_warmup.warmup.engines.vllm.start import LiveAnswer, LiveCall, write_whole
 from ray_warmup.warmup.errors import EngineError
 

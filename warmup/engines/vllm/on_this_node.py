@@ -15,7 +15,7 @@ from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm.collecting import collect
 from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch
-from ray_warmup.warmup.engines.vllm.recording import RankRecord
+from ray_warmup.warmup.engines.vllm.rank_record import RankRecord
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 

@@ -24,7 +24,7 @@ from ray_warmup.warmup.engines.vllm import module_provider
 from ray_warmup.warmup.engines.vllm.counting import CompileCounter
 from ray_warmup.warmup.engines.vllm.identity import Identity, identify
 from ray_warmup.warmup.engines.vllm.places import Places, places
-from ray_warmup.warmup.engines.vllm.recording import (
+from ray_warmup.warmup.engines.vllm.rank_record import (
     ANY_DEVICE,
     CompiledModule,
     RankRecord,

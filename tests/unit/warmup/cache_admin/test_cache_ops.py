@@ -19,7 +19,7 @@ from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.diff import diff_generations
-from ray_warmup.warmup.cache_admin.ops import (
+from ray_warmup.warmup.cache_admin.store_changes import (
     PruneRules,
     apply_prune,
     export_store,
@@ -27,7 +27,7 @@ from ray_warmup.warmup.cache_admin.ops import (
     plan_prune,
     rollback,
 )
-from ray_warmup.warmup.cache_admin.views import explain, find_stores, list_stores, verify_store
+from ray_warmup.warmup.cache_admin.store_inspection import explain, find_stores, list_stores, verify_store
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases

@@ -16,7 +16,7 @@ from ray_warmup.warmup.machine.state import ClassState, Commands
 from ray_warmup.warmup.machine.summary import summarize
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.values import PoolTask
-from ray_warmup.warmup.ranks import Placement, assign_ranks
+from ray_warmup.warmup.ranks import ActorLocation, assign_ranks
 from ray_warmup.warmup.report import WarmupReport
 from ray_warmup.warmup.tasks import TaskOutcome
 from tests.sim.model_class import ModelClass
@@ -49,7 +49,7 @@ class Driver:
         given["cluster"] = {"world_size": nodes * per_node, **given.get("cluster", {})}
         config = parse_config({"model": {"name": "llama-3.1-8b"}, **given})
         places = [
-            Placement(node * per_node + gpu, f"node{node}", (str(gpu),), f"10.0.0.{node}")
+            ActorLocation(node * per_node + gpu, f"node{node}", (str(gpu),), f"10.0.0.{node}")
             for node in range(nodes)
             for gpu in range(per_node)
         ]

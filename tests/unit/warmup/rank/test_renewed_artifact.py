@@ -16,6 +16,7 @@ from ray_warmup.warmup.caches import tuning_kernels
 from ray_warmup.warmup.messages.answers import Installed
 from ray_warmup.warmup.messages.questions import Install
 from ray_warmup.warmup.messages.values import Header
+from ray_warmup.warmup.rank import artifact_collector
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from tests.fakes import CompilingReplay, ScriptedTuner
@@ -27,7 +28,7 @@ Maker = Callable[..., RankProcess]
 @pytest.fixture
 def make_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """`make_rank(rank, keeps, max_num_seqs, **engine)`: a probed rank; its node has a driver and caches of its own."""
-    monkeypatch.setattr(collecting, "FreshProcess", CompilingReplay)
+    monkeypatch.setattr(artifact_collector, "FreshProcess", CompilingReplay)
     monkeypatch.setattr(CompilingReplay, "replays", 0)
     monkeypatch.setattr(triton.knobs.compilation, "listener", None)  # ranks that pack nothing listen to their end
 

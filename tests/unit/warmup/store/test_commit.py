@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.warmup.artifact.manifest import Manifest
-from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune
+from ray_warmup.warmup.cache_admin.store_changes import PruneRules, apply_prune, plan_prune
 from ray_warmup.warmup.store.generations import Generations, Pointer
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import prune_generations

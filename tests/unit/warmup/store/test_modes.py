@@ -14,8 +14,8 @@ import pytest
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune
-from ray_warmup.warmup.cache_admin.views import explain
+from ray_warmup.warmup.cache_admin.store_changes import PruneRules, apply_prune, plan_prune
+from ray_warmup.warmup.cache_admin.store_inspection import explain
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore

@@ -51,7 +51,7 @@ def test_trouble_while_sweeping_is_no_miss(store: NodeStore, troubled_disk: Trou
 
 
 def test_what_killed_runs_left_is_swept(tmp_path: Path) -> None:
-    """Markers and crash records go a day later and partial results a week later; a crash record of a process that lives stays."""
+    """Markers and crash records go a day later, partial results a week later; a live process's record stays."""
     store = NodeStore(tmp_path / "k")
     store.publish(make_artifact(1))
     mine = {"process": process_identity(os.getpid()), "method": "tune"}

@@ -14,7 +14,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.ops import PruneRules, apply_prune, plan_prune, untouchable
+from ray_warmup.warmup.cache_admin.store_changes import PruneRules, apply_prune, plan_prune, untouchable
 from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.store import pruning

@@ -12,7 +12,7 @@ from ray_warmup.warmup.device.guard import op_contest
 from ray_warmup.warmup.device.guard.guard import guard
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, GuardVerdict
-from tests import planted
+from tests import planted_tactics as planted
 
 OPTIONS = TunerOptions(guard_rounds=31, shortlist=8)
 
@@ -65,7 +65,10 @@ def test_a_bad_winner_gives_way_to_the_next_best(tactic: int) -> None:
     assert (verdict.decision, verdict.choice) == ("replaced", Choice(planted.RUNNER, planted.FAST))
 
 
-@pytest.mark.parametrize("tactic", [planted.SECOND_CALL, planted.OTHER_WEIGHT, planted.TAIL, planted.WORKSPACE])
+@pytest.mark.parametrize(
+    "tactic",
+    [planted.SECOND_CALL, planted.OTHER_WEIGHT, planted.TAIL, planted.WORKSPACE],
+)
 def test_a_winner_that_is_right_only_once_gives_way(tactic: int) -> None:
     """Wrong when it is called again, for another weight, below the bucket, on a used workspace: never published."""
     alone = judged(tactic)

@@ -11,7 +11,7 @@ from flashinfer.fused_moe.utils import get_hybrid_num_tokens_buckets, map_to_hyb
 
 from ray_warmup.warmup.device.guard.served import REPLAYS, ServedCall, size_between, wrong_when_served
 from ray_warmup.warmup.tasks import Choice
-from tests import planted
+from tests import planted_tactics as planted
 
 FAST = Choice(planted.RUNNER, planted.FAST)
 

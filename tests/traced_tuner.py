@@ -16,7 +16,7 @@ from tests.script import Moments, read_script
 
 
 def make_traced_tuner(backend: str, options: TunerOptions) -> FlashInferTuner:
-    """Factory for `run_warmup(tuner="tests.traced:make_traced_tuner")`."""
+    """Factory for `run_warmup(tuner="tests.traced_tuner:make_traced_tuner")`."""
     assert backend == "cpu"
     return TracedTuner("cpu", options)
 

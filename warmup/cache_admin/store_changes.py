@@ -12,7 +12,7 @@ from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archiv
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.cache_admin.importing import refusal
-from ray_warmup.warmup.cache_admin.views import disk_bytes, version_and_arch
+from ray_warmup.warmup.cache_admin.store_inspection import disk_bytes, version_and_arch
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import Advice, publish_bytes
