@@ -20,11 +20,11 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, unpack
 from ray_warmup.warmup.artifact.artifact import verify
 from ray_warmup.warmup.device.host_facts import gpu_parts
-from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.engines import engine_store, request_index
 from ray_warmup.warmup.engines.request_index import RequestRow, request_digest
 from ray_warmup.warmup.engines.vllm import installed, on_this_node
 from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 

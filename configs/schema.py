@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from ray_warmup.configs.engine_warmups import EngineWarmupName
 from ray_warmup.configs.errors import shown
 from ray_warmup.configs.file_mode import DirMode, FileMode
-from ray_warmup.configs.location import Location
+from ray_warmup.configs.location import Location, location_fault
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
@@ -240,8 +240,32 @@ class CacheSection(Section):
     """Users, by number, whose stores are believed besides this process' own and root's. Root believes nobody else."""
     trusted_gids: tuple[Identity, ...] = ()
     """Groups, by number, whose members may write the directories that code is loaded from."""
+    trust: Literal["any", "signed"] = "any"
+    """`signed`: artifacts without a signature of `public_keys` are refused everywhere."""
+    public_keys: tuple[str, ...] = ()
+    """Trusted Ed25519 keys: `ed25519:<base64>`, or the PEM file's path on each node. Several allow a rotation."""
+    signing_key: Location | None = None
+    """PEM file of the Ed25519 key that signs what this run packs, on the nodes that pack. Unset:
+    `$RAY_WARMUP_SIGNING_KEY`."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
+
+    @field_validator("public_keys")
+    @classmethod
+    def _keys_are_words_or_paths(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
+        for source in sources:
+            fault = None if source.startswith("ed25519:") else location_fault(source)
+            if fault is not None or not source:
+                raise ValueError(
+                    f"{shown(source)}: must be ed25519:<base64>, or a path that is absolute or begins with ~"
+                )
+        return sources
+
+    @model_validator(mode="after")
+    def _signed_needs_keys(self) -> Self:
+        if self.trust == "signed" and not self.public_keys:
+            raise ValueError("trust: signed: name the trusted keys in public_keys, else every artifact is refused")
+        return self
 
     @property
     def modes(self) -> Modes:

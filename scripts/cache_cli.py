@@ -153,6 +153,16 @@ def prune(
 
 @app.command()
 @scoped
+def sign(scope: Scope, key: Key = "", generation: Generation = None) -> None:
+    """Check an artifact, sign it with cache.signing_key, and make it the current one.
+
+    For an artifact that was made without a key, after a change of keys, or to go back where cache.trust is signed.
+    """
+    answer("sign", scope, key=key, generation=generation)
+
+
+@app.command()
+@scoped
 def rollback(
     scope: Scope,
     key: Key = "",

@@ -173,6 +173,12 @@ def _prune(console: Console, answers: Answers) -> None:
         say(console, "dry run: nothing was removed; --yes removes it")
 
 
+def _sign(console: Console, answers: Answers) -> None:
+    for node, done in answers:
+        where = f"node {node}: " if node else ""
+        say(console, f"{where}{done['path']}: generation {done['generation']} is signed by key {done['key_id']}")
+
+
 def _rollback(console: Console, answers: Answers) -> None:
     for node, row in answers:
         _line(console, node, f"{row['path']}: generation {row['new']} is current, before it was {row['old']}")
@@ -205,6 +211,7 @@ _VIEWS: dict[str, Callable[[Console, Answers], None]] = {
     "import": _import,
     "prune": _prune,
     "rollback": _rollback,
+    "sign": _sign,
     "quarantine ls": show_rows,
     "quarantine clear": show_lifted,
 }

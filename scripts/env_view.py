@@ -24,6 +24,7 @@ from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import check_rank
 from ray_warmup.warmup.rank.locations import Location, location_of
 from ray_warmup.warmup.rank.table_state import TableState, table_state_of
+from ray_warmup.warmup.signing.policy import check as check_signature
 from ray_warmup.warmup.store.node_paths import environments_here, home_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -128,6 +129,7 @@ def _provider(store_directory: Path, workspace: Workspace) -> tuple[Path | None,
     """
     try:
         _, manifest = NodeStore(store_directory).current()
+        check_signature(manifest.statement, manifest.signature)
         provider = provider_directory(store_directory, manifest.module_set)
         if not is_installed(provider):
             return None, ()
@@ -154,4 +156,9 @@ def _trust(config: WarmupConfig) -> tuple[Setting, ...]:
     """An engine has no config: it is told whom that believes."""
     cache, why = config.cache, "whose files `ray_warmup.apply` believes"
     named = (("RAY_WARMUP_TRUSTED_UIDS", cache.trusted_uids), ("RAY_WARMUP_TRUSTED_GIDS", cache.trusted_gids))
-    return tuple(Setting(name, ",".join(map(str, ids)), why, True) for name, ids in named if ids)
+    settings = [Setting(name, ",".join(map(str, ids)), why, True) for name, ids in named if ids]
+    if cache.trust == "signed":
+        settings.append(Setting("RAY_WARMUP_TRUST", "signed", "unsigned artifacts are refused", True))
+        keys = ",".join(cache.public_keys)
+        settings.append(Setting("RAY_WARMUP_PUBLIC_KEYS", keys, "whose signatures are believed", True))
+    return tuple(settings)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_warmup.warmup.artifact.compression import Blob as Blob
 from ray_warmup.warmup.artifact.compression import (
@@ -35,6 +35,8 @@ from ray_warmup.warmup.artifact.manifest import (
     parse_manifest,
 )
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.signing.policy import check as check_signature
+from ray_warmup.warmup.signing.policy import policy
 
 _MANY_BYTES = 8 << 20
 """From here on blobs are checked by several threads."""
@@ -119,8 +121,9 @@ def pack(
 ) -> Artifact:
     """Pack contents into an artifact.
 
-    Equal arguments give equal bytes. `encode` may cache its results. Raises UnsafeArchiveError for a path that leaves
-    its directory or occurs twice.
+    Equal arguments give equal bytes. `encode` may cache its results. Signs where this process has a signing key.
+    Raises UnsafeArchiveError for a path that leaves its directory or occurs twice, ConfigError for a signing key that
+    is needed and not usable.
     """
     entries: list[BlobEntry] = []
     blobs: dict[str, Blob] = {}
@@ -139,6 +142,7 @@ def pack(
         generation=0,
         lineage=lineage,
     )
+    manifest = replace(manifest, signature=policy().sign(manifest.statement, created_at))
     return Artifact(parse_manifest(manifest.to_bytes()), blobs)
 
 
@@ -169,9 +173,11 @@ def verify(
 ) -> Artifact:
     """Check a received manifest and its present blobs before any use.
 
-    Raises CorruptArtifactError, UnsafeArchiveError, or RejectedArtifactError when the key is another class's.
+    Raises CorruptArtifactError, UnsafeArchiveError, or RejectedArtifactError when the key is another class's or no
+    trusted key signed it.
     """
     checked = manifest if isinstance(manifest, Manifest) else parse_manifest(manifest)
+    check_signature(checked.statement, checked.signature)
     difference = None if expected_key is None else key_difference(checked, expected_key)
     if difference is not None:
         raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=checked.key.sha256)

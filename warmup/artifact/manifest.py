@@ -21,6 +21,7 @@ from ray_warmup.configs import strict_json
 from ray_warmup.warmup.artifact.member_path import check_member_paths
 from ray_warmup.warmup.codec import decode, encode, message, schema_of
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.signing.signature import Signature, Statement
 
 SCHEMA_VERSION: Literal[1] = 1
 MAX_BLOBS = 20_000
@@ -134,6 +135,8 @@ class Manifest:
     """Sorted by kind and path."""
     lineage: Lineage | None = None
     """None for the first of its key."""
+    signature: Signature | None = None
+    """Who made it; covers `statement`, not the generation, which every store numbers itself."""
 
     def to_bytes(self) -> bytes:
         """Canonical JSON on one line."""
@@ -143,8 +146,9 @@ class Manifest:
         """Plain JSON values, in a fixed order."""
         document = encode(self)
         document["guard"]["counts"] = dict(sorted(self.guard.counts.items()))
-        if self.lineage is None:
-            del document["lineage"]
+        for optional in ("lineage", "signature"):
+            if document[optional] is None:
+                del document[optional]
         return document
 
     @property
@@ -154,8 +158,13 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """sha256 of the artifact's identity: the canonical bytes with generation 0, equal in every store."""
-        return hashlib.sha256(replace(self, generation=0).to_bytes()).hexdigest()
+        """sha256 of the canonical bytes with generation 0 and without a signature: equal in every store."""
+        return hashlib.sha256(replace(self, generation=0, signature=None).to_bytes()).hexdigest()
+
+    @property
+    def statement(self) -> Statement:
+        """The facts that a signature covers."""
+        return Statement(self.digest, self.key.sha256, self.depth, self.created_at)
 
     @property
     def table(self) -> BlobEntry | None:

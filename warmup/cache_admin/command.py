@@ -26,12 +26,13 @@ from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import quarantining, store_changes, store_inspection
 from ray_warmup.warmup.cache_admin.compiled_install import put_in_place
+from ray_warmup.warmup.cache_admin.signing import sign_current
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.disk.clock import now_in
-from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import forget_lost
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -254,6 +255,11 @@ def _rollback(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     return True, asdict(store_changes.plan_rollback(path, arguments.get("generation")))
 
 
+def _sign(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
+    done = sign_current(_one(paths, arguments), arguments.get("generation"), time.time())
+    return True, asdict(done)
+
+
 def _quarantine_ls(paths: NodePaths, arguments: Arguments) -> tuple[bool, Any]:
     found = quarantining.banned_in(_named(paths, arguments))
     return not any(row.problems for row in found), [asdict(row) for row in found]
@@ -275,6 +281,7 @@ _COMMANDS: dict[str, Callable[[NodePaths, Arguments], tuple[bool, Any]]] = {
     "import": _import,
     "prune": _prune,
     "rollback": _rollback,
+    "sign": _sign,
     "quarantine ls": _quarantine_ls,
     "quarantine clear": _quarantine_clear,
 }

@@ -21,10 +21,10 @@ from ray_warmup.warmup.artifact.manifest import key_difference
 from ray_warmup.warmup.artifact.table import metadata_difference, parse_table
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device.host_facts import capability_of, describe_host, gpu_capability
-from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import ForecastError, StoreError, WarmupError
 from ray_warmup.warmup.rank.missing_tasks import missing_tasks
 from ray_warmup.warmup.rank.rank_workloads import foreseen_skips, rank_workloads, runnable
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import NodeIndex
 from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath

@@ -28,12 +28,12 @@ from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
-from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import LoadError, MessageError, WarmupError
 from ray_warmup.warmup.messages.answers import Warmed
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.monitor.compile_hooks import FlashInferHook
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 from ray_warmup.warmup.tasks import tasks_of
 

@@ -29,7 +29,6 @@ from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
 from ray_warmup.warmup.device.tuner import Tuner, Watch
-from ray_warmup.warmup.disk.trust import believe
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.values import Header, Heartbeat
@@ -52,6 +51,7 @@ from ray_warmup.warmup.rank.rank_setup import (
 )
 from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import TacticId, Task, TaskResult, digest_of_tasks, tasks_of

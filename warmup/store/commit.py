@@ -33,14 +33,14 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
     """
     _refuse_other_version(store)
     current = _current(store)
-    stored = _with_artifact(store, manifest.digest)
+    stored = _with_artifact(store, manifest)
     if current is not None and current.generation in stored:
         return current, []
     if stored:
         chosen, files = _go_to(store, min(stored), hold), [store.pointer_path]
     else:
         chosen, files = _add(store, manifest, hold)
-    _leave_one(store, manifest.digest, chosen.generation)
+    _leave_one(store, manifest, chosen.generation)
     return chosen, files
 
 
@@ -63,13 +63,13 @@ def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, l
     use = hold(number)
     try:
         pointer = store.add(manifest, number)
-        other = _other(store, manifest.digest, number)
+        other = _other(store, manifest, number)
         if other is None:
             store.commit(pointer)
     finally:
         use.release()
     if other is None:
-        other = _lowest_before(_with_artifact(store, manifest.digest), number)
+        other = _lowest_before(_with_artifact(store, manifest), number)
     if other is None:
         return pointer, [store.manifest_path(number), store.pointer_path]
     current = _current(store)
@@ -78,10 +78,10 @@ def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, l
     return current, [store.pointer_path]
 
 
-def _other(store: Generations, digest: str, mine: int) -> int | None:
+def _other(store: Generations, manifest: Manifest, mine: int) -> int | None:
     """The number that serves this artifact in place of mine: the current one, else a lower one."""
     current = _current(store)
-    same = _with_artifact(store, digest)
+    same = _with_artifact(store, manifest)
     if current is not None and current.generation != mine and current.generation in same:
         return current.generation
     return _lowest_before(same, mine)
@@ -101,9 +101,9 @@ def _go_to(store: Generations, number: int, hold: Hold) -> Pointer:
     return pointer
 
 
-def _leave_one(store: Generations, digest: str, chosen: int) -> None:
+def _leave_one(store: Generations, manifest: Manifest, chosen: int) -> None:
     """Remove the other generations with this artifact, but for those that are current or held."""
-    for number in _with_artifact(store, digest):
+    for number in _with_artifact(store, manifest):
         if number != chosen:
             _give_up(store, number)
 
@@ -142,11 +142,16 @@ def _current(store: Generations) -> Pointer | None:
     return None
 
 
-def _with_artifact(store: Generations, digest: str) -> list[int]:
-    """Return the numbers of the readable generations with this artifact."""
+def _with_artifact(store: Generations, manifest: Manifest) -> list[int]:
+    """Return the numbers of the readable generations with this artifact.
+
+    A signed one is the same only under the same signature, so that signing it again makes a generation of its own.
+    """
+    digest = manifest.digest
     found = []
     for number in store.numbers():
         with suppress(FileNotFoundError, WarmupError):
-            if parse_manifest(store.manifest_bytes(number)).digest == digest:
+            stored = parse_manifest(store.manifest_bytes(number))
+            if stored.digest == digest and manifest.signature in (None, stored.signature):
                 found.append(number)
     return found

@@ -68,6 +68,7 @@ from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import store_error, sweep
 from ray_warmup.warmup.disk.trust import owner_refusal
 from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.signing import policy as signing
 from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.commit import commit_artifact
 from ray_warmup.warmup.store.generations import FOLLOW_ATTEMPTS, Generations, Pointer
@@ -133,11 +134,13 @@ class NodeStore(RunFiles):
         """Store an artifact as a new generation, make it current and put its table in place.
 
         An artifact that is current already is only completed. Blobs that the store has need not be sent.
-        Raises StoreError (the disk), CorruptArtifactError (a blob is not what the manifest says).
+        Raises StoreError (the disk), CorruptArtifactError (a blob is not what the manifest says), RejectedArtifactError
+        (no trusted key signed it).
 
         Args:
             is_checked: `verify` has just hashed these very bytes.
         """
+        signing.check(artifact.manifest.statement, artifact.manifest.signature)
         for entry in artifact.manifest.blobs:
             if entry.sha256 in artifact.blobs and not is_checked:
                 check_blob(entry, artifact.blobs[entry.sha256])
@@ -174,7 +177,7 @@ class NodeStore(RunFiles):
         """The current (or a numbered) artifact with the blobs of these kinds (None: all), held until released.
 
         Blobs that the caller has `checked` already are not read again.
-        Raises StoreError (also when nothing is stored), CorruptArtifactError.
+        Raises StoreError (also when nothing is stored), CorruptArtifactError, RejectedArtifactError (not signed).
         """
         return self._load(kinds, generation, checked or {}, self.hold_if_writable)
 
@@ -197,6 +200,7 @@ class NodeStore(RunFiles):
                 use = hold(number)
                 try:
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
+                    signing.check(manifest.statement, manifest.signature)
                     digests = [e.sha256 for e in manifest.blobs if wanted is None or e.kind in wanted]
                     blobs: dict[str, Blob] = {}
                     for digest in digests:
@@ -336,10 +340,15 @@ class NodeStore(RunFiles):
         difference = key_difference(manifest, expected_key)
         if difference is not None:
             return Lookup(False, f"generation {pointer.generation} was made for another key: {difference}")
+        unsigned = signing.refusal(manifest.statement, manifest.signature)
+        if unsigned is not None:
+            return Lookup(False, f"generation {pointer.generation} of {self.directory} {unsigned}")
         served = self._served.checked(manifest, restore=not read_only)
         refusal = None if check is None or served.table is None else check(served.table)
         if refusal is not None:
             return Lookup(False, f"the table of generation {pointer.generation} is refused: {refusal}")
+        if not read_only:
+            signing.accept(manifest.statement, manifest.signature)
         return Lookup(
             hit=True,
             reason="",
@@ -356,6 +365,7 @@ class NodeStore(RunFiles):
         written = self.generations.add_blobs(artifact.manifest.blobs, dict(artifact.blobs))
         pointer, files = commit_artifact(self.generations, artifact.manifest, self.hold)
         written += [*files, *self._served.follow()]
+        signing.accept(artifact.manifest.statement, artifact.manifest.signature)
         entry = artifact.manifest.table
         return Published(
             path=self.table_path,

@@ -21,6 +21,8 @@ from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.disk.trust import owner_refusal
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, StoreError
+from ray_warmup.warmup.signing.policy import check as check_signature
+from ray_warmup.warmup.signing.policy import policy
 from ray_warmup.warmup.store.node_store import NodeStore
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ def read_table_at(path: Path) -> TableAt:
     """
     data = read_named(path, MAX_TABLE_BYTES)
     store = _store_of(path)
+    if store is None and policy().requires_signature:
+        raise StoreError(f"{path}: lies in no store, so nobody signed it, and cache.trust is signed", path=str(path))
     found = TableAt(data, True) if store is None else _of_store(store, path, data)
     if store is not None:
         _refuse_quarantined(store, found.data)
@@ -81,6 +85,7 @@ def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
     for attempt in range(_ATTEMPTS):
         try:
             _, manifest = store.current()
+            check_signature(manifest.statement, manifest.signature)
             entry = manifest.table
             if entry is not None and sha256(data) == entry.content_sha256:
                 return TableAt(data, True)

@@ -1,0 +1,1 @@
+"""Signatures of artifacts: who made one, and whether this node believes that."""
