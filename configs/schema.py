@@ -261,12 +261,6 @@ class CacheSection(Section):
                 )
         return sources
 
-    @model_validator(mode="after")
-    def _signed_needs_keys(self) -> Self:
-        if self.trust == "signed" and not self.public_keys:
-            raise ValueError("trust: signed: name the trusted keys in public_keys, else every artifact is refused")
-        return self
-
     @property
     def modes(self) -> Modes:
         """Both modes as one value."""

@@ -190,9 +190,11 @@ def test_a_table_outside_every_store_is_refused(key: SigningKey, store: NodeStor
         read_table_at(lone)
 
 
-def test_signed_needs_keys() -> None:
-    """A config that would refuse everything is refused itself, and a relative path is no key."""
-    with pytest.raises(ValueError, match="name the trusted keys in public_keys"):
-        CacheSection(trust="signed")
+def test_without_any_key_everything_is_refused(key: SigningKey) -> None:
+    """The message says that no key is trusted; a relative path is no key."""
+    signed = _signed(make_artifact(1), key)
+    _demand()
+    with pytest.raises(RejectedArtifactError, match="trusted keys are none"):
+        verify(signed.manifest, signed.blobs)
     with pytest.raises(ValueError, match="must be ed25519:<base64>, or a path that is absolute"):
         CacheSection(public_keys=("keys/a.pub",))
