@@ -81,7 +81,7 @@ class VllmSection(Section):
         """Take `--max-num-seqs`, `max-num-seqs` and `max_num_seqs` for one argument."""
         if not isinstance(value, Mapping):
             return value
-        spelled: dict[str, Any] = {}
+        spelled: dict[str, JsonValue] = {}
         for name, argument in value.items():
             plain = str(name).lstrip("-").replace("-", "_")
             if plain in spelled:

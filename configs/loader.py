@@ -6,6 +6,7 @@ Every invalid input raises `ConfigError`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: naming `section.field`, the value and the rule.
     """
-    data = _document(path, overrides)
-    kind = _engine_kind(data)
+    document = _Document.of(path, overrides)
+    kind = document.engine_kind
     if kind in ENGINES and kind != ENGINES[0]:
         raise ConfigError(
             f"engine.kind: {kind}: this asks about the built-in engine; `run` and `engine` take configs of real engines"
         )
-    return parse_config(data)
+    return parse_config(document.sections)
 
 
 def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfig | EngineRunConfig:
@@ -57,24 +58,24 @@ def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfi
         ConfigError: as `load_config`; also for a kind that is not known, and for a section of the built-in engine
             beside another one.
     """
-    data = _document(path, overrides)
-    kind = _engine_kind(data)
+    document = _Document.of(path, overrides)
+    kind = document.engine_kind
     if kind == ENGINES[0]:
-        return parse_config(data)
+        return parse_config(document.sections)
     if kind not in ENGINES:
         raise ConfigError(f"engine.kind: {shown(kind)}: must be one of {', '.join(ENGINES)}")
     for section in ("model", "autotune", "guard"):
-        if section in data:
+        if section in document.sections:
             raise ConfigError(
                 f"{section}: belongs to the built-in engine; with engine.kind {kind} everything of it is in engine.args"
             )
     try:
-        return EngineRunConfig.model_validate(data)
+        return EngineRunConfig.model_validate(document.sections)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
 
 
-def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
+def parse_config(data: object) -> WarmupConfig:
     """A config from plain values, for example `WarmupConfig.model_dump(mode="json")` of another process."""
     try:
         return WarmupConfig.model_validate(data)
@@ -82,26 +83,69 @@ def parse_config(data: Mapping[str, Any]) -> WarmupConfig:
         raise ConfigError(_explain(error)) from None
 
 
-def _engine_kind(data: Mapping[str, Any]) -> Any:
-    """Return the engine that a document names, by default the built-in one."""
-    engine = data.get("engine")
-    return engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
-
-
-def _document(path: str | Path | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain values of a file with overrides applied."""
-    data = _read(_find(path)) if path is not None else {}
-    for override in overrides:
-        _apply(data, override)
-    return data
-
-
-def parse_cache(data: Mapping[str, Any]) -> CacheSection:
+def parse_cache(data: object) -> CacheSection:
     """The cache section from plain values, for example those of command line options. Raises ConfigError."""
     try:
         return CacheSection.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error, "cache")) from None
+
+
+@dataclass(slots=True)
+class _Document:
+    """The sections of a YAML file with overrides, before they are checked."""
+
+    # A border: what a person wrote, of any type. Pydantic checks it afterwards.
+    sections: dict[str, Any]
+
+    @classmethod
+    def of(cls, path: str | Path | None, overrides: Sequence[str]) -> _Document:
+        """Read a file, or begin with nothing, and apply the overrides."""
+        document = cls({}) if path is None else cls._read(_find(path))
+        for override in overrides:
+            document._apply(override)
+        return document
+
+    @property
+    def engine_kind(self) -> Any:
+        """The engine that the document names, by default the built-in one."""
+        engine = self.sections.get("engine")
+        return engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
+
+    @classmethod
+    def _read(cls, path: Path) -> _Document:
+        try:
+            text = read_text(path, MAX_CONFIG_BYTES)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"config: {path} cannot be read: {error}") from error
+        try:
+            data = parse_yaml(text)
+        except ValueError as error:
+            raise ConfigError(f"config: {path} is not YAML: {error}") from error
+        if data is None:
+            raise ConfigError(f"config: {path} is empty: cluster and model are required")
+        if not isinstance(data, dict):
+            raise ConfigError(f"config: {path} must hold a mapping of sections, not {shown(data)}")
+        return cls(data)
+
+    def _apply(self, override: str) -> None:
+        path, separator, text = override.partition("=")
+        section, dot, name = path.strip().partition(".")
+        if not (separator and dot and section and name):
+            raise ConfigError(f"--set {shown(override)}: must be section.field=value")
+        try:
+            value = parse_yaml(text) if text else None
+        except ValueError as error:
+            raise ConfigError(f"--set {shown(override)}: the value is not YAML: {error}") from error
+        target = self.sections.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"{clipped(section)}: must be a mapping of fields, not {shown(target)}")
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"{clipped(section)}.{clipped(name)}: {clipped(parent)} is not a mapping")
+        target[leaf] = value
 
 
 def _find(path: str | Path) -> Path:
@@ -114,42 +158,6 @@ def _find(path: str | Path) -> Path:
             f"config: {shown(str(path))} is neither a file nor a recipe; recipes are {', '.join(recipes)}"
         )
     return recipes[str(path)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = read_text(path, MAX_CONFIG_BYTES)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"config: {path} cannot be read: {error}") from error
-    try:
-        data = parse_yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"config: {path} is not YAML: {error}") from error
-    if data is None:
-        raise ConfigError(f"config: {path} is empty: cluster and model are required")
-    if not isinstance(data, dict):
-        raise ConfigError(f"config: {path} must hold a mapping of sections, not {shown(data)}")
-    return data
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    section, dot, name = path.strip().partition(".")
-    if not (separator and dot and section and name):
-        raise ConfigError(f"--set {shown(override)}: must be section.field=value")
-    try:
-        value = parse_yaml(text) if text else None
-    except ValueError as error:
-        raise ConfigError(f"--set {shown(override)}: the value is not YAML: {error}") from error
-    target = data.setdefault(section, {})
-    if not isinstance(target, dict):
-        raise ConfigError(f"{clipped(section)}: must be a mapping of fields, not {shown(target)}")
-    *parents, leaf = name.split(".")
-    for parent in parents:
-        target = target.setdefault(parent, {})
-        if not isinstance(target, dict):
-            raise ConfigError(f"{clipped(section)}.{clipped(name)}: {clipped(parent)} is not a mapping")
-    target[leaf] = value
 
 
 def _explain(error: ValidationError, section: str = "") -> str:

@@ -8,15 +8,17 @@ its value and the rule. What becomes of each field: `configs/model_fields.py`. H
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from ray_warmup.configs.checkpoint_fields import CheckpointFields
 from ray_warmup.configs.dims import Architecture, ModelDims, check_dims
 from ray_warmup.configs.errors import ConfigError, clipped, shown
-from ray_warmup.configs.layers import dense_fields, window_fields
+from ray_warmup.configs.layers import dense_layers, window_layers
 from ray_warmup.configs.model_fields import check_fields
 from ray_warmup.configs.parallel import check_parallel
 from ray_warmup.configs.paths import existing, read_text
@@ -38,7 +40,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Our field name and the names that Hugging Face configurations use for it."""
 ELSEWHERE = ("rope_theta", "sliding_window", "sliding_layers", "dense_layers", "dtype", "weights", "notes")
 """Fields of ours that are not simply copied."""
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "MistralForCausalLM": {"num_key_value_heads": 8},
     "MixtralForCausalLM": {"num_key_value_heads": 8, "rope_theta": 1e6, "rms_norm_eps": 1e-5},
 }
@@ -59,38 +61,61 @@ def load_model(path_or_preset: str | Path) -> ModelDims:
         ConfigError: unknown name, unreadable JSON, unknown architecture, missing or contradictory field.
     """
     path = _locate(path_or_preset)
-    data = _read(path, repr(str(path_or_preset)))
-    name = path.parent.name if path.name == "config.json" else path.stem
-    return parse_model(name, data, _beside(path) if path.name == "config.json" else None)
+    is_checkpoint = path.name == "config.json"
+    name = path.parent.name if is_checkpoint else path.stem
+    data = _read(path, name, repr(str(path_or_preset)))
+    return _dims_of(data, _beside(path, name) if is_checkpoint else None)
 
 
-def parse_model(name: str, data: Mapping[str, Any], beside: tuple[str, Any] | None = None) -> ModelDims:
-    """Read dimensions from the fields of a Hugging Face configuration.
+# A border: `data` is the content of a JSON file that another project wrote.
+def parse_model(name: str, data: Mapping[str, Any]) -> ModelDims:
+    """Read dimensions from the fields of a Hugging Face configuration. Raises ConfigError naming the field."""
+    return _dims_of(CheckpointFields(name, data), None)
 
-    `beside` is the name and content of a file that describes the quantization of the weights. Raises ConfigError naming
-    the field.
-    """
-    part = text_part(name, data)
-    notes = (*part.notes, *check_fields(name, part.fields))
-    fields = _fields(name, part)
-    _require_attention_fields(name, part, fields)
-    fields["architecture"] = _architecture(name, part.class_name, _kinds(part), fields)
-    fields |= window_fields(name, part.class_name, part.fields, fields.get("num_hidden_layers"))
-    if fields["architecture"].startswith("mla") and fields.get("sliding_window") is not None:
+
+@dataclass(frozen=True, slots=True)
+class _FileBeside:
+    """A file beside config.json that says how the weights are quantized."""
+
+    name: str
+    content: CheckpointFields
+
+
+def _dims_of(data: CheckpointFields, beside: _FileBeside | None) -> ModelDims:
+    part = text_part(data)
+    notes = (*part.notes, *check_fields(part.fields))
+    dims = _by_our_names(part)
+    _require_attention_fields(part, dims)
+    architecture = _architecture(part.class_name, _kinds(part), dims)
+    windows = window_layers(part.class_name, part.fields, dims.get("num_hidden_layers"))
+    if architecture.startswith("mla") and windows.window is not None:
         raise ConfigError(
-            f"model {name}: sliding_window is {shown(fields['sliding_window'])}; not known for latent attention"
+            f"model {data.model}: sliding_window is {shown(windows.window)}; not known for latent attention"
         )
-    if fields.get("num_experts"):
-        fields |= dense_fields(name, part.fields, fields)
-    fields |= {"name": name, "dtype": _dtype(name, part, data), "notes": notes}
-    fields["weights"] = _weights(name, part, data, beside)
+    fields = {
+        **dims.values,
+        "name": data.model,
+        "architecture": architecture,
+        "sliding_window": windows.window,
+        "sliding_layers": windows.layers,
+        "dtype": _dtype(part, data),
+        "notes": notes,
+        "weights": _weights(part, data, beside),
+    }
+    dense = dense_layers(part.fields, dims) if dims.get("num_experts") else None
+    if dense is not None:
+        fields |= {"first_dense_layers": dense.first, "dense_layers": dense.others}
+    return _validated(CheckpointFields(data.model, fields))
+
+
+def _validated(fields: CheckpointFields) -> ModelDims:
     try:
-        dims = ModelDims.model_validate(fields)
+        dims = ModelDims.model_validate(fields.values)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         value = "missing" if first["type"] == "missing" else shown(first["input"])
-        raise ConfigError(f"model {name}: {field} is {value}; {first['msg'].lower()}") from error
+        raise ConfigError(f"model {fields.model}: {field} is {value}; {first['msg'].lower()}") from error
     check_dims(dims)
     return dims
 
@@ -110,55 +135,62 @@ def _locate(path_or_preset: str | Path) -> Path:
     return path
 
 
-def _read(path: Path, said: str) -> dict[str, Any]:
+def _read(path: Path, model: str, said: str) -> CheckpointFields:
     try:
         data = parse_json(read_text(path, MAX_MODEL_BYTES), MAX_MODEL_BYTES, allow_constants=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"model.name: {said} cannot be read as JSON: {clipped(str(error))}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"model.name: {said} must hold a JSON object, not {type(data).__name__}")
-    return data
+    return CheckpointFields(model, data)
 
 
-def _beside(path: Path) -> tuple[str, Any] | None:
-    """The first file beside config.json that says how the weights are quantized, by name."""
+def _beside(path: Path, model: str) -> _FileBeside | None:
+    """Read the first file beside config.json that says how the weights are quantized."""
     for name in BESIDE:
         if os.path.lexists(path.parent / name):
-            return name, _read(path.parent / name, repr(str(path.parent / name)))
+            return _FileBeside(name, _read(path.parent / name, model, repr(str(path.parent / name))))
     return None
 
 
-def _fields(name: str, part: TextPart) -> dict[str, Any]:
+def _by_our_names(part: TextPart) -> CheckpointFields:
     """Map Hugging Face fields to `ModelDims` names.
 
     A null field counts as absent. Fields that Hugging Face derives are derived here too.
     """
-    data, fields = part.fields, dict[str, Any]()
+    data, name = part.fields, part.fields.model
+    found = {}
     for field in ModelDims.model_fields:
-        if field in ELSEWHERE:
-            continue
-        said = {alias: data[alias] for alias in ALIASES.get(field, (field,)) if data.get(alias) is not None}
-        if said:
-            fields[field] = next(iter(said.values()))
-        if any(value != fields[field] for value in said.values()):
-            raise ConfigError(f"model {name}: {' and '.join(said)} are {shown(list(said.values()))}; they must agree")
-    if (theta := read_rope_theta(name, data)) is not None:
-        fields["rope_theta"] = theta
+        if field not in ELSEWHERE:
+            spellings = [alias for alias in ALIASES.get(field, (field,)) if data.says(alias)]
+            if spellings:
+                found[field] = _agreed(data, spellings)
+    theta = read_rope_theta(data)
+    if theta is not None:
+        found["rope_theta"] = theta
     for field, value in DEFAULTS.get(part.class_name, {}).items():
-        if field not in data:
-            fields.setdefault(field, value)
-    heads, hidden = fields.get("num_attention_heads"), fields.get("hidden_size")
+        if field not in data.values:
+            found.setdefault(field, value)
+    heads, hidden = found.get("num_attention_heads"), found.get("hidden_size")
     if heads is not None:
-        fields.setdefault("num_key_value_heads", heads)
-    if fields.get("kv_lora_rank"):
+        found.setdefault("num_key_value_heads", heads)
+    if found.get("kv_lora_rank"):
         # Versions of transformers differ in what they call the head_dim of latent attention.
-        parts = (fields.get("qk_nope_head_dim"), fields.get("qk_rope_head_dim"))
-        fields["head_dim"] = sum(size for size in parts if isinstance(size, int))  # any other is refused by its name
-    elif "head_dim" not in fields and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        fields["head_dim"] = _derived_head_dim(name, hidden, heads)
-    if "num_experts" in fields:
-        fields.setdefault("moe_intermediate_size", fields.get("intermediate_size", 0))
-    return fields
+        parts = (found.get("qk_nope_head_dim"), found.get("qk_rope_head_dim"))
+        found["head_dim"] = sum(size for size in parts if isinstance(size, int))  # any other is refused by its name
+    elif "head_dim" not in found and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        found["head_dim"] = _derived_head_dim(name, hidden, heads)
+    if "num_experts" in found:
+        found.setdefault("moe_intermediate_size", found.get("intermediate_size", 0))
+    return CheckpointFields(name, found)
+
+
+def _agreed(fields: CheckpointFields, spellings: Sequence[str]) -> Any:
+    """Return the one value of several spellings of a field. Raises ConfigError if they differ."""
+    values = [fields.get(spelling) for spelling in spellings]
+    if any(value != values[0] for value in values):
+        raise ConfigError(f"model {fields.model}: {' and '.join(spellings)} are {shown(values)}; they must agree")
+    return values[0]
 
 
 def _derived_head_dim(name: str, hidden: int, heads: int) -> int:
@@ -182,57 +214,56 @@ def _kinds(part: TextPart) -> tuple[Architecture, ...]:
     return tuple(plain.get(kind, kind) for kind in kinds)
 
 
-def _require_attention_fields(name: str, part: TextPart, fields: Mapping[str, Any]) -> None:
-    use_mla = part.fields.get("use_mla")
-    if use_mla not in (None, True, False):
-        raise ConfigError(f"model {name}: use_mla is {shown(use_mla)}; must be true or false")
+def _require_attention_fields(part: TextPart, dims: CheckpointFields) -> None:
+    use_mla = part.fields.flag("use_mla")
     latent = any(kind.startswith("mla") for kind in _kinds(part))
-    present = [field for field in MLA_FIELDS if fields.get(field)]
+    present = [field for field in MLA_FIELDS if dims.get(field)]
     if latent and len(present) < len(MLA_FIELDS):
         missing = ", ".join(field for field in MLA_FIELDS if field not in present)
         hint = "" if use_mla is True else ", or use_mla: false"
-        raise ConfigError(f"model {name}: {missing} is missing; {part.class_name} needs {', '.join(MLA_FIELDS)}{hint}")
-    if not latent and (present or use_mla is True):
-        field, value = (present[0], fields[present[0]]) if present else ("use_mla", use_mla)
+        raise ConfigError(
+            f"model {dims.model}: {missing} is missing; {part.class_name} needs {', '.join(MLA_FIELDS)}{hint}"
+        )
+    if not latent:
         why = "with use_mla: false it" if use_mla is False else part.class_name
-        raise ConfigError(f"model {name}: {field} is {shown(value)}; {why} has no latent attention")
+        if present:
+            raise dims.refusal(present[0], f"{why} has no latent attention")
+        if use_mla is True:
+            raise part.fields.refusal("use_mla", f"{why} has no latent attention")
 
 
-def _architecture(
-    name: str, class_name: str, kinds: tuple[Architecture, ...], fields: Mapping[str, Any]
-) -> Architecture:
-    found = ("mla" if fields.get("kv_lora_rank") else "") + ("_moe" if fields.get("num_experts") else "")
+def _architecture(class_name: str, kinds: tuple[Architecture, ...], dims: CheckpointFields) -> Architecture:
+    found = ("mla" if dims.get("kv_lora_rank") else "") + ("_moe" if dims.get("num_experts") else "")
     architecture = found.strip("_") or "dense"
     for kind in kinds:
         if kind == architecture:
             return kind
-    raise ConfigError(
-        f"model {name}: num_experts is {shown(fields['num_experts']) if 'num_experts' in fields else 'missing'}; "
-        f"{class_name} is {' or '.join(kinds)}"
-    )
+    num_experts = shown(dims.get("num_experts")) if "num_experts" in dims.values else "missing"
+    raise ConfigError(f"model {dims.model}: num_experts is {num_experts}; {class_name} is {' or '.join(kinds)}")
 
 
-def _dtype(name: str, part: TextPart, data: Mapping[str, Any]) -> str | None:
+def _dtype(part: TextPart, data: CheckpointFields) -> str | None:
     """Return the dtype of the text part, or else of the whole file.
 
     Raises ConfigError if `dtype` and `torch_dtype` differ.
     """
     for fields in (part.fields, data):
-        found = [fields[field] for field in ("dtype", "torch_dtype") if fields.get(field) not in (None, "auto")]
+        said = [fields.get(field) for field in ("dtype", "torch_dtype")]
+        found = [value for value in said if value not in (None, "auto")]
         for value in found:
             if str(value).removeprefix("torch.") not in DTYPES:
-                raise ConfigError(f"model {name}: torch_dtype is {shown(value)}; known are {', '.join(DTYPES)}")
+                raise ConfigError(f"model {data.model}: torch_dtype is {shown(value)}; known are {', '.join(DTYPES)}")
             if value != found[0]:
-                raise ConfigError(f"model {name}: dtype and torch_dtype are {shown(found)}; they must agree")
+                raise ConfigError(f"model {data.model}: dtype and torch_dtype are {shown(found)}; they must agree")
         if found:
             return str(found[0]).removeprefix("torch.")
     return None
 
 
-def _weights(name: str, part: TextPart, data: Mapping[str, Any], beside: tuple[str, Any] | None) -> WeightFormat | None:
+def _weights(part: TextPart, data: CheckpointFields, beside: _FileBeside | None) -> WeightFormat | None:
     """Return the checkpoint's quantization: from the whole file, its text part, or a file beside it."""
     for fields in (data, part.fields):
         for key in KEYS:
             if fields.get(key) not in (None, {}):
-                return read_weight_format(name, fields[key], key)
-    return None if beside is None else read_weight_format(name, beside[1], beside[0])
+                return read_weight_format(fields.section(key), key)
+    return None if beside is None else read_weight_format(beside.content, beside.name)

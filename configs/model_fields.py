@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ray_warmup.configs.errors import ConfigError, shown
+from ray_warmup.configs.checkpoint_fields import CheckpointFields
+from ray_warmup.configs.errors import shown
 
 Verdict = Literal["honoured", "irrelevant", "refused"]
 
@@ -155,26 +156,26 @@ KERNEL_WORDS = re.compile(
 NOTHING: tuple[Any, ...] = (None, False, 0, 0.0, "", [], {})
 
 
-def check_fields(name: str, data: Mapping[str, Any]) -> tuple[str, ...]:
+def check_fields(fields: CheckpointFields) -> tuple[str, ...]:
     """Return notes on unknown fields that look relevant to kernels.
 
     Raises ConfigError for a field that changes kernels in a way that the catalog does not know.
     """
     notes = []
-    for field, value in data.items():
+    for field, value in fields.values.items():
         rule = FIELDS.get(field)
         if rule is None:
             if KERNEL_WORDS.search(field.lower()) and value not in NOTHING:
                 notes.append(
-                    f"model {name}: {field} is {shown(value)}, a field that ray-warmup does not know; if it changes "
-                    "which kernels run, what is warmed is not what the engine asks for"
+                    f"model {fields.model}: {field} is {shown(value)}, a field that ray-warmup does not know; if it "
+                    "changes which kernels run, what is warmed is not what the engine asks for"
                 )
         elif rule.verdict == "refused" and value is not None and not _is_harmless(value, rule):
-            raise ConfigError(f"model {name}: {field} is {shown(value)}; {rule.why} are not known to the catalog")
+            raise fields.refusal(field, f"{rule.why} are not known to the catalog")
     return tuple(notes)
 
 
 def _is_harmless(value: Any, rule: FieldRule) -> bool:
-    return any(
-        value == harmless and isinstance(value, bool) == isinstance(harmless, bool) for harmless in rule.harmless
-    )
+    # False equals 0 in Python, but a file that says one does not say the other.
+    is_flag = isinstance(value, bool)
+    return any(value == harmless and isinstance(harmless, bool) == is_flag for harmless in rule.harmless)

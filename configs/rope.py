@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from ray_warmup.configs.checkpoint_fields import CheckpointFields
 from ray_warmup.configs.errors import ConfigError, shown
 
 SECTIONS = ("rope_parameters", "rope_scaling")
@@ -12,37 +13,52 @@ ONE_KERNEL = ("default", "linear", "dynamic", "yarn", "deepseek_yarn", "llama3",
 """Kinds that only fill the cosine and sine cache differently: the kernel that reads it is the same."""
 
 
-def read_rope_theta(name: str, data: Mapping[str, Any]) -> Any:
+def read_rope_theta(fields: CheckpointFields) -> Any:
     """Return the RoPE base from any of its fields, or None if no field sets it.
 
     Raises ConfigError for an unknown RoPE kernel or for two different bases.
     """
-    said = {"rope_theta": data["rope_theta"]} if data.get("rope_theta") is not None else {}
-    for section in SECTIONS:
-        found = data.get(section)
-        if found is None:
+    said = {"rope_theta": fields.get("rope_theta")} if fields.says("rope_theta") else {}
+    for name in SECTIONS:
+        if not fields.says(name):
             continue
-        if not isinstance(found, dict):
-            raise ConfigError(f"model {name}: {section} is {shown(found)}; must be a mapping")
-        by_kind = {kind: part for kind, part in found.items() if isinstance(part, dict)}
-        for where, part in ({f"{section}.{kind}": part for kind, part in by_kind.items()} or {section: found}).items():
-            _refuse_other_kernels(name, where, part)
-            if part.get("rope_theta") is not None:
-                said[f"{where}.rope_theta"] = part["rope_theta"]
-    (first, theta), *others = said.items() or [("", None)]
+        for where, part in _parts_of(fields, name):
+            _refuse_other_kernels(where, part)
+            if part.says("rope_theta"):
+                said[f"{where}.rope_theta"] = part.get("rope_theta")
+    if not said:
+        return None
+    (first, theta), *others = said.items()
     for field, other in others:
         if other != theta:
-            raise ConfigError(f"model {name}: {first} is {shown(theta)}, {field} is {shown(other)}; they must agree")
+            raise ConfigError(
+                f"model {fields.model}: {first} is {shown(theta)}, {field} is {shown(other)}; they must agree"
+            )
     return theta
 
 
-def _refuse_other_kernels(name: str, where: str, part: Mapping[str, Any]) -> None:
+def _parts_of(fields: CheckpointFields, name: str) -> Iterator[tuple[str, CheckpointFields]]:
+    """Yield the section itself, or its parts where it holds one for each kind of layer, each with its path."""
+    section = fields.section(name)
+    kinds = [kind for kind, part in section.values.items() if isinstance(part, dict)]
+    for kind in kinds:
+        yield f"{name}.{kind}", section.section(kind)
+    if not kinds:
+        yield name, section
+
+
+def _refuse_other_kernels(where: str, part: CheckpointFields) -> None:
     kind = part.get("rope_type", part.get("type"))
-    if part.get("mrope_section") is not None or (kind is not None and kind not in ONE_KERNEL):
-        field = "mrope_section" if part.get("mrope_section") is not None else f"rope_type {shown(kind)}"
-        raise ConfigError(f"model {name}: {where} has {field}; the kernels of {', '.join(ONE_KERNEL)} are known")
+    field = None
+    if part.says("mrope_section"):
+        field = "mrope_section"
+    elif kind is not None and kind not in ONE_KERNEL:
+        field = f"rope_type {shown(kind)}"
+    if field is not None:
+        raise ConfigError(f"model {part.model}: {where} has {field}; the kernels of {', '.join(ONE_KERNEL)} are known")
     share = part.get("partial_rotary_factor")
     if share not in (None, 1):
         raise ConfigError(
-            f"model {name}: {where}.partial_rotary_factor is {shown(share)}; only heads that turn as a whole are known"
+            f"model {part.model}: {where}.partial_rotary_factor is {shown(share)}; "
+            "only heads that turn as a whole are known"
         )

@@ -46,8 +46,8 @@ def _refuse_depth(text: str, most: int) -> None:
             depth -= 1
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique(pairs: list[tuple[str, Any]]) -> object:
+    found: dict[str, Any] = {}  # a border: any JSON object
     for name, value in pairs:
         if name in found:
             raise ValueError(f"{shown(name)} occurs twice in one object")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from ray_warmup.configs.checkpoint_fields import CheckpointFields
 from ray_warmup.configs.dims import Architecture
 from ray_warmup.configs.errors import ConfigError, shown
 
@@ -40,11 +40,11 @@ class TextPart:
     """The fields of a language model."""
 
     class_name: str
-    fields: Mapping[str, Any]
+    fields: CheckpointFields
     notes: tuple[str, ...] = ()
 
 
-def text_part(name: str, data: Mapping[str, Any]) -> TextPart:
+def text_part(data: CheckpointFields) -> TextPart:
     """Return the whole file if its architecture is known, or else its nested language model.
 
     Raises ConfigError if neither is known.
@@ -55,21 +55,21 @@ def text_part(name: str, data: Mapping[str, Any]) -> TextPart:
         return TextPart(outer, data)
     tried = []
     for field in NESTED:
-        part = data.get(field)
-        if not isinstance(part, dict):
+        if not isinstance(data.get(field), dict):
             continue
+        part = data.section(field)
         found = _class_of(part)
         if found in KINDS:
-            note = f"model {name}: only its {field} ({found}) is warmed, nothing else of {outer or 'it'}"
+            note = f"model {data.model}: only its {field} ({found}) is warmed, nothing else of {outer or 'it'}"
             return TextPart(found, part, (note,))
         tried.append(f"; its {field} is {shown(found)}, which is not known either")
     if outer is None and not tried:
-        raise ConfigError(f"model {name}: architectures is {shown(listed)}; must be a list with one class name")
+        raise data.refusal("architectures", "must be a list with one class name")
     nested = "".join(tried) or f"; a nested {NESTED[0]} of one of them would be read"
-    raise ConfigError(f"model {name}: architectures is {shown(outer)}; known are {', '.join(KINDS)}{nested}")
+    raise ConfigError(f"model {data.model}: architectures is {shown(outer)}; known are {', '.join(KINDS)}{nested}")
 
 
-def _class_of(part: Mapping[str, Any]) -> str:
+def _class_of(part: CheckpointFields) -> str:
     listed = part.get("architectures")
     if isinstance(listed, list) and listed:
         return str(listed[0])

@@ -7,11 +7,12 @@ Each producer has a schema of its own; they are brought to one value by class: f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_warmup.configs.errors import ConfigError, clipped, shown
+from ray_warmup.configs.checkpoint_fields import CheckpointFields
+from ray_warmup.configs.errors import clipped, shown
 
 BESIDE = ("hf_quant_config.json", "quantize_config.json", "quant_config.json", "quantization_config.json")
 """Files in a checkpoint's directory that say it where config.json does not: ModelOpt, GPTQ, AWQ, others."""
@@ -47,18 +48,13 @@ class WeightFormat:
     """Besides the weights: what else of it makes other kernels run; empty for nothing."""
 
 
-def read_weight_format(name: str, found: Any, where: str) -> WeightFormat:
+def read_weight_format(found: CheckpointFields, where: str) -> WeightFormat:
     """Parse a quantization section.
 
-    Raises ConfigError if the section is not a mapping.
-
     Args:
-        name: of the model, for messages.
         found: the section.
         where: the file or field that it was read from.
     """
-    if not isinstance(found, dict):
-        raise ConfigError(f"model {name}: {where} is {shown(found)}; must be a mapping")
     section = _flat(found)
     method = _method(section)
     says = f"{where}: {method}"
@@ -71,15 +67,15 @@ def read_weight_format(name: str, found: Any, where: str) -> WeightFormat:
     return WeightFormat(says + _bits(section), block=_group(section))
 
 
-def _flat(found: dict[str, Any]) -> dict[str, Any]:
-    """ModelOpt's own file nests what the others have at the top."""
-    inner = found.get("quantization")
-    if not isinstance(inner, dict):
+def _flat(found: CheckpointFields) -> CheckpointFields:
+    """Lift what ModelOpt's own file nests, and the others have at the top."""
+    if not isinstance(found.get("quantization"), dict):
         return found
-    return {"quant_method": "modelopt", **inner}
+    inner = found.section("quantization")
+    return CheckpointFields(found.model, {"quant_method": "modelopt", **inner.values})
 
 
-def _method(section: Mapping[str, Any]) -> str:
+def _method(section: CheckpointFields) -> str:
     """The name of the method, guessed from its fields where old files do not give it."""
     named = section.get("quant_method")
     if isinstance(named, str) and named:
@@ -90,39 +86,43 @@ def _method(section: Mapping[str, Any]) -> str:
     return "a method that is not named"
 
 
-def _bits(section: Mapping[str, Any]) -> str:
+def _bits(section: CheckpointFields) -> str:
     bits = section.get("bits", section.get("w_bit"))
     return f" with {bits} bits" if isinstance(bits, int) else ""
 
 
-def _fp8(section: Mapping[str, Any], says: str) -> WeightFormat:
+def _fp8(section: CheckpointFields, says: str) -> WeightFormat:
     """Hugging Face's and vLLM's fp8: one scale per tensor, or blocks."""
     block = _pair(section.get("weight_block_size"))
-    if section.get("weight_block_size") is not None:
-        return WeightFormat(f"{says} with weight_block_size {shown(section['weight_block_size'])}", block=block)
-    odd = "" if section.get("fmt") in (None, "e4m3", "float8_e4m3fn") else f"fmt {shown(section['fmt'])}"
+    if section.says("weight_block_size"):
+        return WeightFormat(f"{says} with weight_block_size {shown(section.get('weight_block_size'))}", block=block)
+    odd = "" if section.get("fmt") in (None, "e4m3", "float8_e4m3fn") else f"fmt {shown(section.get('fmt'))}"
     odd = odd or _kept(section.get("modules_to_not_convert"), section.get("ignored_layers")) or _cache(section)
     return WeightFormat(says, is_fp8_per_tensor=True, odd=odd)
 
 
-def _compressed_tensors(section: Mapping[str, Any], says: str) -> WeightFormat:
+def _compressed_tensors(section: CheckpointFields, says: str) -> WeightFormat:
     groups = section.get("config_groups")
     schemes = list(groups.values()) if isinstance(groups, dict) else []
-    weights = [scheme.get("weights") for scheme in schemes if isinstance(scheme, dict)]
-    inputs = [scheme.get("input_activations") for scheme in schemes if isinstance(scheme, dict)]
-    says += f" {shown(section['format'])}" if section.get("format") else ""
-    if schemes and all(_is_fp8_tensor(args) for args in [*weights, *inputs]) and len(weights) == len(schemes):
+    if section.get("format"):
+        says += f" {shown(section.get('format'))}"
+    if schemes and all(_is_fp8_scheme(scheme) for scheme in schemes):
         odd = _kept(section.get("ignore")) or _cache(section) or _targets(schemes) or _sparsity(section)
         return WeightFormat(says, is_fp8_per_tensor=True, odd=odd)
-    blocks = [_pair(args.get("block_structure")) or _group(args) for args in weights if isinstance(args, dict)]
-    strategies = {shown(args.get("strategy")) for args in weights if isinstance(args, dict)}
+    strategies: set[str] = set()
+    block = None
+    for scheme in schemes:
+        weights = scheme.get("weights") if isinstance(scheme, dict) else None
+        if isinstance(weights, dict):
+            args = CheckpointFields(section.model, weights)
+            strategies.add(shown(args.get("strategy")))
+            block = block or _pair(args.get("block_structure")) or _group(args)
     return WeightFormat(
-        f"{says} with weights per {', '.join(sorted(strategies)) or 'nothing that is said'}",
-        block=next((block for block in blocks if block is not None), None),
+        f"{says} with weights per {', '.join(sorted(strategies)) or 'nothing that is said'}", block=block
     )
 
 
-def _modelopt(section: Mapping[str, Any], says: str) -> WeightFormat:
+def _modelopt(section: CheckpointFields, says: str) -> WeightFormat:
     algorithm = section.get("quant_algo")
     says += f" {shown(algorithm)}"
     if algorithm == MODELOPT_TENSOR:
@@ -131,6 +131,13 @@ def _modelopt(section: Mapping[str, Any], says: str) -> WeightFormat:
     if algorithm in MODELOPT_BLOCK:
         return WeightFormat(says, block=(128, 128))
     return WeightFormat(says, block=_group(section))
+
+
+def _is_fp8_scheme(scheme: Any) -> bool:
+    """Return True if both weights and activations are fp8 with one scale per tensor."""
+    if not isinstance(scheme, dict):
+        return False
+    return _is_fp8_tensor(scheme.get("weights")) and _is_fp8_tensor(scheme.get("input_activations"))
 
 
 def _is_fp8_tensor(args: Any) -> bool:
@@ -143,17 +150,19 @@ def _targets(schemes: Sequence[Any]) -> str:
     return f"targets {shown(others[0])}" if others else ""
 
 
-def _sparsity(section: Mapping[str, Any]) -> str:
+def _sparsity(section: CheckpointFields) -> str:
     sparsity = section.get("sparsity_config")
-    dense = not sparsity or (isinstance(sparsity, dict) and sparsity.get("format") in (None, "dense"))
-    return "" if dense else "a sparsity_config"
+    if not sparsity:
+        return ""
+    is_dense = isinstance(sparsity, dict) and sparsity.get("format") in (None, "dense")
+    return "" if is_dense else "a sparsity_config"
 
 
-def _cache(section: Mapping[str, Any]) -> str:
+def _cache(section: CheckpointFields) -> str:
     """A quantized KV cache makes other attention kernels run."""
     for field in ("kv_cache_quant_algo", "kv_cache_scheme", "kv_cache_quant_method"):
         if section.get(field) not in (None, "", {}, "none", "auto"):
-            return f"{field} {shown(section[field])}"
+            return f"{field} {shown(section.get(field))}"
     return ""
 
 
@@ -177,7 +186,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def _group(section: Mapping[str, Any]) -> tuple[int, int] | None:
+def _group(section: CheckpointFields) -> tuple[int, int] | None:
     """Groups lie along the rows of a weight, the inputs of its GEMM."""
     size = section.get("group_size", section.get("q_group_size"))
     return (1, size) if type(size) is int and size > 0 else None
