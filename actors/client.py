@@ -15,9 +15,11 @@ from typing import Any
 
 from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
+from ray_warmup.actors.events import OnEvent, ignore
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.rank.rank_workloads import checked
@@ -26,7 +28,6 @@ from ray_warmup.warmup.report import WarmupReport
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "ray_warmup"
-OnEvent = Callable[[dict[str, Any]], None]
 _POLL_S = 5.0
 _PAUSE_S = 0.2
 
@@ -61,7 +62,7 @@ def run_warmup(
     config = check_request(config)
     may_grow = is_connected() or chosen(config.cluster.address) is not None
     with connected(config):
-        return _run(config, retune, wait, on_event or _ignore, tuner, may_grow)
+        return _run(config, retune, wait, on_event or ignore, tuner, may_grow)
 
 
 def check_request(config: WarmupConfig) -> WarmupConfig:
@@ -222,8 +223,4 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
         # An actor without resources is put on a random node unless the affinity is a hard one.
         scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
     )
-    return remote.remote(config.model_dump(mode="json"), run_id, here, tuner, retune, env.rank_environment(), may_grow)
-
-
-def _ignore(event: dict[str, Any]) -> None:
-    """Used where nobody listens."""
+    return remote.remote(text_of_config(config), run_id, here, tuner, retune, env.rank_environment(), may_grow)

@@ -20,13 +20,15 @@ import ray
 
 from ray_warmup.actors.attempts import attempt
 from ray_warmup.actors.concluding import GRACE_S, conclude
+from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.rank_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
-from ray_warmup.configs import parse_config
+from ray_warmup.actors.run_status import RankStatus, RunStatus
+from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.failure_messages import Status
@@ -54,7 +56,6 @@ REMOVE_S = 10.0
 STACKS_S = 10.0
 SHOWN_STACKS = 3
 STACK_CHARS = 4000
-Event = dict[str, Any]
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -72,7 +73,7 @@ class Coordinator:
 
     def __init__(
         self,
-        config: dict[str, Any],
+        config: str,
         run_id: str,
         first_node: str | None,
         tuner: str,
@@ -83,11 +84,12 @@ class Coordinator:
         """Take what the driver asks.
 
         Args:
+            config: as `text_of_config` writes it.
             environment: what the driver hands to the ranks; this process has another one.
             may_grow: nodes may still join; False where Ray was started for this run.
         """
         logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
-        self._config = parse_config(config)
+        self._config = config_of_text(config)
         self._run_id = run_id
         self._first_node = first_node
         self._tuner = tuner
@@ -134,25 +136,30 @@ class Coordinator:
             return {"event": "report", "report": minimal(self._run_id, ENDED)}
         return await asked
 
+    # A border: `ray-warmup status` of another version may ask.
     async def status(self) -> dict[str, Any]:
         """Phase, and per rank what it does and since when."""
-        now = time.monotonic()
-        machine = self._machine
-        ranks = [] if machine is None else [self._rank_status(machine, rank, now) for rank in machine.run.ranks]
-        return {
-            "run_id": self._run_id,
-            "phase": str(self._phase if machine is None else machine.phase),
-            "elapsed_s": now - self._began,
-            **self._progress(now),
-            "ranks": ranks,
-            "warnings": [] if machine is None else list(machine.run.warnings),
-        }
+        return dataclasses.asdict(self._status(time.monotonic()))
 
-    def _progress(self, now: float) -> dict[str, Any]:
-        """Age and deadline of the phase, n of m tasks."""
-        if self._machine is not None:
-            return dataclasses.asdict(progress(self._machine.run, now))
-        return {"phase_s": now - self._began, "phase_limit_s": self._config.timeouts.placing, "done": 0, "total": 0}
+    def _status(self, now: float) -> RunStatus:
+        machine, name = self._machine, ray.get_runtime_context().get_actor_name() or ""
+        elapsed = now - self._began
+        if machine is None:
+            limit = self._config.timeouts.placing
+            return RunStatus(name, self._run_id, str(self._phase), elapsed, phase_s=elapsed, phase_limit_s=limit)
+        found = progress(machine.run, now)
+        return RunStatus(
+            name,
+            self._run_id,
+            str(machine.phase),
+            elapsed,
+            phase_s=found.phase_s,
+            phase_limit_s=found.phase_limit_s,
+            done=found.done,
+            total=found.total,
+            ranks=tuple(self._rank_status(machine, rank, now) for rank in machine.run.ranks),
+            warnings=tuple(machine.run.warnings),
+        )
 
     @in_turns
     async def wait(self) -> str:
@@ -198,8 +205,7 @@ class Coordinator:
         except Exception as error:  # the border of the process: whatever happened must reach the driver
             logger.exception("coordinator failed")
             reason = f"coordinator (internal error, please report): {type(error).__name__}: {error}"
-        config = self._config.model_dump(mode="json")
-        return sum_up(self._run_id, config, self._machine, reason, time.monotonic() - self._began)
+        return sum_up(self._run_id, self._config, self._machine, reason, time.monotonic() - self._began)
 
     def _tidying(self, report: WarmupReport) -> Iterator[tuple[str, Awaitable[object], float]]:
         """Yield the clean-up steps: name, awaitable and limit in seconds.
@@ -221,9 +227,9 @@ class Coordinator:
         """
         cluster, began = self._config.cluster, time.monotonic()
         backend = cluster.backend_beside_gpus
-        self._emit("phase", phase=str(Phase.PLACING), ranks=cluster.num_ranks, backend=backend)
+        self._emit({"event": "phase", "phase": str(Phase.PLACING), "ranks": cluster.num_ranks, "backend": backend})
         placing = Placing(self._config, f"warmup-{self._run_id}", self._may_grow, self._say, lambda: self._stop)
-        work = Work(self._config.model_dump(mode="json"), backend, self._tuner, self._run_id, self._environment)
+        work = Work(text_of_config(self._config), backend, self._tuner, self._run_id, self._environment)
         infos = None
         while infos is None:
             self._placement = await placing.place()
@@ -286,49 +292,49 @@ class Coordinator:
             groups = machine.run.classes.values()
             tasks = sum(group.pool.num_tasks for group in groups if group.pool is not None)
             hits = sum(group.is_hit for group in groups)
-            self._emit("phase", phase=str(self._phase), tasks=tasks, hits=hits, classes=len(groups))
+            counts: Event = {"event": "phase", "tasks": tasks, "hits": hits, "classes": len(groups)}
+            self._emit({**counts, "phase": str(self._phase)})
         if self._phase is Phase.COMPILING and self._executor is not None:
             for rank, text in building(machine, self._executor.statuses).items():
                 if self._told.get(rank) != text:
                     self._told[rank] = text
-                    self._emit("progress", rank=rank, text=text)
+                    self._emit({"event": "progress", "rank": rank, "text": text})
         for warning in machine.run.warnings[self._warned :]:
-            self._emit("warning", text=warning)
+            self._emit({"event": "warning", "text": warning})
         self._warned = len(machine.run.warnings)
         if time.monotonic() - self._spoke >= QUIET_S and not machine.is_over and self._executor is not None:
-            self._emit("waits", text=waiting_text(machine.run, self._executor.statuses, time.monotonic()))
+            text = waiting_text(machine.run, self._executor.statuses, time.monotonic())
+            self._emit({"event": "waits", "text": text})
 
     def _on_task(self, call: Call, seconds: float) -> None:
-        self._emit("task", rank=call.rank, task=call.task_id, method=call.name, seconds=seconds)
+        self._emit({"event": "task", "rank": call.rank, "task": call.task_id, "method": call.name, "seconds": seconds})
 
     def _say(self, text: str) -> None:
         """A line for whoever watches the run."""
-        self._emit("note", text=text)
+        self._emit({"event": "note", "text": text})
 
-    def _emit(self, event: str, **values: Any) -> None:
+    def _emit(self, event: Event) -> None:
+        """Queue an event for the driver, with its time."""
         self._spoke = time.monotonic()
-        self._events.put_nowait({"event": event, "at": round(time.monotonic() - self._began, 3), **values})
+        event["at"] = round(self._spoke - self._began, 3)
+        self._events.put_nowait(event)
 
-    def _rank_status(self, machine: WarmupMachine, rank: int, now: float) -> dict[str, Any]:
+    def _rank_status(self, machine: WarmupMachine, rank: int, now: float) -> RankStatus:
         state = machine.run.ranks[rank]
-        row: dict[str, Any] = {
-            "rank": rank,
-            "node_id": state.info.node_id,
-            "host": state.info.host,
-            "address": state.info.address,
-            "state": _liveness(state),
-        }
+        info = state.info
+        idle = RankStatus(rank, info.node_id, info.host, info.address, _liveness(state))
         status = None if self._executor is None else self._executor.statuses.get(rank)
         if status is None:
-            return row | {"doing": "", "task": "", "runner": "", "tactic": "", "for_s": 0.0, "heard_s": None}
-        return row | {
-            "doing": status.phase,
-            "task": status.task_id,
-            "runner": status.runner,
-            "tactic": status.tactic,
-            "for_s": now - status.since,
-            "heard_s": now - status.heard,
-        }
+            return idle
+        return dataclasses.replace(
+            idle,
+            doing=status.phase,
+            task=status.task_id,
+            runner=status.runner,
+            tactic=status.tactic,
+            for_s=now - status.since,
+            heard_s=now - status.heard,
+        )
 
 
 def _liveness(state: RankState) -> str:

@@ -18,11 +18,12 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import ray
+from pydantic import JsonValue
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -30,6 +31,7 @@ from ray_warmup.actors import capacity
 from ray_warmup.actors.client import NAMESPACE, Turn, connected
 from ray_warmup.actors.engine_launcher import EngineLauncher, LauncherFacts, RecordedHere
 from ray_warmup.actors.errors import PlacementTimeoutError
+from ray_warmup.actors.events import OnEvent, ignore
 from ray_warmup.actors.remote_errors import as_failure, lacks_package, reason_of_death
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
@@ -37,7 +39,6 @@ from ray_warmup.warmup.engines.report import EngineReport, KindReport, NodeRepor
 from ray_warmup.warmup.engines.vllm.on_this_node import Proof
 from ray_warmup.warmup.errors import EngineError, WarmupError
 
-OnEvent = Callable[[dict[str, Any]], None]
 SLACK_S = 30.0
 """Beyond a start's own deadline: the launcher ends it and says why."""
 
@@ -61,10 +62,10 @@ def run_engine(
     """
     with connected(config):
         digest = hashlib.sha256(json.dumps(_shown(config), sort_keys=True).encode()).hexdigest()[:16]
-        turn = Turn(f"engine-{digest}", config.timeouts.single_flight, wait, on_event or _ignore)
+        turn = Turn(f"engine-{digest}", config.timeouts.single_flight, wait, on_event or ignore)
         lock = turn.take(lambda: _lock(f"engine-{digest}"))
         try:
-            return EngineRun(config, f"{digest}-{secrets.token_hex(2)}", on_event or _ignore, again=again).run()
+            return EngineRun(config, f"{digest}-{secrets.token_hex(2)}", on_event or ignore, again=again).run()
         finally:
             ray.kill(lock)
 
@@ -151,10 +152,13 @@ class EngineRun:
         if len(versions) > 1:
             rows = ", ".join(f"node {fact.node_id[:8]}: {fact.engine_version}" for fact in facts.values())
             raise EngineError(f"nodes have different versions of vLLM ({rows}); one run serves one version")
-        first_of_node: dict[str, Any] = {}
+        first_of_each_node: dict[Any, LauncherFacts] = {}
+        seen: set[str] = set()
         for launcher, fact in facts.items():
-            first_of_node.setdefault(fact.node_id, launcher)
-        return {launcher: facts[launcher] for launcher in first_of_node.values()}
+            if fact.node_id not in seen:
+                seen.add(fact.node_id)
+                first_of_each_node[launcher] = fact
+        return first_of_each_node
 
     def _warm(self, facts: Mapping[Any, LauncherFacts]) -> tuple[NodeReport, ...]:
         """Record where nothing is found, install and prove. Record anew, once, where what was found does not fit."""
@@ -280,16 +284,11 @@ def _lock(name: str) -> Any:
     return ray.remote(RunLock).options(name=name, namespace=NAMESPACE, num_cpus=0).remote()
 
 
-def _shown(config: EngineRunConfig) -> dict[str, Any]:
+def _shown(config: EngineRunConfig) -> dict[str, JsonValue]:
     """The request as plain values, without secrets."""
-    document = config.model_dump(mode="json")
-    document["engine"]["args"] = config.engine.shown_args
-    return document
+    shown = config.model_copy(update={"engine": config.engine.model_copy(update={"args": config.engine.shown_args})})
+    return shown.model_dump(mode="json")
 
 
 def _first(error: BaseException) -> str:
     return str(error).splitlines()[0]
-
-
-def _ignore(event: dict[str, Any]) -> None:
-    """Used where nobody listens."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ray
 
 from ray_warmup.actors.errors import CoordinatorLostError
+from ray_warmup.actors.events import Event, OnEvent
 from ray_warmup.actors.liveness import lives
 from ray_warmup.actors.remote_errors import as_failure, first_line, lacks_package, plain, reason_of_death
 from ray_warmup.configs.schema import TimeoutsSection
@@ -24,7 +25,6 @@ from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
-OnEvent = Callable[[dict[str, Any]], None]
 SILENT_S = 20.0
 FINAL_S = 60.0
 """For the report after a final phase, besides `timeouts.installing` for the verdicts: longer than all else that a
@@ -75,7 +75,7 @@ class Following:
     def _step(self, pause_s: float) -> WarmupReport | None:
         """Handle one event, or check the coordinator after a silence."""
         if ray.wait([self._stream], timeout=pause_s)[0]:
-            event = ray.get(next(self._stream))
+            event: Event = ray.get(next(self._stream))
             self._heard, self._is_told = time.monotonic(), False
             if event["event"] == "report":
                 return WarmupReport.from_json(event["report"])

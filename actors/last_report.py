@@ -6,8 +6,8 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
+from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.summary import summarize
@@ -19,7 +19,7 @@ SUMMING_UP = "summing up the run failed (internal error, please report)"
 
 
 def sum_up(
-    run_id: str, config: dict[str, Any], machine: WarmupMachine | None, reason: str | None, seconds: float
+    run_id: str, config: WarmupConfig, machine: WarmupMachine | None, reason: str | None, seconds: float
 ) -> WarmupReport:
     """Summarize the run as a report.
 
@@ -38,7 +38,12 @@ def sum_up(
         said = own or reason or f"the run ended as {phase}"
         reason = f"{said}\n{SUMMING_UP}: {type(error).__name__}: {error}"
     phases = {str(Phase.PLACING): seconds} if machine is None else {}
-    return WarmupReport(run_id=run_id, config=config, phases=phases, error=clean(reason or "no reason was given"))
+    return WarmupReport(
+        run_id=run_id,
+        config=config.model_dump(mode="json"),
+        phases=phases,
+        error=clean(reason or "no reason was given"),
+    )
 
 
 def as_json(report: WarmupReport, problems: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ Re-timing needs a rank's device and stays on one node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,8 +21,10 @@ from ray_warmup.actors.explaining import able, used
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest, Result, plain
+from ray_warmup.warmup.cache_admin.store_changes import Rollback
+from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
 
-Arguments = Mapping[str, Any]
 COMMANDS = (
     "ls",
     "verify",
@@ -49,7 +51,7 @@ class NodeAnswer:
     node_id: str
     address: str
     ok: bool
-    result: Any = None
+    result: Result | None = None
     error: str = ""
 
 
@@ -63,13 +65,15 @@ class ClusterAnswer:
     error: str = ""
     """Problem of the answers taken together."""
 
+    # A border: the document of `--json`.
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        rows = [asdict(replace(row, result=None)) | {"result": plain(row.result)} for row in self.nodes]
+        return {"command": self.command, "ok": self.ok, "nodes": rows, "error": self.error}
 
 
 def perform_everywhere(
-    command: str, arguments: Arguments, timeout_s: float, config: WarmupConfig | None = None
+    command: str, asked: CacheRequest, timeout_s: float, config: WarmupConfig | None = None
 ) -> ClusterAnswer:
     """Run a command on the connected cluster's nodes, or on those that could hold a rank of `config`."""
     assert command in COMMANDS, command
@@ -79,11 +83,11 @@ def perform_everywhere(
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
     if command in MOVES:
-        return combine(command, _answers(nodes, *MOVES[command](nodes, arguments, timeout_s)))
-    arguments = {**arguments, "if_present": True}
+        return combine(command, _answers(nodes, *MOVES[command](nodes, asked, timeout_s)))
+    asked = replace(asked, if_present=True)
     if command == "rollback":
-        return _rollback(nodes, arguments, timeout_s)
-    answers = _perform_on(command, nodes, arguments, {}, timeout_s)
+        return _rollback(nodes, asked, timeout_s)
+    answers = _perform_on(command, nodes, _each(nodes, asked), timeout_s)
     if command == "explain" and config is not None:
         return _explained(config, nodes, answers)
     return combine(command, answers)
@@ -100,38 +104,39 @@ def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Se
     return replace(judged, ok=False, error="; ".join(filter(None, (judged.error, *others))))
 
 
-def _rollback(nodes: Sequence[capacity.Node], arguments: Arguments, timeout_s: float) -> ClusterAnswer:
+def _rollback(nodes: Sequence[capacity.Node], asked: CacheRequest, timeout_s: float) -> ClusterAnswer:
     """Roll every node back and return the rows, or none if nothing was changed."""
-    planned = _perform_on("rollback", nodes, {**arguments, "plan": True}, {}, timeout_s)
+    planned = _perform_on("rollback", nodes, _each(nodes, replace(asked, plan=True)), timeout_s)
     problem = objection(planned)
     if problem:
         return ClusterAnswer("rollback", False, (), problem)
     # By number: nodes that share one directory then go back once, not once each.
-    steps = {row.node_id: {"key": row.result["key"], "generation": row.result["new"]} for row in planned if row.result}
-    holders = [node for node in nodes if node.node_id in steps]
-    done = {answer.node_id: answer for answer in _perform_on("rollback", holders, arguments, steps, timeout_s)}
+    plans = plans_of(planned)
+    steps = {node_id: replace(asked, key=plan.key, generation=plan.new) for node_id, plan in plans.items()}
+    done = {answer.node_id: answer for answer in _perform_on("rollback", nodes, steps, timeout_s)}
     if any(answer.error for answer in done.values()):
-        return _undone(holders, planned, done, arguments, timeout_s)
+        return _undone(nodes, steps, done, {node_id: plan.old for node_id, plan in plans.items()}, timeout_s)
     return combine("rollback", [done.get(answer.node_id, answer) for answer in planned])
 
 
+def plans_of(planned: Sequence[NodeAnswer]) -> dict[str, Rollback]:
+    """Return the planned rollback of each node that stores the key."""
+    return {answer.node_id: answer.result for answer in planned if isinstance(answer.result, Rollback)}
+
+
 def _undone(
-    holders: Sequence[capacity.Node],
-    planned: Sequence[NodeAnswer],
+    nodes: Sequence[capacity.Node],
+    steps: Mapping[str, CacheRequest],
     done: Mapping[str, NodeAnswer],
-    arguments: Arguments,
+    former: Mapping[str, int],
     timeout_s: float,
 ) -> ClusterAnswer:
     """Return every node to its former generation.
 
     A node without an answer is asked too, since it may have gone back.
     """
-    steps = {
-        row.node_id: {"key": row.result["key"], "generation": row.result["old"], "force": True}
-        for row in planned
-        if row.result
-    }
-    back = {answer.node_id: answer for answer in _perform_on("rollback", holders, arguments, steps, timeout_s)}
+    undo = {node_id: replace(step, generation=former[node_id], force=True) for node_id, step in steps.items()}
+    back = {answer.node_id: answer for answer in _perform_on("rollback", nodes, undo, timeout_s)}
     causes = [answer.error for answer in done.values() if answer.error]
     stuck = [node_id for node_id, answer in back.items() if answer.error]
     if not stuck:
@@ -164,16 +169,20 @@ def differences(answers: Sequence[NodeAnswer]) -> tuple[str, ...]:
     """Return a message for each key for which nodes serve different tables."""
     served: dict[str, dict[str, list[str]]] = {}
     for answer in answers:
-        rows = answer.result if isinstance(answer.result, list) else [answer.result]
-        for row in rows:
-            if isinstance(row, dict) and row.get("key_sha256") and row.get("table"):
-                tables = served.setdefault(row["key_sha256"], {})
-                tables.setdefault(row["table"], []).append(answer.node_id[:8])
+        for key, table in _tables_in(answer.result):
+            served.setdefault(key, {}).setdefault(table, []).append(answer.node_id[:8])
     return tuple(
         f"nodes serve different tables for key {key[:12]} ({_grouped(tables)}): run the warmup again, or roll back"
         for key, tables in served.items()
         if len(tables) > 1
     )
+
+
+def _tables_in(result: Result | None) -> Iterator[tuple[str, str]]:
+    """Yield the key and the served table of each store in a result."""
+    for row in result if isinstance(result, tuple) else (result,):
+        if isinstance(row, StoreRow | Verification | Explanation) and row.key_sha256 and row.table:
+            yield row.key_sha256, row.table
 
 
 def _grouped(tables: Mapping[str, Sequence[str]]) -> str:
@@ -189,11 +198,9 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
     if failed:
         return f"nothing was changed: {'; '.join(failed)}"
     keys: dict[str, dict[str, list[str]]] = {}
-    for answer in planned:
-        if answer.result is not None:
-            row = answer.result
-            where = keys.setdefault(row["key"], {}).setdefault(row["table"], [])
-            where.append(f"node {answer.node_id[:8]} generation {row['new']}")
+    for node_id, plan in plans_of(planned).items():
+        where = keys.setdefault(plan.key, {}).setdefault(plan.table, [])
+        where.append(f"node {node_id[:8]} generation {plan.new}")
     if not keys:
         return "nothing was changed: no node stores this key"
     for key, tables in keys.items():
@@ -205,26 +212,30 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
     return ""
 
 
+def _each(nodes: Sequence[capacity.Node], asked: CacheRequest) -> dict[str, CacheRequest]:
+    return {node.node_id: asked for node in nodes}
+
+
 def _perform_on(
-    command: str, nodes: Sequence[capacity.Node], arguments: Arguments, own: Mapping[str, Arguments], timeout_s: float
+    command: str, nodes: Sequence[capacity.Node], asked: Mapping[str, CacheRequest], timeout_s: float
 ) -> tuple[NodeAnswer, ...]:
-    """`own` are arguments of single nodes, by id."""
-    asked = {node.node_id: (command, {**arguments, **own.get(node.node_id, {})}) for node in nodes}
-    return _answers(nodes, *ask_nodes(perform, asked, timeout_s))
+    """Run a command on the nodes that have a request, by their ids."""
+    calls = {node_id: (command, request) for node_id, request in asked.items()}
+    return _answers(nodes, *ask_nodes(perform, calls, timeout_s))
 
 
 def _answers(
-    nodes: Sequence[capacity.Node], answers: Mapping[str, Any], problems: Mapping[str, str]
+    nodes: Sequence[capacity.Node], answers: Mapping[str, CacheAnswer], problems: Mapping[str, str]
 ) -> tuple[NodeAnswer, ...]:
     """Build the answers of the nodes that were asked."""
     asked = [node for node in nodes if node.node_id in answers or node.node_id in problems]
     return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in asked)
 
 
-def _answer(node: capacity.Node, answer: dict[str, Any] | None, problem: str | None) -> NodeAnswer:
+def _answer(node: capacity.Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:
     if answer is None:
         advice = f" ({SETTING})" if problem and "did not answer" in problem else ""
         return NodeAnswer(node.node_id, node.address, False, error=f"{problem}{advice}")
-    if "error" in answer:
-        return NodeAnswer(node.node_id, node.address, False, error=f"node {node.node_id[:8]}: {answer['error']}")
-    return NodeAnswer(node.node_id, node.address, answer["ok"], answer["result"])
+    if answer.error:
+        return NodeAnswer(node.node_id, node.address, False, error=f"node {node.node_id[:8]}: {answer.error}")
+    return NodeAnswer(node.node_id, node.address, answer.ok, answer.result)

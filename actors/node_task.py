@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_warmup.actors.remote_errors import as_failure, lacks_package, reason_of_death
 
-Function = Callable[..., Any]
+A = TypeVar("A")
 
 
 def ask_nodes(
-    function: Function, arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
-) -> tuple[dict[str, Any], dict[str, str]]:
+    function: Callable[..., A], arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
+) -> tuple[dict[str, A], dict[str, str]]:
     """Call `function(*arguments[node_id])` on every node at once: (answers, problems), each by node id."""
     refs = {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
     ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
-    answers: dict[str, Any] = {}
+    answers: dict[str, A] = {}
     problems: dict[str, str] = {}
     for node_id, ref in refs.items():
         if ref not in ready:
@@ -43,7 +43,7 @@ def ask_nodes(
     return answers, problems
 
 
-def _start(function: Function, node_id: str, arguments: tuple[Any, ...]) -> Any:
+def _start(function: Callable[..., Any], node_id: str, arguments: tuple[Any, ...]) -> Any:
     remote = ray.remote(function).options(
         num_cpus=0,
         num_gpus=0,

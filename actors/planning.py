@@ -7,15 +7,16 @@ writers are predicted, because Ray decides on placement when it is asked.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import ray
+from pydantic import JsonValue
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.node_task import ask_nodes
-from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.dimensions import dimensions_of
+from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.machine.probing import resolve_strategy
 from ray_warmup.warmup.rank.engine import predicted
@@ -58,6 +59,23 @@ class PredictedClass:
 
 
 @dataclass(frozen=True, slots=True)
+class RankFacts:
+    """Forecast of one rank by its node."""
+
+    key: str
+    parts: dict[str, str]
+    table_path: str
+    num_tasks: int
+    workloads: tuple[str, ...]
+    skipped: tuple[str, ...]
+    hit: bool
+    reason: str
+    """Reason for a miss, or empty."""
+    engine: dict[str, str]
+    """Engine warmup -> "runs", or why it is skipped."""
+
+
+@dataclass(frozen=True, slots=True)
 class PredictedPlan:
     """Prediction of a run's ranks and classes."""
 
@@ -65,7 +83,7 @@ class PredictedPlan:
     ranks: tuple[PredictedRank, ...]
     classes: tuple[PredictedClass, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
         return asdict(self)
 
@@ -81,8 +99,8 @@ def predict(config: WarmupConfig) -> PredictedPlan:
     leaders: dict[str, int] = {}
     for info in infos:
         fact = facts[info.rank]
-        leaders.setdefault(fact["key"], info.rank)
-        writers.setdefault((info.node_id, fact["table_path"]), info.rank)
+        leaders.setdefault(fact.key, info.rank)
+        writers.setdefault((info.node_id, fact.table_path), info.rank)
     ranks = tuple(_rank(info, facts[info.rank], leaders, writers) for info in infos)
     return PredictedPlan(backend, ranks, tuple(_class(config, backend, key, infos, facts) for key in leaders))
 
@@ -104,78 +122,77 @@ def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...])
     return assign_ranks(placements, here)
 
 
-def probe_node(config: dict[str, Any], ranks: list[tuple[int, int]], backend: str) -> dict[int, dict[str, Any]]:
+def probe_node(config: str, ranks: list[tuple[int, int]], backend: str) -> dict[int, RankFacts]:
     """Runs on a node: the forecast of its ranks, given as (rank, NVML index)."""
-    settings = parse_config(config)
+    settings = config_of_text(config)
     dims = dimensions_of(settings)
     answer = {}
     for rank, gpu_index in ranks:
         found = forecast_rank(settings, rank, backend, gpu_index)
-        answer[rank] = {
-            "key": found.key.sha256,
-            "parts": found.key.as_dict(),
-            "table_path": str(found.table_path),
-            "num_tasks": found.num_tasks,
-            "workloads": [f"{w.name}: {w.identity} at {len(w.buckets)} sizes" for w in found.workloads],
-            "skipped": sorted({f"{skip.op}: {skip.reason}" for skip in found.skips}),
-            "hit": found.hit,
-            "guarded": found.guarded,
-            "reason": found.reason,
-            "engine": predicted(settings, dims, rank, backend, capability_of(found.key.as_dict()["arch"])),
-        }
+        answer[rank] = RankFacts(
+            key=found.key.sha256,
+            parts=found.key.as_dict(),
+            table_path=str(found.table_path),
+            num_tasks=found.num_tasks,
+            workloads=tuple(f"{w.name}: {w.identity} at {len(w.buckets)} sizes" for w in found.workloads),
+            skipped=tuple(sorted({f"{skip.op}: {skip.reason}" for skip in found.skips})),
+            hit=found.hit,
+            reason=found.reason,
+            engine=predicted(settings, dims, rank, backend, capability_of(found.key.as_dict()["arch"])),
+        )
     return answer
 
 
-def _probe(config: WarmupConfig, infos: tuple[RankInfo, ...], backend: str) -> dict[int, dict[str, Any]]:
+def _probe(config: WarmupConfig, infos: tuple[RankInfo, ...], backend: str) -> dict[int, RankFacts]:
     by_node: dict[str, list[tuple[int, int]]] = {}
     for info in infos:
         index = int(info.local_rank * config.cluster.gpus_per_rank)
         by_node.setdefault(info.node_id, []).append((info.rank, index))
-    settings = config.model_dump(mode="json")
+    settings = text_of_config(config)
     asked = {node_id: (settings, ranks, backend) for node_id, ranks in by_node.items()}
     answers, problems = ask_nodes(probe_node, asked, PROBE_TIMEOUT_S)
     if problems:
         raise ClusterError(f"the ranks' nodes could not be probed: {'; '.join(problems.values())}")
-    facts: dict[int, dict[str, Any]] = {}
+    facts: dict[int, RankFacts] = {}
     for answer in answers.values():
         facts.update(answer)
     return facts
 
 
 def _rank(
-    info: RankInfo, fact: dict[str, Any], leaders: dict[str, int], writers: dict[tuple[str, str], int]
+    info: RankInfo, fact: RankFacts, leaders: dict[str, int], writers: dict[tuple[str, str], int]
 ) -> PredictedRank:
     role = "follower"
-    if writers[(info.node_id, fact["table_path"])] == info.rank:
+    if writers[(info.node_id, fact.table_path)] == info.rank:
         role = "writer"
-    if leaders[fact["key"]] == info.rank:
+    if leaders[fact.key] == info.rank:
         role = "leader"
     return PredictedRank(
         rank=info.rank,
         node_id=info.node_id,
         address=info.address,
-        key=fact["key"],
+        key=fact.key,
         role=role,
-        table_path=fact["table_path"],
-        hit=fact["hit"],
-        reason=fact["reason"],
+        table_path=fact.table_path,
+        hit=fact.hit,
+        reason=fact.reason,
     )
 
 
 def _class(
-    config: WarmupConfig, backend: str, key: str, infos: tuple[RankInfo, ...], facts: dict[int, dict[str, Any]]
+    config: WarmupConfig, backend: str, key: str, infos: tuple[RankInfo, ...], facts: dict[int, RankFacts]
 ) -> PredictedClass:
-    ranks = tuple(info.rank for info in infos if facts[info.rank]["key"] == key)
+    ranks = tuple(info.rank for info in infos if facts[info.rank].key == key)
     first = facts[ranks[0]]
     return PredictedClass(
         key=key,
-        parts=first["parts"],
+        parts=first.parts,
         ranks=ranks,
         leader=ranks[0],
         strategy=resolve_strategy(config.autotune.strategy, backend, len(ranks)),
-        num_tasks=first["num_tasks"],
-        workloads=tuple(first["workloads"]),
-        skipped=tuple(first["skipped"]),
-        would_hit=any(facts[rank]["hit"] for rank in ranks),
-        engine=first["engine"],
+        num_tasks=first.num_tasks,
+        workloads=first.workloads,
+        skipped=first.skipped,
+        would_hit=any(facts[rank].hit for rank in ranks),
+        engine=first.engine,
     )

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from ray_warmup.actors.transfer import Refs, buffer, fetch
-from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env, parse_config
+from ray_warmup.configs import VERSION, ConfigError, WarmupConfig, env
+from ray_warmup.configs.loader import config_of_text
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, TuningError
 from ray_warmup.warmup.messages.values import Heartbeat, Located
@@ -43,7 +44,8 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 class Work:
     """Instructions that every rank receives once."""
 
-    config: dict[str, Any]
+    config: str
+    """As `text_of_config` writes it."""
     backend: str
     tuner: str
     run_id: str
@@ -60,7 +62,7 @@ class RankActor:
         logging.basicConfig(level=env.read("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
         self._bundle_index = bundle_index
         self._work = work
-        self._config = parse_config(work.config)
+        self._config = config_of_text(work.config)
         self._process: RankProcess | None = None
         self._closed = threading.Event()
         # The imports take seconds: they run while other actors are still being placed.

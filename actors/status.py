@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.ray_internals import cluster_here
+from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.monitor.serving_monitor import serving_processes
+from ray_warmup.warmup.monitor.serving_monitor import ServingProcess, serving_processes
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 ASK_S = 5.0
@@ -88,7 +88,7 @@ def _source(address: str | None) -> str:
     return "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
 
 
-def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:
+def live_runs(problems: list[str] | None = None) -> list[RunStatus]:
     """Return the status of every coordinator in this cluster.
 
     Those that do not answer are added to `problems`.
@@ -101,7 +101,7 @@ def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:
             continue
         try:
             actor = ray.get_actor(row["name"], namespace=NAMESPACE)
-            found.append({"actor": row["name"], **ray.get(actor.status.remote(), timeout=ASK_S)})
+            found.append(RunStatus.of(row["name"], ray.get(actor.status.remote(), timeout=ASK_S)))
         except (ValueError, ray.exceptions.RayActorError):
             continue  # it has just ended
         except ray.exceptions.RayError as error:
@@ -110,7 +110,7 @@ def live_runs(problems: list[str] | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def serving(config: WarmupConfig | None) -> list[dict[str, Any]]:
+def serving(config: WarmupConfig | None) -> list[ServingProcess]:
     """Read the records of `ray_warmup.monitor` below this node's default cache root and a config's."""
     roots = [resolve_paths(CacheSection()).root]
     if config is not None:

@@ -11,11 +11,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.capacity import Node
-from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.disk.reading import read_regular
@@ -32,6 +33,7 @@ NODES_S = 20.0
 """For the answers of the nodes, where they are asked."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Verdict = dict[str, Any]
+A = TypeVar("A")
 
 
 def verdicts(config: WarmupConfig | None) -> list[Verdict]:
@@ -63,7 +65,7 @@ def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], lis
 
     members = capacity.members()
     nodes = members if config is None else nodes_for(config, members)
-    asked = None if config is None else config.model_dump(mode="json")
+    asked = None if config is None else text_of_config(config)
     answers, problems = ask_each(nodes, verdicts_here, asked)
     found: list[Verdict] = []
     for node_id, (verdicts_there, unread) in answers.items():
@@ -72,13 +74,13 @@ def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], lis
     return _newest_first(found), problems
 
 
-def verdicts_here(config: dict[str, Any] | None) -> tuple[list[Verdict], list[str]]:
+def verdicts_here(config: str | None) -> tuple[list[Verdict], list[str]]:
     """`verdicts` and `unreadable`, as a task on a node."""
-    settings = None if config is None else parse_config(config)
+    settings = None if config is None else config_of_text(config)
     return verdicts(settings), unreadable(settings)
 
 
-def ask_each(nodes: Sequence[Node], function: Callable[..., Any], *arguments: Any) -> tuple[dict[str, Any], list[str]]:
+def ask_each(nodes: Sequence[Node], function: Callable[..., A], *arguments: Any) -> tuple[dict[str, A], list[str]]:
     """The answers of these nodes by their ids, and what went wrong."""
     from ray_warmup.actors.node_task import ask_nodes
 

@@ -11,17 +11,18 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.client import NAMESPACE, coordinator_name
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
 from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
-from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup.rank.asking import Question, check_askable
-from ray_warmup.warmup.rank.table_state import TableState
+from ray_warmup.warmup.rank.table_state import Accept, TableState
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 logger = logging.getLogger(__name__)
@@ -97,15 +98,23 @@ def exit_code_of_newest_run(table_states: Sequence[TableState]) -> int | None:
     return exit_code_of([table_state for table_state in told if table_state.run_id == newest.run_id])
 
 
-def answer_here(config: dict[str, Any], rank: int | None, everyone: bool, accept: Any) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class NodeTables:
+    """Table states of one node."""
+
+    root: str
+    """Its cache root, which tells nodes on one machine apart."""
+    table_states: tuple[TableState, ...]
+
+
+def answer_here(config: str, rank: int | None, everyone: bool, accept: Accept) -> NodeTables:
     """Return this node's table_states and cache root for a config.
 
     Runs as a task on the node.
     """
-    settings = parse_config(config)
+    settings = config_of_text(config)
     table_states = Question(settings, rank, everyone, accept).table_states({})
-    root = resolve_paths(settings.cache).root
-    return {"root": str(root), "table_states": [table_state.to_json() for table_state in table_states]}
+    return NodeTables(str(resolve_paths(settings.cache).root), tuple(table_states))
 
 
 class _Wait:
@@ -221,39 +230,40 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     members = capacity.members()
     near = [node for node in members if _is_own(node.address)]
     root = str(resolve_paths(question.config.cache).root)
-    rows = _this_node(_ask_standings(question, near, wait), root)
-    if rows is None:
-        answers = _ask_standings(question, nodes_for(question.config, members), wait)
-        rows = [row for answer in answers for row in answer["table_states"]]
-        code = exit_code_of_newest_run([TableState(**row) for row in rows])
+    table_states = _this_node(_ask_table_states(question, near, wait), root)
+    if table_states is None:
+        table_states = _all_of(_ask_table_states(question, nodes_for(question.config, members), wait))
+        code = exit_code_of_newest_run(table_states)
     else:
-        code = exit_code_of([TableState(**row) for row in rows])
+        code = exit_code_of(table_states)
     if code == EXIT_READY:
-        wait.say([TableState(**row) for row in rows])
+        wait.say(table_states)
     return None if code == EXIT_FAILED and _is_running(question.config) else code
 
 
-def _ask_standings(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[dict[str, Any]]:
+def _ask_table_states(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[NodeTables]:
     """Return the answers of these nodes.
 
     A node that does not answer is named once.
     """
-    settings = question.config.model_dump(mode="json")
+    settings = text_of_config(question.config)
     answers, problems = ask_each(nodes, answer_here, settings, question.rank, question.everyone, question.accept)
     for problem in problems:
         wait.warn(problem)
     return list(answers.values())
 
 
-def _this_node(answers: Sequence[Mapping[str, Any]], root: str) -> list[dict[str, Any]] | None:
+def _this_node(answers: Sequence[NodeTables], root: str) -> list[TableState] | None:
     """Return the table_states of this command's own node, or None if it runs on no node of the cluster.
 
     Of several nodes on this machine, those with its cache root count.
     """
-    here = [answer for answer in answers if len(answers) == 1 or answer["root"] == root]
-    if not here:
-        return None
-    return [row for answer in here for row in answer["table_states"]]
+    here = [answer for answer in answers if len(answers) == 1 or answer.root == root]
+    return _all_of(here) if here else None
+
+
+def _all_of(answers: Sequence[NodeTables]) -> list[TableState]:
+    return [table_state for answer in answers for table_state in answer.table_states]
 
 
 def _is_own(address: str) -> bool:

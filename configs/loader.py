@@ -5,6 +5,7 @@ Every invalid input raises `ConfigError`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,16 @@ def parse_config(data: object) -> WarmupConfig:
         return WarmupConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def text_of_config(config: WarmupConfig) -> str:
+    """Return a config as text, for another process, which checks it again with `config_of_text`."""
+    return json.dumps(config.model_dump(mode="json"))
+
+
+def config_of_text(text: str) -> WarmupConfig:
+    """Return the config of a text from `text_of_config`. Raises ConfigError."""
+    return parse_config(json.loads(text))
 
 
 def parse_cache(data: object) -> CacheSection:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
-from ray_warmup.configs.loader import parse_cache
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.console import complain
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
+
+if TYPE_CHECKING:
+    from ray_warmup.actors.node_caches import ClusterAnswer
+    from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +61,25 @@ class Scope:
 
 
 def answer(command: str, scope: Scope, **arguments: Any) -> NoReturn:
-    """Run a command, print its answer, exit with its code."""
+    """Run a command, print its answer, exit with its code. `arguments` are fields of `CacheRequest`."""
+    from ray_warmup.warmup.cache_admin.command import section_of
+    from ray_warmup.warmup.cache_admin.requests import CacheRequest
     from ray_warmup.warmup.rank.forecast import check_rank
 
     config = scope.load()
-    section = config.cache if config is not None else CacheSection()
-    named = {"root": _absolute(scope.root), "override_dir": _absolute(scope.override_dir)}
-    cache = section.model_dump(mode="json")
-    parse_cache(cache | {name: value for name, value in named.items() if value})
-    arguments |= {**named, "cache": cache}
+    asked = CacheRequest(
+        cache=CacheSection() if config is None else config.cache,
+        root=_absolute(scope.root),
+        override_dir=_absolute(scope.override_dir),
+        config=None if config is None else text_of_config(config),
+        **arguments,
+    )
+    section_of(asked)  # a directory that no node could use is refused before any is asked
     if config is not None:
-        arguments["config"] = config.model_dump(mode="json")
-        check_rank(config, arguments.get("rank"))
-    said = _everywhere(command, arguments, scope, config) if scope.cluster else _here(command, arguments)
+        check_rank(config, asked.rank)
+    said = _everywhere(command, asked, scope, config) if scope.cluster else _here(command, asked)
     _show(said, scope.as_json)
-    raise typer.Exit(EXIT_READY if said["ok"] else EXIT_FAILED)
+    raise typer.Exit(EXIT_READY if said.ok else EXIT_FAILED)
 
 
 def _absolute(directory: str | None) -> str | None:
@@ -82,13 +90,13 @@ def _absolute(directory: str | None) -> str | None:
     return directory if not directory or directory.startswith("~") else os.path.abspath(directory)
 
 
-def _here(command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _here(command: str, asked: CacheRequest) -> CacheAnswer:
     from ray_warmup.warmup.cache_admin.command import perform
 
-    return perform(command, arguments)
+    return perform(command, asked)
 
 
-def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
+def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: WarmupConfig | None) -> ClusterAnswer:
     """Run a command on the cluster of --address or of the config.
 
     Its simulated nodes are started for the command.
@@ -101,30 +109,31 @@ def _everywhere(command: str, arguments: dict[str, Any], scope: Scope, config: W
 
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
         with connected(config):
-            return _on_cluster(command, arguments, scope, config)
+            return _on_cluster(command, asked, scope, config)
     with attached(scope.address) as found:
         if not found:
             raise ClusterError(
                 "--cluster: no Ray cluster was found; give --address, RAY_ADDRESS, or --config with cluster.address"
             )
-        return _on_cluster(command, arguments, scope, config)
+        return _on_cluster(command, asked, scope, config)
 
 
-def _on_cluster(command: str, arguments: dict[str, Any], scope: Scope, config: WarmupConfig | None) -> dict[str, Any]:
+def _on_cluster(command: str, asked: CacheRequest, scope: Scope, config: WarmupConfig | None) -> ClusterAnswer:
     from ray_warmup.actors.node_caches import perform_everywhere
 
-    return perform_everywhere(command, arguments, scope.timeout_s, config).to_json()
+    return perform_everywhere(command, asked, scope.timeout_s, config)
 
 
-def _show(said: dict[str, Any], as_json: bool) -> None:
+def _show(said: CacheAnswer | ClusterAnswer, as_json: bool) -> None:
     if as_json:
-        print_document(said)
+        print_document(said.to_json())
         return
     from ray_warmup.scripts.cache_view import show_answer, show_nodes
+    from ray_warmup.warmup.cache_admin.requests import CacheAnswer
 
-    if "nodes" in said:
+    if not isinstance(said, CacheAnswer):
         show_nodes(said)
-    elif "error" not in said:
+    elif not said.error:
         show_answer(said)
-    if said.get("error"):
-        complain(said["error"])
+    if said.error:
+        complain(said.error)

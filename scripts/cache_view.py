@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -13,28 +13,37 @@ from ray_warmup.scripts.console import add_row, moment, say, table_of, wide_cons
 from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
 from ray_warmup.warmup.store.node_paths import simulated_roots
 
-Answers = list[tuple[str, Any]]
-"""(node, what it answered); the node is empty where this one was asked alone."""
+if TYPE_CHECKING:
+    from ray_warmup.actors.node_caches import ClusterAnswer
+    from ray_warmup.warmup.cache_admin.diff import Difference
+    from ray_warmup.warmup.cache_admin.requests import CacheAnswer, Exported, Imported, Pruned, RetimedTable
+    from ray_warmup.warmup.cache_admin.signing import Signed
+    from ray_warmup.warmup.cache_admin.store_changes import Rollback
+    from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
+
+R = TypeVar("R")
+Answers = Sequence[tuple[str, R]]
+"""(node, its result); the node is empty where this one was asked alone."""
 
 
-def show_answer(answer: dict[str, Any]) -> None:
+def show_answer(answer: CacheAnswer) -> None:
     """Print what this node answered to one command."""
     console = wide_console()
-    if answer["result"] == [] and not answer["command"].startswith("quarantine"):
-        return _line(console, "", _nothing(Path(answer["where"])))
-    return _VIEWS[answer["command"]](console, [("", answer["result"])])
+    if answer.result == () and not answer.command.startswith("quarantine"):
+        return _line(console, "", _nothing(Path(answer.where)))
+    return _VIEWS[answer.command](console, [("", answer.result)])
 
 
-def show_nodes(answer: dict[str, Any]) -> None:
+def show_nodes(answer: ClusterAnswer) -> None:
     """Print the answers of a cluster's nodes, each by name.
 
     The caller reports nodes that failed.
     """
     console = wide_console()
-    answers = [(row["node_id"][:8], row["result"]) for row in answer["nodes"] if not row["error"]]
+    answers = [(row.node_id[:8], row.result) for row in answer.nodes if not row.error]
     stored = [(node, result) for node, result in answers if result is not None]
     if stored:
-        _VIEWS[answer["command"]](console, stored)
+        _VIEWS[answer.command](console, stored)
     for node, result in answers:
         if result is None:
             _line(console, node, "nothing is stored here")
@@ -55,136 +64,135 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
-def _state(row: dict[str, Any]) -> str:
-    if row["problem"]:
+def _state(row: StoreRow) -> str:
+    if row.problem:
         return "unusable"
-    return "in use" if row["is_held"] else "ok"
+    return "in use" if row.is_held else "ok"
 
 
-def _ls(console: Console, answers: Answers) -> None:
+def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
     table = _table(answers, "key", "generations", "entries", "made", "on disk", "state")
     for node, rows in answers:
         for row in rows:
-            generations = " ".join(f"{n}*" if n == row["current"] else str(n) for n in row["generations"][-5:])
-            made = "" if row["created_at"] is None else moment(row["created_at"])
-            entries = "none" if row["entries"] is None else f"{row['entries']} {row['guard']}"
+            generations = " ".join(f"{n}*" if n == row.current else str(n) for n in row.generations[-5:])
+            made = "" if row.created_at is None else moment(row.created_at)
+            entries = "none" if row.entries is None else f"{row.entries} {row.guard}"
             state = _state(row)
-            _row(table, node, row["key_sha256"][:12], generations, entries, made, size(row["disk_bytes"]), state)
+            _row(table, node, row.key_sha256[:12], generations, entries, made, size(row.disk_bytes), state)
     if table.row_count:
         console.print(table)
     for node, rows in answers:
         for row in rows:
-            key = row["key_sha256"][:12]
-            digest = f", table {row['table'][:8]}" if row["table"] else ""
-            carries = "".join(f", {kind} {size(count)}" for kind, count in row["kinds"])
-            _line(console, node, f"{key} in {row['path']}{digest}{carries}")
-            if row["problem"]:
-                _line(console, node, f"{key}: {row['problem']}")
+            key = row.key_sha256[:12]
+            digest = f", table {row.table[:8]}" if row.table else ""
+            carries = "".join(f", {kind} {size(count)}" for kind, count in row.kinds)
+            _line(console, node, f"{key} in {row.path}{digest}{carries}")
+            if row.problem:
+                _line(console, node, f"{key}: {row.problem}")
         if not rows:
             _line(console, node, "nothing is stored here")
 
 
-def _verify(console: Console, answers: Answers) -> None:
+def _verify(console: Console, answers: Answers[tuple[Verification, ...]]) -> None:
     table = _table(answers, "key", "generations", "files", "size", "state")
     for node, rows in answers:
         for row in rows:
-            state = "damaged" if row["problems"] else "whole"
-            counts = (str(row["generations"]), str(row["files"]), size(row["bytes"]))
-            _row(table, node, Path(row["path"]).name[:12], *counts, state)
+            state = "damaged" if row.problems else "whole"
+            counts = (str(row.generations), str(row.files), size(row.bytes))
+            _row(table, node, Path(row.path).name[:12], *counts, state)
     if table.row_count:
         console.print(table)
     for node, rows in answers:
         for row in rows:
-            _line(console, node, f"{Path(row['path']).name[:12]} in {row['path']}")
-            for problem in row["problems"]:
+            _line(console, node, f"{Path(row.path).name[:12]} in {row.path}")
+            for problem in row.problems:
                 _line(console, node, problem)
         if not rows:
             _line(console, node, "nothing is stored here")
 
 
-def _retime(console: Console, answers: Answers) -> None:
+def _retime(console: Console, answers: Answers[RetimedTable]) -> None:
     for node, row in answers:
         table = _table(answers, "task", "runner", "tactic", "then", "now", "today", "")
-        for entry in row["rows"]:
-            then = "" if entry["then"] is None else f"{entry['then']:.3f}"
-            drift = "drifted" if entry["drifted"] else ""
-            names = (entry["task_id"], entry["runner"], str(entry["tactic"]))
-            _row(table, node, *names, then, f"{entry['now']:.3f}", entry["decision"], drift)
+        for entry in row.rows:
+            then = "" if entry.then is None else f"{entry.then:.3f}"
+            drift = "drifted" if entry.drifted else ""
+            names = (entry.task_id, entry.runner, str(entry.tactic))
+            _row(table, node, *names, then, f"{entry.now:.3f}", entry.decision, drift)
         if table.row_count:
             console.print(table)
-        timed = f"{len(row['rows'])} of {row['entries']} entries that differ from the default timed"
-        _line(console, node, f"{timed}, {row['drifted']} drifted: {row['path']}")
+        timed = f"{len(row.rows)} of {row.entries} entries that differ from the default timed"
+        _line(console, node, f"{timed}, {row.drifted} drifted: {row.path}")
     say(console, "then and now are the default's time over the entry's; retune where it drifted")
 
 
-def _explain(console: Console, answers: Answers) -> None:
+def _explain(console: Console, answers: Answers[Explanation]) -> None:
     for node, row in answers:
-        _line(console, node, f"{row['path']}: {row['reason'] or 'a hit' if row['hit'] else 'a miss: ' + row['reason']}")
-        for path, difference in row["others"] if not row["hit"] else []:
+        _line(console, node, f"{row.path}: {row.reason or 'a hit' if row.hit else 'a miss: ' + row.reason}")
+        for path, difference in row.others if not row.hit else []:
             _line(console, node, f"  {path} differs in {difference}")
 
 
-def _diff(console: Console, answers: Answers) -> None:
+def _diff(console: Console, answers: Answers[Difference]) -> None:
     for node, row in answers:
-        table = _table(answers, "task", f"generation {row['old']}", f"generation {row['new']}", "before", "after")
-        for change in row["changed"]:
-            times = (_time(change["old_s"]), _time(change["new_s"]))
-            _row(table, node, change["task"], change["old"], change["new"], *times)
-        if row["changed"]:
+        table = _table(answers, "task", f"generation {row.old}", f"generation {row.new}", "before", "after")
+        for change in row.changed:
+            times = (_time(change.old_s), _time(change.new_s))
+            _row(table, node, change.task, change.old, change.new, *times)
+        if row.changed:
             console.print(table)
-        for sign, tasks in (("+", row["added"]), ("-", row["removed"])):
+        for sign, tasks in (("+", row.added), ("-", row.removed)):
             for task in tasks:
                 _line(console, node, f"{sign} {task}")
-        for blob in row["blobs"]:
+        for blob in row.blobs:
             _line(console, node, blob)
-        _line(console, node, f"{row['same']} entries are the same, {len(row['changed'])} differ")
+        _line(console, node, f"{row.same} entries are the same, {len(row.changed)} differ")
 
 
-def _export(console: Console, answers: Answers) -> None:
+def _export(console: Console, answers: Answers[Exported]) -> None:
     for node, row in answers:
-        _line(console, node, f"{row['file']}: {size(row['bytes'])} from {row['store']}")
+        _line(console, node, f"{row.file}: {size(row.bytes)} from {row.store}")
 
 
-def _import(console: Console, answers: Answers) -> None:
+def _import(console: Console, answers: Answers[Imported]) -> None:
     for node, row in answers:
-        wrote = f"{size(row['bytes'])} in {len(row['files'])} files" if row["files"] else "which was there already"
-        _line(console, node, f"{row['path']}: generation {row['generation']}, {wrote}")
-        for kind, count in row["placed"].items():
+        wrote = f"{size(row.bytes)} in {len(row.files)} files" if row.files else "which was there already"
+        _line(console, node, f"{row.path}: generation {row.generation}, {wrote}")
+        for kind, count in row.placed.items():
             _line(console, node, f"  {kind} is in place for engines: {count} files written")
-        for note in row["notes"]:
+        for note in row.notes:
             _line(console, node, f"  note: {note}")
 
 
-def _prune(console: Console, answers: Answers) -> None:
+def _prune(console: Console, answers: Answers[Pruned]) -> None:
     for node, row in answers:
-        for removal in row["plan"]:
-            what = removal["what"] if removal["generation"] is None else f"generation {removal['generation']}"
-            _line(console, node, f"{what}, {size(removal['bytes'])}, {removal['reason']}: {removal['path']}")
-        done = row["done"]
-        if not row["plan"]:
+        for removal in row.plan:
+            what = removal.what if removal.generation is None else f"generation {removal.generation}"
+            _line(console, node, f"{what}, {size(removal.bytes)}, {removal.reason}: {removal.path}")
+        done = row.done
+        if not row.plan:
             _line(console, node, "the rules name nothing to remove")
-        for problem in row.get("untouched", ()):
+        for problem in row.untouched:
             _line(console, node, problem)
         if done is not None:
-            _line(console, node, f"removed: {len(done['removed'])}, {size(done['freed_bytes'])} freed")
-            for path in done["kept"]:
+            _line(console, node, f"removed: {len(done.removed)}, {size(done.freed_bytes)} freed")
+            for path in done.kept:
                 _line(console, node, f"in use and kept: {path}")
-    if any(row["plan"] for _, row in answers) and all(row["done"] is None for _, row in answers):
+    if any(row.plan for _, row in answers) and all(row.done is None for _, row in answers):
         say(console, "dry run: nothing was removed; --yes removes it")
 
 
-def _sign(console: Console, answers: Answers) -> None:
+def _sign(console: Console, answers: Answers[Signed]) -> None:
     for node, done in answers:
-        where = f"node {node}: " if node else ""
-        say(console, f"{where}{done['path']}: generation {done['generation']} is signed by key {done['key_id']}")
+        _line(console, node, f"{done.path}: generation {done.generation} is signed by key {done.key_id}")
 
 
-def _rollback(console: Console, answers: Answers) -> None:
+def _rollback(console: Console, answers: Answers[Rollback]) -> None:
     for node, row in answers:
-        _line(console, node, f"{row['path']}: generation {row['new']} is current, before it was {row['old']}")
+        _line(console, node, f"{row.path}: generation {row.new} is current, before it was {row.old}")
 
 
-def _table(answers: Answers, *columns: str) -> Table:
+def _table(answers: Answers[Any], *columns: str) -> Table:
     return table_of(*(("node",) if answers[0][0] else ()), *columns, whole=("node", "key"))
 
 
@@ -201,7 +209,7 @@ def _time(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1e6:.1f} us"
 
 
-_VIEWS: dict[str, Callable[[Console, Answers], None]] = {
+_VIEWS: dict[str, Callable[[Console, Any], None]] = {
     "ls": _ls,
     "verify": _verify,
     "retime": _retime,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
+from ray_warmup.actors.events import Event
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
@@ -39,7 +39,7 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
     return code if is_written or code != EXIT_READY else EXIT_FAILED
 
 
-def show_event(console: Console, event: dict[str, Any]) -> None:
+def show_event(console: Console, event: Event) -> None:
     """Print one event as a line."""
     if event["event"] == "phase":
         say(console, f"{event['at']:8.2f} s  {event['phase']}")

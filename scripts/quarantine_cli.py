@@ -5,7 +5,8 @@ Exit codes as for `ray-warmup cache`: 1 where a file could not be read or change
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from rich.console import Console
 from ray_warmup.scripts.cache_scope import Scope, answer
 from ray_warmup.scripts.console import add_row, say, table_of
 from ray_warmup.scripts.scope_options import scoped
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.cache_admin.quarantining import StoreBans
 
 app = typer.Typer(
     name="quarantine",
@@ -44,44 +48,44 @@ def clear(
     answer("quarantine clear", scope, key=key, op=op, runner=runner, tactic=tactic)
 
 
-def show_rows(console: Console, answers: list[tuple[str, Any]]) -> None:
+def show_rows(console: Console, answers: Sequence[tuple[str, tuple[StoreBans, ...]]]) -> None:
     """Print the quarantined tactics of each node."""
     names = ("key", "op", "runner", "tactic")
     table = table_of(*(("node", *names) if any(node for node, _ in answers) else names))
     for node, stores in answers:
         for store in stores:
-            for row in store["rows"]:
-                cells = (_key(store), row["op"], row["runner"], row["tactic"])
+            for row in store.rows:
+                cells = (_key(store), row.op, row.runner, row.tactic)
                 add_row(table, *((node, *cells) if node else cells))
     if table.row_count:
         console.print(table)
     for node, stores in answers:
         _problems(console, node, stores)
-        if not any(store["rows"] or store["problems"] for store in stores):
+        if not any(store.rows or store.problems for store in stores):
             say(console, _on(node) + "nothing is quarantined")
 
 
-def show_lifted(console: Console, answers: list[tuple[str, Any]]) -> None:
+def show_lifted(console: Console, answers: Sequence[tuple[str, tuple[StoreBans, ...]]]) -> None:
     """Print the lifted and the remaining tactics of each node."""
     for node, stores in answers:
         _problems(console, node, stores)
         for store in stores:
-            for row in store["lifted"]:
-                say(console, f"{_on(node)}{_key(store)}: lifted {row['runner']} tactic {row['tactic']} of {row['op']}")
-        if not any(store["lifted"] for store in stores):
+            for row in store.lifted:
+                say(console, f"{_on(node)}{_key(store)}: lifted {row.runner} tactic {row.tactic} of {row.op}")
+        if not any(store.lifted for store in stores):
             say(console, _on(node) + "nothing that is meant is quarantined")
-        if left := sum(len(store["rows"]) for store in stores):
+        if left := sum(len(store.rows) for store in stores):
             say(console, f"{_on(node)}{left} tactics stay quarantined")
 
 
-def _problems(console: Console, node: str, stores: list[dict[str, Any]]) -> None:
+def _problems(console: Console, node: str, stores: Sequence[StoreBans]) -> None:
     for store in stores:
-        for problem in store["problems"]:
+        for problem in store.problems:
             say(console, _on(node) + problem)
 
 
-def _key(store: dict[str, Any]) -> str:
-    return str(store["path"]).rstrip("/").rpartition("/")[2][:12]
+def _key(store: StoreBans) -> str:
+    return str(store.path).rstrip("/").rpartition("/")[2][:12]
 
 
 def _on(node: str) -> str:

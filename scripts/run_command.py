@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
+from ray_warmup.actors.events import Event
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.console import say, wide_console
 from ray_warmup.scripts.endings import Ending, ending_of, tell
@@ -99,7 +99,7 @@ class LineView:
     def __exit__(self, *exc: object) -> None:
         """Do nothing, because there is nothing to close."""
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Print what a person wants to read in a log."""
         if event["event"] == "task":
             self._done += 1
@@ -122,7 +122,7 @@ class LineView:
         elif event["event"] == "waiting":
             say(self._console, f"another run of this work is active ({event['actor']}); waiting for it")
 
-    def _say(self, event: dict[str, Any], text: str) -> None:
+    def _say(self, event: Event, text: str) -> None:
         say(self._console, f"{event['at']:8.2f} s  {text}")
 
 
@@ -149,7 +149,7 @@ class LiveView(LineView):
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def on_event(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: Event) -> None:
         """Advance the progress bar, and print phases and warnings as the plain view does."""
         if event["event"] == "task":
             self._progress.update(self._bar, advance=1)
@@ -161,7 +161,7 @@ class LiveView(LineView):
             self._bar = self._progress.add_task(event["phase"], total=total)
 
 
-def describe_phase(event: dict[str, Any]) -> str:
+def describe_phase(event: Event) -> str:
     """A phase event in words."""
     text = str(event["phase"])
     if event["phase"] == "PLACING":

@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console
 
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
 from ray_warmup.actors.verdicts import unreadable, verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
+from ray_warmup.warmup.monitor.serving_monitor import ServingProcess
 
 WATCH_S = 1.0
 _LIFE = {
@@ -27,9 +29,9 @@ _LIFE = {
 class Seen:
     """Answers that were found, and problems with those that were not."""
 
-    live: list[dict[str, Any]] = field(default_factory=list)
+    live: list[RunStatus] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
-    serving: list[dict[str, Any]] = field(default_factory=list)
+    serving: list[ServingProcess] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -86,40 +88,40 @@ def _print_all(console: Console, seen: Seen, where: str) -> None:
         say(console, f"no run is active, and none has ended on {where} node")
 
 
-def _print_runs(console: Console, runs: list[dict[str, Any]], as_json: bool) -> None:
+def _print_runs(console: Console, runs: list[RunStatus], as_json: bool) -> None:
     if as_json:
         for run in runs:
-            print_document(run, indent=None)
+            print_document(asdict(run), indent=None)
         return
     for run in runs:
         table = table_of(
             *("rank", "host", "node", "state", "doing", "task", "for s", "heard s ago"),
             title=title_of(run),
         )
-        for rank in run["ranks"]:
-            heard = "never" if rank["heard_s"] is None else f"{rank['heard_s']:.1f}"
+        for rank in run.ranks:
+            heard = "never" if rank.heard_s is None else f"{rank.heard_s:.1f}"
             cells = (
-                rank["rank"],
-                rank.get("host", ""),
-                rank["node_id"][:8],
-                rank["state"],
-                rank["doing"],
-                rank["task"],
+                rank.rank,
+                rank.host,
+                rank.node_id[:8],
+                rank.state,
+                rank.doing,
+                rank.task,
             )
-            add_row(table, *cells, f"{rank['for_s']:.1f}", heard)
+            add_row(table, *cells, f"{rank.for_s:.1f}", heard)
         console.print(table)
 
 
-def title_of(run: dict[str, Any]) -> str:
+def title_of(run: RunStatus) -> str:
     """Format a run's phase with its age and deadline, finished tasks, and the run's age.
 
     An older coordinator's status has fewer fields.
     """
-    if "phase_s" not in run:
-        return f"run {run['run_id']}: {run['phase']}, begun {run['elapsed_s']:.1f} s ago"
-    tasks = f", {run['done']} of {run['total']} tasks" if run["total"] else ""
-    age = f"{run['phase_s']:.1f} s of {run['phase_limit_s']:g} s"
-    return f"run {run['run_id']}: {run['phase']} for {age}{tasks}; begun {run['elapsed_s']:.1f} s ago"
+    if run.phase_s is None:
+        return f"run {run.run_id}: {run.phase}, begun {run.elapsed_s:.1f} s ago"
+    tasks = f", {run.done} of {run.total} tasks" if run.total else ""
+    age = f"{run.phase_s:.1f} s of {run.phase_limit_s:g} s"
+    return f"run {run.run_id}: {run.phase} for {age}{tasks}; begun {run.elapsed_s:.1f} s ago"
 
 
 def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
@@ -133,11 +135,11 @@ def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
         say(console, f"  {first_line(verdict['error'])}")
 
 
-def _print_process(console: Console, process: dict[str, Any]) -> None:
+def _print_process(console: Console, process: ServingProcess) -> None:
     """One monitored process, and the first of what it compiled or loaded after ready."""
-    counts = f"{sum(process['compiled'].values())} compiled, {sum(process['loaded'].values())} loaded from disk"
-    state = _LIFE[process["alive"]].format(heard=moment(process["updated_at"]))
-    since = moment(process["started_at"])
-    say(console, f"{process['name']} (pid {process['pid']}) {state}: {counts} since {since}")
-    for event in process["events"]:
+    counts = f"{sum(process.compiled.values())} compiled, {sum(process.loaded.values())} loaded from disk"
+    state = _LIFE[process.alive].format(heard=moment(process.updated_at))
+    since = moment(process.started_at)
+    say(console, f"{process.name} (pid {process.pid}) {state}: {counts} since {since}")
+    for event in process.events:
         say(console, f"  {event}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 SCHEMA_VERSION = 1
 
@@ -45,7 +46,7 @@ class EngineReport:
     """One run."""
 
     run_id: str
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     """The request, without secrets."""
     phases: dict[str, float]
     """Phase -> seconds."""
@@ -60,6 +61,6 @@ class EngineReport:
         """Return True if every node of the run has proven its artifact."""
         return self.error is None and bool(self.nodes) and not any(node.problems for node in self.nodes)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
         return {**asdict(self), "ready": self.ready}

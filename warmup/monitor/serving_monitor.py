@@ -18,12 +18,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from types import TracebackType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
 
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.codec import decode, message
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import is_time, read_regular
@@ -40,23 +42,35 @@ FOLDER = "serving"
 SHOWN = 20
 """Latest compilations that the file names; all are counted."""
 MAX_RECORD_BYTES = 1 << 20
-FIELDS: dict[str, type | UnionType] = {
-    "name": str,
-    "pid": int,
-    "start": str,
-    "host": str,
-    "mode": str,
-    "started_at": float,
-    "updated_at": float,
-    "compiled": dict,
-    "loaded": dict,
-    "unavailable": dict,
-    "events": list,
-}
-"""Required fields of a record, whose file may be foreign or damaged."""
 ENDED_KEPT_S = 24 * 3600.0
 BEAT_S = 300.0
 """Between signs of life."""
+
+
+@message
+class ServingProcess:
+    """A monitored process, as its record tells."""
+
+    name: str
+    pid: int
+    start: str
+    """Start time of the process."""
+    host: str
+    mode: str
+    started_at: float
+    """When the monitor began."""
+    updated_at: float
+    compiled: dict[str, int]
+    loaded: dict[str, int]
+    unavailable: dict[str, str]
+    events: tuple[str, ...]
+    """The latest compilations."""
+    alive: bool | None = None
+    """Added by the reader. None for a process in another container's process namespace."""
+
+
+RECORDED = tuple(field.name for field in fields(ServingProcess) if field.name != "alive")
+"""Fields of a record's file. A later version may write more."""
 
 
 def monitor(
@@ -160,16 +174,13 @@ class ServingMonitor:
             self._write()
 
 
-def serving_processes(root: Path) -> list[dict[str, Any]]:
-    """Return the records of this machine's monitored processes, ordered by start.
-
-    Adds `alive`, which is None for a process in another container's process namespace.
-    """
-    found = [record for _, record in _records(root / FOLDER) if _is_here(record["host"])]
-    return sorted(found, key=lambda record: (record["started_at"], record["pid"]))
+def serving_processes(root: Path) -> list[ServingProcess]:
+    """Return the records of this machine's monitored processes, ordered by start."""
+    found = [record for _, record in _records(root / FOLDER) if _is_here(record.host)]
+    return sorted(found, key=lambda record: (record.started_at, record.pid))
 
 
-def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _records(directory: Path) -> Iterator[tuple[Path, ServingProcess]]:
     try:
         names = sorted(entry.name for entry in entries(directory) if entry.name.endswith(".json"))
     except StoreError as error:
@@ -177,29 +188,27 @@ def _records(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         return
     for path in (directory / name for name in names if not name.startswith(".")):
         try:
-            record = parse_json(read_regular(path, MAX_RECORD_BYTES), MAX_RECORD_BYTES, str(path))
+            yield path, _read(path)
         except FileNotFoundError:
             continue  # closed meanwhile
         except (StoreError, CorruptArtifactError) as error:
             logger.warning("%s is not a monitor's record: %s", path, error)
-            continue
-        if not _is_record(record):
-            logger.warning("%s is not a monitor's record: a field is missing or of another type", path)
-            continue
-        yield path, {**record, "alive": is_process_alive(record)}
 
 
-def _is_record(record: Any) -> bool:
-    """Return True if a record's fields are present and can be counted and printed."""
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
-        return False
-    counts = [*record["compiled"].values(), *record["loaded"].values()]
-    return is_time(record["started_at"]) and is_time(record["updated_at"]) and all(type(n) is int for n in counts)
+def _read(path: Path) -> ServingProcess:
+    """Read one record, which may be foreign or damaged. Raises CorruptArtifactError."""
+    document = parse_json(read_regular(path, MAX_RECORD_BYTES), MAX_RECORD_BYTES, str(path))
+    if not isinstance(document, dict):
+        raise CorruptArtifactError("it must be an object")
+    record = decode(ServingProcess, {name: document[name] for name in RECORDED if name in document})
+    if not (is_time(record.started_at) and is_time(record.updated_at)):
+        raise CorruptArtifactError("started_at and updated_at must be times")
+    return replace(record, alive=is_process_alive(document))
 
 
 def _sweep(directory: Path) -> None:
     for path, record in _records(directory):
-        if not record["alive"] and time.time() - record["updated_at"] > ENDED_KEPT_S:
+        if not record.alive and time.time() - record.updated_at > ENDED_KEPT_S:
             with suppress(OSError):
                 path.unlink()
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
@@ -129,16 +129,28 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
     return Uses(frozenset(held | ({EVERYTHING} if unreadable else set())), tuple(unreadable))
 
 
-def process_identity(pid: int) -> dict[str, Any]:
+class ProcessIdentity(TypedDict):
+    """A process, as files name it."""
+
+    pid: int
+    start: str | None
+    """Start time in the kernel's ticks."""
+    host: str
+    """Boot, process namespace and name of the host."""
+
+
+def process_identity(pid: int) -> ProcessIdentity:
     """Return a process's identity, unique even after a restart of the host."""
     return {"pid": pid, "start": _start_time(pid), "host": _host_identity()}
 
 
-def is_process_alive(document: dict[str, Any]) -> bool | None:
+def is_process_alive(document: object) -> bool | None:
     """Return True if the process described by `process_identity` still runs.
 
-    None if this host cannot tell.
+    None if this host cannot tell, or if the document names no process.
     """
+    if not isinstance(document, dict):
+        return None
     host, pid, start = (document.get(name) for name in ("host", "pid", "start"))
     if host != _host_identity() or (isinstance(host, str) and host.startswith(_UNKNOWN)):
         return None

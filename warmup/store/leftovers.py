@@ -67,4 +67,4 @@ def _is_in_use(path: Path) -> bool:
         logger.debug("%s names no process: %s", record, error)
         return False
     process = document.get("process") if isinstance(document, dict) else None
-    return isinstance(process, dict) and is_process_alive(process) is True
+    return is_process_alive(process) is True

@@ -15,6 +15,7 @@ import ray
 from ray_warmup.actors import concluding
 from ray_warmup.actors import coordinator as border
 from ray_warmup.actors.coordinator import Coordinator
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.unit.warmup.machine.driver import Driver
 
@@ -76,7 +77,7 @@ def report_of(
     """The report that a driver gets, and what `wait` says to others."""
 
     async def follow() -> tuple[WarmupReport, str]:
-        made = Coordinator(driver.machine.run.config.model_dump(mode="json"), "run-1", None, "x:y", False, {})
+        made = Coordinator(text_of_config(driver.machine.run.config), "run-1", None, "x:y", False, {})
         state: Any = made
 
         async def place() -> tuple[Any, Any]:
@@ -166,7 +167,7 @@ def test_any_number_may_wait_and_hears_the_end() -> None:
     """Waiting is one future: a thousand that wait hear of it, and one that gives up takes nothing from the others."""
 
     async def many() -> list[str]:
-        made = Coordinator(Driver().machine.run.config.model_dump(mode="json"), "run-1", None, "x:y", False, {})
+        made = Coordinator(text_of_config(Driver().machine.run.config), "run-1", None, "x:y", False, {})
         waiting = [asyncio.ensure_future(made.wait()) for _ in range(1000)]
         await asyncio.sleep(0)
         waiting[0].cancel()

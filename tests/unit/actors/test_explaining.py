@@ -10,6 +10,8 @@ from ray_warmup.actors import node_caches
 from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.node_caches import ClusterAnswer, perform_everywhere
 from ray_warmup.configs import load_config
+from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
+from ray_warmup.warmup.cache_admin.store_inspection import Explanation
 
 NAMES = ("a", "b", "c")
 
@@ -24,13 +26,13 @@ def explain(monkeypatch: pytest.MonkeyPatch, hits: str, cpus: tuple[int, int, in
     )
 
     def ask_nodes(function: Any, arguments: dict[str, Any], timeout_s: float) -> Any:
-        row = {"path": "p", "others": [], "reason": ""}
-        found = {node: {"ok": node[0] in hits, "result": row | {"hit": node[0] in hits}} for node in arguments}
+        rows = {node: Explanation("p", node[0] in hits, "", ()) for node in arguments}
+        found = {node: CacheAnswer("explain", row.hit, row) for node, row in rows.items()}
         return found, {}
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
     monkeypatch.setattr(node_caches.capacity, "members", lambda: nodes)
-    return perform_everywhere("explain", {"rank": None}, 1.0, config)
+    return perform_everywhere("explain", CacheRequest(), 1.0, config)
 
 
 def judged(answer: ClusterAnswer) -> str:

@@ -15,12 +15,19 @@ import pytest
 
 from ray_warmup.actors import waiting
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT
-from ray_warmup.actors.waiting import _is_own, _this_node, exit_code_of_newest_run, wait_ready, why_not_ready
+from ray_warmup.actors.waiting import (
+    NodeTables,
+    _is_own,
+    _this_node,
+    exit_code_of_newest_run,
+    wait_ready,
+    why_not_ready,
+)
 from ray_warmup.configs import WarmupConfig, load_config
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.table_state import TableState
 from ray_warmup.warmup.store.leases import process_identity
+from tests.cache_requests import perform
 from tests.endings import Place, place_of
 
 
@@ -287,9 +294,9 @@ def test_a_cluster_is_as_its_newest_run_left_it() -> None:
 
 def test_the_node_that_is_asked_is_this_one() -> None:
     """Of several on this machine the one with this process' cache root; from a machine that is no node none."""
-    one, two = ({"root": f"/{name}", "table_states": [{"text": name}]} for name in ("one", "two"))
-    assert _this_node([one], "/any") == one["table_states"]
-    assert _this_node([one, two], "/two") == two["table_states"]
+    one, two = (NodeTables(f"/{name}", (table_state("ready", name),)) for name in ("one", "two"))
+    assert _this_node([one], "/any") == list(one.table_states)
+    assert _this_node([one, two], "/two") == list(two.table_states)
     assert _this_node([one, two], "/any") is None
     assert _this_node([], "/one") is None
     assert [_is_own(address) for address in ("127.0.0.1", "192.0.2.1", "no address")] == [True, False, False]

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ray_warmup.actors.node_caches import ClusterAnswer, NodeAnswer
 from ray_warmup.scripts import cache_view
 from ray_warmup.scripts.cache_cli import app
 from ray_warmup.scripts.cache_view import show_nodes
@@ -16,7 +17,8 @@ from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.cache_admin.command import perform
-from ray_warmup.warmup.cache_admin.store_changes import export_store
+from ray_warmup.warmup.cache_admin.requests import CacheRequest, Pruned
+from ray_warmup.warmup.cache_admin.store_changes import Removal, export_store
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
 
@@ -177,18 +179,17 @@ def test_a_narrow_terminal_keeps_keys_whole(
 ) -> None:
     """On 60 columns other cells fold; a key, which is given back as an argument, does not."""
     monkeypatch.setattr(cache_view, "wide_console", lambda: Console(width=60))
-    cache_view.show_answer(perform("ls", {"root": str(root)}))
+    cache_view.show_answer(perform("ls", CacheRequest(root=str(root))))
     assert f" {KEY_SHA256[:12]} " in capsys.readouterr().out.split(" in ")[0]
 
 
 def test_nodes_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
     """Each line of an answer names its node; one that stores nothing says so."""
-    removal = {"what": "generation", "generation": 1, "path": "/p", "bytes": 2048, "reason": "old"}
-    plan = {"plan": [removal], "done": None}
-    nodes = [{"node_id": letter * 56, "result": plan, "error": ""} for letter in "ab"]
-    nodes.append({"node_id": "c" * 56, "result": None, "error": ""})
-    nodes.append({"node_id": "d" * 56, "result": None, "error": "node dddddddd did not answer within 2 s"})
-    show_nodes({"command": "prune", "nodes": nodes})
+    plan = Pruned((Removal("/p", "generation", 1, 2048, "old"),))
+    nodes = [NodeAnswer(letter * 56, "", True, plan) for letter in "ab"]
+    nodes.append(NodeAnswer("c" * 56, "", True))
+    nodes.append(NodeAnswer("d" * 56, "", False, error="node dddddddd did not answer within 2 s"))
+    show_nodes(ClusterAnswer("prune", False, tuple(nodes)))
     printed = capsys.readouterr().out
 
     assert [line for line in printed.splitlines() if "/p" in line] == [
@@ -206,8 +207,7 @@ def test_tables_fit_eighty_columns(
 ) -> None:
     """No column is lost and no header word broken; paths stand on lines of their own, unbroken."""
     monkeypatch.setattr(cache_view, "wide_console", lambda: Console(width=80))
-    rules = {"keep": 1, "older_than_days": None, "max_bytes": None, "other_versions": False, "yes": False}
-    cache_view.show_answer(perform(command, {"root": str(root), **rules}))
+    cache_view.show_answer(perform(command, CacheRequest(root=str(root), keep=1)))
     printed = capsys.readouterr().out.splitlines()
     path = str(next(root.glob("flashinfer_autotune_cache/*/*/*")))
     assert any(path in line for line in printed)

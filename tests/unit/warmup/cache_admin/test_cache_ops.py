@@ -17,7 +17,6 @@ from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import timings_content
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.diff import diff_generations
 from ray_warmup.warmup.cache_admin.store_changes import (
     PruneRules,
@@ -35,6 +34,7 @@ from ray_warmup.warmup.store.generations import move_to_trash
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 from tests.artifacts import make_artifact, table_bytes
+from tests.cache_requests import perform
 
 DAY = 86_400.0
 NOW = 1_800_000_000.0

@@ -15,13 +15,13 @@ from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.scripts.env_view import environment_of
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, table_content
 from ray_warmup.warmup.cache_admin import compiled_install
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.store_changes import export_store
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules
 from ray_warmup.warmup.errors import UnsafeArchiveError
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import ROOT, make_artifact, table_bytes
+from tests.cache_requests import perform
 
 GPU = {"driver": "580.1", "arch": "90a", "cuda_version": "13.0"}
 CPU = {"driver": "", "arch": "cpu-x86_64", "cuda_version": ""}

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.store.node_store import NodeStore
+from tests.cache_requests import perform
 
 KEYS = ("ab" * 32, "cd" * 32)
 DEFAULT = {"op": "bf16_gemm", "runner": "Direct", "tactic": "-1"}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import parse_config
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.artifact import table_content
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.tuner import TunerOptions
@@ -21,6 +21,7 @@ from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Task, TaskResult, tasks_of
 from tests.artifacts import make_artifact
+from tests.cache_requests import perform
 from tests.fakes import METADATA, ScriptedTuner
 from tests.gemms import make_workload, tasks_for
 from tests.script import SCRIPT_VARIABLE, read_script
@@ -137,7 +138,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
     artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
     store = NodeStore(told.table_path.parent)
     store.publish(artifact)
-    asked = {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump(mode="json"), "retime": 2}
+    asked = {"config": text_of_config(config), "cache": config.cache, "retime": 2}
     factory = {"factory": "tests.fakes:make_scripted_tuner"}
     return Stored(asked | factory, store, artifact.manifest.module_set, results)
 

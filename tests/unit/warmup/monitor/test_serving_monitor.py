@@ -18,16 +18,16 @@ from ray_warmup.scripts import status_view
 from ray_warmup.scripts.console import wide_console
 from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor import serving_monitor
-from ray_warmup.warmup.monitor.serving_monitor import ENDED_KEPT_S, serving_processes
+from ray_warmup.warmup.monitor.serving_monitor import ENDED_KEPT_S, ServingProcess, serving_processes
 from tests.artifacts import ROOT
 
 
 def asked(root: Path) -> list[dict[str, Any]]:
     """What another process finds."""
-    code = "import json, sys; from pathlib import Path\n"
+    code = "import json, sys; from dataclasses import asdict; from pathlib import Path\n"
     code += "from ray_warmup.warmup.monitor.serving_monitor import serving_processes as asked\n"
     code += "assert not {'torch', 'flashinfer', 'triton', 'ray'} & set(sys.modules)\n"
-    code += "print(json.dumps(asked(Path(sys.argv[1]))))"
+    code += "print(json.dumps([asdict(found) for found in asked(Path(sys.argv[1]))]))"
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True, timeout=60, env=environ
@@ -66,7 +66,7 @@ def test_raise_fails_the_step_and_is_still_told_outside(compile_kernel: Any, tmp
     with ray_warmup.monitor(mode="count", root=tmp_path):
         compile_kernel(torch.float32)
         (record,) = serving_processes(tmp_path)
-    assert record["compiled"]["triton"] == 1
+    assert record.compiled["triton"] == 1
 
 
 def test_the_default_place_is_the_nodes_cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,9 +74,9 @@ def test_the_default_place_is_the_nodes_cache_root(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path))
     with ray_warmup.monitor("a") as first, ray_warmup.monitor("b") as second:
         assert first.path != second.path
-        assert [record["name"] for record in serving_processes(tmp_path)] == ["a", "b"]
+        assert [record.name for record in serving_processes(tmp_path)] == ["a", "b"]
         first.close()
-        assert [record["name"] for record in serving_processes(tmp_path)] == ["b"]
+        assert [record.name for record in serving_processes(tmp_path)] == ["b"]
 
 
 def test_a_killed_process_has_ended_and_is_forgotten_a_day_later(tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_a_killed_process_has_ended_and_is_forgotten_a_day_later(tmp_path: Path)
         record = json.loads(monitor.path.read_text())
     left = tmp_path / "serving" / monitor.path.name
     left.write_text(json.dumps(record | {"start": "1"}))
-    assert [found["alive"] for found in serving_processes(tmp_path)] == [False]
+    assert [found.alive for found in serving_processes(tmp_path)] == [False]
     with ray_warmup.monitor("new", root=tmp_path):
         assert len(serving_processes(tmp_path)) == 2
     left.write_text(json.dumps(record | {"start": "1", "updated_at": record["updated_at"] - ENDED_KEPT_S - 1}))
     with ray_warmup.monitor("new", root=tmp_path):
-        assert [found["name"] for found in serving_processes(tmp_path)] == ["new"]
+        assert [found.name for found in serving_processes(tmp_path)] == ["new"]
 
 
 def test_a_disk_that_refuses_costs_only_the_answer(compile_kernel: Any, tmp_path: Path, caplog: Any) -> None:
@@ -113,7 +113,7 @@ def test_damaged_records_are_left_out(tmp_path: Path, caplog: Any) -> None:
         for number, text in enumerate(('{"half', '{"pid": "x"}', "[]", *others), 77):
             monitor.path.with_name(f"{number}.json").write_text(text)
         with caplog.at_level(logging.WARNING):
-            assert [record["name"] for record in serving_processes(tmp_path)] == ["good"]
+            assert [record.name for record in serving_processes(tmp_path)] == ["good"]
     assert caplog.text.count("is not a monitor's record") == 5
 
 
@@ -129,8 +129,8 @@ def test_two_pods_of_one_name_and_number_have_records_of_their_own(tmp_path: Pat
         with ray_warmup.monitor("decode-0", root=tmp_path) as second:
             document = json.loads(second.path.read_text())
             assert (document["pid"], document["host"]) == (os.getpid(), json.loads(first.path.read_text())["host"])
-            assert {record["name"] for record in serving_processes(tmp_path)} == {"prefill-0", "decode-0"}
-        assert [record["name"] for record in serving_processes(tmp_path)] == ["prefill-0"]
+            assert {record.name for record in serving_processes(tmp_path)} == {"prefill-0", "decode-0"}
+        assert [record.name for record in serving_processes(tmp_path)] == ["prefill-0"]
 
 
 def test_an_engine_in_a_container_has_not_ended(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_an_engine_in_a_container_has_not_ended(tmp_path: Path) -> None:
     for name in ("same", "another"):
         other.write_text(json.dumps(elsewhere(record, name=name)))
         with ray_warmup.monitor("new", root=tmp_path):
-            assert {found["name"]: found["alive"] for found in serving_processes(tmp_path)} == {name: None, "new": True}
+            assert {found.name: found.alive for found in serving_processes(tmp_path)} == {name: None, "new": True}
     other.write_text(json.dumps(elsewhere(record, updated_at=record["updated_at"] - ENDED_KEPT_S - 1)))
     with ray_warmup.monitor("new", root=tmp_path):
         assert not other.exists()
@@ -152,7 +152,7 @@ def test_records_of_other_machines_are_theirs(tmp_path: Path) -> None:
     with ray_warmup.monitor("engine", root=tmp_path) as monitor:
         record = json.loads(monitor.path.read_text())
         (tmp_path / "serving" / "far.json").write_text(json.dumps(record | {"host": "boot/pid:[1]/far"}))
-        assert [found["name"] for found in serving_processes(tmp_path)] == ["engine"]
+        assert [found.name for found in serving_processes(tmp_path)] == ["engine"]
 
 
 def test_a_sign_of_life_comes_without_compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,13 +176,13 @@ def test_a_forked_process_does_not_end_its_parents_record(tmp_path: Path) -> Non
             monitor.close()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-        assert [record["name"] for record in serving_processes(tmp_path)] == ["engine"]
+        assert [record.name for record in serving_processes(tmp_path)] == ["engine"]
 
 
 def test_a_process_that_cannot_be_looked_at_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither serving nor ended, and when it was last heard of."""
-    record = {"name": "e", "pid": 1, "alive": None, "updated_at": 60.0, "started_at": 1e12, "events": ["\x1b[2J"]}
-    status_view._print_process(wide_console(), {**record, "compiled": {}, "loaded": {}})
+    record = ServingProcess("e", 1, "1", "host", "warn", 1e12, 60.0, {}, {}, {}, ("\x1b[2J",))
+    status_view._print_process(wide_console(), record)
     shown = capsys.readouterr().out
     assert "e (pid 1) is in a container that cannot be looked into, last heard of at 1970-01-01 00:01:00 UTC" in shown
     assert "since second 1e+12 since 1970" in shown

@@ -9,13 +9,14 @@ import pynvml
 import pytest
 
 from ray_warmup.configs import WarmupConfig, parse_config
-from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.errors import ForecastError
 from ray_warmup.warmup.rank import forecast
 from ray_warmup.warmup.rank.forecast import Forecast, forecast_rank
 from ray_warmup.warmup.workloads.fused_moe import NOT_COMPILED
 from ray_warmup.warmup.workloads.modules import FUSED_MOE_MODULE
+from tests.cache_requests import perform
 
 Teller = Callable[[str], Forecast]
 
@@ -92,5 +93,5 @@ def test_a_node_without_a_gpu_says_so(config: WarmupConfig, monkeypatch: pytest.
     monkeypatch.setattr(pynvml, "nvmlInit", fails)
     with pytest.raises(ForecastError, match=r"cannot tell .*Not Found.*cluster\.backend"):
         forecast_rank(config, 0)
-    answer = perform("explain", {"config": config.model_dump(mode="json"), "cache": config.cache.model_dump()})
+    answer = perform("explain", {"config": text_of_config(config), "cache": config.cache})
     assert (answer["ok"], "cluster.backend" in answer["error"]) == (False, True)

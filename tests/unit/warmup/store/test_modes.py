@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.configs.modes import Modes
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import sha256
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.store_changes import PruneRules, apply_prune, plan_prune
 from ray_warmup.warmup.cache_admin.store_inspection import explain
 from ray_warmup.warmup.store import leases
@@ -21,6 +21,7 @@ from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import hold_table_at
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
+from tests.cache_requests import perform
 
 MODES = Modes(0o640, 0o750)
 
@@ -60,7 +61,7 @@ def test_an_import_without_a_config_keeps_the_modes_of_the_store(store: NodeStor
     store.make_current(1)
     assert perform("import", {"root": str(tmp_path), "data": data})["ok"]
     assert (store.lookup(KEY).generation, mode(store.table_path)) == (2, 0o640)
-    elsewhere = {"root": str(tmp_path / "new"), "data": data, "config": {"given": True}, "cache": {"file_mode": 0o644}}
+    elsewhere = {"root": str(tmp_path / "new"), "data": data, "config": "given", "cache": CacheSection(file_mode=0o644)}
     assert mode(Path(perform("import", elsewhere)["result"]["path"])) == 0o644
 
 

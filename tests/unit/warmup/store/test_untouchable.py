@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.artifact.manifest import Manifest
-from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.store_changes import PruneRules, apply_prune, plan_prune, untouchable
 from ray_warmup.warmup.disk import attempts
 from ray_warmup.warmup.errors import StoreError
@@ -21,6 +20,7 @@ from ray_warmup.warmup.store import pruning
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import collect_garbage, prune_generations, remove_store, sweep_trash
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
+from tests.cache_requests import perform
 from tests.troubled_disk import TroubledDisk
 
 Damage = Callable[[NodeStore, TroubledDisk], object]
