@@ -44,11 +44,11 @@ def test_the_live_run_can_be_asked(case: Case) -> None:
         (status,) = live_runs()
         assert active.result(60).ready
     assert status.phase == "TUNING"
-    assert [rank["node_id"] for rank in status.ranks] == [node.node_id for node in case.bed.nodes[:2]]
-    assert status.ranks[0]["task"].startswith("cpu_gemm:cpu:float32:k=")
-    assert 0.2 < status.ranks[0]["for_s"] < 5
-    assert status.ranks[1]["task"] == ""
-    assert all(rank["state"] == "alive" and rank["heard_s"] < 2 for rank in status.ranks)
+    assert [rank.node_id for rank in status.ranks] == [node.node_id for node in case.bed.nodes[:2]]
+    assert status.ranks[0].task.startswith("cpu_gemm:cpu:float32:k=")
+    assert 0.2 < status.ranks[0].for_s < 5
+    assert status.ranks[1].task == ""
+    assert all(rank.state == "alive" and rank.heard_s < 2 for rank in status.ranks)
     assert not live_runs()
 
 
