@@ -18,11 +18,11 @@ from ray_warmup.actors.capacity import Node
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.locations import locations
-from ray_warmup.warmup.rank.table_state import state_of
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths, simulated_roots
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.run_files import MAX_VERDICT_BYTES
@@ -42,7 +42,7 @@ def verdicts(config: WarmupConfig | None) -> list[Verdict]:
     for directory in _directories(config, []):
         verdict = NodeStore(directory).load_verdict()
         if verdict is not None:
-            found.append({**verdict, "state": state_of(verdict), "directory": str(directory)})
+            found.append({**encode(verdict), "state": verdict.run_state, "directory": str(directory)})
     return _newest_first(found)
 
 

@@ -18,6 +18,7 @@ from ray_warmup.warmup.rank.forecast import foretell, index_of
 from ray_warmup.warmup.store.node_index import Written, host_name
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.artifacts import make_artifact
 
 
@@ -42,8 +43,8 @@ class Place:
 
     def conclude(self, ready: bool, run_id: str = "run-1", **also: Any) -> None:
         """Leave a verdict."""
-        verdict = {"ready": ready, "run_id": run_id, "ended_at": 5.0, "error": None if ready else "it broke"}
-        self.store.save_verdict(verdict | also)
+        error = None if ready else "it broke"
+        self.store.save_verdict(StoredVerdict(run_id, ready, 5.0, error, **also))
 
     def note(self, ranks: Sequence[int], run_id: str = "run-1", host: str | None = None, **also: Any) -> None:
         """Leave a row of the index."""

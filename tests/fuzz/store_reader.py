@@ -9,12 +9,14 @@ import tempfile
 from pathlib import Path
 from random import Random
 
+from ray_warmup.warmup.messages.values import RankEnd
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.artifacts import KEY, make_artifact, table_bytes
 from tests.fuzz.mutations import damage, reshape
 
 ROWS = [{"task_id": "a@1", "median_s": 1e-6, "runner": "R", "tactic": 3}, {"task_id": "b@1", "tactic": [1, 2]}]
-VERDICT = {"ready": True, "run_id": "r", "ended_at": 1.0, "error": None, "ranks": [{"rank": 0, "digest": "d"}]}
+VERDICT = StoredVerdict("r", True, 1.0, ranks=(RankEnd(0, "node", "leader", "ready"),))
 SEPARATOR = b"\x00|\x00"
 
 
@@ -47,7 +49,7 @@ def read_store(case: bytes, own: Path) -> None:
     else:
         assert found.reason, "a miss without a reason"
     assert all(isinstance(row, dict) for row in [*store.load_partial(), *store.load_quarantine()])
-    assert isinstance(store.load_verdict(), dict | None)
+    assert isinstance(store.load_verdict(), StoredVerdict | None)
     try:
         artifact, lease = store.load_artifact()
     except FileNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 
 
 def supersede_verdict(store: NodeStore, table_sha256: str, by: str) -> None:
@@ -13,9 +14,8 @@ def supersede_verdict(store: NodeStore, table_sha256: str, by: str) -> None:
     Without a verdict the table needs none. A run under way writes its own. Raises StoreError.
     """
     verdict = store.load_verdict()
-    if verdict is None or verdict.get("state") == "running" or not table_sha256:
+    if verdict is None or verdict.run_state == "running" or not table_sha256:
         return
-    if verdict["ready"] and verdict.get("table_sha256", table_sha256) == table_sha256:
+    if verdict.ready and verdict.table_sha256 in ("", table_sha256):
         return
-    said = {"run_id": by, "ready": True, "state": "ready", "error": None, "ended_at": time.time()}
-    store.save_verdict(said | {"table_sha256": table_sha256})
+    store.save_verdict(StoredVerdict(by, ready=True, ended_at=time.time(), state="ready", table_sha256=table_sha256))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import foretell, index_of
 from ray_warmup.warmup.ranks import RankInfo
-from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 from ray_warmup.warmup.store.node_index import Parts, Written, host_name
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import RUNNING, ProcessIdentity, StoredVerdict
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +53,9 @@ class Notice:
     def renew(self) -> None:
         """The process that said so is gone, and this one takes its place: the run is still under way."""
         verdict = self._store.load_verdict() if self._is_kept else None
-        if verdict is None or verdict.get("run_id") != self._run_id or verdict.get("state") != "running":
+        if verdict is None or verdict.run_id != self._run_id or verdict.run_state != "running":
             return
-        if is_process_alive(verdict.get("process") or {}) is False:
+        if verdict.process is not None and verdict.process.is_gone:
             self._save(self._running(), None, None)
 
     def conclude(self, verdict: RunVerdict | None, table: str | None, ranks: Sequence[int]) -> str | None:
@@ -72,10 +69,10 @@ class Notice:
         said = None
         if verdict is not None:
             proven = table if verdict.ready else self._proven()
-            said = {**encode(verdict), "table_sha256": table, "proven_sha256": proven}
+            said = StoredVerdict.of(verdict, table, proven)
         return self._save(said, table, tuple(ranks) if self._is_kept and ranks else None)
 
-    def _save(self, verdict: Mapping[str, Any] | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:
+    def _save(self, verdict: StoredVerdict | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:
         try:
             if verdict is not None:
                 self._store.save_verdict(verdict)
@@ -86,28 +83,23 @@ class Notice:
             return f"those who ask for this run's tables find nothing: {error}"
         return None
 
-    def _running(self) -> dict[str, Any]:
-        return {
-            "run_id": self._run_id,
-            "ready": False,
-            "state": "running",
-            "error": None,
-            "ended_at": self._began_at,
-            "table_sha256": None,
-            "proven_sha256": self._proven(),
-            "process": process_identity(os.getpid()),
-        }
+    def _running(self) -> StoredVerdict:
+        return StoredVerdict(
+            run_id=self._run_id,
+            ready=False,
+            ended_at=self._began_at,
+            state=RUNNING,
+            table_sha256=None,
+            proven_sha256=self._proven(),
+            process=ProcessIdentity.own(),
+        )
 
     def _proven(self) -> str | None:
         """Of the table with which all was well before this run: an earlier run's that ended ready, or an import."""
         before = self._store.load_verdict()
         if before is None:
             return self._table_there()
-        if before["ready"]:
-            proven: str | None = before.get("table_sha256")
-        else:
-            proven = before.get("proven_sha256")
-        return proven
+        return (before.table_sha256 if before.ready else before.proven_sha256) or None
 
     def _table_there(self) -> str | None:
         try:

@@ -16,7 +16,6 @@ Proven is what was there before the run and had been ready: with a run, or impor
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,12 +28,11 @@ from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.rank.forecast import refusal_in, store_at
 from ray_warmup.warmup.rank.locations import Location
-from ray_warmup.warmup.store.leases import is_process_alive
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 
 Accept = Literal["table", "verdict"]
 """Condition after a failed run: a whole and guarded table, or only the verdict of a ready run."""
-State = Literal["running", "ready", "failed"]
 Answer = Literal["ready", "failed", "unknown"]
 
 
@@ -71,13 +69,6 @@ class _Served:
     """Reason why no table would be served."""
 
 
-def state_of(verdict: Mapping[str, Any]) -> State:
-    """Return the state of a run by its verdict."""
-    if verdict.get("state") == "running":
-        return "running"
-    return "ready" if verdict["ready"] else "failed"
-
-
 def table_state_of(config: WarmupConfig, place: Location, accept: Accept = "table") -> TableState:
     """Read one class's table and verdict.
 
@@ -93,43 +84,45 @@ def table_state_of(config: WarmupConfig, place: Location, accept: Accept = "tabl
         str(store.table_path),
         has_table=served.sha256 is not None,
         is_proven=verdict is not None and _is_proven(served, verdict),
-        run_id="" if verdict is None else verdict["run_id"],
-        ended_at=0.0 if verdict is None else float(verdict["ended_at"]),
-        is_running=verdict is not None and state_of(verdict) == "running",
+        run_id="" if verdict is None else verdict.run_id,
+        ended_at=0.0 if verdict is None else verdict.ended_at,
+        is_running=verdict is not None and verdict.run_state == "running",
         is_interrupted=interrupted,
     )
 
 
 def _answer_of(
-    store: NodeStore, served: _Served, verdict: Mapping[str, Any] | None, accept: Accept
+    store: NodeStore, served: _Served, verdict: StoredVerdict | None, accept: Accept
 ) -> tuple[Answer, str, bool]:
     path = store.table_path
     if verdict is None:
         return ("unknown", f"{path}: {served.reason}", False) if served.sha256 is None else ("ready", "", False)
-    run, state = verdict.get("run_id"), state_of(verdict)
+    run, state = verdict.run_id, verdict.run_state
     if state == "running":
-        gone = is_process_alive(verdict.get("process") or {}) is False
+        gone = verdict.process is not None and verdict.process.is_gone
         what = "was interrupted: its process is gone" if gone else "is under way, and has not ended on this node"
         return "unknown", f"{path}: run {run} {what}", gone
     if state == "ready":
-        named = verdict.get("table_sha256", served.sha256 or "")
+        named = verdict.table_sha256
+        if named == "":
+            named = served.sha256 or ""
         if named is None or (named and named == served.sha256):
             return "ready", "", False
         other = served.reason or "another one was put there since"
         return "unknown", f"{path}: not the table that run {run} ended with ({str(named)[:12]}): {other}", False
-    error = str(verdict.get("error") or "without an error").splitlines()[0]
+    error = (verdict.error or "without an error").splitlines()[0]
     failed = f"{path}: run {run} failed: {clipped(error, 400)}"
     if accept == "table" and _is_proven(served, verdict):
         return "ready", f"{failed}; the table of before is whole and serves (--accept verdict refuses it)", False
     return "failed", failed, False
 
 
-def _is_proven(served: _Served, verdict: Mapping[str, Any]) -> bool:
+def _is_proven(served: _Served, verdict: StoredVerdict) -> bool:
     """Return True if the table was ready before.
 
     A verdict without `proven_sha256` counts for any table.
     """
-    return served.sha256 is not None and verdict.get("proven_sha256", served.sha256) == served.sha256
+    return served.sha256 is not None and verdict.proven_sha256 in ("", served.sha256)
 
 
 def _served(store: NodeStore, key: CacheKey, *, needs_guard: bool) -> _Served:

@@ -21,7 +21,7 @@ What other modules call:
         current() -> (Pointer, Manifest)                    make_current(generation)
         read_blob(digest) -> bytes                          blobs_missing(digests) -> list of digests
         save_partial(rows) / load_partial() / clear_partial()      save_quarantine(rows) / load_quarantine()
-        save_verdict(document) / load_verdict()             hold(generation) / hold_table(sha256) -> Lease
+        save_verdict(verdict) / load_verdict()              hold(generation) / hold_table(sha256) -> Lease
         write_marker(token) / sees_marker(token) / remove_marker(token)
 
 Order of a publish: blobs, manifest, `current`, table. A crash before `current` leaves the old artifact whole; one

@@ -6,15 +6,17 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.codec import decode, encode
 from ray_warmup.warmup.disk.publish import publish_bytes, store_error
-from ray_warmup.warmup.disk.reading import is_time, read_regular
-from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.errors import CorruptArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from ray_warmup.warmup.store.writer_files import WriterFiles
 
 logger = logging.getLogger(__name__)
@@ -73,16 +75,16 @@ class RunFiles:
         """Quarantined tactics of every writer, equal ones once."""
         return self._quarantine.load()
 
-    def save_verdict(self, verdict: Mapping[str, Any]) -> Path:
+    def save_verdict(self, verdict: StoredVerdict) -> Path:
         """Write the run's verdict beside the table, replacing the last run's.
 
         Raises StoreError.
         """
         path = self.directory / "verdict.json"
-        self._write(path, json.dumps(verdict, sort_keys=True).encode())
+        self._write(path, json.dumps(encode(verdict), sort_keys=True).encode())
         return path
 
-    def load_verdict(self) -> dict[str, Any] | None:
+    def load_verdict(self) -> StoredVerdict | None:
         """Return the last run's verdict, or None if there is none or the file is damaged (logged)."""
         path = self.directory / "verdict.json"
         try:
@@ -92,11 +94,11 @@ class RunFiles:
         except WarmupError as error:
             logger.warning("%s; ignored", error)
             return None
-        if not _is_verdict(document):
-            logger.warning("%s does not say how a run ended; ignored", path)
+        try:
+            return decode(StoredVerdict, document)
+        except CorruptArtifactError as error:
+            logger.warning("%s does not say how a run ended: %s; ignored", path, error)
             return None
-        verdict: dict[str, Any] = document
-        return verdict
 
     def write_marker(self, token: str) -> Path:
         """Leave a random token for another node to see. Raises StoreError."""
@@ -128,11 +130,3 @@ class RunFiles:
         if _TOKEN.fullmatch(token) is None:
             raise StoreError(f"marker token {token[:40]!r} must be 8 to 128 of A-Z a-z 0-9 _ -")
         return self.directory / "markers" / token
-
-
-def _is_verdict(document: Any) -> bool:
-    """Return True if a document has the fields of a verdict in comparable and printable form."""
-    if not isinstance(document, dict) or type(document.get("ready")) is not bool:
-        return False
-    ended, run_id, error = (document.get(name) for name in ("ended_at", "run_id", "error"))
-    return is_time(ended) and isinstance(run_id, str) and isinstance(error, str | None)

@@ -21,6 +21,7 @@ from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_paths import environments_here
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.artifacts import make_artifact
 
 
@@ -54,7 +55,7 @@ def end(config: WarmupConfig, node: int, ready: bool) -> None:
     if ready:
         key = {"key": forecast.key.as_dict(), "key_sha256": forecast.key.sha256}
         store.publish(make_artifact(contents=[table_content(table)], **key))
-    store.save_verdict({"ready": ready, "run_id": f"run-{node}", "ended_at": float(node), "error": None})
+    store.save_verdict(StoredVerdict(f"run-{node}", ready, float(node)))
 
 
 def test_wait_asks_every_simulated_node(config: WarmupConfig) -> None:
@@ -88,16 +89,15 @@ def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
 def test_the_nodes_that_were_simulated_here_are_told_without_a_config(config: WarmupConfig, tmp_path: Path) -> None:
     """`status` alone finds the verdicts of this node and of every node that was simulated on it."""
     end(config, 1, ready=True)
-    NodeStore(tmp_path / "flashinfer_autotune_cache/0.7.2/90a" / ("ab" * 32)).save_verdict(
-        {"ready": True, "run_id": "own", "ended_at": 9.0, "error": None}
-    )
+    own = NodeStore(tmp_path / "flashinfer_autotune_cache/0.7.2/90a" / ("ab" * 32))
+    own.save_verdict(StoredVerdict("own", True, 9.0))
     assert [verdict["run_id"] for verdict in verdicts(None)] == ["own", "run-1"]
 
 
 def test_an_override_directory_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where $RAY_WARMUP_CACHE_DIR names the directory of the keys, verdicts lie there."""
     monkeypatch.setenv("RAY_WARMUP_CACHE_DIR", str(tmp_path))
-    NodeStore(tmp_path / ("ab" * 32)).save_verdict({"ready": True, "run_id": "r", "ended_at": 1.0, "error": None})
+    NodeStore(tmp_path / ("ab" * 32)).save_verdict(StoredVerdict("r", True, 1.0))
     assert [verdict["run_id"] for verdict in verdicts(None)] == ["r"]
 
 

@@ -24,9 +24,11 @@ from ray_warmup.actors.waiting import (
     why_not_ready,
 )
 from ray_warmup.configs import WarmupConfig, load_config
+from ray_warmup.warmup.codec import decode
 from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.table_state import TableState
 from ray_warmup.warmup.store.leases import process_identity
+from ray_warmup.warmup.store.verdict import ProcessIdentity
 from tests.cache_requests import perform
 from tests.endings import Place, place_of
 
@@ -66,10 +68,10 @@ def config(tmp_path: Path) -> WarmupConfig:
     return load_config("cpu_two_nodes", [*stages, f"cache.root={tmp_path / 'root'}"])
 
 
-def dead_process() -> dict[str, Any]:
+def dead_process() -> ProcessIdentity:
     """The identity of a process of this machine that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    identity = process_identity(child.pid)
+    identity = decode(ProcessIdentity, process_identity(child.pid))
     child.kill()
     child.wait()
     return identity
@@ -158,7 +160,7 @@ def test_yesterdays_failure_is_not_believed_while_a_run_is_under_way(config: War
     place = place_of(config, 0)
     place.conclude(False)
     assert ask(config, clock) == EXIT_FAILED
-    place.conclude(False, run_id="run-2", state="running", process=process_identity(os.getpid()))
+    place.conclude(False, run_id="run-2", state="running", process=ProcessIdentity.own())
     assert ask(config, clock) == EXIT_TIMEOUT
     assert "run run-2 is under way" in why_not_ready(Question(config), None)[0]
     clock.events[clock.now + 20.0] = lambda: finished(place, (0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.rank.process import RankProcess
-from ray_warmup.warmup.rank.table_state import state_of, table_state_of
+from ray_warmup.warmup.rank.table_state import table_state_of
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.fakes import METADATA, ScriptedTuner
 from tests.lone_rank import blobs_of, pack
 
@@ -52,7 +54,7 @@ class Run:
             self.rank.load(header.digest, None, {})
         assert self.rank.conclude(Conclude(verdict, (0, 1))) == Concluded(None)
 
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> StoredVerdict:
         """What lies beside the table."""
         verdict = NodeStore(self.directory).load_verdict()
         assert verdict is not None
@@ -71,7 +73,7 @@ def test_a_run_is_under_way_from_its_lookup(tmp_path: Path) -> None:
     first.end(ended("run-1", ready=False), tunes=False)
     again = Run(tmp_path, "run-2")
     again.look_up()
-    assert (again.verdict()["run_id"], state_of(again.verdict())) == ("run-2", "running")
+    assert (again.verdict().run_id, again.verdict().run_state) == ("run-2", "running")
     (place,) = locations(again.config, {})
     assert (place.directory, place.is_written, place.ranks) == (again.directory, True, (0,))
 
@@ -82,7 +84,7 @@ def test_how_it_ended_names_the_table(tmp_path: Path) -> None:
     run.look_up()
     run.end(ended("run-1", ready=True))
     table = (run.directory / "autotune_configs.json").read_bytes()
-    assert run.verdict()["table_sha256"] == hashlib.sha256(table).hexdigest()
+    assert run.verdict().table_sha256 == hashlib.sha256(table).hexdigest()
     (place,) = locations(run.config, {})
     assert (place.ranks, place.key.as_dict()["cublas_version"]) == ((0, 1), "13.9.9")
     assert table_state_of(run.config, place).answer == "ready"
@@ -121,11 +123,12 @@ def test_a_successor_says_that_the_run_goes_on(tmp_path: Path, is_gone: bool) ->
     run.look_up()
     store = NodeStore(run.directory)
     verdict = run.verdict()
-    known = verdict["process"] | ({"start": "another"} if is_gone else {"note": "kept"})
-    store.save_verdict(verdict | {"process": known})
-    successor = Run(tmp_path, "run-1")
-    assert ("note" in successor.verdict()["process"]) is not is_gone
-    assert successor.verdict()["process"]["start"] != "another"
+    assert verdict.process is not None
+    process = replace(verdict.process, start="another") if is_gone else verdict.process
+    store.save_verdict(replace(verdict, ended_at=1.0, process=process))
+    successor = Run(tmp_path, "run-1").verdict()
+    assert (successor.ended_at == 1.0) is not is_gone
+    assert successor.process == verdict.process
 
 
 def test_who_keeps_no_files_leaves_nothing(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from ray_warmup.warmup.store import leases
 from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import hold_table_at
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.artifacts import KEY, KEY_SHA256, make_artifact, table_bytes
 from tests.cache_requests import perform
 
@@ -74,7 +75,7 @@ def test_a_store_that_is_opened_without_modes_has_its_own(store: NodeStore) -> N
 
     assert {mode(path) for path in (store.directory / "partial").iterdir()} == {0o640}
     assert (mode(store.directory / "partial"), mode(lease.path)) == (0o750, 0o640)
-    assert mode(NodeStore(store.directory.with_name("ef" * 32)).save_verdict({})) == 0o600
+    assert mode(NodeStore(store.directory.with_name("ef" * 32)).save_verdict(StoredVerdict("r", True, 1.0))) == 0o600
 
 
 QUESTIONS: dict[str, Callable[[NodeStore, Path], object]] = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.verdict import StoredVerdict
 from tests.artifacts import KEY_SHA256
 
 
@@ -51,7 +54,7 @@ def test_damaged_partial_file_is_left_out(store: NodeStore, data: bytes) -> None
     assert store.load_partial() == [{"task_id": "a"}]
 
 
-VERDICT: dict[str, object] = {"ready": True, "run_id": "r", "ended_at": 9.0, "error": None}
+VERDICT = StoredVerdict("r", ready=True, ended_at=9.0)
 
 
 def test_quarantine_and_verdict_survive(store: NodeStore) -> None:
@@ -78,16 +81,19 @@ def test_quarantine_and_verdict_survive(store: NodeStore) -> None:
         {"ended_at": -1},
         {"ended_at": 1e300},
         {"error": ["x"]},
+        {"tables": []},
+        {"process": {"pid": "1", "start": None, "host": "h"}},
     ],
 )
 def test_a_verdict_that_cannot_be_told_is_none(
     store: NodeStore, change: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
     """JSON that lacks what `status` and `wait` read, or has it in another form, is ignored by name."""
-    store.save_verdict(VERDICT | change)
+    store.directory.mkdir(exist_ok=True)
+    (store.directory / "verdict.json").write_text(json.dumps(encode(VERDICT) | change))
 
     assert store.load_verdict() is None
-    assert "verdict.json does not say how a run ended" in caplog.text
+    assert f"verdict.json does not say how a run ended: StoredVerdict: {next(iter(change))}" in caplog.text
 
 
 def test_marker_is_seen_only_in_the_same_directory(store: NodeStore, tmp_path: Path) -> None:
