@@ -169,14 +169,15 @@ class Turn:
 
         Raises BusyError.
         """
+        import ray
+
         deadline = time.monotonic() + self._limit_s
         said = False
         while True:
             try:
                 return create()
-            except ValueError as error:
-                if "already" not in str(error):
-                    raise
+            except ray.exceptions.ActorAlreadyExistsError:
+                logger.debug("the name %s is taken", self._name)
             if not self._wait:
                 raise BusyError(
                     f"another run of this work is active (actor {self._name}, namespace {NAMESPACE})", actor=self._name

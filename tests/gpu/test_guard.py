@@ -14,13 +14,13 @@ from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.guard.guard import guard
 from ray_warmup.warmup.device.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
 from ray_warmup.warmup.device.guard.op_contest import CUDA_LEAD_LAPS, OpContest
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, Task
 from ray_warmup.warmup.workloads.base import builder_for
 from tests import planted_tactics as planted
 from tests.gpu.cases import gemms_of_70b
+from tests.tuner_options import tuner_options
 
-OPTIONS = TunerOptions(guard_rounds=7, shortlist=8)
+OPTIONS = tuner_options(guard_rounds=7, shortlist=8)
 DEVICE = "cuda:0"
 SIZE = 2048
 LOOK_S = 0.2
@@ -96,7 +96,7 @@ def test_looking_at_a_real_pick_as_served_takes_little(op: str) -> None:
     """Every tactic of a real GEMM stays right in a graph, with other weights and sizes, and the look is quick."""
     workload = gemms_of_70b(op, 256)[0]
     room = builder_for(workload)
-    tuner = FlashInferTuner("cuda", TunerOptions(shortlist=4))
+    tuner = FlashInferTuner("cuda", tuner_options(shortlist=4))
     assert tuner.prepare([workload]) == ()
     list(tuner.compile(tuner.missing_modules(), 16))
     result = tuner.tune(Task(workload, 256))

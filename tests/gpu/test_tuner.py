@@ -18,11 +18,11 @@ from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.device import building
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.memory_budget import bytes_needed
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult, tasks_of
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.gpu.cases import gemms_of_70b
 from tests.models import cuda_workloads
+from tests.tuner_options import tuner_options
 
 DEVICE = "cuda:0"
 MAX_TOKENS = 16
@@ -33,7 +33,7 @@ SLACK_S = 2e-3
 def tuner_and_tasks(request: pytest.FixtureRequest) -> tuple[FlashInferTuner, tuple[Task, ...]]:
     """A compiled tuner and the tasks of two shapes at five buckets."""
     workloads = gemms_of_70b(request.param, MAX_TOKENS)[:2]
-    tuner = FlashInferTuner("cuda", TunerOptions(guard_rounds=5))
+    tuner = FlashInferTuner("cuda", tuner_options(guard_rounds=5))
     assert tuner.prepare(workloads) == ()
     list(tuner.compile(tuner.missing_modules(), 16))
     return tuner, tasks_of(workloads)

@@ -21,6 +21,7 @@ from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import tasks_of
 from tests.gpu.cases import CASE_SIZES, gemms_of_70b
 from tests.gpu.versions import versions
+from tests.tuner_options import tuner_options
 
 
 def tune(
@@ -92,7 +93,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("ray_warmup.warmup.device.guard.guard").setLevel(logging.INFO)
-    options = TunerOptions(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
+    options = tuner_options(shortlist=args.shortlist, tie_band=args.tie_band, guard_rounds=args.rounds)
     print(json.dumps(tune(args.op, args.out, options, args.jobs, CASE_SIZES if args.cases_only else None)))
 
 

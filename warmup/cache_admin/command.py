@@ -142,8 +142,8 @@ def _retime(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     Needs the device that the table was made for.
     """
     from ray_warmup.warmup.cache_admin import retiming
+    from ray_warmup.warmup.device.tuner import TunerOptions
     from ray_warmup.warmup.rank.forecast import forecast_rank
-    from ray_warmup.warmup.rank.rank_setup import tuner_options
     from ray_warmup.warmup.rank.rank_workloads import runnable
 
     config = _config(asked)
@@ -154,7 +154,7 @@ def _retime(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     store = NodeStore(forecast.table_path.parent)
     artifact = store.read_artifact(["autotune_configs", "timings"])
     env.export(flashinfer_environment(paths))
-    tuner = load_factory(asked.factory)(backend, tuner_options(config))
+    tuner = load_factory(asked.factory)(backend, TunerOptions(config.autotune, config.guard))
     banned = valid_quarantine_rows(store.load_quarantine()).rows
     tuner.set_quarantine(banned)
     tuner.activate(provider_directory(forecast.table_path.parent, artifact.manifest.module_set))

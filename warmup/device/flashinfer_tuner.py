@@ -57,7 +57,7 @@ class FlashInferTuner:
         self._others: tuple[Workload, ...] = ()
         self._watch = Watch()
         self._listener: Callable[[Watch], None] | None = None
-        limit_memory(self._device, self._options.max_memory_bytes)
+        limit_memory(self._device, self._options.autotune.max_memory_bytes)
 
     def describe(self) -> dict[str, str]:
         """The named parts of this process' fingerprint."""

@@ -149,8 +149,8 @@ class TaskTuner:
     def _result(self, task: Task, seen: Profiling, stopwatch: Stopwatch, started: float) -> TaskResult:
         measurements = stopwatch.measurements()
         outcome = self._outcome(task, seen, measurements)
-        chosen = choose(measurements, self.options.tie_band) if outcome == "tuned" else None
-        kept = measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.shortlist)
+        chosen = choose(measurements, self.options.autotune.tie_band) if outcome == "tuned" else None
+        kept = measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.autotune.shortlist)
         result = TaskResult(
             task_id=task.task_id,
             op=task.workload.op,

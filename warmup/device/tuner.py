@@ -7,15 +7,13 @@ without torch. Everything is synchronous and runs on one thread; nothing here kn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ray_warmup.configs.schema import AutotuneSection, GuardSection
 from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
-
-_AUTOTUNE, _GUARD = AutotuneSection(), GuardSection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +31,13 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class TunerOptions:
-    """Options of measuring and guarding.
+    """The configuration's sections about measuring and guarding, and what must not be measured.
 
-    Those that change the table are part of the cache key.
+    Settings that change the table are part of the cache key.
     """
 
-    shortlist: int = _AUTOTUNE.shortlist
-    """Candidates kept per task for the guard and for consensus."""
-    tie_band: float = _AUTOTUNE.tie_band
-    """Candidates within this share of the fastest are equal; a fixed order decides among them."""
-    guard_margin: float = _GUARD.margin
-    """A winner must beat the default by this share."""
-    guard_rounds: int = _GUARD.rounds
-    """Interleaved A/B rounds per candidate."""
-    max_memory_bytes: int | None = _AUTOTUNE.max_memory_bytes
-    """Device memory that tuning may take; None: no limit of ours."""
+    autotune: AutotuneSection = field(default_factory=AutotuneSection)
+    guard: GuardSection = field(default_factory=GuardSection)
     quarantine: tuple[TacticId, ...] = ()
     """Tactics that must not run."""
 

@@ -28,7 +28,7 @@ from ray_warmup.warmup.caches.workspace import check_code_caches
 from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
 from ray_warmup.warmup.device.memory_budget import fit_buckets
-from ray_warmup.warmup.device.tuner import Tuner, Watch
+from ray_warmup.warmup.device.tuner import Tuner, TunerOptions, Watch
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.values import Header, Heartbeat
@@ -46,7 +46,6 @@ from ray_warmup.warmup.rank.rank_setup import (
     compiled_work,
     open_store,
     rank_files,
-    tuner_options,
     workspace_is_made,
 )
 from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
@@ -113,7 +112,7 @@ class RankProcess:
                 return self._described(answers.Probed())
             check_code_caches(paths.workspace, env.snapshot(), Path(env.read("HOME") or paths.root))
             with workspace_is_made(paths.workspace):
-                self._tuner = self._make_tuner(self._backend, tuner_options(self._config))
+                self._tuner = self._make_tuner(self._backend, TunerOptions(self._config.autotune, self._config.guard))
             self._fingerprint = Fingerprint.of(self._tuner.describe())
             if (capability := capability_of(self._fingerprint["arch"])) is not None:
                 check_quantization(self._config.model.quantization, capability)

@@ -14,7 +14,7 @@ from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.caches.compiled_part import NodeKernelCaches
-from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
+from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.messages.replays import FreshReplay
 from ray_warmup.warmup.rank.artifact_collector import TABLE_ALONE, ReplayPlan
@@ -41,18 +41,6 @@ class ReplayIdentity:
     backend: str
     factory: str
     budget_bytes: int | None
-
-
-def tuner_options(config: WarmupConfig) -> TunerOptions:
-    """Return the tuner's options of the configuration."""
-    autotune, guard = config.autotune, config.guard
-    return TunerOptions(
-        shortlist=autotune.shortlist,
-        tie_band=autotune.tie_band,
-        guard_margin=guard.margin,
-        guard_rounds=guard.rounds,
-        max_memory_bytes=autotune.max_memory_bytes,
-    )
 
 
 @contextmanager

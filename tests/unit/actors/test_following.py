@@ -207,7 +207,7 @@ def test_a_waiting_driver_asks_one_question(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: answers)
 
     def taken() -> Any:
-        raise ValueError("Actor with name warmup-x already exists")
+        raise ray.exceptions.ActorAlreadyExistsError("Actor with name warmup-x already exists")
 
     told: list[Any] = []
     with pytest.raises(BusyError, match=r"7200 s \(timeouts.single_flight\)"):
@@ -227,7 +227,7 @@ def test_a_turn_comes_when_the_other_run_has_ended(monkeypatch: pytest.MonkeyPat
     def taken_twice() -> str:
         tries.append("")
         if len(tries) < 3:
-            raise ValueError("Actor with name warmup-x already exists")
+            raise ray.exceptions.ActorAlreadyExistsError("Actor with name warmup-x already exists")
         return "coordinator"
 
     assert Turn("warmup-x", 7200.0, True, [].append).take(taken_twice) == "coordinator"
@@ -239,7 +239,7 @@ def test_no_wait_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = Answers(monkeypatch, [])
 
     def taken() -> Any:
-        raise ValueError("Actor with name warmup-x already exists")
+        raise ray.exceptions.ActorAlreadyExistsError("Actor with name warmup-x already exists")
 
     with pytest.raises(BusyError, match="another run of this work is active"):
         Turn("warmup-x", 7200.0, False, [].append).take(taken)

@@ -54,7 +54,7 @@ def guard(
         return GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, "nothing else was tuned", result.rank)
     import torch
 
-    for max_bytes in (min(COPIES_BYTES, (options.max_memory_bytes or 2 * COPIES_BYTES) // 2), 0):
+    for max_bytes in (min(COPIES_BYTES, (options.autotune.max_memory_bytes or 2 * COPIES_BYTES) // 2), 0):
         try:
             with torch.inference_mode():
                 op, dtype = task.workload.op, task.workload.dtype
@@ -86,9 +86,9 @@ def judge_tactics(
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     flaws: dict[Choice, Flaw] = {}
     waiting = list(ranked(entrants_of(result, options), result, contest.pace))
-    rule = Rule(options.guard_margin, options.tie_band, min(places(contest.pace), len(waiting)))
+    rule = Rule(options.guard.margin, options.autotune.tie_band, min(places(contest.pace), len(waiting)))
     while True:
-        race = Race(contest, default, rule, options.guard_rounds)
+        race = Race(contest, default, rule, options.guard.rounds)
         _fill(race, waiting, contest, flaws)
         race.run()
         chosen, has_fallen = _right_pick(race, served_flaw, flaws)
@@ -101,7 +101,7 @@ def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]
     """The winner and the short list without the default, in the fixed order."""
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     measured = [Choice(m.runner, m.tactic) for m in result.measurements]
-    listed = [choice for choice in measured if choice != default][: options.shortlist]
+    listed = [choice for choice in measured if choice != default][: options.autotune.shortlist]
     if result.choice is not None and result.choice != default:
         listed.append(result.choice)
     return tuple(sorted(set(listed), key=order_of))

@@ -14,12 +14,12 @@ from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.guard import op_contest
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, Measurement, Task, TaskResult
 from ray_warmup.warmup.workloads.live_request import PROCESS
-from tests import planted
+from tests import planted_tactics as planted
+from tests.tuner_options import tuner_options
 
-OPTIONS = TunerOptions(guard_rounds=31, shortlist=8)
+OPTIONS = tuner_options(guard_rounds=31, shortlist=8)
 SIZE = 192
 
 

@@ -19,6 +19,7 @@ from ray_warmup.warmup.tasks import Choice, TacticId, Task, TaskResult
 from ray_warmup.warmup.workloads import cpu_gemm_op as op
 from ray_warmup.warmup.workloads.base import builder_for
 from tests.gemms import make_workload
+from tests.tuner_options import tuner_options
 
 Times = Callable[[Attempt], float]
 
@@ -37,7 +38,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, seconds: Times) -> None:
 
 def test_a_task_is_tuned_and_forgotten() -> None:
     """The result has choice, keys, policy and sorted times; the AutoTuner keeps nothing of it."""
-    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=3, tie_band=0))
+    result = tune(Task(make_workload(), 4), tuner_options(shortlist=3, tie_band=0))
     assert result.outcome == "tuned"
     assert len([m for m in result.measurements if m.tactic != -1]) == 3
     assert sorted(m.median_s for m in result.measurements) == [m.median_s for m in result.measurements]
@@ -78,7 +79,7 @@ def test_the_default_is_timed_first_and_wins_ties(monkeypatch: pytest.MonkeyPatc
 def test_only_the_first_runners_default_is_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first runner has no tactic for a shape, no other runner's default is taken for the op's."""
     monkeypatch.setattr(op.DirectGemmRunner, "get_valid_tactics", lambda *_: [])
-    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=99))
+    result = tune(Task(make_workload(), 4), tuner_options(shortlist=99))
     assert result.measurements
     assert -1 not in [m.tactic for m in result.measurements]
 
@@ -87,15 +88,15 @@ def test_a_clear_winner_beats_the_order(monkeypatch: pytest.MonkeyPatch) -> None
     """Outside the tie band the fastest is chosen; inside it the fixed order."""
     planted = {("SplitGemmRunner", ("n", 4)): 0.90, ("SwappedGemmRunner", 1): 0.91}
     plant(monkeypatch, lambda a: planted.get((a.runner_name, a.tactic), 1.0))
-    assert tune(Task(make_workload(), 4), TunerOptions(tie_band=0.001)).choice == Choice("SplitGemmRunner", ("n", 4))
-    assert tune(Task(make_workload(), 4), TunerOptions(tie_band=0.2)).choice == Choice("DirectGemmRunner", -1)
+    assert tune(Task(make_workload(), 4), tuner_options(tie_band=0.001)).choice == Choice("SplitGemmRunner", ("n", 4))
+    assert tune(Task(make_workload(), 4), tuner_options(tie_band=0.2)).choice == Choice("DirectGemmRunner", -1)
 
 
 def test_choice_and_default_stay_beside_the_short_list(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default takes no place of the short list, and a choice that ties push out of it is kept."""
     planted = {-1: 9.0, ("n", 4): 1.0, ("k", 4): 1.01, ("k", 2): 1.02}
     plant(monkeypatch, lambda a: planted.get(a.tactic, 5.0))
-    result = tune(Task(make_workload(), 4), TunerOptions(shortlist=1, tie_band=0.1))
+    result = tune(Task(make_workload(), 4), tuner_options(shortlist=1, tie_band=0.1))
     assert result.choice == Choice("SplitGemmRunner", ("k", 2))
     assert [m.tactic for m in result.measurements] == [("n", 4), ("k", 2), -1]
 
@@ -105,7 +106,7 @@ def test_a_given_short_list_alone_is_measured(monkeypatch: pytest.MonkeyPatch) -
     plant(monkeypatch, lambda a: 2.0 if a.tactic == ("n", 4) else 1.0)
     wanted = [Choice("SplitGemmRunner", ("n", 4)), Choice("SwappedGemmRunner", 1)]
     task = Task(make_workload(), 4)
-    tuner = TaskTuner("cpu", TunerOptions(shortlist=1), lambda _: None)
+    tuner = TaskTuner("cpu", tuner_options(shortlist=1), lambda _: None)
     result = tuner.tune(task, lambda: builder_for(task.workload).build(task.workload, 4, "cpu", 0), wanted)
     assert {Choice(m.runner, m.tactic) for m in result.measurements} == set(wanted)
     assert result.choice == wanted[1]

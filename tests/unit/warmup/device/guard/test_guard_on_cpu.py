@@ -10,11 +10,11 @@ import torch
 
 from ray_warmup.warmup.device.guard import op_contest
 from ray_warmup.warmup.device.guard.guard import guard
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, GuardVerdict
 from tests import planted_tactics as planted
+from tests.tuner_options import tuner_options
 
-OPTIONS = TunerOptions(guard_rounds=31, shortlist=8)
+OPTIONS = tuner_options(guard_rounds=31, shortlist=8)
 
 
 @pytest.fixture(autouse=True)

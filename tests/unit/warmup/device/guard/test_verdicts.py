@@ -12,13 +12,13 @@ from ray_warmup.warmup.device.guard.contest import Pace
 from ray_warmup.warmup.device.guard.guard import entrants_of, judge_tactics, places, ranked
 from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
 from ray_warmup.warmup.device.guard.selection import Rule
-from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
 from tests.fakes import ScriptedContest
+from tests.tuner_options import tuner_options
 
 DEFAULT = Choice("First", -1)
 A, B, C = Choice("First", 1), Choice("First", 2), Choice("Second", (7, ((12, 3),)))
-OPTIONS = TunerOptions(shortlist=8, guard_rounds=7, guard_margin=0.02, tie_band=0.01)
+OPTIONS = tuner_options(shortlist=8, guard_rounds=7, guard_margin=0.02, tie_band=0.01)
 
 
 def result(winner: Choice | None, *listed: Choice) -> TaskResult:
@@ -137,7 +137,7 @@ def test_doubt_takes_more_rounds_and_certainty_does_not() -> None:
 
 def test_hopeless_candidates_leave_after_the_screening() -> None:
     """A candidate at half the speed is not timed to the end."""
-    options = TunerOptions(shortlist=8, guard_rounds=20, tie_band=0.01)
+    options = tuner_options(shortlist=8, guard_rounds=20, tie_band=0.01)
     contest = ScriptedContest({DEFAULT: [10.0], A: [8.0], B: [20.0]})
     found = judge_tactics(contest, result(A, A, B), options)
     assert found.choice == A
@@ -172,7 +172,9 @@ def test_seven_rounds_are_run_whatever_is_asked_and_whatever_they_take(rounds: i
     """Fewer rounds prove nothing, so slow laps leave candidates out and never rounds."""
     laps = {DEFAULT: [10.0], A: [8.0], B: [7.0], C: [6.0]}
     contest = ScriptedContest(laps, pace=Pace(0.5, 1.0, 0, float("inf")))
-    found = judge_tactics(contest, result(A, A, B, C), replace(OPTIONS, guard_rounds=rounds))
+    found = judge_tactics(
+        contest, result(A, A, B, C), tuner_options(shortlist=8, guard_rounds=rounds, guard_margin=0.02, tie_band=0.01)
+    )
     assert (found.rounds, found.choice) == (7, A)
     assert set(contest.timed_choices) == {DEFAULT, A}
 
@@ -207,7 +209,7 @@ def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
 
 def test_the_short_list_is_counted_without_the_default() -> None:
     """The default takes no place in the short list, and the winner is in it even from outside."""
-    listed = entrants_of(result(C, DEFAULT, B, A), TunerOptions(shortlist=1))
+    listed = entrants_of(result(C, DEFAULT, B, A), tuner_options(shortlist=1))
     assert listed == (B, C)
 
 
