@@ -11,54 +11,17 @@ them: the sections `model` and `autotune` belong to the built-in engine and are 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import JsonValue, field_validator, model_validator
 
+from ray_warmup.configs.engine_arguments import one_spelling, refusals, secrets_of, without_secrets
 from ray_warmup.configs.schema import CacheSection, ClusterSection
 from ray_warmup.configs.section import Seconds, Section
 
 EngineName = Literal["builtin", "vllm"]
 ENGINES: tuple[EngineName, ...] = ("builtin", "vllm")
-OURS: dict[str, str] = {
-    "load_format": "engine.weights says it",
-    "distributed_executor_backend": "the run chooses it",
-    "host": "no server is started",
-    "port": "no server is started",
-    "uds": "no server is started",
-    "api_server_count": "no server is started",
-    "skip_tokenizer_init": "trial requests are token ids",
-}
-"""Arguments that a run sets itself, each with the reason."""
-SECRET = re.compile(r"(.*_)?(token|api_key|password|secret)")
-"""Names of arguments that are in no report, key or index; `tokenizer` and `max_num_batched_tokens` are none.
-
-A start's own request file, in a private temporary directory, has them.
-"""
-NOT_COVERED: dict[str, str] = {
-    "data_parallel_size": "data parallel replicas are",
-    "enable_lora": "LoRA is",
-    "lora_modules": "LoRA is",
-    "speculative_config": "speculative decoding is",
-    "limit_mm_per_prompt": "multimodal models are",
-    "kv_transfer_config": "KV transfer is",
-}
-"""Arguments whose kernels a recording would miss, each with what it asks for."""
-SERVERS: tuple[str, ...] = (
-    "api_key",
-    "chat_template",
-    "enable_auto_tool_choice",
-    "tool_call_parser",
-    "root_path",
-    "middleware",
-    "ssl_keyfile",
-    "ssl_certfile",
-    "allowed_origins",
-    "response_role",
-)
-"""Arguments of vLLM's HTTP server, which no start of ours has."""
 
 
 class VllmSection(Section):
@@ -72,6 +35,9 @@ class VllmSection(Section):
     """Whose defaults hold for arguments that are not given: those of the server, or of `LLM(...)`."""
     weights: Literal["dummy", "real"] = "dummy"
     """`dummy`: random weights, nothing is downloaded but the model's configuration."""
+    lm_head: Literal["read", "tied", "own"] = "read"
+    """Where config.json ties the word embeddings: `read` whether the checkpoint has an `lm_head` of its own from its
+    safetensors headers; `tied` or `own` says it where there are none."""
     start_deadline: Seconds = 3600
     """Seconds that one start may take."""
 
@@ -79,31 +45,15 @@ class VllmSection(Section):
     @classmethod
     def _one_spelling(cls, value: Any) -> Any:
         """Take `--max-num-seqs`, `max-num-seqs` and `max_num_seqs` for one argument."""
-        if not isinstance(value, Mapping):
-            return value
-        spelled: dict[str, JsonValue] = {}
-        for name, argument in value.items():
-            plain = str(name).lstrip("-").replace("-", "_")
-            if plain in spelled:
-                raise ValueError(f"{plain} is given twice")
-            spelled[plain] = argument
-        return spelled
+        return one_spelling(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _arguments_of_the_user_alone(self) -> Self:
         if not isinstance(self.args.get("model"), str) or not self.args["model"]:
             raise ValueError("args.model: missing; give a directory with a config.json, or a name that nodes resolve")
-        for name, reason in OURS.items():
-            if name in self.args:
-                raise ValueError(f"args.{name}: {reason}; leave it out")
-        for name, what in NOT_COVERED.items():
-            value = self.args.get(name)
-            is_default = value is None or value is False or (name == "data_parallel_size" and value == 1)
-            if not is_default:
-                raise ValueError(f"args.{name}: {what} not covered yet; leave it out, or start the engine without us")
-        for name in SERVERS:
-            if name in self.args:
-                raise ValueError(f"args.{name}: belongs to the HTTP server, which is not started; leave it out")
+        found = refusals(self.args)
+        if found:
+            raise ValueError("; ".join(found))
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             size = self.args.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -118,7 +68,13 @@ class VllmSection(Section):
     @property
     def shown_args(self) -> dict[str, JsonValue]:
         """The arguments without what is secret, for reports and keys."""
-        return {name: value for name, value in self.args.items() if not SECRET.fullmatch(name)}
+        shown: dict[str, JsonValue] = without_secrets(self.args)
+        return shown
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """The texts that may be in no report, key or log."""
+        return secrets_of(self.args)
 
     def _size(self, name: str) -> int:
         size = self.args.get(name, 1)

@@ -57,6 +57,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("TORCH_COMPILE_ON_ONE_RANK", "local", "whether compiled files hold no CUDA device index"),
     Variable("DG_JIT_CACHE_DIR", "local", "DeepGEMM's cache in an engine; the first of several directories"),
     Variable("TRTLLM_DG_CACHE_DIR", "local", "FlashInfer's cache of TensorRT-LLM's DeepGEMM kernels"),
+    Variable("HF_HUB_OFFLINE", "local", "whether the hub of models is not asked, for the words of an error"),
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
     Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
     Variable("RAY_WARMUP_PROOF", "local", "directory into which an engine that must prove itself writes what it did"),

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from ray_warmup.configs.engine_arguments import HIDDEN, is_secret
 from ray_warmup.configs.engine_schema import ENGINES, EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
@@ -141,13 +142,16 @@ class _Document:
 
     def _apply(self, override: str) -> None:
         path, separator, text = override.partition("=")
+        if is_secret(path.strip()):
+            override = f"{path}={HIDDEN}"
         section, dot, name = path.strip().partition(".")
         if not (separator and dot and section and name):
             raise ConfigError(f"--set {shown(override)}: must be section.field=value")
         try:
             value = parse_yaml(text) if text else None
         except ValueError as error:
-            raise ConfigError(f"--set {shown(override)}: the value is not YAML: {error}") from error
+            why = HIDDEN if is_secret(path.strip()) else str(error)
+            raise ConfigError(f"--set {shown(override)}: the value is not YAML: {why}") from None
         target = self.sections.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"{clipped(section)}: must be a mapping of fields, not {shown(target)}")
@@ -186,6 +190,8 @@ def _complaint(item: ErrorDetails, section: str) -> str:
     rule = item["msg"].removeprefix("Value error, ")
     rule = RULES.get(item["type"], rule)
     value = shown(item["input"])
+    if is_secret(where):
+        value = HIDDEN
     if item["type"] == "missing" or (item["type"] == "value_error" and isinstance(item["input"], dict)):
         value = ""  # there is none; or the rule is between fields, and names them and their values itself
     return ": ".join(part for part in (where, value, clipped(rule, 400)) if part)

@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 from ray_warmup.actors.errors import EXIT_BUSY, EXIT_FAILED, EXIT_TERMINATED, EXIT_USAGE, BusyError
 from ray_warmup.configs import ConfigError
 from ray_warmup.scripts.console import plain_lines
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import EngineRequestError, WarmupError
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def ending_of(error: BaseException) -> Ending:
     """The message and the exit code for anything that a command may raise."""
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", EXIT_TERMINATED if SIGTERM.has_arrived else EXIT_FAILED)
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | EngineRequestError):
         return Ending(f"ray-warmup: {error}", EXIT_USAGE)
     if isinstance(error, BusyError):
         return Ending(f"ray-warmup: {error}", EXIT_BUSY)

@@ -13,6 +13,7 @@
     ├── WorkloadError            a workload cannot be built from this model
     ├── MessageError             what came from another process is no message of this version
     ├── EngineError              an engine did not start, did not answer, or is not the one that was asked for
+    │   └── EngineRequestError       the config asks for what the engine refuses, or for what is not covered
     ├── EngineWarmupError        an engine warmup could not be run to its end
     │   ├── EngineWarmupTimeoutError     it missed its deadline
     │   └── UnexpectedCompilationError   something was compiled after ready (monitor in `raise` mode)
@@ -100,6 +101,10 @@ class MessageError(WarmupError):
 
 class EngineError(WarmupError):
     """An engine did not start, did not answer, or is not the one that was asked for."""
+
+
+class EngineRequestError(EngineError):
+    """A config asks for what the engine refuses, cannot resolve, or what is not covered."""
 
 
 class EngineWarmupError(WarmupError):

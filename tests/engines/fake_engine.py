@@ -21,9 +21,9 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
     (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray-warmup\nVersion: 0.0.test\n")
     lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
     (dist_info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    engine = site / "vllm-0.0.fake.dist-info"
+    engine = site / "vllm-0.33.0.dist-info"
     engine.mkdir(exist_ok=True)
-    (engine / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.0.fake\n")
+    (engine / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.33.0\n")
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "home"),

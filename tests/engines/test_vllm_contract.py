@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.engine_arguments import SHORT
+from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
 from ray_warmup.warmup.engines.vllm.launch import Home
 from tests.engines.fetch import CONTRACTS, wheel_of
@@ -41,6 +43,15 @@ def wheel(request: pytest.FixtureRequest) -> WheelSource:
         ),
         ("vllm/model_executor/models/registry.py", "_LazyRegisteredModel._get_cache_filename", ["self"]),
         ("vllm/engine/arg_utils.py", "EngineArgs.create_engine_config", ["self", "usage_context", "headless"]),
+        ("vllm/engine/arg_utils.py", "EngineArgs.create_model_config", ["self"]),
+        ("vllm/engine/arg_utils.py", "EngineArgs.add_cli_args", ["parser"]),
+        ("vllm/engine/arg_utils.py", "EngineArgs.from_cli_args", ["cls", "args"]),
+        ("vllm/entrypoints/llm.py", "LLM.from_engine_args", ["cls", "engine_args"]),
+        ("vllm/config/model.py", "ModelConfig.maybe_untie_word_embeddings", ["self"]),
+        ("vllm/transformers_utils/config.py", "checkpoint_has_lm_head", ["model"]),
+        ("vllm/transformers_utils/repo_utils.py", "get_hf_file_bytes", ["file_name", "model", "revision"]),
+        ("vllm/utils/argparse_utils.py", "FlexibleArgumentParser.error", ["self", "message"]),
+        ("vllm/ray/ray_env.py", "get_env_vars_to_copy", ["exclude_vars", "additional_vars", "destination"]),
         ("vllm/utils/jit_monitor.py", "activate", []),
         ("vllm/plugins/__init__.py", "load_general_plugins", []),
         ("vllm/envs.py", "compile_factors", []),
@@ -73,6 +84,8 @@ def test_an_invented_function_is_missed(wheel: WheelSource) -> None:
         ("vllm/compilation/counter.py", ("num_aot_compiles", "num_aot_artifacts_loaded")),
         ("vllm/plugins/__init__.py", ('"vllm.general_plugins"',)),
         ("vllm/utils/deep_gemm.py", ('"DG_JIT_CACHE_DIR"', '"deep_gemm"')),
+        ("vllm/config/model.py", ("    checkpoint_has_lm_head,", "word_embeddings_untied_by_checkpoint")),
+        ("vllm/model_executor/models/registry.py", ('"hash": module_hash',)),
     ],
 )
 def test_directories_and_names_are_as_placed(wheel: WheelSource, module: str, words: tuple[str, ...]) -> None:
@@ -95,6 +108,39 @@ def hashed_variables(wheel: WheelSource) -> tuple[set[str], set[str]]:
     assert len(known) > 100
     assert len(ignored) > 50
     return known, ignored
+
+
+def test_short_options_are_the_engines(wheel: WheelSource) -> None:
+    """Every one-dash option of vLLM's engine arguments leads to its long name, and no other is known."""
+    found: dict[str, str] = {}
+    for node in ast.walk(wheel.tree("vllm/engine/arg_utils.py")):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+            options = [str(one.value) for one in node.args if isinstance(one, ast.Constant)]
+            long = next((one for one in options if one.startswith("--")), "")
+            short = [one for one in options if one.startswith("-") and not one.startswith("--")]
+            found |= {one.removeprefix("-"): long.removeprefix("--").replace("-", "_") for one in short}
+    assert len(found) > 10
+    assert {name: long for name, long in SHORT.items() if name not in ("O", "model_tag")} == found
+
+
+def test_whoever_starts_the_engine_decides_on_sizes_alone(wheel: WheelSource) -> None:
+    """The usage is read for the default sizes of a step, which a start resolves as the server does."""
+    readers = set()
+    for node in ast.walk(wheel.tree("vllm/engine/arg_utils.py")):
+        if isinstance(node, ast.FunctionDef):
+            names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+            if "usage_context" in names:
+                readers.add(node.name)
+    assert readers == {"create_engine_config", "_set_default_max_num_seqs_and_batched_tokens_args"}
+    source = ast.unparse(wheel.tree("vllm/engine/arg_utils.py"))
+    assert all(f"self.{name} = " in source for name in SIZES)
+
+
+def test_a_library_start_defaults_as_engine_args_do(wheel: WheelSource) -> None:
+    """`LLM` gets every field of `EngineArgs`, so a default of its own could only change what is not passed."""
+    made = wheel.definition("vllm/entrypoints/llm.py", "LLM.from_engine_args")
+    assert made is not None
+    assert "cls(**vars(engine_args))" in ast.unparse(made)
 
 
 def test_what_may_differ_is_hashed_by_vllm(wheel: WheelSource) -> None:

@@ -1,4 +1,4 @@
-"""Files of a cache directory as contents, and back into another directory, entry by entry.
+"""Files of a cache directory as contents, entry by entry. `placing.py` puts them into another directory.
 
 Most compiler caches are directories of independent entries that never hold a path of their own. What differs between
 them is how many path components name one entry, and which names are not finished.
@@ -7,29 +7,13 @@ them is how many path components name one entry, and which names are not finishe
 from __future__ import annotations
 
 import fnmatch
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import Kind
-from ray_warmup.warmup.caches.placed import PlacedRegister
-from ray_warmup.warmup.disk.create_once import place_directory, place_file
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Outcome of placing one kind."""
-
-    written: tuple[Path, ...]
-    """Entries that were not there before: files or directories."""
-    present: tuple[Path, ...]
-    """Entries that somebody has put there already, and that were left alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,36 +37,6 @@ class TreeLayout:
             contents.append(Content(self.kind, f"{prefix}{relative}", path.read_bytes()))
         return tuple(contents)
 
-    def place(
-        self,
-        contents: Sequence[Content],
-        directory: Path,
-        placed: PlacedRegister,
-        store: Path,
-        *,
-        modes: Modes = OWNER_ONLY,
-    ) -> Placed:
-        """Put entries into a directory and note them in the register.
-
-        An entry that is there already is kept, unless it is one of ours whose content was changed since.
-        Raises StoreError.
-        """
-        written: list[Path] = []
-        present: list[Path] = []
-        for name, files in self._entries(contents).items():
-            path = directory / name
-            if path.exists() and placed.is_changed(path):
-                logger.warning("%s was changed after it was put there and is replaced", path)
-                placed.remove(path)
-            if "" in files:
-                is_new = place_file(path, files[""], modes=modes)
-            else:
-                is_new = place_directory(path, files, modes=modes)
-            if is_new:
-                placed.add(path, files, store)
-            (written if is_new else present).append(path)
-        return Placed(tuple(written), tuple(present))
-
     def results(self, directory: Path, patterns: Sequence[str]) -> frozenset[str]:
         """Relative paths of the files in a directory whose names match one of these patterns."""
         return frozenset(
@@ -91,7 +45,7 @@ class TreeLayout:
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
         )
 
-    def _entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
+    def entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
         """Map each entry's name to its files by relative path.
 
         The path is empty if the entry is one file.

@@ -120,6 +120,26 @@ def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNE
     return written
 
 
+def entries(contents: Sequence[Content], directory: Path) -> dict[str, dict[str, bytes | memoryview]]:
+    """Map each entry's name to its files as they shall lie in a Triton cache, groups with absolute paths.
+
+    Raises CorruptArtifactError or UnsafeArchiveError for a group that names other files than its own.
+    """
+    members = {content.path for content in contents}
+    found: dict[str, dict[str, bytes | memoryview]] = {}
+    for content in contents:
+        name, _, file = content.path.partition("/")
+        path = directory / content.path
+        data = _absolute_group(content, path.parent, members) if _is_group(content.path) else content.data
+        found.setdefault(name, {})[file] = data
+    return found
+
+
+def is_whole(entry: Path) -> bool:
+    """Return True if every group of an entry names files that are there, as Triton checks."""
+    return all(_is_group_usable(path) for path in entry.glob(f"{GROUP_PREFIX}*"))
+
+
 def _entry(directory: Path) -> list[Content]:
     contents = []
     for path in sorted(directory.iterdir()):

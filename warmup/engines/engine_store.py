@@ -7,15 +7,50 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from ray_warmup.warmup.artifact.artifact import Artifact
-from ray_warmup.warmup.artifact.manifest import Kind, key_difference
+from ray_warmup.warmup.artifact.manifest import Kind, parse_json
+from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
+from ray_warmup.warmup.engines.difference import differences, in_words
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
+
+RECORD_NAME = "record.json"
+"""Name of the content that holds `RecordedFacts`."""
+RECORD_LIMIT = 4 << 20
+
+
+@message
+class RecordedRank:
+    """Counts of one rank of the recorded start."""
+
+    rank: int
+    compiled: dict[str, int]
+    """Cache kind -> entries."""
+    found: dict[str, int]
+
+
+@message
+class RecordedFacts:
+    """Facts that are stored beside the caches of a recorded start, to explain and to compare it."""
+
+    request: str = ""
+    """Digest of the request that was recorded (`request_index.request_digest`)."""
+    arguments: dict[str, JsonValue] = field(default_factory=dict)
+    """The engine's arguments, without secrets."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """`section.field` -> text of the resolved configuration, for the words of a miss."""
+    compile_factors: dict[str, str] = field(default_factory=dict)
+    """Every environment factor of the engine's compile key."""
+    ranks: tuple[RecordedRank, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Durations of the recorded start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +67,17 @@ def store_directory(root: Path, engine: str, version: str, sha256: str) -> Path:
     return root / ENGINE_CACHES / engine / version / sha256
 
 
-def find(root: Path, engine: str, version: str, parts: tuple[tuple[str, str], ...], sha256: str) -> Found:
+def find(
+    root: Path,
+    engine: str,
+    version: str,
+    parts: tuple[tuple[str, str], ...],
+    sha256: str,
+    settings: Mapping[str, str] | None = None,
+) -> Found:
     """Find an artifact with exactly these parts, or name the differences from the nearest one.
 
-    Never raises for the content of the disk.
+    Never raises for the content of the disk. `settings` say what a section of other digest differs in.
     """
     store = NodeStore(store_directory(root, engine, version, sha256))
     looked = store.lookup(dict(parts))
@@ -43,7 +85,7 @@ def find(root: Path, engine: str, version: str, parts: tuple[tuple[str, str], ..
         # Some kinds are unpickled or mapped as libraries by the engine, so the whole artifact is code.
         refusal = trust.code_refusal(store.directory)
         return Found(None, f"{store.directory} is not believed: {refusal}") if refusal else Found(store, "")
-    nearest = _nearest(root, engine, version, dict(parts))
+    nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
 
 
@@ -61,21 +103,28 @@ def stores(root: Path, engine: str, version: str) -> Iterator[NodeStore]:
         yield from (NodeStore(path) for path in sorted(base.iterdir()) if path.is_dir())
 
 
-def _nearest(root: Path, engine: str, version: str, wanted: Mapping[str, str]) -> str:
-    """The fewest differences of any stored artifact, as text."""
+def _nearest(root: Path, engine: str, version: str, wanted: Mapping[str, str], settings: Mapping[str, str]) -> str:
+    """Return the fewest differences of any stored artifact, as text."""
     found: list[tuple[int, str]] = []
     for store in stores(root, engine, version):
         try:
             _, manifest = store.current()
+            recorded = dict(manifest.key.parts)
+            rows = differences(recorded, wanted, recorded_facts(store).settings, settings)
         except (FileNotFoundError, WarmupError):
             continue
-        difference = key_difference(manifest, wanted)
-        if difference is not None:
-            readable = [row for row in difference.split("; ") if not row.startswith("sections.")]
-            found.append((difference.count("; "), "; ".join(readable) or difference))
+        if rows:
+            found.append((len(rows), in_words(rows)))
     return min(found)[1] if found else ""
 
 
-def record_text(parts: Mapping[str, object]) -> bytes:
-    """Canonical JSON of what is stored beside the caches."""
-    return (json.dumps(parts, sort_keys=True, indent=1) + "\n").encode()
+def recorded_facts(store: NodeStore) -> RecordedFacts:
+    """Read what was stored beside the caches of a store's current artifact. Raises StoreError, CorruptArtifactError."""
+    artifact = store.read_artifact(["engine_record"])
+    rows = [content.data for content in artifact.contents("engine_record") if content.path == RECORD_NAME]
+    return decode(RecordedFacts, parse_json(rows[0], RECORD_LIMIT, RECORD_NAME)) if rows else RecordedFacts()
+
+
+def record_text(facts: RecordedFacts) -> bytes:
+    """Write what is stored beside the caches as canonical JSON."""
+    return (json.dumps(encode(facts), sort_keys=True, indent=1) + "\n").encode()

@@ -23,11 +23,11 @@ def write_note(path: Path, value: Any) -> None:
     publish_bytes(path, json.dumps(encode(value)).encode() + b"\n")
 
 
-def read_note(kind: type[T], path: Path) -> T | None:
-    """Return the message of a note, or None if there is none or it cannot be read."""
+def read_note(kind: type[T], path: Path, limit: int = MAX_NOTE_BYTES) -> T | None:
+    """Return the message of a note, or None if there is none, it is longer than `limit` bytes or cannot be read."""
     try:
         with path.open("rb") as file:
-            return decode(kind, parse_json(file.read(MAX_NOTE_BYTES + 1), MAX_NOTE_BYTES, str(path)))
+            return decode(kind, parse_json(file.read(limit + 1), limit, str(path)))
     except FileNotFoundError:
         return None
     except (OSError, CorruptArtifactError) as error:

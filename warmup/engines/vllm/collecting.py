@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, Kind
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
-from ray_warmup.warmup.engines.engine_store import record_text
+from ray_warmup.warmup.engines.engine_store import RECORD_NAME, RecordedFacts, RecordedRank, record_text
 from ray_warmup.warmup.engines.vllm.identity import Identity
 from ray_warmup.warmup.engines.vllm.launch import Home, Started
 from ray_warmup.warmup.engines.vllm.rank_record import CompiledModule, RankRecord, device_name
@@ -17,11 +19,23 @@ from ray_warmup.warmup.engines.vllm.specialisations import SPECIALISATIONS_NAME,
 from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"
-RECORD_NAME = "record.json"
 
 
-def collect(started: Started, home: Home, further: Sequence[Content] = ()) -> Artifact:
+def collect(
+    started: Started,
+    home: Home,
+    arguments: Mapping[str, JsonValue],
+    request: str = "",
+    further: Sequence[Content] = (),
+) -> Artifact:
     """Pack everything that a recorded start has left in its home, and further contents.
+
+    Args:
+        started: the start.
+        home: its directories.
+        arguments: of the engine, without secrets.
+        request: digest of the request, where it is known.
+        further: contents beside the caches.
 
     Raises:
         EngineError: ranks of one replica disagree on what they are, or the warmup did not end in one of them.
@@ -37,11 +51,7 @@ def collect(started: Started, home: Home, further: Sequence[Content] = ()) -> Ar
         *_flashinfer(records[0], home),
         *further,
     ]
-    facts = {
-        "identity": [list(part) for part in identity.parts],
-        "ranks": [{"rank": record.rank, "counts": record.counts} for record in records],
-        "seconds": dict(started.result),
-    }
+    facts = _facts(started, arguments, request)
     contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
     contents.append(Content("engine_record", SPECIALISATIONS_NAME, to_bytes(_specialisations(records))))
     return pack(
@@ -52,6 +62,18 @@ def collect(started: Started, home: Home, further: Sequence[Content] = ()) -> Ar
         created_at=time.time(),
         strategy=STRATEGY,
         guard=UNGUARDED,
+    )
+
+
+def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str) -> RecordedFacts:
+    first = started.records[0]
+    ranks = [
+        RecordedRank(record.rank, dict(record.counts["compiled"]), dict(record.counts["found"]))
+        for record in started.records
+    ]
+    seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
+    return RecordedFacts(
+        request, dict(arguments), dict(first.settings), dict(first.compile_factors), tuple(ranks), seconds
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -37,9 +38,12 @@ def install() -> None:
 
 
 def engine_process() -> Any:
-    """The process' object, made at the first hook that fires: making it imports pydantic and this project."""
+    """The process' object, made at the first hook that fires: making it imports pydantic and this project.
+
+    A forked child begins anew: what its parent has found and placed is its parent's.
+    """
     global _process
-    if _process is None:
+    if _process is None or _process.pid != os.getpid():
         from ray_warmup.warmup.engines.vllm.process import EngineProcess
 
         _process = EngineProcess()
@@ -119,9 +123,11 @@ def _wrap_modelinfo_lookup(module: ModuleType) -> None:
     original = registered._load_modelinfo_from_cache
 
     @functools.wraps(original)
-    def load(self: Any, *args: Any, **named: Any) -> Any:
-        name = self._get_cache_filename()
-        _guarded("placing model facts", lambda: engine_process().place_modelinfo(name), may_require=False)
-        return original(self, *args, **named)
+    def load(self: Any, module_hash: str, *args: Any, **named: Any) -> Any:
+        def place() -> None:
+            engine_process().place_modelinfo(self._get_cache_filename(), module_hash)
+
+        _guarded("placing model facts", place, may_require=False)
+        return original(self, module_hash, *args, **named)
 
     registered._load_modelinfo_from_cache = load

@@ -11,14 +11,19 @@ import hashlib
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from importlib import metadata
 from typing import Any
 
+from ray_warmup.configs.engine_arguments import is_secret
 from ray_warmup.warmup.engines.vllm import factors
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Raised when the meaning of a part changes."""
+LONGEST_SETTING = 120
+"""Characters of a setting that is stored to explain a miss."""
 LIBRARIES = ("torch", "triton", "flashinfer-python", "transformers")
 READABLE: tuple[tuple[str, str], ...] = (
     ("scheduler_config", "max_num_batched_tokens"),
@@ -26,6 +31,7 @@ READABLE: tuple[tuple[str, str], ...] = (
     ("model_config", "dtype"),
     ("model_config", "max_model_len"),
     ("model_config", "quantization"),
+    ("model_config", "word_embeddings_untied_by_checkpoint"),
     ("cache_config", "cache_dtype"),
     ("cache_config", "block_size"),
     ("parallel_config", "tensor_parallel_size"),
@@ -65,6 +71,49 @@ def identify(vllm_config: Any) -> Identity:
     parts.append(("sections", json.dumps(_section_digests(vllm_config), sort_keys=True)))
     parts.append(("environment", json.dumps(factors.binding(envs.compile_factors()), sort_keys=True)))
     return Identity(tuple(parts))
+
+
+def settings_of(vllm_config: Any) -> dict[str, str]:
+    """Return the plain settings of a configuration as `section.field` to text, to name what a digest does not.
+
+    What is secret, a path of this node or no plain value is left out.
+    """
+    settings: dict[str, str] = {}
+    for section_name, section in sorted(vars(vllm_config).items()):
+        if not section_name.endswith("_config") or section is None or not hasattr(section, "__dict__"):
+            continue
+        for name, value in sorted(vars(section).items()):
+            if name == "hf_config":
+                settings |= {
+                    f"{section_name}.hf_config.{key}": text for key, text in _plain(_members_of(value)).items()
+                }
+        settings |= {f"{section_name}.{key}": text for key, text in _plain(vars(section)).items()}
+    return settings
+
+
+def factors_of_environment() -> dict[str, str]:
+    """Return every environment factor of vLLM's compile key as text, without what is secret."""
+    from vllm import envs
+
+    return {name: str(value) for name, value in sorted(envs.compile_factors().items()) if not is_secret(name)}
+
+
+def _members_of(hf_config: Any) -> Mapping[str, Any]:
+    to_dict = getattr(hf_config, "to_dict", None)
+    found: Mapping[str, Any] = to_dict() if to_dict is not None else vars(hf_config)
+    return found
+
+
+def _plain(members: Mapping[str, Any]) -> dict[str, str]:
+    """Keep members whose value is a number, a truth value or a short text that is no path."""
+    kept: dict[str, str] = {}
+    for name, value in members.items():
+        if name.startswith("_") or is_secret(name) or not isinstance(value, str | int | float | bool | Enum):
+            continue
+        text = value.name if isinstance(value, Enum) else str(value)
+        if len(text) <= LONGEST_SETTING and "/" not in text:
+            kept[name] = text
+    return kept
 
 
 def _library_parts() -> list[tuple[str, str]]:

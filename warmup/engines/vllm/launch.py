@@ -15,15 +15,16 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 import ray_warmup
+from ray_warmup.configs.engine_arguments import hide, secrets_of
+from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.warmup.caches.engine_kinds import TREE_KINDS, EngineKind
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
-from ray_warmup.warmup.engines.vllm.start import LiveAnswer, LiveCall, write_whole
+from ray_warmup.warmup.engines.vllm.start import LiveAnswer, LiveCall, write_request, write_whole
 from ray_warmup.warmup.errors import EngineError
 
-LOG_LINES = 30
-"""Last lines of the engine's output that an error shows."""
 POLL_S = 0.05
 FINISH_S = 60.0
 """At least so long may an engine take to end by itself."""
@@ -76,6 +77,7 @@ class EngineStart:
         purpose: Purpose,
         load_format: str = "dummy",
         usage: str = "serve",
+        lm_head: str = "read",
         stays: bool = False,
         starter: Starter | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class EngineStart:
             purpose: `record` places nothing and records, `prove` places what the node has and requires it.
             load_format: vLLM's name for where weights come from.
             usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
+            lm_head: whether the checkpoint has an `lm_head` of its own: `read`, `tied` or `own`.
             stays: the engine is called after its trial requests, until it is told to end.
             starter: how the process starts; as a child of this process if none is given.
 
@@ -102,16 +105,14 @@ class EngineStart:
         self._num_calls = 0
         self._log = scratch / "engine.log"
         self._result, request = scratch / "result.json", scratch / "request.json"
-        calls = str(self._calls) if stays else None
-        request.write_text(
-            json.dumps({"arguments": dict(arguments), "load_format": load_format, "usage": usage, "calls": calls}),
-            encoding="utf-8",
-        )
+        self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
+        start = {"load_format": load_format, "usage": usage, "lm_head": lm_head}
+        write_request(request, {**start, "arguments": dict(arguments), "calls": str(self._calls) if stays else None})
         # Without the second variable torch bakes the CUDA device index into compiled files.
         mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
         if purpose == "prove":
             mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(self._told)}
-        whole = {**environ, **home.variables(), **mode, **_import_path(environ)}
+        whole = {**environ, **home.variables(), **mode, **import_path(environ)}
         self._process = (starter or ChildStarter()).start(request, self._result, whole, self._log)
 
     @property
@@ -166,9 +167,9 @@ class EngineStart:
         if not records:
             raise EngineError(
                 "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, "
-                f"and does VLLM_PLUGINS name it?{_tail(self._text())}"
+                f"and does VLLM_PLUGINS name it?{self._last_words()}"
             )
-        return Started(self.result, records, gained_by(records), self._text())
+        return Started(self.result, records, gained_by(records), hide(self._text(), self._secrets))
 
     def kill(self) -> None:
         """End the engine at once. A second call does nothing."""
@@ -195,13 +196,16 @@ class EngineStart:
     def _ended(self, code: int) -> EngineError:
         stage = self.stage
         self.kill()
-        text = f"the engine's start ended with exit code {code} while {stage}{_tail(self._text())}"
+        text = f"the engine's start ended with exit code {code} while {stage}{self._last_words()}"
         return EngineError(text, exit_code=code, stage=stage)
 
     def _given_up(self, what: str) -> EngineError:
         stage = self.stage
         self.kill()
-        return EngineError(f"{what}; it was {stage}{_tail(self._text())}", stage=stage)
+        return EngineError(f"{what}; it was {stage}{self._last_words()}", stage=stage)
+
+    def _last_words(self) -> str:
+        return last_words(self._text(), self._secrets)
 
     def _text(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
@@ -217,13 +221,14 @@ def launch(
     deadline_s: float,
     load_format: str = "dummy",
     usage: str = "serve",
+    lm_head: str = "read",
     starter: Starter | None = None,
     on_start: Callable[[EngineStart], None] | None = None,
 ) -> Started:
     """Start the engine, let it answer the trial requests, and end it.
 
     Args:
-        arguments, home, scratch, environ, purpose, load_format, usage, starter: as those of `EngineStart`.
+        arguments, home, scratch, environ, purpose, load_format, usage, lm_head, starter: as those of `EngineStart`.
         deadline_s: seconds after which the start is given up.
         on_start: is told of the start as soon as it runs.
 
@@ -231,7 +236,15 @@ def launch(
         EngineError: the engine did not start, did not answer, or was late. The message ends with its last lines.
     """
     engine = EngineStart(
-        arguments, home, scratch, environ, purpose=purpose, load_format=load_format, usage=usage, starter=starter
+        arguments,
+        home,
+        scratch,
+        environ,
+        purpose=purpose,
+        load_format=load_format,
+        usage=usage,
+        lm_head=lm_head,
+        starter=starter,
     )
     try:
         if on_start is not None:
@@ -254,12 +267,12 @@ def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(gained))
 
 
-def _import_path(environ: Mapping[str, str]) -> dict[str, str]:
+def load_format(section: VllmSection) -> str:
+    """Return vLLM's name for the weights that are asked for."""
+    return "dummy" if section.weights == "dummy" else "auto"
+
+
+def import_path(environ: Mapping[str, str]) -> dict[str, str]:
     """PYTHONPATH under which the child finds this very code."""
     root = str(Path(ray_warmup.__file__).resolve().parents[1])
     return {"PYTHONPATH": ":".join(part for part in (root, environ.get("PYTHONPATH", "")) if part)}
-
-
-def _tail(text: str) -> str:
-    lines = text.rstrip().splitlines()[-LOG_LINES:]
-    return "; its last lines:\n" + "\n".join(lines) if lines else "; it printed nothing"

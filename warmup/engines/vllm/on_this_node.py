@@ -11,11 +11,13 @@ from typing import Any
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
-from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm.collecting import collect
-from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch
+from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch, load_format
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord
+from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -72,6 +74,7 @@ class Recording:
                 purpose="record",
                 load_format=load_format(section),
                 usage=section.usage,
+                lm_head=section.lm_head,
                 stays=True,
                 starter=starter,
             )
@@ -92,14 +95,18 @@ class Recording:
             StoreError: the store refuses the artifact.
         """
         started = self.engine.finish(limit_s)
-        artifact = collect(started, self._home, contents)
+        version = dict(started.records[0].identity)["engine_version"]
+        digest = digest_of(self._section, version, device_here())
+        artifact = collect(started, self._home, self._section.shown_args, digest, contents)
         identity = dict(artifact.manifest.key.parts)
         root = resolve_paths(self._cache).root
         directory = engine_store.store_directory(
             root, identity["engine"], identity["engine_version"], artifact.manifest.key.sha256
         )
-        store = NodeStore(directory, modes=self._cache.modes)
-        return Recorded(started, artifact, directory, store.publish(artifact).generation)
+        generation = NodeStore(directory, modes=self._cache.modes).publish(artifact).generation
+        row = RequestRow(identity["engine"], identity["engine_version"], artifact.manifest.key.sha256)
+        request_index.note(root, digest, row)
+        return Recorded(started, artifact, directory, generation)
 
     def close(self) -> None:
         """End the engine at once and remove its home. A second call does nothing."""
@@ -147,6 +154,7 @@ def prove(
             deadline_s=section.start_deadline,
             load_format=load_format(section),
             usage=section.usage,
+            lm_head=section.lm_head,
             starter=starter,
             on_start=on_start,
         )
@@ -185,8 +193,3 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
             names = [name for name in record.counts["names"] if name.startswith(f"{kind}: ")]
             problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
     return problems
-
-
-def load_format(section: VllmSection) -> str:
-    """Return vLLM's name for the weights that are asked for."""
-    return "dummy" if section.weights == "dummy" else "auto"

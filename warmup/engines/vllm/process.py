@@ -6,6 +6,7 @@ a process that is front end, core and worker at once needs no special case. Impo
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
-from ray_warmup.warmup.caches import engine_kinds, placed, triton_cache
-from ray_warmup.warmup.caches.tree import Placed, TreeLayout
+from ray_warmup.warmup.caches import engine_kinds, placed
+from ray_warmup.warmup.caches.placing import Placed, Placing, placing
 from ray_warmup.warmup.engines import engine_store
-from ray_warmup.warmup.engines.vllm import module_provider
+from ray_warmup.warmup.engines.vllm import module_provider, versions
 from ray_warmup.warmup.engines.vllm.counting import CompileCounter
-from ray_warmup.warmup.engines.vllm.identity import Identity, identify
+from ray_warmup.warmup.engines.vllm.identity import Identity, factors_of_environment, identify, settings_of
 from ray_warmup.warmup.engines.vllm.places import Places, places
 from ray_warmup.warmup.engines.vllm.rank_record import (
     ANY_DEVICE,
@@ -40,6 +41,7 @@ from ray_warmup.warmup.engines.vllm.specialisations import (
 )
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.table_lease import Holding
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,13 @@ class EngineProcess:
     def __init__(self) -> None:
         self.root = resolve_paths(CacheSection()).root
         self.record_directory = _path(env.read("RAY_WARMUP_RECORD"))
-        self._register = placed.register(self.root)
+        self.pid = own_pid()
+        self._told = self.record_directory or _path(env.read("RAY_WARMUP_PROOF"))
+        # Where a launcher listens, the directories are its own and end with the start.
+        self._register = None if self._told is not None else placed.register(self.root)
+        self._holding: Holding | None = None
+        self._generation: int | None = None
+        self._settings: dict[str, str] = {}
         self._store: NodeStore | None = None
         self._identity: Identity | None = None
         self._places: Places | None = None
@@ -81,19 +89,23 @@ class EngineProcess:
             self._rank = int(getattr(worker, "rank", 0))
             self._device_index = _device_index(worker)
             self._identity = identify(vllm_config)
+            self._settings = settings_of(vllm_config)
             self._places = places(Path(envs.VLLM_CACHE_ROOT))
-            env.export({"TRITON_CACHE_DIR": str(self._places.triton_cache)})
             self._say("loading the model")
+        if self._told is not None:
             self._counter = CompileCounter(self._heard)
             self._counter.install()
-            if self.record_directory is not None:
-                self._kernels.install()
-            else:
+        if self.record_directory is not None:
+            self._fix_triton_directory()
+            self._kernels.install()
+        else:
+            with self._own_time():
                 self._find()
                 self._place_early()
+        if self._counter is not None:
             for kind in (engine_kinds.DEEP_GEMM, engine_kinds.TRTLLM_DEEP_GEMM, engine_kinds.INDUCTOR_HOME):
                 self._counter.watch(kind, self._places.of_kind()[kind.name])
-            self._tell()
+        self._tell()
 
     def place_compiled(self, model: Any, path: str) -> None:
         """Put the ahead-of-time file and Inductor's cache where this start is about to look."""
@@ -108,56 +120,58 @@ class EngineProcess:
             index = ANY_DEVICE if is_index_free else self._device_index
             self._modules.append(CompiledModule(tag, path, target.parent.name, index))
             if self._store is not None:
-                artifact = engine_store.load(self._store, COMPILED)
-                for device in (device_name(ANY_DEVICE), device_name(self._device_index)):
-                    self._place("torch_compile", artifact, f"{tag}/{device}/{target.parent.name}", target.parent)
-                self._place("inductor", artifact, f"{tag}/inductor_cache", inductor)
-            if self._counter is not None:
-                self._counter.watch(engine_kinds.INDUCTOR, inductor)
-            self._tell()
+                artifact = self._store.read_artifact(COMPILED, self._generation)
+                with placing(self._register, self._store.directory) as round_:
+                    for device in (device_name(ANY_DEVICE), device_name(self._device_index)):
+                        prefix = f"{tag}/{device}/{target.parent.name}"
+                        self._place(round_, "torch_compile", artifact, prefix, target.parent)
+                    self._place(round_, "inductor", artifact, f"{tag}/inductor_cache", inductor)
+        if self._counter is not None:
+            self._counter.watch(engine_kinds.INDUCTOR, inductor)
+        self._tell()
 
-    def place_modelinfo(self, file_name: str) -> None:
+    def place_modelinfo(self, file_name: str, module_hash: str) -> None:
         """Put the one file that vLLM is about to look for in place, from any artifact of this version.
 
-        vLLM compares a digest of the model's source itself, so the file fits whatever else differs.
+        `module_hash` is vLLM's digest of the model's source: facts of another source are not placed.
         """
         with self._own_time():
-            import vllm
-            from vllm import envs
+            self._place_modelinfo(file_name, module_hash)
 
-            directory = Path(envs.VLLM_CACHE_ROOT) / "modelinfos"
-            if (directory / file_name).exists() or self.record_directory is not None:
+    def _place_modelinfo(self, file_name: str, module_hash: str) -> None:
+        import vllm
+        from vllm import envs
+
+        if self.record_directory is not None:
+            return
+        directory = Path(envs.VLLM_CACHE_ROOT) / "modelinfos"
+        for store in engine_store.stores(self.root, ENGINE, vllm.__version__):
+            artifact = engine_store.load(store, ("modelinfos",))
+            contents = [c for c in artifact.contents("modelinfos") if c.path == file_name]
+            if contents and _source_of(contents[0]) == module_hash:
+                with placing(self._register, store.directory) as round_:
+                    self._count(round_.tree(engine_kinds.MODELINFOS.layout, contents, directory), "modelinfos")
                 return
-            for store in engine_store.stores(self.root, ENGINE, vllm.__version__):
-                artifact = engine_store.load(store, ("modelinfos",))
-                contents = [c for c in artifact.contents("modelinfos") if c.path == file_name]
-                if contents:
-                    self._count(
-                        engine_kinds.MODELINFOS.layout.place(contents, directory, self._register, store.directory),
-                        "modelinfos",
-                    )
-                    return
 
     def load_kernels(self) -> None:
         """Load the recorded Triton kernels into this process, before the engine's monitor watches."""
         with self._own_time():
             if self._store is None:
                 return
-            artifact = engine_store.load(self._store, ("engine_record",))
+            artifact = self._store.read_artifact(["engine_record"], self._generation)
             rows = [c.data for c in artifact.contents("engine_record") if c.path == SPECIALISATIONS_NAME]
             if rows and rows[0]:
                 done = preload(from_bytes(rows[0]))
                 self._placed["triton_kernels"] = done.loaded
                 for failure in done.failed:
                     logger.info("ray-warmup: a kernel was not loaded ahead: %s", failure)
-            self._tell()
+        self._tell()
 
     def warmed_up(self) -> None:
         """The engine's own warmup has ended in this process."""
-        with self._own_time():
-            self._is_warm = True
-            self._say("warm")
-            self._tell()
+        self._is_warm = True
+        self._say("warm")
+        self._tell()
 
     def _heard(self) -> None:
         """Report each compilation after the warmup at once, since an engine may be killed at any time."""
@@ -172,52 +186,59 @@ class EngineProcess:
     def _find(self) -> None:
         assert self._identity is not None
         version = self._identity.as_dict()["engine_version"]
-        found = engine_store.find(self.root, ENGINE, version, self._identity.parts, self._identity.sha256)
-        self._store, self._lookup = found.store, found.reason or "hit"
-        if found.store is None:  # vLLM's processes show warnings of other libraries, and nothing below
-            logger.warning("ray-warmup: this start compiles for itself: %s", found.reason)
+        refusal = versions.refusal(version)
+        if refusal:
+            self._lookup = refusal
+        else:
+            found = engine_store.find(
+                self.root, ENGINE, version, self._identity.parts, self._identity.sha256, self._settings
+            )
+            self._store, self._lookup = found.store, found.reason or "hit"
+        if self._store is None:  # vLLM's processes show warnings of other libraries, and nothing below
+            logger.warning("ray-warmup: this start compiles for itself: %s", self._lookup)
 
     def _place_early(self) -> None:
         if self._store is None:
             return
         assert self._places is not None
-        artifact = engine_store.load(self._store, EARLY)
-        written = triton_cache.install(artifact.contents("triton_cache"), self._places.triton_cache)
-        self._count(Placed(tuple(written), ()), "triton_cache")
-        for kind, directory in self._places.of_kind().items():
-            if kind in EARLY:
-                self._place(kind, artifact, "", directory)
+        artifact, lease = self._store.load_artifact(EARLY)
+        # Held while this process lives: `cache prune` keeps what an engine serves from.
+        self._holding, self._generation = Holding(lease), artifact.manifest.generation
+        self._fix_triton_directory()
+        with placing(self._register, self._store.directory) as round_:
+            self._count(round_.triton(artifact.contents("triton_cache"), self._places.triton_cache), "triton_cache")
+            for kind, directory in self._places.of_kind().items():
+                if kind in EARLY:
+                    self._place(round_, kind, artifact, "", directory)
         self._placed["flashinfer_module"] = module_provider.activate(artifact, self._store.directory)
 
-    def _place(self, kind: Kind, artifact: Artifact, prefix: str, directory: Path) -> None:
+    def _fix_triton_directory(self) -> None:
+        """Say where Triton looks: torch moves an unset directory below the key of a cold compilation."""
+        assert self._places is not None
+        env.export({"TRITON_CACHE_DIR": str(self._places.triton_cache)})
+
+    def _place(self, round_: Placing, kind: Kind, artifact: Artifact, prefix: str, directory: Path) -> None:
         """Place the contents below a prefix of one kind into a directory."""
-        assert self._store is not None, "an artifact comes from a store"
         start = f"{prefix}/" if prefix else ""
         contents = [
             Content(kind, content.path.removeprefix(start), content.data)
             for content in artifact.contents(kind)
             if content.path.startswith(start)
         ]
-        layout: TreeLayout = next(row.layout for row in engine_kinds.TREE_KINDS if row.name == kind)
-        self._count(layout.place(contents, directory, self._register, self._store.directory), kind)
+        layout = next(row.layout for row in engine_kinds.TREE_KINDS if row.name == kind)
+        self._count(round_.tree(layout, contents, directory), kind)
 
     def _count(self, done: Placed, kind: str) -> None:
         self._placed[kind] = self._placed.get(kind, 0) + len(done.written)
 
     def _say(self, stage: str) -> None:
         """Write what this worker is at, where a launcher waits for it."""
-        directory = self._launcher
-        if directory is not None:
-            write_stage(directory, self._rank, stage)
-
-    @property
-    def _launcher(self) -> Path | None:
-        """The directory where a launcher reads what this process tells."""
-        return self.record_directory or _path(env.read("RAY_WARMUP_PROOF"))
+        if self._told is not None:
+            write_stage(self._told, self._rank, stage)
 
     def _tell(self) -> None:
         """Write the record where a launcher asked for it."""
-        directory = self._launcher
+        directory = self._told
         if directory is None or self._identity is None or self._places is None or self._counter is None:
             return
         pairs = {**self._places.of_kind(), "triton_cache": self._places.triton_cache}
@@ -225,6 +246,8 @@ class EngineProcess:
             rank=self._rank,
             pid=own_pid(),
             identity=self._identity.parts,
+            settings=self._settings,
+            compile_factors=factors_of_environment(),
             places=tuple((kind, str(path)) for kind, path in sorted(pairs.items())),
             modules=tuple(self._modules),
             counts=self._counter.counts().to_json(),
@@ -255,3 +278,12 @@ def _device_index(worker: Any) -> int:
     """Return the CUDA device index of a worker, ANY_DEVICE on a processor."""
     index = getattr(getattr(worker, "device", None), "index", None)
     return ANY_DEVICE if index is None else int(index)
+
+
+def _source_of(modelinfo: Content) -> str:
+    """Return the digest of the model's source that a file of model facts names, empty for a file that is none."""
+    try:
+        document = json.loads(bytes(modelinfo.data))
+    except ValueError:
+        return ""
+    return str(document.get("hash", "")) if isinstance(document, dict) else ""

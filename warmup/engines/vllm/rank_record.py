@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ANY_DEVICE = -1
 _LIMIT = 16 << 20
 SHOWN_STAGES = 8
@@ -52,6 +52,10 @@ class RankRecord:
     rank: int
     pid: int
     identity: tuple[tuple[str, str], ...]
+    settings: dict[str, str]
+    """`section.field` -> text of the resolved configuration (`identity.settings_of`)."""
+    compile_factors: dict[str, str]
+    """Every environment factor of vLLM's compile key."""
     places: tuple[tuple[str, str], ...]
     """(kind, directory), in order."""
     modules: tuple[CompiledModule, ...]

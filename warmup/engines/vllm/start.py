@@ -7,6 +7,7 @@ Uses vLLM's public interface alone; what happens in its worker processes is the 
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import os
@@ -19,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.warmup.engines.vllm import word_embeddings
+from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, sampling, trial_batches
 
 MAX_TOKENS = 4
@@ -35,17 +38,18 @@ def main(request_path: str, result_path: str) -> int:
 def run(request_path: Path, result_path: Path) -> None:
     """Start the engine, answer the trial requests, obey calls if the request names a directory for them, and end."""
     began = time.monotonic()
-    request = json.loads(request_path.read_text(encoding="utf-8"))
+    request = read_request(request_path)
     stage = Stage(request_path.parent / "told")
     stage.write("importing vLLM")
     from vllm import LLM, SamplingParams
 
     imported = time.monotonic()
-    arguments = {"load_format": request["load_format"], "skip_tokenizer_init": True, **request["arguments"]}
     stage.write("creating the engine")
+    word_embeddings.decide_as_the_checkpoint(request["lm_head"])
+    arguments = engine_args(request["arguments"], request["load_format"])
     if request["usage"] == "serve":
-        arguments |= server_sizes(arguments)
-    llm = LLM(**arguments)
+        take_server_sizes(arguments)
+    llm = LLM.from_engine_args(arguments)
     ready = time.monotonic()
     first, answered = answer_all(llm, SamplingParams, stage)
     result = {
@@ -129,14 +133,25 @@ def end_with_the_launcher() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def server_sizes(arguments: dict[str, Any]) -> dict[str, int]:
-    """Resolve the sizes of a step as vLLM's server does: their defaults differ from those of `LLM(...)`."""
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.usage.usage_lib import UsageContext
+def write_request(path: Path, request: Mapping[str, Any]) -> None:
+    """Write what is asked, readable by this user alone: it may hold a token, and the engine removes it."""
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(dict(request)), encoding="utf-8")
 
-    resolved = EngineArgs(**arguments)
-    resolved.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    return {name: int(getattr(resolved, name)) for name in ("max_num_batched_tokens", "max_num_seqs")}
+
+def read_request(path: Path) -> Mapping[str, Any]:
+    """Read what is asked and remove it from the disk."""
+    request: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    return request
+
+
+def take_server_sizes(arguments: Any) -> None:
+    """Set the sizes of a step as vLLM's server does: their defaults differ from those of `LLM(...)`."""
+    resolved = copy.deepcopy(arguments)
+    resolve_configuration(resolved, "serve")
+    for name in SIZES:
+        setattr(arguments, name, int(getattr(resolved, name)))
 
 
 def answer_all(llm: Any, sampling_params: Any, stage: Stage) -> tuple[float, int]:

@@ -13,7 +13,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-__version__ = "0.0.fake"
+__version__ = "0.33.0"
 
 
 class SamplingParams:
@@ -45,6 +45,11 @@ class Config(Section):
 class LLM:
     """One engine: front end here, workers in processes of their own where there is more than one."""
 
+    @classmethod
+    def from_engine_args(cls, engine_args: Any) -> LLM:
+        """An engine with arguments that were read from a command line."""
+        return cls(**{name: value for name, value in vars(engine_args).items() if value is not None})
+
     def __init__(self, load_format: str, skip_tokenizer_init: bool, **arguments: Any) -> None:
         load_general_plugins()
         from vllm.model_executor.models.registry import _LazyRegisteredModel
@@ -54,7 +59,9 @@ class LLM:
         if "hang" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
             time.sleep(600)
         _LazyRegisteredModel("fake_model", "FakeForCausalLM").inspect_model_cls()
-        config = make_config(**arguments)
+        from vllm.engine.arg_utils import EngineArgs
+
+        config = EngineArgs(load_format=load_format, **arguments).create_engine_config("LLM_CLASS")
         ranks = config.parallel_config.tensor_parallel_size
         if ranks == 1:
             run_worker(config, 0)
@@ -81,19 +88,15 @@ class LLM:
 
 def make_config(**arguments: Any) -> Config:
     """The configuration that a start resolves to."""
-    hf_config = SimpleNamespace(_name_or_path=arguments["model"])
+    from vllm.config.model import model_config
+
     return Config(
-        model_config=Section(
-            model=arguments["model"],
-            dtype="float32",
-            max_model_len=arguments.get("max_model_len", 64),
-            quantization=None,
-            hf_config=hf_config,
-        ),
+        model_config=model_config(**arguments),
         scheduler_config=Section(
             max_num_batched_tokens=arguments.get("max_num_batched_tokens", 128),
             max_num_seqs=arguments.get("max_num_seqs", 4),
         ),
+        compilation_config=Section(**arguments.get("compilation_config", {})),
         parallel_config=Section(
             tensor_parallel_size=arguments.get("tensor_parallel_size", 1),
             pipeline_parallel_size=1,

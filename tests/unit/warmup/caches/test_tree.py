@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import PlacedRegister, register
+from ray_warmup.warmup.caches.placing import Placed, placing
 from ray_warmup.warmup.caches.tree import TreeLayout
 
 LAYOUT = TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.lock"))
@@ -30,6 +32,14 @@ def filled(directory: Path) -> Path:
     return directory
 
 
+def put(
+    layout: TreeLayout, contents: Sequence[Content], directory: Path, placed: PlacedRegister, store: Path
+) -> Placed:
+    """One round of placing."""
+    with placing(placed, store) as round_:
+        return round_.tree(layout, contents, directory)
+
+
 def test_finished_files_are_collected(tmp_path: Path) -> None:
     """Ignored and hidden names and links are left out; an absent directory is empty."""
     contents = LAYOUT.collect(filled(tmp_path / "cache"), "some/")
@@ -40,13 +50,14 @@ def test_finished_files_are_collected(tmp_path: Path) -> None:
 def test_entries_arrive_in_another_directory(tmp_path: Path, placed: PlacedRegister) -> None:
     """Equal files; a second placing finds everything there."""
     contents = LAYOUT.collect(filled(tmp_path / "cache"))
-    first = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path / "store")
-    second = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path / "store")
+    first = put(LAYOUT, contents, tmp_path / "other", placed, tmp_path / "store")
+    second = put(LAYOUT, contents, tmp_path / "other", placed, tmp_path / "store")
 
     assert LAYOUT.collect(tmp_path / "other") == contents
     assert [path.name for path in first.written] == ["one", "two"]
     assert (second.written, [path.name for path in second.present]) == ((), ["one", "two"])
-    assert {Path(entry.path).name for entry in placed.entries()} == {"one", "two"}
+    (found,) = placed.directories()
+    assert {entry.name for entry in found.entries} == {"one", "two"}
 
 
 def test_files_by_themselves_join_what_is_there(tmp_path: Path, placed: PlacedRegister) -> None:
@@ -56,7 +67,7 @@ def test_files_by_themselves_join_what_is_there(tmp_path: Path, placed: PlacedRe
     (tmp_path / "other" / "ab" / "own.so").write_text("own")
     contents = [Content("inductor", "ab/new.so", b"new"), Content("inductor", "ab/own.so", b"ours")]
 
-    done = layout.place(contents, tmp_path / "other", placed, tmp_path)
+    done = put(layout, contents, tmp_path / "other", placed, tmp_path)
 
     assert [path.name for path in done.written] == ["new.so"]
     assert (tmp_path / "other" / "ab" / "own.so").read_text() == "own"
@@ -65,12 +76,12 @@ def test_files_by_themselves_join_what_is_there(tmp_path: Path, placed: PlacedRe
 def test_a_note_that_cannot_be_read_makes_an_entry_the_engines_own(tmp_path: Path, placed: PlacedRegister) -> None:
     """Nothing is removed on the word of a damaged register."""
     contents = LAYOUT.collect(filled(tmp_path / "cache"))
-    LAYOUT.place(contents, tmp_path / "other", placed, tmp_path)
-    for note in placed.directory.iterdir():
+    put(LAYOUT, contents, tmp_path / "other", placed, tmp_path)
+    for note in placed.directory.glob("*.json"):
         note.write_text("{")
     (tmp_path / "other" / "one" / "k.cubin").write_text("changed")
 
-    done = LAYOUT.place(contents, tmp_path / "other", placed, tmp_path)
+    done = put(LAYOUT, contents, tmp_path / "other", placed, tmp_path)
 
     assert done.written == ()
     assert (tmp_path / "other" / "one" / "k.cubin").read_text() == "changed"

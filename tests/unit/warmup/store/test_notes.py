@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.caches.placed import PlacedEntry, register
+from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.engines import request_index
 from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.store.notes import MAX_NOTE_BYTES, read_note, write_note
@@ -24,20 +24,15 @@ def test_a_note_is_read_back(tmp_path: Path) -> None:
 
 def test_files_of_earlier_releases_are_read(tmp_path: Path) -> None:
     """Their bytes are those that are written now."""
-    placed, request = (
-        b'{"path": "/a", "sha256": "00", "store": "/s"}\n',
-        b'{"engine": "vllm", "version": "1", "key_sha256": "2"}\n',
-    )
-    (tmp_path / "placed.json").write_bytes(placed)
+    request = b'{"engine": "vllm", "version": "1", "key_sha256": "2"}\n'
     (tmp_path / "request.json").write_bytes(request)
-    entry, row = PlacedEntry("/a", "00", "/s"), RequestRow("vllm", "1", "2")
-    assert read_note(PlacedEntry, tmp_path / "placed.json") == entry
+    row = RequestRow("vllm", "1", "2")
     assert read_note(RequestRow, tmp_path / "request.json") == row
-    write_note(tmp_path / "again.json", entry)
-    assert (tmp_path / "again.json").read_bytes() == placed
+    write_note(tmp_path / "again.json", row)
+    assert (tmp_path / "again.json").read_bytes() == request
     request_index.note(tmp_path, "d", row)
     assert request_index.find(tmp_path, "d") == row
-    assert list(register(tmp_path).entries()) == []
+    assert list(register(tmp_path).directories()) == []
 
 
 @pytest.mark.parametrize(

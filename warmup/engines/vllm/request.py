@@ -1,0 +1,27 @@
+"""Digest of what a config asks of the engine that is installed on this node: the key of the node's request index."""
+
+from __future__ import annotations
+
+import platform
+
+from ray_warmup.configs.engine_schema import VllmSection
+from ray_warmup.warmup.device.host_facts import gpu_parts
+from ray_warmup.warmup.engines.request_index import request_digest
+
+ENGINE = "vllm"
+
+
+def digest_of(section: VllmSection, version: str, device: str) -> str:
+    """Return the digest of a request, without what is secret."""
+    options: list[str] = [section.weights, section.usage]
+    if section.lm_head != "read":
+        options.append(section.lm_head)
+    return request_digest(ENGINE, version, device, section.shown_args, *options)
+
+
+def device_here() -> str:
+    """Return the name of this node's first GPU, or the processor's architecture without one."""
+    try:
+        return gpu_parts(0)["gpu"]
+    except (ImportError, RuntimeError):
+        return platform.machine()

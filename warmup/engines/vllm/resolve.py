@@ -1,0 +1,118 @@
+"""Resolve what a config asks by the engine's own code, without starting it: the child process of `asking.py`.
+
+python -m ray_warmup.warmup.engines.vllm.resolve REQUEST.json RESULT.json
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.configs import env
+from ray_warmup.configs.engine_arguments import without_secrets
+from ray_warmup.warmup.codec import encode
+from ray_warmup.warmup.engines.vllm import arguments, model_errors, word_embeddings
+from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
+from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.engines.vllm.start import end_with_the_launcher, read_request, write_whole
+from ray_warmup.warmup.errors import EngineError, EngineRequestError
+
+QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+"""Files beside config.json from which vLLM reads how weights are quantized."""
+
+
+def main(request_path: str, result_path: str) -> int:
+    """Write the answer, or the error that names what is wrong. Exit code 0 in both cases."""
+    threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
+    request = read_request(Path(request_path))
+    try:
+        answer: dict[str, object] = {"resolved": encode(resolve(request))}
+    except EngineError as error:
+        answer = {"error": str(error), "is_request": isinstance(error, EngineRequestError)}
+    write_whole(Path(result_path), answer)
+    return 0
+
+
+def resolve(request: Mapping[str, Any]) -> Resolved:
+    """Resolve a request. Raises EngineError."""
+    import vllm
+
+    word_embeddings.decide_as_the_checkpoint(request["lm_head"])
+    given = dict(request["arguments"])
+    config = configure(given, request)
+    parts = identify(config).parts
+    changing, others = compare_arguments(given, parts, request) if request["explain"] else ((), ())
+    return Resolved(
+        engine_version=vllm.__version__,
+        identity=parts,
+        settings=settings_of(config),
+        digests=tuple(sorted(file_digests(config).items())),
+        class_arguments=changing,
+        other_arguments=others,
+        not_covered=not_covered(config),
+    )
+
+
+def configure(given: Mapping[str, Any], request: Mapping[str, Any]) -> Any:
+    """Return vLLM's resolved configuration. Raises EngineError with the argument or the model."""
+    try:
+        parsed = arguments.engine_args(given, request["load_format"])
+        return arguments.resolve_configuration(parsed, request["usage"])
+    except Exception as error:  # vLLM's, pydantic's and the hub's own; each is named
+        is_offline = env.read("HF_HUB_OFFLINE") is not None
+        raise model_errors.named(error, str(given["model"]), is_offline=is_offline) from error
+
+
+def compare_arguments(
+    given: Mapping[str, Any], parts: tuple[tuple[str, str], ...], request: Mapping[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tell which arguments change the identity by leaving out one after the other."""
+    changing: list[str] = []
+    others: list[str] = []
+    for name, value in given.items():
+        text = f"{name}={json.dumps(without_secrets({name: value}).get(name, '(secret)'))}"
+        if name == "model":
+            changing.append(f"{text} (its configuration, not its path)")
+            continue
+        rest = {other: copy.deepcopy(kept) for other, kept in given.items() if other != name}
+        try:
+            is_same = identify(configure(rest, request)).parts == parts
+        except EngineError:
+            is_same = False
+        (others if is_same else changing).append(text)
+    return tuple(changing), tuple(others)
+
+
+def file_digests(config: Any) -> dict[str, str]:
+    """Digest the files and the configuration that decide what is compiled, read as vLLM reads them."""
+    from vllm.transformers_utils.repo_utils import get_hf_file_bytes
+
+    model = config.model_config
+    found: dict[str, str] = {}
+    for name in ("config.json", *QUANTIZATION_FILES):
+        data = get_hf_file_bytes(name, model.model, model.revision)
+        if data is not None:
+            found[name] = hashlib.sha256(data).hexdigest()
+    found["resolved configuration"] = hashlib.sha256(json.dumps(identify(config).parts).encode()).hexdigest()
+    return found
+
+
+def not_covered(config: Any) -> tuple[str, ...]:
+    """Name what of the model itself no recording covers."""
+    model = config.model_config
+    found = []
+    if getattr(model, "is_multimodal_model", False):
+        found.append("multimodal models: only their text part would be recorded")
+    if getattr(model, "runner_type", "generate") != "generate":
+        found.append(f"models that do not generate text (runner {model.runner_type})")
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
