@@ -115,6 +115,7 @@ def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
 
 
 def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str, may_grow: bool) -> WarmupReport:
+    from ray_warmup.actors.control_service import DRIVER_LOST_AFTER_S, ControlService
     from ray_warmup.actors.following import Following, lost_contact
 
     name = coordinator_name(config)
@@ -122,13 +123,15 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     with lost_contact():
         turn = Turn(name, config.timeouts.single_flight, wait, on_event)
         coordinator = turn.take(lambda: _create(name, run_id, config, retune, tuner, may_grow))
-    following = Following(coordinator, on_event, config.timeouts)
+    control_service = ControlService.of_this_cluster(DRIVER_LOST_AFTER_S)
+    following = Following(coordinator, on_event, config.timeouts, control_service)
     try:
         return following.until_report()
     except KeyboardInterrupt as interrupt:
         raise RunInterrupted(following.stopped("interrupted")) from interrupt
     finally:
-        _give_back(coordinator, run_id)
+        if control_service.is_reachable():  # else it would be waited for until Ray ends this process
+            _give_back(coordinator, run_id)
 
 
 def _give_back(coordinator: Any, run_id: str) -> None:

@@ -20,6 +20,7 @@ import ray
 
 from ray_warmup.actors.attempts import attempt
 from ray_warmup.actors.concluding import GRACE_S, conclude
+from ray_warmup.actors.control_service import ControlService
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
@@ -108,6 +109,8 @@ class Coordinator:
         self._told: dict[int, str] = {}
         """Builder -> the progress that the driver was told last."""
         self._stop: str | None = None
+        self._is_alone = False
+        """Whether the control service is lost: nothing can be given back to it."""
         self._began = time.monotonic()
         self._phase = Phase.PLACING
         self._over: Future[str] = Future()
@@ -180,14 +183,21 @@ class Coordinator:
         """
         text = minimal(self._run_id, ENDED)
         is_ready = False
+        watching = asyncio.ensure_future(self._watch_control_service())
         try:
             report = await self._work()
             is_ready, text = report.ready, as_json(report, [])
             problems = [await attempt(*step) for step in self._tidying(report)]
             text = as_json(report, [problem for problem in problems if problem is not None])
         finally:
+            watching.cancel()
             self._over.set_result("READY" if is_ready else "FAILED")
             self._events.put_nowait({"event": "report", "report": text})
+
+    async def _watch_control_service(self) -> None:
+        """End the run while its ranks can still be told: Ray ends them all once the service is gone for a minute."""
+        self._stop = await ControlService.of_this_cluster().lost()
+        self._is_alone = True
 
     async def _work(self) -> WarmupReport:
         """Place, drive, sum up."""
@@ -216,8 +226,8 @@ class Coordinator:
         if self._executor is not None:
             self._executor.cancel()
         if self._ranks is not None:
-            yield "ending the ranks", self._ranks.close(), CLOSE_S
-        if self._placement is not None:
+            yield "ending the ranks", self._ranks.close(may_kill=not self._is_alone), CLOSE_S
+        if self._placement is not None and not self._is_alone:
             yield "giving the placement group back", asyncio.to_thread(self._placement.remove), REMOVE_S
 
     async def _place(self) -> tuple[WarmupMachine, Executor]:

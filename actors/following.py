@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from ray_warmup.actors.control_service import ControlService
 from ray_warmup.actors.errors import CoordinatorLostError
 from ray_warmup.actors.events import Event, OnEvent
 from ray_warmup.actors.liveness import lives
@@ -36,8 +37,15 @@ KEPT = "Finished tasks are kept in the node stores; run again to resume"
 class Following:
     """One coordinator's stream of events."""
 
-    def __init__(self, coordinator: Any, on_event: OnEvent, timeouts: TimeoutsSection) -> None:
+    def __init__(
+        self,
+        coordinator: Any,
+        on_event: OnEvent,
+        timeouts: TimeoutsSection,
+        control_service: ControlService | None = None,
+    ) -> None:
         self._coordinator = coordinator
+        self._control_service = control_service
         self._on_event = on_event
         self._silent_s = max(SILENT_S, 5 * timeouts.heartbeat)
         self._final_s = FINAL_S + timeouts.installing  # as long as leaving the verdict on slow disks may take
@@ -54,7 +62,7 @@ class Following:
         """Pass events on until the report. Raises CoordinatorLostError."""
         self._heard = time.monotonic()
         deadline = self._heard + limit_s
-        with lost_contact():
+        with self._control_service_named(), lost_contact():
             if self._stream is None:
                 self._stream = self._coordinator.run.remote()
             while time.monotonic() < deadline:
@@ -72,8 +80,22 @@ class Following:
             return self.until_report(STOP_S)
         return None
 
+    @contextlib.contextmanager
+    def _control_service_named(self) -> Iterator[None]:
+        """Name the cause where the whole cluster is gone, not only the coordinator."""
+        try:
+            yield
+        except CoordinatorLostError as error:
+            service = self._control_service
+            if service is None or service.is_reachable() or "(GCS" in error.message:
+                raise
+            raise CoordinatorLostError(f"{service.said_lost()}. {KEPT}", ray=error.message) from error
+
     def _step(self, pause_s: float) -> WarmupReport | None:
         """Handle one event, or check the coordinator after a silence."""
+        reason = None if self._control_service is None else self._control_service.why_lost()
+        if reason is not None:
+            raise CoordinatorLostError(f"{reason}. {KEPT}")
         if ray.wait([self._stream], timeout=pause_s)[0]:
             event: Event = ray.get(next(self._stream))
             self._heard, self._is_told = time.monotonic(), False

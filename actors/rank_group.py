@@ -126,8 +126,11 @@ class RankGroup:
         self.kill(rank)
         self._actors.pop(rank, None)
 
-    async def close(self, timeout_s: float = 3.0) -> None:
-        """Let live ranks tidy up, briefly, then end them all and wait until they are gone."""
+    async def close(self, timeout_s: float = 3.0, *, may_kill: bool = True) -> None:
+        """Let live ranks tidy up, briefly, then end them all and wait until they are gone.
+
+        Without a control service nothing can be killed (`may_kill`), and Ray ends the processes itself.
+        """
         actors, self._actors = self._actors, {}
         tidying = {
             asyncio.ensure_future(_quietly(actor.close.remote())): rank for rank, actor in sorted(actors.items())
@@ -136,6 +139,8 @@ class RankGroup:
         if tidying:
             _, late = await asyncio.wait(tidying, timeout=timeout_s)
             deaf = [tidying[task] for task in late]
+        if not may_kill:
+            return
         for actor in actors.values():
             with contextlib.suppress(ray.exceptions.RayError, ValueError):  # the others are ended all the same
                 ray.kill(actor)

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.ray_internals import cluster_here
+from ray_warmup.actors.remote_errors import as_failure, first_line
 from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.monitor.serving_monitor import ServingProcess, serving_processes
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
+logger = logging.getLogger(__name__)
+
 ASK_S = 5.0
+ATTEMPTS, AGAIN_S = 4, 0.5
+"""Number of questions to a coordinator whose handle cannot be used yet, and the pause between two."""
 
 
 def is_client(address: str | None) -> bool:
@@ -100,14 +107,33 @@ def live_runs(problems: list[str] | None = None) -> list[RunStatus]:
         if row["namespace"] != NAMESPACE or not row["name"].startswith("warmup-"):
             continue
         try:
-            actor = ray.get_actor(row["name"], namespace=NAMESPACE)
-            found.append(RunStatus.of(row["name"], ray.get(actor.status.remote(), timeout=ASK_S)))
+            found.append(RunStatus.of(row["name"], _status_of(row["name"])))
         except (ValueError, ray.exceptions.RayActorError):
             continue  # it has just ended
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, AssertionError) as error:
             if problems is not None:
-                problems.append(f"run {row['name']} is active and did not answer within {ASK_S:g} s: {error}")
+                failure = as_failure(error)
+                reason = " ".join(f"{failure.kind}: {failure.message}".split())[:400]
+                problems.append(f"run {row['name']} is active and did not answer within {ASK_S:g} s: {reason}")
     return found
+
+
+def _status_of(name: str) -> Any:
+    """The status of a coordinator by its name.
+
+    Raises ValueError if there is none. Ray Client looks a handle's class up in a task of the cluster, which fails by an
+    assertion while the class is not there yet, or not any more: such a question is asked again.
+    """
+    import ray
+
+    for _ in range(ATTEMPTS - 1):
+        try:
+            actor = ray.get_actor(name, namespace=NAMESPACE)
+            return ray.get(actor.status.remote(), timeout=ASK_S)
+        except (ray.exceptions.RayTaskError, AssertionError) as error:
+            logger.info("%s is asked for its status again: %s", name, first_line(error))
+            time.sleep(AGAIN_S)
+    return ray.get(ray.get_actor(name, namespace=NAMESPACE).status.remote(), timeout=ASK_S)
 
 
 def serving(config: WarmupConfig | None) -> list[ServingProcess]:

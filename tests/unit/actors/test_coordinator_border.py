@@ -57,7 +57,7 @@ class Group:
         if self._error is not None:
             raise self._error
 
-    async def close(self) -> None:
+    async def close(self, *, may_kill: bool = True) -> None:
         """End the ranks."""
         self.closed += 1
         await asyncio.sleep(self._hang_s)
