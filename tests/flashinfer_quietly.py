@@ -13,6 +13,6 @@ os.environ.setdefault("FLASHINFER_LOGGING_LEVEL", "WARNING")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from flashinfer.autotuner import AutoTuner
+    from ray_warmup.warmup.families.library import AutoTuner
 
 __all__ = ["AutoTuner"]

@@ -27,8 +27,8 @@ from ray_warmup.warmup.errors import WarmupError
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("configs", "warmup", "actors", "scripts")
 HEAVY = ("torch", "flashinfer", "ray", "triton")
-HEAVY_PACKAGES = ("device", "workloads", "engines", "caches")
-"""Packages of warmup/ that may import heavy libraries when they are imported."""
+HEAVY_PACKAGES = ("device", "workloads", "engines", "caches", "families.library")
+"""Packages and one module of warmup/ that may import heavy libraries when they are imported."""
 TEMPLATES = {"warmup/caches/provider_shim.py"}
 """Copied elsewhere before it runs; cannot be imported from here."""
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60

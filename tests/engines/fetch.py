@@ -1,7 +1,8 @@
 """Fetch the wheels of released engines without their dependencies, for tests that read their source.
 
-    python -m tests.engines.fetch                         # what the contract tests read
+    python -m tests.engines.fetch                         # the newest of each kind, as CI does
     python -m tests.engines.fetch vllm==0.33.0            # into .engines/, or $ENGINE_WHEELS
+    python -m tests.engines.fetch flashinfer-python       # every release of it that a contract test reads
 
 A wheel that lies there already is not fetched again, and none lies there in part.
 """
@@ -14,10 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ray_warmup.warmup.families.known import FAMILIES, known_versions
 from tests.artifacts import ROOT
 
-CONTRACTS = ("vllm==0.33.0",)
-"""The releases whose source the contract tests read."""
+RELEASES = {
+    "vllm": ("0.33.0",),
+    "flashinfer-python": known_versions(),
+}
+"""The releases whose source the contract tests read, oldest first."""
+NEWEST = ("vllm==0.33.0", *(f"flashinfer-python=={family.versions[-1]}" for family in FAMILIES))
+"""What CI fetches: the newest vLLM, and the newest FlashInfer of each family (18 to 67 MB)."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64", "any"]
 
 
@@ -51,9 +58,14 @@ def fetch(requirement: str) -> Path:
     return fetched
 
 
+def requirements(word: str) -> list[str]:
+    """Return the releases that a word means: itself, or all that are read of a name without a version."""
+    return [f"{word}=={version}" for version in RELEASES[word]] if word in RELEASES else [word]
+
+
 def main() -> None:
     """Fetch each requirement that is named."""
-    for requirement in sys.argv[1:] or CONTRACTS:
+    for requirement in [each for word in sys.argv[1:] for each in requirements(word)] or NEWEST:
         try:
             sys.stdout.write(f"{fetch(requirement)}\n")
         except subprocess.CalledProcessError as error:

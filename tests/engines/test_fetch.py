@@ -24,7 +24,7 @@ def download(directory: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Pat
     program.write_text(DOWNLOAD.format(asked=asked, wheel=WHEEL, code=code))
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(sys, "argv", ["fetch"])
+    monkeypatch.setattr(sys, "argv", ["fetch", "vllm==0.33.0"])
     monkeypatch.setenv("ENGINE_WHEELS", str(directory / "wheels"))
     return asked
 

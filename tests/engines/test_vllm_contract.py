@@ -14,13 +14,13 @@ from ray_warmup.configs.engine_arguments import SHORT
 from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
 from ray_warmup.warmup.engines.vllm.launch import Home
-from tests.engines.fetch import CONTRACTS, wheel_of
+from tests.engines.fetch import requirements, wheel_of
 from tests.engines.wheel_source import WheelSource
 
 OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WARMUP_CACHE_ROOT", "PYTHONPATH"}
 
 
-@pytest.fixture(params=CONTRACTS)
+@pytest.fixture(params=requirements("vllm"))
 def wheel(request: pytest.FixtureRequest) -> WheelSource:
     """One released vLLM."""
     found = wheel_of(request.param)

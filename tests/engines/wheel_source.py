@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import zipfile
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 
 
@@ -15,18 +15,13 @@ class WheelSource:
 
     path: Path
 
-    @cached_property
-    def archive(self) -> zipfile.ZipFile:
-        """The opened wheel."""
-        return zipfile.ZipFile(self.path)
-
     def text(self, module: str) -> str:
         """The source of `package/module.py`. KeyError where the wheel has none."""
-        return self.archive.read(module).decode()
+        return _text(self.path, module)
 
     def tree(self, module: str) -> ast.Module:
         """The same as a syntax tree."""
-        return ast.parse(self.text(module))
+        return _parsed(self.path, module)
 
     def parameters(self, module: str, name: str) -> list[str] | None:
         """Parameter names of a function or of `Class.method`; None where it does not exist."""
@@ -34,6 +29,22 @@ class WheelSource:
         if not isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef):
             return None
         return [argument.arg for argument in (*found.args.posonlyargs, *found.args.args)]
+
+    def all_parameters(self, module: str, name: str) -> tuple[str, ...] | None:
+        """Return every parameter name as `inspect.signature` lists them, None where the function does not exist.
+
+        A classmethod's first parameter is left out, as it is for the bound method.
+        """
+        found = self.definition(module, name)
+        if not isinstance(found, ast.FunctionDef):
+            return None
+        arguments = found.args
+        names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+        names += [arguments.vararg.arg] if arguments.vararg else []
+        names += [argument.arg for argument in arguments.kwonlyargs]
+        names += [arguments.kwarg.arg] if arguments.kwarg else []
+        decorators = {ast.unparse(decorator) for decorator in found.decorator_list}
+        return tuple(names[1:] if "classmethod" in decorators else names)
 
     def definition(self, module: str, name: str) -> ast.stmt | None:
         """A function or class of a module by its dotted name."""
@@ -46,3 +57,14 @@ class WheelSource:
                 return None
             body = found.body
         return found
+
+
+@cache
+def _text(wheel: Path, module: str) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(module).decode()
+
+
+@cache
+def _parsed(wheel: Path, module: str) -> ast.Module:
+    return ast.parse(_text(wheel, module))

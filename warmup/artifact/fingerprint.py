@@ -9,16 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-METADATA_FIELDS = (
-    "flashinfer_version",
-    "cuda_version",
-    "cublas_version",
-    "cudnn_version",
-    "cudnn_frontend_version",
-    "cutlass_dsl_version",
-    "gpu",
-)
-"""The environment that a table is valid in; FlashInfer refuses a table when one of them differs."""
+from ray_warmup.warmup.families.known import FAMILIES
+
+METADATA_FIELDS = FAMILIES[-1].metadata_fields
+"""The environment that a table is valid in; FlashInfer refuses a table when one of them differs. The tables of an older
+FlashInfer name fewer."""
 PARTS: tuple[str, ...] = (
     *METADATA_FIELDS,
     "torch",

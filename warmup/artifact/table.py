@@ -18,6 +18,7 @@ from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.file_key import FileKey, parse_file_key, quoted
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.families.known import metadata_fields_of
 from ray_warmup.warmup.tasks import freeze
 
 MAX_TABLE_BYTES = 16 * 1024 * 1024
@@ -143,7 +144,8 @@ def _read_json(data: bytes) -> Any:
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise RejectedArtifactError(f"table without {_METADATA}: it cannot be told which environment it is for")
-    missing = [name for name in METADATA_FIELDS if name not in value]
+    fields = metadata_fields_of(str(value.get("flashinfer_version", "")))
+    missing = [name for name in fields if name not in value]
     if missing:
         raise RejectedArtifactError(f"{_METADATA} lacks {', '.join(missing)}")
     wrong = [name for name, text in value.items() if not (isinstance(text, str) and text)]

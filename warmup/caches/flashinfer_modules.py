@@ -27,6 +27,7 @@ from pathlib import Path
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content, sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
+from ray_warmup.warmup.caches import module_lookup
 from ray_warmup.warmup.caches.provider import (
     MARK,
     MODULES,
@@ -42,7 +43,6 @@ from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 logger = logging.getLogger(__name__)
 
-PROVIDER_ID = "ray-warmup"
 _LIMIT = 1 << 20
 
 
@@ -95,7 +95,7 @@ def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
     found = {}
     for name in wanted:
         built = jit_env.FLASHINFER_JIT_DIR / name / f"{name}.so"
-        path = built if built.exists() else jit_env.get_aot_path(name)
+        path = built if built.exists() else module_lookup.path_of(name)
         if path.exists():
             found[name] = path
     return found
@@ -172,7 +172,7 @@ def activate(provider: Path) -> bool:
         return True
     check(provider)
     if "flashinfer.jit.env" in sys.modules:
-        _extend_lookup(provider)
+        module_lookup.add(provider)
     sys.path.insert(0, path)
     return True
 
@@ -198,27 +198,6 @@ def _is_whole(head: bytes, size_of_all: int) -> bool:
     size = int.from_bytes(head[58:60], "little")
     count = int.from_bytes(head[60:62], "little")
     return offset > 0 and count > 0 and offset + size * count <= size_of_all
-
-
-def _extend_lookup(provider: Path) -> None:
-    from flashinfer.jit import env as jit_env
-
-    mark = provider / PACKAGE / MARK
-    document = parse_json(mark.read_bytes(), _LIMIT, str(mark))
-    try:
-        added = jit_env.AOTProvider(
-            provider_id=PROVIDER_ID,
-            distribution=PROVIDER_ID,
-            version=document["version"],
-            jit_cache_dir=provider / PACKAGE / MODULES,
-            cuda_architectures=frozenset(document["cuda_architectures"]),
-            modules=frozenset(document["modules"]),
-        )
-    except (LookupError, TypeError) as error:
-        raise CorruptArtifactError(f"{mark} does not describe what is installed", path=str(provider)) from error
-    others = tuple(p for p in jit_env.FLASHINFER_AOT_PROVIDERS if p.jit_cache_dir != added.jit_cache_dir)
-    jit_env.FLASHINFER_AOT_PROVIDERS = (*others, added)
-    logger.info("FlashInfer was imported already; %d modules of %s were added", len(added.modules), provider)
 
 
 def _requirements(contents: Sequence[Content]) -> dict[str, str]:

@@ -68,3 +68,9 @@ def get_jit_cache_providers() -> tuple[SimpleNamespace, ...]:
     )
     others = () if installed is None else tuple(installed.get_jit_cache_providers())
     return (ours, *others)
+
+
+def get_jit_cache_dir() -> str:
+    """The one directory that a FlashInfer before 0.7 asks for: an installed package's, which has every module."""
+    installed = _found()[1]
+    return str(_HERE / "modules") if installed is None else str(installed.get_jit_cache_dir())

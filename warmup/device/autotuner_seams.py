@@ -7,68 +7,26 @@
     without_store()     tune and look up as if no managed store were attached to the process
     watched_lookups(...)       every answer that serving gets
 
-Each wraps a method of the process' AutoTuner and restores it on every way out. Written for FlashInfer
-0.7.2.post1; `tests/unit/warmup/device/test_seams.py` pins each signature. One thread only.
+Each wraps a method of the process' AutoTuner and restores it on every way out. What differs between releases of
+FlashInfer is asked of the installed family (`warmup/families/`). One thread only.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
-from flashinfer.autotuner import AutoTuner
-from flashinfer.autotuner import autotuner as private
 
 from ray_warmup.warmup.device.tuning_request import Attempt, Captured, Lookup, Profiling, json_tactic
 from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.families.library import AutoTuner, installed_family, private
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC
 
 logger = logging.getLogger(__name__)
-
-PINNED_VERSION = "0.7.2.post1"
-"""The FlashInfer version whose seams were read."""
-
-
-SIGNATURES: dict[str, tuple[str, ...]] = {
-    "choose_one": ("self", "custom_op", "runners", "tuning_config", "inputs", "kwargs"),
-    "search_cache": (
-        "self",
-        "custom_op",
-        "runners",
-        "input_shapes",
-        "tuning_config",
-        "inputs",
-        "require_profiling_policy",
-    ),
-    "_profile_single_kernel": (
-        "self",
-        "runner",
-        "inputs",
-        "tactic",
-        "tuning_config",
-        "input_tensor_batches",
-        "kwargs",
-    ),
-    "_get_input_sizes": ("self", "inputs"),
-    "_get_cache_key": ("custom_op", "runner", "input_shapes", "tuning_config", "extras"),
-    "_profiling_policy": ("tuning_config",),
-}
-"""Parameters of every method of the AutoTuner that is wrapped or called here and in `tuning_request.py`."""
-
-FUNCTIONS: dict[str, tuple[str, ...]] = {
-    "_collect_metadata": (),
-    "_tactic_to_json": ("tactic",),
-    "_sync_oom_across_tune_group": ("local_oom",),
-}
-"""Parameters of the functions of its module that are used here."""
-
-ATTRIBUTES = ("_managed_cache", "_override_tuning_buckets")
-"""Attributes of an AutoTuner that are read, or set for a while."""
 
 
 class _Answered(BaseException):
@@ -76,22 +34,6 @@ class _Answered(BaseException):
 
     Not an Exception, so that no op catches it.
     """
-
-
-def check_seams() -> None:
-    """Raise TuningError naming the first seam that this FlashInfer does not have as it was read."""
-    for owner, expected in ((AutoTuner, SIGNATURES), (private, FUNCTIONS)):
-        for name, parameters in expected.items():
-            found = getattr(owner, name, None)
-            if found is None or tuple(inspect.signature(found).parameters) != parameters:
-                raise TuningError(
-                    f"FlashInfer {private._flashinfer_version} has another {name} than {PINNED_VERSION}, "
-                    "for which this version was written; install the pinned one",
-                    seam=name,
-                )
-    for name in ATTRIBUTES:
-        if not hasattr(AutoTuner.get(), name):
-            raise TuningError(f"FlashInfer {private._flashinfer_version} has no {name} in its AutoTuner", seam=name)
 
 
 def capture_call(fn: Callable[[], Any], op: str | None = None) -> Captured:
@@ -210,7 +152,13 @@ def answered_by_default(keep: Callable[[Captured, tuple[int, ...]], None]) -> It
 
 @contextmanager
 def without_store() -> Iterator[None]:
-    """Detach the managed store of `autotune_v2` in the block, so that winners stay in memory and none is published."""
+    """Detach the managed store of `autotune_v2` in the block, so that winners stay in memory and none is published.
+
+    Does nothing with a FlashInfer that has no such store.
+    """
+    if "_managed_cache" not in installed_family().attributes:
+        yield
+        return
     tuner = AutoTuner.get()
     attached, tuner._managed_cache = tuner._managed_cache, None
     try:
@@ -246,7 +194,7 @@ def tuned_keys(op: str) -> set[str]:
 
 
 def metadata() -> dict[str, str]:
-    """The seven fields that FlashInfer writes into a table made by this process."""
+    """The fields that FlashInfer writes into a table made by this process."""
     return {name: str(value) for name, value in private._collect_metadata().items()}
 
 
@@ -293,22 +241,35 @@ def _replaced(name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
 def _watched_memory(seen: Profiling) -> Iterator[None]:
     """Notice that the AutoTuner ran out of memory.
 
-    It asks the other ranks of a tuning group whether they did, where it caught the error itself, or empties torch's
-    cache while it handles the error. (Beginning a CUDA graph empties the cache too: that alone says nothing.)
+    It empties torch's cache while it handles the error. (Beginning a CUDA graph empties the cache too: that alone says
+    nothing.) Later releases ask the other ranks of a tuning group first whether they did, where they caught the error.
     """
-    empty, agree = torch.cuda.empty_cache, private._sync_oom_across_tune_group
+    empty = torch.cuda.empty_cache
 
     def emptied() -> None:
         seen.out_of_memory |= isinstance(sys.exc_info()[1], torch.cuda.OutOfMemoryError | MemoryError)
         empty()
+
+    torch.cuda.empty_cache = emptied
+    try:
+        with _watched_votes(seen) if installed_family().votes_on_memory else nullcontext():
+            yield
+    finally:
+        torch.cuda.empty_cache = empty
+
+
+@contextmanager
+def _watched_votes(seen: Profiling) -> Iterator[None]:
+    """Notice that a rank of the tuning group ran out of memory."""
+    agree = private._sync_oom_across_tune_group
 
     def agreed(local_oom: bool) -> bool:
         found = bool(agree(local_oom))
         seen.out_of_memory |= found
         return found
 
-    torch.cuda.empty_cache, private._sync_oom_across_tune_group = emptied, agreed
+    private._sync_oom_across_tune_group = agreed
     try:
         yield
     finally:
-        torch.cuda.empty_cache, private._sync_oom_across_tune_group = empty, agree
+        private._sync_oom_across_tune_group = agree

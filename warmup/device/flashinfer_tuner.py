@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device import building, compose, loading, process_facts
-from ray_warmup.warmup.device.autotuner_seams import check_seams, metadata
+from ray_warmup.warmup.device.autotuner_seams import metadata
 from ray_warmup.warmup.device.device_context import probe_context
 from ray_warmup.warmup.device.memory import limit_memory, memory_of
 from ray_warmup.warmup.device.reference_gemm import reference_seconds
@@ -28,6 +27,7 @@ from ray_warmup.warmup.device.scratch import scratch_directory
 from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.errors import ArtifactError, TuningError
+from ray_warmup.warmup.families.library import AutoTuner, installed_family
 from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
 from ray_warmup.warmup.workloads.base import OpCall, builder_for
@@ -45,9 +45,9 @@ class FlashInferTuner:
         """Take the process' current device.
 
         Raises:
-            TuningError: `cuda` where torch sees no GPU, `cpu` where it does; or a FlashInfer with other seams.
+            TuningError: `cuda` where torch sees no GPU, `cpu` where it does; or a FlashInfer of no known family.
         """
-        check_seams()
+        installed_family()
         if (backend == "cuda") != torch.cuda.is_available():
             seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
             raise TuningError(f"backend {backend!r}, but torch in this process {seen}", backend=backend)

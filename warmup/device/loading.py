@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.artifact.table import (
     MAX_TABLE_BYTES,
@@ -28,6 +27,7 @@ from ray_warmup.warmup.device.autotuner_seams import look_up, metadata
 from ray_warmup.warmup.device.scratch import scratch_directory
 from ray_warmup.warmup.device.tuning_request import Lookup
 from ray_warmup.warmup.errors import ArtifactError, LoadError, TuningError
+from ray_warmup.warmup.families.library import AutoTuner
 from ray_warmup.warmup.messages.answers import Loaded
 from ray_warmup.warmup.tasks import Task, Workload
 from ray_warmup.warmup.workloads.base import OpCall

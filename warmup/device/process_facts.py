@@ -7,17 +7,28 @@ import functools
 import platform
 from typing import Any
 
-import flashinfer.jit.env as jit_env
 import torch
 
 from ray_warmup.warmup.device.autotuner_seams import metadata
-from ray_warmup.warmup.device.host_facts import cpu_parts, mig_mode, nvml, python_abi, version_of
+from ray_warmup.warmup.device.host_facts import (
+    cpu_parts,
+    cutlass_dsl_version,
+    mig_mode,
+    nvml,
+    python_abi,
+    version_of,
+)
+from ray_warmup.warmup.families.library import flashinfer
 
 
 @functools.cache
 def describe_process(device: str) -> dict[str, str]:
-    """The named parts of `warmup/artifact/fingerprint.py` for this process on `device` (`cpu` or `cuda:N`)."""
-    parts = metadata() | {
+    """The named parts of `warmup/artifact/fingerprint.py` for this process on `device` (`cpu` or `cuda:N`).
+
+    The CuTe DSL is a part for every FlashInfer, although the metadata of older ones does not name it.
+    """
+    parts = {"cutlass_dsl_version": cutlass_dsl_version()} | metadata()
+    parts |= {
         "torch": str(torch.__version__),
         "triton": version_of("triton"),
         "python_abi": python_abi(),
@@ -38,7 +49,7 @@ def _gpu_parts(device: str) -> dict[str, str]:
         "driver": driver.decode() if isinstance(driver, bytes) else driver,
         "sm_count": str(properties.multi_processor_count),
         "mig": mig,
-        "arch": jit_env.FLASHINFER_WORKSPACE_DIR.name,
+        "arch": flashinfer.jit.env.FLASHINFER_WORKSPACE_DIR.name,
     }
 
 

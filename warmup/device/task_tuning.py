@@ -15,9 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
-import flashinfer
 import torch
-from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.choosing import choose
 from ray_warmup.warmup.device.autotuner_seams import capture_call, profiled, tuned_keys
@@ -27,6 +25,7 @@ from ray_warmup.warmup.device.stopwatch import ContextLost, Stopwatch, Timer
 from ray_warmup.warmup.device.tuner import TunerOptions, Watch
 from ray_warmup.warmup.device.tuning_request import Attempt, Profiling
 from ray_warmup.warmup.errors import DeadContextError, TuningError
+from ray_warmup.warmup.families.library import AutoTuner, flashinfer
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Measurement, Task, TaskOutcome, TaskResult
 from ray_warmup.warmup.workloads.base import OpCall
 

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flashinfer.autotuner import AutoTuner
-from flashinfer.autotuner import autotuner as private
-
 from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.families.library import AutoTuner, installed_family, private
 from ray_warmup.warmup.tasks import freeze
 
 
@@ -73,8 +71,13 @@ class Captured:
         """Return True if two runners share one file key, which makes a table entry ambiguous."""
         return len({self.file_key(runner) for runner in self.runners}) < len(self.runners)
 
-    def policy(self) -> tuple[Any, ...]:
-        """The measurement policy that `save_configs` writes as an entry's third column."""
+    def policy(self) -> tuple[Any, ...] | None:
+        """The measurement policy that `save_configs` writes as an entry's third column.
+
+        None for a FlashInfer whose entries have two columns.
+        """
+        if installed_family().entry_width == 2:
+            return None
         return tuple(AutoTuner._profiling_policy(self.tuning_config))
 
     @property

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from flashinfer.autotuner import AutoTuner, DynamicTensorSpec, TunableRunner, TuningConfig
-from flashinfer.fused_moe.utils import get_hybrid_num_tokens_buckets, map_to_hybrid_bucket_uncapped
+
+from ray_warmup.warmup.families.library import AutoTuner, flashinfer
+
+tuning, buckets = flashinfer.autotuner, flashinfer.fused_moe.utils
 
 OP = "cpu_gemm"
 
@@ -38,7 +40,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _GemmRunner(TunableRunner):  # type: ignore[misc]
+class _GemmRunner(tuning.TunableRunner):  # type: ignore[misc, name-defined]
     """Base of the runners: the key's extras and the default tactic."""
 
     def get_cache_key_extras(self, inputs: list[Any]) -> tuple[Any, ...]:
@@ -134,11 +136,15 @@ def _split_n(a: Any, weight: Any, pieces: int) -> Any:
 
 _SPLITS = {"k": _split_k, "batch": _split_batch, "n": _split_n}
 
-RUNNERS: tuple[TunableRunner, ...] = (DirectGemmRunner(), SwappedGemmRunner(), SplitGemmRunner())
+RUNNERS: tuple[Any, ...] = (DirectGemmRunner(), SwappedGemmRunner(), SplitGemmRunner())
 """In FlashInfer's order: the first one's default tactic serves when nothing is tuned."""
 
-TUNING_CONFIG = TuningConfig(
-    dynamic_tensor_specs=(DynamicTensorSpec((0,), (0,), get_hybrid_num_tokens_buckets, map_to_hybrid_bucket_uncapped),),
+TUNING_CONFIG = tuning.TuningConfig(
+    dynamic_tensor_specs=(
+        tuning.DynamicTensorSpec(
+            (0,), (0,), buckets.get_hybrid_num_tokens_buckets, buckets.map_to_hybrid_bucket_uncapped
+        ),
+    ),
 )
 """M is tuned at FlashInfer's own GEMM buckets; between them a size is rounded up."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_warmup.warmup.families.known import installed_families
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.modules import FUSED_MOE_CAPABILITY, FUSED_MOE_MODULE
@@ -158,7 +159,19 @@ def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | Non
         return f"{workload.op}: only compute capability 9.0 is supported here, this GPU has {capability}"
     if workload.dtype not in ("bfloat16", "float16"):
         return f"{workload.op} takes bfloat16 or float16, the model is {workload.dtype}"
-    return None
+    return _not_shared(workload)
+
+
+def _not_shared(workload: Workload) -> str | None:
+    """Return the reason why one table cannot serve every rank of this workload's parallel group, or None."""
+    ranks = int(workload.param("tp")) * int(workload.param("ep"))
+    versions = [family.versions[-1] for family in installed_families() if family.ranks_in_moe_keys]
+    if ranks == 1 or not versions:
+        return None
+    return (
+        f"{workload.op}: FlashInfer {versions[0]} names the rank in this op's keys, so an entry of one rank serves "
+        f"none of the other {ranks - 1}; releases from 0.7.2 on do not"
+    )
 
 
 def jit_specs(workload: Workload) -> tuple[Any, ...]:

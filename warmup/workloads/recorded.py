@@ -36,7 +36,7 @@ class RecordedCall:
 
     def run(self) -> Any:
         """Ask the AutoTuner, run its choice, return what the runner returns or has written."""
-        from flashinfer.autotuner import AutoTuner
+        from ray_warmup.warmup.families.library import AutoTuner
 
         live = self.live
         given = [_like(value) if index in self.outputs else value for index, value in enumerate(self.all_inputs)]

@@ -16,6 +16,7 @@ from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import flashinfer_modules as modules
 from ray_warmup.warmup.caches.provider import MARK, PACKAGE, is_installed
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.families.known import installed_families
 from tests.artifacts import ROOT
 
 HERE = {
@@ -33,22 +34,25 @@ from ray_warmup.warmup.caches import flashinfer_modules as modules
 ours, when = Path(sys.argv[1]), sys.argv[2]
 if when == "before":
     assert modules.activate(ours)
-import flashinfer
+from ray_warmup.warmup.families.library import flashinfer
 from flashinfer.jit import env
 from flashinfer.jit.core import gen_jit_spec
-untouched = env.get_aot_artifacts("probe") == ()
+untouched = not gen_jit_spec("probe", [sys.argv[3]]).is_aot
 if when == "after":
     assert modules.activate(ours)
 assert modules.activate(ours)
 report = {
     "untouched": untouched,
-    "providers": [provider.provider_id for provider in env.FLASHINFER_AOT_PROVIDERS],
+    "providers": [provider.provider_id for provider in getattr(env, "FLASHINFER_AOT_PROVIDERS", ())],
     "paths": {name: str(path) for name, path in modules.library_paths(["probe", "absent"]).items()},
     "loads": gen_jit_spec("probe", [sys.argv[3]]).try_load() is not None,
     "broken_loads": gen_jit_spec("broken", [sys.argv[3]]).try_load() is not None,
 }
 Path(sys.argv[4]).write_text(json.dumps(report))
 """
+
+
+HAS_ONE_DIRECTORY = installed_families()[0].modules_through == "one directory"
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +200,12 @@ def test_flashinfer_finds_modules_activated_after_its_import(library: Path, tmp_
     report = probe(tmp_path, library, "after")
 
     assert report["untouched"] is True
-    assert report["providers"] == ["ray-warmup"]
+    assert report["providers"] == ([] if HAS_ONE_DIRECTORY else ["ray-warmup"])
     assert report["paths"] == {"probe": str(tmp_path / "provider/flashinfer_jit_cache/modules/probe/probe.so")}
     assert (report["loads"], report["broken_loads"]) == (True, False)
 
 
+@pytest.mark.skipif(HAS_ONE_DIRECTORY, reason="this FlashInfer has no providers")
 def test_an_installed_package_still_counts(library: Path, tmp_path: Path) -> None:
     """Activated before the import, our modules stand beside those of an installed flashinfer_jit_cache."""
     version = modules.metadata.version("flashinfer-python") + "+cu130"
@@ -218,3 +223,25 @@ def test_an_installed_package_still_counts(library: Path, tmp_path: Path) -> Non
 
     assert report["providers"] == ["ray-warmup", "official"]
     assert (report["loads"], report["untouched"]) == (True, False)
+
+
+def test_one_directory_is_ours_or_that_of_an_installed_package(
+    library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FlashInfer before 0.7 asks for one directory: an installed package of prebuilt modules has them all."""
+    ask = "import flashinfer_jit_cache as found; print(found.__version__, found.get_jit_cache_dir())"
+    site, provider = tmp_path / "site", tmp_path / "provider"
+    modules.install(modules.collect({"probe": library}, HERE), provider, HERE)
+
+    def asked(*path: Path) -> list[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
+        done = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert asked(provider) == [HERE["flashinfer"], str(provider / PACKAGE / "modules")]
+    (site / PACKAGE).mkdir(parents=True)
+    version = HERE["flashinfer"] + "+cu130"
+    (site / PACKAGE / "__init__.py").write_text(
+        f"__version__ = {version!r}\ndef get_jit_cache_dir():\n    return '/prebuilt'\n"
+    )
+    assert asked(provider, site) == [version, "/prebuilt"]

@@ -24,7 +24,8 @@ def test_a_library_that_is_not_installed_is_named(
     module: str, distribution: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error names the distribution and the extra that brings it."""
-    monkeypatch.delitem(sys.modules, FLASHINFER_TUNER.partition(":")[0], raising=False)
+    for name in (FLASHINFER_TUNER.partition(":")[0], "ray_warmup.warmup.families.library"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, module, None)
 
     with pytest.raises(TuningError, match=rf"{distribution} is not installed.*ray-warmup\[cpu\]"):

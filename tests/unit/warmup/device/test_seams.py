@@ -6,20 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import flashinfer
 import pytest
 import torch
-from flashinfer.autotuner import AutoTuner
-from flashinfer.autotuner import autotuner as private
 
-from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
-from ray_warmup.warmup.device import autotuner_seams as seams
 from ray_warmup.warmup.device.autotuner_seams import (
-    FUNCTIONS,
-    PINNED_VERSION,
-    SIGNATURES,
     capture_call,
-    check_seams,
     forced,
     look_up,
     metadata,
@@ -29,6 +20,7 @@ from ray_warmup.warmup.device.autotuner_seams import (
 from ray_warmup.warmup.device.cpu_measure import cpu_timing
 from ray_warmup.warmup.device.tuning_request import Attempt, json_tactic
 from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.families.library import AutoTuner, choose_family, flashinfer, installed_family, private
 from ray_warmup.warmup.workloads import cpu_gemm_op as op
 
 
@@ -38,32 +30,35 @@ def call(m: int = 4, k: int = 64, n: int = 96) -> Callable[[], Any]:
     return lambda: op.cpu_gemm(a, weight)
 
 
-def test_version_and_seams_are_pinned() -> None:
-    """The installed FlashInfer is the one whose source was read, and all its seams are there."""
-    assert flashinfer.__version__ == PINNED_VERSION
-    check_seams()
+FAMILY = installed_family()
+"""Of the FlashInfer that these tests run with; a family's own environment runs them too."""
+
+
+def test_the_installed_release_was_read() -> None:
+    """The installed FlashInfer is one whose source was read, and while it lacks memory it empties torch's cache."""
+    assert flashinfer.__version__ in FAMILY.versions
     assert "torch.cuda.empty_cache()" in inspect.getsource(AutoTuner.choose_one)
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", FAMILY.methods)
 def test_a_changed_method_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A FlashInfer whose seam has other parameters is refused before anything is tuned."""
     monkeypatch.setattr(AutoTuner, name, lambda self, something_else: None)
-    with pytest.raises(TuningError, match=f"has another {name} than"):
-        check_seams()
+    with pytest.raises(TuningError, match=rf"{name}\(self, something_else\) instead of"):
+        choose_family(flashinfer.__version__)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", FAMILY.functions)
 def test_a_missing_function_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The same for functions of the module."""
     monkeypatch.delattr(private, name)
-    with pytest.raises(TuningError, match=f"has another {name} than"):
-        check_seams()
+    with pytest.raises(TuningError, match=f"no {name}"):
+        choose_family(flashinfer.__version__)
 
 
-def test_metadata_has_the_seven_fields() -> None:
+def test_metadata_has_the_familys_fields() -> None:
     """FlashInfer writes exactly the fields that a table must have, all of them text."""
-    assert tuple(metadata()) == METADATA_FIELDS
+    assert tuple(metadata()) == FAMILY.metadata_fields
     assert all(isinstance(value, str) and value for value in metadata().values())
 
 
@@ -82,7 +77,7 @@ def test_capture_shows_the_request_and_runs_nothing(monkeypatch: pytest.MonkeyPa
     assert list(captured.file_keys()) == ["DirectGemmRunner", "SwappedGemmRunner", "SplitGemmRunner"]
     assert captured.inputs[0].shape == (4, 64)
     assert captured.bucket(3) == 4
-    assert captured.policy()[0] == "cuda_graph_profile_replays"
+    assert (captured.policy() is None) == (FAMILY.entry_width == 2)
 
 
 def test_captured_tactics_run() -> None:
@@ -178,7 +173,7 @@ def test_out_of_memory_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """FlashInfer swallows it and answers with the default; we see it."""
 
     def no_memory(*_: Any) -> Any:
-        raise MemoryError
+        raise torch.cuda.OutOfMemoryError
 
     monkeypatch.setattr(op.SwappedGemmRunner, "get_valid_tactics", no_memory)
     assert tune(lambda _: 1.0).out_of_memory
@@ -249,7 +244,7 @@ def test_forced_tactics_are_the_ones_that_run(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_missing_attribute_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read of the AutoTuner besides its methods is pinned, too."""
-    monkeypatch.setattr(seams, "ATTRIBUTES", ("_managed_cache", "_planted"))
-    with pytest.raises(TuningError, match="no _planted"):
-        seams.check_seams()
+    """The same for what is read of an AutoTuner."""
+    monkeypatch.delattr(AutoTuner, "_override_tuning_buckets")
+    with pytest.raises(TuningError, match="no _override_tuning_buckets"):
+        choose_family(flashinfer.__version__)

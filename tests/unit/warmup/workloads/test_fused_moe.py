@@ -14,6 +14,7 @@ import torch
 
 from ray_warmup.configs.model import load_model
 from ray_warmup.warmup.device.autotuner_seams import capture_call
+from ray_warmup.warmup.families import known
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.catalog import MOE_GEMM1, MOE_GEMM2, Split, workloads_of
@@ -134,6 +135,19 @@ def test_skips_have_a_reason(
     """Another GPU, another dtype and an uncompiled module are refused with what to do; otherwise it runs."""
     reason = refusal_on(monkeypatch, capability, compiled, dtype)
     assert reason is None if said is None else said in reason
+
+
+@pytest.mark.parametrize(
+    ("version", "ranks", "refused"),
+    [("0.6.18.post1", 2, True), ("0.7.1", 2, True), ("0.7.1", 1, False), ("0.7.2", 2, False), ("0.9.0", 2, False)],
+)
+def test_keys_that_name_a_rank_are_not_shared(
+    monkeypatch: pytest.MonkeyPatch, version: str, ranks: int, refused: bool
+) -> None:
+    """Where a FlashInfer's keys name the rank, a table of rank 0 would miss on all others: the op is not tuned."""
+    monkeypatch.setattr(known.metadata, "version", lambda _: version)
+    reason = fused_moe.unsupported_on(small(ep=ranks), (9, 0))
+    assert reason is None if not refused else f"FlashInfer {version} names the rank" in str(reason)
 
 
 def test_no_gpu_is_a_reason() -> None:

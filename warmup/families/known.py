@@ -1,0 +1,135 @@
+"""The families of FlashInfer whose source was read, and the choice among them by a version.
+
+`tests/engines/test_flashinfer_contract.py` reads every release that is named here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from importlib import metadata
+
+from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.families.seam_set import SeamSet
+
+DISTRIBUTION = "flashinfer-python"
+
+V0_7_2 = SeamSet(
+    versions=("0.7.2", "0.7.2.post1"),
+    methods={
+        "choose_one": ("self", "custom_op", "runners", "tuning_config", "inputs", "kwargs"),
+        "search_cache": (
+            "self",
+            "custom_op",
+            "runners",
+            "input_shapes",
+            "tuning_config",
+            "inputs",
+            "require_profiling_policy",
+        ),
+        "_profile_single_kernel": (
+            "self",
+            "runner",
+            "inputs",
+            "tactic",
+            "tuning_config",
+            "input_tensor_batches",
+            "kwargs",
+        ),
+        "_get_input_sizes": ("self", "inputs"),
+        "_get_cache_key": ("custom_op", "runner", "input_shapes", "tuning_config", "extras"),
+        "_profiling_policy": ("tuning_config",),
+    },
+    functions={
+        "_collect_metadata": (),
+        "_tactic_to_json": ("tactic",),
+        "_sync_oom_across_tune_group": ("local_oom",),
+    },
+    attributes=("_override_tuning_buckets", "_managed_cache"),
+    key_fields=("custom_op", "runner_class_name", "runner_hash", "nearest_profile", "extras"),
+    metadata_fields=(
+        "flashinfer_version",
+        "cuda_version",
+        "cublas_version",
+        "cudnn_version",
+        "cudnn_frontend_version",
+        "cutlass_dsl_version",
+        "gpu",
+    ),
+    entry_width=3,
+    ranks_in_moe_keys=False,
+    modules_through="providers",
+    asks_for_gpu_at_import=False,
+)
+
+V0_7_1 = replace(V0_7_2, versions=("0.7.1",), ranks_in_moe_keys=True)
+
+V0_7_0 = replace(
+    V0_7_1,
+    versions=("0.7.0.post1",),
+    methods={**V0_7_1.methods, "search_cache": V0_7_1.methods["search_cache"][:-1]},
+    functions={name: V0_7_1.functions[name] for name in ("_collect_metadata", "_tactic_to_json")},
+    entry_width=2,
+    asks_for_gpu_at_import=True,
+)
+
+V0_6_18 = replace(
+    V0_7_0,
+    versions=("0.6.18", "0.6.18.post1"),
+    methods={name: parameters for name, parameters in V0_7_0.methods.items() if name != "_profiling_policy"},
+    attributes=("_override_tuning_buckets",),
+    metadata_fields=tuple(name for name in V0_7_0.metadata_fields if name != "cutlass_dsl_version"),
+    modules_through="one directory",
+)
+
+FAMILIES: tuple[SeamSet, ...] = (V0_6_18, V0_7_0, V0_7_1, V0_7_2)
+"""Every family, oldest first."""
+
+
+def families_of(version: str) -> tuple[SeamSet, ...]:
+    """Return the families that a version may belong to, the likeliest first.
+
+    One for a release that was read. A release between two that were read may be like either.
+
+    Raises TuningError for a version that is older or newer than all of them.
+    """
+    plain = version.partition("+")[0]
+    for family in FAMILIES:
+        if plain in family.versions:
+            return (family,)
+    older = [family for family in FAMILIES if _order(family.versions[0]) < _order(plain)]
+    newer = [family for family in FAMILIES if _order(family.versions[-1]) > _order(plain)]
+    if not older or not newer:
+        raise TuningError(
+            f"{DISTRIBUTION} {version} is {'newer' if older else 'older'} than every release that this version of "
+            f"ray-warmup knows ({', '.join(known_versions())}); install one of them, or the ray-warmup made for it",
+            flashinfer=version,
+        )
+    between = (older[-1], newer[0])
+    return between[:1] if between[0] is between[1] else between
+
+
+def known_versions() -> tuple[str, ...]:
+    """Every release whose source was read, oldest first."""
+    return tuple(version for family in FAMILIES for version in family.versions)
+
+
+def installed_families() -> tuple[SeamSet, ...]:
+    """Return the families of the installed FlashInfer without importing it: none where none is installed or known."""
+    try:
+        return families_of(metadata.version(DISTRIBUTION))
+    except (metadata.PackageNotFoundError, TuningError):
+        return ()
+
+
+def metadata_fields_of(version: str) -> tuple[str, ...]:
+    """Return the fields that a table of this FlashInfer names: the newest family's for a version that is not known."""
+    for family in FAMILIES:
+        if version.partition("+")[0] in family.versions:
+            return family.metadata_fields
+    return FAMILIES[-1].metadata_fields
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """The numbers of a version: 0.7.0 sorts before 0.7.0.post1, which sorts before 0.7.1."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
