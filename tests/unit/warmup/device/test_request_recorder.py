@@ -17,7 +17,7 @@ from ray_warmup.warmup.workloads import gemm
 from ray_warmup.warmup.workloads.cpu_gemm_op import RUNNERS, TUNING_CONFIG, cpu_gemm
 from ray_warmup.warmup.workloads.live_request import LiveRequests
 from ray_warmup.warmup.workloads.recorded_request import Recording, classes_of, parse_recording
-from tests import planted, stubbed_ops
+from tests import planted_tactics, stubbed_ops
 
 
 def recorded(*shapes: tuple[int, int, int]) -> Recording:
@@ -90,11 +90,12 @@ def test_an_op_that_communicates_keeps_its_default(monkeypatch: pytest.MonkeyPat
     config = TuningConfig(dynamic_tensor_specs=TUNING_CONFIG.dynamic_tensor_specs * 2)
     with RequestRecorder(requests).recording():
         AutoTuner.get().choose_one("two", list(RUNNERS), config, [torch.randn(4, 8), torch.randn(4, 8)])
-        monkeypatch.setattr(planted.PlantedRunner, "__module__", "flashinfer.comm.planted")
-        planted.build(0, "cpu", 64).run()
+        monkeypatch.setattr(planted_tactics.PlantedRunner, "__module__", "flashinfer.comm.planted")
+        planted_tactics.build(0, "cpu", 64).run()
     kept = {request.op: request.keeps_default for request in requests.recording().requests}
     assert (
-        kept[planted.OP] == "PlantedRunner communicates with other ranks, and no rank may wait for another one's tactic"
+        kept[planted_tactics.OP]
+        == "PlantedRunner communicates with other ranks, and no rank may wait for another one's tactic"
     )
     assert kept["two"] == "2 dimensions are tuned together, one is covered"
     assert requests.recording().tasks == ()
@@ -103,7 +104,7 @@ def test_an_op_that_communicates_keeps_its_default(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_described_is_named_and_the_forward_goes_on() -> None:
     """A runner whose key cannot be made: one problem, and the default's answer."""
 
-    class Odd(planted.PlantedRunner):
+    class Odd(planted_tactics.PlantedRunner):
         """Raises where it is asked for its key."""
 
         def get_cache_key_extras(self, inputs: list[Any]) -> tuple[Any, ...]:
@@ -113,7 +114,9 @@ def test_what_cannot_be_described_is_named_and_the_forward_goes_on() -> None:
     requests = LiveRequests()
     runner = Odd()
     with RequestRecorder(requests).recording() as recorder:
-        chosen = AutoTuner.get().choose_one("odd", [runner], planted.CONFIG, [torch.randn(4, 4), torch.randn(4, 4)])
+        chosen = AutoTuner.get().choose_one(
+            "odd", [runner], planted_tactics.CONFIG, [torch.randn(4, 4), torch.randn(4, 4)]
+        )
     assert chosen == (runner, -1)
     assert recorder.problems == ["odd was not recorded: LookupError: planted"]
     assert len(requests) == 0

@@ -15,7 +15,7 @@ from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads import gemm, recorded
 from ray_warmup.warmup.workloads.live_request import PROCESS
-from tests import planted, stubbed_ops
+from tests import planted_tactics, stubbed_ops
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_each_call_writes_into_a_new_output() -> None:
 
 def test_a_narrowed_call_has_the_first_rows_and_the_same_weight() -> None:
     """For sizes below a bucket."""
-    (workload,) = record(planted.build(0, "cpu", 64).run)
+    (workload,) = record(planted_tactics.build(0, "cpu", 64).run)
     call = recorded.build(workload, 64, "cpu", 0)
     narrow = call.narrowed(33)
     assert torch.allclose(narrow.run(), call.run()[:33], rtol=1e-5, atol=1e-4)
@@ -86,7 +86,7 @@ def test_a_narrowed_call_has_the_first_rows_and_the_same_weight() -> None:
 def test_integers_keep_the_engines_values() -> None:
     """Routing is repeated row by row, so that its spread is the measured one."""
 
-    class Gather(planted.PlantedRunner):
+    class Gather(planted_tactics.PlantedRunner):
         """Rows of the weight by index."""
 
         def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
@@ -97,7 +97,7 @@ def test_integers_keep_the_engines_values() -> None:
     routing = torch.tensor([3, 1, 3])
     runner = Gather()
     asked = [routing, torch.randn(4, 8)]
-    (workload,) = record(lambda: AutoTuner.get().choose_one("gather", [runner], planted.CONFIG, asked))
+    (workload,) = record(lambda: AutoTuner.get().choose_one("gather", [runner], planted_tactics.CONFIG, asked))
     rows = recorded.build(workload, 8, "cpu", 0).inputs[0]
     assert rows.tolist() == [3, 1, 3, 3, 1, 3, 3, 1]
 
@@ -123,13 +123,13 @@ def test_results_that_cannot_be_compared_are_refused_by_name(silent: bool, reaso
     """Such a request keeps its default: nothing could be told wrong."""
     runner = InPlace(silent=silent)
     asked = [torch.randn(4, 8), torch.randn(4, 8)]
-    (workload,) = record(lambda: AutoTuner.get().choose_one("odd", [runner], planted.CONFIG, asked))
+    (workload,) = record(lambda: AutoTuner.get().choose_one("odd", [runner], planted_tactics.CONFIG, asked))
     assert reason in str(recorded.unsupported_here(workload, "cpu"))
 
 
 def test_a_request_of_another_process_cannot_be_built() -> None:
     """A workload is a value; the runners behind it are not."""
-    (workload,) = record(planted.build(0, "cpu", 64).run)
+    (workload,) = record(planted_tactics.build(0, "cpu", 64).run)
     assert recorded.unsupported_here(workload, "cpu") is None
     PROCESS.clear()
     with pytest.raises(WorkloadError, match="this process has not made the request"):
@@ -138,10 +138,10 @@ def test_a_request_of_another_process_cannot_be_built() -> None:
 
 def test_a_constrained_dimension_is_inferred_by_the_op() -> None:
     """Rows of an output that is twice as long as its input."""
-    config = replace(planted.CONFIG, constraint_specs=(ConstraintSpec(1, 0, lambda shapes: 2 * shapes[0][0]),))
+    config = replace(planted_tactics.CONFIG, constraint_specs=(ConstraintSpec(1, 0, lambda shapes: 2 * shapes[0][0]),))
     asked = [torch.randn(4, 8), torch.randn(8, 8)]
 
-    class Doubled(planted.PlantedRunner):
+    class Doubled(planted_tactics.PlantedRunner):
         """Writes its input twice."""
 
         def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
