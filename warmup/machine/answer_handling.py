@@ -22,19 +22,20 @@ def keep_answer(run: Run, call: Call, state: RankState, value: Answer) -> Failur
             return _loaded(call, state, value)
         case Replayed():
             state.replay = value
-            return Failure("ReplayError", "; ".join(value.failed)) if value.failed else None
+            if value.failed:
+                return Failure("ReplayError", "; ".join(value.failed))
         case Warmed():
             return engine_warmups.keep(run, state, value)
         case Confirmed(digest=digest, stored=stored):
             state.stored = stored
-            held = None if state.load is None else state.load.digest
-            text = f"it holds digest {digest} at the end, it loaded {held}"
-            return None if digest == held else Failure("LoadError", text)
+            if digest != state.loaded_digest:
+                text = f"it holds digest {digest} at the end, it loaded {state.loaded_digest}"
+                return Failure("LoadError", text)
     return None
 
 
 def _described(run: Run, state: RankState, value: Probed) -> Failure | None:
-    before = value.key if state.description is None else state.description.key
+    before = (state.description or value).key
     state.description = value
     for warning in value.warnings:
         run.warn(f"{state.info}: {warning}")

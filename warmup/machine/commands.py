@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ray_warmup.warmup.messages.questions import Question, name_of
@@ -42,6 +43,16 @@ class Adopt:
     digests: tuple[str, ...]
     process: int = 0
 
+    @property
+    def task_id(self) -> None:
+        """An artifact belongs to no task."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What the rank does meanwhile, for people."""
+        return "handing over its artifact"
+
 
 @dataclass(frozen=True, slots=True)
 class Replace:
@@ -68,6 +79,24 @@ class Release:
 
 
 Command = Call | Adopt | Replace | Release
+
+
+def asks(command: Command, *kinds: type[Question]) -> bool:
+    """Return True if a command is a call with such a question."""
+    return isinstance(command, Call) and isinstance(command.question, kinds)
+
+
+def any_asks(commands: Iterable[Command], *kinds: type[Question]) -> bool:
+    """Return True if one of the commands is a call with such a question."""
+    return any(asks(command, *kinds) for command in commands)
+
+
+def task_in(commands: Iterable[Call | Adopt]) -> str | None:
+    """Return the first task that a call is about, or None."""
+    for command in commands:
+        if command.task_id:
+            return command.task_id
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ for what comes next, so a death needs no path of its own. Where nothing is kept 
 
 from __future__ import annotations
 
-from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from functools import partial
+
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, any_asks
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
@@ -39,7 +41,7 @@ class Compiling(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         for rank_class in run.classes.values():
             rank_class.modules.begin_again()
-        return [command for rank_class in run.classes.values() for command in _advance(run, rank_class)]
+        return run.each_class(partial(_advance, run))
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         rank_class = run.class_of(call.rank)
@@ -88,9 +90,7 @@ class Compiling(PhaseLogic):
         rank_class, node = run.class_of(rank), run.ranks[rank].info.node_id
         modules = rank_class.modules
         was_building = modules.builders.pop(rank, None) is not None
-        kinds = Survey | Compile | InstallModules
-        asked = any(isinstance(call, Call) and isinstance(call.question, kinds) for call in calls)
-        if was_building or asked:
+        if was_building or any_asks(calls, Survey, Compile, InstallModules):
             modules.missing.pop(node, None)  # some may be finished: whoever is next there looks first
         if modules.packer == rank:
             modules.packer = modules.offer = None
@@ -125,14 +125,21 @@ def _advance(run: Run, rank_class: ClassState) -> Commands:
         return _survey(run, rank_class, unknown)
     donor = _donor(run, rank_class, list(nodes))
     ships = modules.ships and keeps_files(run)
-    alone = {node for node in nodes if node == donor or node in modules.alone or not ships}
-    commands = _hand_over(run, rank_class, donor, nodes, alone) if ships else []
-    busy = {run.ranks[command.rank].info.node_id for command in commands}
-    lacking = [node for node in nodes if modules.missing[node]]
-    for node in lacking:
-        if node not in busy:
+    alone = set(nodes)
+    if ships:
+        alone = {donor, *modules.alone}
+    commands: Commands = []
+    if ships:
+        commands += _hand_over(run, rank_class, donor, nodes, alone)
+    is_packing = bool(commands)
+    incomplete = [node for node in nodes if modules.missing[node]]
+    for node in incomplete:
+        # A donor that packs now installs nothing beside it.
+        if node != donor or not is_packing:
             commands += _obtain(run, rank_class, node, may_build=node in alone)
-    return commands if commands or lacking else _activate(run, rank_class)
+    if commands or incomplete:
+        return commands
+    return _activate(run, rank_class)
 
 
 def _survey(run: Run, rank_class: ClassState, nodes: list[str]) -> Commands:
@@ -140,7 +147,7 @@ def _survey(run: Run, rank_class: ClassState, nodes: list[str]) -> Commands:
 
     Nodes whose ranks will measure also restore the driver's kernels of earlier tunes.
     """
-    is_left = not rank_class.is_hit and any(task.task_id not in rank_class.results for task in rank_class.tasks)
+    is_left = not rank_class.is_hit and bool(rank_class.unfinished_tasks())
     everyone, home = rank_class.strategy != "leader", run.ranks[rank_class.leader].info.node_id
     commands: Commands = []
     for node in nodes:
@@ -162,7 +169,9 @@ def _obtain(run: Run, rank_class: ClassState, node: str, *, may_build: bool) -> 
         if commands:
             modules.sent[node] = modules.held
         return commands
-    return _ask_node(run, rank_class, node, Compile()) if may_build else []
+    if may_build:
+        return _ask_node(run, rank_class, node, Compile())
+    return []
 
 
 def _hand_over(run: Run, rank_class: ClassState, donor: str, nodes: dict[str, list[int]], alone: set[str]) -> Commands:
@@ -172,9 +181,12 @@ def _hand_over(run: Run, rank_class: ClassState, donor: str, nodes: dict[str, li
     """
     modules = rank_class.modules
     lacks = set(modules.missing[donor])
-    wanted = {name for node in nodes if node not in alone for name in modules.missing[node]}
+    wanted: set[str] = set()
+    for node in nodes.keys() - alone:
+        wanted.update(modules.missing[node])
     if run.config.cluster.on_node_loss == "replace":  # the next builder may be a node that is not there yet
-        wanted.update(name for rank in nodes[donor] for name in modules.built.get(rank, ()))
+        for rank in nodes[donor]:
+            wanted.update(modules.built.get(rank, ()))
     offered = frozenset(wanted - lacks)
     if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
@@ -200,12 +212,14 @@ def _activate(run: Run, rank_class: ClassState) -> Commands:
 def _ask_node(run: Run, rank_class: ClassState, node: str, question: Question) -> Commands:
     """Ask a live rank of a node, preferably the one that builds there, unless one of its ranks is busy."""
     ranks = run.nodes_of(rank_class)[node]
-    if any(rank in run.calls_of for rank in ranks):
+    if not run.calls_of.keys().isdisjoint(ranks):
         return []
     alive = [rank for rank in ranks if run.ranks[rank].is_alive]
+    if not alive:
+        return []
     builders = _builders(run, rank_class)
-    alive.sort(key=lambda rank: rank not in builders)
-    return [run.call(alive[0], question)] if alive else []
+    first = min(alive, key=lambda rank: rank not in builders)
+    return [run.call(first, question)]
 
 
 def _donor(run: Run, rank_class: ClassState, nodes: list[str]) -> str:

@@ -19,8 +19,7 @@ from ray_warmup.warmup.tasks import Choice, Measurement, TaskResult
 
 def open_ballots(run: Run, rank_class: ClassState) -> Commands:
     """One pool of every tuned task for each of the first k live ranks, the leader among them."""
-    tuned = {task_id for task_id, result in rank_class.results.items() if result.outcome == "tuned"}
-    tasks = [task for task in rank_class.tasks if task.task_id in tuned]
+    tasks = rank_class.tuned_tasks()
     others = [rank for rank in run.alive(rank_class) if rank != rank_class.leader]
     voters = [rank_class.leader, *others][: run.config.autotune.consensus_ranks]
     if len(voters) < run.config.autotune.consensus_ranks:
@@ -29,7 +28,7 @@ def open_ballots(run: Run, rank_class: ClassState) -> Commands:
             f"(autotune.consensus_ranks is {run.config.autotune.consensus_ranks})"
         )
     rank_class.ballots = {rank: TaskPool(tasks) for rank in voters}
-    return [call for rank in voters for call in vote(run, rank_class, rank)]
+    return _vote_all(run, rank_class)
 
 
 def vote(run: Run, rank_class: ClassState, rank: int) -> Commands:
@@ -52,20 +51,29 @@ def voted(run: Run, rank_class: ClassState, rank: int, value: Voted) -> Commands
     task_id = value.result.task_id
     if rank_class.ballots[rank].finish(task_id):
         rank_class.votes.setdefault(task_id, {})[rank] = value.result
-    return settle_all(run, rank_class) if is_settled(rank_class) else vote(run, rank_class, rank)
+    if is_settled(rank_class):
+        return settle_all(run, rank_class)
+    return vote(run, rank_class, rank)
 
 
 def resume(run: Run, rank_class: ClassState) -> Commands:
     """The phase begins once more, perhaps with fewer voters: the votes that are missing, or the outcome."""
     if is_settled(rank_class):
         return settle_all(run, rank_class)
-    return [call for rank in rank_class.ballots for call in vote(run, rank_class, rank)]
+    return _vote_all(run, rank_class)
+
+
+def _vote_all(run: Run, rank_class: ClassState) -> Commands:
+    commands: Commands = []
+    for rank in rank_class.ballots:
+        commands += vote(run, rank_class, rank)
+    return commands
 
 
 def settle_all(run: Run, rank_class: ClassState) -> Commands:
     """Every vote is in."""
     for task_id, votes in rank_class.votes.items():
-        rows = [votes[rank] for rank in sorted(votes)]
+        rows = [row for _, row in sorted(votes.items())]
         rank_class.results[task_id] = settle(rank_class.results[task_id], rows, run.config.autotune.tie_band)
     return []
 
@@ -89,18 +97,23 @@ def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> TaskR
     for vote_ in votes:
         for row in vote_.measurements:
             times.setdefault(Choice(row.runner, row.tactic), []).append(row)
-    rows = tuple(
-        Measurement(
-            runner=choice.runner,
-            tactic=choice.tactic,
-            median_s=statistics.median(row.median_s for row in found),
-            spread_s=(max(row.median_s for row in found) - min(row.median_s for row in found)) / 2,
-            repeats=sum(row.repeats for row in found),
-        )
-        for choice, found in times.items()
-        if len(found) == len(votes)
-    )
+    rows = []
+    for choice, found in times.items():
+        if len(found) == len(votes):
+            rows.append(_merged(choice, found))
     if not rows:
         return first
     ordered = tuple(sorted(rows, key=lambda row: row.median_s))
     return replace(first, choice=choose(ordered, tie_band), measurements=ordered)
+
+
+def _merged(choice: Choice, found: list[Measurement]) -> Measurement:
+    """One candidate's measurements by all voters as one: the median of medians, half their range."""
+    medians = [row.median_s for row in found]
+    return Measurement(
+        runner=choice.runner,
+        tactic=choice.tactic,
+        median_s=statistics.median(medians),
+        spread_s=(max(medians) - min(medians)) / 2,
+        repeats=sum(row.repeats for row in found),
+    )

@@ -56,15 +56,7 @@ def assess_death(run: Run, rank_class: ClassState, state: RankState) -> None:
     is_spared = froze or (hung and not is_guarded and is_default)
     if not (again or (not is_spared and (hung or evidence.is_fatal))):
         return
-    why = (
-        "was running when its process froze in"
-        if froze
-        else "hung in"
-        if hung
-        else "killed its process in"
-        if evidence.is_fatal
-        else "ran when its process was killed in"
-    )
+    why = _end_in(froze=froze, hung=hung, is_fatal=evidence.is_fatal)
     if tactic.runner and not (is_guarded and is_default):
         if tactic not in rank_class.quarantine:
             rank_class.quarantine += (tactic,)
@@ -81,14 +73,26 @@ def assess_death(run: Run, rank_class: ClassState, state: RankState) -> None:
         )
 
 
+def _end_in(*, froze: bool, hung: bool, is_fatal: bool) -> str:
+    """Say how a process ended, before the name of its task."""
+    if froze:
+        return "was running when its process froze in"
+    if hung:
+        return "hung in"
+    if is_fatal:
+        return "killed its process in"
+    return "ran when its process was killed in"
+
+
 def _evidence_about(state: RankState, task_id: str | None, failure: Failure | None, *, hung: bool) -> Evidence | None:
     """Return the dead process's last record of this task, or other evidence of its end.
 
     A record is newer than a heartbeat, which stands in where there is none. A last exception knows better than the
     record: FlashInfer may have gone on after the tactic that took the context, so that the record names a later one.
     """
-    found = state.described.last_words
-    words = found if found is not None and task_id is not None and found.task_id == task_id else None
+    words = state.described.last_words
+    if words is not None and words.task_id != task_id:
+        words = None  # it speaks of another task
     is_best = words is not None and words.runner and (hung or (failure is not None and failure.culprit is None))
     if words is not None and (failure is None or is_best):
         return Evidence(TacticId(words.op, words.runner, words.tactic), words.is_fatal, words.stack)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ray_warmup.warmup.artifact.quarantine import verdict_without_quarantined, without_quarantined
-from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, asks
 from ray_warmup.warmup.machine.engine_warmups import give_up_after_death, warm
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.lineage import parent_of
@@ -24,7 +26,7 @@ class Pushing(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         for rank_class in run.classes.values():
             drop_quarantined(rank_class)
-        return [call for rank_class in run.classes.values() for call in self._pack(run, rank_class)]
+        return run.each_class(partial(self._pack, run))
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         if not isinstance(value, Packed):
@@ -33,9 +35,9 @@ class Pushing(PhaseLogic):
         rank_class.header = value.header
         if value.header is None:
             rank_class.packer, rank_class.has_nothing = None, True
-            reason = (
-                "no tunable op" if not rank_class.tasks else f"none of {len(rank_class.tasks)} tasks has a valid tactic"
-            )
+            reason = "no tunable op"
+            if rank_class.tasks:
+                reason = f"none of {len(rank_class.tasks)} tasks has a valid tactic"
             run.warn(f"ranks {span(rank_class.ranks)}: nothing was tuned ({reason}); they serve default tactics")
             return []
         for op in value.collisions:
@@ -67,17 +69,15 @@ class Pushing(PhaseLogic):
         """
         if rank_class.adopted or rank_class.packer is not None or not needs_push(rank_class):
             return []
-        stored = rank_class.is_hit and not rank_class.needs_guard
-        able = (
-            ranks_in_source_directory(run, rank_class)
-            if stored
-            else [r for r in run.alive(rank_class) if r == rank_class.leader]
-        )
-        if not able:
-            return []
-        rank_class.packer = able[0]
-        if stored:
+        if rank_class.is_hit and not rank_class.needs_guard:
+            able = ranks_in_source_directory(run, rank_class)
+            if not able:
+                return []
+            rank_class.packer = able[0]
             return [run.call(rank_class.packer, PackStored(renew=rank_class.needs_renewal))]
+        if rank_class.leader not in run.alive(rank_class):
+            return []
+        rank_class.packer = rank_class.leader
         question = Pack(
             results=tuple(rank_class.results.values()),
             verdicts=tuple(rank_class.verdicts.values()),
@@ -91,15 +91,14 @@ class Pushing(PhaseLogic):
 
 def drop_quarantined(rank_class: ClassState) -> None:
     """Replace quarantined winners in results and verdicts, so that table and report agree."""
-    if rank_class.quarantine:
-        rank_class.verdicts = {
-            task_id: verdict_without_quarantined(verdict, rank_class.results[task_id], rank_class.quarantine)
-            for task_id, verdict in rank_class.verdicts.items()
-        }
-        rank_class.results = {
-            task_id: without_quarantined(result, rank_class.quarantine)
-            for task_id, result in rank_class.results.items()
-        }
+    banned = rank_class.quarantine
+    if not banned:
+        return
+    # Verdicts first: each is judged by the result as it was measured.
+    for task_id, verdict in rank_class.verdicts.items():
+        rank_class.verdicts[task_id] = verdict_without_quarantined(verdict, rank_class.results[task_id], banned)
+    for task_id, result in rank_class.results.items():
+        rank_class.results[task_id] = without_quarantined(result, banned)
 
 
 def needs_push(rank_class: ClassState) -> bool:
@@ -115,10 +114,9 @@ def ranks_in_source_directory(run: Run, rank_class: ClassState) -> list[int]:
     source = rank_class.source
     assert source is not None, "asked for a found table only"
     state = run.ranks.get(source)
-    writer = None if state is None else rank_class.writers.get(state.place)
-    if writer is None:
+    if state is None or (writer := rank_class.writers.get(state.place)) is None:
         return []  # it left with its node, or is on another now: LOOKUP, to which the run goes back, finds another copy
-    places = {place for place, rank in rank_class.writers.items() if rank == writer}
+    places = rank_class.places_of(writer)
     near = [rank for rank in run.alive(rank_class) if run.ranks[rank].place in places]
     return sorted(near, key=lambda rank: (rank != source, rank))
 
@@ -148,11 +146,7 @@ class Installing(PhaseLogic):
     phase = Phase.INSTALLING
 
     def enter(self, run: Run) -> Commands:
-        return [
-            self._install(run, rank_class, rank)
-            for rank_class in run.classes.values()
-            for rank in self._writers(run, rank_class)
-        ]
+        return run.each_class(partial(self._install_class, run))
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         rank_class = run.class_of(call.rank)
@@ -163,42 +157,52 @@ class Installing(PhaseLogic):
             return []
         run.files += value.files
         if value.degraded is not None:
-            rank_class.in_memory |= {place for place, rank in rank_class.writers.items() if rank == call.rank}
+            rank_class.in_memory |= rank_class.places_of(call.rank)
             run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")
             return []
-        return [run.call(rank, Survey()) for rank in other_nodes_on_directory(run, rank_class, call.rank)]
+        return [*run.ask_all(other_nodes_on_directory(run, rank_class, call.rank), Survey())]
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         """A node that cannot put it into its own caches compiles for itself."""
-        if not isinstance(call, Call) or not isinstance(call.question, Survey):
+        if not asks(call, Survey):
             return None
         run.warn(f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}; its node compiles for itself")
         return []
 
     def joined(self, run: Run, rank: int) -> Commands:
         rank_class = run.class_of(rank)
-        return [self._install(run, rank_class, rank)] if rank in self._writers(run, rank_class) else []
+        if rank in self._writers(run, rank_class):
+            return self._install(run, rank_class, [rank])
+        return []
 
     def _writers(self, run: Run, rank_class: ClassState) -> list[int]:
         if not keeps_files(run) or rank_class.digest is None or not rank_class.adopted:
             return []
-        everyone = sorted(set(rank_class.writers.values()))
-        found = rank_class.is_hit and not rank_class.needs_guard
-        return writers_to_update(rank_class) if found or run.rewinds else everyone
+        is_found = rank_class.is_hit and not rank_class.needs_guard
+        if is_found or run.rewinds:
+            return writers_to_update(rank_class)
+        return sorted(set(rank_class.writers.values()))
 
-    def _install(self, run: Run, rank_class: ClassState, rank: int) -> Call:
+    def _install_class(self, run: Run, rank_class: ClassState) -> Commands:
+        return self._install(run, rank_class, self._writers(run, rank_class))
+
+    def _install(self, run: Run, rank_class: ClassState, ranks: list[int]) -> Commands:
+        if not ranks:
+            return []
         assert rank_class.header is not None, "what is installed was packed"
-        return run.call(rank, Install(rank_class.header))
+        return [*run.ask_all(ranks, Install(rank_class.header))]
 
 
 def other_nodes_on_directory(run: Run, rank_class: ClassState, writer: int) -> list[int]:
     """One live rank of every other node that shares this writer's directory."""
-    nodes = {place[0] for place, rank in rank_class.writers.items() if rank == writer}
+    nodes = {node for node, _ in rank_class.places_of(writer)}
     ranks_on = run.nodes_of(rank_class)
-    beside = []
+    chosen = []
     for node in sorted(nodes - {run.ranks[writer].info.node_id}):
-        beside += [rank for rank in ranks_on.get(node, ()) if run.ranks[rank].is_alive][:1]
-    return beside
+        alive = next((rank for rank in ranks_on.get(node, ()) if run.ranks[rank].is_alive), None)
+        if alive is not None:
+            chosen.append(alive)
+    return chosen
 
 
 class Loading(PhaseLogic):
@@ -207,7 +211,10 @@ class Loading(PhaseLogic):
     phase = Phase.LOADING
 
     def enter(self, run: Run) -> Commands:
-        return [call for rank in run.ranks for call in load(run, rank)]
+        commands: Commands = []
+        for rank in run.ranks:
+            commands += load(run, rank)
+        return commands
 
     def joined(self, run: Run, rank: int) -> Commands:
         return load(run, rank)
@@ -218,8 +225,9 @@ def load(run: Run, rank: int) -> Commands:
     rank_class = run.class_of(rank)
     if rank_class.header is None:
         return []
-    from_file = keeps_files(run) and run.ranks[rank].place not in rank_class.in_memory
-    return [run.call(rank, Load(rank_class.header.digest, None if from_file else rank_class.header))]
+    if keeps_files(run) and run.ranks[rank].place not in rank_class.in_memory:
+        return [run.call(rank, Load(rank_class.header.digest, None))]
+    return [run.call(rank, Load(rank_class.header.digest, rank_class.header))]
 
 
 class Replaying(PhaseLogic):
@@ -234,7 +242,7 @@ class Replaying(PhaseLogic):
     def enter(self, run: Run) -> Commands:
         for state in run.ranks.values():
             state.is_confirmed = False
-        return [run.call(rank, Replay()) for rank in run.ranks]
+        return [*run.ask_all(run.ranks, Replay())]
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         match value:
@@ -256,6 +264,7 @@ class Replaying(PhaseLogic):
 
     def _confirm(self, run: Run) -> Commands:
         """Once nothing else is under way."""
-        if run.calls or not all(state.is_alive for state in run.ranks.values()):
+        if run.calls or not run.all_alive:
             return []
-        return [run.call(rank, Confirm()) for rank, state in run.ranks.items() if not state.is_confirmed]
+        unconfirmed = [rank for rank, state in run.ranks.items() if not state.is_confirmed]
+        return [*run.ask_all(unconfirmed, Confirm())]

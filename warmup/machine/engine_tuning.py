@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_warmup.warmup.machine import consensus
-from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.commands import Adopt, Call, any_asks
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.answers import EngineTuned
 from ray_warmup.warmup.messages.questions import TuneEngine
@@ -55,4 +55,4 @@ def is_required(run: Run) -> bool:
 
 def was_running(calls: Iterable[Call | Adopt]) -> bool:
     """Return True if a rank was tuning with the engine when it died."""
-    return any(isinstance(call, Call) and isinstance(call.question, TuneEngine) for call in calls)
+    return any_asks(calls, TuneEngine)

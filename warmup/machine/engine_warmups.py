@@ -32,7 +32,9 @@ def keep(run: Run, state: RankState, value: Warmed) -> Failure | None:
     state.engine = value
     for warning in value.warnings:  # equal ones of many ranks are said once; the report has them by rank
         run.warn(f"engine warmup: {warning}")
-    return Failure("EngineWarmupError", "; ".join(value.failed)) if value.failed else None
+    if value.failed:
+        return Failure("EngineWarmupError", "; ".join(value.failed))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

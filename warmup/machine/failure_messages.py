@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
-from ray_warmup.warmup.machine.naming import NAMED, crowd, span, without_name
+from ray_warmup.warmup.machine.naming import NAMED, crowd, span, span_of, when, without_name
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.ranks import RankInfo
@@ -37,10 +37,10 @@ class Status:
 
 def raised_by(run: Run, call: Call | Adopt, info: RankInfo, failure: Failure, now: float) -> str:
     """One rank's exception, with its traceback."""
-    task = f", task {call.task_id}" if isinstance(call, Call) and call.task_id else ""
+    task = when(call.task_id, f", task {call.task_id}")
     elapsed = now - run.phase_began
     text = f"{info}, phase {run.phase}{task}, {elapsed:.1f} s into the phase: {failure.kind}: {failure.message}"
-    return text + (f"\n{failure.traceback.rstrip()}" if failure.traceback else "")
+    return text + when(failure.traceback, f"\n{failure.traceback.rstrip()}")
 
 
 def merge_equal(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> str:
@@ -52,26 +52,36 @@ def merge_equal(failures: Mapping[RankInfo, Failure], run: Run, now: float) -> s
     for info, failure in failures.items():
         told_of.setdefault((failure.kind, without_name(info, failure.message)), []).append((info, failure))
     since = now - run.phase_began
-    paragraphs = [_paragraph(run, since, *cause, told) for cause, told in list(told_of.items())[:MAX_CAUSES]]
-    left = [told for _, told in list(told_of.items())[MAX_CAUSES:]]
+    paragraphs: list[str] = []
+    left: list[RankInfo] = []
+    for cause, told in told_of.items():
+        if len(paragraphs) < MAX_CAUSES:
+            paragraphs.append(_paragraph(run, since, *cause, told))
+        else:
+            left += dict(told)
     if left:
-        ranks = span(info.rank for told in left for info, _ in told)
-        paragraphs.append(f"and {len(left)} more causes on ranks {ranks}; the report has each rank's own error")
+        num_left = len(told_of) - MAX_CAUSES
+        paragraphs.append(f"and {num_left} more causes on ranks {span_of(left)}; the report has each rank's own error")
     return "\n".join(paragraphs)
 
 
 def _paragraph(run: Run, since: float, kind: str, message: str, told: Sequence[tuple[RankInfo, Failure]]) -> str:
-    names = [f"{info}{f', task {failure.task_id}' if failure.task_id else ''}" for info, failure in told]
-    who = crowd([info for info, _ in told], names)
-    trace = next((failure.traceback.rstrip() for _, failure in told if failure.traceback), "")
-    return f"phase {run.phase}, after {since:.1f} s: {who}: {kind}: {message}" + (f"\n{trace}" if trace else "")
+    infos: list[RankInfo] = []
+    names: list[str] = []
+    trace = ""
+    for info, failure in told:
+        infos.append(info)
+        names.append(f"{info}{when(failure.task_id, f', task {failure.task_id}')}")
+        trace = trace or failure.traceback.rstrip()
+    text = f"phase {run.phase}, after {since:.1f} s: {crowd(infos, names)}: {kind}: {message}"
+    return text + when(trace, f"\n{trace}")
 
 
 def died_again(state: RankState, reason: str, calls: Sequence[Call | Adopt]) -> str:
     """One rank's death once more than the policy allows, with these calls in flight."""
-    tasks = [call.task_id for call in calls if isinstance(call, Call) and call.task_id]
+    tasks = [call.task_id for call in calls if call.task_id]
     text = f"died {state.restarts - state.excused + 1} times, the last time: {reason}"
-    return text + (f" (task {', '.join(tasks)})" if tasks else "")
+    return text + when(tasks, f" (task {', '.join(tasks)})")
 
 
 def late_phase(run: Run, statuses: Mapping[int, Status], now: float, limit: float) -> str:
@@ -93,27 +103,30 @@ def waited_for(run: Run, statuses: Mapping[int, Status], now: float) -> str:
         names = [f"{_who(run.ranks[rank])}: {what}{_doing(statuses.get(rank), now)}" for rank in ranks[: NAMED + 1]]
         names += [""] * (len(ranks) - len(names))  # only counted
         rows.append(crowd([run.ranks[rank].info for rank in ranks], names))
-    shown, left = rows[:MAX_CAUSES], rows[MAX_CAUSES:]
-    return "; ".join(shown or ["no rank"]) + (f"; and {len(left)} other calls" if left else "")
+    num_left = len(rows[MAX_CAUSES:])
+    return "; ".join(rows[:MAX_CAUSES] or ["no rank"]) + when(num_left, f"; and {num_left} other calls")
 
 
 def _owed(run: Run) -> dict[int, str]:
     """Rank -> what the run waits for on it."""
     owed: dict[int, list[str]] = {}
     for call in run.calls.values():
-        what = "handing over its artifact" if isinstance(call, Adopt) else call.task_id or call.name
-        owed.setdefault(call.rank, []).append(what)
+        owed.setdefault(call.rank, []).append(call.task_id or call.name)
+    said = {rank: ", ".join(what) for rank, what in owed.items()}
     for rank, state in run.ranks.items():
-        if not state.is_alive:
-            place = "on another node" if state.moves else "in its place"
-            owed.setdefault(rank, [f"waiting for a fresh process {place}"])
-    return {rank: ", ".join(what) for rank, what in owed.items()}
+        if state.is_alive:
+            continue
+        place = "in its place"
+        if state.moves:
+            place = "on another node"
+        said.setdefault(rank, f"waiting for a fresh process {place}")
+    return said
 
 
 def lost_node(run: Run, node_id: str, now: float) -> str:
     """A node is gone, and every rank on it."""
     infos = [state.info for state in run.ranks.values() if state.info.node_id == node_id]
-    ranks = span(info.rank for info in infos)
+    ranks = span_of(infos)
     elapsed = now - run.phase_began
     return (
         f"node {node_id[:8]} ({infos[0].address}) was lost in phase {run.phase}, {elapsed:.1f} s into it, "
@@ -127,8 +140,10 @@ def _despite(run: Run, infos: list[RankInfo]) -> str:
     policy = run.config.cluster.on_node_loss
     if policy == "shrink":
         return ", and no rank is left (cluster.on_node_loss: shrink)"
+    if policy != "replace":
+        return ""
     moves = max(run.ranks[info.rank].moves for info in infos)
-    return f", which were moved {moves} times already (cluster.on_node_loss: replace)" if policy == "replace" else ""
+    return f", which were moved {moves} times already (cluster.on_node_loss: replace)"
 
 
 def went_on(run: Run, node_id: str, ranks: list[int], now: float) -> str:
@@ -160,22 +175,24 @@ def silent(run: Run, rank: int, status: Status, elapsed: float, interval: float)
     last = status.task_id or status.phase or "nothing yet"
     call = next(iter(run.calls_of.get(rank, {}).values()), None)
     asked = f"; asked for {call.task_id or call.name}" if isinstance(call, Call) else ""
-    tactic = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
     return (
         f"{_who(run.ranks[rank])} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
-        f"(one is expected every {interval:g} s, timeouts.heartbeat); last heard: {last}{tactic}{asked}"
+        f"(one is expected every {interval:g} s, timeouts.heartbeat); last heard: {last}{_running(status)}{asked}"
     )
 
 
 def _who(state: RankState) -> str:
     """The rank, its place, and the device once it has said so."""
-    return f"{state.info} [{state.device}]" if state.device else str(state.info)
+    return f"{state.info}{when(state.device, f' [{state.device}]')}"
+
+
+def _running(status: Status) -> str:
+    """The tactic that runs, after a comma."""
+    return when(status.runner, f", runner {status.runner}, tactic {status.tactic}")
 
 
 def _doing(status: Status | None, now: float) -> str:
     if status is None:
         return " (no heartbeat yet)"
-    what = f", runner {status.runner}, tactic {status.tactic}" if status.runner else ""
-    if not what and status.task_id:
-        what = f", at {status.task_id}"
+    what = _running(status) or when(status.task_id, f", at {status.task_id}")
     return f" (last heard {now - status.heard:.1f} s ago{what}, for {now - status.since:.1f} s)"

@@ -36,7 +36,8 @@ class FailureWindow:
         The first failure starts the window.
         """
         self.failures[info] = failure
-        self.began = now if self.began is None else self.began
+        if self.began is None:
+            self.began = now
         cause = failure.kind, without_name(info, failure.message)
         is_new = cause not in self._causes
         self._causes.add(cause)

@@ -16,18 +16,23 @@ SLACK_S = 300.0
 def date(run: Run, rank_class: ClassState) -> None:
     """Say by what each found table is compared: how many tables came before it, then a believed time."""
     nows = sorted(look.answer.now for look in rank_class.lookups.values())
-    now = nows[(len(nows) - 1) // 2] if nows else None
+    if not nows:
+        return
+    now = nows[(len(nows) - 1) // 2]
     for rank, look in rank_class.lookups.items():
         if look.table is None or look.age is not None:
             continue
         at, lineage = look.table.recorded_at, look.answer.lineage
-        is_ahead = now is not None and at > now + SLACK_S
-        if now is not None and is_ahead:
+        depth = 0
+        if lineage is not None:
+            depth = lineage.depth
+        if at > now + SLACK_S:
             run.warn(
                 f"{run.ranks[rank].info}: its table was made {at - now:.0f} s in the future by the nodes' clocks; its "
                 "time is not believed"
             )
-        look.age = (0 if lineage is None else lineage.depth, 0.0 if is_ahead else at)
+            at = 0.0
+        look.age = depth, at
 
 
 def parent_of(rank_class: ClassState) -> Ancestor | None:

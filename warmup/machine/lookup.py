@@ -31,11 +31,11 @@ class Lookup(PhaseLogic):
             rank_class.writers = first_ranks(run, rank_class)
         if not keeps_files(run):
             return []
-        return [
-            self._look(run, rank_class, rank)
-            for rank_class in run.classes.values()
-            for rank in rank_class.writers.values()
-        ]
+        commands: Commands = []
+        for rank_class in run.classes.values():
+            for rank in rank_class.writers.values():
+                commands.append(self._look(run, rank))
+        return commands
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         rank_class = run.class_of(call.rank)
@@ -58,9 +58,11 @@ class Lookup(PhaseLogic):
 
     def joined(self, run: Run, rank: int) -> Commands:
         rank_class = run.class_of(rank)
-        return [self._look(run, rank_class, rank)] if keeps_files(run) and rank in rank_class.writers.values() else []
+        if keeps_files(run) and rank in rank_class.writers.values():
+            return [self._look(run, rank)]
+        return []
 
-    def _look(self, run: Run, rank_class: ClassState, rank: int) -> Call:
+    def _look(self, run: Run, rank: int) -> Call:
         return run.call(rank, LookUp(token_of(run, rank), run.retune))
 
     def _next(self, run: Run) -> Commands:
@@ -70,7 +72,7 @@ class Lookup(PhaseLogic):
         commands: Commands = []
         for rank_class in run.classes.values():
             writers = sorted(set(rank_class.writers.values()))
-            if any(rank not in rank_class.lookups for rank in writers):
+            if not rank_class.lookups.keys() >= set(writers):
                 return []
             date(run, rank_class)
             commands += self._ask_for_markers(run, rank_class, writers)
@@ -122,11 +124,11 @@ def first_ranks(run: Run, rank_class: ClassState) -> dict[Place, int]:
 
 def merge_writers(run: Run, rank_class: ClassState) -> None:
     """Places that see one another's marker are one directory: the lowest rank among them writes."""
-    tokens = {token_of(run, rank): rank for rank in rank_class.writers.values()}
+    rank_of = {token_of(run, rank): rank for rank in rank_class.writers.values()}
     for place, rank in list(rank_class.writers.items()):
         look = rank_class.lookups.get(rank)
-        seen = () if look is None or look.seen is None else look.seen
-        rank_class.writers[place] = min([rank, *(tokens[token] for token in seen if token in tokens)])
+        if look is not None and look.seen:
+            rank_class.writers[place] = min(rank_of.get(token, rank) for token in [token_of(run, rank), *look.seen])
 
 
 def adopt_found(run: Run, rank_class: ClassState) -> None:
@@ -142,8 +144,8 @@ def adopt_found(run: Run, rank_class: ClassState) -> None:
         return
     rank_class.is_covered = table.covers
     rank_class.source, rank_class.header = source, rows.header
-    rank_class.results = {result.task_id: result for result in rows.results}
-    rank_class.verdicts = {verdict.task_id: verdict for verdict in rows.verdicts}
+    rank_class.results, rank_class.verdicts = {}, {}
+    rank_class.add_rows(rows)
     rank_class.engine_tuned = rows.tuned
     rank_class.needs_guard = run.config.guard.enabled and not table.guarded
     if rank_class.needs_guard and len(rank_class.results) < len(rank_class.tasks):
@@ -154,7 +156,8 @@ def adopt_found(run: Run, rank_class: ClassState) -> None:
     if rank_class.needs_guard:
         rank_class.leader = source
         asked = {task.task_id for task in rank_class.tasks}
-        rank_class.results = {task_id: row for task_id, row in rank_class.results.items() if task_id in asked}
+        for task_id in rank_class.results.keys() - asked:
+            del rank_class.results[task_id]
     for rank, other in recalling.hits(rank_class).items():
         if other.digest != rank_class.digest:
             run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
@@ -163,7 +166,9 @@ def adopt_found(run: Run, rank_class: ClassState) -> None:
 def lacks(rank_class: ClassState, rows: RecalledTable) -> list[str]:
     """Return the class's tasks that a found table lacks for want of memory, or none for a table without timings."""
     known = {result.task_id for result in rows.results}
-    return [task.task_id for task in rank_class.tasks if task.task_id not in known] if known else []
+    if not known:
+        return []
+    return [task.task_id for task in rank_class.tasks if task.task_id not in known]
 
 
 def _complete(run: Run, rank_class: ClassState, source: int, rows: RecalledTable, lacking: list[str]) -> None:
@@ -171,8 +176,7 @@ def _complete(run: Run, rank_class: ClassState, source: int, rows: RecalledTable
 
     TUNING measures the rest, and everything is packed again.
     """
-    rank_class.results.update({result.task_id: result for result in rows.results})
-    rank_class.verdicts.update({verdict.task_id: verdict for verdict in rows.verdicts})
+    rank_class.add_rows(rows)
     rank_class.engine_tuned = rows.tuned or None
     shown = ", ".join(lacking[:SHOWN_TASKS]) + (
         f" and {len(lacking) - SHOWN_TASKS} more" * (len(lacking) > SHOWN_TASKS)

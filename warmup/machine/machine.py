@@ -9,7 +9,7 @@ from dataclasses import replace
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine import engine_warmups, node_loss, on_disk
 from ray_warmup.warmup.machine.answer_handling import keep_answer
-from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace, task_in
 from ray_warmup.warmup.machine.compiling import Compiling
 from ray_warmup.warmup.machine.death_causes import show_stack, suspect
 from ray_warmup.warmup.machine.delivery_phases import Installing, Loading, Pushing, Replaying
@@ -55,7 +55,9 @@ def phases_of(config: WarmupConfig) -> tuple[type[PhaseLogic], ...]:
     """Return every phase, or without tuning those of an engine's warmups."""
     if config.autotune.is_enabled:
         return ORDER
-    return (Probing,) if config.engine.enabled is False else (Probing, Replaying)
+    if config.engine.enabled is False:
+        return (Probing,)
+    return Probing, Replaying
 
 
 class WarmupMachine:
@@ -133,10 +135,10 @@ class WarmupMachine:
         if self._policy.on_exception(failure.kind, state.restarts - state.excused) is Decision.REPLACE:
             return self.died(call.rank, f"{failure.kind}: {failure.message}", now, failure=failure)
         self.run.close(call_id, now)
-        is_hopeless = self._failures.is_on or self._policy.is_death(failure.kind)
-        instead = None if is_hopeless else self._logic.refused(self.run, call, failure)
-        if instead is not None:
-            return self._advance(self._issue(instead, now), now)
+        if not self._failures.is_on and not self._policy.is_death(failure.kind):
+            instead = self._logic.refused(self.run, call, failure)
+            if instead is not None:
+                return self._advance(self._issue(instead, now), now)
         return self._fail_rank(call, failure, now)
 
     def died(
@@ -161,8 +163,10 @@ class WarmupMachine:
         state = self.run.ranks.get(rank)
         if state is None:
             return []  # it has left the run
-        known = state.is_starting if process is None else process != state.restarts
-        if self.is_over or known:
+        is_echo = state.is_starting
+        if process is not None:
+            is_echo = process != state.restarts
+        if self.is_over or is_echo:
             return []
         was_alive, state.is_alive, state.is_starting = state.is_alive, False, False
         lost = tuple(self.run.calls_of.get(rank, {}).values())
@@ -177,7 +181,7 @@ class WarmupMachine:
         state.is_starting = True
         self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
         commands: Commands = [Replace(rank, reason, state.restarts, hung, state.is_moving)]
-        running = next((call.task_id for call in lost if isinstance(call, Call) and call.task_id), None)
+        running = task_in(lost)
         if running is not None:
             suspect(state, running, hung=hung, failure=failure)
         state.hung_outside = hung and running is None
@@ -197,13 +201,19 @@ class WarmupMachine:
             for state in states:
                 state.is_alive, state.error = False, f"its node was lost in phase {self.phase}"
             return self._fail(lost_node(self.run, node_id, now), now)
-        lost, commands = node_loss.mark(self.run, ranks, now), []
+        lost = node_loss.mark(self.run, ranks, now)
+        commands: Commands = []
         if self.phase is not Phase.PROBING:
-            commands = [c for rank, calls in lost.items() for c in self._logic.lost(self.run, rank, calls)]
-        commands += (node_loss.leave if decision is Decision.SHRINK else node_loss.move)(self.run, ranks)
+            for rank, calls in lost.items():
+                commands += self._logic.lost(self.run, rank, calls)
+        if decision is Decision.SHRINK:
+            commands += node_loss.leave(self.run, ranks)
+        else:
+            commands += node_loss.move(self.run, ranks)
         self.run.warn(went_on(self.run, node_id, ranks, now))
         if self._failures.is_on:
-            return [c for c in commands if isinstance(c, Release)] + self._end_grace(now)
+            releases = [command for command in commands if isinstance(command, Release)]
+            return [*releases, *self._end_grace(now)]
         if self.phase is Phase.PROBING:
             commands += self._logic.lost(self.run, ranks[0], ())
         else:
@@ -229,7 +239,7 @@ class WarmupMachine:
         if self.is_over:
             return []
         if self._failures.is_on:
-            return self._fail(self._failures.summary(self.run, now), now) if self._failures.is_over(now) else []
+            return self._end_window(now)
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
             self.run.overdue = tuple(sorted(self.run.calls_of))
@@ -249,7 +259,9 @@ class WarmupMachine:
 
     def fail(self, reason: str, now: float) -> Commands:
         """End the run from outside (interrupt, lost placement group)."""
-        return [] if self.is_over else self._fail(reason, now)
+        if self.is_over:
+            return []
+        return self._fail(reason, now)
 
     @property
     def _logic(self) -> PhaseLogic:
@@ -263,8 +275,9 @@ class WarmupMachine:
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
             self.run.overdue = (rank,)
             return self._fail(reason, now)
-        failure = None if is_frozen else Failure("HungError", reason, culprit=culprit)
-        return self.died(rank, reason, now, hung=True, failure=failure)
+        if is_frozen:
+            return self.died(rank, reason, now, hung=True)
+        return self.died(rank, reason, now, hung=True, failure=Failure("HungError", reason, culprit=culprit))
 
     def _end_warmup(self, late: engine_warmups.LateWarmup, now: float) -> Commands:
         """An engine warmup hangs: a required one fails the run, any other is left out by a fresh process."""
@@ -315,9 +328,11 @@ class WarmupMachine:
     def _end(self, now: float) -> Commands:
         """Every rank is ready: so is the run, when the disks hold what they should."""
         problem = on_disk.refusal(self.run)
-        if problem is not None:
+        if problem is None:
+            self._enter(Phase.READY, now)
+        else:
             self.run.error = problem
-        self._enter(Phase.READY if problem is None else Phase.FAILED, now)
+            self._enter(Phase.FAILED, now)
         return []
 
     def _rewind(self, now: float) -> Commands:
@@ -341,15 +356,23 @@ class WarmupMachine:
 
     def _fail_rank(self, call: Call | Adopt, failure: Failure, now: float) -> Commands:
         info = self.run.ranks[call.rank].info
-        task_id = (call.task_id if isinstance(call, Call) else None) or ""
-        is_new = self._failures.add(info, replace(failure, task_id=task_id), now)
-        told = failure if is_new else replace(failure, traceback="")  # thousands of equal ones fill a report
-        self.run.ranks[call.rank].error = raised_by(self.run, call, info, told, now)
+        is_new = self._failures.add(info, replace(failure, task_id=call.task_id or ""), now)
+        if not is_new:
+            failure = replace(failure, traceback="")  # thousands of equal ones fill a report
+        self.run.ranks[call.rank].error = raised_by(self.run, call, info, failure, now)
         return self._end_grace(now)
 
     def _end_grace(self, now: float) -> Commands:
         """Nobody left who could add to the failure: no need to wait for the clock. Nothing new is asked meanwhile."""
-        return [] if self.run.calls else self._fail(self._failures.summary(self.run, now), now)
+        if self.run.calls:
+            return []
+        return self._fail(self._failures.summary(self.run, now), now)
+
+    def _end_window(self, now: float) -> Commands:
+        """End the run once the failure's window has closed."""
+        if not self._failures.is_over(now):
+            return []
+        return self._fail(self._failures.summary(self.run, now), now)
 
     def _fail(self, text: str, now: float) -> Commands:
         self.run.error = text

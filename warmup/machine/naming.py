@@ -10,6 +10,11 @@ NAMED = 3
 """Ranks of one cause that are named with node and address."""
 
 
+def when(value: object, text: str) -> str:
+    """Return a part of a sentence, or nothing if there is no value for it."""
+    return text if value else ""
+
+
 def span(ranks: Iterable[int]) -> str:
     """Rank numbers as ranges: `0-5, 7, 8`."""
     ranges: list[list[int]] = []
@@ -19,6 +24,11 @@ def span(ranks: Iterable[int]) -> str:
         else:
             ranges.append([rank, rank])
     return ", ".join(_range(first, last) for first, last in ranges)
+
+
+def span_of(infos: Iterable[RankInfo]) -> str:
+    """Numbers of these ranks as ranges."""
+    return span(info.rank for info in infos)
 
 
 def _range(first: int, last: int) -> str:
@@ -38,8 +48,10 @@ def crowd(infos: Sequence[RankInfo], named: Sequence[str]) -> str:
         return "; ".join(named)
     rest = infos[NAMED:]
     nodes = len({info.node_id for info in rest})
-    where = f" on {nodes} nodes" if nodes > 1 else " on one node"
-    return f"{'; '.join(named[:NAMED])}; and {len(rest)} more{where} (ranks {span(i.rank for i in rest)})"
+    where = " on one node"
+    if nodes > 1:
+        where = f" on {nodes} nodes"
+    return f"{'; '.join(named[:NAMED])}; and {len(rest)} more{where} (ranks {span_of(rest)})"
 
 
 def without_name(info: RankInfo, message: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_warmup.warmup.machine import recalling
-from ray_warmup.warmup.machine.commands import Adopt, Call, Release, Replace
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace, asks
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.questions import Probe
@@ -68,18 +68,19 @@ class GoingBack:
 
     def is_draining(self, run: Run) -> bool:
         """The run goes back as soon as what is in flight is answered: nothing new is asked for meanwhile."""
-        return self.is_due and all(state.is_alive for state in run.ranks.values())
+        return self.is_due and run.all_alive
 
     def allowed(self, run: Run, commands: Commands) -> Commands:
         """Before the run goes back: no calls once it drains, and of a rank on a new node only what it is."""
         if not self.is_due:
             return commands
         is_draining = self.is_draining(run)
-        return [
-            command
-            for command in commands
-            if not isinstance(command, Call | Adopt) or not (is_draining or _asks_a_mover(run, command))
-        ]
+        allowed: Commands = []
+        for command in commands:
+            is_asked = isinstance(command, Call | Adopt)
+            if not is_asked or not (is_draining or _asks_a_mover(run, command)):
+                allowed.append(command)
+        return allowed
 
 
 def begin_again(run: Run) -> None:
@@ -114,7 +115,6 @@ def keep_found(run: Run, rank_class: ClassState) -> None:
     rank_class.needs_guard = run.config.guard.enabled
 
 
-def _asks_a_mover(run: Run, command: Call | Adopt) -> bool:
+def _asks_a_mover(run: Run, command: Command) -> bool:
     """Return True if a command asks a moving rank for more than its probe."""
-    is_probe = isinstance(command, Call) and isinstance(command.question, Probe)
-    return run.ranks[command.rank].is_moving and not is_probe
+    return run.ranks[command.rank].is_moving and not asks(command, Probe)

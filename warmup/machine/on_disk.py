@@ -32,7 +32,9 @@ def share(run: Run) -> str | None:
     None where no disk was asked for anything.
     """
     nodes = {state.info.node_id for state in _expected(run)}
-    return f"{len(nodes) - len(ranks_without_table(run))} of {len(nodes)} nodes" if nodes else None
+    if not nodes:
+        return None
+    return f"{len(nodes) - len(ranks_without_table(run))} of {len(nodes)} nodes"
 
 
 def refusal(run: Run) -> str | None:

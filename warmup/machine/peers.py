@@ -21,7 +21,10 @@ def slow_at_reference(run: Run) -> dict[int, float]:
     for rank, state in run.ranks.items():
         if seconds := state.described.reference_s:
             times.setdefault(state.device, {})[rank] = seconds
-    return {rank: ratio for among in times.values() for rank, ratio in slower(among).items()}
+    slow: dict[int, float] = {}
+    for among in times.values():
+        slow.update(slower(among))
+    return slow
 
 
 def slower(seconds: dict[int, float]) -> dict[int, float]:
@@ -70,7 +73,7 @@ def _ask_for_shared_task(run: Run, rank_class: ClassState) -> Commands:
     task = max(tuned, key=lambda result: (result.measurements[0].median_s, result.task_id))
     assert task.choice is not None, "a tuned task has a choice"
     question = Compare(task.task_id, task.choice, rank_class.quarantine)
-    return [run.call(rank, question) for rank in run.alive(rank_class)]
+    return [*run.ask_all(run.alive(rank_class), question)]
 
 
 def _is_tuned(result: TaskResult) -> bool:
@@ -78,8 +81,9 @@ def _is_tuned(result: TaskResult) -> bool:
 
 
 def _report_slow(run: Run, rank_class: ClassState, seconds: dict[int, float]) -> None:
-    still_here = frozenset(rank_class.ranks)
-    slow = slower({rank: taken for rank, taken in seconds.items() if rank in still_here})
+    for rank in seconds.keys() - set(rank_class.ranks):
+        del seconds[rank]  # it has left the run
+    slow = slower(seconds)
     for rank, ratio in slow.items():
         if rank not in rank_class.slow:
             run.warn(f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured")

@@ -43,4 +43,4 @@ class PhaseLogic:
 
     def is_complete(self, run: Run) -> bool:
         """Nothing in flight and nobody missing."""
-        return not run.calls and all(state.is_alive for state in run.ranks.values())
+        return not run.calls and run.all_alive

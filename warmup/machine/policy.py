@@ -28,11 +28,15 @@ class FailurePolicy:
 
     def on_death(self, restarts: int) -> Decision:
         """A rank's process is gone."""
-        return Decision.REPLACE if restarts < self.max_restarts_per_rank else Decision.FAIL
+        if restarts < self.max_restarts_per_rank:
+            return Decision.REPLACE
+        return Decision.FAIL
 
     def on_exception(self, kind: str, restarts: int) -> Decision:
         """A rank raised. Only a dead CUDA context is cured by a new process."""
-        return self.on_death(restarts) if self.is_death(kind) else Decision.FAIL
+        if self.is_death(kind):
+            return self.on_death(restarts)
+        return Decision.FAIL
 
     def is_death(self, kind: str) -> bool:
         """Return True if a process that raised this can do nothing more."""

@@ -82,9 +82,10 @@ class TaskPool:
         shape = self._shape_for(rank)
         if shape not in self._owner:
             self._begin(shape, rank)
-        is_foreign = self._owner[shape] != rank
-        waiting = self._waiting[shape]
-        task = waiting.pop(0) if is_foreign else waiting.pop()
+        end = -1
+        if self._owner[shape] != rank:
+            end = 0  # the shape's own rank takes from the other end
+        task = self._waiting[shape].pop(end)
         self._changed(shape)
         self._running[task.task_id] = rank
         self._running_of.setdefault(rank, {})[task.task_id] = None

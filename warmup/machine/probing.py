@@ -5,6 +5,8 @@ What a key's ranks have in common (tasks, skipped workloads) weighs a megabyte i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.naming import span
@@ -21,7 +23,7 @@ class Probing(PhaseLogic):
     phase = Phase.PROBING
 
     def enter(self, run: Run) -> Commands:
-        return [probe(run, rank) for rank in run.ranks]
+        return _probe_all(run, run.ranks)
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         if isinstance(value, Outlined):
@@ -36,10 +38,10 @@ class Probing(PhaseLogic):
             return []
         tight = fit_memory(run)
         if tight:
-            return [probe(run, rank) for rank in tight]
+            return _probe_all(run, tight)
         missing = without_outline(run)
         if missing:
-            return [run.call(rank, Outline()) for rank in missing]
+            return [*run.ask_all(missing, Outline())]
         run.set_classes(group_classes(run))
         _warn_of_mixture(run)
         return []
@@ -56,8 +58,14 @@ def everyone_described(run: Run) -> bool:
 def probe(run: Run, rank: int) -> Call:
     """Ask a rank to describe itself, within its class's memory budget and with its node's modules, where there are."""
     state = run.ranks[rank]
-    modules = run.class_of(rank).modules.in_use.get(state.info.node_id) if run.classes else None
+    modules = None
+    if run.classes:
+        modules = run.class_of(rank).modules.in_use.get(state.info.node_id)
     return run.call(rank, Probe(state.budget_bytes, modules))
+
+
+def _probe_all(run: Run, ranks: Iterable[int]) -> Commands:
+    return [probe(run, rank) for rank in ranks]
 
 
 def fit_memory(run: Run) -> list[int]:
@@ -75,10 +83,14 @@ def fit_memory(run: Run) -> list[int]:
             equal.setdefault(state.described.key, []).append(rank)
     tight: list[int] = []
     for ranks in equal.values():
-        free = [run.ranks[rank].described.free_bytes for rank in ranks]
-        limits = [int(amount * autotune.max_memory_share) for amount in free if amount]
-        limits += [autotune.max_memory_bytes] if autotune.max_memory_bytes is not None else []
-        needed = max(run.ranks[rank].described.needs_bytes for rank in ranks)
+        limits: list[int] = []
+        if autotune.max_memory_bytes is not None:
+            limits.append(autotune.max_memory_bytes)
+        needed = 0
+        for described in (run.ranks[rank].described for rank in ranks):
+            needed = max(needed, described.needs_bytes)
+            if described.free_bytes:
+                limits.append(int(described.free_bytes * autotune.max_memory_share))
         if limits and needed > min(limits):
             for rank in ranks:
                 run.ranks[rank].budget_bytes = min(limits)
@@ -112,7 +124,9 @@ def group_classes(run: Run) -> dict[str, ClassState]:
     ranks_of: dict[str, list[int]] = {}
     alone = run.config.autotune.strategy == "independent"
     for rank, state in sorted(run.ranks.items()):
-        key = state.described.key + (f"#{rank}" if alone else "")
+        key = state.described.key
+        if alone:
+            key = f"{key}#{rank}"
         ranks_of.setdefault(key, []).append(rank)
     slow = peers.slow_at_reference(run)
     for rank, ratio in slow.items():
@@ -142,9 +156,11 @@ def resolve_strategy(asked: str, backend: str, num_ranks: int) -> str:
 
     On CPU neighbours would disturb each other's timings.
     """
-    if asked == "auto":
-        return "sharded" if backend == "cuda" and num_ranks > 1 else "leader"
-    return asked
+    if asked != "auto":
+        return asked
+    if backend == "cuda" and num_ranks > 1:
+        return "sharded"
+    return "leader"
 
 
 def _warn_of_mixture(run: Run) -> None:
@@ -155,11 +171,13 @@ def _warn_of_mixture(run: Run) -> None:
     classes = list(run.classes.values())
     first = classes[0]
     for other in classes[1:]:
-        names = [n for n, value in first.parts.items() if other.parts.get(n, "") != value]
-        environment = [n for n in names if n in first.parts and n not in ("tasks",)]
-        if environment:
-            detail = ", ".join(f"{n}: {first.parts[n]!r} and {other.parts.get(n, '')!r}" for n in environment)
+        different: list[str] = []
+        for name, value in first.parts.items():
+            theirs = other.parts.get(name, "")
+            if theirs != value and name != "tasks":
+                different.append(f"{name}: {value!r} and {theirs!r}")
+        if different:
             run.warn(
-                f"ranks {span(other.ranks)} differ from ranks {span(first.ranks)} in {detail}: "
+                f"ranks {span(other.ranks)} differ from ranks {span(first.ranks)} in {', '.join(different)}: "
                 f"they form a class of their own, which measures its {len(other.tasks)} tasks once more"
             )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.failure_messages import Status, waited_for
+from ray_warmup.warmup.machine.naming import when
 from ray_warmup.warmup.machine.state import Run
 
 QUIET_S = 10.0
@@ -31,14 +32,17 @@ class Progress:
 
 def progress(run: Run, now: float) -> Progress:
     """Age and deadline of the phase, and how many of its tasks are done."""
-    pools = [rank_class.pool for rank_class in run.classes.values() if rank_class.pool is not None]
-    done, total = sum(pool.num_done for pool in pools), sum(pool.num_tasks for pool in pools)
+    done = total = 0
+    for rank_class in run.classes.values():
+        if rank_class.pool is not None:
+            done += rank_class.pool.num_done
+            total += rank_class.pool.num_tasks
     return Progress(now - run.phase_began, limit_of(run), done, total)
 
 
 def waiting_text(run: Run, statuses: Mapping[int, Status], now: float) -> str:
     """One line: phase, since when, its deadline, n of m tasks, whom it waits for."""
     found = progress(run, now)
-    tasks = f", {found.done} of {found.total} tasks" if found.done < found.total else ""
+    tasks = when(found.done < found.total, f", {found.done} of {found.total} tasks")
     since = f"{found.phase_s:.0f} s of {found.phase_limit_s:g} s ({run.phase.setting})"
     return f"still {run.phase} after {since}{tasks}; waiting for {waited_for(run, statuses, now)}"

@@ -19,14 +19,15 @@ def ask(run: Run, rank_class: ClassState) -> Commands:
     if rank_class.is_settled and (rank_class.adopted or (rank_class.is_hit and _copies(rank_class))):
         return []
     if not run.retune and not rank_class.is_settled:
-        left = {rank: table for rank, table in hits(rank_class).items() if not rank_class.lookups[rank].is_struck_out}
+        left = [rank for rank in hits(rank_class) if not rank_class.lookups[rank].is_struck_out]
         if left:
-            best = max(left, key=lambda rank: _worth(rank_class.lookups[rank], left[rank]))
-            if rank_class.lookups[best].rows is None:
+            best = max(left, key=lambda rank: _worth(rank_class.lookups[rank]))
+            found = rank_class.lookups[best]
+            if found.rows is None:
                 return [run.call(best, RecallTable())]
-            if left[best].is_complete:
+            if found.table is not None and found.table.is_complete:
                 return []
-    return [run.call(rank, RecallFinished()) for rank in _with_finished(rank_class)]
+    return [*run.ask_all(_with_finished(rank_class), RecallFinished())]
 
 
 def hits(rank_class: ClassState) -> dict[int, FoundTable]:
@@ -95,6 +96,8 @@ def _copies(rank_class: ClassState) -> bool:
     return any(table.digest == rank_class.digest for table in hits(rank_class).values())
 
 
-def _worth(look: StoreLookup, table: FoundTable) -> tuple[bool, bool, tuple[int, float], str, bool, int]:
+def _worth(look: StoreLookup) -> tuple[bool, bool, tuple[int, float], str, bool, int]:
+    table = look.table
+    assert table is not None, "only tables are compared"
     age = look.age or (0, table.recorded_at)
     return table.guarded, table.is_complete, age, table.digest, table.covers, table.num_blobs

@@ -50,5 +50,9 @@ class Silences:
 
 
 def _folded(found: dict[int, tuple[RankInfo, str]]) -> str:
-    rows = [found[rank] for rank in sorted(found)]
-    return crowd([info for info, _ in rows], [words for _, words in rows])
+    infos: list[RankInfo] = []
+    sentences: list[str] = []
+    for _, (info, words) in sorted(found.items()):
+        infos.append(info)
+        sentences.append(words)
+    return crowd(infos, sentences)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ray_warmup.configs.schema import WarmupConfig
@@ -12,7 +13,7 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.silences import Silences
 from ray_warmup.warmup.machine.store_lookup import StoreLookup
-from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, Replayed, Warmed
+from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, RecalledTable, Replayed, Warmed
 from ray_warmup.warmup.messages.questions import Question, task_of
 from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
@@ -21,6 +22,7 @@ from ray_warmup.warmup.tasks import GuardVerdict, Skip, TacticId, TaskResult
 
 Place = tuple[str, str]
 """Node id and directory: what one writer is responsible for."""
+Commands = list[Command]
 
 
 @dataclass(slots=True)
@@ -89,6 +91,11 @@ class RankState:
     def device(self) -> str:
         """Return the device's name, or an empty string before PROBING."""
         return "" if self.description is None else self.description.device
+
+    @property
+    def loaded_digest(self) -> str | None:
+        """Return the digest of the table that the rank loaded, or None."""
+        return None if self.load is None else self.load.digest
 
     @property
     def described(self) -> Probed:
@@ -160,6 +167,30 @@ class ClassState:
         """Return True if a table was found on disk."""
         return self.source is not None
 
+    def tuned_tasks(self) -> list[PoolTask]:
+        """Return the tasks for which a tactic was found."""
+        found = []
+        for task in self.tasks:
+            result = self.results.get(task.task_id)
+            if result is not None and result.outcome == "tuned":
+                found.append(task)
+        return found
+
+    def unfinished_tasks(self) -> list[PoolTask]:
+        """Return the tasks without a result."""
+        return [task for task in self.tasks if task.task_id not in self.results]
+
+    def add_rows(self, rows: RecalledTable) -> None:
+        """Take over the results and verdicts of a found table."""
+        for result in rows.results:
+            self.results[result.task_id] = result
+        for verdict in rows.verdicts:
+            self.verdicts[verdict.task_id] = verdict
+
+    def places_of(self, writer: int) -> set[Place]:
+        """Return the places for which a writer is responsible."""
+        return {place for place, rank in self.writers.items() if rank == writer}
+
     @property
     def needs_renewal(self) -> bool:
         """Return True if the found artifact carries less than this run has compiled or will compile."""
@@ -214,6 +245,22 @@ class Run:
         self._next_call += 1
         return Call(self._next_call, rank, question, self.ranks[rank].restarts, task_of(question))
 
+    def ask_all(self, ranks: Iterable[int], question: Question) -> list[Call]:
+        """Return one new call with the same question to each of these ranks."""
+        return [self.call(rank, question) for rank in ranks]
+
+    def each_class(self, step: Callable[[ClassState], Commands]) -> Commands:
+        """Return the commands of a step that is taken for every class."""
+        commands: Commands = []
+        for rank_class in self.classes.values():
+            commands += step(rank_class)
+        return commands
+
+    @property
+    def all_alive(self) -> bool:
+        """Return True if every rank has a process that answered its probe."""
+        return all(state.is_alive for state in self.ranks.values())
+
     def adopt(self, rank: int, rank_class: ClassState, header: Header) -> Adopt:
         """A new request to take over the blobs that a rank packed for its class."""
         self._next_call += 1
@@ -222,7 +269,9 @@ class Run:
     def set_classes(self, classes: dict[str, ClassState]) -> None:
         """Take over what PROBING found."""
         self.classes = classes
-        self._class_of = {rank: rank_class for rank_class in classes.values() for rank in rank_class.ranks}
+        self._class_of = {}
+        for rank_class in classes.values():
+            self._class_of.update(dict.fromkeys(rank_class.ranks, rank_class))
 
     def class_of(self, rank: int) -> ClassState:
         """Return a rank's class.
@@ -272,7 +321,10 @@ class Run:
 
     def pending(self, *kinds: type[Question]) -> list[Call]:
         """Calls in flight with such questions."""
-        return [call for kind in kinds for call in self._by_kind.get(kind, {}).values()]
+        calls: list[Call] = []
+        for kind in kinds:
+            calls += self._by_kind.get(kind, {}).values()
+        return calls
 
     def is_pending(self, *kinds: type[Question]) -> bool:
         """Return True if a call with such a question is in flight."""
@@ -320,7 +372,6 @@ class Run:
 
     def _place_of(self, call: Call) -> tuple[str, type[Question]]:
         rank_class = self._class_of.get(call.rank)
-        return ("" if rank_class is None else rank_class.key), type(call.question)
-
-
-Commands = list[Command]
+        if rank_class is None:
+            return "", type(call.question)
+        return rank_class.key, type(call.question)

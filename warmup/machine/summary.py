@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
@@ -17,21 +18,33 @@ from ray_warmup.warmup.report import (
 
 def summarize(run: Run) -> WarmupReport:
     """The report of a run as it stands."""
+    on_disk = None
+    if run.phase.is_final:
+        on_disk = share(run)
     return WarmupReport(
         run_id=run.run_id,
         config=run.config.model_dump(mode="json"),
         classes=tuple(_class(run, rank_class) for rank_class in run.classes.values()),
         ranks=tuple(_rank(run, state) for _, state in sorted({**run.ranks, **run.removed}.items())),
         files=tuple(run.files),
-        phases={str(phase): round(seconds, 4) for phase, seconds in run.seconds.items()},
+        phases=_rounded(run.seconds),
         warnings=tuple(run.warnings),
         error=run.error,
-        on_disk=share(run) if run.phase.is_final else None,
+        on_disk=on_disk,
     )
 
 
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {str(phase): round(taken, 4) for phase, taken in seconds.items()}
+
+
 def _rank(run: Run, state: RankState) -> RankReport:
-    load = state.load
+    entries = hits = misses = 0
+    if state.load is not None:
+        entries, hits, misses = state.load.entries, state.load.hits, len(state.load.misses)
+    engine = None
+    if state.engine is not None:
+        engine = state.engine.report
     return RankReport(
         rank=state.info.rank,
         local_rank=state.info.local_rank,
@@ -42,13 +55,13 @@ def _rank(run: Run, state: RankState) -> RankReport:
         device=state.device,
         role=_role(run, state.info.rank),
         state=_state(run, state),
-        digest=None if load is None else load.digest,
-        entries=0 if load is None else load.entries,
-        hits=0 if load is None else load.hits,
-        misses=0 if load is None else len(load.misses),
+        digest=state.loaded_digest,
+        entries=entries,
+        hits=hits,
+        misses=misses,
         peak_bytes=state.peak_bytes,
-        phases={str(phase): round(seconds, 4) for phase, seconds in state.seconds.items()},
-        engine=None if state.engine is None else state.engine.report,
+        phases=_rounded(state.seconds),
+        engine=engine,
         error=state.error,
         stack=state.stack,
         host=state.info.host,
@@ -64,7 +77,9 @@ def _state(run: Run, state: RankState) -> str:
         return "lost"
     if run.phase is Phase.READY:
         return "ready"
-    reached = next(reversed(run.seconds), Phase.PROBING) if run.phase is Phase.FAILED else run.phase
+    reached: str = run.phase
+    if run.phase is Phase.FAILED:
+        reached = next(reversed(run.seconds), Phase.PROBING)
     return str(reached).lower()
 
 
@@ -78,19 +93,21 @@ def _role(run: Run, rank: int) -> str:
 
 
 def _class(run: Run, rank_class: ClassState) -> ClassReport:
-    loads = [run.ranks[rank].load for rank in rank_class.ranks]
-    digests = {None if load is None else load.digest for load in loads}
+    digests = {run.ranks[rank].loaded_digest for rank in rank_class.ranks}
+    digest = None
+    if len(digests) == 1:
+        (digest,) = digests
     decisions = [str(verdict.decision) for verdict in rank_class.verdicts.values()]
-    tuned = sum(result.outcome == "tuned" for result in rank_class.results.values())
-    dropped = (
-        sum(decision in ("slower", "wrong", "crashed") for decision in decisions) + len(rank_class.results) - tuned
-    )
+    outcomes = [result.outcome for result in rank_class.results.values()]
+    dropped = len(outcomes) - outcomes.count("tuned")
+    for refused in ("slower", "wrong", "crashed"):
+        dropped += decisions.count(refused)
     return ClassReport(
         key=rank_class.key,
         parts=rank_class.parts,
         leader=rank_class.leader,
         ranks=tuple(rank_class.ranks),
-        digest=digests.pop() if len(digests) == 1 else None,
+        digest=digest,
         tasks=len(rank_class.tasks),
         measured=rank_class.measured,
         reused=len(rank_class.results) - rank_class.measured,
@@ -114,7 +131,7 @@ def _guard(rank_class: ClassState, decisions: list[str]) -> GuardReport:
     counts: dict[str, int] = {name: decisions.count(name) for name in GuardReport.model_fields if name in decisions}
     return GuardReport(
         state="guarded",
-        geomean=math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios)),
+        geomean=math.exp(sum(map(math.log, ratios)) / len(ratios)),
         worst=min(ratios),
         **counts,
     )

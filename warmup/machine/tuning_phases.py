@@ -7,10 +7,11 @@ to the pool.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 from ray_warmup.warmup.artifact.quarantine import without_quarantined
 from ray_warmup.warmup.machine import consensus, engine_tuning, peers
-from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
+from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, asks
 from ray_warmup.warmup.machine.death_causes import assess_death
 from ray_warmup.warmup.machine.leadership import take_over
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
@@ -56,7 +57,7 @@ class PoolPhase(PhaseLogic):
         return commands
 
     def more(self, run: Run) -> Commands:
-        return [command for rank_class in run.classes.values() for command in self._feed_some(run, rank_class)]
+        return run.each_class(partial(self._feed_some, run))
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         if not isinstance(value, Tuned | Guarded) or call.task_id is None:
@@ -129,7 +130,7 @@ class Tuning(PoolPhase):
     def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
         if rank_class.is_hit:
             return []
-        return [task for task in rank_class.tasks if task.task_id not in rank_class.results]
+        return rank_class.unfinished_tasks()
 
     def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
         return Tune(task_id, rank_class.quarantine, packs)
@@ -143,11 +144,9 @@ class Tuning(PoolPhase):
             run.warn(f"{result.task_id} keeps the default tactic: {why}")
 
     def enter(self, run: Run) -> Commands:
-        again = [
-            c for rank_class in run.classes.values() if rank_class.ballots for c in consensus.resume(run, rank_class)
-        ]
+        again = run.each_class(partial(consensus.resume, run))
         dealt = super().enter(run) + again
-        return dealt + [c for rank_class in run.classes.values() for c in self._then(run, rank_class, dealt)]
+        return dealt + run.each_class(lambda rank_class: self._then(run, rank_class, dealt))
 
     def returned(self, run: Run, call: Call, value: Answer) -> Commands:
         rank_class = run.class_of(call.rank)
@@ -165,11 +164,10 @@ class Tuning(PoolPhase):
 
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         rank_class, info = run.class_of(call.rank), run.ranks[call.rank].info
-        question = call.question if isinstance(call, Call) else None
-        if isinstance(question, Compare):
+        if asks(call, Compare):
             run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}")
             return self._then(run, rank_class, [])
-        if not isinstance(question, TuneEngine) or engine_tuning.is_required(run):
+        if not asks(call, TuneEngine) or engine_tuning.is_required(run):
             return None
         engine_tuning.give_up(run, rank_class, f"{info}: {failure.kind}: {failure.message}")
         return []
@@ -207,7 +205,9 @@ class Tuning(PoolPhase):
         tuned_now = rank_class.pool is not None and rank_class.pool.is_done and rank_class.measured > 0
         if rank_class.strategy != "consensus" or not tuned_now:
             return []
-        return [] if rank_class.ballots else consensus.open_ballots(run, rank_class)
+        if rank_class.ballots:
+            return []
+        return consensus.open_ballots(run, rank_class)
 
 
 class Guarding(PoolPhase):
@@ -218,8 +218,7 @@ class Guarding(PoolPhase):
     def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
         if not rank_class.needs_guard:
             return []
-        tuned = {task_id for task_id, result in rank_class.results.items() if result.outcome == "tuned"}
-        return [t for t in rank_class.tasks if t.task_id in tuned and t.task_id not in rank_class.verdicts]
+        return [task for task in rank_class.tuned_tasks() if task.task_id not in rank_class.verdicts]
 
     def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
         return Guard(

@@ -60,18 +60,22 @@ def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator
         if not isinstance(call, Call) or call.task_id is None or now - run.call_began[call.call_id] <= limits.task:
             continue
         status = statuses.get(rank, Status())
-        since = status.since if status.task_id == call.task_id else 0.0
+        since, culprit = 0.0, None
+        if status.task_id == call.task_id:
+            since = status.since
+            if status.runner:
+                culprit = TacticId(status.op, status.runner, status.tactic)
         elapsed = lived(run, call, since, statuses, now)
         if elapsed > limits.task:
-            is_told = status.task_id == call.task_id and status.runner
-            culprit = TacticId(status.op, status.runner, status.tactic) if is_told else None
             yield Late(rank, late_task(run, call, status, elapsed), culprit)
 
 
 def lived(run: Run, call: Call, since: float, statuses: Mapping[int, Status], now: float) -> float:
     """Seconds that a rank has been at its call, without those in which it was not heard."""
     state = run.ranks[call.rank]
-    frozen = state.frozen_s if state.frozen_in == call.call_id else 0.0
+    frozen = 0.0
+    if state.frozen_in == call.call_id:
+        frozen = state.frozen_s
     if state.is_silent:
         frozen += now - last_heard(run, call.rank, statuses)
     return now - max(run.call_began[call.call_id], since) - frozen
@@ -88,7 +92,9 @@ def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
         gap, state.heard = heard - state.heard, heard
         if state.is_silent and gap > 0:
             _thawed(run, rank, state, gap)
-        elapsed = 0.0 if state.is_starting else now - heard
+        elapsed = now - heard
+        if state.is_starting:
+            elapsed = 0.0
         was_silent, state.is_silent = state.is_silent, elapsed > allowed
         if state.is_silent and not was_silent:
             words = silent(run, rank, statuses.get(rank, Status()), elapsed, allowed / SILENT_BEATS)
@@ -115,4 +121,6 @@ def last_heard(run: Run, rank: int, statuses: Mapping[int, Status]) -> float:
     """The present process' last heartbeat, or the moment from which it was expected to beat."""
     status = statuses.get(rank)
     since = run.ranks[rank].watched_since
-    return since if status is None else max(since, status.heard)
+    if status is None:
+        return since
+    return max(since, status.heard)

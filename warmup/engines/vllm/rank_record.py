@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
@@ -23,7 +22,7 @@ _LIMIT = 16 << 20
 SHOWN_STAGES = 8
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class CompiledModule:
     """One compiled module of a model and where this process looked for its ahead-of-time file."""
 
@@ -36,7 +35,7 @@ class CompiledModule:
     """CUDA device index that is baked into the file; ANY_DEVICE where none is."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class WatchedDirectory:
     """A directory whose new results are compilations, and the results that it held when it was first looked at."""
 
@@ -45,7 +44,7 @@ class WatchedDirectory:
     before: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class RankRecord:
     """One worker process."""
 
@@ -80,7 +79,7 @@ class RankRecord:
 
     def write(self, directory: Path) -> None:
         """Publish the record as `rank_<n>.json`. Raises StoreError."""
-        publish_bytes(directory / f"rank_{self.rank}.json", json.dumps(asdict(self)).encode() + b"\n")
+        publish_bytes(directory / f"rank_{self.rank}.json", json.dumps(encode(self)).encode() + b"\n")
 
 
 def read_records(directory: Path) -> tuple[RankRecord, ...]:
@@ -113,15 +112,11 @@ def stage_in(directory: Path) -> str:
 
 
 def _read(path: Path) -> RankRecord:
-    data = path.read_bytes()
-    if len(data) > _LIMIT:
-        raise CorruptArtifactError(f"{path} has {len(data)} bytes, at most {_LIMIT} are read", path=str(path))
+    document = parse_json(path.read_bytes(), _LIMIT, str(path))
     try:
-        record = TypeAdapter(RankRecord).validate_json(data, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the top level"
-        raise CorruptArtifactError(f"{path} is no record of a rank: {where}: {first['msg']}", path=str(path)) from error
+        record = decode(RankRecord, document)
+    except CorruptArtifactError as error:
+        raise CorruptArtifactError(f"{path} is no record of a rank: {error}", path=str(path)) from error
     if record.schema_version != SCHEMA_VERSION:
         raise RejectedArtifactError(
             f"{path} has schema version {record.schema_version}, this version reads {SCHEMA_VERSION}", path=str(path)
