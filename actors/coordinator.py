@@ -139,7 +139,7 @@ class Coordinator:
             return {"event": "report", "report": minimal(self._run_id, ENDED)}
         return await asked
 
-    # A border: `ray-warmup status` of another version may ask.
+    # A border: a `ray-warmup status` of another version may read it.
     async def status(self) -> dict[str, Any]:
         """Phase, and per rank what it does and since when."""
         return dataclasses.asdict(self._status(time.monotonic()))

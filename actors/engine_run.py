@@ -267,14 +267,14 @@ def kinds_of(proof: Proof, recorded: Mapping[str, int]) -> tuple[KindReport, ...
     gained = [kind for kind, _ in proof.started.gained]
     names = {*recorded, *gained}
     for record in told:
-        names |= {*record.placed, *record.counts["found"], *record.counts["compiled"]}
+        names |= {*record.placed, *record.counts.found, *record.counts.compiled}
     return tuple(
         KindReport(
             kind=name,
             recorded=recorded.get(name, 0),
             placed=sum(record.placed.get(name, 0) for record in told),
-            found=sum(record.counts["found"].get(name, 0) for record in told),
-            compiled=max(sum(record.counts["compiled"].get(name, 0) for record in told), gained.count(name)),
+            found=sum(record.counts.found.get(name, 0) for record in told),
+            compiled=max(sum(record.counts.compiled.get(name, 0) for record in told), gained.count(name)),
         )
         for name in sorted(names - {"engine_record"})
     )

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.sigterm import kept_sigterm
@@ -28,15 +28,26 @@ OBJECT_STORE_BYTES = 256 << 20
 MAX_CHARS = 107 - len("/rw12345678/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.10")
 """Of the directory above: names of Unix sockets have at most 107 characters, and Ray's lie deep."""
 SHORT_PLACES = ("/tmp", "/dev/shm")
-HEAD: dict[str, Any] = {
+
+
+class NodeArguments(TypedDict, total=False):
+    """Arguments of Ray's `Cluster.add_node`."""
+
+    node_ip_address: str
+    num_cpus: int
+    num_gpus: int
+    object_store_memory: int
+    include_dashboard: bool
+    env_vars: dict[str, str]
+
+
+HEAD: NodeArguments = {
     "node_ip_address": "127.0.0.1",
     "num_cpus": 0,
     "num_gpus": 0,
     "object_store_memory": OBJECT_STORE_BYTES,
     "include_dashboard": False,
 }
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-"""Ray tells on stderr to which address it connects: noise where nobody gave one."""
 
 
 @contextlib.contextmanager
@@ -97,7 +108,7 @@ def _single(namespace: str) -> Iterator[None]:
 
     try:
         with _starting():
-            ray.init(address="local", namespace=namespace, include_dashboard=False, **QUIET)
+            _connect("local", namespace, include_dashboard=False)
         yield
     finally:
         ray.shutdown()
@@ -115,7 +126,7 @@ def _simulated(config: WarmupConfig | EngineRunConfig, namespace: str) -> Iterat
             for index in range(config.cluster.simulated_nodes):
                 cluster.add_node(wait=False, **node_arguments(config, index))
             cluster.wait_for_nodes()
-            ray.init(address=cluster.address, namespace=namespace, **QUIET)
+            _connect(cluster.address, namespace)
         yield
     finally:
         ray.shutdown()
@@ -123,7 +134,14 @@ def _simulated(config: WarmupConfig | EngineRunConfig, namespace: str) -> Iterat
             cluster.shutdown()
 
 
-def node_arguments(config: WarmupConfig | EngineRunConfig, index: int) -> dict[str, Any]:
+def _connect(address: str, namespace: str, **options: bool) -> None:
+    """Connect without Ray's line on stderr about the address, which nobody gave here."""
+    import ray
+
+    ray.init(address=address, namespace=namespace, log_to_driver=False, logging_level=logging.WARNING, **options)
+
+
+def node_arguments(config: WarmupConfig | EngineRunConfig, index: int) -> NodeArguments:
     """Resources and environment of one simulated node: room for its ranks, directories of its own."""
     cluster = config.cluster
     ranks = cluster.ranks_per_node or -(-cluster.num_ranks // cluster.simulated_nodes)

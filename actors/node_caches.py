@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+
+from pydantic import JsonValue
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.archive_moves import export_from, import_to
@@ -65,10 +66,11 @@ class ClusterAnswer:
     error: str = ""
     """Problem of the answers taken together."""
 
-    # A border: the document of `--json`.
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
-        rows = [asdict(replace(row, result=None)) | {"result": plain(row.result)} for row in self.nodes]
+        rows: list[JsonValue] = [
+            asdict(replace(row, result=None)) | {"result": plain(row.result)} for row in self.nodes
+        ]
         return {"command": self.command, "ok": self.ok, "nodes": rows, "error": self.error}
 
 

@@ -67,10 +67,13 @@ class Placement:
 
     def ask(self) -> Any:
         """Request the placement group and return an awaitable for its placement."""
-        options: dict[str, Any] = {"strategy": self._request.strategy, "name": self._name}
-        if self._request.selectors is not None:
-            options["bundle_label_selector"] = list(self._request.selectors)
-        self._group = placement_group(list(self._request.bundles), **options)
+        selectors = self._request.selectors
+        self._group = placement_group(
+            list(self._request.bundles),
+            strategy=self._request.strategy,
+            name=self._name,
+            bundle_label_selector=None if selectors is None else list(selectors),
+        )
         return self._group.ready()
 
     def remove(self) -> None:

@@ -161,7 +161,7 @@ class RankGroup:
 
     def _create(self, bundle_index: int, homeless: int | None = None, elsewhere: bool = False) -> Any:
         bundle = self._placement.bundle
-        where: dict[str, Any] = {
+        where: dict[str, Any] = {  # a border: options of Ray's API
             "scheduling_strategy": PlacementGroupSchedulingStrategy(
                 self._placement.group, placement_group_bundle_index=bundle_index
             )

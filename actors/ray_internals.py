@@ -6,6 +6,7 @@ signature for the range of Ray versions in `pyproject.toml`, so that a version t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -17,12 +18,12 @@ def free_resources() -> dict[str, dict[str, float]]:
     return found
 
 
-def row_of(actor: Any) -> dict[str, Any]:
+# A border: Ray's own row, which has many more fields.
+def row_of(actor: Any) -> Mapping[str, Any]:
     """The cluster's record of one actor: `State`, `Pid`, `Address`. Empty if there is none."""
     from ray._private.state import actors
 
-    row: dict[str, Any] | None = actors(actor._actor_id.hex())
-    return row or {}
+    return actors(actor._actor_id.hex()) or {}
 
 
 def live_actors() -> list[Any]:

@@ -34,7 +34,7 @@ class BlobRefs:
     """
 
     def __init__(self) -> None:
-        self._refs: dict[str, Any] = {}
+        self._refs: dict[str, ray.ObjectRef] = {}
 
     async def adopt(self, actor: Any, digests: Sequence[str]) -> None:
         """Fetch those blobs that are not here yet from the rank that packed them, and own them."""

@@ -10,8 +10,11 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import JsonValue
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.capacity import Node
@@ -26,23 +29,38 @@ from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths, simulated_roots
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.run_files import MAX_VERDICT_BYTES
+from ray_warmup.warmup.store.verdict import StoredVerdict
 
 logger = logging.getLogger(__name__)
 
 NODES_S = 20.0
 """For the answers of the nodes, where they are asked."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-Verdict = dict[str, Any]
 A = TypeVar("A")
 
 
-def verdicts(config: WarmupConfig | None) -> list[Verdict]:
+@dataclass(frozen=True, slots=True)
+class FoundVerdict:
+    """A verdict and the place where it lies."""
+
+    verdict: StoredVerdict
+    directory: str
+    node_id: str = ""
+    """Node on which it lies, where several nodes were asked."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain JSON values."""
+        document = encode(self.verdict) | {"state": self.verdict.run_state, "directory": self.directory}
+        return document | {"node_id": self.node_id} if self.node_id else document
+
+
+def verdicts(config: WarmupConfig | None) -> list[FoundVerdict]:
     """Return this node's verdicts, newest first, for one config's tables or for all."""
     found = []
     for directory in _directories(config, []):
         verdict = NodeStore(directory).load_verdict()
         if verdict is not None:
-            found.append({**encode(verdict), "state": verdict.run_state, "directory": str(directory)})
+            found.append(FoundVerdict(verdict, str(directory)))
     return _newest_first(found)
 
 
@@ -59,7 +77,7 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
     return problems
 
 
-def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], list[str]]:
+def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[FoundVerdict], list[str]]:
     """Return the verdicts of the cluster's nodes, each with its `node_id`, and what could not be asked."""
     from ray_warmup.actors.node_caches import nodes_for
 
@@ -67,14 +85,14 @@ def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[Verdict], lis
     nodes = members if config is None else nodes_for(config, members)
     asked = None if config is None else text_of_config(config)
     answers, problems = ask_each(nodes, verdicts_here, asked)
-    found: list[Verdict] = []
+    found: list[FoundVerdict] = []
     for node_id, (verdicts_there, unread) in answers.items():
-        found += [verdict | {"node_id": node_id} for verdict in verdicts_there]
+        found += [replace(verdict, node_id=node_id) for verdict in verdicts_there]
         problems += [f"node {node_id[:8]}: {problem}" for problem in unread]
     return _newest_first(found), problems
 
 
-def verdicts_here(config: str | None) -> tuple[list[Verdict], list[str]]:
+def verdicts_here(config: str | None) -> tuple[list[FoundVerdict], list[str]]:
     """`verdicts` and `unreadable`, as a task on a node."""
     settings = None if config is None else config_of_text(config)
     return verdicts(settings), unreadable(settings)
@@ -126,5 +144,5 @@ def _children(directory: Path, problems: list[str]) -> list[Path]:
         return []
 
 
-def _newest_first(found: list[Verdict]) -> list[Verdict]:
-    return sorted(found, key=lambda verdict: verdict.get("ended_at", 0.0), reverse=True)
+def _newest_first(found: list[FoundVerdict]) -> list[FoundVerdict]:
+    return sorted(found, key=lambda row: row.verdict.ended_at, reverse=True)

@@ -109,7 +109,7 @@ SHORTEST_SECRET = 4
 """Characters below which a text is no secret: replacing it would garble what is shown."""
 
 
-def one_spelling(arguments: Mapping[Any, Any]) -> Mapping[str, Any]:
+def one_spelling(arguments: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Return arguments under vLLM's own names, whatever dashes or short options they were given with.
 
     Raises ValueError for an argument that is given twice. What follows a dot (`compilation-config.cudagraph_mode`)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
 
 import typer
+from pydantic import JsonValue
 
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs import ConfigError, env
@@ -52,9 +53,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
     console = wide_console()
     table = table_of("rank", "kind", "placed", "found", "compiled")
     for told in done.started.records:
-        kinds = sorted({*told.placed, *told.counts["found"], *told.counts["compiled"]})
+        kinds = sorted({*told.placed, *told.counts.found, *told.counts.compiled})
         for kind in kinds:
-            found, compiled = told.counts["found"].get(kind, 0), told.counts["compiled"].get(kind, 0)
+            found, compiled = told.counts.found.get(kind, 0), told.counts.compiled.get(kind, 0)
             add_row(table, told.rank, kind, told.placed.get(kind, 0), found, compiled)
     console.print(table)
     _show_start(done.started)
@@ -107,7 +108,7 @@ def sizes_of(done: Recorded) -> dict[str, tuple[int, int]]:
     return sizes
 
 
-def recorded_json(done: Recorded) -> dict[str, Any]:
+def recorded_json(done: Recorded) -> dict[str, JsonValue]:
     """Plain JSON values of a recording."""
     return {
         "store": str(done.store),
@@ -119,10 +120,10 @@ def recorded_json(done: Recorded) -> dict[str, Any]:
     }
 
 
-def proof_json(done: Proof) -> dict[str, Any]:
+def proof_json(done: Proof) -> dict[str, JsonValue]:
     """Plain JSON values of a proof."""
-    ranks = [
-        {"rank": told.rank, "placed": told.placed, "counts": told.counts, "own_seconds": told.own_seconds}
+    ranks: list[JsonValue] = [
+        {"rank": told.rank, "placed": dict(told.placed), "counts": asdict(told.counts), "own_seconds": told.own_seconds}
         for told in done.started.records
     ]
     return {

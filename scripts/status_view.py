@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from rich.console import Console
 
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
-from ray_warmup.actors.verdicts import unreadable, verdicts, verdicts_of_cluster
+from ray_warmup.actors.verdicts import FoundVerdict, unreadable, verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
@@ -30,7 +29,7 @@ class Seen:
     """Answers that were found, and problems with those that were not."""
 
     live: list[RunStatus] = field(default_factory=list)
-    ended: list[dict[str, Any]] = field(default_factory=list)
+    ended: list[FoundVerdict] = field(default_factory=list)
     serving: list[ServingProcess] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -52,7 +51,7 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
         seen.problems += unreadable(config)
     seen.serving = serving(config)
     if as_json:
-        print_document(asdict(seen))
+        print_document(asdict(seen) | {"ended": [found.to_json() for found in seen.ended]})
     else:
         _print_all(console, seen, "any" if is_client(address) else "this")
     for problem in seen.problems:
@@ -124,15 +123,13 @@ def title_of(run: RunStatus) -> str:
     return f"run {run.run_id}: {run.phase} for {age}{tasks}; begun {run.elapsed_s:.1f} s ago"
 
 
-def _print_verdict(console: Console, verdict: dict[str, Any]) -> None:
-    state = str(verdict.get("state") or ("ready" if verdict["ready"] else "failed")).upper()
+def _print_verdict(console: Console, found: FoundVerdict) -> None:
+    verdict, state = found.verdict, found.verdict.run_state.upper()
     when = "since" if state == "RUNNING" else "at"
-    where = f"node {verdict['node_id'][:8]}, " if "node_id" in verdict else ""
-    say(
-        console, f"{state} {when} {moment(verdict['ended_at'])}: run {verdict['run_id']}, {where}{verdict['directory']}"
-    )
-    if verdict.get("error"):
-        say(console, f"  {first_line(verdict['error'])}")
+    where = f"node {found.node_id[:8]}, " if found.node_id else ""
+    say(console, f"{state} {when} {moment(verdict.ended_at)}: run {verdict.run_id}, {where}{found.directory}")
+    if verdict.error:
+        say(console, f"  {first_line(verdict.error)}")
 
 
 def _print_process(console: Console, process: ServingProcess) -> None:

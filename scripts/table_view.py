@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
@@ -12,6 +11,7 @@ from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_
 from ray_warmup.warmup.disk.reading import read_named
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.writer_files import Row
 
 
 def show_table(path: Path, *, as_json: bool) -> int:
@@ -40,7 +40,7 @@ def show_table(path: Path, *, as_json: bool) -> int:
     return 0
 
 
-def _print(path: Path, table: TunedTable, quarantine: list[dict[str, Any]]) -> None:
+def _print(path: Path, table: TunedTable, quarantine: list[Row]) -> None:
     console = wide_console()
     view = table_of("task", "runner", "tactic", title=path)
     for key, entry in table.entries.items():

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.configs.loader import config_of_text
 from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE
@@ -383,7 +384,7 @@ class CompilingReplay:
     def replay(self, request: FreshReplay, table: bytes, timeout_s: float) -> FreshlyReplayed:
         """One kernel of Triton's, one of the driver's, for the widths that the configuration asks for."""
         CompilingReplay.replays += 1
-        width = request.config["engine"]["top_k_widths"][0]
+        width = config_of_text(request.config).engine.top_k_widths[0]
         entry = Path(str(request.triton_cache), f"ENTRY{width}")
         entry.mkdir(parents=True, exist_ok=True)
         (entry / "k.cubin").write_bytes(b"cubin %d" % width)

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field, is_dataclass
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.warmup.errors import CorruptArtifactError
@@ -36,9 +36,9 @@ def message(kind: Decorated) -> Decorated:
     return made  # type: ignore[no-any-return]
 
 
-def encode(value: Any) -> dict[str, Any]:
+def encode(value: Any) -> dict[str, JsonValue]:
     """A message as plain JSON values: tuples become lists, nested messages objects."""
-    plain: dict[str, Any] = _adapter(type(value)).dump_python(value, mode="json")
+    plain: dict[str, JsonValue] = _adapter(type(value)).dump_python(value, mode="json")
     return plain
 
 
@@ -55,7 +55,7 @@ def decode(kind: type[T], value: Any) -> T:
     return made
 
 
-def schema_of(kind: type[Any]) -> dict[str, Any]:
+def schema_of(kind: type[Any]) -> dict[str, JsonValue]:
     """The JSON schema of a message."""
     return _adapter(kind).json_schema()
 

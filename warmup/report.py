@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, computed_field
 
 from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.configs.strict_json import parse_json
@@ -169,7 +169,7 @@ class WarmupReport(ReportPart):
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # a border: the request as JSON, of any engine
     classes: tuple[ClassReport, ...] = ()
     ranks: tuple[RankReport, ...] = ()
     files: tuple[FileReport, ...] = ()
@@ -229,7 +229,7 @@ class WarmupReport(ReportPart):
             raise CorruptArtifactError(f"report: {first_fault(error)}") from error
 
 
-def schema() -> dict[str, Any]:
+def schema() -> dict[str, JsonValue]:
     """JSON schema of the report as it is written."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

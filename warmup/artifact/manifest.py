@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 from ray_warmup.configs import strict_json
 from ray_warmup.warmup.artifact.member_path import check_member_paths
@@ -142,10 +142,10 @@ class Manifest:
         """Canonical JSON on one line."""
         return (json.dumps(self.to_json(), ensure_ascii=False, allow_nan=False) + "\n").encode()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values, in a fixed order."""
         document = encode(self)
-        document["guard"]["counts"] = dict(sorted(self.guard.counts.items()))
+        document["guard"] = encode(self.guard) | {"counts": dict(sorted(self.guard.counts.items()))}
         for optional in ("lineage", "signature"):
             if document[optional] is None:
                 del document[optional]
@@ -214,7 +214,7 @@ def _part_difference(name: str, have: str | None, want: str | None) -> list[str]
     return [f"{name}.{member}: stored {old.get(member)!r}, wanted {new.get(member)!r}" for member in names]
 
 
-def _members(part: str | None) -> dict[str, Any]:
+def _members(part: str | None) -> dict[str, JsonValue]:
     try:
         value = strict_json.parse_json(part or "", MAX_MANIFEST_BYTES)
     except ValueError:
@@ -271,7 +271,7 @@ def _refuse_what_no_blob_may_be(manifest: Manifest) -> None:
             raise CorruptArtifactError(f"manifest lists {kind} as {paths[:3]}, only {name} is known")
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, JsonValue]:
     """The committed JSON schema."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema_of(Manifest)}
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.file_key import FileKey, parse_file_key, quoted
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
@@ -56,7 +58,7 @@ class TunedTable:
     metadata: dict[str, str]
     entries: dict[str, Entry]
     """File key -> entry."""
-    records: dict[str, Any]
+    records: dict[str, JsonValue]
     """FlashInfer's namespaced records (top-level `_records`), kept as they came."""
     generation: str | None = None
     """FlashInfer's hash of the file's content (top-level `_generation`); None: computed on writing."""
@@ -70,7 +72,7 @@ class TunedTable:
 
     def to_bytes(self) -> bytes:
         """The file as `save_configs` lays it out: metadata, records where there are any, sorted keys, generation."""
-        content: dict[str, Any] = {_METADATA: self.metadata}
+        content: dict[str, JsonValue] = {_METADATA: dict(self.metadata)}
         if self.records:
             content[_RECORDS] = self.records
         content |= {key: self.entries[key].to_json() for key in sorted(self.entries)}

@@ -66,6 +66,7 @@ def read_coverage(artifact: Artifact) -> str:
     return str(_sidecar(artifact).get("covers", ""))
 
 
+# A border: the rows of the file are checked one by one afterwards.
 def _sidecar(artifact: Artifact) -> dict[str, Any]:
     entry = next(iter(artifact.manifest.of_kind("timings")), None)
     if entry is None or entry.sha256 not in artifact.blobs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.cache_admin.diff import Difference
@@ -129,10 +131,9 @@ class CacheAnswer:
     error: str = ""
     """Reason for a failure of ours, or empty."""
 
-    # A border: the document of `--json`.
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
-        head = {"command": self.command, "ok": self.ok}
+        head: dict[str, JsonValue] = {"command": self.command, "ok": self.ok}
         if self.error:
             return head | {"error": self.error}
         where = {"where": self.where} if self.where else {}

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import parse_json
@@ -52,7 +54,7 @@ def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNE
     return [path]
 
 
-def _present(path: Path) -> dict[str, Any]:
+def _present(path: Path) -> dict[str, JsonValue]:
     """Read the node's profiles.
 
     Damaged content counts as none. Raises StoreError for a file that cannot be opened.
@@ -67,12 +69,11 @@ def _present(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _merged(present: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+def _merged(present: dict[str, JsonValue], added: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Merge two documents key by key, preferring the shipped one."""
-    both = {name: present[name] for name in present.keys() & added.keys()}
-    nested = {
-        name: _merged(both[name], added[name])
-        for name in both
-        if isinstance(both[name], dict) and isinstance(added[name], dict)
-    }
-    return {**present, **added, **nested}
+    merged = {**present, **added}
+    for name in present.keys() & added.keys():
+        old, new = present[name], added[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            merged[name] = _merged(old, new)
+    return merged

@@ -42,7 +42,7 @@ def _load_installed(version: str) -> ModuleType | None:
 
 
 @functools.cache
-def _found() -> tuple[dict[str, Any], ModuleType | None, str]:
+def _found() -> tuple[Any, ModuleType | None, str]:
     """Return this directory's description, an installed package, and the version for FlashInfer's check."""
     document = json.loads((_HERE / _MARK).read_text(encoding="utf-8"))
     installed = _load_installed(document["version"])

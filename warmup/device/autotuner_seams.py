@@ -213,7 +213,7 @@ def _choices(choose: Callable[[Callable[..., Any], Captured], Any]) -> Iterator[
 
 def _request(
     custom_op: str, runners: Any, tuning_config: Any, inputs: Any, **kwargs: Any
-) -> tuple[str, Any, Any, Any, dict[str, Any]]:
+) -> tuple[str, Any, Any, Any, dict[str, Any]]:  # a border: arguments of FlashInfer's `choose_one`
     return custom_op, runners, tuning_config, inputs, kwargs
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray_warmup.configs import env
 from ray_warmup.warmup.caches.flashinfer_modules import is_whole_file
 from ray_warmup.warmup.errors import CompileError
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.base import builder_for
+
+if TYPE_CHECKING:
+    from flashinfer.jit.core import JitSpec
 
 JOBS_PER_MODULE = 4
 """Compiler processes that one module keeps busy; with more CPUs, more modules are built at the same time."""
@@ -19,9 +22,9 @@ OUTPUT_LINES = 20
 """Lines of the compiler's output in an error."""
 
 
-def specs_of(workloads: Iterable[Workload]) -> dict[str, Any]:
+def specs_of(workloads: Iterable[Workload]) -> dict[str, JitSpec]:
     """Module name -> FlashInfer JitSpec, in the order of first use."""
-    found: dict[str, Any] = {}
+    found: dict[str, JitSpec] = {}
     for workload in workloads:
         for spec in builder_for(workload).jit_specs(workload):
             found.setdefault(spec.name, spec)
@@ -33,11 +36,11 @@ def missing(workloads: Iterable[Workload]) -> list[str]:
     return [name for name, spec in specs_of(workloads).items() if not _is_there(spec)]
 
 
-def _is_there(spec: Any) -> bool:
+def _is_there(spec: JitSpec) -> bool:
     return spec.is_compiled and (spec.is_aot or is_whole_file(spec.jit_library_path))
 
 
-def build(specs: dict[str, Any], modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
+def build(specs: Mapping[str, JitSpec], modules: Sequence[str], max_jobs: int) -> Iterator[tuple[str, ...]]:
     """Build modules, yielding the names of each finished step while the others continue.
 
     Args:

@@ -147,7 +147,7 @@ def torch_facts() -> tuple[str, str | None]:
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return UNKNOWN, None
-    assigned: dict[str, Any] = {}
+    assigned: dict[str, str] = {}
     for node in ast.parse((Path(spec.origin).parent / "version.py").read_text()).body:
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
@@ -156,9 +156,9 @@ def torch_facts() -> tuple[str, str | None]:
             targets = [node.target]
         for target in targets:
             value = getattr(node, "value", None)
-            if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+            if isinstance(target, ast.Name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
                 assigned[target.id] = value.value
-    return str(assigned.get("__version__", UNKNOWN)), assigned.get("cuda")
+    return assigned.get("__version__", UNKNOWN), assigned.get("cuda")
 
 
 def cublas_version(cuda_version: str | None) -> str:

@@ -28,7 +28,7 @@ class Captured:
     tuning_config: Any
     """The op's TuningConfig, without the overrides of an `autotune()` context."""
     inputs: list[Any]
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict)  # a border: arguments of a FlashInfer op
 
     @property
     def default_runner(self) -> str:
@@ -112,7 +112,7 @@ class Attempt:
     tactic: Any
     is_first_runner: bool
     """True if its default tactic serves when nothing is tuned."""
-    kwargs: dict[str, Any]
+    kwargs: dict[str, Any]  # a border, as above
     batches: list[list[Any]]
     """Input lists; the AutoTuner uses several in turn where the cache of the GPU must be cold."""
     profile: Callable[[Any], float]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.messages.answers import Replayed, Warmed
 from ray_warmup.warmup.tasks import Count, Duration
@@ -13,8 +11,8 @@ from ray_warmup.warmup.tasks import Count, Duration
 class FreshReplay:
     """Prepare, load and replay as one rank."""
 
-    config: dict[str, Any]
-    """As `parse_config` takes it, which checks it there."""
+    config: str
+    """As `text_of_config` writes it."""
     rank: Count
     backend: str
     factory: str

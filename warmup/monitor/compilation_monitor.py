@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
+
+from pydantic import JsonValue
 
 from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, CompileHook, default_hooks
@@ -45,7 +47,7 @@ class MonitorReport:
         """Return True if nothing was compiled or loaded."""
         return not any(self.compiled.values()) and not any(self.loaded.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
         return asdict(self)
 

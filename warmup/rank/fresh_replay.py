@@ -23,8 +23,9 @@ from pathlib import Path
 from types import TracebackType
 
 import ray_warmup
-from ray_warmup.configs import ConfigError, WarmupConfig, parse_config
+from ray_warmup.configs import ConfigError, WarmupConfig
 from ray_warmup.configs.dimensions import dimensions_of
+from ray_warmup.configs.loader import config_of_text
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules, triton_cache
 from ray_warmup.warmup.device.factory import load_factory
@@ -159,7 +160,7 @@ def replay(request: FreshReplay) -> FreshlyReplayed:
     from ray_warmup.warmup.device.tuner import TunerOptions
     from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
 
-    config = parse_config(request.config)
+    config = config_of_text(request.config)
     believe(config.cache)
     if request.provider is not None:
         flashinfer_modules.activate(Path(request.provider))

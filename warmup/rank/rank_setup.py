@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs import env
+from ray_warmup.configs.loader import text_of_config
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
@@ -93,7 +94,7 @@ def compiled_work(
         modes=cache.modes,
     )
     part.start()
-    request = FreshReplay(config.model_dump(mode="json"), who.rank, who.backend, who.factory, who.budget_bytes)
+    request = FreshReplay(text_of_config(config), who.rank, who.backend, who.factory, who.budget_bytes)
     timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
     replay = ReplayPlan(request, environ, timeout_s, covers) if who.factory else None
     kept = store if _is_shared(config) else None

@@ -16,8 +16,8 @@ Proven is what was there before the run and had been ready: with a run, or impor
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from ray_warmup.configs.errors import clipped
 from ray_warmup.configs.schema import WarmupConfig
@@ -56,10 +56,6 @@ class TableState:
     """A run is said to be under way."""
     is_interrupted: bool = False
     """The run that is said to be under way is known to have no process any more."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
     return Uses(frozenset(held | ({EVERYTHING} if unreadable else set())), tuple(unreadable))
 
 
-class ProcessIdentity(TypedDict):
+class ProcessFields(TypedDict):
     """A process, as files name it."""
 
     pid: int
@@ -139,7 +139,7 @@ class ProcessIdentity(TypedDict):
     """Boot, process namespace and name of the host."""
 
 
-def process_identity(pid: int) -> ProcessIdentity:
+def process_identity(pid: int) -> ProcessFields:
     """Return a process's identity, unique even after a restart of the host."""
     return {"pid": pid, "start": _start_time(pid), "host": _host_identity()}
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.artifact.member_path import check_member_path
@@ -66,7 +68,7 @@ class Written:
         parts = dict(self.key)
         return StorePath.of(root, override, parts["flashinfer_version"], parts["arch"], self.key_sha256)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values, the path below the cache root among them, for people."""
         place = self.directory(Path("/"), None).relative_to("/")
         return {

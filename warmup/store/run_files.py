@@ -8,7 +8,6 @@ import logging
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
@@ -17,7 +16,7 @@ from ray_warmup.warmup.disk.publish import publish_bytes, store_error
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.verdict import StoredVerdict
-from ray_warmup.warmup.store.writer_files import WriterFiles
+from ray_warmup.warmup.store.writer_files import Row, WriterFiles
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +41,14 @@ class RunFiles:
         """Modes of the files that it writes and of the directories that it makes."""
         return self._modes
 
-    def save_partial(self, results: Sequence[dict[str, Any]]) -> Path:
+    def save_partial(self, results: Sequence[Row]) -> Path:
         """Replace this writer's saved results.
 
         Other writers' rows stay. Raises StoreError.
         """
         return self._partial.save(results)
 
-    def load_partial(self) -> list[dict[str, Any]]:
+    def load_partial(self) -> list[Row]:
         """Return the finished tasks of every writer, the newest row per `task_id`."""
         return self._partial.load()
 
@@ -60,7 +59,7 @@ class RunFiles:
         """
         self._partial.clear(covered)
 
-    def save_quarantine(self, entries: Sequence[dict[str, Any]]) -> None:
+    def save_quarantine(self, entries: Sequence[Row]) -> None:
         """Add quarantined tactics, one file for equal ones of any writer.
 
         Raises StoreError.
@@ -71,7 +70,7 @@ class RunFiles:
             if not path.exists():
                 self._write(path, data)
 
-    def load_quarantine(self) -> list[dict[str, Any]]:
+    def load_quarantine(self) -> list[Row]:
         """Quarantined tactics of every writer, equal ones once."""
         return self._quarantine.load()
 

@@ -10,7 +10,8 @@ import logging
 import secrets
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
@@ -25,7 +26,8 @@ logger = logging.getLogger(__name__)
 LIMIT = 64 << 20
 SCHEMA_VERSION = 1
 """Raised when rows mean something else. A file of any other version is left as it is and named."""
-Row = dict[str, Any]
+Row = dict[str, JsonValue]
+"""A row as it lies in a file; who asks for it checks it."""
 
 
 class WriterFiles:

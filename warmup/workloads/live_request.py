@@ -36,7 +36,7 @@ class LiveRequest:
     runners: tuple[Any, ...]
     tuning_config: Any
     templates: tuple[Template, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # a border: arguments of a FlashInfer op
 
 
 class LiveRequests:
@@ -90,7 +90,7 @@ def live_request(
     runners: tuple[Any, ...],
     tuning_config: Any,
     inputs: list[Any],
-    kwargs: Mapping[str, Any],
+    kwargs: Mapping[str, Any],  # a border, as above
     extra_buckets: tuple[int, ...] = (),
 ) -> LiveRequest:
     """Describe one request and keep what is live of it.

@@ -184,6 +184,7 @@ def _pages_and_heads(batch: PagedBatch, heads: HeadShape) -> tuple[Any, ...]:
     return (*pages, heads.num_heads, heads.num_kv_heads, heads.head_dim, batch.page_size)
 
 
+# A border: keyword arguments of FlashInfer's `plan`.
 def _options(heads: HeadShape, dtype: Any) -> dict[str, Any]:
     return {
         "sm_scale": heads.scale,

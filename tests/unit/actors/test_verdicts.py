@@ -82,8 +82,8 @@ def test_verdicts_of_all_simulated_nodes_are_told(config: WarmupConfig) -> None:
     end(config, 0, ready=True)
     end(config, 1, ready=False)
     found = verdicts(config)
-    assert [verdict["run_id"] for verdict in found] == ["run-1", "run-0"]
-    assert len({verdict["directory"] for verdict in found}) == 2
+    assert [row.verdict.run_id for row in found] == ["run-1", "run-0"]
+    assert len({row.directory for row in found}) == 2
 
 
 def test_the_nodes_that_were_simulated_here_are_told_without_a_config(config: WarmupConfig, tmp_path: Path) -> None:
@@ -91,14 +91,14 @@ def test_the_nodes_that_were_simulated_here_are_told_without_a_config(config: Wa
     end(config, 1, ready=True)
     own = NodeStore(tmp_path / "flashinfer_autotune_cache/0.7.2/90a" / ("ab" * 32))
     own.save_verdict(StoredVerdict("own", True, 9.0))
-    assert [verdict["run_id"] for verdict in verdicts(None)] == ["own", "run-1"]
+    assert [found.verdict.run_id for found in verdicts(None)] == ["own", "run-1"]
 
 
 def test_an_override_directory_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where $RAY_WARMUP_CACHE_DIR names the directory of the keys, verdicts lie there."""
     monkeypatch.setenv("RAY_WARMUP_CACHE_DIR", str(tmp_path))
     NodeStore(tmp_path / ("ab" * 32)).save_verdict(StoredVerdict("r", True, 1.0))
-    assert [verdict["run_id"] for verdict in verdicts(None)] == ["r"]
+    assert [found.verdict.run_id for found in verdicts(None)] == ["r"]
 
 
 def test_a_wait_in_vain_says_what_each_node_has(config: WarmupConfig) -> None:

@@ -10,13 +10,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.warmup.errors import EngineRequestError
 
 SIZES = ("max_num_batched_tokens", "max_num_seqs")
 """Arguments whose defaults depend on who starts the engine."""
 
 
-def words(arguments: Mapping[str, Any]) -> list[str]:
+def words(arguments: Mapping[str, JsonValue]) -> list[str]:
     """Write arguments as words of a command line.
 
     A truth value is the option or its `--no-` form, null leaves the option out.
@@ -41,7 +43,7 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
     return line
 
 
-def engine_args(arguments: Mapping[str, Any], load_format: str) -> Any:
+def engine_args(arguments: Mapping[str, JsonValue], load_format: str) -> Any:
     """Return vLLM's `EngineArgs` for the arguments of a config.
 
     Raises EngineRequestError for an argument that vLLM refuses.

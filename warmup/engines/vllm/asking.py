@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.configs.engine_arguments import hide
 from ray_warmup.configs.engine_schema import VllmSection
@@ -26,7 +25,7 @@ from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.launch import POLL_S, Home, import_path, load_format
 from ray_warmup.warmup.engines.vllm.request import ENGINE
 from ray_warmup.warmup.engines.vllm.resolved import Resolved
-from ray_warmup.warmup.engines.vllm.start import write_request
+from ray_warmup.warmup.engines.vllm.start import ChildRequest, write_request
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
@@ -49,13 +48,7 @@ def resolve_here(
         EngineRequestError: an argument that vLLM refuses, a model that cannot be resolved, or what is not covered.
         EngineError: a version that was not read, a model that cannot be reached from this node, or a late answer.
     """
-    request = {
-        "arguments": dict(section.args),
-        "load_format": load_format(section),
-        "usage": section.usage,
-        "lm_head": section.lm_head,
-        "explain": explain,
-    }
+    request = ChildRequest(dict(section.args), load_format(section), section.usage, section.lm_head, explain=explain)
     root = resolve_paths(cache).root
     with tempfile.TemporaryDirectory(prefix="ray-warmup-resolve-") as scratch:
         told = Path(scratch) / "told"
@@ -78,7 +71,11 @@ def find_here(resolved: Resolved, cache: CacheSection) -> Found:
 
 
 def _ask(
-    request: Mapping[str, Any], scratch: Path, environ: Mapping[str, str], secrets: frozenset[str], deadline_s: float
+    request: ChildRequest,
+    scratch: Path,
+    environ: Mapping[str, str],
+    secrets: frozenset[str],
+    deadline_s: float,
 ) -> Resolved:
     """Let a child answer. Raises EngineError."""
     asked, result, log = scratch / "request.json", scratch / "result.json", scratch / "engine.log"

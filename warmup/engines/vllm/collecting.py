@@ -68,8 +68,7 @@ def collect(
 def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str) -> RecordedFacts:
     first = started.records[0]
     ranks = [
-        RecordedRank(record.rank, dict(record.counts["compiled"]), dict(record.counts["found"]))
-        for record in started.records
+        RecordedRank(record.rank, dict(record.counts.compiled), dict(record.counts.found)) for record in started.records
     ]
     seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
     return RecordedFacts(

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
-from ray_warmup.warmup.engines.vllm.rank_record import WatchedDirectory
+from ray_warmup.warmup.engines.vllm.rank_record import CompileCounts, WatchedDirectory
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
 
 logger = logging.getLogger(__name__)
@@ -32,9 +31,9 @@ class Counts:
         if is_compiled and name:
             self.names.append(f"{kind}: {name}")
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"compiled": dict(self.compiled), "found": dict(self.found), "names": list(self.names)}
+    def frozen(self) -> CompileCounts:
+        """Return the counts so far."""
+        return CompileCounts(dict(self.compiled), dict(self.found), tuple(self.names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,7 @@ MAY_DIFFER: dict[str, str] = {
 """Variable -> what it holds, which is the reason why it may differ."""
 
 
+# A border: values of vLLM's own settings.
 def binding(factors: Mapping[str, object]) -> dict[str, str]:
     """Return the factors that must be equal, as text: unset ones are left out."""
     return {

@@ -98,12 +98,13 @@ def factors_of_environment() -> dict[str, str]:
     return {name: str(value) for name, value in sorted(envs.compile_factors().items()) if not is_secret(name)}
 
 
+# A border: the members of a configuration of transformers.
 def _members_of(hf_config: Any) -> Mapping[str, Any]:
     to_dict = getattr(hf_config, "to_dict", None)
-    found: Mapping[str, Any] = to_dict() if to_dict is not None else vars(hf_config)
-    return found
+    return to_dict() if to_dict is not None else vars(hf_config)  # type: ignore[no-any-return]
 
 
+# A border, as above.
 def _plain(members: Mapping[str, Any]) -> dict[str, str]:
     """Keep members whose value is a number, a truth value or a short text that is no path."""
     kept: dict[str, str] = {}

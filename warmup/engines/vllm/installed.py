@@ -6,7 +6,8 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
@@ -38,7 +39,7 @@ class EngineHere:
     stores: tuple[str, ...]
     """Stores of this version below the cache root."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
         return asdict(self)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import JsonValue
 
@@ -22,7 +22,8 @@ from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
-from ray_warmup.warmup.engines.vllm.start import LiveAnswer, LiveCall, write_request, write_whole
+from ray_warmup.warmup.engines.vllm.start import ChildRequest, LiveAnswer, LiveCall, write_request, write_whole
+from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 from ray_warmup.warmup.errors import EngineError
 
 POLL_S = 0.05
@@ -56,7 +57,7 @@ class Home:
 class Started:
     """Result, records and log of one engine start."""
 
-    result: Mapping[str, Any]
+    result: Mapping[str, float]
     """Seconds of import, engine and first answer, and the number of requests."""
     records: tuple[RankRecord, ...]
     gained: tuple[tuple[str, str], ...]
@@ -69,7 +70,7 @@ class EngineStart:
 
     def __init__(
         self,
-        arguments: Mapping[str, Any],
+        arguments: Mapping[str, JsonValue],
         home: Home,
         scratch: Path,
         environ: Mapping[str, str],
@@ -77,7 +78,7 @@ class EngineStart:
         purpose: Purpose,
         load_format: str = "dummy",
         usage: str = "serve",
-        lm_head: str = "read",
+        lm_head: LmHead = "read",
         stays: bool = False,
         starter: Starter | None = None,
     ) -> None:
@@ -106,8 +107,8 @@ class EngineStart:
         self._log = scratch / "engine.log"
         self._result, request = scratch / "result.json", scratch / "request.json"
         self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
-        start = {"load_format": load_format, "usage": usage, "lm_head": lm_head}
-        write_request(request, {**start, "arguments": dict(arguments), "calls": str(self._calls) if stays else None})
+        calls = str(self._calls) if stays else None
+        write_request(request, ChildRequest(dict(arguments), load_format, usage, lm_head, calls))
         # Without the second variable torch bakes the CUDA device index into compiled files.
         mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
         if purpose == "prove":
@@ -121,9 +122,9 @@ class EngineStart:
         return stage_in(self._told)
 
     @property
-    def result(self) -> Mapping[str, Any]:
+    def result(self) -> Mapping[str, float]:
         """Return the seconds of the start. Call it after `until_answered`."""
-        result: Mapping[str, Any] = json.loads(self._result.read_text(encoding="utf-8"))
+        result: Mapping[str, float] = json.loads(self._result.read_text(encoding="utf-8"))
         return result
 
     def until_answered(self, deadline_s: float) -> None:
@@ -212,7 +213,7 @@ class EngineStart:
 
 
 def launch(
-    arguments: Mapping[str, Any],
+    arguments: Mapping[str, JsonValue],
     home: Home,
     scratch: Path,
     environ: Mapping[str, str],
@@ -221,7 +222,7 @@ def launch(
     deadline_s: float,
     load_format: str = "dummy",
     usage: str = "serve",
-    lm_head: str = "read",
+    lm_head: LmHead = "read",
     starter: Starter | None = None,
     on_start: Callable[[EngineStart], None] | None = None,
 ) -> Started:

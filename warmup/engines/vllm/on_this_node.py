@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
@@ -82,7 +81,7 @@ class Recording:
             self._scratch.cleanup()
             raise
 
-    def until_answered(self) -> Mapping[str, Any]:
+    def until_answered(self) -> Mapping[str, float]:
         """Wait for the trial requests, and return the seconds of the start. Raises EngineError."""
         self.engine.until_answered(self._section.start_deadline)
         return self.engine.result
@@ -172,7 +171,7 @@ def problems_of(started: Started) -> list[str]:
 
 def notes_of(started: Started) -> list[str]:
     """Name the kinds that were compiled on a processor because nothing can find them there."""
-    compiled = {kind for record in started.records for kind in record.counts["compiled"] if not _has_gpu(record)}
+    compiled = {kind for record in started.records for kind in record.counts.compiled if not _has_gpu(record)}
     return [f"{kind} is carried and not proven: {UNPROVABLE[kind]}" for kind in sorted(compiled & set(UNPROVABLE))]
 
 
@@ -188,8 +187,8 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
     problems += [f"rank {record.rank}: {name} cannot be heard: {why}" for name, why in sorted(record.deaf.items())]
     watched = {watch.kind for watch in record.watched}
-    for kind, count in record.counts["compiled"].items():
+    for kind, count in record.counts.compiled.items():
         if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):
-            names = [name for name in record.counts["names"] if name.startswith(f"{kind}: ")]
+            names = [name for name in record.counts.names if name.startswith(f"{kind}: ")]
             problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
     return problems

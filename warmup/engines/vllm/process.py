@@ -250,7 +250,7 @@ class EngineProcess:
             compile_factors=factors_of_environment(),
             places=tuple((kind, str(path)) for kind, path in sorted(pairs.items())),
             modules=tuple(self._modules),
-            counts=self._counter.counts().to_json(),
+            counts=self._counter.counts().frozen(),
             deaf=dict(self._counter.deaf),
             watched=self._counter.watched(),
             specialisations=tuple((row.function, row.data) for row in self._kernels.seen),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.codec import decode, encode, message
@@ -45,6 +44,16 @@ class WatchedDirectory:
 
 
 @message
+class CompileCounts:
+    """Compiled and found entries per cache kind in one process."""
+
+    compiled: dict[str, int]
+    found: dict[str, int]
+    names: tuple[str, ...]
+    """`kind: name` of what was compiled."""
+
+
+@message
 class RankRecord:
     """One worker process."""
 
@@ -58,7 +67,7 @@ class RankRecord:
     places: tuple[tuple[str, str], ...]
     """(kind, directory), in order."""
     modules: tuple[CompiledModule, ...]
-    counts: dict[str, Any]
+    counts: CompileCounts
     deaf: dict[str, str]
     """Compiler that is installed -> why nobody hears it in this process."""
     watched: tuple[WatchedDirectory, ...]

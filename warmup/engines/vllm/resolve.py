@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_arguments import without_secrets
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.engines.vllm import arguments, model_errors, word_embeddings
 from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
 from ray_warmup.warmup.engines.vllm.resolved import Resolved
-from ray_warmup.warmup.engines.vllm.start import end_with_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.vllm.start import ChildRequest, end_with_the_launcher, read_request, write_whole
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -32,22 +34,22 @@ def main(request_path: str, result_path: str) -> int:
     threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
     request = read_request(Path(request_path))
     try:
-        answer: dict[str, object] = {"resolved": encode(resolve(request))}
+        answer: dict[str, JsonValue] = {"resolved": encode(resolve(request))}
     except EngineError as error:
         answer = {"error": str(error), "is_request": isinstance(error, EngineRequestError)}
     write_whole(Path(result_path), answer)
     return 0
 
 
-def resolve(request: Mapping[str, Any]) -> Resolved:
+def resolve(request: ChildRequest) -> Resolved:
     """Resolve a request. Raises EngineError."""
     import vllm
 
-    word_embeddings.decide_as_the_checkpoint(request["lm_head"])
-    given = dict(request["arguments"])
+    word_embeddings.decide_as_the_checkpoint(request.lm_head)
+    given = dict(request.arguments)
     config = configure(given, request)
     parts = identify(config).parts
-    changing, others = compare_arguments(given, parts, request) if request["explain"] else ((), ())
+    changing, others = compare_arguments(given, parts, request) if request.explain else ((), ())
     return Resolved(
         engine_version=vllm.__version__,
         identity=parts,
@@ -59,18 +61,18 @@ def resolve(request: Mapping[str, Any]) -> Resolved:
     )
 
 
-def configure(given: Mapping[str, Any], request: Mapping[str, Any]) -> Any:
+def configure(given: Mapping[str, JsonValue], request: ChildRequest) -> Any:
     """Return vLLM's resolved configuration. Raises EngineError with the argument or the model."""
     try:
-        parsed = arguments.engine_args(given, request["load_format"])
-        return arguments.resolve_configuration(parsed, request["usage"])
+        parsed = arguments.engine_args(given, request.load_format)
+        return arguments.resolve_configuration(parsed, request.usage)
     except Exception as error:  # vLLM's, pydantic's and the hub's own; each is named
         is_offline = env.read("HF_HUB_OFFLINE") is not None
         raise model_errors.named(error, str(given["model"]), is_offline=is_offline) from error
 
 
 def compare_arguments(
-    given: Mapping[str, Any], parts: tuple[tuple[str, str], ...], request: Mapping[str, Any]
+    given: Mapping[str, JsonValue], parts: tuple[tuple[str, str], ...], request: ChildRequest
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Tell which arguments change the identity by leaving out one after the other."""
     changing: list[str] = []

@@ -54,7 +54,7 @@ class SpecialisationRecorder:
         previous = knobs.runtime.jit_post_compile_hook
 
         def heard(**event: Any) -> Any:
-            self._add(event)
+            self._add(event["fn"], event["compile"].get("specialization_data"))
             return None if previous is None else previous(**event)
 
         knobs.runtime.jit_post_compile_hook = heard
@@ -65,11 +65,9 @@ class SpecialisationRecorder:
         """Return the specialisations that were heard so far, in order."""
         return tuple(self._seen)
 
-    def _add(self, event: dict[str, Any]) -> None:
-        data = event["compile"].get("specialization_data")
+    def _add(self, function: Any, data: str | None) -> None:
         if data is None:
             return  # a constant that cannot be written: this kernel loads when it is asked for
-        function = event["fn"]
         new = Specialisation(f"{function.module}:{function.name}", data)
         if new not in self._seen:
             self._seen[new] = None

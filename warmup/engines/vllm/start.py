@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
+
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, sampling, trial_batches
+from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 
 MAX_TOKENS = 4
 POLL_S = 0.05
@@ -45,9 +48,9 @@ def run(request_path: Path, result_path: Path) -> None:
 
     imported = time.monotonic()
     stage.write("creating the engine")
-    word_embeddings.decide_as_the_checkpoint(request["lm_head"])
-    arguments = engine_args(request["arguments"], request["load_format"])
-    if request["usage"] == "serve":
+    word_embeddings.decide_as_the_checkpoint(request.lm_head)
+    arguments = engine_args(request.arguments, request.load_format)
+    if request.usage == "serve":
         take_server_sizes(arguments)
     llm = LLM.from_engine_args(arguments)
     ready = time.monotonic()
@@ -61,10 +64,26 @@ def run(request_path: Path, result_path: Path) -> None:
     }
     stage.write("waiting for the launcher")
     write_whole(result_path, result)
-    if request["calls"] is not None:
-        obey(llm, Path(request["calls"]), stage)
+    if request.calls is not None:
+        obey(llm, Path(request.calls), stage)
     stage.write("shutting down")
     shut_down(llm)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildRequest:
+    """A request to a child process that imports vLLM, as its file holds it."""
+
+    arguments: dict[str, JsonValue]
+    """Of `vllm serve`."""
+    load_format: str
+    usage: str
+    """`serve` or `llm`: whose defaults hold for sizes that are not given."""
+    lm_head: LmHead
+    calls: str | None = None
+    """Directory of calls to a running engine, or None if the engine ends after its trial requests."""
+    explain: bool = False
+    """Tell which arguments change the identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +91,7 @@ class LiveCall:
     """A function of this project that the running engine is to run, or the request to end."""
 
     function: str | None
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +132,7 @@ def obey(llm: Any, calls: Path, stage: Stage) -> None:
         number += 1
 
 
-def answer_to(llm: Any, function: str, arguments: Mapping[str, Any]) -> LiveAnswer:
+def answer_to(llm: Any, function: str, arguments: Mapping[str, JsonValue]) -> LiveAnswer:
     """Return the value of a function of this project, or what it raised."""
     module, _, name = function.partition(":")
     try:
@@ -133,15 +152,15 @@ def end_with_the_launcher() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def write_request(path: Path, request: Mapping[str, Any]) -> None:
+def write_request(path: Path, request: ChildRequest) -> None:
     """Write what is asked, readable by this user alone: it may hold a token, and the engine removes it."""
     path.touch(mode=0o600)
-    path.write_text(json.dumps(dict(request)), encoding="utf-8")
+    path.write_text(json.dumps(asdict(request)), encoding="utf-8")
 
 
-def read_request(path: Path) -> Mapping[str, Any]:
+def read_request(path: Path) -> ChildRequest:
     """Read what is asked and remove it from the disk."""
-    request: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    request = ChildRequest(**json.loads(path.read_text(encoding="utf-8")))
     path.unlink()
     return request
 
@@ -185,7 +204,7 @@ def shut_down(llm: Any) -> None:
         shutdown()
 
 
-def write_whole(path: Path, document: dict[str, Any]) -> None:
+def write_whole(path: Path, document: Mapping[str, JsonValue]) -> None:
     """Write the result so that the parent sees all of it or nothing."""
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(document), encoding="utf-8")

@@ -7,7 +7,6 @@ number of rows of a step and the mixture of top-k and top-p decide among the oth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 VOCABULARY = 1000
 """Token ids of prompts lie below this."""
@@ -21,7 +20,7 @@ class TrialBatch:
 
     rows: int
     prompt_tokens: int
-    sampling: dict[str, Any]
+    sampling: dict[str, float]
     plain: int = 0
     """Rows that use top-p alone."""
 
@@ -55,7 +54,7 @@ def prompts(batch: TrialBatch) -> list[dict[str, list[int]]]:
     ]
 
 
-def sampling(batch: TrialBatch, row: int) -> dict[str, Any]:
+def sampling(batch: TrialBatch, row: int) -> dict[str, float]:
     """Return the sampling parameters of one row."""
     if row < batch.plain:
         return {name: value for name, value in batch.sampling.items() if name != "top_k"}

@@ -57,7 +57,7 @@ def environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def request(**changes: Any) -> FreshReplay:
     """A request for rank 0 on CPU."""
     asked = {"config": CONFIG, "rank": 0, "backend": "cpu", "factory": FACTORY, "engine": False, **changes}
-    return FreshReplay(**asked)
+    return FreshReplay(**{**asked, "config": json.dumps(asked["config"])})
 
 
 def test_a_process_of_its_own_replays_and_warms(tmp_path: Path, environ: dict[str, str]) -> None:

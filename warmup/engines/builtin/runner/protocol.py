@@ -8,7 +8,7 @@ skip. Importing this module imports neither torch nor FlashInfer.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -178,7 +178,7 @@ def call_dummy_run(runner: ModelRunner, num_tokens: int, **arguments: bool | int
     return runner.dummy_run(num_tokens, **passed)  # type: ignore[arg-type]
 
 
-def _refuse_swallowed(runner: ModelRunner, passed: Mapping[str, object]) -> None:
+def _refuse_swallowed(runner: ModelRunner, passed: Collection[str]) -> None:
     parameters = inspect.signature(runner.dummy_run).parameters
     named = {
         name

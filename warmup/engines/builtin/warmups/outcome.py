@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import JsonValue
 
 from ray_warmup.warmup.engines.builtin.warmups.spec import TunedFile
 from ray_warmup.warmup.report import EngineWarmupEntry
@@ -44,7 +45,7 @@ class EngineWarmupReport:
                 return outcome
         raise KeyError(f"no engine warmup {name!r} in this report")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JsonValue]:
         """Return plain JSON values, with tuned files by name and size."""
         return {
             "ready": self.ready,

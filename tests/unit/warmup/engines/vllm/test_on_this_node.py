@@ -45,8 +45,8 @@ def test_what_one_start_filled_is_found_by_another(tmp_path: Path, environ: dict
     assert kinds == {"torch_compile", "inductor", "inductor_home", "modelinfos", "deep_gemm", "engine_record"}
     assert proof.problems == ()
     told = proof.started.records[0]
-    assert told.counts["compiled"] == {}
-    assert told.counts["found"] == {"torch_compile": 1, "inductor": 2, "inductor_home": 1, "deep_gemm": 1}
+    assert told.counts.compiled == {}
+    assert told.counts.found == {"torch_compile": 1, "inductor": 2, "inductor_home": 1, "deep_gemm": 1}
     assert {kind: told.placed[kind] for kind in ("torch_compile", "inductor", "deep_gemm")} == {
         "torch_compile": 1,
         "inductor": 2,
