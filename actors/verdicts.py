@@ -23,12 +23,10 @@ from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import store_error
-from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths, simulated_roots
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.store.run_files import MAX_VERDICT_BYTES
 from ray_warmup.warmup.store.verdict import StoredVerdict
 
 logger = logging.getLogger(__name__)
@@ -69,9 +67,7 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
     problems: list[str] = []
     for directory in _directories(config, problems):
         try:
-            read_regular(directory / "verdict.json", MAX_VERDICT_BYTES)
-        except FileNotFoundError:
-            continue
+            NodeStore(directory).read_verdict()
         except WarmupError as error:
             problems.append(str(error))
     return problems

@@ -14,6 +14,7 @@ from typing import Any
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.artifact.rows import read_bans
+from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
@@ -59,13 +60,14 @@ def banned_in(stores: Iterable[Path]) -> list[StoreBans]:
 
 def lift(stores: Iterable[Path], rule: Rule) -> list[StoreBans]:
     """Remove what a rule names from every file of these stores. What cannot be read is left and named."""
-    return [_lift(store, rule) for store in stores if _files(store)]
+    found = [_lift(store, rule) for store in stores]
+    return [row for row in found if row.rows or row.lifted or row.problems]
 
 
 def _look(store: Path) -> StoreBans:
     rows: dict[TacticId, None] = {}
     problems: list[str] = []
-    for path in _files(store):
+    for path in _files(store, problems):
         try:
             found = read_bans(_rows(path))
         except (StoreError, CorruptArtifactError) as error:
@@ -79,7 +81,7 @@ def _look(store: Path) -> StoreBans:
 def _lift(store: Path, rule: Rule) -> StoreBans:
     lifted: dict[TacticId, None] = {}
     problems: list[str] = []
-    for path in _files(store):
+    for path in _files(store, problems):
         try:
             lifted.update(dict.fromkeys(_lift_from(path, rule)))
         except (StoreError, CorruptArtifactError) as error:
@@ -111,8 +113,14 @@ def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     return named
 
 
-def _files(store: Path) -> list[Path]:
-    return sorted((store / DIRECTORY).glob("*.json"))
+def _files(store: Path, problems: list[str]) -> list[Path]:
+    """Return the files of a store's bans. A directory that cannot be listed is added to `problems`."""
+    try:
+        found = entries(store / DIRECTORY)
+    except StoreError as error:
+        problems.append(str(error))
+        return []
+    return [Path(entry.path) for entry in found if entry.name.endswith(".json") and not entry.name.startswith(".")]
 
 
 def _rows(path: Path) -> list[Any]:

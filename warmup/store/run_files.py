@@ -85,19 +85,26 @@ class RunFiles:
 
     def load_verdict(self) -> StoredVerdict | None:
         """Return the last run's verdict, or None if there is none or the file is damaged (logged)."""
+        try:
+            return self.read_verdict()
+        except WarmupError as error:
+            logger.warning("%s; ignored", error)
+            return None
+
+    def read_verdict(self) -> StoredVerdict | None:
+        """Return the last run's verdict, or None if there is none.
+
+        Raises StoreError or CorruptArtifactError for a file that does not say how a run ended.
+        """
         path = self.directory / "verdict.json"
         try:
             document = parse_json(read_regular(path, MAX_VERDICT_BYTES), MAX_VERDICT_BYTES, str(path))
         except FileNotFoundError:
             return None
-        except WarmupError as error:
-            logger.warning("%s; ignored", error)
-            return None
         try:
             return decode(StoredVerdict, document)
         except CorruptArtifactError as error:
-            logger.warning("%s does not say how a run ended: %s; ignored", path, error)
-            return None
+            raise CorruptArtifactError(f"{path} does not say how a run ended: {error}", path=str(path)) from error
 
     def write_marker(self, token: str) -> Path:
         """Leave a random token for another node to see. Raises StoreError."""

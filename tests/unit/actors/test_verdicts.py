@@ -147,3 +147,15 @@ def test_what_cannot_be_read_is_not_nothing(
     (tmp_path / "flashinfer_autotune_cache").mkdir()
     monkeypatch.setattr(os, "scandir", refuses)
     assert "Permission denied" in unreadable(None)[0]
+
+
+@pytest.mark.parametrize("text", ['{"ready": 1}', "{", "[]", '{"run_id": "r", "ready": true, "ended_at": 1e300}'])
+def test_a_verdict_that_says_nothing_is_not_none(config: WarmupConfig, text: str) -> None:
+    """A file that is read and is no verdict is a problem, never a node on which no run has ended."""
+    (environment,) = environments_here(config, 0)
+    directory = forecast_rank(config, 0, environment=environment).table_path.parent
+    directory.mkdir(parents=True)
+    (directory / "verdict.json").write_text(text)
+    assert verdicts(config) == []
+    (problem,) = unreadable(config)
+    assert str(directory / "verdict.json") in problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_what_cannot_be_read_is_named_and_stays(root: Path, content: str) -> Non
         assert [problem for store in answer["result"] for problem in store["problems"] if "broken.json" in problem]
     assert broken.read_text() == content
     assert rows(root) == [[]]
+
+
+@pytest.mark.parametrize("command", ["quarantine ls", "quarantine clear"])
+def test_a_directory_that_cannot_be_listed_is_not_empty(root: Path, command: str) -> None:
+    """A file in the directory's place: named, and the other key is answered."""
+    directory = store_in(root).directory / "quarantine"
+    shutil.rmtree(directory)
+    directory.write_text("")
+    answer = perform(command, {"root": str(root)})
+    problems = [problem for store in answer["result"] for problem in store["problems"]]
+    assert [problem for problem in problems if str(directory) in problem and "Not a directory" in problem] == problems
+    assert len(problems) == 1
+    assert len(answer["result"]) == 2
 
 
 def test_a_node_without_a_cache_has_nothing(tmp_path: Path) -> None:
