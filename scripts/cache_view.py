@@ -77,6 +77,7 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
             generations = " ".join(f"{n}*" if n == row.current else str(n) for n in row.generations[-5:])
             made = "" if row.created_at is None else moment(row.created_at)
             entries = "none" if row.entries is None else f"{row.entries} {row.guard}"
+            entries = row.engine or entries
             state = _state(row)
             _row(table, node, row.key_sha256[:12], generations, entries, made, size(row.disk_bytes), state)
     if table.row_count:
@@ -85,8 +86,9 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
         for row in rows:
             key = row.key_sha256[:12]
             digest = f", table {row.table[:8]}" if row.table else ""
+            placed = f", {row.placed} entries placed in engines' caches" if row.placed else ""
             carries = "".join(f", {kind} {size(count)}" for kind, count in row.kinds)
-            _line(console, node, f"{key} in {row.path}{digest}{carries}")
+            _line(console, node, f"{key} in {row.path}{digest}{carries}{placed}")
             if row.problem:
                 _line(console, node, f"{key}: {row.problem}")
         if not rows:
@@ -166,7 +168,11 @@ def _import(console: Console, answers: Answers[Imported]) -> None:
 
 def _prune(console: Console, answers: Answers[Pruned]) -> None:
     for node, row in answers:
-        for removal in row.plan:
+        placed = [removal for removal in row.plan if removal.what == "placed"]
+        if placed:
+            total = size(sum(removal.bytes for removal in placed))
+            _line(console, node, f"{len(placed)} unused entries in engines' caches, {total}")
+        for removal in (removal for removal in row.plan if removal.what != "placed"):
             what = removal.what if removal.generation is None else f"generation {removal.generation}"
             _line(console, node, f"{what}, {size(removal.bytes)}, {removal.reason}: {removal.path}")
         done = row.done

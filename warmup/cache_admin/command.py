@@ -21,7 +21,7 @@ from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
-from ray_warmup.warmup.cache_admin import quarantining, store_changes, store_inspection
+from ray_warmup.warmup.cache_admin import placed_entries, quarantining, store_changes, store_inspection
 from ray_warmup.warmup.cache_admin.compiled_install import put_in_place
 from ray_warmup.warmup.cache_admin.requests import (
     CacheAnswer,
@@ -35,13 +35,16 @@ from ray_warmup.warmup.cache_admin.requests import (
 from ray_warmup.warmup.cache_admin.signing import sign_current
 from ray_warmup.warmup.cache_admin.superseding import supersede_verdict
 from ray_warmup.warmup.caches.artifact_install import provider_directory
+from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.disk.clock import now_in
+from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.vllm.installed import installed_version
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import forget_lost
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
-from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.node_store import NodeStore, Published
 from ray_warmup.warmup.tasks import tasks_of
 
 
@@ -115,16 +118,26 @@ def _one(paths: NodePaths, asked: CacheRequest) -> Path:
 
 def _ls(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     unreadable = _search(paths, asked).unreadable
-    rows = store_inspection.list_stores(_those_that_can_be_read(paths, asked), unreadable)
+    placed = placed_entries.count_by_store(register(paths.root))
+    rows = tuple(
+        replace(row, placed=placed[row.path])
+        for row in store_inspection.list_stores(_those_that_can_be_read(paths, asked), unreadable)
+    )
     return all(row.is_readable for row in rows), rows
 
 
 def _verify(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     found = _search(paths, asked)
-    rows = [store_inspection.verify_store(path) for path in _those_that_can_be_read(paths, asked)]
+    rows = [_verified(paths, path) for path in _those_that_can_be_read(paths, asked)]
     lost = zip(found.unreadable, found.problems, strict=True)
     rows += [store_inspection.Verification(path, 0, 0, 0, (problem,)) for (path, _), problem in lost]
     return all(not row.problems for row in rows), tuple(rows)
+
+
+def _verified(paths: NodePaths, path: Path) -> store_inspection.Verification:
+    """Check a store, and what was placed from it in engines' caches."""
+    row = store_inspection.verify_store(path)
+    return replace(row, problems=(*row.problems, *placed_entries.changed(register(paths.root), path)))
 
 
 def _those_that_can_be_read(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:
@@ -214,6 +227,8 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     force = asked.force
     done = store_changes.import_archive(source, paths.root, paths.override, modes=modes, force=force)
     store = NodeStore(done.path.parent)
+    if engine_store.engine_of(store.directory) is not None:
+        return True, _imported_engine(paths, store, done)
     supersede_verdict(store, done.sha256, "cache import")
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), modes=store.modes)
     refused = read_timings(store.read_artifact(["autotune_configs", "timings"], done.generation)).warnings(TIMINGS_NAME)
@@ -227,23 +242,51 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     )
 
 
+def _imported_engine(paths: NodePaths, store: NodeStore, done: Published) -> Imported:
+    """Note the request that an engine's artifact answers: engines find it by themselves when they start."""
+    row = request_index.note_recorded(paths.root, store)
+    notes = ["an engine that starts on this node places it by itself"]
+    if row is None:
+        notes.append("it names no request, so `wait` and `path` do not know it; engines do")
+    files = tuple(str(path) for path in done.files)
+    return Imported(str(store.directory), done.generation, done.bytes, files, {}, tuple(notes))
+
+
 def _prune(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     rules = store_changes.PruneRules(
         keep_generations=asked.keep,
         older_than_days=asked.older_than_days,
         max_bytes=asked.max_bytes,
-        installed_version=metadata.version("flashinfer-python") if asked.other_versions else None,
+        installed_version=_flashinfer() if asked.other_versions else None,
+        installed_engine=(installed_version() or None) if asked.other_versions else None,
     )
     found, stores = _search(paths, asked), _those_that_can_be_read(paths, asked)
+    placed = register(paths.root)
     now = now_in(paths.override or paths.root) if asked.yes else time.time()
     plan = store_changes.plan_prune(stores, rules, now)
+    unused = placed_entries.plan_removals(placed, stores, is_everything=not asked.key)
     untouched = [*found.problems, *store_changes.untouchable(stores)]
     done = None
     if asked.yes:
         done = store_changes.apply_prune(plan, stores, time.time)
         forget_lost(paths.root, paths.override)
-        untouched = list(dict.fromkeys([*untouched, *done.untouched]))
-    return not untouched, Pruned(plan, done, tuple(untouched))
+        entries = placed_entries.remove(placed, unused)
+        done = replace(
+            done,
+            removed=(*done.removed, *entries.removed),
+            freed_bytes=done.freed_bytes + entries.freed_bytes,
+            kept=(*done.kept, *entries.kept),
+        )
+        untouched = list(dict.fromkeys([*untouched, *done.untouched, *entries.problems]))
+    return not untouched, Pruned((*plan, *unused), done, tuple(untouched))
+
+
+def _flashinfer() -> str | None:
+    """Return FlashInfer's version, None where only an engine without it is installed."""
+    try:
+        return metadata.version("flashinfer-python")
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _rollback(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:

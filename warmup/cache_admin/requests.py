@@ -11,9 +11,10 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.cache_admin.diff import Difference
 from ray_warmup.warmup.cache_admin.quarantining import StoreBans
+from ray_warmup.warmup.cache_admin.removals import Removal
 from ray_warmup.warmup.cache_admin.retiming import Retimed
 from ray_warmup.warmup.cache_admin.signing import Signed
-from ray_warmup.warmup.cache_admin.store_changes import PruneResult, Removal, Rollback
+from ray_warmup.warmup.cache_admin.store_changes import PruneResult, Rollback
 from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.cache_admin.importing import refusal
+from ray_warmup.warmup.cache_admin.removals import Removal
 from ray_warmup.warmup.cache_admin.store_inspection import disk_bytes, version_and_arch
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import Advice, publish_bytes
+from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store import pruning
 from ray_warmup.warmup.store.inventory import Inventory, take_inventory
@@ -41,18 +42,9 @@ class PruneRules:
     max_bytes: int | None = None
     """Whole stores, oldest first, until the rest has at most so many bytes."""
     installed_version: str | None = None
-    """Whole stores of every other FlashInfer version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """One thing that pruning would remove, and why."""
-
-    path: str
-    what: Literal["generation", "store"]
-    generation: int | None
-    bytes: int
-    reason: str
+    """Whole stores of tables of every other FlashInfer version."""
+    installed_engine: str | None = None
+    """Whole stores of a real engine's artifacts of every other version of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +96,9 @@ def export_bytes(path: Path, generation: int | None = None) -> bytes:
     Raises StoreError, CorruptArtifactError.
     """
     artifact = NodeStore(path).read_artifact(generation=generation)
+    made_by = engine_store.engine_of(path)
+    if made_by is not None:
+        return archive_bytes(Place(made_by[1], engine_store.ARCHIVED_AS, artifact.manifest.key.sha256), artifact)
     version, arch = version_and_arch(path)
     fingerprint = dict(artifact.manifest.fingerprint)
     place = Place(
@@ -129,7 +124,9 @@ def import_archive(
         place, artifact = read_archive(source) if isinstance(source, Path) else unpack(source)
     except FileNotFoundError as error:
         raise StoreError(f"{source!s} does not exist", path=str(source)) from error
-    where = StorePath.of(root, override, place.flashinfer_version, place.arch, place.key_sha256)
+    where = engine_store.directory_of(root, artifact.manifest) or StorePath.of(
+        root, override, place.flashinfer_version, place.arch, place.key_sha256
+    )
     store = NodeStore(where, modes=modes)
     problem = refusal(artifact.manifest, store, force=force)
     if problem is not None:
@@ -269,6 +266,9 @@ def _is_there(store: NodeStore, generation: int | None) -> bool:
 
 
 def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:
+    made_by = engine_store.engine_of(path)
+    if made_by is not None and rules.installed_engine not in (None, made_by[1]):
+        return f"made by {made_by[0]} {made_by[1]}, {rules.installed_engine} is installed"
     version, _ = version_and_arch(path)
     if rules.installed_version is not None and version not in ("", rules.installed_version):
         return f"made by FlashInfer {version}, {rules.installed_version} is installed"

@@ -21,8 +21,10 @@ from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, REQUIREMENTS, is_installed
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.reading import read_regular
+from ray_warmup.warmup.engines.engine_store import engine_of
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.leases import PUBLISHING
+from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
 
@@ -55,6 +57,10 @@ class StoreRow:
     """Reason why the current generation is unusable, or empty."""
     table: str = ""
     """Digest of the table that is served; empty without one."""
+    engine: str = ""
+    """Name and version of the real engine that was recorded; empty for a store of tables."""
+    placed: int = 0
+    """Entries of this store that lie in engines' own caches."""
     depth: int = 0
     """Number of predecessors of the current artifact."""
     is_readable: bool = True
@@ -115,9 +121,9 @@ def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
 
 
 def search(root: Path, override: Path | None = None) -> Found:
-    """Return the stores below a cache root, with the unreadable directories."""
-    base, depth = (root / "flashinfer_autotune_cache", 3) if override is None else (override, 1)
-    level: list[Path] = [base]
+    """Return the stores below a cache root, of tables and of engines' artifacts, with the unreadable directories."""
+    depth = 3 if override is None else 1
+    level = [root / "flashinfer_autotune_cache", root / ENGINE_CACHES] if override is None else [override]
     unreadable: list[tuple[str, str]] = []
     for _ in range(depth):
         below: list[Path] = []
@@ -308,6 +314,7 @@ def _row(path: Path) -> StoreRow:
     except (OSError, WarmupError) as error:
         problem, is_readable = problem or f"could not read: {error}", False
     version, arch = version_and_arch(path)
+    made_by = engine_of(path)
     row = StoreRow(
         path=str(path),
         flashinfer_version=version,
@@ -324,6 +331,7 @@ def _row(path: Path) -> StoreRow:
         is_held=is_held,
         problem=problem,
         table="",
+        engine="" if made_by is None else " ".join(made_by),
         depth=0,
         is_readable=is_readable,
     )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,17 +14,21 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ray_warmup.warmup.artifact.artifact import Artifact
-from ray_warmup.warmup.artifact.manifest import Kind, parse_json
+from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.engines.difference import differences, in_words
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
 
 RECORD_NAME = "record.json"
 """Name of the content that holds `RecordedFacts`."""
 RECORD_LIMIT = 4 << 20
+ARCHIVED_AS = "engine"
+"""Word in an archive's header where a table's has its architecture."""
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @message
@@ -87,6 +92,27 @@ def find(
         return Found(None, f"{store.directory} is not believed: {refusal}") if refusal else Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
+
+
+def engine_of(store: Path) -> tuple[str, str] | None:
+    """Return the engine and its version from a store's path, None for a store of tables."""
+    parts = store.parts
+    is_ours = len(parts) >= 4 and parts[-4] == ENGINE_CACHES and _SHA256.fullmatch(parts[-1]) is not None
+    return (parts[-3], parts[-2]) if is_ours else None
+
+
+def directory_of(root: Path, manifest: Manifest) -> Path | None:
+    """Return where an engine's artifact belongs below a cache root, None for a table's.
+
+    Raises UnsafeArchiveError for an engine or a version that is no plain name.
+    """
+    identity = dict(manifest.key.parts)
+    if "engine" not in identity or "engine_version" not in identity:
+        return None
+    for name in ("engine", "engine_version"):
+        if not _NAME.fullmatch(identity[name]):
+            raise UnsafeArchiveError(f"the artifact's {name} {identity[name][:80]!r} is not one directory's name")
+    return store_directory(root, identity["engine"], identity["engine_version"], manifest.key.sha256)
 
 
 def load(store: NodeStore, kinds: tuple[Kind, ...]) -> Artifact:

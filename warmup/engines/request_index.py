@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.engines.engine_store import recorded_facts
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
+from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.notes import read_note, write_note
 
 FOLDER = "requests"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @message
@@ -55,6 +59,21 @@ def find(root: Path, digest: str) -> RequestRow | None:
     None where nothing is noted or the note cannot be read.
     """
     return read_note(RequestRow, _file(root, digest))
+
+
+def note_recorded(root: Path, store: NodeStore) -> RequestRow | None:
+    """Keep the identity of the request that a store's artifact was recorded for, as the artifact itself tells it.
+
+    Returns None for one that names no request. Raises StoreError, CorruptArtifactError.
+    """
+    request = recorded_facts(store).request
+    if not _DIGEST.fullmatch(request):
+        return None
+    _, manifest = store.current()
+    identity = dict(manifest.key.parts)
+    row = RequestRow(identity["engine"], identity["engine_version"], manifest.key.sha256)
+    note(root, request, row)
+    return row
 
 
 def _file(root: Path, digest: str) -> Path:
