@@ -57,6 +57,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("TORCH_COMPILE_ON_ONE_RANK", "local", "whether compiled files hold no CUDA device index"),
     Variable("DG_JIT_CACHE_DIR", "local", "DeepGEMM's cache in an engine; the first of several directories"),
     Variable("TRTLLM_DG_CACHE_DIR", "local", "FlashInfer's cache of TensorRT-LLM's DeepGEMM kernels"),
+    Variable("VLLM_PLUGINS", "local", "which plugins vLLM loads; it may hide this project's"),
     Variable("HF_HUB_OFFLINE", "local", "whether the hub of models is not asked, for the words of an error"),
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
     Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
@@ -68,6 +69,16 @@ TABLE: tuple[Variable, ...] = (
 
 ENGINE_MODES = ("auto", "off", "require")
 """`auto`: place what fits, else start as if nothing was installed. `require`: fail the start instead."""
+
+OF_ENGINES = (
+    "RAY_WARMUP",
+    "RAY_WARMUP_CACHE_ROOT",
+    "RAY_WARMUP_TRUSTED_UIDS",
+    "RAY_WARMUP_TRUSTED_GIDS",
+    "RAY_WARMUP_RECORD",
+    "RAY_WARMUP_PROOF",
+)
+"""Variables that the plugin reads in every process of an engine."""
 
 LOG_LEVELS = ("INFO", "DEBUG", "WARNING", "ERROR")
 """The first one where nothing is said."""

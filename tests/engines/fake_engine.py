@@ -27,6 +27,7 @@ def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path),
         "RAY_WARMUP_CACHE_ROOT": str(tmp_path / "root"),
         "PYTHONPATH": ":".join(map(str, (site, FAKE, ROOT))),
         **variables,

@@ -21,6 +21,7 @@ from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.child_process import ChildProcess
 from ray_warmup.warmup.engines.engine_store import Found
 from ray_warmup.warmup.engines.vllm import versions
+from ray_warmup.warmup.engines.vllm.installed import hidden_plugin
 from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.launch import POLL_S, Home, import_path, load_format
 from ray_warmup.warmup.engines.vllm.request import ENGINE
@@ -46,9 +47,13 @@ def resolve_here(
 
     Raises:
         EngineRequestError: an argument that vLLM refuses, a model that cannot be resolved, or what is not covered.
-        EngineError: a version that was not read, a model that cannot be reached from this node, or a late answer.
+        EngineError: a plugin that is hidden or not installed, a version that was not read, a model that cannot be
+            reached from this node, or a late answer.
     """
     request = ChildRequest(dict(section.args), load_format(section), section.usage, section.lm_head, explain=explain)
+    hidden = hidden_plugin(environ)
+    if hidden is not None:
+        raise EngineError(hidden)
     root = resolve_paths(cache).root
     with tempfile.TemporaryDirectory(prefix="ray-warmup-resolve-") as scratch:
         told = Path(scratch) / "told"

@@ -7,6 +7,7 @@
 | `compilation.decorators._try_load_aot_compiled_fn` | at the first forward, key known | place the compiled files |
 | `utils.jit_monitor.activate` | at the end of the warmup, before kernels are reported | load the recorded kernels |
 | `_LazyRegisteredModel._load_modelinfo_from_cache` | in the front end, before a model is inspected | place one file |
+| `ray.ray_env.get_env_vars_to_copy` | in the front end of replicas that are Ray actors | name what they will lack |
 
 Under `auto` a failure of ours is one log line and vLLM's own path; under `require` it ends the start.
 """
@@ -35,6 +36,7 @@ def install() -> None:
     when_imported("vllm.compilation.decorators", _wrap_compiled_lookup)
     when_imported("vllm.utils.jit_monitor", _wrap_monitor)
     when_imported("vllm.model_executor.models.registry", _wrap_modelinfo_lookup)
+    when_imported("vllm.ray.ray_env", _wrap_copied_variables)
 
 
 def engine_process() -> Any:
@@ -131,3 +133,22 @@ def _wrap_modelinfo_lookup(module: ModuleType) -> None:
         return original(self, module_hash, *args, **named)
 
     registered._load_modelinfo_from_cache = load
+
+
+def _wrap_copied_variables(module: ModuleType) -> None:
+    """Say once that vLLM does not hand variables of ours to its data parallel actors, with the remedy."""
+    original = module.get_env_vars_to_copy
+
+    @functools.wraps(original)
+    def copied(*args: Any, **named: Any) -> Any:
+        names = original(*args, **named)
+        lost = [name for name in env.OF_ENGINES if env.read(name) is not None and name not in names]
+        if lost:
+            logger.warning(
+                "ray-warmup: vLLM does not hand %s to its Ray actors; set VLLM_RAY_EXTRA_ENV_VARS_TO_COPY=%s",
+                ", ".join(lost),
+                ",".join(lost),
+            )
+        return names
+
+    module.get_env_vars_to_copy = copied  # type: ignore[attr-defined]

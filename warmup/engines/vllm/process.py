@@ -205,12 +205,14 @@ class EngineProcess:
         # Held while this process lives: `cache prune` keeps what an engine serves from.
         self._holding, self._generation = Holding(lease), artifact.manifest.generation
         self._fix_triton_directory()
-        with placing(self._register, self._store.directory) as round_:
-            self._count(round_.triton(artifact.contents("triton_cache"), self._places.triton_cache), "triton_cache")
-            for kind, directory in self._places.of_kind().items():
-                if kind in EARLY:
-                    self._place(round_, kind, artifact, "", directory)
-        self._placed["flashinfer_module"] = module_provider.activate(artifact, self._store.directory)
+        try:
+            with placing(self._register, self._store.directory) as round_:
+                self._count(round_.triton(artifact.contents("triton_cache"), self._places.triton_cache), "triton_cache")
+                for kind, directory in self._places.of_kind().items():
+                    if kind in EARLY:
+                        self._place(round_, kind, artifact, "", directory)
+        finally:  # modules lie in the store: a cache that refuses its entries costs none of them
+            self._placed["flashinfer_module"] = module_provider.activate(artifact, self._store.directory)
 
     def _fix_triton_directory(self) -> None:
         """Say where Triton looks: torch moves an unset directory below the key of a cold compilation."""

@@ -2,6 +2,7 @@
 
 Its real counterpart is started by `python -m tests.engines.vllm_cpu`. What it does is set by variables:
 FAKE_VLLM_FAULT   init, hang, answer, one_rank, late_compile: where it fails, hangs or compiles after its warmup
+FAKE_VLLM_VERSION what it calls itself
 FAKE_VLLM_SLOW_S  seconds that each compilation takes
 """
 
@@ -13,7 +14,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-__version__ = "0.33.0"
+__version__ = os.environ.get("FAKE_VLLM_VERSION", "0.33.0")
 
 
 class SamplingParams:
