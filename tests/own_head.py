@@ -47,6 +47,6 @@ def own_head(base: Path, environment: Mapping[str, str], *arguments: str, port: 
 
 def processes_below(base: Path) -> dict[int, str]:
     """Pid and command of every process that names a directory."""
-    said = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 1) for line in said.splitlines() if f"{base}/" in line]
     return {int(pid): command for pid, command in rows if int(pid) != os.getpid() and not command.startswith("ps ")}

@@ -50,7 +50,7 @@ class Adopt:
 
     @property
     def name(self) -> str:
-        """What the rank does meanwhile, for people."""
+        """The work of the rank meanwhile, for people."""
         return "handing over its artifact"
 
 
