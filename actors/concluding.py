@@ -18,8 +18,10 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.on_disk import verdict_here
 from ray_warmup.warmup.machine.state import ClassState, Place, Run
+from ray_warmup.warmup.messages.answers import Concluded
 from ray_warmup.warmup.messages.questions import Conclude
 from ray_warmup.warmup.messages.values import RankEnd, RunVerdict
+from ray_warmup.warmup.messages.wire import from_bytes
 from ray_warmup.warmup.report import WarmupReport
 
 GRACE_S = 2.0
@@ -45,15 +47,16 @@ def verdict_of(report: WarmupReport) -> RunVerdict:
     )
 
 
-async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: Callable[[], Statuses]) -> None:
-    """Send every node the verdict of the run.
+async def conclude(
+    run: Run, group: RankGroup, report: WarmupReport, statuses: Callable[[], Statuses]
+) -> tuple[str, ...]:
+    """Send every node the verdict of the run, and return what the nodes could not do with it.
 
     `statuses` returns the ranks' latest heartbeats.
     """
     verdict, began = verdict_of(report), time.monotonic()
-    pending = {
-        asyncio.ensure_future(_quietly(group.call(rank, notice))): rank for rank, notice in notices(run, verdict)
-    }
+    calls = {asyncio.ensure_future(_asked(group.call(rank, notice))): rank for rank, notice in notices(run, verdict)}
+    pending = dict(calls)
     limit_s, beat_s = run.config.timeouts.installing, run.config.timeouts.heartbeat
     while pending and (left_s := began + limit_s - time.monotonic()) > 0:
         done, _ = await asyncio.wait(pending, timeout=min(GRACE_S, left_s))
@@ -64,6 +67,8 @@ async def conclude(run: Run, group: RankGroup, report: WarmupReport, statuses: C
             for call, rank in pending.items()
             if call not in done and rank in heard and heard[rank].heard >= silent_since
         }
+    problems = [(rank, call.result()) for call, rank in calls.items() if call.done()]
+    return tuple(f"rank {rank}: {problem}" for rank, problem in problems if problem is not None)
 
 
 def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
@@ -73,12 +78,14 @@ def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
     """
     for found in run.classes.values():
         told: set[int] = set()
+        leader_place = run.ranks[found.leader].place if found.leader in run.ranks else None
         for place, writer in sorted(found.writers.items(), key=lambda pair: _is_guest(run, *pair)):
             ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
             speaker = _speaker(run, found, place)
             if speaker is not None:
                 here = None if writer in told else verdict_here(run, speaker, verdict)
-                yield speaker, Conclude(here, tuple(ranks))
+                shares = verdict.ready and place == leader_place
+                yield speaker, Conclude(here, tuple(ranks), shares)
                 told.add(writer)
 
 
@@ -99,7 +106,9 @@ def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
     return order[0] if order else None
 
 
-async def _quietly(ref: Any) -> None:
-    """Await an answer that nobody needs."""
+async def _asked(ref: Any) -> str | None:
+    """Await a rank's answer and return its problem. A rank that is lost meanwhile has none to tell."""
     with contextlib.suppress(ray.exceptions.RayError):
-        await ref
+        data, _ = await ref
+        return from_bytes(data, Concluded).problem
+    return None

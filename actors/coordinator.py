@@ -108,6 +108,8 @@ class Coordinator:
         """When the driver was told anything."""
         self._told: dict[int, str] = {}
         """Builder -> the progress that the driver was told last."""
+        self._conclusions: tuple[str, ...] = ()
+        """What nodes could not do with the verdict."""
         self._stop: str | None = None
         self._is_alone = False
         """Whether the control service is lost: nothing can be given back to it."""
@@ -187,8 +189,9 @@ class Coordinator:
         try:
             report = await self._work()
             is_ready, text = report.ready, as_json(report, [])
-            problems = [await attempt(*step) for step in self._tidying(report)]
-            text = as_json(report, [problem for problem in problems if problem is not None])
+            steps = [await attempt(*step) for step in self._tidying(report)]
+            problems = [problem for problem in steps if problem is not None]
+            text = as_json(report, [*self._conclusions, *problems])
         finally:
             watching.cancel()
             self._over.set_result("READY" if is_ready else "FAILED")
@@ -294,7 +297,10 @@ class Coordinator:
         """Leave the verdict on every node that answers in time."""
         machine, group = self._machine, self._ranks
         if machine is not None and group is not None and keeps_files(machine.run):
-            await conclude(machine.run, group, report, lambda: self._executor.statuses if self._executor else {})
+            self._conclusions = await conclude(machine.run, group, report, self._statuses)
+
+    def _statuses(self) -> Mapping[int, Status]:
+        return {} if self._executor is None else self._executor.statuses
 
     def _announce(self, machine: WarmupMachine) -> None:
         if machine.phase is not self._phase:

@@ -18,6 +18,7 @@ from ray_warmup.configs.file_mode import DirMode, FileMode
 from ray_warmup.configs.location import Location, location_fault
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
+from ray_warmup.configs.remote_url import url_fault
 from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
@@ -247,8 +248,21 @@ class CacheSection(Section):
     signing_key: Location | None = None
     """PEM file of the Ed25519 key that signs what this run packs, on the nodes that pack. Unset:
     `$RAY_WARMUP_SIGNING_KEY`."""
+    remote: str | None = None
+    """URL of a store that outlives the nodes, as fsspec knows it: `s3://bucket/prefix`, `file:///mnt/shared`. Asked
+    after the node's own store, filled at the end of a guarded run."""
+    remote_timeout: Seconds = 30.0
+    """Seconds for one exchange with it; then it is a miss with a warning."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
+
+    @field_validator("remote")
+    @classmethod
+    def _remote_is_a_url(cls, url: str | None) -> str | None:
+        fault = None if url is None else url_fault(url)
+        if fault is not None:
+            raise ValueError(fault)
+        return url
 
     @field_validator("public_keys")
     @classmethod

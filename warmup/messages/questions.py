@@ -192,6 +192,8 @@ class Conclude:
     """None where another node writes it into the same directory."""
     ranks: tuple[int, ...] = ()
     """Those of this class on this node."""
+    shares: bool = False
+    """Write this node's artifact into the remote store, for one rank of each class."""
 
 
 Question = (

@@ -49,6 +49,7 @@ from ray_warmup.warmup.rank.rank_setup import (
     workspace_is_made,
 )
 from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
+from ray_warmup.warmup.rank.remote_cache import RemoteCache
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
@@ -89,6 +90,7 @@ class RankProcess:
         self._fingerprint: Fingerprint
         self._store: NodeStore
         self._files: RankFiles
+        self._remote: RemoteCache
         self._compiled: RankCompilation
         self._delivery: ArtifactExchange
         self._notice: Notice
@@ -124,6 +126,7 @@ class RankProcess:
             self._key = cache_key(self._config, self._dims, self._fingerprint, asked)
             self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
             self._files = rank_files(self._config, self._store, self.info)
+            self._remote = RemoteCache(self._config.cache, self._store, self._key)
             self._prepare_delivery(paths, budget_bytes)
             if self._config.cache.persistent and (self._run_id or modules is not None):
                 self._delivery.hold_store()  # what a run has there, also that of a process that this one replaces
@@ -151,8 +154,8 @@ class RankProcess:
         with self._busy("look_up"):
             banned = valid_quarantine_rows(self._store.load_quarantine())
             self._tuner.set_quarantine(banned.rows)
-            found = self._store.lookup(self._key.as_dict(), check=self._tuner.check)
-            problems = [self._files.leave_marker(token), self._notice.begin()]
+            found, trouble = self._remote.lookup(self._tuner.check, asks=not retune)
+            problems = [self._files.leave_marker(token), self._notice.begin(), trouble]
             if self._config.cache.persistent:
                 self._delivery.hold_store()
             finished: ReadRows[TaskResult] = ReadRows() if retune else self._files.finished(self._tasks)
@@ -327,11 +330,11 @@ class RankProcess:
             return answers.Confirmed(None) if self._loaded is None else self._delivery.holds()
 
     def conclude(self, asked: questions.Conclude) -> answers.Concluded:
-        """Keep how the run ended, for those who ask without Ray: beside the table, and in the node's index. May run
-        beside a phase."""
+        """Keep how the run ended, for those who ask without Ray. May run beside a phase."""
         if not hasattr(self, "_notice"):
             return answers.Concluded(None)  # nothing was tuned, so nobody asks for a table
-        return answers.Concluded(self._notice.conclude(asked.verdict, self._delivery.loaded_sha256, asked.ranks))
+        problem = self._notice.conclude(asked.verdict, self._delivery.loaded_sha256, asked.ranks)
+        return answers.Concluded(self._remote.share() if problem is None and asked.shares else problem)
 
     def status(self) -> Heartbeat:
         """Return the current work. Takes no lock and calls no device."""

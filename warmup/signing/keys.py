@@ -181,7 +181,7 @@ def _secret_bytes(path: Path, setting: str) -> bytes:
         raise ConfigError(f"{setting}: {why}")
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise ConfigError(f"{setting}: {shown(str(path))}: others may read it (mode {mode:04o}); chmod 600 it")
+        raise ConfigError(f"{setting}: {path}: others may read it (mode {mode:04o}); chmod 600 it")
     return data
 
 

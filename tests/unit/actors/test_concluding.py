@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import ray
 
 from ray_warmup.actors import concluding
 from ray_warmup.actors.concluding import conclude, notices, verdict_of
 from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.messages.answers import Concluded
 from ray_warmup.warmup.messages.questions import Conclude
+from ray_warmup.warmup.messages.wire import to_bytes
 from tests.unit.warmup.machine.driver import Driver
 
 
@@ -21,11 +25,13 @@ class Ranks:
     def __init__(self, seconds: dict[int, float]) -> None:
         self._seconds = seconds
         self.written: dict[int, Conclude] = {}
+        self.problems: dict[int, str] = {}
 
-    async def call(self, rank: int, question: Conclude) -> None:
+    async def call(self, rank: int, question: Conclude) -> tuple[bytes, float]:
         """Write the verdict."""
         await asyncio.sleep(self._seconds.get(rank, 0.0))
         self.written[rank] = question
+        return to_bytes(Concluded(self.problems.get(rank))), 0.0
 
 
 def ended(**changes: Any) -> Driver:
@@ -84,3 +90,31 @@ def test_nobody_waits_for_a_rank_that_does_not_beat(monkeypatch: pytest.MonkeyPa
     assert leave(ended(), Ranks({2: 60.0}), beating=(0, 1)) < 5.0
     stuck = ended(sections={"timeouts": {"installing": 0.5}})
     assert 0.5 <= leave(stuck, Ranks({2: 60.0})) < 5.0
+
+
+def test_what_a_node_could_not_do_is_told() -> None:
+    """A problem comes back with the rank's name; a rank that is lost meanwhile has none, and stops nobody."""
+    driver = ended()
+
+    class Half(Ranks):
+        async def call(self, rank: int, question: Conclude) -> tuple[bytes, float]:
+            if rank == 0:
+                raise ray.exceptions.ActorDiedError
+            return await super().call(rank, question)
+
+    ranks = Half({})
+    ranks.problems[2] = "the artifact is not in the remote store: refused"
+    heard = {rank: Status("idle", since=0.0, heard=time.monotonic()) for rank in range(4)}
+    told_of = asyncio.run(conclude(driver.machine.run, ranks, driver.report, lambda: heard))
+    assert told_of == ("rank 2: the artifact is not in the remote store: refused",)
+
+
+def test_the_leader_s_node_alone_shares_a_ready_run() -> None:
+    """One rank of each class fills the remote store, and none after a failure."""
+    driver = ended()
+    leader = next(iter(driver.machine.run.classes.values())).leader
+    assert [rank for rank, notice in told(driver).items() if notice.shares] == [leader]
+    failed = replace(verdict_of(driver.report), ready=False)
+    notes = dict(notices(driver.machine.run, failed))
+    assert sorted(notes) == [0, 2]
+    assert not any(notice.shares for notice in notes.values())

@@ -16,6 +16,8 @@ from ray_warmup.actors import concluding
 from ray_warmup.actors import coordinator as border
 from ray_warmup.actors.coordinator import Coordinator
 from ray_warmup.configs.loader import text_of_config
+from ray_warmup.warmup.messages.answers import Concluded
+from ray_warmup.warmup.messages.wire import to_bytes
 from ray_warmup.warmup.report import WarmupReport
 from tests.unit.warmup.machine.driver import Driver
 
@@ -68,7 +70,7 @@ class Group:
         """Leave a verdict."""
         if self._error is not None:
             raise self._error
-        return asyncio.sleep(self._hang_s)
+        return asyncio.sleep(self._hang_s, (to_bytes(Concluded(None)), 0.0))
 
 
 def report_of(

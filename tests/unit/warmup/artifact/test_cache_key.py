@@ -61,6 +61,8 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "cache.trusted_uids": (5001,),
         "cache.trusted_gids": (2000,),
         "cache.trust": "signed",
+        "cache.remote": "s3://bucket/prefix",
+        "cache.remote_timeout": 7,
         "cache.public_keys": ("ed25519:" + "A" * 43 + "=",),
         "cache.signing_key": "/keys/signer.key",
     },

@@ -1,0 +1,78 @@
+"""A rank's use of the remote store: asked after the node's own store, filled at the end of a guarded run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from ray_warmup.configs.errors import ConfigError
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.remote import exchange
+from ray_warmup.warmup.remote.location import RemoteLocation
+from ray_warmup.warmup.store.node_store import Check, Lookup, NodeStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteCache:
+    """The remote store of one configuration, for one class on one node."""
+
+    cache: CacheSection
+    store: NodeStore
+    key: CacheKey
+
+    def lookup(self, check: Check, *, asks: bool) -> tuple[Lookup, str | None]:
+        """Look the key up on this node, then in the remote store if it may be asked. Returns a warning, too."""
+        found = self.store.lookup(self.key.as_dict(), check=check)
+        if found.hit or not asks or self._location() is None:
+            return found, None
+        warning = self.fetch()
+        return self.store.lookup(self.key.as_dict(), check=check), warning
+
+    def fetch(self) -> str | None:
+        """Take the newest artifact of this key into the node's store. Returns a warning, or None."""
+        location = self._location()
+        if location is None:
+            return None
+        try:
+            done = exchange.fetch(self.store, location, self.key.as_dict(), self.cache.remote_timeout)
+        except ConfigError as error:
+            return str(error)
+        if done.artifact:
+            logger.info(
+                "took artifact %s from %s: %d blobs, %d bytes, %.1f s",
+                done.artifact[:12],
+                location.url,
+                done.blobs,
+                done.bytes,
+                done.seconds,
+            )
+            return None
+        logger.info("%s", done.reason)
+        return done.reason if done.is_trouble else None
+
+    def share(self) -> str | None:
+        """Write this node's current artifact into the remote store, if it is guarded. Returns a warning, or None."""
+        location = self._location()
+        if location is None:
+            return None
+        try:
+            artifact, lease = self.store.load_artifact()
+            try:
+                if not artifact.manifest.guard.guarded:
+                    return None
+                done = exchange.share(artifact, location, self.cache.remote_timeout)
+            finally:
+                lease.release()
+        except (WarmupError, ConfigError) as error:
+            return f"the artifact is not in the remote store: {error}"
+        logger.info("wrote artifact %s to %s: %d bytes", artifact.digest[:12], location.url, done.bytes)
+        return None
+
+    def _location(self) -> RemoteLocation | None:
+        if self.cache.remote is None or not self.cache.persistent:
+            return None
+        return RemoteLocation(self.cache.remote, self.cache.remote_timeout / 3)
