@@ -47,7 +47,7 @@ class RemoteLocation:
             raise ConfigError(f"cache.remote: {shown(self.url)}: {error}; {remedy}") from error
         return file_system, str(root).rstrip("/")
 
-    def _options(self) -> dict[str, Any]:  # keyword arguments of fsspec, whose names differ by protocol
+    def _options(self) -> dict[str, Any]:  # border to fsspec, whose arguments differ by protocol
         if self.protocol not in ("s3", "s3a"):
             return {}
         # botocore's own: without them an unreachable endpoint is tried for minutes.
