@@ -50,6 +50,16 @@ class Fingerprint:
     def __getitem__(self, name: str) -> str:
         return dict(self.parts)[name]
 
+    @property
+    def arch(self) -> str:
+        """Return the GPU architectures that FlashInfer compiles for."""
+        return self["arch"]
+
+    @property
+    def flashinfer_version(self) -> str:
+        """Return FlashInfer's version."""
+        return self["flashinfer_version"]
+
     def differences(self, other: Fingerprint) -> dict[str, tuple[str, str]]:
         """Parts that differ: name -> (mine, theirs)."""
         theirs = dict(other.parts)

@@ -135,5 +135,6 @@ def _not_shipped(engine: Warmed | None) -> tuple[str, ...]:
     if engine is None:
         return ()
     broken = [f"{one.name}: {one.reason}" for one in engine.report.outcomes if one.state == "failed"]
-    lines = broken or (engine.warnings if engine.report.reason else ())
-    return tuple(f"not all that an engine compiles is shipped: {line}" for line in lines)
+    if engine.report.reason and not broken:
+        broken = [*engine.warnings]
+    return tuple(f"not all that an engine compiles is shipped: {line}" for line in broken)

@@ -61,16 +61,24 @@ class Question:
             except StoreError as error:
                 table_states.append(TableState("unknown", str(error), "", has_table=False))
         watching.add(_directories(places))
-        table_states += [table_state_of(self.config, place, self.accept) for place in places]
+        for place in places:
+            table_states.append(table_state_of(self.config, place, self.accept))
         return tuple(table_states), watching
 
 
 def _directories(places: Sequence[Location]) -> list[Path]:
     """The stores, or of many that are not there yet what they would be in."""
-    absent = {place.directory for place in places if isinstance(_signature(place.directory), str)}
-    is_many = len(absent) > MANY_STORES
-    directories = [place.directory for place in places]
-    return [path.parent if is_many and path in absent else path for path in directories]
+    stores = [place.directory for place in places]
+    absent = {store for store in stores if isinstance(_signature(store), str)}
+    if len(absent) <= MANY_STORES:
+        return stores
+    watched = []
+    for store in stores:
+        if store in absent:
+            watched.append(store.parent)
+        else:
+            watched.append(store)
+    return watched
 
 
 def check_askable(config: WarmupConfig) -> None:
@@ -93,7 +101,9 @@ class Watching:
 
     def add(self, paths: Iterable[Path]) -> None:
         """Watch these, too, from now on."""
-        self._seen |= {path: _signature(path) for path in paths if path not in self._seen}
+        for path in paths:
+            if path not in self._seen:
+                self._seen[path] = _signature(path)
 
     def has_changed(self) -> bool:
         """Return True if the next path in turn has changed."""

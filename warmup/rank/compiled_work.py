@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
-from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry, Manifest
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.artifact_install import Installed
 from ray_warmup.warmup.caches.compiled_part import COMPILED, NodeKernelCaches
@@ -77,8 +77,14 @@ class RankCompilation:
 
     def missing(self) -> tuple[str, ...]:
         """Modules that this process would have to compile, those that it is building included."""
-        building = () if self._build is None else self._build.unfinished
-        return tuple(dict.fromkeys((*self._tuner.missing_modules(), *building)))
+        return tuple(dict.fromkeys((*self._tuner.missing_modules(), *self._being_built)))
+
+    @property
+    def _being_built(self) -> tuple[str, ...]:
+        """Modules whose build has begun and has not ended."""
+        if self._build is None:
+            return ()
+        return self._build.unfinished
 
     def compile(self, jobs: int, say: Callable[[str], None]) -> Compiled:
         """Build missing modules until some are finished. The build of the others continues until the next call.
@@ -89,7 +95,8 @@ class RankCompilation:
             self._build = ModuleBuild(self._tuner, self.missing(), jobs)
         build, self._build = self._build, None
         built = build.step(say)
-        self._build = build if build.unfinished else None
+        if build.unfinished:
+            self._build = build
         return Compiled(built, build.unfinished)
 
     def pack_modules(self) -> PackedModules:
@@ -97,9 +104,10 @@ class RankCompilation:
 
         `header` is None where there is nothing that another node could use; `warnings` then say why.
         """
-        unfinished = () if self._build is None else self._build.unfinished
         try:
-            found = {name: path for name, path in self._tuner.libraries().items() if name not in unfinished}
+            found = dict(self._tuner.libraries())
+            for name in self._being_built:
+                found.pop(name, None)  # its file may be half written
             contents = self._part.collect_modules(found)
         except (OSError, WarmupError) as error:
             return PackedModules(None, warnings=(f"its modules are not shipped: {error}",))
@@ -128,10 +136,16 @@ class RankCompilation:
             return InstalledModules(None, ())
         artifact = verify(header.manifest, blobs, expected_key=self._key.as_dict())
         done = self._part.install(artifact)
-        modules = artifact.manifest.module_set if self.activate(artifact.manifest.module_set) else None
+        modules = self._activated(artifact.manifest)
         if modules is not None and self._build is not None:
             self._build.forget(flashinfer_modules.names_of(artifact.manifest))
         return InstalledModules(modules, self.missing(), (*done.warnings, *self._refused))
+
+    def _activated(self, manifest: Manifest) -> str | None:
+        """Use an artifact's installed modules, and return their set, or None if this process cannot use them."""
+        if self.activate(manifest.module_set):
+            return manifest.module_set
+        return None
 
     def activate(self, module_set: str) -> bool:
         """Make this process find an installed set of modules, which it would otherwise compile."""
@@ -191,6 +205,4 @@ class RankCompilation:
             done = self._part.install(artifact)
         finally:
             lease.release()
-        modules = artifact.manifest.module_set
-        used = modules if self.activate(modules) else None
-        return used, (*done.warnings, *self._refused)
+        return self._activated(artifact.manifest), (*done.warnings, *self._refused)

@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.rows import read_results
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.packing import stored_artifact
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Task
 
@@ -36,7 +36,11 @@ def learned_costs(tasks: Sequence[Task], recorded: Mapping[str, float]) -> dict[
         if seconds is not None:
             for name in _likeness(task):
                 paces.setdefault(name, []).append(seconds / task.cost)
-    return {task.task_id: recorded.get(task.task_id, task.cost * _pace(task, paces)) for task in tasks}
+    costs: dict[str, float] = {}
+    for task in tasks:
+        expected = task.cost * _pace(task, paces)
+        costs[task.task_id] = recorded.get(task.task_id, expected)
+    return costs
 
 
 def recorded_seconds(directory: Path, task_ids: Iterable[str]) -> dict[str, float]:
@@ -57,7 +61,10 @@ def _likeness(task: Task) -> tuple[str, ...]:
 
 
 def _pace(task: Task, paces: Mapping[str, Sequence[float]]) -> float:
-    return next((statistics.median(paces[name]) for name in _likeness(task) if name in paces), 1.0)
+    for name in _likeness(task):
+        if name in paces:
+            return statistics.median(paces[name])
+    return 1.0
 
 
 def _newest_stores(directory: Path) -> list[Path]:
@@ -77,8 +84,9 @@ def _of_store(store: NodeStore, wanted: frozenset[str]) -> dict[str, float]:
     rows = list(read_results(store.load_partial(), wanted).rows)
     try:
         _, manifest = store.current()
-        blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.of_kind("timings")}
-        rows += [row.result for row in read_timings(Artifact(manifest, blobs)).rows if row.result.task_id in wanted]
+        for timed in read_timings(stored_artifact(store, manifest, "timings")).rows:
+            if timed.result.task_id in wanted:
+                rows.append(timed.result)
     except (OSError, WarmupError) as error:
         logger.debug("no timings in %s: %s", store.directory, error)
     for row in rows:

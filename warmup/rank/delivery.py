@@ -15,7 +15,7 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Lineage, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Manifest, parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
 from ray_warmup.warmup.artifact.timings import read_coverage, read_timings
 from ray_warmup.warmup.device.tuner import Tuner
@@ -26,13 +26,22 @@ from ray_warmup.warmup.messages.answers import Confirmed, FoundTable, Installed,
 from ray_warmup.warmup.messages.questions import Pack
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
-from ray_warmup.warmup.rank.packing import header_of, joined, make_artifact, recalled, with_compiled, without_compiled
+from ray_warmup.warmup.rank.packing import (
+    header_of,
+    joined,
+    make_artifact,
+    recalled,
+    stored_artifact,
+    successor_of,
+    with_compiled,
+    without_compiled,
+)
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import FileReport
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
-from ray_warmup.warmup.tasks import Task
+from ray_warmup.warmup.tasks import Task, TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +102,16 @@ class ArtifactExchange:
         One without timings counts as complete.
         """
         known = {result.task_id for result in rows.results}
-        return bool(known) and any(task.task_id not in known for task in self._tasks)
+        asked = {task.task_id for task in self._tasks}
+        return bool(known) and not asked <= known
 
     def found(self, manifest: Manifest, table: bytes, recorded_at: float) -> Found:
         """Return the digests of the artifact behind a hit.
 
         Damaged measurements make it a miss. `recall` returns its rows.
         """
-        read = [entry for entry in manifest.blobs if entry.kind in TUNED]
         try:
-            artifact = Artifact(manifest, {entry.sha256: self._store.read_blob(entry.sha256) for entry in read})
+            artifact = stored_artifact(self._store, manifest, *TUNED)
             rows, warnings = recalled(artifact, table)
         except WarmupError as error:
             return Found(None, str(error))
@@ -127,15 +136,14 @@ class ArtifactExchange:
 
     def recall(self) -> RecalledTable | Missing:
         """Header, results, verdicts and engine-tuned files of what `found` described."""
-        return Missing("this process has found no table") if self._rows is None else self._rows
+        return self._rows or Missing("this process has found no table")
 
     def pack(self, asked: Pack) -> Packed:
         """Pack everything measured as one artifact, kept here until its blobs are fetched.
 
         There is no header if nothing was tuned. Files of an engine's step join the table.
         """
-        order = {task.task_id: index for index, task in enumerate(self._tasks)}
-        ordered = sorted(asked.results, key=lambda result: order.get(result.task_id, -1))
+        ordered = self._in_order(asked.results)
         judged = {verdict.task_id: verdict for verdict in asked.verdicts}
         table = self._tuner.table(ordered, asked.verdicts)
         if table is None:
@@ -152,10 +160,15 @@ class ArtifactExchange:
             guarded=asked.guarded,
             compiled=(*beside, *found.contents),
             covers=found.covers,
-            lineage=None if asked.after is None else Lineage(asked.after.artifact, asked.after.depth + 1),
+            lineage=successor_of(asked.after),
         )
         collisions = sorted({result.op for result in ordered if result.outcome == "collision"})
         return Packed(header_of(self.artifact, table), tuple(collisions), (*refused, *found.warnings))
+
+    def _in_order(self, results: Sequence[TaskResult]) -> list[TaskResult]:
+        """Return results in the order of this rank's tasks, those of no task first."""
+        order = {task.task_id: index for index, task in enumerate(self._tasks)}
+        return sorted(results, key=lambda result: order.get(result.task_id, -1))
 
     def pack_stored(self, renew: bool = False) -> Packed:
         """Pack the artifact of this node's store for nodes that lack it, without compiled parts if one is damaged.
@@ -220,9 +233,10 @@ class ArtifactExchange:
         finally:
             lease.release()
         self._clear_finished(whole)
-        rows = [self._file(path) for path in published.files]
-        written = tuple(row for row in rows if row is not None)
-        return Installed(written, counts=dict(done.counts), warnings=tuple(done.warnings))
+        written: list[FileReport] = []
+        for path in published.files:
+            written += self._file(path)
+        return Installed(tuple(written), counts=dict(done.counts), warnings=tuple(done.warnings))
 
     def load(self, digest: str, header: Header | None, blobs: Mapping[str, Blob]) -> Loaded:
         """Load the class's table from this node's store, or from memory with a header, and prove every hit."""
@@ -248,11 +262,13 @@ class ArtifactExchange:
         A damaged file is restored. `stored` is None if no generation has the held table.
         """
         held = self._tuner.held_digest()
+        if held is None:
+            return Confirmed(None)
         try:
-            stored = None if held is None else parse_table(self._table_of_run(held)).digest
+            stored = parse_table(self._table_of_run(held)).digest
         except WarmupError as error:
             logger.warning("%s: %s", self._info, error)
-            stored = None
+            return Confirmed(held)
         return Confirmed(held, stored)
 
     def hold_store(self) -> None:
@@ -279,8 +295,9 @@ class ArtifactExchange:
         if entry is not None and entry.sha256 not in blobs:  # not sent, because it lies here
             blobs = {**blobs, entry.sha256: self._store.read_blob(entry.sha256)}
         artifact = verify(manifest, blobs, expected_key=self._key.as_dict())
-        table = artifact.table
-        refusal = None if table is None else self._tuner.check(table)
+        if artifact.table is None:
+            return artifact
+        refusal = self._tuner.check(artifact.table)
         if refusal is not None:
             raise RejectedArtifactError(f"the pushed table is refused: {refusal}")
         return artifact
@@ -319,7 +336,9 @@ class ArtifactExchange:
                 f"{problem}, nor does any generation have it (another job replaced it?)",
                 directory=str(self._store.directory),
             )
-        outcome = "put back" if put_right else "another run has published since"
+        outcome = "another run has published since"
+        if put_right:
+            outcome = "put back"
         logger.warning("%s: %s (%s); generation %d is loaded", self._info, problem, outcome, found[0])
         return found[1]
 
@@ -336,15 +355,12 @@ class ArtifactExchange:
         except (FileNotFoundError, WarmupError) as error:
             raise LoadError(f"{self._store.table_path} cannot be read: {error}") from error
 
-    def _file(self, path: Path) -> FileReport | None:
-        """Describe a published file for the report.
-
-        None if another job has replaced or removed it.
-        """
+    def _file(self, path: Path) -> list[FileReport]:
+        """Describe a published file for the report, or nothing if another job has removed it."""
         try:
             data = read_regular(path, MAX_BLOB_BYTES)
         except (FileNotFoundError, WarmupError) as error:
             logger.info("%s: %s is not there any more: %s", self._info, path, error)
-            return None
+            return []
         digest = hashlib.sha256(data).hexdigest()
-        return FileReport(node_id=self._info.node_id, path=str(path), sha256=digest, bytes=len(data))
+        return [FileReport(node_id=self._info.node_id, path=str(path), sha256=digest, bytes=len(data))]

@@ -20,6 +20,9 @@ from ray_warmup.warmup.tasks import Skip, Task
 
 def describe(config: WarmupConfig, tuner: Tuner, key: CacheKey, directory: Path, tasks: Sequence[Task]) -> Probed:
     """A rank that tunes."""
+    reference_s = None
+    if config.cluster.gpus_per_rank >= 1:
+        reference_s = tuner.reference_seconds()
     return Probed(
         key=key.sha256,
         parts=key.as_dict(),
@@ -27,7 +30,7 @@ def describe(config: WarmupConfig, tuner: Tuner, key: CacheKey, directory: Path,
         device=tuner.device(),
         free_bytes=tuner.memory().get("free"),
         needs_bytes=max((bytes_needed(t.workload, t.bucket) for t in tasks), default=0),
-        reference_s=tuner.reference_seconds() if config.cluster.gpus_per_rank >= 1 else None,
+        reference_s=reference_s,
     )
 
 
@@ -38,7 +41,9 @@ def outline(
 
     `shrunk` names buckets removed by a memory budget.
     """
-    recorded = recorded_seconds(directory, {t.task_id: t for t in tasks}) if config.cache.persistent else {}
+    recorded: dict[str, float] = {}
+    if config.cache.persistent:
+        recorded = recorded_seconds(directory, [task.task_id for task in tasks])
     costs = learned_costs(tasks, recorded)
     listed = tuple(PoolTask(task.task_id, task.workload.identity, costs[task.task_id]) for task in tasks)
     return Outlined(listed, tuple(skips), tuple(shrunk))

@@ -36,7 +36,9 @@ def off_reason(config: WarmupConfig, backend: str) -> str | None:
     """Return the reason why no engine warmup runs on this backend, or None."""
     if config.engine.enabled is False:
         return "engine.enabled is false"
-    return CPU_REASON if config.engine.enabled is None and backend != "cuda" else None
+    if config.engine.enabled is None and backend != "cuda":
+        return CPU_REASON
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,8 @@ class RankEngine:
         from ray_warmup.warmup.engines.builtin.warmups.spec import gate_of
 
         foreseen = foreseen_context(self.config, self.dims, self.rank, self.backend, capability)
-        return any(gate_of(foreseen, warmup) is None for warmup in tuning_warmups())
+        gates = [gate_of(foreseen, warmup) for warmup in tuning_warmups()]
+        return None in gates
 
     def tune(self, scratch: Path, capability: tuple[int, int] | None) -> EngineTuned:
         """Run the warmups that tune, as the leader of a class.
@@ -191,7 +194,9 @@ def predicted(
     outcomes = {}
     for warmup in ENGINE_WARMUPS:
         skip = gate_of(context, warmup)
-        outcomes[warmup.name] = "runs" if skip is None else f"skipped: {skip.reason}"
+        outcomes[warmup.name] = "runs"
+        if skip is not None:
+            outcomes[warmup.name] = f"skipped: {skip.reason}"
     return outcomes
 
 
@@ -220,7 +225,9 @@ def _never(*arguments: Any) -> None:
 
 def nothing_ran(reason: str, *, warn: bool = False) -> Warmed:
     """The answer of a rank that runs none of them."""
-    return Warmed(EngineReport(reason=reason), (f"no engine warmup ran: {reason}",) if warn else ())
+    if warn:
+        return Warmed(EngineReport(reason=reason), (f"no engine warmup ran: {reason}",))
+    return Warmed(EngineReport(reason=reason))
 
 
 def described(report: EngineWarmupReport, compiled: Mapping[str, int] | None = None) -> Warmed:
@@ -228,9 +235,9 @@ def described(report: EngineWarmupReport, compiled: Mapping[str, int] | None = N
 
     `compiled` counts compilations during the warmups, by kind.
     """
-    failed = tuple(
-        f"{outcome.name}: {outcome.reason} (required by engine.required)"
-        for outcome in report.outcomes
-        if outcome.blocks_readiness
-    )
-    return Warmed(EngineReport(outcomes=report.outcomes, compiled=dict(compiled or {})), report.warnings, failed)
+    failed: list[str] = []
+    for outcome in report.outcomes:
+        if outcome.blocks_readiness:
+            failed.append(f"{outcome.name}: {outcome.reason} (required by engine.required)")
+    told = EngineReport(outcomes=report.outcomes, compiled=dict(compiled or {}))
+    return Warmed(told, report.warnings, tuple(failed))

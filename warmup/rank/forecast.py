@@ -93,8 +93,11 @@ def foretell(
     fingerprint = fingerprint or fingerprint_of(backend, gpu_index)
     paths = resolve_paths(config.cache, environment)
     found = rank_workloads(config, dims, rank, backend)
-    capability = None if backend == "cpu" else capability_of(fingerprint["arch"]) or gpu_capability(gpu_index)
-    skips = () if capability is None else _skips(found, capability, fingerprint, paths)
+    skips: tuple[Skip, ...] = ()
+    if backend != "cpu":
+        capability = capability_of(fingerprint.arch) or gpu_capability(gpu_index)
+        if capability is not None:
+            skips = _skips(found, capability, fingerprint, paths)
     workloads = runnable(found, skips)
     return Foretold(cache_key(config, dims, fingerprint, digest_of_tasks(workloads)), paths, workloads, skips)
 
@@ -116,10 +119,11 @@ def forecast_rank(
     store = store_at(config.cache, told.directory_of(key))
     check = partial(refusal_in, store, key)
     stored = store.lookup(key.as_dict(), read_only=True, check=check)
-    if stored.hit:
-        reason = "" if stored.manifest is None else missing_tasks(config, store, stored.manifest, told.workloads)
-    else:
+    reason = ""
+    if not stored.hit:
         reason = stored.reason + _nearest(store.directory, key)
+    elif stored.manifest is not None:
+        reason = missing_tasks(config, store, stored.manifest, told.workloads)
     return Forecast(
         rank=rank,
         key=key,
@@ -150,7 +154,9 @@ def _found_key(config: WarmupConfig, told: Foretold) -> CacheKey:
         rows = [row for row in index_of(config, told.paths).rows() if row.foretold == told.key.parts]
     except StoreError:
         rows = []  # the lookup, which comes next, says what is wrong
-    return CacheKey(max(rows, key=lambda row: row.began_at).key) if rows else told.key
+    if not rows:
+        return told.key
+    return CacheKey(max(rows, key=lambda row: row.began_at).key)
 
 
 def check_rank(config: WarmupConfig, rank: int | None) -> None:
@@ -167,9 +173,11 @@ def fingerprint_of(backend: str, gpu_index: int = 0) -> Fingerprint:
 
     Raises ForecastError.
     """
+    gpu = None
+    if backend == "cuda":
+        gpu = gpu_index
     try:
-        arch_list = env.read("FLASHINFER_CUDA_ARCH_LIST")
-        return Fingerprint.of(describe_host(gpu_index if backend == "cuda" else None, arch_list))
+        return Fingerprint.of(describe_host(gpu, env.read("FLASHINFER_CUDA_ARCH_LIST")))
     except RuntimeError as error:
         raise ForecastError(
             f"this machine cannot tell what a rank with a GPU would find ({error}): ask on a node that has one, "
@@ -180,7 +188,7 @@ def fingerprint_of(backend: str, gpu_index: int = 0) -> Fingerprint:
 def _skips(
     workloads: tuple[Workload, ...], capability: tuple[int, int], fingerprint: Fingerprint, paths: NodePaths
 ) -> tuple[Skip, ...]:
-    version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
+    version, arch = fingerprint.flashinfer_version, fingerprint.arch
     return foreseen_skips(
         workloads, capability, lambda module: flashinfer_modules.is_foreseen(module, paths.workspace, version, arch)
     )
@@ -220,4 +228,6 @@ def _nearest(directory: Path, key: CacheKey) -> str:
             continue
         count = len(key.differences(dict(manifest.key.parts)))
         nearest.append((count, key_difference(manifest, key.as_dict()) or ""))
-    return f"; the nearest stored key differs in {min(nearest)[1]}" if nearest else ""
+    if not nearest:
+        return ""
+    return f"; the nearest stored key differs in {min(nearest)[1]}"

@@ -146,8 +146,9 @@ def _sweep(parent: Path) -> None:
     """Remove what was left by processes that were killed together with their children, as Ray does."""
     for left in parent.glob(f"{PREFIX}*"):
         try:
-            is_ours = left.lstat().st_uid == os.getuid()
-            owner = parse_json((left / OWNER).read_bytes(), OWNER_BYTES) if is_ours else None
+            if left.lstat().st_uid != os.getuid():
+                continue
+            owner = parse_json((left / OWNER).read_bytes(), OWNER_BYTES)
             if isinstance(owner, dict) and is_process_alive(owner) is False:
                 shutil.rmtree(left, ignore_errors=True)
         except (OSError, ValueError):
@@ -165,8 +166,8 @@ def replay(request: FreshReplay) -> FreshlyReplayed:
     if request.provider is not None:
         flashinfer_modules.activate(Path(request.provider))
     tuner = load_factory(request.factory)(request.backend, TunerOptions())
-    recorder = triton_cache.Recorder() if request.triton_cache is not None else None
-    if recorder is not None:
+    recorder = triton_cache.Recorder()
+    if request.triton_cache is not None:
         recorder.start()
     modules, hook = set[str](), FlashInferHook()
     hook.install(lambda seen: modules.add(seen.kernel))
@@ -178,15 +179,17 @@ def replay(request: FreshReplay) -> FreshlyReplayed:
     loaded = tuner.load(Path(request.table), ())
     outcome = tuner.replay(tasks)
     seconds = time.monotonic() - began
-    engine = _warm_engine(config, request) if request.engine else None
+    engine = None
+    if request.engine:
+        engine = _warm_engine(config, request)
     hook.remove()
-    if recorder is not None and request.triton_cache is not None:
+    if request.triton_cache is not None:
         recorder.stop(Path(request.triton_cache))
     return FreshlyReplayed(
         replayed=outcome,
         entries=loaded.entries,
         seconds=seconds,
-        triton_entries=tuple(sorted(recorder.used)) if recorder is not None else (),
+        triton_entries=tuple(sorted(recorder.used)),
         modules=tuple(sorted(modules)),
         engine=engine,
     )

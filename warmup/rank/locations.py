@@ -54,7 +54,9 @@ def locations(
     if rank is None and not everyone and near:
         return _once([node.written(row) for row in near])
     if rank is not None or everyone:
-        asked = representatives(config) if rank is None else (rank,)
+        asked = representatives(config)
+        if rank is not None:
+            asked = (rank,)
         return _once([node.of_rank(number, (*near, *rows)) for number in asked])
     candidates = _once([node.foretold(number) for number in representatives(config)])
     return tuple(found for found in candidates if _is_there(found.directory)) or candidates
@@ -88,8 +90,10 @@ class _Node:
         try:
             here = dict(self._fingerprint.parts)
         except ForecastError:
+            here = {}
             version = version_of("flashinfer-python")
-            here = {"flashinfer_version": version} if version != UNKNOWN else {}
+            if version != UNKNOWN:
+                here = {"flashinfer_version": version}
         return tuple(row for row in rows if here.items() <= dict(row.foretold or row.key).items())
 
     def of_rank(self, rank: int, rows: Sequence[Written]) -> Location:

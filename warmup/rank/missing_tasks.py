@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from ray_warmup.configs.errors import clipped
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.artifact.timings import read_timings
-from ray_warmup.warmup.device.memory_budget import fit_buckets
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.rank.packing import stored_artifact
+from ray_warmup.warmup.rank.rank_workloads import within_budget
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Workload, tasks_of
 
@@ -20,11 +20,9 @@ def missing_tasks(config: WarmupConfig, store: NodeStore, manifest: Manifest, wo
 
     The bound is `autotune.max_memory_bytes`. The device's free memory is not known here.
     """
-    budget = config.autotune.max_memory_bytes
-    fitting = tuple(workloads) if budget is None else fit_buckets(workloads, budget)[0]
+    fitting, _ = within_budget(workloads, config.autotune.max_memory_bytes)
     try:
-        blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.of_kind("timings")}
-        known = {row.result.task_id for row in read_timings(Artifact(manifest, blobs)).rows}
+        known = {row.result.task_id for row in read_timings(stored_artifact(store, manifest, "timings")).rows}
     except WarmupError:
         return ""  # without its measurements nothing is known of it
     tasks = [task.task_id for task in tasks_of(fitting)]

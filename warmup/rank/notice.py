@@ -52,11 +52,13 @@ class Notice:
 
     def renew(self) -> None:
         """The process that said so is gone, and this one takes its place: the run is still under way."""
-        verdict = self._store.load_verdict() if self._is_kept else None
+        if not self._is_kept:
+            return
+        verdict = self._store.load_verdict()
         if verdict is None or verdict.run_id != self._run_id or verdict.run_state != "running":
             return
         if verdict.process is not None and verdict.process.is_gone:
-            self._save(self._running(), None, None)
+            self._save(self._running(), None, ())
 
     def conclude(self, verdict: RunVerdict | None, table: str | None, ranks: Sequence[int]) -> str | None:
         """Record the run's verdict and the sha256 of its table. Returns the reason if that fails.
@@ -68,11 +70,15 @@ class Notice:
         """
         said = None
         if verdict is not None:
-            proven = table if verdict.ready else self._proven()
+            proven = table
+            if not verdict.ready:
+                proven = self._proven()
             said = StoredVerdict.of(verdict, table, proven)
-        return self._save(said, table, tuple(ranks) if self._is_kept and ranks else None)
+        if not self._is_kept:
+            return self._save(said, table, ())
+        return self._save(said, table, tuple(ranks))
 
-    def _save(self, verdict: StoredVerdict | None, table: str | None, ranks: tuple[int, ...] | None) -> str | None:
+    def _save(self, verdict: StoredVerdict | None, table: str | None, ranks: tuple[int, ...]) -> str | None:
         try:
             if verdict is not None:
                 self._store.save_verdict(verdict)
@@ -99,7 +105,9 @@ class Notice:
         before = self._store.load_verdict()
         if before is None:
             return self._table_there()
-        return (before.table_sha256 if before.ready else before.proven_sha256) or None
+        if before.ready:
+            return before.table_sha256 or None
+        return before.proven_sha256 or None
 
     def _table_there(self) -> str | None:
         try:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import TABLE_NAME, TIMINGS_NAME, GuardSummary, Lineage, Manifest
+from ray_warmup.warmup.artifact.manifest import TABLE_NAME, TIMINGS_NAME, GuardSummary, Kind, Lineage, Manifest
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
 from ray_warmup.warmup.errors import ArtifactError
 from ray_warmup.warmup.messages.answers import RecalledTable
 from ray_warmup.warmup.messages.values import Ancestor, BlobRow, Header, TextFile
+from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
 
@@ -34,9 +36,10 @@ def make_artifact(
     lineage: Lineage | None = None,
 ) -> Artifact:
     """A table, the measurements behind it and what was compiled for it, with where it came from."""
-    decided = [str(verdict.decision) for verdict in verdicts.values()]
-    counts = {name: decided.count(name) for name in set(decided)}
-    state: Literal["guarded", "unguarded"] = "guarded" if guarded else "unguarded"
+    counts = Counter(str(verdict.decision) for verdict in verdicts.values())
+    state: Literal["guarded", "unguarded"] = "unguarded"
+    if guarded:
+        state = "guarded"
     rows = [TimingRow(result, verdicts.get(result.task_id)) for result in results]
     return pack(
         [table_content(table), timings_content(table, rows, strategy=strategy, guard=state, covers=covers), *compiled],
@@ -45,14 +48,32 @@ def make_artifact(
         fingerprint=dict(fingerprint.parts),
         created_at=time.time(),
         strategy=strategy,
-        guard=GuardSummary(state, counts),
+        guard=GuardSummary(state, dict(counts)),
         lineage=lineage,
     )
 
 
 def ancestor_of(manifest: Manifest | None) -> Ancestor | None:
     """Return an artifact's digest and depth, from which a successor derives its lineage."""
-    return None if manifest is None else Ancestor(manifest.digest, manifest.depth)
+    if manifest is None:
+        return None
+    return Ancestor(manifest.digest, manifest.depth)
+
+
+def successor_of(ancestor: Ancestor | None) -> Lineage | None:
+    """Return the lineage of an artifact that replaces this one, or None for the first."""
+    if ancestor is None:
+        return None
+    return Lineage(ancestor.artifact, ancestor.depth + 1)
+
+
+def stored_artifact(store: NodeStore, manifest: Manifest, *kinds: Kind) -> Artifact:
+    """Return a stored artifact with only the blobs of these kinds. Raises StoreError, CorruptArtifactError."""
+    blobs: dict[str, Blob] = {}
+    for kind in kinds:
+        for entry in manifest.of_kind(kind):
+            blobs[entry.sha256] = store.read_blob(entry.sha256)
+    return Artifact(manifest, blobs)
 
 
 def header_of(artifact: Artifact, table: bytes) -> Header:
@@ -65,9 +86,10 @@ def header(manifest: Manifest, digest: str) -> Header:
 
     `digest` is the one that its ranks compare.
     """
-    entries = {entry.sha256: entry for entry in manifest.blobs}  # each digest once
-    rows = tuple(BlobRow(entry.sha256, entry.size, entry.kind) for entry in entries.values())
-    return Header(digest, manifest.digest, manifest.to_bytes(), rows)
+    rows: dict[str, BlobRow] = {}  # each digest once
+    for entry in manifest.blobs:
+        rows[entry.sha256] = BlobRow(entry.sha256, entry.size, entry.kind)
+    return Header(digest, manifest.digest, manifest.to_bytes(), tuple(rows.values()))
 
 
 def joined(table: bytes, tuned: Sequence[TextFile]) -> tuple[bytes, tuple[Content, ...], tuple[str, ...]]:
@@ -80,12 +102,16 @@ def joined(table: bytes, tuned: Sequence[TextFile]) -> tuple[bytes, tuple[Conten
     from ray_warmup.warmup.engines.builtin.warmups.sm120_decode import merge_into_artifact
     from ray_warmup.warmup.engines.builtin.warmups.spec import TunedFile
 
-    files = tuple(TunedFile(file.name, file.content.encode()) for file in tuned)
+    files: list[TunedFile] = []
+    contents: list[Content] = []
+    for file in tuned:
+        files.append(TunedFile(file.name, file.content.encode()))
+        contents.append(Content("sparse_mla", file.name, file.content.encode()))
     try:
-        merged = merge_into_artifact(table, files)
+        merged = merge_into_artifact(table, tuple(files))
     except ArtifactError as error:
         return table, (), (f"what was tuned with an engine's step is left out: {error}",)
-    return merged[TABLE_NAME], tuple(Content("sparse_mla", file.name, file.content) for file in files), ()
+    return merged[TABLE_NAME], tuple(contents), ()
 
 
 def recalled(artifact: Artifact, table: bytes) -> tuple[RecalledTable, tuple[str, ...]]:

@@ -27,7 +27,6 @@ from ray_warmup.warmup.artifact.rows import ReadRows
 from ray_warmup.warmup.caches.workspace import check_code_caches
 from ray_warmup.warmup.device.factory import TunerFactory
 from ray_warmup.warmup.device.host_facts import capability_of
-from ray_warmup.warmup.device.memory_budget import fit_buckets
 from ray_warmup.warmup.device.tuner import Tuner, TunerOptions, Watch
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.messages import answers, questions
@@ -48,7 +47,7 @@ from ray_warmup.warmup.rank.rank_setup import (
     rank_files,
     workspace_is_made,
 )
-from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable
+from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable, within_budget
 from ray_warmup.warmup.rank.remote_cache import RemoteCache
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.signing.policy import believe
@@ -116,10 +115,10 @@ class RankProcess:
             with workspace_is_made(paths.workspace):
                 self._tuner = self._make_tuner(self._backend, TunerOptions(self._config.autotune, self._config.guard))
             self._fingerprint = Fingerprint.of(self._tuner.describe())
-            if (capability := capability_of(self._fingerprint["arch"])) is not None:
+            if (capability := capability_of(self._fingerprint.arch)) is not None:
                 check_quantization(self._config.model.quantization, capability)
             workloads = rank_workloads(self._config, self._dims, self.info.rank, self._backend)
-            fitting, shrunk = (workloads, ()) if budget_bytes is None else fit_buckets(workloads, budget_bytes)
+            fitting, shrunk = within_budget(workloads, budget_bytes)
             skips = self._tuner.prepare(fitting, self._engine.calls())
             self._tasks = {task.task_id: task for task in tasks_of(runnable(fitting, skips))}
             asked = digest_of_tasks(runnable(workloads, skips))  # free memory is another one at every start
@@ -138,7 +137,7 @@ class RankProcess:
             self._tuner.listen(self._record.tactic)
             self._notice = Notice(self._config, self._backend, self.info, self._run_id, self._store, self._key)
             self._notice.renew()
-            tunes = self._engine.tunes(capability_of(self._fingerprint["arch"]))
+            tunes = self._engine.tunes(capability_of(self._fingerprint.arch))
             directory, tasks = self._store.directory, tuple(self._tasks.values())
             self._outline = outline(self._config, directory, tasks, skips, shrunk)
             about = describe(self._config, self._tuner, self._key, directory, tasks)
@@ -264,7 +263,7 @@ class RankProcess:
     def tune_engine(self) -> answers.EngineTuned:
         """Tune what only an engine's own step reaches, for the class: files to be packed with the table."""
         with self._busy("tune_engine"), TemporaryDirectory(prefix="ray-warmup-tune-") as scratch:
-            return self._engine.tune(Path(scratch), capability_of(self._fingerprint["arch"]))
+            return self._engine.tune(Path(scratch), capability_of(self._fingerprint.arch))
 
     def pack(self, asked: questions.Pack) -> answers.Packed:
         """Results, verdicts and what an engine's step tuned as one artifact, kept here until its blobs are fetched."""

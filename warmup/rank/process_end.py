@@ -81,8 +81,12 @@ def stacks_of(target: Target, number: int, crash_record: Path | None) -> str:
     if not send(target, number):
         return ""
     time.sleep(STACKS_S)
-    words = None if crash_record is None else read_crash_record(crash_record)
-    return "" if words is None else words.stack
+    if crash_record is None:
+        return ""
+    words = read_crash_record(crash_record)
+    if words is None:
+        return ""
+    return words.stack
 
 
 def _is_gone_within(target: Target, seconds: float) -> bool:

@@ -50,8 +50,10 @@ def workspace_is_made(workspace: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        culprit = Path(error.filename) if isinstance(error.filename, str) else None
-        if culprit is None or not (culprit.is_relative_to(workspace) or workspace.is_relative_to(culprit)):
+        if not isinstance(error.filename, str):
+            raise
+        culprit = Path(error.filename)
+        if not (culprit.is_relative_to(workspace) or workspace.is_relative_to(culprit)):
             raise
         raise StoreError(
             f"FlashInfer cannot make its workspace {workspace}: {error.strerror} (errno {error.errno}, {culprit}); set "
@@ -62,7 +64,7 @@ def workspace_is_made(workspace: Path) -> Iterator[None]:
 
 def open_store(cache: CacheSection, paths: NodePaths, fingerprint: Fingerprint, key: CacheKey) -> NodeStore:
     """The store of this node for this key."""
-    version, arch = fingerprint["flashinfer_version"], fingerprint["arch"]
+    version, arch = fingerprint.flashinfer_version, fingerprint.arch
     directory = StorePath.of(paths.root, paths.override, version, arch, key.sha256)
     return NodeStore(directory, modes=cache.modes)
 
@@ -96,8 +98,11 @@ def compiled_work(
     part.start()
     request = FreshReplay(text_of_config(config), who.rank, who.backend, who.factory, who.budget_bytes)
     timeout_s, covers = REPLAY_SHARE * config.timeouts.pushing, coverage_of(config, who.backend)
-    replay = ReplayPlan(request, environ, timeout_s, covers) if who.factory else None
-    kept = store if _is_shared(config) else None
+    replay, kept = None, None
+    if who.factory:
+        replay = ReplayPlan(request, environ, timeout_s, covers)
+    if _is_shared(config):
+        kept = store
     return RankCompilation(tuner, part, kept, key, replay, config.cache.tuning_kernels)
 
 

@@ -9,6 +9,7 @@ from ray_warmup.configs import ConfigError
 from ray_warmup.configs.dimensions import dimensions_of, with_dimensions
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.device.memory_budget import fit_buckets
 from ray_warmup.warmup.tasks import Skip, Workload
 from ray_warmup.warmup.workloads import fused_moe
 from ray_warmup.warmup.workloads.base import builder_for
@@ -31,6 +32,15 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
         skip_ops=autotune.skip_ops,
     )
     return tuple(w for w in found if autotune.families is None or w.family.removeprefix("cpu_") in autotune.families)
+
+
+def within_budget(
+    workloads: Sequence[Workload], budget_bytes: int | None
+) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
+    """Return the workloads that a memory budget leaves, and what it removed; all of them without a budget."""
+    if budget_bytes is None:
+        return tuple(workloads), ()
+    return fit_buckets(workloads, budget_bytes)
 
 
 def representatives(config: WarmupConfig) -> tuple[int, ...]:
@@ -59,13 +69,15 @@ def foreseen_skips(
 
     `is_compiled` says whether the node has a module that COMPILING leaves out.
     """
-    reasons = [(workload, builder_for(workload).unsupported_on(workload, capability)) for workload in workloads]
-    lacking = FUSED_MOE_MODULE if not is_compiled(FUSED_MOE_MODULE) else None
-    return tuple(
-        Skip(workload.name, workload.op, reason or fused_moe.NOT_COMPILED)
-        for workload, reason in reasons
-        if reason is not None or lacking in workload.modules
-    )
+    is_moe_compiled = is_compiled(FUSED_MOE_MODULE)
+    skips: list[Skip] = []
+    for workload in workloads:
+        reason = builder_for(workload).unsupported_on(workload, capability)
+        if reason is None and not is_moe_compiled and FUSED_MOE_MODULE in workload.modules:
+            reason = fused_moe.NOT_COMPILED
+        if reason is not None:
+            skips.append(Skip(workload.name, workload.op, reason))
+    return tuple(skips)
 
 
 def runnable(workloads: Sequence[Workload], skips: Sequence[Skip]) -> tuple[Workload, ...]:

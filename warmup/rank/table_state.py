@@ -73,30 +73,32 @@ def table_state_of(config: WarmupConfig, place: Location, accept: Accept = "tabl
     store = store_at(config.cache, place.directory)
     served = _served(store, place.key, needs_guard=config.guard.enabled)
     verdict = store.load_verdict()
-    answer, text, interrupted = _answer_of(store, served, verdict, accept)
+    path, has_table = str(store.table_path), served.sha256 is not None
+    if verdict is None:
+        if has_table:
+            return TableState("ready", "", path, has_table)
+        return TableState("unknown", f"{path}: {served.reason}", path, has_table)
+    answer, text, interrupted = _answer_of(path, served, verdict, accept)
     return TableState(
         answer,
         text,
-        str(store.table_path),
-        has_table=served.sha256 is not None,
-        is_proven=verdict is not None and _is_proven(served, verdict),
-        run_id="" if verdict is None else verdict.run_id,
-        ended_at=0.0 if verdict is None else verdict.ended_at,
-        is_running=verdict is not None and verdict.run_state == "running",
+        path,
+        has_table,
+        is_proven=_is_proven(served, verdict),
+        run_id=verdict.run_id,
+        ended_at=verdict.ended_at,
+        is_running=verdict.run_state == "running",
         is_interrupted=interrupted,
     )
 
 
-def _answer_of(
-    store: NodeStore, served: _Served, verdict: StoredVerdict | None, accept: Accept
-) -> tuple[Answer, str, bool]:
-    path = store.table_path
-    if verdict is None:
-        return ("unknown", f"{path}: {served.reason}", False) if served.sha256 is None else ("ready", "", False)
+def _answer_of(path: str, served: _Served, verdict: StoredVerdict, accept: Accept) -> tuple[Answer, str, bool]:
     run, state = verdict.run_id, verdict.run_state
     if state == "running":
         gone = verdict.process is not None and verdict.process.is_gone
-        what = "was interrupted: its process is gone" if gone else "is under way, and has not ended on this node"
+        what = "is under way, and has not ended on this node"
+        if gone:
+            what = "was interrupted: its process is gone"
         return "unknown", f"{path}: run {run} {what}", gone
     if state == "ready":
         named = verdict.table_sha256
@@ -143,7 +145,9 @@ def _served(store: NodeStore, key: CacheKey, *, needs_guard: bool) -> _Served:
 def _checked(store: NodeStore, manifest: Manifest, key: CacheKey, *, needs_guard: bool) -> _Served:
     digest = _digest_of(store)
     if manifest.table is None or digest != manifest.table.content_sha256:
-        what = "is not there" if digest is None else "is not the committed one"
+        what = "is not the committed one"
+        if digest is None:
+            what = "is not there"
         return _Served(None, f"the file {what} and could not be put back")
     if (why := refusal_in(store, key, read_regular(store.table_path, MAX_TABLE_BYTES))) is not None:
         return _Served(None, f"the table is refused: {why}")
