@@ -36,7 +36,9 @@ def host_and_port(address: str) -> tuple[str, int] | None:
         raise ClusterError(
             f"{address}: no address of a Ray cluster (host:port or [v6 address]:port): {error}"
         ) from None
-    return None if host is None or port is None else (host, port)
+    if host is None or port is None:
+        return None
+    return host, port
 
 
 def reach(address: str) -> None:
@@ -60,7 +62,9 @@ def chosen(address: str | None) -> str | None:
 
     None if neither is set.
     """
-    return env.read("RAY_ADDRESS") or address if address in (None, "auto") else address
+    if address not in (None, "auto"):
+        return address
+    return env.read("RAY_ADDRESS") or address
 
 
 def check_direct(config: WarmupConfig) -> None:

@@ -177,15 +177,16 @@ def members() -> tuple[Node, ...]:
     """Return the alive nodes without their free resources, which Ray Client cannot ask for."""
     import ray
 
-    return tuple(
-        Node(
-            node_id=row["NodeID"],
-            address=row["NodeManagerAddress"],
-            total=row["Resources"],
-            free={},
-            labels=row.get("Labels", {}),
-            is_head="node:__internal_head__" in row["Resources"],
-        )
-        for row in ray.nodes()
-        if row["Alive"]
-    )
+    found = []
+    for row in ray.nodes():
+        if row["Alive"]:
+            node = Node(
+                node_id=row["NodeID"],
+                address=row["NodeManagerAddress"],
+                total=row["Resources"],
+                free={},
+                labels=row.get("Labels", {}),
+                is_head="node:__internal_head__" in row["Resources"],
+            )
+            found.append(node)
+    return tuple(found)

@@ -62,11 +62,9 @@ async def conclude(
         done, _ = await asyncio.wait(pending, timeout=min(GRACE_S, left_s))
         heard = statuses()
         silent_since = time.monotonic() - max(GRACE_S, SILENT_BEATS * beat_s)
-        pending = {
-            call: rank
-            for call, rank in pending.items()
-            if call not in done and rank in heard and heard[rank].heard >= silent_since
-        }
+        # Nobody waits for a rank that has been silent: its process may be gone or frozen.
+        speaking = {rank for rank, status in heard.items() if status.heard >= silent_since}
+        pending = {call: rank for call, rank in pending.items() if call not in done and rank in speaking}
     problems = [(rank, call.result()) for call, rank in calls.items() if call.done()]
     return tuple(f"rank {rank}: {problem}" for rank, problem in problems if problem is not None)
 

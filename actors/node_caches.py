@@ -173,11 +173,12 @@ def differences(answers: Sequence[NodeAnswer]) -> tuple[str, ...]:
     for answer in answers:
         for key, table in _tables_in(answer.result):
             served.setdefault(key, {}).setdefault(table, []).append(answer.node_id[:8])
-    return tuple(
-        f"nodes serve different tables for key {key[:12]} ({_grouped(tables)}): run the warmup again, or roll back"
-        for key, tables in served.items()
-        if len(tables) > 1
-    )
+    found = []
+    for key, tables in served.items():
+        if len(tables) > 1:
+            which = f"for key {key[:12]} ({_grouped(tables)})"
+            found.append(f"nodes serve different tables {which}: run the warmup again, or roll back")
+    return tuple(found)
 
 
 def _tables_in(result: Result | None) -> Iterator[tuple[str, str]]:
@@ -236,7 +237,8 @@ def _answers(
 
 def _answer(node: capacity.Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:
     if answer is None:
-        advice = f" ({SETTING})" if problem and "did not answer" in problem else ""
+        is_late = "did not answer" in (problem or "")
+        advice = f" ({SETTING})" if is_late else ""
         return NodeAnswer(node.node_id, node.address, False, error=f"{problem}{advice}")
     if answer.error:
         return NodeAnswer(node.node_id, node.address, False, error=f"node {node.node_id[:8]}: {answer.error}")

@@ -178,14 +178,12 @@ class _LastWord:
     def _broken_off(self, table_states: Sequence[TableState]) -> int | None:
         now = self._clock()
         self._gone_since = now if self._gone_since is None else self._gone_since
-        is_open = any(
-            table_state.answer == "unknown" and not table_state.is_interrupted for table_state in table_states
-        )
+        unknown = [table_state for table_state in table_states if table_state.answer == "unknown"]
+        is_open = not all(table_state.is_interrupted for table_state in unknown)
         if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():
             return None
-        is_enough = self._question.accept == "table" and all(
-            table_state.is_proven or table_state.answer == "ready" for table_state in table_states
-        )
+        served = [table_state.is_proven or table_state.answer == "ready" for table_state in table_states]
+        is_enough = self._question.accept == "table" and all(served)
         return EXIT_READY if is_enough else EXIT_FAILED
 
     def _lives(self) -> bool:

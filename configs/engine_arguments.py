@@ -172,7 +172,9 @@ def secrets_of(value: JsonValue, *, is_hidden: bool = False) -> frozenset[str]:
         return frozenset().union(*inner)
     if isinstance(value, list):
         return frozenset().union(*(secrets_of(member, is_hidden=is_hidden) for member in value))
-    return frozenset({value}) if is_hidden and isinstance(value, str) and len(value) >= SHORTEST_SECRET else frozenset()
+    if not is_hidden or not isinstance(value, str) or len(value) < SHORTEST_SECRET:
+        return frozenset()
+    return frozenset({value})
 
 
 def hide(text: str, secrets: frozenset[str]) -> str:

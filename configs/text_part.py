@@ -50,7 +50,9 @@ def text_part(data: CheckpointFields) -> TextPart:
     Raises ConfigError if neither is known.
     """
     listed = data.get("architectures")
-    outer = str(listed[0]) if isinstance(listed, list) and listed else None
+    outer = None
+    if isinstance(listed, list) and listed:
+        outer = str(listed[0])
     if outer is not None and outer in KINDS:
         return TextPart(outer, data)
     tried = []

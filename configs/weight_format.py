@@ -169,7 +169,9 @@ def _cache(section: CheckpointFields) -> str:
 def _kept(*lists: Any) -> str:
     """Return the first unquantized module that the catalog would plan as quantized."""
     for listed in lists:
-        modules = [listed] if isinstance(listed, str) else listed or []
+        modules = listed or []
+        if isinstance(listed, str):
+            modules = [listed]
         if not isinstance(modules, list):
             return f"modules that stay unquantized as {shown(modules)}"
         for module in modules:
@@ -181,12 +183,17 @@ def _kept(*lists: Any) -> str:
 def _pair(value: Any) -> tuple[int, int] | None:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}x[0-9]{1,6}", value):
         value = [int(part) for part in value.split("x")]
-    if isinstance(value, list) and len(value) == 2 and all(type(part) is int and part > 0 for part in value):
-        return value[0], value[1]
-    return None
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    first, second = value
+    return (first, second) if _is_size(first) and _is_size(second) else None
 
 
 def _group(section: CheckpointFields) -> tuple[int, int] | None:
     """Groups lie along the rows of a weight, the inputs of its GEMM."""
     size = section.get("group_size", section.get("q_group_size"))
-    return (1, size) if type(size) is int and size > 0 else None
+    return (1, size) if _is_size(size) else None
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0

@@ -87,7 +87,9 @@ def _absolute(directory: str | None) -> str | None:
 
     A leading `~` stays for each node to expand.
     """
-    return directory if not directory or directory.startswith("~") else os.path.abspath(directory)
+    if not directory or directory.startswith("~"):
+        return directory
+    return os.path.abspath(directory)
 
 
 def _here(command: str, asked: CacheRequest) -> CacheAnswer:

@@ -130,8 +130,11 @@ def _retime(console: Console, answers: Answers[RetimedTable]) -> None:
 
 def _explain(console: Console, answers: Answers[Explanation]) -> None:
     for node, row in answers:
-        _line(console, node, f"{row.path}: {row.reason or 'a hit' if row.hit else 'a miss: ' + row.reason}")
-        for path, difference in row.others if not row.hit else []:
+        if row.hit:
+            _line(console, node, f"{row.path}: {row.reason or 'a hit'}")
+            continue
+        _line(console, node, f"{row.path}: a miss: {row.reason}")
+        for path, difference in row.others:
             _line(console, node, f"  {path} differs in {difference}")
 
 

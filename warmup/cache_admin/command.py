@@ -98,7 +98,9 @@ def _named(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:
     A given key must be present, unless another node may have it.
     """
     found = _stores(paths, asked)
-    return found if found or not asked.key or asked.if_present else (_one(paths, asked),)
+    if not found and asked.key and not asked.if_present:
+        return (_one(paths, asked),)  # which says what is missing
+    return found
 
 
 def _one(paths: NodePaths, asked: CacheRequest) -> Path:
@@ -146,7 +148,9 @@ def _those_that_can_be_read(paths: NodePaths, asked: CacheRequest) -> tuple[Path
     Unlike `_named`, a missing one is no error if it may be in an unreadable directory.
     """
     found = _search(paths, asked)
-    return found.stores if found.stores or found.unreadable else _named(paths, asked)
+    if not found.stores and not found.unreadable:
+        return _named(paths, asked)
+    return found.stores
 
 
 def _retime(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:

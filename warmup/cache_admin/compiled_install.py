@@ -52,9 +52,10 @@ def put_in_place(
             return Placed()
         made_on = _made_on(artifact)
         here, notes = _here(made_on, environ)
-        differs = [
-            f"{n}: made with {made_on[n][:80]!r}, this node has {has!r}" for n, has in here.items() if made_on[n] != has
-        ]
+        differs = []
+        for name, has in here.items():
+            if made_on[name] != has:
+                differs.append(f"{name}: made with {made_on[name][:80]!r}, this node has {has!r}")
         if differs:
             return Placed(notes=(f"what is compiled was not put in place: {'; '.join(differs)}",))
         try:

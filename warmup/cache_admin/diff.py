@@ -59,11 +59,11 @@ def diff_generations(path: Path, old: int, new: int) -> Difference:
     before, after = (_load(NodeStore(path), number) for number in (old, new))
     left, right = _winners(before), _winners(after)
     both = left.choices.keys() & right.choices.keys()
-    changed = [
-        TaskChange(task, left.choices[task], right.choices[task], left.times.get(task), right.times.get(task))
-        for task in sorted(both)
-        if left.choices[task] != right.choices[task]
-    ]
+    changed = []
+    for task in sorted(both):
+        one, other = left.choices[task], right.choices[task]
+        if one != other:
+            changed.append(TaskChange(task, one, other, left.times.get(task), right.times.get(task)))
     return Difference(
         old=old,
         new=new,

@@ -94,6 +94,11 @@ def _lift(store: Path, rule: Rule) -> StoreBans:
     return StoreBans(str(store), left.rows, tuple(lifted), tuple(problems))
 
 
+def _names(rule: Rule, row: Any) -> bool:
+    """Return True if a row of a file is a tactic that the rule names. An invalid row is none."""
+    return any(rule.names(ban) for ban in read_bans([row]).rows)
+
+
 def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     """Remove matching tactics from one file.
 
@@ -103,7 +108,7 @@ def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     named = tuple(ban for ban in read_bans(rows).rows if rule.names(ban))
     if not named:
         return ()
-    left = [row for row in rows if not any(rule.names(ban) for ban in read_bans([row]).rows)]
+    left = [row for row in rows if not _names(rule, row)]
     if left:
         modes = Modes(path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777)
         data = json.dumps({"schema_version": 1, "rows": left}, sort_keys=True).encode()

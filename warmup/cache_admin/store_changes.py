@@ -307,7 +307,8 @@ def _old_generations(path: Path, found: Inventory, keep: int) -> list[Removal]:
             old.append((number, f"the same artifact as generation {kept[digest]}"))
         else:
             old.append((number, f"older than the newest {max(keep, 1)} different artifacts"))
-    return [
-        Removal(str(path), "generation", n, disk_bytes(store.generations.manifest_path(n).parent), reason)
-        for n, reason in sorted(old)
-    ]
+    removals = []
+    for number, reason in sorted(old):
+        size = disk_bytes(store.generations.manifest_path(number).parent)
+        removals.append(Removal(str(path), "generation", number, size, reason))
+    return removals

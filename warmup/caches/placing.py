@@ -63,6 +63,11 @@ class Placing:
         """Place entries of a kind whose files hold no path of their own."""
         return self._guarded(layout.kind, layout.entries(contents), directory)
 
+    @staticmethod
+    def _is_stale(entry: Path) -> bool:
+        """Return True if an entry is present and Triton would not use it."""
+        return entry.is_dir() and not triton_cache.is_whole(entry)
+
     def triton(self, contents: Sequence[Content], directory: Path) -> Placed:
         """Place entries of Triton's cache, whose group files hold absolute paths."""
         try:
@@ -70,9 +75,7 @@ class Placing:
         except WarmupError as error:
             self.troubles.append(f"triton_cache: {error}")
             return NOTHING
-        stale = [
-            name for name in entries if (directory / name).is_dir() and not triton_cache.is_whole(directory / name)
-        ]
+        stale = [name for name in entries if self._is_stale(directory / name)]
         placed = self._guarded("triton_cache", entries, directory)
         for name in stale:  # a copy of another home's: Triton would compile it anew and write over it
             mine = [content for content in contents if content.path.startswith(f"{name}/")]

@@ -39,11 +39,11 @@ class TreeLayout:
 
     def results(self, directory: Path, patterns: Sequence[str]) -> frozenset[str]:
         """Relative paths of the files in a directory whose names match one of these patterns."""
-        return frozenset(
-            path.relative_to(directory).as_posix()
-            for path in self._files(directory)
-            if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
-        )
+        found = set()
+        for path in self._files(directory):
+            if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
+                found.add(path.relative_to(directory).as_posix())
+        return frozenset(found)
 
     def entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
         """Map each entry's name to its files by relative path.

@@ -66,7 +66,9 @@ def exposed(directory: Path) -> str | None:
     if directory.is_dir():
         why = code_refusal(directory)
         is_private = not directory.stat().st_mode & 0o011  # nobody else gets in, whatever the modes in it are
-        return why if why is not None or is_private else contents_refusal(directory, may_link=True)
+        if why is None and not is_private:
+            why = contents_refusal(directory, may_link=True)
+        return why
     there = directory
     while not there.exists() and there != there.parent:
         there = there.parent

@@ -64,7 +64,9 @@ def default_choice(result: TaskResult) -> Choice:
 
 def chosen(result: TaskResult) -> Choice:
     """The tuned choice, else the default."""
-    return result.choice if result.outcome == "tuned" and result.choice is not None else default_choice(result)
+    if result.outcome != "tuned" or result.choice is None:
+        return default_choice(result)
+    return result.choice
 
 
 def _key(result: TaskResult, choice: Choice) -> str:

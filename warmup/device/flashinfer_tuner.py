@@ -177,12 +177,10 @@ class FlashInferTuner:
 
     def replay(self, tasks: Sequence[Task]) -> Replayed:
         """Run every task and every untuned workload of this rank once."""
-        untuned = [
-            Task(workload, bucket)
-            for workload in self._workloads
-            if not workload.tunable
-            for bucket in workload.buckets
-        ]
+        untuned: list[Task] = []
+        for workload in self._workloads:
+            if not workload.tunable:
+                untuned += [Task(workload, bucket) for bucket in workload.buckets]
         # on the CPU nothing is compiled or initialised by values, and the LM head's weight alone takes 600 MB
         build = self._shape_of_call if self._device == "cpu" else self._call
         try:

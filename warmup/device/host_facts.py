@@ -189,12 +189,12 @@ def cudnn_version() -> str:
 
 def cutlass_dsl_version() -> str:
     """Join every installed part of the CuTe DSL with its version, as FlashInfer does."""
-    found = sorted(
-        f"{name}=={distribution.version}"
-        for distribution in metadata.distributions()
-        if (name := distribution.metadata["Name"] or "").lower().startswith("nvidia-cutlass-dsl")
-    )
-    return ";".join(found) or UNKNOWN
+    found = []
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        if name.lower().startswith("nvidia-cutlass-dsl"):
+            found.append(f"{name}=={distribution.version}")
+    return ";".join(sorted(found)) or UNKNOWN
 
 
 def version_of(distribution: str) -> str:

@@ -81,7 +81,9 @@ def _object(part: str | None) -> dict[str, str] | None:
         value = json.loads(part or "")
     except ValueError:
         return None
-    return {str(name): str(member) for name, member in value.items()} if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None
+    return {str(name): str(member) for name, member in value.items()}
 
 
 def _row(name: str, wanted: str | None, recorded: str | None) -> str:
@@ -91,7 +93,8 @@ def _row(name: str, wanted: str | None, recorded: str | None) -> str:
 def _short(name: str) -> str:
     """Leave out the section of a setting whose own name is plain enough."""
     section, dot, field = name.partition(".")
-    return field if dot and section in ("scheduler_config", "model_config", "parallel_config", "cache_config") else name
+    is_plain = section in ("scheduler_config", "model_config", "parallel_config", "cache_config")
+    return field if dot and is_plain else name
 
 
 def _shown(value: str | None) -> str:

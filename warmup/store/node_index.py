@@ -150,7 +150,7 @@ def parse_row(document: Any) -> Written:
     if table is not None and not (isinstance(table, str) and _SHA256.fullmatch(table)):
         raise ValueError("table_sha256 must be 64 hex digits or null")
     ranks = document.get("ranks")
-    if not isinstance(ranks, list) or not ranks or not all(type(rank) is int and rank >= 0 for rank in ranks):
+    if not isinstance(ranks, list) or not ranks or not all(_is_rank(rank) for rank in ranks):
         raise ValueError("ranks must be numbers")
     key = _parts(document.get("key"), "key")
     for name in ("flashinfer_version", "arch"):
@@ -158,6 +158,10 @@ def parse_row(document: Any) -> Written:
             raise ValueError(f"{name} must be one directory's name")
     foretold = _parts(document.get("foretold"), "foretold")
     return Written(run_id, float(began), host, tuple(sorted(ranks)), key, foretold, table)
+
+
+def _is_rank(value: Any) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _parts(value: Any, name: str) -> Parts:

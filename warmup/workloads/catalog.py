@@ -115,7 +115,9 @@ def op_buckets(op: str, max_tokens: int) -> tuple[int, ...]:
     if max_tokens < 1:
         raise ConfigError(f"autotune.max_num_batched_tokens: {max_tokens}; must be at least 1")
     grid = [size for size in _grid() if size <= max_tokens]
-    last = max_tokens if op in MOE_OPS else next(size for size in _grid(max_tokens) if size >= max_tokens)
+    last = max_tokens
+    if op not in MOE_OPS:
+        last = next(size for size in _grid(max_tokens) if size >= max_tokens)
     return tuple(sorted({*grid, last}))
 
 

@@ -150,7 +150,9 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
     reason = any_gpu.unsupported_here(workload, device) or unsupported_on(
         workload, torch.cuda.get_device_capability(device)
     )
-    return reason if reason is not None or jit_specs(workload)[-1].is_compiled else NOT_COMPILED
+    if reason is None and not jit_specs(workload)[-1].is_compiled:
+        reason = NOT_COMPILED
+    return reason
 
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:

@@ -80,11 +80,12 @@ def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
 
 def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[Choice, ...]:
     """Candidates that cannot pass the margin, by `slack` and by their doubt."""
-    return tuple(
-        choice
-        for choice, ratio in ratios.items()
-        if ratio.value + max(DOUBT_ERRORS * ratio.error, slack) < 1 + rule.margin
-    )
+    found = []
+    for choice, ratio in ratios.items():
+        at_best = ratio.value + max(DOUBT_ERRORS * ratio.error, slack)
+        if at_best < 1 + rule.margin:
+            found.append(choice)
+    return tuple(found)
 
 
 def _clear(ratio: Ratio, bound: float) -> bool:

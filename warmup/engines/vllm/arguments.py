@@ -29,15 +29,16 @@ def words(arguments: Mapping[str, JsonValue]) -> list[str]:
         option = head.replace("_", "-") + dot + rest
         if value is None:
             continue
-        if isinstance(value, bool):
-            line += [f"--{option}", json.dumps(value)] if dot else [f"--{option}" if value else f"--no-{option}"]
+        if isinstance(value, bool) and dot:
+            line += [f"--{option}", json.dumps(value)]
+        elif isinstance(value, bool):
+            line.append(f"--{option}" if value else f"--no-{option}")
         elif isinstance(value, dict):
             line += [f"--{option}", json.dumps(value)]
         elif isinstance(value, list):
-            line += [
-                f"--{option}",
-                *(json.dumps(item) if isinstance(item, dict | list) else str(item) for item in value),
-            ]
+            line.append(f"--{option}")
+            for item in value:
+                line.append(json.dumps(item) if isinstance(item, dict | list) else str(item))
         else:
             line.append(f"--{option}={value}")
     return line

@@ -64,8 +64,9 @@ MAY_DIFFER: dict[str, str] = {
 # A border: values of vLLM's own settings.
 def binding(factors: Mapping[str, object]) -> dict[str, str]:
     """Return the factors that must be equal, as text: unset ones are left out."""
-    return {
-        name: str(value)
-        for name, value in sorted(factors.items())
-        if name not in MAY_DIFFER and value not in (None, "", "None")
-    }
+    kept = {}
+    for name, value in sorted(factors.items()):
+        is_set = value not in (None, "", "None")
+        if is_set and name not in MAY_DIFFER:
+            kept[name] = str(value)
+    return kept

@@ -222,11 +222,8 @@ class EngineProcess:
     def _place(self, round_: Placing, kind: Kind, artifact: Artifact, prefix: str, directory: Path) -> None:
         """Place the contents below a prefix of one kind into a directory."""
         start = f"{prefix}/" if prefix else ""
-        contents = [
-            Content(kind, content.path.removeprefix(start), content.data)
-            for content in artifact.contents(kind)
-            if content.path.startswith(start)
-        ]
+        below = [content for content in artifact.contents(kind) if content.path.startswith(start)]
+        contents = [Content(kind, content.path.removeprefix(start), content.data) for content in below]
         layout = next(row.layout for row in engine_kinds.TREE_KINDS if row.name == kind)
         self._count(round_.tree(layout, contents, directory), kind)
 

@@ -113,10 +113,10 @@ def stage_in(directory: Path) -> str:
         front = (directory / "stage").read_text(encoding="utf-8")
     except FileNotFoundError:
         return "starting its process"
-    workers = [
-        f"rank {path.stem.removeprefix('rank_')}: {path.read_text(encoding='utf-8')}"
-        for path in sorted(directory.glob("rank_*.stage"))[:SHOWN_STAGES]
-    ]
+    workers = []
+    for path in sorted(directory.glob("rank_*.stage"))[:SHOWN_STAGES]:
+        rank = path.stem.removeprefix("rank_")
+        workers.append(f"rank {rank}: {path.read_text(encoding='utf-8')}")
     return f"{front} ({', '.join(workers)})" if workers else front
 
 

@@ -97,9 +97,13 @@ def to_bytes(recorded: Sequence[Specialisation]) -> bytes:
 def from_bytes(data: bytes | memoryview) -> tuple[Specialisation, ...]:
     """Read what `to_bytes` wrote. Raises ValueError for anything else."""
     rows = [json.loads(line) for line in bytes(data).splitlines()]
-    if any(not isinstance(row, list) or [type(part) for part in row] != [str, str] for row in rows):
+    if not all(_is_pair_of_texts(row) for row in rows):
         raise ValueError("a specialisation is a pair of texts")
     return tuple(Specialisation(*row) for row in rows)
+
+
+def _is_pair_of_texts(row: Any) -> bool:
+    return isinstance(row, list) and [type(part) for part in row] == [str, str]
 
 
 def _tolerate_what_cannot_be_written(jit: Any) -> None:

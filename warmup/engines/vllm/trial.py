@@ -48,10 +48,12 @@ def trial_batches(max_num_seqs: int, max_num_batched_tokens: int, max_model_len:
 
 def prompts(batch: TrialBatch) -> list[dict[str, list[int]]]:
     """Return the prompts of one batch as token ids, different in every row."""
-    return [
-        {"prompt_token_ids": [3 + (row * 31 + position) % VOCABULARY for position in range(batch.prompt_tokens)]}
-        for row in range(batch.rows)
-    ]
+    rows = []
+    for row in range(batch.rows):
+        # The first ids of most vocabularies are special tokens.
+        token_ids = [3 + (row * 31 + position) % VOCABULARY for position in range(batch.prompt_tokens)]
+        rows.append({"prompt_token_ids": token_ids})
+    return rows
 
 
 def sampling(batch: TrialBatch, row: int) -> dict[str, float]:

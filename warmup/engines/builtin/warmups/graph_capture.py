@@ -41,11 +41,10 @@ class GraphCaptureWarmup(EngineWarmup):
         runner, limits = context.runner, context.runner.limits
         sizes: tuple[int, ...] = optional(runner, "graph_capture_sizes") or request_sizes(limits.max_num_seqs)
         fitting = [size for size in sizes if size * runner.decode_query_len <= limits.max_num_batched_tokens]
-        return tuple(
-            Shape("graph", size * runner.decode_query_len, size)
-            for size in dict.fromkeys((max(fitting, default=0), min(fitting, default=0)))
-            if size
-        )
+        if not fitting:
+            return ()
+        largest_and_smallest = dict.fromkeys((max(fitting), min(fitting)))
+        return tuple(Shape("graph", size * runner.decode_query_len, size) for size in largest_and_smallest)
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """Capture a graph, replay it, wait, and release its memory."""

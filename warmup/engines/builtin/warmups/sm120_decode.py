@@ -178,11 +178,9 @@ def _merged(present: bytes | None, file: TunedFile) -> bytes:
     if difference := metadata_difference(added.metadata, main.metadata):
         raise RejectedArtifactError(f"tuned decode table is of another environment: {describe_difference(difference)}")
     known = main.by_task()
-    clash = [
-        key for task, key in added.by_task().items() if task in known and main.entries.get(key) != added.entries[key]
-    ]
-    if clash:
-        raise RejectedArtifactError(f"tuned decode table contradicts the main table at {clash[0]}", key=clash[0])
+    for task, key in added.by_task().items():
+        if task in known and main.entries.get(key) != added.entries[key]:
+            raise RejectedArtifactError(f"tuned decode table contradicts the main table at {key}", key=key)
     return replace(
         main, entries=main.entries | added.entries, records=main.records | added.records, generation=None
     ).to_bytes()

@@ -48,6 +48,13 @@ def run_mixed(context: WarmupContext, tokens: int) -> None:
     call_dummy_run(context.runner, tokens, create_mixed_batch=True, **_with_attention(context))
 
 
+def _can_run(context: WarmupContext, shape: Shape) -> bool:
+    """Return True if a shape has tokens, did not run in another warmup, and needs nothing that the runner lacks."""
+    if shape.tokens <= 0 or shape.kind in context.consumed:
+        return False
+    return context.runner.capabilities.issuperset(NEEDED[shape.kind])
+
+
 def _with_attention(context: WarmupContext) -> dict[str, bool]:
     """Attention in a profile step whose experts are not counted, as far as the runner makes the difference."""
     has = context.runner.capabilities
@@ -90,13 +97,7 @@ class SparseMLAWarmup(EngineWarmup):
         )
         second = min(prefill, limits.max_model_len // 2)
         wanted = (mixed, Shape(PREFILL, prefill, 1), Shape(SECOND_CHUNK, second, 1))
-        return tuple(
-            shape
-            for shape in wanted
-            if shape.tokens > 0
-            and shape.kind not in context.consumed
-            and context.runner.capabilities.issuperset(NEEDED[shape.kind])
-        )
+        return tuple(shape for shape in wanted if _can_run(context, shape))
 
     def run(self, context: WarmupContext, shape: Shape) -> Notes:
         """Run one dummy step."""
