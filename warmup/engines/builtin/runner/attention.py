@@ -61,8 +61,8 @@ class AttentionStep:
         )
 
 
-class PagedAttention(Protocol):
-    """One KV cache group's attention."""
+class PlannedAttention(Protocol):
+    """Attention that plans a step once and then runs in every layer."""
 
     def get_name(self) -> str:
         """Upper-case backend name."""
@@ -72,6 +72,10 @@ class PagedAttention(Protocol):
 
         Every following `run` belongs to it.
         """
+
+
+class PagedAttention(PlannedAttention, Protocol):
+    """One KV cache group's attention."""
 
     def run(self, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor) -> torch.Tensor:
         """Attend causally.

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep
+from ray_warmup.warmup.engines.builtin.runner.attention import AttentionStep, PlannedAttention
 from ray_warmup.warmup.engines.builtin.runner.kv_store import KVStore
 from ray_warmup.warmup.engines.builtin.runner.layer_ops import LayerOps, Rope
 from ray_warmup.warmup.engines.builtin.runner.projections import Projections
@@ -20,17 +20,8 @@ from ray_warmup.warmup.engines.builtin.runner.runner_config import MLA_CPU, MLA_
 from ray_warmup.warmup.workloads.paged_attention import LatentShape, attended, latent_wrapper, plan_latent
 
 
-class LatentAttention(Protocol):
+class LatentAttention(PlannedAttention, Protocol):
     """One KV cache group's attention over compressed vectors."""
-
-    def get_name(self) -> str:
-        """Upper-case backend name."""
-
-    def plan(self, step: AttentionStep) -> None:
-        """Plan a step.
-
-        Every following `run` belongs to it.
-        """
 
     def run(
         self, query: torch.Tensor, query_rope: torch.Tensor, latent: torch.Tensor, key_rope: torch.Tensor

@@ -92,8 +92,9 @@ class BlockTable(Protocol):
 class ModelRunner(Protocol):
     """Interface required of every runner.
 
-    Optional attributes (`block_table`, `query_start_loc`, `positions`, `kv_connector`, `zero_blocks`, `buffers`,
-    `capture_decode`, `graph_capture_sizes`, `request_sizes`, `token_sizes`) are read through `optional`.
+    Optional attributes are read through `optional`: `block_table` (a `BlockTable`), `kv_connector` (a `KVConnector`),
+    `query_start_loc`, `positions`, `zero_blocks`, `buffers`, `capture_decode`, `graph_capture_sizes`, `request_sizes`,
+    `token_sizes`.
     """
 
     capabilities: frozenset[Capability]
