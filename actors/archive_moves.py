@@ -1,7 +1,7 @@
 """`ray-warmup cache export | import --cluster`: one file where the command runs, stores on the nodes.
 
-export   the node with the newest artifact of a key packs it, a guarded one first; the file is written here
-import   the file is checked here as a whole, then every node checks and publishes it; its bytes travel once a node
+export   The node with the best artifact of a key packs it (`_worth`), and the file is written here.
+import   The whole file is checked here. Then every node checks and publishes it. Its bytes travel once to each node.
 """
 
 from __future__ import annotations

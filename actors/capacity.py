@@ -1,7 +1,7 @@
 """Check that the cluster can hold the request before anything is placed, with messages a person can act on.
 
-Ray reports sums that are too large as merely "busy" and bundles that fit nowhere as "infeasible", so the
-arithmetic is done here, from node totals and what is free now. Pure; `nodes()` alone asks Ray.
+Ray calls a request "busy" although it exceeds the whole cluster, and "infeasible" if one bundle fits on no node. So the
+arithmetic is done here, from each node's total and free resources. Only `nodes()` and `members()` ask Ray.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Leaving the verdict on every node when a run is over: beside each table, and in each node's index.
 
-One rank speaks for each node of a class: the writer, or another where that one does not answer. A slow disk has until
-`timeouts.installing`; a rank that stopped beating is not waited for.
+One rank writes for each node of a class: the node's writer, or another rank if the writer does not answer. A slow disk
+has `timeouts.installing` seconds. Ranks without heartbeats are not waited for.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""PLACING: wait for room, ask for the placement group, look at the nodes again until it is there.
+"""PLACING: wait for resources, request the placement group, and check the nodes until it is placed.
 
-    world_size        the group is asked for at once: an autoscaler sees it, whatever nodes there are now
-    ranks_per_node    planned on the nodes that there are and pinned to them; while they lack room, a group of one
-                      bundle per node stands in, so that an autoscaler sees what is missing
+    world_size        the group is requested at once, so that an autoscaler sees it
+    ranks_per_node    the ranks are planned on the present nodes and pinned to them. While these lack room, a group of
+                      one bundle per node is requested instead, so that an autoscaler sees what is missing.
 
-A node that a bundle is pinned to may be lost meanwhile: then the ranks are planned anew. Every ten seconds a line says
-what is missing. Where no node can join, what does not fit is refused at once.
+If a pinned node is lost meanwhile, the ranks are planned again. Every ten seconds one line names what is missing. If no
+node can join, a request that does not fit is refused at once.
 """
 
 from __future__ import annotations

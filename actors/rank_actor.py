@@ -1,8 +1,8 @@
 """The border between a rank's plain class and Ray: location, messages, references to bytes, heartbeats.
 
-`RankActor` is wrapped by `ray.remote` in `rank_group.py` only. Three concurrency groups: the default one runs
-the phases one after the other; `control` answers `status` meanwhile; `life` holds one call that ends when
-the process does, so that its death is known at once.
+Only `rank_group.py` wraps `RankActor` in `ray.remote`. The actor has three concurrency groups. The default group runs
+the phases one after the other. `control` answers `status` meanwhile. `life` holds one call that ends with the process,
+which makes a death known at once.
 """
 
 from __future__ import annotations

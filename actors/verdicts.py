@@ -1,7 +1,7 @@
 """Read the verdicts of runs, which every run leaves beside each node's table for readers without Ray.
 
-Read on this node; through Ray Client on every node that could hold a rank of the config. Whether an engine may start on
-what lies there is `actors/waiting.py`'s.
+Verdicts are read on this node, or through Ray Client on every node that could hold a rank of the config.
+`actors/waiting.py` decides whether an engine may start with the table beside a verdict.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def check_weights(dims: ModelDims, quantization: str) -> None:
 def check_dtype(dims: ModelDims, dtype: str) -> None:
     """Raise ConfigError where the checkpoint's activations are of another dtype than `model.dtype`.
 
-    float32 is the cpu backend's own; a float32 checkpoint is served in the dtype that an engine is told.
+    The cpu backend always runs in float32. A float32 checkpoint is served in the dtype that the engine is given.
     """
     if dims.dtype in (None, "float32", dtype) or dtype == "float32":
         return

@@ -5,8 +5,9 @@
       kind: vllm
       args: {model: Qwen/Qwen3-30B-A3B-FP8, tensor_parallel_size: 1, max_num_batched_tokens: 8192}
 
-`args` are those of the engine's own command line, with dashes or underscores. Sizes, dtypes and quantization come from
-them: the sections `model` and `autotune` belong to the built-in engine and are refused beside another one.
+`args` are the arguments of the engine's own command line, with dashes or underscores. They hold the sizes, dtypes and
+quantization. The sections `model` and `autotune` are for the built-in engine only, so a config with another engine may
+not have them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`ray-warmup cache`: list, check, compare, move and prune node stores.
 
-Exit codes: 0 done (`verify`: everything whole, `explain`: a hit); 1 failed, damaged, could not be read, or a miss, with
-`--cluster` on any node, or a node that did not answer, or nodes that serve different tables; 2 wrong usage. Thin: the
-work is `warmup/cache_admin/command.py`'s and `actors/node_caches.py`'s, the tables are `scripts/cache_view.py`'s.
+Exit code 0 means done (`verify`: everything is whole, `explain`: a hit). Exit code 1 means failed, damaged, unreadable
+or a miss. With `--cluster` one such node is enough, and so is a node that did not answer or nodes that serve different
+tables. Exit code 2 means wrong usage. `warmup/cache_admin/command.py` and `actors/node_caches.py` do the work, and
+`scripts/cache_view.py` prints the tables.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rows that somebody wrote to a disk: a task's result, its verdict, both together, a banned tactic.
 
-A row that is refused costs its own task (or ban) alone: the others are read, and one line says what was refused.
+A refused row loses only its own task or ban. The other rows are read, and one line names what was refused.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def install(
 ) -> list[Path]:
     """Add kernels to a compute cache and return the files written, or none if the kernels would not fit.
 
-    `keep_free`: bytes below `max_bytes` that are somebody else's; kernels that make do with the rest are no loss.
+    `keep_free` is the number of bytes below `max_bytes` that stay free for other kernels.
 
     Raises RejectedArtifactError when another driver compiled them, StoreError when the disk refuses.
     """

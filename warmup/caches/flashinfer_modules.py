@@ -8,9 +8,9 @@ ahead-of-time lookup finds is loaded as it is. So the libraries go into a genera
     <provider>/flashinfer_jit_cache/provider.json   version, architectures, modules, sha256 of every file
     <provider>/flashinfer_jit_cache/modules/<name>/<name>.so
 
-The provider goes onto the module path, so it holds that one package and nothing else, and it is activated only where
-nobody else can write and every file is what was installed. site-packages is never written. A library that does not
-load makes FlashInfer warn and compile.
+The provider's directory goes onto the module path, so it holds one package and nothing else. It is activated only if no
+other user can write there and every file still has its installed content. Nothing is written into site-packages. If a
+library does not load, FlashInfer warns and compiles.
 """
 
 from __future__ import annotations

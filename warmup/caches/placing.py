@@ -1,7 +1,7 @@
 """Put entries of an artifact into the cache directories of a starting engine, and know them again.
 
-An entry of the engine's own is never touched. An entry of ours whose content was changed is replaced. What a disk
-refuses costs that kind alone.
+An entry that the engine made is never changed. An entry that was placed before and changed since is replaced. If the
+disk refuses a kind, the other kinds are placed all the same.
 """
 
 from __future__ import annotations

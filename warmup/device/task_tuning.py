@@ -1,8 +1,8 @@
 """Tune one task in this process: every tactic timed once through FlashInfer's own tuning, the choice ours.
 
-FlashInfer picks the minimum of single timings and drops the rest; here every timing is kept and
-`selection.choose` decides with a tie band. Out-of-memory and a dead CUDA context, which
-FlashInfer swallows, are told apart after each task. Nothing is written to disk.
+FlashInfer picks the smallest single timing and drops the others. Here every timing is kept, and `selection.choose`
+decides with a tie band. FlashInfer hides running out of memory and a dead CUDA context, so both are checked for after
+each task. Nothing is written to disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The protocol between the orchestration and what happens inside one process on one device.
 
-`warmup/device/flashinfer_tuner.py` is the real one (CUDA and CPU); `tests/fakes.py` has a scripted one
-without torch. Everything is synchronous and runs on one thread; nothing here knows of Ray.
+`warmup/device/flashinfer_tuner.py` implements it for CUDA and CPU, and `tests/fakes.py` has a scripted one without
+torch. All methods are synchronous and run on one thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Doing something with a file again while a network file system calls its handle stale.
 
-NFS answers ESTALE where a local disk answers ENOENT, because another client has replaced or removed what was open here:
-the next look by name finds what is there now. All that reads, lists or writes files of a store goes through here.
+If another client has replaced or removed an open file, NFS answers ESTALE where a local disk would answer ENOENT. A
+second look by name finds the present file. Everything that reads, lists or writes files of a store calls these
+functions.
 """
 
 from __future__ import annotations

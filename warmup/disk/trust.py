@@ -1,9 +1,9 @@
 """Whose files are believed, and which directories code may be loaded from.
 
-Believed are this process' user, root, and who `cache.trusted_uids` names; root believes nobody else either. Code is
-loaded only where nobody else can replace it: every directory up to the root of the file system belongs to somebody who
-is believed, and is writable by no one else (groups that `cache.trusted_gids` names apart). A sticky directory above,
-such as /tmp, is fine: others cannot touch what lies in it.
+Trusted are this process's user, root, and the users of `cache.trusted_uids`. This holds for root too, which trusts no
+other user. Code is loaded only from places where no other user can replace it. Every directory up to the root of the
+file system must belong to a trusted user and be writable by no other, except by groups of `cache.trusted_gids`. A
+sticky directory above, such as /tmp, is accepted, because other users cannot replace entries in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Zero compilation after ready: counts what FlashInfer, Triton and the CuTe-DSL compile, then warns or raises.
 
-Activate it when the process reports ready; ask it at any time, from any thread. A kernel that is fetched from a disk
-cache is counted too (its first use stalls a request), but apart from what was compiled.
+Activate the monitor when the process reports ready, and ask it at any time from any thread. Kernels that come from a
+disk cache are counted separately from compiled ones, because their first use delays a request too.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ class CompileHook(Protocol):
 class Wrapped:
     """One attribute that calls through a wrapper of ours until `remove`, whatever else wrapped it before or since.
 
-    Monitors may overlap and end in any order; each goes on hearing, and the last one to go leaves what was there.
+    Monitors may overlap and end in any order. Each hears everything until it ends, and the last one restores the
+    original.
     """
 
     def __init__(self, owner: Any, name: str, wrap: Callable[[Any], Callable[..., Any]]) -> None:

@@ -1,9 +1,10 @@
 """`ray_warmup.monitor`: an engine's own process counts what it compiles after ready, and can be asked from outside.
 
-Each monitored process keeps one small JSON file of a random name in `<cache root>/serving/`, rewritten whenever
-something was compiled or loaded, and every few minutes as a sign of life; `ray-warmup status` reads those of its
-machine. The file goes with the monitor. What a killed process left is shown as ended; of a process in a container that
-cannot be looked into, it is said when it was last heard of. Both are removed by the next monitor there a day later.
+Each monitored process keeps one small JSON file of a random name in `<cache root>/serving/`. It is rewritten after
+every compilation or load, and every few minutes as a sign of life. `ray-warmup status` reads the files of its machine.
+The monitor removes its file when it ends. The file of a killed process is shown as ended. For a process in another
+container, the time of its last sign of life is shown. The next monitor in that directory removes both kinds after a
+day.
 
 (The module is not called `monitor`: importing a module of that name would hide the function.)
 """
@@ -78,8 +79,8 @@ def monitor(
 ) -> ServingMonitor:
     """Count FlashInfer builds, Triton compilations and CuTe-DSL compilations of this process from now on.
 
-    Call it when the engine is ready. The counters begin at zero; what is fetched from a disk cache on first use is
-    counted apart from what was compiled.
+    Call it when the engine is ready. The counters begin at zero. Kernels that come from a disk cache on first use are
+    counted separately from compiled ones.
 
     Args:
         name: what this process is, for those who ask.

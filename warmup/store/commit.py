@@ -1,9 +1,9 @@
 """Making an artifact the current one of its store: one generation for each artifact, however many publish it at once.
 
-A generation is added, then the others are looked at: of several with one artifact the current one stays, else the
-lowest. Whoever commits looks again afterwards, so that publishers who did not see each other end with one number. A
-generation is held from before it is read until `current` names it, and one that is given up is removed as a pruner
-removes it: whoever holds it meanwhile keeps it.
+A publisher adds its generation and then compares it with the others. Of several generations with one artifact the
+current one stays, or else the lowest. The publisher compares once more after its commit, so two publishers that did not
+see each other end with one number. It holds a lease on a generation from before it reads it until `current` names it. A
+generation that it gives up is removed as by a pruner, so a process with a lease on it keeps it.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ Check = Callable[[bytes], str | None]
 class NodeStore(RunFiles):
     """The store below one directory. Nothing is created before the first write.
 
-    Modes that are not given are those that the store has: who did not make it does not change who may read it.
+    If no modes are given, the store keeps its own, so only its creator decides who may read it.
     """
 
     def __init__(

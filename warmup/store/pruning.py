@@ -1,9 +1,9 @@
 """Removing generations, unreferenced blobs and whole stores, never under a process that uses them.
 
-Nothing goes unless everything that could name it was read (`inventory.py`). What goes is first renamed out of sight
-(`.<name>.<random>.trash`), then all of it is read again: whoever took a lease before that is seen and the thing is
-given back (`trash.py`); a reader that misses it meanwhile takes it back itself, also after the pruner was killed. Which
-things to remove is the caller's policy (`warmup/cache_admin/store_changes.py`).
+A file is removed only if everything that could refer to it was read (`inventory.py`). First it is renamed to
+`.<name>.<random>.trash`, then the leases and manifests are read again. If a lease on it has appeared, it is renamed
+back (`trash.py`). A reader that misses it meanwhile renames it back as well, even if the pruner was killed. The caller
+decides what to remove (`warmup/cache_admin/store_changes.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bytes of a table file that an engine is about to load, checked against what its store says belongs there.
 
-A file that was changed in place, by an engine that saved into it for example, is put back from the store; where it
-cannot be, the right bytes are given all the same, and a note. A file that lies in no store is taken as it is.
+If the file was changed in place, for example by an engine that saved into it, it is restored from the store. If it
+cannot be restored, the caller still gets the right bytes, and a note. A file outside every store is read as it is.
 """
 
 from __future__ import annotations

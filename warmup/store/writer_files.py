@@ -61,7 +61,8 @@ class WriterFiles:
     def clear(self, covered: Collection[str] = ()) -> None:
         """Remove this writer's file and those that it has loaded, unless they changed since. Raises StoreError.
 
-        Others' files go, too, when every row of theirs is of a `covered` task: what was published has these.
+        Files of other writers are removed too if all their rows are of `covered` tasks, because the published artifact
+        has those rows.
         """
         own, self._seen = dict(self._seen), {}
         for path in self._files() if covered else ():

@@ -1,11 +1,11 @@
 """Interleaved timing of several ways to do the same work, the way serving runs it.
 
-On CUDA one lap is a replay of a CUDA graph that holds several calls, timed with events; on the CPU it is a few
-calls timed with a monotonic clock. A round times every subject once, in a new order, so that drifting clocks
-and temperatures touch all of them alike; a ratio is taken within a round, never across rounds. Rounds are enqueued
-together, behind laps that nobody looks at: the first lap on an idle GPU is charged for its own launch, and where the
-default is timed twice it would be the slow one twice as often (measured on an H100: 4 % in laps of 120 us).
-What a ratio means for a table is `guard.py`'s and `selection.py`'s business.
+On CUDA one lap replays a CUDA graph that holds several calls, timed with events. On the CPU it is a few calls, timed
+with a monotonic clock. A round times every candidate once, in a new order, so that drifting clocks and temperatures
+affect all of them alike. Ratios are taken within a round, never across rounds. Rounds are enqueued together, behind
+laps that are not counted: the first lap on an idle GPU includes its own launch, and a default that is timed twice in a
+round would be that lap twice as often (measured on an H100: 4 % in laps of 120 us). `guard.py` and `selection.py`
+decide what a ratio means for a table.
 """
 
 from __future__ import annotations
