@@ -37,7 +37,10 @@ def rank_workloads(config: WarmupConfig, dims: ModelDims, rank: int, backend: st
 def within_budget(
     workloads: Sequence[Workload], budget_bytes: int | None
 ) -> tuple[tuple[Workload, ...], tuple[str, ...]]:
-    """Return the workloads that a memory budget leaves, and what it removed; all of them without a budget."""
+    """Return the workloads that fit into a memory budget, and the removed buckets in words.
+
+    Without a budget all of them stay.
+    """
     if budget_bytes is None:
         return tuple(workloads), ()
     return fit_buckets(workloads, budget_bytes)
