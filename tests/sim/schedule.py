@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, replace
 
 from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.machine.machine import ORDER
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import TaskOutcome
@@ -42,17 +43,7 @@ METHODS = (
 )
 STRUCK_AS = {"compare": "measure", "vote": "measure"}
 """Questions that share a name among METHODS, so that a seed goes on to draw what it drew when it found something."""
-PHASES = (
-    "probing",
-    "lookup",
-    "compiling",
-    "tuning",
-    "guarding",
-    "pushing",
-    "installing",
-    "loading",
-    "replaying",
-)
+PHASES = tuple(logic.phase.lower() for logic in ORDER)
 PHASE_LIMIT_S = 900.0
 TASK_LIMIT_S = 60.0
 

@@ -26,9 +26,14 @@ write it runs code in the engine.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches.tree import TreeLayout
+
+Placed = Literal["when configured", "at the first forward", "on request"]
+"""When an engine's process gets the entries: once configuration, rank and device are known, once vLLM has computed the
+key of its compiled model, or once a model's class is looked up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class EngineKind:
     results: tuple[str, ...]
     """Patterns of the files that a compiler leaves: a new one after placing means that something was compiled."""
     is_code: bool
+    placed: Placed
     seen: str
     """Test in which the kind was moved from one home to another."""
 
@@ -49,30 +55,41 @@ class EngineKind:
 
 
 TORCH_COMPILE = EngineKind(
-    TreeLayout("torch_compile", entry_depth=0, ignored=("*.tmp",)), ("model",), True, "carried, not seen on a GPU"
+    TreeLayout("torch_compile", entry_depth=0, ignored=("*.tmp",)),
+    ("model",),
+    True,
+    "at the first forward",
+    "carried, not seen on a GPU",
 )
 INDUCTOR = EngineKind(
     TreeLayout("inductor", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
     ("*.so", "*.cubin"),
     True,
+    "at the first forward",
     "carried on CPU",
 )
 INDUCTOR_HOME = EngineKind(
     TreeLayout("inductor_home", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
     ("*.so", "*.cubin"),
     True,
+    "when configured",
     "carried, not seen on a GPU",
 )
 MODELINFOS = EngineKind(
-    TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "carried on CPU"
+    TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "on request", "carried on CPU"
 )
 DEEP_GEMM = EngineKind(
-    TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")), ("*.cubin",), True, "carried, not seen on a GPU"
+    TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")),
+    ("*.cubin",),
+    True,
+    "when configured",
+    "carried, not seen on a GPU",
 )
 TRTLLM_DEEP_GEMM = EngineKind(
     TreeLayout("trtllm_deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")),
     ("*.cubin",),
     True,
+    "when configured",
     "carried, not seen on a GPU",
 )
 
@@ -84,6 +101,15 @@ TREE_KINDS: tuple[EngineKind, ...] = (
     DEEP_GEMM,
     TRTLLM_DEEP_GEMM,
 )
+
+REWRITTEN_KINDS: tuple[Kind, ...] = ("triton_cache", "flashinfer_module")
+"""Kinds with a module of their own, because their files name their home."""
+
+
+def placed_kinds(moment: Placed) -> tuple[Kind, ...]:
+    """Return the tree kinds that a process places at this moment."""
+    return tuple(kind.name for kind in TREE_KINDS if kind.placed == moment)
+
 
 LEFT_OUT: dict[str, str] = {
     "flashinfer cached_ops": "ninja rebuilds a moved directory: its state holds absolute paths and header times",

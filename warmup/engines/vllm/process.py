@@ -46,10 +46,8 @@ from ray_warmup.warmup.store.table_lease import Holding
 logger = logging.getLogger(__name__)
 
 ENGINE = "vllm"
-EARLY: tuple[Kind, ...] = ("triton_cache", "inductor_home", "deep_gemm", "trtllm_deep_gemm", "flashinfer_module")
-"""Kinds that are placed as soon as configuration, rank and device are known."""
-COMPILED: tuple[Kind, ...] = ("torch_compile", "inductor")
-"""Kinds that are placed at the first forward, when vLLM has computed the key under which it looks."""
+WHEN_CONFIGURED = (*engine_kinds.REWRITTEN_KINDS, *engine_kinds.placed_kinds("when configured"))
+AT_FIRST_FORWARD = engine_kinds.placed_kinds("at the first forward")
 
 
 class EngineProcess:
@@ -120,7 +118,7 @@ class EngineProcess:
             index = ANY_DEVICE if is_index_free else self._device_index
             self._modules.append(CompiledModule(tag, path, target.parent.name, index))
             if self._store is not None:
-                artifact = self._store.read_artifact(COMPILED, self._generation)
+                artifact = self._store.read_artifact(AT_FIRST_FORWARD, self._generation)
                 with placing(self._register, self._store.directory) as round_:
                     for device in (device_name(ANY_DEVICE), device_name(self._device_index)):
                         prefix = f"{tag}/{device}/{target.parent.name}"
@@ -201,7 +199,7 @@ class EngineProcess:
         if self._store is None:
             return
         assert self._places is not None
-        artifact, lease = self._store.load_artifact(EARLY)
+        artifact, lease = self._store.load_artifact(WHEN_CONFIGURED)
         # Held while this process lives: `cache prune` keeps what an engine serves from.
         self._holding, self._generation = Holding(lease), artifact.manifest.generation
         self._fix_triton_directory()
@@ -209,7 +207,7 @@ class EngineProcess:
             with placing(self._register, self._store.directory) as round_:
                 self._count(round_.triton(artifact.contents("triton_cache"), self._places.triton_cache), "triton_cache")
                 for kind, directory in self._places.of_kind().items():
-                    if kind in EARLY:
+                    if kind in WHEN_CONFIGURED:
                         self._place(round_, kind, artifact, "", directory)
         finally:  # modules lie in the store: a cache that refuses its entries costs none of them
             self._placed["flashinfer_module"] = module_provider.activate(artifact, self._store.directory)
