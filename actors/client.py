@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ray_warmup.actors import capacity
 from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
 from ray_warmup.actors.events import OnEvent, ignore
@@ -215,7 +216,7 @@ def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: s
     from ray_warmup.actors.coordinator import GROUPS, Coordinator
 
     here = ray.get_runtime_context().get_node_id()
-    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), here)
+    head = next((node.node_id for node in capacity.members() if node.is_head), here)
     remote = ray.remote(concurrency_groups=GROUPS)(Coordinator).options(
         name=name,
         namespace=NAMESPACE,

@@ -365,5 +365,9 @@ COMPILING = name_of(Compile)
 def building(machine: WarmupMachine, statuses: Mapping[int, Status]) -> dict[int, str]:
     """Return the progress of compiling ranks, by their heartbeats."""
     builders = {call.rank for call in machine.run.pending(Compile)}
-    said = ((rank, statuses.get(rank)) for rank in sorted(builders))
-    return {rank: status.task_id for rank, status in said if status and status.phase == COMPILING and status.task_id}
+    found = {}
+    for rank in sorted(builders):
+        status = statuses.get(rank)
+        if status is not None and status.phase == COMPILING and status.task_id:
+            found[rank] = status.task_id
+    return found

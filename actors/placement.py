@@ -44,7 +44,9 @@ class Placement:
     def labels(self) -> dict[str, str]:
         """Return the labels that a rank requires of any node, without a node id."""
         selectors = self._request.selectors
-        return {} if selectors is None else {n: v for n, v in selectors[0].items() if n != NODE_ID_LABEL}
+        if selectors is None:
+            return {}
+        return {n: v for n, v in selectors[0].items() if n != NODE_ID_LABEL}
 
     @property
     def is_pinned(self) -> bool:

@@ -57,7 +57,9 @@ def reason_of_death(error: Exception) -> str:
 def first_line(error: BaseException) -> str:
     """The class and the first line of an error."""
     lines = [line.strip() for line in plain(str(error)).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:400]}" if lines else type(error).__name__
+    if lines:
+        return f"{type(error).__name__}: {lines[0][:400]}"
+    return type(error).__name__
 
 
 def plain(text: str) -> str:

@@ -101,7 +101,9 @@ class ModelDims(BaseModel):
         sliding = [layer for layer in layers if self.sliding_layers is None or layer in self.sliding_layers]
         if not sliding:
             return (None,)
-        return (self.sliding_window,) if len(sliding) == len(layers) else (None, self.sliding_window)
+        if len(sliding) == len(layers):
+            return (self.sliding_window,)
+        return (None, self.sliding_window)
 
 
 def check_dims(dims: ModelDims) -> None:

@@ -122,7 +122,9 @@ class _Document:
     def engine_kind(self) -> Any:
         """The engine that the document names, by default the built-in one."""
         engine = self.sections.get("engine")
-        return engine.get("kind", ENGINES[0]) if isinstance(engine, Mapping) else ENGINES[0]
+        if isinstance(engine, Mapping):
+            return engine.get("kind", ENGINES[0])
+        return ENGINES[0]
 
     @classmethod
     def _read(cls, path: Path) -> _Document:

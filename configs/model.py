@@ -266,4 +266,6 @@ def _weights(part: TextPart, data: CheckpointFields, beside: _FileBeside | None)
         for key in KEYS:
             if fields.get(key) not in (None, {}):
                 return read_weight_format(fields.section(key), key)
-    return None if beside is None else read_weight_format(beside.content, beside.name)
+    if beside is None:
+        return None
+    return read_weight_format(beside.content, beside.name)

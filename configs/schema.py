@@ -149,7 +149,9 @@ class AutotuneSection(Section):
     @property
     def is_enabled(self) -> bool:
         """The level's default unless the explicit switch is given."""
-        return self.enabled if self.enabled is not None else self.optimization_level != "O0"
+        if self.enabled is not None:
+            return self.enabled
+        return self.optimization_level != "O0"
 
 
 class GuardSection(Section):

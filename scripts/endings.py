@@ -115,4 +115,6 @@ def _place(error: BaseException) -> str:
     """The innermost line of ours that the error went through."""
     root = str(Path(__file__).resolve().parent.parent)
     frames = [f for f in traceback.extract_tb(error.__traceback__) if str(Path(f.filename).resolve()).startswith(root)]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    if frames:
+        return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return ""

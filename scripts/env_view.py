@@ -142,7 +142,9 @@ def _provider(store_directory: Path, workspace: Workspace) -> tuple[Path | None,
         return None, ()
     except (OSError, WarmupError) as error:
         why = str(error)
-    return (provider, ()) if why is None else (None, (f"compiled modules are not used: {why}",))
+    if why is None:
+        return (provider, ())
+    return (None, (f"compiled modules are not used: {why}",))
 
 
 def _unwritable(process: ProcessEnvironment) -> tuple[str, ...]:

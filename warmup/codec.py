@@ -62,7 +62,9 @@ def schema_of(kind: type[Any]) -> dict[str, JsonValue]:
 
 def freeze(value: Any) -> Any:
     """A hashable copy of a JSON value: lists become tuples."""
-    return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return tuple(freeze(item) for item in value)
+    return value
 
 
 def _tactic(value: Any) -> Any:

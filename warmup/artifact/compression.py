@@ -76,7 +76,9 @@ def compressed(kind: Kind, data: Blob) -> bytes | None:
 def oversize(kind: Kind, path: str, size: int) -> str | None:
     """Return the reason why a content is too large for an artifact, or None."""
     limit = LIMITS[kind]
-    return f"{kind}/{path} has {size} bytes, at most {limit} of its kind are read" if size > limit else None
+    if size > limit:
+        return f"{kind}/{path} has {size} bytes, at most {limit} of its kind are read"
+    return None
 
 
 def check_bounds(entries: Iterable[BlobEntry]) -> None:

@@ -130,7 +130,9 @@ def describe_difference(difference: Mapping[str, tuple[str, str]]) -> str:
 
 def thaw(value: Any) -> Any:
     """The JSON form of a tactic or policy: tuples become lists."""
-    return [thaw(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [thaw(item) for item in value]
+    return value
 
 
 def _read_json(data: bytes) -> Any:

@@ -44,7 +44,9 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
         return None
     where = f"generation {pointer.generation} of {store.directory}"
     if incoming.guard.guarded != current.guard.guarded:
-        return None if incoming.guard.guarded else f"the archive's table is unguarded, {where} is guarded; {FORCE}"
+        if incoming.guard.guarded:
+            return None
+        return f"the archive's table is unguarded, {where} is guarded; {FORCE}"
     if incoming.created_at > moment + SLACK_S:
         ahead_s = incoming.created_at - moment
         return f"the archive's table was made {ahead_s:.0f} s in the future, which cannot be; {FORCE}"

@@ -118,6 +118,11 @@ def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     return named
 
 
+def _is_file_of_bans(name: str) -> bool:
+    # Names with a leading dot are temporary files of writers.
+    return name.endswith(".json") and not name.startswith(".")
+
+
 def _files(store: Path, problems: list[str]) -> list[Path]:
     """Return the files of a store's bans. A directory that cannot be listed is added to `problems`."""
     try:
@@ -125,7 +130,7 @@ def _files(store: Path, problems: list[str]) -> list[Path]:
     except StoreError as error:
         problems.append(str(error))
         return []
-    return [Path(entry.path) for entry in found if entry.name.endswith(".json") and not entry.name.startswith(".")]
+    return [Path(entry.path) for entry in found if _is_file_of_bans(entry.name)]
 
 
 def _rows(path: Path) -> list[Any]:

@@ -285,7 +285,9 @@ def _made_at(path: Path, found: Inventory, now: float) -> float:
     if found.pointer is None:
         return path.stat().st_mtime
     made_at = found.manifests[found.pointer.generation].created_at
-    return made_at if made_at <= now + SLACK_S else NodeStore(path).generations.pointer_path.stat().st_mtime
+    if made_at <= now + SLACK_S:
+        return made_at
+    return NodeStore(path).generations.pointer_path.stat().st_mtime
 
 
 def _old_generations(path: Path, found: Inventory, keep: int) -> list[Removal]:

@@ -103,7 +103,9 @@ def size_limit(setting: str | None) -> int:
 
     Returns the default if it is unset or not a number.
     """
-    return int(setting) if setting is not None and setting.isdecimal() else DEFAULT_MAX_BYTES
+    if setting is not None and setting.isdecimal():
+        return int(setting)
+    return DEFAULT_MAX_BYTES
 
 
 def replay_environment(directory: Path) -> Mapping[str, str]:

@@ -31,7 +31,9 @@ MAX_BYTES = 64 << 20
 def directory(environ: Mapping[str, str], flashinfer_base: Path, version: str, arch: str) -> Path:
     """Return the file's directory for a process with this environment (FlashInfer 0.7.2: `default_cache_path`)."""
     override = environ.get("FLASHINFER_AUTOTUNE_DIR")
-    return Path(override) if override else flashinfer_base / ".cache" / "flashinfer" / version / arch / "autotune"
+    if override:
+        return Path(override)
+    return flashinfer_base / ".cache" / "flashinfer" / version / arch / "autotune"
 
 
 def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNER_ONLY) -> list[Path]:

@@ -69,7 +69,9 @@ class PlacedRegister:
     def of(self, directory: Path, kind: str) -> dict[str, PlacedEntry]:
         """Return the entries of a directory by name, or none if they are absent or cannot be read."""
         found = read_note(PlacedDirectory, self._file(directory, kind), MAX_BYTES)
-        return {entry.name: entry for entry in found.entries} if found is not None else {}
+        if found is not None:
+            return {entry.name: entry for entry in found.entries}
+        return {}
 
     def save(self, directory: Path, kind: str, entries: Mapping[str, PlacedEntry]) -> None:
         """Replace what is registered for a directory. Raises StoreError."""

@@ -184,7 +184,9 @@ def cudnn_version() -> str:
     if not names:
         return UNKNOWN
     major, minor, patch = (int(part) for part in metadata.version(names[0]).split(".")[:3])
-    return str(major * 10_000 + minor * 100 + patch) if major >= 9 else str(major * 1000 + minor * 100 + patch)
+    if major >= 9:
+        return str(major * 10_000 + minor * 100 + patch)
+    return str(major * 1000 + minor * 100 + patch)
 
 
 def cutlass_dsl_version() -> str:

@@ -74,7 +74,9 @@ def held_table() -> TunedTable:
 def refusal(table: TunedTable) -> str | None:
     """Return the reason why this process refuses the table, or None."""
     difference = metadata_difference(table.metadata, metadata())
-    return f"the table belongs to another environment: {describe_difference(difference)}" if difference else None
+    if difference:
+        return f"the table belongs to another environment: {describe_difference(difference)}"
+    return None
 
 
 def verify(table: TunedTable, expected: Sequence[Task], build: CallBuilder) -> tuple[int, tuple[str, ...]]:

@@ -84,7 +84,9 @@ class Captured:
     def tokens(self) -> int:
         """Return the request's number of tokens, or 1 if the op's tuning does not depend on it."""
         specs = self.tuning_config.dynamic_tensor_specs
-        return int(self.inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]]) if specs else 1
+        if specs:
+            return int(self.inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]])
+        return 1
 
     def bucket(self, tokens: int) -> int:
         """The op's own bucket for a number of tokens, as serving rounds it."""

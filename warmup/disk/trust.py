@@ -41,7 +41,9 @@ def believe(cache: CacheSection) -> None:
 def believed() -> Trust:
     """Whom this process believes, the variables for processes without a configuration included. ConfigError."""
     uids, gids = _ids("RAY_WARMUP_TRUSTED_UIDS"), _ids("RAY_WARMUP_TRUSTED_GIDS")
-    return Trust(_believed.uids | uids, _believed.gids | gids) if uids or gids else _believed
+    if uids or gids:
+        return Trust(_believed.uids | uids, _believed.gids | gids)
+    return _believed
 
 
 def stranger(owner: int) -> str | None:
@@ -138,7 +140,9 @@ def _levels(path: Path) -> Iterator[Path]:
 
 def _ids(name: str) -> frozenset[int]:
     text = env.read(name)
-    return frozenset() if text is None else frozenset(_parsed(name, text.split(",")))
+    if text is None:
+        return frozenset()
+    return frozenset(_parsed(name, text.split(",")))
 
 
 def _parsed(name: str, parts: Iterable[str]) -> Iterator[int]:

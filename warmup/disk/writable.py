@@ -18,7 +18,9 @@ def why_not_writable(directory: Path) -> str | None:
         fd = os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno in _NO_TMPFILE and place.is_dir():  # the file system has no nameless files: ask for its rules
-            return None if os.access(place, os.W_OK | os.X_OK, effective_ids=True) else f"{place}: not writable"
+            if os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+                return None
+            return f"{place}: not writable"
         return f"{place}: {error.strerror or error}"
     os.close(fd)
     return None

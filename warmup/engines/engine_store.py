@@ -89,7 +89,9 @@ def find(
     if looked.hit:
         # Some kinds are unpickled or mapped as libraries by the engine, so the whole artifact is code.
         refusal = trust.code_refusal(store.directory)
-        return Found(None, f"{store.directory} is not believed: {refusal}") if refusal else Found(store, "")
+        if refusal:
+            return Found(None, f"{store.directory} is not believed: {refusal}")
+        return Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
 
@@ -148,7 +150,9 @@ def recorded_facts(store: NodeStore) -> RecordedFacts:
     """Read what was stored beside the caches of a store's current artifact. Raises StoreError, CorruptArtifactError."""
     artifact = store.read_artifact(["engine_record"])
     rows = [content.data for content in artifact.contents("engine_record") if content.path == RECORD_NAME]
-    return decode(RecordedFacts, parse_json(rows[0], RECORD_LIMIT, RECORD_NAME)) if rows else RecordedFacts()
+    if rows:
+        return decode(RecordedFacts, parse_json(rows[0], RECORD_LIMIT, RECORD_NAME))
+    return RecordedFacts()
 
 
 def record_text(facts: RecordedFacts) -> bytes:

@@ -43,7 +43,9 @@ class SigningPolicy:
             return "has no signature, and cache.trust is signed"
         for key in self.keys:
             if key.key_id == signature.key_id:
-                return None if key.verifies(statement, signature) else "has a signature that does not belong to it"
+                if key.verifies(statement, signature):
+                    return None
+                return "has a signature that does not belong to it"
         return f"is signed by key {signature.key_id}, trusted keys are {self._known()}"
 
     def sign(self, statement: Statement, signed_at: float) -> Signature | None:

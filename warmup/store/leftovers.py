@@ -42,7 +42,9 @@ def sweep_leftovers(directory: Path, now: Callable[[], float]) -> list[Path]:
 
 def _goes(path: Path, subdirectory: str, lifetime_s: float, now: Callable[[], float]) -> bool:
     try:
-        if now() - path.lstat().st_mtime <= lifetime_s or (subdirectory == "running" and _is_in_use(path)):
+        if now() - path.lstat().st_mtime <= lifetime_s:
+            return False
+        if subdirectory == "running" and _is_in_use(path):
             return False
         path.unlink()
     except FileNotFoundError:

@@ -106,7 +106,9 @@ def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     trash = move_to_trash(store.directory)
     if trash is None:
         return []
-    return [store.directory] if _decide(trash, store.directory, lambda: _is_needed(trash, store, clock)) else []
+    if _decide(trash, store.directory, lambda: _is_needed(trash, store, clock)):
+        return [store.directory]
+    return []
 
 
 def sweep_trash(directory: Path, clock: Clock = time.time) -> list[Path]:
@@ -152,7 +154,10 @@ def _is_needed(trash: Path, store: NodeStore, clock: Clock) -> bool:
     uses = uses_of(trash / "leases", clock, remove_dead=True)
     if uses.unreadable:
         raise unreadable(store.directory, StoreError(uses.unreadable[0]))
-    return bool(uses.held) or (is_there(store.directory) and not is_there(store.generations.pointer_path))
+    if uses.held:
+        return True
+    # Somebody has made the directory again, for leases or partial results, and would miss what was stored there.
+    return is_there(store.directory) and not is_there(store.generations.pointer_path)
 
 
 def _is_used(found: Inventory, number: int) -> bool:
@@ -206,5 +211,9 @@ def _old_trash(directory: Path, clock: Clock) -> list[tuple[Path, Path]]:
     if not found:
         return []
     now = now_in(directory, clock)
-    ages = [(path, home, status_of(path)) for path, home in found]
-    return [(path, home) for path, home, status in ages if status and now - status.st_mtime > STALE_AFTER_S]
+    old = []
+    for path, home in found:
+        status = status_of(path)
+        if status is not None and now - status.st_mtime > STALE_AFTER_S:
+            old.append((path, home))
+    return old

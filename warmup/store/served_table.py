@@ -39,7 +39,9 @@ class ServedTable:
     def of(self, manifest: Manifest) -> bytes | None:
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
         entry = manifest.table
-        return None if entry is None else decode(entry, self._generations.read_blob(entry.sha256))
+        if entry is None:
+            return None
+        return decode(entry, self._generations.read_blob(entry.sha256))
 
     def checked(self, manifest: Manifest, *, restore: bool = True) -> Served:
         """Return the committed table from its file, or else from its blob.

@@ -57,8 +57,8 @@ def delete(path: Path) -> None:
 
 def _refuse_mixture(trash: Path, path: Path) -> None:
     """Raise StoreError if both places have a manifest, after moving content-addressed files back."""
-    taken = [name for name in ("current", "manifest.json") if is_there(trash / name) and is_there(path / name)]
-    if not taken:
+    # A directory that was only made again, without anything committed in it, is no second store.
+    if not any(is_there(trash / name) and is_there(path / name) for name in ("current", "manifest.json")):
         return
     for name in ("blobs", "installed"):
         if is_there(trash / name):

@@ -108,8 +108,11 @@ def _batch(workload: Workload, tokens: int, device: str, seed: int) -> PagedBatc
         q_lens = (1,) * tokens
     else:
         requests = max(1, tokens // PREFILL_REQUEST)
-        cuts = torch.randperm(tokens - 1, generator=order)[: requests - 1].sort().values + 1 if tokens > 1 else ()
-        edges = [0, *[int(cut) for cut in cuts], tokens]
+        edges = [0, tokens]
+        if tokens > 1:
+            # Requests of different lengths: the tokens are cut at random places.
+            cuts = torch.randperm(tokens - 1, generator=order)[: requests - 1].sort().values + 1
+            edges = [0, *(int(cut) for cut in cuts), tokens]
         q_lens = tuple(end - begin for begin, end in pairwise(edges))
     context = torch.randint(0, MAX_CONTEXT, (len(q_lens),), generator=order).tolist()
     kv_lens = tuple(q_len + extra for q_len, extra in zip(q_lens, context, strict=True))

@@ -149,7 +149,9 @@ def _drawn(tensor: Any, generator: Any) -> Any:
 def _largest_quantised(dtype: Any) -> float:
     import torch
 
-    return float(torch.finfo(dtype).max) if dtype.is_floating_point and dtype.itemsize == 1 else 1.0
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return float(torch.finfo(dtype).max)
+    return 1.0
 
 
 def _repeat_into(tensor: Any, kept: Any, follows: tuple[int, ...]) -> None:

@@ -140,7 +140,9 @@ def _like(value: Any) -> Any:
 
 def _copy_of(value: Any) -> Any:
     """A copy of a floating tensor, else None: workspaces of bytes are nobody's result."""
-    return value.clone() if _is_tensor(value) and value.dtype.is_floating_point else None
+    if _is_tensor(value) and value.dtype.is_floating_point:
+        return value.clone()
+    return None
 
 
 def _differs(now: Any, before: Any) -> bool:

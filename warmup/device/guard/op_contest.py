@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -133,9 +134,12 @@ class OpContest:
 
     def timed(self, choice: Choice, copies: range | None = None) -> Timed:
         """Graph laps on CUDA, clock laps on the CPU or where the op cannot be captured."""
-        walked = range(self._rotation.copies) if copies is None else copies
-        # Whole walks over the copies, so that each copy is timed equally often.
-        calls = self._rotation.calls if copies is None else -(-LAYOUT_CALLS // len(walked)) * len(walked)
+        if copies is None:
+            walked, calls = range(self._rotation.copies), self._rotation.calls
+        else:
+            # Whole walks over the copies, so that each copy is timed equally often.
+            walks = math.ceil(LAYOUT_CALLS / len(copies))
+            walked, calls = copies, walks * len(copies)
 
         def run(call: int) -> Any:
             return self._run(choice, self._copies[walked[call % len(walked)]])

@@ -104,7 +104,9 @@ class Race:
         target, limit = self._rounds, self._rounds * (1 + MAX_EXTENSIONS)
         while self.entered:
             self._laps(target - self.rounds)
-            if is_settled(self.ratios(), self.rule) or self.rounds >= limit or self._clock() >= self._deadline:
+            if is_settled(self.ratios(), self.rule):
+                return
+            if self.rounds >= limit or self._clock() >= self._deadline:
                 return
             target = min(limit, self.rounds + self._rounds)
 

@@ -131,7 +131,9 @@ class Projections:
         if reason is None:
             return OpProjection(builder.bind(call, weight))
         self.fallbacks[call.name] = reason
-        return ScaledProjection(builder.bind(call, weight)) if call.op == "fp8_gemm" else TorchProjection(weight)
+        if call.op == "fp8_gemm":
+            return ScaledProjection(builder.bind(call, weight))
+        return TorchProjection(weight)
 
     def experts(self) -> Mixture:
         """The next layer's experts, of this rank's shard. Raises ValueError when the rank has none."""

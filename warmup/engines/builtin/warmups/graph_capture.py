@@ -34,7 +34,9 @@ class GraphCaptureWarmup(EngineWarmup):
             return Skip(f"device is {found}, not cuda; serving_shapes runs these sizes eagerly")
         if (reason := lacking(context.runner, Capability.GRAPH_CAPTURE)) is not None:
             return Skip(reason)
-        return None if self.shapes(context) else Skip("no capture size fits into max_num_batched_tokens")
+        if self.shapes(context):
+            return None
+        return Skip("no capture size fits into max_num_batched_tokens")
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """The largest first, so that memory is reserved once."""

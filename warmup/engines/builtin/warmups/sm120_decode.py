@@ -60,7 +60,9 @@ class ContextTuning:
             )
         with self.entry_point(cache_path=str(self.path)):
             mixed_step()
-        return TunedFile(TABLE_NAME, self.path.read_bytes()) if self.path.exists() else None
+        if self.path.exists():
+            return TunedFile(TABLE_NAME, self.path.read_bytes())
+        return None
 
 
 @dataclass(frozen=True, slots=True)
