@@ -41,6 +41,10 @@ class VllmSection(Section):
     safetensors headers; `tied` or `own` says it where there are none."""
     start_deadline: Seconds = 3600
     """Seconds that one start may take."""
+    tuning: Literal["auto", "off"] = "auto"
+    """`auto`: what the engine asks FlashInfer for is tuned and guarded while it is recorded."""
+    task_deadline: Seconds = 300
+    """Seconds that one recorded request may take at one size; a tactic that takes longer is quarantined."""
 
     @field_validator("args", mode="before")
     @classmethod

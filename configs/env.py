@@ -62,6 +62,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
     Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
     Variable("RAY_WARMUP_PROOF", "local", "directory into which an engine that must prove itself writes what it did"),
+    Variable("RAY_WARMUP_TUNE", "local", "where the ranks of a recorded engine are tuned: `secret@host:port`"),
     Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "level of coordinator and ranks in Ray's logs: LOG_LEVELS"),
     Variable("TQDM_DISABLE", "set", "FlashInfer prints a bar for every tuned task otherwise", "1"),
     Variable("FLASHINFER_LOGGING_LEVEL", "set", "FlashInfer logs two lines for every tuned task otherwise", "WARNING"),

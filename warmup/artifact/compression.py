@@ -53,6 +53,7 @@ LIMITS: dict[Kind, int] = {
     "deep_gemm": 64 << 20,
     "trtllm_deep_gemm": 64 << 20,
     "engine_record": 16 << 20,
+    "recorded_requests": 16 << 20,
 }
 """Bytes of one content of each kind."""
 MAX_RATIO = 100

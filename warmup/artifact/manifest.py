@@ -49,6 +49,7 @@ Kind = Literal[
     "deep_gemm",
     "trtllm_deep_gemm",
     "engine_record",
+    "recorded_requests",
 ]
 Codec = Literal["none", "zstd"]
 

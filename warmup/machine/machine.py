@@ -75,12 +75,14 @@ class WarmupMachine:
         retune: bool = False,
         policy: FailurePolicy | None = None,
         node_policy: NodePolicy | None = None,
+        phases: Sequence[PhaseLogic] | None = None,
     ) -> None:
+        """`phases` replaces those of the configuration, for a run that does less."""
         self.run = Run(config, run_id, {info.rank: RankState(info) for info in ranks}, retune)
         self._policy = policy or FailurePolicy()
         self._node_policy = node_policy or NodePolicy(Decision(config.cluster.on_node_loss))
         self._going_back = node_loss.GoingBack()
-        self._phases = [logic() for logic in phases_of(config)]
+        self._phases = list(phases or (logic() for logic in phases_of(config)))
         self._index = 0
         self._failures = FailureWindow()
 

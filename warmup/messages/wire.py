@@ -17,6 +17,7 @@ from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.warmup.codec import first_fault
 from ray_warmup.warmup.errors import MessageError
 from ray_warmup.warmup.messages import answers, questions
+from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served, Welcome
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
 from ray_warmup.warmup.messages.values import Heartbeat, Located
 from ray_warmup.warmup.ranks import RankInfo
@@ -26,7 +27,9 @@ VERSION = 1
 MAGIC = "ray-warmup"
 MAX_LINE = 200
 
-Message = questions.Question | answers.Answer | Heartbeat | Located | RankInfo | FreshReplay | FreshlyReplayed
+Recorded = Joined | Welcome | Asked | Replied | Serve | Served
+Replay = FreshReplay | FreshlyReplayed
+Message = questions.Question | answers.Answer | Heartbeat | Located | RankInfo | Replay | Recorded
 M = TypeVar("M")
 
 EXPECTED: dict[type[questions.Question], tuple[type[answers.Answer], ...]] = {

@@ -93,7 +93,9 @@ class BoundWeights(Protocol):
 
 def builder_for(workload: Workload) -> OpBuilder:
     """Return the builder of this workload. Raises WorkloadError naming the workload if there is none."""
-    name = BUILDER_OF_OP.get(workload.op) or BUILDER_OF_FAMILY.get(workload.family)
+    # A recorded request is built from what was recorded, whatever its op.
+    by_op = None if workload.family == "recorded" else BUILDER_OF_OP.get(workload.op)
+    name = by_op or BUILDER_OF_FAMILY.get(workload.family)
     if name is None:
         raise WorkloadError(
             f"workload {workload.name}: no builder for family {workload.family!r} (op {workload.op!r}); "

@@ -44,6 +44,8 @@ class LiveRequests:
 
     def __init__(self) -> None:
         self._requests: dict[str, LiveRequest] = {}
+        self.seen: set[str] = set()
+        """Keys of requests that need no second look."""
 
     def add(self, live: LiveRequest) -> None:
         """Keep a request, or of two that differ in their number of tokens the larger one with the buckets of both.

@@ -12,7 +12,7 @@ from typing import Any
 from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
 from ray_warmup.warmup.workloads.fresh_inputs import fresh_inputs, shapes_at
-from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequest
+from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequest, LiveRequests
 from ray_warmup.warmup.workloads.recorded_references import reference_of
 
 _outputs: dict[str, tuple[int, ...]] = {}
@@ -68,7 +68,14 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
 
     With `values=False` floating inputs are uninitialised and the call is not run.
     """
-    live = PROCESS.of(workload)
+    return build_of(PROCESS, workload, tokens, seed, values=values)
+
+
+def build_of(
+    requests: LiveRequests, workload: Workload, tokens: int, seed: int, *, values: bool = True
+) -> RecordedCall:
+    """Make new inputs of one of these requests, as `build` does."""
+    live = requests.of(workload)
     call = RecordedCall(live, _inputs(live, tokens, seed, values=values), ())
     if not values:
         return call

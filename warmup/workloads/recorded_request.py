@@ -108,7 +108,7 @@ class RecordedRequest:
     def workload(self) -> Workload:
         """Return the request as work to be tuned, guarded and looked up."""
         return Workload(
-            name=f"{self.op} {self.shapes()}",
+            name=f"{self.op} {self.shapes()} #{self.digest[:6]}",
             family=FAMILY,
             op=self.op,
             backend=FAMILY,

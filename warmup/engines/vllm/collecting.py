@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
-from ray_warmup.warmup.artifact.manifest import UNGUARDED, Kind
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary, Kind
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
 from ray_warmup.warmup.engines.engine_store import RECORD_NAME, RecordedFacts, RecordedRank, record_text
 from ray_warmup.warmup.engines.vllm.identity import Identity
@@ -27,6 +27,7 @@ def collect(
     arguments: Mapping[str, JsonValue],
     request: str = "",
     further: Sequence[Content] = (),
+    guard: GuardSummary = UNGUARDED,
 ) -> Artifact:
     """Pack everything that a recorded start has left in its home, and further contents.
 
@@ -36,6 +37,7 @@ def collect(
         arguments: of the engine, without secrets.
         request: digest of the request, where it is known.
         further: contents beside the caches.
+        guard: of those.
 
     Raises:
         EngineError: ranks of one replica disagree on what they are, or the warmup did not end in one of them.
@@ -61,7 +63,7 @@ def collect(
         fingerprint={"engine_version": identity.as_dict()["engine_version"]},
         created_at=time.time(),
         strategy=STRATEGY,
-        guard=UNGUARDED,
+        guard=guard,
     )
 
 

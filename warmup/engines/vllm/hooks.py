@@ -6,6 +6,8 @@
 | `WorkerBase.compile_or_warm_up_model` (the worker's own) | at the end of the engine's warmup | write the record |
 | `compilation.decorators._try_load_aot_compiled_fn` | at the first forward, key known | place the compiled files |
 | `utils.jit_monitor.activate` | at the end of the warmup, before kernels are reported | load the recorded kernels |
+| `kernel_warmup.flashinfer_autotune` | before graphs are captured | place the table; tune, or follow lookups |
+| `kernel_warmup._run_flashinfer_autotune_dummy_runs` | inside of it | record the forward, or skip it |
 | `_LazyRegisteredModel._load_modelinfo_from_cache` | in the front end, before a model is inspected | place one file |
 | `ray.ray_env.get_env_vars_to_copy` | in the front end of replicas that are Ray actors | name what they will lack |
 
@@ -35,6 +37,7 @@ def install() -> None:
     when_imported("vllm.v1.worker.worker_base", _wrap_worker)
     when_imported("vllm.compilation.decorators", _wrap_compiled_lookup)
     when_imported("vllm.utils.jit_monitor", _wrap_monitor)
+    when_imported("vllm.model_executor.warmup.kernel_warmup", _wrap_autotune)
     when_imported("vllm.model_executor.models.registry", _wrap_modelinfo_lookup)
     when_imported("vllm.ray.ray_env", _wrap_copied_variables)
 
@@ -118,6 +121,25 @@ def _wrap_monitor(module: ModuleType) -> None:
         return original(*args, **named)
 
     module.activate = activate  # type: ignore[attr-defined]
+
+
+def _wrap_autotune(module: ModuleType) -> None:
+    original, sweep = module.flashinfer_autotune, module._run_flashinfer_autotune_dummy_runs
+
+    @functools.wraps(original)
+    def flashinfer_autotune(runner: Any, *args: Any, **named: Any) -> Any:
+        _guarded("placing the table", lambda: engine_process().place_table(runner))
+        result = original(runner, *args, **named)
+        _guarded("tuning what was recorded", lambda: engine_process().tune_recorded())
+        _guarded("following lookups", lambda: engine_process().follow_lookups(), may_require=False)
+        return result
+
+    @functools.wraps(sweep)
+    def dummy_runs(*args: Any, **named: Any) -> Any:
+        return engine_process().sweep(lambda: sweep(*args, **named))
+
+    module.flashinfer_autotune = flashinfer_autotune  # type: ignore[attr-defined]
+    module._run_flashinfer_autotune_dummy_runs = dummy_runs  # type: ignore[attr-defined]
 
 
 def _wrap_modelinfo_lookup(module: ModuleType) -> None:

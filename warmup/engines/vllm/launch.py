@@ -81,6 +81,7 @@ class EngineStart:
         lm_head: LmHead = "read",
         stays: bool = False,
         starter: Starter | None = None,
+        reason_to_end: Callable[[], str] | None = None,
     ) -> None:
         """Start the engine.
 
@@ -95,6 +96,7 @@ class EngineStart:
             lm_head: whether the checkpoint has an `lm_head` of its own: `read`, `tied` or `own`.
             stays: the engine is called after its trial requests, until it is told to end.
             starter: how the process starts; as a child of this process if none is given.
+            reason_to_end: asked while the engine is waited for; a text ends the engine.
 
         Raises:
             EngineError: the devices could not be had.
@@ -104,6 +106,7 @@ class EngineStart:
         self._calls = scratch / "calls"
         self._calls.mkdir()
         self._num_calls = 0
+        self._reason_to_end = reason_to_end
         self._log = scratch / "engine.log"
         self._result, request = scratch / "result.json", scratch / "request.json"
         self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
@@ -126,6 +129,11 @@ class EngineStart:
         """Return the seconds of the start. Call it after `until_answered`."""
         result: Mapping[str, float] = json.loads(self._result.read_text(encoding="utf-8"))
         return result
+
+    @property
+    def is_over(self) -> bool:
+        """Return True once the engine's front end has ended."""
+        return self._process.poll() is not None
 
     def until_answered(self, deadline_s: float) -> None:
         """Wait until the trial requests are answered.
@@ -191,6 +199,8 @@ class EngineStart:
                 raise self._ended(code)
             if time.monotonic() > deadline:
                 return False
+            if self._reason_to_end is not None and (reason := self._reason_to_end()):
+                raise self._given_up(reason)
             time.sleep(POLL_S)
         return True
 

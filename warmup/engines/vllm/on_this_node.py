@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_warmup.configs.engine_schema import VllmSection
-from ray_warmup.configs.schema import CacheSection
+from ray_warmup.configs.schema import CacheSection, TimeoutsSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.engines import engine_store, request_index
 from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.tuning.engine_table import problems_of as table_problems
+from ray_warmup.warmup.engines.tuning.options import TuningOptions
+from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, outcome_of
+from ray_warmup.warmup.engines.tuning.session import TuningSession
+from ray_warmup.warmup.engines.tuning.starts import until_tuned
 from ray_warmup.warmup.engines.vllm.collecting import collect
 from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch, load_format
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord
@@ -34,6 +39,8 @@ class Recorded:
     artifact: Artifact
     store: Path
     generation: int
+    tuned: TunedRequests = field(default_factory=TunedRequests)
+    """What was tuned of the engine's own calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +68,66 @@ class Recording:
         """Start the engine. Raises EngineError."""
         self._section = section
         self._cache = cache
+        self._environ, self._starter = environ, starter
+        self._starts = 0
         self._scratch = tempfile.TemporaryDirectory(prefix="ray-warmup-record-")
-        base = Path(self._scratch.name)
-        self._home = Home(base / "home")
+        self._home = Home(Path(self._scratch.name) / "home")
+        self._session: TuningSession | None = None
         try:
-            self.engine = EngineStart(
-                section.args,
-                self._home,
-                base / "start",
-                environ,
-                purpose="record",
-                load_format=load_format(section),
-                usage=section.usage,
-                lm_head=section.lm_head,
-                stays=True,
-                starter=starter,
-            )
+            if section.tuning == "auto":
+                self._session = TuningSession(
+                    section.ranks_per_replica, tuning_options(section), resolve_paths(cache).root
+                )
+                self._session.open()
+            self.engine = self._start()
         except BaseException:
-            self._scratch.cleanup()
+            self.close()
             raise
 
     def until_answered(self) -> Mapping[str, float]:
-        """Wait for the trial requests, and return the seconds of the start. Raises EngineError."""
-        self.engine.until_answered(self._section.start_deadline)
+        """Wait for the trial requests, and return the seconds of the start.
+
+        The engine starts anew where a tactic took one of its ranks. Raises EngineError.
+        """
+        if self._session is None:
+            self._wait()
+        else:
+            until_tuned(self._session, self._wait)
         return self.engine.result
+
+    def _start(self) -> EngineStart:
+        """Start the engine in the home of all its starts."""
+        self._starts += 1
+        scratch = Path(self._scratch.name) / f"start_{self._starts}"
+        tuning = {} if self._session is None else self._session.variables(scratch / "told")
+        return EngineStart(
+            self._section.args,
+            self._home,
+            scratch,
+            {**self._environ, **tuning},
+            purpose="record",
+            load_format=load_format(self._section),
+            usage=self._section.usage,
+            lm_head=self._section.lm_head,
+            stays=True,
+            starter=self._starter,
+            reason_to_end=None if self._session is None else lambda: self._tuning_ends_it,
+        )
+
+    def _wait(self) -> None:
+        """Wait for one start, the first or a further one."""
+        if self.engine.is_over:
+            self.engine = self._start()
+        self.engine.until_answered(self._section.start_deadline)
+
+    @property
+    def _tuning_ends_it(self) -> str:
+        return "" if self._session is None else self._session.reason_to_end
+
+    @property
+    def tuned(self) -> TunedRequests:
+        """Return what was tuned of the engine's own calls, nothing where it asked for none."""
+        return TunedRequests() if self._session is None else outcome_of(self._session.conductor)
 
     def capture(self, limit_s: float, contents: tuple[Content, ...] = ()) -> Recorded:
         """End the engine, collect what it has filled, and publish it with further contents into this node's store.
@@ -96,7 +139,9 @@ class Recording:
         started = self.engine.finish(limit_s)
         version = dict(started.records[0].identity)["engine_version"]
         digest = digest_of(self._section, version, device_here())
-        artifact = collect(started, self._home, self._section.shown_args, digest, contents)
+        tuned = self.tuned
+        further = (*contents, *tuned.contents)
+        artifact = collect(started, self._home, self._section.shown_args, digest, further, tuned.guard)
         identity = dict(artifact.manifest.key.parts)
         root = resolve_paths(self._cache).root
         directory = engine_store.store_directory(
@@ -105,11 +150,16 @@ class Recording:
         generation = NodeStore(directory, modes=self._cache.modes).publish(artifact).generation
         row = RequestRow(identity["engine"], identity["engine_version"], artifact.manifest.key.sha256)
         request_index.note(root, digest, row)
-        return Recorded(started, artifact, directory, generation)
+        if self._session is not None:
+            self._session.forget_finished()
+        return Recorded(started, artifact, directory, generation, tuned)
 
     def close(self) -> None:
         """End the engine at once and remove its home. A second call does nothing."""
-        self.engine.kill()
+        if hasattr(self, "engine"):
+            self.engine.kill()
+        if self._session is not None:
+            self._session.close()
         self._scratch.cleanup()
 
 
@@ -186,9 +236,16 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
     if not record.is_warm:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
     problems += [f"rank {record.rank}: {name} cannot be heard: {why}" for name, why in sorted(record.deaf.items())]
+    if record.table is not None:
+        problems += table_problems(record.table, record.rank)
     watched = {watch.kind for watch in record.watched}
     for kind, count in record.counts.compiled.items():
         if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):
             names = [name for name in record.counts.names if name.startswith(f"{kind}: ")]
             problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
     return problems
+
+
+def tuning_options(section: VllmSection) -> TuningOptions:
+    """Return the settings by which a section's own calls are tuned."""
+    return TuningOptions(timeouts=TimeoutsSection(task=section.task_deadline))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
 from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.tuning.engine_table import KnownTable, table_of
 from ray_warmup.warmup.engines.vllm import module_provider, versions
+from ray_warmup.warmup.engines.vllm.autotune import VllmAutotune
 from ray_warmup.warmup.engines.vllm.counting import CompileCounter
 from ray_warmup.warmup.engines.vllm.identity import Identity, factors_of_environment, identify, settings_of
 from ray_warmup.warmup.engines.vllm.places import Places, places
@@ -75,6 +77,9 @@ class EngineProcess:
         self._own_seconds = 0.0
         self._is_warm = False
         self._kernels = SpecialisationRecorder(self._heard)
+        self._autotune = VllmAutotune()
+        self._known_table: KnownTable | None = None
+        self._world_size = 1
 
     def begin_worker(self, vllm_config: Any, worker: Any) -> None:
         """Look for the artifact of this start and place what needs no key of the engine.
@@ -85,6 +90,7 @@ class EngineProcess:
             from vllm import envs
 
             self._rank = int(getattr(worker, "rank", 0))
+            self._world_size = _replica_size(vllm_config)
             self._device_index = _device_index(worker)
             self._identity = identify(vllm_config)
             self._settings = settings_of(vllm_config)
@@ -165,6 +171,37 @@ class EngineProcess:
                     logger.info("ray-warmup: a kernel was not loaded ahead: %s", failure)
         self._tell()
 
+    def place_table(self, runner: Any) -> None:
+        """Put the table of the engine's own calls where vLLM's autotuning is about to look."""
+        with self._own_time():
+            if self._store is None:
+                return
+            artifact = self._store.read_artifact(("autotune_configs", "recorded_requests"), self._generation)
+            known = table_of(artifact)
+            if known is not None:
+                with placing(self._register, self._store.directory) as round_:
+                    count = self._autotune.place(runner, known, round_)
+                self._placed["autotune_configs"] = count
+                self._known_table = known if count else None
+
+    def sweep(self, original: Callable[[], None]) -> None:
+        """Run vLLM's dummy sweep as this start needs it."""
+        self._autotune.sweep(original, records=self._tuning is not None)
+
+    def tune_recorded(self) -> None:
+        """Join the tuning of what the sweep has asked for, where a launcher conducts one."""
+        if self._tuning is None or self.record_directory is None:
+            return
+        self._say("waiting to be tuned")
+        stacks = self.record_directory / f"rank_{self._rank}.stack"
+        self._autotune.table.tune(self._rank, self._world_size, self._tuning, stacks)
+        self._say("tuned, capturing graphs")
+
+    def follow_lookups(self) -> None:
+        """Follow every lookup of a start that must prove itself."""
+        if self._known_table is not None and env.read("RAY_WARMUP_PROOF") is not None:
+            self._autotune.table.watch(self._known_table)
+
     def warmed_up(self) -> None:
         """The engine's own warmup has ended in this process."""
         self._is_warm = True
@@ -233,6 +270,11 @@ class EngineProcess:
         if self._told is not None:
             write_stage(self._told, self._rank, stage)
 
+    @property
+    def _tuning(self) -> str | None:
+        """Return the address at which a launcher conducts the tuning of this start, or None."""
+        return env.read("RAY_WARMUP_TUNE") if self.record_directory is not None else None
+
     def _tell(self) -> None:
         """Write the record where a launcher asked for it."""
         directory = self._told
@@ -256,6 +298,7 @@ class EngineProcess:
             own_seconds=self._own_seconds,
             module_requirements=module_provider.describe(),
             is_warm=self._is_warm,
+            table=self._autotune.table.proof() if self._is_warm else None,
         ).write(directory)
 
     @contextmanager
@@ -269,6 +312,12 @@ class EngineProcess:
 
 def _path(text: str | None) -> Path | None:
     return Path(text) if text else None
+
+
+def _replica_size(vllm_config: Any) -> int:
+    """Return the number of ranks of one replica: tensor times pipeline parallel size."""
+    parallel = vllm_config.parallel_config
+    return int(parallel.tensor_parallel_size) * int(parallel.pipeline_parallel_size)
 
 
 def _device_index(worker: Any) -> int:

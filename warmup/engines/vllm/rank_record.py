@@ -14,6 +14,7 @@ from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
+from ray_warmup.warmup.messages.recorded import TableProof
 
 SCHEMA_VERSION = 2
 ANY_DEVICE = -1
@@ -84,6 +85,8 @@ class RankRecord:
     """Requirements of FlashInfer's compiled modules (`flashinfer_modules.describe_process`)."""
     is_warm: bool
     """True once the engine's warmup has ended."""
+    table: TableProof | None = None
+    """What was looked up in the table of the engine's own calls; None where none was placed."""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, directory: Path) -> None:

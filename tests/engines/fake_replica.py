@@ -1,0 +1,119 @@
+"""A fake engine's ranks: a forward that asks FlashInfer's real AutoTuner, with a barrier between all ranks per layer.
+
+    python -m tests.engines.fake_replica RANK WORLD_SIZE DIRECTORY FAULT
+
+The barrier stands for a collective: it ends only when every rank has come to it, so a rank that waited for a tactic
+inside the forward would stop all of them. After the forward a rank joins the tuning as the plugin does, then runs the
+forward once more ("capture"), in which every request must hit. FAULT is what goes wrong, `kind:rank`:
+
+slow      each tactic of this rank takes its time
+killed    the process is killed in its second tactic, in its first start
+fatal     a planted tactic kills every process that runs it
+hangs     a planted tactic never returns
+differs   this rank asks for one op more
+absent    this rank never joins
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tests.flashinfer_quietly  # noqa: F401
+from ray_warmup.warmup.device.autotuner_seams import look_up
+from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
+from ray_warmup.warmup.device.request_recorder import RequestRecorder
+from ray_warmup.warmup.engines.tuning.engine_rank import EngineRank
+from ray_warmup.warmup.workloads.cpu_gemm_op import OP, cpu_gemm
+from ray_warmup.warmup.workloads.live_request import PROCESS
+from tests import planted_tactics as planted
+
+TOKENS = 4
+LAYERS: tuple[tuple[int, int], ...] = ((64, 48), (48, 64))
+BAD = planted.SLOW
+"""The planted tactic that misbehaves; without a fault it is only slow."""
+
+
+class Ranks:
+    """The barrier: files that every rank leaves."""
+
+    def __init__(self, rank: int, world_size: int, directory: Path) -> None:
+        self.rank, self.world_size, self._directory = rank, world_size, directory
+        self._count = 0
+
+    def meet(self) -> None:
+        """Return when all ranks have come as far. Raises TimeoutError after a minute."""
+        self._count += 1
+        (self._directory / f"{self._count}.{self.rank}").touch()
+        names = [self._directory / f"{self._count}.{rank}" for rank in range(self.world_size)]
+        deadline = time.monotonic() + 60
+        while not all(name.exists() for name in names):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"rank {self.rank} waits for the others in layer {self._count}")
+            time.sleep(0.005)
+
+
+def forward(ranks: Ranks, fault: str) -> None:
+    """Two GEMMs and the planted op, a barrier after each."""
+    for k, n in LAYERS:
+        cpu_gemm(torch.randn(TOKENS, k), torch.randn(n, k))
+        ranks.meet()
+    planted.PlantedCall((torch.randn(TOKENS, 32), torch.randn(32, 32))).run()
+    if fault == f"differs:{ranks.rank}":
+        cpu_gemm(torch.randn(TOKENS, 16), torch.randn(8, 16))
+    ranks.meet()
+
+
+def plant(fault: str, rank: int, starts: int) -> None:
+    """Let tactics of this process misbehave."""
+    original = planted.PlantedRunner.forward
+    kind, _, number = fault.partition(":")
+    is_here = number == str(rank)
+    calls = [0]
+
+    def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
+        calls[0] += 1
+        if kind == "slow" and is_here:
+            time.sleep(0.01)
+        if kind == "killed" and is_here and starts == 1 and calls[0] == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "fatal" and tactic == BAD:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if kind == "hangs" and tactic == BAD:
+            time.sleep(600)
+        return original(self, inputs, tactic, do_preparation, **named)
+
+    planted.PlantedRunner.forward = run  # type: ignore[method-assign]
+
+
+def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
+    """One rank from its start to its second forward; writes what it served and looked up."""
+    torch.set_num_threads(1)
+    starts = len(list(directory.glob("start_*")))
+    ranks = Ranks(rank, world_size, directory / f"start_{starts}")
+    with RequestRecorder(PROCESS).recording() as recorder:
+        forward(ranks, fault)
+    plant(fault, rank, starts)
+    if fault == f"absent:{rank}":
+        time.sleep(600)
+    token, _, address = os.environ["RAY_WARMUP_TUNE"].partition("@")
+    engine_rank = EngineRank(rank, world_size, PROCESS.recording(), load_factory(FLASHINFER_TUNER), "cpu")
+    served = engine_rank.serve(address, token, recorder.problems, directory / f"rank_{rank}.stack")
+    forward(ranks, fault)
+    hits = [
+        look_up(lambda k=k, n=n: cpu_gemm(torch.randn(TOKENS, k), torch.randn(n, k)), OP).hit  # type: ignore[misc]
+        for k, n in LAYERS
+    ]
+    told = {"digest": served.digest, "hits": served.hits, "looked_up": hits}
+    (directory / f"told_{rank}.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,150 @@
+"""A vLLM's own FlashInfer call on a GPU: recorded, tuned, guarded, carried to an empty home and hit there.
+
+    python -m tests.gpu.own_calls OUT_DIR [--tokens 2048] [--deadline 420]
+
+Needs vLLM 0.33 and FlashInfer on PYTHONPATH, and nvcc (module `gemm`: 20 to 40 s). A small dense model with random
+weights runs one real `bmm_fp8` more per forward (`planted_call.py`). Two starts: one is recorded, one is proven in an
+empty home, in which every lookup must hit. Writes `own_calls.json` and the engines' logs; ends with 1 where the proof
+does not hold. Without a GPU the same path is tried by tests/engines/test_vllm_autotune.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ray_warmup.configs.engine_schema import VllmSection  # noqa: E402
+from ray_warmup.configs.schema import CacheSection  # noqa: E402
+from ray_warmup.warmup.artifact.table import parse_table  # noqa: E402
+from ray_warmup.warmup.artifact.timings import read_timings  # noqa: E402
+from ray_warmup.warmup.engines.vllm.on_this_node import prove, record  # noqa: E402
+from ray_warmup.warmup.errors import WarmupError  # noqa: E402
+from ray_warmup.warmup.workloads.recorded_request import parse_recording  # noqa: E402
+from tests.gpu.engine_study.model_folders import DENSE  # noqa: E402
+from tests.gpu.planted_call import entry_point  # noqa: E402
+from tests.gpu.versions import versions  # noqa: E402
+
+LAYERS = 4
+
+
+def environment(scratch: Path) -> dict[str, str]:
+    """The engine's environment: this project's plugin and the one that adds the call, both by entry point."""
+    site = scratch / "site"
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    entry_point(site, document["project"]["entry-points"]["vllm.general_plugins"])
+    path = [str(site), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": ":".join(part for part in path if part),
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # its module takes two minutes to build and has no part in this
+        "FLASHINFER_LOGGING_LEVEL": "WARNING",
+        "TQDM_DISABLE": "1",
+    }
+
+
+def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Record, look at what was tuned, prove."""
+    scratch = Path(tempfile.mkdtemp(prefix="own-calls-"))
+    model = scratch / "model"
+    model.mkdir()
+    small = {"num_hidden_layers": LAYERS, "max_window_layers": LAYERS}
+    (model / "config.json").write_text(json.dumps(DENSE | small))
+    arguments = {
+        "model": str(model),
+        "max_model_len": options.tokens,
+        "max_num_batched_tokens": options.tokens,
+        "max_num_seqs": 16,
+        "gpu_memory_utilization": 0.6,
+    }
+    section = VllmSection.model_validate({"kind": "vllm", "args": arguments, "start_deadline": options.deadline})
+    cache = CacheSection.model_validate({"root": str(scratch / "root")})
+    environ = environment(scratch) | {"RAY_WARMUP_CACHE_ROOT": str(scratch / "root")}
+    told: dict[str, Any] = {"versions": versions(), "tokens": options.tokens}
+    began = time.monotonic()
+    recorded = record(section, cache, environ)
+    (out / "recorded.log").write_text(recorded.started.log)
+    told["recorded_s"] = round(time.monotonic() - began, 1)
+    told["recorded_result"] = dict(recorded.started.result)
+    told |= what_was_tuned(recorded.artifact, recorded.tuned.warnings)
+    write(out, told)
+    began = time.monotonic()
+    proof = prove(section, cache, environ)
+    (out / "proof.log").write_text(proof.started.log)
+    told["proof_s"] = round(time.monotonic() - began, 1)
+    told["proof_result"] = dict(proof.started.result)
+    told["proof"] = {"holds": proof.holds, "problems": list(proof.problems), "notes": list(proof.notes)}
+    told["placed"] = [record.placed for record in proof.started.records]
+    told["table"] = [None if one.table is None else asdict(one.table) for one in proof.started.records]
+    told["passed"] = proof.holds and all(one and one["hits"] == one["entries"] > 0 for one in told["table"])
+    return told
+
+
+def what_was_tuned(artifact: Any, warnings: tuple[str, ...]) -> dict[str, Any]:
+    """Requests, tactics and the guard's figures of an artifact."""
+    requests = [
+        {"op": one.op, "shapes": one.shapes(), "runners": [r.name for r in one.runners], "buckets": list(one.buckets)}
+        for content in artifact.contents("recorded_requests")
+        for one in parse_recording(content.data).requests
+    ]
+    table = None if artifact.table is None else parse_table(bytes(artifact.table))
+    rows = read_timings(artifact).rows
+    verdicts = [
+        {
+            "task": row.result.task_id,
+            "decision": row.verdict.decision,
+            "tactic": row.verdict.choice.tactic,
+            "ratio": round(row.verdict.ratio, 4),
+            "default_us": round(row.verdict.default_s * 1e6, 2),
+            "tuned_s": round(row.result.elapsed_s, 3),
+        }
+        for row in rows
+        if row.verdict is not None
+    ]
+    return {
+        "requests": requests,
+        "entries": 0 if table is None else len(table.entries),
+        "guard": dict(artifact.manifest.guard.counts),
+        "verdicts": verdicts,
+        "warnings": list(warnings),
+    }
+
+
+def write(out: Path, told: dict[str, Any]) -> None:
+    """Rewrite the result, so that an interrupted measurement still tells something."""
+    (out / "own_calls.json").write_text(json.dumps(told, indent=1, default=str) + "\n")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--deadline", type=float, default=420)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        told = measure(options.out, options)
+    except WarmupError as error:
+        told = {"passed": False, "error": str(error)}
+        known = options.out / "own_calls.json"
+        told = (json.loads(known.read_text()) if known.exists() else {}) | told
+    write(options.out, told)
+    sys.stdout.write((options.out / "own_calls.json").read_text())
+    return 0 if told["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

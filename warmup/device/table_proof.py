@@ -1,0 +1,113 @@
+"""Proof that an engine's process serves a table: its own lookups, and every recorded task through its own runners.
+
+An engine runs a few sizes before its first request. So what it asks for is kept, and each kept request is looked up at
+all of its buckets, without running a kernel. A miss is named with the nearest key of the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray_warmup.warmup.artifact.table import TunedTable
+from ray_warmup.warmup.device.autotuner_seams import look_up, watched_lookups
+from ray_warmup.warmup.device.tuning_request import Captured
+from ray_warmup.warmup.errors import TuningError
+from ray_warmup.warmup.messages.recorded import TableProof
+from ray_warmup.warmup.tasks import Task
+from ray_warmup.warmup.workloads import recorded
+from ray_warmup.warmup.workloads.live_request import LiveRequests, live_request
+from ray_warmup.warmup.workloads.recorded_request import Recording
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 8
+"""Misses that are told in full."""
+
+
+class LookupWatch:
+    """Watches one process from the moment at which it holds its table."""
+
+    def __init__(self, table: TunedTable, expected: Recording, requests: LiveRequests) -> None:
+        self._table, self._expected, self._requests = table, expected, requests
+        self._own_hits = 0
+        self._own_misses: dict[str, str] = {}
+        self._is_asking = False
+        """Lookups of this object's own are made now."""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hear every lookup in the block."""
+        with watched_lookups(self._heard):
+            yield
+
+    def proof(self) -> TableProof:
+        """Look every recorded task up, and return what was seen so far."""
+        wanted = {request.digest: request for request in self._expected.requests if request.is_tuned}
+        made = {request.digest for request in self._requests.recording().requests}
+        hits, misses = 0, []
+        self._is_asking = True
+        for digest, request in wanted.items():
+            if digest not in made:
+                continue
+            for bucket in request.buckets:
+                problem = self._problem(Task(request.workload(), bucket))
+                hits += problem is None
+                misses += [] if problem is None else [problem]
+        self._is_asking = False
+        return TableProof(
+            digest=self._table.digest,
+            entries=len(self._table.entries),
+            own_hits=self._own_hits,
+            own_misses=tuple(self._own_misses.values())[:SHOWN],
+            hits=hits,
+            misses=tuple(misses[:SHOWN]),
+            unasked=tuple(f"{one.op} {one.shapes()}" for digest, one in wanted.items() if digest not in made)[:SHOWN],
+        )
+
+    def _problem(self, task: Task) -> str | None:
+        try:
+            call = recorded.build_of(self._requests, task.workload, task.bucket, 0, values=False)
+            found = look_up(call.run, task.workload.op)
+        except (TuningError, RuntimeError, ValueError, TypeError) as error:
+            return f"{task.task_id}: {type(error).__name__}: {error}"
+        key = next((key for key in found.keys if key in self._table.entries), None)
+        if key is None:
+            return f"{task.task_id}: {self._nearest(found.keys[0])}"
+        entry = self._table.entries[key]
+        if (found.hit, found.runner, found.tactic) != (True, entry.runner, entry.tactic):
+            served = f"{found.runner} tactic {found.tactic}"
+            return f"{task.task_id}: served {served}, the table has {entry.tactic} for {key}"
+        return None
+
+    def _heard(self, request: Captured, hit: bool, runner: str, tactic: Any) -> None:
+        """Keep an answer, and the request where it is a new one. Never raises into the engine."""
+        if self._is_asking:
+            return
+        try:
+            keys = tuple(request.file_keys().values())
+            if hit and any(key in self._table.entries for key in keys):
+                self._own_hits += 1
+            elif len(self._own_misses) < 4 * SHOWN:
+                self._own_misses.setdefault(keys[0], self._nearest(keys[0]))
+            if keys[0] not in self._requests.seen and not _is_capturing():
+                self._requests.seen.add(keys[0])
+                made = (request.op, request.runners, request.tuning_config, request.inputs, request.kwargs)
+                self._requests.add(live_request(*made))
+        except Exception as error:  # the engine's own call goes on, whatever fails here
+            logger.warning("a lookup of %s could not be followed: %s", request.op, error)
+
+    def _nearest(self, key: str) -> str:
+        """Name a missing key and the nearest one of the table."""
+        near = difflib.get_close_matches(key, list(self._table.entries), 1, 0.0)
+        return f"no entry for {key}; the nearest is {near[0] if near else 'none'}"
+
+
+def _is_capturing() -> bool:
+    """Return True while a CUDA graph is captured, into which a copy of an input would be taken."""
+    import torch
+
+    return torch.cuda.is_available() and bool(torch.cuda.is_current_stream_capturing())

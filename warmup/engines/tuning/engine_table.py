@@ -1,0 +1,125 @@
+"""The table of an engine's own FlashInfer calls in one process: recorded and tuned, or placed, and proven.
+
+What an engine's adapter adds is where its table lies and when its forward begins and ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.messages.recorded import Served, TableProof
+from ray_warmup.warmup.workloads.recorded_request import Recording, parse_recording, recording_of
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.device.request_recorder import RequestRecorder
+    from ray_warmup.warmup.device.table_proof import LookupWatch
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 3
+"""Problems of one kind that are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTable:
+    """A table and the requests for which it was made."""
+
+    table: TunedTable
+    data: bytes
+    recording: Recording
+    """The requests of all classes."""
+
+
+def table_of(artifact: Artifact) -> KnownTable | None:
+    """Return the table of an artifact, or None if nothing was tuned."""
+    data = artifact.table
+    if data is None:
+        return None
+    recordings = [parse_recording(content.data) for content in artifact.contents("recorded_requests")]
+    requests = {request.digest: request for recording in recordings for request in recording.requests}
+    return KnownTable(parse_table(data), data, recording_of(requests.values()))
+
+
+class EngineTable:
+    """One process' part."""
+
+    def __init__(self) -> None:
+        self._recorder: RequestRecorder | None = None
+        self._watch: LookupWatch | None = None
+        self._open = ExitStack()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record the requests of a forward, and answer each with its default."""
+        from ray_warmup.warmup.device.request_recorder import RequestRecorder
+        from ray_warmup.warmup.workloads.live_request import PROCESS
+
+        PROCESS.clear()
+        self._recorder = RequestRecorder(PROCESS)
+        with self._recorder.recording():
+            yield
+
+    def tune(self, rank: int, world_size: int, where: str, stacks: Path | None) -> Served:
+        """Join the tuning with what was recorded, and return what this process serves now.
+
+        Args:
+            rank: of this process in its replica.
+            world_size: of the replica.
+            where: `token@host:port` of the conductor.
+            stacks: file for the stacks of a fatal signal.
+
+        Raises:
+            EngineError: nothing was recorded, or the conductor is gone.
+        """
+        import torch
+
+        from ray_warmup.warmup.device.autotuner_seams import without_store
+        from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
+        from ray_warmup.warmup.engines.tuning.engine_rank import EngineRank
+        from ray_warmup.warmup.workloads.live_request import PROCESS
+
+        if self._recorder is None:
+            raise EngineError("the engine's forward was not recorded")
+        backend = "cuda" if torch.cuda.is_available() else "cpu"
+        token, _, address = where.partition("@")
+        engine_rank = EngineRank(rank, world_size, PROCESS.recording(), load_factory(FLASHINFER_TUNER), backend)
+        with without_store():
+            return engine_rank.serve(address, token, self._recorder.problems, stacks)
+
+    def refusal(self, known: KnownTable) -> str | None:
+        """Return the reason why this process' FlashInfer does not serve a table, or None."""
+        from ray_warmup.warmup.device.loading import refusal
+
+        return refusal(known.table)
+
+    def watch(self, known: KnownTable) -> None:
+        """Follow every lookup from now to the end of this process."""
+        from ray_warmup.warmup.device.table_proof import LookupWatch
+        from ray_warmup.warmup.workloads.live_request import LiveRequests
+
+        self._watch = LookupWatch(known.table, known.recording, LiveRequests())
+        self._open.enter_context(self._watch.watching())
+
+    def close(self) -> None:
+        """Follow no lookup any more."""
+        self._open.close()
+
+    def proof(self) -> TableProof | None:
+        """Return what was looked up so far, or None where nothing is followed."""
+        return None if self._watch is None else self._watch.proof()
+
+
+def problems_of(proof: TableProof, rank: int) -> list[str]:
+    """List why a rank's lookups are no proof: a miss, of the engine's own or of a recorded task."""
+    problems = [f"rank {rank}: the engine's own lookup missed: {text}" for text in proof.own_misses[:SHOWN]]
+    problems += [f"rank {rank}: a recorded task misses: {text}" for text in proof.misses[:SHOWN]]
+    problems += [f"rank {rank}: the engine never asked for {text}" for text in proof.unasked[:SHOWN]]
+    return problems

@@ -1,0 +1,91 @@
+"""Contents that a tuning of recorded requests adds to an artifact: a table, its measurements, every class's requests.
+
+Classes of one replica share one table: engines compare their ranks' tables before they believe them, and a key that
+nobody asks for costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ray_warmup.warmup.artifact.artifact import Content, table_content
+from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary
+from ray_warmup.warmup.artifact.rows import TimingRow
+from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
+from ray_warmup.warmup.artifact.timings import timings_content
+from ray_warmup.warmup.engines.tuning.conductor import Conductor
+from ray_warmup.warmup.workloads.recorded_request import Recording
+
+STRATEGY = "recorded"
+
+
+@dataclass(frozen=True, slots=True)
+class TunedRequests:
+    """Outcome of one replica's tuning."""
+
+    contents: tuple[Content, ...] = ()
+    guard: GuardSummary = UNGUARDED
+    warnings: tuple[str, ...] = ()
+    classes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(digest of the recording, ranks), by first rank."""
+
+
+def outcome_of(conductor: Conductor) -> TunedRequests:
+    """Collect what the ranks serve now."""
+    recordings = {recording.digest: recording for recording in conductor.recordings.values()}
+    kept = tuple(
+        Content("recorded_requests", f"{digest[:16]}.json", recording.to_bytes())
+        for digest, recording in sorted(recordings.items())
+    )
+    ranks: dict[str, list[int]] = {}
+    for rank, recording in sorted(conductor.recordings.items()):
+        ranks.setdefault(recording.digest, []).append(rank)
+    classes = tuple((digest, tuple(members)) for digest, members in ranks.items())
+    table = joined_table([served.table for _, served in sorted(conductor.served.items())])
+    warnings = (*conductor.problems, *conductor.warnings, *_named_defaults(conductor, recordings))
+    if table is None:
+        return TunedRequests(kept, UNGUARDED, warnings, classes)
+    groups = list(conductor.classes.values())
+    rows = [
+        TimingRow(result, group.verdicts.get(task_id)) for group in groups for task_id, result in group.results.items()
+    ]
+    decided = [verdict.decision for group in groups for verdict in group.verdicts.values()]
+    is_guarded = any(group.needs_guard for group in groups)
+    guard = GuardSummary("guarded" if is_guarded else "unguarded", {name: decided.count(name) for name in set(decided)})
+    data = table.to_bytes()
+    sidecar = timings_content(data, rows, strategy=STRATEGY, guard=guard.state)
+    return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes)
+
+
+def joined_table(tables: Sequence[str]) -> TunedTable | None:
+    """Join the tables of all ranks, the first rank's first.
+
+    Of two answers to one task the first one counts: both were guarded. Returns None if nothing was tuned.
+    """
+    entries: dict[str, Entry] = {}
+    metadata: dict[str, str] = {}
+    answered: set[object] = set()
+    for text in dict.fromkeys(filter(None, tables)):
+        table = parse_table(text.encode())
+        metadata = metadata or table.metadata
+        new = {task: key for task, key in table.by_task().items() if task not in answered}
+        answered |= set(new)
+        entries |= {key: table.entries[key] for key in new.values()}
+    return TunedTable(metadata, entries, {}) if entries else None
+
+
+def _named_defaults(conductor: Conductor, recordings: Mapping[str, Recording]) -> list[str]:
+    """Name the requests that keep their default, each with the reason."""
+    named = [
+        f"{request.op} {request.shapes()} keeps its default: {request.keeps_default}"
+        for recording in recordings.values()
+        for request in recording.requests
+        if not request.is_tuned
+    ]
+    named += [
+        f"{skip.workload} keeps its default: {skip.reason}"
+        for group in conductor.classes.values()
+        for skip in group.skips
+    ]
+    return list(dict.fromkeys(named))

@@ -1,0 +1,69 @@
+"""vLLM's `flashinfer_autotune` in one worker: recorded, tuned, or answered by a placed table.
+
+vLLM 0.33 keeps a table per rank in a file of its own (v1), or the entries in FlashInfer's managed store where there is
+one rank (v2). It skips its dummy sweep by itself where every rank of the group holds an equal file; with the store the
+sweep is skipped here, where the store holds every entry. Whatever else the function does still runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.caches.placing import Placing
+from ray_warmup.warmup.caches.tree import TreeLayout
+from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable
+
+logger = logging.getLogger(__name__)
+
+TABLE_FILE = TreeLayout("autotune_configs", entry_depth=0)
+
+
+class VllmAutotune:
+    """One worker's part."""
+
+    def __init__(self) -> None:
+        self.table = EngineTable()
+        self._is_held = False
+
+    def place(self, runner: Any, known: KnownTable, round_: Placing) -> int:
+        """Put a table where this worker is about to look, and return the number of its entries there.
+
+        A table that vLLM has made for itself is left alone.
+
+        Raises:
+            StoreError: the table cannot be written.
+        """
+        reason = self.table.refusal(known)
+        if reason is not None:
+            logger.warning("ray-warmup: the table of this engine's calls is not placed: %s", reason)
+            return 0
+        from vllm.model_executor.warmup import flashinfer_autotune_cache as places
+
+        if places.use_flashinfer_autotune_v2(runner):
+            from ray_warmup.warmup.device.managed_store import missing_entries, publish_table
+
+            root = places.resolve_flashinfer_autotune_v2_root()
+            publish_table(known.table, root)
+            self._is_held = not missing_entries(known.table, root)
+            return len(known.table.entries)
+        path = Path(places.resolve_rank_flashinfer_autotune_file(runner))
+        content = Content("autotune_configs", path.name, known.data)
+        done = round_.tree(TABLE_FILE, (content,), path.parent)
+        is_ours = path.is_file() and path.read_bytes() == known.data
+        if not is_ours:
+            logger.warning("ray-warmup: %s is vLLM's own table and is left alone", path)
+        return len(known.table.entries) if done.written or is_ours else 0
+
+    def sweep(self, original: Callable[[], None], *, records: bool) -> None:
+        """Run the dummy sweep as this start needs it: recorded, not at all, or as vLLM does."""
+        if records:
+            with self.table.recording():
+                original()
+        elif self._is_held:
+            logger.info("ray-warmup: every entry of the table is in the store, the dummy sweep is skipped")
+        else:
+            original()
