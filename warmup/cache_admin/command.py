@@ -223,7 +223,7 @@ def _export(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     """Import an archive from a file or from `data`, and install the parts that an engine needs besides the table.
 
-    Without a config the modes are those of the store, where there is one.
+    Without a config, an existing store keeps its modes.
     """
     section, data = section_of(asked), asked.data
     modes = section.modes if asked.config else None

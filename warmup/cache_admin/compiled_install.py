@@ -1,8 +1,8 @@
 """The compiled part of an imported artifact, put in place on this node, so that an engine finds it without a run.
 
-The node is described as a dry run does it: without torch, FlashInfer and a CUDA context. Where it has no GPU, as while
-an image is built, the artifact is believed about driver and architecture: both are in its key, so no other node ever
-looks into its store. What does not fit is a note and no error: who lacks a compiled part compiles it.
+The node is described as in a dry run, without torch, FlashInfer and a CUDA context. On a node without a GPU, for
+example in an image build, driver and architecture are taken from the artifact. Both are in its key, so no other node
+reads its store. A part that does not fit is a note and no error, because an engine compiles what it lacks.
 """
 
 from __future__ import annotations

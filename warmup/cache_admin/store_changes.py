@@ -223,7 +223,7 @@ def untouchable(stores: Iterable[Path]) -> tuple[str, ...]:
 def apply_prune(plan: Iterable[Removal], stores: Iterable[Path], clock: Callable[[], float]) -> PruneResult:
     """Carry a plan out, then remove blobs and installations that no generation names.
 
-    A store that cannot be read is left as it is and named; the others are pruned all the same.
+    A store that cannot be read is left as it is and named. The other stores are pruned.
     """
     paths = list(stores)
     before = sum(map(disk_bytes, paths))

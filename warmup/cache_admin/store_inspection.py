@@ -1,6 +1,6 @@
 """Looking at a node's caches: what is there, whether it is whole, why a key would miss. Changes nothing.
 
-Every function takes paths and gives frozen values; tables and exit codes are `scripts/cache_cli.py`'s.
+Every function takes paths and returns frozen values. `scripts/cache_view.py` prints them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Inputs of a recorded request, made anew at any number of tokens, with values as serving has them.
 
-An engine's random weights are tiny, so that every tactic's error would pass. Here floating values have unit scale, a
-quantised operand fills the range of its type, and its scales are those of that range. Integers keep the engine's own
-values, whose meaning only the engine knows: routing keeps its spread, packed weights their bits. Imports torch inside
+The random weights of an engine are so small that every tactic's error would pass the check. Here floating values have
+unit scale, and a quantised operand fills the range of its type, with the scales of that range. Integers keep the
+engine's values, whose meaning only the engine knows, for example routing or packed weights. Imports torch inside
 functions.
 """
 

@@ -1,8 +1,9 @@
 """Builds the fused mixture-of-experts call, whose two GEMMs FlashInfer tunes as two ops of one call.
 
-Routing is drawn from random router logits with a different bias per expert: neither all zero nor all equal.
-The ranks of an expert-parallel group do equal work, so inputs are those of shard 0. The CUTLASS module takes
-many minutes to compile; where it is not compiled the workload is refused with the command that builds it.
+Routing is drawn from random router logits with a different bias per expert, so that loads are neither all zero nor all
+equal. The ranks of an expert-parallel group do equal work, so inputs are those of shard 0. The CUTLASS module takes
+many minutes to compile. If it is not compiled, the workload is skipped, and the reason names the command that builds
+it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Builds the tuned GEMMs: `bf16_gemm` through `mm_bf16`, `fp8_gemm` through `bmm_fp8`.
 
-Activations are normally distributed, weights too, scaled so that outputs stay of the order of one, as a model's
-do; fp8 operands carry one scale per tensor. Imports torch and FlashInfer inside its functions.
+Activations and weights are normally distributed, and scaled so that outputs are of the order of one, as in a model. fp8
+operands have one scale per tensor. Imports torch and FlashInfer inside its functions.
 """
 
 from __future__ import annotations

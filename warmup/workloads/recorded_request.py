@@ -1,7 +1,7 @@
 """One request of an engine to FlashInfer's AutoTuner as a value: what was asked, in which form, at which sizes.
 
-The live runners and inputs that belong to it are `live_request.py`'s. Equal requests of two ranks or two starts have
-equal digests, whatever the weights hold and wherever they lie. Imports neither torch nor FlashInfer.
+`live_request.py` holds the live runners and inputs of a request. Equal requests of two ranks or two starts have equal
+digests, independent of the content and the address of weights. Imports neither torch nor FlashInfer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Grouped-query layers and their paged attention: FlashInfer's wrappers on CUDA, a torch reference elsewhere.
 
-A backend serves one KV cache group. `plan` is told the step once, `run` is called for each layer of the group.
-Requests come decodes first; FlashInfer runs those through its decode wrapper and the rest through its prefill one.
+A backend serves one KV cache group. `plan` gets each step once, and `run` is called for each layer of the group.
+Decodes come first among the requests. FlashInfer runs them through its decode wrapper, and the others through its
+prefill wrapper.
 """
 
 from __future__ import annotations

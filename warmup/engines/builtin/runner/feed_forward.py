@@ -28,7 +28,7 @@ class DenseMLP:
 class MoE:
     """Routed experts (softmax over the chosen ones), plus shared experts that every token passes through.
 
-    Every expert of the model is routed to; those of other expert-parallel ranks add nothing here.
+    Tokens are routed to every expert of the model. Experts of other expert-parallel ranks add nothing here.
     """
 
     def __init__(self, dims: ModelDims, projections: Projections, expert_load: torch.Tensor) -> None:

@@ -84,7 +84,7 @@ def layer_calls(
 ) -> tuple[Workload, ...]:
     """Every op call of one rank at all of its buckets, whatever of it is tuned.
 
-    The CPU backend has no fused experts: theirs are named all the same, for the shapes of the weights, and refused.
+    The CPU backend has no fused experts. Their calls are listed for the shapes of the weights, and skipped.
     """
     make = partial(workloads_of, dims, split, quantization=quantization)
     found = make(backend=backend, dtype=dtype)

@@ -1,8 +1,9 @@
 """Choosing the next token: penalties, temperature, top-k, top-p, min-p, seeds, greedy, log probabilities.
 
-Order: log probabilities are of the logits as given (a grammar mask included); then penalties, temperature, top-k,
-top-p, min-p; then one draw. A seeded request's draw depends on its seed and on how many tokens it has, on nothing
-else, so it is the same alone, in any batch, and after a restart. Filters run through FlashInfer on CUDA.
+Log probabilities are those of the given logits, a grammar mask included. Then penalties, temperature, top-k, top-p and
+min-p are applied, in this order, and one token is drawn. The draw of a seeded request depends only on its seed and its
+number of tokens, so it is the same alone, in any batch, and after a restart. On CUDA the filters run through
+FlashInfer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small scheduler for driving a runner: first come first served, continuous batching, chunked prefill.
 
-It serves tests and checks; it never preempts, so a request is admitted only when its whole length fits.
+The scheduler is for tests and checks. It never preempts, so it admits a request only when its whole length fits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine warmups on the built-in runner, for a rank that has no engine of its own.
 
-Most of what an engine compiles at start-up depends on the model's dimensions and the limits alone; so a rank can warm
-it with random weights and few layers, before any engine exists.
+Most of an engine's start-up compilations depend only on the model's dimensions and the limits. A rank can therefore run
+them with random weights and few layers, before any engine exists.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def outline_of(config: WarmupConfig, dims: ModelDims, rank: int, backend: str) -
 def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
     """One rank's share of every layer, in `engine.num_layers` layers of the kinds that the stage has.
 
-    All experts are routed to, so their number stays; how many of them a rank holds, its workloads say.
+    Tokens are routed to all experts, so their number stays. The workloads of a rank name the experts that it holds.
     """
     model, layers = config.model, config.engine.num_layers
     tp, ep = model.tensor_parallel_size, model.expert_parallel_size

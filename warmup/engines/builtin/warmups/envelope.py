@@ -5,9 +5,9 @@ Restored: every buffer that the runner names (bit for bit, host and device side)
 switch, Python's, numpy's and torch's random states, FlashInfer's tuning statistics. What stays is what warmup is for:
 compiled kernels, loaded modules, the tuner's table.
 
-All of it runs in inference mode, as serving does: an engine's buffers may be tensors of that mode, which nobody may
-change outside it. The device is synchronised before anything is put back (a copy from pinned memory may still have to
-read the host side) and last.
+Everything runs in inference mode, as in serving, because tensors of that mode cannot be changed outside it and an
+engine's buffers may be such tensors. The device is synchronised before anything is restored, because a copy from pinned
+memory may still read the host side, and once more at the end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The largest and the smallest decode step that the engine captures: captured as a CUDA graph, and replayed.
 
-A capture loads kernels and reserves memory that an eager step of the same size does not; without CUDA there are no
+A capture loads kernels and reserves memory that an eager step of the same size does not. Without CUDA there are no
 graphs, and `serving_shapes` runs the same sizes eagerly.
 """
 

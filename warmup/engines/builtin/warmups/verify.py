@@ -46,8 +46,8 @@ KINDS = (
 def verify(context: WarmupContext, count: int, monitor: CompilationMonitor) -> VerificationReport:
     """Serve `count` random requests under a monitor that is not active yet.
 
-    Requests are no longer than the KV cache allows. A compilation under `raise`, like any other failure of a step, ends
-    the requests and is in `error`; it is not raised.
+    Requests are no longer than the KV cache allows. A compilation under `raise` ends the requests, like any other
+    failure of a step. It is reported in `error` and not raised.
     """
     runner = context.runner
     served, steps, error = random_requests(runner, count), 0, ""

@@ -1,8 +1,8 @@
 """Made-up requests that go through the worker's own `execute_model` and `sample_tokens`, and are always removed.
 
-Each request owns distinct blocks from 1 on (0 is the null block) in every KV cache group, enough for every decode
-step that it will see. It is given them as a scheduler would: those of its prompt first, each further one with the step
-that needs it, so that a runner's way of appending blocks is warmed too.
+Each request owns distinct blocks in every KV cache group, enough for all its decode steps. Blocks are numbered from 1,
+because 0 is the null block. It gets them as from a scheduler: the blocks of its prompt first, and each further block
+with the step that needs it. This also runs the runner's code that appends blocks.
 """
 
 from __future__ import annotations
