@@ -23,7 +23,15 @@ from tests.sim import schedule, simulation
 ROOT = Path(__file__).resolve().parents[2]
 NEVER_STRUCK = {"tune_engine", "conclude"}
 """The first strikes by its own draw; the second is asked when the machine has stopped."""
-NOT_OF_ENGINES = {"autotune_configs", "timings", "sparse_mla", "cuda_compute_cache", "tuning_kernels", "engine_record"}
+NOT_OF_ENGINES = {
+    "autotune_configs",
+    "timings",
+    "sparse_mla",
+    "cuda_compute_cache",
+    "tuning_kernels",
+    "engine_record",
+    "recorded_requests",
+}
 """Kinds beside a table, and the record of an engine's start, which lies in no cache."""
 
 
