@@ -15,15 +15,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.known import FAMILIES, known_versions
 from tests.artifacts import ROOT
 
 RELEASES = {
-    "vllm": ("0.33.0",),
+    "vllm": tuple(VLLM.versions),
     "flashinfer-python": known_versions(),
 }
 """The releases whose source the contract tests read, oldest first."""
-NEWEST = ("vllm==0.33.0", *(f"flashinfer-python=={family.versions[-1]}" for family in FAMILIES))
+NEWEST = (f"vllm=={list(VLLM.versions)[-1]}", *(f"flashinfer-python=={family.versions[-1]}" for family in FAMILIES))
 """What CI fetches: the newest vLLM, and the newest FlashInfer of each family (18 to 67 MB)."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64", "any"]
 

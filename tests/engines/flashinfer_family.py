@@ -1,6 +1,7 @@
 """Tune, publish, load and hit on the CPU with an older FlashInfer, in an environment of its own.
 
     python -m tests.engines.flashinfer_family              # the newest of each family of FAMILIES_RUN; minutes each
+                                                           # (./scripts/test -m family tests/engines does the same)
     python -m tests.engines.flashinfer_family 0.6.18.post1
 
 Makes `.engines/flashinfer-<version>` with pip on first use: this project's wheel, that FlashInfer with all that it
@@ -124,6 +125,13 @@ def table_of(scratch: Path) -> dict[str, Any]:
     }
 
 
+def record(version: str) -> dict[str, Any]:
+    """Do everything for one release and replace its result."""
+    made = measure(version)
+    result_of(version).write_text(json.dumps(made, indent=1) + "\n")
+    return made
+
+
 def measure(version: str) -> dict[str, Any]:
     """Do everything for one release."""
     environment = Environment(version)
@@ -154,7 +162,7 @@ def main() -> None:
     for version in sys.argv[1:] or [family.versions[-1] for family in FAMILIES_RUN]:
         if version not in known:
             sys.exit(f"flashinfer-python {version} is of no known family: {', '.join(sorted(known))}")
-        result_of(version).write_text(json.dumps(measure(version), indent=1) + "\n")
+        record(version)
         sys.stdout.write(result_of(version).read_text())
 
 

@@ -6,14 +6,17 @@ Fetch the wheel first: `python -m tests.engines.fetch`.
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ray_warmup.configs.engine_arguments import SHORT
 from ray_warmup.warmup.engines.vllm.arguments import SIZES
-from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
+from ray_warmup.warmup.engines.vllm.factors import BEFORE_0_33, MAY_DIFFER
 from ray_warmup.warmup.engines.vllm.launch import Home
+from ray_warmup.warmup.engines.vllm.versions import VLLM
+from ray_warmup.warmup.families.version_order import order
 from tests.engines.fetch import requirements, wheel_of
 from tests.engines.wheel_source import WheelSource
 
@@ -29,69 +32,29 @@ def wheel(request: pytest.FixtureRequest) -> WheelSource:
     return WheelSource(found)
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "parameters"),
-    [
-        ("vllm/v1/worker/worker_base.py", "WorkerWrapperBase.init_device", ["self"]),
-        ("vllm/v1/worker/gpu_worker.py", "Worker.compile_or_warm_up_model", ["self"]),
-        ("vllm/compilation/decorators.py", "_try_load_aot_compiled_fn", ["model", "aot_compilation_path"]),
-        ("vllm/compilation/decorators.py", "_model_hash_key", ["fn"]),
-        (
-            "vllm/model_executor/models/registry.py",
-            "_LazyRegisteredModel._load_modelinfo_from_cache",
-            ["self", "module_hash"],
-        ),
-        ("vllm/model_executor/models/registry.py", "_LazyRegisteredModel._get_cache_filename", ["self"]),
-        ("vllm/engine/arg_utils.py", "EngineArgs.create_engine_config", ["self", "usage_context", "headless"]),
-        ("vllm/engine/arg_utils.py", "EngineArgs.create_model_config", ["self"]),
-        ("vllm/engine/arg_utils.py", "EngineArgs.add_cli_args", ["parser"]),
-        ("vllm/engine/arg_utils.py", "EngineArgs.from_cli_args", ["cls", "args"]),
-        ("vllm/entrypoints/llm.py", "LLM.from_engine_args", ["cls", "engine_args"]),
-        ("vllm/config/model.py", "ModelConfig.maybe_untie_word_embeddings", ["self"]),
-        ("vllm/transformers_utils/config.py", "checkpoint_has_lm_head", ["model"]),
-        ("vllm/transformers_utils/repo_utils.py", "get_hf_file_bytes", ["file_name", "model", "revision"]),
-        ("vllm/utils/argparse_utils.py", "FlexibleArgumentParser.error", ["self", "message"]),
-        ("vllm/ray/ray_env.py", "get_env_vars_to_copy", ["exclude_vars", "additional_vars", "destination"]),
-        ("vllm/utils/jit_monitor.py", "activate", []),
-        ("vllm/plugins/__init__.py", "load_general_plugins", []),
-        ("vllm/envs.py", "compile_factors", []),
-        ("vllm/config/vllm.py", "VllmConfig.compute_hash", ["self", "include_version"]),
-        ("vllm/config/model.py", "ModelConfig.compute_hash", ["self"]),
-    ],
-)
-def test_wrapped_and_called_functions_are_there(
-    wheel: WheelSource, module: str, name: str, parameters: list[str]
-) -> None:
-    """Each has the parameters with which it is called."""
-    assert wheel.parameters(module, name) == parameters
+def test_what_is_used_is_as_it_was_read(wheel: WheelSource) -> None:
+    """Functions with their parameters, and every word that the adapter repeats, stand in vLLM's own source."""
+    assert VLLM.differences(wheel.version, wheel.text_or_none) == ()
 
 
-def test_an_invented_function_is_missed(wheel: WheelSource) -> None:
-    """The check above can fail: on a name, and on a parameter."""
-    assert wheel.parameters("vllm/envs.py", "compile_nothing") is None
-    assert wheel.parameters("vllm/compilation/decorators.py", "_model_hash_key") != ["fn", "rank"]
-
-
-@pytest.mark.parametrize(
-    ("module", "words"),
-    [
-        (
-            "vllm/compilation/decorators.py",
-            ('"torch_compile_cache"', '"torch_aot_compile"', '"inductor_cache"', 'f"rank_{rank}_{dp_rank}"', '"model"'),
-        ),
-        ("vllm/model_executor/models/registry.py", ('"modelinfos"',)),
-        ("vllm/usage/usage_lib.py", ("class UsageContext", "OPENAI_API_SERVER", "LLM_CLASS")),
-        ("vllm/compilation/counter.py", ("num_aot_compiles", "num_aot_artifacts_loaded")),
-        ("vllm/plugins/__init__.py", ('"vllm.general_plugins"',)),
-        ("vllm/utils/deep_gemm.py", ('"DG_JIT_CACHE_DIR"', '"deep_gemm"')),
-        ("vllm/config/model.py", ("    checkpoint_has_lm_head,", "word_embeddings_untied_by_checkpoint")),
-        ("vllm/model_executor/models/registry.py", ('"hash": module_hash',)),
-    ],
-)
-def test_directories_and_names_are_as_placed(wheel: WheelSource, module: str, words: tuple[str, ...]) -> None:
-    """Every word that the adapter repeats stands in vLLM's own source."""
-    text = wheel.text(module)
-    assert [word for word in words if word not in text] == []
+def test_an_invented_difference_is_found(wheel: WheelSource) -> None:
+    """The check above can fail: on a file, a name, a parameter and a word."""
+    planted = replace(
+        VLLM,
+        functions={
+            "vllm/envs.py": {"compile_nothing": ()},
+            "vllm/compilation/decorators.py": {"_model_hash_key": ("fn", "rank")},
+            "vllm/nowhere.py": {"f": ()},
+        },
+        words={"vllm/usage/usage_lib.py": ("PLANTED",)},
+        changed={},
+    )
+    assert planted.differences(wheel.version, wheel.text_or_none) == (
+        "vllm/envs.py has no compile_nothing",
+        "_model_hash_key(fn) instead of (fn, rank)",
+        "no vllm/nowhere.py",
+        "vllm/usage/usage_lib.py has no PLANTED",
+    )
 
 
 def hashed_variables(wheel: WheelSource) -> tuple[set[str], set[str]]:
@@ -144,11 +107,14 @@ def test_a_library_start_defaults_as_engine_args_do(wheel: WheelSource) -> None:
 
 
 def test_what_may_differ_is_hashed_by_vllm(wheel: WheelSource) -> None:
-    """A variable that vLLM leaves out itself, or does not know, needs no exception of ours."""
+    """A variable that vLLM leaves out itself needs no exception of ours; the newest release knows every one."""
     known, ignored = hashed_variables(wheel)
     noset = {name for name in MAY_DIFFER if name.startswith("RAY_EXPERIMENTAL_NOSET_")}
     assert noset
-    assert sorted(set(MAY_DIFFER) - noset - (known - ignored)) == []
+    not_hashed = set(MAY_DIFFER) - noset - (known - ignored)
+    assert sorted(not_hashed & known) == []
+    assert (set(BEFORE_0_33) <= known - ignored) == (order(wheel.version) < (0, 33))
+    assert wheel.version != requirements("vllm")[-1].partition("==")[2] or not_hashed == set()
     assert all(name in wheel.text("vllm/envs.py") for name in noset)
 
 

@@ -15,6 +15,18 @@ class WheelSource:
 
     path: Path
 
+    @property
+    def version(self) -> str:
+        """The release, from the wheel's name."""
+        return self.path.name.split("-")[1]
+
+    def text_or_none(self, module: str) -> str | None:
+        """The source of `package/module.py`, None where the wheel has none."""
+        try:
+            return self.text(module)
+        except KeyError:
+            return None
+
     def text(self, module: str) -> str:
         """The source of `package/module.py`. KeyError where the wheel has none."""
         return _text(self.path, module)

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from importlib import metadata
 
 from ray_warmup.warmup.errors import TuningError
 from ray_warmup.warmup.families.seam_set import SeamSet
+from ray_warmup.warmup.families.version_order import neighbours, plain
 
 DISTRIBUTION = "flashinfer-python"
 
@@ -93,20 +93,18 @@ def families_of(version: str) -> tuple[SeamSet, ...]:
 
     Raises TuningError for a version that is older or newer than all of them.
     """
-    plain = version.partition("+")[0]
     for family in FAMILIES:
-        if plain in family.versions:
+        if plain(version) in family.versions:
             return (family,)
-    older = [family for family in FAMILIES if _order(family.versions[0]) < _order(plain)]
-    newer = [family for family in FAMILIES if _order(family.versions[-1]) > _order(plain)]
-    if not older or not newer:
+    before, after = neighbours(version, known_versions())
+    if before is None or after is None:
         raise TuningError(
-            f"{DISTRIBUTION} {version} is {'newer' if older else 'older'} than every release that this version of "
-            f"ray-warmup knows ({', '.join(known_versions())}); install one of them, or the ray-warmup made for it",
+            f"{DISTRIBUTION} {version} is {'older' if before is None else 'newer'} than every release that this "
+            f"version of ray-warmup knows ({', '.join(known_versions())}); install one of them, or the ray-warmup made "
+            "for it",
             flashinfer=version,
         )
-    between = (older[-1], newer[0])
-    return between[:1] if between[0] is between[1] else between
+    return tuple(family for family in FAMILIES if before in family.versions or after in family.versions)
 
 
 def known_versions() -> tuple[str, ...]:
@@ -125,11 +123,6 @@ def installed_families() -> tuple[SeamSet, ...]:
 def metadata_fields_of(version: str) -> tuple[str, ...]:
     """Return the fields that a table of this FlashInfer names: the newest family's for a version that is not known."""
     for family in FAMILIES:
-        if version.partition("+")[0] in family.versions:
+        if plain(version) in family.versions:
             return family.metadata_fields
     return FAMILIES[-1].metadata_fields
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """The numbers of a version: 0.7.0 sorts before 0.7.0.post1, which sorts before 0.7.1."""
-    return tuple(int(number) for number in re.findall(r"\d+", version))

@@ -19,6 +19,7 @@ import torch
 from ray_warmup.warmup.errors import TuningError
 from ray_warmup.warmup.families.known import DISTRIBUTION, FAMILIES, families_of
 from ray_warmup.warmup.families.seam_set import SeamSet
+from ray_warmup.warmup.families.version_order import plain
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def _no_capability(*_: Any) -> tuple[int, int]:
 def _needs_answers() -> bool:
     """Return True if the installed release is of a family that asks while it is imported."""
     try:
-        version = metadata.version(DISTRIBUTION).partition("+")[0]
+        version = plain(metadata.version(DISTRIBUTION))
     except metadata.PackageNotFoundError:
         return False  # the import below tells what is missing
     return any(version in family.versions for family in FAMILIES if family.asks_for_gpu_at_import)
@@ -79,7 +80,7 @@ def choose_family(version: str) -> SeamSet:
     for family in candidates:
         differences = family.differences(AutoTuner, private)
         if not differences:
-            if version.partition("+")[0] not in family.versions:
+            if plain(version) not in family.versions:
                 logger.warning(
                     "%s %s was not read; its seams are those of %s", DISTRIBUTION, version, family.versions[-1]
                 )

@@ -1,7 +1,7 @@
 """Environment variables that vLLM hashes into its compile key although they change no kernel.
 
 Everything else of `vllm.envs.compile_factors()` belongs to the identity of a start: a difference is a miss that names
-the variable. Read in vLLM 0.32.0 and 0.33.0.
+the variable. Read in vLLM 0.29.0 to 0.33.0.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ MAY_DIFFER: dict[str, str] = {
 }
 """Variable -> what it holds, which is the reason why it may differ."""
 
+BEFORE_0_33: dict[str, str] = {
+    "VLLM_RAY_BUNDLE_INDICES": "which bundles of its placement group a replica has",
+}
+"""The same for variables that vLLM itself leaves out from 0.33.0 on."""
+
 
 # A border: values of vLLM's own settings.
 def binding(factors: Mapping[str, object]) -> dict[str, str]:
@@ -67,6 +72,6 @@ def binding(factors: Mapping[str, object]) -> dict[str, str]:
     kept = {}
     for name, value in sorted(factors.items()):
         is_set = value not in (None, "", "None")
-        if is_set and name not in MAY_DIFFER:
+        if is_set and name not in MAY_DIFFER and name not in BEFORE_0_33:
             kept[name] = str(value)
     return kept

