@@ -15,12 +15,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ray_warmup.warmup.engines.sglang.versions import SGLANG
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.known import FAMILIES, known_versions
 from tests.artifacts import ROOT
 
 RELEASES = {
     "vllm": tuple(VLLM.versions),
+    "sglang": tuple(SGLANG.versions),
     "flashinfer-python": known_versions(),
 }
 """The releases whose source the contract tests read, oldest first."""

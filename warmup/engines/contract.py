@@ -1,4 +1,4 @@
-"""What an adapter relies on in an engine's source: functions with their parameters, words, and the releases read.
+"""Names what an adapter uses of an engine's source, and compares a release with it: functions, parameters, words.
 
 A release that was read has a contract test that reads its wheel. One between two of them is read where it is installed,
 before anything of it is used: without a difference it is served with a warning, else refused with every difference.
@@ -42,6 +42,9 @@ class EngineContract:
     changed: Mapping[str, Functions] = field(default_factory=dict)
     """Release -> functions that have other parameters in it."""
 
+    absent: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Release -> words that it does not have."""
+
     def functions_of(self, version: str) -> Functions:
         """Return the functions of a release that was read."""
         other = self.changed.get(plain(version), {})
@@ -60,7 +63,8 @@ class EngineContract:
                 found += _difference(file, name, expected, parameters_of(tree, name))
         for file, words in self.words.items():
             source = read(file) or ""
-            found += [f"{file} has no {word.strip()}" for word in words if word not in source]
+            absent = self.absent.get(plain(version), {}).get(file, ())
+            found += [f"{file} has no {word.strip()}" for word in words if word not in source and word not in absent]
         return tuple(found)
 
     def refusal(self, version: str, read: ReadFile | None = None) -> str:

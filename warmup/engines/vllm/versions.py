@@ -1,4 +1,4 @@
-"""What the adapter uses of vLLM, and the releases in which it was read: another one is refused by name.
+"""Lists what the adapter uses of vLLM and the releases in which it was read. Others are refused by name.
 
 `tests/engines/test_vllm_contract.py` reads every release that is named here.
 """

@@ -1,0 +1,1 @@
+"""SGLang: what is used of its releases."""
