@@ -149,9 +149,7 @@ class AutotuneSection(Section):
     @property
     def is_enabled(self) -> bool:
         """The level's default unless the explicit switch is given."""
-        if self.enabled is not None:
-            return self.enabled
-        return self.optimization_level != "O0"
+        return self.enabled if self.enabled is not None else self.optimization_level != "O0"
 
 
 class GuardSection(Section):

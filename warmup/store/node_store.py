@@ -344,9 +344,7 @@ class NodeStore(RunFiles):
         if unsigned is not None:
             return Lookup(False, f"generation {pointer.generation} of {self.directory} {unsigned}")
         served = self._served.checked(manifest, restore=not read_only)
-        refusal = None
-        if check is not None and served.table is not None:
-            refusal = check(served.table)
+        refusal = None if check is None or served.table is None else check(served.table)
         if refusal is not None:
             return Lookup(False, f"the table of generation {pointer.generation} is refused: {refusal}")
         if not read_only:
