@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ray_warmup.warmup.artifact.compression import Blob as Blob
 from ray_warmup.warmup.artifact.compression import (
+    COMPRESSED,
     check_bounds,
     check_entry,
     compressed,
@@ -22,6 +22,7 @@ from ray_warmup.warmup.artifact.compression import (
     oversize,
     prove,
 )
+from ray_warmup.warmup.artifact.compression import Blob as Blob
 from ray_warmup.warmup.artifact.manifest import (
     SCHEMA_VERSION,
     TABLE_NAME,
@@ -93,7 +94,9 @@ def encode(content: Content) -> tuple[BlobEntry, Blob]:
     why = oversize(content.kind, content.path, len(data))
     if why is not None:
         raise RejectedArtifactError(f"{why}; it is not packed", path=content.path)
-    squeezed = compressed(content.kind, data)
+    squeezed = None
+    if content.kind in COMPRESSED:
+        squeezed = compressed(content.kind, data)
     stored: Blob = data if squeezed is None else squeezed
     entry = BlobEntry(
         kind=content.kind,

@@ -1,0 +1,99 @@
+"""The way of one table's bytes, from the rank that packs it to a rank that loads it, counted while it happens.
+
+A file is on the way if one of its functions takes the bytes of the table as an argument, or gives them back. Files
+that pass an artifact or a mapping of blobs on, and do not look at the table, are not. The real tuner runs on the CPU.
+Between the two ranks lies `actors/`, where two more files, `rank_actor.py` and `transfer.py`, hand the blob over.
+
+Loading reads the file once. A publish reads what it has written, because another run may publish meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray_warmup
+from ray_warmup.configs import parse_config
+from ray_warmup.warmup.artifact import table as tables
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.rank.process import RankProcess
+from ray_warmup.warmup.ranks import RankInfo
+from tests.lone_rank import blobs_of, pack
+
+ROOT = Path(ray_warmup.__file__).resolve().parents[1]
+MAX_FILES = 15
+"""Files on the way in `warmup/`. One that enters must take another one's place."""
+
+
+class Way:
+    """Files through which certain bytes went, and how often a file was read."""
+
+    def __init__(self, table: bytes) -> None:
+        self._table = table
+        self.files: set[str] = set()
+        self.num_reads = 0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at every call and return of this project's functions."""
+        sys.setprofile(self._look)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    def _look(self, frame: FrameType, event: str, value: Any) -> None:
+        path = Path(os.path.realpath(frame.f_code.co_filename))
+        if event not in ("call", "return") or not path.is_relative_to(ROOT / "warmup"):
+            return
+        values = [value] if event == "return" else list(frame.f_locals.values())
+        if any(isinstance(found, bytes | bytearray | memoryview) and found == self._table for found in values):
+            self.files.add(str(path.relative_to(ROOT)))
+            is_read = event == "return" and frame.f_code.co_name == "_read_once"
+            self.num_reads += is_read
+
+
+def rank_on(node: str, number: int, root: Path) -> RankProcess:
+    """A rank of two, after LOOKUP."""
+    sections: Mapping[str, Any] = {
+        "cluster": {"world_size": 2, "gpus_per_rank": 0},
+        "model": {"name": "qwen3-0.6b"},
+        "cache": {"root": str(root / node)},
+        "autotune": {"max_num_batched_tokens": 1, "max_num_seqs": 1},
+    }
+    info = RankInfo(number, 2, 0, 1, number, node, number, (), "127.0.0.1", os.getpid())
+    rank = RankProcess(info, parse_config(sections), "cpu", lambda backend, options: FlashInferTuner("cpu", options))
+    rank.probe()
+    rank.look_up(f"token-{number:04d}", retune=True)
+    return rank
+
+
+def test_the_way_of_a_table_is_short(tmp_path: Path) -> None:
+    """Few files handle a table between the leader's pack and the follower's load; the follower parses it once."""
+    leader, follower = rank_on("node0", 0, tmp_path), rank_on("node1", 1, tmp_path)
+    results = [leader.tune(next(iter(leader._tasks))).result]
+    pack(leader, results)
+    packed = leader._delivery.artifact
+    assert packed is not None
+    assert packed.table is not None
+    table = bytes(packed.table)
+    packing, installing, loading = Way(table), Way(table), Way(table)
+    with packing.watched():
+        header = pack(leader, results).header
+        assert header is not None
+        blobs = blobs_of(leader, header)
+    tables._parsed.cache_clear()  # the follower is another process
+    with installing.watched():
+        follower.install(header, blobs)
+    with loading.watched():
+        loaded = follower.load(header.digest, None, {})
+    assert loaded.digest == header.digest
+    assert (loading.num_reads, tables._parsed.cache_info().misses) == (1, 1)
+    files = packing.files | installing.files | loading.files
+    assert {"warmup/device/flashinfer_tuner.py", "warmup/rank/delivery.py", "warmup/store/generations.py"} <= files
+    assert len(files) <= MAX_FILES, sorted(files)
