@@ -20,6 +20,7 @@ _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float
 
 
 class _Loader(yaml.SafeLoader):
+    # Without the rules for dates and merge keys, which give a text a meaning that its writer need not know.
     yaml_implicit_resolvers = {  # noqa: RUF012 (yaml.SafeLoader's own attribute, narrowed)
         first: [(tag, pattern) for tag, pattern in rules if tag in _PLAIN]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()

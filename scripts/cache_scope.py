@@ -109,6 +109,7 @@ def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: WarmupC
     from ray_warmup.actors.errors import ClusterError
     from ray_warmup.actors.status import attached
 
+    # --address wins over the config's cluster, and a config may name no cluster at all.
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
         with connected(config):
             return _on_cluster(command, asked, scope, config)

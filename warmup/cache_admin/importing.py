@@ -78,7 +78,10 @@ def _ancestors(store: NodeStore, manifest: Manifest) -> frozenset[str]:
             known[found.digest] = found
     found_digests: set[str] = set()
     current: Manifest | None = manifest
-    while current is not None and current.lineage is not None and current.lineage.parent not in found_digests:
-        found_digests.add(current.lineage.parent)
-        current = known.get(current.lineage.parent)
+    while current is not None and current.lineage is not None:
+        parent = current.lineage.parent
+        if parent in found_digests:  # a lineage that somebody has bent into a circle
+            break
+        found_digests.add(parent)
+        current = known.get(parent)
     return frozenset(found_digests)

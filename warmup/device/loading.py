@@ -184,6 +184,8 @@ def _sizes_between(task: Task, at_bucket: Lookup) -> Iterator[_Size]:
         return
     lower = max((b for b in task.workload.buckets if b < task.bucket), default=0)
     for tokens in (task.bucket - 1, task.bucket + 1):
-        if tokens > lower and tokens not in task.workload.buckets and at_bucket.captured.bucket(tokens) == task.bucket:
+        is_between = tokens > lower and tokens not in task.workload.buckets
+        # The op itself says whether it rounds up or down to a bucket.
+        if is_between and at_bucket.captured.bucket(tokens) == task.bucket:
             yield _Size(tokens, task.bucket)
             return

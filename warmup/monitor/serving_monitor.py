@@ -216,5 +216,8 @@ def _sweep(directory: Path) -> None:
 
 def _is_here(host: str) -> bool:
     """Return True if a record is of this machine: of this boot in any container, or of a machine of this name."""
-    boot, _, name = process_identity(os.getpid())["host"].partition("/")
-    return host.startswith(f"{boot}/") or host.rpartition("/")[2] == name.rpartition("/")[2] or host == boot
+    own = process_identity(os.getpid())["host"]
+    boot, _, rest = own.partition("/")
+    # `boot/process namespace/name`, or one word where the host has no boot id.
+    is_same_boot = host == boot or host.startswith(f"{boot}/")
+    return is_same_boot or host.rpartition("/")[2] == rest.rpartition("/")[2]

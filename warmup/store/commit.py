@@ -82,7 +82,8 @@ def _other(store: Generations, manifest: Manifest, mine: int) -> int | None:
     """The number that serves this artifact in place of mine: the current one, else a lower one."""
     current = _current(store)
     same = _with_artifact(store, manifest)
-    if current is not None and current.generation != mine and current.generation in same:
+    others = [number for number in same if number != mine]
+    if current is not None and current.generation in others:
         return current.generation
     return _lowest_before(same, mine)
 
@@ -132,8 +133,10 @@ def _is_used(store: Generations, number: int) -> bool:
     except StoreError as error:
         logger.info("generation %d of %s stays: %s", number, store.directory, error)
         return True
+    if held & {number, EVERYTHING}:
+        return True
     current = _current(store)
-    return bool(held & {number, EVERYTHING}) or current is None or current.generation == number
+    return current is None or current.generation == number
 
 
 def _current(store: Generations) -> Pointer | None:

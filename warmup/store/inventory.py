@@ -36,7 +36,8 @@ class Inventory:
 
     def is_used(self, number: int) -> bool:
         """Return True if a generation is current or held."""
-        return bool(self.held & {number}) or (self.pointer is not None and self.pointer.generation == number)
+        is_current = self.pointer is not None and self.pointer.generation == number
+        return is_current or number in self.held
 
 
 def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: bool = True) -> Inventory:

@@ -188,7 +188,8 @@ def _make_room(directory: Path, dir_mode: int) -> None:
     except FileExistsError:
         found = directory.lstat()
         mode = stat.S_IMODE(found.st_mode)
-        if found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode) and mode | wanted != mode:
+        is_ours = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
+        if is_ours and mode | wanted != mode:
             directory.chmod(mode | wanted)
 
 
