@@ -63,7 +63,7 @@ BEFORE_COMPILING = tuple(
 
 
 class RankProcess:
-    """One rank. `probe` comes first and prepares everything else."""
+    """One rank. `probe` comes first and prepares everything else, `key` and its `store` on this node included."""
 
     def __init__(
         self,
@@ -85,9 +85,9 @@ class RankProcess:
         self._factory = factory
         self._dims: ModelDims
         self._tuner: Tuner
-        self._key: CacheKey
+        self.key: CacheKey
         self._fingerprint: Fingerprint
-        self._store: NodeStore
+        self.store: NodeStore
         self._files: RankFiles
         self._remote: RemoteCache
         self._compiled: RankCompilation
@@ -122,25 +122,25 @@ class RankProcess:
             skips = self._tuner.prepare(fitting, self._engine.calls())
             self._tasks = {task.task_id: task for task in tasks_of(runnable(fitting, skips))}
             asked = digest_of_tasks(runnable(workloads, skips))  # free memory is another one at every start
-            self._key = cache_key(self._config, self._dims, self._fingerprint, asked)
-            self._store = open_store(self._config.cache, paths, self._fingerprint, self._key)
-            self._files = rank_files(self._config, self._store, self.info)
-            self._remote = RemoteCache(self._config.cache, self._store, self._key)
+            self.key = cache_key(self._config, self._dims, self._fingerprint, asked)
+            self.store = open_store(self._config.cache, paths, self._fingerprint, self.key)
+            self._files = rank_files(self._config, self.store, self.info)
+            self._remote = RemoteCache(self._config.cache, self.store, self.key)
             self._prepare_delivery(paths, budget_bytes)
             if self._config.cache.persistent and (self._run_id or modules is not None):
                 self._delivery.hold_store()  # what a run has there, also that of a process that this one replaces
             if modules is not None:
                 self._compiled.activate(modules)
             if self._run_id and self._config.cache.persistent:
-                path = crash_record_path(self._store.directory, self._run_id, self.info.rank)
+                path = crash_record_path(self.store.directory, self._run_id, self.info.rank)
                 self._record.open(path, self._config.cache.dir_mode)
             self._tuner.listen(self._record.tactic)
-            self._notice = Notice(self._config, self._backend, self.info, self._run_id, self._store, self._key)
+            self._notice = Notice(self._config, self._backend, self.info, self._run_id, self.store, self.key)
             self._notice.renew()
             tunes = self._engine.tunes(capability_of(self._fingerprint.arch))
-            directory, tasks = self._store.directory, tuple(self._tasks.values())
+            directory, tasks = self.store.directory, tuple(self._tasks.values())
             self._outline = outline(self._config, directory, tasks, skips, shrunk)
-            about = describe(self._config, self._tuner, self._key, directory, tasks)
+            about = describe(self._config, self._tuner, self.key, directory, tasks)
             return self._described(replace(about, tunes_engine=tunes))
 
     def outline(self) -> answers.Outlined:
@@ -151,7 +151,7 @@ class RankProcess:
     def look_up(self, token: str, retune: bool) -> answers.LookedUp:
         """Look the key up in this node's store by digests, and leave a marker of its directory."""
         with self._busy("look_up"):
-            banned = valid_quarantine_rows(self._store.load_quarantine())
+            banned = valid_quarantine_rows(self.store.load_quarantine())
             self._tuner.set_quarantine(banned.rows)
             found, trouble = self._remote.lookup(self._tuner.check, asks=not retune)
             problems = [self._files.leave_marker(token), self._notice.begin(), trouble]
@@ -190,7 +190,7 @@ class RankProcess:
     def find_markers(self, tokens: Sequence[str]) -> answers.Markers:
         """Return the first of these markers in this node's directory."""
         with self._busy("find_markers"):
-            return answers.Markers(tuple(islice(filter(self._store.sees_marker, tokens), 1)))
+            return answers.Markers(tuple(islice(filter(self.store.sees_marker, tokens), 1)))
 
     def survey(self, tunes: bool = False) -> answers.Surveyed:
         """Restore stored compiled parts and list the modules that this node still lacks.
@@ -362,10 +362,10 @@ class RankProcess:
         if hasattr(self, "_delivery"):
             self._delivery.release()
         who = ReplayIdentity(self.info.rank, self._backend, self._factory, budget_bytes)
-        self._compiled = compiled_work(self._config, who, self._tuner, self._store, self._key, self._fingerprint, paths)
+        self._compiled = compiled_work(self._config, who, self._tuner, self.store, self.key, self._fingerprint, paths)
         tasks = tuple(self._tasks.values())
         self._delivery = ArtifactExchange(
-            self.info, self._tuner, self._store, self._key, self._fingerprint, tasks, self._compiled
+            self.info, self._tuner, self.store, self.key, self._fingerprint, tasks, self._compiled
         )
 
     @contextmanager

@@ -198,7 +198,7 @@ def test_the_artifact_brings_the_modules_to_a_node_that_joins_later(make_rank: M
     later = make_rank(3)
     assert later.wanted(Install(header), list(blobs)) == []
     found = later.survey()
-    assert (found.missing, found.modules) == ((), NodeStore(Path(later._store.directory)).current()[1].module_set)
+    assert (found.missing, found.modules) == ((), NodeStore(Path(later.store.directory)).current()[1].module_set)
     assert later.load(header.digest, None, {}).digest == header.digest
     assert later.replay().failed == ()
     assert make_rank(2).install(header, {}).degraded is None
@@ -213,8 +213,8 @@ def test_a_node_that_shares_the_directory_fills_caches_of_its_own(
     beside = make_rank(2, root=str(tmp_path / "shared"))
     group = b'{"child_paths": {"k.cubin": "k.cubin"}}'
     contents = [Content("triton_cache", "E/k.cubin", b"cubin"), Content("triton_cache", "E/__grp__k.json", group)]
-    key = writer._key
-    writer._store.publish(make_artifact(contents=contents, key=key.as_dict(), key_sha256=key.sha256))
+    key = writer.key
+    writer.store.publish(make_artifact(contents=contents, key=key.as_dict(), key_sha256=key.sha256))
     assert beside.survey().warnings == ()
     assert (tmp_path / "local/E/k.cubin").read_bytes() == b"cubin"
 
@@ -246,9 +246,9 @@ def test_a_damaged_module_does_not_hold_the_table_up(make_rank: Maker) -> None:
     joiner = make_rank(2)
     joiner.install(header, blobs)
     module = next(row.sha256 for row in header.blobs if row.kind == "flashinfer_module")
-    path = Path(joiner._store.directory) / "blobs" / module
+    path = Path(joiner.store.directory) / "blobs" / module
     path.write_bytes(b"x" * path.stat().st_size)
-    shutil.rmtree(Path(joiner._store.directory) / "installed")
+    shutil.rmtree(Path(joiner.store.directory) / "installed")
     fresh = make_rank(3)
     assert fresh.look_up("run-00003", retune=False).hit is True
     assert list(fresh.survey().missing) == LIBRARIES
@@ -273,7 +273,7 @@ def test_a_found_artifact_takes_up_what_was_compiled_since(make_rank: Maker) -> 
     assert "flashinfer_module" in {row.kind for row in renewed.blobs}
     sent = blobs_of(later, renewed)
     assert later.install(renewed, sent).counts["flashinfer_module"] == 4
-    store = NodeStore(Path(later._store.directory))
+    store = NodeStore(Path(later.store.directory))
     assert store.current()[0].generation == 2
     assert later.load(bare.digest, None, {}).digest == bare.digest
 

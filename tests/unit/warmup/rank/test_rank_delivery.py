@@ -30,7 +30,7 @@ from tests.troubled_disk import TroubledDisk
 def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
     """Tuned on one node, installed and loaded on both: one digest, every task hits, the next lookup is a hit."""
     leader, follower = make_rank(0), make_rank(2)
-    assert (leader.look_up("run-00000", retune=False).hit, held(leader._store)) == (False, {0})  # nothing is pruned
+    assert (leader.look_up("run-00000", retune=False).hit, held(leader.store)) == (False, {0})  # nothing is pruned
     header, blobs = tune(leader)
     assert traveled(header) == header
     for process in (leader, follower):
@@ -42,7 +42,7 @@ def test_the_round_trip_over_two_nodes(make_rank: RankMaker) -> None:
         assert loaded.digest == header.digest
         assert (loaded.hits, list(loaded.misses)) == (len(tasks_of(process)), [])
         assert process.replay().calls == len(tasks_of(process))
-        assert (held(process._store) - {0}, process.close(), held(process._store)) == ({1}, None, set())
+        assert (held(process.store) - {0}, process.close(), held(process.store)) == ({1}, None, set())
     last = make_rank(3)
     again = last.look_up("run-00003", retune=False)
     assert (again.table.guarded, again.table.digest) == (True, header.digest)
@@ -135,11 +135,11 @@ def test_two_runs_on_one_directory_each_load_their_own_table(make_rank: RankMake
         pushed.append((process, *tune(process)))
     for process, header, blobs in pushed:
         assert process.install(header, blobs).degraded is None
-    pruning.prune_generations(first._store, [1, 2])
+    pruning.prune_generations(first.store, [1, 2])
     for generation, (process, header, _) in enumerate(pushed, start=1):
         assert process.load(header.digest, None, {}).digest == header.digest
-        assert generation in held(process._store)
-    assert first._store.generations.numbers() == [1, 2]
+        assert generation in held(process.store)
+    assert first.store.generations.numbers() == [1, 2]
 
 
 def test_what_is_loaded_is_what_is_held(make_rank: RankMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +171,10 @@ def test_a_process_that_replaces_a_writer_holds_its_store(make_rank: RankMaker) 
     successor = make_rank(0)
     successor.probe(modules="ab" * 32)
 
-    assert 0 in held(successor._store)
-    assert pruning.collect_garbage(successor._store) == []
+    assert 0 in held(successor.store)
+    assert pruning.collect_garbage(successor.store) == []
     successor.close()
-    assert pruning.collect_garbage(successor._store) == [modules]
+    assert pruning.collect_garbage(successor.store) == [modules]
 
 
 def test_blobs_that_count_as_there_are_there_when_they_are_installed(make_rank: RankMaker) -> None:
@@ -185,9 +185,9 @@ def test_blobs_that_count_as_there_are_there_when_they_are_installed(make_rank: 
         process.install(*pushed)
         process.close()
     writer = make_rank(0)
-    pruning.prune_generations(writer._store, [1])
+    pruning.prune_generations(writer.store, [1])
     missing = writer.wanted(Install(header), list(blobs))
-    pruning.collect_garbage(writer._store)
+    pruning.collect_garbage(writer.store)
 
     assert missing == []
     assert writer.install(header, {}).degraded is None

@@ -153,7 +153,7 @@ def test_what_tuning_compiled_waits_in_the_store_until_a_node_tunes(make_rank: M
     assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
     shutil.rmtree(tmp_path / "node1/nv")
     other_work = make_rank(1, max_num_seqs=1)
-    assert other_work._key.sha256 != joiner._key.sha256
+    assert other_work.key.sha256 != joiner.key.sha256
     other_work.survey(tunes=True)
     assert losers_on(tmp_path, 1) == {"loser1", "loser2"}
 
@@ -193,7 +193,7 @@ def test_damaged_tuning_kernels_cost_nothing_but_time(make_rank: Maker, tmp_path
     header = tuned_with_losers(builder, tmp_path, "loser1")
     install(builder, header, builder)
     (blob,) = [row.sha256 for row in header.blobs if row.kind == "tuning_kernels"]
-    path = Path(builder._store.directory) / "blobs" / blob
+    path = Path(builder.store.directory) / "blobs" / blob
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     shutil.rmtree(tmp_path / "node0/nv")
     later = make_rank(0)

@@ -1,0 +1,184 @@
+"""The registry: a detached actor that knows a cluster's artifacts, hands them out and lets one process make each.
+
+It has no CPU and no GPU, prefers the head node, is started again by Ray, and then learns what there is from the nodes'
+own stores. Its name holds this project's version, so two versions beside each other do not meet. The bookkeeping is
+`warmup/registry/`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+import ray
+
+from ray_warmup.actors.stored_artifacts import pack_stored, stored_artifacts
+from ray_warmup.actors.transfer import buffer
+from ray_warmup.configs.version import VERSION
+from ray_warmup.warmup.registry.byte_budget import ByteBudget
+from ray_warmup.warmup.registry.known_artifacts import KnownArtifacts
+from ray_warmup.warmup.registry.lease_book import LeaseBook
+from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker, KeyStatus, Known, Wait
+
+logger = logging.getLogger(__name__)
+
+SILENCE_S = 10.0
+"""A leader that is silent for so long loses its lease. Leaders beat every BEAT_S."""
+BEAT_S = 2.0
+MAX_BYTES = 4 << 30
+_NODES_EVERY_S = 2.0
+_LEARN_LIMIT_S = 30.0
+_PACK_LIMIT_S = 120.0
+
+
+def registry_name() -> str:
+    """Return the actor's name, in the namespace of this project."""
+    return f"registry-{VERSION}"
+
+
+class Registry:
+    """Async actor. Every method answers within seconds but `wait` and `bytes_of`, which have limits of their own."""
+
+    def __init__(self, cache: str, max_bytes: int = MAX_BYTES) -> None:
+        """Start to learn. `cache` is the configuration's section as JSON, which names the nodes' directories."""
+        logging.basicConfig(level=logging.INFO)
+        self._cache = cache
+        self._leases = LeaseBook(SILENCE_S)
+        self._known = KnownArtifacts()
+        self._budget = ByteBudget(max_bytes)
+        self._refs: dict[str, ray.ObjectRef] = {}
+        self._changed = asyncio.Event()
+        self._began = time.monotonic()
+        self._learned = asyncio.ensure_future(self.learn())
+        self._watching = asyncio.ensure_future(self._watch_nodes())
+
+    async def ask(self, key: str, asker: Asker) -> Answer:
+        """Say where a key's artifact is: known, being made by somebody, or to be made by the asker."""
+        await asyncio.wait(
+            {self._learned}, timeout=_LEARN_LIMIT_S
+        )  # a new registry must not let everything be made anew
+        facts = self._known.newest(key)
+        if facts is not None:
+            return Known(facts)
+        return self._leases.ask(key, asker, time.monotonic())
+
+    async def wait(self, key: str, limit_s: float) -> None:
+        """Return when anything is new about a key, at the latest after the limit."""
+        until = time.monotonic() + limit_s
+        while self._known.newest(key) is None and self._leases.holder(key, time.monotonic()) is not None:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), min(left, 1.0))
+
+    async def bytes_of(self, key: str) -> list[ray.ObjectRef]:
+        """Return a reference to a key's archive in a list, or an empty list where nobody has it any more.
+
+        A reference in a list is passed on as it is. The archive is fetched from a node that holds it, unless it is in
+        memory already.
+        """
+        facts = self._known.newest(key)
+        if facts is None:
+            return []
+        if key not in self._refs:
+            await self._fetch(facts)
+        self._budget.touch(key)
+        return [self._refs[key]] if key in self._refs else []
+
+    async def offer(self, facts: ArtifactFacts, archive: list[ray.ObjectRef], node_id: str, token: str) -> bool:
+        """Take a finished artifact over from the process that made it. Returns True if it is the newest of its key.
+
+        The bytes are copied, because what a process puts into the object store dies with that process.
+        """
+        data = memoryview(await archive[0])
+        is_newest = self._known.learn(facts, node_id)
+        if is_newest:
+            self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
+        self._leases.end(facts.key_sha256, token)
+        self._tell()
+        return is_newest
+
+    async def installed(self, facts: ArtifactFacts, node_id: str) -> None:
+        """Take note that a node's store holds an artifact."""
+        self._known.learn(facts, node_id)
+
+    async def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
+        """Hear from a leader. False: its lease has gone to somebody else."""
+        return self._leases.beat(key, token, holder, progress, time.monotonic())
+
+    async def give_up(self, key: str, token: str) -> None:
+        """A leader did not get through: the next asker leads."""
+        self._leases.end(key, token)
+        self._tell()
+
+    async def learn(self) -> int:
+        """Ask every node what its stores hold, and return the number of known keys."""
+        rows = await asyncio.to_thread(stored_artifacts, self._cache, _LEARN_LIMIT_S)
+        for node_id, facts in rows:
+            self._known.learn(facts, node_id)
+        self._tell()
+        return len(tuple(self._known.keys()))
+
+    async def status(self) -> tuple[KeyStatus, ...]:
+        """Return what is known, key by key."""
+        now = time.monotonic()
+        keys = sorted({*self._known.keys(), *self._leases.keys()})
+        return tuple(self._status_of(key, self._leases.holder(key, now)) for key in keys)
+
+    async def about(self) -> tuple[float, int]:
+        """Return the age in seconds and the bytes in memory."""
+        return time.monotonic() - self._began, self._budget.used
+
+    def _status_of(self, key: str, leader: Wait | None) -> KeyStatus:
+        facts = self._known.newest(key)
+        return KeyStatus(
+            key_sha256=key,
+            digest="" if facts is None else facts.digest,
+            nodes=self._known.nodes_with(key),
+            bytes=0 if facts is None else facts.bytes,
+            is_in_memory=key in self._refs,
+            leader="" if leader is None else str(leader.holder),
+            for_s=0.0 if leader is None else leader.for_s,
+            progress="" if leader is None else leader.progress,
+        )
+
+    async def _fetch(self, facts: ArtifactFacts) -> None:
+        """Get an archive from a node that holds it. Nodes that do not have it any more are forgotten."""
+        for node_id in self._known.nodes_with(facts.key_sha256):
+            data = await asyncio.to_thread(pack_stored, self._cache, facts, node_id, _PACK_LIMIT_S)
+            if facts.key_sha256 in self._refs:  # another asker's fetch was quicker
+                return
+            if data is not None:
+                self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
+                return
+            self._known.lose(facts.key_sha256, node_id)
+        self._known.forget(facts.key_sha256)
+
+    def _keep(self, key: str, ref: ray.ObjectRef, size: int) -> None:
+        self._refs[key] = ref
+        on_disk = frozenset(name for name in self._refs if self._known.nodes_with(name))
+        for name in self._budget.add(key, size, on_disk):
+            del self._refs[name]
+            if name not in on_disk:
+                self._known.forget(name)
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _watch_nodes(self) -> None:
+        """Free the leases of lost nodes."""
+        alive: set[str] = set()
+        while True:
+            rows = await asyncio.to_thread(ray.nodes)
+            now = {row["NodeID"] for row in rows if row["Alive"]}
+            for node_id in alive - now:
+                self._known.forget_node(node_id)
+                for key in self._leases.forget_node(node_id):
+                    logger.info("node %s is lost, its lease on %s is free", node_id[:8], key[:12])
+                self._tell()
+            alive = now
+            await asyncio.sleep(_NODES_EVERY_S)

@@ -1,0 +1,59 @@
+"""Find, start and stop a cluster's registry."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.registry import MAX_BYTES, Registry, registry_name
+from ray_warmup.configs.schema import CacheSection
+
+logger = logging.getLogger(__name__)
+
+ASK_S = 30.0
+
+
+def found_registry() -> Any:
+    """Return the handle of this cluster's registry, or None."""
+    try:
+        return ray.get_actor(registry_name(), namespace=NAMESPACE)
+    except ValueError:  # Ray's answer for a name that nobody has
+        return None
+
+
+def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the registry of the connected cluster, started if there is none.
+
+    It outlives the process that starts it. `stop_registry` ends it.
+    """
+    remote = ray.remote(Registry).options(
+        name=registry_name(),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        num_gpus=0,
+        max_restarts=-1,
+        max_concurrency=1000,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
+    )
+    return remote.remote(cache.model_dump_json(), max_bytes)
+
+
+def stop_registry() -> bool:
+    """End the registry of the connected cluster. Returns False if there is none."""
+    actor = found_registry()
+    if actor is None:
+        return False
+    ray.kill(actor, no_restart=True)
+    return True
+
+
+def _head() -> str:
+    rows = [row for row in ray.nodes() if row["Alive"]]
+    heads = [row["NodeID"] for row in rows if "node:__internal_head__" in row["Resources"]]
+    return str(heads[0] if heads else rows[0]["NodeID"])

@@ -1,0 +1,85 @@
+"""What the nodes' stores hold, for the registry: listed and packed by a task on each node."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from ray_warmup.actors import capacity
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.transfer import buffer
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.archive import Place, archive_bytes
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.cache_admin import store_inspection
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.registry.values import ArtifactFacts
+from ray_warmup.warmup.signing.policy import believe, refusal
+from ray_warmup.warmup.store.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+
+def stored_artifacts(cache: str, limit_s: float) -> list[tuple[str, ArtifactFacts]]:
+    """Ask every node what its stores hold, and return (node id, artifact). A node that does not answer is logged."""
+    nodes = {node.node_id: (cache,) for node in capacity.members()}
+    answers, problems = ask_nodes(artifacts_here, nodes, limit_s)
+    for problem in problems.values():
+        logger.warning("%s", problem)
+    return [(node_id, facts) for node_id, found in answers.items() for facts in found]
+
+
+def pack_stored(cache: str, facts: ArtifactFacts, node_id: str, limit_s: float) -> memoryview | None:
+    """Fetch an artifact's archive from a node, or None if that node does not have it any more."""
+    answers, problems = ask_nodes(pack_here, {node_id: (cache, facts)}, limit_s)
+    for problem in problems.values():
+        logger.warning("%s", problem)
+    data = answers.get(node_id)
+    return None if data is None else memoryview(data)
+
+
+def artifacts_here(cache: str) -> tuple[ArtifactFacts, ...]:
+    """List the accepted artifacts of this node's stores. Runs as a task."""
+    return tuple(facts_of(manifest) for _, manifest in _stores_here(cache))
+
+
+def pack_here(cache: str, facts: ArtifactFacts) -> Any:
+    """Pack one artifact of this node, or return None if it is not here any more. Runs as a task."""
+    for store, manifest in _stores_here(cache):
+        if manifest.digest == facts.digest:
+            with suppress(WarmupError):
+                artifact, lease = store.load_artifact()
+                try:
+                    return buffer(archive_of(artifact))
+                finally:
+                    lease.release()
+    return None
+
+
+def archive_of(artifact: Artifact) -> bytes:
+    """Pack an artifact for another node's store, whose path comes from its fingerprint."""
+    fingerprint = dict(artifact.manifest.fingerprint)
+    version = fingerprint.get("flashinfer_version", fingerprint.get("engine_version", "unknown"))
+    return archive_bytes(Place(version, fingerprint.get("arch", "engine"), artifact.manifest.key.sha256), artifact)
+
+
+def facts_of(manifest: Manifest, size: int = 0) -> ArtifactFacts:
+    """Return the facts by which the registry orders artifacts."""
+    return ArtifactFacts(manifest.key.sha256, manifest.digest, manifest.depth, manifest.created_at, size)
+
+
+def _stores_here(cache: str) -> Iterator[tuple[NodeStore, Manifest]]:
+    """Yield this node's guarded stores whose current artifact is accepted here."""
+    section = CacheSection.model_validate_json(cache)
+    believe(section)
+    paths = resolve_paths(section)
+    for directory in store_inspection.search(paths.root, paths.override).stores:
+        store = NodeStore(directory)
+        with suppress(WarmupError, FileNotFoundError):
+            _, manifest = store.current()
+            if manifest.guard.guarded and refusal(manifest.statement, manifest.signature) is None:
+                yield store, manifest

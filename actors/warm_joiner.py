@@ -1,0 +1,211 @@
+"""`ray_warmup.ensure_warm`: a process that owns a GPU and is connected to Ray becomes warm, or makes the others so.
+
+It asks its node's store first, then the registry. Of all processes that lack one artifact one measures, and the others
+wait for it, install what it made and load it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ray_warmup.actors.concluding import notices, verdict_of
+from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.registry import BEAT_S
+from ray_warmup.actors.registry_client import registry
+from ray_warmup.actors.stored_artifacts import archive_of, facts_of
+from ray_warmup.actors.transfer import buffer
+from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup.artifact.archive import unpack
+from ray_warmup.warmup.artifact.artifact import verify
+from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
+from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
+from ray_warmup.warmup.rank.process import RankProcess
+from ray_warmup.warmup.rank.rank_workloads import checked
+from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.registry.values import Answer, Asker, Known, Lead
+from ray_warmup.warmup.report import WarmupReport
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 45.0
+"""For one answer of a registry that may have to ask the nodes first."""
+POLL_S = 5.0
+OnNote = Callable[[str], None]
+
+
+def ensure_warm(
+    config: WarmupConfig,
+    *,
+    rank: int = 0,
+    wait_s: float | None = None,
+    on_note: OnNote | None = None,
+    tuner: str = FLASHINFER_TUNER,
+) -> WarmupReport:
+    """Load the tuned table of a configuration into this process, measuring it only if nobody in the cluster has it.
+
+    To be called in a process that owns its GPU and is connected to Ray, before it serves. `report.ready` is True if
+    this process serves from the table.
+
+    Args:
+        config: what is served. Placement and the number of ranks are the caller's own business here.
+        rank: this process' rank, which decides its share of the model.
+        wait_s: seconds to wait for another process that measures; default `timeouts.single_flight`.
+        on_note: told each thing that is waited for, as a sentence.
+        tuner: `module:function` that makes the tuner.
+
+    Raises:
+        ClusterError: this process is not connected to Ray.
+        ConfigError: the configuration is wrong.
+    """
+    if not ray.is_initialized():
+        raise ClusterError("ensure_warm needs a process that is connected to Ray: call ray.init first")
+    config = checked(config)
+    joiner = _Joiner(config, config.timeouts.single_flight if wait_s is None else wait_s, on_note or logger.info)
+    return joiner.run(_rank_info(config, rank), tuner)
+
+
+class _Joiner:
+    """One process on its way to be warm."""
+
+    def __init__(self, config: WarmupConfig, wait_s: float, on_note: OnNote) -> None:
+        self._config = config
+        self._wait_s = wait_s
+        self._on_note = on_note
+        self._asker = Asker(_node_id(), os.getpid(), socket.gethostname())
+        self._lease: _Leadership | None = None
+
+    def run(self, info: RankInfo, tuner: str) -> WarmupReport:
+        """Run to the report, then share what was made and give the lease back."""
+        backend = self._config.cluster.backend_beside_gpus
+        run_id = f"join-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+        joined = InProcessRun(self._config, info, backend, tuner, run_id, Hooks(self._on_miss, self._on_phase))
+        try:
+            report = joined.run()
+            if report.ready:
+                self._share(joined.process)
+        finally:
+            if self._lease is not None:
+                self._lease.end()
+        for _, notice in notices(joined.machine.run, verdict_of(report)):
+            joined.process.conclude(notice)
+        return report
+
+    def _on_phase(self, phase: str, task: str) -> None:
+        if self._lease is not None:
+            self._lease.progress = f"{phase} {task}".strip()
+
+    def _on_miss(self, process: RankProcess) -> bool:
+        """Ask the cluster. Returns True if this node's store has the artifact now, False to measure it here."""
+        try:
+            return self._from_cluster(process)
+        except (ray.exceptions.RayError, WarmupError) as error:
+            self._on_note(f"the registry cannot be used, this process measures for itself: {error}")
+            return False
+
+    def _from_cluster(self, process: RankProcess) -> bool:
+        actor = registry(self._config.cache)
+        key = process.key.sha256
+        until = time.monotonic() + self._wait_s
+        while True:
+            answer: Answer = ray.get(actor.ask.remote(key, self._asker), timeout=ANSWER_S)
+            if isinstance(answer, Lead):
+                self._lease = _Leadership(actor, key, answer.token, self._asker)
+                return False
+            if isinstance(answer, Known):
+                if self._install(actor, process):
+                    return True
+                continue
+            left = until - time.monotonic()
+            if left <= 0:
+                raise StoreError(f"{answer.holder} did not finish within {self._wait_s:g} s")
+            how = f", {answer.progress}" if answer.progress else ""
+            self._on_note(f"waiting for {answer.holder}, which measures since {answer.for_s:.0f} s{how}")
+            ray.get(actor.wait.remote(key, min(left, POLL_S)), timeout=ANSWER_S)
+
+    def _install(self, actor: Any, process: RankProcess) -> bool:
+        """Publish the cluster's artifact into this node's store. False: it is nowhere any more."""
+        key = process.key.sha256
+        refs = ray.get(actor.bytes_of.remote(key), timeout=self._config.timeouts.installing)
+        if not refs:
+            return False
+        try:
+            _, artifact = unpack(memoryview(ray.get(refs[0], timeout=self._config.timeouts.installing)))
+            artifact = verify(artifact.manifest, artifact.blobs, expected_key=process.key.as_dict())
+        except (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
+            return False  # the registry was started anew meanwhile: ask it again
+        process.store.publish(artifact, is_checked=True)
+        actor.installed.remote(facts_of(artifact.manifest), self._asker.node_id)
+        return True
+
+    def _share(self, process: RankProcess) -> None:
+        """Hand a new artifact to the registry."""
+        lease = self._lease
+        if lease is None:
+            return
+        try:
+            artifact, held = process.store.load_artifact()
+            held.release()
+            data = archive_of(artifact)
+            facts = facts_of(artifact.manifest, len(data))
+            offered = lease.actor.offer.remote(facts, [ray.put(buffer(data))], self._asker.node_id, lease.token)
+            ray.get(offered, timeout=self._config.timeouts.pushing)
+        except (ray.exceptions.RayError, StoreError, ArtifactError) as error:
+            self._on_note(f"the artifact stays on this node alone: {error}")
+
+
+class _Leadership:
+    """A lease, kept by a thread until the end."""
+
+    def __init__(self, actor: Any, key: str, token: str, holder: Asker) -> None:
+        self.actor = actor
+        self.token = token
+        self.progress = ""
+        self._key = key
+        self._holder = holder
+        self._ended = threading.Event()
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def end(self) -> None:
+        """Give the lease back."""
+        self._ended.set()
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.actor.give_up.remote(self._key, self.token)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # a registry that is started anew hears the next one
+                beat = self.actor.beat.remote(self._key, self.token, self._holder, self.progress)
+                if not ray.get(beat, timeout=ANSWER_S):
+                    logger.warning("another process took the lease over; what is measured here stays on this node")
+                    return
+
+
+def _node_id() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _rank_info(config: WarmupConfig, rank: int) -> RankInfo:
+    context = ray.get_runtime_context()
+    return RankInfo(
+        rank=rank,
+        world_size=config.cluster.num_ranks,
+        local_rank=0,
+        local_world_size=1,
+        node_rank=0,
+        node_id=_node_id(),
+        bundle_index=0,
+        gpu_ids=tuple(str(gpu) for gpu in context.get_accelerator_ids().get("GPU", [])),
+        address=ray.util.get_node_ip_address(),
+        pid=os.getpid(),
+        host=socket.gethostname(),
+    )

@@ -1,0 +1,118 @@
+"""Processes that join a cluster: one measures, the others take what it made from the registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.testbed import SCRIPTED, Case, Node
+
+pytestmark = pytest.mark.cluster
+
+
+class Joiner:
+    """A process of its own that becomes warm; wrapped as an actor."""
+
+    def join(self, config: str, wait_s: float) -> tuple[bool, str, float, list[str]]:
+        """Ready or not, the error, seconds, and the notes."""
+        from ray_warmup.actors.warm_joiner import ensure_warm
+        from ray_warmup.configs.loader import config_of_text
+
+        notes: list[str] = []
+        began = time.monotonic()
+        report = ensure_warm(config_of_text(config), wait_s=wait_s, on_note=notes.append, tuner=SCRIPTED)
+        return report.ready, report.error or "", time.monotonic() - began, notes
+
+
+@pytest.fixture
+def joiners(case: Case) -> Iterator[Any]:
+    """`joiners(node, count)` makes processes on a node; they and the registry are ended."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from ray_warmup.actors.registry_client import stop_registry
+
+    made: list[Any] = []
+
+    def make(node: Node, count: int) -> Sequence[Any]:
+        strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        actors = [ray.remote(Joiner).options(num_cpus=0, scheduling_strategy=strategy).remote() for _ in range(count)]
+        made.extend(actors)
+        return actors
+
+    yield make
+    for actor in made:
+        ray.kill(actor)
+    stop_registry()
+
+
+def text_of(case: Case) -> str:
+    """The request of each joiner: one rank."""
+    from ray_warmup.configs.loader import text_of_config
+
+    return text_of_config(case.config(cluster={"num_nodes": None, "ranks_per_node": None, "world_size": 1}))
+
+
+def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Any) -> None:
+    """Six processes on two nodes: each task is measured once in the cluster; a later one asks nobody to measure."""
+    import ray
+
+    first, second = case.bed.nodes[:2]
+    actors = [*joiners(first, 3), *joiners(second, 3)]
+    answers = ray.get([actor.join.remote(text_of(case), 60.0) for actor in actors], timeout=120)
+    assert [(ready, error) for ready, error, _, _ in answers] == [(True, "")] * 6
+    measured = {line.pid for line in case.calls("tune")}
+    assert len(measured) == 1
+    tasks = [line.task for line in case.calls("tune")]
+    assert len(tasks) == len(set(tasks))
+
+    from ray_warmup.actors.registry_client import found_registry
+
+    (row,) = ray.get(found_registry().status.remote())
+    assert (row.leader, row.is_in_memory) == ("", True)
+    assert {first.node_id, second.node_id} == set(row.nodes)
+
+
+def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Any) -> None:
+    """The first process is killed while it measures: another one leads, resumes what was finished, and is ready."""
+    import ray
+
+    first, second = case.bed.nodes[:2]
+    case.script(first, task_s=1.0)
+    (leader,) = joiners(first, 1)
+    doomed = leader.join.remote(text_of(case), 60.0)
+    deadline = time.monotonic() + 60
+    while not case.calls("tune"):
+        assert time.monotonic() < deadline, "the leader never measured"
+        time.sleep(0.1)
+    (heir,) = joiners(second, 1)
+    waiting = heir.join.remote(text_of(case), 60.0)
+    assert not ray.wait([waiting], timeout=4.0)[0]
+    os.kill(case.calls("tune")[0].pid, signal.SIGKILL)
+    ready, error, _, notes = ray.get(waiting, timeout=90)
+    assert (ready, error) == (True, "")
+    assert any("which measures since" in note for note in notes)
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(doomed, timeout=10)
+
+
+def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiners: Any) -> None:
+    """Killed after a join: Ray starts it again, and a joiner on another node still takes the artifact."""
+    import ray
+
+    from ray_warmup.actors.registry_client import found_registry
+
+    first, second = case.bed.nodes[:2]
+    (one,) = joiners(first, 1)
+    assert ray.get(one.join.remote(text_of(case), 60.0), timeout=90)[0]
+    ray.kill(found_registry(), no_restart=False)
+    case.forget()
+    (other,) = joiners(second, 1)
+    ready, error, _, _ = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
+    assert (ready, error) == (True, "")
+    assert case.calls("tune") == []
