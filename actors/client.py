@@ -118,6 +118,7 @@ def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
 def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str, may_grow: bool) -> WarmupReport:
     from ray_warmup.actors.control_service import DRIVER_LOST_AFTER_S, ControlService
     from ray_warmup.actors.following import Following, lost_contact
+    from ray_warmup.actors.registry_client import tell_registry
 
     name = coordinator_name(config)
     run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
@@ -127,7 +128,9 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     control_service = ControlService.of_this_cluster(DRIVER_LOST_AFTER_S)
     following = Following(coordinator, on_event, config.timeouts, control_service)
     try:
-        return following.until_report()
+        report = following.until_report()
+        tell_registry()
+        return report
     except KeyboardInterrupt as interrupt:
         raise RunInterrupted(following.stopped("interrupted")) from interrupt
     finally:

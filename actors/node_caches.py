@@ -35,6 +35,7 @@ COMMANDS = (
     "rollback",
     "export",
     "import",
+    "sign",
     "quarantine ls",
     "quarantine clear",
 )

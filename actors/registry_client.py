@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.registry import MAX_BYTES, Registry, registry_name
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.registry.values import KeyStatus
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,32 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
         scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
     )
     return remote.remote(cache.model_dump_json(), max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatus:
+    """What a registry knows."""
+
+    age_s: float
+    bytes: int
+    """Size of the archives in memory."""
+    keys: tuple[KeyStatus, ...]
+
+
+def registry_status() -> RegistryStatus | None:
+    """Ask the registry of the connected cluster, or return None if there is none. Raises RayError."""
+    actor = found_registry()
+    if actor is None:
+        return None
+    (age_s, size), keys = ray.get([actor.about.remote(), actor.status.remote()], timeout=ASK_S)
+    return RegistryStatus(age_s, size, keys)
+
+
+def tell_registry() -> None:
+    """Let a registry that runs learn what the nodes hold now. Its absence is no error."""
+    actor = found_registry()
+    if actor is not None:
+        actor.learn.remote()
 
 
 def stop_registry() -> bool:

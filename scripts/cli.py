@@ -20,6 +20,8 @@ from ray_warmup.scripts.console import complain, log_to_stderr
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.key_cli import app as key_app
+from ray_warmup.scripts.registry_cli import app as registry_app
+from ray_warmup.scripts.registry_cli import sync_command
 from ray_warmup.scripts.shell_command import ShellCommand
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app = typer.Typer(
 app.add_typer(cache_app, name="cache")
 app.add_typer(engine_app, name="engine")
 app.add_typer(key_app, name="key")
+app.add_typer(registry_app, name="registry")
+app.command("sync")(sync_command)
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[

@@ -116,3 +116,22 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
     ready, error, _, _ = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
     assert (ready, error) == (True, "")
     assert case.calls("tune") == []
+
+
+def test_a_sync_warms_every_node_without_a_run(case: Case) -> None:
+    """One node of three is warm: afterwards all hold the same artifact, and a second sync moves nothing."""
+    from ray_warmup.actors.syncing import sync
+
+    warm, *cold = case.bed.nodes
+    case.plant(warm)
+    cache = case.config().cache
+    report = sync(cache, 60.0)
+    assert report.is_well
+    (row,) = report.keys
+    assert (row.had_it, set(row.given_to)) == ((warm.node_id,), {node.node_id for node in cold})
+    assert row.bytes > 0
+    again = sync(cache, 60.0)
+    assert [(row.given_to, row.bytes) for row in again.keys] == [((), 0)]
+    case.forget()
+    found = case.run()
+    assert (found.ready, case.calls("tune")) == (True, [])

@@ -1,0 +1,122 @@
+"""`ray-warmup registry` and `ray-warmup sync`: what a cluster's registry knows, and warm nodes without a run.
+
+Exit codes: 0 done, 1 there is no registry or a node did not answer, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_warmup.actors.errors import EXIT_FAILED
+from ray_warmup.scripts.cache_view import size
+from ray_warmup.scripts.console import add_row, complain, say, table_of, wide_console
+from ray_warmup.scripts.documents import print_document
+from ray_warmup.scripts.endings import GuardedGroup
+
+if TYPE_CHECKING:
+    from ray_warmup.actors.syncing import SyncReport
+    from ray_warmup.warmup.registry.values import KeyStatus
+
+app = typer.Typer(
+    name="registry",
+    cls=GuardedGroup,
+    help="Show or stop the cluster's registry, which hands artifacts to processes that join.",
+    epilog="Exit codes: 0 done, 1 there is none, 2 wrong usage.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+Address = Annotated[str | None, typer.Option(help="Ray address. Default: $RAY_ADDRESS, else this machine's cluster.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def status(address: Address = None, as_json: Json = False) -> None:
+    """List the artifacts that the registry knows, and who makes one now. Exit 1 without a registry."""
+    from ray_warmup.actors.registry_client import registry_status
+
+    with _cluster(address):
+        found = registry_status()
+    if found is None:
+        complain("no registry runs in this cluster; the first process that calls ensure_warm starts it")
+        raise typer.Exit(EXIT_FAILED)
+    if as_json:
+        print_document({"age_s": found.age_s, "bytes": found.bytes, "keys": [asdict(row) for row in found.keys]})
+        return
+    _show_status(found.keys)
+    say(wide_console(), f"registry: {found.age_s:.0f} s old, {size(found.bytes)} in memory")
+
+
+@app.command()
+def stop(address: Address = None) -> None:
+    """End the registry. Processes that join later start a new one."""
+    from ray_warmup.actors.registry_client import stop_registry
+
+    with _cluster(address):
+        was_there = stop_registry()
+    if not was_there:
+        complain("no registry runs in this cluster")
+        raise typer.Exit(EXIT_FAILED)
+
+
+def sync_command(
+    config: Annotated[str | None, typer.Option("--config", "-c", help="Config whose cache section is meant.")] = None,
+    key: Annotated[str, typer.Option(help="First digits of the keys that are meant. Default: all.")] = "",
+    address: Address = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each step on a node.")] = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Give every node of a cluster the artifacts that some node has. No run, no GPU; `wait` then says 0 there."""
+    from ray_warmup.actors.syncing import sync
+    from ray_warmup.configs import load_config
+    from ray_warmup.configs.schema import CacheSection
+
+    cache = CacheSection() if config is None else load_config(config).cache
+    with _cluster(address):
+        report = sync(cache, timeout, key)
+    if as_json:
+        print_document({"ok": report.is_well, **asdict(report)})
+    else:
+        _show_sync(report)
+    if not report.is_well:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connect to the cluster that is meant. Raises ClusterError if there is none."""
+    from ray_warmup.actors.errors import ClusterError
+    from ray_warmup.actors.status import attached
+
+    with attached(address) as found:
+        if not found:
+            raise ClusterError("no Ray cluster was found; give --address or RAY_ADDRESS")
+        yield
+
+
+def _show_status(keys: Sequence[KeyStatus]) -> None:
+    table = table_of("key", "artifact", "nodes", "size", "in memory", "made now by", whole=("key",))
+    for row in keys:
+        leader = f"{row.leader}, {row.for_s:.0f} s {row.progress}" if row.leader else ""
+        held = ", ".join(node_id[:8] for node_id in row.nodes)
+        memory = "yes" if row.is_in_memory else ""
+        add_row(table, row.key_sha256[:12], row.digest[:12], held, size(row.bytes) if row.bytes else "", memory, leader)
+    wide_console().print(table)
+
+
+def _show_sync(report: SyncReport) -> None:
+    console = wide_console()
+    if not report.keys:
+        say(console, "no node has a guarded artifact")
+    for row in report.keys:
+        given = ", ".join(node_id[:8] for node_id in row.given_to) or "nobody, all had it"
+        say(console, f"key {row.key_sha256[:12]}, artifact {row.artifact[:12]}: given to {given}")
+        for problem in row.problems:
+            say(console, f"key {row.key_sha256[:12]}: {problem}")
+    for problem in report.problems:
+        say(console, problem)
