@@ -48,7 +48,7 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class RegistryStatus:
-    """What a registry knows."""
+    """Knowledge of a registry."""
 
     age_s: float
     bytes: int

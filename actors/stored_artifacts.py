@@ -1,4 +1,4 @@
-"""What the nodes' stores hold, for the registry: listed and packed by a task on each node."""
+"""List and pack the artifacts of every node's stores, by one task on each node."""
 
 from __future__ import annotations
 

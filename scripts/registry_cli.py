@@ -1,4 +1,4 @@
-"""`ray-warmup registry` and `ray-warmup sync`: what a cluster's registry knows, and warm nodes without a run.
+"""`ray-warmup registry` and `ray-warmup sync`: show the cluster's registry, and warm nodes without a run.
 
 Exit codes: 0 done, 1 there is no registry or a node did not answer, 2 wrong usage.
 """
@@ -71,7 +71,10 @@ def sync_command(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each step on a node.")] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Give every node of a cluster the artifacts that some node has. No run, no GPU; `wait` then says 0 there."""
+    """Give every node of a cluster the artifacts that some node has, without a run and without a GPU.
+
+    `ray-warmup wait` exits 0 there afterwards.
+    """
     from ray_warmup.actors.syncing import sync
     from ray_warmup.configs import load_config
     from ray_warmup.configs.schema import CacheSection

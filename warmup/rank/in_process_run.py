@@ -35,7 +35,7 @@ OnPhase = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What the caller adds to a run."""
+    """Functions that the caller adds to a run."""
 
     on_miss: OnMiss
     on_phase: OnPhase

@@ -1,1 +1,1 @@
-"""Knowledge of a cluster's artifacts: which there are, who makes one, whose bytes are at hand. Pure; no Ray."""
+"""Knowledge of a cluster's artifacts: which there are, who makes one, whose bytes are at hand."""

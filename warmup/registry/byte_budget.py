@@ -1,4 +1,4 @@
-"""Which archives stay in memory: within a budget, those that no node holds last to go."""
+"""Choice of the archives that stay in memory, within a budget."""
 
 from __future__ import annotations
 

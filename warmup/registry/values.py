@@ -37,7 +37,7 @@ class ArtifactFacts:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """The asker makes the artifact; everybody else waits for it."""
+    """Order to make the artifact, for which everybody else waits."""
 
     token: str
 

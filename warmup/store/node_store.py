@@ -134,8 +134,7 @@ class NodeStore(RunFiles):
         """Store an artifact as a new generation, make it current and put its table in place.
 
         An artifact that is current already is only completed. Blobs that the store has need not be sent.
-        Raises StoreError (the disk), CorruptArtifactError (a blob is not what the manifest says), RejectedArtifactError
-        (no trusted key signed it).
+        Raises StoreError, CorruptArtifactError (a blob differs from the manifest), RejectedArtifactError (not signed).
 
         Args:
             is_checked: `verify` has just hashed these very bytes.
@@ -202,9 +201,7 @@ class NodeStore(RunFiles):
                     manifest = parse_manifest(self.generations.manifest_bytes(number))
                     signing.check(manifest.statement, manifest.signature)
                     digests = [e.sha256 for e in manifest.blobs if wanted is None or e.kind in wanted]
-                    blobs: dict[str, Blob] = {}
-                    for digest in digests:
-                        blobs[digest] = known[digest] if digest in known else self.generations.read_blob(digest)
+                    blobs = {digest: known.get(digest) or self.generations.read_blob(digest) for digest in digests}
                     return Artifact(manifest, blobs), use
                 except BaseException:
                     use.release()
