@@ -15,6 +15,7 @@ from ray_warmup.configs import ConfigError, env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
+from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.vllm import installed
 from ray_warmup.warmup.engines.vllm.launch import Started
@@ -38,6 +39,9 @@ def record_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> i
         is_code = any(row.name == kind and row.is_code for row in engine_kinds.TREE_KINDS)
         add_row(table, kind, count, f"{size / MIB:.2f}", "yes" if is_code else "")
     console.print(table)
+    show_requests(console, requests_of(done.artifact))
+    for warning in done.tuned.warnings:
+        say(console, f"warning: {warning}")
     _show_start(done.started)
     say(console, f"recorded as generation {done.generation} in {done.store}")
     return EXIT_READY
@@ -58,6 +62,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
             found, compiled = told.counts.found.get(kind, 0), told.counts.compiled.get(kind, 0)
             add_row(table, told.rank, kind, told.placed.get(kind, 0), found, compiled)
     console.print(table)
+    for told in done.started.records:
+        if told.table is not None:
+            say(console, proof_line(told.rank, told.table))
     _show_start(done.started)
     for line in (*done.problems, *done.notes):
         say(console, line)
@@ -81,6 +88,7 @@ def show_engines(*, as_json: bool) -> int:
         say(console, f"warning: {warning}")
     for path in facts.stores:
         say(console, f"kept: {path}")
+    show_kept_requests(console, [str(path) for path in facts.stores])
     for kind, reason in engine_kinds.LEFT_OUT.items():
         say(console, f"left out: {kind}: {reason}")
     return EXIT_READY
@@ -117,13 +125,22 @@ def recorded_json(done: Recorded) -> dict[str, JsonValue]:
         "key_sha256": done.artifact.manifest.key.sha256,
         "kinds": {kind: {"entries": count, "bytes": size} for kind, (count, size) in sizes_of(done).items()},
         "seconds": dict(done.started.result),
+        "requests": requests_json(requests_of(done.artifact)),
+        "guard": dict(done.tuned.guard.counts),
+        "warnings": list(done.tuned.warnings),
     }
 
 
 def proof_json(done: Proof) -> dict[str, JsonValue]:
     """Plain JSON values of a proof."""
     ranks: list[JsonValue] = [
-        {"rank": told.rank, "placed": dict(told.placed), "counts": asdict(told.counts), "own_seconds": told.own_seconds}
+        {
+            "rank": told.rank,
+            "placed": dict(told.placed),
+            "counts": asdict(told.counts),
+            "own_seconds": told.own_seconds,
+            "table": None if told.table is None else asdict(told.table),
+        }
         for told in done.started.records
     ]
     return {

@@ -19,7 +19,7 @@ from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.tasks import TacticId
 from tests.artifacts import ROOT
 
-DEADLINE_S = 120.0
+DEADLINE_S = 170.0
 
 
 @dataclass

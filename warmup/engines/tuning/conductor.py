@@ -136,6 +136,7 @@ class Conductor:
         """
         if rank not in self._present or self.is_over:
             return
+        is_excused = is_excused or self.wants_restart  # another rank's end has ended its engine
         self._present.discard(rank)
         self._told.discard(rank)
         self.served.pop(rank, None)

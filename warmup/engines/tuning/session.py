@@ -38,6 +38,7 @@ class Link:
         self.stream = stream
         self.reader = FrameReader()
         self.rank: int | None = None
+        self.is_open = True
 
 
 class TuningSession:
@@ -165,6 +166,8 @@ class TuningSession:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(accepted, selectors.EVENT_READ, Link(accepted))
             return
+        if not link.is_open:
+            return  # it was dropped since the selector has told of it
         try:
             data = link.stream.recv(RESERVED)
         except OSError:
@@ -207,10 +210,13 @@ class TuningSession:
             self.conductor.ended(rank, time.monotonic())
 
     def _drop(self, link: Link) -> None:
+        if not link.is_open:
+            return
+        link.is_open = False
         self._selector.unregister(link.stream)
         link.stream.close()
-        if link.rank is not None:
-            self._links.pop(link.rank, None)
+        if link.rank is not None and self._links.get(link.rank) is link:
+            del self._links[link.rank]
 
     def _send(self, rank: int, message: Message) -> None:
         """Send to a rank. One that is gone is told to the conductor by the end of its stream."""

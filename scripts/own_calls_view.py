@@ -1,0 +1,73 @@
+"""Rows for people and machines about the requests that an engine makes to FlashInfer, as recorded and tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+from rich.console import Console
+
+from ray_warmup.scripts.console import add_row, say, table_of
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.messages.recorded import TableProof
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, parse_recording
+
+
+def requests_of(artifact: Artifact) -> tuple[RecordedRequest, ...]:
+    """Return the requests of all classes of an artifact, each once. Raises CorruptArtifactError."""
+    found = {
+        request.digest: request
+        for content in artifact.contents("recorded_requests")
+        for request in parse_recording(content.data).requests
+    }
+    return tuple(found.values())
+
+
+def requests_json(requests: Sequence[RecordedRequest]) -> list[JsonValue]:
+    """Plain JSON values of requests."""
+    return [
+        {
+            "op": one.op,
+            "shapes": one.shapes(),
+            "runners": [runner.name for runner in one.runners],
+            "buckets": list(one.buckets),
+            "keeps_default": one.keeps_default,
+            "digest": one.digest,
+        }
+        for one in requests
+    ]
+
+
+def show_requests(console: Console, requests: Sequence[RecordedRequest]) -> None:
+    """Print one row for each request, or nothing where the engine asked for none."""
+    if not requests:
+        return
+    table = table_of("op", "shapes", "runners", "sizes", "largest", "keeps its default because")
+    for one in requests:
+        runners = ", ".join(runner.name for runner in one.runners)
+        add_row(table, one.op, one.shapes(), runners, len(one.buckets), max(one.buckets), one.keeps_default)
+    console.print(table)
+
+
+def show_kept_requests(console: Console, paths: Sequence[str]) -> None:
+    """Print the requests of every store that holds some. A store that cannot be read is one line."""
+    for path in paths:
+        try:
+            requests = requests_of(NodeStore(Path(path)).read_artifact(("recorded_requests",)))
+        except WarmupError as error:
+            say(console, f"{path}: {error}")
+            continue
+        if requests:
+            say(console, f"asked of FlashInfer, as recorded in {path}:")
+            show_requests(console, requests)
+
+
+def proof_line(rank: int, proof: TableProof) -> str:
+    """One line about a rank's lookups."""
+    return (
+        f"rank {rank}: {proof.hits} of {proof.entries} entries of its table hit, {proof.own_hits} lookups of the "
+        f"engine's own hit, {len(proof.own_misses)} missed"
+    )

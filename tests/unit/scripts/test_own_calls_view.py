@@ -1,0 +1,65 @@
+"""Recorded requests and lookups as people and machines read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.scripts.console import wide_console
+from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests
+from ray_warmup.warmup.artifact.artifact import Content, pack
+from ray_warmup.warmup.artifact.manifest import UNGUARDED
+from ray_warmup.warmup.messages.recorded import TableProof
+from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.workloads.recorded_request import (
+    RecordedInput,
+    RecordedRequest,
+    RecordedRunner,
+    recording_of,
+)
+
+
+def request(op: str, reason: str = "") -> RecordedRequest:
+    """A request of one GEMM."""
+    a = RecordedInput("tensor", "bfloat16", (8, 32), (32, 1), (0,))
+    weight = RecordedInput("tensor", "bfloat16", (16, 32), (32, 1))
+    runners = (RecordedRunner("FirstRunner", "()"), RecordedRunner("SecondRunner", "()"))
+    return RecordedRequest(op, runners, (a, weight), (), (), 8, (1, 2, 4, 8), "bfloat16", False, reason)
+
+
+def test_requests_of_all_classes_are_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two classes that share a request; what keeps its default says why."""
+    shared, own = request("gemm"), request("talk", "TalkRunner communicates")
+    contents = [
+        Content("recorded_requests", f"{number}.json", recording_of(members).to_bytes())
+        for number, members in enumerate([(shared,), (shared, own)])
+    ]
+    made = pack(
+        contents,
+        key={"engine": "vllm"},
+        key_sha256="0" * 64,
+        fingerprint={},
+        created_at=1.0,
+        strategy="recorded",
+        guard=UNGUARDED,
+    )
+    NodeStore(tmp_path / "store").publish(made)
+
+    show_kept_requests(wide_console(), [str(tmp_path / "store"), str(tmp_path / "absent")])
+    shown = capsys.readouterr().out
+
+    assert [row["op"] for row in requests_json(requests_of(made)) if isinstance(row, dict)] == ["gemm", "talk"]
+    assert "*x32 16x32" in shown
+    assert "FirstRunner, SecondRunner" in shown
+    assert "TalkRunner communicates" in shown
+    assert shown.count("gemm") == 1
+    assert f"{tmp_path / 'absent'}: " in shown
+
+
+def test_a_proof_is_one_line() -> None:
+    """Hits of the table, and of the engine's own lookups."""
+    proof = TableProof("ab", 5, 12, (), 5, (), ())
+    assert proof_line(3, proof) == (
+        "rank 3: 5 of 5 entries of its table hit, 12 lookups of the engine's own hit, 0 missed"
+    )
