@@ -10,7 +10,8 @@
 | | | | architecture |
 | flashinfer_module | one shared library | FlashInfer's lookup of ahead-of-time modules | FlashInfer, CUDA, |
 | | | (`flashinfer_modules.py`) | architecture, C library |
-| deep_gemm | one entry directory | nothing: its key holds no path | `nvcc --version`, CUTLASS, headers |
+| deep_gemm | one entry directory | writing its mark, `.committed`: its key | `nvcc --version`, CUTLASS, headers |
+| | | holds no path | |
 | trtllm_deep_gemm | one entry directory | nothing: its name holds no version | FlashInfer, nvcc: by the class key |
 | modelinfos | one JSON file | nothing: the engine compares a digest of the model's source | engine |
 
@@ -59,14 +60,14 @@ TORCH_COMPILE = EngineKind(
     ("model",),
     True,
     "at the first forward",
-    "carried, not seen on a GPU",
+    "carried on H200",
 )
 INDUCTOR = EngineKind(
     TreeLayout("inductor", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
     ("*.so", "*.cubin"),
     True,
     "at the first forward",
-    "carried on CPU",
+    "carried on H200",
 )
 INDUCTOR_HOME = EngineKind(
     TreeLayout("inductor_home", entry_depth=0, ignored=("*.lock", "*.tmp", "locks", "tmp.*")),
@@ -76,10 +77,10 @@ INDUCTOR_HOME = EngineKind(
     "carried, not seen on a GPU",
 )
 MODELINFOS = EngineKind(
-    TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "on request", "carried on CPU"
+    TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "on request", "carried on H200"
 )
 DEEP_GEMM = EngineKind(
-    TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")),
+    TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp"), mark=".committed"),
     ("*.cubin",),
     True,
     "when configured",
@@ -93,6 +94,15 @@ TRTLLM_DEEP_GEMM = EngineKind(
     "carried, not seen on a GPU",
 )
 
+TRITON = EngineKind(
+    TreeLayout("triton_cache", entry_depth=1, ignored=("tmp.pid_*", "lock")),
+    ("*.cubin",),
+    True,
+    "when configured",
+    "carried on H200",
+)
+"""Moved by `triton_cache.py`, and watched as a directory: torch's compile workers compile what nobody hears."""
+
 TREE_KINDS: tuple[EngineKind, ...] = (
     TORCH_COMPILE,
     INDUCTOR,
@@ -101,6 +111,9 @@ TREE_KINDS: tuple[EngineKind, ...] = (
     DEEP_GEMM,
     TRTLLM_DEEP_GEMM,
 )
+
+WATCHED: tuple[EngineKind, ...] = (*TREE_KINDS, TRITON)
+"""Kinds whose directories can be compared before and after."""
 
 REWRITTEN_KINDS: tuple[Kind, ...] = ("triton_cache", "flashinfer_module")
 """Kinds with a module of their own, because their files name their home."""

@@ -25,25 +25,36 @@ class TreeLayout:
     """Path components that name one entry, which is placed whole; 0 places each file by itself."""
     ignored: tuple[str, ...] = ()
     """Patterns of names that are not finished or that hold no result: locks, temporary files."""
+    mark: str = ""
+    """Name of an empty file by which the compiler knows a whole entry; an entry without it is not finished.
+
+    Not collected, and written again with each entry.
+    """
 
     def collect(self, directory: Path, prefix: str = "") -> tuple[Content, ...]:
         """Read every finished file below a directory, or none if it is absent.
 
-        Names that begin with a dot, links and special files are left out. Raises OSError.
+        Names that begin with a dot, links and special files are left out, and so are entries without their mark.
+        Raises OSError.
         """
         contents = []
         for path in self._files(directory):
+            if not self._is_finished(path, directory):
+                continue
             relative = path.relative_to(directory).as_posix()
             contents.append(Content(self.kind, f"{prefix}{relative}", path.read_bytes()))
         return tuple(contents)
 
-    def results(self, directory: Path, patterns: Sequence[str]) -> frozenset[str]:
-        """Relative paths of the files in a directory whose names match one of these patterns."""
-        found = set()
+    def results(self, directory: Path, patterns: Sequence[str]) -> dict[str, int]:
+        """Map files whose names match one of these patterns, by relative path, to when each was written.
+
+        In nanoseconds: a compiler that finds an entry and does not take it writes over it.
+        """
+        found = {}
         for path in self._files(directory):
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns):
-                found.add(path.relative_to(directory).as_posix())
-        return frozenset(found)
+                found[path.relative_to(directory).as_posix()] = path.stat().st_mtime_ns
+        return found
 
     def entries(self, contents: Sequence[Content]) -> dict[str, dict[str, bytes | memoryview]]:
         """Map each entry's name to its files by relative path.
@@ -56,7 +67,17 @@ class TreeLayout:
             depth = self.entry_depth or len(parts)
             name, rest = "/".join(parts[:depth]), "/".join(parts[depth:])
             entries.setdefault(name, {})[rest] = content.data
+        if self.mark:
+            for files in entries.values():
+                files[self.mark] = b""
         return entries
+
+    def _is_finished(self, path: Path, directory: Path) -> bool:
+        """Return True unless the entry that a file belongs to lacks its mark."""
+        if not self.mark:
+            return True
+        parts = path.relative_to(directory).parts[: self.entry_depth]
+        return directory.joinpath(*parts, self.mark).is_file()
 
     def _files(self, directory: Path) -> Iterator[Path]:
         if not directory.is_dir():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,11 +42,12 @@ class DirectoryWatch:
 
     kind: EngineKind
     directory: Path
-    before: frozenset[str]
+    before: dict[str, int]
+    """Result -> when it was written."""
 
     def gained(self) -> frozenset[str]:
-        """Results that were not there before."""
-        return self.kind.layout.results(self.directory, self.kind.results) - self.before
+        """Results that were not there before, or that were written anew."""
+        return gained_since(self.before.items(), self.kind.layout.results(self.directory, self.kind.results))
 
 
 class CompileCounter:
@@ -74,15 +75,18 @@ class CompileCounter:
         compiled, found = _ahead_of_time_counts()
         _add(total, "torch_compile", compiled, found)
         for watch in self._watches:
+            name = watch.kind.name
+            if name in total.compiled:  # heard already, with the kernels' own names
+                continue
             gained = watch.gained()
-            _add(total, watch.kind.name, len(gained), len(watch.before))
-            total.names += [f"{watch.kind.name}: {name}" for name in sorted(gained)]
+            _add(total, name, len(gained), 0 if name in KIND_OF_COMPILER.values() else len(watch.before))
+            total.names += [f"{name}: {result}" for result in sorted(gained)]
         return total
 
     def watched(self) -> tuple[WatchedDirectory, ...]:
         """Return the watched directories, to be compared once more after the process has ended."""
         return tuple(
-            WatchedDirectory(watch.kind.name, str(watch.directory), tuple(sorted(watch.before)))
+            WatchedDirectory(watch.kind.name, str(watch.directory), tuple(sorted(watch.before.items())))
             for watch in self._watches
         )
 
@@ -93,6 +97,12 @@ class CompileCounter:
     def _hear(self, seen: Compilation) -> None:
         self._heard.add(KIND_OF_COMPILER[seen.kind], is_compiled=not seen.from_disk, name=seen.kernel)
         self._on_event()
+
+
+def gained_since(before: Iterable[tuple[str, int]], now: Mapping[str, int]) -> frozenset[str]:
+    """Return the results that are new or were written anew."""
+    known = dict(before)
+    return frozenset(name for name, written in now.items() if known.get(name) != written)
 
 
 def _add(total: Counts, kind: str, compiled: int, found: int) -> None:

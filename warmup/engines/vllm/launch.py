@@ -17,9 +17,10 @@ from pydantic import JsonValue
 import ray_warmup
 from ray_warmup.configs.engine_arguments import hide, secrets_of
 from ray_warmup.configs.engine_schema import VllmSection
-from ray_warmup.warmup.caches.engine_kinds import TREE_KINDS, EngineKind
+from ray_warmup.warmup.caches.engine_kinds import WATCHED, EngineKind
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.vllm.counting import gained_since
 from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
 from ray_warmup.warmup.engines.vllm.start import ChildRequest, LiveAnswer, LiveCall, write_request, write_whole
@@ -269,12 +270,12 @@ def launch(
 
 def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
     """List the results that watched directories have gained. Ranks of one node share directories."""
-    layouts: dict[str, EngineKind] = {kind.name: kind for kind in TREE_KINDS}
+    layouts: dict[str, EngineKind] = {kind.name: kind for kind in WATCHED}
     gained: set[tuple[str, str]] = set()
     for watched in (watch for record in records for watch in record.watched):
         kind = layouts[watched.kind]
         now = kind.layout.results(Path(watched.directory), kind.results)
-        gained |= {(watched.kind, name) for name in now - set(watched.before)}
+        gained |= {(watched.kind, name) for name in gained_since(watched.before, now)}
     return tuple(sorted(gained))
 
 

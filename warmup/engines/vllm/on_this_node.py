@@ -10,6 +10,7 @@ from pathlib import Path
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection, TimeoutsSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
+from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines import engine_store, request_index
 from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.starting import Starter
@@ -213,7 +214,8 @@ def prove(
 def problems_of(started: Started) -> list[str]:
     """List why a start is no proof: nothing was placed, the warmup did not end, or something was compiled."""
     problems = [problem for record in started.records for problem in _problems_of_rank(record)]
-    for kind in sorted({kind for kind, _ in started.gained}):
+    heard = {kind for record in started.records for kind in record.counts.compiled} & {engine_kinds.TRITON.name}
+    for kind in sorted({kind for kind, _ in started.gained} - heard):
         names = [name for gained, name in started.gained if gained == kind]
         problems.append(f"{kind}: {len(names)} compiled: {', '.join(names[:SHOWN])}")
     return problems
@@ -238,7 +240,7 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
     problems += [f"rank {record.rank}: {name} cannot be heard: {why}" for name, why in sorted(record.deaf.items())]
     if record.table is not None:
         problems += table_problems(record.table, record.rank)
-    watched = {watch.kind for watch in record.watched}
+    watched = {watch.kind for watch in record.watched} - {engine_kinds.TRITON.name}
     for kind, count in record.counts.compiled.items():
         if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):
             names = [name for name in record.counts.names if name.startswith(f"{kind}: ")]

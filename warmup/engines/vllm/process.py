@@ -29,6 +29,7 @@ from ray_warmup.warmup.engines.vllm.identity import Identity, factors_of_environ
 from ray_warmup.warmup.engines.vllm.places import Places, places
 from ray_warmup.warmup.engines.vllm.rank_record import (
     ANY_DEVICE,
+    BesideRecord,
     CompiledModule,
     RankRecord,
     device_name,
@@ -74,7 +75,8 @@ class EngineProcess:
         self._placed: dict[str, int] = {}
         self._modules: list[CompiledModule] = []
         self._counter: CompileCounter | None = None
-        self._own_seconds = 0.0
+        self.own_seconds = 0.0
+        """Time spent in this project's code, without hearing what others compile."""
         self._is_warm = False
         self._kernels = SpecialisationRecorder(self._heard)
         self._autotune = VllmAutotune()
@@ -109,6 +111,7 @@ class EngineProcess:
         if self._counter is not None:
             for kind in (engine_kinds.DEEP_GEMM, engine_kinds.TRTLLM_DEEP_GEMM, engine_kinds.INDUCTOR_HOME):
                 self._counter.watch(kind, self._places.of_kind()[kind.name])
+            self._counter.watch(engine_kinds.TRITON, self._places.triton_cache)
         self._tell()
 
     def place_compiled(self, model: Any, path: str) -> None:
@@ -141,6 +144,8 @@ class EngineProcess:
         """
         with self._own_time():
             self._place_modelinfo(file_name, module_hash)
+        if self._told is not None:
+            BesideRecord(own_pid(), dict(self._placed), self.own_seconds).write(self._told)
 
     def _place_modelinfo(self, file_name: str, module_hash: str) -> None:
         import vllm
@@ -295,7 +300,7 @@ class EngineProcess:
             specialisations=tuple((row.function, row.data) for row in self._kernels.seen),
             placed=dict(self._placed),
             lookup=self._lookup,
-            own_seconds=self._own_seconds,
+            own_seconds=self.own_seconds,
             module_requirements=module_provider.describe(),
             is_warm=self._is_warm,
             table=self._autotune.table.proof() if self._is_warm else None,
@@ -307,7 +312,7 @@ class EngineProcess:
         try:
             yield
         finally:
-            self._own_seconds += time.monotonic() - began
+            self.own_seconds += time.monotonic() - began
 
 
 def _path(text: str | None) -> Path | None:

@@ -16,7 +16,7 @@ from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.messages.recorded import TableProof
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 ANY_DEVICE = -1
 _LIMIT = 16 << 20
 SHOWN_STAGES = 8
@@ -41,7 +41,8 @@ class WatchedDirectory:
 
     kind: str
     directory: str
-    before: tuple[str, ...]
+    before: tuple[tuple[str, int], ...]
+    """(result, nanoseconds at which it was written)."""
 
 
 @message
@@ -92,6 +93,20 @@ class RankRecord:
     def write(self, directory: Path) -> None:
         """Publish the record as `rank_<n>.json`. Raises StoreError."""
         publish_bytes(directory / f"rank_{self.rank}.json", json.dumps(encode(self)).encode() + b"\n")
+
+
+@message
+class BesideRecord:
+    """A process that looked up facts of a model: the front end, or the worker where both are one process."""
+
+    pid: int
+    placed: dict[str, int]
+    own_seconds: float
+    """Time spent in this project's code."""
+
+    def write(self, directory: Path) -> None:
+        """Publish the record as `beside_<pid>.json`. Raises StoreError."""
+        publish_bytes(directory / f"beside_{self.pid}.json", json.dumps(encode(self)).encode() + b"\n")
 
 
 def read_records(directory: Path) -> tuple[RankRecord, ...]:

@@ -75,18 +75,31 @@ class SpecialisationRecorder:
 
 
 def preload(recorded: Sequence[Specialisation]) -> Preloaded:
-    """Load recorded kernels into this process and name those that cannot be loaded."""
+    """Load recorded kernels that this process does not hold yet, and name those that cannot be loaded.
+
+    A kernel that it holds must stay: loading it again replaces it, Triton then unloads the old one's code, and a CUDA
+    graph that was captured with it dies at its next launch.
+    """
     registry = importlib.import_module("triton.runtime.jit")._triton_jit_function_registry
     loaded, failed = 0, []
     for row in recorded:
         try:
             if row.function not in registry:
                 importlib.import_module(row.function.split(":")[0])
-            registry[row.function].preload(row.data)
-            loaded += 1
+            function = registry[row.function]
+            if not _is_held(function, row.data):
+                function.preload(row.data)
+                loaded += 1
         except Exception as error:  # Triton's and the kernel's own; the engine goes on without it
             failed.append(f"{row.function}: {type(error).__name__}: {error}"[:300])
     return Preloaded(loaded, tuple(failed))
+
+
+def _is_held(function: Any, data: str) -> bool:
+    """Return True if this process has a kernel under the key of a specialisation."""
+    driver = importlib.import_module("triton.runtime.driver").driver
+    kernels = function.device_caches[driver.active.get_current_device()][0]
+    return json.loads(data)["key"] in kernels
 
 
 def to_bytes(recorded: Sequence[Specialisation]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import PlacedRegister, register
 from ray_warmup.warmup.caches.placing import Placed, placing
 from ray_warmup.warmup.caches.tree import TreeLayout
+from ray_warmup.warmup.engines.vllm.counting import gained_since
 
 LAYOUT = TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.lock"))
 
@@ -71,6 +73,34 @@ def test_files_by_themselves_join_what_is_there(tmp_path: Path, placed: PlacedRe
 
     assert [path.name for path in done.written] == ["new.so"]
     assert (tmp_path / "other" / "ab" / "own.so").read_text() == "own"
+
+
+def test_an_entry_arrives_with_its_mark_and_without_it_is_not_finished(tmp_path: Path, placed: PlacedRegister) -> None:
+    """DeepGEMM takes an entry by an empty hidden file alone; the first H200 run compiled 41 kernels for want of it."""
+    cache = tmp_path / "cache"
+    for name in ("whole/kernel.cubin", "whole/.committed", "half/kernel.cubin"):
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).touch()
+    layout = engine_kinds.DEEP_GEMM.layout
+
+    contents = layout.collect(cache)
+    put(layout, contents, tmp_path / "other", placed, tmp_path)
+
+    assert [content.path for content in contents] == ["whole/kernel.cubin"]
+    files = [path.relative_to(tmp_path / "other").as_posix() for path in (tmp_path / "other").rglob("*")]
+    assert sorted(files) == ["whole", "whole/.committed", "whole/kernel.cubin"]
+
+
+def test_a_result_that_is_written_again_is_seen(tmp_path: Path) -> None:
+    """A compiler that finds an entry and does not take it leaves the same names."""
+    written = filled(tmp_path / "cache") / "one" / "k.cubin"
+    before = LAYOUT.results(tmp_path / "cache", ("*.cubin",))
+    os.utime(written, ns=(0, before["one/k.cubin"] + 1))
+
+    now = LAYOUT.results(tmp_path / "cache", ("*.cubin",))
+
+    assert gained_since(before.items(), before) == frozenset()
+    assert gained_since(before.items(), now) == {"one/k.cubin"}
 
 
 def test_a_note_that_cannot_be_read_makes_an_entry_the_engines_own(tmp_path: Path, placed: PlacedRegister) -> None:

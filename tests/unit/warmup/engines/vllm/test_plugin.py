@@ -134,6 +134,7 @@ def test_an_entry_of_the_engines_own_is_left_alone(tmp_path: Path) -> None:
     own = tmp_path / "home" / ".cache" / "vllm" / "deep_gemm" / "cache" / "kernel.gemm"
     own.mkdir(parents=True)
     (own / "kernel.cubin").write_text("the engine's own")
+    (own / ".committed").touch()
 
     done = python(START, environ)
 

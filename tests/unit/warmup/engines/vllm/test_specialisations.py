@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,21 @@ from ray_warmup.warmup.engines.vllm.specialisations import (
 )
 
 RECORDED = (Specialisation("package.module:kernel", '{"a": 1}'), Specialisation("other:kernel", "{}"))
+
+
+DATA = '{"key": "k"}'
+
+
+def kernel(preload: Callable[[str], None], held: tuple[str, ...] = ()) -> SimpleNamespace:
+    """A function of Triton's registry, and the keys of the kernels that a process holds of it."""
+    return SimpleNamespace(preload=preload, device_caches={0: ({key: object() for key in held}, {})})
+
+
+def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Triton name device 0."""
+    active = SimpleNamespace(get_current_device=lambda: 0)
+    module = importlib.import_module("triton.runtime.driver")  # the package has an object of this name, too
+    monkeypatch.setattr(module, "driver", SimpleNamespace(active=active))
 
 
 def test_what_was_written_is_read_again() -> None:
@@ -38,18 +55,29 @@ def test_kernels_are_loaded_and_failures_named(monkeypatch: pytest.MonkeyPatch) 
     def refuse(data: str) -> None:
         raise RuntimeError(f"no such kernel {data}")
 
-    registry = {
-        "tests.gemms:one": SimpleNamespace(preload=loaded.append),
-        "tests.gemms:two": SimpleNamespace(preload=refuse),
-    }
+    registry = {"tests.gemms:one": kernel(loaded.append), "tests.gemms:two": kernel(refuse)}
     monkeypatch.setattr("triton.runtime.jit._triton_jit_function_registry", registry)
-    rows = [Specialisation(name, "data") for name in ("nowhere.module:x", "tests.gemms:two", "tests.gemms:one")]
+    on_device(monkeypatch)
+    rows = [Specialisation(name, DATA) for name in ("nowhere.module:x", "tests.gemms:two", "tests.gemms:one")]
 
     done = preload(rows)
 
-    assert (done.loaded, loaded) == (1, ["data"])
+    assert (done.loaded, loaded) == (1, [DATA])
     assert [failure.split(":")[0] for failure in done.failed] == ["nowhere.module", "tests.gemms"]
-    assert "no such kernel data" in done.failed[1]
+    assert f"no such kernel {DATA}" in done.failed[1]
+
+
+def test_a_kernel_that_the_process_holds_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be in a captured graph: loading it again would unload it there (a segmentation fault on an H200)."""
+    loaded: list[str] = []
+    monkeypatch.setattr(
+        "triton.runtime.jit._triton_jit_function_registry", {"tests.gemms:one": kernel(loaded.append, held=("k",))}
+    )
+    on_device(monkeypatch)
+
+    done = preload([Specialisation("tests.gemms:one", DATA), Specialisation("tests.gemms:one", '{"key": "other"}')])
+
+    assert (done.loaded, done.failed, loaded) == (1, (), ['{"key": "other"}'])
 
 
 def test_each_kernel_is_heard_once_beside_whoever_listened_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,10 +55,11 @@ def compile_before_the_key() -> None:
 
 
 def compile_deep_gemm(name: str) -> None:
-    """Build one kernel where it is missing."""
+    """Build one kernel where it is missing or not marked as whole, as DeepGEMM does."""
     base = (os.environ.get("DG_JIT_CACHE_DIR") or f"{envs.VLLM_CACHE_ROOT}/deep_gemm").split(":")[0]
     entry = Path(base) / "cache" / f"kernel.{name}"
-    if not entry.is_dir():
-        entry.mkdir(parents=True)
+    if not (entry / ".committed").is_file():
+        entry.mkdir(parents=True, exist_ok=True)
         (entry / "kernel.cubin").write_text(name)
         (entry / "meta.json").write_text("{}")
+        (entry / ".committed").touch()
