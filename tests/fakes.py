@@ -29,7 +29,7 @@ from ray_warmup.warmup.artifact.quarantine import named_by
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE
 from ray_warmup.warmup.device.guard.contest import Pace
-from ray_warmup.warmup.device.tuner import TunerOptions, Watch
+from ray_warmup.warmup.device.tuner import Memory, TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError
 from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
@@ -199,8 +199,8 @@ class ScriptedTuner:
             assert ctypes.CDLL(str(path)).answer() == len(name), f"{path} is not the library of {name}"
         return Replayed(calls=len(tasks), built_modules=self.missing_modules())
 
-    def memory(self) -> dict[str, int]:
-        return {"free": 1 << 30, "total": 1 << 31, "peak": 1 << 20}
+    def memory(self) -> Memory:
+        return Memory(free=1 << 30, total=1 << 31, peak=1 << 20)
 
     def reset(self) -> None:
         self._table = None

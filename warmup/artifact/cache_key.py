@@ -51,6 +51,16 @@ class CacheKey:
         """64 hex digits over the ordered parts."""
         return key_digest(self.parts)
 
+    @property
+    def flashinfer_version(self) -> str:
+        """Return FlashInfer's version."""
+        return self.as_dict()["flashinfer_version"]
+
+    @property
+    def arch(self) -> str:
+        """Return the GPU architectures that FlashInfer compiles for."""
+        return self.as_dict()["arch"]
+
     def as_dict(self) -> dict[str, str]:
         """Name -> value, in order."""
         return dict(self.parts)

@@ -25,7 +25,7 @@ from ray_warmup.warmup.device.reference_gemm import reference_seconds
 from ray_warmup.warmup.device.replay import replay_calls
 from ray_warmup.warmup.device.scratch import scratch_directory
 from ray_warmup.warmup.device.task_tuning import TaskTuner
-from ray_warmup.warmup.device.tuner import TunerOptions, Watch
+from ray_warmup.warmup.device.tuner import Memory, TunerOptions, Watch
 from ray_warmup.warmup.errors import ArtifactError, TuningError
 from ray_warmup.warmup.families.library import AutoTuner, installed_family
 from ray_warmup.warmup.messages.answers import Loaded, Replayed
@@ -188,8 +188,8 @@ class FlashInferTuner:
         finally:
             self._set_watch(Watch())
 
-    def memory(self) -> dict[str, int]:
-        """`free`, `total` and `peak` bytes."""
+    def memory(self) -> Memory:
+        """Return the memory of the device."""
         return memory_of(self._device)
 
     def reset(self) -> None:

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import torch
 
+from ray_warmup.warmup.device.tuner import Memory
 from ray_warmup.warmup.errors import TuningError
 
 
-def memory_of(device: str) -> dict[str, int]:
-    """`free`, `total` and `peak` bytes: of the GPU and torch's allocator, or of the host and this process."""
+def memory_of(device: str) -> Memory:
+    """Return the memory of the GPU and torch's allocator, or of the host and this process."""
     if device != "cpu":
         free, total = torch.cuda.mem_get_info(device)
-        return {"free": int(free), "total": int(total), "peak": int(torch.cuda.max_memory_allocated(device))}
+        return Memory(int(free), int(total), int(torch.cuda.max_memory_allocated(device)))
     page = os.sysconf("SC_PAGE_SIZE")
-    return {
-        "free": _available(Path("/proc/meminfo")) or os.sysconf("SC_AVPHYS_PAGES") * page,
-        "total": os.sysconf("SC_PHYS_PAGES") * page,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    return Memory(
+        free=_available(Path("/proc/meminfo")) or os.sysconf("SC_AVPHYS_PAGES") * page,
+        total=os.sysconf("SC_PHYS_PAGES") * page,
+        peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
 
 
 def limit_memory(device: str, max_bytes: int | None) -> None:

@@ -42,6 +42,16 @@ class TunerOptions:
     """Tactics that must not run."""
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a device's memory."""
+
+    free: int
+    total: int
+    peak: int
+    """Most that this process has used."""
+
+
 class Tuner(Protocol):
     """Tuner of one process.
 
@@ -130,8 +140,8 @@ class Tuner(Protocol):
     def replay(self, tasks: Sequence[Task]) -> Replayed:
         """Run every loaded task and every untuned workload once, on CUDA also under graph capture."""
 
-    def memory(self) -> dict[str, int]:
-        """`free`, `total` and `peak` bytes of the device (of the host on CPU)."""
+    def memory(self) -> Memory:
+        """Return the memory of the device, or of the host on the CPU."""
 
     def reset(self) -> None:
         """Forget every in-memory winner and loaded entry."""

@@ -28,7 +28,7 @@ def describe(config: WarmupConfig, tuner: Tuner, key: CacheKey, directory: Path,
         parts=key.as_dict(),
         directory=str(directory),
         device=tuner.device(),
-        free_bytes=tuner.memory().get("free"),
+        free_bytes=tuner.memory().free,
         needs_bytes=max((bytes_needed(t.workload, t.bucket) for t in tasks), default=0),
         reference_s=reference_s,
     )

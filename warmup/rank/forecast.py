@@ -69,8 +69,7 @@ class Foretold:
 
 def directory_of(paths: NodePaths, key: CacheKey) -> Path:
     """Return the path of a key's store below a node's directories."""
-    parts = key.as_dict()
-    return StorePath.of(paths.root, paths.override, parts["flashinfer_version"], parts["arch"], key.sha256)
+    return StorePath.of(paths.root, paths.override, key.flashinfer_version, key.arch, key.sha256)
 
 
 def foretell(

@@ -41,6 +41,7 @@ from ray_warmup.warmup.tasks import tasks_of
 logger = logging.getLogger(__name__)
 
 ROOT = Path(ray_warmup.__file__).resolve().parents[1]
+PATH_VARIABLE = "PYTHONPATH"
 PREFIX, OWNER = "ray-warmup-replay-", "owner.json"
 OWNER_BYTES = 4096
 """Of a scratch directory, and the file in it that says whose it is."""
@@ -65,14 +66,14 @@ class FreshProcess:
         self._scratch = _new_scratch()
         self.compute_cache = self._scratch / "compute_cache"
         """The driver's compute cache of the child. `close` removes it."""
-        path = ":".join(part for part in (str(ROOT), environ.get("PYTHONPATH", "")) if part)
+        path = ":".join(filter(None, (str(ROOT), environ.get(PATH_VARIABLE))))
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "ray_warmup.warmup.rank.fresh_replay", factory, str(self._scratch)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**environ, **compute_cache.replay_environment(self.compute_cache), "PYTHONPATH": path},
+                env={**environ, **compute_cache.replay_environment(self.compute_cache), PATH_VARIABLE: path},
             )
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)

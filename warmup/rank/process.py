@@ -316,7 +316,7 @@ class RankProcess:
             if not self._config.autotune.is_enabled:
                 return answers.Replayed(calls=0)
             replayed = self._tuner.replay(tuple(self._tasks.values()))
-            return replace(replayed, peak_bytes=self._tuner.memory().get("peak", 0))
+            return replace(replayed, peak_bytes=self._tuner.memory().peak)
 
     def warm(self, left_out: Mapping[str, str] | None = None) -> answers.Warmed:
         """Run what an engine warms at start-up, then requests that check that nothing is left to compile."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.warmup.rank.crash_recorder import read_crash_record
-from ray_warmup.warmup.store.leases import process_identity
+from ray_warmup.warmup.store.leases import start_time
 
 POLL_S = 0.05
 LEAVES_WITHIN_S = 10.0
@@ -42,7 +42,7 @@ class Target:
 
 def started_at(pid: int) -> str:
     """Return a process's start time in the kernel's ticks, or an empty string."""
-    return process_identity(pid)["start"] or ""
+    return start_time(pid) or ""
 
 
 def send(target: Target, number: int) -> bool:

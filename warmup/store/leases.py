@@ -141,7 +141,7 @@ class ProcessFields(TypedDict):
 
 def process_identity(pid: int) -> ProcessFields:
     """Return a process's identity, unique even after a restart of the host."""
-    return {"pid": pid, "start": _start_time(pid), "host": _host_identity()}
+    return {"pid": pid, "start": start_time(pid), "host": _host_identity()}
 
 
 def is_process_alive(document: object) -> bool | None:
@@ -157,7 +157,7 @@ def is_process_alive(document: object) -> bool | None:
     if not isinstance(pid, int) or not isinstance(start, str):
         return None
     try:
-        found = _start_time(pid)
+        found = start_time(pid)
     except OSError as error:
         logger.info("process %d cannot be looked at and is believed: %s", pid, error)
         return None
@@ -239,7 +239,7 @@ def _remove(path: Path) -> None:
         logger.info("lease %s of a process that is gone stays: %s", path, error)
 
 
-def _start_time(pid: int) -> str | None:
+def start_time(pid: int) -> str | None:
     """Return a process's start time in the kernel's ticks, or None if there is no such process.
 
     Raises OSError if /proc cannot be read.

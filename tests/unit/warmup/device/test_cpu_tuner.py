@@ -212,8 +212,8 @@ def test_the_fingerprint_is_complete_and_light_facts_agree() -> None:
 def test_memory_is_plausible() -> None:
     """Free memory is part of the total, and this process has used some."""
     memory = FlashInferTuner("cpu").memory()
-    assert 0 < memory["free"] <= memory["total"]
-    assert 0 < memory["peak"] <= memory["total"]
+    assert 0 < memory.free <= memory.total
+    assert 0 < memory.peak <= memory.total
 
 
 def test_the_backend_must_fit_the_machine() -> None:

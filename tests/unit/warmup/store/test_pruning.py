@@ -163,7 +163,7 @@ def test_holders_on_a_host_without_a_boot_id_are_believed(store: NodeStore, monk
     monkeypatch.setattr(leases, "_host_identity", lambda: "unknown-" + os.uname().nodename)
     lease = store.hold(1)
     assert lease.path is not None
-    monkeypatch.setattr(leases, "_start_time", lambda pid: "999999")  # the other container has a pid of that number
+    monkeypatch.setattr(leases, "start_time", lambda pid: "999999")  # the other container has a pid of that number
 
     assert held_generations(lease.path.parent) == {1}
     assert lease.path.exists()
