@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from ray_warmup.actors import capacity
 from ray_warmup.actors.capacity import Node
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import ClusterSection
 
 
-def able(config: WarmupConfig, nodes: Sequence[Node]) -> list[Node]:
+def able(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node]) -> list[Node]:
     """Nodes that a run could use: with room for `ranks_per_node` ranks, else for one, by what they have in all."""
     cluster = config.cluster
     return [node for node in nodes if capacity.matches(cluster, node) and _rank_capacity(cluster, node) > 0]
 
 
-def used(config: WarmupConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
+def used(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
     """Return the able nodes that a run would use, hits first, and the shortage if they are too few."""
     cluster = config.cluster
     # Hits first, then the head as in `capacity`; node ids make the rest repeatable.

@@ -20,7 +20,8 @@ from ray_warmup.actors import capacity
 from ray_warmup.actors.archive_moves import export_from, import_to
 from ray_warmup.actors.explaining import able, used
 from ray_warmup.actors.node_task import ask_nodes
-from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import Request
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest, Result, plain
 from ray_warmup.warmup.cache_admin.store_changes import Rollback
@@ -76,13 +77,14 @@ class ClusterAnswer:
 
 
 def perform_everywhere(
-    command: str, asked: CacheRequest, timeout_s: float, config: WarmupConfig | None = None
+    command: str, asked: CacheRequest, timeout_s: float, config: Request | None = None
 ) -> ClusterAnswer:
     """Run a command on the connected cluster's nodes, or on those that could hold a rank of `config`."""
     assert command in COMMANDS, command
     nodes = sorted(capacity.members(), key=lambda node: node.node_id)
     if config is not None:
-        nodes = able(config, nodes) if command == "explain" else nodes_for(config, nodes)
+        is_of_tables = command == "explain" and not isinstance(config, EngineRunConfig)
+        nodes = able(config, nodes) if is_of_tables else nodes_for(config, nodes)
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
     if command in MOVES:
@@ -96,7 +98,7 @@ def perform_everywhere(
     return combine(command, answers)
 
 
-def _explained(config: WarmupConfig, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
+def _explained(config: Request, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """The answers of the nodes that a run would use."""
     chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
     needed = {node.node_id for node in chosen}
@@ -154,7 +156,7 @@ def _undone(
     )
 
 
-def nodes_for(config: WarmupConfig, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
+def nodes_for(config: Request, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
     """Nodes with room for at least one rank of a config, by what they have in all."""
     cluster = config.cluster
     bundle = capacity.bundle_of(cluster, cluster.backend_beside_gpus)

@@ -14,13 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ray_warmup.configs.engine_arguments import HIDDEN, is_secret
+from ray_warmup.configs.engine_arguments import HIDDEN, is_secret, one_spelling
 from ray_warmup.configs.engine_schema import ENGINES, EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.configs.strict_yaml import parse_yaml
 
+Request = WarmupConfig | EngineRunConfig
+"""A config of either engine."""
 RECIPES_DIR = Path(__file__).parent / "recipes"
 MAX_CONFIG_BYTES = 1 << 16
 MAX_COMPLAINTS = 10
@@ -48,19 +50,23 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     kind = document.engine_kind
     if kind in ENGINES and kind != ENGINES[0]:
         raise ConfigError(
-            f"engine.kind: {kind}: this asks about the built-in engine; `run` and `engine` take configs of real engines"
+            f"engine.kind: {kind}: this command is about the built-in engine alone; a real engine needs no "
+            "variables, and its plugin finds everything"
         )
     return parse_config(document.sections)
 
 
-def load_request(path: str | Path, overrides: Sequence[str] = ()) -> WarmupConfig | EngineRunConfig:
+def load_request(path: str | Path, overrides: Sequence[str] = ()) -> Request:
     """Read a config of either engine: the built-in one's, or the one that `engine.kind` names.
 
     Raises:
         ConfigError: as `load_config`; also for a kind that is not known, and for a section of the built-in engine
             beside another one.
     """
-    document = _Document.of(path, overrides)
+    return _request_of(_Document.of(path, overrides))
+
+
+def _request_of(document: _Document) -> Request:
     kind = document.engine_kind
     if kind == ENGINES[0]:
         return parse_config(document.sections)
@@ -85,14 +91,22 @@ def parse_config(data: object) -> WarmupConfig:
         raise ConfigError(_explain(error)) from None
 
 
-def text_of_config(config: WarmupConfig) -> str:
-    """Return a config as text, for another process, which checks it again with `config_of_text`."""
+def text_of_config(config: Request) -> str:
+    """Return a config as text, for another process, which checks it again with `config_of_text`.
+
+    That of a real engine may hold a token: it travels, and is written nowhere.
+    """
     return json.dumps(config.model_dump(mode="json"))
 
 
 def config_of_text(text: str) -> WarmupConfig:
     """Return the config of a text from `text_of_config`. Raises ConfigError."""
     return parse_config(json.loads(text))
+
+
+def request_of_text(text: str) -> Request:
+    """Return the config of either engine from a text of `text_of_config`. Raises ConfigError."""
+    return _request_of(_Document(json.loads(text)))
 
 
 def parse_cache(data: object) -> CacheSection:
@@ -158,11 +172,23 @@ class _Document:
         if not isinstance(target, dict):
             raise ConfigError(f"{clipped(section)}: must be a mapping of fields, not {shown(target)}")
         *parents, leaf = name.split(".")
+        if (section, parents[:1]) == ("engine", ["args"]):
+            _drop_other_spellings(target, (*parents[1:], leaf)[0])
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise ConfigError(f"{clipped(section)}.{clipped(name)}: {clipped(parent)} is not a mapping")
         target[leaf] = value
+
+
+def _drop_other_spellings(engine: dict[str, Any], name: str) -> None:
+    """Remove an engine's argument that an override spells with dashes, or the other way round."""
+    arguments = engine.get("args")
+    if isinstance(arguments, dict):
+        wanted = next(iter(one_spelling({name: None})))
+        for other in [other for other in arguments if next(iter(one_spelling({other: None}))) == wanted]:
+            if other != name:
+                arguments[name] = arguments.pop(other)
 
 
 def _find(path: str | Path) -> Path:

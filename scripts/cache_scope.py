@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
-from ray_warmup.configs import ConfigError, WarmupConfig, load_config
-from ray_warmup.configs.loader import text_of_config
+from ray_warmup.configs import ConfigError
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import Request, load_request, text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.console import complain
 from ray_warmup.scripts.documents import print_document
@@ -35,7 +36,7 @@ class Scope:
     as_json: bool = False
     """The answer is for machines."""
 
-    def load(self) -> WarmupConfig | None:
+    def load(self) -> Request | None:
         """The config, where one was given. Raises ConfigError."""
         if self.config is None:
             if self.settings:
@@ -43,12 +44,14 @@ class Scope:
             return None
         from ray_warmup.warmup.rank.rank_workloads import checked
 
-        config = checked(load_config(self.config, self.settings or []))
+        config = load_request(self.config, self.settings or [])
+        if not isinstance(config, EngineRunConfig):
+            config = checked(config)
         if not self.cluster and self.root is None and self.override_dir is None:
             self._refuse_simulated(config)
         return config
 
-    def _refuse_simulated(self, config: WarmupConfig) -> None:
+    def _refuse_simulated(self, config: Request) -> None:
         """Refuse a config with simulated nodes, because their caches are in other directories than this machine's."""
         here = resolve_paths(config.cache)
         for environment in environments_here(config):
@@ -75,11 +78,21 @@ def answer(command: str, scope: Scope, **arguments: Any) -> NoReturn:
         **arguments,
     )
     section_of(asked)  # a directory that no node could use is refused before any is asked
-    if config is not None:
+    if isinstance(config, EngineRunConfig):
+        _refuse_what_tables_alone_have(command, asked)
+    elif config is not None:
         check_rank(config, asked.rank)
     said = _everywhere(command, asked, scope, config) if scope.cluster else _here(command, asked)
     _show(said, scope.as_json)
     raise typer.Exit(EXIT_READY if said.ok else EXIT_FAILED)
+
+
+def _refuse_what_tables_alone_have(command: str, asked: CacheRequest) -> None:
+    """Raises ConfigError for a command or an option that only tables have."""
+    if command in ("retime", "quarantine ls", "quarantine clear"):
+        raise ConfigError(f"{command}: a real engine's artifact has no tactics; give a config of the built-in engine")
+    if asked.rank is not None:
+        raise ConfigError("--rank: ranks of a real engine share one artifact; leave it out")
 
 
 def _absolute(directory: str | None) -> str | None:
@@ -98,7 +111,7 @@ def _here(command: str, asked: CacheRequest) -> CacheAnswer:
     return perform(command, asked)
 
 
-def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: WarmupConfig | None) -> ClusterAnswer:
+def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: Request | None) -> ClusterAnswer:
     """Run a command on the cluster of --address or of the config.
 
     Its simulated nodes are started for the command.
@@ -121,7 +134,7 @@ def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: WarmupC
         return _on_cluster(command, asked, scope, config)
 
 
-def _on_cluster(command: str, asked: CacheRequest, scope: Scope, config: WarmupConfig | None) -> ClusterAnswer:
+def _on_cluster(command: str, asked: CacheRequest, scope: Scope, config: Request | None) -> ClusterAnswer:
     from ray_warmup.actors.node_caches import perform_everywhere
 
     return perform_everywhere(command, asked, scope.timeout_s, config)

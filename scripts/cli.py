@@ -82,7 +82,16 @@ def run(
 
 @app.command()
 def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: AsJson = False) -> None:
-    """Predict ranks, classes, writers, paths and tasks of a run, and each class's hit or miss. Starts nothing."""
+    """Predict ranks, classes, writers, paths and tasks of a run, and each class's hit or miss. Starts nothing.
+
+    For a real engine: what would be recorded on which nodes, which arguments enter the class, why a found artifact fits
+    or not, and what is not covered.
+    """
+    request = load_request(config, override or [])
+    if isinstance(request, EngineRunConfig):
+        from ray_warmup.scripts.engine_questions_view import plan_engine_and_show
+
+        _exit(plan_engine_and_show(request, as_json=as_json))
     settings = _config(config, override)
 
     def work() -> int:
@@ -116,8 +125,13 @@ def path(
     """Print the path of a config's table on this node.
 
     The table is that of the node's own ranks if a run recorded them, or else that of rank 0. --rank selects another.
-    For simulated nodes, print one line per node, or that of --node.
+    For simulated nodes, print one line per node, or that of --node. For a real engine: the artifact's directory.
     """
+    request = load_request(config, override or [])
+    if isinstance(request, EngineRunConfig):
+        from ray_warmup.scripts.engine_questions_view import show_engine_paths
+
+        _exit(show_engine_paths(request, node, check=check))
     settings = _config(config, override)
 
     def work() -> int:
@@ -143,7 +157,10 @@ def status(
     Through Ray Client, ask every node. Also show compilations in serving processes on this node since they were ready
     (`ray_warmup.monitor`).
     """
-    settings = _config(config, override) if config is not None else None
+    request = None if config is None else load_request(config, override or [])
+    settings = request
+    if config is not None and not isinstance(request, EngineRunConfig):
+        settings = _config(config, override)
 
     def work() -> int:
         from ray_warmup.scripts.status_view import show_status
@@ -175,7 +192,13 @@ def wait(
 
     The tables are those of the node's own ranks. For simulated nodes, wait for all of them, or for --node. Through Ray
     Client (--address ray://...), wait for the node of this command, or from elsewhere for all nodes of the newest run.
+    For a real engine, wait until the artifact of the request is proven on this node, or was imported.
     """
+    request = load_request(config, override or [])
+    if isinstance(request, EngineRunConfig):
+        from ray_warmup.scripts.engine_questions_view import wait_for_engine
+
+        _exit(wait_for_engine(request, timeout, address, node, accept=accept))
     settings = _config(config, override)
 
     def work() -> int:

@@ -12,9 +12,15 @@ from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.actors.status import attached, is_client, live_runs, serving
 from ray_warmup.actors.verdicts import FoundVerdict, unreadable, verdicts, verdicts_of_cluster
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import Request
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
+from ray_warmup.scripts.engine_questions_view import show_standings
+from ray_warmup.warmup.engines.vllm.standing import EngineStanding, all_standings, standing_of
 from ray_warmup.warmup.monitor.serving_monitor import ServingProcess
+from ray_warmup.warmup.store.node_paths import environments_here
 
 WATCH_S = 1.0
 _LIFE = {
@@ -31,25 +37,31 @@ class Seen:
     live: list[RunStatus] = field(default_factory=list)
     ended: list[FoundVerdict] = field(default_factory=list)
     serving: list[ServingProcess] = field(default_factory=list)
+    engines: list[EngineStanding] = field(default_factory=list)
+    """Artifacts of a real engine on this node."""
     problems: list[str] = field(default_factory=list)
 
 
-def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bool, watch: bool) -> int:
+def show_status(config: Request | None, address: str | None, *, as_json: bool, watch: bool) -> int:
     """Print the status once, or until no run is live.
 
     Returns 1 if a source did not answer, which differs from having nothing to report.
     """
     console, seen = wide_console(), Seen()
+    tables = None if isinstance(config, EngineRunConfig) else config
+    is_of_tables = not isinstance(config, EngineRunConfig)
     try:
         with attached(address) as connected:
             if connected:
-                _ask_cluster(console, seen, config, address, as_json=as_json, watch=watch)
+                _ask_cluster(console, seen, tables, address, as_json=as_json, watch=watch)
     except ClusterError as error:
         seen.problems.append(str(error))
-    if not is_client(address) and not seen.live:
-        seen.ended = verdicts(config)
-        seen.problems += unreadable(config)
-    seen.serving = serving(config)
+    if not is_client(address) and not seen.live and is_of_tables:
+        seen.ended = verdicts(tables)
+        seen.problems += unreadable(tables)
+    if not is_client(address):
+        seen.engines = _engines(config)
+    seen.serving = serving(tables)
     if as_json:
         print_document(asdict(seen) | {"ended": [found.to_json() for found in seen.ended]})
     else:
@@ -57,6 +69,13 @@ def show_status(config: WarmupConfig | None, address: str | None, *, as_json: bo
     for problem in seen.problems:
         complain(f"could not be asked: {problem}")
     return 1 if seen.problems else 0
+
+
+def _engines(config: Request | None) -> list[EngineStanding]:
+    """Return how a request of a real engine stands here, or without a config every recorded artifact."""
+    if isinstance(config, EngineRunConfig):
+        return [standing_of(config, environment) for environment in environments_here(config)]
+    return [] if config is not None else list(all_standings(CacheSection()))
 
 
 def _ask_cluster(
@@ -81,9 +100,10 @@ def _print_all(console: Console, seen: Seen, where: str) -> None:
     _print_runs(console, seen.live, as_json=False)
     for verdict in seen.ended:
         _print_verdict(console, verdict)
+    show_standings(console, seen.engines)
     for process in seen.serving:
         _print_process(console, process)
-    if not seen.live and not seen.ended and not seen.problems:
+    if not seen.live and not seen.ended and not seen.engines and not seen.problems:
         say(console, f"no run is active, and none has ended on {where} node")
 
 

@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 from ray_warmup.configs import env
-from ray_warmup.configs.loader import config_of_text, parse_cache
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import config_of_text, parse_cache, request_of_text
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
 from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
@@ -39,8 +40,10 @@ from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.admission import admit
 from ray_warmup.warmup.engines.vllm.installed import installed_version
-from ray_warmup.warmup.errors import StoreError, WarmupError
+from ray_warmup.warmup.engines.vllm.prediction import predict_here
+from ray_warmup.warmup.errors import EngineError, StoreError, WarmupError
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import forget_lost
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
@@ -76,6 +79,14 @@ def _config(asked: CacheRequest) -> WarmupConfig:
     if asked.config is None:
         raise StoreError("this command needs a config")
     return config_of_text(asked.config).model_copy(update={"cache": section_of(asked)})
+
+
+def _engine_config(asked: CacheRequest) -> EngineRunConfig | None:
+    """Return the config of a real engine, where the request has one."""
+    request = None if asked.config is None else request_of_text(asked.config)
+    if not isinstance(request, EngineRunConfig):
+        return None
+    return request.model_copy(update={"cache": section_of(asked)})
 
 
 def _search(paths: NodePaths, asked: CacheRequest) -> store_inspection.Found:
@@ -185,7 +196,17 @@ def _retime(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 
 
 def _explain(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    """Explain a rank's class, or else the first missing class of this node's own ranks, or the first of all."""
+    """Explain a rank's class, or else the first missing class of this node's own ranks, or the first of all.
+
+    For a real engine, the engine's own code resolves the request.
+    """
+    engine = _engine_config(asked)
+    if engine is not None:
+        found = predict_here(engine, env.snapshot(), explain=False)
+        if found.error:
+            raise EngineError(found.error)
+        key = "" if found.resolved is None else found.resolved.key_sha256
+        return found.hit, store_inspection.Explanation(found.store, found.hit, found.reason, (), key)
     from ray_warmup.warmup.rank.forecast import forecast_rank
     from ray_warmup.warmup.rank.locations import locations
 
@@ -249,6 +270,7 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 def _imported_engine(paths: NodePaths, store: NodeStore, done: Published) -> Imported:
     """Note the request that an engine's artifact answers: engines find it by themselves when they start."""
     row = request_index.note_recorded(paths.root, store)
+    admit(store.directory, store.current()[1].digest, "cache import")
     notes = ["an engine that starts on this node places it by itself"]
     if row is None:
         notes.append("it names no request, so `wait` and `path` do not know it; engines do")
@@ -298,6 +320,8 @@ def _rollback(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     if not asked.plan:
         done = store_changes.rollback(path, asked.generation, force=force)
         supersede_verdict(NodeStore(path), done.table, "cache rollback")
+        if engine_store.engine_of(path) is not None:
+            admit(path, NodeStore(path).current()[1].digest, "cache rollback")
         return True, done
     if not force:
         store_changes.refuse_live(path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs import env
+from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, shown
 from ray_warmup.configs.location import location_fault
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
@@ -63,7 +64,7 @@ def home_environment(paths: NodePaths) -> dict[str, str]:
     return {}
 
 
-def num_simulated(config: WarmupConfig) -> int:
+def num_simulated(config: WarmupConfig | EngineRunConfig) -> int:
     """Return the number of nodes that a run would simulate on this machine, 0 if it goes to a cluster."""
     goes_elsewhere = config.cluster.address or env.read("RAY_ADDRESS")
     return 0 if goes_elsewhere else config.cluster.simulated_nodes
@@ -84,7 +85,7 @@ def simulated_roots(root: Path) -> tuple[Path, ...]:
     return tuple(sorted((root / SIMULATED).glob("node-*")))
 
 
-def environments_here(config: WarmupConfig, node: int | None = None) -> tuple[dict[str, str], ...]:
+def environments_here(config: WarmupConfig | EngineRunConfig, node: int | None = None) -> tuple[dict[str, str], ...]:
     """Return the environments of a run's nodes on this machine: one empty one, or those of simulated nodes.
 
     Raises ConfigError for a `node` that the config does not simulate.

@@ -1,0 +1,119 @@
+"""Questions about a request of a real engine: what a run would do on each node, and whether nodes are ready for it.
+
+The work on a node is `warmup/engines/vllm/`'s. Here it is asked on this node, or on the nodes of a cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from ray_warmup.actors import capacity
+from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.status import attached, is_client
+from ray_warmup.actors.verdicts import ask_each
+from ray_warmup.configs import env
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import request_of_text, text_of_config
+from ray_warmup.warmup.engines.vllm.prediction import Prediction, predict_here
+from ray_warmup.warmup.engines.vllm.standing import EngineStanding, standing_of
+from ray_warmup.warmup.store.node_paths import environments_here
+
+logger = logging.getLogger(__name__)
+
+Accept = Literal["table", "verdict"]
+POLL_S = 1.0
+AFTER_S = 30.0
+"""Beyond the deadline of a node's own answer."""
+
+
+def predict(config: EngineRunConfig) -> tuple[dict[str, Prediction], list[str]]:
+    """Return the answers of the connected cluster's nodes that could hold a replica, and the problems of others.
+
+    Raises ClusterError if there is no such node.
+    """
+    nodes = {node.node_id: node for node in replica_nodes(config, capacity.members())}
+    if not nodes:
+        raise ClusterError("no node of this cluster could hold a replica of the config")
+    text = text_of_config(config)
+    asked = dict.fromkeys(nodes, (text,))
+    answers, problems = ask_nodes(predict_on_node, asked, config.timeouts.probing + AFTER_S)
+    named = {f"node {node_id[:8]} ({nodes[node_id].address})": answer for node_id, answer in answers.items()}
+    return named, list(problems.values())
+
+
+def predict_on_node(text: str) -> Prediction:
+    """`predict_here`, as a task on a node."""
+    return predict_here(_engine_config(text), env.snapshot())
+
+
+def replica_nodes(config: EngineRunConfig, nodes: Sequence[Node]) -> list[Node]:
+    """Nodes with room for at least one rank of a config, by what they have in all."""
+    bundle = capacity.bundle_of(config.cluster, config.cluster.backend_beside_gpus)
+    return [node for node in nodes if capacity.matches(config.cluster, node) and node.holds(bundle, node.total) > 0]
+
+
+def standings_here(config: EngineRunConfig, node: int | None = None) -> list[EngineStanding]:
+    """Return how a request stands on this node, or on those that are simulated on it."""
+    return [standing_of(config, environment) for environment in environments_here(config, node)]
+
+
+def standing_on_node(text: str) -> EngineStanding:
+    """`standing_of`, as a task on a node."""
+    return standing_of(_engine_config(text))
+
+
+def wait_ready(
+    config: EngineRunConfig,
+    timeout_s: float,
+    address: str | None = None,
+    node: int | None = None,
+    accept: Accept = "table",
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[int, list[EngineStanding]]:
+    """Wait until engines may start: (exit code, the last answers).
+
+    Through Ray Client every node that could hold a replica is asked.
+    """
+    deadline = clock() + timeout_s
+    while True:
+        found = _cluster_standings(config, address) if is_client(address) else standings_here(config, node)
+        code = exit_code_of(found, proof=getattr(config.engine, "proof", "node"), accept=accept)
+        if code is not None:
+            return code, found
+        if clock() >= deadline:
+            return EXIT_TIMEOUT, found
+        time.sleep(min(POLL_S, max(deadline - clock(), 0.0)))
+
+
+def exit_code_of(standings: Sequence[EngineStanding], *, proof: str, accept: Accept) -> int | None:
+    """Return the exit code for nodes that stand so: 0 if all are ready, 1 if one failed, or else None.
+
+    Where not every node proves for itself, a whole artifact is enough unless a verdict is asked for.
+    """
+    states = [standing.state for standing in standings]
+    if "failed" in states:
+        return EXIT_FAILED
+    is_enough = {"ready"} if proof == "node" or accept == "verdict" else {"ready", "unproven"}
+    return EXIT_READY if states and all(state in is_enough for state in states) else None
+
+
+def _cluster_standings(config: EngineRunConfig, address: str | None) -> list[EngineStanding]:
+    try:
+        with attached(address):
+            nodes = replica_nodes(config, capacity.members())
+            answers, problems = ask_each(nodes, standing_on_node, text_of_config(config))
+    except ClusterError as error:
+        return [EngineStanding("absent", f"{error}; tried again until --timeout")]
+    unknown = [EngineStanding("absent", problem) for problem in problems]
+    return [*answers.values(), *unknown]
+
+
+def _engine_config(text: str) -> EngineRunConfig:
+    request = request_of_text(text)
+    assert isinstance(request, EngineRunConfig), "only a real engine's config is sent here"
+    return request

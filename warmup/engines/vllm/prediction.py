@@ -1,0 +1,61 @@
+"""What a run would do with a request on one node: asked of the engine's own code there, without starting it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.vllm.asking import find_here, resolve_here
+from ray_warmup.warmup.engines.vllm.installed import installed_version
+from ray_warmup.warmup.engines.vllm.request import ENGINE
+from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.errors import EngineError, EngineRequestError, WarmupError
+from ray_warmup.warmup.store.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One node's answer."""
+
+    resolved: Resolved | None = None
+    """None where the engine refused the request, or is not installed."""
+    store: str = ""
+    hit: bool = False
+    reason: str = ""
+    """Why nothing that is stored fits."""
+    kinds: tuple[tuple[str, int], ...] = ()
+    """(kind, entries) of the artifact that fits."""
+    error: str = ""
+    is_request: bool = False
+    """The error is in what the config asks."""
+
+
+def predict_here(config: EngineRunConfig, environ: Mapping[str, str], *, explain: bool = True) -> Prediction:
+    """Resolve a request on this node and look for its artifact. A failure is the answer's error."""
+    # A task without GPUs is given an empty list of them, and asks about all of the node's.
+    seen = {name: value for name, value in environ.items() if name != "CUDA_VISIBLE_DEVICES" or value}
+    try:
+        if not installed_version():
+            raise EngineError("vLLM is not installed in this environment; engine.kind is vllm")
+        limit = config.timeouts.probing
+        resolved = resolve_here(config.engine, config.cache, seen, deadline_s=limit, explain=explain)
+        found = find_here(resolved, config.cache)
+        version = dict(resolved.identity)["engine_version"]
+        root = resolve_paths(config.cache).root
+        directory = engine_store.store_directory(root, ENGINE, version, resolved.key_sha256)
+        kinds = _kinds(directory) if found.store is not None else ()
+    except WarmupError as error:
+        return Prediction(error=str(error), is_request=isinstance(error, EngineRequestError))
+    return Prediction(resolved, str(directory), found.store is not None, found.reason, kinds)
+
+
+def _kinds(directory: Path) -> tuple[tuple[str, int], ...]:
+    _, manifest = NodeStore(directory).current()
+    counts: dict[str, int] = {}
+    for blob in manifest.blobs:
+        counts[blob.kind] = counts.get(blob.kind, 0) + 1
+    return tuple(sorted((kind, count) for kind, count in counts.items() if kind != "engine_record"))

@@ -1,0 +1,93 @@
+"""How a request of a real engine stands on this node, read from its disk: no engine is asked, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.disk import trust
+from ray_warmup.warmup.engines import engine_store, proof_record, request_index
+from ray_warmup.warmup.engines.admission import admitted_by
+from ray_warmup.warmup.engines.vllm.installed import installed_version
+from ray_warmup.warmup.engines.vllm.request import ENGINE, device_here, digest_of
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.store.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
+
+State = Literal["ready", "unproven", "failed", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStanding:
+    """One artifact, or the lack of one, on one node."""
+
+    state: State
+    """`ready`: an engine may start on it. `unproven`: it is whole and no proof on this node holds yet."""
+    text: str
+    store: str = ""
+    """Directory of the artifact; empty where nothing is known of the request."""
+    engine: str = ""
+    """Name and version."""
+    artifact: str = ""
+    """Digest of the artifact."""
+    at: float | None = None
+    """Time of the proof, by the node's clock."""
+    engine_s: float | None = None
+    """Seconds in which the proof start made its engine."""
+
+
+def standing_of(config: EngineRunConfig, environment: Mapping[str, str] | None = None) -> EngineStanding:
+    """Return how a request stands on this node, or on a simulated one by its environment."""
+    version = installed_version()
+    if not version:
+        return EngineStanding("failed", "vLLM is not installed in this environment; engine.kind is vllm")
+    root = resolve_paths(config.cache, environment).root
+    row = request_index.find(root, digest_of(config.engine, version, device_here()))
+    if row is None:
+        return EngineStanding("absent", f"nothing was recorded for this request with {ENGINE} {version} on this node")
+    store = NodeStore(engine_store.store_directory(root, ENGINE, version, row.key_sha256))
+    return standing_of_store(store, f"{ENGINE} {version}")
+
+
+def all_standings(cache: CacheSection, environment: Mapping[str, str] | None = None) -> Iterator[EngineStanding]:
+    """Return how every recorded artifact of the installed engine stands on this node."""
+    version = installed_version()
+    root = resolve_paths(cache, environment).root
+    if version:
+        yield from (
+            standing_of_store(store, f"{ENGINE} {version}") for store in engine_store.stores(root, ENGINE, version)
+        )
+
+
+def standing_of_store(store: NodeStore, engine: str) -> EngineStanding:
+    """Return how one stored artifact stands. Never raises for the content of the disk."""
+    where = str(store.directory)
+    try:
+        _, manifest = store.current()
+    except FileNotFoundError:
+        return EngineStanding("absent", f"nothing is stored in {where}", where, engine)
+    except (OSError, WarmupError) as error:
+        return EngineStanding("failed", f"the artifact cannot be read: {error}", where, engine)
+    digest = manifest.digest
+    refusal = trust.code_refusal(store.directory)
+    if refusal:
+        return EngineStanding("failed", f"{where} is not believed: {refusal}", where, engine, digest)
+    refusal = proof_record.refusal_of(store.directory, digest)
+    if refusal:
+        return EngineStanding("failed", f"the last proof did not hold: {refusal}", where, engine, digest)
+    return _of_whole(store.directory, engine, digest)
+
+
+def _of_whole(store: Path, engine: str, digest: str) -> EngineStanding:
+    proof = proof_record.load_proof(store)
+    if proof is not None and (proof.artifact, proof.engine) == (digest, engine):
+        text = f"proven: engine {proof.engine_s:.1f} s, first answer {proof.first_answer_s:.2f} s"
+        return EngineStanding("ready", text, str(store), engine, digest, proof.at, proof.engine_s)
+    by = admitted_by(store, digest)
+    if by:
+        return EngineStanding("ready", f"put there by {by}", str(store), engine, digest)
+    return EngineStanding("unproven", "recorded, and not proven on this node", str(store), engine, digest)
