@@ -98,8 +98,8 @@ def test_every_recipe_still_reads_as_the_built_in_engines() -> None:
 
 
 def test_questions_of_the_built_in_engine_refuse_another(tmp_path: Path) -> None:
-    """`load_config`, which every other command uses, names the commands that take a real engine."""
-    with pytest.raises(ConfigError, match=r"engine\.kind: vllm: .*`run` and `engine` take"):
+    """`load_config`, which commands about tables use, says that a real engine needs none of them."""
+    with pytest.raises(ConfigError, match=r"engine\.kind: vllm: .*about the built-in engine alone"):
         load_config(written(tmp_path))
 
 

@@ -1,0 +1,176 @@
+"""What is asked about a request of a real engine: how nodes stand, what is waited for, what a run would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ray_warmup.actors import engine_questions
+from ray_warmup.actors.engine_questions import exit_code_of
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import load_request
+from ray_warmup.scripts import engine_questions_view
+from ray_warmup.scripts.cli import app
+from ray_warmup.warmup.engines import proof_record, request_index
+from ray_warmup.warmup.engines.admission import admit
+from ray_warmup.warmup.engines.proof_record import ProofRecord
+from ray_warmup.warmup.engines.request_index import RequestRow
+from ray_warmup.warmup.engines.vllm import standing
+from ray_warmup.warmup.engines.vllm.prediction import Prediction
+from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
+from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.engines.vllm.standing import EngineStanding
+from ray_warmup.warmup.store.node_store import NodeStore
+from tests.engines import recorded
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config of an engine that is installed here."""
+    monkeypatch.setattr(standing, "installed_version", lambda: recorded.VERSION)
+    document = {
+        "cluster": {"world_size": 1, "backend": "cpu"},
+        "engine": {"kind": "vllm", "args": {"model": "m", "max-num-seqs": 4, "hf_token": "hf_planted"}},
+        "cache": {"root": str(tmp_path / "root")},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def noted(config: Path, tmp_path: Path) -> NodeStore:
+    """A node that holds an artifact of the request."""
+    store = recorded.stored(tmp_path / "root", size="4")
+    request = load_request(config)
+    assert isinstance(request, EngineRunConfig)
+    row = RequestRow("vllm", recorded.VERSION, store.directory.name)
+    request_index.note(tmp_path / "root", digest_of(request.engine, recorded.VERSION, device_here()), row)
+    return store
+
+
+def run(*words: Any) -> tuple[int, str]:
+    """Exit code and output of a command."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.exit_code, done.output
+
+
+def test_a_request_is_waited_for_until_its_artifact_is_proven(config: Path, tmp_path: Path) -> None:
+    """Absent, then whole and unproven, then proven; a proof that did not hold ends the wait."""
+    wait = ("wait", "--timeout", 0, "--config", config)
+    assert run(*wait)[0] == 124
+    assert run("path", "--config", config)[0] == 1
+    store = noted(config, tmp_path)
+    digest = store.current()[1].digest
+    assert "recorded, and not proven on this node" in run(*wait)[1]
+    assert run("path", "--config", config) == (0, f"{store.directory}\n")
+    assert run("path", "--check", "--config", config)[0] == 1
+
+    proof = ProofRecord(digest, f"vllm {recorded.VERSION}", device_here(), "", 14.9, 0.04, 1.0)
+    proof_record.save_proof(store.directory, proof)
+    assert run(*wait)[0] == 0
+    assert run("path", "--check", "--config", config)[0] == 0
+    assert "proven: engine 14.9 s, first answer 0.04 s" in run("status", "--config", config)[1]
+
+    proof_record.refuse(store.directory, digest, "deep_gemm: 1 compiled")
+    code, said = run(*wait)
+    assert code == 1
+    assert "the last proof did not hold: deep_gemm: 1 compiled" in said
+
+
+def test_an_imported_artifact_is_believed(config: Path, tmp_path: Path) -> None:
+    """An operator's word stands for the proof of the very artifact that was imported."""
+    store = noted(config, tmp_path)
+    admit(store.directory, store.current()[1].digest, "cache import")
+    assert run("wait", "--timeout", 0, "--config", config)[0] == 0
+    store.publish(recorded.artifact(created_at=9.0, size="4"))
+    assert run("wait", "--timeout", 0, "--config", config)[0] == 124
+
+
+def test_a_store_that_others_may_write_is_not_waited_for(config: Path, tmp_path: Path) -> None:
+    """It could never be served, so the wait ends at once with the reason."""
+    store = noted(config, tmp_path)
+    store.directory.chmod(0o777)
+    code, said = run("wait", "--timeout", 0, "--config", config)
+    assert (code, "is not believed" in said) == (1, True)
+
+
+def standing_in(state: Any) -> EngineStanding:
+    """A node that stands so."""
+    return EngineStanding(state, state)
+
+
+@pytest.mark.parametrize(
+    ("states", "proof", "accept", "code"),
+    [
+        (["ready", "ready"], "node", "table", 0),
+        (["ready", "absent"], "node", "table", None),
+        (["ready", "failed", "absent"], "node", "table", 1),
+        (["ready", "unproven"], "node", "table", None),
+        (["ready", "unproven"], "class", "table", 0),
+        (["ready", "unproven"], "class", "verdict", None),
+        ([], "off", "table", None),
+    ],
+)
+def test_exit_codes_for_several_nodes(states: list[str], proof: str, accept: Any, code: int | None) -> None:
+    """All must be ready, one failure is enough."""
+    assert exit_code_of([standing_in(state) for state in states], proof=proof, accept=accept) == code
+
+
+def test_a_plan_says_what_would_happen_and_why(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hit, a miss in the engine's words, the arguments of the class, and a node whose model differs."""
+    resolved = Resolved(
+        "0.33.0", recorded.parts(size="4"), {}, (("config.json", "11"),), ('model="m"', "max_num_seqs=4"), ("seed=3",)
+    )
+    other = Resolved("0.33.0", recorded.parts(size="4"), {}, (("config.json", "22"),))
+    answers = {
+        "node a": Prediction(resolved, "/store", hit=True, kinds=(("deep_gemm", 41),)),
+        "node b": Prediction(resolved, "/store", reason="max_num_seqs 256, recorded 1024"),
+        "node c": Prediction(other, "/store", hit=True),
+    }
+    request = load_request(config)
+    assert isinstance(request, EngineRunConfig)
+    monkeypatch.setattr(engine_questions, "predict", lambda config: (dict(answers), []))
+    monkeypatch.setattr("ray_warmup.actors.client.connected", lambda config: pytest.MonkeyPatch.context())
+    code = engine_questions_view.plan_engine_and_show(request, as_json=False)
+    said = capsys.readouterr()
+
+    assert code == 1
+    assert "node a: would place deep_gemm 41 from /store" in said.out
+    assert "node b: miss: max_num_seqs 256, recorded 1024" in said.out
+    assert 'enter the class: model="m", max_num_seqs=4' in said.out
+    assert "change nothing here: seed=3" in said.out
+    for feature in ("pipeline parallelism", "data parallel", "expert", "LoRA", "speculative", "multimodal"):
+        assert feature in said.out
+    assert "config.json differs on node c (22) from the other nodes (11)" in said.err
+    assert "hf_planted" not in said.out + said.err
+
+    answers["node a"] = Prediction(error="engine.args: vllm refuses them", is_request=True)
+    assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 2
+    assert json.loads(capsys.readouterr().out)["nodes"]["node a"]["is_request"] is True
+
+
+def test_an_override_replaces_an_argument_however_it_is_spelled(config: Path) -> None:
+    """The file says `max-num-seqs`, the command line `max_num_seqs`."""
+    request = load_request(config, ["engine.args.max_num_seqs=8"])
+    assert isinstance(request, EngineRunConfig)
+    assert request.engine.args["max_num_seqs"] == 8
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("cache", "verify", "--retime", 1), "a real engine's artifact has no tactics"),
+        (("cache", "explain", "--rank", 0), "ranks of a real engine share one artifact"),
+        (("env",), "this command is about the built-in engine alone"),
+    ],
+)
+def test_what_only_tables_have_is_refused(config: Path, words: tuple[Any, ...], complaint: str) -> None:
+    """By name, with exit code 2."""
+    code, said = run(*words, "--config", config)
+    assert (code, complaint in said) == (2, True), said
