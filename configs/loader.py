@@ -181,6 +181,7 @@ class _Document:
         target[leaf] = value
 
 
+# A border: what a person wrote, of any type.
 def _drop_other_spellings(engine: dict[str, Any], name: str) -> None:
     """Remove an engine's argument that an override spells with dashes, or the other way round."""
     arguments = engine.get("args")

@@ -1,4 +1,4 @@
-"""What a run would do with a request on one node: asked of the engine's own code there, without starting it."""
+"""Predict what a run would do with a request on one node, by the engine's own code and without starting it."""
 
 from __future__ import annotations
 

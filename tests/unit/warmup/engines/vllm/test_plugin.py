@@ -278,7 +278,7 @@ def test_a_version_that_was_not_read_is_left_alone(tmp_path: Path) -> None:
     assert "vLLM 0.99.0 was not read" in python(START, environ).stderr
     required = python(START, environ | {"RAY_WARMUP": "require"})
     assert required.returncode != 0
-    assert "vLLM 0.99.0 was not read; this version of ray-warmup knows 0.32.0, 0.33.0" in required.stderr
+    assert "vLLM 0.99.0 was not read" in required.stderr
 
 
 def test_variables_that_actors_lack_are_named(
