@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ray_warmup.actors import capacity
 from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
 from ray_warmup.actors.events import OnEvent, ignore
@@ -117,7 +116,8 @@ def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
 
 def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str, may_grow: bool) -> WarmupReport:
     from ray_warmup.actors.control_service import DRIVER_LOST_AFTER_S, ControlService
-    from ray_warmup.actors.following import Following, lost_contact
+    from ray_warmup.actors.coordinator_actor import give_back
+    from ray_warmup.actors.following import following_of, lost_contact
     from ray_warmup.actors.registry_client import tell_registry
 
     name = coordinator_name(config)
@@ -126,7 +126,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
         turn = Turn(name, config.timeouts.single_flight, wait, on_event)
         coordinator = turn.take(lambda: _create(name, run_id, config, retune, tuner, may_grow))
     control_service = ControlService.of_this_cluster(DRIVER_LOST_AFTER_S)
-    following = Following(coordinator, on_event, config.timeouts, control_service)
+    following = following_of(coordinator, on_event, config.timeouts, control_service)
     try:
         report = following.until_report()
         tell_registry()
@@ -135,29 +135,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
         raise RunInterrupted(following.stopped("interrupted")) from interrupt
     finally:
         if control_service.is_reachable():  # else it would be waited for until Ray ends this process
-            _give_back(coordinator, run_id)
-
-
-def _give_back(coordinator: Any, run_id: str) -> None:
-    """Kill the coordinator and remove its placement group.
-
-    Errors are logged, so that they hide no report.
-    """
-    import ray
-
-    try:
-        ray.kill(coordinator)
-        _remove_group(run_id)
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        logger.warning("the coordinator could not be ended: %s", error)
-
-
-def _remove_group(run_id: str) -> None:
-    """Give back what a killed coordinator could not: Ray keeps its placement group as long as this job lives."""
-    import ray
-
-    with contextlib.suppress(ValueError, ray.exceptions.RayError):  # ValueError: it is gone already
-        ray.util.remove_placement_group(ray.util.get_placement_group(f"warmup-{run_id}"))
+            give_back(coordinator, run_id)
 
 
 class Turn:
@@ -214,21 +192,9 @@ class Turn:
 
 def _create(name: str, run_id: str, config: WarmupConfig, retune: bool, tuner: str, may_grow: bool = True) -> Any:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from ray_warmup.actors.coordinator import GROUPS, Coordinator
+    from ray_warmup.actors.coordinator import Coordinator
+    from ray_warmup.actors.coordinator_actor import create
 
-    here = ray.get_runtime_context().get_node_id()
-    head = next((node.node_id for node in capacity.members() if node.is_head), here)
-    remote = ray.remote(concurrency_groups=GROUPS)(Coordinator).options(
-        name=name,
-        namespace=NAMESPACE,
-        num_cpus=0,
-        num_gpus=0,
-        max_restarts=0,
-        max_task_retries=0,
-        max_concurrency=1000,
-        # An actor without resources is put on a random node unless the affinity is a hard one.
-        scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
-    )
-    return remote.remote(text_of_config(config), run_id, here, tuner, retune, env.rank_environment(), may_grow)
+    here, text = ray.get_runtime_context().get_node_id(), text_of_config(config)
+    return create(Coordinator, name, text, run_id, here, tuner, retune, env.rank_environment(), may_grow)

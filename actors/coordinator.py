@@ -7,7 +7,6 @@ Killing it ends everything that it owns, because nothing here is detached. It ha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import time
@@ -21,12 +20,14 @@ import ray
 from ray_warmup.actors.attempts import attempt
 from ray_warmup.actors.concluding import GRACE_S, conclude
 from ray_warmup.actors.control_service import ControlService
+from ray_warmup.actors.driving import drive
+from ray_warmup.actors.event_stream import ENDED, EventStream
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
-from ray_warmup.actors.rank_actor import LOG_FORMAT, Work
+from ray_warmup.actors.process_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.run_status import RankStatus, RunStatus
 from ray_warmup.configs.loader import config_of_text, text_of_config
@@ -46,12 +47,6 @@ from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
-GROUPS = {"turns": 1000}
-"""Concurrency groups of the actor, with their limits; what is not in one runs in the default group."""
-ENDED = "the coordinator ended without a report (internal error, please report)"
-TICK_S = 0.1
-DEAF_S = 3.0
-"""A loop that has not turned for so long did not hear the ranks either: it was stopped, or starved."""
 CLOSE_S = 22.0
 REMOVE_S = 10.0
 STACKS_S = 10.0
@@ -101,11 +96,9 @@ class Coordinator:
         self._ranks: RankGroup | None = None
         self._machine: WarmupMachine | None = None
         self._executor: Executor | None = None
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._stream = EventStream(run_id)
         self._warned = 0
         """Number of the run's warnings that the driver has received."""
-        self._spoke = time.monotonic()
-        """When the driver was told anything."""
         self._told: dict[int, str] = {}
         """Builder -> the progress that the driver was told last."""
         self._conclusions: tuple[str, ...] = ()
@@ -113,33 +106,14 @@ class Coordinator:
         self._stop: str | None = None
         self._is_alone = False
         """Whether the control service is lost: nothing can be given back to it."""
-        self._began = time.monotonic()
         self._phase = Phase.PLACING
         self._over: Future[str] = Future()
         """Has the final phase once the run is over."""
 
     async def run(self) -> AsyncIterator[Event]:
         """Stream the events of the run, from placing to the report, which always comes."""
-        work = asyncio.ensure_future(self._run())
-        while True:
-            event = await self._next_event(work)
+        async for event in self._stream.of(asyncio.ensure_future(self._run())):
             yield event
-            if event["event"] == "report":
-                break
-        await work
-
-    async def _next_event(self, work: asyncio.Future[None]) -> Event:
-        """Return the next queued event.
-
-        If the work ended without a report, return a minimal one.
-        """
-        asked = asyncio.ensure_future(self._events.get())
-        either: set[asyncio.Future[Any]] = {asked, work}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if work.done() and not asked.done() and self._events.empty():
-            asked.cancel()
-            return {"event": "report", "report": minimal(self._run_id, ENDED)}
-        return await asked
 
     # A border: a `ray-warmup status` of another version may read it.
     async def status(self) -> dict[str, Any]:
@@ -148,7 +122,7 @@ class Coordinator:
 
     def _status(self, now: float) -> RunStatus:
         machine, name = self._machine, ray.get_runtime_context().get_actor_name() or ""
-        elapsed = now - self._began
+        elapsed = now - self._stream.began
         if machine is None:
             limit = self._config.timeouts.placing
             return RunStatus(name, self._run_id, str(self._phase), elapsed, phase_s=elapsed, phase_limit_s=limit)
@@ -195,7 +169,7 @@ class Coordinator:
         finally:
             watching.cancel()
             self._over.set_result("READY" if is_ready else "FAILED")
-            self._events.put_nowait({"event": "report", "report": text})
+            self._stream.end(text)
 
     async def _watch_control_service(self) -> None:
         """End the run while its ranks can still be told: Ray ends them all once the service is gone for a minute."""
@@ -218,7 +192,7 @@ class Coordinator:
         except Exception as error:  # the border of the process: whatever happened must reach the driver
             logger.exception("coordinator failed")
             reason = f"coordinator (internal error, please report): {type(error).__name__}: {error}"
-        return sum_up(self._run_id, self._config, self._machine, reason, time.monotonic() - self._began)
+        return sum_up(self._run_id, self._config, self._machine, reason, time.monotonic() - self._stream.began)
 
     def _tidying(self, report: WarmupReport) -> Iterator[tuple[str, Awaitable[object], float]]:
         """Yield the clean-up steps: name, awaitable and limit in seconds.
@@ -240,8 +214,18 @@ class Coordinator:
         """
         cluster, began = self._config.cluster, time.monotonic()
         backend = cluster.backend_beside_gpus
-        self._emit({"event": "phase", "phase": str(Phase.PLACING), "ranks": cluster.num_ranks, "backend": backend})
-        placing = Placing(self._config, f"warmup-{self._run_id}", self._may_grow, self._say, lambda: self._stop)
+        self._stream.emit(
+            {"event": "phase", "phase": str(Phase.PLACING), "ranks": cluster.num_ranks, "backend": backend}
+        )
+        placing = Placing(
+            cluster,
+            self._config.timeouts.placing,
+            f"warmup-{self._run_id}",
+            self._may_grow,
+            self._say,
+            lambda: self._stop,
+            self._config.model.quantization,
+        )
         work = Work(text_of_config(self._config), backend, self._tuner, self._run_id, self._environment)
         infos = None
         while infos is None:
@@ -264,20 +248,7 @@ class Coordinator:
 
     async def _drive(self, machine: WarmupMachine, executor: Executor) -> None:
         """Step the machine until it is over."""
-        executor.perform(machine.begin(time.monotonic()))
-        ticked = time.monotonic()
-        while not machine.is_over:
-            with contextlib.suppress(TimeoutError):
-                step = await asyncio.wait_for(executor.inbox.get(), TICK_S)
-                executor.perform(step(machine, time.monotonic()))
-            now = time.monotonic()
-            if now - ticked >= DEAF_S:
-                machine.was_deaf(now)
-            if now - ticked >= TICK_S:  # also while answers keep coming in: deadlines must be looked at
-                ticked = now
-                reason = self._stop
-                executor.perform(machine.tick(now, executor.statuses) if reason is None else machine.fail(reason, now))
-            self._announce(machine)
+        await drive(machine, executor, lambda: self._stop, lambda: self._announce(machine))
 
     async def _show_stacks(self, run: Run) -> None:
         """Add the stacks of some overdue ranks to the report after a deadline."""
@@ -309,31 +280,27 @@ class Coordinator:
             tasks = sum(group.pool.num_tasks for group in groups if group.pool is not None)
             hits = sum(group.is_hit for group in groups)
             counts: Event = {"event": "phase", "tasks": tasks, "hits": hits, "classes": len(groups)}
-            self._emit({**counts, "phase": str(self._phase)})
+            self._stream.emit({**counts, "phase": str(self._phase)})
         if self._phase is Phase.COMPILING and self._executor is not None:
             for rank, text in building(machine, self._executor.statuses).items():
                 if self._told.get(rank) != text:
                     self._told[rank] = text
-                    self._emit({"event": "progress", "rank": rank, "text": text})
+                    self._stream.emit({"event": "progress", "rank": rank, "text": text})
         for warning in machine.run.warnings[self._warned :]:
-            self._emit({"event": "warning", "text": warning})
+            self._stream.emit({"event": "warning", "text": warning})
         self._warned = len(machine.run.warnings)
-        if time.monotonic() - self._spoke >= QUIET_S and not machine.is_over and self._executor is not None:
+        if time.monotonic() - self._stream.spoke >= QUIET_S and not machine.is_over and self._executor is not None:
             text = waiting_text(machine.run, self._executor.statuses, time.monotonic())
-            self._emit({"event": "waits", "text": text})
+            self._stream.emit({"event": "waits", "text": text})
 
     def _on_task(self, call: Call, seconds: float) -> None:
-        self._emit({"event": "task", "rank": call.rank, "task": call.task_id, "method": call.name, "seconds": seconds})
+        self._stream.emit(
+            {"event": "task", "rank": call.rank, "task": call.task_id, "method": call.name, "seconds": seconds}
+        )
 
     def _say(self, text: str) -> None:
         """A line for whoever watches the run."""
-        self._emit({"event": "note", "text": text})
-
-    def _emit(self, event: Event) -> None:
-        """Queue an event for the driver, with its time."""
-        self._spoke = time.monotonic()
-        event["at"] = round(self._spoke - self._began, 3)
-        self._events.put_nowait(event)
+        self._stream.emit({"event": "note", "text": text})
 
     def _rank_status(self, machine: WarmupMachine, rank: int, now: float) -> RankStatus:
         state = machine.run.ranks[rank]

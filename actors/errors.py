@@ -24,6 +24,7 @@ timed out (`actors/verdicts.py`), 143 ended by SIGTERM (`scripts/endings.py`).
 
 from __future__ import annotations
 
+from ray_warmup.warmup.engines.report import EngineReport
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.report import WarmupReport
 
@@ -71,6 +72,15 @@ class RunInterrupted(KeyboardInterrupt):
     """The driver was interrupted, and its run has ended: everything was given back, finished tasks are kept."""
 
     def __init__(self, report: WarmupReport | None) -> None:
+        super().__init__("interrupted")
+        self.report = report
+        """Progress of the run, or None if the coordinator did not report it in time."""
+
+
+class EngineRunInterrupted(KeyboardInterrupt):
+    """The driver of a run with a real engine was interrupted, and its run has ended: what nodes hold is kept."""
+
+    def __init__(self, report: EngineReport | None) -> None:
         super().__init__("interrupted")
         self.report = report
         """Progress of the run, or None if the coordinator did not report it in time."""

@@ -10,8 +10,8 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol
 
 import ray
 
@@ -19,9 +19,8 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.remote_errors import as_failure, reason_of_death
 from ray_warmup.actors.transfer import BlobRefs
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Release, Replace
+from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
 from ray_warmup.warmup.messages.questions import header_in
 from ray_warmup.warmup.messages.values import Heartbeat
@@ -30,7 +29,46 @@ from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)
 
-Step = Callable[[WarmupMachine, float], Commands]
+
+class Machine(Protocol):
+    """State machine of a run: `WarmupMachine`, or `EngineMachine` for a run with a real engine."""
+
+    @property
+    def is_over(self) -> bool:
+        """READY or FAILED."""
+
+    def begin(self, now: float) -> Commands:
+        """Enter PROBING."""
+
+    def returned(self, call_id: int, value: Any, seconds: float, now: float) -> Commands:
+        """A call was answered, by a value that belongs to its question."""
+
+    def adopted(self, call_id: int, now: float) -> Commands:
+        """An artifact is safe with the coordinator."""
+
+    def raised(self, call_id: int, failure: Failure, now: float) -> Commands:
+        """A call raised in the process."""
+
+    def died(self, rank: int, reason: str, now: float, process: int | None = None) -> Commands:
+        """A process is gone."""
+
+    def node_lost(self, node_id: str, now: float) -> Commands:
+        """A whole node is gone."""
+
+    def replaced(self, info: RankInfo, now: float) -> Commands:
+        """A fresh process is there for a lost one."""
+
+    def tick(self, now: float, statuses: Mapping[int, Status]) -> Commands:
+        """Check the deadlines."""
+
+    def was_deaf(self, now: float) -> None:
+        """Nobody listened for a while."""
+
+    def fail(self, reason: str, now: float) -> Commands:
+        """End the run from outside."""
+
+
+Step = Callable[[Machine, float], Commands]
 """What happened, to be told to the machine with the time."""
 OnTask = Callable[[Call, float], None]
 """Told when a task's answer arrives: the call and the rank's seconds."""

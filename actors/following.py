@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import ray
 
@@ -19,6 +19,7 @@ from ray_warmup.actors.errors import CoordinatorLostError
 from ray_warmup.actors.events import Event, OnEvent
 from ray_warmup.actors.liveness import lives
 from ray_warmup.actors.remote_errors import as_failure, first_line, lacks_package, plain, reason_of_death
+from ray_warmup.configs.engine_schema import EngineTimeoutsSection
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.phases import Phase
@@ -26,6 +27,7 @@ from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
+R = TypeVar("R")
 SILENT_S = 20.0
 FINAL_S = 60.0
 """For the report after a final phase, besides `timeouts.installing` for the verdicts: longer than all else that a
@@ -34,22 +36,35 @@ STOP_S = 15.0
 KEPT = "Finished tasks are kept in the node stores; run again to resume"
 
 
-class Following:
-    """One coordinator's stream of events."""
+class Following(Generic[R]):
+    """One coordinator's stream of events, to a report of type `R`."""
 
     def __init__(
         self,
         coordinator: Any,
         on_event: OnEvent,
-        timeouts: TimeoutsSection,
+        timeouts: TimeoutsSection | EngineTimeoutsSection,
+        read: Callable[[str], R],
+        longest_s: float,
         control_service: ControlService | None = None,
     ) -> None:
+        """Keep the arguments.
+
+        Args:
+            coordinator: the actor.
+            on_event: told every event.
+            timeouts: of the run.
+            read: makes the report of its text.
+            longest_s: all deadlines of a run together.
+            control_service: of the cluster, whose loss ends the run.
+        """
+        self._read = read
         self._coordinator = coordinator
         self._control_service = control_service
         self._on_event = on_event
         self._silent_s = max(SILENT_S, 5 * timeouts.heartbeat)
         self._final_s = FINAL_S + timeouts.installing  # as long as leaving the verdict on slow disks may take
-        self._longest_s = sum(getattr(timeouts, phase.value.lower()) for phase in Phase if not phase.is_final)
+        self._longest_s = longest_s
         self._stream: Any = None
         self._question: Any = None
         """The one unanswered question for the status."""
@@ -58,7 +73,7 @@ class Following:
         """The final phase and when it was heard of."""
         self._is_told = False
 
-    def until_report(self, limit_s: float = float("inf")) -> WarmupReport:
+    def until_report(self, limit_s: float = float("inf")) -> R:
         """Pass events on until the report. Raises CoordinatorLostError."""
         self._heard = time.monotonic()
         deadline = self._heard + limit_s
@@ -70,7 +85,7 @@ class Following:
                     return report
         raise CoordinatorLostError(f"the coordinator gave no report within {limit_s:g} s. {KEPT}")
 
-    def stopped(self, reason: str) -> WarmupReport | None:
+    def stopped(self, reason: str) -> R | None:
         """Stop the run and follow it to its report.
 
         None if the report does not come in time.
@@ -91,7 +106,7 @@ class Following:
                 raise
             raise CoordinatorLostError(f"{service.said_lost()}. {KEPT}", ray=error.message) from error
 
-    def _step(self, pause_s: float) -> WarmupReport | None:
+    def _step(self, pause_s: float) -> R | None:
         """Handle one event, or check the coordinator after a silence."""
         reason = None if self._control_service is None else self._control_service.why_lost()
         if reason is not None:
@@ -100,7 +115,7 @@ class Following:
             event: Event = ray.get(next(self._stream))
             self._heard, self._is_told = time.monotonic(), False
             if event["event"] == "report":
-                return WarmupReport.from_json(event["report"])
+                return self._read(event["report"])
             self._note(event.get("phase", ""))
             self._on_event(event)
         else:
@@ -137,6 +152,14 @@ class Following:
     def _note(self, phase: str) -> None:
         if phase in (Phase.READY, Phase.FAILED):
             self._ended = self._ended or (phase, time.monotonic())
+
+
+def following_of(
+    coordinator: Any, on_event: OnEvent, timeouts: TimeoutsSection, control_service: ControlService | None = None
+) -> Following[WarmupReport]:
+    """Follow the coordinator of a tuning run."""
+    longest_s = sum(getattr(timeouts, phase.value.lower()) for phase in Phase if not phase.is_final)
+    return Following(coordinator, on_event, timeouts, WarmupReport.from_json, longest_s, control_service)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from ray_warmup.actors.accelerators import check_accelerators
 from ray_warmup.actors.errors import PlacementError, PlacementTimeoutError, StartupError
 from ray_warmup.actors.holders import SHOWN, held_on
 from ray_warmup.actors.placement import Placement
-from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.schema import ClusterSection
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.ranks import RankInfo
 
@@ -47,28 +47,33 @@ class Placing:
 
     def __init__(
         self,
-        config: WarmupConfig,
+        cluster: ClusterSection,
+        limit_s: float,
         name: str,
         may_grow: bool,
         say: Callable[[str], None],
         stop: Callable[[], str | None],
+        quantization: str | None = None,
     ) -> None:
         """Start the deadline of PLACING.
 
         Args:
+            cluster: what is asked.
+            limit_s: the deadline, `timeouts.placing`.
             name: of the placement group.
             may_grow: nodes may still join the cluster.
             say: told a line now and then.
             stop: gives the reason to stop, once there is one.
+            quantization: of a model that not every GPU can run.
         """
-        self._cluster = config.cluster
-        self._quantization = config.model.quantization
-        self._backend = config.cluster.backend_beside_gpus
+        self._cluster = cluster
+        self._quantization = quantization
+        self._backend = cluster.backend_beside_gpus
         self._name = name
         self._may_grow = may_grow
         self._say = say
         self._stop = stop
-        self._limit_s = config.timeouts.placing
+        self._limit_s = limit_s
         self._deadline = time.monotonic() + self._limit_s
         self._said = time.monotonic()
         self._addresses: dict[str, str] = {}
@@ -132,7 +137,7 @@ class Placing:
             while True:
                 nodes = await self._nodes()
                 try:
-                    if self._backend == "cuda":
+                    if self._backend == "cuda" and self._quantization is not None:
                         check_accelerators(self._cluster, self._quantization, nodes)
                     request = capacity.plan_request(self._cluster, self._backend, nodes)
                 except PlacementError as short:

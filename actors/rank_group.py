@@ -20,11 +20,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from ray_warmup.actors.capacity import describe, nodes
 from ray_warmup.actors.errors import StartupError
 from ray_warmup.actors.placement import Placement
-from ray_warmup.actors.rank_actor import RankActor, Work, versions
+from ray_warmup.actors.process_actor import ProcessActor, Work, versions
+from ray_warmup.actors.rank_actor import RankActor
 from ray_warmup.actors.remote_errors import as_failure, lacks_package
 from ray_warmup.actors.transfer import Refs
 from ray_warmup.warmup.errors import MessageError
-from ray_warmup.warmup.messages.questions import Conclude, Question
+from ray_warmup.warmup.messages.questions import AnyQuestion, Conclude
 from ray_warmup.warmup.messages.values import Located
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.rank.crash_recorder import SIGNAL
@@ -48,7 +49,19 @@ MUST_AGREE = ("ray", "ray-warmup")
 class RankGroup:
     """Actors by rank."""
 
-    def __init__(self, placement: Placement, work: Work) -> None:
+    def __init__(
+        self, placement: Placement, work: Work, actor: type[ProcessActor] = RankActor, *, holds_gpus: bool = True
+    ) -> None:
+        """Keep the arguments.
+
+        Args:
+            placement: a placed group.
+            work: for every process.
+            actor: what each of them is.
+            holds_gpus: each holds the GPUs of its bundle; False leaves them to what it starts.
+        """
+        self._actor = actor
+        self._holds_gpus = holds_gpus
         self._placement = placement
         self._work = work
         self._actors: dict[int, Any] = {}
@@ -109,7 +122,7 @@ class RankGroup:
         """The rank's actor handle."""
         return self._actors[rank]
 
-    def call(self, rank: int, question: Question, refs: Refs | None = None) -> Any:
+    def call(self, rank: int, question: AnyQuestion, refs: Refs | None = None) -> Any:
         """Reference to the answer to a question, and its seconds."""
         call = self._actors[rank].call
         is_beside = isinstance(question, BESIDE)
@@ -171,9 +184,9 @@ class RankGroup:
         elif homeless is not None:
             node_id = self.infos[homeless].node_id
             where = {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
-        remote = ray.remote(concurrency_groups=GROUPS)(RankActor).options(
+        remote = ray.remote(concurrency_groups=GROUPS)(self._actor).options(
             num_cpus=bundle.get("CPU", 0),
-            num_gpus=bundle.get("GPU", 0),
+            num_gpus=bundle.get("GPU", 0) if self._holds_gpus else 0,
             max_restarts=0,
             max_task_retries=0,
             **where,

@@ -45,6 +45,10 @@ class VllmSection(Section):
     """`auto`: what the engine asks FlashInfer for is tuned and guarded while it is recorded."""
     task_deadline: Seconds = 300
     """Seconds that one recorded request may take at one size; a tactic that takes longer is quarantined."""
+    proof: Literal["node", "class", "off"] = "node"
+    """Starts that prove the artifact: one on every node without a valid proof, one per kind of device, or none."""
+    executor: Literal["own", "ray"] = "own"
+    """Workers of an engine: `own` are its children, as `uni` and `mp` make them; `ray` are Ray actors."""
 
     @field_validator("args", mode="before")
     @classmethod
@@ -94,8 +98,20 @@ class EngineTimeoutsSection(Section):
     """Waiting for the placement group."""
     probing: Seconds = 300
     """Imports of the launchers, and a look at each node."""
+    tuning: Seconds = 3600
+    """Measuring what a recorded engine asked its libraries for."""
+    guarding: Seconds = 1800
+    """Checking the winners."""
+    capturing: Seconds = 600
+    """Ending the recorded engine, and packing what its caches hold."""
+    pushing: Seconds = 300
+    """Reading one artifact, and taking it over into the object store."""
     installing: Seconds = 300
-    """Packing, sending and publishing one artifact."""
+    """Checking and publishing one artifact on another node."""
+    heartbeat: Seconds = 2
+    """Between two questions for what a launcher does."""
+    silence: Seconds = 120
+    """A launcher without a heartbeat for so long is given up."""
     single_flight: Seconds = 7200
     """Waiting for another run of the same request."""
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from ray_warmup.actors.engine_run import run_engine
-from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.actors.events import Event
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.run_command import write_report
-from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.report import EngineReport, NodeReport, Proven
 
 
 def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
@@ -25,11 +25,12 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
     with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
         try:
             report = run_engine(config, again=retune, wait=wait, on_event=lambda event: show_event(console, event))
-            code = EXIT_READY if report.ready else EXIT_FAILED
+            code = exit_code(report)
         except (Exception, KeyboardInterrupt) as error:  # the last line is owed whatever happens
             ending = ending_of(error)
             code = ending.code
-            report = EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
+            told = error.report if isinstance(error, EngineRunInterrupted) else None
+            report = told or EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
             tell(ending)
         else:
             show_engine_report(console, report)
@@ -39,42 +40,70 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
     return code if is_written or code != EXIT_READY else EXIT_FAILED
 
 
+def exit_code(report: EngineReport) -> int:
+    """Return the exit code of a run that came to its own end."""
+    if report.ready:
+        return EXIT_READY
+    return EXIT_USAGE if report.is_refused else EXIT_FAILED
+
+
 def show_event(console: Console, event: Event) -> None:
     """Print one event as a line."""
     if event["event"] == "phase":
         say(console, f"{event['at']:8.2f} s  {event['phase']}")
-    elif event["event"] == "note":
+    elif event["event"] in ("note", "warning", "waits"):
         say(console, f"{event['at']:8.2f} s  {event['text']}")
     elif event["event"] == "waiting":
         say(console, f"another run of this work is active ({event['actor']}); waiting for it")
 
 
 def show_engine_report(console: Console, report: EngineReport) -> None:
-    """Print what each node recorded, placed, found and compiled, how long its engine took, and the verdict."""
-    table = table_of("node", "role", "kind", "recorded", "placed", "found", "compiled")
+    """Print what each node's ranks recorded, placed, found and compiled, how long engines took, and the verdict."""
+    table = table_of("node", "rank", "kind", "recorded", "carried", "placed", "hit", "compiled")
     for node in report.nodes:
-        for kind in (row for row in node.kinds if row.recorded or row.placed or row.found or row.compiled):
-            add_row(
-                table, node.node_id[:8], node.role, kind.kind, kind.recorded, kind.placed, kind.found, kind.compiled
-            )
-    if report.nodes:
+        for row in node.kinds:
+            counted = ["-" if count is None else count for count in (row.placed, row.found, row.compiled)]
+            add_row(table, node.node_id[:8], row.rank, row.kind, row.recorded, row.carried, *counted)
+    if any(node.kinds for node in report.nodes):
         console.print(table)
     if report.recorded_engine_s is not None:
         say(console, f"engine with empty caches: {report.recorded_engine_s:.1f} s")
     for node in report.nodes:
-        line = f"node {node.node_id[:8]} ({node.address}): engine {node.engine_s:.1f} s, first answer "
-        say(console, f"{line}{node.first_answer_s:.2f} s")
+        say(console, f"node {node.node_id[:8]} ({node.address}): {node.role or 'holds nothing'}{_proof_of(node)}")
         for line in (*node.problems, *node.notes):
             say(console, f"  {line}")
     if report.error:
         say(console, f"FAILED: {report.error}", lines=True)
     else:
-        say(console, "READY: every node has proven it" if report.ready else "FAILED: not proven")
+        say(console, f"READY: {_verdict(report)}" if report.ready else "FAILED: not proven")
+
+
+PROVEN_IN_WORDS: dict[Proven, str] = {
+    "now": "proven",
+    "before": "proven by an earlier run",
+    "elsewhere": "proven on another node",
+    "off": "not to be proven (engine.proof: off)",
+    "no": "not proven",
+}
+
+
+def _proof_of(node: NodeReport) -> str:
+    """How a node's artifact was proven, and the seconds of that start."""
+    words = PROVEN_IN_WORDS[node.proven]
+    if node.engine_s is None or node.first_answer_s is None:
+        return f", {words}"
+    return f", {words}: engine {node.engine_s:.1f} s, first answer {node.first_answer_s:.2f} s"
+
+
+def _verdict(report: EngineReport) -> str:
+    if all(node.proven in ("now", "before") for node in report.nodes):
+        return "every node has proven it"
+    return "every node holds it"
 
 
 def last_line(report: EngineReport) -> str:
     """The verdict for logs that show only their tail, in one line of JSON."""
     error = None if report.error is None else report.error.splitlines()[0]
-    proven = sum(not node.problems for node in report.nodes)
+    proven = sum(node.proven in ("now", "before") for node in report.nodes)
     verdict = {"ready": report.ready, "run_id": report.run_id, "nodes": len(report.nodes), "proven": proven}
     return "WARMUP_RESULT " + json.dumps({**verdict, "error": error})

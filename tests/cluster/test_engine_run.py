@@ -8,15 +8,16 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
+import ray
 from typer.testing import CliRunner
 
-from ray_warmup.actors.engine_run import run_engine
-from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.engine_run import coordinator_name
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.engines.report import EngineReport
+from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
 from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed, wait_until
 
@@ -33,72 +34,47 @@ def engine_nodes(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iter
     bed.remove_node(*nodes)
 
 
-def config(name: str, num_nodes: int = 2, **engine: Any) -> EngineRunConfig:
-    """One replica on each engine node, in a cache root of this test."""
-    arguments = {"model": f"/models/{name}", **engine.pop("args", {})}
-    document = {
-        "cluster": {
-            "num_nodes": num_nodes,
-            "ranks_per_node": 1,
-            "gpus_per_rank": 0,
-            "backend": "cpu",
-            "node_labels": {"pool": "engine"},
-        },
-        "engine": {"kind": "vllm", "args": arguments, "start_deadline": 90} | engine,
-        "cache": {"root": f"~/{name}"},
-        "timeouts": {"placing": 60},
-    }
-    return EngineRunConfig.model_validate(document)
-
-
-def run(request: EngineRunConfig) -> tuple[EngineReport, list[dict[str, Any]]]:
-    """The report and the events of one run."""
-    events: list[dict[str, Any]] = []
-    return run_engine(request, on_event=events.append), events
-
-
-def phases(events: list[dict[str, Any]]) -> list[str]:
-    """Names of the phases in order."""
-    return [event["phase"] for event in events if event["event"] == "phase"]
-
-
 def test_one_node_records_and_every_node_proves(engine_nodes: list[Node]) -> None:
-    """The second run finds what the first one left and records nothing; both nodes hold one identity."""
+    """The second run finds what the first one left, with its proof, and starts no engine at all."""
     first, events = run(config("engine-life"))
     second, again = run(config("engine-life"))
 
     assert first.ready, first.error or [node.problems for node in first.nodes]
-    assert phases(events) == ["PLACING", "PROBING", "RECORDING", "INSTALLING", "PROVING"]
+    assert phases(events) == [
+        *("PLACING", "PROBING", "RECORDING", "CAPTURING", "PUSHING", "INSTALLING", "PROVING"),
+        "READY",
+    ]
     assert sorted(node.role for node in first.nodes) == ["installed", "recorded"]
+    assert {node.proven for node in first.nodes} == {"now"}
     assert len({node.key_sha256 for node in first.nodes}) == 1
     for node in first.nodes:
-        assert {kind.kind: kind.compiled for kind in node.kinds if kind.compiled} == {}
-        assert {kind.kind for kind in node.kinds if kind.placed} == {
-            "torch_compile",
-            "inductor",
-            "inductor_home",
-            "deep_gemm",
-            "modelinfos",
+        assert {row.kind: row.compiled for row in node.kinds if row.compiled} == {}
+        assert {row.kind: (row.recorded, row.carried, row.placed, row.found) for row in node.kinds} == {
+            "deep_gemm": (1, 2, 1, 1),
+            "inductor": (2, 2, 2, 2),
+            "inductor_home": (1, 1, 1, 1),
+            "modelinfos": (0, 1, 1, 0),
+            "torch_compile": (1, 1, 1, 1),
         }
     assert second.ready
-    assert phases(again) == ["PLACING", "PROBING", "PROVING"]
-    assert [node.role for node in second.nodes] == ["found", "found"]
-    assert second.recorded_engine_s is None
+    assert phases(again) == ["PLACING", "PROBING", "READY"]
+    assert [(node.role, node.proven) for node in second.nodes] == [("found", "before"), ("found", "before")]
+    assert second.recorded_engine_s == first.recorded_engine_s
 
 
 def test_a_node_that_joins_takes_what_another_holds(engine_nodes: list[Node]) -> None:
-    """Recorded by a run on one node; the run on two installs it on the other and records nothing."""
+    """Recorded by a run on one node; the run on two installs it on the other, and only that one proves it."""
     alone, _ = run(config("engine-joins", num_nodes=1))
     both, events = run(config("engine-joins", num_nodes=2))
 
     assert alone.ready
     assert both.ready, both.error
     assert "RECORDING" not in phases(events)
-    assert sorted(node.role for node in both.nodes) == ["found", "installed"]
+    assert sorted((node.role, node.proven) for node in both.nodes) == [("found", "before"), ("installed", "now")]
 
 
-def test_what_was_found_and_does_not_fit_is_recorded_anew(engine_nodes: list[Node]) -> None:
-    """An artifact that the index names and that cannot be used is a note, and one recording follows."""
+def test_what_was_found_and_is_damaged_is_recorded_anew(engine_nodes: list[Node]) -> None:
+    """An artifact that cannot be read on any node is no artifact: one recording follows, and it is proven."""
     first, _ = run(config("engine-changed"))
     assert first.ready
     for node in engine_nodes:
@@ -109,8 +85,7 @@ def test_what_was_found_and_does_not_fit_is_recorded_anew(engine_nodes: list[Nod
 
     assert second.ready, second.error
     assert "RECORDING" in phases(events)
-    notes = [event["text"] for event in events if event["event"] == "note"]
-    assert notes[0].startswith("the artifact that was found")
+    assert {node.proven for node in second.nodes} == {"now"}
 
 
 def test_the_command_prints_the_verdict_last(engine_nodes: list[Node], tmp_path: Path) -> None:
@@ -131,47 +106,77 @@ def test_the_command_prints_the_verdict_last(engine_nodes: list[Node], tmp_path:
         "error": None,
     }
     assert "READY: every node has proven it" in result.output
+    assert EngineReport.from_text(report.read_text()).ready
 
 
-@pytest.mark.parametrize(
-    ("engine", "complaint"),
-    [
-        ({"args": {"tensor_parallel_size": 1, "fault": "init"}}, "exit code 1"),
-    ],
-)
-def test_an_engine_that_does_not_start_fails_the_run(
-    engine_nodes: list[Node], engine: dict[str, Any], complaint: str
-) -> None:
-    """The report has the phase's seconds and the engine's last lines; nothing is left running or placed."""
-    report, _ = run(config("engine-fails", **engine))
+def test_an_engine_that_does_not_start_fails_the_run(engine_nodes: list[Node]) -> None:
+    """The report names node, phase and the engine's stage, and ends with its last lines; no process is left."""
+    report, _ = run(config("engine-fails", args={"fault": "init"}))
 
+    error = report.error or ""
     assert not report.ready
-    assert complaint in (report.error or "")
-    assert "the fake engine cannot start" in (report.error or "")
-    assert wait_until(lambda: not engines_of("/models/engine-fails"), 15), "an engine process was left"
+    assert "phase RECORDING, rank 0 on node" in error
+    assert "exit code 1 while creating the engine" in error
+    assert "the fake engine cannot start" in error
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
 
 
 def test_a_launcher_that_is_killed_takes_its_engine_along(engine_nodes: list[Node]) -> None:
-    """The run fails by name within seconds, and no process of the engine is left."""
+    """Another node records at once, and no process of the killed launcher's engine is left."""
+    request = config("engine-killed", args={"slow_s": 3}, proof="off")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, config("engine-killed", args={"fault": "hang"}))
-        assert wait_until(lambda: bool(engines_of("/models/engine-killed")), 60), "no engine was started"
-        engine = int(engines_of("/models/engine-killed")[0])
-        launcher = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(launcher, signal.SIGKILL)
-        report, _ = running.result(timeout=60)
+        running = pool.submit(run, request)
+        assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"
+        first = engines_on(engine_nodes)[0]
+        os.kill(parent_of(first), signal.SIGKILL)
+        assert wait_until(lambda: not Path(f"/proc/{first}").exists(), 15), "the engine was left"
+        report, events = running.result(timeout=120)
 
-    assert "record: a launcher or its node was lost" in (report.error or "")
-    assert any(f"node {node.node_id[:8]}" in (report.error or "") for node in engine_nodes)
-    assert wait_until(lambda: not engines_of("/models/engine-killed"), 15), "an engine process was left"
+    assert report.ready, report.error
+    (warning,) = [event["text"] for event in events if event["event"] == "warning"]
+    assert "died in RECORDING at record_engine" in warning
+    assert [node.role for node in report.nodes] == ["installed", "recorded"]
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
 
 
 def test_an_engine_that_hangs_is_late(engine_nodes: list[Node]) -> None:
-    """The deadline of one start ends it with the setting's seconds."""
+    """The deadline of one start ends it with the setting's seconds and the stage."""
     report, _ = run(config("engine-hangs", num_nodes=1, start_deadline=3, args={"fault": "hang"}))
 
-    assert "did not finish its start within 3 s" in (report.error or "")
-    assert wait_until(lambda: not engines_of("/models/engine-hangs"), 15), "an engine process was left"
+    assert "did not finish its start within 3 s; it was creating the engine" in (report.error or "")
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
+
+
+def test_a_second_run_follows_the_first_and_status_sees_both(engine_nodes: list[Node]) -> None:
+    """While an engine is recorded `status` has its stage; the second run waits, then finds the proof of the first."""
+    request = config("engine-single", num_nodes=1, args={"slow_s": 3})
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, request)
+        assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"
+        second = pool.submit(run, request)
+        assert wait_until(lambda: "creating the engine" in doing("RECORDING"), 30), "status did not see the stage"
+        (report, _), (follower, events) = first.result(timeout=120), second.result(timeout=120)
+
+    assert report.ready
+    assert follower.ready
+    assert events[0]["event"] == "waiting"
+    assert phases(events) == ["PLACING", "PROBING", "READY"]
+
+
+def test_a_run_that_is_stopped_leaves_nothing(engine_nodes: list[Node]) -> None:
+    """Stopped while an engine starts: the report says so, and neither engine nor launcher is left."""
+    request = config("engine-stopped", num_nodes=1, args={"fault": "hang"})
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, request)
+        assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"
+        launcher = parent_of(engines_on(engine_nodes)[0])
+        actor = ray.get_actor(coordinator_name(request), namespace=NAMESPACE)
+        ray.get(actor.stop.remote("interrupted"))
+        report, _ = running.result(timeout=60)
+
+    assert report.error == "interrupted"
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
+    assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
 
 
 def test_nodes_without_the_engine_are_named(bed: Testbed) -> None:
@@ -183,18 +188,3 @@ def test_nodes_without_the_engine_are_named(bed: Testbed) -> None:
 
     assert "vLLM is not installed there" in (report.error or "")
     assert any(node.node_id[:8] in (report.error or "") for node in bed.nodes)
-
-
-def engines_of(model: str) -> list[str]:
-    """Command lines of the engine starts of a model that still run."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"ray_warmup.warmup.engines.vllm.start" in words:
-            request = Path(os.fsdecode(words[-3]))
-            if request.is_file() and model in request.read_text():
-                found.append(pid)
-    return found

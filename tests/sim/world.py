@@ -149,7 +149,7 @@ class World(ModulesModel):
                 return self._answer_later(process, command.question, rank_class, now)
 
     def _answer_later(
-        self, process: Process, question: questions.Question, rank_class: ClassState | None, now: float
+        self, process: Process, question: questions.AnyQuestion, rank_class: ClassState | None, now: float
     ) -> Answer:
         """The phases after COMPILING."""
         match question:

@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ UNKNOWN = "unknown"
 _CUBLAS = (("cublas", "cublasGetProperty"), ("cublasLt", "cublasLtGetProperty"))
 _CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}
 _DEFAULT_CORES_PER_SM = 128
+GIB = 1 << 30
 
 
 def describe_host(gpu_index: int | None, arch_list: str | None = None) -> dict[str, str]:
@@ -86,6 +87,39 @@ def gpu_capability(gpu_index: int) -> tuple[int, int]:
         except pynvml.NVMLError as error:
             raise RuntimeError(f"NVML cannot describe GPU {gpu_index}: {error}") from error
     return int(major), int(minor)
+
+
+def busy_gpus(gpu_ids: Sequence[str], memory_share: float) -> list[str]:
+    """Name each GPU of which others use so much memory that this share of it is not left.
+
+    `gpu_ids` are NVML's indices or UUIDs. Raises RuntimeError when NVML has no such GPU.
+    """
+    import pynvml
+
+    found = []
+    with nvml():
+        for gpu in gpu_ids:
+            try:
+                handle = _handle(gpu)
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                pids = [str(process.pid) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+            except pynvml.NVMLError as error:
+                raise RuntimeError(f"NVML cannot describe GPU {gpu}: {error}") from error
+            if memory.free < memory_share * memory.total:
+                who = f" by processes {', '.join(pids)}" if pids else ""
+                found.append(
+                    f"GPU {gpu} is busy: {memory.used / GIB:.1f} of {memory.total / GIB:.1f} GiB are used{who}, "
+                    f"{memory_share:.0%} must be free"
+                )
+    return found
+
+
+def _handle(gpu: str) -> Any:
+    import pynvml
+
+    if gpu.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(gpu))
+    return pynvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
 @contextmanager

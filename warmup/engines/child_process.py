@@ -52,6 +52,8 @@ class ChildProcess:
 class ChildStarter:
     """Starts engines as child processes that see every device that this process sees."""
 
+    arguments: Mapping[str, str] = {}
+
     def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> ChildProcess:
         """Start one engine."""
         return ChildProcess([sys.executable, "-m", START, str(request), str(result)], environ, log)

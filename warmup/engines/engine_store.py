@@ -18,6 +18,7 @@ from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.engines.difference import differences, in_words
+from ray_warmup.warmup.engines.proof_record import refusal_of
 from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -91,9 +92,19 @@ def find(
         refusal = trust.code_refusal(store.directory)
         if refusal:
             return Found(None, f"{store.directory} is not believed: {refusal}")
-        return Found(store, "")
+        refused = _refused_by_proof(store)
+        return Found(None, f"the artifact is refused: {refused}") if refused else Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
+
+
+def _refused_by_proof(store: NodeStore) -> str:
+    """Return why the last proof of the current artifact on this node did not hold, or an empty string."""
+    try:
+        _, manifest = store.current()
+    except (FileNotFoundError, WarmupError):
+        return ""  # pruned meanwhile
+    return refusal_of(store.directory, manifest.digest)
 
 
 def engine_of(store: Path) -> tuple[str, str] | None:

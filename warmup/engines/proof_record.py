@@ -1,7 +1,7 @@
 """Notes beside a stored engine artifact: that this node has proven it, or that a proof refused it.
 
     <store>/proof.json       an artifact that a fresh engine on this node used without compiling anything
-    <store>/refused.json     an artifact with which an engine crashed, hung or compiled all the same
+    <store>/refused.json     an artifact with which an engine crashed or hung: no engine here is given it again
 
 A note speaks of one artifact by its digest, so a newer artifact in the same store is neither proven nor refused.
 """
@@ -42,7 +42,7 @@ class ProofRecord:
 
 @message
 class Refusal:
-    """A proof that did not hold on this node."""
+    """An artifact with which a proof start on this node crashed or hung."""
 
     artifact: str
     reason: str

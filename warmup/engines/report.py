@@ -1,47 +1,57 @@
-"""Report of a run of a real engine: one row a node, ready only where every node's proof holds."""
+"""Report of a run of a real engine: one row a node, ready only where every proof that was asked for holds."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from typing import Literal
 
 from pydantic import JsonValue
 
-SCHEMA_VERSION = 1
+from ray_warmup.warmup.codec import decode, encode, message
+
+SCHEMA_VERSION = 2
+Proven = Literal["now", "before", "elsewhere", "off", "no"]
+"""When a node's artifact was proven: in this run, by an earlier one, on another node of the class, not to be, not."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class KindReport:
-    """One cache kind on one node."""
+    """One cache kind of one rank of the engine on one node. None where no proof start of this run counted it."""
 
+    rank: int
     kind: str
     recorded: int
-    """Entries of the artifact."""
-    placed: int
-    found: int
-    compiled: int
+    """Compilations of the recorded start."""
+    carried: int
+    """Entries of the artifact, shared by all ranks."""
+    placed: int | None = None
+    found: int | None = None
+    """Hits in the proof start."""
+    compiled: int | None = None
     """In the proof start; 0 where the proof holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class NodeReport:
     """One node of the run."""
 
     node_id: str
     address: str
     role: str
-    """`recorded` here, `installed` from another node, or `found` already there."""
+    """`recorded` here, `installed` from another node, or `found` already there; empty where it has nothing."""
     key_sha256: str
     kinds: tuple[KindReport, ...]
-    engine_s: float
-    """Seconds in which the proof start made its engine."""
-    first_answer_s: float
+    proven: Proven
+    engine_s: float | None
+    """Seconds in which the proof start made its engine; None where none was made here."""
+    first_answer_s: float | None
     problems: tuple[str, ...]
     """Reasons why the proof does not hold, or empty."""
     notes: tuple[str, ...] = ()
     """Parts that could not be proven, with the reason."""
 
 
-@dataclass(frozen=True, slots=True)
+@message
 class EngineReport:
     """One run."""
 
@@ -52,15 +62,30 @@ class EngineReport:
     """Phase -> seconds."""
     nodes: tuple[NodeReport, ...] = ()
     recorded_engine_s: float | None = None
-    """Seconds in which the recorded start made its engine, with empty caches; None where nothing was recorded."""
+    """Seconds in which the recorded start made its engine, with empty caches; None where no artifact is known."""
     error: str | None = None
+    is_refused: bool = False
+    """The request itself is wrong: the engine refuses it, or it is not covered."""
+    warnings: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
     def ready(self) -> bool:
-        """Return True if every node of the run has proven its artifact."""
-        return self.error is None and bool(self.nodes) and not any(node.problems for node in self.nodes)
+        """Return True if every node holds the artifact, and every proof that was asked for holds."""
+        return self.error is None and bool(self.nodes) and all(is_served(node) for node in self.nodes)
 
     def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
-        return {**asdict(self), "ready": self.ready}
+        return {**encode(self), "ready": self.ready}
+
+    @classmethod
+    def from_text(cls, text: str) -> EngineReport:
+        """Return the report that `to_json` wrote as text. Raises CorruptArtifactError."""
+        document = json.loads(text)
+        document.pop("ready", None)
+        return decode(cls, document)
+
+
+def is_served(node: NodeReport) -> bool:
+    """Return True if a node holds the artifact and its proof, if one is asked for, holds."""
+    return bool(node.role) and not node.problems and node.proven != "no"

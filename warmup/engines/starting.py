@@ -28,6 +28,9 @@ class StartedProcess(Protocol):
 class Starter(Protocol):
     """Way to start an engine's front end on the devices of one replica."""
 
+    arguments: Mapping[str, str]
+    """Arguments of the engine that this way needs, besides the user's."""
+
     def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> StartedProcess:
         """Run `engines/vllm/start.py` with these files.
 

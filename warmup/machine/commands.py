@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ray_warmup.warmup.messages.questions import Question, name_of
+from ray_warmup.warmup.messages.questions import AnyQuestion, name_of
 from ray_warmup.warmup.tasks import TacticId
 
 
@@ -18,7 +18,7 @@ class Call:
 
     call_id: int
     rank: int
-    question: Question
+    question: AnyQuestion
     process: int = 0
     """Which process of the rank is meant: 0 is the first, each replacement counts one more."""
     task_id: str | None = None
@@ -81,12 +81,12 @@ class Release:
 Command = Call | Adopt | Replace | Release
 
 
-def asks(command: Command, *kinds: type[Question]) -> bool:
+def asks(command: Command, *kinds: type[AnyQuestion]) -> bool:
     """Return True if a command is a call with such a question."""
     return isinstance(command, Call) and isinstance(command.question, kinds)
 
 
-def any_asks(commands: Iterable[Command], *kinds: type[Question]) -> bool:
+def any_asks(commands: Iterable[Command], *kinds: type[AnyQuestion]) -> bool:
     """Return True if one of the commands is a call with such a question."""
     return any(asks(command, *kinds) for command in commands)
 

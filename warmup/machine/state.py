@@ -14,7 +14,7 @@ from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.silences import Silences
 from ray_warmup.warmup.machine.store_lookup import StoreLookup
 from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, RecalledTable, Replayed, Warmed
-from ray_warmup.warmup.messages.questions import Question, task_of
+from ray_warmup.warmup.messages.questions import AnyQuestion, Question, task_of
 from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import FileReport
@@ -235,9 +235,9 @@ class Run:
     _next_call: int = 0
     _class_of: dict[int, ClassState] = field(default_factory=dict)
     _warned: set[str] = field(default_factory=set)
-    _by_kind: dict[type[Question], dict[int, Call]] = field(default_factory=dict)
+    _by_kind: dict[type[AnyQuestion], dict[int, Call]] = field(default_factory=dict)
     """Calls in flight by the kind of their question."""
-    _counts: dict[tuple[str, type[Question]], int] = field(default_factory=dict)
+    _counts: dict[tuple[str, type[AnyQuestion]], int] = field(default_factory=dict)
     """(class key, kind of question) -> how many are in flight."""
 
     def call(self, rank: int, question: Question) -> Call:
@@ -319,18 +319,18 @@ class Run:
             del self.calls_of[call.rank]
         return call
 
-    def pending(self, *kinds: type[Question]) -> list[Call]:
+    def pending(self, *kinds: type[AnyQuestion]) -> list[Call]:
         """Calls in flight with such questions."""
         calls: list[Call] = []
         for kind in kinds:
             calls += self._by_kind.get(kind, {}).values()
         return calls
 
-    def is_pending(self, *kinds: type[Question]) -> bool:
+    def is_pending(self, *kinds: type[AnyQuestion]) -> bool:
         """Return True if a call with such a question is in flight."""
         return any(self._by_kind.get(kind) for kind in kinds)
 
-    def num_asked(self, rank_class: ClassState, kind: type[Question]) -> int:
+    def num_asked(self, rank_class: ClassState, kind: type[AnyQuestion]) -> int:
         """How many such questions are in flight to ranks of a class."""
         return self._counts.get((rank_class.key, kind), 0)
 
@@ -370,7 +370,7 @@ class Run:
         del self._by_kind[type(call.question)][call.call_id]
         self._counts[self._place_of(call)] -= 1
 
-    def _place_of(self, call: Call) -> tuple[str, type[Question]]:
+    def _place_of(self, call: Call) -> tuple[str, type[AnyQuestion]]:
         rank_class = self._class_of.get(call.rank)
         if rank_class is None:
             return "", type(call.question)

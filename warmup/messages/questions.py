@@ -6,6 +6,7 @@ import re
 from dataclasses import field
 
 from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.messages.engine import EngineQuestion, InstallEngine
 from ray_warmup.warmup.messages.values import Ancestor, Header, RunVerdict, TextFile
 from ray_warmup.warmup.tasks import Choice, Count, GuardVerdict, Name, TacticId, TaskResult
 
@@ -222,21 +223,22 @@ Question = (
     | Confirm
     | Conclude
 )
+AnyQuestion = Question | EngineQuestion
 TaskQuestion = Tune | Compare | Vote | Guard
 """Questions about one task."""
 
 
-def task_of(question: Question) -> str | None:
+def task_of(question: AnyQuestion) -> str | None:
     """Return the task that a question is about, or None."""
     return question.task_id if isinstance(question, TaskQuestion) else None
 
 
-def header_in(question: Question) -> Header | None:
+def header_in(question: AnyQuestion) -> Header | None:
     """The artifact whose blobs go along with a question."""
-    return question.header if isinstance(question, InstallModules | Install | Load) else None
+    return question.header if isinstance(question, InstallModules | Install | Load | InstallEngine) else None
 
 
-def name_of(question: type[Question]) -> str:
+def name_of(question: type[AnyQuestion]) -> str:
     """A kind of question in lower case, for people and records: `look_up`."""
     name = question.__name__
     if name not in _NAMES:

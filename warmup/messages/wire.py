@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.warmup.codec import first_fault
 from ray_warmup.warmup.errors import MessageError
-from ray_warmup.warmup.messages import answers, questions
+from ray_warmup.warmup.messages import answers, engine, questions
 from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served, Welcome
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
 from ray_warmup.warmup.messages.values import Heartbeat, Located
@@ -29,10 +29,11 @@ MAX_LINE = 200
 
 Recorded = Joined | Welcome | Asked | Replied | Serve | Served
 Replay = FreshReplay | FreshlyReplayed
-Message = questions.Question | answers.Answer | Heartbeat | Located | RankInfo | Replay | Recorded
+AnyAnswer = answers.Answer | engine.EngineAnswer
+Message = questions.AnyQuestion | AnyAnswer | Heartbeat | Located | RankInfo | Replay | Recorded
 M = TypeVar("M")
 
-EXPECTED: dict[type[questions.Question], tuple[type[answers.Answer], ...]] = {
+EXPECTED: dict[type[questions.AnyQuestion], tuple[type[AnyAnswer], ...]] = {
     questions.Probe: (answers.Probed,),
     questions.Outline: (answers.Outlined,),
     questions.LookUp: (answers.LookedUp,),
@@ -57,9 +58,20 @@ EXPECTED: dict[type[questions.Question], tuple[type[answers.Answer], ...]] = {
     questions.Warm: (answers.Warmed,),
     questions.Confirm: (answers.Confirmed,),
     questions.Conclude: (answers.Concluded,),
+    engine.DescribeNode: (engine.NodeDescribed,),
+    engine.RecordEngine: (engine.EngineRecorded,),
+    engine.TuneRecorded: (engine.RecordedTuned,),
+    engine.GuardRecorded: (engine.RecordedGuarded,),
+    engine.CaptureEngine: (engine.EnginePacked,),
+    engine.PackEngine: (engine.EnginePacked,),
+    engine.InstallEngine: (engine.EngineInstalled,),
+    engine.ProveEngine: (engine.EngineProven,),
 }
 """The answers to each question."""
 QUESTIONS: tuple[type[questions.Question], ...] = get_args(questions.Question)
+"""Of a rank."""
+ENGINE_QUESTIONS: tuple[type[engine.EngineQuestion], ...] = get_args(engine.EngineQuestion)
+"""Of an engine's launcher."""
 
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
 """Made when a message of a kind first passes."""

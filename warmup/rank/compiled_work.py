@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.header import header as header_of
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, BlobEntry, Manifest
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.caches.artifact_install import Installed
@@ -23,7 +24,6 @@ from ray_warmup.warmup.messages.answers import Compiled, InstalledModules, Packe
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.artifact_collector import ArtifactCollector, CollectedContents, ReplayPlan
 from ray_warmup.warmup.rank.module_build import ModuleBuild
-from ray_warmup.warmup.rank.packing import header as header_of
 from ray_warmup.warmup.rank.stored_tuning_kernels import StoredTuningKernels
 from ray_warmup.warmup.store.node_store import NodeStore
 

@@ -21,7 +21,7 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
 from ray_warmup.warmup.machine.summary import summarize
 from ray_warmup.warmup.messages.answers import Answer, LookedUp
-from ray_warmup.warmup.messages.questions import LookUp, header_in
+from ray_warmup.warmup.messages.questions import LookUp, Question, header_in
 from ray_warmup.warmup.rank.answering import answer
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
@@ -90,6 +90,7 @@ class InProcessRun:
 
     def _answer(self, call: Call) -> Answer:
         question = call.question
+        assert isinstance(question, Question), "a rank is asked a rank's questions"
         value = answer(self.process, question, self._wanted(call))
         is_miss = isinstance(value, LookedUp) and not value.hit
         if isinstance(question, LookUp) and is_miss and not question.retune and not self._asked_elsewhere:
@@ -99,10 +100,12 @@ class InProcessRun:
         return value
 
     def _wanted(self, call: Call) -> dict[str, Blob]:
-        header = header_in(call.question)
+        question = call.question
+        header = header_in(question)
         if header is None:
             return {}
-        return {digest: self._blobs[digest] for digest in self.process.wanted(call.question, header.digests)}
+        assert isinstance(question, Question), "a rank is asked a rank's questions"
+        return {digest: self._blobs[digest] for digest in self.process.wanted(question, header.digests)}
 
 
 def _failure(error: Exception, call: Call) -> Failure:

@@ -11,13 +11,14 @@ from typing import Literal
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, pack, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
+from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME, TIMINGS_NAME, GuardSummary, Kind, Lineage, Manifest
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
 from ray_warmup.warmup.errors import ArtifactError
 from ray_warmup.warmup.messages.answers import RecalledTable
-from ray_warmup.warmup.messages.values import Ancestor, BlobRow, Header, TextFile
+from ray_warmup.warmup.messages.values import Ancestor, Header, TextFile
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 
@@ -79,17 +80,6 @@ def stored_artifact(store: NodeStore, manifest: Manifest, *kinds: Kind) -> Artif
 def header_of(artifact: Artifact, table: bytes) -> Header:
     """Return the header of an artifact with a table."""
     return header(artifact.manifest, parse_table(table).digest)
-
-
-def header(manifest: Manifest, digest: str) -> Header:
-    """Return the header of any artifact for the other ranks.
-
-    `digest` is the one that its ranks compare.
-    """
-    rows: dict[str, BlobRow] = {}  # each digest once
-    for entry in manifest.blobs:
-        rows[entry.sha256] = BlobRow(entry.sha256, entry.size, entry.kind)
-    return Header(digest, manifest.digest, manifest.to_bytes(), tuple(rows.values()))
 
 
 def joined(table: bytes, tuned: Sequence[TextFile]) -> tuple[bytes, tuple[Content, ...], tuple[str, ...]]:

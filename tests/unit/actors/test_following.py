@@ -12,7 +12,7 @@ import ray
 from ray_warmup.actors import client, following
 from ray_warmup.actors.client import Turn
 from ray_warmup.actors.errors import BusyError, CoordinatorLostError
-from ray_warmup.actors.following import FINAL_S, KEPT, Following
+from ray_warmup.actors.following import FINAL_S, KEPT
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.report import WarmupReport
 
@@ -93,7 +93,7 @@ class Method:
 
 def follow(answers: Answers, told: list[Any] | None = None) -> WarmupReport:
     """To the report."""
-    return Following(answers, [].append if told is None else told.append, TimeoutsSection()).until_report()
+    return following.following_of(answers, [].append if told is None else told.append, TimeoutsSection()).until_report()
 
 
 def test_events_are_passed_on_until_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,12 +192,12 @@ def test_a_final_phase_without_a_report_has_a_deadline(
 def test_a_stopped_run_is_followed_to_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an interrupt the same stream goes on; without a report in time there is none."""
     answers = Answers(monkeypatch, [TUNING, REPORT])
-    followed = Following(answers, [].append, TimeoutsSection())
+    followed = following.following_of(answers, [].append, TimeoutsSection())
     report = followed.stopped("interrupted")
     assert report is not None
     assert report.error == "planted"
     silent = Answers(monkeypatch, [None], {"phase": "TUNING"})
-    assert Following(silent, [].append, TimeoutsSection()).stopped("interrupted") is None
+    assert following.following_of(silent, [].append, TimeoutsSection()).stopped("interrupted") is None
     assert silent.now < 60
 
 

@@ -91,7 +91,15 @@ class Cluster:
 
     def placing(self, config: WarmupConfig, may_grow: bool = True) -> Placing:
         """The way to a group."""
-        return Placing(config, "warmup-r", may_grow, self.said.append, lambda: self.stop)
+        return Placing(
+            config.cluster,
+            config.timeouts.placing,
+            "warmup-r",
+            may_grow,
+            self.said.append,
+            lambda: self.stop,
+            config.model.quantization,
+        )
 
     def place(self, config: WarmupConfig, may_grow: bool = True) -> Group:
         """Place; every group that was asked for and not given is removed again."""

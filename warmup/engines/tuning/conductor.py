@@ -198,6 +198,7 @@ class Conductor:
             self._perform(self._machine.raised(message.call_id, failure, now))
             return
         answer = from_bytes(message.answer.encode(), *EXPECTED[type(call.question)])
+        assert isinstance(answer, Answer), "a rank is asked a rank's questions"
         answer = self._with_last_words(rank, answer)
         self._perform(self._machine.returned(message.call_id, answer, message.seconds, now))
         if isinstance(answer, Tuned):

@@ -25,7 +25,7 @@ from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
 from ray_warmup.warmup.engines.vllm.start import ChildRequest, LiveAnswer, LiveCall, write_request, write_whole
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
-from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.errors import ArtifactError, EngineError
 
 POLL_S = 0.05
 FINISH_S = 60.0
@@ -110,6 +110,8 @@ class EngineStart:
         self._reason_to_end = reason_to_end
         self._log = scratch / "engine.log"
         self._result, request = scratch / "result.json", scratch / "request.json"
+        starter = starter or ChildStarter()
+        arguments = {**arguments, **starter.arguments}
         self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
         calls = str(self._calls) if stays else None
         write_request(request, ChildRequest(dict(arguments), load_format, usage, lm_head, calls))
@@ -118,7 +120,7 @@ class EngineStart:
         if purpose == "prove":
             mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(self._told)}
         whole = {**environ, **home.variables(), **mode, **import_path(environ)}
-        self._process = (starter or ChildStarter()).start(request, self._result, whole, self._log)
+        self._process = starter.start(request, self._result, whole, self._log)
 
     @property
     def stage(self) -> str:
@@ -209,15 +211,22 @@ class EngineStart:
         stage = self.stage
         self.kill()
         text = f"the engine's start ended with exit code {code} while {stage}{self._last_words()}"
-        return EngineError(text, exit_code=code, stage=stage)
+        return EngineError(text, exit_code=code, stage=stage, placed=self._has_placed())
 
     def _given_up(self, what: str) -> EngineError:
         stage = self.stage
         self.kill()
-        return EngineError(f"{what}; it was {stage}{self._last_words()}", stage=stage)
+        return EngineError(f"{what}; it was {stage}{self._last_words()}", stage=stage, placed=self._has_placed())
 
     def _last_words(self) -> str:
         return last_words(self._text(), self._secrets)
+
+    def _has_placed(self) -> bool:
+        """Return True if a worker was given an artifact of ours."""
+        try:
+            return any(record.lookup == "hit" for record in read_records(self._told))
+        except ArtifactError:
+            return False
 
     def _text(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""

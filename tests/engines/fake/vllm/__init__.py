@@ -1,7 +1,8 @@
 """A vLLM for tests: real processes and directories, the functions that the plugin wraps, no model and no torch.
 
 Its real counterpart is started by `python -m tests.engines.vllm_cpu`. What it does is set by variables:
-FAKE_VLLM_FAULT   init, hang, answer, one_rank, late_compile: where it fails, hangs or compiles after its warmup
+`fault` and `slow_s` are arguments, too: where it fails, and seconds before it inspects its model.
+FAKE_VLLM_FAULT   init, hang, crash_warm, answer, one_rank, late_compile: where it fails, hangs or compiles late
 FAKE_VLLM_VERSION what it calls itself
 FAKE_VLLM_SLOW_S  seconds that each compilation takes
 """
@@ -55,10 +56,13 @@ class LLM:
         load_general_plugins()
         from vllm.model_executor.models.registry import _LazyRegisteredModel
 
-        if "init" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
+        if "fault" in arguments:
+            os.environ["FAKE_VLLM_FAULT"] = arguments["fault"]
+        if os.environ.get("FAKE_VLLM_FAULT") == "init":
             raise RuntimeError("the fake engine cannot start")
-        if "hang" in (os.environ.get("FAKE_VLLM_FAULT"), arguments.get("fault")):
+        if os.environ.get("FAKE_VLLM_FAULT") == "hang":
             time.sleep(600)
+        time.sleep(arguments.get("slow_s", 0))
         _LazyRegisteredModel("fake_model", "FakeForCausalLM").inspect_model_cls()
         from vllm.engine.arg_utils import EngineArgs
 

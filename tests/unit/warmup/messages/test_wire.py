@@ -11,9 +11,9 @@ from typing import Any, get_args
 import pytest
 
 from ray_warmup.warmup.errors import MessageError
-from ray_warmup.warmup.messages import answers, questions
+from ray_warmup.warmup.messages import answers, engine, questions
 from ray_warmup.warmup.messages.values import Ancestor, BlobRow, CrashRecord, Header, Heartbeat, RunVerdict, TextFile
-from ray_warmup.warmup.messages.wire import EXPECTED, QUESTIONS, from_bytes, to_bytes
+from ray_warmup.warmup.messages.wire import ENGINE_QUESTIONS, EXPECTED, QUESTIONS, from_bytes, to_bytes
 from ray_warmup.warmup.report import EngineReport, EngineWarmupEntry, FileReport
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TacticId, TaskResult
 
@@ -119,9 +119,12 @@ def test_a_path_of_another_encoding_arrives_readable() -> None:
 
 def test_every_question_has_its_answers_and_all_are_messages() -> None:
     """Nothing can be asked that has no answer; every class is frozen and refuses unknown fields."""
-    assert set(EXPECTED) == set(get_args(questions.Question)) == set(QUESTIONS)
-    assert {kind for kinds in EXPECTED.values() for kind in kinds} == set(get_args(answers.Answer))
-    for kind in (*QUESTIONS, *get_args(answers.Answer), Heartbeat):
+    assert set(QUESTIONS) == set(get_args(questions.Question))
+    assert set(ENGINE_QUESTIONS) == set(get_args(engine.EngineQuestion))
+    assert set(EXPECTED) == {*QUESTIONS, *ENGINE_QUESTIONS}
+    expected = {*get_args(answers.Answer), *get_args(engine.EngineAnswer)}
+    assert {kind for kinds in EXPECTED.values() for kind in kinds} == expected
+    for kind in (*EXPECTED, *expected, Heartbeat):
         assert kind.__dataclass_params__.frozen, kind
         assert kind.__pydantic_config__["extra"] == "forbid", kind
 

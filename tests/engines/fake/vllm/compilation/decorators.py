@@ -31,6 +31,8 @@ def first_forward(model: Any) -> None:
     directory = Path(envs.VLLM_CACHE_ROOT) / "torch_compile_cache" / "torch_aot_compile" / digest
     path = directory / f"rank_{model.rank}_0" / "model"
     if _try_load_aot_compiled_fn(model, str(path)) is not None:
+        if os.environ.get("FAKE_VLLM_FAULT") == "crash_warm":
+            raise RuntimeError("the fake engine crashed because it found its file")
         return
     compile_inductor(directory / "inductor_cache")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,68 @@
+"""Runs of the fake engine on the simulated nodes of pool `engine`, and a look at its processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_warmup.actors.engine_run import run_engine
+from ray_warmup.actors.status import live_runs
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.engines.report import EngineReport
+from tests.testbed import Node
+
+
+def config(name: str, num_nodes: int = 2, **engine: Any) -> EngineRunConfig:
+    """One replica on each engine node, in a cache root of this test."""
+    arguments = {"model": f"/models/{name}", **engine.pop("args", {})}
+    document = {
+        "cluster": {
+            "num_nodes": num_nodes,
+            "ranks_per_node": 1,
+            "gpus_per_rank": 0,
+            "backend": "cpu",
+            "node_labels": {"pool": "engine"},
+        },
+        "engine": {"kind": "vllm", "args": arguments, "start_deadline": 90} | engine,
+        "cache": {"root": f"~/{name}"},
+        "timeouts": {"placing": 60},
+    }
+    return EngineRunConfig.model_validate(document)
+
+
+def run(request: EngineRunConfig) -> tuple[EngineReport, list[dict[str, Any]]]:
+    """The report and the events of one run."""
+    events: list[dict[str, Any]] = []
+    return run_engine(request, on_event=events.append), events
+
+
+def phases(events: list[dict[str, Any]]) -> list[str]:
+    """Names of the phases in order."""
+    return [event["phase"] for event in events if event["event"] == "phase"]
+
+
+def engines_on(nodes: Sequence[Node]) -> list[str]:
+    """Process numbers of the engine starts that run on these nodes, which are told apart by their HOME."""
+    homes = {f"HOME={node.home}".encode() for node in nodes}
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"ray_warmup.warmup.engines.vllm.start" in words and homes.intersection(variables):
+            found.append(pid)
+    return found
+
+
+def parent_of(pid: str) -> int:
+    """Process that started another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def doing(phase: str) -> str:
+    """What `status` says of the launchers of runs in a phase."""
+    return "; ".join(rank.task for found in live_runs() if found.phase == phase for rank in found.ranks)

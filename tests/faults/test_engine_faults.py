@@ -1,0 +1,119 @@
+"""Faults in runs of the fake engine on several raylets: lost nodes, killed launchers, crashed engines."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ray_warmup.warmup.engines import proof_record
+from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
+from tests.engines.fake_engine import environment
+from tests.testbed import Node, Testbed, wait_until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
+
+
+@pytest.fixture
+def engine_nodes(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    """Two nodes of a pool of their own, in whose environment the fake engine is installed."""
+    found = environment(tmp_path_factory.mktemp("engine"))
+    nodes = [bed.add_node(pool="engine", wait=False, PYTHONPATH=found["PYTHONPATH"]) for _ in range(2)]
+    bed.wait_for_nodes()
+    yield nodes
+    bed.remove_node(*(node for node in nodes if node in bed.nodes))
+
+
+@pytest.mark.parametrize("phase", ["RECORDING", "PROVING"])
+def test_a_node_that_is_lost_with_its_engine(bed: Testbed, engine_nodes: list[Node], phase: str) -> None:
+    """Under `shrink` the other node records, or keeps what it has, and the run ends ready without the lost one."""
+    request = config(f"engine-lost-{phase.lower()}", args={"slow_s": 3})
+    cluster = request.cluster.model_copy(update={"on_node_loss": "shrink"})
+    request = request.model_copy(update={"cluster": cluster})
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, request)
+        assert wait_until(lambda: "engine" in doing(phase), 120), f"no engine was started in {phase}"
+        lost = next(node for node in engine_nodes if node.raylet_pid in ancestors_of(engines_on(engine_nodes)[0]))
+        bed.remove_node(lost)
+        report, events = running.result(timeout=180)
+
+    assert report.ready, report.error
+    assert len(report.nodes) == 1
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert any(f"node {lost.node_id[:8]} was lost in phase {phase}" in text for text in warnings)
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
+
+
+def test_a_launcher_killed_while_it_proves(engine_nodes: list[Node]) -> None:
+    """Its fresh process proves again; the artifact is not recorded again."""
+    request = config("engine-proving", args={"slow_s": 3}, num_nodes=1)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, request)
+        assert wait_until(lambda: "engine" in doing("PROVING"), 120), "no engine was started"
+        os.kill(parent_of(engines_on(engine_nodes)[0]), signal.SIGKILL)
+        report, events = running.result(timeout=120)
+
+    assert report.ready, report.error
+    assert phases(events).count("RECORDING") == 1
+    assert [node.proven for node in report.nodes] == ["now"]
+
+
+def test_an_artifact_with_which_the_engine_crashes_is_refused(engine_nodes: list[Node]) -> None:
+    """The proof start dies after the artifact was placed: no engine of that node is given it, a new one is recorded."""
+    first, _ = run(config("engine-crash", num_nodes=1, args={"fault": "crash_warm"}))
+
+    assert "crashed because it found its file" in (first.error or "")
+    assert "while creating the engine (rank 0: compiling the model)" in (first.error or "")
+    notes = [path for node in engine_nodes for path in (node.home / "engine-crash").rglob(proof_record.REFUSAL)]
+    assert len(notes) == 1
+    second, events = run(config("engine-crash", num_nodes=1, args={"fault": "crash_warm"}))
+    warnings = [event["text"] for event in events if event["event"] == "warning"]
+    assert "is refused, because its last proof did not hold" in warnings[0]
+    assert "RECORDING" in phases(events)
+    assert not second.ready
+
+
+@pytest.mark.parametrize("proof", ["node", "class"])
+def test_engines_whose_workers_are_ray_actors(engine_nodes: list[Node], proof: str) -> None:
+    """The front end runs in an actor: recorded, shipped and proven as with a child process."""
+    report, _ = run(config(f"engine-ray-{proof}", executor="ray", proof=proof))
+
+    assert report.ready, report.error or [node.problems for node in report.nodes]
+    proven = sorted(node.proven for node in report.nodes)
+    assert proven == (["now", "now"] if proof == "node" else ["elsewhere", "now"])
+
+
+def test_an_actor_whose_engine_fails_tells_its_last_lines(engine_nodes: list[Node]) -> None:
+    """What a child process prints is printed by an actor, too."""
+    report, _ = run(config("engine-ray-fails", num_nodes=1, executor="ray", args={"fault": "init"}))
+
+    assert "exit code 1 while creating the engine" in (report.error or "")
+    assert "the fake engine cannot start" in (report.error or "")
+
+
+def test_a_frozen_launcher_is_replaced(engine_nodes: list[Node]) -> None:
+    """A launcher that stands still is given up after `timeouts.silence`, and its engine ends with it."""
+    request = config("engine-frozen", num_nodes=1, args={"slow_s": 5})
+    request = request.model_copy(update={"timeouts": request.timeouts.model_copy(update={"silence": 4.0})})
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, request)
+        assert wait_until(lambda: "engine" in doing("RECORDING"), 60), "no engine was started"
+        os.kill(parent_of(engines_on(engine_nodes)[0]), signal.SIGSTOP)
+        report, events = running.result(timeout=120)
+
+    assert report.ready, report.error
+    assert any("no heartbeat for" in event["text"] for event in events if event["event"] == "warning")
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
+
+
+def ancestors_of(pid: str) -> list[int]:
+    """Every process above one."""
+    found = []
+    while pid != "1" and Path(f"/proc/{pid}").exists():
+        pid = str(parent_of(pid))
+        found.append(int(pid))
+    return found

@@ -1,0 +1,125 @@
+"""The life of an engine run without any process: what is asked of whom, in which order, with and without artifacts."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_warmup.warmup.engines.machine.phases import EnginePhase
+from tests.unit.warmup.engines.machine.driver import OLD, Driver, Node
+
+FIRST, SECOND = "00" * 28, "01" * 28
+
+
+def test_one_node_records_all_install_and_prove() -> None:
+    """The first launcher records and is captured, the coordinator takes the blobs, the other installs, both prove."""
+    driver = Driver()
+    report = driver.to_end()
+    assert driver.log == [
+        "describe_node 0",
+        "describe_node 1",
+        "record_engine 0",
+        "capture_engine 0",
+        "adopt 0",
+        "install_engine 1",
+        "prove_engine 0",
+        "prove_engine 1",
+    ]
+    assert report.ready
+    assert [(node.role, node.proven) for node in report.nodes] == [("recorded", "now"), ("installed", "now")]
+    assert report.recorded_engine_s == 100.0
+    (row,) = report.nodes[1].kinds
+    assert (row.recorded, row.carried, row.placed, row.found, row.compiled) == (1, 1, 1, 1, 0)
+
+
+def test_an_artifact_that_is_found_is_installed_where_it_lacks() -> None:
+    """Nothing is recorded; the node that joins takes it from the one that has it."""
+    driver = Driver(nodes={SECOND: Node(holds=OLD)})
+    report = driver.to_end()
+    assert driver.log[2:] == ["pack_engine 1", "adopt 1", "install_engine 0", "prove_engine 1", "prove_engine 0"] or (
+        driver.log[2:] == ["pack_engine 1", "adopt 1", "install_engine 0", "prove_engine 0", "prove_engine 1"]
+    )
+    assert [node.role for node in report.nodes] == ["installed", "found"]
+
+
+def test_a_valid_proof_is_enough() -> None:
+    """Where every node has proven what it holds no engine is started; a node without a proof starts one."""
+    proven = Node(holds=OLD, is_proven=True)
+    both = Driver(nodes={FIRST: proven, SECOND: proven})
+    assert both.to_end().ready
+    assert both.log == ["describe_node 0", "describe_node 1"]
+    assert {node.proven for node in both.report.nodes} == {"before"}
+
+    one = Driver(nodes={FIRST: proven, SECOND: Node(holds=OLD)})
+    assert one.to_end().ready
+    assert one.log[2:] == ["prove_engine 1"]
+
+
+@pytest.mark.parametrize(("proof", "starts"), [("node", [0, 1, 2]), ("class", [1]), ("off", [])])
+def test_how_many_starts_prove(proof: str, starts: list[int]) -> None:
+    """`class` proves once per device, on a node that did not record; `off` never."""
+    driver = Driver(num_nodes=3, sections={"engine": {"proof": proof}})
+    assert driver.to_end().ready
+    assert [line for line in driver.log if line.startswith("prove")] == [f"prove_engine {rank}" for rank in starts]
+
+
+def test_what_is_tuned_is_tuned_before_the_capture() -> None:
+    """Winners compile kernels of their own, so the engine lives until they are measured and checked."""
+    driver = Driver(num_nodes=1, tunes=True)
+    driver.to_end()
+    assert driver.log[1:] == [
+        "record_engine 0",
+        "tune_recorded 0",
+        "guard_recorded 0",
+        "capture_engine 0",
+        "prove_engine 0",
+    ]
+
+
+def test_devices_have_artifacts_of_their_own() -> None:
+    """Two devices are recorded at once, each on a node of its own."""
+    driver = Driver(nodes={SECOND: Node(device="H200")})
+    assert driver.to_end().ready
+    assert [line for line in driver.log if line.startswith("record")] == ["record_engine 0", "record_engine 1"]
+    assert not [line for line in driver.log if line.startswith("install")]
+
+
+def test_replicas_beside_one_another_are_started_once() -> None:
+    """Four ranks a node are two replicas of two; one of each node is started, with its own bundles."""
+    driver = Driver(per_node=4, tensor=2)
+    assert driver.to_end().ready
+    assert {line for line in driver.log if line.startswith("prove")} == {"prove_engine 0", "prove_engine 4"}
+
+
+def test_versions_must_agree() -> None:
+    """Nodes with different engines are named before anything is recorded."""
+    report = Driver(nodes={SECOND: Node(version="0.32.0")}).to_end()
+    assert not report.ready
+    assert "different versions of vLLM (node 00000000: 0.33.0, node 01010101: 0.32.0)" in (report.error or "")
+
+
+def test_a_proof_that_compiles_records_anew_once() -> None:
+    """What was found is recorded anew; if that compiles, too, the run is not ready and says what."""
+    driver = Driver(nodes={FIRST: Node(holds=OLD), SECOND: Node(holds=OLD)})
+    driver.problems[SECOND] = "triton: 1 compiled"
+    report = driver.to_end()
+    assert driver.recordings == 1
+    assert not report.ready
+    assert driver.phase is EnginePhase.FAILED
+    assert [node.problems for node in report.nodes] == [(), ("triton: 1 compiled",)]
+    assert report.warnings[0].startswith("the artifact that was found does not fit and is recorded anew: triton")
+
+
+def test_what_cannot_be_shipped_is_recorded_anew() -> None:
+    """A found artifact that its node cannot read any more costs a recording and nothing else."""
+    driver = Driver(nodes={FIRST: Node(holds=OLD)}).until(EnginePhase.PUSHING)
+    driver.fails(driver.in_flight("pack_engine"), "the blob is damaged")
+    assert driver.to_end().ready
+    assert driver.recordings == 1
+
+
+def test_again_records_where_everything_is_found() -> None:
+    """`--retune` uses nothing of what is there."""
+    proven = Node(holds=OLD, is_proven=True)
+    driver = Driver(num_nodes=1, again=True, nodes={FIRST: proven})
+    assert driver.to_end().ready
+    assert "record_engine 0" in driver.log

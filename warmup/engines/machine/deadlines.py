@@ -1,0 +1,28 @@
+"""The deadline of each question in a run with a real engine."""
+
+from __future__ import annotations
+
+from ray_warmup.warmup.engines.machine.state import EngineRun
+from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.messages import engine
+
+SLACK_S = 30.0
+"""Beyond the deadline of an engine's start: the launcher ends it first, and says what the engine was at."""
+FIELD_OF: dict[type[engine.EngineQuestion], str] = {
+    engine.DescribeNode: "probing",
+    engine.TuneRecorded: "tuning",
+    engine.GuardRecorded: "guarding",
+    engine.CaptureEngine: "capturing",
+    engine.PackEngine: "pushing",
+    engine.InstallEngine: "installing",
+}
+
+
+def limit_of(run: EngineRun, call: Call | Adopt) -> float:
+    """Return the seconds that a call may take."""
+    if isinstance(call, Adopt):
+        return float(run.config.timeouts.pushing)
+    field = next((name for kind, name in FIELD_OF.items() if isinstance(call.question, kind)), None)
+    if field is None:
+        return run.config.engine.start_deadline + SLACK_S
+    return float(getattr(run.config.timeouts, field))

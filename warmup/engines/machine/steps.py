@@ -1,0 +1,141 @@
+"""Needs of a class: its phase, and the questions that its ranks are owed in it.
+
+Nothing is remembered about steps. Each look derives them from what is done, so a lost process, a lost node and a
+refused artifact need no path of their own: what they undo is owed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ray_warmup.warmup.engines.machine.phases import EnginePhase
+from ray_warmup.warmup.engines.machine.state import EngineClass, EngineRun
+from ray_warmup.warmup.messages.engine import (
+    CaptureEngine,
+    DescribeNode,
+    EngineContent,
+    EngineQuestion,
+    GuardRecorded,
+    InstallEngine,
+    PackEngine,
+    ProveEngine,
+    RecordEngine,
+    TuneRecorded,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """The coordinator takes over the blobs that a rank packed."""
+
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """A question that a rank is owed, or the hand-over of its blobs."""
+
+    rank: int
+    what: EngineQuestion | Hand
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A phase that is not finished, and what is owed in it."""
+
+    phase: EnginePhase
+    owed: tuple[Owed, ...]
+
+
+def need_of(run: EngineRun) -> Need | None:
+    """Return the earliest unfinished phase of the run with everything that is owed in any class, or None at the end."""
+    undescribed = {node: rank for node, rank in run.speakers().items() if node not in run.nodes}
+    if undescribed:
+        return Need(EnginePhase.PROBING, tuple(Owed(rank, DescribeNode(run.again)) for rank in undescribed.values()))
+    found = [need for group in run.classes.values() if (need := need_of_class(run, group)) is not None]
+    if not found:
+        return None
+    order = list(EnginePhase)
+    first = min((need.phase for need in found), key=order.index)
+    return Need(first, tuple(owed for need in found for owed in need.owed))
+
+
+def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
+    """Return what one class needs next, or None once it is served."""
+    nodes = run.nodes_in(group)
+    if not nodes:
+        return None
+    if group.content is None:
+        return _recording(run, group)
+    lacking = [node for node in nodes if node not in group.nodes_with]
+    if lacking:
+        return _shipping(run, group, group.content, lacking)
+    owed = tuple(_proofs(run, group, group.content))
+    return Need(EnginePhase.PROVING, owed) if owed else None
+
+
+def _recording(run: EngineRun, group: EngineClass) -> Need:
+    if group.recorder is None:
+        able = [replica for replica in run.starts_of(group) if not run.ranks[replica[0]].is_starting]
+        # Whoever failed at it already comes last.
+        able.sort(key=lambda replica: (run.ranks[replica[0]].restarts, replica[0]))
+        group.recorder = able[0][0] if able else None
+        if group.recorder is None:
+            return Need(EnginePhase.RECORDING, ())
+    rank = group.recorder
+    if not group.is_recorded:
+        replica = next(replica for replica in run.starts_of(group) if replica[0] == rank)
+        return Need(EnginePhase.RECORDING, (Owed(rank, RecordEngine(run.bundles_of(replica))),))
+    if group.tunes and not group.is_tuned:
+        return Need(EnginePhase.TUNING, (Owed(rank, TuneRecorded()),))
+    if group.tunes and not group.is_guarded:
+        return Need(EnginePhase.GUARDING, (Owed(rank, GuardRecorded()),))
+    return Need(EnginePhase.CAPTURING, (Owed(rank, CaptureEngine()),))
+
+
+def _shipping(run: EngineRun, group: EngineClass, content: EngineContent, lacking: list[str]) -> Need:
+    if group.header is None:
+        speakers = run.speakers()
+        able = [speakers[node] for node in sorted(group.nodes_with) if node in speakers]
+        able = [rank for rank in able if not run.ranks[rank].is_starting]
+        if group.packer is None:
+            group.packer = able[0] if able else None
+        if group.packer is None:
+            return Need(EnginePhase.PUSHING, ())
+        return Need(EnginePhase.PUSHING, (Owed(group.packer, PackEngine(content.key_sha256)),))
+    if not group.is_adopted:
+        assert group.packer is not None, "who packed hands over"
+        return Need(EnginePhase.PUSHING, (Owed(group.packer, Hand(group.packer)),))
+    speakers = run.speakers()
+    return Need(EnginePhase.INSTALLING, tuple(Owed(speakers[node], InstallEngine(group.header)) for node in lacking))
+
+
+def _proofs(run: EngineRun, group: EngineClass, content: EngineContent) -> Iterator[Owed]:
+    """Every start that `engine.proof` asks for and that has not been made."""
+    for replica in needed_proofs(run, group, content):
+        if replica[0] not in group.proofs:
+            yield Owed(replica[0], ProveEngine(run.bundles_of(replica), content.artifact, content.key_sha256))
+
+
+def needed_proofs(run: EngineRun, group: EngineClass, content: EngineContent) -> list[tuple[int, ...]]:
+    """Return the starts that have to be proven in this run: those without a valid record, or one of the class."""
+    starts = run.starts_of(group)
+    if run.config.engine.proof == "off":
+        return []
+    unproven = [replica for replica in starts if not _is_proven(run, content, replica)]
+    if run.config.engine.proof == "node":
+        return unproven
+    if len(unproven) < len(starts):
+        return []
+    # A node that installed it says more than the one that recorded it.
+    elsewhere = [replica for replica in starts if group.recorder_node not in run.nodes_of(replica)]
+    return (elsewhere or starts)[:1]
+
+
+def _is_proven(run: EngineRun, content: EngineContent, replica: tuple[int, ...]) -> bool:
+    """Every node of a start has a valid record of a proof of this very artifact."""
+    found = [run.nodes[node] for node in run.nodes_of(replica)]
+    return all(
+        node.is_proven and node.content is not None and node.content.artifact == content.artifact for node in found
+    )

@@ -1,0 +1,35 @@
+"""Contents of a stored engine artifact by its record: compilations of the recording, entries by kind."""
+
+from __future__ import annotations
+
+from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.artifact.manifest import Kind, parse_json
+from ray_warmup.warmup.codec import decode
+from ray_warmup.warmup.engines.engine_store import RECORD_LIMIT, RECORD_NAME, RecordedFacts
+from ray_warmup.warmup.errors import CorruptArtifactError
+from ray_warmup.warmup.messages.engine import EngineContent, KindCount
+
+OURS: Kind = "engine_record"
+"""The kind of what this project adds itself."""
+
+
+def content_of(artifact: Artifact) -> EngineContent:
+    """Describe an artifact that carries its record. Raises CorruptArtifactError."""
+    manifest = artifact.manifest
+    rows = [content.data for content in artifact.contents(OURS) if content.path == RECORD_NAME]
+    if not rows:
+        raise CorruptArtifactError(f"{RECORD_NAME}: missing in the artifact")
+    facts = decode(RecordedFacts, parse_json(rows[0], RECORD_LIMIT, RECORD_NAME))
+    carried: dict[str, int] = {}
+    for blob in manifest.blobs:
+        if blob.kind != OURS:
+            carried[blob.kind] = carried.get(blob.kind, 0) + 1
+    return EngineContent(
+        key_sha256=manifest.key.sha256,
+        artifact=artifact.digest,
+        recorded=tuple(
+            KindCount(kind, count, told.rank) for told in facts.ranks for kind, count in sorted(told.compiled.items())
+        ),
+        carried=tuple(KindCount(kind, count) for kind, count in sorted(carried.items())),
+        engine_s=facts.seconds.get("engine_s", 0.0),
+    )

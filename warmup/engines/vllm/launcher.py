@@ -1,0 +1,272 @@
+"""Launcher of one replica: describes its node, and records, installs and proves an engine there. Knows nothing of Ray.
+
+`status` may be called from another thread at any time, every other method runs on one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import assert_never
+
+from ray_warmup.configs import env
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, verify
+from ray_warmup.warmup.artifact.header import header
+from ray_warmup.warmup.artifact.manifest import parse_manifest
+from ray_warmup.warmup.engines import engine_store, proof_record
+from ray_warmup.warmup.engines.child_process import ChildStarter
+from ray_warmup.warmup.engines.proof_record import ProofRecord
+from ray_warmup.warmup.engines.starting import RecordedTuning, Starter
+from ray_warmup.warmup.engines.vllm import on_this_node
+from ray_warmup.warmup.engines.vllm.asking import resolve_here
+from ray_warmup.warmup.engines.vllm.content import content_of
+from ray_warmup.warmup.engines.vllm.launch import EngineStart
+from ray_warmup.warmup.engines.vllm.node_facts import (
+    NodeFacts,
+    facts_here,
+    held,
+    note_request,
+    store_of,
+)
+from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recording
+from ray_warmup.warmup.engines.vllm.request import ENGINE
+from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.messages import engine
+from ray_warmup.warmup.messages.questions import name_of
+from ray_warmup.warmup.messages.values import Header, Heartbeat
+from ray_warmup.warmup.signing.policy import believe
+from ray_warmup.warmup.store.node_paths import resolve_paths
+from ray_warmup.warmup.store.node_store import NodeStore
+
+StarterOf = Callable[[tuple[int, ...]], Starter]
+"""Starter on some bundles of the placement group."""
+IDLE = "idle"
+
+
+class Launcher:
+    """One launcher. What a rank that watches does is nothing: it is asked nothing."""
+
+    def __init__(
+        self,
+        config: EngineRunConfig,
+        starter_of: StarterOf | None = None,
+        tuning: RecordedTuning | None = None,
+    ) -> None:
+        """Keep the request.
+
+        Args:
+            config: the request.
+            starter_of: how engines start on the replica's devices; as children of this process if none is given.
+            tuning: what is tuned in a recorded engine before it ends.
+        """
+        self._config = config
+        self._starter_of = starter_of or (lambda bundles: ChildStarter())
+        self._tuning = tuning
+        self._root = resolve_paths(config.cache).root
+        self._facts: NodeFacts | None = None
+        self._recording: Recording | None = None
+        self._packed: Artifact | None = None
+        self._engine: EngineStart | None = None
+        """The start that runs now, for its stage."""
+        self._method, self._since = IDLE, time.monotonic()
+
+    def answer(self, question: engine.EngineQuestion, blobs: Mapping[str, Blob]) -> engine.EngineAnswer:
+        """Answer a question.
+
+        `blobs` are those that were `wanted` of the artifact in the question.
+        """
+        with self._busy(name_of(type(question))):
+            match question:
+                case engine.DescribeNode():
+                    return self._describe(question.again)
+                case engine.RecordEngine():
+                    return self._record(question)
+                case engine.TuneRecorded():
+                    tuning, recording = self._recorded()
+                    return engine.RecordedTuned(tuning.tune(recording.engine, self._config.timeouts.tuning))
+                case engine.GuardRecorded():
+                    tuning, recording = self._recorded()
+                    return engine.RecordedGuarded(tuning.guard(recording.engine, self._config.timeouts.guarding))
+                case engine.CaptureEngine():
+                    return self._capture()
+                case engine.PackEngine():
+                    artifact, lease = store_of(self._root, self._here, question.key_sha256).load_artifact()
+                    lease.release()
+                    return self._handed_over(artifact)
+                case engine.InstallEngine():
+                    return self._install(question.header, blobs)
+                case engine.ProveEngine():
+                    return self._prove(question)
+                case _:
+                    assert_never(question)
+
+    def wanted(self, question: engine.EngineQuestion, digests: Sequence[str]) -> Sequence[str]:
+        """Return those blobs of a question's artifact that this node lacks."""
+        if not isinstance(question, engine.InstallEngine):
+            return ()
+        manifest = parse_manifest(question.header.manifest)
+        return store_of(self._root, self._here, manifest.key.sha256).blobs_missing(digests)
+
+    def blob(self, digest: str) -> Blob:
+        """Return one blob of what was packed last."""
+        if self._packed is None or digest not in self._packed.blobs:
+            raise EngineError(f"blob {digest[:12]} was not packed by this launcher")
+        return self._packed.blobs[digest]
+
+    def status(self) -> Heartbeat:
+        """Return the current question, and the stage of the engine that runs."""
+        start = self._engine
+        return Heartbeat(self._method, "" if start is None else start.stage, time.monotonic() - self._since)
+
+    def close(self) -> None:
+        """End the engine that was recorded, if it still runs."""
+        recording, self._recording = self._recording, None
+        if recording is not None:
+            recording.close()
+
+    @property
+    def _here(self) -> NodeFacts:
+        """This node, looked at once."""
+        if self._facts is None:
+            believe(self._config.cache)
+            self._facts = facts_here(self._config)
+        return self._facts
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        """The environment of the engine's processes: Ray hides every GPU from a launcher, which holds none."""
+        environ = env.snapshot()
+        if not environ.get("CUDA_VISIBLE_DEVICES"):
+            environ.pop("CUDA_VISIBLE_DEVICES", None)
+        return environ
+
+    def _describe(self, again: bool) -> engine.NodeDescribed:
+        facts = self._here
+        resolved = resolve_here(
+            self._config.engine, self._config.cache, self._environ, deadline_s=self._config.timeouts.probing
+        )
+        found = held(self._config, facts, resolved)
+        is_hidden = again or found.content is None
+        return engine.NodeDescribed(
+            engine_version=facts.engine_version,
+            device=facts.device,
+            driver=facts.driver,
+            identity=resolved.identity,
+            digests=resolved.digests,
+            content=None if is_hidden else found.content,
+            is_proven=not is_hidden and found.proof is not None,
+            proof=None if is_hidden else found.proof,
+            reason=found.reason,
+            warnings=(f"what is there is not used: {found.reason}",) if found.is_telling else (),
+        )
+
+    def _record(self, question: engine.RecordEngine) -> engine.EngineRecorded:
+        self.close()
+        starter = self._starter_of(question.bundles)
+        recording = Recording(self._config.engine, self._config.cache, self._environ, starter)
+        self._engine = recording.engine
+        try:
+            result = recording.until_answered()
+        except BaseException:
+            recording.close()
+            raise
+        self._recording = recording
+        tunes = self._tuning is not None
+        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]), tunes)
+
+    def _recorded(self) -> tuple[RecordedTuning, Recording]:
+        if self._tuning is None or self._recording is None:
+            raise EngineError("nothing is recorded here that could be tuned")
+        return self._tuning, self._recording
+
+    def _capture(self) -> engine.EnginePacked:
+        recording = self._recording
+        if recording is None:
+            raise EngineError("no recorded engine runs here")
+        self._engine = recording.engine
+        further: tuple[Content, ...] = () if self._tuning is None else self._tuning.contents()
+        try:
+            done = recording.capture(self._config.timeouts.capturing, further)
+        finally:
+            self.close()
+        note_request(self._root, self._config, self._here, done.artifact.manifest.key.sha256)
+        return self._handed_over(done.artifact)
+
+    def _handed_over(self, artifact: Artifact) -> engine.EnginePacked:
+        self._packed = artifact
+        return engine.EnginePacked(content_of(artifact), header(artifact.manifest, artifact.digest))
+
+    def _install(self, sent: Header, blobs: Mapping[str, Blob]) -> engine.EngineInstalled:
+        manifest = parse_manifest(sent.manifest)
+        checked = verify(manifest, blobs)
+        directory = engine_store.store_directory(self._root, ENGINE, self._here.engine_version, manifest.key.sha256)
+        NodeStore(directory, modes=self._config.cache.modes).publish(checked, is_checked=True)
+        note_request(self._root, self._config, self._here, manifest.key.sha256)
+        return engine.EngineInstalled(checked.digest)
+
+    def _prove(self, question: engine.ProveEngine) -> engine.EngineProven:
+        starter = self._starter_of(question.bundles)
+        directory = store_of(self._root, self._here, question.key_sha256).directory
+        try:
+            proof = on_this_node.prove(self._config.engine, self._config.cache, self._environ, starter, self._watch)
+        except EngineError as error:
+            if error.details.get("placed"):  # it crashed or hung with what we gave it, so no other engine gets it
+                proof_record.refuse(directory, question.artifact, str(error).splitlines()[0])
+            raise
+        proven = proven_by(proof, question.artifact)
+        if not proven.problems:
+            facts = self._here
+            record = ProofRecord(
+                artifact=question.artifact,
+                engine=f"{ENGINE} {facts.engine_version}",
+                device=facts.device,
+                driver=facts.driver,
+                engine_s=proven.engine_s,
+                first_answer_s=proven.first_answer_s,
+                at=time.time(),
+            )
+            proof_record.save_proof(directory, record)
+        return proven
+
+    def _watch(self, start: EngineStart) -> None:
+        self._engine = start
+
+    @contextmanager
+    def _busy(self, method: str) -> Iterator[None]:
+        self._method, self._since = method, time.monotonic()
+        try:
+            yield
+        finally:
+            self._method, self._since, self._engine = IDLE, time.monotonic(), None
+
+
+def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
+    """Count each kind of each rank of a proof start."""
+    gained = [kind for kind, _ in proof.started.gained]
+    rows: list[engine.KindProof] = []
+    for told in proof.started.records:
+        found, compiled = told.counts.found, told.counts.compiled
+        names = {*told.placed, *found, *compiled}
+        if told is proof.started.records[0]:
+            names |= set(gained)  # ranks of a node share their directories
+        rows += [
+            engine.KindProof(
+                rank=told.rank,
+                kind=name,
+                placed=told.placed.get(name, 0),
+                found=found.get(name, 0),
+                compiled=max(compiled.get(name, 0), gained.count(name) if told is proof.started.records[0] else 0),
+            )
+            for name in sorted(names)
+        ]
+    result = proof.started.result
+    return engine.EngineProven(
+        artifact=artifact,
+        kinds=tuple(rows),
+        engine_s=float(result["engine_s"]),
+        first_answer_s=float(result["first_answer_s"]),
+        problems=proof.problems,
+        notes=proof.notes,
+    )

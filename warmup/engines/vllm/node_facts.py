@@ -1,0 +1,106 @@
+"""Facts of a node for an engine run: the engine's version, the device, and what its store holds for a request."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from ray_warmup.configs import VERSION
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.device.host_facts import gpu_parts
+from ray_warmup.warmup.engines import engine_store, proof_record, request_index
+from ray_warmup.warmup.engines.request_index import RequestRow
+from ray_warmup.warmup.engines.vllm import installed
+from ray_warmup.warmup.engines.vllm.asking import find_here
+from ray_warmup.warmup.engines.vllm.content import OURS, content_of
+from ray_warmup.warmup.engines.vllm.request import ENGINE, digest_of
+from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.errors import EngineError, WarmupError
+from ray_warmup.warmup.messages.engine import EngineContent, EngineProven
+from ray_warmup.warmup.store.node_store import NodeStore
+
+PLUGIN_GROUP = "vllm.general_plugins"
+PLUGIN = "ray_warmup"
+NOTHING_RECORDED = "nothing was recorded"
+"""Beginning of the reason where a node has no artifact at all (`engine_store.find`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node's engine and device."""
+
+    engine_version: str
+    device: str
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Artifact that a node holds for a request, or the reason why nothing of it may be used."""
+
+    content: EngineContent | None = None
+    proof: EngineProven | None = None
+    reason: str = ""
+
+    @property
+    def is_telling(self) -> bool:
+        """Return True if something is there and the reason says why it is not used."""
+        return bool(self.reason) and not self.reason.startswith(NOTHING_RECORDED)
+
+
+def facts_here(config: EngineRunConfig) -> NodeFacts:
+    """Look at this node.
+
+    Raises:
+        EngineError: the engine or this project's plugin is not installed here.
+    """
+    version = installed.installed_version()
+    if not version:
+        raise EngineError("vLLM is not installed there; engine.kind is vllm")
+    if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
+        raise EngineError(
+            "ray-warmup's wheel is not installed there, so vLLM would not load its plugin; "
+            f"pip install ray-warmup=={VERSION} into the engine's environment"
+        )
+    if config.cluster.backend_beside_gpus != "cuda":
+        return NodeFacts(version, platform.machine(), "")
+    parts = gpu_parts(0)
+    return NodeFacts(version, parts["gpu"], parts["driver"])
+
+
+def digest_of_request(config: EngineRunConfig, facts: NodeFacts) -> str:
+    """Return the digest under which this node notes the identity of the request."""
+    return digest_of(config.engine, facts.engine_version, facts.device)
+
+
+def store_of(root: Path, facts: NodeFacts, key_sha256: str) -> NodeStore:
+    """Return this node's store of an identity."""
+    return NodeStore(engine_store.store_directory(root, ENGINE, facts.engine_version, key_sha256))
+
+
+def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
+    """Look up what this node holds for a resolved request. Never raises for the content of the disk."""
+    found = find_here(resolved, config.cache)
+    if found.store is None:
+        return Held(reason=found.reason)
+    try:
+        content = content_of(found.store.read_artifact((OURS,)))
+    except WarmupError as error:
+        return Held(reason=f"the artifact that was found cannot be used: {error}")
+    return Held(content, _valid_proof(found.store.directory, content, facts))
+
+
+def note_request(root: Path, config: EngineRunConfig, facts: NodeFacts, key_sha256: str) -> None:
+    """Keep the identity of the request on this node. Raises StoreError."""
+    row = RequestRow(ENGINE, facts.engine_version, key_sha256)
+    request_index.note(root, digest_of_request(config, facts), row)
+
+
+def _valid_proof(store: Path, content: EngineContent, facts: NodeFacts) -> EngineProven | None:
+    record = proof_record.load_proof(store)
+    engine = f"{ENGINE} {facts.engine_version}"
+    if record is None or not record.is_valid_for(content.artifact, engine, facts.device, facts.driver):
+        return None
+    return EngineProven(content.artifact, (), record.engine_s, record.first_answer_s)

@@ -1,0 +1,187 @@
+"""Questions to the launcher of a real engine, and its answers. `EXPECTED` in `wire.py` pairs them."""
+
+from __future__ import annotations
+
+from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.messages.values import Header
+from ray_warmup.warmup.tasks import Count, Duration
+
+
+@message
+class KindCount:
+    """Entries of one cache kind, of one rank of the engine where a rank is given."""
+
+    kind: str
+    count: Count
+    rank: int = 0
+
+
+@message
+class EngineContent:
+    """A recorded artifact in a node's store."""
+
+    key_sha256: str
+    """Digest of the engine's identity."""
+    artifact: str
+    """Digest of the manifest."""
+    recorded: tuple[KindCount, ...]
+    """Compilations of the recorded start, by rank and kind."""
+    carried: tuple[KindCount, ...]
+    """Entries of the artifact, by kind."""
+    engine_s: Duration
+    """Seconds in which the recorded start made its engine, with empty caches."""
+
+
+@message
+class KindProof:
+    """One cache kind of one rank in a proof start."""
+
+    rank: int
+    kind: str
+    placed: Count
+    found: Count
+    compiled: Count
+
+
+@message
+class EngineProven:
+    """Result of a proof start.
+
+    The proof holds if there are no problems.
+    """
+
+    artifact: str
+    kinds: tuple[KindProof, ...]
+    engine_s: Duration
+    first_answer_s: Duration
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@message
+class DescribeNode:
+    """PROBING: check engine and plugin, and look for an artifact of the request."""
+
+    again: bool = False
+    """What is found is not used."""
+
+
+@message
+class NodeDescribed:
+    """A node, its engine, and what it holds for the request."""
+
+    engine_version: str
+    device: str
+    """Name of the GPU; the processor's architecture without one."""
+    driver: str
+    identity: tuple[tuple[str, str], ...] = ()
+    """As the engine of this node resolves the request."""
+    digests: tuple[tuple[str, str], ...] = ()
+    """(file, sha256) of the model's configuration, and of the resolved one."""
+    content: EngineContent | None = None
+    is_proven: bool = False
+    """This very artifact was proven on this node, by this engine, on this device and driver."""
+    proof: EngineProven | None = None
+    reason: str = ""
+    """Why nothing that is there may be used."""
+    warnings: tuple[str, ...] = ()
+
+
+@message
+class RecordEngine:
+    """RECORDING: start the engine with empty caches and let it answer the trial requests."""
+
+    bundles: tuple[int, ...]
+    """Bundles of the replica, in the order of its ranks."""
+
+
+@message
+class EngineRecorded:
+    """An engine that was recorded and still runs."""
+
+    engine_s: Duration
+    first_answer_s: Duration
+    tunes: bool = False
+    """Something of what the engine asked its libraries for is to be tuned before it ends."""
+
+
+@message
+class TuneRecorded:
+    """TUNING: measure what the engine asked for, in the engine."""
+
+
+@message
+class RecordedTuned:
+    """Number of requests that were measured."""
+
+    requests: Count
+
+
+@message
+class GuardRecorded:
+    """GUARDING: check the winners against the default, in the engine."""
+
+
+@message
+class RecordedGuarded:
+    """Number of winners that stand."""
+
+    standing: Count
+
+
+@message
+class CaptureEngine:
+    """CAPTURING: end the engine, collect what its caches hold, and publish it on this node."""
+
+
+@message
+class PackEngine:
+    """PUSHING: read an artifact of this node's store."""
+
+    key_sha256: str
+
+
+@message
+class EnginePacked:
+    """An artifact whose blobs this process hands over."""
+
+    content: EngineContent
+    header: Header
+
+
+@message
+class InstallEngine:
+    """INSTALLING: check what was pushed and publish it on this node."""
+
+    header: Header
+
+
+@message
+class EngineInstalled:
+    """An artifact is in this node's store."""
+
+    artifact: str
+
+
+@message
+class ProveEngine:
+    """PROVING: start the engine in an empty home with what this node holds."""
+
+    bundles: tuple[int, ...]
+    artifact: str
+    key_sha256: str
+
+
+EngineQuestion = (
+    DescribeNode
+    | RecordEngine
+    | TuneRecorded
+    | GuardRecorded
+    | CaptureEngine
+    | PackEngine
+    | InstallEngine
+    | ProveEngine
+)
+EngineAnswer = (
+    NodeDescribed | EngineRecorded | RecordedTuned | RecordedGuarded | EnginePacked | EngineInstalled | EngineProven
+)
