@@ -68,6 +68,10 @@ class ClusterError(WarmupError):
     """Ray could not be reached or started."""
 
 
+class ReplicaNotWarmError(WarmupError):
+    """A serving replica could not become warm, and must not answer requests."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """The driver was interrupted, and its run has ended: everything was given back, finished tasks are kept."""
 
