@@ -7,6 +7,7 @@
     ├── TransferError             what was pushed through the object store did not arrive on a node
     ├── BusyError                 another run of the same key is active (exit code 3 with --no-wait)
     ├── CoordinatorLostError      the coordinator died under the run
+    ├── ReplicaNotWarmError       a serving replica could not become warm
     └── ClusterError              Ray could not be reached or started
 
 | surroundings | outcome |
