@@ -82,7 +82,7 @@ def wait_ready(
     deadline = clock() + timeout_s
     while True:
         found = _cluster_standings(config, address) if is_client(address) else standings_here(config, node)
-        code = exit_code_of(found, proof=getattr(config.engine, "proof", "node"), accept=accept)
+        code = exit_code_of(found, proof=config.engine.proof, accept=accept)
         if code is not None:
             return code, found
         if clock() >= deadline:

@@ -45,8 +45,14 @@ def prove(config: Config, settings: Settings = None, as_json: AsJson = False) ->
 
 
 @app.command()
-def show(as_json: AsJson = False) -> None:
+def show(
+    config: Annotated[
+        str | None, typer.Option("--config", "-c", help="YAML file whose cache and request are meant.")
+    ] = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
     """Print each cache kind with the engine's directory, its content, and this node's artifact."""
     from ray_warmup.scripts.engine_view import show_engines
 
-    raise typer.Exit(show_engines(as_json=as_json))
+    raise typer.Exit(show_engines(config, settings or [], as_json=as_json))

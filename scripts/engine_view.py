@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import typer
 from pydantic import JsonValue
@@ -15,11 +17,16 @@ from ray_warmup.configs import ConfigError, env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
+from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.engines.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.vllm import installed
+from ray_warmup.warmup.engines.vllm.asking import resolve_here
 from ray_warmup.warmup.engines.vllm.launch import Started
 from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recorded, prove, record
+from ray_warmup.warmup.engines.vllm.request import device_here, driver_here
+from ray_warmup.warmup.engines.vllm.standing import standing_of
 from ray_warmup.warmup.errors import EngineError
 
 SCHEMA_VERSION = 1
@@ -29,6 +36,7 @@ MIB = 1 << 20
 def record_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Record on this node and print what was kept. Raises ConfigError, WarmupError."""
     request = engine_request(config, settings)
+    resolve_here(request.engine, request.cache, env.snapshot(), deadline_s=request.timeouts.probing)
     done = record(request.engine, request.cache, env.snapshot())
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **recorded_json(done)}))
@@ -51,6 +59,8 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
     """Prove on this node and print the verdict. Raises ConfigError, WarmupError."""
     request = engine_request(config, settings)
     done = prove(request.engine, request.cache, env.snapshot())
+    if done.holds:
+        note_proof(request, done)
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **proof_json(done)}))
         return EXIT_READY if done.holds else EXIT_FAILED
@@ -72,18 +82,32 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
     return EXIT_READY if done.holds else EXIT_FAILED
 
 
-def show_engines(*, as_json: bool) -> int:
-    """Print where the installed engine looks and what this node keeps of it."""
-    facts = installed.describe()
+def show_engines(config: str | None = None, settings: Sequence[str] = (), *, as_json: bool) -> int:
+    """Print where the installed engine looks, what is there, and what this node keeps of it.
+
+    With a config: in its cache, and how its request stands. Raises ConfigError.
+    """
+    request = None if config is None else engine_request(config, settings)
+    facts = installed.describe(None if request is None else request.cache)
+    standing = None if request is None else standing_of(request)
+    hidden = installed.hidden_plugin(env.snapshot()) if facts.version else None
     if as_json:
-        typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **facts.to_json()}))
+        stands = {} if standing is None else {"request": asdict(standing)}
+        document = {"schema_version": SCHEMA_VERSION, **facts.to_json(), "plugin_problem": hidden, **stands}
+        typer.echo(json.dumps(document))
         return EXIT_READY
     console = wide_console()
     say(console, f"vllm {facts.version}" if facts.version else "vLLM is not installed in this environment")
-    table = table_of("kind", "files", "MiB", "looks in", whole=("kind",))
+    table = table_of("kind", "files", "MiB", "placed", "moved by", "carried", whole=("kind",))
     for row in facts.kinds:
-        add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.directory)
+        add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.placed, row.variables, row.seen)
     console.print(table)
+    for row in facts.kinds:
+        say(console, f"{row.kind} looks in {row.directory}")
+    if hidden is not None:
+        say(console, f"warning: {hidden}")
+    if standing is not None:
+        show_standings(console, [standing])
     if (warning := installed.missing_bytecode()) is not None:
         say(console, f"warning: {warning}")
     for path in facts.stores:
@@ -92,6 +116,18 @@ def show_engines(*, as_json: bool) -> int:
     for kind, reason in engine_kinds.LEFT_OUT.items():
         say(console, f"left out: {kind}: {reason}")
     return EXIT_READY
+
+
+def note_proof(request: EngineRunConfig, done: Proof) -> None:
+    """Keep a proof beside the artifact, as a run does, so that `wait` knows of it. Raises StoreError."""
+    standing = standing_of(request)
+    if not standing.artifact:
+        return
+    result = done.started.result
+    seconds = float(result["engine_s"]), float(result["first_answer_s"])
+    driver = driver_here()
+    record = ProofRecord(standing.artifact, standing.engine, device_here(), driver, *seconds, time.time())
+    save_proof(Path(standing.store), record)
 
 
 def engine_request(config: str, settings: Sequence[str]) -> EngineRunConfig:

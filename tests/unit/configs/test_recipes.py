@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.configs import load_config
-from ray_warmup.configs.loader import RECIPES_DIR
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.configs.loader import RECIPES_DIR, load_request
 from ray_warmup.configs.model import check_parallel, load_model, presets
 
-RECIPES = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+ALL = sorted(path.stem for path in RECIPES_DIR.glob("*.yaml"))
+ENGINES = [name for name in ALL if isinstance(load_request(name), EngineRunConfig)]
+RECIPES = [name for name in ALL if name not in ENGINES]
 
 
 def test_the_promised_recipes_exist() -> None:
@@ -36,6 +39,17 @@ def test_a_recipe_is_as_large_as_its_name_says(name: str, ranks: int, nodes: int
     """World size and nodes are those in the recipe's name."""
     cluster = load_config(name).cluster
     assert (cluster.num_ranks, cluster.num_nodes) == (ranks, nodes)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_recipe_of_a_real_engine_fills_its_ranks(name: str) -> None:
+    """It loads, begins with a comment, and its replicas fill the nodes that its name says."""
+    request = load_request(name)
+    assert isinstance(request, EngineRunConfig)
+    nodes = {"vllm_two_nodes": 2, "vllm_one_node_tp2": 1}[name]
+    assert request.cluster.num_nodes == nodes
+    assert request.cluster.num_ranks == nodes * request.engine.ranks_per_replica
+    assert (RECIPES_DIR / f"{name}.yaml").read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("name", presets())

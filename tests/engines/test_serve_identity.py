@@ -1,0 +1,15 @@
+"""The last comparison with the real engine's own command (`python -m tests.engines.serve_identity`)."""
+
+from __future__ import annotations
+
+import json
+
+from tests.engines.serve_identity import RESULT, cases
+from tests.engines.vllm_cpu import ENGINE
+
+
+def test_our_identity_is_that_of_vllm_serve() -> None:
+    """With no other argument, with every argument, and with each of them left at its default."""
+    result = json.loads(RESULT.read_text())
+    assert result["engine"] == ENGINE
+    assert result["differing_parts"] == {name: [] for name in cases()}
