@@ -31,6 +31,9 @@ from ray_warmup.warmup.workloads.recorded_request import Recording, parse_record
 
 logger = logging.getLogger(__name__)
 
+MAX_LOST_LATE = 2
+"""Starts that may be lost between the last guarded task and the last rank's table."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -65,6 +68,7 @@ class Conductor:
         self._last_words: dict[int, CrashRecord] = {}
         self._began: float | None = None
         self._error = ""
+        self._lost_late = 0
 
     @property
     def error(self) -> str:
@@ -134,12 +138,11 @@ class Conductor:
 
         `is_excused`: the engine was ended because of another rank.
         """
-        if rank not in self._present or self.is_over:
-            return
+        if rank not in self._present or rank in self.served or self.is_over:
+            return  # a rank that serves its table leaves
         is_excused = is_excused or self.wants_restart  # another rank's end has ended its engine
         self._present.discard(rank)
         self._told.discard(rank)
-        self.served.pop(rank, None)
         self.wants_restart = True
         if self._machine is None or self._machine.is_over:
             return
@@ -155,6 +158,11 @@ class Conductor:
 
     def engine_ended(self, now: float) -> None:
         """The whole engine is gone: ranks that were there yet had no part in it."""
+        if not self.is_over and self._machine is not None and self._machine.is_over:
+            self._lost_late += 1
+            if self._lost_late > MAX_LOST_LATE:
+                self._error = f"ranks were lost {self._lost_late} times while they loaded what was tuned"
+            self.served.clear()  # whoever served has gone with the engine
         for rank in sorted(self._present):
             self.ended(rank, now, "its engine was ended with another rank", is_excused=True)
         self.wants_restart = False

@@ -22,8 +22,10 @@ class Worker:
 
     def compile_or_warm_up_model(self) -> str:
         """The engine's own warmup."""
+        from vllm.model_executor.warmup import kernel_warmup
         from vllm.utils import jit_monitor
 
+        kernel_warmup.warm(self.rank, self.vllm_config.parallel_config.tensor_parallel_size)
         compile_before_the_key()
         decorators.first_forward(self)
         compile_deep_gemm("gemm")
