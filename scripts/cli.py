@@ -17,6 +17,7 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.console import complain, log_to_stderr
+from ray_warmup.scripts.doctor_cli import doctor
 from ray_warmup.scripts.endings import GuardedGroup
 from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.key_cli import app as key_app
@@ -41,6 +42,7 @@ app.add_typer(engine_app, name="engine")
 app.add_typer(key_app, name="key")
 app.add_typer(registry_app, name="registry")
 app.command("sync")(sync_command)
+app.command()(doctor)
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[

@@ -40,7 +40,7 @@ def status(address: Address = None, as_json: Json = False) -> None:
     """List the artifacts that the registry knows, and who makes one now. Exit 1 without a registry."""
     from ray_warmup.actors.registry_client import registry_status
 
-    with _cluster(address):
+    with on_cluster(address):
         found = registry_status()
     if found is None:
         complain("no registry runs in this cluster; the first process that calls ensure_warm starts it")
@@ -57,7 +57,7 @@ def stop(address: Address = None) -> None:
     """End the registry. Processes that join later start a new one."""
     from ray_warmup.actors.registry_client import stop_registry
 
-    with _cluster(address):
+    with on_cluster(address):
         was_there = stop_registry()
     if not was_there:
         complain("no registry runs in this cluster")
@@ -80,7 +80,7 @@ def sync_command(
     from ray_warmup.configs.schema import CacheSection
 
     cache = CacheSection() if config is None else load_config(config).cache
-    with _cluster(address):
+    with on_cluster(address):
         report = sync(cache, timeout, key)
     if as_json:
         print_document({"ok": report.is_well, **asdict(report)})
@@ -91,7 +91,7 @@ def sync_command(
 
 
 @contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
+def on_cluster(address: str | None) -> Iterator[None]:
     """Connect to the cluster that is meant. Raises ClusterError if there is none."""
     from ray_warmup.actors.errors import ClusterError
     from ray_warmup.actors.status import attached

@@ -135,3 +135,18 @@ def test_a_sync_warms_every_node_without_a_run(case: Case) -> None:
     case.forget()
     found = case.run()
     assert (found.ready, case.calls("tune")) == (True, [])
+
+
+def test_every_node_is_examined(case: Case) -> None:
+    """`doctor --cluster`: each node answers, versions and clocks agree, and a cache that is open to all is an error."""
+    from ray_warmup.actors.examination import examine
+
+    open_to_all = case.bed.nodes[0]
+    cache = case.config().cache
+    case.cache(open_to_all).mkdir()
+    case.cache(open_to_all).chmod(0o777)
+    found = examine(cache, 60.0)
+    assert {node.node_id for node in case.bed.nodes} < set(found)
+    assert [row.level for row in found["cluster"] if row.subject in ("packages", "clocks")] == ["ok", "ok"]
+    wrong = {name for name, rows in found.items() if any(row.level == "error" for row in rows)}
+    assert wrong == {open_to_all.node_id}

@@ -104,6 +104,11 @@ def _missing_blobs(
     return found
 
 
+def within(limit_s: float, work: Callable[[], T]) -> T:
+    """Run work that may never end, and wait for it at most so long. Raises TimeoutError."""
+    return _within(limit_s, threading.Event(), work)
+
+
 def _within(limit_s: float, given_up: threading.Event, work: Callable[[], T]) -> T:
     """Run work in a thread of its own and wait for it at most so long. Raises TimeoutError."""
     outcome: Future[T] = Future()

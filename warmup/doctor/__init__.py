@@ -1,0 +1,1 @@
+"""Checks of one node before something goes wrong there."""

@@ -1,0 +1,122 @@
+"""Checks of the installed packages: this project's own copy, its libraries, and the engines beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from ray_warmup.configs import VERSION, env
+from ray_warmup.warmup.device.host_facts import UNKNOWN, version_of
+from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
+from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.sglang.versions import SGLANG
+from ray_warmup.warmup.engines.vllm import installed
+from ray_warmup.warmup.engines.vllm.versions import VLLM
+from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.families import known
+
+DISTRIBUTION = "ray-warmup"
+TUNING_LIBRARIES = ("torch", "flashinfer-python", "triton")
+
+
+def own_copy() -> Iterator[Finding]:
+    """Check that the code that runs is the wheel that is installed, and the first of its name on the path."""
+    try:
+        version = metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        yield error(
+            "packages",
+            "ray-warmup runs from a directory and is not installed, so no engine finds its plugin",
+            f"pip install {DISTRIBUTION}=={VERSION} into the engine's environment",
+        )
+        return
+    if version != VERSION:
+        yield error(
+            "packages",
+            f"the wheel is version {version}, the code that runs is {VERSION}",
+            f"pip install {DISTRIBUTION}=={VERSION}, or run the installed version",
+        )
+    else:
+        yield ok("packages", f"ray-warmup {VERSION}")
+    yield from _other_copies()
+
+
+def _other_copies() -> Iterator[Finding]:
+    here = Path(__file__).resolve().parents[2]
+    for entry in sys.path:
+        found = Path(entry or ".", "ray_warmup")
+        if not (found / "__init__.py").is_file():
+            continue
+        if (found / "warmup").resolve() != here / "warmup":
+            yield warning(
+                "packages",
+                f"{found} is another ray_warmup on the path of this interpreter",
+                "take its directory out of PYTHONPATH: an engine started there imports that one",
+            )
+        return
+
+
+def libraries() -> Iterator[Finding]:
+    """Check torch, FlashInfer and Triton, and that FlashInfer's release is one that is known."""
+    found = {name: version_of(name) for name in TUNING_LIBRARIES}
+    lacking = [name for name, version in found.items() if version == UNKNOWN]
+    if lacking:
+        yield warning(
+            "packages",
+            f"not installed here: {', '.join(lacking)}; this node can show and move artifacts, and not tune",
+            "install ray-warmup into the engine's environment, or pip install 'ray-warmup[cpu]'",
+        )
+    else:
+        yield ok("packages", ", ".join(f"{name} {version}" for name, version in found.items()))
+    flashinfer = found["flashinfer-python"]
+    if flashinfer == UNKNOWN:
+        return
+    try:
+        known.families_of(flashinfer)
+    except WarmupError as refused:
+        yield error("packages", str(refused), "use a FlashInfer release of ENGINES.md")
+    else:
+        yield ok("packages", f"FlashInfer {flashinfer} is a release that is served")
+
+
+def engines() -> Iterator[Finding]:
+    """Check the engines of this environment against the releases that are served, and that they find the plugin."""
+    vllm = installed.installed_version()
+    sglang = version_of("sglang")
+    if not vllm and sglang == UNKNOWN:
+        yield ok("engine", "neither vLLM nor SGLang is installed in this environment")
+        return
+    if vllm:
+        yield from _release(VLLM, vllm)
+        yield from _plugin()
+        bytecode = installed.missing_bytecode()
+        if bytecode is not None:
+            yield warning("engine", bytecode, "compile it once, in the image")
+    if sglang != UNKNOWN:
+        yield from _release(SGLANG, sglang)
+
+
+def _release(contract: EngineContract, version: str) -> Iterator[Finding]:
+    why = contract.refusal(version)
+    if why:
+        yield error("engine", why, "use a release of ENGINES.md, or set RAY_WARMUP=off to start without this project")
+    else:
+        yield ok("engine", f"{contract.name} {version}")
+
+
+def _plugin() -> Iterator[Finding]:
+    group, name = installed.PLUGIN_GROUP, installed.PLUGIN
+    if name not in {entry.name for entry in metadata.entry_points(group=group)}:
+        yield error(
+            "engine", f"no entry point {name} in {group}: vLLM does not load the plugin", f"pip install {DISTRIBUTION}"
+        )
+        return
+    hidden = installed.hidden_plugin(env.snapshot())
+    if hidden:
+        yield warning("engine", hidden, "unset VLLM_PLUGINS, or add ray_warmup to it")
+    elif env.read("RAY_WARMUP") == "off":
+        yield warning("engine", "RAY_WARMUP=off switches the plugin off", "unset RAY_WARMUP")
+    else:
+        yield ok("engine", "vLLM loads the plugin")
