@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import KeyEntry, key_digest
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.requests import CacheRequest
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.caches.placing import placing
-from ray_warmup.warmup.engines import request_index
+from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
 from tests.engines import recorded
@@ -74,6 +77,42 @@ def test_an_artifact_travels_as_a_file(root: Path, tmp_path: Path) -> None:
     assert found is not None
     assert found.key_sha256 == row.key_sha256
     assert NodeStore(Path(row.path)).current()[1].digest == store.current()[1].digest
+
+
+KINDS = sorted({blob.kind for blob in recorded.artifact().manifest.blobs})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", ["tampered", "half", "gone"])
+def test_a_damaged_entry_of_every_kind_is_refused_by_name(root: Path, kind: str, damage: str) -> None:
+    """`verify` names kind and path, an import of it is refused, and a start that needs the kind loads nothing."""
+    store = recorded.stored(root, size="4")
+    entry = next(blob for blob in store.current()[1].blobs if blob.kind == kind)
+    file = store.directory / "blobs" / entry.sha256
+    data = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2] if damage == "half" else bytes([data[0] ^ 1]) + data[1:])
+
+    damaged = perform("verify", CacheRequest(root=str(root)))
+    assert not damaged.ok
+    assert isinstance(damaged.result, tuple)
+    problems = damaged.result[0].problems  # type: ignore[union-attr]
+    assert any(f"{kind}/{entry.path}" in problem for problem in problems), problems
+    assert not perform("export", CacheRequest(root=str(root), file=str(root / "out"))).ok
+    with pytest.raises((WarmupError, FileNotFoundError)):
+        store.read_artifact([entry.kind])
+
+
+def test_an_artifact_that_names_another_place_is_refused(root: Path) -> None:
+    """A foreign engine or version that is no plain name never becomes a path."""
+    made = recorded.artifact(size="4")
+    for name in ("engine", "engine_version"):
+        rows = tuple((part, "../../x" if part == name else value) for part, value in made.manifest.key.parts)
+        foreign = replace(made.manifest, key=KeyEntry(key_digest(rows), rows))
+        with pytest.raises(UnsafeArchiveError, match=f"the artifact's {name} '../../x' is not one directory's name"):
+            engine_store.directory_of(root, foreign)
 
 
 def test_an_earlier_recording_is_made_current_again(root: Path) -> None:

@@ -138,6 +138,15 @@ def test_a_name_that_only_the_hub_knows_is_no_fault_of_the_config(tmp_path: Path
     assert not isinstance(error.value, EngineRequestError)
 
 
+def test_a_version_that_was_not_read_and_a_hidden_plugin_are_named(tmp_path: Path) -> None:
+    """Before anything starts; neither is a fault of the config."""
+    with pytest.raises(EngineError, match=r"vLLM 0\.99\.0 was not read") as error:
+        resolve(tmp_path, section(), FAKE_VLLM_VERSION="0.99.0")
+    assert not isinstance(error.value, EngineRequestError)
+    with pytest.raises(EngineError, match="VLLM_PLUGINS=other hides ray-warmup's plugin"):
+        resolve(tmp_path, section(), VLLM_PLUGINS="other")
+
+
 def test_a_node_whose_model_differs_is_named() -> None:
     """The file, the node and the parts that differ; equal answers say nothing."""
 
