@@ -15,6 +15,7 @@ from ray_warmup.warmup.engines import request_index
 from ray_warmup.warmup.engines.engine_store import recorded_facts
 from ray_warmup.warmup.engines.vllm.arguments import words
 from ray_warmup.warmup.engines.vllm.asking import find_here, resolve_here
+from ray_warmup.warmup.engines.vllm.launch import load_format
 from ray_warmup.warmup.engines.vllm.on_this_node import record
 from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
 from ray_warmup.warmup.engines.vllm.resolved import Resolved, node_differences
@@ -136,6 +137,15 @@ def test_a_name_that_only_the_hub_knows_is_no_fault_of_the_config(tmp_path: Path
     with pytest.raises(EngineError, match="the hub cannot be asked") as error:
         resolve(tmp_path, section(model="/missing/m"), HF_HUB_OFFLINE="1")
     assert not isinstance(error.value, EngineRequestError)
+
+
+def test_real_weights_leave_the_decision_to_the_engine(tmp_path: Path) -> None:
+    """vLLM reads the checkpoint itself then, so nothing is refused or decided here."""
+    path = model(tmp_path / "model", None, tie_word_embeddings=True)
+    real = VllmSection(kind="vllm", args={"model": path}, weights="real", start_deadline=60)
+    assert load_format(real) == "auto"
+    parts = dict(resolve(tmp_path, real).identity)
+    assert parts["model_config.word_embeddings_untied_by_checkpoint"] == "False"
 
 
 def test_a_version_that_was_not_read_and_a_hidden_plugin_are_named(tmp_path: Path) -> None:
