@@ -98,10 +98,6 @@ class EngineTimeoutsSection(Section):
     """Waiting for the placement group."""
     probing: Seconds = 300
     """Imports of the launchers, and a look at each node."""
-    tuning: Seconds = 3600
-    """Measuring what a recorded engine asked its libraries for."""
-    guarding: Seconds = 1800
-    """Checking the winners."""
     capturing: Seconds = 600
     """Ending the recorded engine, and packing what its caches hold."""
     pushing: Seconds = 300

@@ -75,13 +75,13 @@ def test_a_node_that_joins_takes_what_another_holds(engine_nodes: list[Node]) ->
 
 def test_what_was_found_and_is_damaged_is_recorded_anew(engine_nodes: list[Node]) -> None:
     """An artifact that cannot be read on any node is no artifact: one recording follows, and it is proven."""
-    first, _ = run(config("engine-changed"))
+    first, _ = run(config("engine-changed", num_nodes=1))
     assert first.ready
     for node in engine_nodes:
         for pointer in (node.home / "engine-changed").rglob("current"):
             pointer.write_text("{}")
 
-    second, events = run(config("engine-changed"))
+    second, events = run(config("engine-changed", num_nodes=1))
 
     assert second.ready, second.error
     assert "RECORDING" in phases(events)
@@ -123,7 +123,7 @@ def test_an_engine_that_does_not_start_fails_the_run(engine_nodes: list[Node]) -
 
 def test_a_launcher_that_is_killed_takes_its_engine_along(engine_nodes: list[Node]) -> None:
     """Another node records at once, and no process of the killed launcher's engine is left."""
-    request = config("engine-killed", args={"slow_s": 3}, proof="off")
+    request = config("engine-killed", args={"slow_s": 2}, proof="off")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, request)
         assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"
@@ -149,7 +149,7 @@ def test_an_engine_that_hangs_is_late(engine_nodes: list[Node]) -> None:
 
 def test_a_second_run_follows_the_first_and_status_sees_both(engine_nodes: list[Node]) -> None:
     """While an engine is recorded `status` has its stage; the second run waits, then finds the proof of the first."""
-    request = config("engine-single", num_nodes=1, args={"slow_s": 3})
+    request = config("engine-single", num_nodes=1, args={"slow_s": 2})
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(run, request)
         assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"

@@ -1,7 +1,6 @@
-"""Interfaces between an engine's launcher and the rest: how its process starts, and what is tuned before it ends.
+"""Interface between an engine's launcher and the devices of its replica.
 
-The launcher knows neither Ray nor GPUs: `actors/` implements `Starter`, and part of `warmup/` that tunes what an engine
-asked for implements `RecordedTuning`.
+The launcher knows neither Ray nor GPUs, so `actors/` implements `Starter` besides `engines/child_process.py`.
 """
 
 from __future__ import annotations
@@ -9,10 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
-
-from pydantic import JsonValue
-
-from ray_warmup.warmup.artifact.artifact import Content
 
 
 class StartedProcess(Protocol):
@@ -43,36 +38,3 @@ class Starter(Protocol):
         Raises:
             EngineError: the devices could not be had.
         """
-
-
-class LiveEngine(Protocol):
-    """An engine that has answered its trial requests and still runs, with the weights of the recording."""
-
-    def call(self, function: str, arguments: Mapping[str, JsonValue], limit_s: float) -> JsonValue:
-        """Run a function of this project in the engine's front end and return its answer.
-
-        Args:
-            function: `ray_warmup.module:function`. It is called as `function(llm, **arguments)` with the running
-                `vllm.LLM`, whose `collective_rpc` reaches every worker.
-            arguments: plain JSON values.
-            limit_s: seconds after which the engine is given up.
-
-        Raises:
-            EngineError: the function raised, the engine died, or the answer was late.
-        """
-
-
-class RecordedTuning(Protocol):
-    """Tuning and checking of what a recorded engine asked its libraries for, between RECORDING and CAPTURING.
-
-    Winners compile kernels of their own, so they run in the live engine before its caches are captured.
-    """
-
-    def tune(self, engine: LiveEngine, limit_s: float) -> int:
-        """Measure every recorded request, replay the winners, and return the number of requests."""
-
-    def guard(self, engine: LiveEngine, limit_s: float) -> int:
-        """Check every winner against the default, and return the number of those that stand."""
-
-    def contents(self) -> tuple[Content, ...]:
-        """Return what belongs into the artifact beside the engine's caches."""

@@ -89,7 +89,7 @@ class NodeDescribed:
 
 @message
 class RecordEngine:
-    """RECORDING: start the engine with empty caches and let it answer the trial requests."""
+    """RECORDING: start the engine with empty caches, tune what it asks for, and let it answer the trial requests."""
 
     bundles: tuple[int, ...]
     """Bundles of the replica, in the order of its ranks."""
@@ -101,32 +101,6 @@ class EngineRecorded:
 
     engine_s: Duration
     first_answer_s: Duration
-    tunes: bool = False
-    """Something of what the engine asked its libraries for is to be tuned before it ends."""
-
-
-@message
-class TuneRecorded:
-    """TUNING: measure what the engine asked for, in the engine."""
-
-
-@message
-class RecordedTuned:
-    """Number of requests that were measured."""
-
-    requests: Count
-
-
-@message
-class GuardRecorded:
-    """GUARDING: check the winners against the default, in the engine."""
-
-
-@message
-class RecordedGuarded:
-    """Number of winners that stand."""
-
-    standing: Count
 
 
 @message
@@ -172,16 +146,5 @@ class ProveEngine:
     key_sha256: str
 
 
-EngineQuestion = (
-    DescribeNode
-    | RecordEngine
-    | TuneRecorded
-    | GuardRecorded
-    | CaptureEngine
-    | PackEngine
-    | InstallEngine
-    | ProveEngine
-)
-EngineAnswer = (
-    NodeDescribed | EngineRecorded | RecordedTuned | RecordedGuarded | EnginePacked | EngineInstalled | EngineProven
-)
+EngineQuestion = DescribeNode | RecordEngine | CaptureEngine | PackEngine | InstallEngine | ProveEngine
+EngineAnswer = NodeDescribed | EngineRecorded | EnginePacked | EngineInstalled | EngineProven

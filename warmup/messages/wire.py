@@ -60,8 +60,6 @@ EXPECTED: dict[type[questions.AnyQuestion], tuple[type[AnyAnswer], ...]] = {
     questions.Conclude: (answers.Concluded,),
     engine.DescribeNode: (engine.NodeDescribed,),
     engine.RecordEngine: (engine.EngineRecorded,),
-    engine.TuneRecorded: (engine.RecordedTuned,),
-    engine.GuardRecorded: (engine.RecordedGuarded,),
     engine.CaptureEngine: (engine.EnginePacked,),
     engine.PackEngine: (engine.EnginePacked,),
     engine.InstallEngine: (engine.EngineInstalled,),

@@ -19,11 +19,7 @@ def keep(run: EngineRun, call: Call, value: Answer | engine.EngineAnswer) -> Non
         return
     match value:
         case engine.EngineRecorded() if group.recorder == call.rank:
-            group.is_recorded, group.tunes = True, value.tunes
-        case engine.RecordedTuned() if group.recorder == call.rank:
-            group.is_tuned = True
-        case engine.RecordedGuarded() if group.recorder == call.rank:
-            group.is_guarded = True
+            group.is_recorded = True
         case engine.EnginePacked():
             _packed(run, group, call, value)
         case engine.EngineInstalled() if group.content is not None and value.artifact == group.content.artifact:

@@ -49,9 +49,6 @@ class EngineClass:
     """Rank whose engine is recorded and runs until it is captured."""
     recorder_node: str = ""
     is_recorded: bool = False
-    tunes: bool = False
-    is_tuned: bool = False
-    is_guarded: bool = False
     packer: int | None = None
     """Rank that hands the blobs over."""
     header: Header | None = None
@@ -64,7 +61,7 @@ class EngineClass:
 
     def forget_recording(self) -> None:
         """The recorded engine is gone before it was captured."""
-        self.recorder, self.is_recorded, self.tunes, self.is_tuned, self.is_guarded = None, False, False, False, False
+        self.recorder, self.is_recorded = None, False
 
     def forget_content(self) -> None:
         """No artifact is left that may be used."""

@@ -16,12 +16,10 @@ from ray_warmup.warmup.messages.engine import (
     DescribeNode,
     EngineContent,
     EngineQuestion,
-    GuardRecorded,
     InstallEngine,
     PackEngine,
     ProveEngine,
     RecordEngine,
-    TuneRecorded,
 )
 
 
@@ -87,10 +85,6 @@ def _recording(run: EngineRun, group: EngineClass) -> Need:
     if not group.is_recorded:
         replica = next(replica for replica in run.starts_of(group) if replica[0] == rank)
         return Need(EnginePhase.RECORDING, (Owed(rank, RecordEngine(run.bundles_of(replica))),))
-    if group.tunes and not group.is_tuned:
-        return Need(EnginePhase.TUNING, (Owed(rank, TuneRecorded()),))
-    if group.tunes and not group.is_guarded:
-        return Need(EnginePhase.GUARDING, (Owed(rank, GuardRecorded()),))
     return Need(EnginePhase.CAPTURING, (Owed(rank, CaptureEngine()),))
 
 

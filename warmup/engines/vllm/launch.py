@@ -23,7 +23,7 @@ from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm.counting import gained_since
 from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
-from ray_warmup.warmup.engines.vllm.start import ChildRequest, LiveAnswer, LiveCall, write_request, write_whole
+from ray_warmup.warmup.engines.vllm.start import ChildRequest, write_request
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 
@@ -95,7 +95,7 @@ class EngineStart:
             load_format: vLLM's name for where weights come from.
             usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
             lm_head: whether the checkpoint has an `lm_head` of its own: `read`, `tied` or `own`.
-            stays: the engine is called after its trial requests, until it is told to end.
+            stays: the engine goes on after its trial requests, until `finish`.
             starter: how the process starts; as a child of this process if none is given.
             reason_to_end: asked while the engine is waited for; a text ends the engine.
 
@@ -104,17 +104,15 @@ class EngineStart:
         """
         self._told = scratch / "told"
         self._told.mkdir(parents=True)
-        self._calls = scratch / "calls"
-        self._calls.mkdir()
-        self._num_calls = 0
+        self._end = scratch / "end"
         self._reason_to_end = reason_to_end
         self._log = scratch / "engine.log"
         self._result, request = scratch / "result.json", scratch / "request.json"
         starter = starter or ChildStarter()
         arguments = {**arguments, **starter.arguments}
         self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
-        calls = str(self._calls) if stays else None
-        write_request(request, ChildRequest(dict(arguments), load_format, usage, lm_head, calls))
+        until = str(self._end) if stays else None
+        write_request(request, ChildRequest(dict(arguments), load_format, usage, lm_head, until))
         # Without the second variable torch bakes the CUDA device index into compiled files.
         mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
         if purpose == "prove":
@@ -148,25 +146,13 @@ class EngineStart:
         if not self._wait_for(self._result, deadline_s):
             raise self._given_up(f"the engine did not finish its start within {deadline_s:g} s")
 
-    def call(self, function: str, arguments: Mapping[str, JsonValue], limit_s: float) -> JsonValue:
-        """Run a function of this project in the engine's front end (`LiveEngine`). Raises EngineError."""
-        answer = self._ask(LiveCall(function, arguments))
-        if not self._wait_for(answer, limit_s):
-            raise self._given_up(f"{function} did not return within {limit_s:g} s")
-        said = LiveAnswer(**json.loads(answer.read_text(encoding="utf-8")))
-        if said.error:
-            raise EngineError(f"{function}: {said.error}")
-        value: JsonValue = said.value
-        return value
-
     def finish(self, deadline_s: float) -> Started:
         """Let the engine end by itself and return what it has told.
 
         Raises:
             EngineError: it did not end, ended with an error, or its plugin told nothing.
         """
-        if self._process.poll() is None:
-            self._ask(LiveCall(None, {}))
+        self._end.touch()
         deadline = time.monotonic() + deadline_s
         while (code := self._process.poll()) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -186,12 +172,6 @@ class EngineStart:
     def kill(self) -> None:
         """End the engine at once. A second call does nothing."""
         self._process.kill()
-
-    def _ask(self, call: LiveCall) -> Path:
-        """Hand a call to the engine and return the file in which it answers."""
-        number, self._num_calls = self._num_calls, self._num_calls + 1
-        write_whole(self._calls / f"call_{number}.json", {"function": call.function, "arguments": dict(call.arguments)})
-        return self._calls / f"answer_{number}.json"
 
     def _wait_for(self, path: Path, limit_s: float) -> bool:
         """Wait for a file of the engine, and return False if it is late. Raises EngineError if the engine ends."""

@@ -8,17 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, verify
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.engines import engine_store, proof_record
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.proof_record import ProofRecord
-from ray_warmup.warmup.engines.starting import RecordedTuning, Starter
+from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.vllm import on_this_node
 from ray_warmup.warmup.engines.vllm.asking import resolve_here
 from ray_warmup.warmup.engines.vllm.content import content_of
@@ -45,6 +45,14 @@ StarterOf = Callable[[tuple[int, ...]], Starter]
 IDLE = "idle"
 
 
+class Staged(Protocol):
+    """Something that is waited for."""
+
+    @property
+    def stage(self) -> str:
+        """Return what it is at."""
+
+
 class Launcher:
     """One launcher. What a rank that watches does is nothing: it is asked nothing."""
 
@@ -52,24 +60,21 @@ class Launcher:
         self,
         config: EngineRunConfig,
         starter_of: StarterOf | None = None,
-        tuning: RecordedTuning | None = None,
     ) -> None:
         """Keep the request.
 
         Args:
             config: the request.
             starter_of: how engines start on the replica's devices; as children of this process if none is given.
-            tuning: what is tuned in a recorded engine before it ends.
         """
         self._config = config
         self._starter_of = starter_of or (lambda bundles: ChildStarter())
-        self._tuning = tuning
         self._root = resolve_paths(config.cache).root
         self._facts: NodeFacts | None = None
         self._recording: Recording | None = None
         self._packed: Artifact | None = None
-        self._engine: EngineStart | None = None
-        """The start that runs now, for its stage."""
+        self._running: Staged | None = None
+        """The start or the recording that is waited for, for its stage."""
         self._method, self._since = IDLE, time.monotonic()
 
     def answer(self, question: engine.EngineQuestion, blobs: Mapping[str, Blob]) -> engine.EngineAnswer:
@@ -83,12 +88,6 @@ class Launcher:
                     return self._describe(question.again)
                 case engine.RecordEngine():
                     return self._record(question)
-                case engine.TuneRecorded():
-                    tuning, recording = self._recorded()
-                    return engine.RecordedTuned(tuning.tune(recording.engine, self._config.timeouts.tuning))
-                case engine.GuardRecorded():
-                    tuning, recording = self._recorded()
-                    return engine.RecordedGuarded(tuning.guard(recording.engine, self._config.timeouts.guarding))
                 case engine.CaptureEngine():
                     return self._capture()
                 case engine.PackEngine():
@@ -117,8 +116,8 @@ class Launcher:
 
     def status(self) -> Heartbeat:
         """Return the current question, and the stage of the engine that runs."""
-        start = self._engine
-        return Heartbeat(self._method, "" if start is None else start.stage, time.monotonic() - self._since)
+        running = self._running
+        return Heartbeat(self._method, "" if running is None else running.stage, time.monotonic() - self._since)
 
     def close(self) -> None:
         """End the engine that was recorded, if it still runs."""
@@ -166,29 +165,22 @@ class Launcher:
         self.close()
         starter = self._starter_of(question.bundles)
         recording = Recording(self._config.engine, self._config.cache, self._environ, starter)
-        self._engine = recording.engine
+        self._running = recording
         try:
             result = recording.until_answered()
         except BaseException:
             recording.close()
             raise
         self._recording = recording
-        tunes = self._tuning is not None
-        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]), tunes)
-
-    def _recorded(self) -> tuple[RecordedTuning, Recording]:
-        if self._tuning is None or self._recording is None:
-            raise EngineError("nothing is recorded here that could be tuned")
-        return self._tuning, self._recording
+        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]))
 
     def _capture(self) -> engine.EnginePacked:
         recording = self._recording
         if recording is None:
             raise EngineError("no recorded engine runs here")
-        self._engine = recording.engine
-        further: tuple[Content, ...] = () if self._tuning is None else self._tuning.contents()
+        self._running = recording
         try:
-            done = recording.capture(self._config.timeouts.capturing, further)
+            done = recording.capture(self._config.timeouts.capturing)
         finally:
             self.close()
         note_request(self._root, self._config, self._here, done.artifact.manifest.key.sha256)
@@ -231,7 +223,7 @@ class Launcher:
         return proven
 
     def _watch(self, start: EngineStart) -> None:
-        self._engine = start
+        self._running = start
 
     @contextmanager
     def _busy(self, method: str) -> Iterator[None]:
@@ -239,7 +231,7 @@ class Launcher:
         try:
             yield
         finally:
-            self._method, self._since, self._engine = IDLE, time.monotonic(), None
+            self._method, self._since, self._running = IDLE, time.monotonic(), None
 
 
 def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:

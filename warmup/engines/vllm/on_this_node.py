@@ -122,6 +122,13 @@ class Recording:
         self.engine.until_answered(self._section.start_deadline)
 
     @property
+    def stage(self) -> str:
+        """Return what the engine is at, and its tuning where there is one."""
+        if self._session is None or not self._session.conductor.classes:
+            return self.engine.stage
+        return f"{self.engine.stage}; {self._session.stage}"
+
+    @property
     def _tuning_ends_it(self) -> str:
         return "" if self._session is None else self._session.reason_to_end
 

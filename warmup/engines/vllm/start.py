@@ -8,7 +8,6 @@ Uses vLLM's public interface alone; what happens in its worker processes is the 
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import os
 import signal
@@ -39,7 +38,7 @@ def main(request_path: str, result_path: str) -> int:
 
 
 def run(request_path: Path, result_path: Path) -> None:
-    """Start the engine, answer the trial requests, obey calls if the request names a directory for them, and end."""
+    """Start the engine, answer the trial requests, stay as long as the request says, and end."""
     began = time.monotonic()
     request = read_request(request_path)
     stage = Stage(request_path.parent / "told")
@@ -64,8 +63,8 @@ def run(request_path: Path, result_path: Path) -> None:
     }
     stage.write("waiting for the launcher")
     write_whole(result_path, result)
-    if request.calls is not None:
-        obey(llm, Path(request.calls), stage)
+    if request.stays_until is not None:
+        wait_for(Path(request.stays_until))
     stage.write("shutting down")
     shut_down(llm)
 
@@ -80,26 +79,10 @@ class ChildRequest:
     usage: str
     """`serve` or `llm`: whose defaults hold for sizes that are not given."""
     lm_head: LmHead
-    calls: str | None = None
-    """Directory of calls to a running engine, or None if the engine ends after its trial requests."""
+    stays_until: str | None = None
+    """File whose appearance ends the engine, or None if it ends after its trial requests."""
     explain: bool = False
     """Tell which arguments change the identity."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveCall:
-    """A function of this project that the running engine is to run, or the request to end."""
-
-    function: str | None
-    arguments: Mapping[str, JsonValue]
-
-
-@dataclass(frozen=True, slots=True)
-class LiveAnswer:
-    """The value of a function, or what it raised."""
-
-    value: Any
-    error: str = ""
 
 
 class Stage:
@@ -115,34 +98,10 @@ class Stage:
         os.replace(temporary, self._path)
 
 
-def obey(llm: Any, calls: Path, stage: Stage) -> None:
-    """Answer the launcher's calls, one file each, until one of them names no function."""
-    number = 0
-    while True:
-        asked = calls / f"call_{number}.json"
-        if not asked.is_file():
-            time.sleep(POLL_S)
-            continue
-        call = LiveCall(**json.loads(asked.read_text(encoding="utf-8")))
-        if call.function is None:
-            return
-        stage.write(f"running {call.function}")
-        write_whole(calls / f"answer_{number}.json", asdict(answer_to(llm, call.function, call.arguments)))
-        stage.write("waiting for the launcher")
-        number += 1
-
-
-def answer_to(llm: Any, function: str, arguments: Mapping[str, JsonValue]) -> LiveAnswer:
-    """Return the value of a function of this project, or what it raised."""
-    module, _, name = function.partition(":")
-    try:
-        if not module.startswith("ray_warmup."):
-            raise ValueError(f"{module} is no module of this project")
-        value = getattr(importlib.import_module(module), name)(llm, **arguments)
-        json.dumps(value)
-    except Exception as error:  # the border of the process: the launcher is owed an answer
-        return LiveAnswer(None, f"{type(error).__name__}: {error}")
-    return LiveAnswer(value)
+def wait_for(file: Path) -> None:
+    """Wait until a file appears."""
+    while not file.is_file():
+        time.sleep(POLL_S)
 
 
 def end_with_the_launcher() -> None:

@@ -56,13 +56,13 @@ class LLM:
         load_general_plugins()
         from vllm.model_executor.models.registry import _LazyRegisteredModel
 
-        if "fault" in arguments:
+        if arguments.get("fault"):
             os.environ["FAKE_VLLM_FAULT"] = arguments["fault"]
         if os.environ.get("FAKE_VLLM_FAULT") == "init":
             raise RuntimeError("the fake engine cannot start")
         if os.environ.get("FAKE_VLLM_FAULT") == "hang":
             time.sleep(600)
-        time.sleep(arguments.get("slow_s", 0))
+        time.sleep(arguments.get("slow_s") or 0)
         _LazyRegisteredModel("fake_model", "FakeForCausalLM").inspect_model_cls()
         from vllm.engine.arg_utils import EngineArgs
 

@@ -23,6 +23,8 @@ class EngineArgs:
     seed: int = 0
     enforce_eager: bool = False
     fault: str | None = None
+    slow_s: int = 0
+    distributed_executor_backend: str | None = None
     max_model_len: int = 64
     tensor_parallel_size: int = 1
     max_num_seqs: int | None = None

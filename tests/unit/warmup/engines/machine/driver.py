@@ -58,7 +58,6 @@ class Driver:
     per_node: int = 1
     tensor: int = 1
     again: bool = False
-    tunes: bool = False
     sections: dict[str, Any] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     now: float = 0.0
@@ -150,11 +149,7 @@ class Driver:
                 digests = (("config.json", node.model),)
                 return engine.NodeDescribed(node.version, node.device, "550", (), digests, held, is_proven)
             case engine.RecordEngine():
-                return engine.EngineRecorded(100.0, 1.0, self.tunes)
-            case engine.TuneRecorded():
-                return engine.RecordedTuned(3)
-            case engine.GuardRecorded():
-                return engine.RecordedGuarded(2)
+                return engine.EngineRecorded(100.0, 1.0)
             case engine.CaptureEngine():
                 self.recordings += 1
                 node.holds = f"{NEW} {self.recordings}"

@@ -12,14 +12,14 @@ from tests.unit.warmup.engines.machine.driver import Driver, Node
 FIRST, SECOND = "00" * 28, "01" * 28
 ONE_BY_ONE = {"num_nodes": None, "ranks_per_node": None, "world_size": 2}
 """Ranks wherever there is room."""
-PHASES = ("PROBING", "RECORDING", "TUNING", "GUARDING", "CAPTURING", "PUSHING", "INSTALLING", "PROVING")
+PHASES = ("PROBING", "RECORDING", "CAPTURING", "PUSHING", "INSTALLING", "PROVING")
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_launcher_that_dies_is_replaced(phase: str, rank: int) -> None:
     """In whatever phase it dies, the run ends ready; what it was at is done again, by it or by another."""
-    driver = Driver(tunes=True).until(EnginePhase(phase))
+    driver = Driver().until(EnginePhase(phase))
     driver.kill(rank)
     assert driver.to_end().ready
     assert f"rank {rank} on node" in driver.report.warnings[0]
@@ -50,7 +50,7 @@ def test_a_launcher_that_dies_three_times_fails_the_run() -> None:
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_lost_node_ends_the_run_by_default(phase: str) -> None:
     """It is named with the phase, and nothing more is asked."""
-    driver = Driver(tunes=True).until(EnginePhase(phase))
+    driver = Driver().until(EnginePhase(phase))
     driver.lose(1)
     assert driver.phase is EnginePhase.FAILED
     assert f"node 01010101 (10.0.0.1) was lost in phase {phase}" in (driver.report.error or "")
@@ -61,7 +61,7 @@ def test_a_lost_node_ends_the_run_by_default(phase: str) -> None:
 @pytest.mark.parametrize("policy", ["shrink", "replace"])
 def test_the_run_goes_on_without_a_lost_node(phase: str, node: int, policy: str) -> None:
     """The recording node or the other one, in any phase: the rest ends ready, and each node left holds the artifact."""
-    driver = Driver(tunes=True, sections={"cluster": {"on_node_loss": policy}}).until(EnginePhase(phase))
+    driver = Driver(sections={"cluster": {"on_node_loss": policy}}).until(EnginePhase(phase))
     driver.lose(node)
     report = driver.to_end()
     assert report.ready, report.error
@@ -124,7 +124,7 @@ def test_an_engine_that_raises_fails_the_run_with_its_last_lines() -> None:
 
 def test_a_call_over_its_deadline_names_the_stage() -> None:
     """The launcher ends a late engine itself; one that does not is named with what its heartbeat said last."""
-    driver = Driver(num_nodes=1).until(EnginePhase.RECORDING)
+    driver = Driver(num_nodes=1, sections={"engine": {"tuning": "off"}}).until(EnginePhase.RECORDING)
     heard = {0: Status("record_engine", "creating the engine", since=0.0, heard=1e9)}
     driver.tick(50.0 + SLACK_S - 1, heard)
     assert driver.phase is EnginePhase.RECORDING
