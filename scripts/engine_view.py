@@ -58,6 +58,9 @@ def record_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> i
 def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Prove on this node and print the verdict. Raises ConfigError, WarmupError."""
     request = engine_request(config, settings)
+    hidden = installed.hidden_plugin(env.snapshot())
+    if hidden is not None:
+        raise EngineError(hidden)
     done = prove(request.engine, request.cache, env.snapshot())
     if done.holds:
         note_proof(request, done)

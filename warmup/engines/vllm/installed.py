@@ -120,8 +120,8 @@ def hidden_plugin(environ: Mapping[str, str]) -> str | None:
         return f"VLLM_PLUGINS={listed} hides ray-warmup's plugin from vLLM; unset it, or set VLLM_PLUGINS={others}"
     if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
         return (
-            "ray-warmup's wheel is not installed in this environment, so vLLM would not load its plugin; "
-            f"pip install ray-warmup=={VERSION}"
+            "ray-warmup's wheel is not installed in this environment, or other metadata of it (a checkout's egg-info "
+            f"on PYTHONPATH) is found first, so vLLM would not load its plugin; pip install ray-warmup=={VERSION}"
         )
     return None
 
