@@ -69,7 +69,9 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "max_num_seqs": 16,
         "gpu_memory_utilization": 0.6,
     }
-    section = VllmSection.model_validate({"kind": "vllm", "args": arguments, "start_deadline": options.deadline})
+    section = VllmSection.model_validate(
+        {"kind": "vllm", "args": arguments, "lm_head": "tied", "start_deadline": options.deadline}
+    )
     cache = CacheSection.model_validate({"root": str(scratch / "root")})
     environ = environment(scratch) | {"RAY_WARMUP_CACHE_ROOT": str(scratch / "root")}
     told: dict[str, Any] = {"versions": versions(), "tokens": options.tokens}

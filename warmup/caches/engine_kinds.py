@@ -18,7 +18,7 @@
 A recording runs with `TORCH_COMPILE_ON_ONE_RANK=1`: without it torch bakes the CUDA device index into the
 ahead-of-time file, which then loads on another index and dies in its first forward. Triton's entries are placed before
 that file is loaded, because most of its kernels are looked up there. All of this was measured with vLLM 0.33.0 on an
-H100 (tests/gpu/results/vllm_study.md).
+H100 (tests/gpu/results/vllm_study.md) and, by the product itself, on an H200 (tests/gpu/results/engine_table.md).
 
 `LEFT_OUT` has the kinds that are not shipped. *Code* is what an engine unpickles or maps as a library: whoever can
 write it runs code in the engine.
@@ -74,7 +74,7 @@ INDUCTOR_HOME = EngineKind(
     ("*.so", "*.cubin"),
     True,
     "when configured",
-    "carried, not seen on a GPU",
+    "carried on H200",
 )
 MODELINFOS = EngineKind(
     TreeLayout("modelinfos", entry_depth=0, ignored=("*.tmp",)), ("*.json",), False, "on request", "carried on H200"
@@ -84,14 +84,14 @@ DEEP_GEMM = EngineKind(
     ("*.cubin",),
     True,
     "when configured",
-    "carried, not seen on a GPU",
+    "carried on H200",
 )
 TRTLLM_DEEP_GEMM = EngineKind(
     TreeLayout("trtllm_deep_gemm", entry_depth=1, ignored=("tmp", "*.tmp")),
     ("*.cubin",),
     True,
     "when configured",
-    "carried, not seen on a GPU",
+    "carried on H200",
 )
 
 TRITON = EngineKind(

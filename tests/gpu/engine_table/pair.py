@@ -41,7 +41,7 @@ def pair(run: Measurement, model: Path) -> None:
     name = "pair ours, ray"
     told = {"RAY_WARMUP_PROOF": str(run.out / "logs" / name / "told")}
     with ray_head({**home, **ours, **told}, run.out / "logs" / "ray.log"):
-        variables = {**ours, "RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"}
+        variables = {**ours, **env.LOOPBACK, "RAY_ADDRESS": f"127.0.0.1:{RAY_PORT}"}
         run.serve(name, model, home, "0,1", {**PAIR, "distributed_executor_backend": "ray"}, variables)
 
 

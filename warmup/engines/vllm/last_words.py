@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ray_warmup.configs.engine_arguments import SHORTEST_SECRET, hide, is_secret
@@ -9,6 +10,10 @@ from ray_warmup.warmup.engines.vllm.failures import cause_of
 
 LOG_LINES = 30
 """Last lines of the engine's output that an error shows."""
+LOGGED_ERROR = re.compile(r"\bERROR\b.*\b\w*(Error|Exception)\b: ")
+"""A logged line that ends a traceback of one process."""
+LOGGED_ERRORS = 3
+"""Such lines in an error, the last ones."""
 
 
 def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
@@ -17,8 +22,15 @@ def secrets_in(environ: Mapping[str, str]) -> frozenset[str]:
 
 
 def last_words(log: str, secrets: frozenset[str]) -> str:
-    """Return the end of an error's message: cause and last lines."""
-    lines = hide(log, secrets).rstrip().splitlines()[-LOG_LINES:]
-    said = "; its last lines:\n" + "\n".join(lines) if lines else "; it printed nothing"
+    """Return the end of an error's message: cause, errors that the engine's processes logged, and last lines.
+
+    The last lines are the front end's, which often says no more than that another process failed.
+    """
+    lines = hide(log, secrets).rstrip().splitlines()
+    last = lines[-LOG_LINES:]
+    said = "; its last lines:\n" + "\n".join(last) if last else "; it printed nothing"
+    logged = list(dict.fromkeys(line for line in lines[:-LOG_LINES] if LOGGED_ERROR.search(line)))[-LOGGED_ERRORS:]
+    if logged:
+        said = "; its processes logged before:\n" + "\n".join(logged) + said
     cause = cause_of(log)
     return f": {cause}{said}" if cause else said
