@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from ray_warmup.warmup.messages.recorded import TableProof
 from ray_warmup.warmup.tasks import Task
 from ray_warmup.warmup.workloads import recorded
 from ray_warmup.warmup.workloads.live_request import LiveRequests, live_request
-from ray_warmup.warmup.workloads.recorded_request import Recording
+from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, Recording
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ SHOWN = 8
 class LookupWatch:
     """Watches one process from the moment at which it holds its table."""
 
-    def __init__(self, table: TunedTable, expected: Recording, requests: LiveRequests) -> None:
-        self._table, self._expected, self._requests = table, expected, requests
+    def __init__(self, table: TunedTable, recordings: Sequence[Recording], requests: LiveRequests) -> None:
+        """`recordings` are those of all classes of ranks; this process is of the class whose requests it makes."""
+        self._table, self._recordings, self._requests = table, tuple(recordings), requests
         self._own_hits = 0
         self._own_misses: dict[str, str] = {}
         self._is_asking = False
@@ -46,8 +47,8 @@ class LookupWatch:
 
     def proof(self) -> TableProof:
         """Look every recorded task up, and return what was seen so far."""
-        wanted = {request.digest: request for request in self._expected.requests if request.is_tuned}
         made = {request.digest for request in self._requests.recording().requests}
+        wanted = self._of_this_class(made)
         hits, misses = 0, []
         self._is_asking = True
         for digest, request in wanted.items():
@@ -67,6 +68,14 @@ class LookupWatch:
             misses=tuple(misses[:SHOWN]),
             unasked=tuple(f"{one.op} {one.shapes()}" for digest, one in wanted.items() if digest not in made)[:SHOWN],
         )
+
+    def _of_this_class(self, made: set[str]) -> dict[str, RecordedRequest]:
+        """Return the tuned requests of the class that fits best: the fewest that were not made, then the most."""
+        classes = [
+            {request.digest: request for request in recording.requests if request.is_tuned}
+            for recording in self._recordings
+        ]
+        return min(classes, key=lambda wanted: (len(set(wanted) - made), -len(wanted)), default={})
 
     def _problem(self, task: Task) -> str | None:
         try:

@@ -16,7 +16,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages.recorded import Served, TableProof
-from ray_warmup.warmup.workloads.recorded_request import Recording, parse_recording, recording_of
+from ray_warmup.warmup.workloads.recorded_request import Recording, parse_recording
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.device.request_recorder import RequestRecorder
@@ -34,8 +34,8 @@ class KnownTable:
 
     table: TunedTable
     data: bytes
-    recording: Recording
-    """The requests of all classes."""
+    recordings: tuple[Recording, ...]
+    """The requests of each class of ranks."""
 
 
 def table_of(artifact: Artifact) -> KnownTable | None:
@@ -43,9 +43,8 @@ def table_of(artifact: Artifact) -> KnownTable | None:
     data = artifact.table
     if data is None:
         return None
-    recordings = [parse_recording(content.data) for content in artifact.contents("recorded_requests")]
-    requests = {request.digest: request for recording in recordings for request in recording.requests}
-    return KnownTable(parse_table(data), data, recording_of(requests.values()))
+    recordings = tuple(parse_recording(content.data) for content in artifact.contents("recorded_requests"))
+    return KnownTable(parse_table(data), data, recordings)
 
 
 class EngineTable:
@@ -105,7 +104,7 @@ class EngineTable:
         from ray_warmup.warmup.device.table_proof import LookupWatch
         from ray_warmup.warmup.workloads.live_request import LiveRequests
 
-        self._watch = LookupWatch(known.table, known.recording, LiveRequests())
+        self._watch = LookupWatch(known.table, known.recordings, LiveRequests())
         self._open.enter_context(self._watch.watching())
 
     def close(self) -> None:

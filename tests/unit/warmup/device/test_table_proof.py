@@ -1,0 +1,81 @@
+"""The proof of a table in a process: its own lookups, every recorded task, and which class of ranks it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flashinfer.autotuner import AutoTuner
+
+from ray_warmup.warmup.artifact.table import parse_table
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
+from ray_warmup.warmup.device.request_recorder import RequestRecorder
+from ray_warmup.warmup.device.table_proof import LookupWatch
+from ray_warmup.warmup.workloads.cpu_gemm_op import cpu_gemm
+from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequests
+from ray_warmup.warmup.workloads.recorded_request import Recording
+
+SMALL, LARGE = (16, 8), (32, 8)
+
+
+def recorded(*shapes: tuple[int, int]) -> Recording:
+    """The recording of a rank that asks for GEMMs of these (K, N)."""
+    PROCESS.clear()
+    with RequestRecorder(PROCESS).recording():
+        ask(4, *shapes)
+    return PROCESS.recording()
+
+
+def ask(tokens: int, *shapes: tuple[int, int]) -> None:
+    """A forward."""
+    for k, n in shapes:
+        cpu_gemm(torch.randn(tokens, k), torch.randn(n, k))
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> LookupWatch:
+    """Two classes of ranks: one asks for a GEMM more. Their table is loaded."""
+    first = recorded(SMALL)
+    both = recorded(SMALL, LARGE)
+    tuner = FlashInferTuner("cpu")
+    table = tuner.table([tuner.tune(task) for task in both.tasks], [])
+    assert table is not None
+    path = tmp_path / "table.json"
+    path.write_bytes(table)
+    assert AutoTuner.get().load_configs(str(path))
+    PROCESS.clear()
+    return LookupWatch(parse_table(table), (first, both), LiveRequests())
+
+
+def test_a_rank_is_held_to_the_requests_of_its_own_class(watch: LookupWatch) -> None:
+    """Whoever asks for the small GEMM alone is of the class that recorded that alone."""
+    with watch.watching():
+        ask(4, SMALL)
+        ask(3, SMALL)
+    proof = watch.proof()
+    assert (proof.own_hits, proof.own_misses) == (2, ())
+    assert (proof.hits, proof.entries) == (3, 6)
+    assert (proof.misses, proof.unasked) == ((), ())
+
+
+def test_all_buckets_are_looked_up_although_two_sizes_ran(watch: LookupWatch) -> None:
+    """And the proof's own lookups are not counted as the engine's."""
+    with watch.watching():
+        ask(4, SMALL, LARGE)
+        ask(1, SMALL, LARGE)
+        proof = watch.proof()
+        again = watch.proof()
+    assert proof == again
+    assert (proof.own_hits, proof.hits, proof.unasked) == (4, 6, ())
+
+
+def test_what_was_never_asked_for_and_what_missed_is_named(watch: LookupWatch) -> None:
+    """A request of no class, and a size beyond the buckets, with the nearest key."""
+    with watch.watching():
+        ask(300, LARGE)
+    proof = watch.proof()
+    assert proof.unasked == ("cpu_gemm *x16 8x16",)
+    (miss,) = proof.own_misses
+    assert "no entry for ('cpu_gemm', 'DirectGemmRunner', ((512, 32), (8, 32))" in miss
+    assert "the nearest is ('cpu_gemm', " in miss
