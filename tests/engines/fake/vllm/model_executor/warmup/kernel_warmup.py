@@ -1,6 +1,6 @@
 """The autotuning of the fake engine: FlashInfer's real AutoTuner with CPU runners, a barrier between ranks per layer.
 
-Only where `FAKE_VLLM_CALLS` names a directory for the barrier. FAKE_VLLM_FAULT is `calls_slow`, `calls_killed` (rank 1
+Only where `FAKE_VLLM_CALLS` names a directory for the barrier. FAKE_VLLM_FAULT is `calls_slow`, `calls_killed` (rank 0
 is killed in its fifth call while it is tuned, in the first start), or `calls_differ` (rank 1 asks for one op more).
 """
 
@@ -95,9 +95,9 @@ def _plant(rank: int) -> None:
 
     def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
         calls[0] += 1
-        if fault == "calls_slow" and rank == 1:
+        if fault == "calls_slow" and rank == 0:
             time.sleep(0.01)
-        if fault == "calls_killed" and rank == 1 and calls[0] == 5 and not first.exists():
+        if fault == "calls_killed" and rank == 0 and calls[0] == 5 and not first.exists():
             first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, inputs, tactic, do_preparation, **named)
