@@ -31,8 +31,8 @@ from ray_warmup.warmup.workloads.recorded_request import Recording, parse_record
 
 logger = logging.getLogger(__name__)
 
-MAX_LOST_LATE = 2
-"""Starts that may be lost between the last guarded task and the last rank's table."""
+MAX_LOST_OUTSIDE = 2
+"""Starts that may be lost before the first question, or after the last guarded task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Conductor:
         self._last_words: dict[int, CrashRecord] = {}
         self._began: float | None = None
         self._error = ""
-        self._lost_late = 0
+        self._lost_outside = 0
 
     @property
     def error(self) -> str:
@@ -81,6 +81,11 @@ class Conductor:
     def is_over(self) -> bool:
         """Return True once every rank serves its table, or the tuning has failed."""
         return bool(self.error) or len(self.served) == self.world_size
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Return True if a rank has joined and not every rank serves a table."""
+        return self._began is not None and not self.is_over
 
     @property
     def classes(self) -> dict[str, ClassState]:
@@ -158,10 +163,13 @@ class Conductor:
 
     def engine_ended(self, now: float) -> None:
         """The whole engine is gone: ranks that were there yet had no part in it."""
-        if not self.is_over and self._machine is not None and self._machine.is_over:
-            self._lost_late += 1
-            if self._lost_late > MAX_LOST_LATE:
-                self._error = f"ranks were lost {self._lost_late} times while they loaded what was tuned"
+        is_measuring = self._machine is not None and not self._machine.is_over
+        if not self.is_over and not is_measuring and (self.wants_restart or self._present):
+            # The machine bounds the deaths while it measures, nothing else does before and after.
+            self._lost_outside += 1
+            if self._lost_outside > MAX_LOST_OUTSIDE:
+                moment = "before they were asked" if self._machine is None else "while they loaded what was tuned"
+                self._error = f"ranks were lost {self._lost_outside} times {moment}"
             self.served.clear()  # whoever served has gone with the engine
         for rank in sorted(self._present):
             self.ended(rank, now, "its engine was ended with another rank", is_excused=True)

@@ -77,16 +77,19 @@ class EngineTable:
 
         Raises:
             EngineError: nothing was recorded, or the conductor is gone.
+            TuningError: this FlashInfer is not known.
         """
         import torch
 
         from ray_warmup.warmup.device.autotuner_seams import without_store
         from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
         from ray_warmup.warmup.engines.tuning.engine_rank import EngineRank
+        from ray_warmup.warmup.families.library import installed_family
         from ray_warmup.warmup.workloads.live_request import PROCESS
 
         if self._recorder is None:
             raise EngineError("the engine's forward was not recorded")
+        installed_family()  # where this FlashInfer is not known, nobody joins and the engine goes on
         backend = "cuda" if torch.cuda.is_available() else "cpu"
         token, _, address = where.partition("@")
         engine_rank = EngineRank(rank, world_size, PROCESS.recording(), load_factory(FLASHINFER_TUNER), backend)

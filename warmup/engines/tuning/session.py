@@ -102,6 +102,12 @@ class TuningSession:
             return self.conductor.error
 
     @property
+    def is_unfinished(self) -> bool:
+        """Return True if a rank has joined and not every rank serves a table."""
+        with self._lock:
+            return self.conductor.is_unfinished
+
+    @property
     def stage(self) -> str:
         """Return what is done now, for people."""
         with self._lock:

@@ -39,4 +39,8 @@ def until_tuned(session: TuningSession, start: Callable[[], T]) -> T:
             continue
         if session.error:
             raise EngineError(f"what the engine asks for could not be tuned: {session.error}")
+        if session.is_unfinished:
+            raise EngineError(
+                f"the engine went on although what it asks for is not tuned yet ({session.stage}); its log says why"
+            )
         return done

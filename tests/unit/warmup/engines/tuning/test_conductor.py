@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ray_warmup.warmup.engines.tuning.conductor import MAX_LOST_LATE, Conductor, Surroundings
+from ray_warmup.warmup.engines.tuning.conductor import MAX_LOST_OUTSIDE, Conductor, Surroundings
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.resuming import Earlier
 from ray_warmup.warmup.errors import CorruptArtifactError, EngineError
@@ -131,7 +131,7 @@ def test_starts_that_are_lost_while_tables_load_are_bounded() -> None:
     replica = Replica()
     replica.join(0, 1)
     replica.answer(5)
-    for _ in range(MAX_LOST_LATE + 1):
+    for _ in range(MAX_LOST_OUTSIDE + 1):
         while not any(isinstance(message, Serve) for _, message in replica.asked):
             replica.answer(1)
         replica.asked.clear()
@@ -142,6 +142,18 @@ def test_starts_that_are_lost_while_tables_load_are_bounded() -> None:
             replica.join(0, 1)
     assert "were lost 3 times while they loaded" in replica.conductor.error
     assert len(replica.tuned) == len(TASKS), "and nothing was measured again"
+
+
+def test_starts_that_are_lost_before_the_first_question_are_bounded() -> None:
+    """A rank that comes and goes while another one is on its way must not start the engine for ever."""
+    replica = Replica()
+    for _ in range(MAX_LOST_OUTSIDE + 1):
+        assert replica.conductor.error == ""
+        replica.join(0)
+        replica.conductor.ended(0, replica.now)
+        assert replica.conductor.wants_restart
+        replica.conductor.engine_ended(replica.now)
+    assert replica.conductor.error == "ranks were lost 3 times before they were asked"
 
 
 def test_a_crash_is_blamed_on_its_tactic_and_excuses_the_others() -> None:
