@@ -32,7 +32,7 @@ class LookupWatch:
     """Watches one process from the moment at which it holds its table."""
 
     def __init__(self, table: TunedTable, recordings: Sequence[Recording], requests: LiveRequests) -> None:
-        """`recordings` are those of all classes of ranks; this process is of the class whose requests it makes."""
+        """Watch for the class of ranks among `recordings` whose requests this process makes."""
         self._table, self._recordings, self._requests = table, tuple(recordings), requests
         self._own_hits = 0
         self._own_misses: dict[str, str] = {}
