@@ -28,6 +28,9 @@ def read_rope_theta(fields: CheckpointFields) -> Any:
                 said[f"{where}.rope_theta"] = part.get("rope_theta")
     if not said:
         return None
+    for field, value in said.items():
+        if isinstance(value, bool):  # pydantic would take true for 1
+            raise ConfigError(f"model {fields.model}: {field} is {shown(value)}; it must be a number")
     (first, theta), *others = said.items()
     for field, other in others:
         if other != theta:

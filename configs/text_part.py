@@ -49,6 +49,8 @@ def text_part(data: CheckpointFields) -> TextPart:
 
     Raises ConfigError if neither is known.
     """
+    if data.says("model_type") and not isinstance(data.get("model_type"), str):
+        raise data.refusal("model_type", "must be text")
     listed = data.get("architectures")
     outer = None
     if isinstance(listed, list) and listed:

@@ -111,10 +111,16 @@ def verdict_on(contest: SimulatedContest, rounds: int = 15) -> GuardVerdict:
 
 
 def publications(
-    trials: int, lap_s: float, sigma: float, time_of: Callable[[Choice], float], burst: float = 0.0, rounds: int = 15
+    trials: int,
+    lap_s: float,
+    sigma: float,
+    time_of: Callable[[Choice], float],
+    burst: float = 0.0,
+    rounds: int = 15,
+    alone: dict[range, float] | None = None,
 ) -> tuple[int, int]:
     """In how many trials something else than the default was published, and the median of the rounds."""
-    contests = (SimulatedContest(seed, lap_s, sigma, time_of, burst) for seed in range(trials))
+    contests = (SimulatedContest(seed, lap_s, sigma, time_of, burst, alone or {}) for seed in range(trials))
     verdicts = [verdict_on(contest, rounds) for contest in contests]
     published = sum(verdict.choice.tactic != DEFAULT_TACTIC for verdict in verdicts)
     return published, sorted(verdict.rounds for verdict in verdicts)[trials // 2]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ray_warmup.warmup.device.guard import race
+from ray_warmup.warmup.device.guard import layouts
 from ray_warmup.warmup.device.guard.measure import geomean
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC
 from tests.simulated_laps import LAYOUTS, SimulatedContest, verdict_on
@@ -53,7 +53,7 @@ def share_published(sigma: float, limit: float) -> float:
     published = 0
     for seed in range(TRIALS):
         contest = SimulatedContest(seed, LAP_S, sigma, lambda choice: 1 / 1.035, alone=alone)
-        with patch.object(race, "LAYOUT_LOSS", limit):
+        with patch.object(layouts, "LAYOUT_LOSS", limit):
             published += verdict_on(contest).choice.tactic != DEFAULT_TACTIC
     return published / TRIALS
 

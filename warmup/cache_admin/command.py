@@ -39,6 +39,7 @@ from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.disk.clock import now_in
+from ray_warmup.warmup.disk.publish import sweep
 from ray_warmup.warmup.engines import engine_store, request_index
 from ray_warmup.warmup.engines.admission import admit
 from ray_warmup.warmup.engines.vllm.installed import installed_version
@@ -288,7 +289,10 @@ def _prune(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     )
     found, stores = _search(paths, asked), _those_that_can_be_read(paths, asked)
     placed = register(paths.root)
-    now = now_in(paths.override or paths.root) if asked.yes else time.time()
+    now = time.time()
+    if asked.yes:
+        now = now_in(paths.override or paths.root)
+        sweep(paths.override or paths.root, now=now)  # such a file of a prune that was killed
     plan = store_changes.plan_prune(stores, rules, now)
     unused = placed_entries.plan_removals(placed, stores, is_everything=not asked.key)
     untouched = [*found.problems, *store_changes.untouchable(stores)]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from ray_warmup.configs.schema import FEWEST_ROUNDS
 from ray_warmup.warmup.device.guard.contest import Contest, Pace
+from ray_warmup.warmup.device.guard.layouts import Layout, layout_that_loses
 from ray_warmup.warmup.device.guard.measure import Ratio, Timed, mean_per_round, ratio_of, timed_rounds
 from ray_warmup.warmup.device.guard.proof import MAX_EXTENSIONS
 from ray_warmup.warmup.device.guard.selection import Rule, hopeless, is_settled
@@ -31,9 +32,9 @@ SCREEN_SLACK = 0.03
 """A candidate leaves in a screening when this share short of mattering."""
 BATCH_S = 0.05
 """The clock is looked at, and the device waited for, about this often."""
-LAYOUT_LOSS = 0.01
-"""On any layout in memory the pick may be slower than the default by this share at most."""
-LAYOUT_ROUNDS = 7
+
+LAYOUT_BUDGETS = 2
+"""The look at layouts that stay in doubt may take this many times the race's own budget."""
 
 
 def default_lanes(pace: Pace) -> int:
@@ -123,24 +124,19 @@ class Race:
         return 0.0 if found is None else found.value
 
     def loses_somewhere(self, choice: Choice) -> bool:
-        """Return True if a candidate is slower than the default on some memory layout of its inputs.
-
-        The speed of some tactics depends on a weight's address: good on average, bad on some.
-        """
-        for layouts in self._contest.layouts:
-            ratios = self._layout_ratios(choice, layouts)
-            if any(ratio.below(1 - LAYOUT_LOSS, 1.0) for ratio in ratios):
-                values = " ".join(f"{ratio.value:.3f}" for ratio in ratios)
-                logger.info("%s tactic %s depends on the memory layout: %s", choice.runner, choice.tactic, values)
+        """Return True if a candidate loses to the default on some memory layout of its inputs (`layouts.py`)."""
+        deadline = self._clock() + LAYOUT_BUDGETS * self._contest.pace.budget_s
+        for copies in self._contest.layouts:
+            layouts = [self._layout(choice, some) for some in copies]
+            lost = layout_that_loses(layouts, self.rule.entrants, self._series, lambda: self._clock() >= deadline)
+            if lost >= 0:
+                values = " ".join(f"{statistics.median(layout.ratios):.3f}" for layout in layouts)
+                logger.info("%s tactic %s loses on layout %d: %s", choice.runner, choice.tactic, lost, values)
                 return True
         return False
 
-    def _layout_ratios(self, choice: Choice, layouts: Sequence[range]) -> list[Ratio]:
-        laps: list[Timed] = []
-        for copies in layouts:
-            laps += [self._contest.timed(self._default, copies), self._contest.timed(choice, copies)]
-        series = self._series(laps, LAYOUT_ROUNDS)
-        return [ratio_of(base, other) for base, other in zip(series[::2], series[1::2], strict=True)]
+    def _layout(self, choice: Choice, copies: range) -> Layout:
+        return Layout(self._contest.timed(self._default, copies), self._contest.timed(choice, copies))
 
     def drop(self, choice: Choice) -> None:
         """Take a candidate out."""
