@@ -1,6 +1,6 @@
-"""A vLLM plugin for measurements: adds one real `bmm_fp8` to every forward of the model.
+"""A vLLM plugin for measurements: adds one real `bmm_fp8` to every step of the model runner.
 
-On Hopper vLLM asks FlashInfer for nothing with a dense model. With this call its forward asks as SGLang's layers do:
+On Hopper vLLM asks FlashInfer for nothing with a dense model. With this call its step asks as SGLang's layers do:
 `bmm_fp8(backend="cublas")` of 4096 x 6144. Loaded through the entry point that `entry_point` writes.
 """
 
@@ -15,7 +15,7 @@ MAX_TOKENS = 16384
 
 
 def register() -> None:
-    """Wrap `load_model` of both of vLLM's model runners, when they are imported."""
+    """Wrap the steps of both of vLLM's model runners, when they are imported."""
     from ray_warmup.warmup.engines.import_hooks import when_imported
 
     for name in ("vllm.v1.worker.gpu.model_runner", "vllm.v1.worker.gpu_model_runner"):
@@ -23,15 +23,20 @@ def register() -> None:
 
 
 def _wrap(runner: Any) -> None:
-    original = runner.load_model
+    """Put the call before each dummy step and each real one: inside the model it would be compiled with it."""
+    call, dummy_run, execute_model = _Call(), runner._dummy_run, runner.execute_model
 
-    @functools.wraps(original)
-    def load_model(self: Any, *args: Any, **named: Any) -> Any:
-        done = original(self, *args, **named)
-        self.get_model().register_forward_pre_hook(_Call(), with_kwargs=True)
-        return done
+    @functools.wraps(dummy_run)
+    def dummy(self: Any, num_tokens: int, *args: Any, **named: Any) -> Any:
+        call(num_tokens)
+        return dummy_run(self, num_tokens, *args, **named)
 
-    runner.load_model = load_model
+    @functools.wraps(execute_model)
+    def execute(self: Any, scheduler_output: Any, *args: Any, **named: Any) -> Any:
+        call(scheduler_output.total_num_scheduled_tokens)
+        return execute_model(self, scheduler_output, *args, **named)
+
+    runner._dummy_run, runner.execute_model = dummy, execute
 
 
 class _Call:
@@ -40,19 +45,20 @@ class _Call:
     def __init__(self) -> None:
         self._operands: tuple[Any, ...] | None = None
 
-    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, tokens: int) -> None:
         import torch
         from flashinfer.gemm import bmm_fp8
 
-        given = [*args, *kwargs.values()]
-        tokens = next(value.shape[-1] for value in given if isinstance(value, torch.Tensor))
-        if self._operands is None:
-            a = torch.full((1, MAX_TOKENS, K), 0.01, device="cuda").to(torch.float8_e4m3fn)
-            weight = torch.full((1, N, K), 0.01, device="cuda").to(torch.float8_e4m3fn).transpose(1, 2)
-            one = torch.ones((), device="cuda")
-            self._operands = (a, weight, one, one)
-        a, weight, a_scale, scale = self._operands
-        bmm_fp8(a[:, :tokens], weight, a_scale, scale, torch.bfloat16, backend="cublas")
+        if not 0 < tokens <= MAX_TOKENS:
+            return
+        with torch.inference_mode():
+            if self._operands is None:
+                a = torch.full((1, MAX_TOKENS, K), 0.01, device="cuda").to(torch.float8_e4m3fn)
+                weight = torch.full((1, N, K), 0.01, device="cuda").to(torch.float8_e4m3fn).transpose(1, 2)
+                one = torch.ones((), device="cuda")
+                self._operands = (a, weight, one, one)
+            a, weight, a_scale, scale = self._operands
+            bmm_fp8(a[:, :tokens], weight, a_scale, scale, torch.bfloat16, backend="cublas")
 
 
 def entry_point(site: Path, ours: dict[str, str]) -> None:
