@@ -157,23 +157,27 @@ class Coordinator:
 
         The report is queued last, by code that cannot raise.
         """
+        # Whatever fails from here on, this text is what the driver gets at least.
         text = minimal(self._run_id, ENDED)
         is_ready = False
         watching = asyncio.ensure_future(self._watch_control_service())
         try:
             report = await self._work()
+            # Written before tidying up, so that a cancelled clean-up does not cost the report.
             is_ready, text = report.ready, as_json(report, [])
             steps = [await attempt(*step) for step in self._tidying(report)]
             problems = [problem for problem in steps if problem is not None]
             text = as_json(report, [*self._conclusions, *problems])
         finally:
             watching.cancel()
+            # Before the stream ends, so that a waiting run never sees this one neither running nor over.
             self._over.set_result("READY" if is_ready else "FAILED")
             self._stream.end(text)
 
     async def _watch_control_service(self) -> None:
         """End the run while its ranks can still be told: Ray ends them all once the service is gone for a minute."""
         self._stop = await ControlService.of_this_cluster().lost()
+        # Tidying then leaves out calls to the control service, which would wait until their limits.
         self._is_alone = True
 
     async def _work(self) -> WarmupReport:
@@ -190,6 +194,7 @@ class Coordinator:
         except WarmupError as error:
             reason = f"{type(error).__name__}: {error}"
         except Exception as error:  # the border of the process: whatever happened must reach the driver
+            # The driver gets one line, so the trace goes to this actor's log.
             logger.exception("coordinator failed")
             reason = f"coordinator (internal error, please report): {type(error).__name__}: {error}"
         return sum_up(self._run_id, self._config, self._machine, reason, time.monotonic() - self._stream.began)
@@ -200,10 +205,12 @@ class Coordinator:
         Each step runs even if the one before failed.
         """
         yield "leaving the verdict on the nodes", self._conclude(report), self._config.timeouts.installing + GRACE_S
+        # Only after the verdict, because concluding reads the heartbeats that the executor collects.
         if self._executor is not None:
             self._executor.cancel()
         if self._ranks is not None:
             yield "ending the ranks", self._ranks.close(may_kill=not self._is_alone), CLOSE_S
+        # Last, because removing the group kills whatever still runs in it.
         if self._placement is not None and not self._is_alone:
             yield "giving the placement group back", asyncio.to_thread(self._placement.remove), REMOVE_S
 
@@ -233,16 +240,19 @@ class Coordinator:
             group = self._ranks = RankGroup(self._placement, work)
             infos = await placing.unless_lost(self._placement, group.start(placing.left_s, self._first_node))
             if infos is None:
+                # The new plan may use the same nodes, so the first attempt's processes must be gone.
                 await group.close()
                 await asyncio.to_thread(self._placement.remove)
         machine = self._machine = WarmupMachine(self._config, infos, self._run_id, retune=self._retune)
         machine.run.seconds[Phase.PLACING] = time.monotonic() - began
         limits = self._config.timeouts
+        # The coordinator is one process: with many ranks it asks each of them less often.
         every = beat_interval(limits, len(infos))
         executor = self._executor = Executor(group, limits.placing, limits.heartbeat, every, self._on_task)
         for info in infos:
             executor.watch(info)
         executor.watch_nodes()
+        # Full collections over the state of thousands of ranks would stop the loop.
         collect_rarely()
         return machine, executor
 

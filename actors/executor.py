@@ -123,6 +123,7 @@ class Executor:
 
     async def _execute(self, command: Command) -> None:
         if isinstance(command, Release):
+            # Done at once and without an answer, because the machine has already forgotten the rank.
             self._ranks.release(command.rank)
             return
         try:
@@ -139,12 +140,14 @@ class Executor:
         except (ray.exceptions.RayError, WarmupError) as error:
             failure = as_failure(error)
             if isinstance(command, Replace):
+                # A failed replacement counts as another death, so that the limit on deaths ends the attempts.
                 self._tell(lambda m, now: m.died(command.rank, failure.message, now, command.process))
             else:
                 self._tell(lambda m, now: m.raised(command.call_id, failure, now))
 
     async def _call(self, call: Call) -> None:
         header = header_in(call.question)
+        # Blobs travel as references through Ray's object store, so the coordinator never copies them.
         refs = None if header is None else self._blob_refs.refs(header.digests)
         answered, seconds = await self._ranks.call(call.rank, call.question, refs)
         value = from_bytes(answered, *EXPECTED[type(call.question)])
@@ -155,13 +158,16 @@ class Executor:
 
     async def _replace(self, command: Replace) -> None:
         if command.is_hung:
+            # Before the kill, since a dead process can no longer say where it stood.
             await self._ranks.ask_for_stacks(command.rank)
         info = await self._ranks.replace(command.rank, self._replace_s, elsewhere=command.elsewhere)
+        # Followed before the machine hears of it, so that an immediate death of the new process is not missed.
         self.watch(info, command.process)
         self._tell(lambda m, now: m.replaced(info, now))
 
     async def _await_death(self, rank: int, process: int, actor: Any) -> None:
         try:
+            # The call never returns while the process lives, so its error is the earliest word of a death.
             await actor.live.options(concurrency_group="life").remote()
         except ray.exceptions.RayActorError as error:
             reason = reason_of_death(error)
@@ -172,6 +178,7 @@ class Executor:
         while True:
             await asyncio.sleep(self._beat_s)
             ours = {info.node_id for info in self._ranks.infos} - told
+            # ray.nodes blocks on the control service and would stop the loop.
             alive = {row["NodeID"] for row in await asyncio.to_thread(ray.nodes) if row["Alive"]}
             for node_id in sorted(ours - alive):
                 told.add(node_id)
@@ -183,11 +190,14 @@ class Executor:
         Ranks begin at different times, so that the loop has even work.
         """
         every = self._asked_every_s
+        # A group of its own, because the default one is busy with the rank's work.
         ask = actor.status.options(concurrency_group="control")
+        # 64 places are enough to spread thousands of ranks over one interval.
         await asyncio.sleep(every * (rank % 64) / 64)
         while True:
             await asyncio.sleep(every)
             try:
+                # One question at a time and no queue of them, or a hung rank would answer all at once later.
                 answer = await asyncio.wait_for(ask.remote(), 2 * every)
             except TimeoutError:
                 continue  # silent, not dead: the deadlines decide
@@ -207,6 +217,7 @@ class Executor:
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
+        # asyncio keeps only weak references to tasks, so one without a holder may be collected in flight.
         self._workers.add(task)
         task.add_done_callback(self._reap)
 

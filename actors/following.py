@@ -62,6 +62,7 @@ class Following(Generic[R]):
         self._coordinator = coordinator
         self._control_service = control_service
         self._on_event = on_event
+        # Five beats, because a busy coordinator may miss a few without being lost.
         self._silent_s = max(SILENT_S, 5 * timeouts.heartbeat)
         self._final_s = FINAL_S + timeouts.installing  # as long as leaving the verdict on slow disks may take
         self._longest_s = longest_s
@@ -102,15 +103,18 @@ class Following(Generic[R]):
             yield
         except CoordinatorLostError as error:
             service = self._control_service
+            # An error that names the control service already needs no second explanation.
             if service is None or service.is_reachable() or "(GCS" in error.message:
                 raise
             raise CoordinatorLostError(f"{service.said_lost()}. {KEPT}", ray=error.message) from error
 
     def _step(self, pause_s: float) -> R | None:
         """Handle one event, or check the coordinator after a silence."""
+        # Asked first: without the service Ray's own calls below would wait for its time limits.
         reason = None if self._control_service is None else self._control_service.why_lost()
         if reason is not None:
             raise CoordinatorLostError(f"{reason}. {KEPT}")
+        # Waited for with a limit, because the next event of a lost coordinator never comes.
         if ray.wait([self._stream], timeout=pause_s)[0]:
             event: Event = ray.get(next(self._stream))
             self._heard, self._is_told = time.monotonic(), False

@@ -82,6 +82,7 @@ class Placing:
     @property
     def left_s(self) -> float:
         """Return the seconds until the deadline, at least one."""
+        # At least a second, so that a start at the deadline fails by its own error and not by a limit of zero.
         return max(1.0, self._deadline - time.monotonic())
 
     async def place(self) -> Placement:
@@ -108,12 +109,14 @@ class Placing:
         """
         task = asyncio.ensure_future(start)
         try:
+            # `wait` and not `wait_for`, which would cancel the start at each look.
             while not (await asyncio.wait({task}, timeout=POLL_S))[0]:
                 self._check_stop()
                 await self._check_lost(placement.nodes)
             return task.result()
         except NodesLostError as lost:
             self._plan_anew(lost)
+        # A lost node often shows first as an actor that did not start.
         except StartupError:
             try:
                 await self._check_lost(placement.nodes)
@@ -144,9 +147,11 @@ class Placing:
                     if not self._may_grow or _is_final(short):
                         raise
                     if self._cluster.ranks_per_node is None:
+                        # Without a number per node the autoscaler may shape the nodes, so the wish itself is asked for.
                         return capacity.wish(self._cluster, self._backend)
                     if stand_in is None:
                         stand_in = Placement(capacity.wish(self._cluster, self._backend), f"{self._name}-room")
+                        # An unplaced group is what makes Ray's autoscaler add nodes.
                         stand_in.ask()
                     await self._wait_for_room(short)
                     continue
@@ -168,6 +173,7 @@ class Placing:
         try:
             while not (await asyncio.wait({ready}, timeout=POLL_S))[0]:
                 self._check_stop()
+                # A bundle pinned to a lost node waits for ever, without an error from Ray.
                 await self._check_lost(placement.pinned_to)
                 if time.monotonic() > self._deadline:
                     raise await self._too_late(placement)
@@ -216,7 +222,9 @@ class Placing:
             raise NodesLostError(f"{', '.join(map(self._named, lost))}, to which ranks were assigned, was lost")
 
     async def _nodes(self) -> tuple[capacity.Node, ...]:
+        # The call blocks on the control service, and the actor must answer `status` meanwhile.
         nodes = await asyncio.to_thread(capacity.nodes)
+        # Kept after a node is gone, since the error must still name its address.
         self._addresses |= {node.node_id: node.address for node in nodes}
         return nodes
 

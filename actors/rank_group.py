@@ -90,6 +90,7 @@ class RankGroup:
         Returns the crash record afterwards, or nothing if there is none or the node does not answer.
         """
         info = self.infos[rank]
+        # A task beside the rank and not a call to it, since a hung rank answers no call.
         said = on_node_of(info, stacks_of, target_of(info), int(SIGNAL), crash_record)
         with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
             return str(await asyncio.wait_for(said, STACKS_S))
@@ -102,6 +103,7 @@ class RankGroup:
         """
         self.kill(rank)
         old = self.infos[rank]
+        # A process on a lost node can be neither asked nor killed.
         if not elsewhere:
             self._see_off_later(old)
         if elsewhere and self._placement.is_pinned:
@@ -111,6 +113,7 @@ class RankGroup:
         )
         there = (await self._locate([actor], timeout_s))[0].place
         if there.node_id == old.node_id:
+            # Rank and local rank stay, because peers know the process by them.
             info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid, started=there.started)
         else:
             info = moved(self.infos, rank, there)
@@ -144,6 +147,7 @@ class RankGroup:
 
         Without a control service nothing can be killed (`may_kill`), and Ray ends the processes itself.
         """
+        # Taken out first, so that a second close or a late command finds nothing to end.
         actors, self._actors = self._actors, {}
         tidying = {
             asyncio.ensure_future(_quietly(actor.close.remote())): rank for rank, actor in sorted(actors.items())
@@ -160,6 +164,7 @@ class RankGroup:
         for info in self.infos:
             if info.rank in deaf:
                 self._see_off_later(info)
+        # A call to a killed actor fails only once Ray knows that it is gone, which is what is waited for.
         ending = [asyncio.ensure_future(_quietly(actor.locate.remote())) for actor in actors.values()]
         if ending:
             await asyncio.wait(ending, timeout=5.0)
@@ -180,6 +185,7 @@ class RankGroup:
             )
         }
         if homeless is not None and elsewhere:
+            # Outside the group, because Ray puts no bundle of a pinned group on another node.
             where = {"label_selector": self._placement.labels}
         elif homeless is not None:
             node_id = self.infos[homeless].node_id
@@ -187,6 +193,7 @@ class RankGroup:
         remote = ray.remote(concurrency_groups=GROUPS)(self._actor).options(
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0) if self._holds_gpus else 0,
+            # Ray's own restarts are off: the machine counts deaths and decides what a fresh process is told.
             max_restarts=0,
             max_task_retries=0,
             **where,
@@ -233,6 +240,7 @@ def target_of(info: RankInfo) -> Target:
 def on_node_of(info: RankInfo, work: Callable[..., Any], *arguments: Any) -> Any:
     """Reference to what a function answers on a rank's node."""
     where = NodeAffinitySchedulingStrategy(info.node_id, soft=False)
+    # Without CPUs, since the ranks hold all of them and the task would wait for ever.
     remote = ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
     return remote.remote(*arguments)
 

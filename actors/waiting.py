@@ -94,6 +94,7 @@ def exit_code_of_newest_run(table_states: Sequence[TableState]) -> int | None:
     told = [table_state for table_state in table_states if table_state.run_id]
     if not told:
         return exit_code_of([table_state for table_state in table_states if table_state.has_table])
+    # An older run's failure says nothing once another run has ended.
     newest = max(told, key=lambda table_state: table_state.ended_at)
     return exit_code_of([table_state for table_state in told if table_state.run_id == newest.run_id])
 
@@ -134,7 +135,9 @@ class _Wait:
         now = self._clock()
         if now >= self._deadline:
             return False
+        # Pauses grow with the wait, so that hundreds of containers do not load a shared disk all day.
         pause = min(max((now - self._began) / PATIENCE, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        # Never past the deadline, since a supervisor counts on it.
         time.sleep(min(pause, self._deadline - now))
         return True
 
@@ -269,6 +272,7 @@ def _is_own(address: str) -> bool:
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            # Binding needs no packet and works for every interface; port 0 is any free one.
             probe.bind((address, 0))
     except (OSError, ValueError):
         return False

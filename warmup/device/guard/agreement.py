@@ -41,6 +41,7 @@ def disagreement(output: Any, expected: Any, dtype: str) -> str | None:
         dtype: torch name of the activations' dtype.
     """
     if isinstance(expected, ColumnSample):
+        # A large reference is computed for a sample of columns only, to save time and memory.
         return disagreement(output.index_select(-1, expected.columns), expected.values, dtype)
     outputs, references = tensors_of(output), tensors_of(expected)
     if len(outputs) != len(references):
@@ -64,6 +65,7 @@ def fill_next_allocation_with_nan(output: Any) -> None:
 
     for tensor in tensors_of(output):
         if tensor.is_floating_point():
+            # Freed at once: PyTorch's allocator hands the same block to the next request of its size.
             torch.full_like(tensor, float("nan"))
 
 
@@ -80,16 +82,20 @@ def _difference(ours: Any, reference: Any, tolerance: Tolerance) -> str | None:
 
     if tuple(ours.shape) != tuple(reference.shape):
         return f"shape {tuple(ours.shape)} instead of {tuple(reference.shape)}"
+    # Differences in bf16 or fp8 would round away what is looked for.
     wide = torch.float64 if reference.dtype == torch.float64 else torch.float32
     found, right = ours.to(wide), reference.to(wide)
+    # Before the norms, since every comparison with NaN is false and would pass.
     if not bool(torch.isfinite(found).all()):
         return "not finite"
     error = (found - right).abs_()
     norm = float(torch.linalg.vector_norm(right))
+    # The small constant keeps an all-zero reference from dividing by zero.
     whole = float(torch.linalg.vector_norm(error)) / max(norm, 1e-30)
     if whole > tolerance.whole:
         return f"relative error {whole:.2e} above {tolerance.whole:.0e}"
     rms = norm / max(1, right.numel()) ** 0.5
+    # Elements near zero are differences of large products, so their error is judged by the tensor's scale.
     worst = float((error / right.abs().add_(2 * rms + 1e-30)).max())
     if worst > tolerance.element:
         return f"one element is off by {worst:.2e} of its size, above {tolerance.element:.0e}"

@@ -54,6 +54,7 @@ def guard(
         return GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, "nothing else was tuned", result.rank)
     import torch
 
+    # Zero is the fewest copies, which `rotation_of` raises to two.
     for max_bytes in (min(COPIES_BYTES, (options.autotune.max_memory_bytes or 2 * COPIES_BYTES) // 2), 0):
         try:
             with torch.inference_mode():
@@ -65,6 +66,7 @@ def guard(
         gc.collect()  # a contest's graphs and its closures hold one another
         torch.cuda.empty_cache()
     note = "out of memory while it was judged (autotune.max_memory_bytes)"
+    # A winner that could not be judged is not served.
     decision: Decision = "default" if result.choice in (None, default) else "crashed"
     return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
 
@@ -88,6 +90,7 @@ def judge_tactics(
     waiting = list(ranked(entrants_of(result, options), result, contest.pace))
     rule = Rule(options.guard.margin, options.autotune.tie_band, min(places(contest.pace), len(waiting)))
     while True:
+        # A new race for every attempt, since its ratios must come from laps under the same conditions.
         race = Race(contest, default, rule, options.guard.rounds)
         _fill(race, waiting, contest, flaws)
         race.run()
@@ -111,6 +114,7 @@ def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tupl
     """Return the candidates worth a lap: the winner, then the others by their time in tuning."""
     tuned = {Choice(m.runner, m.tactic): m.median_s for m in result.measurements}
     # Where laps are slow, a candidate far behind in tuning would only cost rounds of the others.
+    # Tuning times are single and rough, so only a multiple of the fastest excludes a candidate.
     limit = pace.tuned_factor * min(tuned.values(), default=0.0)
     near = [choice for choice in entrants if choice == result.choice or tuned.get(choice, 0.0) <= limit]
     return tuple(sorted(near, key=lambda choice: (choice != result.choice, tuned.get(choice, 0.0))))
@@ -119,6 +123,7 @@ def ranked(entrants: tuple[Choice, ...], result: TaskResult, pace: Pace) -> tupl
 def places(pace: Pace) -> int:
     """Return the number of candidates, at least one, that the budget can time at the fewest rounds."""
     laps = int(pace.budget_s / max(pace.lap_s, 1e-9))
+    # Each round also pays for the default's lanes.
     return max(1, laps // MIN_ROUNDS - DEFAULT_LANES)
 
 
@@ -129,6 +134,7 @@ def _fill(race: Race, waiting: list[Choice], contest: Contest, flaws: dict[Choic
     """
     while waiting and len(race.entered) < race.rule.entrants:
         choice = waiting.pop(0)
+        # Correctness first, since a wrong tactic need not be timed.
         flaw = contest.flaw(choice) or race.enter(choice)
         if flaw is not None:
             flaws[choice] = flaw

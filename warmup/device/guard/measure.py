@@ -99,6 +99,7 @@ class GraphTimed:
         if self._warm:
             self.graph.replay()
         begin.record()
+        # The first replay uploads the graph to the device, which must not be timed.
         self.graph.replay()
         end.record()
         return lambda: float(begin.elapsed_time(end)) / 1e3 / self._calls

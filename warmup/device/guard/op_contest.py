@@ -74,7 +74,9 @@ class OpContest:
         self._build = build
         self._copies = [build(0)]
         self._pool = self._new_pool()
+        # Taken back in `_new_rotation` if capturing the default fails.
         self._captured = self._cuda
+        # The default runs before memory is spent on copies, so a call that cannot run costs nothing.
         self._first = self._with_reference(self._served("the first call", self._copies[0]))
         self._rotation = self._new_rotation()
         self._copies += [build(seed) for seed in range(1, self._rotation.copies)]
@@ -94,14 +96,17 @@ class OpContest:
         """Seconds on a GPU, a fraction of one on the CPU."""
         lap_s = self._call_s * self._rotation.calls
         if self._cuda:
+            # No tuned factor on the GPU: tuning there measures otherwise than the guard, so its order is only a hint.
             return Pace(lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"), CUDA_LEAD_LAPS)
         return Pace(lap_s, CPU_BUDGET_S, 0, CPU_TUNED_FACTOR)
 
     def flaw(self, choice: Choice) -> Flaw | None:
         """Run a tactic once on the first copy and compare its output with the reference and the default's."""
+        # Otherwise a tactic that writes nothing would find the default's right output in reused memory.
         fill_next_allocation_with_nan(self._first.of_default)
 
         def wrong() -> str | None:
+            # One call alone; the pick's repetitions are looked at later by `served_flaw`.
             output = self._run(choice, self._copies[0])
             self.wait()
             return self._first.refusal(output, self._dtype)
@@ -123,6 +128,7 @@ class OpContest:
 
         None if the op is not captured.
         """
+        # Eager laps are timed with host work, which hides what a memory layout costs.
         if not self._captured:
             return None
         import torch
@@ -175,6 +181,7 @@ class OpContest:
         try:
             reason = wrong()
         except Exception as error:  # a tactic may raise anything; whatever it is, the tactic is refused
+            # A dead context fails every later call, so it must be told from a tactic that only raised.
             self.probe(choice)
             return "crashed", f"{type(error).__name__}: {error}"[:300]
         return None if reason is None else ("wrong", reason)
@@ -197,6 +204,7 @@ class OpContest:
         if tokens is None or not isinstance(first, NarrowableCall):
             return ()
         narrowed = first.narrowed(tokens)
+        # Only a size that shares the table entry is served with this tactic.
         if capture_call(narrowed.run, self._op).key_of(runner) != request.key_of(runner):
             return ()  # cuBLASLt's keys hold the exact size besides the bucket
         return self._served_by_default(f"{tokens} tokens", narrowed)
@@ -254,7 +262,9 @@ class OpContest:
             self._captured = False
             subject = self.timed(self._default)
         self._anchor = subject  # a memory pool lives as long as one of its graphs
+        # The lesser of two, since the first also pays for clocks that still rise.
         self._call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
+        # Weights and activations count alike, since both pass through the cache.
         size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
         return rotation_of(self._call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)
 
@@ -264,4 +274,5 @@ class OpContest:
         first = subject.start()()
         if first >= SHORT_CALL_S:
             return first
+        # The least is closest to the call's own time, because disturbance only ever adds.
         return min(first, subject.start()(), subject.start()())

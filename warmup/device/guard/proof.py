@@ -30,7 +30,9 @@ def allowed_chance(entrants: int) -> float:
 
 def chance_of_no_gain(ratios: Sequence[float]) -> float:
     """The chance of ratios (default over candidate, one per round) at least as good where there is no gain."""
+    # Logarithms, because a ratio and its inverse must weigh the same.
     logs = [math.log(ratio) for ratio in ratios]
+    # The least of three tests, each divided by its share: together they err as often as one (weighted Bonferroni).
     return min(
         1.0,
         _student_chance(logs) / STUDENT_SHARE,
@@ -62,6 +64,7 @@ def sign_tail(wins: int, rounds: int) -> float:
 
 
 def _student_chance(logs: Sequence[float]) -> float:
+    # One round has no scatter.
     if len(logs) < 2:
         return 1.0
     mean = statistics.fmean(logs)
@@ -74,11 +77,13 @@ def _trimmed_chance(logs: Sequence[float]) -> float:
         return 1.0
     rounds = len(logs)
     middle = sorted(logs)[1:-1]
+    # Deviation of the winsorized sample, scaled by sqrt(n)/h for h values that remain (Yuen's standard error).
     error = _deviation([middle[0], *middle, middle[-1]]) * math.sqrt(rounds) / len(middle)
     return _tail(statistics.fmean(middle), error, len(middle) - 1)
 
 
 def _tail(mean: float, error: float, degrees: int) -> float:
+    # Equal ratios come from a coarse or simulated clock, where t would divide by zero.
     if error == 0.0:
         return 0.0 if mean > 0 else 1.0
     return student_tail(mean / error, degrees)
@@ -91,4 +96,5 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def _sign_chance(logs: Sequence[float]) -> float:
+    # Under no gain each round is won by either side with chance one half, whatever the scatter.
     return sign_tail(sum(value > 0 for value in logs), len(logs))

@@ -56,6 +56,7 @@ class Race:
     ) -> None:
         self.rule = rule
         self._contest, self._rounds, self._clock = contest, max(MIN_ROUNDS, rounds), clock
+        # A fixed seed, so that two runs on one device interleave their laps alike.
         self._order = random.Random(0)
         self._base_lanes = default_lanes(contest.pace)
         self._lanes = [_Lane(default, contest) for _ in range(self._base_lanes)]
@@ -95,10 +96,12 @@ class Race:
         if not self.entered:
             return
         pace = self._contest.pace
+        # The deadline begins after the warm rounds, whose time depends on how cold the device is.
         self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
         self._deadline = self._clock() + pace.budget_s
         for rounds in (SCREEN_ROUNDS,) if self._base_lanes == DEFAULT_LANES else (EARLY_ROUNDS, SCREEN_ROUNDS):
             self._laps(rounds - self.rounds)
+            # After few rounds the standard error is itself uncertain, hence the fixed slack besides it.
             self._drop(hopeless(self.ratios(), self.rule, SCREEN_SLACK))
             if not self.entered:
                 return
@@ -109,6 +112,7 @@ class Race:
                 return
             if self.rounds >= limit or self._clock() >= self._deadline:
                 return
+            # Extended in whole steps, because a look after every round would find a chance gain sooner or later.
             target = min(limit, self.rounds + self._rounds)
 
     def ratios(self) -> dict[Choice, Ratio]:
@@ -121,6 +125,7 @@ class Race:
         if choice == self._default:
             return 1.0
         found = self.ratios().get(choice, self.left.get(choice))
+        # No figure is known, and 0.0 cannot be taken for a gain.
         return 0.0 if found is None else found.value
 
     def loses_somewhere(self, choice: Choice) -> bool:
