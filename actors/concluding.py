@@ -59,6 +59,7 @@ async def conclude(
     pending = dict(calls)
     limit_s, beat_s = run.config.timeouts.installing, run.config.timeouts.heartbeat
     while pending and (left_s := began + limit_s - time.monotonic()) > 0:
+        # In short steps, so that a rank that falls silent is given up before the whole limit.
         done, _ = await asyncio.wait(pending, timeout=min(GRACE_S, left_s))
         heard = statuses()
         silent_since = time.monotonic() - max(GRACE_S, SILENT_BEATS * beat_s)

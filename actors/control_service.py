@@ -44,6 +44,7 @@ class ControlService:
     def is_reachable(self) -> bool:
         """Return True if something listens at the address, and for an address that only Ray understands."""
         try:
+            # A plain connection, because Ray's own client retries for a minute and then ends the process.
             place = host_and_port(self.address)
         except ClusterError:
             return True
@@ -82,6 +83,7 @@ class ControlService:
     async def lost(self) -> str:
         """Return the reason once the service is out of reach for too long."""
         while True:
+            # A connection that times out must not stop the coordinator's loop.
             reason = await asyncio.to_thread(self.why_lost)
             if reason is not None:
                 return reason

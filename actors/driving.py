@@ -33,6 +33,7 @@ async def drive(
             executor.perform(step(machine, time.monotonic()))
         now = time.monotonic()
         if now - ticked >= DEAF_S:
+            # Before the tick, whose deadlines would otherwise hold this process' own pause against the ranks.
             machine.was_deaf(now)
         if now - ticked >= TICK_S:  # also while answers keep coming in: deadlines must be looked at
             ticked = now

@@ -40,12 +40,14 @@ class EventStream:
             yield event
             if event["event"] == "report":
                 break
+        # Raises what the work raised, after the report has been told.
         await work
 
     async def _next(self, work: asyncio.Future[None]) -> Event:
         asked = asyncio.ensure_future(self._queue.get())
         either: set[asyncio.Future[Any]] = {asked, work}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        # All three: events that were queued before the work ended must still be told.
         if work.done() and not asked.done() and self._queue.empty():
             asked.cancel()
             return {"event": "report", "report": minimal(self._run_id, ENDED)}

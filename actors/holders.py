@@ -32,6 +32,7 @@ def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[
 
     found: dict[str, list[str]] = {node: [] for node in nodes}
     for group in ray.util.placement_group_table().values():
+        # Groups in other states hold nothing yet or any more.
         if group["name"] == own or group["state"] not in ("CREATED", "RESCHEDULING"):
             continue
         for node in found:

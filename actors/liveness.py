@@ -21,6 +21,7 @@ def process_state(pid: int) -> str:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
+    # The name in parentheses may hold spaces and parentheses itself.
     return text.rpartition(")")[2].split()[0]
 
 

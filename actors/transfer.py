@@ -38,6 +38,7 @@ class BlobRefs:
 
     async def adopt(self, actor: Any, digests: Sequence[str]) -> None:
         """Fetch those blobs that are not here yet from the rank that packed them, and own them."""
+        # Artifacts of several classes share blobs, which are fetched once.
         lacking = [digest for digest in digests if digest not in self._refs]
         for first in range(0, len(lacking), AT_ONCE):
             await asyncio.gather(*(self._fetch(actor, digest) for digest in lacking[first : first + AT_ONCE]))
@@ -48,6 +49,7 @@ class BlobRefs:
 
     async def _fetch(self, actor: Any, digest: str) -> None:
         data = memoryview(await actor.blob.remote(digest))
+        # `ray.put` copies gigabytes into the object store and would stop the loop meanwhile.
         self._refs[digest] = await asyncio.to_thread(ray.put, buffer(data))
 
 

@@ -85,6 +85,7 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     if bytes(data[: len(MAGIC)]) != MAGIC:
         raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
     body, digest = memoryview(data)[:-_DIGEST], bytes(data[-_DIGEST:])
+    # The whole is proven before any length in it is believed.
     if len(data) < len(MAGIC) + _DIGEST or hashlib.sha256(body).digest() != digest:
         raise CorruptArtifactError("the archive is truncated or damaged: its digest differs", size=len(data))
     reader = _Reader(body, len(MAGIC))
@@ -92,11 +93,13 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     manifest = parse_manifest(reader.member(MAX_MANIFEST_BYTES, "manifest"))
     if place.key_sha256 != manifest.key.sha256:
         raise CorruptArtifactError("the archive's header and manifest name different keys")
+    # Summed from the manifest before a blob is read, so that a bomb costs nothing.
     content = sum(blob.content_size for blob in manifest.blobs)
     if content > max_content_bytes:
         raise RejectedArtifactError(f"the archive holds {content} bytes, at most {max_content_bytes} fit", size=content)
     sizes = {blob.sha256: blob.size for blob in manifest.blobs}
     blobs: dict[str, Blob] = {sha: reader.member(size, f"blob {sha[:16]}") for sha, size in sorted(sizes.items())}
+    # Bytes that no digest of a blob covers could carry anything.
     if not reader.is_at_end:
         raise CorruptArtifactError("the archive has bytes after its last blob")
     return place, verify(manifest, blobs)
@@ -113,6 +116,7 @@ def _parts(place: Place, artifact: Artifact) -> Iterator[Blob]:
 def _body(place: Place, artifact: Artifact) -> Iterator[Blob]:
     header = {name: getattr(place, name) for name in place.__slots__}
     yield MAGIC
+    # Sorted, so that equal artifacts give equal archives.
     digests = sorted({blob.sha256 for blob in artifact.manifest.blobs})
     members = [json.dumps(header).encode(), artifact.manifest.to_bytes(), *(artifact.blobs[sha] for sha in digests)]
     for member in members:

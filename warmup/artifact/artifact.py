@@ -130,6 +130,7 @@ def pack(
     """
     entries: list[BlobEntry] = []
     blobs: dict[str, Blob] = {}
+    # Sorted, so that the digest does not depend on the order of collecting.
     for content in sorted(contents, key=lambda item: (item.kind, item.path)):
         entry, data = encode(content)
         entries.append(entry)
@@ -146,6 +147,7 @@ def pack(
         lineage=lineage,
     )
     manifest = replace(manifest, signature=policy().sign(manifest.statement, created_at))
+    # Parsed once more, so that what is packed here would also be accepted elsewhere.
     return Artifact(parse_manifest(manifest.to_bytes()), blobs)
 
 
@@ -180,6 +182,7 @@ def verify(
     trusted key signed it.
     """
     checked = manifest if isinstance(manifest, Manifest) else parse_manifest(manifest)
+    # First, because nothing else of an untrusted manifest is worth the work.
     check_signature(checked.statement, checked.signature)
     difference = None if expected_key is None else key_difference(checked, expected_key)
     if difference is not None:
@@ -190,6 +193,7 @@ def verify(
             raise CorruptArtifactError(f"blob {digest[:16]} is not in the manifest", sha256=digest)
     pairs = [(entries[digest], data) for digest, data in blobs.items()]
     check_bounds(entry for entry in checked.blobs if entry.sha256 in blobs)
+    # Threads cost more than they save on little data.
     if sum(len(data) for data in blobs.values()) < _MANY_BYTES:
         for pair in pairs:
             _check_whole(*pair)

@@ -56,10 +56,12 @@ LIMITS: dict[Kind, int] = {
     "recorded_requests": 16 << 20,
 }
 """Bytes of one content of each kind."""
+# A bomb inflates a thousandfold and more, so the bound lies far from both.
 MAX_RATIO = 100
 """Machine code shrinks to a third, text to a tenth."""
 FREE_BYTES = 256 << 10
 FREE_TOTAL = 16 << 20
+# The default of zstd: higher levels save a few percent and take several times as long.
 LEVEL = 3
 _WINDOW_LOG = 23
 _STEP = 1 << 20
@@ -69,6 +71,7 @@ def compressed(kind: Kind, data: Blob) -> bytes | None:
     """Return the compressed data, or None if the kind, the size or the ratio's bound rules it out."""
     if kind not in COMPRESSED:
         return None
+    # A content that shrinks more than receivers accept is sent as it is.
     squeezed: bytes = _zstd().compress(data, level=LEVEL)
     is_worth_it = len(squeezed) < len(data) and len(data) <= max(FREE_BYTES, MAX_RATIO * len(squeezed))
     return squeezed if is_worth_it else None
@@ -142,16 +145,20 @@ def corrupt(entry: BlobEntry, what: str) -> CorruptArtifactError:
 def _parts(entry: BlobEntry, data: Blob) -> Iterator[bytes]:
     check_entry(entry)
     zstd = _zstd()
+    # A frame may ask for a window of gigabytes before it yields a byte.
     decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
     total, chunk = 0, data
     try:
         while not decompressor.eof:
             part: bytes = decompressor.decompress(chunk, max_length=_STEP)
+            # Given once: the decompressor keeps what it has not used.
             chunk = b""
             total += len(part)
+            # Looked at in every step, so that a bomb is stopped after one step of memory.
             if total > entry.content_size:
                 raise corrupt(entry, f"decodes to more than {entry.content_size} bytes")
             yield part
+            # Without this a truncated frame would loop for ever.
             if not part and decompressor.needs_input:
                 raise corrupt(entry, "is truncated")
     except zstd.ZstdError as error:

@@ -147,6 +147,7 @@ class Manifest:
         """Plain JSON values, in a fixed order."""
         document = encode(self)
         document["guard"] = encode(self.guard) | {"counts": dict(sorted(self.guard.counts.items()))}
+        # Left out and not null, so that digests of artifacts from before these fields stay the same.
         for optional in ("lineage", "signature"):
             if document[optional] is None:
                 del document[optional]
@@ -229,6 +230,7 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
     Raises CorruptArtifactError (size, JSON, schema), RejectedArtifactError (another schema version),
     UnsafeArchiveError (a path that leaves its directory, a duplicate).
     """
+    # A copy, so that the cache of parsed manifests keeps no view of a larger buffer alive.
     return _parse(bytes(data))
 
 
@@ -236,6 +238,7 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
 def _parse(data: bytes) -> Manifest:
     document = parse_json(data, MAX_MANIFEST_BYTES, "manifest")
     version = document.get("schema_version") if isinstance(document, dict) else None
+    # Asked before the schema, whose error would not say that another version wrote the file.
     if isinstance(version, int) and (version != SCHEMA_VERSION or isinstance(version, bool)):
         raise RejectedArtifactError(
             f"manifest has schema version {version}, this version reads {SCHEMA_VERSION}; retune or use a matching "

@@ -82,6 +82,7 @@ class NodeKernelCaches:
 
         Only the first call counts.
         """
+        # Only the first call, because later ones would count kernels of this tuning as older.
         if self.uses_compute_cache and self._kernels_before is None:
             self._kernels_before = tuning_kernels.names(self.environment.compute_cache)
 
@@ -127,6 +128,7 @@ class NodeKernelCaches:
             try:
                 contents += _fitting(collect())
             except (OSError, WarmupError) as error:
+                # A kind that cannot be collected costs time elsewhere, never the table.
                 warnings.append(f"{kind} is not shipped, other nodes compile for themselves: {error}")
         return tuple(contents), tuple(warnings)
 

@@ -41,6 +41,7 @@ def collect(
     if kernels is not None:
         paths = [path for path in paths if path.name == INDEX or str(path.relative_to(directory)) in kernels]
     total = _total(paths)
+    # An index alone names kernels that are not there.
     if all(path.name == INDEX for path in paths):
         return ()
     if total > max_bytes:
@@ -82,6 +83,7 @@ def install(
     present = _total(directory.rglob("*"))
     missing = [content for content in files if not (directory / content.path).exists()]
     added = sum(len(content.data) for content in missing)
+    # All or nothing, because a driver over its limit evicts kernels that others need.
     if added and present + added > max_bytes - keep_free:
         logger.log(
             logging.INFO if keep_free else logging.WARNING,
@@ -89,6 +91,7 @@ def install(
             *(present, directory, max_bytes, added),
         )
         return []
+    # An index that is there is the driver's own, which another node's must not replace.
     if not (directory / INDEX).exists():
         missing += [content for content in contents if content.path == INDEX]
     written = []

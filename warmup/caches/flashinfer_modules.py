@@ -69,6 +69,7 @@ def collect(library_paths: Mapping[str, Path], requirements: Mapping[str, str]) 
     contents = []
     for name, path in sorted(library_paths.items()):
         data = path.read_bytes()
+        # A build that was killed leaves a truncated file under the final name.
         if not is_whole_library(data):
             raise CorruptArtifactError(f"{path} is not a complete shared library; build {name} again", path=str(path))
         contents.append(Content("flashinfer_module", f"{name}/{name}.so", data))
@@ -153,6 +154,7 @@ def unmet_requirement(needed: Mapping[str, str], here: Mapping[str, str]) -> str
     for name in ("flashinfer", "tvm_ffi", "cuda", "architectures", "python_abi"):
         if needed.get(name) != here.get(name):
             return f"{name}: built for {needed.get(name)!r}, this process has {here.get(name)!r}"
+    # A library runs with a newer C library than it was built with, not with an older one.
     if _version(needed.get("glibc", "")) > _version(here.get("glibc", "")):
         return f"glibc: built with {needed.get('glibc')}, this process has {here.get('glibc')}"
     return None
@@ -171,6 +173,7 @@ def activate(provider: Path) -> bool:
     if path in sys.path:
         return True
     check(provider)
+    # FlashInfer reads its list of providers once, at import.
     if "flashinfer.jit.env" in sys.modules:
         module_lookup.add(provider)
     sys.path.insert(0, path)
@@ -194,6 +197,7 @@ def is_whole_file(path: Path) -> bool:
 def _is_whole(head: bytes, size_of_all: int) -> bool:
     if len(head) < 64 or head[:5] != b"\x7fELF\x02":
         return False
+    # Fields of the ELF-64 header: offset of the section table, size and number of its entries.
     offset = int.from_bytes(head[40:48], "little")
     size = int.from_bytes(head[58:60], "little")
     count = int.from_bytes(head[60:62], "little")

@@ -105,6 +105,7 @@ class PlacedRegister:
         return forgotten
 
     def _file(self, directory: Path, kind: str) -> Path:
+        # The directory is part of the name, since engines of one root may have caches in different places.
         digest = hashlib.sha256(os.fsencode(directory) + b"\0" + kind.encode()).hexdigest()
         return self.directory / f"{digest[:32]}.json"
 
@@ -130,6 +131,7 @@ def is_changed(directory: Path, entry: PlacedEntry) -> bool:
 def used_from(entry: PlacedEntry, store: Path) -> PlacedEntry:
     """Return the record of an entry that an engine of this store finds, too."""
     others = tuple(other for other in entry.stores if other != str(store))
+    # The latest stay, because a store that has not been used for so long is likely pruned.
     return replace(entry, stores=(*others, str(store))[-MAX_STORES:])
 
 

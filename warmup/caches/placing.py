@@ -89,6 +89,7 @@ class Placing:
         try:
             return self._place(kind, entries, directory)
         except StoreError as error:
+            # One kind that fails must not keep the others from being placed.
             self.troubles.append(f"{kind}: {error}")
             return NOTHING
 
@@ -96,6 +97,7 @@ class Placing:
         if not entries:
             return NOTHING
         known = {} if self.register is None else self.register.of(directory, kind)
+        # A changed entry of ours is damaged or forged, and an engine would load it.
         for name in [name for name in entries if name in known and (directory / name).exists()]:
             if is_changed(directory, known[name]):
                 logger.warning("%s was changed after it was put there and is replaced", directory / name)
@@ -103,7 +105,9 @@ class Placing:
         missing = {name: files for name, files in entries.items() if not (directory / name).exists()}
         noted = {**known, **{name: entry_of(name, files, self.store) for name, files in missing.items()}}
         noted |= {name: used_from(known[name], self.store) for name in entries.keys() & known.keys() - missing.keys()}
+        # Registered before it is written: a kill in between leaves a name without an entry, not an unknown entry.
         self._save(kind, directory, noted, known)
+        # The write refuses an existing name, since an engine takes no lock of ours.
         written = [name for name, files in missing.items() if self._write(directory / name, files)]
         raced = missing.keys() - set(written)
         if raced:  # the engine itself was quicker: these are its own
@@ -141,6 +145,7 @@ def placing(register: PlacedRegister | None, store: Path, *, modes: Modes = OWNE
     if register is None:
         yield round_
     else:
+        # Two engines that start at once would each register only their own entries.
         with shared_lock(register.lock, modes=modes):
             yield round_
     if round_.troubles:

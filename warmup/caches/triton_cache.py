@@ -49,6 +49,7 @@ class Recorder:
         """
         from triton import knobs
 
+        # Triton has one listener, and an engine may have set its own.
         self._previous = knobs.compilation.listener
         knobs.compilation.listener = self._listen
 
@@ -58,6 +59,7 @@ class Recorder:
 
         knobs.compilation.listener = self._previous
         root = str(directory.resolve()) + "/"
+        # Launchers are mapped without a call to the listener, so only the kernel knows of them.
         for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
             _, found, rest = line.partition(root)
             if found:
@@ -110,9 +112,11 @@ def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNE
     groups = [content for content in contents if _is_group(content.path)]
     plain = [content for content in contents if not _is_group(content.path)]
     written = []
+    # A group makes an entry complete for Triton, so it is written after its children.
     for content in (*plain, *groups):
         path = directory / content.path
         data = content.data if content in plain else _absolute_group(content, path.parent, members)
+        # Names hold the hash of the source, so a plain file that is there has the same content.
         if path.exists() and (content in plain or _is_group_usable(path)):
             continue
         publish_bytes(path, data, modes=modes)
@@ -151,6 +155,7 @@ def _entry(directory: Path) -> list[Content]:
             if not all((directory / name).is_file() for name in children):
                 logger.warning("Triton entry %s is unfinished and is not collected", directory)
                 return []
+            # Absolute paths of this node mean nothing on another.
             data = json.dumps({"child_paths": {name: name for name in children}}, sort_keys=True).encode()
         contents.append(Content("triton_cache", f"{directory.name}/{path.name}", data))
     return contents
@@ -160,6 +165,7 @@ def _absolute_group(content: Content, directory: Path, members: set[str]) -> byt
     children = _children(content.data, f"triton_cache/{content.path}")
     entry = content.path.split("/")[0]
     for name in children:
+        # A group with a path outside would make Triton load that file.
         if f"{entry}/{name}" not in members:
             raise UnsafeArchiveError(f"triton_cache/{content.path} names {name!r}, which it does not carry")
     paths = {name: str(directory.resolve() / name) for name in children}

@@ -160,6 +160,7 @@ def without_store() -> Iterator[None]:
         yield
         return
     tuner = AutoTuner.get()
+    # A private attribute, because `autotune_v2` has no call that detaches its store.
     attached, tuner._managed_cache = tuner._managed_cache, None
     try:
         yield
@@ -222,6 +223,7 @@ def _replaced(name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
     """Replace one method of the process's AutoTuner by `wrapper(original, ...)` until the block ends."""
     tuner = AutoTuner.get()
     original = getattr(tuner, name)
+    # Set on the instance: a wrapper of somebody else must be put back, and the class's own method only uncovered.
     before = tuner.__dict__.get(name)
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -250,6 +252,7 @@ def _watched_memory(seen: Profiling) -> Iterator[None]:
         seen.out_of_memory |= isinstance(sys.exc_info()[1], torch.cuda.OutOfMemoryError | MemoryError)
         empty()
 
+    # FlashInfer catches the error itself and reports nothing, so this call is its only trace.
     torch.cuda.empty_cache = emptied
     try:
         with _watched_votes(seen) if installed_family().votes_on_memory else nullcontext():

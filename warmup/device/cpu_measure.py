@@ -34,6 +34,7 @@ def measure(call: Callable[[], object], best_s: float) -> list[float]:
     # a call as slow as this is not made faster by a warm-up, so the first one counts
     samples = [warm_s] if warm_s > BUDGET_S else []
     spent = sum(samples)
+    # Slow calls scatter less in relation to their length.
     enough = 2 if warm_s > 4 * BUDGET_S else MIN_REPEATS
     while len(samples) < MAX_REPEATS:
         hopeless = bool(samples) and samples[0] > HOPELESS * best_s
@@ -46,6 +47,7 @@ def measure(call: Callable[[], object], best_s: float) -> list[float]:
 
 def spread(samples: list[float]) -> float:
     """Return half the interquartile range, or 0.0 for fewer than three samples."""
+    # Quartiles of fewer values are guesses.
     if len(samples) < 3:
         return 0.0
     low, _, high = statistics.quantiles(samples, n=4, method="inclusive")

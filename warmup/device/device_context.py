@@ -16,6 +16,7 @@ def is_dead(device: str) -> bool:
     """
     if device == "cpu":
         return False
+    # The first call may report an error of an earlier kernel that left the context alive.
     with suppress(RuntimeError):
         torch.cuda.synchronize(device)
     try:

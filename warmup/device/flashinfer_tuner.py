@@ -153,6 +153,7 @@ class FlashInferTuner:
             with scratch_directory() as directory:
                 path = directory / "composed.json"
                 path.write_bytes(composed.to_bytes())
+                # Through FlashInfer itself, so that the bytes are those that its own save would write.
                 loading.load_table(path, (), self._shape_of_call)
                 return loading.held_table().to_bytes()
         finally:

@@ -24,6 +24,7 @@ UNKNOWN = "unknown"
 """FlashInfer's text for a version that it cannot find."""
 
 _CUBLAS = (("cublas", "cublasGetProperty"), ("cublasLt", "cublasLtGetProperty"))
+# NVML counts cores and not multiprocessors; from 8.6 on every one has 128, and 9.0 and 10.0 as well.
 _CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}
 _DEFAULT_CORES_PER_SM = 128
 GIB = 1 << 30
@@ -146,6 +147,7 @@ def mig_mode(handle: Any) -> str:
 
     try:
         current, _ = pynvml.nvmlDeviceGetMigMode(handle)
+    # Most GPUs have no MIG, which NVML reports as an error.
     except pynvml.NVMLError:
         return "off"
     return "on" if current == pynvml.NVML_DEVICE_MIG_ENABLE else "off"
@@ -182,6 +184,7 @@ def torch_facts() -> tuple[str, str | None]:
     if spec is None or spec.origin is None:
         return UNKNOWN, None
     assigned: dict[str, str] = {}
+    # Importing torch takes seconds, and this runs where nothing else needs it.
     for node in ast.parse((Path(spec.origin).parent / "version.py").read_text()).body:
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):

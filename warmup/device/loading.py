@@ -47,11 +47,13 @@ def load_table(path: Path, expected: Sequence[Task], build: CallBuilder) -> Load
     """
     started = time.perf_counter()
     tuner = AutoTuner.get()
+    # Entries of an earlier table would count as loaded.
     tuner.clear_cache()
     try:
         held = _load(path)
         hits, misses = verify(held, expected, build)
     except BaseException:
+        # A table that failed its checks must not serve.
         tuner.clear_cache()
         raise
     return Loaded(
@@ -108,6 +110,7 @@ def _load(path: Path) -> TunedTable:
         raise LoadError(f"{path}: FlashInfer could not load it: {error}", path=str(path)) from error
     if not accepted:
         raise LoadError(f"{path}: FlashInfer refused it although its metadata is this process'", path=str(path))
+    # FlashInfer skips entries that it cannot read without saying so, hence the look at what it holds.
     held = held_table()
     if len(held.entries) != len(table.entries):
         lost = sorted(set(table.entries) ^ set(held.entries))
@@ -152,6 +155,7 @@ def _problem(table: TunedTable, task: Task, build: CallBuilder) -> str | None:
         for size in _sizes_between(task, at_bucket):
             between = _look_up(task, size.tokens, build)
             problem = _mismatch(table, between)
+            # A hit under another key would serve a tactic that was tuned for another size.
             if problem is None and set(between.keys).isdisjoint(at_bucket.keys):
                 problem = f"answered under {between.keys[0]}"
             if problem:

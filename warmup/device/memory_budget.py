@@ -59,6 +59,7 @@ def bytes_needed(workload: Workload, tokens: int) -> int:
         # our own inputs and FlashInfer's copy of what depends on the number of tokens
         return k * n * element + 2 * rows + overhead
     if {"local_experts", "hidden", "intermediate", "top_k"} <= params.keys():
+        # Three matrices per expert: gate, up and down.
         weights = 3 * params["local_experts"] * params["hidden"] * params["intermediate"] * element
         expanded = params["top_k"] * (params["hidden"] + 3 * params["intermediate"])
         return weights + 2 * tokens * (2 * params["hidden"] + expanded) * output + overhead

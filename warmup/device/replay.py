@@ -63,6 +63,7 @@ def _captured(task: Task, call: OpCall, device: str) -> int:
     try:
         with torch.cuda.graph(graph):
             call.run()
+        # Capturing alone runs no kernel.
         graph.replay()
         torch.cuda.synchronize()
     except RuntimeError as error:

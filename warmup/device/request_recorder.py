@@ -39,6 +39,7 @@ class RequestRecorder:
         seen = _fingerprint(request)
         if seen in self._known:
             return
+        # Before it is described, so that one that cannot be is named once and not per layer.
         self._known.add(seen)
         try:
             kept = live_request(

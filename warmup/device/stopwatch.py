@@ -54,6 +54,7 @@ class Stopwatch:
 
     def __call__(self, attempt: Attempt) -> float:
         """Seconds of the tactic, infinity when it is quarantined or not wanted."""
+        # The default is the first runner's, and FlashInfer may ask for several runners.
         if attempt.is_first_runner and not self.is_default_timed:
             self.is_default_timed = True
             self._time_default(attempt.with_tactic(DEFAULT_TACTIC))
@@ -72,6 +73,7 @@ class Stopwatch:
         tactic = json_tactic(attempt.tactic)
         key = Choice(attempt.runner_name, tactic)
         as_text = json.dumps(thaw(tactic))
+        # Infinity makes FlashInfer pass over a tactic without an error in its log.
         if self.only is not None and key not in self.only:
             return float("inf")
         if TacticId(self.op, attempt.runner_name, as_text) in self.quarantine:

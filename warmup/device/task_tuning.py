@@ -76,6 +76,7 @@ class TaskTuner:
         result = self._attempt(task, build, wanted, started)
         if result.outcome == "oom":
             logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
+            # Tensors of the failed attempt may hang in the exception's frames, which only the collector frees.
             gc.collect()
             torch.cuda.empty_cache()
             result = self._attempt(task, build, wanted, started)
@@ -111,6 +112,7 @@ class TaskTuner:
             partial(is_dead, self.device),
         )
         self.on_watch(Watch(op=op, task_id=task.task_id))
+        # A winner of an earlier task under the same key would be taken without measuring.
         AutoTuner.get().clear_cache()
         if self._cuda():
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -149,6 +151,7 @@ class TaskTuner:
         measurements = stopwatch.measurements()
         outcome = self._outcome(task, seen, measurements)
         chosen = choose(measurements, self.options.autotune.tie_band) if outcome == "tuned" else None
+        # Votes compare all candidates, the guard only the best.
         kept = measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.autotune.shortlist)
         result = TaskResult(
             task_id=task.task_id,
@@ -180,6 +183,7 @@ class TaskTuner:
         found = tuned_keys(task.workload.op)
         if not found or not measurements:
             return "no_valid_tactic"
+        # FlashInfer tunes whatever bucket it is given, also one that lookups never ask for.
         foreign = found - set(seen.captured.file_keys().values())
         if foreign:
             raise TuningError(

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The first attempt follows at once, since looking a path up again is often enough for NFS.
 STALE_PAUSES_S = (0.0, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0)
 
 

@@ -45,7 +45,9 @@ class DiskClock:
 def _written_at(path: Path) -> float:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
+        # A file server stamps files by its own clock, which may differ from this host's.
         return os.fstat(fd).st_mtime
     finally:
         os.close(fd)
+        # The name is fresh and exclusive, so the file is certainly this process' own.
         os.unlink(path)

@@ -35,6 +35,7 @@ def place_file(path: Path, data: Buffer, *, modes: Modes = OWNER_ONLY) -> bool:
             return False
         _write(temporary, data, modes.file)
         try:
+            # A link fails on a taken name, where a rename would replace the file of who was quicker.
             os.link(temporary, path, follow_symlinks=False)
         except FileExistsError:
             return False
@@ -63,6 +64,7 @@ def place_directory(path: Path, files: Mapping[str, Buffer], *, modes: Modes = O
             make_directories(target.parent, modes.directory)
             _write(target, data, modes.file)
         try:
+            # For directories a rename refuses one with content, which is what a link does for files.
             os.rename(temporary, path)
         except OSError as error:
             if error.errno in _TAKEN:

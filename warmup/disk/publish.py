@@ -56,6 +56,7 @@ OF_CACHE = Advice(
 STALE_AFTER_S = 3600.0
 _ATTEMPTS = 3
 _TEMP = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.tmp")
+# NFS and older FUSE file systems lack O_TMPFILE, and each says so by another error.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS}
 _NO_LINK = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT, errno.EXDEV, errno.EACCES, errno.EMLINK}
 _NO_DIRECTORY_FSYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF}
@@ -83,6 +84,7 @@ def publish_bytes(
         except FileNotFoundError as error:
             if attempt == _ATTEMPTS:
                 raise store_error("write", path, error, len(data), advice) from error
+            # A pruner removes a store's directory between its creation and the write.
             logger.info("%s vanished while it was written, attempt %d of %d", path, attempt, _ATTEMPTS)
         except OSError as error:
             raise store_error("write", path, error, len(data), advice) from error
@@ -94,6 +96,7 @@ def make_directories(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
     """Create what is missing of `directory`, durably, each new level with `mode`. Raises OSError."""
     missing = []
     level = directory
+    # Walked upwards by hand, because `parents=True` would give the new levels the umask's mode.
     while not level.is_dir():
         missing.append(level)
         if level == level.parent:
@@ -107,11 +110,14 @@ def make_directories(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
 def make_directory(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
     """Create one directory, durably, with `mode` and the setgid bit that it inherits. Raises OSError."""
     directory.mkdir(mode=mode)
+    # mkdir applies the umask, so the mode is read back.
     found = stat.S_IMODE(directory.stat().st_mode)
+    # A setgid bit gives new files the directory's group, on which shared caches rely.
     wanted = mode | found & stat.S_ISGID
     if found != wanted:
         directory.chmod(wanted)
     try:
+        # A new name survives a power failure only once its parent is flushed.
         fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError as error:  # may be entered and written, not listed
         logger.debug("%s is not flushed to its disk: %s", directory.parent, error)
@@ -131,6 +137,7 @@ def sweep(
     """
     removed: list[Path] = []
     try:
+        # Listed before anything is removed, since removal during a scan may skip entries.
         entries = list(os.scandir(directory))
     except OSError as error:
         logger.debug("nothing swept in %s: %s", directory, error)
@@ -167,6 +174,7 @@ def store_error(
 
 def _publish(path: Path, data: Buffer, modes: Modes, any_owner: bool) -> None:
     make_directories(path.parent, modes.directory)
+    # All further steps go by this descriptor, so nobody can exchange the directory between them.
     with _directory(path.parent) as dir_fd:
         if not any_owner:
             _refuse_stranger(dir_fd)
@@ -202,15 +210,19 @@ def _refuse_target(path: Path, dir_fd: int) -> None:
 
 
 def _replace(name: str, data: Buffer, dir_fd: int, mode: int) -> None:
+    # Random, because writers of one name on several hosts cannot agree on one.
     temp = f".{name}.{secrets.token_hex(8)}.tmp"
     try:
+        # A nameless file vanishes with its process, so a kill leaves nothing to sweep.
         if not _write_nameless(temp, data, dir_fd, mode):
             _write_named(temp, data, dir_fd, mode)
         os.replace(temp, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+    # An interrupt must not leave the temporary file either.
     except BaseException:
         with suppress(OSError):
             os.unlink(temp, dir_fd=dir_fd)
         raise
+    # The rename itself is on the disk only after this.
     fsync_directory(dir_fd)
 
 
@@ -227,8 +239,10 @@ def _write_nameless(temp: str, data: Buffer, dir_fd: int, mode: int) -> bool:
         raise
     try:
         _fill(fd, data, mode)
+        # Linked by /proc, because AT_EMPTY_PATH needs a capability.
         os.link(f"/proc/self/fd/{fd}", temp, dst_dir_fd=dir_fd, follow_symlinks=True)
     except OSError as error:
+        # Only the link names a file; an error of writing, such as a full disk, does not and is raised.
         if error.filename is not None and error.errno in _NO_LINK:
             return False
         raise
@@ -247,10 +261,13 @@ def _write_named(temp: str, data: Buffer, dir_fd: int, mode: int) -> None:
 
 
 def _fill(fd: int, data: Buffer, mode: int) -> None:
+    # The umask has applied to the mode at creation.
     os.fchmod(fd, mode)
     view = memoryview(data).cast("B")
     while view:
+        # A single write stops at 2 GiB on Linux, and earlier at a signal.
         view = view[os.write(fd, view) :]
+    # The content must be on the disk before the rename names it, or a crash leaves an empty file.
     os.fsync(fd)
 
 

@@ -45,6 +45,7 @@ def read_named(path: Path, limit: int) -> bytes:
 
 
 def _read_once(path: Path, limit: int, any_owner: bool, no_link: int = os.O_NOFOLLOW) -> bytes:
+    # Opening a FIFO that somebody planted would wait for ever without O_NONBLOCK.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)
     try:
         return _read(fd, path, limit, any_owner)
@@ -53,6 +54,7 @@ def _read_once(path: Path, limit: int, any_owner: bool, no_link: int = os.O_NOFO
 
 
 def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
+    # Asked of the open file, since the path may lead elsewhere by now.
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
@@ -66,7 +68,9 @@ def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
             f"{path} has {status.st_size} bytes, at most {limit} are read", path=str(path), size=status.st_size
         )
     parts = []
+    # One byte more than allowed shows a file that grew after its size was read.
     left = limit + 1
+    # Read in pieces, because a file that shrinks or grows makes its stated size wrong.
     while left > 0 and (part := os.read(fd, min(left, 1 << 20))):
         parts.append(part)
         left -= len(part)

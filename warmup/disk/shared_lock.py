@@ -34,6 +34,7 @@ def shared_lock(path: Path, *, modes: Modes = OWNER_ONLY, wait_s: float = LONGES
     try:
         yield _take(fd, path, wait_s)
     finally:
+        # Closing releases the lock; the file stays, since removing it would let two processes lock two files.
         os.close(fd)
 
 
@@ -50,11 +51,13 @@ def _take(fd: int, path: Path, wait_s: float) -> bool:
     deadline = time.monotonic() + wait_s
     while True:
         try:
+            # flock and not lockf: lockf's lock is lost when any descriptor of the file in this process closes.
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 logger.warning("%s is held by another process for more than %g s; going on without it", path, wait_s)
                 return False
+            # Polled, because a blocking flock cannot be given a limit without signals.
             time.sleep(POLL_S)
         except OSError as error:  # a file system without locks
             logger.info("no lock at %s: %s", path, error)

@@ -18,6 +18,7 @@ from ray_warmup.configs import env
 from ray_warmup.configs.errors import ConfigError, shown
 from ray_warmup.configs.schema import CacheSection
 
+# The highest number is (uid_t)-1, which means no user.
 MAX_ID = (1 << 32) - 2
 
 
@@ -83,6 +84,7 @@ def contents_refusal(directory: Path, *, may_link: bool = False) -> str | None:
     `may_link` accepts links of believed users. They are not followed.
     """
     try:
+        # os.walk skips an unreadable directory in silence unless it is told otherwise.
         for place, names, files in os.walk(directory, onerror=_raise):
             for name in (*names, *files):
                 path = Path(place, name)
@@ -109,6 +111,7 @@ def _refusal_of(path: Path, status: os.stat_result, *, is_above: bool) -> str | 
     if why is not None:
         return why
     mode = stat.S_IMODE(status.st_mode)
+    # In a sticky directory such as /tmp others cannot replace an entry that is not theirs.
     if is_above and mode & stat.S_ISVTX:
         return None
     if mode & stat.S_IWOTH:
@@ -129,6 +132,7 @@ def _stranger_at(path: Path, status: os.stat_result) -> str | None:
 def _levels(path: Path) -> Iterator[Path]:
     """The path and every directory above it, those above each link on the way included, each once."""
     seen: set[Path] = set()
+    # Not resolved, because the directory that holds a link decides where the link leads.
     absolute = Path(os.path.abspath(path))
     for part in (absolute, *absolute.parents):
         real = part.resolve(strict=True)

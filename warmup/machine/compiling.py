@@ -92,6 +92,7 @@ class Compiling(PhaseLogic):
         was_building = modules.builders.pop(rank, None) is not None
         if was_building or any_asks(calls, Survey, Compile, InstallModules):
             modules.missing.pop(node, None)  # some may be finished: whoever is next there looks first
+        # Its blobs lived in the process, so the offer went with it.
         if modules.packer == rank:
             modules.packer = modules.offer = None
         return _advance(run, rank_class)
@@ -103,6 +104,7 @@ class Compiling(PhaseLogic):
         modules, node = run.class_of(call.rank).modules, run.ranks[call.rank].info.node_id
         modules.missing[node] = value.missing
         self._use(run, call, value.modules)
+        # Modules that were sent and are still missing do not fit there, and sending them again would not help.
         if modules.sent.get(node, frozenset()).intersection(value.missing):
             modules.alone.add(node)
         elif node not in modules.received:
@@ -120,11 +122,13 @@ def _advance(run: Run, rank_class: ClassState) -> Commands:
     modules, nodes = rank_class.modules, run.nodes_of(rank_class)
     unknown = [node for node in nodes if node not in modules.missing]
     if unknown:
+        # Nothing is built before all nodes are known, because the donor is chosen among them.
         if run.num_asked(rank_class, Survey) >= len(unknown):
             return []
         return _survey(run, rank_class, unknown)
     donor = _donor(run, rank_class, list(nodes))
     ships = modules.ships and keeps_files(run)
+    # Without shipping every node builds for itself.
     alone = set(nodes)
     if ships:
         alone = {donor, *modules.alone}
@@ -188,6 +192,7 @@ def _hand_over(run: Run, rank_class: ClassState, donor: str, nodes: dict[str, li
         for rank in nodes[donor]:
             wanted.update(modules.built.get(rank, ()))
     offered = frozenset(wanted - lacks)
+    # One packing at a time, and only for something new.
     if offered <= modules.held or lacks & modules.held or modules.packer is not None:
         return []
     commands = _ask_node(run, rank_class, donor, PackModules(modules.in_use.get(donor)))
@@ -203,6 +208,7 @@ def _activate(run: Run, rank_class: ClassState) -> Commands:
     for rank in run.alive(rank_class):
         state = run.ranks[rank]
         module_set = modules.in_use.get(state.info.node_id)
+        # The number of restarts names the process: a fresh one must be told again.
         is_told = modules.active.get(rank) == state.restarts or run.calls_of.get(rank)
         if module_set is not None and not is_told:
             commands.append(run.call(rank, ActivateModules(module_set)))
@@ -212,6 +218,7 @@ def _activate(run: Run, rank_class: ClassState) -> Commands:
 def _ask_node(run: Run, rank_class: ClassState, node: str, question: Question) -> Commands:
     """Ask a live rank of a node, preferably the one that builds there, unless one of its ranks is busy."""
     ranks = run.nodes_of(rank_class)[node]
+    # Ranks of a node share its disk and CPUs, so one of them works for all.
     if not run.calls_of.keys().isdisjoint(ranks):
         return []
     alive = [rank for rank in ranks if run.ranks[rank].is_alive]

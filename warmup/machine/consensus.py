@@ -73,6 +73,7 @@ def _vote_all(run: Run, rank_class: ClassState) -> Commands:
 def settle_all(run: Run, rank_class: ClassState) -> Commands:
     """Every vote is in."""
     for task_id, votes in rank_class.votes.items():
+        # By rank and not by arrival, so that equal votes give equal results.
         rows = [row for _, row in sorted(votes.items())]
         rank_class.results[task_id] = settle(rank_class.results[task_id], rows, run.config.autotune.tie_band)
     return []
@@ -99,6 +100,7 @@ def settle(first: TaskResult, votes: list[TaskResult], tie_band: float) -> TaskR
             times.setdefault(Choice(row.runner, row.tactic), []).append(row)
     rows = []
     for choice, found in times.items():
+        # A tactic that failed on one rank could fail there when it serves.
         if len(found) == len(votes):
             rows.append(_merged(choice, found))
     if not rows:

@@ -14,6 +14,7 @@ YOUNG, MIDDLE, OLD = 10_000, 20, 50
 
 def collect_rarely() -> None:
     """Leave what is there now out of every later collection, and make full ones rare."""
+    # Before the freeze, which would keep what is garbage now for ever.
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, OLD)

@@ -106,10 +106,12 @@ class WarmupMachine:
     def returned(self, call_id: int, value: Answer, seconds: float, now: float) -> Commands:
         """A call was answered. Late answers of lost ranks are dropped."""
         call = self.run.close(call_id, now)
+        # A call is closed when its rank is lost, so the answer of a process that was given up finds none.
         if self.is_over or not isinstance(call, Call):
             return []
         state = self.run.ranks[call.rank]
         state.seconds[self.phase] = state.seconds.get(self.phase, 0.0) + seconds
+        # Kept before the answer is checked: also a refused one says what memory was used.
         state.peak_bytes = max(state.peak_bytes, peak_of(value))
         if problem := keep_answer(self.run, call, state, value):
             return self._fail_rank(call, problem, now)
@@ -124,6 +126,7 @@ class WarmupMachine:
         adopt = self.run.close(call_id, now)
         if self.is_over or not isinstance(adopt, Adopt):
             return []
+        # During the window other ranks may still fail, but nothing new is started.
         if self._failures.is_on:
             return self._end_grace(now)
         return self._advance(self._issue(self._logic.adopted(self.run, adopt), now), now)
@@ -171,6 +174,7 @@ class WarmupMachine:
         if self.is_over or is_echo:
             return []
         was_alive, state.is_alive, state.is_starting = state.is_alive, False, False
+        # Copied, because closing a call removes it from what is walked.
         lost = tuple(self.run.calls_of.get(rank, {}).values())
         for call in lost:
             self.run.close(call.call_id, now)
@@ -186,6 +190,7 @@ class WarmupMachine:
         running = task_in(lost)
         if running is not None:
             suspect(state, running, hung=hung, failure=failure)
+        # Without a task nothing can be suspected, so the next process may hang the same way.
         state.hung_outside = hung and running is None
         if was_alive and self.phase is not Phase.PROBING:
             commands += self._logic.lost(self.run, rank, lost)
@@ -198,6 +203,7 @@ class WarmupMachine:
             return []
         states = [self.run.ranks[rank] for rank in ranks]
         moves, left = max(state.moves for state in states), len(self.run.ranks) - len(ranks)
+        # The rank that has moved most often decides, so that a failing cluster ends the run.
         decision = self._node_policy.on_loss(moves, left)
         if decision is Decision.FAIL:
             for state in states:
@@ -231,6 +237,7 @@ class WarmupMachine:
         if state is None or self.is_over or self._failures.is_on or not state.is_starting:
             return []
         if info.node_id != state.info.node_id and not state.is_moving:
+            # Ray placed the process elsewhere before the look at the nodes found the loss.
             return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
         self.run.move(info)
         state.is_starting, state.watched_since = False, now
@@ -244,9 +251,12 @@ class WarmupMachine:
             return self._end_window(now)
         limit = getattr(self.run.config.timeouts, self.phase.value.lower())
         if now - self.run.phase_began > limit:
+            # Kept before the run fails: these are the ranks whose stacks are worth asking for.
             self.run.overdue = tuple(sorted(self.run.calls_of))
             return self._fail(late_phase(self.run, statuses, now, limit), now)
+        # Before the deadlines of tasks, which do not count the time of a silent rank.
         mark_silent(self.run, statuses, now)
+        # One at a time: giving up a rank changes what the others wait for, and the next tick looks again.
         for warmup in engine_warmups.late_warmups(self.run, statuses, now):
             return self._end_warmup(warmup, now)
         for late in late_ranks(self.run, statuses, now):
@@ -257,6 +267,7 @@ class WarmupMachine:
         """Nobody listened for a while: what was not heard until now is no rank's silence."""
         for state in self.run.ranks.values():
             state.watched_since = max(state.watched_since, now)
+            # Without this the gap would look like a thaw and be taken off the rank's call.
             state.heard = max(state.heard, state.watched_since)
 
     def fail(self, reason: str, now: float) -> Commands:
@@ -310,6 +321,7 @@ class WarmupMachine:
     def _advance(self, commands: Commands, now: float) -> Commands:
         """Step over every complete phase, or go back to LOOKUP after a node loss."""
         issued: list[Command] = list(commands)
+        # A phase may be complete as soon as it is entered, for example without tasks.
         while not self.is_over and not self._failures.is_on:
             if self._going_back.is_draining(self.run):
                 if self.run.calls:
@@ -341,6 +353,7 @@ class WarmupMachine:
         """Every rank has a process and nothing is in flight: LOOKUP again, on the nodes that there are now."""
         self._going_back.is_due = False
         self._count_seconds(now)
+        # PROBING is not repeated: every rank has described itself on the node where it is now.
         self._index = 1
         node_loss.begin_again(self.run)
         self._enter(self._logic.phase, now)

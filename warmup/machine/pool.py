@@ -98,6 +98,7 @@ class TaskPool:
         owner = self._running.pop(task_id, None)
         if owner is not None:
             del self._running_of[owner][task_id]
+        # The answer of a rank that was given up may come after its task went back to the pool.
         elif self._held.pop(task_id, None) is None:
             self._drop_waiting(task_id)
         self._done.add(task_id)
@@ -117,6 +118,7 @@ class TaskPool:
         self._owned.pop(rank, None)
         for task_id in lost:
             del self._running[task_id]
+            # Not dealt at once, or one task could end every rank before its culprit is known.
             if task_id == suspect:
                 self._held[task_id] = rank
             else:
@@ -139,6 +141,7 @@ class TaskPool:
         others = len(self._owned) - (rank in self._owned)
         waiting = self._waiting[shape]
         place = len(waiting) - int(spread(others) * len(waiting))
+        # In place, because the queue of shapes holds the same list.
         waiting[:] = waiting[place:] + waiting[:place]
         self._owner[shape] = rank
         self._queue.take(shape)

@@ -56,11 +56,13 @@ def late_ranks(run: Run, statuses: Mapping[int, Status], now: float) -> Iterator
             text = silent(run, rank, statuses.get(rank, Status()), elapsed, beat_interval(limits, len(run.ranks)))
             yield Late(rank, f"{text}; given up after {limits.silence:g} s (timeouts.silence)", is_frozen=True)
     for rank, calls in run.calls_of.items():
+        # Calls of one rank run one after another, so only the oldest can have begun.
         call = next(iter(calls.values()))
         if not isinstance(call, Call) or call.task_id is None or now - run.call_began[call.call_id] <= limits.task:
             continue
         status = statuses.get(rank, Status())
         since, culprit = 0.0, None
+        # An older heartbeat still names the previous task, whose start and tactic say nothing here.
         if status.task_id == call.task_id:
             since = status.since
             if status.runner:
@@ -78,6 +80,7 @@ def lived(run: Run, call: Call, since: float, statuses: Mapping[int, Status], no
         frozen = state.frozen_s
     if state.is_silent:
         frozen += now - last_heard(run, call.rank, statuses)
+    # The later of both, because a call may wait in the rank's queue before it begins.
     return now - max(run.call_began[call.call_id], since) - frozen
 
 
@@ -93,6 +96,7 @@ def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
         if state.is_silent and gap > 0:
             _thawed(run, rank, state, gap)
         elapsed = now - heard
+        # A process that is being started cannot beat yet, and its start has a limit of its own.
         if state.is_starting:
             elapsed = 0.0
         was_silent, state.is_silent = state.is_silent, elapsed > allowed
@@ -123,4 +127,5 @@ def last_heard(run: Run, rank: int, statuses: Mapping[int, Status]) -> float:
     since = run.ranks[rank].watched_since
     if status is None:
         return since
+    # A heartbeat of the predecessor must not make a fresh process look silent.
     return max(since, status.heard)

@@ -68,6 +68,7 @@ class Wrapped:
                 return wrapper(*args, **named)
             return None if self.below is None else self.below(*args, **named)
 
+        # Lets `remove` find its own wrapper below those that others added since.
         top.wrapped = self  # type: ignore[attr-defined]
         setattr(owner, name, top)
 
@@ -78,6 +79,7 @@ class Wrapped:
         """
         self.is_live = False
         current = getattr(self._owner, self._name)
+        # Ended wrappers below live ones stay in the chain and only pass calls on.
         while isinstance(found := getattr(current, "wrapped", None), Wrapped) and not found.is_live:
             current = found.below
         setattr(self._owner, self._name, current)

@@ -93,6 +93,7 @@ class RankCompilation:
         """
         if self._build is None:
             self._build = ModuleBuild(self._tuner, self.missing(), jobs)
+        # Taken out first, so that a build that raises is not continued.
         build, self._build = self._build, None
         built = build.step(say)
         if build.unfinished:
@@ -119,6 +120,7 @@ class RankCompilation:
             key=self._key.as_dict(),
             key_sha256=self._key.sha256,
             fingerprint={},
+            # Fixed, so that equal modules give equal bytes whenever they are packed.
             created_at=0.0,
             strategy="modules",
             guard=UNGUARDED,
@@ -151,6 +153,7 @@ class RankCompilation:
         """Make this process find an installed set of modules, which it would otherwise compile."""
         provider = self._part.provider(module_set)
         try:
+            # Checked again at every use, since these files are code and the disk may be shared.
             if is_installed(provider):
                 check(provider, module_set)
             if not self._tuner.activate(provider):

@@ -44,12 +44,15 @@ class CrashRecorder:
         self._path = path
         self._stack_path = path.with_name(path.name + ".stack")
         self._process = process_identity(os.getpid())
+        # Read before the files are truncated for this process.
         self.predecessor = read_crash_record(path)
         self._record = os.open(path, _FLAGS | os.O_TRUNC, 0o600)
+        # Appended to, because a hung process may be asked several times.
         self._stack = os.open(self._stack_path, _FLAGS | os.O_TRUNC | os.O_APPEND, 0o600)
 
     def listen(self) -> None:
         """From now on fatal signals and SIGNAL write this process' stacks into the crash record."""
+        # faulthandler writes from C without the GIL, so it works while native code hangs or crashes.
         faulthandler.enable(file=self._stack)
         faulthandler.register(SIGNAL, file=self._stack, all_threads=True)
 
@@ -57,12 +60,14 @@ class CrashRecorder:
         """Record the work that begins now, within a few microseconds."""
         record = {"process": self._process, "method": method, "task_id": task_id}
         record |= {"op": op, "runner": runner, "tactic": tactic}
+        # One write of a fixed size over the last record: no file is made or renamed for each of thousands of tactics.
         os.pwrite(self._record, json.dumps(record).encode()[:RECORD_BYTES].ljust(RECORD_BYTES), 0)
 
     def close(self) -> None:
         """Nothing is left behind."""
         with suppress(ValueError):
             faulthandler.unregister(SIGNAL)
+        # Back to standard error, since the file is closed next.
         faulthandler.enable()
         for fd in (self._record, self._stack):
             with suppress(OSError):

@@ -101,6 +101,7 @@ class ArtifactExchange:
 
         One without timings counts as complete.
         """
+        # An artifact without timings comes from an import, which cannot say what it was made for.
         known = {result.task_id for result in rows.results}
         asked = {task.task_id for task in self._tasks}
         return bool(known) and not asked <= known
@@ -119,6 +120,7 @@ class ArtifactExchange:
             on_disk = self._read_table() == table
         except LoadError:
             on_disk = False  # found, but the file that ranks would load could not be restored
+        # Kept in memory, because another job may prune or replace the store before it is packed.
         self._found, self._rows = artifact, rows
         return Found(
             FoundTable(
@@ -148,6 +150,7 @@ class ArtifactExchange:
         table = self._tuner.table(ordered, asked.verdicts)
         if table is None:
             return Packed(None)
+        # Joined before compiled parts are collected, which follow from the table's tactics.
         table, beside, refused = joined(table, asked.tuned)
         found = self._compiled.collect(table)
         self.artifact = make_artifact(
@@ -182,6 +185,7 @@ class ArtifactExchange:
             self.artifact, lease = self._store.load_artifact()
             lease.release()
         except (CorruptArtifactError, StoreError) as error:
+            # The table alone spares other nodes the measuring, and they can compile for themselves.
             self.artifact = without_compiled(self._tuned())
             warnings = (f"compiled parts are not shipped: {error}",)
         table = self.artifact.table
@@ -213,9 +217,11 @@ class ArtifactExchange:
     def wanted(self, digests: Sequence[str]) -> list[str]:
         """Return the blobs that this node lacks."""
         missing = self._store.blobs_missing(digests)
+        # Nothing here is relied upon, so nothing needs a lease.
         if len(missing) == len(digests):
             return missing
         self.hold_store()  # what is there now must be there when it is installed
+        # Asked again under the lease, since a pruner may have acted before it.
         return self._store.blobs_missing(digests)
 
     def install(self, header: Header, blobs: Mapping[str, Blob]) -> Installed:
@@ -224,6 +230,7 @@ class ArtifactExchange:
         self.hold_store()
         try:
             published = self._store.publish(artifact, is_checked=True)
+            # Modules serve from this generation for as long as the rank lives.
             self._hold("installed", self._store.hold_if_writable(published.generation))
             whole, lease = self._store.load_artifact(generation=published.generation, checked=artifact.blobs)
         except StoreError as error:
@@ -232,6 +239,7 @@ class ArtifactExchange:
             done = self._compiled.install(whole)
         finally:
             lease.release()
+        # Only after the publish, since until then they are all that a killed run leaves.
         self._clear_finished(whole)
         written: list[FileReport] = []
         for path in published.files:
@@ -283,6 +291,7 @@ class ArtifactExchange:
         self._held.clear()
 
     def _hold(self, what: str, use: Lease | None) -> None:
+        # The new lease exists already, so the store is held without a gap.
         held = self._held.pop(what, None)
         if held is not None:
             held.release()
@@ -294,6 +303,7 @@ class ArtifactExchange:
         entry = manifest.table
         if entry is not None and entry.sha256 not in blobs:  # not sent, because it lies here
             blobs = {**blobs, entry.sha256: self._store.read_blob(entry.sha256)}
+        # Hashed on this node again: what came over the network is not believed.
         artifact = verify(manifest, blobs, expected_key=self._key.as_dict())
         if artifact.table is None:
             return artifact
@@ -310,6 +320,7 @@ class ArtifactExchange:
         """
         for _ in range(_ATTEMPTS):
             table = self._table_of_run(digest)
+            # None if it was pruned between the read and the lease; then it is read again.
             use = self._store.hold_table(hashlib.sha256(table).hexdigest())
             if use is not None:
                 self._hold("table", use)
@@ -327,6 +338,7 @@ class ArtifactExchange:
         except WarmupError as error:
             problem = str(error)
         try:
+            # The run's own generation is looked for before the file is put right, which may be another run's by now.
             found = self._store.table_with(digest)
             put_right = self._store.follow()
         except (FileNotFoundError, WarmupError) as error:

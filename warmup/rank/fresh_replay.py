@@ -112,7 +112,9 @@ class FreshProcess:
 
     def close(self) -> None:
         """End the child and remove what it wrote."""
+        # Killed and not asked: it may be inside a kernel, and everything it wrote is removed below.
         self._child.kill()
+        # Without it the child stays a zombie for as long as the rank lives.
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
             if pipe is not None:
@@ -147,9 +149,11 @@ def _sweep(parent: Path) -> None:
     """Remove what was left by processes that were killed together with their children, as Ray does."""
     for left in parent.glob(f"{PREFIX}*"):
         try:
+            # /tmp is shared, and others may have directories of this name.
             if left.lstat().st_uid != os.getuid():
                 continue
             owner = parse_json((left / OWNER).read_bytes(), OWNER_BYTES)
+            # None means unknown, for example another container's process, and its directory stays.
             if isinstance(owner, dict) and is_process_alive(owner) is False:
                 shutil.rmtree(left, ignore_errors=True)
         except (OSError, ValueError):
@@ -203,6 +207,7 @@ def _warm_engine(config: WarmupConfig, request: FreshReplay) -> Warmed:
     """
     from ray_warmup.warmup.rank.engine import RankEngine, nothing_ran
 
+    # The check of requests is made by every rank later, and needs no second process.
     unchecked = config.model_copy(update={"engine": config.engine.model_copy(update={"verify_requests": 0})})
     engine = RankEngine(unchecked, dimensions_of(config), request.rank, request.backend, logger.info)
     try:
@@ -213,6 +218,7 @@ def _warm_engine(config: WarmupConfig, request: FreshReplay) -> Warmed:
 
 def main(factory: str, scratch: str) -> int:
     """Read one message from stdin and write one as the last lines of stdout."""
+    # Imported before the request comes, so that seconds of imports pass beside the rank's own work.
     importlib.import_module(factory.partition(":")[0])
     said = sys.stdin.buffer.read()
     if not said:  # the parent needs no replay any more, or is gone and cannot remove its directory
@@ -223,6 +229,7 @@ def main(factory: str, scratch: str) -> int:
     except (WarmupError, ConfigError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
+    # Text of libraries in Python's buffer must come before the answer, which goes around it.
     sys.stdout.flush()
     sys.stdout.buffer.write(b"\n" + to_bytes(answer) + b"\n")
     return 0

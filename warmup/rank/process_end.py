@@ -51,6 +51,7 @@ def send(target: Target, number: int) -> bool:
     Returns False if it is gone.
     """
     try:
+        # The handle is taken before the look at the start time, so the number cannot be reused in between.
         handle = os.pidfd_open(target.pid)
     except (ProcessLookupError, OSError):
         return False
@@ -70,6 +71,7 @@ def see_off(target: Target, patience_s: float) -> str:
     if _is_gone_within(target, patience_s):
         return GONE
     send(target, signal.SIGKILL)
+    # A process in an uninterruptible call, such as a hung disk or driver, survives even SIGKILL.
     return KILLED if _is_gone_within(target, LEAVES_WITHIN_S) else STAYS
 
 
@@ -80,6 +82,7 @@ def stacks_of(target: Target, number: int, crash_record: Path | None) -> str:
     """
     if not send(target, number):
         return ""
+    # The signal's handler gives no answer, and writing the stacks takes a few milliseconds.
     time.sleep(STACKS_S)
     if crash_record is None:
         return ""

@@ -33,13 +33,16 @@ def commit_artifact(store: Generations, manifest: Manifest, hold: Hold) -> tuple
     """
     _refuse_other_version(store)
     current = _current(store)
+    # The pointer is read before the manifests, so a generation that becomes current in between is found among them.
     stored = _with_artifact(store, manifest)
     if current is not None and current.generation in stored:
         return current, []
     if stored:
+        # Of equal generations every publisher takes the lowest, so that all of them choose the same one.
         chosen, files = _go_to(store, min(stored), hold), [store.pointer_path]
     else:
         chosen, files = _add(store, manifest, hold)
+    # Only after the commit, since until then another publisher may still choose a generation that would go here.
     _leave_one(store, manifest, chosen.generation)
     return chosen, files
 
@@ -59,16 +62,19 @@ def _add(store: Generations, manifest: Manifest, hold: Hold) -> tuple[Pointer, l
 
     It is held from before it exists, so that no pruner takes it.
     """
+    # The number exists first as an empty directory, so that it can be held before a pruner sees a manifest in it.
     number = store.reserve()
     use = hold(number)
     try:
         pointer = store.add(manifest, number)
+        # Two publishers of one artifact that add at once see each other here at the latest.
         other = _other(store, manifest, number)
         if other is None:
             store.commit(pointer)
     finally:
         use.release()
     if other is None:
+        # A publisher that committed between the comparison and this commit is seen only now.
         other = _lowest_before(_with_artifact(store, manifest), number)
     if other is None:
         return pointer, [store.manifest_path(number), store.pointer_path]
@@ -95,6 +101,7 @@ def _lowest_before(numbers: list[int], mine: int) -> int | None:
 def _go_to(store: Generations, number: int, hold: Hold) -> Pointer:
     use = hold(number)
     try:
+        # The digest is of the bytes as stored, which the other publisher wrote with its own generation number.
         pointer = Pointer(number, sha256(store.manifest_bytes(number)))
         store.commit(pointer)
     finally:
@@ -113,6 +120,7 @@ def _give_up(store: Generations, number: int) -> None:
     """Remove a generation that another one stands for, unless somebody uses it."""
     path = store.manifest_path(number).parent
     try:
+        # A generation in use is not hidden even for a moment.
         if _is_used(store, number):
             return
         trash = move_to_trash(path)
@@ -136,6 +144,7 @@ def _is_used(store: Generations, number: int) -> bool:
     if held & {number, EVERYTHING}:
         return True
     current = _current(store)
+    # An unreadable pointer may name this very generation, so the generation counts as used.
     return current is None or current.generation == number
 
 

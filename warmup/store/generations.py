@@ -73,6 +73,7 @@ class Generations:
         data = parse_json(read_regular(self.pointer_path, _POINTER_LIMIT), _POINTER_LIMIT, str(self.pointer_path))
         if isinstance(data, dict) and set(data) == {"generation", "manifest_sha256"}:
             number, digest = data["generation"], data["manifest_sha256"]
+            # `type` and not isinstance, because JSON's true is an int to Python.
             if type(number) is int and 0 < number < 1_000_000_000 and isinstance(digest, str):
                 return Pointer(number, digest)
         raise CorruptArtifactError(f"{self.pointer_path} is not a generation pointer", path=str(self.pointer_path))
@@ -84,6 +85,7 @@ class Generations:
             try:
                 return pointer, self.manifest(pointer)
             except FileNotFoundError as error:
+                # With an unchanged pointer the manifest is lost, with another one it was only pruned meanwhile.
                 if self.pointer() == pointer:
                     path = self.manifest_path(pointer.generation)
                     raise store_error("read", path, error) from error
@@ -97,6 +99,7 @@ class Generations:
     def numbers(self) -> list[int]:
         """Numbers of the complete generations, ascending. Raises StoreError where they cannot be told."""
         found = [entry.name for entry in entries(self.generations) if _is_number(entry.name)]
+        # A directory without a manifest is only reserved, and its publisher may still fill it.
         return sorted(int(name) for name in found if is_there(self.generations / name / "manifest.json"))
 
     def hidden_manifests(self) -> list[Manifest]:
@@ -116,7 +119,9 @@ class Generations:
         number = 0
         try:
             make_directories(self.generations, self._modes.directory)
+            # Hidden generations count, because a pruner may give them back under their old number.
             number = max((_number_of(entry.name) for entry in entries(self.generations)), default=0)
+            # mkdir is exclusive on every file system, so a number that another publisher takes meanwhile is skipped.
             while True:
                 number += 1
                 with suppress(FileExistsError):
@@ -136,6 +141,7 @@ class Generations:
             self.publish(path, data)
         except StoreError:
             with suppress(OSError):
+                # The reserved directory is empty, and nobody else fills a number that is not theirs.
                 path.parent.rmdir()
             raise
         return Pointer(number, sha256(data))
@@ -151,6 +157,7 @@ class Generations:
         try:
             return read(path, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
+            # A pruner may have hidden it for its last look, and a killed pruner never gives it back.
             restore_pruned(path.parent)
             return read(path, MAX_MANIFEST_BYTES)
 
@@ -171,6 +178,7 @@ class Generations:
         try:
             data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
         except FileNotFoundError:
+            # As with manifests: a pruner's last look may be on its way.
             restore_pruned(self.blob_path(digest))
             data = read_regular(self.blob_path(digest), MAX_BLOB_BYTES)
         if sha256(data) != digest:
@@ -192,6 +200,7 @@ class Generations:
         CorruptArtifactError for a blob nobody has.
         """
         written = []
+        # Several entries may share one content, which is stored once.
         for entry in {entry.sha256: entry for entry in wanted}.values():
             if self.has_blob(entry.sha256):
                 continue
@@ -215,6 +224,7 @@ class Generations:
                 continue
             with suppress(OSError):  # filled or removed meanwhile
                 if now() - path.lstat().st_mtime > older_than_s:
+                    # Its publisher's temporary files must go first, since rmdir refuses a directory with content.
                     removed += sweep(path, older_than_s, now)
                     path.rmdir()
                     removed.append(path)
@@ -232,7 +242,9 @@ def move_to_trash(path: Path) -> Path | None:
     """
     trash = path.with_name(f".{path.name}.{secrets.token_hex(8)}.trash")
     try:
+        # A rename and not a removal, because it can be taken back when a reader turns out to need the path.
         while_stale(lambda: path.rename(trash))
+        # A rename keeps the old time, and the hour after which others finish a killed prune begins now.
         os.utime(trash)
     except FileNotFoundError:
         return None

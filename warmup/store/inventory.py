@@ -46,13 +46,16 @@ def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: b
     `remove_dead`: leases of processes that are gone go; without it nothing is written.
     """
     try:
+        # Leases are read before manifests, because a publisher holds its number before it writes the manifest.
         uses = uses_of(store.directory / "leases", clock, remove_dead=remove_dead)
         if uses.unreadable:
             raise StoreError(uses.unreadable[0])
         pointer = _pointer(store)
         manifests = _manifests(store)
+        # Another pruner may give these back, so what they name must not go in between.
         hidden = store.generations.hidden_manifests()
         for name in SUBDIRECTORIES:
+            # Listed only to see that it can be: an unreadable directory makes the whole store untouchable.
             entries(store.directory / name)
         if pointer is not None and pointer.generation not in manifests:
             store.generations.manifest(pointer)  # hidden by another pruner, or an error that says so
@@ -74,6 +77,7 @@ def _pointer(store: NodeStore) -> Pointer | None:
     try:
         return store.generations.pointer()
     except FileNotFoundError:
+        # A pointer that appeared between the two looks must not count as absent.
         if is_there(store.generations.pointer_path):
             raise
         return None
@@ -92,4 +96,5 @@ def _manifests(store: NodeStore) -> dict[int, Manifest]:
 
 
 def _names(manifest: Manifest) -> set[str]:
+    # Installations are named by the first 32 digits of the digest of the module set.
     return {blob.sha256 for blob in manifest.blobs} | {manifest.module_set[:32]}

@@ -84,6 +84,7 @@ class Uses:
 
 def acquire(directory: Path, generation: int, *, modes: Modes = OWNER_ONLY) -> Lease:
     """Write a lease of this process, for a store with these modes. Raises StoreError when it cannot be written."""
+    # Random names need no lock, and one process may hold several uses of one generation.
     path = directory / f"{secrets.token_hex(8)}.json"
     _write(path, generation, modes)
     return Lease(path, generation, modes)
@@ -108,10 +109,12 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
         clock: this host's, for a directory in which nothing can be written.
         remove_dead: take the leases of processes that are gone away; without it nothing is written at all.
     """
+    # Asking the disk for its time writes a file, which a look without `remove_dead` must not do.
     now = DiskClock(directory, clock) if remove_dead else clock
     held: set[int] = set()
     unreadable: list[str] = []
     for entry in entries(directory):
+        # Names with a dot in front are half-written leases, whose holder does not rely on them yet.
         if not entry.name.endswith(".json") or entry.name.startswith("."):
             continue
         path = Path(entry.path)
@@ -126,6 +129,7 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
             held.add(generation)
         elif remove_dead:
             _remove(path)
+    # Which generation an unreadable lease protects is unknown, so it protects all of them.
     return Uses(frozenset(held | ({EVERYTHING} if unreadable else set())), tuple(unreadable))
 
 
@@ -152,6 +156,7 @@ def is_process_alive(document: object) -> bool | None:
     if not isinstance(document, dict):
         return None
     host, pid, start = (document.get(name) for name in ("host", "pid", "start"))
+    # Without a boot id two hosts may look alike, so even an equal identity proves nothing.
     if host != _host_identity() or (isinstance(host, str) and host.startswith(_UNKNOWN)):
         return None
     if not isinstance(pid, int) or not isinstance(start, str):
@@ -161,8 +166,10 @@ def is_process_alive(document: object) -> bool | None:
     except OSError as error:
         logger.info("process %d cannot be looked at and is believed: %s", pid, error)
         return None
+    # With hidepid the process of another user looks dead although it runs.
     if found is None and _is_hidden(pid):
         return None
+    # Pids are reused, and the start time tells the holder from a later process with its pid.
     return found == start
 
 
@@ -172,7 +179,9 @@ def _write(path: Path, generation: int, modes: Modes) -> None:
     except OSError as error:
         raise store_error("write", path, error) from error
     document = {"generation": generation, **process_identity(os.getpid())}
+    # Whoever can read the store must be able to read its leases, or pruning stops for that user.
     readable = Modes(modes.file | modes.directory & 0o044, _room_mode(modes.directory))
+    # The directory may be another user's, since every user of a shared store leaves leases there.
     publish_bytes(path, json.dumps(document).encode(), modes=readable, any_owner=True)
 
 
@@ -182,12 +191,14 @@ def _make_room(directory: Path, dir_mode: int) -> None:
     An older directory of this user gets the same mode.
     """
     make_directories(directory.parent, dir_mode)
+    # The mode is set explicitly, because the umask may take write permission from others.
     wanted = _room_mode(dir_mode)
     try:
         make_directory(directory, wanted)
     except FileExistsError:
         found = directory.lstat()
         mode = stat.S_IMODE(found.st_mode)
+        # Only the owner may change a mode, and another kind of file is no lease directory.
         is_ours = found.st_uid == os.geteuid() and stat.S_ISDIR(found.st_mode)
         if is_ours and mode | wanted != mode:
             directory.chmod(mode | wanted)
@@ -195,6 +206,7 @@ def _make_room(directory: Path, dir_mode: int) -> None:
 
 def _room_mode(dir_mode: int) -> int:
     """A store's mode with write permission for whoever may enter it, sticky where that is anybody but its owner."""
+    # Group and others, who count if they may both list and enter.
     entering = [shift for shift in (3, 0) if dir_mode >> shift & 0o5 == 0o5]
     return dir_mode | sum(0o2 << shift for shift in entering) | (stat.S_ISVTX if entering else 0)
 
@@ -207,6 +219,7 @@ def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | Non
     try:
         document = parse_json(read_regular(path, _LIMIT, any_owner=True), _LIMIT, f"lease {path}")
     except CorruptArtifactError:
+        # A young damaged lease may be one that a network file system shows before its content.
         if _is_young(path, now, may_write):
             raise
         return None
@@ -215,6 +228,7 @@ def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | Non
             raise CorruptArtifactError("it does not say which generation is held", path=str(path))
         return None
     alive = is_process_alive(document)
+    # Where the process can be asked, age is no matter: a live one holds its lease for weeks without renewal.
     is_held = _is_young(path, now, may_write) if alive is None else alive
     return int(document["generation"]) if is_held else None
 
@@ -225,9 +239,11 @@ def _is_young(path: Path, now: Callable[[], float], may_write: bool) -> bool:
     The day of a lease with a future time begins now.
     """
     found = while_stale(path.lstat)
+    # A restored backup or a wrong clock may set mtime ahead, and ctime shows when the file really changed.
     age_s = now() - min(found.st_mtime, found.st_ctime)
     if age_s < -SLACK_S and may_write:
         logger.warning("lease %s is dated %.0f s ahead of its disk and ends in a day unless renewed", path, -age_s)
+        # Otherwise a lease from a clock years ahead would hold its generation for years.
         os.utime(path)
     return age_s < FOREIGN_LIFETIME_S
 
@@ -245,9 +261,11 @@ def start_time(pid: int) -> str | None:
     Raises OSError if /proc cannot be read.
     """
     try:
+        # The name in parentheses may hold spaces and parentheses itself, so fields count from the last one.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    # Fields after the name: 0 is the state, 17 the number of threads, 19 the start time.
     is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with other threads it still runs
     return None if is_zombie else fields[19].decode()
 
@@ -260,6 +278,7 @@ def _is_hidden(pid: int) -> bool:
     if Path(f"/proc/{pid}").exists():  # a zombie
         return False
     try:
+        # Signal 0 tests for existence and delivers nothing.
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
@@ -271,6 +290,7 @@ def _is_hidden(pid: int) -> bool:
 def _host_identity() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        # A pid means something only within its boot and pid namespace: two containers of a host have equal pids.
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{os.uname().nodename}"
     except OSError as error:
         logger.debug("no boot id here (%s): leases of this host are believed for a day", error)

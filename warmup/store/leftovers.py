@@ -44,6 +44,7 @@ def _goes(path: Path, subdirectory: str, lifetime_s: float, now: Callable[[], fl
     try:
         if now() - path.lstat().st_mtime <= lifetime_s:
             return False
+        # A crash record is written once per tactic, and a process may hang in one for days.
         if subdirectory == "running" and _is_in_use(path):
             return False
         path.unlink()

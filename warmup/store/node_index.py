@@ -100,10 +100,12 @@ class NodeIndex:
 
     def write(self, row: Written) -> Path:
         """Replace this class's row, and take away what earlier runs left of this host. Raises StoreError."""
+        # The key is in the name too, because two classes of containers may share host name and ranks.
         path = self.directory / f"{row.host}-{min(row.ranks)}-{row.key_sha256[:16]}.json"
         data = json.dumps(row.to_json(), sort_keys=True).encode()
         publish_bytes(path, data, modes=self._modes)
         for other, known in self._rows():
+            # Other hosts may share the directory, and other classes of this run have rows of their own.
             if known.host == row.host and known.run_id != row.run_id:
                 other.unlink(missing_ok=True)
         return path
@@ -154,6 +156,7 @@ def parse_row(document: Any) -> Written:
         raise ValueError("ranks must be numbers")
     key = _parts(document.get("key"), "key")
     for name in ("flashinfer_version", "arch"):
+        # These two become directories of a path, so a row must not lead out of the cache root.
         if "/" in check_member_path(dict(key).get(name, "")):
             raise ValueError(f"{name} must be one directory's name")
     foretold = _parts(document.get("foretold"), "foretold")
@@ -182,6 +185,7 @@ def of_this_node(rows: Iterable[Written], host: str) -> tuple[Written, ...]:
     near = [row for row in known if row.host == host] or list(known)
     if not near:
         return ()
+    # Times of several hosts are compared here, and a wrong order only picks another run's rows.
     newest = max(near, key=lambda row: row.began_at).run_id
     return tuple(row for row in near if row.run_id == newest)
 
@@ -205,6 +209,7 @@ def forget_lost(root: Path, override: Path | None) -> list[Path]:
             logger.info("%s stays: %s", path, error)
     for directory in sorted({path.parent for path in removed}):
         with suppress(OSError):  # another configuration's run is there again
+            # rmdir refuses a directory with rows, so no look before it is needed.
             directory.rmdir()
             directory.parent.rmdir()
     return removed

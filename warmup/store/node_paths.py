@@ -60,6 +60,7 @@ def home_environment(paths: NodePaths) -> dict[str, str]:
     try:
         _home()
     except ConfigError:
+        # Any writable directory serves, and the cache root is one.
         return {"HOME": str(paths.root)}
     return {}
 

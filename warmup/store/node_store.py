@@ -120,6 +120,7 @@ class NodeStore(RunFiles):
             for _ in range(FOLLOW_ATTEMPTS):
                 with suppress(FileNotFoundError):  # pruned while it was read: `current` names another one by now
                     return self._lookup(expected_key, check, read_only)
+                # A whole store may have been pruned meanwhile, which no further attempt changes.
                 if not is_there(self.generations.pointer_path):
                     return Lookup(False, f"nothing is stored in {self.directory}")
                 time.sleep(_PAUSE_S)
@@ -145,10 +146,12 @@ class NodeStore(RunFiles):
                 check_blob(entry, artifact.blobs[entry.sha256])
         self._refuse_links()
         for attempt in range(1, _PUBLISH_ATTEMPTS + 1):
+            # While this lease is live no blob goes, so those that are not sent again stay until they are named.
             use = self.hold(leases.PUBLISHING)
             try:
                 return self._publish(artifact)
             except FileNotFoundError as error:
+                # A pruner that looked before the lease may still take a blob, but hardly in every attempt.
                 if attempt == _PUBLISH_ATTEMPTS:
                     raise store_error("publish into", self.directory, error) from error
                 time.sleep(_PAUSE_S)

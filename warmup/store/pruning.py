@@ -51,6 +51,7 @@ def prune_generations(store: NodeStore, numbers: Iterable[int], clock: Clock = t
     """
     removed = []
     for number in numbers:
+        # Read anew for each number, because a reader may take a lease at any time.
         if _is_used(take_inventory(store, clock), number):
             continue
         path = store.generations.manifest_path(number).parent
@@ -70,14 +71,17 @@ def collect_garbage(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     found = take_inventory(store, clock)
     if _is_busy(found):
         return []
+    # Generations first: one that comes back needs its blobs, which the next loop would delete.
     swept = _sweep_generations(store, clock)
     for name in _OURS:
         swept += _sweep_subdirectory(store, store.directory / name, clock)
     # Read again after the sweep, which may have brought generations back.
     keep = take_inventory(store, clock).names
+    # All are hidden before the second look, so that one look decides for all of them.
     hidden = [(path, move_to_trash(path)) for path in _ours(store) if path.name not in keep]
     removed: list[Path] = []
     try:
+        # A publisher that found a blob before it was hidden has left its lease or manifest by now.
         again = take_inventory(store, clock)
         needed, is_busy = again.names, _is_busy(again)
     except StoreError:
@@ -106,6 +110,7 @@ def remove_store(store: NodeStore, clock: Clock = time.time) -> list[Path]:
     trash = move_to_trash(store.directory)
     if trash is None:
         return []
+    # The leases moved along with the directory, so the second look is at the hidden place.
     if _decide(trash, store.directory, lambda: _is_needed(trash, store, clock)):
         return [store.directory]
     return []
@@ -154,6 +159,7 @@ def _is_needed(trash: Path, store: NodeStore, clock: Clock) -> bool:
     uses = uses_of(trash / "leases", clock, remove_dead=True)
     if uses.unreadable:
         raise unreadable(store.directory, StoreError(uses.unreadable[0]))
+    # Renewed or taken after the first look, and before the store was hidden.
     if uses.held:
         return True
     # Somebody has made the directory again, for leases or partial results, and would miss what was stored there.
@@ -215,5 +221,6 @@ def _old_trash(directory: Path, clock: Clock) -> list[tuple[Path, Path]]:
     for path, home in found:
         status = status_of(path)
         if status is not None and now - status.st_mtime > STALE_AFTER_S:
+            # A younger one may belong to a prune that is still deciding.
             old.append((path, home))
     return old

@@ -66,6 +66,7 @@ class RunFiles:
         """
         for entry in entries:
             data = json.dumps({"schema_version": 1, "rows": [entry]}, sort_keys=True).encode()
+            # Named by content, so that all ranks that meet one bad tactic write one file.
             path = self.directory / "quarantine" / f"{hashlib.sha256(data).hexdigest()[:16]}.json"
             if not path.exists():
                 self._write(path, data)
@@ -115,6 +116,7 @@ class RunFiles:
     def sees_marker(self, token: str) -> bool:
         """Return True if this node sees the token, so that both nodes use one directory."""
         try:
+            # One byte more than the token, so that a longer file is seen to differ.
             return read_regular(self._marker(token), len(token) + 1) == token.encode()
         except (FileNotFoundError, WarmupError):
             return False
@@ -133,6 +135,7 @@ class RunFiles:
         publish_bytes(path, data, modes=self._modes)
 
     def _marker(self, token: str) -> Path:
+        # The token comes from another node and becomes a file name here.
         if _TOKEN.fullmatch(token) is None:
             raise StoreError(f"marker token {token[:40]!r} must be 8 to 128 of A-Z a-z 0-9 _ -")
         return self.directory / "markers" / token

@@ -68,6 +68,7 @@ def quarantined(store: NodeStore, table: bytes) -> str | None:
 
 def _store_of(path: Path) -> NodeStore | None:
     """Return the store of a table file, or None for a file outside any store."""
+    # A user may name a link, while the store is beside the file itself.
     real = path.resolve()
     try:
         is_in_store = real.name == TABLE_NAME and stat.S_ISREG((real.parent / "current").lstat().st_mode)
@@ -79,12 +80,14 @@ def _store_of(path: Path) -> NodeStore | None:
 
 
 def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
+    # A stranger who owns the store could replace manifest and table together.
     why = owner_refusal(store.directory)
     if why is not None:
         raise StoreError(f"{path}: {why}", path=str(path))
     for attempt in range(_ATTEMPTS):
         try:
             _, manifest = store.current()
+            # Checked before the digest is believed, since the manifest vouches for the table.
             check_signature(manifest.statement, manifest.signature)
             entry = manifest.table
             if entry is not None and sha256(data) == entry.content_sha256:
@@ -96,6 +99,7 @@ def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:
         else:
             if attempt == _ATTEMPTS - 1:
                 return _restored(store, path, data, wanted)
+        # A publisher may be between its two writes, so one look alone says nothing.
         time.sleep(_PAUSE_S)
         data = read_named(path, MAX_TABLE_BYTES)
     raise AssertionError("unreachable")
@@ -111,6 +115,7 @@ def _restored(store: NodeStore, path: Path, found: bytes, wanted: bytes | None) 
         raise CorruptArtifactError(f"{path}: its store has no table, so this one is somebody else's", path=str(path))
     mode = stat.S_IMODE(store.generations.pointer_path.stat().st_mode)
     said = f"{path} was not the table of its store's current generation (an engine saved into it?)"
+    # Compared before the file is restored, so that the report names what was found.
     changed = _changed_entry(found, wanted)
     try:
         publish_bytes(store.table_path, wanted, modes=Modes(file=mode))

@@ -130,6 +130,7 @@ def _hold(store: NodeStore, path: Path, table: bytes | None) -> Lease | None:
     for _ in range(_ATTEMPTS):
         digest = _digest_at(path) if table is None else sha256(table)
         lease = store.hold_table(digest)
+        # The file may be replaced between reading it and the lease, which then holds the wrong generation.
         if table is not None or _digest_at(path) == digest:
             return lease
         if lease is not None:

@@ -62,6 +62,7 @@ def _refuse_mixture(trash: Path, path: Path) -> None:
         return
     for name in ("blobs", "installed"):
         if is_there(trash / name):
+            # Names are digests of the content, so files of both stores cannot conflict.
             _merge(trash / name, path / name)
     raise StoreError(
         f"{path} was written anew while its predecessor was being pruned, which is in use and is kept as {trash}; "
@@ -90,6 +91,7 @@ def _merge(trash: Path, path: Path) -> None:
             _merge(source, target)
         else:
             _move(source, target)
+    # Refuses what another process put there meanwhile, so nothing unknown is lost.
     os.rmdir(trash)
 
 
@@ -99,12 +101,14 @@ def _move(source: Path, target: Path) -> None:
     An existing target is newer and stays.
     """
     try:
+        # A link fails on an existing target, where a rename would replace what was written anew.
         os.link(source, target, follow_symlinks=False)
     except FileExistsError:
         logger.debug("%s was written anew and stays", target)
     except FileNotFoundError:
         raise
     except OSError:  # a file system without hard links
+        # Between this look and the rename a newer file could be replaced, which only such file systems risk.
         if not is_there(target):
             os.rename(source, target)
             return

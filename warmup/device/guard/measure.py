@@ -91,6 +91,7 @@ class GraphTimed:
         with torch.cuda.graph(self.graph, pool=pool):
             for call in range(calls):
                 run(call)
+        # The first replay uploads the graph to the device, which must not be timed.
         self.graph.replay()
 
     def start(self) -> Callable[[], float]:
@@ -99,7 +100,6 @@ class GraphTimed:
         if self._warm:
             self.graph.replay()
         begin.record()
-        # The first replay uploads the graph to the device, which must not be timed.
         self.graph.replay()
         end.record()
         return lambda: float(begin.elapsed_time(end)) / 1e3 / self._calls

@@ -84,6 +84,7 @@ class OpContest:
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:
         """Return single copies, and groups that just overflow the cache, for CUDA graphs."""
+        # Eager laps are timed with host work, which hides what a memory layout costs.
         if not self._captured:
             return ()
         count, size = self._rotation.copies, self._rotation.group
@@ -128,7 +129,6 @@ class OpContest:
 
         None if the op is not captured.
         """
-        # Eager laps are timed with host work, which hides what a memory layout costs.
         if not self._captured:
             return None
         import torch

@@ -150,8 +150,10 @@ class Race:
     def _laps(self, rounds: int) -> None:
         """Run up to `rounds` rounds, or fewer past the deadline."""
         timed = [lane.timed for lane in self._lanes]
+        # Rounds are enqueued together, so that the host's wait for the device does not idle it after each.
         batch = max(1, int(BATCH_S / max(self._contest.pace.lap_s * len(timed), 1e-9)))
         while rounds > 0:
+            # Fewer rounds cannot prove a gain, however large it is.
             if self.rounds >= MIN_ROUNDS and self._clock() >= self._deadline:
                 return
             series = self._series(timed, min(batch, rounds))
@@ -164,6 +166,7 @@ class Race:
 
     def _drop(self, choices: Sequence[Choice]) -> None:
         ratios = self.ratios()
+        # Their last ratios go into the report after their lanes are gone.
         self.left.update({choice: ratios[choice] for choice in choices})
         self._lanes = [
             *self._lanes[: self._base_lanes],
@@ -171,6 +174,7 @@ class Race:
         ]
 
     def _base(self) -> list[float]:
+        # Mean of the default's lanes in one round halves the base's variance, which every ratio shares.
         return mean_per_round([lane.seconds for lane in self._lanes[: self._base_lanes]])
 
 

@@ -31,9 +31,11 @@ def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int
         cache_bytes: size of the device's last-level cache.
         max_bytes: memory for all copies.
     """
+    # The bound on calls keeps graphs of tiny ops small, and the least calls average over addresses.
     calls = max(MIN_CALLS, min(MAX_CALLS, int(LAP_S / max(call_s, 1e-9)) + 1))
     # Twice the cache: before a copy comes round again, the others have evicted it.
     needed = 2 * cache_bytes // max(call_bytes, 1) + 2
+    # Two at least, because one copy alone would be timed from a warm cache.
     affordable = max(2, max_bytes // max(call_bytes, 1))
     copies = max(1, min(affordable, max(needed, min(calls, MAX_COPIES)), 4 * MAX_CALLS))
     # Rounded up to whole walks over the copies.

@@ -47,10 +47,12 @@ def pick(ratios: Mapping[Choice, Ratio], rule: Rule) -> Choice | None:
         rule: margin and tie band.
     """
     proven = {choice: ratio.value for choice, ratio in ratios.items() if is_proven(ratio, rule)}
+    # Unproven candidates do not set the best, or noise of one would push others out of the tie band.
     best = max(proven.values(), default=0.0)
     if best <= rule.bar:
         return None
     limit = best * (1 - rule.tie_band)
+    # A fixed order and not the fastest, so that noise does not change the pick from tune to tune.
     return min((choice for choice, value in proven.items() if value >= limit), key=order_of)
 
 
@@ -67,6 +69,7 @@ def is_settled(ratios: Mapping[Choice, Ratio], rule: Rule) -> bool:
     """
     best = max((ratio.value for ratio in ratios.values()), default=0.0)
     limit = best * (1 - rule.tie_band)
+    # A candidate clearly below the tie band cannot become the pick, so its doubt is no matter.
     relevant = {choice: ratio for choice, ratio in ratios.items() if not ratio.below(limit, DOUBT_ERRORS)}
     if not any(ratio.above(rule.bar, DOUBT_ERRORS) for ratio in relevant.values()):
         return all(ratio.below(rule.bar, DOUBT_ERRORS) for ratio in relevant.values())
@@ -82,6 +85,7 @@ def hopeless(ratios: Mapping[Choice, Ratio], rule: Rule, slack: float) -> tuple[
     """Candidates that cannot pass the margin, by `slack` and by their doubt."""
     found = []
     for choice, ratio in ratios.items():
+        # The upper end of what the ratio may be.
         at_best = ratio.value + max(DOUBT_ERRORS * ratio.error, slack)
         if at_best < 1 + rule.margin:
             found.append(choice)

@@ -69,6 +69,7 @@ def size_between(bucket_of: Callable[[int], int], tokens: int) -> int | None:
             low = middle + 1
         else:
             high = middle
+    # A bucket of one size has no other size to serve.
     return None if low == tokens else min((low + tokens) // 2 | 1, tokens - 1)
 
 
@@ -110,7 +111,9 @@ def _outputs(
         yield in_graph, outputs
     else:
         outputs, replay = graph
+        # A second replay shows a tactic that relies on what its workspace held at capture.
         for _ in range(REPLAYS):
+            # Outputs of the previous replay would hide one that writes nothing.
             fill_with_nan(outputs)
             replay()
             device.wait()

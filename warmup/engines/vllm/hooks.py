@@ -51,6 +51,7 @@ def engine_process() -> Any:
     global _process
     if _process is None or _process.pid != os.getpid():
         began = time.monotonic()
+        # Imported late: vLLM loads plugins in every process, also in those that never serve.
         from ray_warmup.warmup.engines.vllm.process import EngineProcess
 
         _process = EngineProcess()
@@ -105,6 +106,7 @@ def _watch_warmup(worker: Any) -> None:
 
 
 def _wrap_compiled_lookup(module: ModuleType) -> None:
+    # Private, because vLLM has no hook between naming the file and looking for it.
     original = module._try_load_aot_compiled_fn
 
     @functools.wraps(original)
@@ -167,6 +169,7 @@ def _wrap_copied_variables(module: ModuleType) -> None:
     @functools.wraps(original)
     def copied(*args: Any, **named: Any) -> Any:
         names = original(*args, **named)
+        # A variable that is lost there looks like an engine without an artifact, and nothing says why.
         lost = [name for name in env.OF_ENGINES if env.read(name) is not None and name not in names]
         if lost:
             logger.warning(

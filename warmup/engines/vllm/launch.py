@@ -176,8 +176,10 @@ class EngineStart:
     def _wait_for(self, path: Path, limit_s: float) -> bool:
         """Wait for a file of the engine, and return False if it is late. Raises EngineError if the engine ends."""
         deadline = time.monotonic() + limit_s
+        # The file is renamed into place, so that its presence means that it is whole.
         while not path.is_file():
             code = self._process.poll()
+            # Looked for once more: the engine may write its result and end between the two looks.
             if code is not None and not path.is_file():
                 raise self._ended(code)
             if time.monotonic() > deadline:
@@ -204,6 +206,7 @@ class EngineStart:
     def _has_placed(self) -> bool:
         """Return True if a worker was given an artifact of ours."""
         try:
+            # Tells a start that an artifact may have broken from one that was on its own.
             return any(record.lookup == "hit" for record in read_records(self._told))
         except ArtifactError:
             return False
@@ -252,6 +255,7 @@ def launch(
             on_start(engine)
         began = time.monotonic()
         engine.until_answered(deadline_s)
+        # What the start has left of its deadline, but never less than an orderly end needs.
         return engine.finish(max(FINISH_S, deadline_s - (time.monotonic() - began)))
     finally:
         engine.kill()

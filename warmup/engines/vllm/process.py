@@ -100,6 +100,7 @@ class EngineProcess:
             self._say("loading the model")
         if self._told is not None:
             self._counter = CompileCounter(self._heard)
+            # Before anything is placed or compiled, so that no compilation goes unheard.
             self._counter.install()
         if self.record_directory is not None:
             self._fix_triton_directory()
@@ -121,7 +122,9 @@ class EngineProcess:
 
             self._say("compiling the model")
             target = Path(path)
+            # The layout is vLLM's own, which has no function that names this directory.
             inductor = target.parents[1] / "inductor_cache"
+            # A private function, because vLLM names the ahead-of-time file by it and has no public one.
             tag = decorators._model_hash_key(model.forward)
             is_index_free = env.read("TORCH_COMPILE_ON_ONE_RANK") == "1"
             index = ANY_DEVICE if is_index_free else self._device_index
@@ -129,6 +132,7 @@ class EngineProcess:
             if self._store is not None:
                 artifact = self._store.read_artifact(AT_FIRST_FORWARD, self._generation)
                 with placing(self._register, self._store.directory) as round_:
+                    # An artifact may hold files baked for one device index beside those for any.
                     for device in (device_name(ANY_DEVICE), device_name(self._device_index)):
                         prefix = f"{tag}/{device}/{target.parent.name}"
                         self._place(round_, "torch_compile", artifact, prefix, target.parent)
@@ -145,6 +149,7 @@ class EngineProcess:
         with self._own_time():
             self._place_modelinfo(file_name, module_hash)
         if self._told is not None:
+            # Model facts are asked for by processes that never become a worker and write no record of a rank.
             BesideRecord(own_pid(), dict(self._placed), self.own_seconds).write(self._told)
 
     def _place_modelinfo(self, file_name: str, module_hash: str) -> None:
@@ -157,6 +162,7 @@ class EngineProcess:
         for store in engine_store.stores(self.root, ENGINE, vllm.__version__):
             artifact = engine_store.load(store, ("modelinfos",))
             contents = [c for c in artifact.contents("modelinfos") if c.path == file_name]
+            # The first store with the fitting file is enough, since model facts depend on the model's source alone.
             if contents and _source_of(contents[0]) == module_hash:
                 with placing(self._register, store.directory) as round_:
                     self._count(round_.tree(engine_kinds.MODELINFOS.layout, contents, directory), "modelinfos")
@@ -187,6 +193,7 @@ class EngineProcess:
                 with placing(self._register, self._store.directory) as round_:
                     count = self._autotune.place(runner, known, round_)
                 self._placed["autotune_configs"] = count
+                # A table that was not placed is not what lookups are compared with.
                 self._known_table = known if count else None
 
     def sweep(self, original: Callable[[], None]) -> None:
@@ -215,6 +222,7 @@ class EngineProcess:
 
     def _heard(self) -> None:
         """Report each compilation after the warmup at once, since an engine may be killed at any time."""
+        # Before, each of thousands of compilations would write the record anew.
         if self._is_warm:
             self._tell()
 
@@ -303,6 +311,7 @@ class EngineProcess:
             own_seconds=self.own_seconds,
             module_requirements=module_provider.describe(),
             is_warm=self._is_warm,
+            # Lookups of the sweep itself are part of the proof, which is whole only after it.
             table=self._autotune.table.proof() if self._is_warm else None,
         ).write(directory)
 

@@ -32,6 +32,7 @@ POLL_S = 0.05
 
 def main(request_path: str, result_path: str) -> int:
     """Run one start. Exit code 0 when every request was answered."""
+    # A thread of its own, because the main thread is inside native code of vLLM for minutes.
     threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
     run(Path(request_path), Path(result_path))
     return 0
@@ -43,6 +44,7 @@ def run(request_path: Path, result_path: Path) -> None:
     request = read_request(request_path)
     stage = Stage(request_path.parent / "told")
     stage.write("importing vLLM")
+    # Imported here, so that its seconds are measured and the stage is known when it fails.
     from vllm import LLM, SamplingParams
 
     imported = time.monotonic()
@@ -66,6 +68,7 @@ def run(request_path: Path, result_path: Path) -> None:
     if request.stays_until is not None:
         wait_for(Path(request.stays_until))
     stage.write("shutting down")
+    # Explicit, because an engine that ends by garbage collection may leave its workers behind.
     shut_down(llm)
 
 
@@ -108,11 +111,13 @@ def end_with_the_launcher() -> None:
     """Kill this process group when standard input ends: whoever started the engine is gone, even by SIGKILL."""
     while os.read(0, 1):
         pass
+    # The whole group, because the engine's workers are children of this process and would hold the GPU.
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def write_request(path: Path, request: ChildRequest) -> None:
     """Write what is asked, readable by this user alone: it may hold a token, and the engine removes it."""
+    # The mode is there before the content, which would otherwise be readable for a moment.
     path.touch(mode=0o600)
     path.write_text(json.dumps(asdict(request)), encoding="utf-8")
 
@@ -120,12 +125,14 @@ def write_request(path: Path, request: ChildRequest) -> None:
 def read_request(path: Path) -> ChildRequest:
     """Read what is asked and remove it from the disk."""
     request = ChildRequest(**json.loads(path.read_text(encoding="utf-8")))
+    # Removed before the engine starts, so that a token does not stay on the disk if it is killed.
     path.unlink()
     return request
 
 
 def take_server_sizes(arguments: Any) -> None:
     """Set the sizes of a step as vLLM's server does: their defaults differ from those of `LLM(...)`."""
+    # Resolving fills in further arguments, which must stay as the user gave them.
     resolved = copy.deepcopy(arguments)
     resolve_configuration(resolved, "serve")
     for name in SIZES:
@@ -158,6 +165,7 @@ def answer_all(llm: Any, sampling_params: Any, stage: Stage) -> tuple[float, int
 
 def shut_down(llm: Any) -> None:
     """End the engine's processes, where this version has a way to say so."""
+    # Not public, and absent where the engine core runs in this process.
     shutdown = getattr(llm.llm_engine.engine_core, "shutdown", None)
     if shutdown is not None:
         shutdown()
