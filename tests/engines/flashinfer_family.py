@@ -5,8 +5,9 @@
     python -m tests.engines.flashinfer_family 0.6.18.post1
 
 Makes `.engines/flashinfer-<version>` with pip on first use: this project's wheel, that FlashInfer with all that it
-requires, torch and Triton. Runs the main job of the README twice, on two simulated nodes with two ranks each, then the
-unit tests of the AutoTuner's seams. Writes `tests/engines/results/flashinfer_<version>.json`.
+requires, torch and Triton. A rank tunes, guards, packs, publishes and loads on one node; one on another node installs
+that and loads it; and finds it again (`family_ranks.py`, without Ray). Then come the unit tests of the AutoTuner's
+seams. Writes `tests/engines/results/flashinfer_<version>.json`.
 """
 
 from __future__ import annotations
@@ -19,21 +20,20 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.families.known import FAMILIES, V0_6_18, V0_7_0
+from ray_warmup.warmup.families.known import FAMILIES, V0_6_18
 from tests.artifacts import ROOT
 from tests.engines.fetch import directory
 from tests.engines.resolve import build_wheel
 
-FAMILIES_RUN = (V0_6_18, V0_7_0)
+FAMILIES_RUN = (V0_6_18,)
 """The default run is of the newest family, with which every other test runs."""
 TORCH = "torch==2.13.0"
 RECORDED = ("flashinfer-python", "torch", "triton", "nvidia-cutlass-dsl", "apache-tvm-ffi", "ray")
-UNIT_TESTS = [f"tests/unit/warmup/device/test_{name}.py" for name in ("seams", "loading", "task_tuning", "cpu_tuner")]
+UNIT_TESTS = [f"tests/unit/warmup/device/test_{name}.py" for name in ("seams", "loading", "factory")]
 UNIT_TESTS += ["tests/unit/warmup/caches/test_flashinfer_modules.py"]
 
 
@@ -73,37 +73,21 @@ class Environment:
         subprocess.run([str(self.python), "-m", "pip", "install", "--quiet", *words], check=True)
 
 
-def run_job(environment: Environment, scratch: Path, name: str) -> dict[str, Any]:
-    """Run the main job once and return what its report says of every rank."""
-    report = scratch / f"{name}.json"
-    command = [
-        str(environment.python.parent / "ray-warmup"),
-        "run",
-        "--config",
-        "cpu_two_nodes",
-        "--report",
-        str(report),
-    ]
+def run_step(environment: Environment, step: str, scratch: Path) -> dict[str, Any]:
+    """Run one step of `family_ranks` in a process of its own and return what it printed."""
     environ = {
         "PATH": f"{environment.python.parent}:{os.environ['PATH']}",
         "HOME": str(scratch),
-        "RAY_WARMUP_CACHE_ROOT": str(scratch / "root"),
+        "FLASHINFER_WORKSPACE_BASE": str(scratch / "flashinfer"),
+        "FLASHINFER_LOGGING_LEVEL": "WARNING",
+        "TQDM_DISABLE": "1",
     }
-    began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=scratch, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if not report.is_file():
-        raise SystemExit(f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    found = json.loads(report.read_text())
-    return {
-        "exit_code": done.returncode,
-        "seconds": round(time.monotonic() - began, 1),
-        "ready": found["error"] is None and done.returncode == 0,
-        "found_in_the_cache": "the tuned table was found in the cache" in done.stdout,
-        "ranks": [{name: rank.get(name) for name in ("rank", "entries", "hits", "digest")} for rank in found["ranks"]],
-        "last_lines": done.stdout.splitlines()[-6:],
-    }
+    command = [str(environment.python), "-m", "tests.engines.family_ranks", step, str(scratch)]
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"`{' '.join(command)}` ended with {done.returncode}:\n{done.stderr[-4000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def run_unit_tests(environment: Environment) -> str:
@@ -114,9 +98,9 @@ def run_unit_tests(environment: Environment) -> str:
 
 
 def table_of(scratch: Path) -> dict[str, Any]:
-    """Describe the table on the first node's disk."""
-    paths = sorted((scratch / "root").rglob("autotune_configs.json"))
-    table = json.loads(paths[0].read_text())
+    """Describe the table on the second node's disk."""
+    (path,) = (scratch / "node1").rglob("autotune_configs.json")
+    table = json.loads(path.read_text())
     entries = [row for key, row in table.items() if not key.startswith("_")]
     return {
         "metadata": sorted(table["_metadata"]),
@@ -137,15 +121,14 @@ def measure(version: str) -> dict[str, Any]:
     environment = Environment(version)
     environment.make()
     with tempfile.TemporaryDirectory(prefix="ray-warmup-family-") as path:
-        first, second = (run_job(environment, Path(path), name) for name in ("first", "second"))
+        steps = {step: run_step(environment, step, Path(path)) for step in ("tune", "join", "return")}
         table = table_of(Path(path))
     return {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "versions": environment.versions(),
-        "first_run": first,
-        "second_run": second,
+        "steps": steps,
         "table": table,
         "unit_tests": run_unit_tests(environment),
     }

