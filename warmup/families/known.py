@@ -66,7 +66,7 @@ V0_7_1 = replace(V0_7_2, versions=("0.7.1",), ranks_in_moe_keys=True)
 
 V0_7_0 = replace(
     V0_7_1,
-    versions=("0.7.0.post1",),
+    versions=("0.7.0", "0.7.0.post1"),
     methods={**V0_7_1.methods, "search_cache": V0_7_1.methods["search_cache"][:-1]},
     functions={name: V0_7_1.functions[name] for name in ("_collect_metadata", "_tactic_to_json")},
     entry_width=2,
