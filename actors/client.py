@@ -160,6 +160,7 @@ class Turn:
         said = False
         while True:
             try:
+                # Ray gives a name to one actor only, so creating is also the lock.
                 return create()
             except ray.exceptions.ActorAlreadyExistsError:
                 logger.debug("the name %s is taken", self._name)
@@ -187,6 +188,7 @@ class Turn:
                 self._question = ray.get_actor(self._name, namespace=NAMESPACE).wait.remote()
         if self._question is not None and ray.wait([self._question], timeout=limit_s)[0]:
             self._question = None
+        # The name is free a moment after the actor's last answer.
         time.sleep(_PAUSE_S)
 
 

@@ -228,7 +228,9 @@ class EngineCoordinator:
     def _rank_status(self, state: LauncherState, now: float) -> RankStatus:
         info = state.info
         status = None if self._executor is None else self._executor.statuses.get(info.rank)
-        word = "silent" if state.is_silent else "starting" if state.is_starting else "alive"
+        word = "starting" if state.is_starting else "alive"
+        if state.is_silent:
+            word = "silent"
         idle = RankStatus(info.rank, info.node_id, info.host, info.address, word)
         if status is None:
             return idle

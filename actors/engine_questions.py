@@ -98,8 +98,12 @@ def exit_code_of(standings: Sequence[EngineStanding], *, proof: str, accept: Acc
     states = [standing.state for standing in standings]
     if "failed" in states:
         return EXIT_FAILED
-    is_enough = {"ready"} if proof == "node" or accept == "verdict" else {"ready", "unproven"}
-    return EXIT_READY if states and all(state in is_enough for state in states) else None
+    needs_proof = proof == "node" or accept == "verdict"
+    is_enough = {"ready"} if needs_proof else {"ready", "unproven"}
+    # Without any state nothing was recorded yet, which the empty set would pass.
+    if states and is_enough.issuperset(states):
+        return EXIT_READY
+    return None
 
 
 def _cluster_standings(config: EngineRunConfig, address: str | None) -> list[EngineStanding]:

@@ -43,6 +43,7 @@ class NodeArguments(TypedDict, total=False):
 
 HEAD: NodeArguments = {
     "node_ip_address": "127.0.0.1",
+    # The head takes no rank, so that simulated nodes are as many as asked for.
     "num_cpus": 0,
     "num_gpus": 0,
     "object_store_memory": OBJECT_STORE_BYTES,
@@ -124,6 +125,7 @@ def _simulated(config: WarmupConfig | EngineRunConfig, namespace: str) -> Iterat
         with _starting():
             cluster = Cluster(initialize_head=True, head_node_args=HEAD)
             for index in range(config.cluster.simulated_nodes):
+                # All nodes start at once and are waited for together.
                 cluster.add_node(wait=False, **node_arguments(config, index))
             cluster.wait_for_nodes()
             _connect(cluster.address, namespace)
@@ -144,6 +146,7 @@ def _connect(address: str, namespace: str, **options: bool) -> None:
 def node_arguments(config: WarmupConfig | EngineRunConfig, index: int) -> NodeArguments:
     """Resources and environment of one simulated node: room for its ranks, directories of its own."""
     cluster = config.cluster
+    # Rounded up, so that all ranks find room.
     ranks = cluster.ranks_per_node or -(-cluster.num_ranks // cluster.simulated_nodes)
     return {
         "node_ip_address": "127.0.0.1",

@@ -83,6 +83,7 @@ class Registry:
         facts = self._known.newest(key)
         if facts is None:
             return []
+        # Bytes may have left memory while the nodes still have them on disk.
         if key not in self._refs:
             await self._fetch(facts)
         self._budget.touch(key)
@@ -97,6 +98,7 @@ class Registry:
         is_newest = self._known.learn(facts, node_id)
         if is_newest:
             self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
+        # Only after the artifact is known, or the next asker would be told to measure.
         self._leases.end(facts.key_sha256, token)
         self._tell()
         return is_newest
@@ -154,6 +156,7 @@ class Registry:
             if data is not None:
                 self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
                 return
+            # Its store was pruned since it was learnt.
             self._known.lose(facts.key_sha256, node_id)
         self._known.forget(facts.key_sha256)
 
@@ -163,9 +166,11 @@ class Registry:
         for name in self._budget.add(key, size, on_disk):
             del self._refs[name]
             if name not in on_disk:
+                # Neither in memory nor on any disk, so the next asker makes it again.
                 self._known.forget(name)
 
     def _tell(self) -> None:
+        # The event that waiters hold is set, and later waiters get a new one.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -173,6 +178,7 @@ class Registry:
         """Free the leases of lost nodes."""
         alive: set[str] = set()
         while True:
+            # The call blocks on the control service.
             rows = await asyncio.to_thread(ray.nodes)
             now = {row["NodeID"] for row in rows if row["Alive"]}
             for node_id in alive - now:

@@ -239,7 +239,10 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
         code = exit_code_of(table_states)
     if code == EXIT_READY:
         wait.say(table_states)
-    return None if code == EXIT_FAILED and _is_running(question.config) else code
+    # Another attempt may still bring what the failed one did not.
+    if code == EXIT_FAILED and _is_running(question.config):
+        return None
+    return code
 
 
 def _ask_table_states(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[NodeTables]:

@@ -95,6 +95,7 @@ class _Joiner:
                 self._share(joined.process)
         finally:
             if self._lease is not None:
+                # Also after a failure, so that others need not wait for the silence of this process.
                 self._lease.end()
         for _, notice in notices(joined.machine.run, verdict_of(report)):
             joined.process.conclude(notice)
@@ -140,6 +141,7 @@ class _Joiner:
             return False
         try:
             _, artifact = unpack(memoryview(ray.get(refs[0], timeout=self._config.timeouts.installing)))
+            # Checked against this process' own key, since the registry only passes bytes on.
             artifact = verify(artifact.manifest, artifact.blobs, expected_key=process.key.as_dict())
         except (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
             return False  # the registry was started anew meanwhile: ask it again
@@ -158,6 +160,7 @@ class _Joiner:
             data = archive_of(artifact)
             facts = facts_of(artifact.manifest, len(data))
             offered = lease.actor.offer.remote(facts, [ray.put(buffer(data))], self._asker.node_id, lease.token)
+            # Waited for, because the bytes die with this process unless the registry has copied them.
             ray.get(offered, timeout=self._config.timeouts.pushing)
         except (ray.exceptions.RayError, StoreError, ArtifactError) as error:
             self._on_note(f"the artifact stays on this node alone: {error}")
@@ -173,6 +176,7 @@ class _Leadership:
         self._key = key
         self._holder = holder
         self._ended = threading.Event()
+        # A thread, because the measuring blocks this one for minutes.
         threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
     def end(self) -> None:

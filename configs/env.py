@@ -100,6 +100,7 @@ def read(name: str, *, configured: bool = False) -> str | None:
     """
     if not configured and name not in _NAMES:
         raise KeyError(f"{name} is not in configs.env.TABLE")
+    # Empty counts as unset, as in shells and container files that cannot unset.
     return os.environ.get(name) or None
 
 

@@ -159,6 +159,7 @@ class _Document:
     def _apply(self, override: str) -> None:
         path, separator, text = override.partition("=")
         if is_secret(path.strip()):
+            # Messages below show the override, which may hold a token.
             override = f"{path}={HIDDEN}"
         section, dot, name = path.strip().partition(".")
         if not (separator and dot and section and name):

@@ -29,6 +29,7 @@ def parse_json(
     if len(data) > limit:
         raise ValueError(f"it has {len(data)} bytes, at most {limit} are read")
     text = data if isinstance(data, str) else bytes(data).decode("utf-8")
+    # Before parsing, because Python's parser recurses and deep nesting ends the process.
     _refuse_depth(text, max_depth)
     if allow_constants:
         return json.loads(text, object_pairs_hook=_unique)
@@ -49,6 +50,7 @@ def _refuse_depth(text: str, most: int) -> None:
 def _unique(pairs: list[tuple[str, Any]]) -> object:
     found: dict[str, Any] = {}  # a border: any JSON object
     for name, value in pairs:
+        # Readers differ in which of two equal names counts, so a signature could cover another value.
         if name in found:
             raise ValueError(f"{shown(name)} occurs twice in one object")
         found[name] = value
@@ -57,6 +59,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> object:
 
 def _finite(text: str) -> float:
     number = float(text)
+    # Python reads 1e999 as infinity, which no JSON writer may write again.
     if math.isinf(number):
         raise ValueError(f"{shown(text)} is too large for a number")
     return number

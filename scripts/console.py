@@ -28,6 +28,7 @@ def plain(value: object, *, keep: str = "") -> str:
 
     Every other character becomes its escape (`\x1b`, `\n`).
     """
+    # Paths and errors may hold escape sequences, which a terminal would obey.
     return "".join(c if c.isprintable() or c in keep else _escape(c) for c in str(value))
 
 
@@ -94,6 +95,7 @@ def log_to_stderr(level: int) -> None:
     """Send this process' log lines to stderr, and write what an output's encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
+            # A log with another encoding must not end a run by a character of a path.
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter(logging.BASIC_FORMAT))

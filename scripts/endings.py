@@ -47,6 +47,7 @@ class Sigterm:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal's handler."""
+        # A supervisor may send several, and a second interrupt would break off the tidying of the first.
         if not self.has_arrived:
             self.has_arrived = True
             raise KeyboardInterrupt
@@ -54,6 +55,7 @@ class Sigterm:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handled here while a command runs."""
+        # Python sets signal handlers in the main thread only.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -88,6 +90,7 @@ def ending_of(error: BaseException) -> Ending:
     """The message and the exit code for anything that a command may raise."""
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", EXIT_TERMINATED if SIGTERM.has_arrived else EXIT_FAILED)
+    # Before WarmupError, of which some of these are kinds.
     if isinstance(error, ConfigError | EngineRequestError):
         return Ending(f"ray-warmup: {error}", EXIT_USAGE)
     if isinstance(error, BusyError):

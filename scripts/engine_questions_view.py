@@ -43,7 +43,10 @@ def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
         complain(problem)
     if any(answer.is_request for answer in answers.values()):
         return EXIT_USAGE
-    return EXIT_FAILED if problems or any(answer.error for answer in answers.values()) else EXIT_READY
+    has_error = any(answer.error for answer in answers.values())
+    if problems or has_error:
+        return EXIT_FAILED
+    return EXIT_READY
 
 
 def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, Prediction]) -> None:

@@ -37,7 +37,9 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
         is_written = file is None or write_report(console, json.dumps(report.to_json()).encode(), file)
     if not console.is_terminal:
         print(last_line(report), flush=True)
-    return code if is_written or code != EXIT_READY else EXIT_FAILED
+    if code == EXIT_READY and not is_written:
+        return EXIT_FAILED
+    return code
 
 
 def exit_code(report: EngineReport) -> int:

@@ -36,6 +36,7 @@ class ReportFile:
         """The file that is there, for where it cannot be replaced."""
         self._temporary: Path | None = None
         try:
+            # Resolved now, so that a link is replaced at its end and not itself.
             self._target = Path(os.path.realpath(path))
             self._open()
         except ConfigError:
@@ -70,6 +71,7 @@ class ReportFile:
             self._replace(data)
         except OSError:
             if self._present is not None:  # a mount, or a directory that nobody may write
+                # Through the descriptor that was opened before the run, since the path may be gone by now.
                 os.ftruncate(self._present, 0)
                 _fill(self._present, data)
                 return
@@ -135,6 +137,7 @@ def _opened(path: Path) -> int:
 
     Raises OSError for a pipe without a reader instead of waiting.
     """
+    # O_NONBLOCK makes a pipe without a reader an error, and O_NOCTTY keeps a terminal from taking over signals.
     fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     os.set_blocking(fd, True)
     return fd

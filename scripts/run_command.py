@@ -43,10 +43,13 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
         tell(ending)
     else:
         show_report(console, report)
+    # Before the last line, so that whoever waits for that line finds the report.
     is_written = file is None or write_report(console, report.to_json().encode(), file)
     if not console.is_terminal:
         print(last_line(report), flush=True)
-    return code if is_written or code != EXIT_READY else EXIT_FAILED
+    if code == EXIT_READY and not is_written:
+        return EXIT_FAILED
+    return code
 
 
 def exit_code(report: WarmupReport) -> int:

@@ -243,6 +243,7 @@ class Run:
     def call(self, rank: int, question: Question) -> Call:
         """A new call to a rank."""
         self._next_call += 1
+        # The number of restarts names the process, so that its death can be told from that of its successor.
         return Call(self._next_call, rank, question, self.ranks[rank].restarts, task_of(question))
 
     def ask_all(self, ranks: Iterable[int], question: Question) -> list[Call]:
@@ -271,6 +272,7 @@ class Run:
         self.classes = classes
         self._class_of = {}
         for rank_class in classes.values():
+            # An index, because a class of thousands of ranks is asked for at every answer.
             self._class_of.update(dict.fromkeys(rank_class.ranks, rank_class))
 
     def class_of(self, rank: int) -> ClassState:
@@ -313,6 +315,7 @@ class Run:
             self._unfile(call)
         others = self.calls_of[call.rank]
         del others[call_id]
+        # A rank works on one call at a time, so the next one's time begins with this answer.
         for other in others:
             self.call_began[other] = now
         if not others:
@@ -353,6 +356,7 @@ class Run:
 
     def warn(self, message: str) -> None:
         """Keep a warning for the report, once."""
+        # A set beside the list, since thousands of ranks may say the same.
         if message not in self._warned:
             self._warned.add(message)
             self.warnings.append(message)

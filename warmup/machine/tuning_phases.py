@@ -70,12 +70,14 @@ class PoolPhase(PhaseLogic):
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
         rank_class = run.class_of(rank)
         if rank_class.pool is not None:
+            # Before another rank leads, so that the new leader finds the tasks in the pool.
             rank_class.pool.lose(rank, run.ranks[rank].suspect)
         take_over(run, rank_class, rank)
         return self._feed_all(run, rank_class)
 
     def joined(self, run: Run, rank: int) -> Commands:
         rank_class = run.class_of(rank)
+        # Before the task is dealt again: its tactic may be quarantined by what the dead process recorded.
         assess_death(run, rank_class, run.ranks[rank])
         if rank_class.pool is not None:
             rank_class.pool.release(rank)
@@ -101,8 +103,10 @@ class PoolPhase(PhaseLogic):
         commands: Commands = []
         if rank_class.pool is None or not rank_class.pool.num_waiting:
             rank_class.hungry.clear()
+        # The others are fed at the next tick.
         while rank_class.hungry and len(commands) < AT_ONCE:
             rank = rank_class.hungry.popleft()
+            # It may have left with its node since it was queued.
             if rank in run.ranks:
                 commands += self._feed(run, rank_class, rank)
         return commands

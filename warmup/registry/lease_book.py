@@ -74,4 +74,6 @@ class LeaseBook:
 
     def _live(self, key: str, now: float) -> _Lease | None:
         lease = self._leases.get(key)
-        return lease if lease is not None and now - lease.heard <= self._silence_s else None
+        if lease is None or now - lease.heard > self._silence_s:
+            return None
+        return lease

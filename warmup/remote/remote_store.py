@@ -79,6 +79,7 @@ class RemoteStore:
         """
         entries = {entry.sha256: entry for entry in artifact.manifest.blobs}
         first = self._send(entries, artifact.blobs)
+        # Last, because a reader takes an artifact for whole once its manifest is there.
         self._write(self._manifest_path(artifact.manifest), artifact.manifest.to_bytes())
         second = self._send(entries, artifact.blobs)
         return Pushed(first.blobs + second.blobs, first.bytes + second.bytes)
@@ -89,6 +90,7 @@ class RemoteStore:
         Raises StoreError, or the error of the newest one where none can be used.
         """
         problem: ArtifactError | None = None
+        # The next older one serves as well where the newest is damaged or not signed for this reader.
         for row in sorted(self.rows(key_sha256), reverse=True):
             try:
                 return self.manifest(row)
@@ -185,6 +187,7 @@ class RemoteStore:
 
     def _send(self, entries: Mapping[str, BlobEntry], blobs: Mapping[str, Blob]) -> Pushed:
         sizes = self._sizes()
+        # Sizes and not digests: hashing would mean to fetch every blob.
         missing = [entry for digest, entry in entries.items() if sizes.get(digest) != entry.size]
         for entry in missing:
             self._write(self._blob_path(entry.sha256), bytes(blobs[entry.sha256]))
@@ -194,6 +197,7 @@ class RemoteStore:
         return {row.path.rpartition("/")[2]: row.size for row in self._objects(f"{self._root}/blobs")}
 
     def _manifest_path(self, manifest: Manifest) -> str:
+        # Fixed widths, so that names sort as numbers do and a listing alone finds the newest.
         name = f"{manifest.depth:09d}-{int(manifest.created_at * 1000):013d}-{manifest.digest}.json"
         return f"{self._root}/manifests/{manifest.key.sha256}/{name}"
 
@@ -205,6 +209,7 @@ class RemoteStore:
 
     def _objects(self, directory: str) -> list[_Object]:
         def listing() -> list[_Object]:
+            # fsspec remembers listings, and other nodes write here as well.
             self._fs.invalidate_cache()
             return [_Object(row["name"], row["size"] or 0) for row in self._fs.ls(directory, detail=True)]
 
@@ -216,6 +221,7 @@ class RemoteStore:
     def _age_s(self, path: str) -> float:
         with suppress(FileNotFoundError):
             return self._clock() - float(self._asked(path, lambda: self._fs.modified(path).timestamp()))
+        # An object that is gone needs no removal, so it counts as young.
         return 0.0
 
     def _remove(self, path: str) -> None:
@@ -246,6 +252,7 @@ class RemoteStore:
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             try:
                 self._fs.pipe_file(temporary, data)
+                # A local write is not atomic, a rename is.
                 self._fs.mv(temporary, path)
             finally:
                 if self._fs.exists(temporary):

@@ -58,6 +58,7 @@ class PublicKey:
             Ed25519PublicKey.from_public_bytes(self.raw).verify(bytes.fromhex(signature.value), signed)
         except InvalidSignature:
             return False
+        # An id of another key would lead readers to the wrong name.
         return signature.key_id == self.key_id
 
 
@@ -101,6 +102,7 @@ def write_pair(key: SigningKey, private: Path, public: Path) -> None:
     """
     secret, shared = key.pem()
     for path, data, mode in ((private, secret, 0o600), (public, shared, 0o644)):
+        # The private key first: a public one without it would be useless and trusted.
         if not place_file(path, data, modes=Modes(file=mode)):
             raise ConfigError(f"{path}: exists already; a key is never overwritten")
 

@@ -42,6 +42,7 @@ class SigningPolicy:
         if signature is None:
             return "has no signature, and cache.trust is signed"
         for key in self.keys:
+            # The id is a hint from the artifact; only the verification below proves the key.
             if key.key_id == signature.key_id:
                 if key.verifies(statement, signature):
                     return None
@@ -89,6 +90,7 @@ def policy() -> SigningPolicy:
     if mode not in TRUST_MODES:
         raise ConfigError(f"RAY_WARMUP_TRUST: {shown(mode)}: must be one of {', '.join(TRUST_MODES)}")
     rule = _policy
+    # A variable can make the rule stricter and never weaker.
     if mode == "signed" or rule.requires_signature:
         rule = replace(rule, requires_signature=True, keys=(*rule.keys, *_keys_of_environment()))
     if rule.signing_source is None:

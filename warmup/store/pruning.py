@@ -189,7 +189,8 @@ def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
     """Finish what a killed prune hid of the generations: those in use come back, the others go."""
     removed = []
     for trash, path in _old_trash(store.generations.generations, clock):
-        number = int(path.name) if path.name.isascii() and path.name.isdecimal() else None
+        is_number = path.name.isascii() and path.name.isdecimal()
+        number = int(path.name) if is_number else None
         if number is None or take_inventory(store, clock).is_used(number):
             restore_from_trash(trash, path)
         else:

@@ -123,6 +123,7 @@ class Conductor:
         self._around.send(message.rank, self._options.welcome())
         self._began = now if self._began is None else self._began
         if self._machine is not None:
+            # The replica is started anew as a whole, so every rank comes back as a replacement.
             self._perform(self._machine.replaced(self._info(message.rank), now))
             self._finish_if_ready()
         elif len(self._present) == self.world_size:
@@ -147,12 +148,14 @@ class Conductor:
             return  # a rank that serves its table leaves
         is_excused = is_excused or self.wants_restart  # another rank's end has ended its engine
         self._present.discard(rank)
+        # Its successor must be told again.
         self._told.discard(rank)
         self.wants_restart = True
         if self._machine is None or self._machine.is_over:
             return
         state = self._machine.run.ranks[rank]
         if is_excused and not state.is_starting:
+            # Or a replica of eight would use up the restarts of all ranks by one rank's faults.
             state.excused += 1
         status = self._statuses.pop(rank, None)
         if status is not None and status.task_id:
@@ -206,6 +209,7 @@ class Conductor:
     def _replied(self, rank: int, message: Replied, now: float) -> None:
         assert self._machine is not None, "whoever is asked has joined"
         call = self._machine.run.calls.get(message.call_id)
+        # An answer to a call that was closed, or from a stream that may not answer it.
         if not isinstance(call, Call) or call.rank != rank:
             return
         self._beat_heard(rank, now)
@@ -223,8 +227,10 @@ class Conductor:
 
     def _with_last_words(self, rank: int, answer: Answer) -> Answer:
         """Add what the rank's dead process did last to its successor's description."""
-        words = self._last_words.pop(rank, None) if isinstance(answer, Probed) else None
-        return answer if words is None or not isinstance(answer, Probed) else replace(answer, last_words=words)
+        if not isinstance(answer, Probed):
+            return answer
+        words = self._last_words.pop(rank, None)
+        return answer if words is None else replace(answer, last_words=words)
 
     def _perform(self, commands: Commands) -> None:
         assert self._machine is not None, "commands come from the machine"
@@ -250,6 +256,7 @@ class Conductor:
     def _finish_if_ready(self) -> None:
         """Tell every rank what its class serves, once."""
         assert self._machine is not None, "there is a machine to look at"
+        # What is told to an engine that is about to be ended would be lost.
         if self._machine.phase is not Phase.READY or self.wants_restart:
             return
         for rank in sorted(self._present - set(self.served) - self._told):

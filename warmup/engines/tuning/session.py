@@ -56,6 +56,7 @@ class TuningSession:
         Raises:
             EngineError: no port can be listened at.
         """
+        # Other users of the host can connect to the port, and only this start's ranks know the token.
         self.token = secrets.token_hex(16)
         self._unfinished = Unfinished(root)
         self._stacks: Path | None = None
@@ -146,6 +147,7 @@ class TuningSession:
             return
         self._is_closed.set()
         if self._thread.is_alive():
+            # A daemon thread: one that hangs does not keep the process.
             self._thread.join(5)
         self.keep_quarantine()
         for link in list(self._links.values()):
@@ -168,7 +170,9 @@ class TuningSession:
         """Accept a rank, or take in what one has sent."""
         if link is None:
             accepted, _ = self._server.accept()
+            # A rank that reads nothing must not block the thread that serves the others.
             accepted.settimeout(30)
+            # Messages are small, and Nagle's algorithm would hold each back for the answer to the last.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._selector.register(accepted, selectors.EVENT_READ, Link(accepted))
             return
@@ -193,6 +197,7 @@ class TuningSession:
             self.conductor.received(link.rank, data, now)
             return
         message = from_bytes(data, Joined)
+        # Compared in constant time, since any process of the host can reach the port.
         if not hmac.compare_digest(message.token, self.token):
             raise EngineError("a process without this start's token wanted to join")
         if message.rank in self._links:

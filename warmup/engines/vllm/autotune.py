@@ -56,7 +56,8 @@ class VllmAutotune:
         is_ours = path.is_file() and path.read_bytes() == known.data
         if not is_ours:
             logger.warning("ray-warmup: %s is vLLM's own table and is left alone", path)
-        return len(known.table.entries) if done.written or is_ours else 0
+        is_placed = bool(done.written) or is_ours
+        return len(known.table.entries) if is_placed else 0
 
     def sweep(self, original: Callable[[], None], *, records: bool) -> None:
         """Run the dummy sweep as this start needs it: recorded, not at all, or as vLLM does."""
