@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import ray
@@ -53,14 +53,22 @@ class BundleStarter:
 
     arguments: Mapping[str, str] = {}
 
-    def __init__(self, bundles: Sequence[int], gpus_per_bundle: float, memory_share: float) -> None:
+    def __init__(
+        self,
+        bundles: Sequence[int],
+        gpus_per_bundle: float,
+        memory_share: float,
+        busy: Callable[[Sequence[str], float], list[str]] = busy_gpus,
+    ) -> None:
         """Keep the arguments.
 
         Args:
             bundles: in the order of the engine's ranks.
             gpus_per_bundle: GPUs of one bundle.
             memory_share: part of a GPU's memory that the engine will take.
+            busy: names the GPUs that others use.
         """
+        self._busy = busy
         self._bundles = bundles
         self._gpus = gpus_per_bundle
         self._memory_share = memory_share
@@ -80,7 +88,7 @@ class BundleStarter:
     def _wait_until_free(self, ids: Sequence[str]) -> None:
         """Wait a moment for the memory of an engine that has just ended. Raises EngineError for a busy GPU."""
         deadline = time.monotonic() + FREE_WITHIN_S
-        while busy := busy_gpus(ids, self._memory_share):
+        while busy := self._busy(ids, self._memory_share):
             if time.monotonic() > deadline:
                 raise EngineError(f"{'; '.join(busy)}: end what runs there, or give other nodes")
             time.sleep(0.5)

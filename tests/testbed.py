@@ -138,7 +138,14 @@ class Testbed:
         return str(self._cluster.address)
 
     def add_node(
-        self, *, num_cpus: int = 4, pool: str = "main", first: bool = False, wait: bool = True, **environment: str
+        self,
+        *,
+        num_cpus: int = 4,
+        num_gpus: int = 0,
+        pool: str = "main",
+        first: bool = False,
+        wait: bool = True,
+        **environment: str,
     ) -> Node:
         """A further machine with a HOME of its own; its id sorts behind all earlier ones, or `first`."""
         self._added += 1
@@ -157,7 +164,7 @@ class Testbed:
         handle = self._cluster.add_node(
             wait=wait,
             num_cpus=num_cpus,
-            num_gpus=0,
+            num_gpus=num_gpus,
             node_ip_address="127.0.0.1",
             object_store_memory=150 << 20,
             labels={"pool": pool},

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from typer.testing import CliRunner
 
+from ray_warmup.actors.bundle_starter import BundleStarter
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.engine_run import coordinator_name
 from ray_warmup.scripts.cli import app
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.cluster
 def engine_nodes(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
     """Two nodes of a pool of their own, in whose environment the fake engine is installed."""
     found = environment(tmp_path_factory.mktemp("engine"))
-    nodes = [bed.add_node(pool="engine", wait=False, PYTHONPATH=found["PYTHONPATH"]) for _ in range(2)]
+    nodes = [bed.add_node(pool="engine", num_gpus=2, wait=False, PYTHONPATH=found["PYTHONPATH"]) for _ in range(2)]
     bed.wait_for_nodes()
     yield nodes
     bed.remove_node(*nodes)
@@ -177,6 +179,50 @@ def test_a_run_that_is_stopped_leaves_nothing(engine_nodes: list[Node]) -> None:
     assert report.error == "interrupted"
     assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
     assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
+
+
+class Holding:
+    """Actor as a launcher is: in a bundle of a group, without a GPU of its own."""
+
+    def visible(self, scratch: str) -> list[str]:
+        """Start a child on two bundles, twice, and return the GPUs that it sees each time."""
+        starter = BundleStarter((1, 0), 1, 0.9, lambda ids, share: [])
+        seen = []
+        for _ in range(2):
+            request, result, log = (Path(scratch) / name for name in ("request", "result", "log"))
+            process = starter.start(request, result, dict(os.environ), log)
+            seen.append(visible_in(children_of(os.getpid())[0]))
+            process.kill()
+        return seen
+
+
+def children_of(parent: int) -> list[str]:
+    """Process numbers of a process' children that were started with the environment of an engine."""
+    pids = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and parent_of(pid) == parent and visible_in(pid)]
+
+
+def visible_in(pid: str) -> str:
+    """CUDA_VISIBLE_DEVICES of a process, or an empty text."""
+    variables = dict(
+        row.split(b"=", 1) for row in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") if b"=" in row
+    )
+    return variables.get(b"CUDA_VISIBLE_DEVICES", b"").decode()
+
+
+def test_an_engine_sees_the_gpus_of_its_bundles(engine_nodes: list[Node], tmp_path: Path) -> None:
+    """The launcher holds no GPU. Those of its bundles are held while a child runs, in order, and then given back."""
+    group = ray.util.placement_group(
+        [{"CPU": 1, "GPU": 1}] * 2, strategy="STRICT_PACK", bundle_label_selector=[{"pool": "engine"}] * 2
+    )
+    try:
+        where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        actor = ray.remote(Holding).options(num_cpus=1, num_gpus=0, scheduling_strategy=where).remote()
+        seen = ray.get(actor.visible.remote(str(tmp_path)), timeout=60)
+        assert [sorted(ids.split(",")) for ids in seen] == [["0", "1"], ["0", "1"]]
+        assert seen[0] == seen[1]
+    finally:
+        ray.util.remove_placement_group(group)
 
 
 def test_nodes_without_the_engine_are_named(bed: Testbed) -> None:
