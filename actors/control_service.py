@@ -44,13 +44,13 @@ class ControlService:
     def is_reachable(self) -> bool:
         """Return True if something listens at the address, and for an address that only Ray understands."""
         try:
-            # A plain connection, because Ray's own client retries for a minute and then ends the process.
             place = host_and_port(self.address)
         except ClusterError:
             return True
         if place is None:
             return True
         try:
+            # A plain connection, because Ray's own client retries for a minute and then ends the process.
             socket.create_connection(place, timeout=_CONNECT_S).close()
         except OSError:
             return False

@@ -100,7 +100,7 @@ def exit_code_of(standings: Sequence[EngineStanding], *, proof: str, accept: Acc
         return EXIT_FAILED
     needs_proof = proof == "node" or accept == "verdict"
     is_enough = {"ready"} if needs_proof else {"ready", "unproven"}
-    # Without any state nothing was recorded yet, which the empty set would pass.
+    # An empty list of nodes must not count as ready.
     if states and is_enough.issuperset(states):
         return EXIT_READY
     return None

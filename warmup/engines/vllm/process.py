@@ -222,7 +222,7 @@ class EngineProcess:
 
     def _heard(self) -> None:
         """Report each compilation after the warmup at once, since an engine may be killed at any time."""
-        # Before, each of thousands of compilations would write the record anew.
+        # During the warmup each of thousands of compilations would write the record anew.
         if self._is_warm:
             self._tell()
 
