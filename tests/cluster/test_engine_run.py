@@ -149,6 +149,7 @@ def test_an_engine_that_hangs_is_late(engine_nodes: list[Node]) -> None:
     assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
 
 
+@pytest.mark.long
 def test_a_second_run_follows_the_first_and_status_sees_both(engine_nodes: list[Node]) -> None:
     """While an engine is recorded `status` has its stage; the second run waits, then finds the proof of the first."""
     request = config("engine-single", num_nodes=1, args={"slow_s": 2})

