@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ray_warmup.configs import ConfigError, WarmupConfig, engine_schema, parse_config, schema
+from ray_warmup.configs import ConfigError, WarmupConfig, cache_section, engine_schema, parse_config, schema
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.configs.section import Section
 from ray_warmup.warmup.machine.phases import Phase
@@ -175,7 +175,7 @@ def test_a_config_is_frozen() -> None:
 
 def test_every_field_is_documented() -> None:
     """Each field of each section has a docstring under it, in the source, where a reader looks."""
-    trees = [ast.parse(inspect.getsource(module)) for module in (schema, engine_schema)]
+    trees = [ast.parse(inspect.getsource(module)) for module in (schema, cache_section, engine_schema)]
     bare, fields = [], 0
     for section in (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)):
         for field, below in pairwise([*section.body, ast.Pass()]):
