@@ -59,7 +59,7 @@ def ask(door: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[s
 
 def test_status_through_ray_client(case: Case, door: str, tmp_path: Path) -> None:
     """While a run is tuning, `status --address ray://...` shows it, with every rank and the leader's task."""
-    case.script(task_s=1.0)
+    case.script(task_s=2.5)  # ten tasks: far longer than a client takes to connect on a busy machine
     with driver(case, tmp_path):
         assert wait_until(is_tuning(case, 2), 60)
         asked = ask(door, tmp_path, "status", "--json")
