@@ -159,7 +159,8 @@ def test_show_refuses_what_is_no_table(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_ready_exits_1_and_writes_its_report(case: Case, tmp_path: Path) -> None:
     """What cannot be placed: exit code 1, the reason on the screen and in the report."""
-    path = write(case.config(cluster={"address": case.bed.address, "cpus_per_rank": 99}), tmp_path / "config.yaml")
+    asked = case.config(cluster={"address": case.bed.address, "cpus_per_rank": 99}, timeouts={"placing": 10})
+    path = write(asked, tmp_path / "config.yaml")
     failed = command("run", "--config", path, "--report", str(tmp_path / "report.json"))
     assert failed.returncode == 1
     assert "FAILED: PlacementError" in failed.stdout
