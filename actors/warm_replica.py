@@ -30,7 +30,7 @@ class WarmReplica:
     """
 
     def __init__(self, config: WarmupConfig, *, rank: int = 0, tuner: str = FLASHINFER_TUNER) -> None:
-        """Become warm, which may take as long as a tune. Set Serve's `initial_health_check` limits accordingly.
+        """Become warm, which may take as long as a tune.
 
         Raises:
             ReplicaNotWarmError: this process would serve without the table. Serve then starts another replica.

@@ -71,7 +71,7 @@ def sync_command(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each step on a node.")] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Give every node of a cluster the artifacts that some node has, without a run and without a GPU.
+    """Give every node of a cluster the guarded tables that some node has, without a run and without a GPU.
 
     `ray-warmup wait` exits 0 there afterwards.
     """

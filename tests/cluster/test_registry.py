@@ -79,7 +79,7 @@ def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Any
 
 
 def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Any) -> None:
-    """The first process is killed while it measures: another one leads, resumes what was finished, and is ready."""
+    """The first process is killed while it measures: another one, on another node, leads and is ready."""
     import ray
 
     first, second = case.bed.nodes[:2]

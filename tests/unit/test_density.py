@@ -21,7 +21,7 @@ PACKAGES = ("configs", "warmup", "actors", "scripts")
 MAX_DENSE = 12.1
 """Dense expressions in 1,000 lines."""
 MAX_ALL = 35.2
-"""Conditional expressions and comprehensions in 1,000 lines."""
+"""Conditional expressions and comprehensions in 1,000 lines. 23 is aimed at."""
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
