@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, table_content
+from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack, sha256, table_content
 from ray_warmup.warmup.artifact.manifest import GuardSummary, key_digest
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
@@ -47,7 +47,8 @@ def make_artifact(number: int = 1, **changes: Any) -> Artifact:
     table = changes.pop("table", table_bytes(number))
     default = [Content("flashinfer_module", "gemm/gemm.so", b"gemm" * 2000)]
     if table is not None:
-        default += [table_content(table), timings_content(table, [TimingRow(make_result(elapsed_s=number / 1e6))])]
+        rows = [TimingRow(make_result(elapsed_s=number / 1e6))]
+        default += [table_content(table), timings_content(sha256(table), rows)]
     key: Mapping[str, str] = changes.pop("key", KEY)
     values: dict[str, Any] = {
         "key_sha256": key_digest(key.items()),

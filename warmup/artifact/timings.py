@@ -18,20 +18,20 @@ TIMINGS_VERSION = 1
 
 
 def timings_content(
-    table: bytes | None,
+    table_sha256: str,
     rows: Sequence[TimingRow],
     *,
     strategy: str = "",
     guard: str = "unguarded",
     covers: str = "",
 ) -> Content:
-    """The measurements behind a table, as a sidecar that names the table's sha256 and how it was made.
+    """The measurements behind the table with this sha256, as a sidecar that names the table and how it was made.
 
     `covers` says for what the compiled parts beside it were collected, opaque here.
     """
     document = {
         "version": TIMINGS_VERSION,
-        "table_sha256": sha256(table or b""),
+        "table_sha256": table_sha256,
         "strategy": strategy,
         "guard": guard,
         "covers": covers,
@@ -43,7 +43,9 @@ def timings_content(
 def read_timings(artifact: Artifact) -> ReadRows[TimingRow]:
     """Return the sidecar's rows if it has this version and names this artifact's table, or none."""
     tasks = _sidecar(artifact).get("tasks")
-    return read_timing_rows(tasks) if isinstance(tasks, list) else ReadRows()
+    if not isinstance(tasks, list):
+        return ReadRows()
+    return read_timing_rows(tasks)
 
 
 def check_timings(sidecar: bytes | memoryview, table: BlobEntry | None) -> None:
@@ -55,7 +57,7 @@ def check_timings(sidecar: bytes | memoryview, table: BlobEntry | None) -> None:
         raise CorruptArtifactError(
             f"{TIMINGS_NAME} has version {document.get('version')!r}, this version reads {TIMINGS_VERSION}"
         )
-    if document.get("table_sha256") != (sha256(b"") if table is None else table.content_sha256):
+    if document.get("table_sha256") != _sha256_of(table):
         raise CorruptArtifactError(f"{TIMINGS_NAME} belongs to another table")
     for warning in read_timing_rows(document["tasks"]).warnings(TIMINGS_NAME):
         raise CorruptArtifactError(warning)
@@ -74,8 +76,15 @@ def _sidecar(artifact: Artifact) -> dict[str, Any]:
     document = parse_json(
         decode(entry, artifact.blobs[entry.sha256]), LIMITS["timings"], TIMINGS_NAME, allow_constants=True
     )
-    table = artifact.manifest.table
-    wanted = sha256(b"") if table is None else table.content_sha256
-    if not isinstance(document, dict) or document.get("table_sha256") != wanted:
+    if not isinstance(document, dict) or document.get("version") != TIMINGS_VERSION:
         return {}
-    return document if document.get("version") == TIMINGS_VERSION else {}
+    if document.get("table_sha256") != _sha256_of(artifact.manifest.table):
+        return {}
+    return document
+
+
+def _sha256_of(table: BlobEntry | None) -> str:
+    """The sha256 by which a sidecar names a table: that of nothing where nothing was tunable."""
+    if table is None:
+        return sha256(b"")
+    return table.content_sha256

@@ -22,7 +22,7 @@ from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.messages.answers import Compiled, InstalledModules, PackedModules, Surveyed
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.rank.artifact_collector import ArtifactCollector, CollectedContents, ReplayPlan
+from ray_warmup.warmup.rank.artifact_collector import ArtifactCollector, ReplayPlan
 from ray_warmup.warmup.rank.module_build import ModuleBuild
 from ray_warmup.warmup.rank.stored_tuning_kernels import StoredTuningKernels
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -50,8 +50,9 @@ class RankCompilation:
         self._store = store
         self._key = key
         self._kernels = StoredTuningKernels(part, store if keeps_tuning_kernels else None)
-        self._collecting = ArtifactCollector(tuner, part, store, replay, self._kernels)
-        self._provider: Path | None = None
+        self.collector = ArtifactCollector(tuner, part, store, replay, self._kernels)
+        self.provider: Path | None = None
+        """The installed set of modules that this process uses."""
         self._refused: tuple[str, ...] = ()
         """Why the last set of modules is not used."""
         self._build: ModuleBuild | None = None
@@ -163,28 +164,12 @@ class RankCompilation:
             self._refused = (f"{provider} cannot be used, its modules are compiled: {error}",)
             return False
         self._refused = ()
-        self._provider = provider
+        self.provider = provider
         return True
 
     def install(self, artifact: Artifact) -> Installed:
         """Install the compiled part of a whole artifact on this node, and return counts by kind, and warnings."""
         return self._part.install(artifact)
-
-    def is_covered_by(self, covers: str) -> bool:
-        """Return True if an artifact with this coverage has everything that a replay here would compile."""
-        return self._collecting.is_covered_by(covers)
-
-    def collect(self, table: bytes) -> CollectedContents:
-        """Return the contents of the artifact beside its table."""
-        return self._collecting.collect(table, self._provider)
-
-    def expect_collect(self) -> None:
-        """`collect` will follow."""
-        self._collecting.expect()
-
-    def close(self) -> None:
-        """Nothing more will be collected."""
-        self._collecting.close()
 
     def _encode(self, content: Content) -> tuple[BlobEntry, Blob]:
         known = (content.path, sha256(content.data))

@@ -130,7 +130,7 @@ class ArtifactExchange:
                 recorded_at=recorded_at,
                 num_blobs=len(rows.header.blobs),
                 on_disk=on_disk,
-                covers=self._compiled.is_covered_by(read_coverage(artifact)),
+                covers=self._compiled.collector.is_covered_by(read_coverage(artifact)),
                 is_complete=not self._lacks_tasks(rows),
             ),
             warnings=warnings,
@@ -152,7 +152,7 @@ class ArtifactExchange:
             return Packed(None)
         # Joined before compiled parts are collected, which follow from the table's tactics.
         table, beside, refused = joined(table, asked.tuned)
-        found = self._compiled.collect(table)
+        found = self._compiled.collector.collect(table, self._compiled.provider)
         self.artifact = make_artifact(
             table,
             ordered,
@@ -206,7 +206,7 @@ class ArtifactExchange:
     def _renewed(self) -> Packed:
         tuned = self._tuned()
         assert tuned.table is not None
-        found = self._compiled.collect(tuned.table)
+        found = self._compiled.collector.collect(tuned.table, self._compiled.provider)
         self.artifact = with_compiled(tuned, found.contents, found.covers)
         return Packed(header_of(self.artifact, tuned.table), warnings=found.warnings)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, pack, table_content
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, pack, sha256, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.header import header
@@ -42,8 +42,9 @@ def make_artifact(
     if guarded:
         state = "guarded"
     rows = [TimingRow(result, verdicts.get(result.task_id)) for result in results]
+    sidecar = timings_content(sha256(table), rows, strategy=strategy, guard=state, covers=covers)
     return pack(
-        [table_content(table), timings_content(table, rows, strategy=strategy, guard=state, covers=covers), *compiled],
+        [table_content(table), sidecar, *compiled],
         key=key.as_dict(),
         key_sha256=key.sha256,
         fingerprint=dict(fingerprint.parts),
@@ -120,8 +121,9 @@ def with_compiled(found: Artifact, compiled: Sequence[Content], covers: str) -> 
     """Replace the compiled parts of a found artifact, keeping its table, measurements and verdicts."""
     manifest, table = found.manifest, found.table
     assert table is not None
+    rows = read_timings(found).rows
     sidecar = timings_content(
-        table, read_timings(found).rows, strategy=manifest.strategy, guard=manifest.guard.state, covers=covers
+        sha256(table), rows, strategy=manifest.strategy, guard=manifest.guard.state, covers=covers
     )
     return pack(
         [table_content(table), sidecar, *found.contents("sparse_mla"), *compiled],

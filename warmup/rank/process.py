@@ -345,7 +345,7 @@ class RankProcess:
         self._tidy()
         if hasattr(self, "_delivery"):
             self._delivery.release()
-            self._compiled.close()
+            self._compiled.collector.close()
 
     def _warms(self, name: str) -> None:
         """An engine warmup begins."""
@@ -381,7 +381,7 @@ class RankProcess:
     def _prepare(self, quarantine: Sequence[TacticId], packs: bool) -> None:
         self._keep_away(quarantine)
         if packs:
-            self._compiled.expect_collect()
+            self._compiled.collector.expect()
 
     def _keep_away(self, quarantine: Sequence[TacticId]) -> None:
         """Measure none of these tactics, and keep them beside the table for the next run."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_warmup.configs.modes import Modes
-from ray_warmup.warmup.artifact.artifact import Blob, sha256
+from ray_warmup.warmup.artifact.artifact import Blob, decode, sha256
 from ray_warmup.warmup.artifact.manifest import (
     MAX_BLOB_BYTES,
     MAX_MANIFEST_BYTES,
@@ -185,6 +185,16 @@ class Generations:
             path = self.blob_path(digest)
             raise CorruptArtifactError(f"{path} does not match its digest; publish again or prune", path=str(path))
         return data
+
+    def table_of(self, manifest: Manifest) -> bytes | None:
+        """A generation's table, or None where nothing was tunable. FileNotFoundError or CorruptArtifactError."""
+        if manifest.table is None:
+            return None
+        return decode(manifest.table, self.read_blob(manifest.table.sha256))
+
+    def copy_table(self, table: BlobEntry, path: Path) -> None:
+        """Write a stored table to a path of this store. Raises as `table_of`, and StoreError."""
+        self.publish(path, decode(table, self.read_blob(table.sha256)))
 
     def has_blob(self, digest: str) -> bool:
         """Return True if the blob is present and undamaged."""

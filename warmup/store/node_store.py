@@ -283,7 +283,7 @@ class NodeStore(RunFiles):
 
     def table_of(self, manifest: Manifest) -> bytes | None:
         """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
-        return self._served.of(manifest)
+        return self.generations.table_of(manifest)
 
     @told_as_store_error("publish into")
     def follow(self) -> list[Path]:
@@ -299,7 +299,7 @@ class NodeStore(RunFiles):
         None."""
         for number in self.generations.numbers()[::-1]:
             with suppress(FileNotFoundError, WarmupError):  # that one is damaged or pruned, so it is not the one
-                table = self._served.of(parse_manifest(self.generations.manifest_bytes(number)))
+                table = self.table_of(parse_manifest(self.generations.manifest_bytes(number)))
                 if table is not None and parse_table(table).digest == digest:
                     return number, table
         return None

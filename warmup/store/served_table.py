@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.artifact import decode, sha256
-from ray_warmup.warmup.artifact.manifest import Manifest
+from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.manifest import BlobEntry, Manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES
 from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.publish import store_error
@@ -36,13 +36,6 @@ class ServedTable:
         self._path = path
         self._generations = generations
 
-    def of(self, manifest: Manifest) -> bytes | None:
-        """The table of a generation from its blob. FileNotFoundError or CorruptArtifactError."""
-        entry = manifest.table
-        if entry is None:
-            return None
-        return decode(entry, self._generations.read_blob(entry.sha256))
-
     def checked(self, manifest: Manifest, *, restore: bool = True) -> Served:
         """Return the committed table from its file, or else from its blob.
 
@@ -50,12 +43,14 @@ class ServedTable:
         """
         entry = manifest.table
         found = self._file()
-        if entry is not None and found is not None and sha256(found) == entry.content_sha256:
-            return Served(found, True)
         if entry is None and found is None:
             return Served(None, True)
-        table = self.of(manifest)
-        what = "was missing" if found is None else "was not the committed one"
+        if entry is not None and found is not None and sha256(found) == entry.content_sha256:
+            return Served(found, True)
+        table = self._generations.table_of(manifest)
+        what = "was missing"
+        if found is not None:
+            what = "was not the committed one"
         if not restore:
             return Served(table, False, (f"{self._path} {what}; the next run puts it back",))
         try:
@@ -72,12 +67,10 @@ class ServedTable:
         written: list[Path] = []
         for _ in range(FOLLOW_ATTEMPTS):
             pointer, manifest = self._generations.current()
-            entry = manifest.table
-            found = self._file()
-            if entry is None:
+            if manifest.table is None:
                 self._remove()
-            elif found is None or sha256(found) != entry.content_sha256:
-                self._generations.publish(self._path, self.of(manifest) or b"")
+            elif not self._is_at_path(manifest.table):
+                self._generations.copy_table(manifest.table, self._path)
                 written.append(self._path)
             if self._generations.pointer() == pointer:
                 return written
@@ -88,6 +81,10 @@ class ServedTable:
             while_stale(lambda: self._path.unlink(missing_ok=True))
         except OSError as error:
             raise store_error("remove", self._path, error) from error
+
+    def _is_at_path(self, table: BlobEntry) -> bool:
+        found = self._file()
+        return found is not None and sha256(found) == table.content_sha256
 
     def _file(self) -> bytes | None:
         try:

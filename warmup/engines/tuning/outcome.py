@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ray_warmup.warmup.artifact.artifact import Content, table_content
+from ray_warmup.warmup.artifact.artifact import Content, sha256, table_content
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
@@ -54,7 +54,7 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     is_guarded = any(group.needs_guard for group in groups)
     guard = GuardSummary("guarded" if is_guarded else "unguarded", {name: decided.count(name) for name in set(decided)})
     data = table.to_bytes()
-    sidecar = timings_content(data, rows, strategy=STRATEGY, guard=guard.state)
+    sidecar = timings_content(sha256(data), rows, strategy=STRATEGY, guard=guard.state)
     return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes)
 
 

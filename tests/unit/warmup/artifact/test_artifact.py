@@ -105,7 +105,7 @@ def test_timings_count_only_for_their_own_table() -> None:
     table = table_bytes(1)
     right, wrong = (
         make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table), sidecar])
-        for sidecar in (timings_content(table, [ROW]), timings_content(b"another", [ROW]))
+        for sidecar in (timings_content(sha256(table), [ROW]), timings_content(sha256(b"another"), [ROW]))
     )
 
     assert read_timings(right).rows == (ROW,)
@@ -114,7 +114,7 @@ def test_timings_count_only_for_their_own_table() -> None:
 
 def test_timings_of_another_version_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sidecar whose rows may mean something else is no history, and one without a version neither."""
-    sidecar = timings_content(table_bytes(1), [ROW])
+    sidecar = timings_content(sha256(table_bytes(1)), [ROW])
     artifact = make_artifact(contents=[Content("autotune_configs", "autotune_configs.json", table_bytes(1)), sidecar])
     monkeypatch.setattr("ray_warmup.warmup.artifact.timings.TIMINGS_VERSION", 2)
     assert read_timings(artifact).rows == ()
@@ -122,7 +122,7 @@ def test_timings_of_another_version_are_ignored(monkeypatch: pytest.MonkeyPatch)
 
 def test_timings_say_how_they_were_made() -> None:
     """Strategy and guard state stand beside the rows."""
-    sidecar = json.loads(timings_content(table_bytes(1), [], strategy="sharded", guard="guarded").data)
+    sidecar = json.loads(timings_content(sha256(table_bytes(1)), [], strategy="sharded", guard="guarded").data)
     assert (sidecar["version"], sidecar["strategy"], sidecar["guard"]) == (1, "sharded", "guarded")
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_warmup.warmup.artifact.artifact import Content, table_content
+from ray_warmup.warmup.artifact.artifact import Content, sha256, table_content
 from ray_warmup.warmup.artifact.rows import TimingRow, read_bans, read_results, read_timing_rows
 from ray_warmup.warmup.artifact.timings import check_timings, read_timings, timings_content
 from ray_warmup.warmup.codec import encode
@@ -116,7 +116,7 @@ def test_a_missing_field_is_refused(name: str) -> None:
 def test_a_broken_line_of_a_sidecar_is_refused(change: dict[str, Any], words: str) -> None:
     """By name; `cache verify` and `cache import` name it, who looks a table up goes on with the other lines."""
     table = table_bytes(1)
-    whole = timings_content(table, [TimingRow(make_result("b@1"))])
+    whole = timings_content(sha256(table), [TimingRow(make_result("b@1"))])
     document = json.loads(whole.data)
     document["tasks"].append({**TIMING, **change})
     sidecar = Content("timings", "timings.json", json.dumps(document).encode())

@@ -59,7 +59,8 @@ def tuned(tactics: dict[int, int], key: dict[str, str], made_at: float = NOW, mo
     entries = {file_key("Direct", m): Entry("Direct", tactic) for m, tactic in tactics.items()}
     table = TunedTable(METADATA, entries, {}).to_bytes()
     rows = [TimingRow(timed(m, tactic)) for m, tactic in tactics.items()]
-    contents = [table_content(table), timings_content(table, rows), Content("flashinfer_module", "g/g.so", module)]
+    sidecar = timings_content(sha256(table), rows)
+    contents = [table_content(table), sidecar, Content("flashinfer_module", "g/g.so", module)]
     fingerprint = {"flashinfer_version": "0.7.2.post1", "arch": "90a"}
     return make_artifact(contents=contents, key=key, fingerprint=fingerprint, created_at=made_at)
 
@@ -151,7 +152,7 @@ def test_verify_looks_for_what_an_installation_lacks(store: NodeStore) -> None:
 def test_verify_checks_the_schema_of_the_timings(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
     """A sidecar whose digest is right and whose form is not is a problem by name."""
     table = table_bytes(1)
-    sidecar = json.loads(timings_content(table, []).data) | changed
+    sidecar = json.loads(timings_content(sha256(table), []).data) | changed
     content = Content("timings", "timings.json", json.dumps(sidecar).encode())
     damaged = NodeStore(tmp_path / ("ab" * 32))
     damaged.publish(make_artifact(contents=[table_content(table), content]))

@@ -11,7 +11,7 @@ import pytest
 
 from ray_warmup.configs import parse_config
 from ray_warmup.configs.loader import text_of_config
-from ray_warmup.warmup.artifact.artifact import table_content
+from ray_warmup.warmup.artifact.artifact import sha256, table_content
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
@@ -134,7 +134,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stored:
     table = tuner.table(results, [])
     assert table is not None
     rows = [TimingRow(result) for result in results]
-    contents = [table_content(table), timings_content(table, rows)]
+    contents = [table_content(table), timings_content(sha256(table), rows)]
     artifact = make_artifact(contents=contents, key=told.key.as_dict(), key_sha256=told.key.sha256)
     store = NodeStore(told.table_path.parent)
     store.publish(artifact)

@@ -293,12 +293,12 @@ def test_who_will_pack_starts_its_process_while_it_tunes(make_rank: Maker) -> No
     for rank, is_started in ((gpu, True), (cpu, False)):
         first, second = (task.task_id for task in rank.outlined.tasks[:2])  # type: ignore[attr-defined]
         rank.tune(first)
-        assert rank._compiled._collecting._waiting is None
+        assert rank._compiled.collector._waiting is None
         rank.tune(first, packs=True)
-        waiting = rank._compiled._collecting._waiting
+        waiting = rank._compiled.collector._waiting
         assert (waiting is not None and waiting.is_alive) == is_started
         rank.tune(second, packs=True)
-        assert rank._compiled._collecting._waiting is waiting
+        assert rank._compiled.collector._waiting is waiting
         rank.close()
         assert waiting is None or not waiting.is_alive
 
@@ -307,7 +307,7 @@ def test_a_process_that_died_while_it_waited_is_replaced(make_rank: Maker) -> No
     """Packing never fails for want of it: another one is started, and what that one says counts."""
     rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
     results = [rank.tune(task.task_id, packs=True).result for task in rank.outlined.tasks]  # type: ignore[attr-defined]
-    waiting = rank._compiled._collecting._waiting
+    waiting = rank._compiled.collector._waiting
     assert waiting is not None
     waiting.close()
     answer = pack(rank, results)

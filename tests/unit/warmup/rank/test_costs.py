@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.artifact.artifact import Content, table_content
+from ray_warmup.warmup.artifact.artifact import Content, sha256, table_content
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
@@ -38,7 +38,7 @@ def row(of: Task, seconds: Any) -> dict[str, Any]:
 def publish(directory: Path, *rows: dict[str, Any], at: float = 1.0) -> None:
     """A store whose current artifact has a sidecar with these rows."""
     table = b"{}"
-    document = json.loads(timings_content(table, []).data)
+    document = json.loads(timings_content(sha256(table), []).data)
     document["tasks"] = [{"result": found, "verdict": None} for found in rows]
     sidecar = Content("timings", "timings.json", json.dumps(document).encode())
     NodeStore(directory).publish(make_artifact(contents=[table_content(table), sidecar]))
