@@ -102,7 +102,9 @@ def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
     writer = found.writers[place]
     # An overdue rank is still busy and may not answer; among the others the writer comes first.
     order = sorted(able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank))
-    return order[0] if order else None
+    if not order:
+        return None
+    return order[0]
 
 
 async def _asked(ref: Any) -> str | None:

@@ -281,7 +281,9 @@ class Coordinator:
             self._conclusions = await conclude(machine.run, group, report, self._statuses)
 
     def _statuses(self) -> Mapping[int, Status]:
-        return {} if self._executor is None else self._executor.statuses
+        if self._executor is None:
+            return {}
+        return self._executor.statuses
 
     def _announce(self, machine: WarmupMachine) -> None:
         if machine.phase is not self._phase:
@@ -333,7 +335,9 @@ class Coordinator:
 def _liveness(state: RankState) -> str:
     if state.is_silent:
         return "silent"
-    return "alive" if state.is_alive else "starting"
+    if state.is_alive:
+        return "alive"
+    return "starting"
 
 
 COMPILING = name_of(Compile)

@@ -49,7 +49,9 @@ def _rank_capacity(cluster: ClusterSection, node: Node) -> int:
     """Return the number of ranks that a node can hold, or 0 if it cannot hold `ranks_per_node`."""
     count = node.holds(capacity.bundle_of(cluster, cluster.backend_beside_gpus), node.total)
     per_node = cluster.ranks_per_node or 1
-    return count if count >= per_node else 0
+    if count >= per_node:
+        return count
+    return 0
 
 
 def _shortage(cluster: ClusterSection, nodes: Sequence[Node]) -> str:

@@ -40,4 +40,6 @@ def cluster_here() -> str | None:
     from ray._private.services import canonicalize_bootstrap_address
 
     found = canonicalize_bootstrap_address("auto")
-    return None if found is None else str(found)
+    if found is None:
+        return None
+    return str(found)

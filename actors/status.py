@@ -92,7 +92,9 @@ def _source(address: str | None) -> str:
     """Return the origin of the address: option, variable or this machine."""
     if address is not None:
         return "--address"
-    return "$RAY_ADDRESS" if env.read("RAY_ADDRESS") else "of this machine"
+    if env.read("RAY_ADDRESS"):
+        return "$RAY_ADDRESS"
+    return "of this machine"
 
 
 def live_runs(problems: list[str] | None = None) -> list[RunStatus]:

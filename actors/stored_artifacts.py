@@ -39,7 +39,9 @@ def pack_stored(cache: str, facts: ArtifactFacts, node_id: str, limit_s: float) 
     for problem in problems.values():
         logger.warning("%s", problem)
     data = answers.get(node_id)
-    return None if data is None else memoryview(data)
+    if data is None:
+        return None
+    return memoryview(data)
 
 
 def artifacts_here(cache: str) -> tuple[ArtifactFacts, ...]:

@@ -49,7 +49,9 @@ class FoundVerdict:
     def to_json(self) -> dict[str, JsonValue]:
         """Plain JSON values."""
         document = encode(self.verdict) | {"state": self.verdict.run_state, "directory": self.directory}
-        return document | {"node_id": self.node_id} if self.node_id else document
+        if self.node_id:
+            return document | {"node_id": self.node_id}
+        return document
 
 
 def verdicts(config: WarmupConfig | None) -> list[FoundVerdict]:

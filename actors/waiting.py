@@ -83,7 +83,9 @@ def exit_code_of(table_states: Sequence[TableState]) -> int | None:
     answers = {table_state.answer for table_state in table_states}
     if "failed" in answers:
         return EXIT_FAILED
-    return EXIT_READY if answers == {"ready"} else None
+    if answers != {"ready"}:
+        return None
+    return EXIT_READY
 
 
 def exit_code_of_newest_run(table_states: Sequence[TableState]) -> int | None:
@@ -187,7 +189,9 @@ class _LastWord:
             return None
         served = [table_state.is_proven or table_state.answer == "ready" for table_state in table_states]
         is_enough = self._question.accept == "table" and all(served)
-        return EXIT_READY if is_enough else EXIT_FAILED
+        if is_enough:
+            return EXIT_READY
+        return EXIT_FAILED
 
     def _lives(self) -> bool:
         """Return True if another attempt at the same work runs now.
@@ -263,7 +267,9 @@ def _this_node(answers: Sequence[NodeTables], root: str) -> list[TableState] | N
     Of several nodes on this machine, those with its cache root count.
     """
     here = [answer for answer in answers if len(answers) == 1 or answer.root == root]
-    return _all_of(here) if here else None
+    if not here:
+        return None
+    return _all_of(here)
 
 
 def _all_of(answers: Sequence[NodeTables]) -> list[TableState]:

@@ -197,4 +197,6 @@ def _inside(value: JsonValue) -> dict[str, JsonValue] | None:
         found = json.loads(value)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return None
+    return found

@@ -54,7 +54,9 @@ class VllmSection(Section):
     @classmethod
     def _one_spelling(cls, value: Any) -> Any:
         """Take `--max-num-seqs`, `max-num-seqs` and `max_num_seqs` for one argument."""
-        return one_spelling(value) if isinstance(value, Mapping) else value
+        if isinstance(value, Mapping):
+            return one_spelling(value)
+        return value
 
     @model_validator(mode="after")
     def _arguments_of_the_user_alone(self) -> Self:

@@ -15,4 +15,6 @@ def shown(value: object, limit: int = 80) -> str:
 def clipped(text: str, limit: int = 200) -> str:
     """Clip a text to at most `limit` printable characters on one line."""
     line = " ".join(text[: 4 * limit].split()).encode(errors="backslashreplace").decode()
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    if len(line) <= limit:
+        return line
+    return line[: limit - 3] + "..."

@@ -78,7 +78,9 @@ class ClusterSection(Section):
     def backend_beside_gpus(self) -> Literal["cuda", "cpu"]:
         """Return the backend, with `auto` resolved to cpu only if no GPU is requested."""
         if self.backend == "auto":
-            return "cuda" if self.gpus_per_rank > 0 else "cpu"
+            if self.gpus_per_rank > 0:
+                return "cuda"
+            return "cpu"
         return self.backend
 
 
@@ -145,7 +147,9 @@ class AutotuneSection(Section):
     @property
     def is_enabled(self) -> bool:
         """The level's default unless the explicit switch is given."""
-        return self.enabled if self.enabled is not None else self.optimization_level != "O0"
+        if self.enabled is not None:
+            return self.enabled
+        return self.optimization_level != "O0"
 
 
 class GuardSection(Section):

@@ -88,7 +88,9 @@ def _method(section: CheckpointFields) -> str:
 
 def _bits(section: CheckpointFields) -> str:
     bits = section.get("bits", section.get("w_bit"))
-    return f" with {bits} bits" if isinstance(bits, int) else ""
+    if not isinstance(bits, int):
+        return ""
+    return f" with {bits} bits"
 
 
 def _fp8(section: CheckpointFields, says: str) -> WeightFormat:
@@ -147,7 +149,9 @@ def _is_fp8_tensor(args: Any) -> bool:
 
 def _targets(schemes: Sequence[Any]) -> str:
     others = [scheme.get("targets") for scheme in schemes if scheme.get("targets") not in (None, ["Linear"])]
-    return f"targets {shown(others[0])}" if others else ""
+    if not others:
+        return ""
+    return f"targets {shown(others[0])}"
 
 
 def _sparsity(section: CheckpointFields) -> str:
@@ -155,7 +159,9 @@ def _sparsity(section: CheckpointFields) -> str:
     if not sparsity:
         return ""
     is_dense = isinstance(sparsity, dict) and sparsity.get("format") in (None, "dense")
-    return "" if is_dense else "a sparsity_config"
+    if is_dense:
+        return ""
+    return "a sparsity_config"
 
 
 def _cache(section: CheckpointFields) -> str:
@@ -186,13 +192,17 @@ def _pair(value: Any) -> tuple[int, int] | None:
     if not isinstance(value, list) or len(value) != 2:
         return None
     first, second = value
-    return (first, second) if _is_size(first) and _is_size(second) else None
+    if _is_size(first) and _is_size(second):
+        return (first, second)
+    return None
 
 
 def _group(section: CheckpointFields) -> tuple[int, int] | None:
     """Groups lie along the rows of a weight, the inputs of its GEMM."""
     size = section.get("group_size", section.get("q_group_size"))
-    return (1, size) if _is_size(size) else None
+    if not _is_size(size):
+        return None
+    return (1, size)
 
 
 def _is_size(value: Any) -> bool:

@@ -59,7 +59,9 @@ def size(count: float) -> str:
     """Bytes for people: `1.2 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+            if unit == "B":
+                return f"{count:.0f} {unit}"
+            return f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
 
@@ -67,7 +69,9 @@ def size(count: float) -> str:
 def _state(row: StoreRow) -> str:
     if row.problem:
         return "unusable"
-    return "in use" if row.is_held else "ok"
+    if row.is_held:
+        return "in use"
+    return "ok"
 
 
 def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
@@ -215,7 +219,9 @@ def _line(console: Console, node: str, text: str) -> None:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds * 1e6:.1f} us"
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e6:.1f} us"
 
 
 _VIEWS: dict[str, Callable[[Console, Any], None]] = {

@@ -20,7 +20,9 @@ WIDTH = 200
 def wide_console() -> Console:
     """Return a console as wide as the terminal, or WIDTH columns for a log or pipe."""
     console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    if console.is_terminal:
+        return console
+    return Console(width=WIDTH)
 
 
 def plain(value: object, *, keep: str = "") -> str:

@@ -46,7 +46,9 @@ def exit_code(report: EngineReport) -> int:
     """Return the exit code of a run that came to its own end."""
     if report.ready:
         return EXIT_READY
-    return EXIT_USAGE if report.is_refused else EXIT_FAILED
+    if report.is_refused:
+        return EXIT_USAGE
+    return EXIT_FAILED
 
 
 def show_event(console: Console, event: Event) -> None:

@@ -66,7 +66,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
         note_proof(request, done)
     if as_json:
         typer.echo(json.dumps({"schema_version": SCHEMA_VERSION, **proof_json(done)}))
-        return EXIT_READY if done.holds else EXIT_FAILED
+        if done.holds:
+            return EXIT_READY
+        return EXIT_FAILED
     console = wide_console()
     table = table_of("rank", "kind", "placed", "found", "compiled")
     for told in done.started.records:
@@ -82,7 +84,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
     for line in (*done.problems, *done.notes):
         say(console, line)
     say(console, "PROVEN" if done.holds else "NOT PROVEN")
-    return EXIT_READY if done.holds else EXIT_FAILED
+    if done.holds:
+        return EXIT_READY
+    return EXIT_FAILED
 
 
 def show_engines(config: str | None = None, settings: Sequence[str] = (), *, as_json: bool) -> int:

@@ -81,7 +81,9 @@ def show_environment(
         _print_shell(found)
     if check and not is_ready:
         return _refused(table_state)
-    return 0 if found.is_usable else 1
+    if found.is_usable:
+        return 0
+    return 1
 
 
 def _print_shell(found: EngineEnvironment) -> None:

@@ -89,4 +89,6 @@ def _key(store: StoreBans) -> str:
 
 
 def _on(node: str) -> str:
-    return f"node {node}: " if node else ""
+    if not node:
+        return ""
+    return f"node {node}: "

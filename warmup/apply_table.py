@@ -137,4 +137,6 @@ def _load(tuner: Tuner, path: Path, found: TableAt, expected: Sequence[Task]) ->
 
 
 def _about(path: str | os.PathLike[str], error: WarmupError) -> str:
-    return str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+    if str(error).startswith(str(path)):
+        return str(error)
+    return f"{path}: {error}"

@@ -75,7 +75,9 @@ class Artifact:
     def table(self) -> bytes | None:
         """Return the FlashInfer table, or None if nothing was tunable."""
         entry = self.manifest.table
-        return None if entry is None else decode(entry, self.blobs[entry.sha256])
+        if entry is None:
+            return None
+        return decode(entry, self.blobs[entry.sha256])
 
     def contents(self, kind: Kind) -> tuple[Content, ...]:
         """The decoded and checked contents of one kind. KeyError for a blob that this artifact does not carry."""

@@ -74,7 +74,9 @@ def compressed(kind: Kind, data: Blob) -> bytes | None:
     # A content that shrinks more than receivers accept is sent as it is.
     squeezed: bytes = _zstd().compress(data, level=LEVEL)
     is_worth_it = len(squeezed) < len(data) and len(data) <= max(FREE_BYTES, MAX_RATIO * len(squeezed))
-    return squeezed if is_worth_it else None
+    if not is_worth_it:
+        return None
+    return squeezed
 
 
 def oversize(kind: Kind, path: str, size: int) -> str | None:

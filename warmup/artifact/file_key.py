@@ -85,7 +85,9 @@ def _dotted(node: ast.expr) -> str:
 
 def _quote_enum(match: re.Match[str]) -> str:
     """Quote an enum member, leaving quoted text unchanged."""
-    return match[0] if match[1] is None else repr(match[1])
+    if match[1] is None:
+        return match[0]
+    return repr(match[1])
 
 
 def quoted(text: str) -> str:

@@ -156,7 +156,9 @@ class Manifest:
     @property
     def depth(self) -> int:
         """Return the number of predecessors of the same key, as far as recorded."""
-        return 0 if self.lineage is None else self.lineage.depth
+        if self.lineage is None:
+            return 0
+        return self.lineage.depth
 
     @property
     def digest(self) -> str:
@@ -221,7 +223,9 @@ def _members(part: str | None) -> dict[str, JsonValue]:
         value = strict_json.parse_json(part or "", MAX_MANIFEST_BYTES)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict):
+        return {}
+    return value
 
 
 def parse_manifest(data: bytes | memoryview) -> Manifest:

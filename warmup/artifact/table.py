@@ -45,7 +45,9 @@ class Entry:
     def to_json(self) -> list[Any]:
         """`[runner, tactic]`, with the policy as third item where there is one."""
         row = [self.runner, thaw(self.tactic)]
-        return row if self.policy is None else [*row, thaw(self.policy)]
+        if self.policy is None:
+            return row
+        return [*row, thaw(self.policy)]
 
 
 @dataclass(frozen=True, slots=True)

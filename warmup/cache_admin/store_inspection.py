@@ -147,7 +147,9 @@ def version_and_arch(store: Path) -> tuple[str, str]:
     """
     parts = store.parts
     is_versioned = len(parts) >= 4 and parts[-4] == "flashinfer_autotune_cache"
-    return (parts[-3], parts[-2]) if is_versioned else ("", "")
+    if is_versioned:
+        return (parts[-3], parts[-2])
+    return ("", "")
 
 
 def list_stores(stores: tuple[Path, ...], unreadable: tuple[tuple[str, str], ...] = ()) -> tuple[StoreRow, ...]:

@@ -68,7 +68,9 @@ def _present(path: Path) -> dict[str, JsonValue]:
     except CorruptArtifactError as error:
         logger.warning("%s cannot be read and is replaced: %s", path, error)
         return {}
-    return document if isinstance(document, dict) else {}
+    if not isinstance(document, dict):
+        return {}
+    return document
 
 
 def _merged(present: dict[str, JsonValue], added: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -97,7 +97,9 @@ def _difference(home: Path, shas: Mapping[str, str]) -> str | None:
     if odd:
         return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"
     damaged = next((path for path, sha in wanted.items() if sha256(path.read_bytes()) != sha), None)
-    return None if damaged is None else f"{damaged} is not what was installed"
+    if damaged is None:
+        return None
+    return f"{damaged} is not what was installed"
 
 
 def _is_bytecode(path: Path, home: Path) -> bool:

@@ -38,7 +38,9 @@ def _load_installed(version: str) -> ModuleType | None:
             sys.modules.pop(_NAME, None)
         else:
             sys.modules[_NAME] = ours
-    return module if module.__version__.split("+")[0] == version.split("+")[0] else None
+    if module.__version__.split("+")[0] != version.split("+")[0]:
+        return None
+    return module
 
 
 @functools.cache
@@ -73,4 +75,6 @@ def get_jit_cache_providers() -> tuple[SimpleNamespace, ...]:
 def get_jit_cache_dir() -> str:
     """The one directory that a FlashInfer before 0.7 asks for: an installed package's, which has every module."""
     installed = _found()[1]
-    return str(_HERE / "modules") if installed is None else str(installed.get_jit_cache_dir())
+    if installed is None:
+        return str(_HERE / "modules")
+    return str(installed.get_jit_cache_dir())

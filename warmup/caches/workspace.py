@@ -78,7 +78,9 @@ def exposed(directory: Path) -> str | None:
 def _exposed_above(there: Path) -> str | None:
     """Return the reason against loading code from a directory created below `there`, which may be sticky."""
     is_sticky = bool(there.stat().st_mode & 0o1000)
-    return code_refusal(there.parent) if is_sticky else code_refusal(there)
+    if is_sticky:
+        return code_refusal(there.parent)
+    return code_refusal(there)
 
 
 def _made_private(directory: Path) -> str | None:

@@ -96,7 +96,9 @@ def forced(op: str, runner: str, tactic: Any) -> Iterator[None]:
     """
 
     def choose(original: Callable[..., Any], request: Captured) -> Any:
-        return (request.runner(runner), tactic) if request.op == op else original()
+        if request.op != op:
+            return original()
+        return (request.runner(runner), tactic)
 
     with _choices(choose):
         yield

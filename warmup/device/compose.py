@@ -54,7 +54,9 @@ def compose(
             key = _key(result, choice)
         owners[identity] = (result, key)
         entries[key] = _entry(result, choice)
-    return TunedTable(dict(metadata), entries, {}) if entries else None
+    if not entries:
+        return None
+    return TunedTable(dict(metadata), entries, {})
 
 
 def default_choice(result: TaskResult) -> Choice:

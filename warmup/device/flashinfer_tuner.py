@@ -66,7 +66,9 @@ class FlashInferTuner:
     def device(self) -> str:
         """`NVIDIA H200`, or the CPU's model name."""
         parts = self.describe()
-        return parts["cpu_model"] if self._device == "cpu" else parts["gpu"]
+        if self._device == "cpu":
+            return parts["cpu_model"]
+        return parts["gpu"]
 
     def listen(self, listener: Callable[[Watch], None]) -> None:
         """Tell `listener` of every tactic right before it runs."""
@@ -174,7 +176,9 @@ class FlashInferTuner:
     def held_digest(self) -> str | None:
         """Digest of what the AutoTuner would save now."""
         held = loading.held_table()
-        return held.digest if held.entries else None
+        if not held.entries:
+            return None
+        return held.digest
 
     def replay(self, tasks: Sequence[Task]) -> Replayed:
         """Run every task and every untuned workload of this rank once."""

@@ -150,7 +150,9 @@ def mig_mode(handle: Any) -> str:
     # Most GPUs have no MIG, which NVML reports as an error.
     except pynvml.NVMLError:
         return "off"
-    return "on" if current == pynvml.NVML_DEVICE_MIG_ENABLE else "off"
+    if current == pynvml.NVML_DEVICE_MIG_ENABLE:
+        return "on"
+    return "off"
 
 
 def flashinfer_arch(major: int, minor: int) -> str:
@@ -175,7 +177,9 @@ def listed_archs(arch_list: str) -> str:
 def capability_of(arch: str) -> tuple[int, int] | None:
     """Return the compute capability of an architecture's directory name, or None for a CPU's."""
     digits = arch.rstrip("abcdef")
-    return (int(digits[:-1]), int(digits[-1])) if digits.isdigit() else None
+    if not digits.isdigit():
+        return None
+    return (int(digits[:-1]), int(digits[-1]))
 
 
 def torch_facts() -> tuple[str, str | None]:
@@ -212,7 +216,9 @@ def cublas_version(cuda_version: str | None) -> str:
     names = sorted((n for n in _distributions() if n.startswith("nvidia-cublas")), reverse=True)
     if names:
         return ".".join(metadata.version(names[0]).split(".")[:3])
-    return f"cuda-toolkit-{cuda_version}" if cuda_version else UNKNOWN
+    if cuda_version:
+        return f"cuda-toolkit-{cuda_version}"
+    return UNKNOWN
 
 
 def cudnn_version() -> str:
@@ -273,4 +279,6 @@ def _distributions() -> list[str]:
 
 
 def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return value.decode()
+    return value

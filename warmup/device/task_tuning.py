@@ -199,7 +199,9 @@ class TaskTuner:
         return lambda runner, tactic: self.on_watch(Watch(op, task_id, runner, tactic))
 
     def _timer(self) -> Timer:
-        return cuda_timer if self._cuda() else cpu_timer
+        if self._cuda():
+            return cuda_timer
+        return cpu_timer
 
     def _cuda(self) -> bool:
         return self.device != "cpu"

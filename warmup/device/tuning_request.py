@@ -91,7 +91,9 @@ class Captured:
     def bucket(self, tokens: int) -> int:
         """The op's own bucket for a number of tokens, as serving rounds it."""
         specs = self.tuning_config.dynamic_tensor_specs
-        return int(specs[0].map_to_tuning_buckets(tokens)) if specs else tokens
+        if specs:
+            return int(specs[0].map_to_tuning_buckets(tokens))
+        return tokens
 
 
 @dataclass(frozen=True, slots=True)

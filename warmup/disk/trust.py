@@ -61,7 +61,9 @@ def owner_refusal(path: Path) -> str | None:
         why = stranger(path.lstat().st_uid)
     except OSError:  # whoever opens it next meets the same error and names it
         return None
-    return None if why is None else f"{path} {why}"
+    if why is None:
+        return None
+    return f"{path} {why}"
 
 
 def code_refusal(path: Path) -> str | None:
@@ -126,7 +128,9 @@ def _refusal_of(path: Path, status: os.stat_result, *, is_above: bool) -> str | 
 
 def _stranger_at(path: Path, status: os.stat_result) -> str | None:
     why = stranger(status.st_uid)
-    return None if why is None else f"{path} {why}"
+    if why is None:
+        return None
+    return f"{path} {why}"
 
 
 def _levels(path: Path) -> Iterator[Path]:

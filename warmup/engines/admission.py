@@ -33,4 +33,6 @@ def admit(store: Path, artifact: str, by: str) -> None:
 def admitted_by(store: Path, artifact: str) -> str:
     """Return the command that made this very artifact current, or an empty text."""
     found = read_note(Admission, store / NAME)
-    return found.by if found is not None and found.artifact == artifact else ""
+    if found is not None and found.artifact == artifact:
+        return found.by
+    return ""

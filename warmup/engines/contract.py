@@ -93,7 +93,9 @@ class EngineContract:
         if spec is None or spec.origin is None:
             return None
         path = Path(spec.origin).parents[1] / file
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        if not path.is_file():
+            return None
+        return path.read_text(encoding="utf-8")
 
 
 def parameters_of(tree: ast.Module, name: str) -> tuple[str, ...] | None:

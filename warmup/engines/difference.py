@@ -94,12 +94,16 @@ def _short(name: str) -> str:
     """Leave out the section of a setting whose own name is plain enough."""
     section, dot, field = name.partition(".")
     is_plain = section in ("scheduler_config", "model_config", "parallel_config", "cache_config")
-    return field if dot and is_plain else name
+    if dot and is_plain:
+        return field
+    return name
 
 
 def _shown(value: str | None) -> str:
     text = ABSENT if value is None else value
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[:LONGEST]}..."
 
 
 def _first(row: str) -> str:

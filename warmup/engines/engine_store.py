@@ -93,7 +93,9 @@ def find(
         if refusal:
             return Found(None, f"{store.directory} is not believed: {refusal}")
         refused = _refused_by_proof(store)
-        return Found(None, f"the artifact is refused: {refused}") if refused else Found(store, "")
+        if refused:
+            return Found(None, f"the artifact is refused: {refused}")
+        return Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
 
@@ -111,7 +113,9 @@ def engine_of(store: Path) -> tuple[str, str] | None:
     """Return the engine and its version from a store's path, None for a store of tables."""
     parts = store.parts
     is_ours = len(parts) >= 4 and parts[-4] == ENGINE_CACHES and _SHA256.fullmatch(parts[-1]) is not None
-    return (parts[-3], parts[-2]) if is_ours else None
+    if not is_ours:
+        return None
+    return (parts[-3], parts[-2])
 
 
 def directory_of(root: Path, manifest: Manifest) -> Path | None:
@@ -154,7 +158,9 @@ def _nearest(root: Path, engine: str, version: str, wanted: Mapping[str, str], s
             continue
         if rows:
             found.append((len(rows), in_words(rows)))
-    return min(found)[1] if found else ""
+    if not found:
+        return ""
+    return min(found)[1]
 
 
 def recorded_facts(store: NodeStore) -> RecordedFacts:

@@ -72,4 +72,6 @@ def refuse(store: Path, artifact: str, reason: str) -> None:
 def refusal_of(store: Path, artifact: str) -> str:
     """Return the reason why an artifact is refused on this node, or an empty string."""
     found = read_note(Refusal, store / REFUSAL)
-    return found.reason if found is not None and found.artifact == artifact else ""
+    if found is not None and found.artifact == artifact:
+        return found.reason
+    return ""

@@ -65,7 +65,9 @@ def _proven(
     run: EngineRun, group: EngineClass, content: EngineContent, launcher: int | None, made: EngineProven | None
 ) -> Proven:
     if made is not None:
-        return "no" if made.problems else "now"
+        if made.problems:
+            return "no"
+        return "now"
     needed = [replica[0] for replica in needed_proofs(run, group, content)]
     if launcher is None or launcher in needed:
         return "no"
@@ -74,7 +76,9 @@ def _proven(
     own = next(replica for replica in run.starts_of(group) if replica[0] == launcher)
     if all(run.nodes[node].is_proven for node in run.nodes_of(own)):
         return "before"
-    return "elsewhere" if all(rank in group.proofs for rank in needed) else "no"
+    if all(rank in group.proofs for rank in needed):
+        return "elsewhere"
+    return "no"
 
 
 def _kinds(content: EngineContent, proof: EngineProven | None) -> tuple[KindReport, ...]:

@@ -12,7 +12,9 @@ NAMED = 3
 
 def when(value: object, text: str) -> str:
     """Return a part of a sentence, or nothing if there is no value for it."""
-    return text if value else ""
+    if not value:
+        return ""
+    return text
 
 
 def span(ranks: Iterable[int]) -> str:

@@ -90,12 +90,16 @@ class RankState:
     @property
     def device(self) -> str:
         """Return the device's name, or an empty string before PROBING."""
-        return "" if self.description is None else self.description.device
+        if self.description is None:
+            return ""
+        return self.description.device
 
     @property
     def loaded_digest(self) -> str | None:
         """Return the digest of the table that the rank loaded, or None."""
-        return None if self.load is None else self.load.digest
+        if self.load is None:
+            return None
+        return self.load.digest
 
     @property
     def described(self) -> Probed:
@@ -199,7 +203,9 @@ class ClassState:
     @property
     def digest(self) -> str | None:
         """Return the digest that every rank must load, or None if nothing was tuned."""
-        return None if self.header is None else self.header.digest
+        if self.header is None:
+            return None
+        return self.header.digest
 
 
 @dataclass(slots=True)

@@ -230,12 +230,16 @@ TaskQuestion = Tune | Compare | Vote | Guard
 
 def task_of(question: AnyQuestion) -> str | None:
     """Return the task that a question is about, or None."""
-    return question.task_id if isinstance(question, TaskQuestion) else None
+    if not isinstance(question, TaskQuestion):
+        return None
+    return question.task_id
 
 
 def header_in(question: AnyQuestion) -> Header | None:
     """The artifact whose blobs go along with a question."""
-    return question.header if isinstance(question, InstallModules | Install | Load | InstallEngine) else None
+    if not isinstance(question, InstallModules | Install | Load | InstallEngine):
+        return None
+    return question.header
 
 
 def name_of(question: type[AnyQuestion]) -> str:

@@ -66,7 +66,9 @@ class Wrapped:
         def top(*args: Any, **named: Any) -> Any:
             if self.is_live:
                 return wrapper(*args, **named)
-            return None if self.below is None else self.below(*args, **named)
+            if self.below is None:
+                return None
+            return self.below(*args, **named)
 
         # Lets `remove` find its own wrapper below those that others added since.
         top.wrapped = self  # type: ignore[attr-defined]

@@ -72,7 +72,9 @@ def see_off(target: Target, patience_s: float) -> str:
         return GONE
     send(target, signal.SIGKILL)
     # A process in an uninterruptible call, such as a hung disk or driver, survives even SIGKILL.
-    return KILLED if _is_gone_within(target, LEAVES_WITHIN_S) else STAYS
+    if _is_gone_within(target, LEAVES_WITHIN_S):
+        return KILLED
+    return STAYS
 
 
 def stacks_of(target: Target, number: int, crash_record: Path | None) -> str:

@@ -52,7 +52,9 @@ class RemoteCache:
             )
             return None
         logger.info("%s", done.reason)
-        return done.reason if done.is_trouble else None
+        if not done.is_trouble:
+            return None
+        return done.reason
 
     def share(self) -> str | None:
         """Write this node's current artifact into the remote store, if it is guarded. Returns a warning, or None."""

@@ -34,12 +34,16 @@ class KnownArtifacts:
     def newest(self, key: str) -> ArtifactFacts | None:
         """Return the newest artifact of a key, or None."""
         entry = self._entries.get(key)
-        return None if entry is None else entry.facts
+        if entry is None:
+            return None
+        return entry.facts
 
     def nodes_with(self, key: str) -> tuple[str, ...]:
         """Return the nodes that hold the newest artifact of a key."""
         entry = self._entries.get(key)
-        return () if entry is None else tuple(sorted(entry.nodes))
+        if entry is None:
+            return ()
+        return tuple(sorted(entry.nodes))
 
     def lose(self, key: str, node_id: str) -> None:
         """A node does not hold a key's artifact any more."""

@@ -66,7 +66,9 @@ class LeaseBook:
     def holder(self, key: str, now: float) -> Wait | None:
         """Return who makes the artifact of a key, or None."""
         lease = self._live(key, now)
-        return None if lease is None else Wait(lease.holder, now - lease.began, lease.progress)
+        if lease is None:
+            return None
+        return Wait(lease.holder, now - lease.began, lease.progress)
 
     def keys(self) -> tuple[str, ...]:
         """Keys with a lease, expired ones included."""

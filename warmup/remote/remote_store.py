@@ -233,7 +233,9 @@ class RemoteStore:
 
         def read() -> bytes:
             if limit == 0:  # no range of an empty object can be asked for
-                return b"" if self._fs.size(path) == 0 else b"?"
+                if self._fs.size(path) == 0:
+                    return b""
+                return b"?"
             return bytes(self._fs.cat_file(path, start=0, end=limit + 1))
 
         data = self._asked(path, read)

@@ -286,4 +286,6 @@ def _number_of(name: str) -> int:
     """Return a generation's number, hidden or not, or 0 for any other name."""
     found = HIDDEN.fullmatch(name)
     number = name if found is None else found["name"]
-    return int(number) if _is_number(number) else 0
+    if not _is_number(number):
+        return 0
+    return int(number)

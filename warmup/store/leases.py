@@ -230,7 +230,9 @@ def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | Non
     alive = is_process_alive(document)
     # Where the process can be asked, age is no matter: a live one holds its lease for weeks without renewal.
     is_held = _is_young(path, now, may_write) if alive is None else alive
-    return int(document["generation"]) if is_held else None
+    if not is_held:
+        return None
+    return int(document["generation"])
 
 
 def _is_young(path: Path, now: Callable[[], float], may_write: bool) -> bool:
@@ -267,7 +269,9 @@ def start_time(pid: int) -> str | None:
         return None
     # Fields after the name: 0 is the state, 17 the number of threads, 19 the start time.
     is_zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1  # with other threads it still runs
-    return None if is_zombie else fields[19].decode()
+    if is_zombie:
+        return None
+    return fields[19].decode()
 
 
 def _is_hidden(pid: int) -> bool:

@@ -68,7 +68,9 @@ def home_environment(paths: NodePaths) -> dict[str, str]:
 def num_simulated(config: WarmupConfig | EngineRunConfig) -> int:
     """Return the number of nodes that a run would simulate on this machine, 0 if it goes to a cluster."""
     goes_elsewhere = config.cluster.address or env.read("RAY_ADDRESS")
-    return 0 if goes_elsewhere else config.cluster.simulated_nodes
+    if goes_elsewhere:
+        return 0
+    return config.cluster.simulated_nodes
 
 
 def simulated_environment(cache: CacheSection, index: int) -> dict[str, str]:

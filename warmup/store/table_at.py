@@ -76,7 +76,9 @@ def _store_of(path: Path) -> NodeStore | None:
         return None
     except OSError as error:
         raise StoreError(f"{path}: its store cannot be asked: {error.strerror or error}", path=str(path)) from error
-    return NodeStore(real.parent) if is_in_store else None
+    if not is_in_store:
+        return None
+    return NodeStore(real.parent)
 
 
 def _of_store(store: NodeStore, path: Path, data: bytes) -> TableAt:

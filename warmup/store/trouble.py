@@ -37,4 +37,6 @@ def told_as_store_error(verb: str) -> Callable[[Callable[Concatenate[S, P], R]],
 
 
 def _named_by(error: OSError, otherwise: Path) -> Any:
-    return error.filename if isinstance(error.filename, str | Path) else otherwise
+    if isinstance(error.filename, str | Path):
+        return error.filename
+    return otherwise

@@ -76,4 +76,6 @@ class StoredVerdict:
         """Return what is known of the run: it is under way, or how it ended."""
         if self.state == RUNNING:
             return "running"
-        return "ready" if self.ready else "failed"
+        if self.ready:
+            return "ready"
+        return "failed"

@@ -52,7 +52,9 @@ class FusedMoeCall:
             ep_size=self.ep,
             tune_max_num_tokens=self.tune_max_num_tokens,
         )
-        return out[0] if isinstance(out, list | tuple) else out
+        if isinstance(out, list | tuple):
+            return out[0]
+        return out
 
     def narrowed(self, tokens: int) -> FusedMoeCall:
         """Return the same call for the first tokens and their routing."""

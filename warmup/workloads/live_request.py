@@ -216,7 +216,9 @@ def _activation_dtype(tuning_config: Any, inputs: list[Any]) -> str:
         return COARSEST
     first = inputs[specs[0].input_idx[0]] if specs else tensors[0]
     name = str(first.dtype).removeprefix("torch.")
-    return name if name in DTYPES else COARSEST
+    if name in DTYPES:
+        return name
+    return COARSEST
 
 
 def _refusal(runners: tuple[Any, ...], tuning_config: Any, inputs: list[Any]) -> str:

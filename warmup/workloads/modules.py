@@ -42,7 +42,9 @@ def modules_for(workload: Workload) -> tuple[str, ...]:
         own = (decode_module(workload),)
     else:
         own = (prefill_module(workload),)
-    return (PROFILER_MODULE, *own) if workload.tunable else own
+    if workload.tunable:
+        return (PROFILER_MODULE, *own)
+    return own
 
 
 def uses_tensor_cores(workload: Workload) -> bool:

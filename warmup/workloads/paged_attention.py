@@ -176,7 +176,9 @@ def causal_mask(q_len: int, kv_len: int, window_left: int, device: Any) -> Any:
     query = torch.arange(kv_len - q_len, kv_len, device=device)[:, None]
     key = torch.arange(kv_len, device=device)[None, :]
     seen = key <= query
-    return seen if window_left < 0 else seen & (key >= query - window_left)
+    if window_left < 0:
+        return seen
+    return seen & (key >= query - window_left)
 
 
 def _pages_and_heads(batch: PagedBatch, heads: HeadShape) -> tuple[Any, ...]:

@@ -46,7 +46,9 @@ class RecordedCall:
         returned = runner(inputs=given, tactic=tactic, **live.kwargs)
         if self.outputs:
             written = tuple(given[index] for index in self.outputs)
-            return written[0] if len(written) == 1 else written
+            if len(written) == 1:
+                return written[0]
+            return written
         return returned
 
     def narrowed(self, tokens: int) -> RecordedCall:

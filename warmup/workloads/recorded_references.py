@@ -15,7 +15,9 @@ COLUMNS = 4096
 def reference_of(op: str, inputs: tuple[Any, ...]) -> Any:
     """Compute the op's result. None for an op that is not known."""
     compute = _REFERENCES.get(op)
-    return None if compute is None else compute(*inputs)
+    if compute is None:
+        return None
+    return compute(*inputs)
 
 
 def _fp8_gemm(a: Any, b: Any, a_scale: Any, b_scale: Any, *_: Any) -> Any:

@@ -56,7 +56,9 @@ def disagreement(output: Any, expected: Any, dtype: str) -> str | None:
 
 def tensors_of(output: Any) -> tuple[Any, ...]:
     """The tensors of an op's result."""
-    return tuple(output) if isinstance(output, list | tuple) else (output,)
+    if isinstance(output, list | tuple):
+        return tuple(output)
+    return (output,)
 
 
 def fill_next_allocation_with_nan(output: Any) -> None:

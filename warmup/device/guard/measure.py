@@ -178,4 +178,6 @@ def mean_per_round(series: Sequence[Sequence[float]]) -> list[float]:
 def geomean(ratios: Iterable[float]) -> float:
     """Return the geometric mean, or 1.0 for no ratios."""
     logs = [math.log(ratio) for ratio in ratios]
-    return math.exp(statistics.fmean(logs)) if logs else 1.0
+    if not logs:
+        return 1.0
+    return math.exp(statistics.fmean(logs))

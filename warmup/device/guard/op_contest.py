@@ -90,7 +90,9 @@ class OpContest:
         count, size = self._rotation.copies, self._rotation.group
         singles = tuple(range(copy, copy + 1) for copy in range(min(SINGLES, count)))
         groups = tuple(range(begin, begin + size) for begin in range(0, count - size + 1, size))
-        return (singles, groups) if size > 1 else (singles,)
+        if size > 1:
+            return (singles, groups)
+        return (singles,)
 
     @property
     def pace(self) -> Pace:
@@ -184,7 +186,9 @@ class OpContest:
             # A dead context fails every later call, so it must be told from a tactic that only raised.
             self.probe(choice)
             return "crashed", f"{type(error).__name__}: {error}"[:300]
-        return None if reason is None else ("wrong", reason)
+        if reason is None:
+            return None
+        return ("wrong", reason)
 
     def _another_weight(self) -> ServedCall:
         """Return the copy farthest from the first in a lap.

@@ -85,7 +85,9 @@ def _trimmed_chance(logs: Sequence[float]) -> float:
 def _tail(mean: float, error: float, degrees: int) -> float:
     # Equal ratios come from a coarse or simulated clock, where t would divide by zero.
     if error == 0.0:
-        return 0.0 if mean > 0 else 1.0
+        if mean > 0:
+            return 0.0
+        return 1.0
     return student_tail(mean / error, degrees)
 
 

@@ -40,7 +40,9 @@ LAYOUT_BUDGETS = 2
 def default_lanes(pace: Pace) -> int:
     """Return how often a round times the default: once if even one candidate is too slow for the budget."""
     fits = pace.lap_s * MIN_ROUNDS * (DEFAULT_LANES + 1) <= pace.budget_s
-    return DEFAULT_LANES if fits else 1
+    if not fits:
+        return 1
+    return DEFAULT_LANES
 
 
 class Race:
@@ -78,7 +80,9 @@ class Race:
     def default_s(self) -> float:
         """Return the default's median seconds per call, or 0.0 before the first round."""
         base = self._base()
-        return statistics.median(base) if base else 0.0
+        if not base:
+            return 0.0
+        return statistics.median(base)
 
     def enter(self, choice: Choice) -> tuple[str, str] | None:
         """Enter a candidate.
@@ -126,7 +130,9 @@ class Race:
             return 1.0
         found = self.ratios().get(choice, self.left.get(choice))
         # No figure is known, and 0.0 cannot be taken for a gain.
-        return 0.0 if found is None else found.value
+        if found is None:
+            return 0.0
+        return found.value
 
     def loses_somewhere(self, choice: Choice) -> bool:
         """Return True if a candidate loses to the default on some memory layout of its inputs (`layouts.py`)."""

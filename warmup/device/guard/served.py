@@ -70,7 +70,9 @@ def size_between(bucket_of: Callable[[int], int], tokens: int) -> int | None:
         else:
             high = middle
     # A bucket of one size has no other size to serve.
-    return None if low == tokens else min((low + tokens) // 2 | 1, tokens - 1)
+    if low == tokens:
+        return None
+    return min((low + tokens) // 2 | 1, tokens - 1)
 
 
 def wrong_when_served(

@@ -192,7 +192,9 @@ class EngineMachine:
 
     def fail(self, reason: str, now: float) -> Commands:
         """End the run from outside."""
-        return [] if self.is_over else self._fail(reason, now)
+        if self.is_over:
+            return []
+        return self._fail(reason, now)
 
     def _move(self, rank: int, node_id: str) -> Replace:
         state = self.run.ranks[rank]
@@ -217,7 +219,9 @@ class EngineMachine:
         if need is None and not run.classes:
             return self._classes_made(now)
         if need is None:
-            return [] if run.calls else self._end(EnginePhase.READY, now)
+            if run.calls:
+                return []
+            return self._end(EnginePhase.READY, now)
         self._enter(need.phase, now)
         return self._issue(need.owed, now)
 

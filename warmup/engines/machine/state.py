@@ -157,7 +157,9 @@ class EngineRun:
     def class_of_rank(self, rank: int) -> EngineClass | None:
         """Return the class of a rank's node, or None before the node is described."""
         found = self.nodes.get(self.ranks[rank].info.node_id)
-        return None if found is None else self.classes.get(found.device)
+        if found is None:
+            return None
+        return self.classes.get(found.device)
 
     def bundles_of(self, replica: Iterable[int]) -> tuple[int, ...]:
         """Return the bundles of a replica's ranks."""

@@ -70,7 +70,9 @@ def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
     if lacking:
         return _shipping(run, group, group.content, lacking)
     owed = tuple(_proofs(run, group, group.content))
-    return Need(EnginePhase.PROVING, owed) if owed else None
+    if not owed:
+        return None
+    return Need(EnginePhase.PROVING, owed)
 
 
 def _recording(run: EngineRun, group: EngineClass) -> Need:

@@ -14,7 +14,9 @@ from ray_warmup.warmup.ranks import RankInfo
 
 def name_of_call(call: Call | Adopt) -> str:
     """A call for people."""
-    return "handing over its artifact" if isinstance(call, Adopt) else call.name
+    if isinstance(call, Adopt):
+        return "handing over its artifact"
+    return call.name
 
 
 def raised_by(run: EngineRun, info: RankInfo, call: Call | Adopt, failure: Failure, now: float) -> str:

@@ -90,12 +90,16 @@ class Conductor:
     @property
     def classes(self) -> dict[str, ClassState]:
         """Return the classes of the replica by key."""
-        return {} if self._machine is None else self._machine.run.classes
+        if self._machine is None:
+            return {}
+        return self._machine.run.classes
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return everything that a reader of the report must know."""
-        return () if self._machine is None else tuple(self._machine.run.warnings)
+        if self._machine is None:
+            return ()
+        return tuple(self._machine.run.warnings)
 
     @property
     def stage(self) -> str:
@@ -230,7 +234,9 @@ class Conductor:
         if not isinstance(answer, Probed):
             return answer
         words = self._last_words.pop(rank, None)
-        return answer if words is None else replace(answer, last_words=words)
+        if words is None:
+            return answer
+        return replace(answer, last_words=words)
 
     def _perform(self, commands: Commands) -> None:
         assert self._machine is not None, "commands come from the machine"

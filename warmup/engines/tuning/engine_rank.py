@@ -211,7 +211,9 @@ def _culprit(error: BaseException) -> TacticId | None:
     if not isinstance(error, DeadContextError):
         return None
     op, runner, tactic = (error.details.get(name) for name in ("op", "runner", "tactic"))
-    return TacticId(str(op), str(runner), str(tactic)) if runner else None
+    if not runner:
+        return None
+    return TacticId(str(op), str(runner), str(tactic))
 
 
 def _restore(record: IO[bytes] | None) -> None:

@@ -116,7 +116,9 @@ class EngineTable:
 
     def proof(self) -> TableProof | None:
         """Return what was looked up so far, or None where nothing is followed."""
-        return None if self._watch is None else self._watch.proof()
+        if self._watch is None:
+            return None
+        return self._watch.proof()
 
 
 def problems_of(proof: TableProof, rank: int) -> list[str]:

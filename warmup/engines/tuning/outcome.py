@@ -72,7 +72,9 @@ def joined_table(tables: Sequence[str]) -> TunedTable | None:
         new = {task: key for task, key in table.by_task().items() if task not in answered}
         answered |= set(new)
         entries |= {key: table.entries[key] for key in new.values()}
-    return TunedTable(metadata, entries, {}) if entries else None
+    if not entries:
+        return None
+    return TunedTable(metadata, entries, {})
 
 
 def _named_defaults(conductor: Conductor, recordings: Mapping[str, Recording]) -> list[str]:

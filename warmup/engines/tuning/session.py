@@ -94,7 +94,9 @@ class TuningSession:
         with self._lock:
             if self.conductor.error:
                 return self.conductor.error
-            return "a rank is gone, and the replica starts anew" if self.conductor.wants_restart else ""
+            if self.conductor.wants_restart:
+                return "a rank is gone, and the replica starts anew"
+            return ""
 
     @property
     def error(self) -> str:

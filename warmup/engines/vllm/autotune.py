@@ -57,7 +57,9 @@ class VllmAutotune:
         if not is_ours:
             logger.warning("ray-warmup: %s is vLLM's own table and is left alone", path)
         is_placed = bool(done.written) or is_ours
-        return len(known.table.entries) if is_placed else 0
+        if not is_placed:
+            return 0
+        return len(known.table.entries)
 
     def sweep(self, original: Callable[[], None], *, records: bool) -> None:
         """Run the dummy sweep as this start needs it: recorded, not at all, or as vLLM does."""

@@ -33,4 +33,6 @@ def last_words(log: str, secrets: frozenset[str]) -> str:
     if logged:
         said = "; its processes logged before:\n" + "\n".join(logged) + said
     cause = cause_of(log)
-    return f": {cause}{said}" if cause else said
+    if cause:
+        return f": {cause}{said}"
+    return said

@@ -212,7 +212,9 @@ class EngineStart:
             return False
 
     def _text(self) -> str:
-        return self._log.read_text(encoding="utf-8", errors="replace") if self._log.is_file() else ""
+        if not self._log.is_file():
+            return ""
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
 
 def launch(
@@ -274,7 +276,9 @@ def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
 
 def load_format(section: VllmSection) -> str:
     """Return vLLM's name for the weights that are asked for."""
-    return "dummy" if section.weights == "dummy" else "auto"
+    if section.weights == "dummy":
+        return "dummy"
+    return "auto"
 
 
 def import_path(environ: Mapping[str, str]) -> dict[str, str]:

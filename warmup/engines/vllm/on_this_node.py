@@ -130,12 +130,16 @@ class Recording:
 
     @property
     def _tuning_ends_it(self) -> str:
-        return "" if self._session is None else self._session.reason_to_end
+        if self._session is None:
+            return ""
+        return self._session.reason_to_end
 
     @property
     def tuned(self) -> TunedRequests:
         """Return what was tuned of the engine's own calls, nothing where it asked for none."""
-        return TunedRequests() if self._session is None else outcome_of(self._session.conductor)
+        if self._session is None:
+            return TunedRequests()
+        return outcome_of(self._session.conductor)
 
     def capture(self, limit_s: float, contents: tuple[Content, ...] = ()) -> Recorded:
         """End the engine, collect what it has filled, and publish it with further contents into this node's store.

@@ -286,7 +286,9 @@ class EngineProcess:
     @property
     def _tuning(self) -> str | None:
         """Return the address at which a launcher conducts the tuning of this start, or None."""
-        return env.read("RAY_WARMUP_TUNE") if self.record_directory is not None else None
+        if self.record_directory is None:
+            return None
+        return env.read("RAY_WARMUP_TUNE")
 
     def _tell(self) -> None:
         """Write the record where a launcher asked for it."""
@@ -325,7 +327,9 @@ class EngineProcess:
 
 
 def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
+    if not text:
+        return None
+    return Path(text)
 
 
 def _replica_size(vllm_config: Any) -> int:
@@ -337,7 +341,9 @@ def _replica_size(vllm_config: Any) -> int:
 def _device_index(worker: Any) -> int:
     """Return the CUDA device index of a worker, ANY_DEVICE on a processor."""
     index = getattr(getattr(worker, "device", None), "index", None)
-    return ANY_DEVICE if index is None else int(index)
+    if index is None:
+        return ANY_DEVICE
+    return int(index)
 
 
 def _source_of(modelinfo: Content) -> str:
@@ -346,4 +352,6 @@ def _source_of(modelinfo: Content) -> str:
         document = json.loads(bytes(modelinfo.data))
     except ValueError:
         return ""
-    return str(document.get("hash", "")) if isinstance(document, dict) else ""
+    if not isinstance(document, dict):
+        return ""
+    return str(document.get("hash", ""))

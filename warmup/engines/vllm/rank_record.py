@@ -135,7 +135,9 @@ def stage_in(directory: Path) -> str:
     for path in sorted(directory.glob("rank_*.stage"))[:SHOWN_STAGES]:
         rank = path.stem.removeprefix("rank_")
         workers.append(f"rank {rank}: {path.read_text(encoding='utf-8')}")
-    return f"{front} ({', '.join(workers)})" if workers else front
+    if workers:
+        return f"{front} ({', '.join(workers)})"
+    return front
 
 
 def _read(path: Path) -> RankRecord:
@@ -158,4 +160,6 @@ def own_pid() -> int:
 
 def device_name(device_index: int) -> str:
     """Return the part of a content's path that says on which device index its file runs."""
-    return "any_device" if device_index == ANY_DEVICE else f"device_{device_index}"
+    if device_index == ANY_DEVICE:
+        return "any_device"
+    return f"device_{device_index}"

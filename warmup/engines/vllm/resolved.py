@@ -60,4 +60,6 @@ def _parts(name: str, answers: Mapping[str, Resolved]) -> str:
         for part, value in answer.identity:
             parts.setdefault(part, set()).add(value)
     differing = [part for part, values in parts.items() if len(values) > 1]
-    return f": {', '.join(differing)}" if differing else ""
+    if not differing:
+        return ""
+    return f": {', '.join(differing)}"

@@ -55,7 +55,9 @@ class SpecialisationRecorder:
 
         def heard(**event: Any) -> Any:
             self._add(event["fn"], event["compile"].get("specialization_data"))
-            return None if previous is None else previous(**event)
+            if previous is None:
+                return None
+            return previous(**event)
 
         knobs.runtime.jit_post_compile_hook = heard
         return None

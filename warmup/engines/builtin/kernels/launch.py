@@ -18,7 +18,9 @@ LaunchMode = Literal["compiled", "interpreted", "reference"]
 
 def default_mode(device_type: str) -> LaunchMode:
     """`compiled` where there is a GPU, else the torch reference."""
-    return "compiled" if device_type == "cuda" else "reference"
+    if device_type == "cuda":
+        return "compiled"
+    return "reference"
 
 
 @functools.cache

@@ -131,7 +131,9 @@ class BuiltinRunner:
             if grammar_output is not None:
                 pending.mask(grammar_output, self.config.mode)
             result = pending.sample(self.sampler)
-        return result if self.is_last_pp_rank else None
+        if not self.is_last_pp_rank:
+            return None
+        return result
 
     def dummy_run(
         self,

@@ -46,4 +46,6 @@ class MoE:
         if num_counted:
             self._expert_load += torch.bincount(chosen[:num_counted].flatten(), minlength=len(self._expert_load))
         routed = self._experts(x, chosen.to(torch.int32), scales.softmax(dim=-1))
-        return routed if self._shared is None else routed + self._shared(x)
+        if self._shared is None:
+            return routed
+        return routed + self._shared(x)

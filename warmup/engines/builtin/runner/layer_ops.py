@@ -54,4 +54,6 @@ class Rope:
 
 def layer_ops(device: torch.device) -> LayerOps:
     """FlashInfer on CUDA, torch elsewhere."""
-    return FlashInferOps() if device.type == "cuda" else TorchOps()
+    if device.type == "cuda":
+        return FlashInferOps()
+    return TorchOps()

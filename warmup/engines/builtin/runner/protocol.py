@@ -145,7 +145,9 @@ class ModelRunner(Protocol):
 def lacking(runner: ModelRunner, *needed: Capability) -> str | None:
     """Return a sentence such as "runner lacks slot_mapping, grammar", or None."""
     missing = [capability.value for capability in needed if capability not in runner.capabilities]
-    return f"runner lacks {', '.join(missing)}" if missing else None
+    if not missing:
+        return None
+    return f"runner lacks {', '.join(missing)}"
 
 
 def optional(runner: ModelRunner, attribute: str) -> Any | None:

@@ -104,5 +104,9 @@ def attention_name(device_type: str, dims: ModelDims) -> str:
     """Name of the attention backend of every KV cache group."""
     on_cuda = device_type == "cuda"
     if dims.is_mla:
-        return MLA_CUDA if on_cuda else MLA_CPU
-    return GQA_CUDA if on_cuda else GQA_CPU
+        if on_cuda:
+            return MLA_CUDA
+        return MLA_CPU
+    if on_cuda:
+        return GQA_CUDA
+    return GQA_CPU

@@ -86,7 +86,9 @@ class Decoder:
                 x = x + feed_forward(normed, step.num_counted)
             else:
                 x = x + feed_forward(normed)
-        return x if self._head is None else self._ops.rms_norm(x, self._final_norm, eps)
+        if self._head is None:
+            return x
+        return self._ops.rms_norm(x, self._final_norm, eps)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Apply the LM head to [rows, hidden] in float32 (float64 stays float64). Last stage only.
@@ -101,4 +103,6 @@ class Decoder:
         if (shards := -(-vocab // logits.shape[1])) > 1:
             logits = logits.repeat(1, shards)
         logits = logits[:, :vocab].contiguous()
-        return logits if logits.dtype == torch.float64 else logits.float()
+        if logits.dtype == torch.float64:
+            return logits
+        return logits.float()

@@ -34,7 +34,9 @@ class PrefillDecodeWarmup(EngineWarmup):
     def gate(self, context: WarmupContext) -> Skip | None:
         """Skipped when not even one request fits."""
         plan = plan_requests(context.runner, DECODE_STEPS)
-        return plan if isinstance(plan, Skip) else None
+        if not isinstance(plan, Skip):
+            return None
+        return plan
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Return one pass per kind of sampling.

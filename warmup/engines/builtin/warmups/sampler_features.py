@@ -36,7 +36,9 @@ class SamplerFeaturesWarmup(EngineWarmup):
         if context.runner.is_pooling_model:
             return Skip("pooling model")
         plan = plan_requests(context.runner, 1)
-        return plan if isinstance(plan, Skip) else None
+        if not isinstance(plan, Skip):
+            return None
+        return plan
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Return all features at every size, then each feature alone at the largest and the smallest."""

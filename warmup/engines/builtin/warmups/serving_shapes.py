@@ -51,7 +51,9 @@ class ServingShapesWarmup(EngineWarmup):
     def gate(self, context: WarmupContext) -> Skip | None:
         """Needs `dummy_run` with attention."""
         reason = lacking(context.runner, Capability.DUMMY_RUN, Capability.FORCE_ATTENTION)
-        return Skip(reason) if reason else None
+        if not reason:
+            return None
+        return Skip(reason)
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Kinds that the runner cannot make are left out."""

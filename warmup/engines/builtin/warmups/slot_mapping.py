@@ -38,7 +38,9 @@ class SlotMappingWarmup(EngineWarmup):
         if (skip := sparse_mla_gate(context)) is not None:
             return skip
         found = device_type(context.runner)
-        return None if found == "cuda" else Skip(f"device is {found}, not cuda")
+        if found == "cuda":
+            return None
+        return Skip(f"device is {found}, not cuda")
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """The configured counts, clamped to the runner's maximum, each once, in order."""

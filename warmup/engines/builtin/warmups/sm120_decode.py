@@ -95,7 +95,9 @@ def find_tuning(path: str | None) -> DecodeTuning | None:
     if around is not None:
         return ContextTuning(around, None if path is None else Path(path))
     calibrate = getattr(flashinfer.mla, "calibrate_sparse_mla_sm120", None)
-    return None if calibrate is None else CalibrationTuning(calibrate)
+    if calibrate is None:
+        return None
+    return CalibrationTuning(calibrate)
 
 
 class SM120DecodeWarmup(EngineWarmup):

@@ -83,7 +83,9 @@ class SparseMLAWarmup(EngineWarmup):
             return skip
         if (reason := lacking(context.runner, Capability.DUMMY_RUN, Capability.FORCE_ATTENTION)) is not None:
             return Skip(reason)
-        return None if self.shapes(context) else Skip("no shape is left to run")
+        if self.shapes(context):
+            return None
+        return Skip("no shape is left to run")
 
     def shapes(self, context: WarmupContext) -> tuple[Shape, ...]:
         """Return the shapes within the runner's limits.

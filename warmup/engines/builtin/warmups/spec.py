@@ -113,7 +113,9 @@ def severity_of(warmup: EngineWarmup, options: EngineWarmupOptions) -> Severity:
     """Return the severity of this warmup's failure."""
     if options.required is None:
         return warmup.severity
-    return "required" if warmup.name in options.required else "optional"
+    if warmup.name in options.required:
+        return "required"
+    return "optional"
 
 
 class EngineWarmup(Protocol):
