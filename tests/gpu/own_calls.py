@@ -1,11 +1,11 @@
 """A vLLM's own FlashInfer call on a GPU: recorded, tuned, guarded, carried to an empty home and hit there.
 
-    python -m tests.gpu.own_calls OUT_DIR [--tokens 2048] [--deadline 420]
+    python -m tests.gpu.own_calls OUT_DIR [--ranks 1] [--tokens 2048] [--deadline 420]
 
 Needs vLLM 0.33 and FlashInfer on PYTHONPATH, and nvcc (module `gemm`: 20 to 40 s). A small dense model with random
 weights runs one real `bmm_fp8` more per forward (`planted_call.py`). Two starts: one is recorded, one is proven in an
-empty home, in which every lookup must hit. Writes `own_calls.json` and the engines' logs; ends with 1 where the proof
-does not hold. Without a GPU the same path is tried by tests/engines/test_vllm_autotune.py.
+empty home, in which every lookup must hit. Writes `own_calls.json` and the engines' logs, of a start that fails, too;
+ends with 1 where the proof does not hold. Without a GPU the same path is tried by tests/engines/test_vllm_autotune.py.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from ray_warmup.warmup.engines.vllm.on_this_node import prove, record  # noqa: E
 from ray_warmup.warmup.errors import WarmupError  # noqa: E402
 from ray_warmup.warmup.workloads.recorded_request import parse_recording  # noqa: E402
 from tests.gpu.engine_study.model_folders import DENSE  # noqa: E402
+from tests.gpu.engine_table.log_keeper import LogKeeper  # noqa: E402
+from tests.gpu.engine_table.pair import PAIR, WITHOUT_MULTICAST  # noqa: E402
 from tests.gpu.planted_call import entry_point  # noqa: E402
 from tests.gpu.versions import versions  # noqa: E402
 
@@ -50,6 +52,7 @@ def environment(scratch: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # its module takes two minutes to build and has no part in this
+        **WITHOUT_MULTICAST,
         "FLASHINFER_LOGGING_LEVEL": "WARNING",
         "TQDM_DISABLE": "1",
     }
@@ -67,14 +70,18 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "max_model_len": options.tokens,
         "max_num_batched_tokens": options.tokens,
         "max_num_seqs": 16,
-        "gpu_memory_utilization": 0.6,
+        "gpu_memory_utilization": 0.15,
+        "kv_cache_memory_bytes": 2 << 30,
     }
+    if options.ranks > 1:
+        arguments |= {name: PAIR[name] for name in ("disable_custom_all_reduce", "compilation_config")}
+        arguments["tensor_parallel_size"] = options.ranks
     section = VllmSection.model_validate(
         {"kind": "vllm", "args": arguments, "lm_head": "tied", "start_deadline": options.deadline}
     )
     cache = CacheSection.model_validate({"root": str(scratch / "root")})
     environ = environment(scratch) | {"RAY_WARMUP_CACHE_ROOT": str(scratch / "root")}
-    told: dict[str, Any] = {"versions": versions(), "tokens": options.tokens}
+    told: dict[str, Any] = {"versions": versions(), "tokens": options.tokens, "ranks": options.ranks}
     began = time.monotonic()
     recorded = record(section, cache, environ)
     (out / "recorded.log").write_text(recorded.started.log)
@@ -133,12 +140,16 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--ranks", type=int, default=1, help="tensor parallel size, each on a GPU of its own")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--deadline", type=float, default=420)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix="own-calls-tmp-")
+    tempfile.tempdir = temporary
     try:
-        told = measure(options.out, options)
+        with LogKeeper(Path(temporary), options.out):
+            told = measure(options.out, options)
     except WarmupError as error:
         told = {"passed": False, "error": str(error)}
         known = options.out / "own_calls.json"

@@ -78,6 +78,7 @@ class Measurement:
         *,
         random_requests: int = 0,
         is_compared: bool = False,
+        limit_s: float = 600,
     ) -> dict[str, Any]:
         """Start `vllm serve` once, in a home or with the cache variables of one."""
         with self._lock:
@@ -97,6 +98,7 @@ class Measurement:
             random_requests,
             is_compared,
             vocabulary=1900 if self.is_rehearsal else 150000,
+            limit_s=limit_s,
         )
         return self.add(serve(step, self.out / "logs"))
 
@@ -117,11 +119,14 @@ class Measurement:
         row |= {"stdout": text[-6000:], "stderr": said[-3000:]}
         return self.add(row)
 
-    def config(self, name: str, model: Path, sizes: Mapping[str, Any], nodes: int, ranks: int = 1) -> Path:
+    def config(
+        self, name: str, model: Path, sizes: Mapping[str, Any], nodes: int, ranks: int = 1, lm_head: str = "read"
+    ) -> Path:
         """Write a config as a user would."""
         backend = "cpu" if self.is_rehearsal else "cuda"
         cluster = {"num_nodes": nodes, "ranks_per_node": ranks, "backend": backend, "cpus_per_rank": 12}
-        engine = {"kind": "vllm", "args": {"model": str(model), **sizes}, "start_deadline": 900}
+        arguments = {"model": str(model), **sizes}
+        engine = {"kind": "vllm", "args": arguments, "lm_head": lm_head, "start_deadline": 900}
         path = self.work / f"{name}.yaml"
         path.write_text(json.dumps({"cluster": cluster, "engine": engine}))
         return path

@@ -126,6 +126,7 @@ def ours(told: Path) -> dict[str, Any]:
             "own_seconds": round(record.own_seconds, 3),
             "deaf": record.deaf,
             "is_warm": record.is_warm,
+            "compile_factors": record.compile_factors,
         }
         for record in records
     ]
