@@ -73,14 +73,14 @@ class BundleStarter:
         self._gpus = gpus_per_bundle
         self._memory_share = memory_share
 
-    def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> HeldProcess:
+    def start(self, module: str, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> HeldProcess:
         """Start one engine. Raises EngineError if a GPU cannot be had or is busy."""
         holders = [self._holder(bundle) for bundle in self._bundles]
         try:
             ids = [gpu for held in self._ids(holders) for gpu in held]
             self._wait_until_free(ids)
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(ids)}
-            return HeldProcess(ChildStarter().start(request, result, {**environ, **visible}, log), holders)
+            return HeldProcess(ChildStarter().start(module, request, result, {**environ, **visible}, log), holders)
         except BaseException:
             release(holders)
             raise

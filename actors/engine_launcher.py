@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ray_warmup.warmup.engines.starting import Starter
 
 DEFAULT_MEMORY_SHARE = 0.9
-"""vLLM's own `gpu_memory_utilization`."""
+"""Part of a GPU's memory that vLLM takes by default; SGLang takes about as much."""
 
 
 class EngineLauncher(ProcessActor):
@@ -27,7 +27,7 @@ class EngineLauncher(ProcessActor):
 
     def make(self, info: RankInfo) -> Answering:
         """Make the launcher."""
-        from ray_warmup.warmup.engines.vllm.launcher import Launcher  # here, because the coordinator imports this, too
+        from ray_warmup.warmup.engines.launcher import Launcher  # here, because the coordinator imports this, too
 
         return Launcher(self._config, self._starter)
 
@@ -35,13 +35,14 @@ class EngineLauncher(ProcessActor):
         """Choose how an engine starts on some bundles."""
         from ray_warmup.actors.bundle_starter import BundleStarter
         from ray_warmup.actors.ray_starter import RayStarter
+        from ray_warmup.warmup.engines.adapters import adapter_of
         from ray_warmup.warmup.engines.child_process import ChildStarter
 
         cluster, section = self._config.cluster, self._config.engine
-        if section.executor == "ray":
+        if section.workers == "ray":
             return RayStarter(bundles, self._work.environment)
         if cluster.backend_beside_gpus != "cuda":
             return ChildStarter()
-        share = section.args.get("gpu_memory_utilization")
+        share = section.args.get(adapter_of(section.kind).memory_share_argument)
         needed = share if isinstance(share, int | float) else DEFAULT_MEMORY_SHARE
         return BundleStarter(bundles, cluster.gpus_per_rank, needed)

@@ -1,6 +1,6 @@
 """Questions about a request of a real engine: what a run would do on each node, and whether nodes are ready for it.
 
-The work on a node is `warmup/engines/vllm/`'s. Here it is asked on this node, or on the nodes of a cluster.
+The work on a node is `warmup/engines/`'s. Here it is asked on this node, or on the nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import request_of_text, text_of_config
-from ray_warmup.warmup.engines.vllm.prediction import Prediction, predict_here
-from ray_warmup.warmup.engines.vllm.standing import EngineStanding, standing_of
+from ray_warmup.warmup.engines.prediction import Prediction, predict_here
+from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
 from ray_warmup.warmup.store.node_paths import environments_here
 
 logger = logging.getLogger(__name__)

@@ -53,7 +53,7 @@ def coordinator_name(config: EngineRunConfig) -> str:
     Runs of one engine with the same arguments share it, whatever nodes they are for.
     """
     section = config.engine
-    asked = [section.kind, section.shown_args, section.weights, section.usage, config.cache.root]
+    asked = [section.kind, section.shown_args, section.weights, *section.resolved_as, config.cache.root]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     return f"warmup-engine-{digest}"
 

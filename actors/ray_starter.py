@@ -8,6 +8,7 @@ key. The actor belongs to the launcher, so Ray ends it with the launcher.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import time
@@ -37,12 +38,10 @@ class EngineHost:
         os.dup2(output, 1)
         os.dup2(output, 2)
 
-    def run(self, request: str, result: str) -> int:
+    def run(self, module: str, request: str, result: str) -> int:
         """Run one start to its end, and return its exit code."""
-        from ray_warmup.warmup.engines.vllm.start import run
-
         try:
-            run(Path(request), Path(result))
+            importlib.import_module(module).run(Path(request), Path(result))
         except Exception:  # the border of the process: its last lines are what the launcher shows
             traceback.print_exc()
             return 1
@@ -96,7 +95,7 @@ class RayStarter:
         self._bundles = bundles
         self._environment = environment
 
-    def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> HostedProcess:
+    def start(self, module: str, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> HostedProcess:
         """Start one engine. Raises EngineError."""
         group = ray.util.get_current_placement_group()
         if group is None:
@@ -117,4 +116,4 @@ class RayStarter:
             runtime_env={"env_vars": {**self._environment, **changed}},
         )
         host = remote.remote(str(log))
-        return HostedProcess(host, host.run.remote(str(request), str(result)), log)
+        return HostedProcess(host, host.run.remote(module, str(request), str(result)), log)

@@ -12,33 +12,33 @@ not have them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from ray_warmup.configs.engine_arguments import one_spelling, refusals, secrets_of, without_secrets
+from ray_warmup.configs.engine_arguments import ArgumentRules, secrets_of, without_secrets
 from ray_warmup.configs.schema import CacheSection, ClusterSection
 from ray_warmup.configs.section import Seconds, Section
+from ray_warmup.configs.sglang_arguments import SGLANG_ARGUMENTS
+from ray_warmup.configs.vllm_arguments import VLLM_ARGUMENTS
 
-EngineName = Literal["builtin", "vllm"]
-ENGINES: tuple[EngineName, ...] = ("builtin", "vllm")
+EngineName = Literal["builtin", "vllm", "sglang"]
+ENGINES: tuple[EngineName, ...] = ("builtin", "vllm", "sglang")
+ARGUMENT_RULES: dict[str, ArgumentRules] = {"vllm": VLLM_ARGUMENTS, "sglang": SGLANG_ARGUMENTS}
+"""Rules for the arguments of each real engine."""
 
 
-class VllmSection(Section):
-    """A vLLM that is started, with random weights unless told otherwise, recorded, and proven."""
+class RealEngineSection(Section):
+    """A real engine that is started, with random weights unless told otherwise, recorded, and proven."""
 
-    kind: Literal["vllm"]
+    kind: str
     """Name of the engine."""
     args: dict[str, JsonValue]
-    """Arguments of `vllm serve`, the model as `model`; dashes or underscores."""
-    usage: Literal["serve", "llm"] = "serve"
-    """Whose defaults hold for arguments that are not given: those of the server, or of `LLM(...)`."""
+    """Arguments of the engine's own command line; dashes or underscores."""
     weights: Literal["dummy", "real"] = "dummy"
     """`dummy`: random weights, nothing is downloaded but the model's configuration."""
-    lm_head: Literal["read", "tied", "own"] = "read"
-    """Where config.json ties the word embeddings: `read` whether the checkpoint has an `lm_head` of its own from its
-    safetensors headers; `tied` or `own` says it where there are none."""
     start_deadline: Seconds = 3600
     """Seconds that one start may take."""
     tuning: Literal["auto", "off"] = "auto"
@@ -47,34 +47,59 @@ class VllmSection(Section):
     """Seconds that one recorded request may take at one size; a tactic that takes longer is quarantined."""
     proof: Literal["node", "class", "off"] = "node"
     """Starts that prove the artifact: one on every node without a valid proof, one per kind of device, or none."""
-    executor: Literal["own", "ray"] = "own"
-    """Workers of an engine: `own` are its children, as `uni` and `mp` make them; `ray` are Ray actors."""
+
+    rules: ClassVar[ArgumentRules]
+    """Rules for its arguments."""
+    model_argument: ClassVar[str]
+    """Name of the argument that names the model."""
+    size_arguments: ClassVar[tuple[str, ...]]
+    """Names of the arguments whose product is the number of GPUs of one replica."""
 
     @field_validator("args", mode="before")
     @classmethod
     def _one_spelling(cls, value: Any) -> Any:
         """Take `--max-num-seqs`, `max-num-seqs` and `max_num_seqs` for one argument."""
         if isinstance(value, Mapping):
-            return one_spelling(value)
+            return cls.rules.one_spelling(value)
         return value
 
     @model_validator(mode="after")
     def _arguments_of_the_user_alone(self) -> Self:
-        if not isinstance(self.args.get("model"), str) or not self.args["model"]:
-            raise ValueError("args.model: missing; give a directory with a config.json, or a name that nodes resolve")
-        found = refusals(self.args)
+        model = self.model_argument
+        if not isinstance(self.args.get(model), str) or not self.args[model]:
+            raise ValueError(
+                f"args.{model}: missing; give a directory with a config.json, or a name that nodes resolve"
+            )
+        found = self.rules.refusals(self.args)
         if found:
             raise ValueError("; ".join(found))
-        for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        for name in self.size_arguments:
             size = self.args.get(name, 1)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"args.{name}: {size!r}: must be a whole number of at least 1")
         return self
 
     @property
+    def model(self) -> str:
+        """The model's directory or name."""
+        return str(self.args[self.model_argument])
+
+    @property
     def ranks_per_replica(self) -> int:
-        """GPUs of one replica: tensor times pipeline parallel size."""
-        return self._size("tensor_parallel_size") * self._size("pipeline_parallel_size")
+        """GPUs of one replica."""
+        ranks = 1
+        for name in self.size_arguments:
+            size = self.args.get(name, 1)
+            assert isinstance(size, int), "checked when it was read"
+            ranks *= size
+        return ranks
+
+    @property
+    def load_format(self) -> str:
+        """The engine's name for the weights that are asked for."""
+        if self.weights == "dummy":
+            return "dummy"
+        return "auto"
 
     @property
     def shown_args(self) -> dict[str, JsonValue]:
@@ -87,10 +112,85 @@ class VllmSection(Section):
         """The texts that may be in no report, key or log."""
         return secrets_of(self.args)
 
-    def _size(self, name: str) -> int:
-        size = self.args.get(name, 1)
-        assert isinstance(size, int), "checked when it was read"
-        return size
+    @property
+    @abstractmethod
+    def workers(self) -> Literal["own", "ray"]:
+        """Processes that run the model: the engine's children, or Ray actors."""
+
+    @property
+    @abstractmethod
+    def start_options(self) -> dict[str, str]:
+        """Settings of a start besides its arguments, by name."""
+
+    @property
+    @abstractmethod
+    def resolved_as(self) -> tuple[str, ...]:
+        """Words of the request that change what its arguments resolve to."""
+
+
+class VllmSection(RealEngineSection):
+    """A vLLM."""
+
+    kind: Literal["vllm"]
+    """Name of the engine."""
+    args: dict[str, JsonValue]
+    """Arguments of `vllm serve`, the model as `model`; dashes or underscores."""
+    usage: Literal["serve", "llm"] = "serve"
+    """Whose defaults hold for arguments that are not given: those of the server, or of `LLM(...)`."""
+    lm_head: Literal["read", "tied", "own"] = "read"
+    """Where config.json ties the word embeddings: `read` whether the checkpoint has an `lm_head` of its own from its
+    safetensors headers; `tied` or `own` says it where there are none."""
+    executor: Literal["own", "ray"] = "own"
+    """Workers of an engine: `own` are its children, as `uni` and `mp` make them; `ray` are Ray actors."""
+
+    rules = VLLM_ARGUMENTS
+    model_argument = "model"
+    size_arguments = ("tensor_parallel_size", "pipeline_parallel_size")
+
+    @property
+    def workers(self) -> Literal["own", "ray"]:
+        """As `executor` says."""
+        return self.executor
+
+    @property
+    def start_options(self) -> dict[str, str]:
+        """Whose defaults hold, and whether the checkpoint has an `lm_head`."""
+        return {"usage": self.usage, "lm_head": self.lm_head}
+
+    @property
+    def resolved_as(self) -> tuple[str, ...]:
+        """Usage, and the head where it is not read."""
+        if self.lm_head == "read":
+            return (self.usage,)
+        return (self.usage, self.lm_head)
+
+
+class SglangSection(RealEngineSection):
+    """An SGLang."""
+
+    kind: Literal["sglang"]
+    """Name of the engine."""
+    args: dict[str, JsonValue]
+    """Arguments of `sglang serve`, the model as `model_path` or `model`; dashes or underscores."""
+
+    rules = SGLANG_ARGUMENTS
+    model_argument = "model_path"
+    size_arguments = ("tp_size",)
+
+    @property
+    def workers(self) -> Literal["own", "ray"]:
+        """Always its children: its Ray engine is not covered."""
+        return "own"
+
+    @property
+    def start_options(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    @property
+    def resolved_as(self) -> tuple[str, ...]:
+        """None: the arguments alone decide."""
+        return ()
 
 
 class EngineTimeoutsSection(Section):
@@ -119,7 +219,7 @@ class EngineRunConfig(Section):
 
     cluster: ClusterSection
     """Cluster of the replicas."""
-    engine: VllmSection
+    engine: Annotated[VllmSection | SglangSection, Field(discriminator="kind")]
     """The engine, and its start."""
     cache: CacheSection = CacheSection()
     """Caches for the results."""

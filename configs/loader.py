@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ray_warmup.configs.engine_arguments import HIDDEN, is_secret, one_spelling
-from ray_warmup.configs.engine_schema import ENGINES, EngineRunConfig
+from ray_warmup.configs.engine_arguments import HIDDEN, is_secret
+from ray_warmup.configs.engine_schema import ARGUMENT_RULES, ENGINES, EngineRunConfig
 from ray_warmup.configs.errors import ConfigError, clipped, shown
 from ray_warmup.configs.paths import existing, read_text
 from ray_warmup.configs.schema import CacheSection, WarmupConfig
@@ -185,10 +185,10 @@ class _Document:
 # A border: what a person wrote, of any type.
 def _drop_other_spellings(engine: dict[str, Any], name: str) -> None:
     """Remove an engine's argument that an override spells with dashes, or the other way round."""
-    arguments = engine.get("args")
-    if isinstance(arguments, dict):
-        wanted = next(iter(one_spelling({name: None})))
-        for other in [other for other in arguments if next(iter(one_spelling({other: None}))) == wanted]:
+    arguments, rules = engine.get("args"), ARGUMENT_RULES.get(str(engine.get("kind")))
+    if isinstance(arguments, dict) and rules is not None:
+        wanted = next(iter(rules.one_spelling({name: None})))
+        for other in [other for other in arguments if next(iter(rules.one_spelling({other: None}))) == wanted]:
             if other != name:
                 arguments[name] = arguments.pop(other)
 
@@ -215,7 +215,9 @@ def _explain(error: ValidationError, section: str = "") -> str:
 
 
 def _complaint(item: ErrorDetails, section: str) -> str:
-    path = [section, *item["loc"]] if section else item["loc"]
+    # A choice between engines is named in the location, and is no field.
+    place = [part for number, part in enumerate(item["loc"]) if not (number == 1 and part in ENGINES)]
+    path = [section, *place] if section else place
     where = clipped(".".join(map(str, path)))
     rule = item["msg"].removeprefix("Value error, ")
     rule = RULES.get(item["type"], rule)

@@ -10,13 +10,12 @@ import typer
 from rich.console import Console
 
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT_USAGE
-from ray_warmup.configs.engine_arguments import NOT_COVERED
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, complain, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
-from ray_warmup.warmup.engines.vllm.prediction import Prediction
-from ray_warmup.warmup.engines.vllm.resolved import Resolved, node_differences
-from ray_warmup.warmup.engines.vllm.standing import EngineStanding
+from ray_warmup.warmup.engines.prediction import Prediction
+from ray_warmup.warmup.engines.resolved import Resolved, node_differences
+from ray_warmup.warmup.engines.standing import EngineStanding
 
 
 def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
@@ -33,7 +32,7 @@ def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
     problems += list(node_differences(resolved))
     if as_json:
         nodes = {node: asdict(answer) for node, answer in answers.items()}
-        print_document({"nodes": nodes, "problems": problems, "not_covered": sorted(NOT_COVERED)})
+        print_document({"nodes": nodes, "problems": problems, "not_covered": sorted(config.engine.rules.not_covered)})
     else:
         _show_plan(wide_console(), config, answers)
     for node, answer in answers.items():
@@ -54,7 +53,13 @@ def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, 
     for node, answer in answers.items():
         if answer.resolved is not None:
             found = "hit" if answer.hit else "miss"
-            add_row(table, node, f"vllm {answer.resolved.engine_version}", answer.resolved.key_sha256[:12], found)
+            add_row(
+                table,
+                node,
+                f"{config.engine.kind} {answer.resolved.engine_version}",
+                answer.resolved.key_sha256[:12],
+                found,
+            )
     if table.row_count:
         console.print(table)
     for node, answer in answers.items():
@@ -66,7 +71,7 @@ def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, 
     if not any(answer.hit for answer in answers.values()):
         say(console, f"one start would be recorded with {config.engine.weights} weights, then installed and proven")
     _show_arguments(console, [answer.resolved for answer in answers.values() if answer.resolved is not None])
-    say(console, f"not covered, and refused by name: {', '.join(sorted(set(_features())))}")
+    say(console, f"not covered, and refused by name: {', '.join(sorted(set(_features(config))))}")
 
 
 def _show_arguments(console: Console, resolved: Iterable[Resolved]) -> None:
@@ -79,8 +84,8 @@ def _show_arguments(console: Console, resolved: Iterable[Resolved]) -> None:
         return  # nodes that differ are named as problems
 
 
-def _features() -> Iterable[str]:
-    return (what.removesuffix(" is").removesuffix(" are") for what in NOT_COVERED.values())
+def _features(config: EngineRunConfig) -> Iterable[str]:
+    return (what.removesuffix(" is").removesuffix(" are") for what in config.engine.rules.not_covered.values())
 
 
 def show_engine_paths(config: EngineRunConfig, node: int | None, *, check: bool) -> int:
@@ -116,4 +121,4 @@ def show_standings(console: Console, standings: Iterable[EngineStanding]) -> Non
     for standing in standings:
         when = "" if standing.at is None else f" at {moment(standing.at)}"
         where = f", {standing.store}" if standing.store else ""
-        say(console, f"{standing.state.upper()}{when}: {standing.engine or 'vllm'}: {standing.text}{where}")
+        say(console, f"{standing.state.upper()}{when}: {standing.engine or 'engine'}: {standing.text}{where}")

@@ -6,11 +6,12 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
 from pydantic import JsonValue
+from rich.console import Console
 
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY
 from ray_warmup.configs import ConfigError, env
@@ -20,16 +21,21 @@ from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.engines import installed
+from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
+from ray_warmup.warmup.engines.asking import resolve_here
+from ray_warmup.warmup.engines.installed import EngineHere
+from ray_warmup.warmup.engines.launch import Started
+from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.proof_record import ProofRecord, save_proof
-from ray_warmup.warmup.engines.vllm import installed
-from ray_warmup.warmup.engines.vllm.asking import resolve_here
-from ray_warmup.warmup.engines.vllm.launch import Started
-from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recorded, prove, record
-from ray_warmup.warmup.engines.vllm.request import device_here, driver_here
-from ray_warmup.warmup.engines.vllm.standing import standing_of
+from ray_warmup.warmup.engines.request import device_here, driver_here
+from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
 from ray_warmup.warmup.errors import EngineError
 
 SCHEMA_VERSION = 1
+SHOWN_SCHEMA_VERSION = 2
+"""Of `engine show`: 2 has a list of engines."""
 MIB = 1 << 20
 
 
@@ -58,7 +64,7 @@ def record_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> i
 def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Prove on this node and print the verdict. Raises ConfigError, WarmupError."""
     request = engine_request(config, settings)
-    hidden = installed.hidden_plugin(env.snapshot())
+    hidden = installed.hidden_plugin(adapter_of(request.engine.kind), env.snapshot())
     if hidden is not None:
         raise EngineError(hidden)
     done = prove(request.engine, request.cache, env.snapshot())
@@ -90,39 +96,69 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
 
 
 def show_engines(config: str | None = None, settings: Sequence[str] = (), *, as_json: bool) -> int:
-    """Print where the installed engine looks, what is there, and what this node keeps of it.
+    """Print where the installed engines look, what is there, and what this node keeps of them.
 
-    With a config: in its cache, and how its request stands. Raises ConfigError.
+    With a config: its engine, in its cache, and how its request stands. Raises ConfigError.
     """
     request = None if config is None else engine_request(config, settings)
-    facts = installed.describe(None if request is None else request.cache)
-    standing = None if request is None else standing_of(request)
-    hidden = installed.hidden_plugin(env.snapshot()) if facts.version else None
+    asked = tuple(installed.installed_engines()) if request is None else (adapter_of(request.engine.kind),)
+    shown = [_Shown.of(adapter, request) for adapter in asked]
     if as_json:
-        stands = {} if standing is None else {"request": asdict(standing)}
-        document = {"schema_version": SCHEMA_VERSION, **facts.to_json(), "plugin_problem": hidden, **stands}
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps({"schema_version": SHOWN_SCHEMA_VERSION, "engines": [one.to_json() for one in shown]}))
         return EXIT_READY
     console = wide_console()
-    say(console, f"vllm {facts.version}" if facts.version else "vLLM is not installed in this environment")
-    table = table_of("kind", "files", "MiB", "placed", "moved by", "carried", whole=("kind",))
-    for row in facts.kinds:
-        add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.placed, row.variables, row.seen)
-    console.print(table)
-    for row in facts.kinds:
-        say(console, f"{row.kind} looks in {row.directory}")
-    if hidden is not None:
-        say(console, f"warning: {hidden}")
-    if standing is not None:
-        show_standings(console, [standing])
-    if (warning := installed.missing_bytecode()) is not None:
-        say(console, f"warning: {warning}")
-    for path in facts.stores:
-        say(console, f"kept: {path}")
-    show_kept_requests(console, [str(path) for path in facts.stores])
+    if not shown:
+        names = " nor ".join(adapter.title for adapter in ADAPTERS.values())
+        say(console, f"neither {names} is installed in this environment")
+    for one in shown:
+        one.show(console)
     for kind, reason in engine_kinds.LEFT_OUT.items():
         say(console, f"left out: {kind}: {reason}")
     return EXIT_READY
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One engine of this environment as `engine show` prints it."""
+
+    facts: EngineHere
+    plugin_problem: str | None
+    slow_imports: str | None
+    standing: EngineStanding | None
+    """How the request stands; None where none is asked about."""
+
+    @classmethod
+    def of(cls, adapter: EngineAdapter, request: EngineRunConfig | None) -> _Shown:
+        """Look at one engine."""
+        facts = installed.describe(adapter, None if request is None else request.cache)
+        hidden = installed.hidden_plugin(adapter, env.snapshot())
+        standing = None if request is None else standing_of(request)
+        return cls(facts, hidden, installed.missing_bytecode(adapter), standing)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Plain JSON values."""
+        document: dict[str, JsonValue] = {**self.facts.to_json(), "plugin_problem": self.plugin_problem}
+        if self.standing is not None:
+            document["request"] = asdict(self.standing)
+        return document
+
+    def show(self, console: Console) -> None:
+        """Print a table and lines."""
+        facts = self.facts
+        say(console, f"{facts.engine} {facts.version}")
+        table = table_of("kind", "files", "MiB", "placed", "moved by", "carried", whole=("kind",))
+        for row in facts.kinds:
+            add_row(table, row.kind, row.files, f"{row.bytes / MIB:.2f}", row.placed, row.variables, row.seen)
+        console.print(table)
+        for row in facts.kinds:
+            say(console, f"{row.kind} looks in {row.directory}")
+        for problem in filter(None, (self.plugin_problem, self.slow_imports)):
+            say(console, f"warning: {problem}")
+        if self.standing is not None:
+            show_standings(console, [self.standing])
+        for path in facts.stores:
+            say(console, f"kept: {path}")
+        show_kept_requests(console, facts.stores)
 
 
 def note_proof(request: EngineRunConfig, done: Proof) -> None:
@@ -145,8 +181,9 @@ def engine_request(config: str, settings: Sequence[str]) -> EngineRunConfig:
     request = load_request(config, settings)
     if not isinstance(request, EngineRunConfig):
         raise ConfigError("engine.kind: builtin: must name a real engine here, for example vllm")
-    if not installed.installed_version():
-        raise EngineError(f"vLLM is not installed in this environment ({sys.executable})")
+    adapter = adapter_of(request.engine.kind)
+    if not installed.installed_version(adapter):
+        raise EngineError(f"{adapter.title} is not installed in this environment ({sys.executable})")
     return request
 
 

@@ -18,7 +18,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.engine_questions_view import show_standings
-from ray_warmup.warmup.engines.vllm.standing import EngineStanding, all_standings, standing_of
+from ray_warmup.warmup.engines.standing import EngineStanding, all_standings, standing_of
 from ray_warmup.warmup.monitor.serving_monitor import ServingProcess
 from ray_warmup.warmup.store.node_paths import environments_here
 

@@ -19,6 +19,7 @@ from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.engine_run import coordinator_name
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
 from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed, wait_until
@@ -191,7 +192,7 @@ class Holding:
         seen = []
         for _ in range(2):
             request, result, log = (Path(scratch) / name for name in ("request", "result", "log"))
-            process = starter.start(request, result, dict(os.environ), log)
+            process = starter.start(VLLM_ADAPTER.start_module, request, result, dict(os.environ), log)
             seen.append(visible_in(children_of(os.getpid())[0]))
             process.kill()
         return seen

@@ -65,7 +65,7 @@ def ours(model: str, arguments: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     from ray_warmup.warmup.engines.vllm.start import ChildRequest
 
     given = {"model": model, **arguments}
-    return identify(configure(given, ChildRequest(given, "dummy", "serve", "read"))).parts
+    return identify(configure(given, ChildRequest(given, "dummy", {"usage": "serve", "lm_head": "read"}))).parts
 
 
 def compare(model: str) -> dict[str, list[str]]:

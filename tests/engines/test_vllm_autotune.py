@@ -16,11 +16,13 @@ from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.artifact.artifact import Artifact, pack
 from ray_warmup.warmup.device.autotuner_seams import look_up
+from ray_warmup.warmup.engines.identity import Identity
+from ray_warmup.warmup.engines.process import RankStart
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, outcome_of
 from ray_warmup.warmup.engines.tuning.session import TuningSession
 from ray_warmup.warmup.engines.vllm import hooks
-from ray_warmup.warmup.engines.vllm.process import EngineProcess
+from ray_warmup.warmup.engines.vllm.process import VllmProcess
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests import planted_tactics as planted
 from tests.engines.fetch import NEWEST, wheel_of
@@ -49,7 +51,7 @@ def _own_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[No
     _empty_tuner()
     yield
     if hooks._process is not None:
-        hooks._process._autotune.table.close()
+        hooks._process.table.close()
     _empty_tuner()
 
 
@@ -75,7 +77,8 @@ def record(vllm: VllmModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RAY_WARMUP_RECORD", str(told))
     with TuningSession(1, TuningOptions(), tmp_path / "root") as session:
         monkeypatch.setenv("RAY_WARMUP_TUNE", session.variables(told)["RAY_WARMUP_TUNE"])
-        hooks._process = EngineProcess()
+        hooks._process = VllmProcess()
+        hooks._process._start = RankStart(0, 1, Identity(()), {}, {}, tmp_path)
         vllm.module.flashinfer_autotune(runner)
         assert session.error == ""
         deadline = time.monotonic() + 10
@@ -107,7 +110,7 @@ def serve(vllm: VllmModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art
     _empty_tuner()
     store = NodeStore(tmp_path / "store")
     store.publish(artifact)
-    hooks._process = EngineProcess()
+    hooks._process = VllmProcess()
     hooks._process._store = store
     vllm.rest.clear()
     runner = ModelRunner(forward, TOKENS)
@@ -143,7 +146,7 @@ def test_what_vllm_asks_for_is_tuned_carried_and_hit(
         assert group.barriers == (1 if ranks == 2 else 0)
         for tokens in (TOKENS, 9, 1):
             forward(tokens)
-        proof = hooks._process._autotune.table.proof()
+        proof = hooks._process.table.proof()
         assert (proof.own_hits, proof.own_misses) == (3, ())
         assert proof.hits == proof.entries == 5
         assert (proof.misses, proof.unasked) == ((), ())
@@ -173,6 +176,6 @@ def test_a_miss_names_the_key_and_the_nearest_one(
         hooks._wrap_autotune(vllm.module)
         serve(vllm, tmp_path, monkeypatch, artifact_of(tuned))
         forward(300)
-        (miss,) = hooks._process._autotune.table.proof().own_misses
+        (miss,) = hooks._process.table.proof().own_misses
         assert "no entry for ('planted', 'PlantedRunner', ((512, 64), (64, 64))" in miss
         assert "the nearest is ('planted', 'PlantedRunner', ((" in miss

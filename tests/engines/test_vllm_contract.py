@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.configs.engine_arguments import SHORT
+from ray_warmup.configs.vllm_arguments import SHORT
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import BEFORE_0_33, MAY_DIFFER
-from ray_warmup.warmup.engines.vllm.launch import Home
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.version_order import order
 from tests.engines.fetch import requirements, wheel_of
@@ -121,6 +121,6 @@ def test_what_may_differ_is_hashed_by_vllm(wheel: WheelSource) -> None:
 def test_a_launch_sets_no_compile_factor(wheel: WheelSource) -> None:
     """No variable of ours makes another compile key than a start without us has."""
     known, ignored = hashed_variables(wheel)
-    ours = set(Home(Path("/home")).variables()) | OUR_VARIABLES
+    ours = set(VLLM_ADAPTER.home(Path("/home"))) | OUR_VARIABLES
     assert sorted(ours & (known - ignored)) == []
     assert "VLLM_PLUGINS" in known - ignored, "setting it would have been found"

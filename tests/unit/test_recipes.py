@@ -13,7 +13,10 @@ from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.artifact.compression import LIMITS
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compiled_part, engine_kinds
-from ray_warmup.warmup.engines.vllm import launch, places, process
+from ray_warmup.warmup.engines import process
+from ray_warmup.warmup.engines.vllm import places
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
+from ray_warmup.warmup.engines.vllm.process import AT_FIRST_FORWARD
 from ray_warmup.warmup.machine.machine import ORDER
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.questions import name_of
@@ -69,18 +72,18 @@ def test_a_cache_kind_is_entered_everywhere() -> None:
     engines = {*trees, *engine_kinds.REWRITTEN_KINDS}
     assert engines == kinds - NOT_OF_ENGINES, "TREE_KINDS of engine_kinds.py"
     on_request = engine_kinds.placed_kinds("on request")
-    assert {*process.WHEN_CONFIGURED, *process.AT_FIRST_FORWARD, *on_request} == engines
+    assert {*process.WHEN_CONFIGURED, *AT_FIRST_FORWARD, *on_request} == engines
     assert set(compiled_part.COMPILED) <= kinds
 
 
 def test_every_directory_of_an_engine_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recording starts with empty caches: no kind's directory lies outside the home that the launcher makes."""
-    home = launch.Home(tmp_path)
-    for name, value in home.variables().items():
+    home = VLLM_ADAPTER.home(tmp_path)
+    for name, value in home.items():
         monkeypatch.setenv(name, value)
-    found = places.places(Path(home.variables()["VLLM_CACHE_ROOT"]))
+    found = places.places(Path(home["VLLM_CACHE_ROOT"]))
     directories = {**found.of_kind(), "triton_cache": found.triton_cache}
     early = set(engine_kinds.placed_kinds("when configured"))
     assert early <= set(directories), "a kind has no directory in places.py"
     for kind, directory in directories.items():
-        assert directory.is_relative_to(tmp_path), f"no variable of Home.variables moves {kind}: {directory}"
+        assert directory.is_relative_to(tmp_path), f"no variable of the adapter's home moves {kind}: {directory}"

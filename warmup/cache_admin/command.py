@@ -42,8 +42,8 @@ from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.publish import sweep
 from ray_warmup.warmup.engines import engine_store, request_index
 from ray_warmup.warmup.engines.admission import admit
-from ray_warmup.warmup.engines.vllm.installed import installed_version
-from ray_warmup.warmup.engines.vllm.prediction import predict_here
+from ray_warmup.warmup.engines.installed import installed_engines, installed_version
+from ray_warmup.warmup.engines.prediction import predict_here
 from ray_warmup.warmup.errors import EngineError, StoreError, WarmupError
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import forget_lost
@@ -285,7 +285,7 @@ def _prune(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
         older_than_days=asked.older_than_days,
         max_bytes=asked.max_bytes,
         installed_version=_flashinfer() if asked.other_versions else None,
-        installed_engine=(installed_version() or None) if asked.other_versions else None,
+        installed_engines=_engines_here() if asked.other_versions else {},
     )
     found, stores = _search(paths, asked), _those_that_can_be_read(paths, asked)
     placed = register(paths.root)
@@ -309,6 +309,11 @@ def _prune(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
         )
         untouched = list(dict.fromkeys([*untouched, *done.untouched, *entries.problems]))
     return not untouched, Pruned((*plan, *unused), done, tuple(untouched))
+
+
+def _engines_here() -> dict[str, str]:
+    """Return the version of each installed engine."""
+    return {adapter.name: installed_version(adapter) for adapter in installed_engines()}
 
 
 def _flashinfer() -> str | None:

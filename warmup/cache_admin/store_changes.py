@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_warmup.configs.modes import Modes
@@ -43,8 +43,8 @@ class PruneRules:
     """Whole stores, oldest first, until the rest has at most so many bytes."""
     installed_version: str | None = None
     """Whole stores of tables of every other FlashInfer version."""
-    installed_engine: str | None = None
-    """Whole stores of a real engine's artifacts of every other version of it."""
+    installed_engines: Mapping[str, str] = field(default_factory=dict)
+    """Engine -> installed version: whole stores of its artifacts of every other version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +267,9 @@ def _is_there(store: NodeStore, generation: int | None) -> bool:
 
 def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:
     made_by = engine_store.engine_of(path)
-    if made_by is not None and rules.installed_engine not in (None, made_by[1]):
-        return f"made by {made_by[0]} {made_by[1]}, {rules.installed_engine} is installed"
+    here = "" if made_by is None else rules.installed_engines.get(made_by[0], "")
+    if made_by is not None and here not in ("", made_by[1]):
+        return f"made by {made_by[0]} {made_by[1]}, {here} is installed"
     version, _ = version_and_arch(path)
     if rules.installed_version is not None and version not in ("", rules.installed_version):
         return f"made by FlashInfer {version}, {rules.installed_version} is installed"

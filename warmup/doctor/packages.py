@@ -10,10 +10,10 @@ from pathlib import Path
 from ray_warmup.configs import VERSION, env
 from ray_warmup.warmup.device.host_facts import UNKNOWN, version_of
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
+from ray_warmup.warmup.engines import installed
+from ray_warmup.warmup.engines.adapter import PLUGIN, EngineAdapter
+from ray_warmup.warmup.engines.adapters import ADAPTERS
 from ray_warmup.warmup.engines.contract import EngineContract
-from ray_warmup.warmup.engines.sglang.versions import SGLANG
-from ray_warmup.warmup.engines.vllm import installed
-from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.families import known
 
@@ -83,19 +83,16 @@ def libraries() -> Iterator[Finding]:
 
 def engines() -> Iterator[Finding]:
     """Check the engines of this environment against the releases that are served, and that they find the plugin."""
-    vllm = installed.installed_version()
-    sglang = version_of("sglang")
-    if not vllm and sglang == UNKNOWN:
-        yield ok("engine", "neither vLLM nor SGLang is installed in this environment")
-        return
-    if vllm:
-        yield from _release(VLLM, vllm)
-        yield from _plugin()
-        bytecode = installed.missing_bytecode()
+    found = [adapter for adapter in ADAPTERS.values() if installed.installed_version(adapter)]
+    if not found:
+        names = " nor ".join(adapter.title for adapter in ADAPTERS.values())
+        yield ok("engine", f"neither {names} is installed in this environment")
+    for adapter in found:
+        yield from _release(adapter.contract, installed.installed_version(adapter))
+        yield from _plugin(adapter)
+        bytecode = installed.missing_bytecode(adapter)
         if bytecode is not None:
             yield warning("engine", bytecode, "compile it once, in the image")
-    if sglang != UNKNOWN:
-        yield from _release(SGLANG, sglang)
 
 
 def _release(contract: EngineContract, version: str) -> Iterator[Finding]:
@@ -106,17 +103,19 @@ def _release(contract: EngineContract, version: str) -> Iterator[Finding]:
         yield ok("engine", f"{contract.name} {version}")
 
 
-def _plugin() -> Iterator[Finding]:
-    group, name = installed.PLUGIN_GROUP, installed.PLUGIN
-    if name not in {entry.name for entry in metadata.entry_points(group=group)}:
+def _plugin(adapter: EngineAdapter) -> Iterator[Finding]:
+    group, title = adapter.plugin_group, adapter.title
+    if not installed.is_plugin_registered(adapter):
         yield error(
-            "engine", f"no entry point {name} in {group}: vLLM does not load the plugin", f"pip install {DISTRIBUTION}"
+            "engine",
+            f"no entry point {PLUGIN} in {group}: {title} does not load the plugin",
+            f"pip install {DISTRIBUTION}",
         )
         return
-    hidden = installed.hidden_plugin(env.snapshot())
+    hidden = installed.hidden_plugin(adapter, env.snapshot())
     if hidden:
-        yield warning("engine", hidden, "unset VLLM_PLUGINS, or add ray_warmup to it")
+        yield warning("engine", hidden, f"unset {adapter.plugins_variable}, or add {PLUGIN} to it")
     elif env.read("RAY_WARMUP") == "off":
         yield warning("engine", "RAY_WARMUP=off switches the plugin off", "unset RAY_WARMUP")
     else:
-        yield ok("engine", "vLLM loads the plugin")
+        yield ok("engine", f"{title} loads the plugin")

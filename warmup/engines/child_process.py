@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-START = "ray_warmup.warmup.engines.vllm.start"
 GONE_S = 10.0
 
 
@@ -54,6 +53,6 @@ class ChildStarter:
 
     arguments: Mapping[str, str] = {}
 
-    def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> ChildProcess:
+    def start(self, module: str, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> ChildProcess:
         """Start one engine."""
-        return ChildProcess([sys.executable, "-m", START, str(request), str(result)], environ, log)
+        return ChildProcess([sys.executable, "-m", module, str(request), str(result)], environ, log)

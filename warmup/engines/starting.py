@@ -26,10 +26,11 @@ class Starter(Protocol):
     arguments: Mapping[str, str]
     """Arguments of the engine that this way needs, besides the user's."""
 
-    def start(self, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> StartedProcess:
-        """Run `engines/vllm/start.py` with these files.
+    def start(self, module: str, request: Path, result: Path, environ: Mapping[str, str], log: Path) -> StartedProcess:
+        """Run an engine's front end with these files.
 
         Args:
+            module: of the front end (`EngineAdapter.start_module`).
             request: what the start reads.
             result: what it writes once the trial requests are answered.
             environ: the whole environment, but for the devices.

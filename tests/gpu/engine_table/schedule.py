@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.vllm.launch import Home
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from tests.gpu.engine_study import homes, model_folders
 from tests.gpu.engine_study.steps import log_facts
 from tests.gpu.engine_table import models
@@ -139,7 +139,7 @@ def experts_ours(run: Measurement, model: Path, root: Path, index: int, gpu: str
 def experts_own(run: Measurement, model: Path, keeper: Keeper, index: int, gpu: str) -> None:
     """Start the experts model in the very home in which it was recorded, without us."""
     home = keeper.put_back()
-    run.serve(f"experts own {index}", model, Home(home).variables(), gpu, EXPERTS, OFF)
+    run.serve(f"experts own {index}", model, VLLM_ADAPTER.home(home), gpu, EXPERTS, OFF)
     shutil.rmtree(home)
 
 

@@ -15,15 +15,14 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
-from ray_warmup.warmup.engines import proof_record, request_index
+from ray_warmup.warmup.engines import proof_record, request_index, standing
 from ray_warmup.warmup.engines.admission import admit
+from ray_warmup.warmup.engines.prediction import Prediction
 from ray_warmup.warmup.engines.proof_record import ProofRecord
+from ray_warmup.warmup.engines.request import device_here, digest_of
 from ray_warmup.warmup.engines.request_index import RequestRow
-from ray_warmup.warmup.engines.vllm import standing
-from ray_warmup.warmup.engines.vllm.prediction import Prediction
-from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
-from ray_warmup.warmup.engines.vllm.resolved import Resolved
-from ray_warmup.warmup.engines.vllm.standing import EngineStanding
+from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.standing import EngineStanding
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines import recorded
 
@@ -31,7 +30,7 @@ from tests.engines import recorded
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config of an engine that is installed here."""
-    monkeypatch.setattr(standing, "installed_version", lambda: recorded.VERSION)
+    monkeypatch.setattr(standing, "installed_version", lambda adapter: recorded.VERSION)
     document = {
         "cluster": {"world_size": 1, "backend": "cpu"},
         "engine": {"kind": "vllm", "args": {"model": "m", "max-num-seqs": 4, "hf_token": "hf_planted"}},

@@ -7,17 +7,11 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import ConfigError
-from ray_warmup.configs.engine_arguments import (
-    NOT_COVERED,
-    OURS,
-    hide,
-    is_secret,
-    one_spelling,
-    refusals,
-    secrets_of,
-    without_secrets,
-)
+from ray_warmup.configs.engine_arguments import hide, is_secret, secrets_of, without_secrets
 from ray_warmup.configs.loader import load_request
+from ray_warmup.configs.vllm_arguments import NOT_COVERED, OURS, VLLM_ARGUMENTS
+
+one_spelling, refusals = VLLM_ARGUMENTS.one_spelling, VLLM_ARGUMENTS.refusals
 
 TOKEN = "hf_" + "x" * 30
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config
-from ray_warmup.configs.engine_arguments import OURS
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import RECIPES_DIR, load_request
+from ray_warmup.configs.vllm_arguments import OURS
 
 
 def written(tmp_path: Path, **sections: Any) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
-from ray_warmup.warmup.engines.vllm.resolved import Resolved, node_differences
+from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.naming import span
@@ -89,7 +89,7 @@ def of_versions(run: EngineRun) -> str:
     if len({node.engine_version for node in run.nodes.values()}) < 2:
         return ""
     rows = ", ".join(f"node {node_id[:8]}: {node.engine_version}" for node_id, node in run.nodes.items())
-    return f"nodes have different versions of vLLM ({rows}); one run serves one version"
+    return f"nodes have different versions of {run.config.engine.kind} ({rows}); one run serves one version"
 
 
 def of_models(run: EngineRun) -> str:

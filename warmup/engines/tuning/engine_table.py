@@ -57,12 +57,16 @@ class EngineTable:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the requests of a forward, and answer each with its default."""
+        """Record the requests of a forward, and answer each with its default.
+
+        The requests of a further forward of the same start are added.
+        """
         from ray_warmup.warmup.device.request_recorder import RequestRecorder
         from ray_warmup.warmup.workloads.live_request import PROCESS
 
-        PROCESS.clear()
-        self._recorder = RequestRecorder(PROCESS)
+        if self._recorder is None:
+            PROCESS.clear()
+            self._recorder = RequestRecorder(PROCESS)
         with self._recorder.recording():
             yield
 

@@ -25,8 +25,8 @@ TABLE_FILE = TreeLayout("autotune_configs", entry_depth=0)
 class VllmAutotune:
     """One worker's part."""
 
-    def __init__(self) -> None:
-        self.table = EngineTable()
+    def __init__(self, table: EngineTable) -> None:
+        self.table = table
         self._is_held = False
 
     def place(self, runner: Any, known: KnownTable, round_: Placing) -> int:
@@ -37,10 +37,6 @@ class VllmAutotune:
         Raises:
             StoreError: the table cannot be written.
         """
-        reason = self.table.refusal(known)
-        if reason is not None:
-            logger.warning("ray-warmup: the table of this engine's calls is not placed: %s", reason)
-            return 0
         from vllm.model_executor.warmup import flashinfer_autotune_cache as places
 
         if places.use_flashinfer_autotune_v2(runner):

@@ -20,17 +20,17 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from ray_warmup.configs import env
+from ray_warmup.warmup.engines.guarded import guarded
 from ray_warmup.warmup.engines.import_hooks import when_imported
 
 logger = logging.getLogger("ray_warmup")
 
 _process: Any = None
-"""The one `EngineProcess` of this process."""
+"""The one `VllmProcess` of this process."""
 
 
 def install() -> None:
@@ -52,21 +52,11 @@ def engine_process() -> Any:
     if _process is None or _process.pid != os.getpid():
         began = time.monotonic()
         # Imported late: vLLM loads plugins in every process, also in those that never serve.
-        from ray_warmup.warmup.engines.vllm.process import EngineProcess
+        from ray_warmup.warmup.engines.vllm.process import VllmProcess
 
-        _process = EngineProcess()
+        _process = VllmProcess()
         _process.own_seconds += time.monotonic() - began
     return _process
-
-
-def _guarded(step: str, work: Callable[[], None], *, may_require: bool = True) -> None:
-    """Run a step of ours so that it cannot hurt an engine that does not require it."""
-    try:
-        work()
-    except Exception as error:  # the border to somebody else's process: whatever fails here must not end it
-        if may_require and env.read("RAY_WARMUP") == "require":
-            raise RuntimeError(f"RAY_WARMUP=require: {step}: {error}") from error
-        logger.warning("ray-warmup: %s failed, the engine goes its own way: %s: %s", step, type(error).__name__, error)
 
 
 def _wrap_worker(module: ModuleType) -> None:
@@ -76,7 +66,7 @@ def _wrap_worker(module: ModuleType) -> None:
     @functools.wraps(original)
     def init_device(self: Any, *args: Any, **named: Any) -> Any:
         result = original(self, *args, **named)
-        _guarded("placing caches", lambda: _begin(self))
+        guarded("placing caches", lambda: _begin(self))
         return result
 
     wrapper.init_device = init_device
@@ -86,7 +76,7 @@ def _begin(wrapper: Any) -> None:
     process = engine_process()
     _watch_warmup(wrapper.worker)
     process.begin_worker(wrapper.vllm_config, wrapper.worker)
-    if env.read("RAY_WARMUP") == "require" and process.record_directory is None and process.lookup != "hit":
+    if process.is_refused:
         raise RuntimeError(process.lookup)
 
 
@@ -99,7 +89,7 @@ def _watch_warmup(worker: Any) -> None:
 
     def compile_or_warm_up_model(*args: Any, **named: Any) -> Any:
         result = original(*args, **named)
-        _guarded("the record of the warmup", lambda: engine_process().warmed_up())
+        guarded("the record of the warmup", lambda: engine_process().warmed_up())
         return result
 
     worker.compile_or_warm_up_model = compile_or_warm_up_model
@@ -111,7 +101,7 @@ def _wrap_compiled_lookup(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def try_load(model: Any, aot_compilation_path: str, *args: Any, **named: Any) -> Any:
-        _guarded("placing compiled files", lambda: engine_process().place_compiled(model, aot_compilation_path))
+        guarded("placing compiled files", lambda: engine_process().place_compiled(model, aot_compilation_path))
         return original(model, aot_compilation_path, *args, **named)
 
     module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
@@ -122,7 +112,7 @@ def _wrap_monitor(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def activate(*args: Any, **named: Any) -> Any:
-        _guarded("loading recorded kernels", lambda: engine_process().load_kernels(), may_require=False)
+        guarded("loading recorded kernels", lambda: engine_process().load_kernels(), may_require=False)
         return original(*args, **named)
 
     module.activate = activate  # type: ignore[attr-defined]
@@ -133,10 +123,10 @@ def _wrap_autotune(module: ModuleType) -> None:
 
     @functools.wraps(original)
     def flashinfer_autotune(runner: Any, *args: Any, **named: Any) -> Any:
-        _guarded("placing the table", lambda: engine_process().place_table(runner))
+        guarded("placing the table", lambda: engine_process().place_table(runner))
         result = original(runner, *args, **named)
-        _guarded("tuning what was recorded", lambda: engine_process().tune_recorded())
-        _guarded("following lookups", lambda: engine_process().follow_lookups(), may_require=False)
+        guarded("tuning what was recorded", lambda: engine_process().tune_recorded())
+        guarded("following lookups", lambda: engine_process().follow_lookups(), may_require=False)
         return result
 
     @functools.wraps(sweep)
@@ -156,7 +146,7 @@ def _wrap_modelinfo_lookup(module: ModuleType) -> None:
         def place() -> None:
             engine_process().place_modelinfo(self._get_cache_filename(), module_hash)
 
-        _guarded("placing model facts", place, may_require=False)
+        guarded("placing model facts", place, may_require=False)
         return original(self, module_hash, *args, **named)
 
     registered._load_modelinfo_from_cache = load

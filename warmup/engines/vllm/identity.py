@@ -1,4 +1,4 @@
-"""Identity of one vLLM start: the named parts by which a recorded artifact fits another start.
+"""The parts of a vLLM start's identity: settings, digests of the configuration's sections, and the environment.
 
 The model's path is not a part: vLLM hashes it, and a snapshot directory differs from node to node. What the model
 says (its configuration) is. Equal on every rank of a replica. Imports vLLM inside functions.
@@ -7,24 +7,16 @@ says (its configuration) is. Equal on every rank of a replica. Imports vLLM insi
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
-import platform
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from importlib import metadata
 from typing import Any
 
 from ray_warmup.configs.engine_arguments import is_secret
+from ray_warmup.warmup.engines.identity import Identity, environment_parts, plain_settings
 from ray_warmup.warmup.engines.vllm import factors
 
 SCHEMA = "2"
 """Raised when the meaning of a part changes."""
-LONGEST_SETTING = 120
-"""Characters of a setting that is stored to explain a miss."""
-LIBRARIES = ("torch", "triton", "flashinfer-python", "transformers")
 READABLE: tuple[tuple[str, str], ...] = (
     ("scheduler_config", "max_num_batched_tokens"),
     ("scheduler_config", "max_num_seqs"),
@@ -42,29 +34,13 @@ READABLE: tuple[tuple[str, str], ...] = (
 """Settings that are named in a miss by their own values; the digests beside them cover everything else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Named parts in order, and their hash."""
-
-    parts: tuple[tuple[str, str], ...]
-
-    @property
-    def sha256(self) -> str:
-        """64 hex digits over the ordered parts."""
-        return hashlib.sha256(json.dumps(self.parts).encode()).hexdigest()
-
-    def as_dict(self) -> dict[str, str]:
-        """Name -> value, in order."""
-        return dict(self.parts)
-
-
 def identify(vllm_config: Any) -> Identity:
     """Describe the start that this process takes part in."""
     import vllm
     from vllm import envs
 
     parts = [("schema", SCHEMA), ("engine", "vllm"), ("engine_version", vllm.__version__)]
-    parts += [("python", platform.python_version()), *_library_parts(), *_device_parts()]
+    parts += environment_parts()
     for section, field in READABLE:
         value = getattr(getattr(vllm_config, section, None), field, None)
         parts.append((f"{section}.{field}", str(value)))
@@ -85,9 +61,9 @@ def settings_of(vllm_config: Any) -> dict[str, str]:
         for name, value in sorted(vars(section).items()):
             if name == "hf_config":
                 settings |= {
-                    f"{section_name}.hf_config.{key}": text for key, text in _plain(_members_of(value)).items()
+                    f"{section_name}.hf_config.{key}": text for key, text in plain_settings(_members_of(value)).items()
                 }
-        settings |= {f"{section_name}.{key}": text for key, text in _plain(vars(section)).items()}
+        settings |= {f"{section_name}.{key}": text for key, text in plain_settings(vars(section)).items()}
     return settings
 
 
@@ -102,39 +78,6 @@ def factors_of_environment() -> dict[str, str]:
 def _members_of(hf_config: Any) -> Mapping[str, Any]:
     to_dict = getattr(hf_config, "to_dict", None)
     return to_dict() if to_dict is not None else vars(hf_config)  # type: ignore[no-any-return]
-
-
-# A border, as above.
-def _plain(members: Mapping[str, Any]) -> dict[str, str]:
-    """Keep members whose value is a number, a truth value or a short text that is no path."""
-    kept: dict[str, str] = {}
-    for name, value in members.items():
-        if name.startswith("_") or is_secret(name) or not isinstance(value, str | int | float | bool | Enum):
-            continue
-        text = value.name if isinstance(value, Enum) else str(value)
-        if len(text) <= LONGEST_SETTING and "/" not in text:
-            kept[name] = text
-    return kept
-
-
-def _library_parts() -> list[tuple[str, str]]:
-    return [(name, _version(name)) for name in LIBRARIES]
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _device_parts() -> list[tuple[str, str]]:
-    """Return the GPU's name and CUDA's version, or the processor's architecture if torch sees no GPU."""
-    torch = sys.modules.get("torch")  # the engine has imported it long ago, or has none
-    if torch is None or not torch.cuda.is_available():
-        return [("device", f"cpu {platform.machine()}"), ("cuda", "")]
-    major, minor = torch.cuda.get_device_capability()
-    return [("device", f"{torch.cuda.get_device_name()} {major}.{minor}"), ("cuda", str(torch.version.cuda))]
 
 
 def _section_digests(vllm_config: Any) -> dict[str, str]:

@@ -59,6 +59,17 @@ def places(cache_root: Path) -> Places:
     )
 
 
+def default_cache_root() -> Path:
+    """Return vLLM's cache root by its own rule."""
+    given = env.read("VLLM_CACHE_ROOT")
+    if given is not None:
+        return Path(given).expanduser()
+    base = env.read("XDG_CACHE_HOME")
+    home = Path(env.read("HOME") or "~").expanduser()
+    parent = Path(base) if base else home / ".cache"
+    return parent / "vllm"
+
+
 def _inductor_home() -> Path:
     """Inductor's directory by torch's rule: a variable, else one of this user below the temporary directory."""
     given = env.read("TORCHINDUCTOR_CACHE_DIR")

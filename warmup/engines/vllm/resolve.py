@@ -5,24 +5,25 @@ python -m ray_warmup.warmup.engines.vllm.resolve REQUEST.json RESULT.json
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import sys
-import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.configs.engine_arguments import without_secrets
 from ray_warmup.warmup.codec import encode
-from ray_warmup.warmup.engines.vllm import arguments, model_errors, word_embeddings
+from ray_warmup.warmup.engines import model_errors
+from ray_warmup.warmup.engines.argument_comparison import compare_arguments
+from ray_warmup.warmup.engines.child_request import ChildRequest, follow_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.vllm import arguments, word_embeddings
 from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
-from ray_warmup.warmup.engines.vllm.resolved import Resolved
-from ray_warmup.warmup.engines.vllm.start import ChildRequest, end_with_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
@@ -31,7 +32,7 @@ QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_con
 
 def main(request_path: str, result_path: str) -> int:
     """Write the answer, or the error that names what is wrong. Exit code 0 in both cases."""
-    threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
+    follow_the_launcher()
     request = read_request(Path(request_path))
     try:
         answer: dict[str, JsonValue] = {"resolved": encode(resolve(request))}
@@ -45,11 +46,12 @@ def resolve(request: ChildRequest) -> Resolved:
     """Resolve a request. Raises EngineError."""
     import vllm
 
-    word_embeddings.decide_as_the_checkpoint(request.lm_head)
+    word_embeddings.decide_as_the_checkpoint(cast(LmHead, request.options["lm_head"]))
     given = dict(request.arguments)
     config = configure(given, request)
     parts = identify(config).parts
-    changing, others = compare_arguments(given, parts, request) if request.explain else ((), ())
+    same = partial(_is_same, parts=parts, request=request)
+    changing, others = compare_arguments(given, "model", same) if request.explain else ((), ())
     return Resolved(
         engine_version=vllm.__version__,
         identity=parts,
@@ -65,30 +67,15 @@ def configure(given: Mapping[str, JsonValue], request: ChildRequest) -> Any:
     """Return vLLM's resolved configuration. Raises EngineError with the argument or the model."""
     try:
         parsed = arguments.engine_args(given, request.load_format)
-        return arguments.resolve_configuration(parsed, request.usage)
+        return arguments.resolve_configuration(parsed, request.options["usage"])
     except Exception as error:  # vLLM's, pydantic's and the hub's own; each is named
         is_offline = env.read("HF_HUB_OFFLINE") is not None
-        raise model_errors.named(error, str(given["model"]), is_offline=is_offline) from error
+        raise model_errors.named(error, "vLLM", "model", str(given["model"]), is_offline=is_offline) from error
 
 
-def compare_arguments(
-    given: Mapping[str, JsonValue], parts: tuple[tuple[str, str], ...], request: ChildRequest
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tell which arguments change the identity by leaving out one after the other."""
-    changing: list[str] = []
-    others: list[str] = []
-    for name, value in given.items():
-        text = f"{name}={json.dumps(without_secrets({name: value}).get(name, '(secret)'))}"
-        if name == "model":
-            changing.append(f"{text} (its configuration, not its path)")
-            continue
-        rest = {other: copy.deepcopy(kept) for other, kept in given.items() if other != name}
-        try:
-            is_same = identify(configure(rest, request)).parts == parts
-        except EngineError:
-            is_same = False
-        (others if is_same else changing).append(text)
-    return tuple(changing), tuple(others)
+def _is_same(given: Mapping[str, JsonValue], *, parts: tuple[tuple[str, str], ...], request: ChildRequest) -> bool:
+    """Return True if other arguments resolve to the same identity."""
+    return identify(configure(given, request)).parts == parts
 
 
 def file_digests(config: Any) -> dict[str, str]:

@@ -8,32 +8,23 @@ Uses vLLM's public interface alone; what happens in its worker processes is the 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import JsonValue
-
+from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request, wait_for, write_whole
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, sampling, trial_batches
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 
 MAX_TOKENS = 4
-POLL_S = 0.05
 
 
 def main(request_path: str, result_path: str) -> int:
     """Run one start. Exit code 0 when every request was answered."""
-    # A thread of its own, because the main thread is inside native code of vLLM for minutes.
-    threading.Thread(target=end_with_the_launcher, name="launcher", daemon=True).start()
+    follow_the_launcher()
     run(Path(request_path), Path(result_path))
     return 0
 
@@ -49,9 +40,9 @@ def run(request_path: Path, result_path: Path) -> None:
 
     imported = time.monotonic()
     stage.write("creating the engine")
-    word_embeddings.decide_as_the_checkpoint(request.lm_head)
+    word_embeddings.decide_as_the_checkpoint(cast(LmHead, request.options["lm_head"]))
     arguments = engine_args(request.arguments, request.load_format)
-    if request.usage == "serve":
+    if request.options["usage"] == "serve":
         take_server_sizes(arguments)
     llm = LLM.from_engine_args(arguments)
     ready = time.monotonic()
@@ -70,64 +61,6 @@ def run(request_path: Path, result_path: Path) -> None:
     stage.write("shutting down")
     # Explicit, because an engine that ends by garbage collection may leave its workers behind.
     shut_down(llm)
-
-
-@dataclass(frozen=True, slots=True)
-class ChildRequest:
-    """A request to a child process that imports vLLM, as its file holds it."""
-
-    arguments: dict[str, JsonValue]
-    """Of `vllm serve`."""
-    load_format: str
-    usage: str
-    """`serve` or `llm`: whose defaults hold for sizes that are not given."""
-    lm_head: LmHead
-    stays_until: str | None = None
-    """File whose appearance ends the engine, or None if it ends after its trial requests."""
-    explain: bool = False
-    """Tell which arguments change the identity."""
-
-
-class Stage:
-    """Name of what the front end is at, for whoever waits for it."""
-
-    def __init__(self, told: Path) -> None:
-        self._path = told / "stage"
-
-    def write(self, text: str) -> None:
-        """Say what begins now."""
-        temporary = self._path.with_suffix(".part")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self._path)
-
-
-def wait_for(file: Path) -> None:
-    """Wait until a file appears."""
-    while not file.is_file():
-        time.sleep(POLL_S)
-
-
-def end_with_the_launcher() -> None:
-    """Kill this process group when standard input ends: whoever started the engine is gone, even by SIGKILL."""
-    while os.read(0, 1):
-        pass
-    # The whole group, because the engine's workers are children of this process and would hold the GPU.
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def write_request(path: Path, request: ChildRequest) -> None:
-    """Write what is asked, readable by this user alone: it may hold a token, and the engine removes it."""
-    # The mode is there before the content, which would otherwise be readable for a moment.
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(asdict(request)), encoding="utf-8")
-
-
-def read_request(path: Path) -> ChildRequest:
-    """Read what is asked and remove it from the disk."""
-    request = ChildRequest(**json.loads(path.read_text(encoding="utf-8")))
-    # Removed before the engine starts, so that a token does not stay on the disk if it is killed.
-    path.unlink()
-    return request
 
 
 def take_server_sizes(arguments: Any) -> None:
@@ -169,13 +102,6 @@ def shut_down(llm: Any) -> None:
     shutdown = getattr(llm.llm_engine.engine_core, "shutdown", None)
     if shutdown is not None:
         shutdown()
-
-
-def write_whole(path: Path, document: Mapping[str, JsonValue]) -> None:
-    """Write the result so that the parent sees all of it or nothing."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(document), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

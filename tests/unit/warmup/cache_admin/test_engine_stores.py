@@ -164,8 +164,8 @@ def test_whole_engine_stores_go_by_the_rules_unless_held(root: Path) -> None:
 def test_another_version_is_told_by_the_installed_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine's version decides about its artifacts, FlashInfer's about tables."""
     recorded.stored(root, size="4")
-    monkeypatch.setattr("ray_warmup.warmup.cache_admin.command.installed_version", lambda: "0.34.0")
+    monkeypatch.setattr("ray_warmup.warmup.cache_admin.command._engines_here", lambda: {"vllm": "0.34.0"})
     (row,) = ask("prune", root, keep=3, other_versions=True).plan
     assert (row.what, row.reason) == ("store", "made by vllm 0.33.0, 0.34.0 is installed")
-    monkeypatch.setattr("ray_warmup.warmup.cache_admin.command.installed_version", lambda: "")
+    monkeypatch.setattr("ray_warmup.warmup.cache_admin.command._engines_here", lambda: {"sglang": "0.5.23"})
     assert ask("prune", root, keep=3, other_versions=True).plan == ()

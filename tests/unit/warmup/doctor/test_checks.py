@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.doctor import disks, packages, sharing
 from ray_warmup.warmup.doctor.all_checks import check_node
 from ray_warmup.warmup.doctor.finding import Finding, warning
+from ray_warmup.warmup.engines.adapter import EngineAdapter
 from ray_warmup.warmup.families import known
 from ray_warmup.warmup.signing.keys import new_key, write_pair
 from ray_warmup.warmup.signing.policy import believe
@@ -63,10 +65,15 @@ def test_an_unknown_flashinfer_is_refused_by_name(monkeypatch: pytest.MonkeyPatc
     assert texts(tuple(packages.libraries()), "error") == ""
 
 
+def of_vllm(version: str) -> Callable[[EngineAdapter], str]:
+    """A version of vLLM, and no other engine."""
+    return lambda adapter: version if adapter.name == "vllm" else ""
+
+
 def test_a_hidden_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """VLLM_PLUGINS without this project, and RAY_WARMUP=off."""
-    monkeypatch.setattr(packages.installed, "installed_version", lambda: "0.33.0")
-    monkeypatch.setattr(packages.installed, "missing_bytecode", lambda: None)
+    monkeypatch.setattr(packages.installed, "installed_version", of_vllm("0.33.0"))
+    monkeypatch.setattr(packages.installed, "missing_bytecode", lambda adapter: None)
     assert "vLLM loads the plugin" in texts(tuple(packages.engines()), "ok")
     monkeypatch.setenv("VLLM_PLUGINS", "lora_resolver")
     assert "VLLM_PLUGINS=lora_resolver" in texts(tuple(packages.engines()), "warning")
@@ -77,8 +84,8 @@ def test_a_hidden_plugin_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_release_that_is_not_served_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine older than all that were read."""
-    monkeypatch.setattr(packages.installed, "installed_version", lambda: "0.1.0")
-    monkeypatch.setattr(packages.installed, "missing_bytecode", lambda: None)
+    monkeypatch.setattr(packages.installed, "installed_version", of_vllm("0.1.0"))
+    monkeypatch.setattr(packages.installed, "missing_bytecode", lambda adapter: None)
     assert "0.1.0" in texts(tuple(packages.engines()), "error")
 
 

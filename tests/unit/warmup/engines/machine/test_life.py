@@ -81,7 +81,7 @@ def test_versions_must_agree() -> None:
     """Nodes with different engines are named before anything is recorded."""
     report = Driver(nodes={SECOND: Node(version="0.32.0")}).to_end()
     assert not report.ready
-    assert "different versions of vLLM (node 00000000: 0.33.0, node 01010101: 0.32.0)" in (report.error or "")
+    assert "different versions of vllm (node 00000000: 0.33.0, node 01010101: 0.32.0)" in (report.error or "")
 
 
 def test_a_proof_that_compiles_records_anew_once() -> None:

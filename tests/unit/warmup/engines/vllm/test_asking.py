@@ -12,13 +12,12 @@ import pytest
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.engines import request_index
+from ray_warmup.warmup.engines.asking import find_here, resolve_here
 from ray_warmup.warmup.engines.engine_store import recorded_facts
+from ray_warmup.warmup.engines.on_this_node import record
+from ray_warmup.warmup.engines.request import device_here, digest_of
+from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.engines.vllm.arguments import words
-from ray_warmup.warmup.engines.vllm.asking import find_here, resolve_here
-from ray_warmup.warmup.engines.vllm.launch import load_format
-from ray_warmup.warmup.engines.vllm.on_this_node import record
-from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
-from ray_warmup.warmup.engines.vllm.resolved import Resolved, node_differences
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.fake_engine import environment
@@ -143,7 +142,7 @@ def test_real_weights_leave_the_decision_to_the_engine(tmp_path: Path) -> None:
     """vLLM reads the checkpoint itself then, so nothing is refused or decided here."""
     path = model(tmp_path / "model", None, tie_word_embeddings=True)
     real = VllmSection(kind="vllm", args={"model": path}, weights="real", start_deadline=60)
-    assert load_format(real) == "auto"
+    assert real.load_format == "auto"
     parts = dict(resolve(tmp_path, real).identity)
     assert parts["model_config.word_embeddings_untied_by_checkpoint"] == "False"
 

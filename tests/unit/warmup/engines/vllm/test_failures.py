@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ray_warmup.warmup.engines.vllm.failures import cause_of
-from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
-from ray_warmup.warmup.engines.vllm.model_errors import named
+from ray_warmup.warmup.engines.failures import cause_of
+from ray_warmup.warmup.engines.last_words import last_words, secrets_in
+from ray_warmup.warmup.engines.model_errors import named
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 
@@ -76,8 +76,8 @@ def test_a_models_error_is_the_configs_or_the_nodes(
     """Exit code 2 for what the config says wrong, 1 for what the node lacks; also behind another error."""
     wrapped = OSError("could not load")
     wrapped.__cause__ = error
-    found = named(error, "m", is_offline=offline)
+    found = named(error, "vLLM", "model", "m", is_offline=offline)
     assert type(found) is kind
     assert words in str(found)
     if type(error).__name__ in ("GatedRepoError", "LocalEntryNotFoundError", "RepositoryNotFoundError"):
-        assert type(named(wrapped, "m", is_offline=offline)) is kind
+        assert type(named(wrapped, "vLLM", "model", "m", is_offline=offline)) is kind

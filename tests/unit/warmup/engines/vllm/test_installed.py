@@ -12,7 +12,9 @@ from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.caches.placing import placing
-from ray_warmup.warmup.engines.vllm import installed
+from ray_warmup.warmup.engines import installed
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
+from ray_warmup.warmup.engines.vllm.places import default_cache_root
 
 
 @pytest.fixture
@@ -28,19 +30,19 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_missing_bytecode_is_said_with_the_remedy(package: Path) -> None:
     """Until the package has been compiled."""
-    assert f"compileall -q {package.parent}" in (installed.missing_bytecode() or "")
+    assert f"compileall -q {package.parent}" in (installed.missing_bytecode(VLLM_ADAPTER) or "")
     (package / "__pycache__").mkdir()
     (package / "__pycache__" / "__init__.cpython-312.pyc").touch()
-    assert installed.missing_bytecode() is None
+    assert installed.missing_bytecode(VLLM_ADAPTER) is None
 
 
 def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own variable, else XDG, else home; files are counted where they lie."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("VLLM_CACHE_ROOT", raising=False)
-    assert installed.default_cache_root() == tmp_path / ".cache" / "vllm"
+    assert default_cache_root() == tmp_path / ".cache" / "vllm"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert installed.default_cache_root() == tmp_path / "xdg" / "vllm"
+    assert default_cache_root() == tmp_path / "xdg" / "vllm"
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "own"))
     (tmp_path / "own" / "modelinfos").mkdir(parents=True)
     (tmp_path / "own" / "modelinfos" / "a.json").write_text("{}")
@@ -49,7 +51,7 @@ def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: 
     with placing(register(tmp_path / "root"), tmp_path / "store") as round_:
         round_.tree(engine_kinds.MODELINFOS.layout, contents, tmp_path / "own" / "modelinfos")
 
-    kinds = {row.kind: row for row in installed.describe(CacheSection(root=str(tmp_path / "root"))).kinds}
+    kinds = {row.kind: row for row in installed.describe(VLLM_ADAPTER, CacheSection(root=str(tmp_path / "root"))).kinds}
 
     assert (kinds["modelinfos"].files, kinds["modelinfos"].bytes, kinds["modelinfos"].placed) == (2, 4, 1)
     assert all(row.variables and row.seen for row in kinds.values())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home
+from ray_warmup.configs.engine_schema import VllmSection
+from ray_warmup.warmup.engines.launch import EngineStart
 from tests.engines.fake_engine import environment
 
 
 def test_an_engine_stays_until_it_is_told_to_end(tmp_path: Path) -> None:
     """Its trial requests are answered and it waits; its records are read once it has ended by itself."""
     engine = EngineStart(
-        {"model": "/models/fake"},
-        Home(tmp_path / "home"),
+        VllmSection(kind="vllm", args={"model": "/models/fake"}),
+        tmp_path / "home",
         tmp_path / "start",
         environment(tmp_path),
         purpose="record",

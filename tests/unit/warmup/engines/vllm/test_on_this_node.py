@@ -11,8 +11,8 @@ import pytest
 
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.engines.vllm import launch as launching
-from ray_warmup.warmup.engines.vllm.on_this_node import prove, record
+from ray_warmup.warmup.engines import launch as launching
+from ray_warmup.warmup.engines.on_this_node import prove, record
 from ray_warmup.warmup.errors import EngineError
 from tests.engines.fake_engine import environment
 
@@ -146,16 +146,13 @@ def test_an_engine_that_fails_says_why(
 
 def test_an_engine_that_hangs_is_ended_with_all_its_processes(tmp_path: Path, environ: dict[str, str]) -> None:
     """The deadline is named, and no process of its group is left."""
-    home = launching.Home(tmp_path / "engine")
-
     with pytest.raises(EngineError, match="did not finish its start within 3 s; it was creating the engine"):
         launching.launch(
-            {"model": "m"},
-            home,
+            VllmSection(kind="vllm", args={"model": "m"}, start_deadline=3),
+            tmp_path / "engine",
             tmp_path / "start",
             environ | {"FAKE_VLLM_FAULT": "hang"},
             purpose="record",
-            deadline_s=3,
         )
 
     assert [pid for pid in os.listdir("/proc") if pid.isdigit() and str(tmp_path / "start") in command_of(pid)] == []

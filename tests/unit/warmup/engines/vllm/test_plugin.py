@@ -15,9 +15,10 @@ import pytest
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import placed
+from ray_warmup.warmup.engines.installed import hidden_plugin
+from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.vllm import hooks
-from ray_warmup.warmup.engines.vllm.installed import hidden_plugin
-from ray_warmup.warmup.engines.vllm.on_this_node import record
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from tests.engines.fake_engine import environment
 
 START = """
@@ -300,7 +301,7 @@ def test_variables_that_actors_lack_are_named(
 
 def test_a_plugin_that_is_hidden_is_named_with_the_remedy() -> None:
     """A list of plugins without ours, and an empty one."""
-    assert hidden_plugin({}) is None
-    assert hidden_plugin({"VLLM_PLUGINS": "a, ray_warmup"}) is None
-    assert "set VLLM_PLUGINS=a,ray_warmup" in str(hidden_plugin({"VLLM_PLUGINS": "a"}))
-    assert "set VLLM_PLUGINS=ray_warmup" in str(hidden_plugin({"VLLM_PLUGINS": ""}))
+    assert hidden_plugin(VLLM_ADAPTER, {}) is None
+    assert hidden_plugin(VLLM_ADAPTER, {"VLLM_PLUGINS": "a, ray_warmup"}) is None
+    assert "set VLLM_PLUGINS=a,ray_warmup" in str(hidden_plugin(VLLM_ADAPTER, {"VLLM_PLUGINS": "a"}))
+    assert "set VLLM_PLUGINS=ray_warmup" in str(hidden_plugin(VLLM_ADAPTER, {"VLLM_PLUGINS": ""}))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines import engine_store
-from ray_warmup.warmup.engines.vllm.asking import find_here, resolve_here
-from ray_warmup.warmup.engines.vllm.installed import installed_version
-from ray_warmup.warmup.engines.vllm.request import ENGINE
-from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.engines.adapters import adapter_of
+from ray_warmup.warmup.engines.asking import find_here, resolve_here
+from ray_warmup.warmup.engines.installed import installed_version
+from ray_warmup.warmup.engines.resolved import Resolved
 from ray_warmup.warmup.errors import EngineError, EngineRequestError, WarmupError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -39,14 +39,15 @@ def predict_here(config: EngineRunConfig, environ: Mapping[str, str], *, explain
     # A task without GPUs is given an empty list of them, and asks about all of the node's.
     seen = {name: value for name, value in environ.items() if name != "CUDA_VISIBLE_DEVICES" or value}
     try:
-        if not installed_version():
-            raise EngineError("vLLM is not installed in this environment; engine.kind is vllm")
+        adapter = adapter_of(config.engine.kind)
+        if not installed_version(adapter):
+            raise EngineError(f"{adapter.title} is not installed in this environment; engine.kind is {adapter.name}")
         limit = config.timeouts.probing
         resolved = resolve_here(config.engine, config.cache, seen, deadline_s=limit, explain=explain)
         found = find_here(resolved, config.cache)
         version = dict(resolved.identity)["engine_version"]
         root = resolve_paths(config.cache).root
-        directory = engine_store.store_directory(root, ENGINE, version, resolved.key_sha256)
+        directory = engine_store.store_directory(root, adapter.name, version, resolved.key_sha256)
         kinds = _kinds(directory) if found.store is not None else ()
     except WarmupError as error:
         return Prediction(error=str(error), is_request=isinstance(error, EngineRequestError))

@@ -1,4 +1,4 @@
-"""Name why vLLM could not resolve a model or refused its arguments, with the setting to change."""
+"""Name why an engine could not resolve a model or refused its arguments, with the setting to change."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONGEST = 1000
 """Characters of the engine's own text."""
 
 
-def named(error: BaseException, model: str, *, is_offline: bool) -> EngineError:
-    """Return an error that names the model or the arguments, and what to change.
+def named(error: BaseException, engine: str, argument: str, model: str, *, is_offline: bool) -> EngineError:
+    """Return an error that names the model, which `argument` gave, or the arguments, and what to change.
 
     What the config says wrong is an EngineRequestError.
     """
@@ -26,21 +26,21 @@ def named(error: BaseException, model: str, *, is_offline: bool) -> EngineError:
     text = f"{type(error).__name__}: {error}"[:LONGEST]
     if kinds & GATED:
         return EngineError(
-            f"engine.args.model: {model} is gated and this node has no token that opens it: set HF_TOKEN there, or "
-            f"give a directory; {text}"
+            f"engine.args.{argument}: {model} is gated and this node has no token that opens it: set HF_TOKEN there, "
+            f"or give a directory; {text}"
         )
     is_unresolved = any(part in str(link) for link in _chain(error) for part in UNRESOLVED)
     if kinds & UNREACHABLE or (is_unresolved and is_offline):
         return EngineError(
-            f"engine.args.model: {model} is no directory of this node, is not in its Hugging Face cache, and the hub "
-            f"cannot be asked (HF_HUB_OFFLINE, network, HF_TOKEN of a gated name): give a directory, or download it "
-            f"there; {text}"
+            f"engine.args.{argument}: {model} is no directory of this node, is not in its Hugging Face cache, and the "
+            f"hub cannot be asked (HF_HUB_OFFLINE, network, HF_TOKEN of a gated name): give a directory, or download "
+            f"it there; {text}"
         )
     if kinds & UNKNOWN or is_unresolved:
-        return EngineRequestError(f"engine.args.model: {model} cannot be resolved on this node: {text}")
+        return EngineRequestError(f"engine.args.{argument}: {model} cannot be resolved on this node: {text}")
     if isinstance(error, REFUSED):
-        return EngineRequestError(f"engine.args: vLLM refuses them: {text}")
-    return EngineError(f"vLLM could not resolve the request: {text}")
+        return EngineRequestError(f"engine.args: {engine} refuses them: {text}")
+    return EngineError(f"{engine} could not resolve the request: {text}")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

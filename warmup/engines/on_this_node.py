@@ -1,4 +1,4 @@
-"""Record and prove a vLLM on this node: the two starts that a run makes on every node, without Ray."""
+"""Record and prove an engine on this node: the two starts that a run makes on every node, without Ray."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ray_warmup.configs.engine_schema import VllmSection
+from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.configs.schema import CacheSection, TimeoutsSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.collecting import collect
+from ray_warmup.warmup.engines.launch import EngineStart, Started, launch
+from ray_warmup.warmup.engines.rank_record import RankRecord
+from ray_warmup.warmup.engines.request import device_here, digest_of
 from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.tuning.engine_table import problems_of as table_problems
@@ -19,10 +23,6 @@ from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, outcome_of
 from ray_warmup.warmup.engines.tuning.session import TuningSession
 from ray_warmup.warmup.engines.tuning.starts import until_tuned
-from ray_warmup.warmup.engines.vllm.collecting import collect
-from ray_warmup.warmup.engines.vllm.launch import EngineStart, Home, Started, launch, load_format
-from ray_warmup.warmup.engines.vllm.rank_record import RankRecord
-from ray_warmup.warmup.engines.vllm.request import device_here, digest_of
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -64,7 +64,11 @@ class Recording:
     """A start with empty caches, from its beginning until its caches are captured."""
 
     def __init__(
-        self, section: VllmSection, cache: CacheSection, environ: Mapping[str, str], starter: Starter | None = None
+        self,
+        section: RealEngineSection,
+        cache: CacheSection,
+        environ: Mapping[str, str],
+        starter: Starter | None = None,
     ) -> None:
         """Start the engine. Raises EngineError."""
         self._section = section
@@ -72,7 +76,7 @@ class Recording:
         self._environ, self._starter = environ, starter
         self._starts = 0
         self._scratch = tempfile.TemporaryDirectory(prefix="ray-warmup-record-")
-        self._home = Home(Path(self._scratch.name) / "home")
+        self._home = Path(self._scratch.name) / "home"
         self._session: TuningSession | None = None
         try:
             if section.tuning == "auto":
@@ -102,14 +106,11 @@ class Recording:
         scratch = Path(self._scratch.name) / f"start_{self._starts}"
         tuning = {} if self._session is None else self._session.variables(scratch / "told")
         return EngineStart(
-            self._section.args,
+            self._section,
             self._home,
             scratch,
             {**self._environ, **tuning},
             purpose="record",
-            load_format=load_format(self._section),
-            usage=self._section.usage,
-            lm_head=self._section.lm_head,
             stays=True,
             starter=self._starter,
             reason_to_end=None if self._session is None else lambda: self._tuning_ends_it,
@@ -175,7 +176,7 @@ class Recording:
         self._scratch.cleanup()
 
 
-def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]) -> Recorded:
+def record(section: RealEngineSection, cache: CacheSection, environ: Mapping[str, str]) -> Recorded:
     """Start the engine with empty caches, collect what it fills, and publish it into this node's store.
 
     Raises:
@@ -191,7 +192,7 @@ def record(section: VllmSection, cache: CacheSection, environ: Mapping[str, str]
 
 
 def prove(
-    section: VllmSection,
+    section: RealEngineSection,
     cache: CacheSection,
     environ: Mapping[str, str],
     starter: Starter | None = None,
@@ -207,15 +208,11 @@ def prove(
     root = resolve_paths(cache).root
     with tempfile.TemporaryDirectory(prefix="ray-warmup-prove-") as scratch:
         started = launch(
-            section.args,
-            Home(Path(scratch) / "home"),
+            section,
+            Path(scratch) / "home",
             Path(scratch) / "start",
             {**environ, "RAY_WARMUP_CACHE_ROOT": str(root)},
             purpose="prove",
-            deadline_s=section.start_deadline,
-            load_format=load_format(section),
-            usage=section.usage,
-            lm_head=section.lm_head,
             starter=starter,
             on_start=on_start,
         )
@@ -259,6 +256,6 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
     return problems
 
 
-def tuning_options(section: VllmSection) -> TuningOptions:
+def tuning_options(section: RealEngineSection) -> TuningOptions:
     """Return the settings by which a section's own calls are tuned."""
     return TuningOptions(timeouts=TimeoutsSection(task=section.task_deadline))

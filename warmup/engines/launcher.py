@@ -15,23 +15,21 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
-from ray_warmup.warmup.engines import engine_store, proof_record
+from ray_warmup.warmup.engines import on_this_node, proof_record
+from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.child_process import ChildStarter
-from ray_warmup.warmup.engines.proof_record import ProofRecord
-from ray_warmup.warmup.engines.starting import Starter
-from ray_warmup.warmup.engines.vllm import on_this_node
-from ray_warmup.warmup.engines.vllm.asking import resolve_here
-from ray_warmup.warmup.engines.vllm.content import content_of
-from ray_warmup.warmup.engines.vllm.launch import EngineStart
-from ray_warmup.warmup.engines.vllm.node_facts import (
+from ray_warmup.warmup.engines.content import content_of
+from ray_warmup.warmup.engines.launch import EngineStart
+from ray_warmup.warmup.engines.node_facts import (
     NodeFacts,
     facts_here,
     held,
     note_request,
     store_of,
 )
-from ray_warmup.warmup.engines.vllm.on_this_node import Proof, Recording
-from ray_warmup.warmup.engines.vllm.request import ENGINE
+from ray_warmup.warmup.engines.on_this_node import Proof, Recording
+from ray_warmup.warmup.engines.proof_record import ProofRecord
+from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.questions import name_of
@@ -193,7 +191,7 @@ class Launcher:
     def _install(self, sent: Header, blobs: Mapping[str, Blob]) -> engine.EngineInstalled:
         manifest = parse_manifest(sent.manifest)
         checked = verify(manifest, blobs)
-        directory = engine_store.store_directory(self._root, ENGINE, self._here.engine_version, manifest.key.sha256)
+        directory = store_of(self._root, self._here, manifest.key.sha256).directory
         NodeStore(directory, modes=self._config.cache.modes).publish(checked, is_checked=True)
         note_request(self._root, self._config, self._here, manifest.key.sha256)
         return engine.EngineInstalled(checked.digest)
@@ -212,7 +210,7 @@ class Launcher:
             facts = self._here
             record = ProofRecord(
                 artifact=question.artifact,
-                engine=f"{ENGINE} {facts.engine_version}",
+                engine=facts.name,
                 device=facts.device,
                 driver=facts.driver,
                 engine_s=proven.engine_s,

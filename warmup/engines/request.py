@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import platform
 
-from ray_warmup.configs.engine_schema import VllmSection
+from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.warmup.device.host_facts import gpu_parts
 from ray_warmup.warmup.engines.request_index import request_digest
 
-ENGINE = "vllm"
 
-
-def digest_of(section: VllmSection, version: str, device: str) -> str:
+def digest_of(section: RealEngineSection, version: str, device: str) -> str:
     """Return the digest of a request, without what is secret."""
-    options: list[str] = [section.weights, section.usage]
-    if section.lm_head != "read":
-        options.append(section.lm_head)
-    return request_digest(ENGINE, version, device, section.shown_args, *options)
+    options = (section.weights, *section.resolved_as)
+    return request_digest(section.kind, version, device, section.shown_args, *options)
 
 
 def device_here() -> str:

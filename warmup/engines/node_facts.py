@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from ray_warmup.configs import VERSION
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.device.host_facts import gpu_parts
-from ray_warmup.warmup.engines import engine_store, proof_record, request_index
+from ray_warmup.warmup.engines import engine_store, installed, proof_record, request_index
+from ray_warmup.warmup.engines.adapters import adapter_of
+from ray_warmup.warmup.engines.asking import find_here
+from ray_warmup.warmup.engines.content import OURS, content_of
+from ray_warmup.warmup.engines.request import digest_of
 from ray_warmup.warmup.engines.request_index import RequestRow
-from ray_warmup.warmup.engines.vllm import installed
-from ray_warmup.warmup.engines.vllm.asking import find_here
-from ray_warmup.warmup.engines.vllm.content import OURS, content_of
-from ray_warmup.warmup.engines.vllm.request import ENGINE, digest_of
-from ray_warmup.warmup.engines.vllm.resolved import Resolved
+from ray_warmup.warmup.engines.resolved import Resolved
 from ray_warmup.warmup.errors import EngineError, WarmupError
 from ray_warmup.warmup.messages.engine import EngineContent, EngineProven
 from ray_warmup.warmup.store.node_store import NodeStore
 
-PLUGIN_GROUP = "vllm.general_plugins"
-PLUGIN = "ray_warmup"
 NOTHING_RECORDED = "nothing was recorded"
 """Beginning of the reason where a node has no artifact at all (`engine_store.find`)."""
 
@@ -31,9 +28,16 @@ NOTHING_RECORDED = "nothing was recorded"
 class NodeFacts:
     """A node's engine and device."""
 
+    engine: str
+    """`engine.kind`."""
     engine_version: str
     device: str
     driver: str
+
+    @property
+    def name(self) -> str:
+        """The engine's name and version."""
+        return f"{self.engine} {self.engine_version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +60,19 @@ def facts_here(config: EngineRunConfig) -> NodeFacts:
     Raises:
         EngineError: the engine or this project's plugin is not installed here.
     """
-    version = installed.installed_version()
+    adapter = adapter_of(config.engine.kind)
+    version = installed.installed_version(adapter)
     if not version:
-        raise EngineError("vLLM is not installed there; engine.kind is vllm")
-    if PLUGIN not in {entry.name for entry in metadata.entry_points(group=PLUGIN_GROUP)}:
+        raise EngineError(f"{adapter.title} is not installed there; engine.kind is {adapter.name}")
+    if not installed.is_plugin_registered(adapter):
         raise EngineError(
-            "ray-warmup's wheel is not installed there, so vLLM would not load its plugin; "
+            f"ray-warmup's wheel is not installed there, so {adapter.title} would not load its plugin; "
             f"pip install ray-warmup=={VERSION} into the engine's environment"
         )
     if config.cluster.backend_beside_gpus != "cuda":
-        return NodeFacts(version, platform.machine(), "")
+        return NodeFacts(adapter.name, version, platform.machine(), "")
     parts = gpu_parts(0)
-    return NodeFacts(version, parts["gpu"], parts["driver"])
+    return NodeFacts(adapter.name, version, parts["gpu"], parts["driver"])
 
 
 def digest_of_request(config: EngineRunConfig, facts: NodeFacts) -> str:
@@ -77,7 +82,7 @@ def digest_of_request(config: EngineRunConfig, facts: NodeFacts) -> str:
 
 def store_of(root: Path, facts: NodeFacts, key_sha256: str) -> NodeStore:
     """Return this node's store of an identity."""
-    return NodeStore(engine_store.store_directory(root, ENGINE, facts.engine_version, key_sha256))
+    return NodeStore(engine_store.store_directory(root, facts.engine, facts.engine_version, key_sha256))
 
 
 def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
@@ -94,13 +99,12 @@ def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
 
 def note_request(root: Path, config: EngineRunConfig, facts: NodeFacts, key_sha256: str) -> None:
     """Keep the identity of the request on this node. Raises StoreError."""
-    row = RequestRow(ENGINE, facts.engine_version, key_sha256)
+    row = RequestRow(facts.engine, facts.engine_version, key_sha256)
     request_index.note(root, digest_of_request(config, facts), row)
 
 
 def _valid_proof(store: Path, content: EngineContent, facts: NodeFacts) -> EngineProven | None:
     record = proof_record.load_proof(store)
-    engine = f"{ENGINE} {facts.engine_version}"
-    if record is None or not record.is_valid_for(content.artifact, engine, facts.device, facts.driver):
+    if record is None or not record.is_valid_for(content.artifact, facts.name, facts.device, facts.driver):
         return None
     return EngineProven(content.artifact, (), record.engine_s, record.first_answer_s)

@@ -11,9 +11,10 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.engines import engine_store, proof_record, request_index
+from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.admission import admitted_by
-from ray_warmup.warmup.engines.vllm.installed import installed_version
-from ray_warmup.warmup.engines.vllm.request import ENGINE, device_here, digest_of
+from ray_warmup.warmup.engines.installed import installed_engines, installed_version
+from ray_warmup.warmup.engines.request import device_here, digest_of
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -42,25 +43,27 @@ class EngineStanding:
 
 def standing_of(config: EngineRunConfig, environment: Mapping[str, str] | None = None) -> EngineStanding:
     """Return how a request stands on this node, or on a simulated one by its environment."""
-    version = installed_version()
+    adapter = adapter_of(config.engine.kind)
+    version = installed_version(adapter)
     if not version:
-        return EngineStanding("failed", "vLLM is not installed in this environment; engine.kind is vllm")
+        text = f"{adapter.title} is not installed in this environment; engine.kind is {adapter.name}"
+        return EngineStanding("failed", text)
+    engine = adapter.describe(version)
     root = resolve_paths(config.cache, environment).root
     row = request_index.find(root, digest_of(config.engine, version, device_here()))
     if row is None:
-        return EngineStanding("absent", f"nothing was recorded for this request with {ENGINE} {version} on this node")
-    store = NodeStore(engine_store.store_directory(root, ENGINE, version, row.key_sha256))
-    return standing_of_store(store, f"{ENGINE} {version}")
+        return EngineStanding("absent", f"nothing was recorded for this request with {engine} on this node")
+    store = NodeStore(engine_store.store_directory(root, adapter.name, version, row.key_sha256))
+    return standing_of_store(store, engine)
 
 
 def all_standings(cache: CacheSection, environment: Mapping[str, str] | None = None) -> Iterator[EngineStanding]:
-    """Return how every recorded artifact of the installed engine stands on this node."""
-    version = installed_version()
+    """Return how every recorded artifact of the installed engines stands on this node."""
     root = resolve_paths(cache, environment).root
-    if version:
-        yield from (
-            standing_of_store(store, f"{ENGINE} {version}") for store in engine_store.stores(root, ENGINE, version)
-        )
+    for adapter in installed_engines():
+        version = installed_version(adapter)
+        for store in engine_store.stores(root, adapter.name, version):
+            yield standing_of_store(store, adapter.describe(version))
 
 
 def standing_of_store(store: NodeStore, engine: str) -> EngineStanding:

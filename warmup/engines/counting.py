@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
-from ray_warmup.warmup.engines.vllm.rank_record import CompileCounts, WatchedDirectory
+from ray_warmup.warmup.engines.rank_record import CompileCounts, WatchedDirectory
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
 
 logger = logging.getLogger(__name__)
@@ -51,10 +51,16 @@ class DirectoryWatch:
 
 
 class CompileCounter:
-    """Hooks on the compilers that can be heard, vLLM's own counters, and directories that are compared."""
+    """Hooks on the compilers that can be heard, an engine's own counters, and directories that are compared."""
 
-    def __init__(self, on_event: Callable[[], None]) -> None:
-        """`on_event` is called after each compilation or load that a hook hears."""
+    def __init__(self, on_event: Callable[[], None], compiled_models: Callable[[], tuple[int, int]]) -> None:
+        """Keep the arguments.
+
+        Args:
+            on_event: called after each compilation or load that a hook hears.
+            compiled_models: the engine's own count of models that torch compiled, and of those that it loaded.
+        """
+        self._compiled_models = compiled_models
         self._heard = Counts()
         self._on_event = on_event
         self._hooks = default_hooks()
@@ -70,9 +76,9 @@ class CompileCounter:
                 self.deaf[hook.kind] = reason
 
     def counts(self) -> Counts:
-        """Return the counts of this process's hooks, of torch and of vLLM."""
+        """Return the counts of this process's hooks, of torch and of the engine."""
         total = Counts(dict(self._heard.compiled), dict(self._heard.found), list(self._heard.names))
-        compiled, found = _ahead_of_time_counts()
+        compiled, found = self._compiled_models()
         _add(total, "torch_compile", compiled, found)
         for watch in self._watches:
             name = watch.kind.name
@@ -110,10 +116,3 @@ def _add(total: Counts, kind: str, compiled: int, found: int) -> None:
         total.compiled[kind] = compiled
     if found:
         total.found[kind] = found
-
-
-def _ahead_of_time_counts() -> tuple[int, int]:
-    """Ahead-of-time files that vLLM compiled and that it loaded."""
-    from vllm.compilation.counter import compilation_counter
-
-    return compilation_counter.num_aot_compiles, compilation_counter.num_aot_artifacts_loaded

@@ -11,11 +11,13 @@ from pydantic import JsonValue
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary, Kind
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
+from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.engine_store import RECORD_NAME, RecordedFacts, RecordedRank, record_text
-from ray_warmup.warmup.engines.vllm.identity import Identity
-from ray_warmup.warmup.engines.vllm.launch import Home, Started
-from ray_warmup.warmup.engines.vllm.rank_record import CompiledModule, RankRecord, device_name
-from ray_warmup.warmup.engines.vllm.specialisations import SPECIALISATIONS_NAME, Specialisation, to_bytes
+from ray_warmup.warmup.engines.flashinfer_workspace import built_libraries
+from ray_warmup.warmup.engines.identity import Identity
+from ray_warmup.warmup.engines.launch import Started
+from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, device_name
+from ray_warmup.warmup.engines.specialisations import SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"
@@ -23,7 +25,7 @@ STRATEGY = "recorded"
 
 def collect(
     started: Started,
-    home: Home,
+    home: Path,
     arguments: Mapping[str, JsonValue],
     request: str = "",
     further: Sequence[Content] = (),
@@ -33,7 +35,7 @@ def collect(
 
     Args:
         started: the start.
-        home: its directories.
+        home: the directory of its caches.
         arguments: of the engine, without secrets.
         request: digest of the request, where it is known.
         further: contents beside the caches.
@@ -123,10 +125,10 @@ def _triton(record: RankRecord) -> Iterable[Content]:
     return triton_cache.collect(directory, triton_cache.snapshot(directory))
 
 
-def _flashinfer(record: RankRecord, home: Home) -> Iterable[Content]:
+def _flashinfer(record: RankRecord, home: Path) -> Iterable[Content]:
     """Every module that was built in the engine's fresh workspace."""
-    base = Path(home.variables()["FLASHINFER_WORKSPACE_BASE"])
-    libraries = {path.stem: path for path in base.glob(".cache/flashinfer/*/*/cached_ops/*/*.so")}
+    adapter = adapter_of(dict(record.identity)["engine"])
+    libraries = built_libraries(Path(adapter.home(home)["FLASHINFER_WORKSPACE_BASE"]))
     return flashinfer_modules.collect(libraries, record.module_requirements)
 
 

@@ -1,4 +1,4 @@
-"""Run one start of vLLM as a process of its own with cache directories of its own, under a deadline.
+"""Run one start of an engine as a process of its own with cache directories of its own, under a deadline.
 
 The process and everything that it starts are gone when `launch` returns or `EngineStart.kill` was called.
 """
@@ -12,46 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import JsonValue
-
 import ray_warmup
-from ray_warmup.configs.engine_arguments import hide, secrets_of
-from ray_warmup.configs.engine_schema import VllmSection
+from ray_warmup.configs.engine_arguments import hide
+from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.warmup.caches.engine_kinds import WATCHED, EngineKind
+from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.child_process import ChildStarter
+from ray_warmup.warmup.engines.child_request import POLL_S, ChildRequest, write_request
+from ray_warmup.warmup.engines.counting import gained_since
+from ray_warmup.warmup.engines.last_words import last_words, secrets_in
+from ray_warmup.warmup.engines.rank_record import RankRecord, read_records, stage_in
 from ray_warmup.warmup.engines.starting import Starter
-from ray_warmup.warmup.engines.vllm.counting import gained_since
-from ray_warmup.warmup.engines.vllm.last_words import last_words, secrets_in
-from ray_warmup.warmup.engines.vllm.rank_record import RankRecord, read_records, stage_in
-from ray_warmup.warmup.engines.vllm.start import ChildRequest, write_request
-from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 
-POLL_S = 0.05
 FINISH_S = 60.0
 """At least so long may an engine take to end by itself."""
 Purpose = Literal["record", "prove"]
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The directories of one engine start."""
-
-    directory: Path
-
-    def variables(self) -> dict[str, str]:
-        """Every cache variable that vLLM and its libraries read, below one directory."""
-        base = self.directory
-        return {
-            "VLLM_CACHE_ROOT": str(base / "vllm"),
-            "TRITON_CACHE_DIR": str(base / "triton"),
-            "TORCHINDUCTOR_CACHE_DIR": str(base / "inductor"),
-            "DG_JIT_CACHE_DIR": str(base / "deep_gemm"),
-            "TRTLLM_DG_CACHE_DIR": str(base / "trtllm_deep_gemm"),
-            "FLASHINFER_WORKSPACE_BASE": str(base / "flashinfer"),
-            "CUDA_CACHE_PATH": str(base / "compute_cache"),
-            "XDG_CACHE_HOME": str(base / "xdg"),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +47,12 @@ class EngineStart:
 
     def __init__(
         self,
-        arguments: Mapping[str, JsonValue],
-        home: Home,
+        section: RealEngineSection,
+        home: Path,
         scratch: Path,
         environ: Mapping[str, str],
         *,
         purpose: Purpose,
-        load_format: str = "dummy",
-        usage: str = "serve",
-        lm_head: LmHead = "read",
         stays: bool = False,
         starter: Starter | None = None,
         reason_to_end: Callable[[], str] | None = None,
@@ -87,14 +60,11 @@ class EngineStart:
         """Start the engine.
 
         Args:
-            arguments: of `vllm.LLM`: the model and whatever the user set.
-            home: where the engine keeps its caches.
+            section: the engine and its arguments.
+            home: directory below which the engine keeps its caches.
             scratch: an empty directory for request, result, calls, records and log.
             environ: the environment of the engine, without cache directories.
             purpose: `record` places nothing and records, `prove` places what the node has and requires it.
-            load_format: vLLM's name for where weights come from.
-            usage: `serve` or `llm`: whose defaults hold for sizes that are not given.
-            lm_head: whether the checkpoint has an `lm_head` of its own: `read`, `tied` or `own`.
             stays: the engine goes on after its trial requests, until `finish`.
             starter: how the process starts; as a child of this process if none is given.
             reason_to_end: asked while the engine is waited for; a text ends the engine.
@@ -107,18 +77,18 @@ class EngineStart:
         self._end = scratch / "end"
         self._reason_to_end = reason_to_end
         self._log = scratch / "engine.log"
+        self._adapter = adapter_of(section.kind)
         self._result, request = scratch / "result.json", scratch / "request.json"
         starter = starter or ChildStarter()
-        arguments = {**arguments, **starter.arguments}
-        self._secrets = secrets_of(dict(arguments)) | secrets_in(environ)
+        arguments = {**section.args, **starter.arguments}
+        self._secrets = section.secrets | secrets_in(environ)
         until = str(self._end) if stays else None
-        write_request(request, ChildRequest(dict(arguments), load_format, usage, lm_head, until))
-        # Without the second variable torch bakes the CUDA device index into compiled files.
-        mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), "TORCH_COMPILE_ON_ONE_RANK": "1"}
+        write_request(request, ChildRequest(arguments, section.load_format, section.start_options, until))
+        mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), **self._adapter.recorded_with}
         if purpose == "prove":
             mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(self._told)}
-        whole = {**environ, **home.variables(), **mode, **import_path(environ)}
-        self._process = starter.start(request, self._result, whole, self._log)
+        whole = {**environ, **self._adapter.home(home), **mode, **import_path(environ)}
+        self._process = starter.start(self._adapter.start_module, request, self._result, whole, self._log)
 
     @property
     def stage(self) -> str:
@@ -165,7 +135,7 @@ class EngineStart:
         if not records:
             raise EngineError(
                 "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, "
-                f"and does VLLM_PLUGINS name it?{self._last_words()}"
+                f"and does {self._adapter.plugins_variable} name it?{self._last_words()}"
             )
         return Started(self.result, records, gained_by(records), hide(self._text(), self._secrets))
 
@@ -218,47 +188,33 @@ class EngineStart:
 
 
 def launch(
-    arguments: Mapping[str, JsonValue],
-    home: Home,
+    section: RealEngineSection,
+    home: Path,
     scratch: Path,
     environ: Mapping[str, str],
     *,
     purpose: Purpose,
-    deadline_s: float,
-    load_format: str = "dummy",
-    usage: str = "serve",
-    lm_head: LmHead = "read",
     starter: Starter | None = None,
     on_start: Callable[[EngineStart], None] | None = None,
 ) -> Started:
     """Start the engine, let it answer the trial requests, and end it.
 
     Args:
-        arguments, home, scratch, environ, purpose, load_format, usage, lm_head, starter: as those of `EngineStart`.
-        deadline_s: seconds after which the start is given up.
+        section, home, scratch, environ, purpose, starter: as those of `EngineStart`.
         on_start: is told of the start as soon as it runs.
 
     Raises:
-        EngineError: the engine did not start, did not answer, or was late. The message ends with its last lines.
+        EngineError: the engine did not start, did not answer, or was late (`start_deadline`). The message ends with
+            its last lines.
     """
-    engine = EngineStart(
-        arguments,
-        home,
-        scratch,
-        environ,
-        purpose=purpose,
-        load_format=load_format,
-        usage=usage,
-        lm_head=lm_head,
-        starter=starter,
-    )
+    engine = EngineStart(section, home, scratch, environ, purpose=purpose, starter=starter)
     try:
         if on_start is not None:
             on_start(engine)
         began = time.monotonic()
-        engine.until_answered(deadline_s)
+        engine.until_answered(section.start_deadline)
         # What the start has left of its deadline, but never less than an orderly end needs.
-        return engine.finish(max(FINISH_S, deadline_s - (time.monotonic() - began)))
+        return engine.finish(max(FINISH_S, section.start_deadline - (time.monotonic() - began)))
     finally:
         engine.kill()
 
@@ -272,13 +228,6 @@ def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
         now = kind.layout.results(Path(watched.directory), kind.results)
         gained |= {(watched.kind, name) for name in gained_since(watched.before, now)}
     return tuple(sorted(gained))
-
-
-def load_format(section: VllmSection) -> str:
-    """Return vLLM's name for the weights that are asked for."""
-    if section.weights == "dummy":
-        return "dummy"
-    return "auto"
 
 
 def import_path(environ: Mapping[str, str]) -> dict[str, str]:
