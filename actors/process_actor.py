@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import ray
 
+from ray_warmup.actors.run_logs import mark
 from ray_warmup.actors.transfer import Refs, buffer, fetch
 from ray_warmup.configs import VERSION, env
 from ray_warmup.warmup.artifact.artifact import Blob
@@ -100,7 +101,9 @@ class ProcessActor:
 
     def assign(self, info: bytes) -> None:
         """Give this process its rank: a `RankInfo`."""
-        self._process = self.make(from_bytes(info, RankInfo))
+        given = from_bytes(info, RankInfo)
+        mark(self._work.run_id, given.rank, given.node_id)
+        self._process = self.make(given)
 
     def call(self, question: bytes, refs: Refs | None = None) -> tuple[bytes, float]:
         """Return the answer to a question, and its seconds.

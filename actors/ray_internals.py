@@ -7,6 +7,7 @@ signature for the range of Ray versions in `pyproject.toml`, so that a version t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -43,3 +44,12 @@ def cluster_here() -> str | None:
     if found is None:
         return None
     return str(found)
+
+
+def logs_here() -> Path:
+    """Directory of the log files of Ray's session, in a worker or a driver on a node."""
+    from ray._private.worker import _global_node
+
+    if _global_node is None:
+        raise RuntimeError("this process is not connected to a node of a Ray cluster")
+    return Path(_global_node.get_logs_dir_path())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from ray_warmup.configs.engine_arguments import HIDDEN, is_secret
@@ -107,6 +107,11 @@ def config_of_text(text: str) -> WarmupConfig:
 def request_of_text(text: str) -> Request:
     """Return the config of either engine from a text of `text_of_config`. Raises ConfigError."""
     return _request_of(_Document(json.loads(text)))
+
+
+def request_of(data: Mapping[str, JsonValue]) -> Request:
+    """Return the config of either engine from plain values. Raises ConfigError."""
+    return _request_of(_Document(dict(data)))
 
 
 def parse_cache(data: object) -> CacheSection:

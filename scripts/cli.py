@@ -16,6 +16,7 @@ from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.cache_cli import app as cache_app
+from ray_warmup.scripts.config_cli import config_command
 from ray_warmup.scripts.console import complain, log_to_stderr
 from ray_warmup.scripts.doctor_cli import doctor
 from ray_warmup.scripts.endings import GuardedGroup
@@ -23,6 +24,7 @@ from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.key_cli import app as key_app
 from ray_warmup.scripts.registry_cli import app as registry_app
 from ray_warmup.scripts.registry_cli import sync_command
+from ray_warmup.scripts.runs_cli import cancel, history, logs
 from ray_warmup.scripts.shell_command import ShellCommand
 
 app = typer.Typer(
@@ -43,6 +45,10 @@ app.add_typer(key_app, name="key")
 app.add_typer(registry_app, name="registry")
 app.command("sync")(sync_command)
 app.command()(doctor)
+app.command()(cancel)
+app.command()(logs)
+app.command()(history)
+app.command("config")(config_command)
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[
@@ -65,19 +71,20 @@ def run(
         bool, typer.Option("--retune", help="Measure, or record, again even if a result is found.")
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line only.")] = False,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):
         from ray_warmup.scripts.engine_run_command import run_engine_and_show
 
-        _exit(run_engine_and_show(request, report_path=report, retune=retune, wait=not no_wait))
+        _exit(run_engine_and_show(request, report_path=report, retune=retune, wait=not no_wait, quiet=quiet))
     settings = _config(config, override)
 
     def work() -> int:
         from ray_warmup.scripts.run_command import run_and_show
 
-        return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait)
+        return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait, quiet=quiet)
 
     _exit(work())
 

@@ -25,6 +25,11 @@ def wide_console() -> Console:
     return Console(width=WIDTH)
 
 
+def quiet_console(console: Console) -> Console:
+    """Return a console of the same width that prints nothing."""
+    return Console(width=console.width, quiet=True)
+
+
 def plain(value: object, *, keep: str = "") -> str:
     r"""Escape a value to one line of printable characters.
 

@@ -12,19 +12,25 @@ from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.actors.events import Event
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.scripts.console import add_row, say, table_of, wide_console
+from ray_warmup.scripts.console import add_row, quiet_console, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
-from ray_warmup.scripts.run_command import write_report
+from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.warmup.engines.report import EngineReport, NodeReport, Proven
 
 
-def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
-    """Run, follow, print the outcome and return the exit code."""
-    console = wide_console()
+def run_engine_and_show(
+    config: EngineRunConfig, *, report_path: Path | None, retune: bool, wait: bool, quiet: bool = False
+) -> int:
+    """Run, follow, print the outcome and return the exit code.
+
+    `quiet` leaves out everything but errors and the last line.
+    """
+    console, watch = wide_console(), Stopwatch()
+    shown = quiet_console(console) if quiet else console
     with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
         try:
-            report = run_engine(config, again=retune, wait=wait, on_event=lambda event: show_event(console, event))
+            report = run_engine(config, again=retune, wait=wait, on_event=lambda event: show_event(shown, event))
             code = exit_code(report)
         except (Exception, KeyboardInterrupt) as error:  # the last line is owed whatever happens
             ending = ending_of(error)
@@ -33,13 +39,8 @@ def run_engine_and_show(config: EngineRunConfig, *, report_path: Path | None, re
             report = told or EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
             tell(ending)
         else:
-            show_engine_report(console, report)
-        is_written = file is None or write_report(console, json.dumps(report.to_json()).encode(), file)
-    if not console.is_terminal:
-        print(last_line(report), flush=True)
-    if code == EXIT_READY and not is_written:
-        return EXIT_FAILED
-    return code
+            show_engine_report(shown if report.ready else console, report)
+        return finish(console, config, outcome_of(config, report, code), file, watch)
 
 
 def exit_code(report: EngineReport) -> int:
@@ -105,9 +106,25 @@ def _verdict(report: EngineReport) -> str:
     return "every node holds it"
 
 
-def last_line(report: EngineReport) -> str:
-    """The verdict for logs that show only their tail, in one line of JSON."""
-    error = None if report.error is None else report.error.splitlines()[0]
-    proven = sum(node.proven in ("now", "before") for node in report.nodes)
-    verdict = {"ready": report.ready, "run_id": report.run_id, "nodes": len(report.nodes), "proven": proven}
-    return "WARMUP_RESULT " + json.dumps({**verdict, "error": error})
+def outcome_of(config: EngineRunConfig, report: EngineReport, code: int) -> Outcome:
+    """Summarize a report for the last line and the history."""
+    keys = sorted({node.key_sha256 for node in report.nodes if node.key_sha256})
+    holding = sum(bool(node.role) for node in report.nodes)
+    on_disk = f"{holding} of {len(report.nodes)} nodes" if report.nodes else None
+    ranks = {(node.node_id, kind.rank) for node in report.nodes for kind in node.kinds}
+    return Outcome(
+        run_id=report.run_id,
+        kind=config.engine.kind,
+        model=str(config.engine.args.get("model", "")),
+        ready=report.ready,
+        exit_code=code,
+        ranks=len(ranks),
+        nodes=len(report.nodes),
+        keys=keys,
+        digests=keys,
+        warnings=len(report.warnings),
+        on_disk=on_disk,
+        error=None if report.error is None else report.error.splitlines()[0],
+        report=json.dumps(report.to_json()).encode(),
+        counts={"proven": sum(node.proven in ("now", "before") for node in report.nodes)},
+    )

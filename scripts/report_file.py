@@ -27,9 +27,15 @@ OUTPUTS = (1, 2)
 class ReportFile:
     """A place that a report can be written to, as certain as that can be before a run."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ConfigError where nothing could be written."""
+    def __init__(self, path: Path, option: str = "--report") -> None:
+        """Open a place. Raises ConfigError where nothing could be written.
+
+        Args:
+            path: as the user named it.
+            option: by which the user named it, for errors.
+        """
         self.path = path
+        self._option = option
         self._stream: int | None = None
         """An output of this process, a pipe or a device."""
         self._present: int | None = None
@@ -44,7 +50,7 @@ class ReportFile:
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             self.close()
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            raise ConfigError(f"--report: {path}: cannot be written: {reason}") from error
+            raise ConfigError(f"{option}: {path}: cannot be written: {reason}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +91,7 @@ class ReportFile:
             self._make_temporary()
             return
         if stat.S_ISDIR(status.st_mode):
-            raise ConfigError(f"--report: {self.path}: is a directory, a file is meant")
+            raise ConfigError(f"{self._option}: {self.path}: is a directory, a file is meant")
         self._stream = _own_output(status)
         if self._stream is not None:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -13,25 +12,32 @@ from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
 from ray_warmup.actors.events import Event
 from ray_warmup.configs import WarmupConfig
-from ray_warmup.scripts.console import say, wide_console
+from ray_warmup.scripts.console import quiet_console, say, wide_console
 from ray_warmup.scripts.endings import Ending, ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report
+from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.warmup.report import WarmupReport
 
 LINE_EVERY_S = 5.0
 """Off a terminal one progress line at most this often, so that job logs stay short."""
 
 
-def run_and_show(config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool) -> int:
-    """Run the warmup, follow it, print the outcome and return the exit code."""
+def run_and_show(
+    config: WarmupConfig, *, report_path: Path | None, retune: bool, wait: bool, quiet: bool = False
+) -> int:
+    """Run the warmup, follow it, print the outcome and return the exit code.
+
+    `quiet` leaves out everything but errors and the last line.
+    """
     with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
-        return _run_and_show(config, file, retune=retune, wait=wait)
+        return _run_and_show(config, file, retune=retune, wait=wait, quiet=quiet)
 
 
-def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool, wait: bool) -> int:
-    console = wide_console()
-    view = LiveView(console) if console.is_terminal else LineView(console)
+def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool, wait: bool, quiet: bool) -> int:
+    console, watch = wide_console(), Stopwatch()
+    shown = quiet_console(console) if quiet else console
+    view = LiveView(shown) if console.is_terminal and not quiet else LineView(shown)
     try:
         with view:
             report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
@@ -42,14 +48,8 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
         report = (error.report if isinstance(error, RunInterrupted) else None) or without_end(config, ending)
         tell(ending)
     else:
-        show_report(console, report)
-    # Before the last line, so that whoever waits for that line finds the report.
-    is_written = file is None or write_report(console, report.to_json().encode(), file)
-    if not console.is_terminal:
-        print(last_line(report), flush=True)
-    if code == EXIT_READY and not is_written:
-        return EXIT_FAILED
-    return code
+        show_report(shown if report.ready else console, report)
+    return finish(console, config, outcome_of(config, report, code), file, watch)
 
 
 def exit_code(report: WarmupReport) -> int:
@@ -66,25 +66,24 @@ def without_end(config: WarmupConfig, ending: Ending) -> WarmupReport:
     )
 
 
-def last_line(report: WarmupReport) -> str:
-    """The verdict for logs that show only their tail, in one line of JSON."""
-    verdict = {"ready": report.ready, "run_id": report.run_id, "ranks": len(report.ranks), "error": brief(report.error)}
-    verdict["on_disk"] = report.on_disk
-    return "WARMUP_RESULT " + json.dumps(verdict)
-
-
-def write_report(console: Console, report: bytes, file: ReportFile) -> bool:
-    """Write the report and return True on success.
-
-    A failure is printed. The run's verdict still follows.
-    """
-    try:
-        file.write(report)
-    except OSError as error:
-        say(console, f"--report: {file.path} could not be written: {error.strerror or error}", style="red")
-        return False
-    say(console, f"report: {file.path}")
-    return True
+def outcome_of(config: WarmupConfig, report: WarmupReport, code: int) -> Outcome:
+    """Summarize a report for the last line and the history."""
+    digests = [group.digest for group in report.classes if group.digest is not None]
+    return Outcome(
+        run_id=report.run_id,
+        kind="builtin",
+        model=config.model.name,
+        ready=report.ready,
+        exit_code=code,
+        ranks=len(report.ranks),
+        nodes=len({rank.node_id for rank in report.ranks}),
+        keys=[group.key for group in report.classes],
+        digests=digests,
+        warnings=len(report.warnings),
+        on_disk=report.on_disk,
+        error=brief(report.error),
+        report=report.to_json().encode(),
+    )
 
 
 class LineView:

@@ -18,7 +18,7 @@ except ImportError as error:  # the job's interpreter or its working directory l
         "cluster, and submit the whole checkout as --working-dir",
         file=sys.stderr,
     )
-    print('WARMUP_RESULT {"ready": false, "run_id": "", "ranks": 0, "error": "ray-warmup cannot be imported"}')
+    print('WARMUP_RESULT {"ready": false, "exit_code": 1, "run_id": "", "error": "ray-warmup cannot be imported"}')
     sys.exit(1)
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from typer.testing import CliRunner
 
 from ray_warmup.actors.bundle_starter import BundleStarter
-from ray_warmup.actors.client import NAMESPACE
-from ray_warmup.actors.engine_run import coordinator_name
+from ray_warmup.actors.cancelling import cancel_run
+from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.run_logs import COORDINATOR, logs_of
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.engines.report import EngineReport
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
@@ -97,17 +98,23 @@ def test_the_command_prints_the_verdict_last(engine_nodes: list[Node], tmp_path:
     (tmp_path / "my.yaml").write_text(json.dumps(request))
     report = tmp_path / "report.json"
 
-    result = CliRunner().invoke(app, ["run", "--config", str(tmp_path / "my.yaml"), "--report", str(report)])
+    command = ["run", "--config", str(tmp_path / "my.yaml"), "--report", str(report)]
+    result = CliRunner().invoke(app, command, env={"HOME": str(tmp_path)})
 
     assert result.exit_code == 0, result.output
     last = result.output.splitlines()[-1]
-    assert json.loads(last.removeprefix("WARMUP_RESULT ")) == {
+    verdict = json.loads(last.removeprefix("WARMUP_RESULT "))
+    assert verdict["run_id"] == json.loads(report.read_text())["run_id"]
+    said = {name: verdict[name] for name in ("ready", "exit_code", "nodes", "proven", "on_disk", "error")}
+    assert said == {
         "ready": True,
-        "run_id": json.loads(report.read_text())["run_id"],
+        "exit_code": 0,
         "nodes": 1,
         "proven": 1,
+        "on_disk": "1 of 1 nodes",
         "error": None,
     }
+    assert len(list(tmp_path.glob("engine-command/reports/*.jsonl"))) == 1
     assert "READY: every node has proven it" in result.output
     assert EngineReport.from_text(report.read_text()).ready
 
@@ -167,20 +174,25 @@ def test_a_second_run_follows_the_first_and_status_sees_both(engine_nodes: list[
     assert phases(events) == ["PLACING", "PROBING", "READY"]
 
 
-def test_a_run_that_is_stopped_leaves_nothing(engine_nodes: list[Node]) -> None:
-    """Stopped while an engine starts: the report says so, and neither engine nor launcher is left."""
+def test_a_run_that_is_cancelled_leaves_nothing_but_its_logs(engine_nodes: list[Node]) -> None:
+    """Cancelled while an engine starts: the report says by whom, and neither engine nor launcher is left."""
     request = config("engine-stopped", num_nodes=1, args={"fault": "hang"})
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, request)
         assert wait_until(lambda: bool(engines_on(engine_nodes)), 60), "no engine was started"
         launcher = parent_of(engines_on(engine_nodes)[0])
-        actor = ray.get_actor(coordinator_name(request), namespace=NAMESPACE)
-        ray.get(actor.stop.remote("interrupted"))
+        done = cancel_run("engine-", 60)
         report, _ = running.result(timeout=60)
 
-    assert report.error == "interrupted"
+    assert (done.run_id, done.has_ended, done.was_killed) == (report.run_id, True, False)
+    assert (report.error or "").startswith("cancelled by ")
+    with pytest.raises(ClusterError, match="no live run has this id; no run is live"):
+        cancel_run(report.run_id, 1)
     assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
     assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
+    (first, second), problems = logs_of(report.run_id, None, 100_000)
+    assert ([first.rank, second.rank], problems) == ([COORDINATOR, 0], [])
+    assert f"run {report.run_id}, rank 0 on node" in second.text
 
 
 class Holding:

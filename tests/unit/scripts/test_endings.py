@@ -23,6 +23,12 @@ from tests.testbed import ROOT
 RUN = "ray_warmup.scripts.run_command.run_warmup"
 
 
+@pytest.fixture(autouse=True)
+def _own_cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are kept in the history of this test."""
+    monkeypatch.setenv("RAY_WARMUP_CACHE_ROOT", str(tmp_path / "root"))
+
+
 def call(*arguments: str) -> tuple[int, str]:
     """Exit code and everything printed."""
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ray_warmup.configs import load_config
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report, wrote_lines
-from ray_warmup.scripts.run_command import LineView, LiveView, last_line, write_report
+from ray_warmup.scripts.run_command import LineView, LiveView, outcome_of
+from ray_warmup.scripts.run_ending import write_report
 from ray_warmup.warmup.report import FileReport, RankReport, WarmupReport
 
 
@@ -121,7 +123,8 @@ def test_stacks_are_the_reports() -> None:
     stack = "\n".join(f'  File "x.py", line {number}' for number in range(50))
     error = f"PROBING: no answer\nfrom rank 1\nrank 1 (node ab) stands here:\n{stack}\nrank 2 stands here:\n{stack}"
     report = WarmupReport(run_id="r1", config={}, error=error)
-    for text in (shown(report), last_line(report)):
+    said = outcome_of(load_config("cpu_two_nodes"), report, 1).error or ""
+    for text in (shown(report), said):
         assert "no answer" in text
         assert "from rank 1" in text
         assert "the stacks of 2 ranks are in the report" in text
