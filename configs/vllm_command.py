@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from ray_warmup.configs.engine_arguments import OURS, SERVERS, base_name, is_secret, one_spelling
+from ray_warmup.configs.engine_arguments import base_name, is_secret
 from ray_warmup.configs.errors import ConfigError, shown
+from ray_warmup.configs.vllm_arguments import VLLM_ARGUMENTS
 
 STARTERS = "vllm serve MODEL ..., or python -m vllm.entrypoints.openai.api_server --model MODEL ..."
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
@@ -61,7 +62,7 @@ def read_vllm_command(text: str) -> VllmCommand:
 
 def _spelled(given: dict[str, JsonValue]) -> dict[str, JsonValue]:
     try:
-        return one_spelling(given)
+        return VLLM_ARGUMENTS.one_spelling(given)
     except ValueError as error:
         raise ConfigError(f"--from-vllm: {error}; give it once") from error
 
@@ -70,9 +71,9 @@ def _why_left_out(name: str) -> str | None:
     base = base_name(name)
     if base == "config":
         raise ConfigError("--from-vllm: --config: the file is not read; write its arguments into the command instead")
-    if base in OURS:
-        return OURS[base]
-    if base in SERVERS:
+    if base in VLLM_ARGUMENTS.ours:
+        return VLLM_ARGUMENTS.ours[base]
+    if base in VLLM_ARGUMENTS.servers:
         return "belongs to the HTTP server, which is not started"
     if is_secret(base):
         return "is secret, and belongs into the nodes' environment"

@@ -110,3 +110,12 @@ def test_the_range_of_ray_is_the_one_that_was_looked_at() -> None:
     """Wheels of 2.58.0 and 2.60.0 were read; whoever widens the range reads the new one's."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert [line for line in wanted if line.startswith("ray[")] == ["ray[default]>=2.58,<2.61"]
+
+
+def test_a_worker_knows_where_its_session_logs() -> None:
+    """The node of a process that Ray started has the directory."""
+    from ray._private import worker
+    from ray._private.node import Node
+
+    assert hasattr(worker, "_global_node")
+    assert parameters(Node.get_logs_dir_path) == ["self"]
