@@ -39,7 +39,9 @@ def export_from(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) ->
     )
     stores = _whole_stores(listed)
     keys = sorted({row.key_sha256 for row, _ in stores})
-    wanted = f"beginning with {asked.key!r}" if asked.key else "named"
+    wanted = "named"
+    if asked.key:
+        wanted = f"beginning with {asked.key!r}"
     if not keys:
         raise StoreError("; ".join([f"no node has a whole store with a key {wanted}", *problems.values()]))
     if len(keys) > 1:

@@ -77,12 +77,16 @@ def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
     """
     for found in run.classes.values():
         told: set[int] = set()
-        leader_place = run.ranks[found.leader].place if found.leader in run.ranks else None
+        leader_place = None
+        if found.leader in run.ranks:
+            leader_place = run.ranks[found.leader].place
         for place, writer in sorted(found.writers.items(), key=lambda pair: _is_guest(run, *pair)):
             ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
             speaker = _speaker(run, found, place)
             if speaker is not None:
-                here = None if writer in told else verdict_here(run, speaker, verdict)
+                here = None
+                if writer not in told:
+                    here = verdict_here(run, speaker, verdict)
                 shares = verdict.ready and place == leader_place
                 yield speaker, Conclude(here, tuple(ranks), shares)
                 told.add(writer)

@@ -148,7 +148,9 @@ class Executor:
     async def _call(self, call: Call) -> None:
         header = header_in(call.question)
         # Blobs travel as references through Ray's object store, so the coordinator never copies them.
-        refs = None if header is None else self._blob_refs.refs(header.digests)
+        refs = None
+        if header is not None:
+            refs = self._blob_refs.refs(header.digests)
         answered, seconds = await self._ranks.call(call.rank, call.question, refs)
         value = from_bytes(answered, *EXPECTED[type(call.question)])
         self._heard(call.rank)
@@ -224,7 +226,9 @@ class Executor:
     def _reap(self, task: asyncio.Task[None]) -> None:
         """A fault of the coordinator's own must end the run, not hang it."""
         self._workers.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = None
+        if not task.cancelled():
+            error = task.exception()
         if error is not None:
             logger.error("coordinator task failed", exc_info=error)
             reason = f"coordinator: {type(error).__name__}: {error}"

@@ -111,7 +111,9 @@ class Following(Generic[R]):
     def _step(self, pause_s: float) -> R | None:
         """Handle one event, or check the coordinator after a silence."""
         # Asked first: without the service Ray's own calls below would wait for its time limits.
-        reason = None if self._control_service is None else self._control_service.why_lost()
+        reason = None
+        if self._control_service is not None:
+            reason = self._control_service.why_lost()
         if reason is not None:
             raise CoordinatorLostError(f"{reason}. {KEPT}")
         # Waited for with a limit, because the next event of a lost coordinator never comes.

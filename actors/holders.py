@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from ray_warmup.actors.ray_internals import live_actors
+from ray_warmup.configs.clause import clause
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[
     for actor in live_actors():
         node = actor.address.node_id.hex()
         if node in found:
-            name = f" {actor.name!r}" if actor.name else ""
+            name = clause(" {!r}", actor.name)
             who = f"actor {actor.class_name}{name} (job {actor.job_id.hex()}, pid {actor.pid})"
             _add(found[node], {n: actor.required_resources.get(n, 0.0) for n in resources}, who)
     return {node: holders for node, holders in found.items() if holders}

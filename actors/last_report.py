@@ -50,7 +50,9 @@ def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
     """The report with what went wrong after it, as text that always is valid."""
     try:
         warnings = tuple(clean(text) for text in (*report.warnings, *problems))
-        error = None if report.error is None else clean(report.error)
+        error = None
+        if report.error is not None:
+            error = clean(report.error)
         return report.model_copy(update={"warnings": warnings, "error": error}).to_json()
     except Exception as failed:  # what cannot be written must not be missing altogether
         logger.exception("the report could not be written")

@@ -241,7 +241,9 @@ def _answers(
 def _answer(node: capacity.Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:
     if answer is None:
         is_late = "did not answer" in (problem or "")
-        advice = f" ({SETTING})" if is_late else ""
+        advice = ""
+        if is_late:
+            advice = f" ({SETTING})"
         return NodeAnswer(node.node_id, node.address, False, error=f"{problem}{advice}")
     if answer.error:
         return NodeAnswer(node.node_id, node.address, False, error=f"node {node.node_id[:8]}: {answer.error}")

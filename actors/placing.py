@@ -203,12 +203,16 @@ class Placing:
         bundle = capacity.bundle_of(self._cluster, self._backend)
         usable = [node for node in nodes if capacity.matches(self._cluster, node)]
         pinned = sorted(placement.pinned_to)
-        where = f"bundles are pinned to {', '.join(map(self._named, pinned))}; " if pinned else ""
+        where = ""
+        if pinned:
+            where = f"bundles are pinned to {', '.join(map(self._named, pinned))}; "
         text = where + capacity.describe(usable, bundle)
         wanted = pinned or [node.node_id for node in usable]
         held = await asyncio.to_thread(held_on, wanted, tuple(bundle), self._name)
         for node_id, holders in held.items():
-            more = f" and {len(holders) - SHOWN} more" if len(holders) > SHOWN else ""
+            more = ""
+            if len(holders) > SHOWN:
+                more = f" and {len(holders) - SHOWN} more"
             text += f"; on {self._named(node_id)} held by {', '.join(holders[:SHOWN])}{more}"
         return text
 

@@ -84,7 +84,9 @@ def _connect(target: str, address: str | None) -> None:
         with kept_sigterm():
             ray.init(address=target, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
     except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
-        reason = (error.__cause__ or error) if isinstance(error, ClusterError) else error
+        reason = error
+        if isinstance(error, ClusterError):
+            reason = error.__cause__ or error
         raise ClusterError(f"no Ray cluster answers at {target} ({_source(address)}): {reason}") from error
 
 

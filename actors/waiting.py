@@ -182,7 +182,8 @@ class _LastWord:
 
     def _broken_off(self, table_states: Sequence[TableState]) -> int | None:
         now = self._clock()
-        self._gone_since = now if self._gone_since is None else self._gone_since
+        if self._gone_since is None:
+            self._gone_since = now
         unknown = [table_state for table_state in table_states if table_state.answer == "unknown"]
         is_open = not all(table_state.is_interrupted for table_state in unknown)
         if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():

@@ -58,7 +58,9 @@ class CacheSection(Section):
     @field_validator("remote")
     @classmethod
     def _remote_is_a_url(cls, url: str | None) -> str | None:
-        fault = None if url is None else url_fault(url)
+        fault = None
+        if url is not None:
+            fault = url_fault(url)
         if fault is not None:
             raise ValueError(fault)
         return url
@@ -67,7 +69,9 @@ class CacheSection(Section):
     @classmethod
     def _keys_are_words_or_paths(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
         for source in sources:
-            fault = None if source.startswith("ed25519:") else location_fault(source)
+            fault = None
+            if not source.startswith("ed25519:"):
+                fault = location_fault(source)
             if fault is not None or not source:
                 raise ValueError(
                     f"{shown(source)}: must be ed25519:<base64>, or a path that is absolute or begins with ~"

@@ -102,7 +102,9 @@ def _dims_of(data: CheckpointFields, beside: _FileBeside | None) -> ModelDims:
         "notes": notes,
         "weights": _weights(part, data, beside),
     }
-    dense = dense_layers(part.fields, dims) if dims.get("num_experts") else None
+    dense = None
+    if dims.get("num_experts"):
+        dense = dense_layers(part.fields, dims)
     if dense is not None:
         fields |= {"first_dense_layers": dense.first, "dense_layers": dense.others}
     return _validated(CheckpointFields(data.model, fields))
@@ -114,7 +116,9 @@ def _validated(fields: CheckpointFields) -> ModelDims:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        value = "missing" if first["type"] == "missing" else shown(first["input"])
+        value = "missing"
+        if first["type"] != "missing":
+            value = shown(first["input"])
         raise ConfigError(f"model {fields.model}: {field} is {value}; {first['msg'].lower()}") from error
     check_dims(dims)
     return dims
@@ -238,7 +242,9 @@ def _architecture(class_name: str, kinds: tuple[Architecture, ...], dims: Checkp
     for kind in kinds:
         if kind == architecture:
             return kind
-    num_experts = shown(dims.get("num_experts")) if "num_experts" in dims.values else "missing"
+    num_experts = "missing"
+    if "num_experts" in dims.values:
+        num_experts = shown(dims.get("num_experts"))
     raise ConfigError(f"model {dims.model}: num_experts is {num_experts}; {class_name} is {' or '.join(kinds)}")
 
 

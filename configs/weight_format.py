@@ -98,7 +98,9 @@ def _fp8(section: CheckpointFields, says: str) -> WeightFormat:
     block = _pair(section.get("weight_block_size"))
     if section.says("weight_block_size"):
         return WeightFormat(f"{says} with weight_block_size {shown(section.get('weight_block_size'))}", block=block)
-    odd = "" if section.get("fmt") in (None, "e4m3", "float8_e4m3fn") else f"fmt {shown(section.get('fmt'))}"
+    odd = ""
+    if section.get("fmt") not in (None, "e4m3", "float8_e4m3fn"):
+        odd = f"fmt {shown(section.get('fmt'))}"
     odd = odd or _kept(section.get("modules_to_not_convert"), section.get("ignored_layers")) or _cache(section)
     return WeightFormat(says, is_fp8_per_tensor=True, odd=odd)
 
@@ -114,7 +116,9 @@ def _compressed_tensors(section: CheckpointFields, says: str) -> WeightFormat:
     strategies: set[str] = set()
     block = None
     for scheme in schemes:
-        weights = scheme.get("weights") if isinstance(scheme, dict) else None
+        weights = None
+        if isinstance(scheme, dict):
+            weights = scheme.get("weights")
         if isinstance(weights, dict):
             args = CheckpointFields(section.model, weights)
             strategies.add(shown(args.get("strategy")))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rich.console import Console
 from rich.table import Table
 
+from ray_warmup.configs.clause import clause
 from ray_warmup.scripts.console import add_row, moment, say, table_of, wide_console
 from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
 from ray_warmup.warmup.store.node_paths import simulated_roots
@@ -51,7 +52,9 @@ def show_nodes(answer: ClusterAnswer) -> None:
 
 def _nothing(root: Path) -> str:
     simulated = simulated_roots(root)
-    hint = f"; nodes that were simulated here have caches of their own: --root {simulated[0]}" if simulated else ""
+    hint = ""
+    if simulated:
+        hint = f"; nodes that were simulated here have caches of their own: --root {simulated[0]}"
     return f"nothing is stored in {root}{hint}"
 
 
@@ -79,8 +82,12 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
     for node, rows in answers:
         for row in rows:
             generations = " ".join(f"{n}*" if n == row.current else str(n) for n in row.generations[-5:])
-            made = "" if row.created_at is None else moment(row.created_at)
-            entries = "none" if row.entries is None else f"{row.entries} {row.guard}"
+            made = ""
+            if row.created_at is not None:
+                made = moment(row.created_at)
+            entries = "none"
+            if row.entries is not None:
+                entries = f"{row.entries} {row.guard}"
             entries = row.engine or entries
             state = _state(row)
             _row(table, node, row.key_sha256[:12], generations, entries, made, size(row.disk_bytes), state)
@@ -89,8 +96,10 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
     for node, rows in answers:
         for row in rows:
             key = row.key_sha256[:12]
-            digest = f", table {row.table[:8]}" if row.table else ""
-            placed = f", {row.placed} entries placed in engines' caches" if row.placed else ""
+            digest = ""
+            if row.table:
+                digest = f", table {row.table[:8]}"
+            placed = clause(", {} entries placed in engines' caches", row.placed)
             carries = "".join(f", {kind} {size(count)}" for kind, count in row.kinds)
             _line(console, node, f"{key} in {row.path}{digest}{carries}{placed}")
             if row.problem:
@@ -121,7 +130,9 @@ def _retime(console: Console, answers: Answers[RetimedTable]) -> None:
     for node, row in answers:
         table = _table(answers, "task", "runner", "tactic", "then", "now", "today", "")
         for entry in row.rows:
-            then = "" if entry.then is None else f"{entry.then:.3f}"
+            then = ""
+            if entry.then is not None:
+                then = f"{entry.then:.3f}"
             drift = "drifted" if entry.drifted else ""
             names = (entry.task_id, entry.runner, str(entry.tactic))
             _row(table, node, *names, then, f"{entry.now:.3f}", entry.decision, drift)
@@ -165,7 +176,9 @@ def _export(console: Console, answers: Answers[Exported]) -> None:
 
 def _import(console: Console, answers: Answers[Imported]) -> None:
     for node, row in answers:
-        wrote = f"{size(row.bytes)} in {len(row.files)} files" if row.files else "which was there already"
+        wrote = "which was there already"
+        if row.files:
+            wrote = f"{size(row.bytes)} in {len(row.files)} files"
         _line(console, node, f"{row.path}: generation {row.generation}, {wrote}")
         for kind, count in row.placed.items():
             _line(console, node, f"  {kind} is in place for engines: {count} files written")
@@ -180,7 +193,9 @@ def _prune(console: Console, answers: Answers[Pruned]) -> None:
             total = size(sum(removal.bytes for removal in placed))
             _line(console, node, f"{len(placed)} unused entries in engines' caches, {total}")
         for removal in (removal for removal in row.plan if removal.what != "placed"):
-            what = removal.what if removal.generation is None else f"generation {removal.generation}"
+            what: str = removal.what
+            if removal.generation is not None:
+                what = f"generation {removal.generation}"
             _line(console, node, f"{what}, {size(removal.bytes)}, {removal.reason}: {removal.path}")
         done = row.done
         if not row.plan:
@@ -214,7 +229,7 @@ def _row(table: Table, node: str, *cells: str) -> None:
 
 
 def _line(console: Console, node: str, text: str) -> None:
-    where = f"node {node}: " if node else ""
+    where = clause("node {}: ", node)
     say(console, f"{where}{text}")
 
 

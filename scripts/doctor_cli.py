@@ -66,7 +66,9 @@ def _show(found: Mapping[str, Sequence[Finding]], quiet: bool) -> None:
     console = wide_console()
     counts = {"ok": 0, "warning": 0, "error": 0}
     for name, rows in found.items():
-        where = f"node {name[:8]}: " if name else ""
+        where = ""
+        if name:
+            where = f"node {name[:8]}: "
         if name == "cluster":
             where = "cluster: "
         for row in rows:

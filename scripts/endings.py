@@ -99,7 +99,9 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(f"ray-warmup: {error}", EXIT_FAILED)
     logger.info("unexpected", exc_info=error)
     if isinstance(error, OSError) and error.strerror:
-        where = "" if error.filename is None else f"{error.filename}: "
+        where = ""
+        if error.filename is not None:
+            where = f"{error.filename}: "
         return Ending(f"ray-warmup: {where}{error.strerror} (errno {error.errno})", EXIT_FAILED)
     text = f"{type(error).__name__}: {error}".strip(": ")
     shown = f"internal error, please report: {text}{_place(error)}; `ray-warmup -v ...` logs the traceback"

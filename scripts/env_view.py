@@ -136,7 +136,9 @@ def _provider(store_directory: Path, workspace: Workspace) -> tuple[Path | None,
         if not is_installed(provider):
             return None, ()
         why = refusal(provider, manifest.module_set)
-        unheld = why_not_writable(store_directory / "leases") if why is None else None
+        unheld = None
+        if why is None:
+            unheld = why_not_writable(store_directory / "leases")
         if unheld is not None and workspace.is_usable:
             copy = private_copy(provider, workspace.base / COPIES, manifest.module_set)
             return copy, (f"compiled modules are a copy, because none can be held in the store: {unheld}",)

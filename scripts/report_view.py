@@ -28,16 +28,22 @@ def show_report(console: Console, report: WarmupReport) -> None:
     if report.ranks:
         show_ranks(console, report)
     for group in report.classes:
-        found = "found in the cache" if group.hit else f"measured {group.measured}, resumed {group.reused}"
+        found = "found in the cache"
+        if not group.hit:
+            found = f"measured {group.measured}, resumed {group.reused}"
         guard = group.guard
-        quality = f", geomean {guard.geomean:.3f}x the default" if guard.geomean is not None else ""
+        quality = ""
+        if guard.geomean is not None:
+            quality = f", geomean {guard.geomean:.3f}x the default"
         say(
             console,
             f"class {group.key[:12]}: {group.tasks} tasks, {found}; kept {group.kept}, default {group.dropped}; "
             f"{guard.state}{quality}; strategy {group.strategy}, leader rank {group.leader}",
         )
         for rank, names in group.built.items():
-            where = f", taken over by {len(group.received)} nodes" if group.received else ""
+            where = ""
+            if group.received:
+                where = f", taken over by {len(group.received)} nodes"
             say(console, f"  rank {rank} compiled {', '.join(names)}{where}")
         for reason in sorted({f"{skip.op}: {skip.reason}" for skip in group.skipped}):
             say(console, f"  skipped {reason}")
@@ -48,7 +54,9 @@ def show_report(console: Console, report: WarmupReport) -> None:
     if report.ready and report.classes and all(group.hit for group in report.classes):
         say(console, "the tuned table was found in the cache; nothing was measured")
     if report.error is not None:
-        error = report.error if logger.isEnabledFor(logging.INFO) else brief(report.error)
+        error = brief(report.error)
+        if logger.isEnabledFor(logging.INFO):
+            error = report.error
         say(console, f"FAILED: {error}", style="red", lines=True)
     say(console, f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
 
@@ -77,7 +85,9 @@ def brief(error: str | None) -> str | None:
     stacks = [number for number, line in enumerate(lines) if line.endswith(STACK)]
     if not stacks:
         return error
-    ranks = "1 rank" if len(stacks) == 1 else f"{len(stacks)} ranks"
+    ranks = "1 rank"
+    if len(stacks) != 1:
+        ranks = f"{len(stacks)} ranks"
     return "\n".join([*lines[: stacks[0]], f"(the stacks of {ranks} are in the report: --report, or -v)"])
 
 
@@ -90,7 +100,9 @@ def engine_lines(report: WarmupReport) -> list[str]:
         if rank.engine.reason:
             lines.setdefault(f"engine warmups: none, {rank.engine.reason}", []).append(rank.rank)
         for outcome in rank.engine.outcomes:
-            said = f"{outcome.state}, {len(outcome.shapes)} shapes" if outcome.state == "done" else outcome.state
+            said = outcome.state
+            if outcome.state == "done":
+                said = f"{outcome.state}, {len(outcome.shapes)} shapes"
             text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
             lines.setdefault(text, []).append(rank.rank)
         if built := {kind: count for kind, count in rank.engine.compiled.items() if count}:

@@ -100,7 +100,9 @@ def first_fault(error: ValidationError) -> str:
     """The first thing that is wrong, as one line."""
     found = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(str(step) for step in found["loc"]) or "the whole"
-    value = "" if found["type"] == "missing" else f"{shown(found['input'])}: "
+    value = ""
+    if found["type"] != "missing":
+        value = f"{shown(found['input'])}: "
     more = error.error_count() - 1
     return f"{where}: {value}{clipped(found['msg'].removeprefix('Value error, '))}" + (
         f" ({more} more)" if more else ""

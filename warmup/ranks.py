@@ -46,7 +46,9 @@ class RankInfo:
     host: str = ""
 
     def __str__(self) -> str:
-        gpu = f", GPU {','.join(self.gpu_ids)}" if self.gpu_ids else ""
+        gpu = ""
+        if self.gpu_ids:
+            gpu = f", GPU {','.join(self.gpu_ids)}"
         return f"rank {self.rank} on node {self.node_id[:8]} ({self.address}{gpu})"
 
 

@@ -109,7 +109,9 @@ def asked_parts(config: WarmupConfig, dims: ModelDims) -> tuple[tuple[str, str],
 
 def config_digest(config: WarmupConfig, dims: ModelDims) -> str:
     """32 hex digits over all of a configuration that decides which keys its ranks have in one environment."""
-    families = None if config.autotune.families is None else sorted(set(config.autotune.families))
+    families = None
+    if config.autotune.families is not None:
+        families = sorted(set(config.autotune.families))
     asked = (SCHEMA, asked_parts(config, dims), families, config.cluster.backend_beside_gpus)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
 

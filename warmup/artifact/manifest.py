@@ -241,7 +241,9 @@ def parse_manifest(data: bytes | memoryview) -> Manifest:
 @functools.lru_cache(maxsize=16)
 def _parse(data: bytes) -> Manifest:
     document = parse_json(data, MAX_MANIFEST_BYTES, "manifest")
-    version = document.get("schema_version") if isinstance(document, dict) else None
+    version = None
+    if isinstance(document, dict):
+        version = document.get("schema_version")
     # Asked before the schema, whose error would not say that another version wrote the file.
     if isinstance(version, int) and (version != SCHEMA_VERSION or isinstance(version, bool)):
         raise RejectedArtifactError(

@@ -31,7 +31,8 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
         )
     if force:
         return None
-    moment = time.time() if now is None else now
+    if now is None:
+        now = time.time()
     try:
         pointer, current = store.current()
     except FileNotFoundError:
@@ -47,10 +48,10 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
         if incoming.guard.guarded:
             return None
         return f"the archive's table is unguarded, {where} is guarded; {FORCE}"
-    if incoming.created_at > moment + SLACK_S:
-        ahead_s = incoming.created_at - moment
+    if incoming.created_at > now + SLACK_S:
+        ahead_s = incoming.created_at - now
         return f"the archive's table was made {ahead_s:.0f} s in the future, which cannot be; {FORCE}"
-    if is_older(incoming, current, _ancestors(store, current), moment):
+    if is_older(incoming, current, _ancestors(store, current), now):
         return f"the archive's table is older than {where}, which replaced it or was made later; {FORCE}"
     return None
 

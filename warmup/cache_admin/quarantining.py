@@ -136,7 +136,9 @@ def _files(store: Path, problems: list[str]) -> list[Path]:
 def _rows(path: Path) -> list[Any]:
     """Raises StoreError or CorruptArtifactError for what is no file of rows."""
     document = parse_json(read_regular(path, LIMIT), LIMIT, str(path))
-    rows = document.get("rows") if isinstance(document, dict) else None
+    rows = None
+    if isinstance(document, dict):
+        rows = document.get("rows")
     if not isinstance(rows, list):
         raise CorruptArtifactError(f"{path} holds no rows; remove it by hand if it is nobody's", path=str(path))
     return rows

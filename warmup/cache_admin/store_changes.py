@@ -145,10 +145,14 @@ def plan_rollback(path: Path, generation: int | None = None) -> Rollback:
     except FileNotFoundError as error:
         raise StoreError(f"{path}: nothing is committed, so there is nothing to go back from") from error
     earlier = [number for number in store.generations.numbers() if number < current]
-    wanted = generation if generation is not None else max(earlier, default=None)
+    wanted = generation
+    if generation is None:
+        wanted = max(earlier, default=None)
     if wanted is None or wanted not in store.generations.numbers():
         have = ", ".join(map(str, store.generations.numbers()))
-        asked = "an earlier one" if generation is None else f"generation {generation}"
+        asked = "an earlier one"
+        if generation is not None:
+            asked = f"generation {generation}"
         raise StoreError(f"{path}: cannot go back to {asked}; stored: {have}", path=str(path))
     table = parse_manifest(store.generations.manifest_bytes(wanted)).table
     return Rollback(str(path), path.name, current, wanted, "" if table is None else table.content_sha256)

@@ -198,7 +198,9 @@ def explain(directory: Path, expected: Mapping[str, str], stores: tuple[Path, ..
         if difference is not None:
             others.append((difference.count("; "), str(path), difference))
     nearest = tuple((p, d) for _, p, d in sorted(others))
-    table = "" if found.table is None else sha256(found.table)
+    table = ""
+    if found.table is not None:
+        table = sha256(found.table)
     return Explanation(str(directory), found.hit, found.reason, nearest, directory.name, table)
 
 

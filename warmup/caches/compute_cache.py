@@ -129,7 +129,9 @@ def _total(paths: Iterable[Path]) -> int:
 def _driver(contents: Sequence[Content]) -> str:
     data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
     document = {} if data is None else parse_json(data, _LIMIT, f"cuda_compute_cache/{REQUIREMENTS}")
-    driver = document.get("driver") if isinstance(document, dict) else None
+    driver = None
+    if isinstance(document, dict):
+        driver = document.get("driver")
     if not isinstance(driver, str):
         raise CorruptArtifactError(f"the compute cache comes without {REQUIREMENTS}; it was not installed")
     return driver

@@ -92,11 +92,14 @@ def library_paths(names: Iterable[str] | None = None) -> dict[str, Path]:
     from flashinfer.jit import env as jit_env
     from flashinfer.jit.core import jit_spec_registry
 
-    wanted = jit_spec_registry.get_all_specs() if names is None else names
+    if names is None:
+        names = jit_spec_registry.get_all_specs()
     found = {}
-    for name in wanted:
+    for name in names:
         built = jit_env.FLASHINFER_JIT_DIR / name / f"{name}.so"
-        path = built if built.exists() else module_lookup.path_of(name)
+        path = built
+        if not built.exists():
+            path = module_lookup.path_of(name)
         if path.exists():
             found[name] = path
     return found

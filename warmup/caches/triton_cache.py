@@ -115,7 +115,9 @@ def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNE
     # A group makes an entry complete for Triton, so it is written after its children.
     for content in (*plain, *groups):
         path = directory / content.path
-        data = content.data if content in plain else _absolute_group(content, path.parent, members)
+        data = content.data
+        if content not in plain:
+            data = _absolute_group(content, path.parent, members)
         # Names hold the hash of the source, so a plain file that is there has the same content.
         if path.exists() and (content in plain or _is_group_usable(path)):
             continue
@@ -134,7 +136,9 @@ def entries(contents: Sequence[Content], directory: Path) -> dict[str, dict[str,
     for content in contents:
         name, _, file = content.path.partition("/")
         path = directory / content.path
-        data = _absolute_group(content, path.parent, members) if _is_group(content.path) else content.data
+        data = content.data
+        if _is_group(content.path):
+            data = _absolute_group(content, path.parent, members)
         found.setdefault(name, {})[file] = data
     return found
 
@@ -174,7 +178,9 @@ def _absolute_group(content: Content, directory: Path, members: set[str]) -> byt
 
 def _children(data: bytes | memoryview, what: str) -> list[str]:
     document: Any = parse_json(data, _LIMIT, what)
-    children = document.get("child_paths") if isinstance(document, dict) else None
+    children = None
+    if isinstance(document, dict):
+        children = document.get("child_paths")
     if not isinstance(children, dict):
         raise CorruptArtifactError(f"{what} is not a Triton group")
     return sorted(children)

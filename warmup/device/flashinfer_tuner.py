@@ -51,7 +51,9 @@ class FlashInferTuner:
         if (backend == "cuda") != torch.cuda.is_available():
             seen = "sees a GPU" if torch.cuda.is_available() else "sees no GPU"
             raise TuningError(f"backend {backend!r}, but torch in this process {seen}", backend=backend)
-        self._device = "cpu" if backend == "cpu" else f"cuda:{torch.cuda.current_device()}"
+        self._device = "cpu"
+        if backend != "cpu":
+            self._device = f"cuda:{torch.cuda.current_device()}"
         self._options = options or TunerOptions()
         self._workloads: tuple[Workload, ...] = ()
         self._others: tuple[Workload, ...] = ()

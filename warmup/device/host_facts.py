@@ -107,7 +107,9 @@ def busy_gpus(gpu_ids: Sequence[str], memory_share: float) -> list[str]:
             except pynvml.NVMLError as error:
                 raise RuntimeError(f"NVML cannot describe GPU {gpu}: {error}") from error
             if memory.free < memory_share * memory.total:
-                who = f" by processes {', '.join(pids)}" if pids else ""
+                who = ""
+                if pids:
+                    who = f" by processes {', '.join(pids)}"
                 found.append(
                     f"GPU {gpu} is busy: {memory.used / GIB:.1f} of {memory.total / GIB:.1f} GiB are used{who}, "
                     f"{memory_share:.0%} must be free"
@@ -169,7 +171,9 @@ def listed_archs(arch_list: str) -> str:
         major, _, minor = name.partition(".")
         if not major.isdecimal() or not minor[:1].isdecimal():
             raise RuntimeError(f"FLASHINFER_CUDA_ARCH_LIST: {arch_list!r}: must list capabilities such as 9.0a")
-        known = minor if minor[-1].isalpha() else flashinfer_arch(int(major), int(minor))[len(major) :]
+        known = minor
+        if not minor[-1].isalpha():
+            known = flashinfer_arch(int(major), int(minor))[len(major) :]
         found.add((int(major), known))
     return "_".join(f"{major}{minor}" for major, minor in sorted(found))
 

@@ -23,7 +23,9 @@ STALE_S = 3600.0
 def scratch_directory(in_memory: Path = IN_MEMORY) -> Iterator[Path]:
     """A directory that only this user reads, gone afterwards. Clears away stale ones of the same user."""
     usable = in_memory.is_dir() and os.access(in_memory, os.W_OK | os.X_OK)
-    parent = in_memory if usable else Path(tempfile.gettempdir())
+    parent = in_memory
+    if not usable:
+        parent = Path(tempfile.gettempdir())
     _remove_stale(parent)
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent) as directory:
         yield Path(directory)

@@ -72,7 +72,9 @@ class TaskTuner:
             DeadContextError: the CUDA context died.
         """
         started = time.perf_counter()
-        wanted = None if only is None else frozenset(only)
+        wanted = None
+        if only is not None:
+            wanted = frozenset(only)
         result = self._attempt(task, build, wanted, started)
         if result.outcome == "oom":
             logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
@@ -150,9 +152,13 @@ class TaskTuner:
     def _result(self, task: Task, seen: Profiling, stopwatch: Stopwatch, started: float) -> TaskResult:
         measurements = stopwatch.measurements()
         outcome = self._outcome(task, seen, measurements)
-        chosen = choose(measurements, self.options.autotune.tie_band) if outcome == "tuned" else None
+        chosen = None
+        if outcome == "tuned":
+            chosen = choose(measurements, self.options.autotune.tie_band)
         # Votes compare all candidates, the guard only the best.
-        kept = measurements if stopwatch.only else _shortlist(measurements, chosen, self.options.autotune.shortlist)
+        kept = measurements
+        if not stopwatch.only:
+            kept = _shortlist(measurements, chosen, self.options.autotune.shortlist)
         result = TaskResult(
             task_id=task.task_id,
             op=task.workload.op,

@@ -58,7 +58,9 @@ def _read(fd: int, path: Path, limit: int, any_owner: bool) -> bytes:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
-    why = None if any_owner else stranger(status.st_uid)
+    why = None
+    if not any_owner:
+        why = stranger(status.st_uid)
     if why is not None:
         raise StoreError(
             f"{path} {why}, or set cache.root to a directory of this user", path=str(path), owner=status.st_uid

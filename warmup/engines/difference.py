@@ -51,7 +51,9 @@ def differences(
 
 def in_words(rows: tuple[str, ...]) -> str:
     """Join the first differences to one text."""
-    more = f"; and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+    more = ""
+    if len(rows) > SHOWN:
+        more = f"; and {len(rows) - SHOWN} more"
     return "; ".join(rows[:SHOWN]) + more
 
 

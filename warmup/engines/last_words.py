@@ -28,7 +28,9 @@ def last_words(log: str, secrets: frozenset[str]) -> str:
     """
     lines = hide(log, secrets).rstrip().splitlines()
     last = lines[-LOG_LINES:]
-    said = "; its last lines:\n" + "\n".join(last) if last else "; it printed nothing"
+    said = "; it printed nothing"
+    if last:
+        said = "; its last lines:\n" + "\n".join(last)
     logged = list(dict.fromkeys(line for line in lines[:-LOG_LINES] if LOGGED_ERROR.search(line)))[-LOGGED_ERRORS:]
     if logged:
         said = "; its processes logged before:\n" + "\n".join(logged) + said

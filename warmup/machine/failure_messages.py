@@ -174,7 +174,9 @@ def silent(run: Run, rank: int, status: Status, elapsed: float, interval: float)
     """No heartbeat for a while: what the rank was last heard to do."""
     last = status.task_id or status.phase or "nothing yet"
     call = next(iter(run.calls_of.get(rank, {}).values()), None)
-    asked = f"; asked for {call.task_id or call.name}" if isinstance(call, Call) else ""
+    asked = ""
+    if isinstance(call, Call):
+        asked = f"; asked for {call.task_id or call.name}"
     return (
         f"{_who(run.ranks[rank])} is silent in phase {run.phase}: no heartbeat for {elapsed:.1f} s "
         f"(one is expected every {interval:g} s, timeouts.heartbeat); last heard: {last}{_running(status)}{asked}"

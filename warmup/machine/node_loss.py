@@ -40,7 +40,9 @@ def leave(run: Run, ranks: Sequence[int]) -> Commands:
     """The run goes on without these ranks."""
     for rank in ranks:
         run.ranks[rank].error = f"its node was lost in phase {run.phase}"
-        rank_class = run.class_of(rank) if run.classes else None
+        rank_class = None
+        if run.classes:
+            rank_class = run.class_of(rank)
         run.remove(rank)
         if rank_class is not None and rank_class.ranks:
             take_over(run, rank_class, rank)

@@ -46,7 +46,9 @@ def refusal(run: Run) -> str | None:
     if not nodes:
         return None
     where = "; ".join(f"{state.info}: {_reason(run.class_of(state.info.rank), state)}" for state in nodes[:4])
-    more = f"; and {len(nodes) - 4} more nodes" if len(nodes) > 4 else ""
+    more = ""
+    if len(nodes) > 4:
+        more = f"; and {len(nodes) - 4} more nodes"
     text = f"{share(run)} keep the table on disk, engines on the others would find nothing: {where}{more}"
     if not run.config.cache.require_disk:
         run.warn(text)

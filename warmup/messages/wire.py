@@ -94,7 +94,9 @@ def from_bytes(data: bytes, *kinds: type[M]) -> M:
         )
     kind = next((kind for kind in kinds if kind.__name__ == name), None)
     if kind is None:
-        names = " or ".join(kind.__name__ for kind in kinds) if len(kinds) < 4 else "a question"
+        names = "a question"
+        if len(kinds) < 4:
+            names = " or ".join(kind.__name__ for kind in kinds)
         raise MessageError(f"{clipped(name)}: is no message that is expected here, which is {names}; {SAME_SOURCES}")
     try:
         made: M = _adapter(kind).validate_json(fields, strict=True)

@@ -43,7 +43,9 @@ class RemoteLocation:
             file_system, root = fsspec.core.url_to_fs(self.url, **self._options())
         except (ImportError, ValueError) as error:
             extra = _EXTRAS.get(self.protocol)
-            remedy = f"pip install 'ray-warmup[{extra}]'" if extra else "install the package that fsspec names"
+            remedy = "install the package that fsspec names"
+            if extra:
+                remedy = f"pip install 'ray-warmup[{extra}]'"
             raise ConfigError(f"cache.remote: {shown(self.url)}: {error}; {remedy}") from error
         return file_system, str(root).rstrip("/")
 

@@ -167,7 +167,9 @@ class RemoteStore:
         by_key: dict[str, list[RemoteRow]] = {}
         for row in self.rows():
             by_key.setdefault(row.key_sha256, []).append(row)
-        limit_ms = None if older_than_s is None else (self._clock() - older_than_s) * 1000
+        limit_ms = None
+        if older_than_s is not None:
+            limit_ms = (self._clock() - older_than_s) * 1000
         stays: list[RemoteRow] = []
         goes: list[RemoteRow] = []
         for rows in by_key.values():

@@ -118,7 +118,9 @@ def read_signing_key(source: str, setting: str) -> SigningKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     is_text = source.startswith(_PEM)
-    where = "the PEM text" if is_text else shown(source)
+    where = "the PEM text"
+    if not is_text:
+        where = shown(source)
     data = source.encode() if is_text else _secret_bytes(Path(source).expanduser(), setting)
     try:
         key = serialization.load_pem_private_key(data, password=None)

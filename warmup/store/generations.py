@@ -153,7 +153,9 @@ class Generations:
     def manifest_bytes(self, number: int, *, any_owner: bool = False) -> bytes:
         """A generation's manifest as stored. FileNotFoundError when there is none."""
         path = self.manifest_path(number)
-        read = functools.partial(read_regular, any_owner=True) if any_owner else read_regular
+        read = read_regular
+        if any_owner:
+            read = functools.partial(read_regular, any_owner=True)
         try:
             return read(path, MAX_MANIFEST_BYTES)
         except FileNotFoundError:
@@ -285,7 +287,9 @@ def _is_hidden(name: str) -> bool:
 def _number_of(name: str) -> int:
     """Return a generation's number, hidden or not, or 0 for any other name."""
     found = HIDDEN.fullmatch(name)
-    number = name if found is None else found["name"]
+    number = name
+    if found is not None:
+        number = found["name"]
     if not _is_number(number):
         return 0
     return int(number)

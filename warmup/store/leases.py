@@ -110,7 +110,9 @@ def uses_of(directory: Path, clock: Callable[[], float] = time.time, *, remove_d
         remove_dead: take the leases of processes that are gone away; without it nothing is written at all.
     """
     # Asking the disk for its time writes a file, which a look without `remove_dead` must not do.
-    now = DiskClock(directory, clock) if remove_dead else clock
+    now = clock
+    if remove_dead:
+        now = DiskClock(directory, clock)
     held: set[int] = set()
     unreadable: list[str] = []
     for entry in entries(directory):
@@ -229,7 +231,9 @@ def _held_by(path: Path, now: Callable[[], float], may_write: bool) -> int | Non
         return None
     alive = is_process_alive(document)
     # Where the process can be asked, age is no matter: a live one holds its lease for weeks without renewal.
-    is_held = _is_young(path, now, may_write) if alive is None else alive
+    is_held = alive
+    if alive is None:
+        is_held = _is_young(path, now, may_write)
     if not is_held:
         return None
     return int(document["generation"])

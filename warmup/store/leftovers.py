@@ -69,5 +69,7 @@ def _is_in_use(path: Path) -> bool:
     except WarmupError as error:
         logger.debug("%s names no process: %s", record, error)
         return False
-    process = document.get("process") if isinstance(document, dict) else None
+    process = None
+    if isinstance(document, dict):
+        process = document.get("process")
     return is_process_alive(process) is True

@@ -95,7 +95,9 @@ def environments_here(config: WarmupConfig | EngineRunConfig, node: int | None =
     """
     count = num_simulated(config)
     if node is not None and node >= count:
-        numbers = f"it simulates nodes 0 to {count - 1}" if count else "it simulates no nodes (cluster.simulated_nodes)"
+        numbers = "it simulates no nodes (cluster.simulated_nodes)"
+        if count:
+            numbers = f"it simulates nodes 0 to {count - 1}"
         raise ConfigError(f"--node: {node}: {numbers}")
     if not count:
         return ({},)

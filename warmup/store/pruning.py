@@ -190,7 +190,9 @@ def _sweep_generations(store: NodeStore, clock: Clock) -> list[Path]:
     removed = []
     for trash, path in _old_trash(store.generations.generations, clock):
         is_number = path.name.isascii() and path.name.isdecimal()
-        number = int(path.name) if is_number else None
+        number = None
+        if is_number:
+            number = int(path.name)
         if number is None or take_inventory(store, clock).is_used(number):
             restore_from_trash(trash, path)
         else:

@@ -100,7 +100,9 @@ class WriterFiles:
         except (OSError, StoreError, CorruptArtifactError) as error:
             logger.warning("%s; its rows are left out", error)
             return []
-        rows = document.get("rows") if isinstance(document, dict) else None
+        rows = None
+        if isinstance(document, dict):
+            rows = document.get("rows")
         if not isinstance(rows, list):
             logger.warning("%s holds no rows; it is left out", path)
             return []

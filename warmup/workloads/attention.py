@@ -179,7 +179,9 @@ def _grouped_inputs(workload: Workload, batch: PagedBatch, generator: Any) -> tu
 def head_shape(workload: Workload) -> HeadShape:
     """The heads of a grouped-query call, with FlashInfer's `window_left`."""
     heads, kv_heads, width = (int(workload.param(name)) for name in ("heads", "kv_heads", "head_dim"))
-    window_left = int(workload.param("window")) - 1 if has_window(workload) else -1
+    window_left = -1
+    if has_window(workload):
+        window_left = int(workload.param("window")) - 1
     return HeadShape(heads, kv_heads, width, width**-0.5, window_left)
 
 

@@ -94,7 +94,9 @@ class BoundWeights(Protocol):
 def builder_for(workload: Workload) -> OpBuilder:
     """Return the builder of this workload. Raises WorkloadError naming the workload if there is none."""
     # A recorded request is built from what was recorded, whatever its op.
-    by_op = None if workload.family == "recorded" else BUILDER_OF_OP.get(workload.op)
+    by_op = None
+    if workload.family != "recorded":
+        by_op = BUILDER_OF_OP.get(workload.op)
     name = by_op or BUILDER_OF_FAMILY.get(workload.family)
     if name is None:
         raise WorkloadError(

@@ -250,7 +250,9 @@ def attention(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
     for window in dims.windows_of(layers_of_stage(dims.num_hidden_layers, split.pp, split.pp_stage)):
         params = _params(**shape) if window is None else _params(**shape, window=window)
         for op in ("paged_prefill", "paged_decode"):
-            name = op if window is None else f"{op}_window"
+            name = op
+            if window is not None:
+                name = f"{op}_window"
             yield Workload(name, "attention", op, "fa2", dtype, params, (), tunable=False)
 
 

@@ -108,7 +108,9 @@ def live_request(
     follows = following_dimensions(tuning_config, inputs)
     one_token = [_narrowed(value, dims, 1) for value, dims in zip(inputs, follows, strict=True)]
     specs = tuning_config.dynamic_tensor_specs
-    tokens = int(inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]]) if specs else 1
+    tokens = 1
+    if specs:
+        tokens = int(inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]])
     extras = [str(tuple(runner.get_cache_key_extras(one_token))) for runner in runners]
     now = [str(tuple(runner.get_cache_key_extras(inputs))) for runner in runners]
     request = RecordedRequest(

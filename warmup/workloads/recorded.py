@@ -167,5 +167,7 @@ def _first(value: Any, shape: tuple[int, ...], follows: tuple[int, ...]) -> Any:
 
 
 def _tensors_in(returned: Any) -> list[Any]:
-    values = returned if isinstance(returned, list | tuple) else (returned,)
+    values = returned
+    if not isinstance(returned, list | tuple):
+        values = (returned,)
     return [value for value in values if _is_tensor(value)]

@@ -146,7 +146,9 @@ def _right_pick(
     """The first pick that is right as serving runs it, and whether one before it was not."""
     has_fallen = False
     while (chosen := _undisputed(race)) is not None:
-        flaw = None if served_flaw is None else served_flaw(chosen)
+        flaw = None
+        if served_flaw is not None:
+            flaw = served_flaw(chosen)
         if flaw is None:
             break
         flaws[chosen], has_fallen = flaw, True

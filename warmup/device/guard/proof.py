@@ -49,7 +49,9 @@ def student_tail(statistic: float, degrees: int) -> float:
     angle = math.atan(statistic / math.sqrt(degrees))
     square = math.cos(angle) ** 2
     is_odd = degrees % 2 == 1
-    term = math.cos(angle) if is_odd else 1.0
+    term = 1.0
+    if is_odd:
+        term = math.cos(angle)
     total = 0.0
     for step in range(3 if is_odd else 2, degrees + 1, 2):
         total += term

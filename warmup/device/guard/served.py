@@ -50,7 +50,9 @@ class ServedCall:
         """Describe the fault of an output, or return None if it is right."""
         sources = (("reference", self.reference), ("default's output", self.of_default))
         for source, expected in sources:
-            reason = None if expected is None else disagreement(output, expected, dtype)
+            reason = None
+            if expected is not None:
+                reason = disagreement(output, expected, dtype)
             if reason is not None:
                 return f"{self.name}: {reason} (against the {source})"
         return None

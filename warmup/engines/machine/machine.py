@@ -102,7 +102,8 @@ class EngineMachine:
         state.error = text
         self.run.is_refused = self.run.is_refused or failure.kind == EngineRequestError.__name__
         self._failures.append(text)
-        self._failed_at = now if self._failed_at is None else self._failed_at
+        if self._failed_at is None:
+            self._failed_at = now
         return self._advance(now)
 
     def died(
@@ -128,7 +129,9 @@ class EngineMachine:
             return self._fail(state.error, now)
         forget_process(self.run, rank)
         state.restarts, state.is_starting, state.is_silent = state.restarts + 1, True, False
-        doing = f" at {', '.join(words.name_of_call(call) for call in lost)}" if lost else ""
+        doing = ""
+        if lost:
+            doing = f" at {', '.join(words.name_of_call(call) for call in lost)}"
         self.run.warn(f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place")
         return [Replace(rank, reason, state.restarts, hung, bool(state.moves)), *self._advance(now)]
 
@@ -179,7 +182,9 @@ class EngineMachine:
                 return self._fail(words.late(self.run, call, statuses, elapsed, limit), now)
         for rank, state in list(self.run.ranks.items()):
             status = statuses.get(rank)
-            heard = state.watched_since if status is None else max(status.heard, state.watched_since)
+            heard = state.watched_since
+            if status is not None:
+                heard = max(status.heard, state.watched_since)
             state.is_silent = not state.is_starting and now - heard > 2 * self.run.config.timeouts.heartbeat
             if not state.is_starting and now - heard > self.run.config.timeouts.silence:
                 return self.died(rank, words.silent(self.run, state, now - heard), now, hung=True)

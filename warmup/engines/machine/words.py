@@ -37,7 +37,9 @@ def died_again(run: EngineRun, state: LauncherState, reason: str, calls: Sequenc
 def late(run: EngineRun, call: Call | Adopt, statuses: Mapping[int, Status], elapsed: float, limit: float) -> str:
     """A call is over its deadline: who, at what, in which stage of the engine."""
     info, status = run.ranks[call.rank].info, statuses.get(call.rank)
-    stage = f", the engine was {status.task_id}" if status is not None and status.task_id else ""
+    stage = ""
+    if status is not None and status.task_id:
+        stage = f", the engine was {status.task_id}"
     return (
         f"phase {run.phase}: {info}: {name_of_call(call)} took {elapsed:.1f} s of {limit:g} s allowed "
         f"({run.phase.setting}){stage}"
@@ -57,7 +59,9 @@ def waiting(run: EngineRun, statuses: Mapping[int, Status], now: float) -> str:
     rows = []
     for call in run.calls.values():
         status = statuses.get(call.rank)
-        stage = f" ({status.task_id})" if status is not None and status.task_id else ""
+        stage = ""
+        if status is not None and status.task_id:
+            stage = f" ({status.task_id})"
         rows.append(f"{run.ranks[call.rank].info}: {name_of_call(call)}{stage}")
     rows += [f"{state.info}: waiting for a fresh process" for state in run.ranks.values() if state.is_starting]
     return f"still {run.phase} after {now - run.phase_began:.0f} s; waiting for {'; '.join(rows) or 'no rank'}"

@@ -125,7 +125,8 @@ class Conductor:
         self.problems += [f"rank {message.rank}: {text}" for text in message.problems]
         self._present.add(message.rank)
         self._around.send(message.rank, self._options.welcome())
-        self._began = now if self._began is None else self._began
+        if self._began is None:
+            self._began = now
         if self._machine is not None:
             # The replica is started anew as a whole, so every rank comes back as a replacement.
             self._perform(self._machine.replaced(self._info(message.rank), now))

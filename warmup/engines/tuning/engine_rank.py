@@ -75,7 +75,9 @@ class EngineRank:
         stream.settimeout(None)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(stream)
-        record = None if stacks is None else stacks.open("wb")
+        record = None
+        if stacks is not None:
+            record = stacks.open("wb")
         if record is not None:
             faulthandler.enable(file=record)
         beats = threading.Thread(target=self._beat_always, args=(connection,), name="ray-warmup-beat", daemon=True)

@@ -41,7 +41,9 @@ def _decide(config: Any, lm_head: LmHead) -> None:
     if lm_head == "tied":
         return
     read = model_module.checkpoint_has_lm_head
-    has_head = True if lm_head == "own" else read(config.model, revision=config.revision)
+    has_head = True
+    if lm_head != "own":
+        has_head = read(config.model, revision=config.revision)
     if has_head is None:
         raise EngineRequestError(
             f"engine.lm_head: read: config.json of {config.model} ties the word embeddings, and no safetensors headers "

@@ -19,7 +19,9 @@ def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any,
     On CUDA they share one workspace, because they never run at the same time.
     """
     dims, on_cuda = config.dims, device.type == "cuda"
-    workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device) if on_cuda else None
+    workspace = None
+    if on_cuda:
+        workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
     made: list[Any] = []
     for _ in config.kv_cache.groups:
         if dims.is_mla:
@@ -30,7 +32,9 @@ def attention_backends(config: RunnerConfig, device: torch.device) -> tuple[Any,
                 else FlashInferLatentAttention(dims, scale, config.torch_dtype, workspace)
             )
         else:
-            window_left = -1 if dims.sliding_window is None else dims.sliding_window - 1
+            window_left = -1
+            if dims.sliding_window is not None:
+                window_left = dims.sliding_window - 1
             heads = (dims.num_attention_heads, dims.num_key_value_heads)
             shape = HeadShape(*heads, dims.head_dim, dims.head_dim**-0.5, window_left)
             made.append(

@@ -33,7 +33,8 @@ class CpuGpuBuffer:
 
     def copy_to_gpu(self, count: int | None = None) -> torch.Tensor:
         """Copy the first `count` rows (all by default) and return that part of the device side."""
-        count = self.cpu.shape[0] if count is None else count
+        if count is None:
+            count = self.cpu.shape[0]
         return self.gpu[:count].copy_(self.cpu[:count])
 
     def write(self, values: npt.NDArray[np.generic]) -> torch.Tensor:

@@ -187,7 +187,9 @@ class BuiltinRunner:
         self.input_batch.load(tokens, np.pad(positions, (0, size - num_tokens)), query_lens, batch.seq_lens, size)
         self.block_table.slot_mapping.fill_(-1)
         forward = self._planned(query_lens, batch.seq_lens, size, None, counted, attend=attend)
-        logits = self._logits_of(query_lens) if self._has_head else None
+        logits = None
+        if self._has_head:
+            logits = self._logits_of(query_lens)
 
         def work() -> tuple[torch.Tensor, torch.Tensor | None]:
             hidden = forward()

@@ -34,7 +34,9 @@ class MoE:
     def __init__(self, dims: ModelDims, projections: Projections, expert_load: torch.Tensor) -> None:
         self._router = projections.make("router")
         self._experts = projections.experts()
-        self._shared = DenseMLP(projections, "shared_") if dims.num_shared_experts else None
+        self._shared = None
+        if dims.num_shared_experts:
+            self._shared = DenseMLP(projections, "shared_")
         self._top_k = dims.num_experts_per_tok
         self._expert_load = expert_load
         """[experts] int64: tokens that each expert got in counted steps."""

@@ -19,7 +19,9 @@ class TorchOps:
 
     def rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """See `LayerOps.rms_norm`."""
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = x
+        if x.dtype != torch.float64:
+            wide = x.float()
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
 
 

@@ -101,7 +101,9 @@ class MultiHeadLatentAttention:
         # with a low-rank query, its down-projection and that of keys and values are one GEMM
         names = ("qkv_a_proj", "q_b_proj") if dims.q_lora_rank else ("kv_a_proj", "q_proj")
         self._down, self._query_up = (projections.make(name) for name in names)
-        self._query_norm = source.ones(dims.q_lora_rank) if dims.q_lora_rank else None
+        self._query_norm = None
+        if dims.q_lora_rank:
+            self._query_norm = source.ones(dims.q_lora_rank)
         self._kv_norm = source.ones(rank)
         self.key_up = source.tensor(heads, dims.qk_nope_head_dim, rank, scale=rank**-0.5)
         self.value_up = source.tensor(heads, rank, dims.v_head_dim, scale=rank**-0.5)
@@ -138,7 +140,9 @@ class MultiHeadLatentAttention:
         dims, eps = self._dims, self._dims.rms_norm_eps
         nope, rotary = dims.qk_nope_head_dim, dims.qk_rope_head_dim
         low, latent, key_rope = self._down(x).split([dims.q_lora_rank, dims.kv_lora_rank, rotary], dim=-1)
-        x_query = x if self._query_norm is None else self._ops.rms_norm(low, self._query_norm, eps)
+        x_query = x
+        if self._query_norm is not None:
+            x_query = self._ops.rms_norm(low, self._query_norm, eps)
         query = self._query_up(x_query).view(-1, dims.num_attention_heads, nope + rotary)
         query_nope, query_rope = query.split([nope, rotary], dim=-1)
         latent = self._ops.rms_norm(latent, self._kv_norm, eps)

@@ -54,7 +54,9 @@ class Decoder:
         rope = Rope(width, dims.rope_theta, max_model_len, expert_load.device)
         attention = MultiHeadLatentAttention if dims.is_mla else GroupedQueryAttention
         source = projections.source
-        self._embedding = source.tensor(dims.vocab_size, dims.hidden_size, scale=1.0) if first_stage else None
+        self._embedding = None
+        if first_stage:
+            self._embedding = source.tensor(dims.vocab_size, dims.hidden_size, scale=1.0)
         self.attention_layers: list[Any] = []
         self._feed_forward: list[DenseMLP | MoE] = []
         self._norms: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -64,11 +66,15 @@ class Decoder:
             self._feed_forward.append(MoE(dims, projections, expert_load[layer]) if is_moe else DenseMLP(projections))
             self._norms.append((source.ones(dims.hidden_size), source.ones(dims.hidden_size)))
         self._final_norm = source.ones(dims.hidden_size)
-        self._head = projections.make("lm_head") if last_stage else None
+        self._head = None
+        if last_stage:
+            self._head = projections.make("lm_head")
 
     def forward(self, inputs: torch.Tensor, step: ForwardStep, store: KVStore) -> torch.Tensor:
         """Token ids [padded tokens] (first stage) or hidden states [padded tokens, hidden] to hidden states."""
-        x = inputs if self._embedding is None else functional.embedding(inputs, self._embedding)
+        x = inputs
+        if self._embedding is not None:
+            x = functional.embedding(inputs, self._embedding)
         eps = self._dims.rms_norm_eps
         for layer, attend in enumerate(self.attention_layers):
             group = self._groups[layer]

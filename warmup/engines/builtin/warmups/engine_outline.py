@@ -36,14 +36,18 @@ def weight_bytes(outline: RunnerConfig) -> int:
     dims, size = outline.dims, 4 if outline.dtype == "float32" else 2
     row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
     slots = sum(len(group.layers) * group.block_size for group in outline.kv_cache.groups) * outline.kv_cache.num_blocks
-    embedding = dims.vocab_size * dims.hidden_size if outline.is_first_pp_rank else 0
+    embedding = 0
+    if outline.is_first_pp_rank:
+        embedding = dims.vocab_size * dims.hidden_size
     return (slots * row + embedding) * size + sum(_bytes_of(call, outline) for call in outline.calls)
 
 
 def _bytes_of(call: Workload, outline: RunnerConfig) -> int:
     """Return the bytes of one call's weights in all layers, or 0 for a call without weights."""
     layers, sizes = outline.kv_cache.num_layers, dict(call.params)
-    dense = min(outline.dims.first_dense_layers, layers) if outline.dims.is_moe else layers
+    dense = layers
+    if outline.dims.is_moe:
+        dense = min(outline.dims.first_dense_layers, layers)
     if call.op == MOE_GEMM1:
         experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
         return (layers - dense) * 3 * experts * (4 if outline.dtype == "float32" else 2)
@@ -91,7 +95,9 @@ def shard(dims: ModelDims, config: WarmupConfig, stage: int) -> ModelDims:
     model, layers = config.model, config.engine.num_layers
     tp, ep = model.tensor_parallel_size, model.expert_parallel_size
     own = layers_of_stage(dims.num_hidden_layers, model.pipeline_parallel_size, stage)
-    dense = len(dims.dense_of(own)) if dims.is_moe else 0
+    dense = 0
+    if dims.is_moe:
+        dense = len(dims.dense_of(own))
     if dense == len(own):
         dense = layers
     elif dense:

@@ -64,7 +64,9 @@ def random_states_kept(device: Any) -> Iterator[None]:
     """Restore the random states of Python, numpy, torch and, on CUDA, of the device."""
     python, legacy, host = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_cuda = torch.device(device).type == "cuda"
-    on_device = torch.cuda.get_rng_state(device) if on_cuda else None
+    on_device = None
+    if on_cuda:
+        on_device = torch.cuda.get_rng_state(device)
     try:
         yield
     finally:

@@ -137,7 +137,9 @@ class SM120DecodeWarmup(EngineWarmup):
         Either way later warmups do not run it again.
         """
         consumed = frozenset({MIXED})
-        tuning = self._find(context.options.decode_tune_path) if context.is_leader else None
+        tuning = None
+        if context.is_leader:
+            tuning = self._find(context.options.decode_tune_path)
         if tuning is None:
             run_mixed(context, shape.tokens)
             return Notes(consumed=consumed)

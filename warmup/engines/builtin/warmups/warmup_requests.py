@@ -120,7 +120,9 @@ class WarmupRequests:
         prompt = tuple(range(self._plan.prompt_len))
         index = self._ids.index(req_id)
         sampling = self._sampling[index % len(self._sampling)]
-        pooling = PoolingParams() if self._context.runner.is_pooling_model else None
+        pooling = None
+        if self._context.runner.is_pooling_model:
+            pooling = PoolingParams()
         return NewRequest(req_id, prompt, self._hand_out(req_id, len(prompt)), sampling, pooling)
 
     def _hand_out(self, req_id: str, tokens: int) -> BlockIds:
