@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.table import Table
 
 from ray_warmup.configs.clause import clause
-from ray_warmup.scripts.console import add_row, moment, say, table_of, wide_console
+from ray_warmup.scripts.console import moment, say, wide_console
+from ray_warmup.scripts.node_table import NodeTable
 from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
 from ray_warmup.warmup.store.node_paths import simulated_roots
 
 if TYPE_CHECKING:
     from ray_warmup.actors.node_caches import ClusterAnswer
     from ray_warmup.warmup.cache_admin.diff import Difference
+    from ray_warmup.warmup.cache_admin.removals import Removal
     from ray_warmup.warmup.cache_admin.requests import CacheAnswer, Exported, Imported, Pruned, RetimedTable
     from ray_warmup.warmup.cache_admin.signing import Signed
     from ray_warmup.warmup.cache_admin.store_changes import Rollback
@@ -41,13 +42,18 @@ def show_nodes(answer: ClusterAnswer) -> None:
     The caller reports nodes that failed.
     """
     console = wide_console()
-    answers = [(row.node_id[:8], row.result) for row in answer.nodes if not row.error]
-    stored = [(node, result) for node, result in answers if result is not None]
+    stored, empty = [], []
+    for row in answer.nodes:
+        if row.error:
+            continue
+        if row.result is None:
+            empty.append(row.node_id[:8])
+        else:
+            stored.append((row.node_id[:8], row.result))
     if stored:
         _VIEWS[answer.command](console, stored)
-    for node, result in answers:
-        if result is None:
-            _line(console, node, "nothing is stored here")
+    for node in empty:
+        _line(console, node, "nothing is stored here")
 
 
 def _nothing(root: Path) -> str:
@@ -90,9 +96,8 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
                 entries = f"{row.entries} {row.guard}"
             entries = row.engine or entries
             state = _state(row)
-            _row(table, node, row.key_sha256[:12], generations, entries, made, size(row.disk_bytes), state)
-    if table.row_count:
-        console.print(table)
+            table.add(node, row.key_sha256[:12], generations, entries, made, size(row.disk_bytes), state)
+    table.print(console)
     for node, rows in answers:
         for row in rows:
             key = row.key_sha256[:12]
@@ -100,7 +105,9 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
             if row.table:
                 digest = f", table {row.table[:8]}"
             placed = clause(", {} entries placed in engines' caches", row.placed)
-            carries = "".join(f", {kind} {size(count)}" for kind, count in row.kinds)
+            carries = ""
+            for kind, count in row.kinds:
+                carries += f", {kind} {size(count)}"
             _line(console, node, f"{key} in {row.path}{digest}{carries}{placed}")
             if row.problem:
                 _line(console, node, f"{key}: {row.problem}")
@@ -114,9 +121,8 @@ def _verify(console: Console, answers: Answers[tuple[Verification, ...]]) -> Non
         for row in rows:
             state = "damaged" if row.problems else "whole"
             counts = (str(row.generations), str(row.files), size(row.bytes))
-            _row(table, node, Path(row.path).name[:12], *counts, state)
-    if table.row_count:
-        console.print(table)
+            table.add(node, Path(row.path).name[:12], *counts, state)
+    table.print(console)
     for node, rows in answers:
         for row in rows:
             _line(console, node, f"{Path(row.path).name[:12]} in {row.path}")
@@ -135,9 +141,8 @@ def _retime(console: Console, answers: Answers[RetimedTable]) -> None:
                 then = f"{entry.then:.3f}"
             drift = "drifted" if entry.drifted else ""
             names = (entry.task_id, entry.runner, str(entry.tactic))
-            _row(table, node, *names, then, f"{entry.now:.3f}", entry.decision, drift)
-        if table.row_count:
-            console.print(table)
+            table.add(node, *names, then, f"{entry.now:.3f}", entry.decision, drift)
+        table.print(console)
         timed = f"{len(row.rows)} of {row.entries} entries that differ from the default timed"
         _line(console, node, f"{timed}, {row.drifted} drifted: {row.path}")
     say(console, "then and now are the default's time over the entry's; retune where it drifted")
@@ -158,9 +163,8 @@ def _diff(console: Console, answers: Answers[Difference]) -> None:
         table = _table(answers, "task", f"generation {row.old}", f"generation {row.new}", "before", "after")
         for change in row.changed:
             times = (_time(change.old_s), _time(change.new_s))
-            _row(table, node, change.task, change.old, change.new, *times)
-        if row.changed:
-            console.print(table)
+            table.add(node, change.task, change.old, change.new, *times)
+        table.print(console)
         for sign, tasks in (("+", row.added), ("-", row.removed)):
             for task in tasks:
                 _line(console, node, f"{sign} {task}")
@@ -187,27 +191,41 @@ def _import(console: Console, answers: Answers[Imported]) -> None:
 
 
 def _prune(console: Console, answers: Answers[Pruned]) -> None:
+    is_dry, has_plan = True, False
     for node, row in answers:
-        placed = [removal for removal in row.plan if removal.what == "placed"]
-        if placed:
-            total = size(sum(removal.bytes for removal in placed))
-            _line(console, node, f"{len(placed)} unused entries in engines' caches, {total}")
-        for removal in (removal for removal in row.plan if removal.what != "placed"):
-            what: str = removal.what
-            if removal.generation is not None:
-                what = f"generation {removal.generation}"
-            _line(console, node, f"{what}, {size(removal.bytes)}, {removal.reason}: {removal.path}")
+        _plan(console, node, row.plan)
         done = row.done
-        if not row.plan:
-            _line(console, node, "the rules name nothing to remove")
         for problem in row.untouched:
             _line(console, node, problem)
         if done is not None:
             _line(console, node, f"removed: {len(done.removed)}, {size(done.freed_bytes)} freed")
             for path in done.kept:
                 _line(console, node, f"in use and kept: {path}")
-    if any(row.plan for _, row in answers) and all(row.done is None for _, row in answers):
+        is_dry = is_dry and done is None
+        has_plan = has_plan or bool(row.plan)
+    if has_plan and is_dry:
         say(console, "dry run: nothing was removed; --yes removes it")
+
+
+def _plan(console: Console, node: str, plan: Sequence[Removal]) -> None:
+    """Print what a prune removes: entries in engines' caches as one line, anything else one by one."""
+    if not plan:
+        _line(console, node, "the rules name nothing to remove")
+    placed, placed_bytes = 0, 0
+    others = []
+    for removal in plan:
+        if removal.what == "placed":
+            placed += 1
+            placed_bytes += removal.bytes
+        else:
+            others.append(removal)
+    if placed:
+        _line(console, node, f"{placed} unused entries in engines' caches, {size(placed_bytes)}")
+    for removal in others:
+        what: str = removal.what
+        if removal.generation is not None:
+            what = f"generation {removal.generation}"
+        _line(console, node, f"{what}, {size(removal.bytes)}, {removal.reason}: {removal.path}")
 
 
 def _sign(console: Console, answers: Answers[Signed]) -> None:
@@ -220,12 +238,8 @@ def _rollback(console: Console, answers: Answers[Rollback]) -> None:
         _line(console, node, f"{row.path}: generation {row.new} is current, before it was {row.old}")
 
 
-def _table(answers: Answers[Any], *columns: str) -> Table:
-    return table_of(*(("node",) if answers[0][0] else ()), *columns, whole=("node", "key"))
-
-
-def _row(table: Table, node: str, *cells: str) -> None:
-    add_row(table, *((node,) if node else ()), *cells)
+def _table(answers: Answers[Any], *columns: str) -> NodeTable:
+    return NodeTable([node for node, _ in answers], *columns, whole=("key",))
 
 
 def _line(console: Console, node: str, text: str) -> None:

@@ -154,8 +154,12 @@ def _provider(store_directory: Path, workspace: Workspace) -> tuple[Path | None,
 def _unwritable(process: ProcessEnvironment) -> tuple[str, ...]:
     """Caches of other libraries, whose place this command does not choose."""
     places = (("TRITON_CACHE_DIR", process.triton_cache), ("CUDA_CACHE_PATH", process.compute_cache))
-    found = ((name, why_not_writable(path)) for name, path in places)
-    return tuple(f"{name}: new kernels cannot be kept there: {why}" for name, why in found if why is not None)
+    problems = []
+    for name, path in places:
+        why = why_not_writable(path)
+        if why is not None:
+            problems.append(f"{name}: new kernels cannot be kept there: {why}")
+    return tuple(problems)
 
 
 def _trust(config: WarmupConfig) -> tuple[Setting, ...]:

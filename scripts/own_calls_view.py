@@ -18,27 +18,28 @@ from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, parse_
 
 def requests_of(artifact: Artifact) -> tuple[RecordedRequest, ...]:
     """Return the requests of all classes of an artifact, each once. Raises CorruptArtifactError."""
-    found = {
-        request.digest: request
-        for content in artifact.contents("recorded_requests")
-        for request in parse_recording(content.data).requests
-    }
+    found: dict[str, RecordedRequest] = {}
+    for content in artifact.contents("recorded_requests"):
+        for request in parse_recording(content.data).requests:
+            found[request.digest] = request
     return tuple(found.values())
 
 
 def requests_json(requests: Sequence[RecordedRequest]) -> list[JsonValue]:
     """Plain JSON values of requests."""
-    return [
-        {
-            "op": one.op,
-            "shapes": one.shapes(),
-            "runners": [runner.name for runner in one.runners],
-            "buckets": list(one.buckets),
-            "keeps_default": one.keeps_default,
-            "digest": one.digest,
-        }
-        for one in requests
-    ]
+    rows: list[JsonValue] = []
+    for one in requests:
+        rows.append(
+            {
+                "op": one.op,
+                "shapes": one.shapes(),
+                "runners": list(one.runner_names),
+                "buckets": list(one.buckets),
+                "keeps_default": one.keeps_default,
+                "digest": one.digest,
+            }
+        )
+    return rows
 
 
 def show_requests(console: Console, requests: Sequence[RecordedRequest]) -> None:
@@ -47,7 +48,7 @@ def show_requests(console: Console, requests: Sequence[RecordedRequest]) -> None
         return
     table = table_of("op", "shapes", "runners", "sizes", "largest", "keeps its default because")
     for one in requests:
-        runners = ", ".join(runner.name for runner in one.runners)
+        runners = ", ".join(one.runner_names)
         add_row(table, one.op, one.shapes(), runners, len(one.buckets), max(one.buckets), one.keeps_default)
     console.print(table)
 

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 
 from ray_warmup.scripts.cache_scope import Scope, answer
-from ray_warmup.scripts.console import add_row, say, table_of
+from ray_warmup.scripts.console import say
+from ray_warmup.scripts.node_table import NodeTable
 from ray_warmup.scripts.scope_options import scoped
 
 if TYPE_CHECKING:
@@ -50,15 +51,12 @@ def clear(
 
 def show_rows(console: Console, answers: Sequence[tuple[str, tuple[StoreBans, ...]]]) -> None:
     """Print the quarantined tactics of each node."""
-    names = ("key", "op", "runner", "tactic")
-    table = table_of(*(("node", *names) if any(node for node, _ in answers) else names))
+    rows = NodeTable([node for node, _ in answers], "key", "op", "runner", "tactic")
     for node, stores in answers:
         for store in stores:
             for row in store.rows:
-                cells = (_key(store), row.op, row.runner, row.tactic)
-                add_row(table, *((node, *cells) if node else cells))
-    if table.row_count:
-        console.print(table)
+                rows.add(node, _key(store), row.op, row.runner, row.tactic)
+    rows.print(console)
     for node, stores in answers:
         _problems(console, node, stores)
         if not any(store.rows or store.problems for store in stores):
@@ -69,12 +67,15 @@ def show_lifted(console: Console, answers: Sequence[tuple[str, tuple[StoreBans, 
     """Print the lifted and the remaining tactics of each node."""
     for node, stores in answers:
         _problems(console, node, stores)
+        lifted, left = 0, 0
         for store in stores:
+            lifted += len(store.lifted)
+            left += len(store.rows)
             for row in store.lifted:
                 say(console, f"{_on(node)}{_key(store)}: lifted {row.runner} tactic {row.tactic} of {row.op}")
-        if not any(store.lifted for store in stores):
+        if not lifted:
             say(console, _on(node) + "nothing that is meant is quarantined")
-        if left := sum(len(store.rows) for store in stores):
+        if left:
             say(console, f"{_on(node)}{left} tactics stay quarantined")
 
 

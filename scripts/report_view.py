@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
+from ray_warmup.configs.clause import clause
 from ray_warmup.scripts.cache_view import size
 from ray_warmup.scripts.console import add_row, say, table_of
 from ray_warmup.warmup.report import WarmupReport
@@ -58,7 +60,10 @@ def show_report(console: Console, report: WarmupReport) -> None:
         if logger.isEnabledFor(logging.INFO):
             error = report.error
         say(console, f"FAILED: {error}", style="red", lines=True)
-    say(console, f"{'READY' if report.ready else 'NOT READY'} in {sum(report.phases.values()):.2f} s", style="bold")
+    verdict = "NOT READY"
+    if report.ready:
+        verdict = "READY"
+    say(console, f"{verdict} in {sum(report.phases.values()):.2f} s", style="bold")
 
 
 def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:
@@ -66,14 +71,17 @@ def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:
     if each:
         return [f"wrote {file.path} ({file.bytes} bytes, node {file.node_id[:8]})" for file in report.files]
     lines = []
-    for node_id in dict.fromkeys(file.node_id for file in report.files):
-        own = [file for file in report.files if file.node_id == node_id]
-        total = size(sum(file.bytes for file in own))
+    paths: dict[str, list[str]] = {}
+    total = Counter[str]()
+    for file in report.files:
+        paths.setdefault(file.node_id, []).append(file.path)
+        total[file.node_id] += file.bytes
+    for node_id, own in paths.items():
+        where = f"{size(total[node_id])}, on node {node_id[:8]}: {os.path.commonpath(own)}"
         if len(own) == 1:
-            lines.append(f"wrote 1 file, {total}, on node {node_id[:8]}: {own[0].path}")
-            continue
-        directory = os.path.commonpath([file.path for file in own])
-        lines.append(f"wrote {len(own)} files, {total}, on node {node_id[:8]}: {directory}")
+            lines.append(f"wrote 1 file, {where}")
+        else:
+            lines.append(f"wrote {len(own)} files, {where}")
     return lines
 
 
@@ -81,14 +89,18 @@ def brief(error: str | None) -> str | None:
     """An error without the stacks of ranks, of which the report has every line."""
     if error is None:
         return None
-    lines = error.splitlines()
-    stacks = [number for number, line in enumerate(lines) if line.endswith(STACK)]
-    if not stacks:
+    kept: list[str] = []
+    num_stacks = 0
+    for line in error.splitlines():
+        num_stacks += line.endswith(STACK)
+        if not num_stacks:
+            kept.append(line)
+    if not num_stacks:
         return error
     ranks = "1 rank"
-    if len(stacks) != 1:
-        ranks = f"{len(stacks)} ranks"
-    return "\n".join([*lines[: stacks[0]], f"(the stacks of {ranks} are in the report: --report, or -v)"])
+    if num_stacks != 1:
+        ranks = f"{num_stacks} ranks"
+    return "\n".join([*kept, f"(the stacks of {ranks} are in the report: --report, or -v)"])
 
 
 def engine_lines(report: WarmupReport) -> list[str]:
@@ -103,11 +115,10 @@ def engine_lines(report: WarmupReport) -> list[str]:
             said = outcome.state
             if outcome.state == "done":
                 said = f"{outcome.state}, {len(outcome.shapes)} shapes"
-            text = f"engine warmup {outcome.name}: {said}" + (f" ({outcome.reason})" if outcome.reason else "")
+            text = f"engine warmup {outcome.name}: {said}{clause(' ({})', outcome.reason)}"
             lines.setdefault(text, []).append(rank.rank)
-        if built := {kind: count for kind, count in rank.engine.compiled.items() if count}:
-            said = ", ".join(f"{kind} {count}" for kind, count in built.items())
-            lines.setdefault(f"compiled for the engine warmups: {said}", []).append(rank.rank)
+        if built := ", ".join(f"{kind} {count}" for kind, count in rank.engine.compiled.items() if count):
+            lines.setdefault(f"compiled for the engine warmups: {built}", []).append(rank.rank)
         if (found := rank.engine.verification) is not None:
             seen = f"{sum(found.compiled.values())} compiled, {sum(found.loaded.values())} loaded from disk"
             text = f"{found.requests} requests after the engine warmups: {seen}"
@@ -120,7 +131,9 @@ def show_ranks(console: Console, report: WarmupReport) -> None:
 
     Otherwise the seconds of the whole run follow the table.
     """
-    run_by_a_rank = {name for rank in report.ranks for name in rank.phases}
+    run_by_a_rank: set[str] = set()
+    for rank in report.ranks:
+        run_by_a_rank.update(rank.phases)
     table = rank_table(report, [name for name in report.phases if name in run_by_a_rank])
     if console.measure(table, options=console.options.update(max_width=sys.maxsize)).maximum <= console.width:
         console.print(table)

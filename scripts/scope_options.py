@@ -47,24 +47,24 @@ def scoped(command: Callable[..., None]) -> Callable[..., None]:
 def scoped_by_config(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command these options as `scoped` does, and require the config."""
     shared = _parameters(_shared_options)
-    config = shared["config"].replace(annotation=Given, default=inspect.Parameter.empty)
-    return _with_options(command, {"config": config, **{name: p for name, p in shared.items() if name != "config"}})
+    config = shared.pop("config").replace(annotation=Given, default=inspect.Parameter.empty)
+    return _with_options(command, {"config": config, **shared})
 
 
 def _with_options(command: Callable[..., None], shared: dict[str, inspect.Parameter]) -> Callable[..., None]:
     names = {field.name for field in fields(Scope)}
     if names != set(shared):
         raise TypeError(f"Scope has the fields {sorted(names)}, the shared options are {sorted(shared)}")
-    own = {name: parameter for name, parameter in _parameters(command).items() if name != "scope"}
+    own = _parameters(command)
+    own.pop("scope")
 
     def with_scope(**given: Any) -> None:
         scope = Scope(**{name: given.pop(name) for name in shared})
         command(scope=scope, **given)
 
     # Required ones first, as a signature wants them; the command line does not depend on the order.
-    required = [p for p in (*own.values(), *shared.values()) if p.default is p.empty]
-    optional = [p for p in (*own.values(), *shared.values()) if p.default is not p.empty]
-    signature = inspect.Signature([*required, *optional])
+    ordered = sorted((*own.values(), *shared.values()), key=lambda one: one.default is not one.empty)
+    signature = inspect.Signature(ordered)
     with_scope.__signature__ = signature  # type: ignore[attr-defined]
     with_scope.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     with_scope.__name__, with_scope.__doc__ = command.__name__, command.__doc__

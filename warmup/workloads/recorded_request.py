@@ -16,7 +16,7 @@ from pydantic import Field
 from ray_warmup.configs.strict_json import parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.errors import CorruptArtifactError
-from ray_warmup.warmup.tasks import Bucket, Count, Name, Note, Task, Workload
+from ray_warmup.warmup.tasks import Bucket, Count, Name, Note, Task, Workload, tasks_of
 
 FAMILY = "recorded"
 DIGEST_PARAM = "request"
@@ -87,13 +87,18 @@ class RecordedRequest:
         """sha256 of what was asked, without the number of tokens and the buckets."""
         plain = [
             self.op,
-            [[runner.name, runner.extras] for runner in self.runners],
+            [(runner.name, runner.extras) for runner in self.runners],
             [one.form for one in self.inputs],
-            list(self.config),
-            [list(pair) for pair in self.scalars],
+            self.config,
+            self.scalars,
             self.dtype,
         ]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+    @property
+    def runner_names(self) -> tuple[str, ...]:
+        """Classes of its runners."""
+        return tuple(runner.name for runner in self.runners)
 
     @property
     def default_runner(self) -> str:
@@ -139,7 +144,7 @@ class Recording:
     @property
     def digest(self) -> str:
         """sha256 over all requests with their sizes: ranks with equal ones are one class."""
-        rows = [[one.digest, one.tokens, list(one.buckets), one.keeps_default] for one in self.requests]
+        rows = [(one.digest, one.tokens, one.buckets, one.keeps_default) for one in self.requests]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @property
@@ -150,7 +155,7 @@ class Recording:
     @property
     def tasks(self) -> tuple[Task, ...]:
         """Each tuned request at each of its buckets."""
-        return tuple(Task(workload, bucket) for workload in self.workloads for bucket in workload.buckets)
+        return tasks_of(self.workloads)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON on one line."""
