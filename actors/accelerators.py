@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ray_warmup.actors.capacity import Node, matches
+from ray_warmup.actors.capacity import Node, matching
 from ray_warmup.actors.errors import PlacementError
 from ray_warmup.configs import ConfigError
 from ray_warmup.configs.schema import ClusterSection
@@ -33,7 +33,7 @@ def check_accelerators(cluster: ClusterSection, quantization: str, nodes: Sequen
 
     A node whose GPUs have no type, or an unlisted one, is given the benefit of the doubt.
     """
-    usable = [node for node in nodes if matches(cluster, node) and node.total.get("GPU", 0) > 0]
+    usable = [node for node in matching(cluster, nodes) if node.has_gpu]
     known = {node.labels.get(LABEL, "") for node in usable}
     if not known or not known <= CAPABILITIES.keys():
         return
@@ -41,5 +41,5 @@ def check_accelerators(cluster: ClusterSection, quantization: str, nodes: Sequen
     try:
         check_quantization(quantization, CAPABILITIES[newest])
     except ConfigError as error:
-        rows = "; ".join(f"node {node.node_id[:8]} ({node.address}): {node.labels[LABEL]}" for node in usable)
+        rows = "; ".join(f"{node}: {node.labels[LABEL]}" for node in usable)
         raise PlacementError(f"{error}, and no other node may be used: {rows}", final=True) from error

@@ -14,8 +14,8 @@ from typing import Any
 
 import ray
 
-from ray_warmup.actors.capacity import Node
-from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.capacity import Node, ids_of
+from ray_warmup.actors.node_task import ask_alike, ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked
 from ray_warmup.warmup.cache_admin.command import perform
@@ -34,9 +34,7 @@ def export_from(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) ->
 
     Raises StoreError.
     """
-    listed, problems = ask_nodes(
-        perform, {node.node_id: ("ls", replace(asked, if_present=True)) for node in nodes}, timeout_s
-    )
+    listed, problems = ask_alike(perform, ids_of(nodes), ("ls", replace(asked, if_present=True)), timeout_s)
     stores = _whole_stores(listed)
     keys = sorted({row.key_sha256 for row, _ in stores})
     wanted = "named"
@@ -57,7 +55,9 @@ def _whole_stores(listed: Mapping[str, CacheAnswer]) -> list[tuple[StoreRow, str
     """Return the stores without a problem, each with its node."""
     found = []
     for node_id, answer in listed.items():
-        for row in answer.result if isinstance(answer.result, tuple) else ():
+        if not isinstance(answer.result, tuple):
+            continue
+        for row in answer.result:
             if isinstance(row, StoreRow) and not row.problem:
                 found.append((row, node_id))
     return found
@@ -78,7 +78,9 @@ def _worth(row: StoreRow) -> tuple[bool, int, float]:
     A time in the future counts as zero.
     """
     made_at = row.created_at or 0.0
-    return row.guard == "guarded", row.depth, made_at if made_at <= time.time() + SLACK_S else 0.0
+    if made_at > time.time() + SLACK_S:
+        made_at = 0.0
+    return row.guard == "guarded", row.depth, made_at
 
 
 def import_to(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) -> Answers:
@@ -92,7 +94,7 @@ def import_to(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) -> A
     except FileNotFoundError as error:
         raise StoreError(f"{file} does not exist", path=str(file)) from error
     sent = ray.put(buffer(data))
-    return ask_nodes(receive, {node.node_id: (asked, sent) for node in nodes}, timeout_s)
+    return ask_alike(receive, ids_of(nodes), (asked, sent), timeout_s)
 
 
 def receive(asked: CacheRequest, data: Any) -> CacheAnswer:

@@ -29,8 +29,23 @@ class Node:
 
     def holds(self, bundle: Mapping[str, float], resources: Mapping[str, float]) -> int:
         """Return the number of bundles that fit into these resources of this node."""
-        counts = [int((resources.get(name, 0.0) + 1e-9) / need) for name, need in bundle.items() if need > 0]
-        return min(counts, default=1 << 30)
+        count = 1 << 30
+        for name, need in bundle.items():
+            if need > 0:
+                count = min(count, int((resources.get(name, 0.0) + 1e-9) / need))
+        return count
+
+    def room(self, bundle: Mapping[str, float]) -> int:
+        """Return the number of bundles that fit into the resources that this node has in all."""
+        return self.holds(bundle, self.total)
+
+    @property
+    def has_gpu(self) -> bool:
+        """Return True if the node has a GPU, free or not."""
+        return self.total.get("GPU", 0) > 0
+
+    def __str__(self) -> str:
+        return f"node {self.node_id[:8]} ({self.address})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +59,11 @@ class Request:
 
 def bundle_of(cluster: ClusterSection, backend: str) -> dict[str, float]:
     """Resources of one rank. A CPU rank without CPUs asks for a sliver, because a bundle cannot be empty."""
-    bundle = {"CPU": cluster.cpus_per_rank}
-    if backend == "cuda":
+    bundle = {}
+    if cluster.cpus_per_rank > 0:
+        bundle["CPU"] = cluster.cpus_per_rank
+    if backend == "cuda" and cluster.gpus_per_rank > 0:
         bundle["GPU"] = cluster.gpus_per_rank
-    bundle = {name: amount for name, amount in bundle.items() if amount > 0}
     return bundle or {"CPU": 0.001}
 
 
@@ -56,13 +72,20 @@ def wish(cluster: ClusterSection, backend: str) -> Request:
 
     With `ranks_per_node` one bundle stands for a node's ranks: nodes that do not exist yet cannot be pinned.
     """
-    bundle, labels = bundle_of(cluster, backend), wanted_labels(cluster)
+    bundle = bundle_of(cluster, backend)
     if cluster.ranks_per_node is None:
-        count, strategy = cluster.num_ranks, str(cluster.placement_strategy)
-    else:
-        bundle = {name: amount * cluster.ranks_per_node for name, amount in bundle.items()}
-        count, strategy = cluster.num_nodes or 1, "STRICT_SPREAD"
-    return Request((bundle,) * count, strategy, (labels,) * count if labels else None)
+        return _alike(cluster, bundle, cluster.num_ranks, cluster.placement_strategy)
+    for name in bundle:
+        bundle[name] *= cluster.ranks_per_node
+    return _alike(cluster, bundle, cluster.num_nodes or 1, "STRICT_SPREAD")
+
+
+def _alike(cluster: ClusterSection, bundle: dict[str, float], count: int, strategy: str) -> Request:
+    """Return a request for so many equal bundles, each with the cluster's labels."""
+    labels = wanted_labels(cluster)
+    if not labels:
+        return Request((bundle,) * count, strategy, None)
+    return Request((bundle,) * count, strategy, (labels,) * count)
 
 
 def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -> Request:
@@ -71,9 +94,9 @@ def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -
     Raises PlacementError naming the short resource and the resources of each node.
     """
     bundle = bundle_of(cluster, backend)
-    usable = [node for node in nodes if matches(cluster, node)]
+    usable = matching(cluster, nodes)
     if not usable:
-        wanted = ", ".join(f"{name}={value}" for name, value in wanted_labels(cluster).items())
+        wanted = ", ".join(map("=".join, wanted_labels(cluster).items()))
         raise PlacementError(
             f"no alive node has the labels {wanted} (cluster.node_labels, cluster.accelerator_type); "
             f"nodes: {describe(nodes, bundle)}"
@@ -81,25 +104,24 @@ def plan_request(cluster: ClusterSection, backend: str, nodes: Sequence[Node]) -
     if cluster.ranks_per_node is not None:
         return _by_node(cluster, bundle, usable)
     need = cluster.num_ranks
-    room = sum(node.holds(bundle, node.total) for node in usable)
-    if room < need:
+    rooms = [node.room(bundle) for node in usable]
+    if sum(rooms) < need:
         raise PlacementError(shortage(bundle, need, usable))
-    if cluster.placement_strategy == "STRICT_PACK" and max(n.holds(bundle, n.total) for n in usable) < need:
+    if cluster.placement_strategy == "STRICT_PACK" and max(rooms) < need:
         raise PlacementError(
             f"STRICT_PACK: no single node holds {need} ranks of {in_words(bundle)}; {describe(usable, bundle)}"
         )
-    if cluster.placement_strategy == "STRICT_SPREAD" and sum(n.holds(bundle, n.total) > 0 for n in usable) < need:
+    if cluster.placement_strategy == "STRICT_SPREAD" and len(rooms) - rooms.count(0) < need:
         raise PlacementError(
             f"STRICT_SPREAD needs {need} nodes with room for one rank ({in_words(bundle)}); {describe(usable, bundle)}"
         )
-    labels = wanted_labels(cluster)
-    return Request((bundle,) * need, cluster.placement_strategy, (labels,) * need if labels else None)
+    return _alike(cluster, bundle, need, cluster.placement_strategy)
 
 
 def _by_node(cluster: ClusterSection, bundle: dict[str, float], usable: Sequence[Node]) -> Request:
     """Exactly `ranks_per_node` on each of `num_nodes` nodes: the nodes with most room, pinned by their id."""
     per_node, num_nodes = cluster.ranks_per_node or 1, cluster.num_nodes or 1
-    fitting = [node for node in usable if node.holds(bundle, node.total) >= per_node]
+    fitting = [node for node in usable if node.room(bundle) >= per_node]
     if len(fitting) < num_nodes:
         raise PlacementError(
             f"{num_nodes} nodes with room for {per_node} ranks each are asked (one rank needs {in_words(bundle)}), "
@@ -123,20 +145,35 @@ def wanted_labels(cluster: ClusterSection) -> dict[str, str]:
     return labels
 
 
-def matches(cluster: ClusterSection, node: Node) -> bool:
-    """Return True if a node has every wanted label."""
-    return all(node.labels.get(name) == value for name, value in wanted_labels(cluster).items())
+def matching(cluster: ClusterSection, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes that have every wanted label."""
+    wanted = wanted_labels(cluster).items()
+    return [node for node in nodes if wanted <= node.labels.items()]
+
+
+def with_room(cluster: ClusterSection, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes with every wanted label and with room for at least one rank, by what they have in all."""
+    bundle = bundle_of(cluster, cluster.backend_beside_gpus)
+    return [node for node in matching(cluster, nodes) if node.room(bundle) > 0]
+
+
+def ids_of(nodes: Sequence[Node]) -> list[str]:
+    """Return the nodes' ids."""
+    return [node.node_id for node in nodes]
 
 
 def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> str:
     """Describe the short resource, in total and per node."""
     short = []
     for name, amount in bundle.items():
-        totals = [node.total.get(name, 0.0) for node in nodes]
-        # Whole ranks per node: what is left over on one node does not add up with that of another.
-        if sum(int((total + 1e-9) / amount) for total in totals) < need:
+        ranks, total = 0, 0.0
+        for node in nodes:
+            # Whole ranks per node: what is left over on one node does not add up with that of another.
+            ranks += node.room({name: amount})
+            total += node.total.get(name, 0.0)
+        if ranks < need:
             asked = f"{amount * need:g} asked ({need} ranks x {amount:g})"
-            short.append(f"{name}: {asked}, the cluster has {sum(totals):g}")
+            short.append(f"{name}: {asked}, the cluster has {total:g}")
     return (
         f"the ranks do not fit: {'; '.join(short) or 'no node combines the resources'}; {describe(nodes, bundle)}; "
         f"set cluster.world_size, cluster.cpus_per_rank or cluster.gpus_per_rank{without_gpus(bundle, nodes)}"
@@ -145,7 +182,7 @@ def shortage(bundle: Mapping[str, float], need: int, nodes: Sequence[Node]) -> s
 
 def without_gpus(bundle: Mapping[str, float], nodes: Sequence[Node]) -> str:
     """Return advice if GPUs are requested and no node has one, or an empty string."""
-    if "GPU" not in bundle or any(node.total.get("GPU", 0) > 0 for node in nodes):
+    if "GPU" not in bundle or any(node.has_gpu for node in nodes):
         return ""
     return (
         "; no node has a GPU (have GPU nodes joined, does their device plugin run?): warming up on CPUs, whose tables "
@@ -163,7 +200,7 @@ def describe(nodes: Sequence[Node], bundle: Mapping[str, float]) -> str:
     rows = []
     for node in nodes:
         amounts = ", ".join(f"{node.free.get(r, 0.0):g} of {node.total.get(r, 0.0):g} {r} free" for r in bundle)
-        rows.append(f"node {node.node_id[:8]} ({node.address}): {amounts}")
+        rows.append(f"{node}: {amounts}")
     return "; ".join(rows) or "no alive node"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import ray
@@ -55,7 +55,9 @@ async def conclude(
     `statuses` returns the ranks' latest heartbeats.
     """
     verdict, began = verdict_of(report), time.monotonic()
-    calls = {asyncio.ensure_future(_asked(group.call(rank, notice))): rank for rank, notice in notices(run, verdict)}
+    calls: dict[asyncio.Future[str | None], int] = {}
+    for rank, notice in notices(run, verdict):
+        calls[asyncio.ensure_future(_asked(group.call(rank, notice)))] = rank
     pending = dict(calls)
     limit_s, beat_s = run.config.timeouts.installing, run.config.timeouts.heartbeat
     while pending and (left_s := began + limit_s - time.monotonic()) > 0:
@@ -64,10 +66,14 @@ async def conclude(
         heard = statuses()
         silent_since = time.monotonic() - max(GRACE_S, SILENT_BEATS * beat_s)
         # Nobody waits for a rank that has been silent: its process may be gone or frozen.
-        speaking = {rank for rank, status in heard.items() if status.heard >= silent_since}
-        pending = {call: rank for call, rank in pending.items() if call not in done and rank in speaking}
-    problems = [(rank, call.result()) for call, rank in calls.items() if call.done()]
-    return tuple(f"rank {rank}: {problem}" for rank, problem in problems if problem is not None)
+        for call, rank in tuple(pending.items()):
+            if call in done or rank not in heard or heard[rank].heard < silent_since:
+                del pending[call]
+    problems = []
+    for call, rank in calls.items():
+        if call.done() and call.result() is not None:
+            problems.append(f"rank {rank}: {call.result()}")
+    return tuple(problems)
 
 
 def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
@@ -81,7 +87,7 @@ def notices(run: Run, verdict: RunVerdict) -> Iterator[tuple[int, Conclude]]:
         if found.leader in run.ranks:
             leader_place = run.ranks[found.leader].place
         for place, writer in sorted(found.writers.items(), key=lambda pair: _is_guest(run, *pair)):
-            ranks = [rank for rank in found.ranks if rank in run.ranks and run.ranks[rank].place == place]
+            ranks = _ranks_at(run, found.ranks, place)
             speaker = _speaker(run, found, place)
             if speaker is not None:
                 here = None
@@ -97,18 +103,22 @@ def _is_guest(run: Run, place: Place, writer: int) -> bool:
     return writer not in run.ranks or run.ranks[writer].place != place
 
 
+def _ranks_at(run: Run, ranks: Iterable[int], place: Place) -> list[int]:
+    """Return those of these ranks that are in the run and at this place."""
+    return [rank for rank in ranks if rank in run.ranks and run.ranks[rank].place == place]
+
+
 def _speaker(run: Run, found: ClassState, place: Place) -> int | None:
     """Return the writer if it is able to answer, or else another rank of that node.
 
     None if no process is left.
     """
-    able = [rank for rank in run.alive(found) if run.ranks[rank].place == place]
+    able = _ranks_at(run, run.alive(found), place)
     writer = found.writers[place]
     # An overdue rank is still busy and may not answer; among the others the writer comes first.
-    order = sorted(able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank))
-    if not order:
-        return None
-    return order[0]
+    return min(
+        able, key=lambda rank: (run.ranks[rank].is_silent, rank in run.overdue, rank != writer, rank), default=None
+    )
 
 
 async def _asked(ref: Any) -> str | None:

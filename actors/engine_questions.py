@@ -53,8 +53,7 @@ def predict_on_node(text: str) -> Prediction:
 
 def replica_nodes(config: EngineRunConfig, nodes: Sequence[Node]) -> list[Node]:
     """Nodes with room for at least one rank of a config, by what they have in all."""
-    bundle = capacity.bundle_of(config.cluster, config.cluster.backend_beside_gpus)
-    return [node for node in nodes if capacity.matches(config.cluster, node) and node.holds(bundle, node.total) > 0]
+    return capacity.with_room(config.cluster, nodes)
 
 
 def standings_here(config: EngineRunConfig, node: int | None = None) -> list[EngineStanding]:

@@ -18,7 +18,7 @@ from ray_warmup.configs.schema import ClusterSection
 def able(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node]) -> list[Node]:
     """Nodes that a run could use: with room for `ranks_per_node` ranks, else for one, by what they have in all."""
     cluster = config.cluster
-    return [node for node in nodes if capacity.matches(cluster, node) and _rank_capacity(cluster, node) > 0]
+    return [node for node in capacity.matching(cluster, nodes) if _rank_capacity(cluster, node) > 0]
 
 
 def used(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
@@ -32,7 +32,9 @@ def used(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node], hits: se
             break
         chosen.append(node)
     chosen.sort(key=lambda node: node.node_id)
-    return chosen, "" if _is_enough(cluster, chosen, nodes) else _shortage(cluster, nodes)
+    if _is_enough(cluster, chosen, nodes):
+        return chosen, ""
+    return chosen, _shortage(cluster, nodes)
 
 
 def _is_enough(cluster: ClusterSection, chosen: Sequence[Node], all_nodes: Sequence[Node]) -> bool:
@@ -47,7 +49,7 @@ def _is_enough(cluster: ClusterSection, chosen: Sequence[Node], all_nodes: Seque
 
 def _rank_capacity(cluster: ClusterSection, node: Node) -> int:
     """Return the number of ranks that a node can hold, or 0 if it cannot hold `ranks_per_node`."""
-    count = node.holds(capacity.bundle_of(cluster, cluster.backend_beside_gpus), node.total)
+    count = node.room(capacity.bundle_of(cluster, cluster.backend_beside_gpus))
     per_node = cluster.ranks_per_node or 1
     if count >= per_node:
         return count

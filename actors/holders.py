@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from ray_warmup.actors.ray_internals import live_actors
@@ -37,19 +38,25 @@ def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[
         if group["name"] == own or group["state"] not in ("CREATED", "RESCHEDULING"):
             continue
         for node in found:
-            bundles = [group["bundles"][i] for i, place in group["bundles_to_node_id"].items() if place == node]
-            total = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in resources}
-            _add(found[node], total, f"placement group {group['name'] or group['placement_group_id'][:8]}")
+            total: Counter[str] = Counter()
+            for index, place in group["bundles_to_node_id"].items():
+                if place == node:
+                    total.update(group["bundles"][index])
+            _add(found[node], resources, total, f"placement group {group['name'] or group['placement_group_id'][:8]}")
     for actor in live_actors():
         node = actor.address.node_id.hex()
         if node in found:
             name = clause(" {!r}", actor.name)
             who = f"actor {actor.class_name}{name} (job {actor.job_id.hex()}, pid {actor.pid})"
-            _add(found[node], {n: actor.required_resources.get(n, 0.0) for n in resources}, who)
+            _add(found[node], resources, actor.required_resources, who)
     return {node: holders for node, holders in found.items() if holders}
 
 
-def _add(holders: list[str], amounts: Mapping[str, float], who: str) -> None:
-    held = ", ".join(f"{amount:g} {name}" for name, amount in amounts.items() if amount > 0)
+def _add(holders: list[str], resources: Collection[str], amounts: Mapping[str, float], who: str) -> None:
+    held = []
+    for name in resources:
+        amount = amounts.get(name, 0.0)
+        if amount > 0:
+            held.append(f"{amount:g} {name}")
     if held:
-        holders.append(f"{who}: {held}")
+        holders.append(f"{who}: {', '.join(held)}")

@@ -34,10 +34,13 @@ def sum_up(
             return summarize(machine.run)
     except Exception as error:  # the driver is owed a report
         logger.exception("summing up failed")
-        phase, own = machine.phase if machine is not None else Phase.FAILED, machine.run.error if machine else None
-        said = own or reason or f"the run ended as {phase}"
+        said = reason or f"the run ended as {Phase.FAILED}"
+        if machine is not None:
+            said = machine.run.error or reason or f"the run ended as {machine.phase}"
         reason = f"{said}\n{SUMMING_UP}: {type(error).__name__}: {error}"
-    phases = {str(Phase.PLACING): seconds} if machine is None else {}
+    phases: dict[str, float] = {}
+    if machine is None:
+        phases[str(Phase.PLACING)] = seconds
     return WarmupReport(
         run_id=run_id,
         config=config.model_dump(mode="json"),
@@ -49,7 +52,7 @@ def sum_up(
 def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
     """The report with what went wrong after it, as text that always is valid."""
     try:
-        warnings = tuple(clean(text) for text in (*report.warnings, *problems))
+        warnings = tuple(map(clean, (*report.warnings, *problems)))
         error = None
         if report.error is not None:
             error = clean(report.error)

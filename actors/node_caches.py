@@ -11,7 +11,7 @@ Re-timing needs a rank's device and stays on one node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from pydantic import JsonValue
@@ -84,7 +84,10 @@ def perform_everywhere(
     nodes = sorted(capacity.members(), key=lambda node: node.node_id)
     if config is not None:
         is_of_tables = command == "explain" and not isinstance(config, EngineRunConfig)
-        nodes = able(config, nodes) if is_of_tables else nodes_for(config, nodes)
+        choose = nodes_for
+        if is_of_tables:
+            choose = able
+        nodes = choose(config, nodes)
     if not nodes:
         return ClusterAnswer(command, False, (), "no node of this cluster could hold a rank of the config")
     if command in MOVES:
@@ -101,7 +104,7 @@ def perform_everywhere(
 def _explained(config: Request, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """The answers of the nodes that a run would use."""
     chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
-    needed = {node.node_id for node in chosen}
+    needed = capacity.ids_of(chosen)
     judged = combine("explain", [answer for answer in answers if answer.node_id in needed])
     others = [text for text in (shortage, *differences(answers)) if text and text not in judged.error]
     if not others:
@@ -119,8 +122,8 @@ def _rollback(nodes: Sequence[capacity.Node], asked: CacheRequest, timeout_s: fl
     plans = plans_of(planned)
     steps = {node_id: replace(asked, key=plan.key, generation=plan.new) for node_id, plan in plans.items()}
     done = {answer.node_id: answer for answer in _perform_on("rollback", nodes, steps, timeout_s)}
-    if any(answer.error for answer in done.values()):
-        return _undone(nodes, steps, done, {node_id: plan.old for node_id, plan in plans.items()}, timeout_s)
+    if errors_of(done.values()):
+        return _undone(nodes, steps, done, plans, timeout_s)
     return combine("rollback", [done.get(answer.node_id, answer) for answer in planned])
 
 
@@ -133,39 +136,45 @@ def _undone(
     nodes: Sequence[capacity.Node],
     steps: Mapping[str, CacheRequest],
     done: Mapping[str, NodeAnswer],
-    former: Mapping[str, int],
+    plans: Mapping[str, Rollback],
     timeout_s: float,
 ) -> ClusterAnswer:
     """Return every node to its former generation.
 
     A node without an answer is asked too, since it may have gone back.
     """
-    undo = {node_id: replace(step, generation=former[node_id], force=True) for node_id, step in steps.items()}
-    back = {answer.node_id: answer for answer in _perform_on("rollback", nodes, undo, timeout_s)}
-    causes = [answer.error for answer in done.values() if answer.error]
-    stuck = [node_id for node_id, answer in back.items() if answer.error]
+    undo = {node_id: replace(step, generation=plans[node_id].old, force=True) for node_id, step in steps.items()}
+    causes = "; ".join(errors_of(done.values()))
+    stuck: list[str] = []
+    changed: list[NodeAnswer] = []
+    for answer in _perform_on("rollback", nodes, undo, timeout_s):
+        if answer.error:
+            stuck.append(answer.node_id[:8])
+            if not done[answer.node_id].error:
+                changed.append(done[answer.node_id])
     if not stuck:
-        return ClusterAnswer("rollback", False, (), f"nothing was changed: {'; '.join(causes)}")
-    names = ", ".join(node_id[:8] for node_id in stuck)
-    rows = tuple(done[node_id] for node_id in stuck)
+        return ClusterAnswer("rollback", False, (), f"nothing was changed: {causes}")
     return ClusterAnswer(
         "rollback",
         False,
-        tuple(row for row in rows if not row.error),
-        f"{'; '.join(causes)}; all were put back but {names}: `ray-warmup cache ls` says what is current there",
+        tuple(changed),
+        f"{causes}; all were put back but {', '.join(stuck)}: `ray-warmup cache ls` says what is current there",
     )
+
+
+def errors_of(answers: Iterable[NodeAnswer]) -> list[str]:
+    """Return the errors of those nodes that could not answer."""
+    return [answer.error for answer in answers if answer.error]
 
 
 def nodes_for(config: Request, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
     """Nodes with room for at least one rank of a config, by what they have in all."""
-    cluster = config.cluster
-    bundle = capacity.bundle_of(cluster, cluster.backend_beside_gpus)
-    return [node for node in nodes if capacity.matches(cluster, node) and node.holds(bundle, node.total) > 0]
+    return capacity.with_room(config.cluster, nodes)
 
 
 def combine(command: str, answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """All answers as one: well when each of them is and no two nodes serve different tables for one key."""
-    problems = [answer.error for answer in answers if answer.error] + list(differences(answers))
+    problems = [*errors_of(answers), *differences(answers)]
     is_well = all(answer.ok for answer in answers) and not problems
     return ClusterAnswer(command, is_well, tuple(answers), "; ".join(problems))
 
@@ -186,7 +195,10 @@ def differences(answers: Sequence[NodeAnswer]) -> tuple[str, ...]:
 
 def _tables_in(result: Result | None) -> Iterator[tuple[str, str]]:
     """Yield the key and the served table of each store in a result."""
-    for row in result if isinstance(result, tuple) else (result,):
+    rows: tuple[object, ...] = (result,)
+    if isinstance(result, tuple):
+        rows = result
+    for row in rows:
         if isinstance(row, StoreRow | Verification | Explanation) and row.key_sha256 and row.table:
             yield row.key_sha256, row.table
 
@@ -200,7 +212,7 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
 
     Empty if it may begin.
     """
-    failed = [answer.error for answer in planned if answer.error]
+    failed = errors_of(planned)
     if failed:
         return f"nothing was changed: {'; '.join(failed)}"
     keys: dict[str, dict[str, list[str]]] = {}
@@ -219,7 +231,7 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
 
 
 def _each(nodes: Sequence[capacity.Node], asked: CacheRequest) -> dict[str, CacheRequest]:
-    return {node.node_id: asked for node in nodes}
+    return dict.fromkeys(capacity.ids_of(nodes), asked)
 
 
 def _perform_on(
@@ -234,8 +246,11 @@ def _answers(
     nodes: Sequence[capacity.Node], answers: Mapping[str, CacheAnswer], problems: Mapping[str, str]
 ) -> tuple[NodeAnswer, ...]:
     """Build the answers of the nodes that were asked."""
-    asked = [node for node in nodes if node.node_id in answers or node.node_id in problems]
-    return tuple(_answer(node, answers.get(node.node_id), problems.get(node.node_id)) for node in asked)
+    found = []
+    for node in nodes:
+        if node.node_id in answers or node.node_id in problems:
+            found.append(_answer(node, answers.get(node.node_id), problems.get(node.node_id)))
+    return tuple(found)
 
 
 def _answer(node: capacity.Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:

@@ -6,7 +6,7 @@ others answered is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,10 +22,12 @@ def ask_nodes(
     function: Callable[..., A], arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
 ) -> tuple[dict[str, A], dict[str, str]]:
     """Call `function(*arguments[node_id])` on every node at once: (answers, problems), each by node id."""
-    refs = {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
-    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
     answers: dict[str, A] = {}
     problems: dict[str, str] = {}
+    refs = {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
+    if not refs:
+        return answers, problems
+    ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout_s)
     for node_id, ref in refs.items():
         if ref not in ready:
             problems[node_id] = f"node {node_id[:8]} did not answer within {timeout_s:g} s"
@@ -41,6 +43,13 @@ def ask_nodes(
         except ray.exceptions.RayError as error:
             problems[node_id] = f"node {node_id[:8]} was lost: {reason_of_death(error)}"
     return answers, problems
+
+
+def ask_alike(
+    function: Callable[..., A], node_ids: Iterable[str], arguments: tuple[Any, ...], timeout_s: float
+) -> tuple[dict[str, A], dict[str, str]]:
+    """Call `function(*arguments)` on these nodes, as `ask_nodes` does."""
+    return ask_nodes(function, dict.fromkeys(node_ids, arguments), timeout_s)
 
 
 def _start(function: Callable[..., Any], node_id: str, arguments: tuple[Any, ...]) -> Any:

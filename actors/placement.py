@@ -46,7 +46,9 @@ class Placement:
         selectors = self._request.selectors
         if selectors is None:
             return {}
-        return {n: v for n, v in selectors[0].items() if n != NODE_ID_LABEL}
+        labels = dict(selectors[0])
+        labels.pop(NODE_ID_LABEL, None)
+        return labels
 
     @property
     def is_pinned(self) -> bool:

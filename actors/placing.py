@@ -201,13 +201,13 @@ class Placing:
         except PlacementError as short:
             return str(short)
         bundle = capacity.bundle_of(self._cluster, self._backend)
-        usable = [node for node in nodes if capacity.matches(self._cluster, node)]
+        usable = capacity.matching(self._cluster, nodes)
         pinned = sorted(placement.pinned_to)
         where = ""
         if pinned:
             where = f"bundles are pinned to {', '.join(map(self._named, pinned))}; "
         text = where + capacity.describe(usable, bundle)
-        wanted = pinned or [node.node_id for node in usable]
+        wanted = pinned or capacity.ids_of(usable)
         held = await asyncio.to_thread(held_on, wanted, tuple(bundle), self._name)
         for node_id, holders in held.items():
             more = ""
@@ -220,8 +220,7 @@ class Placing:
         """Raise NodesLostError with the nodes that are not alive any more."""
         if not expected:
             return
-        alive = {node.node_id for node in await self._nodes()}
-        lost = sorted(expected - alive)
+        lost = sorted(expected.difference(capacity.ids_of(await self._nodes())))
         if lost:
             raise NodesLostError(f"{', '.join(map(self._named, lost))}, to which ranks were assigned, was lost")
 
@@ -229,7 +228,8 @@ class Placing:
         # The call blocks on the control service, and the actor must answer `status` meanwhile.
         nodes = await asyncio.to_thread(capacity.nodes)
         # Kept after a node is gone, since the error must still name its address.
-        self._addresses |= {node.node_id: node.address for node in nodes}
+        for node in nodes:
+            self._addresses[node.node_id] = node.address
         return nodes
 
     def _named(self, node_id: str) -> str:

@@ -102,20 +102,29 @@ def predict(config: WarmupConfig) -> PredictedPlan:
         leaders.setdefault(fact.key, info.rank)
         writers.setdefault((info.node_id, fact.table_path), info.rank)
     ranks = tuple(_rank(info, facts[info.rank], leaders, writers) for info in infos)
-    return PredictedPlan(backend, ranks, tuple(_class(config, backend, key, infos, facts) for key in leaders))
+    classes = tuple(_class(config, backend, key, facts) for key in leaders)
+    return PredictedPlan(backend, ranks, classes)
 
 
 def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...]) -> tuple[RankInfo, ...]:
     """Ranks as the request's own pins, or a greedy packing of free resources, would place them."""
-    room = {node.node_id: node.holds(request.bundles[0], node.total) for node in nodes}
-    address = {node.node_id: node.address for node in nodes}
+    room: dict[str, int] = {}
+    address: dict[str, str] = {}
+    for node in sorted(nodes, key=lambda node: node.node_id):
+        room[node.node_id] = node.room(request.bundles[0])
+        address[node.node_id] = node.address
     spread = "SPREAD" in request.strategy
     placements = []
     for index, _ in enumerate(request.bundles):
-        pinned = (request.selectors[index] if request.selectors else {}).get(capacity.NODE_ID_LABEL)
-        choices = [node_id for node_id in sorted(room) if room[node_id] > 0]
-        # SPREAD fills the emptiest node next, PACK fills one node before the next.
-        node_id = pinned or (max(choices, key=lambda n: room[n]) if spread else choices[0])
+        node_id = None
+        if request.selectors:
+            node_id = request.selectors[index].get(capacity.NODE_ID_LABEL)
+        if node_id is None:
+            # SPREAD fills the emptiest node next, PACK fills one node before the next.
+            choices = [node for node, left in room.items() if left > 0]
+            node_id = choices[0]
+            if spread:
+                node_id = max(choices, key=lambda node: room[node])
         room[node_id] -= 1
         placements.append(ActorLocation(index, node_id, address=address[node_id]))
     here = ray.get_runtime_context().get_node_id()
@@ -179,10 +188,8 @@ def _rank(
     )
 
 
-def _class(
-    config: WarmupConfig, backend: str, key: str, infos: tuple[RankInfo, ...], facts: dict[int, RankFacts]
-) -> PredictedClass:
-    ranks = tuple(info.rank for info in infos if facts[info.rank].key == key)
+def _class(config: WarmupConfig, backend: str, key: str, facts: dict[int, RankFacts]) -> PredictedClass:
+    ranks = tuple(rank for rank in sorted(facts) if facts[rank].key == key)
     first = facts[ranks[0]]
     return PredictedClass(
         key=key,

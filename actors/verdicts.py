@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -79,28 +79,32 @@ def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[FoundVerdict]
     """Return the verdicts of the cluster's nodes, each with its `node_id`, and what could not be asked."""
     from ray_warmup.actors.node_caches import nodes_for
 
-    members = capacity.members()
-    nodes = members if config is None else nodes_for(config, members)
-    asked = None if config is None else text_of_config(config)
+    nodes, asked = list(capacity.members()), None
+    if config is not None:
+        nodes, asked = nodes_for(config, nodes), text_of_config(config)
     answers, problems = ask_each(nodes, verdicts_here, asked)
     found: list[FoundVerdict] = []
     for node_id, (verdicts_there, unread) in answers.items():
-        found += [replace(verdict, node_id=node_id) for verdict in verdicts_there]
-        problems += [f"node {node_id[:8]}: {problem}" for problem in unread]
+        for verdict in verdicts_there:
+            found.append(replace(verdict, node_id=node_id))
+        for problem in unread:
+            problems.append(f"node {node_id[:8]}: {problem}")
     return _newest_first(found), problems
 
 
 def verdicts_here(config: str | None) -> tuple[list[FoundVerdict], list[str]]:
     """`verdicts` and `unreadable`, as a task on a node."""
-    settings = None if config is None else config_of_text(config)
+    settings = None
+    if config is not None:
+        settings = config_of_text(config)
     return verdicts(settings), unreadable(settings)
 
 
 def ask_each(nodes: Sequence[Node], function: Callable[..., A], *arguments: Any) -> tuple[dict[str, A], list[str]]:
     """The answers of these nodes by their ids, and what went wrong."""
-    from ray_warmup.actors.node_task import ask_nodes
+    from ray_warmup.actors.node_task import ask_alike
 
-    answers, problems = ask_nodes(function, {node.node_id: arguments for node in nodes}, NODES_S)
+    answers, problems = ask_alike(function, capacity.ids_of(nodes), arguments, NODES_S)
     return answers, list(problems.values())
 
 
@@ -112,7 +116,8 @@ def _directories(config: WarmupConfig | None, problems: list[str]) -> Iterator[P
     if config is not None:
         for environment in environments_here(config):
             try:
-                yield from (place.directory for place in locations(config, environment))
+                for place in locations(config, environment):
+                    yield place.directory
             except StoreError as error:
                 problems.append(str(error))
         return
@@ -121,13 +126,15 @@ def _directories(config: WarmupConfig | None, problems: list[str]) -> Iterator[P
         yield from _stores_in((paths.override,), problems)
         return
     for root in (paths.root, *simulated_roots(paths.root)):
-        versions = _children(root / "flashinfer_autotune_cache", problems)
-        yield from _stores_in([arch for version in versions for arch in _children(version, problems)], problems)
+        for version in _children(root / "flashinfer_autotune_cache", problems):
+            yield from _stores_in(_children(version, problems), problems)
 
 
-def _stores_in(parents: Iterator[Path] | tuple[Path, ...] | list[Path], problems: list[str]) -> Iterator[Path]:
+def _stores_in(parents: Iterable[Path], problems: list[str]) -> Iterator[Path]:
     for parent in parents:
-        yield from (path for path in _children(parent, problems) if _SHA256.fullmatch(path.name))
+        for path in _children(parent, problems):
+            if _SHA256.fullmatch(path.name):
+                yield path
 
 
 def _children(directory: Path, problems: list[str]) -> list[Path]:

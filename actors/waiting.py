@@ -59,7 +59,8 @@ def wait_ready(
         while True:
             code = last_word.of(table_states)
             if code is not None:
-                wait.say(table_states if code == EXIT_READY else ())
+                if code == EXIT_READY:
+                    wait.say(table_states)
                 return code
             wait.say([table_state for table_state in table_states if not table_state.path])
             if not wait.pause():
@@ -80,10 +81,12 @@ def why_not_ready(question: Question, address: str | None, node: int | None = No
 
 def exit_code_of(table_states: Sequence[TableState]) -> int | None:
     """Return the exit code for one or several nodes: 0 if all classes are ready, 1 if one failed, or else None."""
-    answers = {table_state.answer for table_state in table_states}
-    if "failed" in answers:
-        return EXIT_FAILED
-    if answers != {"ready"}:
+    num_ready = 0
+    for table_state in table_states:
+        if table_state.answer == "failed":
+            return EXIT_FAILED
+        num_ready += table_state.answer == "ready"
+    if not table_states or num_ready < len(table_states):
         return None
     return EXIT_READY
 
@@ -93,12 +96,22 @@ def exit_code_of_newest_run(table_states: Sequence[TableState]) -> int | None:
 
     Without any run, judge imported tables.
     """
-    told = [table_state for table_state in table_states if table_state.run_id]
-    if not told:
-        return exit_code_of([table_state for table_state in table_states if table_state.has_table])
+    of_runs: dict[str, list[TableState]] = {}
+    with_table = []
+    for table_state in table_states:
+        if table_state.run_id:
+            of_runs.setdefault(table_state.run_id, []).append(table_state)
+        if table_state.has_table:
+            with_table.append(table_state)
+    if not of_runs:
+        return exit_code_of(with_table)
     # An older run's failure says nothing once another run has ended.
-    newest = max(told, key=lambda table_state: table_state.ended_at)
-    return exit_code_of([table_state for table_state in told if table_state.run_id == newest.run_id])
+    return exit_code_of(max(of_runs.values(), key=_end_of))
+
+
+def _end_of(table_states: Sequence[TableState]) -> float:
+    """Return the time at which the last of these nodes' runs ended."""
+    return max(table_state.ended_at for table_state in table_states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +197,15 @@ class _LastWord:
         now = self._clock()
         if self._gone_since is None:
             self._gone_since = now
-        unknown = [table_state for table_state in table_states if table_state.answer == "unknown"]
-        is_open = not all(table_state.is_interrupted for table_state in unknown)
+        is_open, is_served = False, True
+        for table_state in table_states:
+            if table_state.answer == "unknown" and not table_state.is_interrupted:
+                is_open = True
+            if table_state.answer != "ready" and not table_state.is_proven:
+                is_served = False
         if is_open or now - self._gone_since < INTERRUPTED_S or self._lives():
             return None
-        served = [table_state.is_proven or table_state.answer == "ready" for table_state in table_states]
-        is_enough = self._question.accept == "table" and all(served)
-        if is_enough:
+        if is_served and self._question.accept == "table":
             return EXIT_READY
         return EXIT_FAILED
 
@@ -267,14 +282,19 @@ def _this_node(answers: Sequence[NodeTables], root: str) -> list[TableState] | N
 
     Of several nodes on this machine, those with its cache root count.
     """
-    here = [answer for answer in answers if len(answers) == 1 or answer.root == root]
+    here = list(answers)
+    if len(answers) > 1:
+        here = [answer for answer in answers if answer.root == root]
     if not here:
         return None
     return _all_of(here)
 
 
 def _all_of(answers: Sequence[NodeTables]) -> list[TableState]:
-    return [table_state for answer in answers for table_state in answer.table_states]
+    found: list[TableState] = []
+    for answer in answers:
+        found += answer.table_states
+    return found
 
 
 def _is_own(address: str) -> bool:
