@@ -28,6 +28,8 @@ SILENCE_S = 10.0
 """A leader that is silent for so long loses its lease. Leaders beat every BEAT_S."""
 BEAT_S = 2.0
 MAX_BYTES = 4 << 30
+GRACE_S = 3 * BEAT_S
+"""After a restart no lease is given for so long, in which every leader that lives has been heard."""
 _NODES_EVERY_S = 2.0
 _LEARN_LIMIT_S = 30.0
 _PACK_LIMIT_S = 120.0
@@ -51,6 +53,7 @@ class Registry:
         self._refs: dict[str, ray.ObjectRef] = {}
         self._changed = asyncio.Event()
         self._began = time.monotonic()
+        self._leases_from = self._began + _grace_s()
         self._learned = asyncio.ensure_future(self.learn())
         self._watching = asyncio.ensure_future(self._watch_nodes())
 
@@ -59,6 +62,9 @@ class Registry:
         await asyncio.wait(
             {self._learned}, timeout=_LEARN_LIMIT_S
         )  # a new registry must not let everything be made anew
+        # Leaders of a registry that died are heard before a lease of theirs is given away.
+        while self._known.newest(key) is None and (left := self._leases_from - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.2))
         facts = self._known.newest(key)
         if facts is not None:
             return Known(facts)
@@ -95,7 +101,7 @@ class Registry:
         The bytes are copied, because what a process puts into the object store dies with that process.
         """
         data = memoryview(await archive[0])
-        is_newest = self._known.learn(facts, node_id)
+        is_newest = self._learn(facts, node_id)
         if is_newest:
             self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
         # Only after the artifact is known, or the next asker would be told to measure.
@@ -105,7 +111,7 @@ class Registry:
 
     async def installed(self, facts: ArtifactFacts, node_id: str) -> None:
         """Take note that a node's store holds an artifact."""
-        self._known.learn(facts, node_id)
+        self._learn(facts, node_id)
 
     async def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
         """Hear from a leader. False: its lease has gone to somebody else."""
@@ -120,7 +126,7 @@ class Registry:
         """Ask every node what its stores hold, and return the number of known keys."""
         rows = await asyncio.to_thread(stored_artifacts, self._cache, _LEARN_LIMIT_S)
         for node_id, facts in rows:
-            self._known.learn(facts, node_id)
+            self._learn(facts, node_id)
         self._tell()
         return len(tuple(self._known.keys()))
 
@@ -151,14 +157,24 @@ class Registry:
         """Get an archive from a node that holds it. Nodes that do not have it any more are forgotten."""
         for node_id in self._known.nodes_with(facts.key_sha256):
             data = await asyncio.to_thread(pack_stored, self._cache, facts, node_id, _PACK_LIMIT_S)
-            if facts.key_sha256 in self._refs:  # another asker's fetch was quicker
-                return
+            if facts.key_sha256 in self._refs or self._known.newest(facts.key_sha256) != facts:
+                return  # another asker's fetch was quicker, or a newer one came meanwhile: the asker asks again
             if data is not None:
                 self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
                 return
             # Its store was pruned since it was learnt.
             self._known.lose(facts.key_sha256, node_id)
         self._known.forget(facts.key_sha256)
+
+    def _learn(self, facts: ArtifactFacts, node_id: str) -> bool:
+        """Take note of an artifact. Bytes of an older one of its key leave memory. Returns True if it is the newest."""
+        before = self._known.newest(facts.key_sha256)
+        is_newest = self._known.learn(facts, node_id)
+        if is_newest and before is not None and before.digest != facts.digest:
+            # Whoever fetches the older one still has its reference, and gets it whole.
+            self._refs.pop(facts.key_sha256, None)
+            self._budget.drop(facts.key_sha256)
+        return is_newest
 
     def _keep(self, key: str, ref: ray.ObjectRef, size: int) -> None:
         self._refs[key] = ref
@@ -188,3 +204,7 @@ class Registry:
                 self._tell()
             alive = now
             await asyncio.sleep(_NODES_EVERY_S)
+
+
+def _grace_s() -> float:
+    return GRACE_S if ray.get_runtime_context().was_current_actor_reconstructed else 0.0

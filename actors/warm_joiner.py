@@ -13,32 +13,29 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 
 from ray_warmup.actors.concluding import notices, verdict_of
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.registry import BEAT_S
-from ray_warmup.actors.registry_client import registry
+from ray_warmup.actors.registry_calls import RegistryCalls
 from ray_warmup.actors.stored_artifacts import archive_of, facts_of
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.archive import unpack
-from ray_warmup.warmup.artifact.artifact import verify
+from ray_warmup.warmup.artifact.artifact import Artifact, verify
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.rank.rank_workloads import checked
 from ray_warmup.warmup.ranks import RankInfo
-from ray_warmup.warmup.registry.values import Answer, Asker, Known, Lead
+from ray_warmup.warmup.registry.values import Asker, Known, Lead
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
-ANSWER_S = 45.0
-"""For one answer of a registry that may have to ask the nodes first."""
 POLL_S = 5.0
 OnNote = Callable[[str], None]
 
@@ -82,13 +79,15 @@ class _Joiner:
         self._wait_s = wait_s
         self._on_note = on_note
         self._asker = Asker(_node_id(), os.getpid(), socket.gethostname())
+        self._registry = RegistryCalls(config.cache, on_note)
         self._lease: _Leadership | None = None
 
     def run(self, info: RankInfo, tuner: str) -> WarmupReport:
         """Run to the report, then share what was made and give the lease back."""
         backend = self._config.cluster.backend_beside_gpus
         run_id = f"join-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-        joined = InProcessRun(self._config, info, backend, tuner, run_id, Hooks(self._on_miss, self._on_phase))
+        hooks = Hooks(self._on_miss, self._on_phase, self._on_stored)
+        joined = InProcessRun(self._config, info, backend, tuner, run_id, hooks)
         try:
             report = joined.run()
             if report.ready:
@@ -105,49 +104,49 @@ class _Joiner:
         if self._lease is not None:
             self._lease.progress = f"{phase} {task}".strip()
 
-    def _on_miss(self, process: RankProcess) -> bool:
-        """Ask the cluster. Returns True if this node's store has the artifact now, False to measure it here."""
+    def _on_miss(self, process: RankProcess) -> Artifact | None:
+        """Ask the cluster. Returns its artifact, or None to measure it here."""
         try:
             return self._from_cluster(process)
         except (ray.exceptions.RayError, WarmupError) as error:
             self._on_note(f"the registry cannot be used, this process measures for itself: {error}")
-            return False
+            return None
 
-    def _from_cluster(self, process: RankProcess) -> bool:
-        actor = registry(self._config.cache)
+    def _from_cluster(self, process: RankProcess) -> Artifact | None:
         key = process.key.sha256
         until = time.monotonic() + self._wait_s
         while True:
-            answer: Answer = ray.get(actor.ask.remote(key, self._asker), timeout=ANSWER_S)
+            answer = self._registry.ask(key, self._asker)
             if isinstance(answer, Lead):
-                self._lease = _Leadership(actor, key, answer.token, self._asker)
-                return False
+                self._lease = _Leadership(self._registry, key, answer.token, self._asker)
+                return None
             if isinstance(answer, Known):
-                if self._install(actor, process):
-                    return True
+                artifact = self._fetch(process)
+                if artifact is not None:
+                    return artifact
                 continue
             left = until - time.monotonic()
             if left <= 0:
                 raise StoreError(f"{answer.holder} did not finish within {self._wait_s:g} s")
             how = f", {answer.progress}" if answer.progress else ""
             self._on_note(f"waiting for {answer.holder}, which measures since {answer.for_s:.0f} s{how}")
-            ray.get(actor.wait.remote(key, min(left, POLL_S)), timeout=ANSWER_S)
+            self._registry.wait(key, min(left, POLL_S))
 
-    def _install(self, actor: Any, process: RankProcess) -> bool:
-        """Publish the cluster's artifact into this node's store. False: it is nowhere any more."""
-        key = process.key.sha256
-        refs = ray.get(actor.bytes_of.remote(key), timeout=self._config.timeouts.installing)
+    def _fetch(self, process: RankProcess) -> Artifact | None:
+        """Fetch and check the cluster's artifact. None: it is nowhere any more, or was replaced meanwhile."""
+        limit_s = self._config.timeouts.installing
+        refs = self._registry.bytes_of(process.key.sha256, limit_s)
         if not refs:
-            return False
+            return None
         try:
-            _, artifact = unpack(memoryview(ray.get(refs[0], timeout=self._config.timeouts.installing)))
-            # Checked against this process' own key, since the registry only passes bytes on.
-            artifact = verify(artifact.manifest, artifact.blobs, expected_key=process.key.as_dict())
+            _, artifact = unpack(memoryview(ray.get(refs[0], timeout=limit_s)))
         except (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
-            return False  # the registry was started anew meanwhile: ask it again
-        process.store.publish(artifact, is_checked=True)
-        actor.installed.remote(facts_of(artifact.manifest), self._asker.node_id)
-        return True
+            return None  # the registry was started anew meanwhile: ask it again
+        # Checked against this process' own key, since the registry only passes bytes on.
+        return verify(artifact.manifest, artifact.blobs, expected_key=process.key.as_dict())
+
+    def _on_stored(self, artifact: Artifact) -> None:
+        self._registry.installed(facts_of(artifact.manifest), self._asker.node_id)
 
     def _share(self, process: RankProcess) -> None:
         """Hand a new artifact to the registry."""
@@ -159,9 +158,9 @@ class _Joiner:
             held.release()
             data = archive_of(artifact)
             facts = facts_of(artifact.manifest, len(data))
-            offered = lease.actor.offer.remote(facts, [ray.put(buffer(data))], self._asker.node_id, lease.token)
+            archive = [ray.put(buffer(data))]
             # Waited for, because the bytes die with this process unless the registry has copied them.
-            ray.get(offered, timeout=self._config.timeouts.pushing)
+            self._registry.offer(facts, archive, self._asker.node_id, lease.token, self._config.timeouts.pushing)
         except (ray.exceptions.RayError, StoreError, ArtifactError) as error:
             self._on_note(f"the artifact stays on this node alone: {error}")
 
@@ -169,10 +168,10 @@ class _Joiner:
 class _Leadership:
     """A lease, kept by a thread until the end."""
 
-    def __init__(self, actor: Any, key: str, token: str, holder: Asker) -> None:
-        self.actor = actor
+    def __init__(self, registry: RegistryCalls, key: str, token: str, holder: Asker) -> None:
         self.token = token
         self.progress = ""
+        self._registry = registry
         self._key = key
         self._holder = holder
         self._ended = threading.Event()
@@ -183,13 +182,12 @@ class _Leadership:
         """Give the lease back."""
         self._ended.set()
         with contextlib.suppress(ray.exceptions.RayError):
-            self.actor.give_up.remote(self._key, self.token)
+            self._registry.give_up(self._key, self.token)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
-            with contextlib.suppress(ray.exceptions.RayError):  # a registry that is started anew hears the next one
-                beat = self.actor.beat.remote(self._key, self.token, self._holder, self.progress)
-                if not ray.get(beat, timeout=ANSWER_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # a registry that comes back later hears the next one
+                if not self._registry.beat(self._key, self.token, self._holder, self.progress):
                     logger.warning("another process took the lease over; what is measured here stays on this node")
                     return
 

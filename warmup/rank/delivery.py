@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
@@ -26,6 +26,7 @@ from ray_warmup.warmup.messages.answers import Confirmed, FoundTable, Installed,
 from ray_warmup.warmup.messages.questions import Pack
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
+from ray_warmup.warmup.rank.found import Found
 from ray_warmup.warmup.rank.packing import (
     header_of,
     joined,
@@ -39,7 +40,7 @@ from ray_warmup.warmup.rank.packing import (
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import FileReport
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
-from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.store.node_store import Lookup, NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
 from ray_warmup.warmup.tasks import Task, TaskResult
 
@@ -49,18 +50,6 @@ TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 """Kinds that a lookup reads; the others are large and wait until a node needs them."""
 _ATTEMPTS = 4
 """How often a table is read again that is pruned before it is held."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Result of examining a hit.
-
-    `table` is None if it is no hit after all.
-    """
-
-    table: FoundTable | None
-    reason: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 class ArtifactExchange:
@@ -93,6 +82,8 @@ class ArtifactExchange:
         """Header and rows of a hit, until they are asked for."""
         self._found: Artifact | None = None
         """Table and measurements of a hit."""
+        self._received: Artifact | None = None
+        """What another process made and this node's disk refused."""
         self.loaded_sha256: str | None = None
         """Of the table's bytes that were loaded last."""
 
@@ -106,13 +97,39 @@ class ArtifactExchange:
         asked = {task.task_id for task in self._tasks}
         return bool(known) and not asked <= known
 
+    def receive(self, artifact: Artifact) -> str | None:
+        """Publish a checked artifact of another process on this node, or keep it in memory if the disk refuses it.
+
+        Returns why the disk refused it.
+        """
+        try:
+            self._store.publish(artifact, is_checked=True)
+        except StoreError as error:
+            self._received = artifact
+            return str(error)
+        return None
+
+    def examined(self, answer: Lookup) -> Found:
+        """Examine what is in this node's store, or else what was received and its disk refused."""
+        received = self._received
+        if received is not None and received.table is not None:
+            refusal = self._tuner.check(received.table)
+            if refusal is not None:
+                return Found(None, refusal)
+            return self.found(received.manifest, received.table, received.manifest.created_at)
+        if not answer.hit:
+            return Found(None, answer.reason)
+        if answer.manifest is None or answer.table is None:
+            return Found(None, "the stored artifact says that nothing was tunable")
+        return self.found(answer.manifest, answer.table, answer.recorded_at)
+
     def found(self, manifest: Manifest, table: bytes, recorded_at: float) -> Found:
         """Return the digests of the artifact behind a hit.
 
         Damaged measurements make it a miss. `recall` returns its rows.
         """
         try:
-            artifact = stored_artifact(self._store, manifest, *TUNED)
+            artifact = self._received or stored_artifact(self._store, manifest, *TUNED)
             rows, warnings = recalled(artifact, table)
         except WarmupError as error:
             return Found(None, str(error))
@@ -182,8 +199,7 @@ class ArtifactExchange:
             return self._renewed()
         warnings: tuple[str, ...] = ()
         try:
-            self.artifact, lease = self._store.load_artifact()
-            lease.release()
+            self.artifact = self._received or self._whole()
         except (CorruptArtifactError, StoreError) as error:
             # The table alone spares other nodes the measuring, and they can compile for themselves.
             self.artifact = without_compiled(self._tuned())
@@ -191,6 +207,11 @@ class ArtifactExchange:
         table = self.artifact.table
         assert table is not None
         return Packed(header_of(self.artifact, table), warnings=warnings)
+
+    def _whole(self) -> Artifact:
+        artifact, lease = self._store.load_artifact()
+        lease.release()
+        return artifact
 
     def _tuned(self) -> Artifact:
         """Load table and measurements from the store, or those found at LOOKUP if they have vanished since."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
@@ -27,8 +27,10 @@ from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import WarmupReport
 
-OnMiss = Callable[[RankProcess], bool]
-"""Called once where this node's store has no table. Returns True if it has one now."""
+OnMiss = Callable[[RankProcess], Artifact | None]
+"""Called once where this node's store has no table. Returns a checked artifact of another process, or None."""
+OnStored = Callable[[Artifact], None]
+"""Told an artifact of another process that this node's store holds now."""
 OnPhase = Callable[[str, str], None]
 """Told a phase and the task in it, before each call."""
 
@@ -39,6 +41,7 @@ class Hooks:
 
     on_miss: OnMiss
     on_phase: OnPhase
+    on_stored: OnStored
 
 
 class InProcessRun:
@@ -95,7 +98,11 @@ class InProcessRun:
         is_miss = isinstance(value, LookedUp) and not value.hit
         if isinstance(question, LookUp) and is_miss and not question.retune and not self._asked_elsewhere:
             self._asked_elsewhere = True
-            if self._hooks.on_miss(self.process):
+            artifact = self._hooks.on_miss(self.process)
+            if artifact is not None:
+                if self.process.receive(artifact) is None:
+                    self._hooks.on_stored(artifact)
+                # A disk that refused it costs no measuring: the table is loaded from memory.
                 return answer(self.process, question, {})
         return value
 

@@ -19,7 +19,7 @@ from ray_warmup.configs import env
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.model import ModelDims
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.artifact.artifact import Blob
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob
 from ray_warmup.warmup.artifact.cache_key import CacheKey, cache_key
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
@@ -159,23 +159,21 @@ class RankProcess:
                 self._delivery.hold_store()
             finished: ReadRows[TaskResult] = ReadRows() if retune else self._files.finished(self._tasks)
             refused = (*banned.warnings("quarantine"), *finished.warnings("finished tasks of earlier runs"))
-            table, reason = None, found.reason
-            warnings = [*found.warnings, *(problem for problem in problems if problem), *refused]
-            if found.hit and found.manifest is not None and found.table is not None:
-                known = self._delivery.found(found.manifest, found.table, found.recorded_at)
-                table, reason = known.table, known.reason
-                warnings += known.warnings
-            elif found.hit:
-                reason = "the stored artifact says that nothing was tunable"
+            known = self._delivery.examined(found)
+            warnings = [*found.warnings, *(problem for problem in problems if problem), *refused, *known.warnings]
             return answers.LookedUp(
-                table=table,
-                reason=reason,
+                table=known.table,
+                reason=known.reason,
                 now=time.time(),
                 finished=self._files.finished_digest(),
                 lineage=ancestor_of(found.manifest),
                 quarantine=banned.rows,
                 warnings=tuple(warnings),
             )
+
+    def receive(self, artifact: Artifact) -> str | None:
+        """Take an artifact of another process, which `look_up` then finds. Returns why this node's disk refused it."""
+        return self._delivery.receive(artifact)
 
     def recall_table(self) -> answers.RecalledTable | answers.Missing:
         """The rows of the table that `look_up` found."""

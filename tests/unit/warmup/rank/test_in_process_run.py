@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ray_warmup.configs import WarmupConfig, parse_config
+from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import WarmupReport
+from tests.troubled_disk import TroubledDisk
 
 INFO = RankInfo(0, 1, 0, 1, 0, "node-a", 0)
 SCRIPTED = "tests.fakes:make_scripted_tuner"
 
 
-def config_in(root: Path) -> WarmupConfig:
+def config_in(root: Path, **cache: Any) -> WarmupConfig:
     """One rank of the smallest model, with a cache of its own."""
     return parse_config(
         {
             "cluster": {"world_size": 1, "gpus_per_rank": 0, "backend": "cpu"},
             "model": {"name": "qwen3-0.6b", "dtype": "float32"},
             "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": 2},
-            "cache": {"root": str(root)},
+            "cache": {"root": str(root), **cache},
         }
     )
 
@@ -35,23 +39,26 @@ class Caller:
         self.source = source
         self.missed: list[str] = []
         self.phases: list[str] = []
+        self.stored: list[str] = []
 
-    def on_miss(self, process: RankProcess) -> bool:
+    def on_miss(self, process: RankProcess) -> Artifact | None:
         """Called at most once."""
         self.missed.append(process.key.sha256)
-        if self.source is None:
-            return False
-        process.store.publish(self.source.store.read_artifact())
-        return True
+        return None if self.source is None else self.source.store.read_artifact()
+
+    def on_stored(self, artifact: Artifact) -> None:
+        """Called when the node's disk took what `on_miss` returned."""
+        self.stored.append(artifact.digest)
 
     def on_phase(self, phase: str, task: str) -> None:
         """Called before each call."""
         self.phases.append(phase)
 
 
-def run(root: Path, caller: Caller) -> tuple[WarmupReport, InProcessRun]:
+def run(root: Path, caller: Caller, **cache: Any) -> tuple[WarmupReport, InProcessRun]:
     """Run to the report."""
-    joined = InProcessRun(config_in(root), INFO, "cpu", SCRIPTED, "join-1", Hooks(caller.on_miss, caller.on_phase))
+    hooks = Hooks(caller.on_miss, caller.on_phase, caller.on_stored)
+    joined = InProcessRun(config_in(root, **cache), INFO, "cpu", SCRIPTED, "join-1", hooks)
     return joined.run(), joined
 
 
@@ -84,7 +91,26 @@ def test_what_another_node_made_is_taken(tmp_path: Path) -> None:
     assert report.ready
     assert len(taker.missed) == 1
     assert "TUNING" not in taker.phases
-    assert joined.process.store.read_artifact().digest == maker.process.store.read_artifact().digest
+    made = maker.process.store.read_artifact().digest
+    assert (joined.process.store.read_artifact().digest, taker.stored) == (made, [made])
+
+
+@pytest.mark.parametrize("require_disk", [True, False])
+def test_what_the_disk_refuses_is_loaded_from_memory(
+    tmp_path: Path, troubled_disk: TroubledDisk, require_disk: bool
+) -> None:
+    """Nothing is measured; ready only where the configuration does not require the disk, and the disk is named."""
+    made, maker = run(tmp_path / "a", Caller())
+    taker = Caller(maker.process)
+    troubled_disk.refuse(tmp_path / "b", errno.ENOSPC, calls=("open", "mkdir", "rename", "replace", "link"))
+    report, _ = run(tmp_path / "b", taker, require_disk=require_disk)
+    troubled_disk.relent()
+    assert "TUNING" not in taker.phases
+    assert "LOADING" in taker.phases
+    assert (report.ready, taker.stored) == (not require_disk, [])
+    said = f"{report.error} {' '.join(report.warnings)}"
+    assert "No space left on device" in said
+    assert report.classes[0].digest == made.classes[0].digest
 
 
 def test_an_error_of_the_tuner_fails_the_run_with_its_words(tmp_path: Path) -> None:

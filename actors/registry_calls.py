@@ -1,0 +1,89 @@
+"""Calls to the registry from a process that outlives it.
+
+Ray starts a dead registry again, on another node if its own is gone, and it learns anew what the nodes hold. Until then
+calls fail, so each is repeated for a while. None of them does harm twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ray_warmup.actors.registry_client import registry
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 45.0
+"""For one answer of a registry that may have to ask the nodes first."""
+AWAY_S = 60.0
+"""A registry that is away for longer is given up. Ray takes 15 s to notice that a node is lost, then a start's time."""
+AGAIN_S = 0.5
+"""Pause before a call is repeated."""
+
+
+class RegistryCalls:
+    """Calls of one process to its cluster's registry, which is started if there is none.
+
+    Every method raises RayError when the registry stays away for AWAY_S or does not answer within the call's limit.
+    """
+
+    def __init__(self, cache: CacheSection, on_note: Callable[[str], None], away_s: float = AWAY_S) -> None:
+        """Keep the arguments. `on_note` is told when the registry is away, once for each time."""
+        self._cache = cache
+        self._on_note = on_note
+        self._away_s = away_s
+
+    def ask(self, key: str, asker: Asker) -> Answer:
+        """Ask where a key's artifact is."""
+        answer: Answer = self._call("ask", ANSWER_S, key, asker)
+        return answer
+
+    def wait(self, key: str, limit_s: float) -> None:
+        """Wait until anything is new about a key."""
+        self._call("wait", limit_s + ANSWER_S, key, limit_s)
+
+    def bytes_of(self, key: str, limit_s: float) -> list[Any]:
+        """Return a reference to a key's archive in a list, or an empty list."""
+        found: list[Any] = self._call("bytes_of", limit_s, key)
+        return found
+
+    def offer(self, facts: ArtifactFacts, archive: list[Any], node_id: str, token: str, limit_s: float) -> bool:
+        """Hand over a finished artifact, whose bytes must live until this returns."""
+        return bool(self._call("offer", limit_s, facts, archive, node_id, token))
+
+    def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
+        """Keep a lease. Returns False if it has gone to somebody else."""
+        return bool(self._call("beat", ANSWER_S, key, token, holder, progress))
+
+    def give_up(self, key: str, token: str) -> None:
+        """Give a lease back, without waiting: one that does not arrive ends by its silence."""
+        registry(self._cache).give_up.remote(key, token)
+
+    def installed(self, facts: ArtifactFacts, node_id: str) -> None:
+        """Tell that a node holds an artifact, without waiting: a registry that misses it learns it from the node."""
+        registry(self._cache).installed.remote(facts, node_id)
+
+    def _call(self, method: str, limit_s: float, *arguments: Any) -> Any:
+        until: float | None = None
+        while True:
+            try:
+                return ray.get(getattr(registry(self._cache), method).remote(*arguments), timeout=limit_s)
+            except ray.exceptions.RayActorError as error:
+                now = time.monotonic()
+                if until is None:
+                    until = now + self._away_s
+                    self._on_note(f"the registry is away, asked again for {self._away_s:g} s: {_reason(error)}")
+                if now > until:
+                    raise
+                time.sleep(AGAIN_S)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
