@@ -126,7 +126,7 @@ class Coordinator:
         machine, name = self._machine, ray.get_runtime_context().get_actor_name() or ""
         elapsed = now - self._stream.began
         if machine is None:
-            limit = self._config.timeouts.placing
+            limit = self._config.timeouts.until_placed
             return RunStatus(name, self._run_id, str(self._phase), elapsed, phase_s=elapsed, phase_limit_s=limit)
         found = progress(machine.run, now)
         return RunStatus(
@@ -234,6 +234,7 @@ class Coordinator:
             self._say,
             lambda: self._stop,
             self._config.model.quantization,
+            self._config.timeouts.nodes,
         )
         work = Work(text_of_config(self._config), backend, self._tuner, self._run_id, self._environment)
         infos = None

@@ -129,7 +129,7 @@ class EngineCoordinator:
         """Return the longest deadline of the calls in flight, or that of placing."""
         machine = self._machine
         if machine is None:
-            return self._config.timeouts.placing
+            return self._config.timeouts.until_placed
         return max((limit_of(machine.run, call) for call in machine.run.calls.values()), default=0.0)
 
     async def _run(self) -> None:
@@ -188,7 +188,15 @@ class EngineCoordinator:
             {"event": "phase", "phase": str(EnginePhase.PLACING), "ranks": cluster.num_ranks, "backend": backend}
         )
         name = f"warmup-{self._run_id}"
-        placing = Placing(cluster, limits.placing, name, self._may_grow, self._say, lambda: self._stop)
+        placing = Placing(
+            cluster,
+            limits.placing,
+            name,
+            self._may_grow,
+            self._say,
+            lambda: self._stop,
+            nodes_limit_s=limits.nodes,
+        )
         work = Work(self._text, backend, "", self._run_id, self._environment)
         infos = None
         while infos is None:

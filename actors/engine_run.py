@@ -89,5 +89,5 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
 def longest_s(config: EngineRunConfig) -> float:
     """Return all deadlines of a run together."""
     limits = config.timeouts
-    once = limits.placing + limits.probing + limits.capturing
+    once = limits.until_placed + limits.probing + limits.capturing
     return once + 2 * (limits.pushing + limits.installing) + STARTS * config.engine.start_deadline

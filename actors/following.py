@@ -165,6 +165,7 @@ def following_of(
 ) -> Following[WarmupReport]:
     """Follow the coordinator of a tuning run."""
     longest_s = sum(getattr(timeouts, phase.value.lower()) for phase in Phase if not phase.is_final)
+    longest_s += timeouts.nodes or 0.0
     return Following(coordinator, on_event, timeouts, WarmupReport.from_json, longest_s, control_service)
 
 

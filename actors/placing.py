@@ -54,6 +54,7 @@ class Placing:
         say: Callable[[str], None],
         stop: Callable[[], str | None],
         quantization: str | None = None,
+        nodes_limit_s: float | None = None,
     ) -> None:
         """Start the deadline of PLACING.
 
@@ -65,6 +66,8 @@ class Placing:
             say: told a line now and then.
             stop: gives the reason to stop, once there is one.
             quantization: of a model that not every GPU can run.
+            nodes_limit_s: seconds to wait for nodes that have not joined yet, `timeouts.nodes`. The deadline of PLACING
+                then begins when they are there. None: it begins at once and is for both.
         """
         self._cluster = cluster
         self._quantization = quantization
@@ -74,8 +77,10 @@ class Placing:
         self._say = say
         self._stop = stop
         self._limit_s = limit_s
-        self._deadline = time.monotonic() + self._limit_s
+        self._nodes_limit_s = nodes_limit_s
         self._said = time.monotonic()
+        self._deadline = self._said + limit_s
+        self._nodes_deadline = self._said + (nodes_limit_s or limit_s)
         self._addresses: dict[str, str] = {}
         """Of every node that was seen."""
 
@@ -162,8 +167,9 @@ class Placing:
 
     async def _wait_for_room(self, short: PlacementError) -> None:
         self._check_stop()
-        if time.monotonic() > self._deadline:
-            raise PlacementError(f"{short}; waited {self._limit_s:g} s for it (timeouts.placing)")
+        self._lacks_nodes()
+        if time.monotonic() > self._nodes_deadline:
+            raise self._out_of_time(short)
         self._tell(str(short))
         await asyncio.sleep(POLL_S)
 
@@ -175,13 +181,35 @@ class Placing:
                 self._check_stop()
                 # A bundle pinned to a lost node waits for ever, without an error from Ray.
                 await self._check_lost(placement.pinned_to)
-                if time.monotonic() > self._deadline:
+                if await self._is_too_late():
                     raise await self._too_late(placement)
                 if time.monotonic() - self._said > SAY_EVERY_S:
                     self._tell(await self._missing(placement))
             ready.result()
         finally:
             ready.cancel()
+
+    async def _is_too_late(self) -> bool:
+        """Return True after the deadline for what is missing: nodes, or free resources of those that are there."""
+        if self._nodes_limit_s is None:
+            return time.monotonic() > self._deadline
+        try:
+            capacity.plan_request(self._cluster, self._backend, await self._nodes())
+        except PlacementError:
+            self._lacks_nodes()
+            return time.monotonic() > self._nodes_deadline
+        return time.monotonic() > self._deadline
+
+    def _lacks_nodes(self) -> None:
+        """Let the deadline of PLACING begin anew, where nodes have one of their own."""
+        if self._nodes_limit_s is not None:
+            self._deadline = time.monotonic() + self._limit_s
+
+    def _out_of_time(self, short: PlacementError) -> PlacementError:
+        limit_s, name = self._limit_s, "timeouts.placing"
+        if self._nodes_limit_s is not None:
+            limit_s, name = self._nodes_limit_s, "timeouts.nodes"
+        return PlacementError(f"{short}; waited {limit_s:g} s for it ({name})")
 
     async def _too_late(self, placement: Placement) -> PlacementError:
         """Build the error of a missed deadline, which tells missing resources from occupied ones."""
@@ -190,7 +218,7 @@ class Placing:
         try:
             capacity.plan_request(self._cluster, self._backend, await self._nodes())
         except PlacementError as short:
-            return PlacementError(f"{short}; waited {self._limit_s:g} s for it (timeouts.placing)")
+            return self._out_of_time(short)
         return PlacementTimeoutError(text)
 
     async def _missing(self, placement: Placement) -> str:
@@ -243,7 +271,8 @@ class Placing:
     def _tell(self, text: str) -> None:
         if time.monotonic() - self._said > SAY_EVERY_S:
             self._said = time.monotonic()
-            self._say(f"waiting for room, {self._deadline - self._said:.0f} s left (timeouts.placing): {text}")
+            name = "timeouts.placing" if self._nodes_limit_s is None else "timeouts.nodes"
+            self._say(f"waiting for room, {self._nodes_deadline - self._said:.0f} s left ({name}): {text}")
 
     def _give_back(self, placement: Placement) -> None:
         with contextlib.suppress(ray.exceptions.RayError):  # it goes with the job then

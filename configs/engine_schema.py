@@ -198,6 +198,8 @@ class EngineTimeoutsSection(Section):
 
     placing: Seconds = 300
     """Waiting for the placement group."""
+    nodes: Seconds | None = None
+    """Waiting for nodes that have not joined yet; `placing` begins when they are there. None: `placing` is for both."""
     probing: Seconds = 300
     """Imports of the launchers, and a look at each node."""
     capturing: Seconds = 600
@@ -212,6 +214,11 @@ class EngineTimeoutsSection(Section):
     """A launcher without a heartbeat for so long is given up."""
     single_flight: Seconds = 7200
     """Waiting for another run of the same request."""
+
+    @property
+    def until_placed(self) -> float:
+        """Return the seconds until the ranks have their places."""
+        return self.placing + (self.nodes or 0.0)
 
 
 class EngineRunConfig(Section):

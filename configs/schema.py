@@ -237,6 +237,8 @@ class TimeoutsSection(Section):
 
     placing: Seconds = 300
     """Waiting for the placement group and the rank actors."""
+    nodes: Seconds | None = None
+    """Waiting for nodes that have not joined yet; `placing` begins when they are there. None: `placing` is for both."""
     probing: Seconds = 300
     """Imports and fingerprints of all ranks."""
     lookup: Seconds = 60
@@ -264,6 +266,11 @@ class TimeoutsSection(Section):
     silence: Seconds = MAX_SILENCE_S
     """A process that does not beat for so long is killed and replaced. Shorter than every phase's deadline, so that its
     work can be done again within it; where nothing is said, at most half of the shortest one, and of `task`."""
+
+    @property
+    def until_placed(self) -> float:
+        """Return the seconds until the ranks have their places."""
+        return self.placing + (self.nodes or 0.0)
 
     @model_validator(mode="before")
     @classmethod

@@ -1,8 +1,8 @@
 """Warm up the kernels of serving engines once per cluster: the public API and the root of every import.
 
 `apply` and `monitor` are for an engine's process and need neither Ray nor the command line. `run_warmup` warms a
-cluster up, and `ensure_warm` a process that joins one; both need Ray. Importing this package alone imports none of
-them.
+cluster up, `ensure_warm` a process that joins one, and `attach` actors that exist already. These need Ray. Importing
+this package alone imports none of them.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray_warmup.actors.attaching import attach
     from ray_warmup.actors.client import run_warmup
     from ray_warmup.actors.warm_joiner import ensure_warm
     from ray_warmup.warmup.apply_table import apply
     from ray_warmup.warmup.monitor.serving_monitor import monitor
 
-__all__ = ["apply", "ensure_warm", "monitor", "run_warmup"]
+__all__ = ["apply", "attach", "ensure_warm", "monitor", "run_warmup"]
 
 _MODULE_OF = {
     "apply": "ray_warmup.warmup.apply_table",
+    "attach": "ray_warmup.actors.attaching",
     "ensure_warm": "ray_warmup.actors.warm_joiner",
     "monitor": "ray_warmup.warmup.monitor.serving_monitor",
     "run_warmup": "ray_warmup.actors.client",

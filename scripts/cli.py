@@ -72,9 +72,16 @@ def run(
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line only.")] = False,
+    wait_for_nodes: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds to wait for nodes that have not joined yet (timeouts.nodes)."),
+    ] = None,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
-    request = load_request(config, override or [])
+    override = list(override or [])
+    if wait_for_nodes is not None:
+        override.append(f"timeouts.nodes={wait_for_nodes}")
+    request = load_request(config, override)
     if isinstance(request, EngineRunConfig):
         from ray_warmup.scripts.engine_run_command import run_engine_and_show
 

@@ -104,7 +104,7 @@ class ScriptedTuner:
         for module in modules:
             self._fault("compile")
             if module in self._buildable:
-                build_library(module, self._workspace() / f"{module}.so")
+                build_library(module, self._workspace() / f"{module}.so", self._script.get("library_bytes", 0))
             yield (module,)
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:

@@ -25,6 +25,7 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
     modules    names of modules to build, over and over: nothing of them can be handed over
     libraries  names of modules that gcc builds for real, once per node, below FLASHINFER_WORKSPACE_BASE; what an
                engine on a GPU calls is built so, too
+    library_bytes  random bytes in each of those
     decode_table   what this process' FlashInfer "tunes" for sparse-MLA decode: a table's text
     refuse     names of workloads that this device cannot run
     reference_s, slow_ratio   its time for the reference GEMM; times what others need to measure a short list

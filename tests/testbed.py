@@ -110,6 +110,7 @@ class Testbed:
             "worker_path": FORKED_WORKER,
         }
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.head = self._cluster.head_node
         try:
             for pool in ("main", "main", "spare"):
                 self.add_node(pool=pool, wait=False)

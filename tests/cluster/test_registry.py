@@ -5,67 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.testbed import SCRIPTED, Case, Node
+from tests.joiners import Joiners, joining, request_of, text_of
+from tests.testbed import SCRIPTED, Case
 
 pytestmark = pytest.mark.cluster
 
 
-class Joiner:
-    """A process of its own that becomes warm; wrapped as an actor."""
-
-    def join(self, config: str, wait_s: float) -> tuple[bool, str, float, list[str]]:
-        """Ready or not, the error, seconds, and the notes."""
-        from ray_warmup.actors.warm_joiner import ensure_warm
-        from ray_warmup.configs.loader import config_of_text
-
-        notes: list[str] = []
-        began = time.monotonic()
-        report = ensure_warm(config_of_text(config), wait_s=wait_s, on_note=notes.append, tuner=SCRIPTED)
-        return report.ready, report.error or "", time.monotonic() - began, notes
-
-
 @pytest.fixture
-def joiners(case: Case) -> Iterator[Any]:
+def joiners(case: Case) -> Iterator[Joiners]:
     """`joiners(node, count)` makes processes on a node; they and the registry are ended."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from ray_warmup.actors.registry_client import stop_registry
-
-    made: list[Any] = []
-
-    def make(node: Node, count: int) -> Sequence[Any]:
-        strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-        actors = [ray.remote(Joiner).options(num_cpus=0, scheduling_strategy=strategy).remote() for _ in range(count)]
-        made.extend(actors)
-        return actors
-
-    yield make
-    for actor in made:
-        ray.kill(actor)
-    stop_registry()
+    with joining() as made:
+        yield made
 
 
-def text_of(case: Case) -> str:
-    """The request of each joiner: one rank."""
-    from ray_warmup.configs.loader import text_of_config
-
-    return text_of_config(case.config(cluster={"num_nodes": None, "ranks_per_node": None, "world_size": 1}))
-
-
-def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Any) -> None:
+def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Joiners) -> None:
     """Six processes on two nodes: each task is measured once in the cluster; a later one asks nobody to measure."""
     import ray
 
     first, second = case.bed.nodes[:2]
     actors = [*joiners(first, 3), *joiners(second, 3)]
     answers = ray.get([actor.join.remote(text_of(case), 60.0) for actor in actors], timeout=120)
-    assert [(ready, error) for ready, error, _, _ in answers] == [(True, "")] * 6
+    assert [(answer.ready, answer.error) for answer in answers] == [(True, "")] * 6
     measured = {line.pid for line in case.calls("tune")}
     assert len(measured) == 1
     tasks = [line.task for line in case.calls("tune")]
@@ -78,7 +43,7 @@ def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Any
     assert {first.node_id, second.node_id} == set(row.nodes)
 
 
-def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Any) -> None:
+def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Joiners) -> None:
     """The first process is killed while it measures: another one, on another node, leads and is ready."""
     import ray
 
@@ -94,15 +59,15 @@ def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Any) -> N
     waiting = heir.join.remote(text_of(case), 60.0)
     assert not ray.wait([waiting], timeout=4.0)[0]
     os.kill(case.calls("tune")[0].pid, signal.SIGKILL)
-    ready, error, _, notes = ray.get(waiting, timeout=90)
-    assert (ready, error) == (True, "")
-    assert any("which measures since" in note for note in notes)
+    joined = ray.get(waiting, timeout=90)
+    assert (joined.ready, joined.error) == (True, "")
+    assert any("which measures since" in note for note in joined.notes)
     with pytest.raises(ray.exceptions.RayError):
         ray.get(doomed, timeout=10)
 
 
 @pytest.mark.long
-def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiners: Any) -> None:
+def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiners: Joiners) -> None:
     """Killed after a join: Ray starts it again, and a joiner on another node still takes the artifact."""
     import ray
 
@@ -110,13 +75,62 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
 
     first, second = case.bed.nodes[:2]
     (one,) = joiners(first, 1)
-    assert ray.get(one.join.remote(text_of(case), 60.0), timeout=90)[0]
+    assert ray.get(one.join.remote(text_of(case), 60.0), timeout=90).ready
     ray.kill(found_registry(), no_restart=False)
     case.forget()
     (other,) = joiners(second, 1)
-    ready, error, _, _ = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
-    assert (ready, error) == (True, "")
+    joined = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
+    assert (joined.ready, joined.error) == (True, "")
     assert case.calls("tune") == []
+
+
+class Worker:
+    """A trainer's worker: an actor that knows nothing of warming up."""
+
+    def __init__(self, pid_file: str) -> None:
+        """Note its process."""
+        Path(pid_file).write_text(str(os.getpid()))
+
+    def work(self) -> int:
+        """Its own business."""
+        return os.getpid()
+
+
+def test_actors_that_exist_already_become_warm(case: Case, joiners: Joiners, tmp_path: Path) -> None:
+    """`attach`: one of three measures, two are ready in their own processes, and one that dies is named."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    import ray_warmup
+
+    nodes = case.bed.nodes[:3]
+    workers = [
+        ray.remote(Worker)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False))
+        .remote(str(tmp_path / f"{node.node_id[:8]}.pid"))
+        for node in nodes
+    ]
+    joiners.made += workers
+    *alive, doomed = ray.get([worker.work.remote() for worker in workers])
+    case.script(nodes[2], fault={"method": "prepare", "kind": "exit"})
+    config = case.config(cluster={"num_nodes": None, "ranks_per_node": None, "world_size": 3})
+    reports = ray_warmup.attach(config, workers, limit_s=60, tuner=SCRIPTED)
+    assert [report.ready for report in reports] == [True, True, False]
+    assert [report.ranks[0].rank for report in reports[:2]] == [0, 1]
+    assert "the actor of rank 2 was lost: " in (reports[2].error or "")
+    assert len({line.pid for line in case.calls("tune")}) == 1
+    assert {line.pid for line in case.calls("load")} == set(alive)
+    assert ray.get([worker.work.remote() for worker in workers[:2]]) == alive
+    assert doomed not in alive
+
+
+def test_attach_refuses_more_actors_than_ranks(case: Case) -> None:
+    """Before anything is asked of them."""
+    import ray_warmup
+    from ray_warmup.actors.errors import ClusterError
+
+    with pytest.raises(ClusterError, match="2 actors for 1 ranks"):
+        ray_warmup.attach(request_of(case), [object(), object()])
 
 
 def test_a_sync_warms_every_node_without_a_run(case: Case) -> None:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ray_warmup.actors.serve_llm_contract import SERVE_LLM
 from ray_warmup.warmup.engines.sglang.versions import SGLANG
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.known import FAMILIES, known_versions
@@ -24,10 +25,15 @@ RELEASES = {
     "vllm": tuple(VLLM.versions),
     "sglang": tuple(SGLANG.versions),
     "flashinfer-python": known_versions(),
+    "ray": tuple(SERVE_LLM.versions),
 }
 """The releases whose source the contract tests read, oldest first."""
-NEWEST = (f"vllm=={list(VLLM.versions)[-1]}", *(f"flashinfer-python=={family.versions[-1]}" for family in FAMILIES))
-"""What CI fetches: the newest vLLM, and the newest FlashInfer of each family (18 to 67 MB)."""
+NEWEST = (
+    f"vllm=={list(VLLM.versions)[-1]}",
+    f"ray=={list(SERVE_LLM.versions)[-1]}",
+    *(f"flashinfer-python=={family.versions[-1]}" for family in FAMILIES),
+)
+"""What CI fetches: the newest vLLM, the newest Ray, and the newest FlashInfer of each family (18 to 80 MB each)."""
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34)] + ["manylinux2014_x86_64", "any"]
 
 

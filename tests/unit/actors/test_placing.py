@@ -99,6 +99,7 @@ class Cluster:
             self.said.append,
             lambda: self.stop,
             config.model.quantization,
+            config.timeouts.nodes,
         )
 
     def place(self, config: WarmupConfig, may_grow: bool = True) -> Group:
@@ -111,11 +112,11 @@ class Cluster:
         return given
 
 
-def config(**cluster: Any) -> WarmupConfig:
+def config(nodes: float | None = None, **cluster: Any) -> WarmupConfig:
     """Two ranks of one GPU each, `backend: auto`, a minute for placing."""
-    return parse_config(
-        {"cluster": cluster or {"world_size": 2}, "model": {"name": "llama-3.1-8b"}, "timeouts": {"placing": 60}}
-    )
+    asked = cluster or {"world_size": 2}
+    timeouts = {"placing": 60, "nodes": nodes}
+    return parse_config({"cluster": asked, "model": {"name": "llama-3.1-8b"}, "timeouts": timeouts})
 
 
 BY_NODE = {"num_nodes": 2, "ranks_per_node": 2}
@@ -150,6 +151,46 @@ def test_gpus_that_never_come_end_in_a_placement_error(
     assert not isinstance(caught.value, PlacementTimeoutError)
     assert 60 <= world.now() < 80
     assert 3 <= len(world.said) <= 5
+
+
+@pytest.mark.parametrize("cluster", [{"world_size": 2}, BY_NODE])
+def test_nodes_have_a_deadline_of_their_own(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run --wait-for-nodes`: they come after twice the deadline of PLACING, which begins then."""
+    busy = [make_node(name, free={"CPU": 16, "GPU": 0}) for name in "ab"]
+    free = [make_node("a"), make_node("b")]
+
+    def world(now: float) -> list[Node]:
+        if now < 130:
+            return [make_node("h", gpus=0)]
+        return busy if now < 170 else free
+
+    cluster_of = Cluster(monkeypatch, world)
+    given = cluster_of.place(config(nodes=400, **cluster))
+    assert len(given.request.bundles) == (2 if "world_size" in cluster else 4)
+    assert 170 <= cluster_of.now() < 200
+    assert any("left (timeouts.nodes): " in line for line in cluster_of.said)
+
+
+@pytest.mark.parametrize("cluster", [{"world_size": 2}, BY_NODE])
+def test_nodes_that_never_come_are_waited_for_as_long_as_asked(
+    cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the field that would wait longer."""
+    world = Cluster(monkeypatch, lambda now: [make_node("h", gpus=0)])
+    with pytest.raises(PlacementError, match=r"no node has a GPU.*waited 150 s for it \(timeouts.nodes\)") as caught:
+        world.place(config(nodes=150, **cluster))
+    assert not isinstance(caught.value, PlacementTimeoutError)
+    assert 150 <= world.now() < 175
+
+
+@pytest.mark.parametrize("cluster", [{"world_size": 2}, BY_NODE])
+def test_busy_nodes_are_not_waited_for_as_nodes(cluster: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes that are there and held by others have the deadline of PLACING."""
+    busy = [make_node(name, free={"CPU": 16, "GPU": 0}) for name in "ab"]
+    world = Cluster(monkeypatch, lambda now: busy)
+    with pytest.raises(PlacementTimeoutError, match=r"within 60 s \(timeouts.placing\)"):
+        world.place(config(nodes=400, **cluster))
+    assert 60 <= world.now() < 80
 
 
 def test_where_no_node_can_join_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

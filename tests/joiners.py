@@ -1,0 +1,124 @@
+"""Processes that join a cluster in a test, and the registry that they ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ray_warmup.configs import WarmupConfig
+from tests.testbed import SCRIPTED, Case, Node, wait_until
+
+
+@dataclass(frozen=True)
+class Joined:
+    """How a process became warm."""
+
+    ready: bool
+    error: str
+    seconds: float
+    notes: tuple[str, ...]
+    digest: str
+    warnings: tuple[str, ...]
+    pid: int
+
+
+class Joiner:
+    """A process of its own that becomes warm; wrapped as an actor."""
+
+    def pid(self) -> int:
+        """Its process."""
+        return os.getpid()
+
+    def join(self, config: str, wait_s: float = 60.0, version: str = "") -> Joined:
+        """Become warm. `version`: pretend to be that release of this project."""
+        from ray_warmup.actors import registry
+        from ray_warmup.actors.warm_joiner import ensure_warm
+        from ray_warmup.configs.loader import config_of_text
+
+        if version:
+            registry.VERSION = version
+        notes: list[str] = []
+        began = time.monotonic()
+        report = ensure_warm(config_of_text(config), wait_s=wait_s, on_note=notes.append, tuner=SCRIPTED)
+        took = time.monotonic() - began
+        digest = report.classes[0].digest or "" if report.classes else ""
+        return Joined(report.ready, report.error or "", took, tuple(notes), digest, tuple(report.warnings), os.getpid())
+
+
+class Joiners:
+    """Makes such processes on the testbed's nodes."""
+
+    def __init__(self) -> None:
+        self.made: list[Any] = []
+
+    def __call__(self, node: Node, count: int = 1) -> Sequence[Any]:
+        """Start processes on a node."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        remote = ray.remote(Joiner).options(num_cpus=0, scheduling_strategy=strategy)
+        actors = [remote.remote() for _ in range(count)]
+        self.made += actors
+        return actors
+
+
+@contextmanager
+def joining() -> Iterator[Joiners]:
+    """Processes, which are ended with every registry at the end."""
+    import ray
+
+    joiners = Joiners()
+    try:
+        yield joiners
+    finally:
+        for actor in joiners.made:
+            ray.kill(actor)
+        for name in registries():
+            ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+
+
+NAMESPACE = "ray_warmup"
+
+
+def registries() -> list[str]:
+    """Names of the registries that are not dead."""
+    return [str(row["Name"]) for row in _rows()]
+
+
+def registry_pid() -> int:
+    """Process of the one registry, once it is alive."""
+    assert wait_until(lambda: [row for row in _rows() if row["State"] == "ALIVE" and row["Pid"]], 30)
+    (row,) = _rows()
+    return int(row["Pid"])
+
+
+def kill_registry() -> int:
+    """Kill the registry's process, and return its pid."""
+    pid = registry_pid()
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def request_of(case: Case, **sections: dict[str, Any]) -> WarmupConfig:
+    """The request of each process: one rank."""
+    one: dict[str, Any] = {"num_nodes": None, "ranks_per_node": None, "world_size": 1}
+    return case.config(cluster=one, **sections)
+
+
+def text_of(case: Case, **sections: dict[str, Any]) -> str:
+    """The same as JSON."""
+    from ray_warmup.configs.loader import text_of_config
+
+    return text_of_config(request_of(case, **sections))
+
+
+def _rows() -> list[dict[str, Any]]:
+    from ray._private.state import actors
+
+    return [row for row in actors().values() if row["ActorClassName"] == "Registry" and row["State"] != "DEAD"]
