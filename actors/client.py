@@ -22,6 +22,7 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
+from ray_warmup.warmup.metrics.of_report import samples_of
 from ray_warmup.warmup.rank.rank_workloads import checked
 from ray_warmup.warmup.report import WarmupReport
 
@@ -118,6 +119,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     from ray_warmup.actors.control_service import DRIVER_LOST_AFTER_S, ControlService
     from ray_warmup.actors.coordinator_actor import give_back
     from ray_warmup.actors.following import following_of, lost_contact
+    from ray_warmup.actors.metrics_export import count
     from ray_warmup.actors.registry_client import tell_registry
 
     name = coordinator_name(config)
@@ -129,10 +131,14 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     following = following_of(coordinator, on_event, config.timeouts, control_service)
     try:
         report = following.until_report()
+        count(samples_of(report))
         tell_registry()
         return report
     except KeyboardInterrupt as interrupt:
-        raise RunInterrupted(following.stopped("interrupted")) from interrupt
+        stopped = following.stopped("interrupted")
+        if stopped is not None:
+            count(samples_of(stopped))
+        raise RunInterrupted(stopped) from interrupt
     finally:
         if control_service.is_reachable():  # else it would be waited for until Ray ends this process
             give_back(coordinator, run_id)

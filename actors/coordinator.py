@@ -25,6 +25,7 @@ from ray_warmup.actors.event_stream import ENDED, EventStream
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import as_json, minimal, sum_up
+from ray_warmup.actors.live_metrics import LiveMetrics
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.process_actor import LOG_FORMAT, Work
@@ -105,6 +106,7 @@ class Coordinator:
         """Builder -> the progress that the driver was told last."""
         self._conclusions: tuple[str, ...] = ()
         """What nodes could not do with the verdict."""
+        self._metrics = LiveMetrics()
         self._stop: str | None = None
         self._is_alone = False
         """Whether the control service is lost: nothing can be given back to it."""
@@ -289,6 +291,8 @@ class Coordinator:
         return self._executor.statuses
 
     def _announce(self, machine: WarmupMachine) -> None:
+        now = time.monotonic()
+        self._metrics.tick(lambda: self._status(now), now)
         if machine.phase is not self._phase:
             self._phase = machine.phase
             groups = machine.run.classes.values()

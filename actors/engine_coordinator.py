@@ -25,6 +25,7 @@ from ray_warmup.actors.event_stream import ENDED, EventStream
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
 from ray_warmup.actors.last_report import clean, minimal
+from ray_warmup.actors.live_metrics import LiveMetrics
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.process_actor import LOG_FORMAT, Work
@@ -86,6 +87,7 @@ class EngineCoordinator:
         self._executor: Executor | None = None
         self._phase = EnginePhase.PLACING
         self._warned = 0
+        self._metrics = LiveMetrics()
         self._stop: str | None = None
         self._is_alone = False
         """Whether the control service is lost: nothing can be given back to it."""
@@ -99,9 +101,12 @@ class EngineCoordinator:
     # A border: `ray-warmup status` of another version may ask.
     async def status(self) -> dict[str, Any]:
         """Phase, and per rank what its launcher and its engine are at, and since when."""
-        now, machine = time.monotonic(), self._machine
+        return asdict(self._status(time.monotonic()))
+
+    def _status(self, now: float) -> RunStatus:
+        machine = self._machine
         began = self._stream.began if machine is None else machine.run.phase_began
-        status = RunStatus(
+        return RunStatus(
             actor=ray.get_runtime_context().get_actor_name() or "",
             run_id=self._run_id,
             phase=str(self._phase if machine is None else machine.phase),
@@ -111,7 +116,6 @@ class EngineCoordinator:
             ranks=() if machine is None else tuple(self._rank_status(s, now) for s in machine.run.ranks.values()),
             warnings=() if machine is None else tuple(machine.run.warnings),
         )
-        return asdict(status)
 
     @in_turns
     async def wait(self) -> str:
@@ -221,6 +225,8 @@ class EngineCoordinator:
         machine, executor = self._machine, self._executor
         assert machine is not None
         assert executor is not None
+        now = time.monotonic()
+        self._metrics.tick(lambda: self._status(now), now)
         if machine.phase is not self._phase:
             self._phase = machine.phase
             self._stream.emit({"event": "phase", "phase": str(self._phase)})

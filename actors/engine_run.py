@@ -18,6 +18,7 @@ from ray_warmup.actors.events import OnEvent, ignore
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.report_metrics import samples_of
 
 STARTS = 6
 """So many starts of an engine follow one another at most, as where what was found does not fit."""
@@ -65,6 +66,7 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     from ray_warmup.actors.coordinator_actor import create, give_back
     from ray_warmup.actors.engine_coordinator import EngineCoordinator
     from ray_warmup.actors.following import Following, lost_contact
+    from ray_warmup.actors.metrics_export import count
 
     name, stamp = coordinator_name(config), time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     run_id = f"{name.removeprefix('warmup-')}-{stamp}-{secrets.token_hex(2)}"
@@ -78,7 +80,9 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     service = ControlService.of_this_cluster(DRIVER_LOST_AFTER_S)
     following = Following(coordinator, on_event, config.timeouts, EngineReport.from_text, longest_s(config), service)
     try:
-        return following.until_report()
+        report = following.until_report()
+        count(samples_of(report))
+        return report
     except KeyboardInterrupt as interrupt:
         raise EngineRunInterrupted(following.stopped("interrupted")) from interrupt
     finally:

@@ -14,13 +14,17 @@ import time
 
 import ray
 
+from ray_warmup.actors.live_metrics import EVERY_S
+from ray_warmup.actors.metrics_export import export_metrics
 from ray_warmup.actors.stored_artifacts import pack_stored, stored_artifacts
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.version import VERSION
+from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.registry.byte_budget import ByteBudget
 from ray_warmup.warmup.registry.known_artifacts import KnownArtifacts
 from ray_warmup.warmup.registry.lease_book import LeaseBook
-from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker, KeyStatus, Known, Wait
+from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker, KeyStatus, Known, Lead, Wait
+from ray_warmup.warmup.registry.wait_times import WaitTimes
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +58,15 @@ class Registry:
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._leases_from = self._began + _grace_s()
+        self._waits = WaitTimes()
+        export_metrics()
+        self._exporting = asyncio.ensure_future(self._export())
         self._learned = asyncio.ensure_future(self.learn())
         self._watching = asyncio.ensure_future(self._watch_nodes())
 
     async def ask(self, key: str, asker: Asker) -> Answer:
         """Say where a key's artifact is: known, being made by somebody, or to be made by the asker."""
+        self._waits.asked(key, asker, time.monotonic())
         await asyncio.wait(
             {self._learned}, timeout=_LEARN_LIMIT_S
         )  # a new registry must not let everything be made anew
@@ -67,8 +75,12 @@ class Registry:
             await asyncio.sleep(min(left, 0.2))
         facts = self._known.newest(key)
         if facts is not None:
+            self._count_wait(key, asker, "known")
             return Known(facts)
-        return self._leases.ask(key, asker, time.monotonic())
+        answer = self._leases.ask(key, asker, time.monotonic())
+        if isinstance(answer, Lead):
+            self._count_wait(key, asker, "lead")
+        return answer
 
     async def wait(self, key: str, limit_s: float) -> None:
         """Return when anything is new about a key, at the latest after the limit."""
@@ -139,6 +151,20 @@ class Registry:
     async def about(self) -> tuple[float, int]:
         """Return the age in seconds and the bytes in memory."""
         return time.monotonic() - self._began, self._budget.used
+
+    def _count_wait(self, key: str, asker: Asker, outcome: str) -> None:
+        waited = self._waits.ended(key, asker, time.monotonic())
+        sink.record(catalog.LEASE_WAIT.sample(waited, outcome=outcome))
+
+    async def _export(self) -> None:
+        """Export the registry's gauges as often as Ray needs them."""
+        while True:
+            sink.record(
+                catalog.REGISTRY_LEASES.sample(self._leases.num_held(time.monotonic())),
+                catalog.REGISTRY_KEYS.sample(len(tuple(self._known.keys()))),
+                catalog.REGISTRY_BYTES.sample(self._budget.used),
+            )
+            await asyncio.sleep(EVERY_S)
 
     def _status_of(self, key: str, leader: Wait | None) -> KeyStatus:
         facts = self._known.newest(key)

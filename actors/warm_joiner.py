@@ -18,6 +18,7 @@ import ray
 
 from ray_warmup.actors.concluding import notices, verdict_of
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.metrics_export import export_metrics
 from ray_warmup.actors.registry import BEAT_S
 from ray_warmup.actors.registry_calls import RegistryCalls
 from ray_warmup.actors.stored_artifacts import archive_of, facts_of
@@ -27,6 +28,8 @@ from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.artifact.artifact import Artifact, verify
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.metrics import sink
+from ray_warmup.warmup.metrics.of_report import samples_of
 from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.rank.rank_workloads import checked
@@ -66,6 +69,8 @@ def ensure_warm(
     """
     if not ray.is_initialized():
         raise ClusterError("ensure_warm needs a process that is connected to Ray: call ray.init first")
+    # This process serves afterwards, so what its monitor sees is exported, too.
+    export_metrics()
     config = checked(config)
     joiner = _Joiner(config, config.timeouts.single_flight if wait_s is None else wait_s, on_note or logger.info)
     return joiner.run(_rank_info(config, rank), tuner)
@@ -96,6 +101,7 @@ class _Joiner:
             if self._lease is not None:
                 # Also after a failure, so that others need not wait for the silence of this process.
                 self._lease.end()
+        sink.record(*samples_of(report))
         for _, notice in notices(joined.machine.run, verdict_of(report)):
             joined.process.conclude(notice)
         return report

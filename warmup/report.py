@@ -53,6 +53,22 @@ class GuardReport(ReportPart):
     """The smallest such ratio."""
 
 
+class CacheKindReport(ReportPart):
+    """One cache kind of a class's artifact."""
+
+    kind: str
+    blobs: int = 0
+    """In the artifact."""
+    bytes: int = 0
+    """Their size."""
+    received_bytes: int = 0
+    """What nodes lacked of it and were sent, summed over nodes."""
+    installed: int = 0
+    """Files that were put into nodes' own caches."""
+    install_s: float = 0.0
+    """Time for that, summed over nodes."""
+
+
 class ClassReport(ReportPart):
     """Ranks that share one cache key."""
 
@@ -78,6 +94,8 @@ class ClassReport(ReportPart):
     received: tuple[str, ...] = ()
     """Nodes that took modules over instead of compiling them."""
     skipped: tuple[Skip, ...] = ()
+    kinds: tuple[CacheKindReport, ...] = ()
+    """What the artifact carries, kind by kind."""
 
 
 class EngineWarmupEntry(ReportPart):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,8 @@ class Installed:
     counts: tuple[tuple[Kind, int], ...]
     """(kind, files written), in the order of installation."""
     warnings: tuple[str, ...]
+    seconds: tuple[tuple[Kind, float], ...] = ()
+    """(kind, time to put it in place), in the order of installation."""
 
 
 def provider_directory(store_directory: Path, module_set: str) -> Path:
@@ -76,8 +79,10 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
     }
     files: list[Path] = []
     counts: list[tuple[Kind, int]] = []
+    seconds: list[tuple[Kind, float]] = []
     warnings: list[str] = []
     for kind, install_kind in installers.items():
+        began = time.monotonic()
         try:
             written = install_kind(artifact.contents(kind))
         except KeyError as error:
@@ -88,7 +93,8 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
             continue
         files += written
         counts.append((kind, len(written)))
+        seconds.append((kind, time.monotonic() - began))
     for warning in warnings:
         logger.warning("%s", warning)
     is_usable = any(kind == "flashinfer_module" for kind, _ in counts) and is_installed(provider)
-    return Installed(provider if is_usable else None, tuple(files), tuple(counts), tuple(warnings))
+    return Installed(provider if is_usable else None, tuple(files), tuple(counts), tuple(warnings), tuple(seconds))

@@ -170,7 +170,8 @@ class Launcher:
             recording.close()
             raise
         self._recording = recording
-        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]))
+        requests = recording.tuned.requests
+        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]), requests)
 
     def _capture(self) -> engine.EnginePacked:
         recording = self._recording

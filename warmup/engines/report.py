@@ -67,6 +67,8 @@ class EngineReport:
     is_refused: bool = False
     """The request itself is wrong: the engine refuses it, or it is not covered."""
     warnings: tuple[str, ...] = ()
+    recorded_requests: int = 0
+    """FlashInfer calls of the engine's own that this run recorded."""
     schema_version: int = SCHEMA_VERSION
 
     @property

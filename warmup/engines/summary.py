@@ -27,6 +27,7 @@ def summarize(run: EngineRun) -> EngineReport:
         error=run.error,
         is_refused=run.is_refused,
         warnings=tuple(run.warnings),
+        recorded_requests=run.recorded_requests,
     )
 
 

@@ -156,6 +156,7 @@ class Installing(PhaseLogic):
         if not isinstance(value, Installed):
             return []
         run.files += value.files
+        rank_class.installed.append(value)
         if value.degraded is not None:
             rank_class.in_memory |= rank_class.places_of(call.rank)
             run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")

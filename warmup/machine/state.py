@@ -13,7 +13,7 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.silences import Silences
 from ray_warmup.warmup.machine.store_lookup import StoreLookup
-from ray_warmup.warmup.messages.answers import Loaded, Outlined, Probed, RecalledTable, Replayed, Warmed
+from ray_warmup.warmup.messages.answers import Installed, Loaded, Outlined, Probed, RecalledTable, Replayed, Warmed
 from ray_warmup.warmup.messages.questions import AnyQuestion, Question, task_of
 from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
@@ -163,6 +163,8 @@ class ClassState:
     packer: int | None = None
     """The rank that packs, until its artifact is adopted."""
     adopted: bool = False
+    installed: list[Installed] = field(default_factory=list)
+    """What its writers published in this run."""
     in_memory: set[Place] = field(default_factory=set)
     """Places whose disk refused the files; their ranks load from memory."""
 

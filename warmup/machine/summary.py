@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
 from ray_warmup.warmup.report import (
+    CacheKindReport,
     ClassReport,
     GuardReport,
     RankReport,
@@ -119,7 +121,35 @@ def _class(run: Run, rank_class: ClassState) -> ClassReport:
         built={rank: names for rank, names in sorted(rank_class.modules.built.items()) if names},
         received=tuple(rank_class.modules.received),
         skipped=tuple(rank_class.skips),
+        kinds=_kinds(rank_class),
     )
+
+
+def _kinds(rank_class: ClassState) -> tuple[CacheKindReport, ...]:
+    """Sum up by kind what the artifact holds and what its writers did with it."""
+    blobs, sizes = Counter[str](), Counter[str]()
+    received, files, seconds = Counter[str](), Counter[str](), dict[str, float]()
+    if rank_class.header is not None:
+        for row in rank_class.header.blobs:
+            blobs[row.kind] += 1
+            sizes[row.kind] += row.bytes
+    for done in rank_class.installed:
+        received.update(done.received)
+        files.update(done.counts)
+        for kind, taken in done.seconds.items():
+            seconds[kind] = seconds.get(kind, 0.0) + taken
+    rows = []
+    for kind in sorted({*blobs, *received, *seconds}):
+        of_kind = CacheKindReport(
+            kind=kind,
+            blobs=blobs[kind],
+            bytes=sizes[kind],
+            received_bytes=received[kind],
+            installed=files[kind],
+            install_s=round(seconds.get(kind, 0.0), 4),
+        )
+        rows.append(of_kind)
+    return tuple(rows)
 
 
 def _guard(rank_class: ClassState, decisions: list[str]) -> GuardReport:

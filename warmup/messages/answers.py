@@ -232,6 +232,10 @@ class Installed:
     counts: dict[str, int] = field(default_factory=dict)
     """What was put into the node's own caches, by kind."""
     warnings: tuple[str, ...] = ()
+    seconds: dict[str, Duration] = field(default_factory=dict)
+    """Time to put that in place, by kind."""
+    received: dict[str, Count] = field(default_factory=dict)
+    """Bytes that were pushed to this node, by kind."""
 
 
 @message

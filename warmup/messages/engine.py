@@ -101,6 +101,8 @@ class EngineRecorded:
 
     engine_s: Duration
     first_answer_s: Duration
+    requests: Count = 0
+    """Of the engine's own FlashInfer calls that were recorded."""
 
 
 @message

@@ -59,9 +59,9 @@ class CompilationMonitor:
         self,
         mode: Mode = "warn",
         hooks: Sequence[CompileHook] | None = None,
-        listener: Callable[[], None] | None = None,
+        listener: Callable[[Compilation], None] | None = None,
     ) -> None:
-        """`listener` is called after each event was counted, on the thread that compiled."""
+        """`listener` is told each event after it was counted, on the thread that compiled."""
         self._mode: Mode = mode
         self._listener = listener
         self._hooks = tuple(default_hooks() if hooks is None else hooks)
@@ -137,7 +137,7 @@ class CompilationMonitor:
             counter[event.kind] += 1
             self._events.append(event)
         if self._listener is not None:
-            self._listener()
+            self._listener(event)
         if self._mode == "raise":
             raise UnexpectedCompilationError(f"after ready, {event}", kind=event.kind, kernel=event.kernel)
         logger.log(logging.DEBUG if self._mode == "count" else logging.WARNING, "after ready, %s", event)

@@ -31,11 +31,13 @@ from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import is_time, read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, StoreError
+from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.store.leases import is_process_alive, process_identity
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.monitor.compilation_monitor import MonitorReport
+    from ray_warmup.warmup.monitor.compile_hooks import Compilation
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,7 @@ class ServingMonitor:
         self._pid = 0
         self._ended = threading.Event()
         self._writing = threading.Lock()
-        self._monitor = CompilationMonitor(mode, listener=self._write)
+        self._monitor = CompilationMonitor(mode, listener=self._heard)
         self._monitor.activate()
         _sweep(directory)
         self._write()
@@ -134,6 +136,11 @@ class ServingMonitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _heard(self, event: Compilation) -> None:
+        self._write()
+        source = "disk" if event.from_disk else "compiled"
+        sink.record(catalog.COMPILATIONS.sample(1, process=self._name, kind=event.kind, source=source))
 
     def _write(self) -> None:
         """A disk that refuses costs those outside their answer, never the engine its step."""

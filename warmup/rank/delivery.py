@@ -265,7 +265,13 @@ class ArtifactExchange:
         written: list[FileReport] = []
         for path in published.files:
             written += self._file(path)
-        return Installed(tuple(written), counts=dict(done.counts), warnings=tuple(done.warnings))
+        return Installed(
+            tuple(written),
+            counts=dict(done.counts),
+            warnings=tuple(done.warnings),
+            seconds=dict(done.seconds),
+            received=_bytes_by_kind(header, blobs),
+        )
 
     def load(self, digest: str, header: Header | None, blobs: Mapping[str, Blob]) -> Loaded:
         """Load the class's table from this node's store, or from memory with a header, and prove every hit."""
@@ -397,3 +403,12 @@ class ArtifactExchange:
             return []
         digest = hashlib.sha256(data).hexdigest()
         return [FileReport(node_id=self._info.node_id, path=str(path), sha256=digest, bytes=len(data))]
+
+
+def _bytes_by_kind(header: Header, blobs: Mapping[str, Blob]) -> dict[str, int]:
+    """Kind -> bytes of the blobs that were pushed. A kind that was here already counts 0."""
+    found: dict[str, int] = {}
+    for row in header.blobs:
+        size = row.bytes if row.sha256 in blobs else 0
+        found[row.kind] = found.get(row.kind, 0) + size
+    return found

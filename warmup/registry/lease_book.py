@@ -70,6 +70,11 @@ class LeaseBook:
             return None
         return Wait(lease.holder, now - lease.began, lease.progress)
 
+    def num_held(self, now: float) -> int:
+        """Return the number of leases whose holders live."""
+        live = [self._live(key, now) for key in self._leases]
+        return len(live) - live.count(None)
+
     def keys(self) -> tuple[str, ...]:
         """Keys with a lease, expired ones included."""
         return tuple(self._leases)

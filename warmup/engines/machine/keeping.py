@@ -20,6 +20,7 @@ def keep(run: EngineRun, call: Call, value: Answer | engine.EngineAnswer) -> Non
     match value:
         case engine.EngineRecorded() if group.recorder == call.rank:
             group.is_recorded = True
+            run.recorded_requests += value.requests
         case engine.EnginePacked():
             _packed(run, group, call, value)
         case engine.EngineInstalled() if group.content is not None and value.artifact == group.content.artifact:

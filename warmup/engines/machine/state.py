@@ -91,6 +91,8 @@ class EngineRun:
     calls: dict[int, Call | Adopt] = field(default_factory=dict)
     """In flight, at most one per rank."""
     call_began: dict[int, float] = field(default_factory=dict)
+    recorded_requests: int = 0
+    """Of engines' own calls, in this run."""
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
     is_refused: bool = False

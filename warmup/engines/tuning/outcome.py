@@ -29,6 +29,8 @@ class TunedRequests:
     warnings: tuple[str, ...] = ()
     classes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """(digest of the recording, ranks), by first rank."""
+    requests: int = 0
+    """Different requests that the ranks recorded."""
 
 
 def outcome_of(conductor: Conductor) -> TunedRequests:
@@ -42,10 +44,14 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     for rank, recording in sorted(conductor.recordings.items()):
         ranks.setdefault(recording.digest, []).append(rank)
     classes = tuple((digest, tuple(members)) for digest, members in ranks.items())
+    asked = set()
+    for recording in recordings.values():
+        asked |= {request.digest for request in recording.requests}
+    requests = len(asked)
     table = joined_table([served.table for _, served in sorted(conductor.served.items())])
     warnings = (*conductor.problems, *conductor.warnings, *_named_defaults(conductor, recordings))
     if table is None:
-        return TunedRequests(kept, UNGUARDED, warnings, classes)
+        return TunedRequests(kept, UNGUARDED, warnings, classes, requests)
     groups = list(conductor.classes.values())
     rows = [
         TimingRow(result, group.verdicts.get(task_id)) for group in groups for task_id, result in group.results.items()
@@ -55,7 +61,7 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     guard = GuardSummary("guarded" if is_guarded else "unguarded", {name: decided.count(name) for name in set(decided)})
     data = table.to_bytes()
     sidecar = timings_content(sha256(data), rows, strategy=STRATEGY, guard=guard.state)
-    return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes)
+    return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes, requests)
 
 
 def joined_table(tables: Sequence[str]) -> TunedTable | None:
