@@ -31,7 +31,7 @@ from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.process_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.run_logs import COORDINATOR, mark
-from ray_warmup.actors.run_status import RankStatus, RunStatus
+from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.commands import Call
@@ -40,7 +40,7 @@ from ray_warmup.warmup.machine.garbage_collection import collect_rarely
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.progress import QUIET_S, progress, waiting_text
+from ray_warmup.warmup.machine.progress import QUIET_S, class_progress, progress, waiting_text
 from ray_warmup.warmup.machine.state import RankState, Run
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.questions import Compile, name_of
@@ -141,6 +141,7 @@ class Coordinator:
             done=found.done,
             total=found.total,
             ranks=tuple(self._rank_status(machine, rank, now) for rank in machine.run.ranks),
+            classes=tuple(ClassStatus(**dataclasses.asdict(row)) for row in class_progress(machine.run, now)),
             warnings=tuple(machine.run.warnings),
         )
 

@@ -25,9 +25,14 @@ timed out (`actors/verdicts.py`), 143 ended by SIGTERM (`scripts/endings.py`).
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.report import EngineReport
+from typing import TYPE_CHECKING
+
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.report import WarmupReport
+
+if TYPE_CHECKING:
+    # Only for types: every command imports this module, and reports take long to define.
+    from ray_warmup.warmup.engines.report import EngineReport
+    from ray_warmup.warmup.report import WarmupReport
 
 EXIT_READY = 0
 EXIT_FAILED = 1

@@ -31,6 +31,21 @@ class RankStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassStatus:
+    """One class of ranks: as `ClassProgress`, field by field."""
+
+    key: str
+    leader: int = 0
+    num_ranks: int = 0
+    recorded: int = 0
+    tuned: int = 0
+    running: int = 0
+    kept: int = 0
+    dropped: int = 0
+    left_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunStatus:
     """One run."""
 
@@ -47,6 +62,7 @@ class RunStatus:
     total: int = 0
     """Tasks of the phase."""
     ranks: tuple[RankStatus, ...] = ()
+    classes: tuple[ClassStatus, ...] = ()
     warnings: tuple[str, ...] = ()
 
     # A border: the coordinator may be of another version, with fewer or more fields.
@@ -55,6 +71,7 @@ class RunStatus:
         """Read a coordinator's answer, without the fields that this version does not know."""
         known = _known(cls, document) | {"actor": actor}
         known["ranks"] = tuple(RankStatus(**_known(RankStatus, row)) for row in document.get("ranks", ()))
+        known["classes"] = tuple(ClassStatus(**_known(ClassStatus, row)) for row in document.get("classes", ()))
         known["warnings"] = tuple(document.get("warnings", ()))
         return cls(**known)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.presence import may_be_node
 from ray_warmup.actors.ray_internals import cluster_here
-from ray_warmup.actors.remote_errors import as_failure, first_line
 from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.schema import CacheSection
@@ -42,6 +43,9 @@ def attached(address: str | None) -> Iterator[bool]:
     address, or that of this machine, does not answer.
     """
     env.export(env.LOOPBACK)  # a cluster on this machine's loopback must be found, too
+    if chosen(address) is None and "ray" not in sys.modules and not may_be_node():
+        yield False
+        return
     import ray
 
     if ray.is_initialized():
@@ -106,6 +110,8 @@ def live_runs(problems: list[str] | None = None) -> list[RunStatus]:
     """
     import ray
 
+    from ray_warmup.actors.remote_errors import as_failure
+
     found = []
     for row in ray.util.list_named_actors(all_namespaces=True):
         if row["namespace"] != NAMESPACE or not row["name"].startswith("warmup-"):
@@ -129,6 +135,8 @@ def _status_of(name: str) -> Any:
     assertion while the class is not there yet, or not any more: such a question is asked again.
     """
     import ray
+
+    from ray_warmup.actors.remote_errors import first_line
 
     for _ in range(ATTEMPTS - 1):
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
@@ -15,14 +14,17 @@ from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import Request
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.scripts.console import add_row, complain, first_line, moment, say, table_of, wide_console
+from ray_warmup.scripts.console import complain, first_line, moment, say, wide_console
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.engine_questions_view import show_standings
+from ray_warmup.scripts.run_screen import run_screen
+from ray_warmup.scripts.status_watch import watch as watch_runs
 from ray_warmup.warmup.engines.standing import EngineStanding, all_standings, standing_of
 from ray_warmup.warmup.monitor.serving_monitor import ServingProcess
 from ray_warmup.warmup.store.node_paths import environments_here
 
-WATCH_S = 1.0
+MORE_LINES = 10
+"""Of a run's screen besides ranks and classes."""
 _LIFE = {
     True: "serves",
     False: "has ended",
@@ -54,6 +56,8 @@ def show_status(config: Request | None, address: str | None, *, as_json: bool, w
         with attached(address) as connected:
             if connected:
                 _ask_cluster(console, seen, tables, address, as_json=as_json, watch=watch)
+            elif watch:
+                seen.problems.append("no cluster runs on this machine, so --watch has nothing to watch: give --address")
     except ClusterError as error:
         seen.problems.append(str(error))
     if not is_client(address) and not seen.live and is_of_tables:
@@ -85,12 +89,9 @@ def _ask_cluster(
 
     Through Ray Client and without a live run, collect the last verdicts of the cluster's nodes.
     """
+    if watch:
+        watch_runs(console, as_json=as_json)
     seen.live = live_runs(seen.problems)
-    while watch and seen.live:
-        _print_runs(console, seen.live, as_json)
-        time.sleep(WATCH_S)
-        seen.problems.clear()
-        seen.live = live_runs(seen.problems)
     if is_client(address) and not seen.live:
         seen.ended, problems = verdicts_of_cluster(config)
         seen.problems += problems
@@ -113,34 +114,8 @@ def _print_runs(console: Console, runs: list[RunStatus], as_json: bool) -> None:
             print_document(asdict(run), indent=None)
         return
     for run in runs:
-        table = table_of(
-            *("rank", "host", "node", "state", "doing", "task", "for s", "heard s ago"),
-            title=title_of(run),
-        )
-        for rank in run.ranks:
-            heard = "never" if rank.heard_s is None else f"{rank.heard_s:.1f}"
-            cells = (
-                rank.rank,
-                rank.host,
-                rank.node_id[:8],
-                rank.state,
-                rank.doing,
-                rank.task,
-            )
-            add_row(table, *cells, f"{rank.for_s:.1f}", heard)
-        console.print(table)
-
-
-def title_of(run: RunStatus) -> str:
-    """Format a run's phase with its age and deadline, finished tasks, and the run's age.
-
-    An older coordinator's status has fewer fields.
-    """
-    if run.phase_s is None:
-        return f"run {run.run_id}: {run.phase}, begun {run.elapsed_s:.1f} s ago"
-    tasks = f", {run.done} of {run.total} tasks" if run.total else ""
-    age = f"{run.phase_s:.1f} s of {run.phase_limit_s:g} s"
-    return f"run {run.run_id}: {run.phase} for {age}{tasks}; begun {run.elapsed_s:.1f} s ago"
+        # Every rank: what does not fit scrolls.
+        console.print(run_screen(run, console.width, len(run.ranks) + len(run.classes) + MORE_LINES))
 
 
 def _print_verdict(console: Console, found: FoundVerdict) -> None:

@@ -67,6 +67,19 @@ class TaskPool:
         """How many nobody has begun."""
         return len(self._tasks) - len(self._done) - len(self._running) - len(self._held)
 
+    @property
+    def num_in_flight(self) -> int:
+        """How many tasks ranks work on now."""
+        return len(self._running)
+
+    def cost_of(self, *, finished: bool) -> float:
+        """Return the estimated seconds of all finished tasks, or of all others."""
+        total = 0.0
+        for task_id, task in self._tasks.items():
+            if (task_id in self._done) == finished:
+                total += task.cost
+        return total
+
     def running(self, rank: int) -> tuple[str, ...]:
         """Tasks that a rank has in flight."""
         return tuple(self._running_of.get(rank, ()))

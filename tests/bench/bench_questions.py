@@ -1,0 +1,92 @@
+"""How long `status`, `doctor` and `wait` take: on this node alone, with a cluster, and through Ray Client.
+
+Beside each is the bare connection that it needs: a process that imports Ray, connects and disconnects. Prints a table:
+`python -m tests.bench.bench_questions`. No other Ray cluster may run on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.own_head import environment_below, free_port, own_head
+from tests.testbed import ROOT
+
+ROUNDS = 3
+TOOL = (sys.executable, "-m", "ray_warmup.scripts.cli")
+CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR'); ray.shutdown()"
+NODE_BAR_S, CLUSTER_BAR_S, CLIENT_BAR_S = 1.0, 1.0, 3.0
+ASKED = {"status": ("status",), "doctor": ("doctor",), "wait": ("wait", "--timeout", "0")}
+"""Commands of one node, by name. `wait` finds nothing, and says so at once."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds of one command, median of ROUNDS, and the most that it may take."""
+
+    where: str
+    name: str
+    seconds: float
+    bar: float
+
+    def __str__(self) -> str:
+        word = "met" if self.seconds <= self.bar else "missed"
+        return f"| {self.where} | {self.name} | {self.seconds:.2f} | {self.bar:.2f} | {word} |"
+
+
+def main() -> int:
+    """Measure and print."""
+    base = Path(tempfile.mkdtemp(prefix="rwq"))
+    environment = environment_below(base)
+    try:
+        rows = [Row("this node", name, timed(command, environment), NODE_BAR_S) for name, command in ASKED.items()]
+        port = free_port()
+        with own_head(base, environment, "--num-cpus=1", f"--ray-client-server-port={port}") as address:
+            rows += beside_a_connection("cluster", address, environment, CLUSTER_BAR_S, relative=True)
+            rows += beside_a_connection(
+                "Ray Client", f"ray://127.0.0.1:{port}", environment, CLIENT_BAR_S, relative=False
+            )
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, median of {ROUNDS}\n")
+    print("| where | what | seconds | may take | bar |\n|---|---|---|---|---|")
+    for row in rows:
+        print(row)
+    return 0
+
+
+def beside_a_connection(
+    where: str, address: str, environment: Mapping[str, str], bar: float, *, relative: bool
+) -> list[Row]:
+    """Measure the bare connection, then what asks a cluster. `relative`: the bar is on top of the connection."""
+    bare = timed((sys.executable, "-c", CONNECT, address), environment)
+    limit = bare + bar if relative else bar
+    asked = {"status": ("status", "--address", address), "wait": (*ASKED["wait"], "--address", address)}
+    if relative:
+        asked["doctor --cluster"] = ("doctor", "--cluster", "--address", address)
+    rows = [Row(where, "(bare connection)", bare, bare)]
+    return rows + [Row(where, name, timed(command, environment), limit) for name, command in asked.items()]
+
+
+def timed(command: Sequence[str], environment: Mapping[str, str]) -> float:
+    """Median wall seconds of a command. One that is not Python's gets our tool in front."""
+    whole = command if command[0] == sys.executable else (*TOOL, *command)
+    taken = []
+    for _ in range(ROUNDS):
+        began = time.monotonic()
+        done = subprocess.run(whole, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        taken.append(time.monotonic() - began)
+        assert "Traceback" not in done.stderr, done.stderr
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
