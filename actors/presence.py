@@ -1,4 +1,4 @@
-"""Whether this machine may be a node of a Ray cluster, told without importing Ray, which takes half a second."""
+"""Tell without importing Ray, which takes half a second, whether this machine may be a node of a cluster."""
 
 from __future__ import annotations
 

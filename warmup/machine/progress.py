@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -68,8 +67,8 @@ def class_progress(run: Run, now: float) -> tuple[ClassProgress, ...]:
 
 
 def _of_class(run: Run, rank_class: ClassState, now: float) -> ClassProgress:
-    decisions = Counter(verdict.decision for verdict in rank_class.verdicts.values())
-    kept = decisions["kept"] + decisions["replaced"]
+    decisions = [verdict.decision for verdict in rank_class.verdicts.values()]
+    kept = decisions.count("kept") + decisions.count("replaced")
     pool, running = rank_class.pool, 0
     if pool is not None:
         running = pool.num_in_flight
@@ -81,7 +80,7 @@ def _of_class(run: Run, rank_class: ClassState, now: float) -> ClassProgress:
         tuned=len(rank_class.results),
         running=running,
         kept=kept,
-        dropped=len(rank_class.verdicts) - kept - decisions["unguarded"],
+        dropped=len(decisions) - kept - decisions.count("unguarded"),
         left_s=seconds_left(pool, now - run.phase_began),
     )
 
