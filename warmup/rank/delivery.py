@@ -10,12 +10,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import MAX_BLOB_BYTES, Kind, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
 from ray_warmup.warmup.artifact.timings import read_coverage, read_timings
 from ray_warmup.warmup.device.tuner import Tuner
@@ -37,8 +36,8 @@ from ray_warmup.warmup.rank.packing import (
     with_compiled,
     without_compiled,
 )
+from ray_warmup.warmup.rank.published import described, received
 from ray_warmup.warmup.ranks import RankInfo
-from ray_warmup.warmup.report import FileReport
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import Lookup, NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
@@ -262,15 +261,12 @@ class ArtifactExchange:
             lease.release()
         # Only after the publish, since until then they are all that a killed run leaves.
         self._clear_finished(whole)
-        written: list[FileReport] = []
-        for path in published.files:
-            written += self._file(path)
         return Installed(
-            tuple(written),
+            described(published.files, self._info),
             counts=dict(done.counts),
             warnings=tuple(done.warnings),
             seconds=dict(done.seconds),
-            received=_bytes_by_kind(header, blobs),
+            received=received(header, blobs),
         )
 
     def load(self, digest: str, header: Header | None, blobs: Mapping[str, Blob]) -> Loaded:
@@ -393,22 +389,3 @@ class ArtifactExchange:
             return read_regular(self._store.table_path, MAX_TABLE_BYTES)
         except (FileNotFoundError, WarmupError) as error:
             raise LoadError(f"{self._store.table_path} cannot be read: {error}") from error
-
-    def _file(self, path: Path) -> list[FileReport]:
-        """Describe a published file for the report, or nothing if another job has removed it."""
-        try:
-            data = read_regular(path, MAX_BLOB_BYTES)
-        except (FileNotFoundError, WarmupError) as error:
-            logger.info("%s: %s is not there any more: %s", self._info, path, error)
-            return []
-        digest = hashlib.sha256(data).hexdigest()
-        return [FileReport(node_id=self._info.node_id, path=str(path), sha256=digest, bytes=len(data))]
-
-
-def _bytes_by_kind(header: Header, blobs: Mapping[str, Blob]) -> dict[str, int]:
-    """Kind -> bytes of the blobs that were pushed. A kind that was here already counts 0."""
-    found: dict[str, int] = {}
-    for row in header.blobs:
-        size = row.bytes if row.sha256 in blobs else 0
-        found[row.kind] = found.get(row.kind, 0) + size
-    return found
