@@ -18,7 +18,8 @@ from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_di
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import check_timings
 from ray_warmup.warmup.caches.artifact_install import provider_directory
-from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, REQUIREMENTS, is_installed
+from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, is_installed
+from ray_warmup.warmup.caches.requirements import REQUIREMENTS
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.engines.engine_store import engine_of

@@ -16,17 +16,15 @@ from pathlib import Path
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
 from ray_warmup.warmup.artifact.artifact import Content
-from ray_warmup.warmup.artifact.manifest import parse_json
+from ray_warmup.warmup.caches.requirements import REQUIREMENTS, required
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 logger = logging.getLogger(__name__)
 
-REQUIREMENTS = "requirements.json"
 INDEX = "index"
 DEFAULT_MAX_BYTES = 256 << 20
 """The smallest default of `CUDA_CACHE_MAXSIZE` over driver versions."""
-_LIMIT = 1 << 16
 
 
 def collect(
@@ -37,9 +35,11 @@ def collect(
     `kernels` restricts them to these paths in the cache, and its index. A cache larger than `max_bytes`
     (`CUDA_CACHE_MAXSIZE`) is left out with a warning, because a driver would evict it.
     """
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.is_symlink())
-    if kernels is not None:
-        paths = [path for path in paths if path.name == INDEX or str(path.relative_to(directory)) in kernels]
+    paths: list[Path] = []
+    for path in sorted(directory.rglob("*")):
+        is_asked = kernels is None or path.name == INDEX or str(path.relative_to(directory)) in kernels
+        if is_asked and path.is_file() and not path.is_symlink():
+            paths.append(path)
     total = _total(paths)
     # An index alone names kernels that are not there.
     if all(path.name == INDEX for path in paths):
@@ -79,21 +79,29 @@ def install(
         raise RejectedArtifactError(
             f"the compute cache was written by driver {built_by!r}, this node has {driver!r}", driver=built_by
         )
-    files = [content for content in contents if content.path not in (REQUIREMENTS, INDEX)]
-    present = _total(directory.rglob("*"))
-    missing = [content for content in files if not (directory / content.path).exists()]
-    added = sum(len(content.data) for content in missing)
+    present, added = _total(directory.rglob("*")), 0
+    index: list[Content] = []
+    missing: list[Content] = []
+    for content in contents:
+        if content.path == INDEX:
+            index.append(content)
+        elif content.path != REQUIREMENTS and not (directory / content.path).exists():
+            missing.append(content)
+            added += len(content.data)
     # All or nothing, because a driver over its limit evicts kernels that others need.
     if added and present + added > max_bytes - keep_free:
+        level = logging.WARNING
+        if keep_free:
+            level = logging.INFO
         logger.log(
-            logging.INFO if keep_free else logging.WARNING,
+            level,
             "%d bytes are in %s and CUDA_CACHE_MAXSIZE is %d: %d bytes of kernels are not added",
             *(present, directory, max_bytes, added),
         )
         return []
     # An index that is there is the driver's own, which another node's must not replace.
     if not (directory / INDEX).exists():
-        missing += [content for content in contents if content.path == INDEX]
+        missing += index
     written = []
     for content in missing:
         written.append(directory / content.path)
@@ -122,16 +130,13 @@ def _total(paths: Iterable[Path]) -> int:
     for path in paths:
         with suppress(FileNotFoundError):
             status = path.stat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+            if stat.S_ISREG(status.st_mode):
+                total += status.st_size
     return total
 
 
 def _driver(contents: Sequence[Content]) -> str:
-    data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
-    document = {} if data is None else parse_json(data, _LIMIT, f"cuda_compute_cache/{REQUIREMENTS}")
-    driver = None
-    if isinstance(document, dict):
-        driver = document.get("driver")
+    driver = required(contents).get("driver")
     if not isinstance(driver, str):
         raise CorruptArtifactError(f"the compute cache comes without {REQUIREMENTS}; it was not installed")
     return driver

@@ -25,25 +25,23 @@ from importlib import metadata
 from pathlib import Path
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
-from ray_warmup.warmup.artifact.artifact import Content, sha256
-from ray_warmup.warmup.artifact.manifest import Manifest, parse_json
+from ray_warmup.warmup.artifact.artifact import Blob, Content, sha256
+from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.caches import module_lookup
 from ray_warmup.warmup.caches.provider import (
     MARK,
     MODULES,
     PACKAGE,
-    REQUIREMENTS,
     SHIM,
     check,
     description,
     is_installed,
 )
+from ray_warmup.warmup.caches.requirements import REQUIREMENTS, required
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 
 logger = logging.getLogger(__name__)
-
-_LIMIT = 1 << 20
 
 
 def describe_process(cuda: str, architectures: Sequence[str]) -> dict[str, str]:
@@ -141,15 +139,23 @@ def install(
     if difference is not None:
         raise RejectedArtifactError(f"the compiled modules do not fit this process: {difference}", what=difference)
     home = provider / PACKAGE
-    files = {home / MODULES / content.path: content.data for content in contents if content.path != REQUIREMENTS}
-    requirements = next(bytes(content.data).decode() for content in contents if content.path == REQUIREMENTS)
-    shas = {content.path: sha256(content.data) for content in contents}
+    files: dict[Path, Blob] = {}
+    shas: dict[str, str] = {}
+    requirements = ""
+    for content in contents:
+        shas[content.path] = sha256(content.data)
+        if content.path == REQUIREMENTS:
+            requirements = bytes(content.data).decode()
+        else:
+            files[home / MODULES / content.path] = content.data
     files[home / MARK] = description(needed, requirements, shas)
     files[home / "__init__.py"] = SHIM.read_bytes()
-    missing = {path: data for path, data in files.items() if not _holds(path, data)}
-    for path, data in missing.items():
-        publish_bytes(path, data, modes=modes)
-    return list(missing)
+    written = []
+    for path, data in files.items():
+        if not _holds(path, data):
+            publish_bytes(path, data, modes=modes)
+            written.append(path)
+    return written
 
 
 def unmet_requirement(needed: Mapping[str, str], here: Mapping[str, str]) -> str | None:
@@ -208,9 +214,8 @@ def _is_whole(head: bytes, size_of_all: int) -> bool:
 
 
 def _requirements(contents: Sequence[Content]) -> dict[str, str]:
-    data = next((content.data for content in contents if content.path == REQUIREMENTS), None)
-    document = {} if data is None else parse_json(data, _LIMIT, f"flashinfer_module/{REQUIREMENTS}")
-    if not isinstance(document, dict) or not {"flashinfer", "architectures"} <= set(document):
+    document = required(contents)
+    if not {"flashinfer", "architectures"} <= set(document):
         raise CorruptArtifactError(f"the compiled modules come without {REQUIREMENTS}; they were not installed")
     return {str(name): str(value) for name, value in document.items()}
 

@@ -164,7 +164,7 @@ def _contents(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     Empty if one is gone or cannot be read.
     """
     try:
-        return {name: (path / name if name else path).read_bytes() for name in names}
+        return {name: (path / name).read_bytes() for name in names}
     except OSError as error:
         logger.info("%s cannot be read: %s", path, error)
         return {}

@@ -96,24 +96,41 @@ class Placing:
     def _place(self, kind: str, entries: Mapping[str, Files], directory: Path) -> Placed:
         if not entries:
             return NOTHING
-        known = {} if self.register is None else self.register.of(directory, kind)
-        # A changed entry of ours is damaged or forged, and an engine would load it.
-        for name in [name for name in entries if name in known and (directory / name).exists()]:
-            if is_changed(directory, known[name]):
-                logger.warning("%s was changed after it was put there and is replaced", directory / name)
-                remove_entry(directory / name)
-        missing = {name: files for name, files in entries.items() if not (directory / name).exists()}
-        noted = {**known, **{name: entry_of(name, files, self.store) for name, files in missing.items()}}
-        noted |= {name: used_from(known[name], self.store) for name in entries.keys() & known.keys() - missing.keys()}
+        known: dict[str, PlacedEntry] = {}
+        if self.register is not None:
+            known = self.register.of(directory, kind)
+        noted, missing = dict(known), set[str]()
+        for name, files in entries.items():
+            if name in known:
+                self._remove_changed(directory, known[name])
+            if not (directory / name).exists():
+                missing.add(name)
+                noted[name] = entry_of(name, files, self.store)
+            elif name in known:
+                noted[name] = used_from(known[name], self.store)
         # Registered before it is written: a kill in between leaves a name without an entry, not an unknown entry.
         self._save(kind, directory, noted, known)
-        # The write refuses an existing name, since an engine takes no lock of ours.
-        written = [name for name, files in missing.items() if self._write(directory / name, files)]
-        raced = missing.keys() - set(written)
-        if raced:  # the engine itself was quicker: these are its own
-            self._save(kind, directory, {name: entry for name, entry in noted.items() if name not in raced}, noted)
-        present = [directory / name for name in entries if name not in written]
-        return Placed(tuple(directory / name for name in written), tuple(present))
+        written: list[Path] = []
+        present: list[Path] = []
+        ours = dict(noted)
+        for name, files in entries.items():
+            # The write refuses an existing name, since an engine takes no lock of ours.
+            if name in missing and self._write(directory / name, files):
+                written.append(directory / name)
+                continue
+            present.append(directory / name)
+            if name in missing:  # the engine itself was quicker: this one is its own
+                del ours[name]
+        self._save(kind, directory, ours, noted)
+        return Placed(tuple(written), tuple(present))
+
+    @staticmethod
+    def _remove_changed(directory: Path, entry: PlacedEntry) -> None:
+        """Remove an entry of ours that is damaged or forged, because an engine would load it."""
+        path = directory / entry.name
+        if path.exists() and is_changed(directory, entry):
+            logger.warning("%s was changed after it was put there and is replaced", path)
+            remove_entry(path)
 
     def _write(self, path: Path, files: Files) -> bool:
         if "" in files:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import parse_json, set_of
+from ray_warmup.warmup.caches.requirements import REQUIREMENTS
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.trust import code_refusal, contents_refusal
 from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
@@ -20,7 +21,6 @@ from ray_warmup.warmup.errors import CorruptArtifactError, UnsafeArchiveError
 PACKAGE = "flashinfer_jit_cache"
 MARK = "provider.json"
 MODULES = "modules"
-REQUIREMENTS = "requirements.json"
 SHIM = Path(__file__).parent / "provider_shim.py"
 _LIMIT = 4 << 20
 
@@ -62,9 +62,9 @@ def refusal(provider: Path, module_set: str | None = None) -> str | None:
     why = code_refusal(provider) or contents_refusal(provider)
     if why is not None:
         return why
-    others = [path for path in provider.iterdir() if path.name != PACKAGE]
-    if others:
-        return f"{others[0]} does not belong there"
+    for path in provider.iterdir():
+        if path.name != PACKAGE:
+            return f"{path} does not belong there"
     shas = _described(provider)
     if module_set is not None and set_of(shas.items()) != module_set:
         return f"{provider / PACKAGE / MARK} names other modules than the manifest"
@@ -80,7 +80,11 @@ def private_copy(provider: Path, directory: Path, module_set: str) -> Path:
     copy = directory / provider.name
     home = provider / PACKAGE
     if not is_installed(copy):
-        for name in (*(f"{MODULES}/{path}" for path in sorted(_described(provider)) if path != REQUIREMENTS), MARK):
+        names = [MARK]
+        for path in sorted(_described(provider)):
+            if path != REQUIREMENTS:
+                names.append(f"{MODULES}/{path}")
+        for name in names:
             publish_bytes(copy / PACKAGE / name, (home / name).read_bytes())
         publish_bytes(copy / PACKAGE / "__init__.py", SHIM.read_bytes())  # last: it makes the copy count
     check(copy, module_set)
@@ -95,11 +99,13 @@ def _difference(home: Path, shas: Mapping[str, str]) -> str | None:
     # A file too many matters as much as one too few: Python would import it.
     odd = sorted(found ^ (wanted.keys() | {home / MARK}))
     if odd:
-        return f"{odd[0]} {'does not belong there' if odd[0] in found else 'is missing'}"
-    damaged = next((path for path, sha in wanted.items() if sha256(path.read_bytes()) != sha), None)
-    if damaged is None:
-        return None
-    return f"{damaged} is not what was installed"
+        if odd[0] in found:
+            return f"{odd[0]} does not belong there"
+        return f"{odd[0]} is missing"
+    for path, sha in wanted.items():
+        if sha256(path.read_bytes()) != sha:
+            return f"{path} is not what was installed"
+    return None
 
 
 def _is_bytecode(path: Path, home: Path) -> bool:

@@ -67,7 +67,8 @@ class Recorder:
 
     def _listen(self, **event: Any) -> None:
         self.compilations += not event["cache_hit"]
-        self.used |= {Path(path).parent.name for path in event["metadata_group"].values()}
+        for path in event["metadata_group"].values():
+            self.used.add(Path(path).parent.name)
         if self._previous is not None:
             self._previous(**event)
 
@@ -109,17 +110,16 @@ def install(contents: Sequence[Content], directory: Path, *, modes: Modes = OWNE
     other files than its own, StoreError when the disk refuses.
     """
     members = {content.path for content in contents}
-    groups = [content for content in contents if _is_group(content.path)]
-    plain = [content for content in contents if not _is_group(content.path)]
     written = []
     # A group makes an entry complete for Triton, so it is written after its children.
-    for content in (*plain, *groups):
+    for content in sorted(contents, key=lambda content: _is_group(content.path)):
         path = directory / content.path
         data = content.data
-        if content not in plain:
+        is_group = _is_group(content.path)
+        if is_group:
             data = _absolute_group(content, path.parent, members)
         # Names hold the hash of the source, so a plain file that is there has the same content.
-        if path.exists() and (content in plain or _is_group_usable(path)):
+        if path.exists() and (not is_group or _is_group_usable(path)):
             continue
         publish_bytes(path, data, modes=modes)
         written.append(path)
@@ -160,7 +160,7 @@ def _entry(directory: Path) -> list[Content]:
                 logger.warning("Triton entry %s is unfinished and is not collected", directory)
                 return []
             # Absolute paths of this node mean nothing on another.
-            data = json.dumps({"child_paths": {name: name for name in children}}, sort_keys=True).encode()
+            data = json.dumps({"child_paths": dict(zip(children, children, strict=True))}, sort_keys=True).encode()
         contents.append(Content("triton_cache", f"{directory.name}/{path.name}", data))
     return contents
 

@@ -40,7 +40,9 @@ def names(directory: Path) -> frozenset[str]:
     found: set[str] = set()
     for where, _, files in os.walk(directory):
         below = Path(where).relative_to(directory)
-        found |= {str(below / name) for name in files if name != compute_cache.INDEX}
+        for name in files:
+            if name != compute_cache.INDEX:
+                found.add(str(below / name))
     return frozenset(found)
 
 
@@ -54,15 +56,17 @@ def collect(
     damaged `stored` bytes.
     """
     new = {name for name in names(directory) - frozenset(before) if _is_member(name)}
+    if not new:
+        return tuple(stored)
     try:
-        members = {content.path: content for content in opened(stored, max_bytes)} if new else {}
+        members = _by_path(opened(stored, max_bytes))
     except RejectedArtifactError as error:
         logger.info("what this tune compiled is not added: %s", error)
         return tuple(stored)
     new -= members.keys()
     if not new:
         return tuple(stored)
-    members |= {content.path: content for content in compute_cache.collect(directory, driver, max_bytes, new)}
+    members |= _by_path(compute_cache.collect(directory, driver, max_bytes, new))
     total = sum(len(content.data) for content in members.values())
     if total > max_bytes:
         logger.info("what this tune compiled is not added: %d bytes, CUDA_CACHE_MAXSIZE is %d", total, max_bytes)
@@ -83,13 +87,20 @@ def collect(
     return (Content(_KIND, NAME, archive_bytes(Place(driver, "driver", sha256), bundle)),)
 
 
+def _by_path(contents: Iterable[Content]) -> dict[str, Content]:
+    return {content.path: content for content in contents}
+
+
 def opened(contents: Iterable[Content], max_bytes: int) -> tuple[Content, ...]:
     """The members of blobs of at most `max_bytes` each, for `compute_cache.install`.
 
     Raises an ArtifactError for bytes that are not an archive.
     """
-    archives = (unpack(content.data, max_bytes)[1] for content in contents)
-    return tuple(member for archive in archives for member in archive.contents("cuda_compute_cache"))
+    members: list[Content] = []
+    for content in contents:
+        _, archive = unpack(content.data, max_bytes)
+        members += archive.contents("cuda_compute_cache")
+    return tuple(members)
 
 
 def stored_in(store: NodeStore) -> tuple[Content, ...]:
@@ -139,11 +150,15 @@ def _read(store: NodeStore, manifest: Manifest) -> tuple[Content, ...]:
 
 def _siblings(directory: Path) -> list[Path]:
     """Return other keys' stores, without links and hidden directories."""
+    found = []
     try:
-        found = sorted(path for path in directory.parent.iterdir() if _KEY.fullmatch(path.name))
-        return [path for path in found if path != directory and path.is_dir() and not path.is_symlink()]
+        for path in sorted(directory.parent.iterdir()):
+            is_store = _KEY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+            if is_store and path != directory:
+                found.append(path)
     except OSError:
         return []
+    return found
 
 
 def _is_member(name: str) -> bool:

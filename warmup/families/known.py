@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 
@@ -13,6 +14,14 @@ from ray_warmup.warmup.families.seam_set import SeamSet
 from ray_warmup.warmup.families.version_order import neighbours, plain
 
 DISTRIBUTION = "flashinfer-python"
+
+
+def _without(methods: Mapping[str, tuple[str, ...]], absent: str) -> dict[str, tuple[str, ...]]:
+    """Return methods of a newer family without one that an older family lacks."""
+    kept = dict(methods)
+    del kept[absent]
+    return kept
+
 
 V0_7_2 = SeamSet(
     versions=("0.7.2", "0.7.2.post1"),
@@ -68,7 +77,7 @@ V0_7_0 = replace(
     V0_7_1,
     versions=("0.7.0", "0.7.0.post1"),
     methods={**V0_7_1.methods, "search_cache": V0_7_1.methods["search_cache"][:-1]},
-    functions={name: V0_7_1.functions[name] for name in ("_collect_metadata", "_tactic_to_json")},
+    functions=_without(V0_7_1.functions, "_sync_oom_across_tune_group"),
     entry_width=2,
     asks_for_gpu_at_import=True,
 )
@@ -76,7 +85,7 @@ V0_7_0 = replace(
 V0_6_18 = replace(
     V0_7_0,
     versions=("0.6.18", "0.6.18.post1"),
-    methods={name: parameters for name, parameters in V0_7_0.methods.items() if name != "_profiling_policy"},
+    methods=_without(V0_7_0.methods, "_profiling_policy"),
     attributes=("_override_tuning_buckets",),
     metadata_fields=tuple(name for name in V0_7_0.metadata_fields if name != "cutlass_dsl_version"),
     modules_through="one directory",
@@ -97,14 +106,19 @@ def families_of(version: str) -> tuple[SeamSet, ...]:
         if plain(version) in family.versions:
             return (family,)
     before, after = neighbours(version, known_versions())
-    if before is None or after is None:
-        raise TuningError(
-            f"{DISTRIBUTION} {version} is {'older' if before is None else 'newer'} than every release that this "
-            f"version of ray-warmup knows ({', '.join(known_versions())}); install one of them, or the ray-warmup made "
-            "for it",
-            flashinfer=version,
-        )
+    if before is None:
+        raise _unknown(version, "older")
+    if after is None:
+        raise _unknown(version, "newer")
     return tuple(family for family in FAMILIES if before in family.versions or after in family.versions)
+
+
+def _unknown(version: str, order: str) -> TuningError:
+    return TuningError(
+        f"{DISTRIBUTION} {version} is {order} than every release that this version of ray-warmup knows "
+        f"({', '.join(known_versions())}); install one of them, or the ray-warmup made for it",
+        flashinfer=version,
+    )
 
 
 def known_versions() -> tuple[str, ...]:

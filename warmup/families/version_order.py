@@ -18,7 +18,10 @@ def order(version: str) -> tuple[int, ...]:
 
 def neighbours(version: str, known: Iterable[str]) -> tuple[str | None, str | None]:
     """Return the newest known release before a version and the oldest one after it. None where there is none."""
-    ordered = sorted(known, key=order)
-    before = [release for release in ordered if order(release) < order(version)]
-    after = [release for release in ordered if order(release) > order(version)]
-    return (before[-1] if before else None), (after[0] if after else None)
+    before, after = None, None
+    for release in sorted(known, key=order):
+        if order(release) < order(version):
+            before = release
+        elif order(release) > order(version) and after is None:
+            after = release
+    return before, after

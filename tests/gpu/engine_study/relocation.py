@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import flashinfer_modules, triton_cache
-from ray_warmup.warmup.caches.provider import REQUIREMENTS
+from ray_warmup.warmup.caches.requirements import REQUIREMENTS
 from tests.gpu.engine_study import homes
 
 AOT = "vllm/torch_compile_cache/torch_aot_compile"

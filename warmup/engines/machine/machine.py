@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+from ray_warmup.configs.clause import clause
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.machine import words
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
@@ -118,8 +119,11 @@ class EngineMachine:
     ) -> Commands:
         """A process is gone, or is given up. The death of an earlier process is an echo and changes nothing."""
         state = self.run.ranks.get(rank)
-        known = state is None or (state.is_starting if process is None else process != state.restarts)
-        if state is None or known or self.is_over:
+        if state is None or self.is_over:
+            return []
+        if process is None and state.is_starting:
+            return []
+        if process is not None and process != state.restarts:
             return []
         lost = self._close_all(rank)
         if self._failed_at is not None:
@@ -129,21 +133,20 @@ class EngineMachine:
             return self._fail(state.error, now)
         forget_process(self.run, rank)
         state.restarts, state.is_starting, state.is_silent = state.restarts + 1, True, False
-        doing = ""
-        if lost:
-            doing = f" at {', '.join(words.name_of_call(call) for call in lost)}"
+        doing = clause(" at {}", ", ".join(map(words.name_of_call, lost)))
         self.run.warn(f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place")
         return [Replace(rank, reason, state.restarts, hung, bool(state.moves)), *self._advance(now)]
 
     def node_lost(self, node_id: str, now: float) -> Commands:
         """A whole node is gone: `cluster.on_node_loss` says what becomes of its ranks."""
         run = self.run
-        ranks = [rank for rank, state in run.ranks.items() if state.info.node_id == node_id]
+        ranks = run.ranks_on(node_id)
         if self.is_over or not ranks:
             return []
         policy = self._node_policy.on_loss_of_node
-        leaving = sorted({r for group in run.replicas() if set(group) & set(ranks) for r in group} | set(ranks))
-        going = leaving if policy is Decision.SHRINK else ranks
+        going = ranks
+        if policy is Decision.SHRINK:
+            going = run.with_replicas(ranks)
         moves = max(run.ranks[rank].moves for rank in ranks)
         decision = self._node_policy.on_loss(moves, len(run.ranks) - len(going))
         if decision is Decision.FAIL:
@@ -153,12 +156,16 @@ class EngineMachine:
             self._close_all(rank)
             forget_process(run, rank)
         forget_node(run, node_id)
-        if decision is Decision.SHRINK:
-            for rank in going:
+        commands: Commands = []
+        for rank in going:
+            if decision is Decision.SHRINK:
                 run.left[rank] = run.ranks.pop(rank)
+                commands.append(Release(rank))
+            else:
+                commands.append(self._move(rank, node_id))
+        if decision is Decision.SHRINK:
             forget_unused_nodes(run)
-            return [*(Release(rank) for rank in going), *self._advance(now)]
-        return [*(self._move(rank, node_id) for rank in going), *self._advance(now)]
+        return [*commands, *self._advance(now)]
 
     def replaced(self, info: RankInfo, now: float) -> Commands:
         """Take in a fresh process for a lost one."""
@@ -281,8 +288,10 @@ class EngineMachine:
         self.run.phase, self.run.phase_began = phase, now
 
     def _end(self, phase: EnginePhase, now: float) -> Commands:
-        problems = [p for group in self.run.classes.values() for proof in group.proofs.values() for p in proof.problems]
-        self._enter(EnginePhase.FAILED if problems else phase, now)
+        for group in self.run.classes.values():
+            if any(proof.problems for proof in group.proofs.values()):
+                phase = EnginePhase.FAILED
+        self._enter(phase, now)
         return []
 
     def _fail(self, text: str, now: float) -> Commands:

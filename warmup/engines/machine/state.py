@@ -118,9 +118,10 @@ class EngineRun:
     def replicas(self) -> list[tuple[int, ...]]:
         """Return the whole replicas of the run, each as its ranks in order."""
         size = self.config.engine.ranks_per_replica
-        numbers = sorted({rank // size for rank in self.ranks})
-        groups = [tuple(range(number * size, (number + 1) * size)) for number in numbers]
-        return [group for group in groups if all(rank in self.ranks for rank in group)]
+        by_replica: dict[int, list[int]] = {}
+        for rank in sorted(self.ranks):
+            by_replica.setdefault(rank // size, []).append(rank)
+        return [tuple(ranks) for ranks in by_replica.values() if len(ranks) == size]
 
     def nodes_of(self, replica: Iterable[int]) -> tuple[str, ...]:
         """Return the nodes of a replica in order, each once."""
@@ -144,13 +145,22 @@ class EngineRun:
                 speakers.setdefault(self.ranks[rank].info.node_id, rank)
         return speakers
 
+    def ranks_on(self, node_id: str) -> list[int]:
+        """Return the ranks of a node."""
+        return [rank for rank, state in self.ranks.items() if state.info.node_id == node_id]
+
+    def with_replicas(self, ranks: Iterable[int]) -> list[int]:
+        """Return these ranks together with those that share a whole replica with one of them."""
+        found = set(ranks)
+        for replica in self.replicas():
+            if not found.isdisjoint(replica):
+                found.update(replica)
+        return sorted(found)
+
     def starts_of(self, group: EngineClass) -> list[tuple[int, ...]]:
         """Return the starts whose nodes are all of one class."""
-        return [
-            replica
-            for replica in self.starts()
-            if all(node in self.nodes and self.nodes[node].device == group.device for node in self.nodes_of(replica))
-        ]
+        nodes = set(self.nodes_in(group))
+        return [replica for replica in self.starts() if nodes.issuperset(self.nodes_of(replica))]
 
     def nodes_in(self, group: EngineClass) -> list[str]:
         """Return the nodes of a class, in the order of their first ranks."""

@@ -48,15 +48,18 @@ class Need:
 
 def need_of(run: EngineRun) -> Need | None:
     """Return the earliest unfinished phase of the run with everything that is owed in any class, or None at the end."""
-    undescribed = {node: rank for node, rank in run.speakers().items() if node not in run.nodes}
-    if undescribed:
-        return Need(EnginePhase.PROBING, tuple(Owed(rank, DescribeNode(run.again)) for rank in undescribed.values()))
-    found = [need for group in run.classes.values() if (need := need_of_class(run, group)) is not None]
-    if not found:
+    owed = [Owed(rank, DescribeNode(run.again)) for node, rank in run.speakers().items() if node not in run.nodes]
+    if owed:
+        return Need(EnginePhase.PROBING, tuple(owed))
+    phases: list[EnginePhase] = []
+    for group in run.classes.values():
+        need = need_of_class(run, group)
+        if need is not None:
+            phases.append(need.phase)
+            owed += need.owed
+    if not phases:
         return None
-    order = list(EnginePhase)
-    first = min((need.phase for need in found), key=order.index)
-    return Need(first, tuple(owed for need in found for owed in need.owed))
+    return Need(min(phases, key=list(EnginePhase).index), tuple(owed))
 
 
 def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
@@ -78,11 +81,10 @@ def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
 def _recording(run: EngineRun, group: EngineClass) -> Need:
     if group.recorder is None:
         able = [replica for replica in run.starts_of(group) if not run.ranks[replica[0]].is_starting]
-        # Whoever failed at it already comes last.
-        able.sort(key=lambda replica: (run.ranks[replica[0]].restarts, replica[0]))
-        group.recorder = able[0][0] if able else None
-        if group.recorder is None:
+        if not able:
             return Need(EnginePhase.RECORDING, ())
+        # Whoever failed at it already comes last.
+        group.recorder = min(able, key=lambda replica: (run.ranks[replica[0]].restarts, replica[0]))[0]
     rank = group.recorder
     if not group.is_recorded:
         replica = next(replica for replica in run.starts_of(group) if replica[0] == rank)
@@ -92,11 +94,8 @@ def _recording(run: EngineRun, group: EngineClass) -> Need:
 
 def _shipping(run: EngineRun, group: EngineClass, content: EngineContent, lacking: list[str]) -> Need:
     if group.header is None:
-        speakers = run.speakers()
-        able = [speakers[node] for node in sorted(group.nodes_with) if node in speakers]
-        able = [rank for rank in able if not run.ranks[rank].is_starting]
         if group.packer is None:
-            group.packer = able[0] if able else None
+            group.packer = _able_packer(run, group)
         if group.packer is None:
             return Need(EnginePhase.PUSHING, ())
         return Need(EnginePhase.PUSHING, (Owed(group.packer, PackEngine(content.key_sha256)),))
@@ -105,6 +104,15 @@ def _shipping(run: EngineRun, group: EngineClass, content: EngineContent, lackin
         return Need(EnginePhase.PUSHING, (Owed(group.packer, Hand(group.packer)),))
     speakers = run.speakers()
     return Need(EnginePhase.INSTALLING, tuple(Owed(speakers[node], InstallEngine(group.header)) for node in lacking))
+
+
+def _able_packer(run: EngineRun, group: EngineClass) -> int | None:
+    """Return the first rank that speaks for a node with the content and has a process."""
+    speakers = run.speakers()
+    for node in sorted(group.nodes_with):
+        if node in speakers and not run.ranks[speakers[node]].is_starting:
+            return speakers[node]
+    return None
 
 
 def _proofs(run: EngineRun, group: EngineClass, content: EngineContent) -> Iterator[Owed]:
@@ -131,7 +139,8 @@ def needed_proofs(run: EngineRun, group: EngineClass, content: EngineContent) ->
 
 def _is_proven(run: EngineRun, content: EngineContent, replica: tuple[int, ...]) -> bool:
     """Every node of a start has a valid record of a proof of this very artifact."""
-    found = [run.nodes[node] for node in run.nodes_of(replica)]
-    return all(
-        node.is_proven and node.content is not None and node.content.artifact == content.artifact for node in found
-    )
+    for node_id in run.nodes_of(replica):
+        node = run.nodes[node_id]
+        if not node.is_proven or node.content is None or node.content.artifact != content.artifact:
+            return False
+    return True

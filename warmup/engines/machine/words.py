@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ray_warmup.configs.clause import clause
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
@@ -36,14 +37,19 @@ def died_again(run: EngineRun, state: LauncherState, reason: str, calls: Sequenc
 
 def late(run: EngineRun, call: Call | Adopt, statuses: Mapping[int, Status], elapsed: float, limit: float) -> str:
     """A call is over its deadline: who, at what, in which stage of the engine."""
-    info, status = run.ranks[call.rank].info, statuses.get(call.rank)
-    stage = ""
-    if status is not None and status.task_id:
-        stage = f", the engine was {status.task_id}"
+    info = run.ranks[call.rank].info
+    stage = clause(", the engine was {}", _stage(statuses.get(call.rank)))
     return (
         f"phase {run.phase}: {info}: {name_of_call(call)} took {elapsed:.1f} s of {limit:g} s allowed "
         f"({run.phase.setting}){stage}"
     )
+
+
+def _stage(status: Status | None) -> str:
+    """The stage of a rank's engine, empty where none is known."""
+    if status is None:
+        return ""
+    return status.task_id
 
 
 def silent(run: EngineRun, state: LauncherState, elapsed: float) -> str:
@@ -58,12 +64,11 @@ def waiting(run: EngineRun, statuses: Mapping[int, Status], now: float) -> str:
     """One line: phase, since when, and for whom it waits, with the engine's stage."""
     rows = []
     for call in run.calls.values():
-        status = statuses.get(call.rank)
-        stage = ""
-        if status is not None and status.task_id:
-            stage = f" ({status.task_id})"
+        stage = clause(" ({})", _stage(statuses.get(call.rank)))
         rows.append(f"{run.ranks[call.rank].info}: {name_of_call(call)}{stage}")
-    rows += [f"{state.info}: waiting for a fresh process" for state in run.ranks.values() if state.is_starting]
+    for state in run.ranks.values():
+        if state.is_starting:
+            rows.append(f"{state.info}: waiting for a fresh process")
     return f"still {run.phase} after {now - run.phase_began:.0f} s; waiting for {'; '.join(rows) or 'no rank'}"
 
 
@@ -98,13 +103,12 @@ def of_versions(run: EngineRun) -> str:
 
 def of_models(run: EngineRun) -> str:
     """Nodes of one device resolve the request to different models or configurations, or an empty string."""
+    by_device: dict[str, dict[str, Resolved]] = {}
+    for node_id, node in run.nodes.items():
+        answers = by_device.setdefault(node.device, {})
+        answers[f"node {node_id[:8]}"] = Resolved(node.engine_version, node.identity, {}, node.digests)
     problems: list[str] = []
-    for device in dict.fromkeys(node.device for node in run.nodes.values()):
-        answers = {
-            f"node {node_id[:8]}": Resolved(node.engine_version, node.identity, {}, node.digests)
-            for node_id, node in run.nodes.items()
-            if node.device == device
-        }
+    for answers in by_device.values():
         problems += node_differences(answers)
     return "; ".join(problems)
 

@@ -1,0 +1,25 @@
+"""What compiled contents need of a node: a JSON document that travels as one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ray_warmup.warmup.artifact.artifact import Content
+from ray_warmup.warmup.artifact.manifest import parse_json
+
+REQUIREMENTS = "requirements.json"
+"""Path of the document among the contents of a kind."""
+_LIMIT = 1 << 20
+
+
+def required(contents: Iterable[Content]) -> dict[str, object]:
+    """Return the document among these contents, or an empty one if it is missing or is no object.
+
+    Raises CorruptArtifactError for bytes that are not JSON.
+    """
+    for content in contents:
+        if content.path == REQUIREMENTS:
+            document = parse_json(content.data, _LIMIT, f"{content.kind}/{REQUIREMENTS}")
+            if isinstance(document, dict):
+                return document
+    return {}
