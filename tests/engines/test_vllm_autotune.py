@@ -153,6 +153,37 @@ def test_what_vllm_asks_for_is_tuned_carried_and_hit(
         assert look_up(lambda: forward(TOKENS), planted.OP).hit
 
 
+@pytest.mark.parametrize(
+    ("version", "file"),
+    [
+        ("0.29.0", "autotune_configs.json"),
+        ("0.31.0", "autotune_configs.json"),
+        ("0.32.0", "autotune_configs_dp0_rank0.json"),
+    ],
+)
+def test_releases_without_a_place_per_rank_load_the_table_where_they_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, file: str
+) -> None:
+    """Their sweep runs on what they have loaded: nothing is tuned, and every lookup hits."""
+    found = wheel_of(f"vllm=={version}")
+    if found is None:
+        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch vllm=={version}")
+    wheel = WheelSource(found)
+    with installed(wheel, tmp_path / "recorded", Group(1)) as vllm:
+        _, tuned = record(vllm, tmp_path, monkeypatch)
+    with installed(wheel, tmp_path / "served", Group(1)) as vllm:
+        hooks._wrap_autotune(vllm.module)
+        serve(vllm, tmp_path, monkeypatch, artifact_of(tuned))
+        (placed,) = (tmp_path / "served").rglob("autotune_configs*.json")
+        assert placed.name == file
+        for tokens in (TOKENS, 9, 1):
+            forward(tokens)
+        proof = hooks._process._autotune.table.proof()
+        assert (proof.own_hits, proof.own_misses) == (3, ())
+        assert proof.hits == proof.entries == 5
+        assert proof.misses == ()
+
+
 def test_a_rank_whose_neighbour_lacks_the_table_runs_the_sweep(
     wheel: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary, Kind
+from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
 from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.engine_store import RECORD_NAME, RecordedFacts, RecordedRank, record_text
@@ -17,10 +18,11 @@ from ray_warmup.warmup.engines.flashinfer_workspace import built_libraries
 from ray_warmup.warmup.engines.identity import Identity
 from ray_warmup.warmup.engines.launch import Started
 from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, device_name
-from ray_warmup.warmup.engines.specialisations import SPECIALISATIONS_NAME, Specialisation, to_bytes
+from ray_warmup.warmup.engines.specialisations import KERNELS, SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"
+TABLE: Kind = "autotune_configs"
 
 
 def collect(
@@ -55,7 +57,7 @@ def collect(
         *_flashinfer(records[0], home),
         *further,
     ]
-    facts = _facts(started, arguments, request)
+    facts = _facts(started, arguments, request, _entries_of_table(further))
     contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
     contents.append(Content("engine_record", SPECIALISATIONS_NAME, to_bytes(_specialisations(records))))
     return pack(
@@ -69,15 +71,32 @@ def collect(
     )
 
 
-def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str) -> RecordedFacts:
+def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str, entries: int) -> RecordedFacts:
+    """Describe the recorded start, whose table has this many entries."""
     first = started.records[0]
-    ranks = [
-        RecordedRank(record.rank, dict(record.counts.compiled), dict(record.counts.found)) for record in started.records
-    ]
+    ranks = [_recorded(record, entries) for record in started.records]
     seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
     return RecordedFacts(
         request, dict(arguments), dict(first.settings), dict(first.compile_factors), tuple(ranks), seconds
     )
+
+
+def _recorded(record: RankRecord, entries: int) -> RecordedRank:
+    """Count what one rank compiled, and beside it its kernels and the entries of its table."""
+    compiled = dict(record.counts.compiled)
+    if record.specialisations:
+        compiled[KERNELS] = len(record.specialisations)
+    if entries:
+        compiled[TABLE] = entries
+    return RecordedRank(record.rank, compiled, dict(record.counts.found))
+
+
+def _entries_of_table(further: Sequence[Content]) -> int:
+    """Return the number of entries of the table among further contents, 0 without one."""
+    for content in further:
+        if content.kind == TABLE:
+            return len(parse_table(bytes(content.data)).entries)
+    return 0
 
 
 def common_identity(records: Sequence[RankRecord]) -> Identity:

@@ -6,6 +6,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, parse_json
 from ray_warmup.warmup.codec import decode
 from ray_warmup.warmup.engines.engine_store import RECORD_LIMIT, RECORD_NAME, RecordedFacts
+from ray_warmup.warmup.engines.specialisations import KERNELS, SPECIALISATIONS_NAME
 from ray_warmup.warmup.errors import CorruptArtifactError
 from ray_warmup.warmup.messages.engine import EngineContent, KindCount
 
@@ -24,6 +25,7 @@ def content_of(artifact: Artifact) -> EngineContent:
     for blob in manifest.blobs:
         if blob.kind != OURS:
             carried[blob.kind] = carried.get(blob.kind, 0) + 1
+    carried |= _counted_by_entry(artifact, facts)
     return EngineContent(
         key_sha256=manifest.key.sha256,
         artifact=artifact.digest,
@@ -33,3 +35,15 @@ def content_of(artifact: Artifact) -> EngineContent:
         carried=tuple(KindCount(kind, count) for kind, count in sorted(carried.items())),
         engine_s=facts.seconds.get("engine_s", 0.0),
     )
+
+
+def _counted_by_entry(artifact: Artifact, facts: RecordedFacts) -> dict[str, int]:
+    """Return the number of entries of kinds that are one file for all ranks."""
+    counts: dict[str, int] = {}
+    for content in artifact.contents(OURS):
+        if content.path == SPECIALISATIONS_NAME:
+            counts[KERNELS] = len(bytes(content.data).splitlines())
+    for told in facts.ranks:
+        # Every rank is given the same table.
+        counts["autotune_configs"] = told.compiled.get("autotune_configs", 0)
+    return {kind: count for kind, count in counts.items() if count}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from types import ModuleType
 
 from ray_warmup.configs import env
 
@@ -27,3 +28,24 @@ def guarded(step: str, work: Callable[[], None], *, may_require: bool = True) ->
         if may_require and env.read("RAY_WARMUP") == "require":
             raise RuntimeError(f"RAY_WARMUP=require: {step}: {error}") from error
         logger.warning("ray-warmup: %s failed, the engine goes its own way: %s: %s", step, type(error).__name__, error)
+
+
+def when_served(
+    wrap: Callable[[ModuleType], None], refusal: Callable[[], str], *, may_require: bool = False
+) -> Callable[[ModuleType], None]:
+    """Let a module of the engine be wrapped only in a release that is served, and never fail its import under `auto`.
+
+    Args:
+        wrap: wraps functions of the module.
+        refusal: says why the engine's release is not served, or nothing.
+        may_require: the module belongs to processes that serve, which `RAY_WARMUP=require` judges.
+    """
+
+    def callback(module: ModuleType) -> None:
+        reason = refusal()
+        if not reason:
+            guarded(f"wrapping {module.__name__}", lambda: wrap(module), may_require=may_require)
+        elif may_require and env.read("RAY_WARMUP") == "require":
+            raise RuntimeError(f"RAY_WARMUP=require: {reason}")
+
+    return callback

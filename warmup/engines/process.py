@@ -25,6 +25,7 @@ from ray_warmup.warmup.engines.counting import CompileCounter
 from ray_warmup.warmup.engines.identity import Identity
 from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.specialisations import (
+    KERNELS,
     SPECIALISATIONS_NAME,
     SpecialisationRecorder,
     from_bytes,
@@ -132,7 +133,7 @@ class EngineProcess:
             rows = [c.data for c in artifact.contents("engine_record") if c.path == SPECIALISATIONS_NAME]
             if rows and rows[0]:
                 done = preload(from_bytes(rows[0]))
-                self._placed["triton_kernels"] = done.loaded
+                self._placed[KERNELS] = done.loaded
                 for failure in done.failed:
                     logger.info("ray-warmup: a kernel was not loaded ahead: %s", failure)
         self._tell()

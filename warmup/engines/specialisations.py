@@ -17,6 +17,8 @@ from typing import Any
 
 SPECIALISATIONS_NAME = "specialisations.jsonl"
 """Name of an artifact's content that holds them."""
+KERNELS = "triton_kernels"
+"""Name under which recorded and loaded kernels are counted beside the cache kinds."""
 
 
 @dataclass(frozen=True, slots=True)

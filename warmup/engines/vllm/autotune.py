@@ -2,7 +2,9 @@
 
 vLLM 0.33 keeps a table per rank in a file of its own (v1), or the entries in FlashInfer's managed store where there is
 one rank (v2). It skips its dummy sweep by itself where every rank of the group holds an equal file; with the store the
-sweep is skipped here, where the store holds every entry. Whatever else the function does still runs.
+sweep is skipped here, where the store holds every entry. Whatever else the function does still runs. 0.32 has the file
+per rank and no store, releases before it one file that the first rank hands to all; both run their sweep on what they
+have loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Content
@@ -19,6 +22,8 @@ from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTabl
 
 logger = logging.getLogger(__name__)
 
+RANK_FILE = "{file.stem}_dp{dp_rank}_rank{rank}{file.suffix}"
+"""Name of a rank's file in vLLM 0.32, which has no function for it."""
 TABLE_FILE = TreeLayout("autotune_configs", entry_depth=0)
 
 
@@ -39,14 +44,14 @@ class VllmAutotune:
         """
         from vllm.model_executor.warmup import flashinfer_autotune_cache as places
 
-        if places.use_flashinfer_autotune_v2(runner):
+        if hasattr(places, "use_flashinfer_autotune_v2") and places.use_flashinfer_autotune_v2(runner):
             from ray_warmup.warmup.device.managed_store import missing_entries, publish_table
 
             root = places.resolve_flashinfer_autotune_v2_root()
             publish_table(known.table, root)
             self._is_held = not missing_entries(known.table, root)
             return len(known.table.entries)
-        path = Path(places.resolve_rank_flashinfer_autotune_file(runner))
+        path = table_file(places, runner)
         content = Content("autotune_configs", path.name, known.data)
         done = round_.tree(TABLE_FILE, (content,), path.parent)
         is_ours = path.is_file() and path.read_bytes() == known.data
@@ -66,3 +71,18 @@ class VllmAutotune:
             logger.info("ray-warmup: every entry of the table is in the store, the dummy sweep is skipped")
         else:
             original()
+
+
+def table_file(places: ModuleType, runner: Any) -> Path:
+    """Return the file in which a worker looks for its table, by the functions that its vLLM has."""
+    if hasattr(places, "resolve_rank_flashinfer_autotune_file"):
+        return Path(places.resolve_rank_flashinfer_autotune_file(runner))
+    from vllm.model_executor.warmup import kernel_warmup
+
+    shared = Path(places.resolve_flashinfer_autotune_file(runner))
+    if not hasattr(kernel_warmup, "_all_ranks_have_matching_cache"):
+        return shared
+    from vllm.distributed.parallel_state import get_world_group
+
+    dp_rank = runner.vllm_config.parallel_config.data_parallel_rank
+    return shared.with_name(RANK_FILE.format(file=shared, dp_rank=dp_rank, rank=get_world_group().rank_in_group))

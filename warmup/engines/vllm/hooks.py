@@ -11,7 +11,8 @@
 | `_LazyRegisteredModel._load_modelinfo_from_cache` | in the front end, before a model is inspected | place one file |
 | `ray.ray_env.get_env_vars_to_copy` | in the front end of replicas that are Ray actors | name what they will lack |
 
-Under `auto` a failure of ours is one log line and vLLM's own path; under `require` it ends the start.
+Under `auto` a failure of ours is one log line and vLLM's own path; under `require` it ends the start. The same holds
+for a release that was not read and differs in what is used of it: nothing of it is wrapped.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import time
 from types import ModuleType
 from typing import Any
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines.guarded import guarded
+from ray_warmup.warmup.engines.guarded import guarded, when_served
 from ray_warmup.warmup.engines.import_hooks import when_imported
 
 logger = logging.getLogger("ray_warmup")
@@ -35,12 +37,26 @@ _process: Any = None
 
 def install() -> None:
     """Wrap each function as soon as its module is imported."""
-    when_imported("vllm.v1.worker.worker_base", _wrap_worker)
-    when_imported("vllm.compilation.decorators", _wrap_compiled_lookup)
-    when_imported("vllm.utils.jit_monitor", _wrap_monitor)
-    when_imported("vllm.model_executor.warmup.kernel_warmup", _wrap_autotune)
-    when_imported("vllm.model_executor.models.registry", _wrap_modelinfo_lookup)
-    when_imported("vllm.ray.ray_env", _wrap_copied_variables)
+    # Only a worker is judged under `require`: the others belong to processes that never serve, too.
+    when_imported("vllm.v1.worker.worker_base", when_served(_wrap_worker, _refusal, may_require=True))
+    when_imported("vllm.compilation.decorators", when_served(_wrap_compiled_lookup, _refusal))
+    when_imported("vllm.utils.jit_monitor", when_served(_wrap_monitor, _refusal))
+    when_imported("vllm.model_executor.warmup.kernel_warmup", when_served(_wrap_autotune, _refusal))
+    when_imported("vllm.model_executor.models.registry", when_served(_wrap_modelinfo_lookup, _refusal))
+    when_imported("vllm.ray.ray_env", when_served(_wrap_copied_variables, _refusal))
+
+
+@functools.cache
+def _refusal() -> str:
+    """Return why this process' vLLM is not served, or an empty text. Says so once."""
+    # Imported late: only a release between two that are known is read, which takes files and time.
+    from ray_warmup.warmup.engines.vllm import versions
+
+    version = str(getattr(sys.modules.get("vllm"), "__version__", "of no version"))
+    reason = versions.refusal(version)
+    if reason:
+        logger.warning("ray-warmup: the engine starts as if ray-warmup were not installed: %s", reason)
+    return reason
 
 
 def engine_process() -> Any:

@@ -9,6 +9,21 @@ from ray_warmup.warmup.engines.contract import EngineContract
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.families.version_order import plain as plain
 
+RANKS_COMPARE = "def _all_ranks_have_matching_cache("
+RANK_FILE_OF_0_32 = 'f"{cache_path.stem}_dp{dp_rank}_rank{world.rank_in_group}{cache_path.suffix}"'
+OWN_PLACES = (
+    "def resolve_rank_flashinfer_autotune_file(runner",
+    "def use_flashinfer_autotune_v2(runner",
+    "def resolve_flashinfer_autotune_v2_root()",
+)
+"""Functions that say where tables lie, since 0.33 (`autotune.py`)."""
+WARMUP = "vllm/model_executor/warmup"
+SHARED_TABLE: dict[str, tuple[str, ...]] = {
+    f"{WARMUP}/kernel_warmup.py": (RANKS_COMPARE, RANK_FILE_OF_0_32),
+    f"{WARMUP}/flashinfer_autotune_cache.py": OWN_PLACES,
+}
+"""What a release does not have that keeps one table for all ranks."""
+
 VLLM = EngineContract(
     name="vLLM",
     package="vllm",
@@ -42,6 +57,13 @@ VLLM = EngineContract(
         "vllm/utils/argparse_utils.py": {"FlexibleArgumentParser.error": ("self", "message")},
         "vllm/ray/ray_env.py": {"get_env_vars_to_copy": ("exclude_vars", "additional_vars", "destination")},
         "vllm/utils/jit_monitor.py": {"activate": ()},
+        f"{WARMUP}/kernel_warmup.py": {
+            "flashinfer_autotune": ("runner",),
+            "_run_flashinfer_autotune_dummy_runs": ("runner",),
+        },
+        f"{WARMUP}/flashinfer_autotune_cache.py": {
+            "resolve_flashinfer_autotune_file": ("runner",),
+        },
         "vllm/plugins/__init__.py": {"load_general_plugins": ()},
         "vllm/envs.py": {"compile_factors": ()},
         "vllm/config/vllm.py": {"VllmConfig.compute_hash": ("self", "include_version")},
@@ -63,7 +85,16 @@ VLLM = EngineContract(
         "vllm/compilation/counter.py": ("num_aot_compiles", "num_aot_artifacts_loaded"),
         "vllm/plugins/__init__.py": ('"vllm.general_plugins"',),
         "vllm/utils/deep_gemm.py": ('"DG_JIT_CACHE_DIR"', '"deep_gemm"'),
+        f"{WARMUP}/kernel_warmup.py": (RANKS_COMPARE, RANK_FILE_OF_0_32),
+        f"{WARMUP}/flashinfer_autotune_cache.py": OWN_PLACES,
         "vllm/config/model.py": ("    checkpoint_has_lm_head,", "word_embeddings_untied_by_checkpoint"),
+    },
+    absent={
+        "0.29.0": SHARED_TABLE,
+        "0.30.0": SHARED_TABLE,
+        "0.31.0": SHARED_TABLE,
+        "0.32.0": {f"{WARMUP}/flashinfer_autotune_cache.py": OWN_PLACES},
+        "0.33.0": {f"{WARMUP}/kernel_warmup.py": (RANK_FILE_OF_0_32,)},
     },
     changed={"0.29.0": {"vllm/config/vllm.py": {"VllmConfig.compute_hash": ("self",)}}},
 )
