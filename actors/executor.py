@@ -68,6 +68,7 @@ class Machine(Protocol):
         """End the run from outside."""
 
 
+LOST = "what it answered was lost with its node"
 Step = Callable[[Machine, float], Commands]
 """What happened, to be told to the machine with the time."""
 OnTask = Callable[[Call, float], None]
@@ -137,6 +138,9 @@ class Executor:
         except ray.exceptions.RayActorError as error:
             reason = reason_of_death(error)
             self._tell(lambda m, now: m.died(command.rank, reason, now, command.process))
+        except ray.exceptions.ObjectLostError:
+            # A long answer or a blob lies on its node, and is lost with it after the process has given it.
+            self._tell(lambda m, now: m.died(command.rank, LOST, now, command.process))
         except (ray.exceptions.RayError, WarmupError) as error:
             failure = as_failure(error)
             if isinstance(command, Replace):

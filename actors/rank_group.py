@@ -112,6 +112,8 @@ class RankGroup:
             old.bundle_index, rank if rank in self._outside_group else None, elsewhere
         )
         there = (await self._locate([actor], timeout_s))[0].place
+        if self._actors.get(rank) is not actor:
+            raise StartupError(f"rank {rank} has left the run while its fresh process started")
         if there.node_id == old.node_id:
             # Rank and local rank stay, because peers know the process by them.
             info = dataclasses.replace(old, gpu_ids=there.gpu_ids, pid=there.pid, started=there.started)
