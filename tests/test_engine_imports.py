@@ -22,6 +22,8 @@ IN_AN_ENGINE = (
     "from ray_warmup import apply, monitor",
     "import ray_warmup.warmup.engines.vllm.plugin, ray_warmup.warmup.engines.vllm.hooks",
     "import ray_warmup.warmup.engines.vllm.process, ray_warmup.warmup.engines.process",
+    "import ray_warmup.warmup.engines.sglang.plugin, ray_warmup.warmup.engines.sglang.hooks",
+    "import ray_warmup.warmup.engines.sglang.process",
     "import ray_warmup.warmup.engines.counting, ray_warmup.warmup.engines.module_provider",
 )
 """Imports of an engine's process."""

@@ -63,6 +63,7 @@ def test_the_wheel_holds_one_package(wheel: Path) -> None:
         "ray_warmup/configs/models/qwen3-0.6b.json",
         "ray_warmup/warmup/schemas/manifest.schema.json",
         "ray_warmup/warmup/engines/vllm/plugin.py",
+        "ray_warmup/warmup/engines/sglang/plugin.py",
     } <= set(names)
     assert [name for name in names if "bench" in name or "chaos" in name] == []
 

@@ -1,4 +1,4 @@
-"""The environment in which a child process finds the fake vLLM and this project's plugin as installed packages."""
+"""The environment in which a child process finds a fake engine and this project's plugin as installed packages."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from pathlib import Path
 from tests.artifacts import ROOT
 
 FAKE = ROOT / "tests" / "engines" / "fake"
-GROUP = "vllm.general_plugins"
+GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
+VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23"}
 
 
-def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
+def environment(tmp_path: Path, kind: str = "vllm", **variables: str) -> dict[str, str]:
     """A child's environment: a home and a cache root of its own, the fake engine, the plugin's real entry point."""
     site = tmp_path / "site"
     dist_info = site / "ray_warmup-0.0.test.dist-info"
     dist_info.mkdir(parents=True, exist_ok=True)
-    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
+    entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUPS[kind]]
     (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray-warmup\nVersion: 0.0.test\n")
-    lines = [f"[{GROUP}]", *(f"{name} = {value}" for name, value in entries.items())]
+    lines = [f"[{GROUPS[kind]}]", *(f"{name} = {value}" for name, value in entries.items())]
     (dist_info / "entry_points.txt").write_text("\n".join(lines) + "\n")
-    engine = site / "vllm-0.33.0.dist-info"
+    version = VERSIONS[kind]
+    engine = site / f"{kind}-{version}.dist-info"
     engine.mkdir(exist_ok=True)
-    (engine / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.33.0\n")
+    (engine / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {kind}\nVersion: {version}\n")
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "home"),

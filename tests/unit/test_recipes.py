@@ -14,8 +14,8 @@ from ray_warmup.warmup.artifact.compression import LIMITS
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compiled_part, engine_kinds
 from ray_warmup.warmup.engines import process
-from ray_warmup.warmup.engines.vllm import places
-from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
+from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapters import ADAPTERS
 from ray_warmup.warmup.engines.vllm.process import AT_FIRST_FORWARD
 from ray_warmup.warmup.machine.machine import ORDER
 from ray_warmup.warmup.machine.phases import Phase
@@ -76,14 +76,19 @@ def test_a_cache_kind_is_entered_everywhere() -> None:
     assert set(compiled_part.COMPILED) <= kinds
 
 
-def test_every_directory_of_an_engine_is_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("adapter", list(ADAPTERS.values()), ids=list(ADAPTERS))
+def test_every_directory_of_an_engine_is_moved(
+    adapter: EngineAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A recording starts with empty caches: no kind's directory lies outside the home that the launcher makes."""
-    home = VLLM_ADAPTER.home(tmp_path)
-    for name, value in home.items():
+    for name, value in adapter.home(tmp_path).items():
         monkeypatch.setenv(name, value)
-    found = places.places(Path(home["VLLM_CACHE_ROOT"]))
-    directories = {**found.of_kind(), "triton_cache": found.triton_cache}
-    early = set(engine_kinds.placed_kinds("when configured"))
-    assert early <= set(directories), "a kind has no directory in places.py"
-    for kind, directory in directories.items():
+    for kind, directory in adapter.looks_in().items():
         assert directory.is_relative_to(tmp_path), f"no variable of the adapter's home moves {kind}: {directory}"
+        assert kind in adapter.moved_by, f"the adapter does not say what moves {kind}"
+
+
+def test_every_kind_that_is_placed_early_has_a_directory_of_some_engine() -> None:
+    """Which one it is, is the places.py of an engine's package."""
+    looked = {kind for adapter in ADAPTERS.values() for kind in adapter.looks_in()}
+    assert set(engine_kinds.placed_kinds("when configured")) <= looked

@@ -52,6 +52,7 @@ LIMITS: dict[Kind, int] = {
     "modelinfos": 1 << 20,
     "deep_gemm": 64 << 20,
     "trtllm_deep_gemm": 64 << 20,
+    "sglang_jit": 256 << 20,
     "engine_record": 16 << 20,
     "recorded_requests": 16 << 20,
 }

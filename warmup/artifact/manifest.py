@@ -48,6 +48,7 @@ Kind = Literal[
     "modelinfos",
     "deep_gemm",
     "trtllm_deep_gemm",
+    "sglang_jit",
     "engine_record",
     "recorded_requests",
 ]

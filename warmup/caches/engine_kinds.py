@@ -13,6 +13,7 @@
 | deep_gemm | one entry directory | writing its mark, `.committed`: its key | `nvcc --version`, CUTLASS, headers |
 | | | holds no path | |
 | trtllm_deep_gemm | one entry directory | nothing: its name holds no version | FlashInfer, nvcc: by the class key |
+| sglang_jit | one directory of a module's build | nothing: its name is the digest of everything it was built from | |
 | modelinfos | one JSON file | nothing: the engine compares a digest of the model's source | engine |
 
 A recording runs with `TORCH_COMPILE_ON_ONE_RANK=1`: without it torch bakes the CUDA device index into the
@@ -93,6 +94,14 @@ TRTLLM_DEEP_GEMM = EngineKind(
     "when configured",
     "carried on H200",
 )
+SGLANG_JIT = EngineKind(
+    # Target, module, digest of the build, digest of what it depends on.
+    TreeLayout("sglang_jit", entry_depth=4, ignored=("*.tmp", "*.lock")),
+    ("*.so",),
+    True,
+    "when configured",
+    "carried, not seen on a GPU",
+)
 
 TRITON = EngineKind(
     TreeLayout("triton_cache", entry_depth=1, ignored=("tmp.pid_*", "lock")),
@@ -110,6 +119,7 @@ TREE_KINDS: tuple[EngineKind, ...] = (
     MODELINFOS,
     DEEP_GEMM,
     TRTLLM_DEEP_GEMM,
+    SGLANG_JIT,
 )
 
 WATCHED: tuple[EngineKind, ...] = (*TREE_KINDS, TRITON)

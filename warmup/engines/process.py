@@ -176,10 +176,12 @@ class EngineProcess:
         """Return True if a launcher conducts the tuning of this start."""
         return self.record_directory is not None and env.read("RAY_WARMUP_TUNE") is not None
 
-    def follow_lookups(self) -> None:
-        """Follow every lookup of a start that must prove itself."""
-        if self._known_table is not None and env.read("RAY_WARMUP_PROOF") is not None:
-            self.table.watch(self._known_table)
+    def follow_lookups(self) -> bool:
+        """Follow every lookup of a start that must prove itself. Returns False where there is nothing to follow."""
+        if self._known_table is None or env.read("RAY_WARMUP_PROOF") is None:
+            return False
+        self.table.watch(self._known_table)
+        return True
 
     def warmed_up(self) -> None:
         """The engine's own warmup has ended in this process."""

@@ -1,1 +1,4 @@
-"""SGLang: what is used of its releases."""
+"""SGLang: plugin, arguments, identity, and the processes that start and resolve it.
+
+Only its own processes import what imports SGLang; what a run needs of it is `adapter.py`.
+"""

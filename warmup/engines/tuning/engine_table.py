@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.warmup.caches.tree import TreeLayout
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages.recorded import Served, TableProof
 from ray_warmup.warmup.workloads.recorded_request import Recording, parse_recording
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ray_warmup.warmup.device.table_proof import LookupWatch
 
 logger = logging.getLogger(__name__)
+
+TABLE_FILE = TreeLayout("autotune_configs", entry_depth=0)
+"""A table as a file by itself, in the directory in which an engine keeps its own."""
 
 SHOWN = 3
 """Problems of one kind that are told."""
@@ -54,6 +58,11 @@ class EngineTable:
         self._recorder: RequestRecorder | None = None
         self._watch: LookupWatch | None = None
         self._open = ExitStack()
+
+    @property
+    def has_recorded(self) -> bool:
+        """Return True once a forward was recorded."""
+        return self._recorder is not None
 
     @contextmanager
     def recording(self) -> Iterator[None]:

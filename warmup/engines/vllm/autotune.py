@@ -17,14 +17,12 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches.placing import Placing
-from ray_warmup.warmup.caches.tree import TreeLayout
-from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable
+from ray_warmup.warmup.engines.tuning.engine_table import TABLE_FILE, EngineTable, KnownTable
 
 logger = logging.getLogger(__name__)
 
 RANK_FILE = "{file.stem}_dp{dp_rank}_rank{rank}{file.suffix}"
 """Name of a rank's file in vLLM 0.32, which has no function for it."""
-TABLE_FILE = TreeLayout("autotune_configs", entry_depth=0)
 
 
 class VllmAutotune:

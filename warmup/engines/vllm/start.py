@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request, wait_for, write_whole
+from ray_warmup.warmup.engines.trial_batch import sampling_of
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
-from ray_warmup.warmup.engines.vllm.trial import prompts, sampling, trial_batches
+from ray_warmup.warmup.engines.vllm.trial import prompts, trial_batches
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 
 MAX_TOKENS = 4
@@ -85,7 +86,7 @@ def answer_all(llm: Any, sampling_params: Any, stage: Stage) -> tuple[float, int
         stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
         began = time.monotonic()
         rows = [
-            sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling(batch, row))
+            sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling_of(batch, row))
             for row in range(batch.rows)
         ]
         outputs = llm.generate(prompts(batch), rows, use_tqdm=False)

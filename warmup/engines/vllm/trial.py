@@ -6,23 +6,10 @@ number of rows of a step and the mixture of top-k and top-p decide among the oth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ray_warmup.warmup.engines.trial_batch import TrialBatch, token_rows
 
-VOCABULARY = 1000
-"""Token ids of prompts lie below this."""
 MAX_BATCH = 65
 """Rows above which another sampler kernel is chosen."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrialBatch:
-    """Requests of one batch: equal sampling parameters and prompt length, but for the first `plain` rows."""
-
-    rows: int
-    prompt_tokens: int
-    sampling: dict[str, float]
-    plain: int = 0
-    """Rows that use top-p alone."""
 
 
 def trial_batches(max_num_seqs: int, max_num_batched_tokens: int, max_model_len: int) -> tuple[TrialBatch, ...]:
@@ -47,17 +34,5 @@ def trial_batches(max_num_seqs: int, max_num_batched_tokens: int, max_model_len:
 
 
 def prompts(batch: TrialBatch) -> list[dict[str, list[int]]]:
-    """Return the prompts of one batch as token ids, different in every row."""
-    rows = []
-    for row in range(batch.rows):
-        # The first ids of most vocabularies are special tokens.
-        token_ids = [3 + (row * 31 + position) % VOCABULARY for position in range(batch.prompt_tokens)]
-        rows.append({"prompt_token_ids": token_ids})
-    return rows
-
-
-def sampling(batch: TrialBatch, row: int) -> dict[str, float]:
-    """Return the sampling parameters of one row."""
-    if row < batch.plain:
-        return {name: value for name, value in batch.sampling.items() if name != "top_k"}
-    return dict(batch.sampling)
+    """Return the prompts of one batch as vLLM takes token ids."""
+    return [{"prompt_token_ids": token_ids} for token_ids in token_rows(batch)]

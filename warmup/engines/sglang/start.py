@@ -1,0 +1,103 @@
+"""Start one SGLang with random weights, answer trial requests, tell what happened: the process of `launch.py`.
+
+    python -m ray_warmup.warmup.engines.sglang.start REQUEST.json RESULT.json
+
+Uses SGLang's public interface alone; what happens in its schedulers is the plugin's, which SGLang loads by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request, wait_for, write_whole
+from ray_warmup.warmup.engines.sglang.arguments import server_args
+from ray_warmup.warmup.engines.sglang.trial import trial_batches
+from ray_warmup.warmup.engines.trial_batch import TrialBatch, sampling_of, token_rows
+
+MAX_TOKENS = 4
+MANY = 256
+"""Requests at a time where SGLang decides about them by itself."""
+
+
+def main(request_path: str, result_path: str) -> int:
+    """Run one start. Exit code 0 when every request was answered."""
+    follow_the_launcher()
+    run(Path(request_path), Path(result_path))
+    return 0
+
+
+def run(request_path: Path, result_path: Path) -> None:
+    """Start the engine, answer the trial requests, stay as long as the request says, and end."""
+    began = time.monotonic()
+    request = read_request(request_path)
+    stage = Stage(request_path.parent / "told")
+    stage.write("importing SGLang")
+    # Imported here, so that its seconds are measured and the stage is known when it fails.
+    from sglang import Engine
+
+    arguments = server_args(request.arguments, request.load_format)
+    imported = time.monotonic()
+    stage.write("creating the engine")
+    engine = Engine(server_args=arguments)
+    ready = time.monotonic()
+    try:
+        first, answered = answer_all(engine, limits_of(engine, arguments), stage)
+        result = {
+            "import_s": imported - began,
+            "engine_s": ready - imported,
+            "first_answer_s": first,
+            "requests": answered,
+            "total_s": time.monotonic() - began,
+        }
+        stage.write("waiting for the launcher")
+        write_whole(result_path, result)
+        if request.stays_until is not None:
+            wait_for(Path(request.stays_until))
+        stage.write("shutting down")
+    finally:
+        # Explicit, because schedulers are processes of their own and hold the GPU.
+        engine.shutdown()
+
+
+def limits_of(engine: Any, arguments: Any) -> tuple[int, int, int]:
+    """Return requests at a time, tokens of a prefill's step, and tokens of a request."""
+    values = arguments.resolved_dict()
+    running = values["max_running_requests"] or MANY
+    chunk = values["chunked_prefill_size"] or 0
+    longest = int(engine.tokenizer_manager.context_len)
+    for scheduler in engine._scheduler_init_result.scheduler_infos:
+        longest = min(longest, int(scheduler["max_req_input_len"]))
+    return int(running), max(int(chunk), 0), longest - MAX_TOKENS
+
+
+def answer_all(engine: Any, limits: tuple[int, int, int], stage: Stage) -> tuple[float, int]:
+    """Answer every trial batch, and return the seconds of the first batch and the number of requests."""
+    batches = trial_batches(*limits)
+    first, answered = 0.0, 0
+    for number, batch in enumerate(batches, 1):
+        stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
+        began = time.monotonic()
+        outputs = generate(engine, batch)
+        if any(not output["output_ids"] for output in outputs):
+            raise RuntimeError(f"a trial request was answered with no token: {batch}")
+        first = first or time.monotonic() - began
+        answered += len(outputs)
+    return first, answered
+
+
+def generate(engine: Any, batch: TrialBatch) -> list[dict[str, JsonValue]]:
+    """Answer one batch."""
+    sampling = []
+    for row in range(batch.rows):
+        sampling.append({"max_new_tokens": MAX_TOKENS, "ignore_eos": True, **sampling_of(batch, row)})
+    found: list[dict[str, JsonValue]] = engine.generate(input_ids=token_rows(batch), sampling_params=sampling)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
