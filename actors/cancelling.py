@@ -83,7 +83,9 @@ def _the_one(run: str, live: list[RunStatus], problems: list[str]) -> RunStatus:
     silent = "".join(f"; {problem}" for problem in problems)
     if found:
         raise ClusterError(f"{run}: is the beginning of {len(found)} live runs: {ids}; give more of it")
-    there = f"live runs: {ids}" if live else "no run is live in this cluster"
+    there = f"live runs: {ids}"
+    if not live:
+        there = "no run is live in this cluster"
     raise ClusterError(f"{run}: no live run has this id; {there}{silent}")
 
 

@@ -43,15 +43,19 @@ class ProcessLog:
     @property
     def title(self) -> str:
         """Whose log it is, and where it lies."""
-        who = "coordinator" if self.rank == COORDINATOR else f"rank {self.rank}"
-        return f"{who} of run {self.run_id}, node {self.node_id[:8]}: {self.path}"
+        return f"{_name(self.rank)} of run {self.run_id}, node {self.node_id[:8]}: {self.path}"
+
+
+def _name(rank: int) -> str:
+    if rank == COORDINATOR:
+        return "coordinator"
+    return f"rank {rank}"
 
 
 def mark(run_id: str, rank: int, node_id: str) -> None:
     """Write the line that says whose log this process writes."""
-    who = "coordinator" if rank == COORDINATOR else f"rank {rank}"
     # Not through `logging`, whose level may leave it out.
-    sys.stderr.write(f"ray-warmup: this is the log of run {run_id}, {who} on node {node_id}\n")
+    sys.stderr.write(f"ray-warmup: this is the log of run {run_id}, {_name(rank)} on node {node_id}\n")
     sys.stderr.flush()
 
 
@@ -105,5 +109,7 @@ def _owner(path: Path) -> tuple[str, int, str] | None:
         found = _MARK.search(file.read(HEAD_BYTES))
     if found is None:
         return None
-    rank = COORDINATOR if found[3] is None else int(found[3])
+    rank = COORDINATOR
+    if found[3] is not None:
+        rank = int(found[3])
     return found[1].decode(), rank, found[4].decode()

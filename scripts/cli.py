@@ -24,6 +24,7 @@ from ray_warmup.scripts.engine_cli import app as engine_app
 from ray_warmup.scripts.key_cli import app as key_app
 from ray_warmup.scripts.registry_cli import app as registry_app
 from ray_warmup.scripts.registry_cli import sync_command
+from ray_warmup.scripts.report_cli import app as report_app
 from ray_warmup.scripts.runs_cli import cancel, history, logs
 from ray_warmup.scripts.shell_command import ShellCommand
 
@@ -43,6 +44,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(engine_app, name="engine")
 app.add_typer(key_app, name="key")
 app.add_typer(registry_app, name="registry")
+app.add_typer(report_app, name="report")
 app.command("sync")(sync_command)
 app.command()(doctor)
 app.command()(cancel)
@@ -65,7 +67,8 @@ def run(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the report as JSON to this file, even if the run fails.")
+        Path | None,
+        typer.Option(help="Write the report to this file, even if the run fails: a page (*.html), or JSON."),
     ] = None,
     retune: Annotated[
         bool, typer.Option("--retune", help="Measure, or record, again even if a result is found.")

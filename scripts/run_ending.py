@@ -22,6 +22,8 @@ from ray_warmup.warmup.store.run_history import EndedRun, keep_run
 
 logger = logging.getLogger(__name__)
 
+PAGE_SUFFIXES = (".html", ".htm")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -100,12 +102,22 @@ def write_report(console: Console, report: bytes, file: ReportFile) -> bool:
     A failure is printed. The run's verdict still follows.
     """
     try:
-        file.write(report)
+        file.write(as_asked(report, file))
     except OSError as error:
         say(console, f"--report: {file.path} could not be written: {error.strerror or error}", style="red")
         return False
     say(console, f"report: {file.path}")
     return True
+
+
+def as_asked(report: bytes, file: ReportFile) -> bytes:
+    """Return a report as a page where the file's name ends in .html, or as it is."""
+    if file.path.suffix.lower() not in PAGE_SUFFIXES:
+        return report
+    from ray_warmup.scripts.report_page import report_page
+    from ray_warmup.scripts.reports import parse_report
+
+    return report_page(parse_report(report))
 
 
 def _keep(config: Request, outcome: Outcome, code: int, watch: Stopwatch) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.registry_cli import on_cluster
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.run_history import KEPT, KeptRun, kept_runs
+
+if TYPE_CHECKING:
+    from ray_warmup.actors.run_logs import ProcessLog
 
 CANCEL_S = 60.0
 TAIL_BYTES = 20_000
@@ -44,10 +47,14 @@ def cancel(
     with on_cluster(address):
         done = cancel_run(run, timeout, by_force=force)
     if not done.has_ended:
-        advice = "look at `ray-warmup status`" if force else "wait, or give --force to kill it"
+        advice = "wait, or give --force to kill it"
+        if force:
+            advice = "look at `ray-warmup status`"
         complain(f"run {done.run_id} was told to end, and has not after {done.seconds:.0f} s (--timeout); {advice}")
         raise typer.Exit(EXIT_FAILED)
-    how = "was killed" if done.was_killed else "has ended"
+    how = "has ended"
+    if done.was_killed:
+        how = "was killed"
     say(wide_console(), f"run {done.run_id} {how} after {done.seconds:.1f} s; finished tasks are kept")
 
 
@@ -67,18 +74,26 @@ def logs(
     with on_cluster(address):
         found, problems = logs_of(run, rank, tail)
     if as_json:
-        print_document({"logs": [asdict(log) for log in found], "problems": problems})
-    console = wide_console()
-    for log in [] if as_json else found:
-        say(console, f"==> {log.title} <==", style="bold")
-        say(console, log.text.rstrip("\n") or "(nothing)", lines=True)
+        print_document({"logs": list(map(asdict, found)), "problems": problems})
+    else:
+        show_logs(found)
     for problem in problems:
         complain(f"could not be asked: {problem}")
     if not found:
-        who = "no process" if rank is None else f"no rank {rank}"
+        who = "no process"
+        if rank is not None:
+            who = f"no rank {rank}"
         complain(f"{who} of a run {run} left a log in Ray's sessions of this cluster's nodes")
     if problems or not found:
         raise typer.Exit(EXIT_FAILED)
+
+
+def show_logs(logs: list[ProcessLog]) -> None:
+    """Print each log below its title."""
+    console = wide_console()
+    for log in logs:
+        say(console, f"==> {log.title} <==", style="bold")
+        say(console, log.text.rstrip("\n") or "(nothing)", lines=True)
 
 
 def history(
@@ -95,7 +110,9 @@ def history(
     problems: list[str] = []
     place = root
     if place is None:
-        cache = CacheSection() if config is None else load_request(config, override or []).cache
+        cache = CacheSection()
+        if config is not None:
+            cache = load_request(config, override or []).cache
         place = resolve_paths(cache).root
     runs = kept_runs(place, problems)[:last]
     if as_json:
@@ -117,7 +134,9 @@ def show_history(runs: list[KeptRun]) -> None:
     table = table_of("begun", "run", "outcome", "s", "model", "ranks", "nodes", "classes", whole=("outcome", "s"))
     for kept in runs:
         run = kept.run
-        outcome = "READY" if run.ready else f"FAILED ({run.exit_code})"
+        outcome = "READY"
+        if not run.ready:
+            outcome = f"FAILED ({run.exit_code})"
         classes = " ".join(key[:12] for key in run.classes)
         cells = (moment(run.began_at), run.run_id or "-", outcome, f"{run.seconds:.1f}", Path(run.model).name)
         add_row(table, *cells, run.ranks, run.nodes, classes)

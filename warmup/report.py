@@ -17,7 +17,7 @@ from ray_warmup.warmup.codec import first_fault
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.tasks import Skip
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_REPORT_BYTES = 256 << 20
 
 
@@ -69,6 +69,32 @@ class CacheKindReport(ReportPart):
     """Time for that, summed over nodes."""
 
 
+class TaskReport(ReportPart):
+    """One tuned task: how long the default and the tuned tactic take, what was decided and why."""
+
+    task: str
+    op: str
+    bucket: int
+    """Number of tokens."""
+    outcome: str
+    """tuned, oom, no_valid_tactic or collision."""
+    decision: str
+    """The guard's, or unguarded."""
+    runner: str = ""
+    """Of the table's entry."""
+    tactic: str = ""
+    """Of the table's entry, as JSON; -1 is the default."""
+    default_s: float | None = None
+    """None where it was not measured."""
+    tuned_s: float | None = None
+    """Of the table's entry, under the same measurement."""
+    winner_ratio: float | None = None
+    """Default's time over that of the tactic that tuning had found."""
+    reason: str = ""
+    rank: int = 0
+    """The rank that measured it."""
+
+
 class ClassReport(ReportPart):
     """Ranks that share one cache key."""
 
@@ -96,6 +122,7 @@ class ClassReport(ReportPart):
     skipped: tuple[Skip, ...] = ()
     kinds: tuple[CacheKindReport, ...] = ()
     """What the artifact carries, kind by kind."""
+    task_reports: tuple[TaskReport, ...] = ()
 
 
 class EngineWarmupEntry(ReportPart):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.machine.task_reports import task_reports
 from ray_warmup.warmup.report import (
     CacheKindReport,
     ClassReport,
@@ -122,6 +123,7 @@ def _class(run: Run, rank_class: ClassState) -> ClassReport:
         received=tuple(rank_class.modules.received),
         skipped=tuple(rank_class.skips),
         kinds=_kinds(rank_class),
+        task_reports=task_reports(rank_class),
     )
 
 

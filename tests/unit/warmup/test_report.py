@@ -135,7 +135,7 @@ def test_the_promised_fields_are_written() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"schema_version": 99}, RejectedArtifactError, "schema_version: 99: this version reads 1"),
+        ({"schema_version": 99}, RejectedArtifactError, "schema_version: 99: this version reads 2"),
         ({"schema_version": "1"}, CorruptArtifactError, "schema_version: "),
         ({"note": "a field that another version adds"}, CorruptArtifactError, "note: 'a field that"),
         ({"ranks": [{"rank": 0}]}, CorruptArtifactError, "ranks.0.local_rank: Field required"),
