@@ -33,6 +33,7 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.run_logs import COORDINATOR, mark
 from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.configs.loader import config_of_text, text_of_config
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.failure_messages import Status
@@ -193,7 +194,7 @@ class Coordinator:
             await self._drive(machine, executor)
             problem = await attempt("asking for stacks", self._show_stacks(machine.run), STACKS_S)
             if problem is not None:
-                machine.run.warn(problem)
+                machine.run.warn(problem, remedies.NOTHING)
         except StoppedError as error:
             reason = error.message
         except WarmupError as error:

@@ -24,7 +24,7 @@ from ray_warmup.actors.engine_launcher import EngineLauncher
 from ray_warmup.actors.event_stream import ENDED, EventStream
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
-from ray_warmup.actors.last_report import clean, minimal
+from ray_warmup.actors.last_report import clean, minimal, remedied
 from ray_warmup.actors.live_metrics import LiveMetrics
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
@@ -258,7 +258,7 @@ def as_text(report: EngineReport, problems: list[str]) -> str:
     """The report with what went wrong after it, as text that always is valid."""
     try:
         document = report.to_json()
-        document["warnings"] = [clean(text) for text in (*report.warnings, *problems)]
+        document["warnings"] = [clean(text) for text in (*report.warnings, *remedied(problems))]
         document["error"] = None if report.error is None else clean(report.error)
         return json.dumps(document)
     except Exception as failed:  # what cannot be written must not be missing altogether

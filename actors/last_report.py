@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.remedies import with_remedy
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ def sum_up(
 def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
     """The report with what went wrong after it, as text that always is valid."""
     try:
-        warnings = tuple(map(clean, (*report.warnings, *problems)))
+        warnings = tuple(map(clean, (*report.warnings, *remedied(problems))))
         error = None
         if report.error is not None:
             error = clean(report.error)
@@ -60,6 +62,11 @@ def as_json(report: WarmupReport, problems: Sequence[str]) -> str:
     except Exception as failed:  # what cannot be written must not be missing altogether
         logger.exception("the report could not be written")
         return minimal(report.run_id, f"{report.error or ''}\n{SUMMING_UP}: {type(failed).__name__}".strip())
+
+
+def remedied(problems: Iterable[str]) -> list[str]:
+    """Give each problem of a run's end its remedy."""
+    return [with_remedy(problem, remedies.TIDYING) for problem in problems]
 
 
 def minimal(run_id: str, error: str) -> str:

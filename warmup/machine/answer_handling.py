@@ -5,6 +5,7 @@ An answer that no rank of its class may give is a failure of that rank.
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import engine_warmups
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
@@ -38,7 +39,7 @@ def _described(run: Run, state: RankState, value: Probed) -> Failure | None:
     before = (state.description or value).key
     state.description = value
     for warning in value.warnings:
-        run.warn(f"{state.info}: {warning}")
+        run.warn(f"{state.info}: {warning}", remedies.WRITABLE)
     if before == value.key or run.phase is Phase.PROBING:
         return None
     text = f"its replacement has cache key {value.key[:12]}, not {before[:12]}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, any_asks
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
@@ -48,7 +49,7 @@ class Compiling(PhaseLogic):
         modules, node = rank_class.modules, run.ranks[call.rank].info.node_id
         if isinstance(value, Surveyed | InstalledModules | PackedModules):
             for warning in value.warnings:
-                run.warn(f"{run.ranks[call.rank].info}: {warning}")
+                run.warn(f"{run.ranks[call.rank].info}: {warning}", remedies.COMPILES)
         match value:
             case Surveyed():
                 modules.missing[node] = value.missing
@@ -72,10 +73,10 @@ class Compiling(PhaseLogic):
         rank_class = run.class_of(call.rank)
         said = f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}"
         if isinstance(call, Adopt) or isinstance(call.question, PackModules):
-            run.warn(f"{said}; every node builds its modules itself")
+            run.warn(f"{said}; every node builds its modules itself", remedies.COMPILES)
             rank_class.modules.give_up_shipping()
         elif isinstance(call.question, InstallModules):
-            run.warn(f"{said}; its node builds its modules itself")
+            run.warn(f"{said}; its node builds its modules itself", remedies.COMPILES)
             rank_class.modules.alone.add(run.ranks[call.rank].info.node_id)
         else:
             return None

@@ -25,7 +25,8 @@ def open_ballots(run: Run, rank_class: ClassState) -> Commands:
     if len(voters) < run.config.autotune.consensus_ranks:
         run.warn(
             f"consensus among {len(voters)} ranks: the class of rank {rank_class.leader} has no more "
-            f"(autotune.consensus_ranks is {run.config.autotune.consensus_ranks})"
+            f"(autotune.consensus_ranks is {run.config.autotune.consensus_ranks})",
+            f"set autotune.consensus_ranks to {len(voters)}, or give the class more ranks",
         )
     rank_class.ballots = {rank: TaskPool(tasks) for rank in voters}
     return _vote_all(run, rank_class)

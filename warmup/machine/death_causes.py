@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Failure
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
@@ -62,14 +63,17 @@ def assess_death(run: Run, rank_class: ClassState, state: RankState) -> None:
             rank_class.quarantine += (tactic,)
         run.warn(
             f"quarantined {tactic.runner} tactic {tactic.tactic} of {tactic.op}: it {why} task {task_id} on "
-            f"{state.info}{_kept(state, evidence.stack)}"
+            f"{state.info}{_kept(state, evidence.stack)}",
+            remedies.QUARANTINED,
         )
     elif is_guarded:
         rank_class.verdicts[task_id] = crashed(rank_class.results[task_id], why)
         if rank_class.pool is not None:
             rank_class.pool.finish(task_id)
         run.warn(
-            f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic{_kept(state, evidence.stack)}"
+            f"the guard of task {task_id} {why} {state.info}; it keeps the default tactic"
+            f"{_kept(state, evidence.stack)}",
+            "nothing to do; --retune tries it again",
         )
 
 
@@ -107,7 +111,7 @@ def show_stack(run: Run, state: RankState) -> None:
     was_hung, state.hung_outside = state.hung_outside, False
     words = state.described.last_words
     if was_hung and words is not None and words.stack:
-        run.warn(f"{state.info} was given up in `{words.method}`{_kept(state, words.stack)}")
+        run.warn(f"{state.info} was given up in `{words.method}`{_kept(state, words.stack)}", remedies.NOTHING)
 
 
 def crashed(result: TaskResult, why: str) -> GuardVerdict:

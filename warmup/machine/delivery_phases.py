@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.quarantine import verdict_without_quarantined, without_quarantined
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, asks
 from ray_warmup.warmup.machine.engine_warmups import give_up_after_death, warm
@@ -38,12 +39,18 @@ class Pushing(PhaseLogic):
             reason = "no tunable op"
             if rank_class.tasks:
                 reason = f"none of {len(rank_class.tasks)} tasks has a valid tactic"
-            run.warn(f"ranks {span(rank_class.ranks)}: nothing was tuned ({reason}); they serve default tactics")
+            run.warn(
+                f"ranks {span(rank_class.ranks)}: nothing was tuned ({reason}); they serve default tactics",
+                remedies.MEMORY,
+            )
             return []
         for op in value.collisions:
-            run.warn(f"op {op}: two winners share one file key; it keeps its default tactics")
+            run.warn(
+                f"op {op}: two winners share one file key; it keeps its default tactics",
+                "autotune.skip_ops leaves it out",
+            )
         for warning in value.warnings:
-            run.warn(f"{run.ranks[call.rank].info}: {warning}")
+            run.warn(f"{run.ranks[call.rank].info}: {warning}", remedies.COMPILES)
         return [run.adopt(call.rank, rank_class, value.header)]
 
     def adopted(self, run: Run, adopt: Adopt) -> Commands:
@@ -152,14 +159,14 @@ class Installing(PhaseLogic):
         rank_class = run.class_of(call.rank)
         if isinstance(value, Installed | Surveyed):
             for warning in value.warnings:
-                run.warn(f"{run.ranks[call.rank].info}: {warning}")
+                run.warn(f"{run.ranks[call.rank].info}: {warning}", remedies.COMPILES)
         if not isinstance(value, Installed):
             return []
         run.files += value.files
         rank_class.installed.append(value)
         if value.degraded is not None:
             rank_class.in_memory |= rank_class.places_of(call.rank)
-            run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory")
+            run.warn(f"{run.ranks[call.rank].info}: {value.degraded}; its ranks load from memory", remedies.WRITABLE)
             return []
         return [*run.ask_all(other_nodes_on_directory(run, rank_class, call.rank), Survey())]
 
@@ -167,7 +174,10 @@ class Installing(PhaseLogic):
         """A node that cannot put it into its own caches compiles for itself."""
         if not asks(call, Survey):
             return None
-        run.warn(f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}; its node compiles for itself")
+        run.warn(
+            f"{run.ranks[call.rank].info}: {failure.kind}: {failure.message}; its node compiles for itself",
+            remedies.COMPILES,
+        )
         return []
 
     def joined(self, run: Run, rank: int) -> Commands:

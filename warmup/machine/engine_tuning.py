@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import consensus
 from ray_warmup.warmup.machine.commands import Adopt, Call, any_asks
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
@@ -39,13 +40,14 @@ def keep(run: Run, rank_class: ClassState, value: EngineTuned) -> None:
     """The leader's files, for whoever packs."""
     rank_class.engine_tuned = value.tuned
     for warning in value.warnings:
-        run.warn(f"engine warmup: {warning}")
+        run.warn(f"engine warmup: {warning}", remedies.LEFT_OUT)
 
 
 def give_up(run: Run, rank_class: ClassState, why: str) -> None:
     """The table is made without it."""
     rank_class.engine_tuned = ()
-    run.warn(f"nothing was tuned with an engine's step: {why}; FlashInfer's own heuristics serve there")
+    text = f"nothing was tuned with an engine's step: {why}; FlashInfer's own heuristics serve there"
+    run.warn(text, remedies.LEFT_OUT)
 
 
 def is_required(run: Run) -> bool:

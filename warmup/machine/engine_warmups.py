@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ray_warmup.configs.engine_warmups import DEFAULT_DEADLINES
 from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.state import RankState, Run
@@ -31,7 +32,7 @@ def keep(run: Run, state: RankState, value: Warmed) -> Failure | None:
     """Store a rank's warmup outcomes, and return a failure if a required warmup failed."""
     state.engine = value
     for warning in value.warnings:  # equal ones of many ranks are said once; the report has them by rank
-        run.warn(f"engine warmup: {warning}")
+        run.warn(f"engine warmup: {warning}", remedies.LEFT_OUT)
     if value.failed:
         return Failure("EngineWarmupError", "; ".join(value.failed))
     return None
@@ -75,7 +76,7 @@ def give_up(run: Run, state: RankState, name: str, why: str) -> None:
     """Leave a warmup out on this rank from now on."""
     if name not in state.left_out:
         state.left_out[name] = why
-        run.warn(f"engine warmup {name} is left out on {state.info}: {why}")
+        run.warn(f"engine warmup {name} is left out on {state.info}: {why}", remedies.LEFT_OUT)
 
 
 def give_up_after_death(run: Run, state: RankState) -> None:

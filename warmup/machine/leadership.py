@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.state import ClassState, Run
 
 
@@ -18,4 +19,4 @@ def take_over(run: Run, rank_class: ClassState, lost: int) -> None:
     if not able:
         return
     rank_class.leader = min(able, key=lambda rank: (rank in rank_class.slow, rank < lost, rank))
-    run.warn(f"rank {lost} led its class and died; rank {rank_class.leader} takes over")
+    run.warn(f"rank {lost} led its class and died; rank {rank_class.leader} takes over", remedies.NOTHING)

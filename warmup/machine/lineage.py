@@ -29,7 +29,8 @@ def date(run: Run, rank_class: ClassState) -> None:
         if at > now + SLACK_S:
             run.warn(
                 f"{run.ranks[rank].info}: its table was made {at - now:.0f} s in the future by the nodes' clocks; its "
-                "time is not believed"
+                "time is not believed",
+                "let NTP set the nodes' clocks",
             )
             at = 0.0
         look.age = depth, at

@@ -6,6 +6,7 @@ of one node for each directory, because a large model's rows weigh megabytes and
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.lineage import date
@@ -43,7 +44,7 @@ class Lookup(PhaseLogic):
             case LookedUp():
                 rank_class.lookups[call.rank] = StoreLookup.of(value)
                 for warning in value.warnings:
-                    run.warn(f"{run.ranks[call.rank].info}: {warning}")
+                    run.warn(f"{run.ranks[call.rank].info}: {warning}", remedies.STORE)
             case Markers(tokens=tokens):
                 rank_class.lookups[call.rank].seen = tokens
             case RecalledTable() | Missing():
@@ -151,7 +152,8 @@ def adopt_found(run: Run, rank_class: ClassState) -> None:
     if rank_class.needs_guard and len(rank_class.results) < len(rank_class.tasks):
         rank_class.needs_guard = False
         run.warn(
-            f"{run.ranks[source].info}: its table is unguarded and lacks its timings; served as it is, see --retune"
+            f"{run.ranks[source].info}: its table is unguarded and lacks its timings; served as it is",
+            "run again with --retune to measure and guard it",
         )
     if rank_class.needs_guard:
         rank_class.leader = source
@@ -160,7 +162,10 @@ def adopt_found(run: Run, rank_class: ClassState) -> None:
             del rank_class.results[task_id]
     for rank, other in recalling.hits(rank_class).items():
         if other.digest != rank_class.digest:
-            run.warn(f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it")
+            run.warn(
+                f"{run.ranks[rank].info} holds another valid table; rank {source}'s replaces it",
+                "nothing to do; `ray-warmup cache rollback --cluster` brings the older one back",
+            )
 
 
 def lacks(rank_class: ClassState, rows: RecalledTable) -> list[str]:
@@ -183,5 +188,6 @@ def _complete(run: Run, rank_class: ClassState, source: int, rows: RecalledTable
     )
     run.warn(
         f"{run.ranks[source].info}: its table was made with less memory and lacks {len(lacking)} of "
-        f"{len(rank_class.tasks)} tasks, which are measured now: {shown}"
+        f"{len(rank_class.tasks)} tasks, which are measured now: {shown}",
+        remedies.MEMORY,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ray_warmup.configs.schema import WarmupConfig
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import engine_warmups, node_loss, on_disk
 from ray_warmup.warmup.machine.answer_handling import keep_answer
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace, task_in
@@ -185,7 +186,9 @@ class WarmupMachine:
             return self._fail(merge_equal({state.info: Failure("RankDiedError", state.error)}, self.run, now), now)
         state.restarts += 1
         state.is_starting = True
-        self.run.warn(f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place")
+        self.run.warn(
+            f"{state.info} died in {self.phase} ({reason}); a fresh process takes its place", remedies.NOTHING
+        )
         commands: Commands = [Replace(rank, reason, state.restarts, hung, state.is_moving)]
         running = task_in(lost)
         if running is not None:
@@ -218,7 +221,7 @@ class WarmupMachine:
             commands += node_loss.leave(self.run, ranks)
         else:
             commands += node_loss.move(self.run, ranks)
-        self.run.warn(went_on(self.run, node_id, ranks, now))
+        self.run.warn(went_on(self.run, node_id, ranks, now), remedies.NODE_LOST)
         if self._failures.is_on:
             releases = [command for command in commands if isinstance(command, Release)]
             return [*releases, *self._end_grace(now)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.state import ClassState, RankState, Run
 from ray_warmup.warmup.messages.values import RunVerdict
@@ -51,7 +52,7 @@ def refusal(run: Run) -> str | None:
         more = f"; and {len(nodes) - 4} more nodes"
     text = f"{share(run)} keep the table on disk, engines on the others would find nothing: {where}{more}"
     if not run.config.cache.require_disk:
-        run.warn(text)
+        run.warn(text, remedies.WRITABLE)
         return None
     return (
         f"{KIND}: {text}; set cache.root to a directory with room there, cache.require_disk=false to call such a run "

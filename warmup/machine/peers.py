@@ -6,6 +6,7 @@ end of TUNING all ranks of a class measure one of them again: the longest, in wh
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.messages.answers import Compared
 from ray_warmup.warmup.messages.questions import Compare
@@ -86,9 +87,11 @@ def _report_slow(run: Run, rank_class: ClassState, seconds: dict[int, float]) ->
     slow = slower(seconds)
     for rank, ratio in slow.items():
         if rank not in rank_class.slow:
-            run.warn(f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured")
+            text = f"{run.ranks[rank].info} needs {ratio:.2f} times its peers' time for a task that all measured"
+            run.warn(text, remedies.SLOW)
     rank_class.slow |= frozenset(slow)
     able = [rank for rank in run.alive(rank_class) if rank not in rank_class.slow]
     if rank_class.leader in rank_class.slow and able:
-        run.warn(f"rank {rank_class.leader} led its class on a slow device; rank {able[0]} leads now")
+        text = f"rank {rank_class.leader} led its class on a slow device; rank {able[0]} leads now"
+        run.warn(text, remedies.SLOW)
         rank_class.leader = able[0]

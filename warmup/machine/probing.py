@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.machine.naming import span
@@ -113,7 +114,7 @@ def keep_outline(run: Run, rank: int, value: Outlined) -> None:
     """Keep the outline that every rank of this rank's key would give."""
     run.outlines[run.ranks[rank].described.key] = value
     for warning in value.shrunk:
-        run.warn(warning)
+        run.warn(warning, remedies.MEMORY)
 
 
 def group_classes(run: Run) -> dict[str, ClassState]:
@@ -131,7 +132,9 @@ def group_classes(run: Run) -> dict[str, ClassState]:
     slow = peers.slow_at_reference(run)
     for rank, ratio in slow.items():
         info = run.ranks[rank].info
-        run.warn(f"{info} needs {ratio:.2f} times its peers' time for the reference GEMM; it will not lead")
+        run.warn(
+            f"{info} needs {ratio:.2f} times its peers' time for the reference GEMM; it will not lead", remedies.SLOW
+        )
     return {key: _class(run, key, ranks, set(slow)) for key, ranks in ranks_of.items()}
 
 
@@ -166,7 +169,10 @@ def resolve_strategy(asked: str, backend: str, num_ranks: int) -> str:
 def _warn_of_mixture(run: Run) -> None:
     """Name the fingerprint parts that split the cluster, because each extra class tunes once more."""
     if run.config.autotune.strategy == "independent":
-        run.warn("strategy `independent`: every rank tunes for itself, digests may differ between ranks")
+        run.warn(
+            "strategy `independent`: every rank tunes for itself, digests may differ between ranks",
+            "set autotune.strategy to auto for one table for all",
+        )
         return
     classes = list(run.classes.values())
     first = classes[0]
@@ -179,5 +185,6 @@ def _warn_of_mixture(run: Run) -> None:
         if different:
             run.warn(
                 f"ranks {span(other.ranks)} differ from ranks {span(first.ranks)} in {', '.join(different)}: "
-                f"they form a class of their own, which measures its {len(other.tasks)} tasks once more"
+                f"they form a class of their own, which measures its {len(other.tasks)} tasks once more",
+                "make these parts equal on all nodes, or start a run for each kind of node",
             )

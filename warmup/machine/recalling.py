@@ -6,6 +6,7 @@ compiled for it). One that serves a tactic which another node has quarantined is
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.quarantine import avoids_quarantined
 from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.machine.store_lookup import StoreLookup
@@ -48,7 +49,7 @@ def keep_table(run: Run, rank_class: ClassState, rank: int, value: RecalledTable
     look = rank_class.lookups[rank]
     if isinstance(value, Missing):
         look.table = None
-        run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value.reason}")
+        run.warn(f"{run.ranks[rank].info}: the table that was found is gone: {value.reason}", remedies.STORE)
         return
     look.rows = value
     if avoids_quarantined(value.results, value.verdicts, rank_class.quarantine):
@@ -57,7 +58,8 @@ def keep_table(run: Run, rank_class: ClassState, rank: int, value: RecalledTable
         if look.table is not None and table.digest == look.table.digest:
             rank_class.lookups[other].is_struck_out = True
             info = run.ranks[other].info
-            run.warn(f"{info}: its table names a tactic that another node has quarantined; it is not served")
+            text = f"{info}: its table names a tactic that another node has quarantined; it is not served"
+            run.warn(text, remedies.QUARANTINED)
 
 
 def take_finished(rank_class: ClassState) -> None:

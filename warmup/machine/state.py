@@ -17,6 +17,7 @@ from ray_warmup.warmup.messages.answers import Installed, Loaded, Outlined, Prob
 from ray_warmup.warmup.messages.questions import AnyQuestion, Question, task_of
 from ray_warmup.warmup.messages.values import Header, PoolTask, TextFile
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.remedies import with_remedy
 from ray_warmup.warmup.report import FileReport
 from ray_warmup.warmup.tasks import GuardVerdict, Skip, TacticId, TaskResult
 
@@ -362,8 +363,9 @@ class Run:
         """Ranks of a class that have a process and answered its probe."""
         return [rank for rank in rank_class.ranks if self.ranks[rank].is_alive]
 
-    def warn(self, message: str) -> None:
-        """Keep a warning for the report, once."""
+    def warn(self, text: str, remedy: str) -> None:
+        """Keep a warning for the report, once: what happened, and what to do about it."""
+        message = with_remedy(text, remedy)
         # A set beside the list, since thousands of ranks may say the same.
         if message not in self._warned:
             self._warned.add(message)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from functools import partial
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.quarantine import without_quarantined
 from ray_warmup.warmup.machine import consensus, engine_tuning, peers
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, asks
@@ -145,7 +146,7 @@ class Tuning(PoolPhase):
         rank_class.results[result.task_id] = result
         rank_class.measured += 1
         if (why := NOT_TUNED.get(result.outcome)) is not None:
-            run.warn(f"{result.task_id} keeps the default tactic: {why}")
+            run.warn(f"{result.task_id} keeps the default tactic: {why}", remedies.MEMORY)
 
     def enter(self, run: Run) -> Commands:
         again = run.each_class(partial(consensus.resume, run))
@@ -169,7 +170,7 @@ class Tuning(PoolPhase):
     def refused(self, run: Run, call: Call | Adopt, failure: Failure) -> Commands | None:
         rank_class, info = run.class_of(call.rank), run.ranks[call.rank].info
         if asks(call, Compare):
-            run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}")
+            run.warn(f"{info} could not be compared with its peers: {failure.kind}: {failure.message}", remedies.SLOW)
             return self._then(run, rank_class, [])
         if not asks(call, TuneEngine) or engine_tuning.is_required(run):
             return None

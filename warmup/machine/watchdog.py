@@ -108,7 +108,9 @@ def mark_silent(run: Run, statuses: Mapping[int, Status], now: float) -> None:
                 state.info, f"{state.info} is back in phase {run.phase} after {gap:.1f} s of silence"
             )
     for text in run.silences.told(now):
-        run.warn(text)
+        run.warn(
+            text, "a busy host needs a larger timeouts.heartbeat; a stopped process is replaced after timeouts.silence"
+        )
 
 
 def _thawed(run: Run, rank: int, state: RankState, gap: float) -> None:

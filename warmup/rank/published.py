@@ -1,4 +1,4 @@
-"""What a writer says of an artifact that it published: the files, and the bytes that it was sent."""
+"""Description of an artifact that a writer published: its files, and the bytes that it was sent."""
 
 from __future__ import annotations
 

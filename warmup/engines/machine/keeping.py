@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.engines.machine.state import EngineClass, EngineRun
 from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.messages import engine
@@ -50,14 +51,16 @@ def _renew(run: EngineRun, group: EngineClass, reason: str) -> bool:
         return False
     group.forget_content()
     group.is_renewed = True
-    run.warn(f"the artifact that was found does not fit and is recorded anew: {reason.splitlines()[0]}")
+    run.warn(
+        f"the artifact that was found does not fit and is recorded anew: {reason.splitlines()[0]}", remedies.IDENTITY
+    )
     return True
 
 
 def _described(run: EngineRun, node: str, value: engine.NodeDescribed) -> None:
     run.nodes[node] = value
     for warning in value.warnings:
-        run.warn(f"node {node[:8]}: {warning}")
+        run.warn(f"node {node[:8]}: {warning}", remedies.IDENTITY)
     group = run.classes.get(value.device)
     if group is None:
         if run.classes:  # a node that joined later has another device

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from ray_warmup.configs.clause import clause
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.engines.machine import words
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
 from ray_warmup.warmup.engines.machine.keeping import begin_class, keep, renew
@@ -134,7 +135,9 @@ class EngineMachine:
         forget_process(self.run, rank)
         state.restarts, state.is_starting, state.is_silent = state.restarts + 1, True, False
         doing = clause(" at {}", ", ".join(map(words.name_of_call, lost)))
-        self.run.warn(f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place")
+        self.run.warn(
+            f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place", remedies.NOTHING
+        )
         return [Replace(rank, reason, state.restarts, hung, bool(state.moves)), *self._advance(now)]
 
     def node_lost(self, node_id: str, now: float) -> Commands:
@@ -151,7 +154,7 @@ class EngineMachine:
         decision = self._node_policy.on_loss(moves, len(run.ranks) - len(going))
         if decision is Decision.FAIL:
             return self._fail(words.lost_node(run, node_id, ranks, now), now)
-        run.warn(words.went_on(run, node_id, going, now))
+        run.warn(words.went_on(run, node_id, going, now), remedies.NODE_LOST)
         for rank in going:
             self._close_all(rank)
             forget_process(run, rank)

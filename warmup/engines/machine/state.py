@@ -15,6 +15,7 @@ from ray_warmup.warmup.machine.commands import Adopt, Call
 from ray_warmup.warmup.messages.engine import EngineContent, EngineProven, NodeDescribed
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.remedies import with_remedy
 
 
 @dataclass(slots=True)
@@ -106,10 +107,11 @@ class EngineRun:
         self._next_call += 1
         return self._next_call
 
-    def warn(self, text: str) -> None:
-        """Keep a warning for the report, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+    def warn(self, text: str, remedy: str) -> None:
+        """Keep a warning for the report, once: what happened, and what to do about it."""
+        message = with_remedy(text, remedy)
+        if message not in self.warnings:
+            self.warnings.append(message)
 
     def busy(self) -> set[int]:
         """Return the ranks with a call in flight."""

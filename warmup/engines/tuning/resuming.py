@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands, Run
@@ -39,7 +40,7 @@ class Resuming(PhaseLogic):
                 if result.task_id in wanted and not _names(result, banned):
                     group.results[result.task_id] = result
             for warning in found.warnings:
-                run.warn(warning)
+                run.warn(warning, remedies.STORE)
         return []
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Call, Replace
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.phases import Phase
@@ -52,7 +53,7 @@ def test_what_ranks_said_is_in_the_report() -> None:
     report = driver.finish()
 
     assert report.ready
-    assert report.warnings.count("engine warmup: sm120_decode: no entry point") == 1
+    assert report.warnings.count(f"engine warmup: sm120_decode: no entry point -> {remedies.LEFT_OUT}") == 1
     entries = [rank.engine for rank in report.ranks]
     assert entries[0] is not None
     assert entries[0].outcomes[0].name == "prefill_decode"
