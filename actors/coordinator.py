@@ -30,7 +30,7 @@ from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.process_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
-from ray_warmup.actors.run_logs import COORDINATOR, mark
+from ray_warmup.actors.run_logs import mark_coordinator
 from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup import remedies
@@ -88,7 +88,7 @@ class Coordinator:
             may_grow: nodes may still join; False where Ray was started for this run.
         """
         logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
-        mark(run_id, COORDINATOR, ray.get_runtime_context().get_node_id())
+        mark_coordinator(run_id)
         self._config = config_of_text(config)
         self._run_id = run_id
         self._first_node = first_node

@@ -30,7 +30,7 @@ from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.actors.process_actor import LOG_FORMAT, Work
 from ray_warmup.actors.rank_group import RankGroup
-from ray_warmup.actors.run_logs import COORDINATOR, mark
+from ray_warmup.actors.run_logs import mark_coordinator
 from ray_warmup.actors.run_status import RankStatus, RunStatus
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.machine import words
@@ -72,7 +72,7 @@ class EngineCoordinator:
             may_grow: nodes may still join; False where Ray was started for this run.
         """
         logging.basicConfig(level=environment.get("RAY_WARMUP_LOG_LEVEL") or "INFO", format=LOG_FORMAT)
-        mark(run_id, COORDINATOR, ray.get_runtime_context().get_node_id())
+        mark_coordinator(run_id)
         self._config = EngineRunConfig.model_validate_json(config)
         self._text = config
         self._run_id = run_id

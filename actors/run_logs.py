@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from ray_warmup.actors import capacity
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.ray_internals import logs_here
@@ -57,6 +59,15 @@ def mark(run_id: str, rank: int, node_id: str) -> None:
     # Not through `logging`, whose level may leave it out.
     sys.stderr.write(f"ray-warmup: this is the log of run {run_id}, {_name(rank)} on node {node_id}\n")
     sys.stderr.flush()
+
+
+def mark_coordinator(run_id: str) -> None:
+    """Write the line that says that this process writes the log of a coordinator."""
+    node_id = "unknown"
+    # Outside Ray the question for the node would start a cluster.
+    if ray.is_initialized():
+        node_id = ray.get_runtime_context().get_node_id()
+    mark(run_id, COORDINATOR, node_id)
 
 
 def logs_of(run: str, rank: int | None, tail_bytes: int) -> tuple[list[ProcessLog], list[str]]:
