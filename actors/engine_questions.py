@@ -12,13 +12,16 @@ from typing import Literal
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.capacity import Node
-from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
+from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError, PlacementError
 from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.planning import predicted_ranks
 from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import request_of_text, text_of_config
+from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
+from ray_warmup.warmup.engines.machine.words import of_spread
 from ray_warmup.warmup.engines.prediction import Prediction, predict_here
 from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
 from ray_warmup.warmup.store.node_paths import environments_here
@@ -36,14 +39,26 @@ def predict(config: EngineRunConfig) -> tuple[dict[str, Prediction], list[str]]:
 
     Raises ClusterError if there is no such node.
     """
-    nodes = {node.node_id: node for node in replica_nodes(config, capacity.members())}
+    members = capacity.members()
+    nodes = {node.node_id: node for node in replica_nodes(config, members)}
     if not nodes:
         raise ClusterError("no node of this cluster could hold a replica of the config")
     text = text_of_config(config)
     asked = dict.fromkeys(nodes, (text,))
     answers, problems = ask_nodes(predict_on_node, asked, config.timeouts.probing + AFTER_S)
     named = {f"node {node_id[:8]} ({nodes[node_id].address})": answer for node_id, answer in answers.items()}
-    return named, list(problems.values())
+    spread = spread_in_words(config, members)
+    return named, [*problems.values(), *filter(None, [spread])]
+
+
+def spread_in_words(config: EngineRunConfig, nodes: Sequence[Node]) -> str:
+    """Name a replica that a run would find on several nodes, which is not covered, or return an empty text."""
+    try:
+        request = capacity.plan_request(config.cluster, config.cluster.backend_beside_gpus, nodes)
+    except PlacementError:
+        return ""  # a run waits for nodes that are not there yet
+    infos = predicted_ranks(request, tuple(nodes))
+    return of_spread(EngineRun(config, "plan", {info.rank: LauncherState(info) for info in infos}))
 
 
 def predict_on_node(text: str) -> Prediction:

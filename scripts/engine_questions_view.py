@@ -13,6 +13,7 @@ from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, EXIT
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, complain, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
+from ray_warmup.scripts.own_calls_view import requests_json, show_requests
 from ray_warmup.warmup.engines.prediction import Prediction
 from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.engines.standing import EngineStanding
@@ -31,7 +32,9 @@ def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
     resolved = {node: answer.resolved for node, answer in answers.items() if answer.resolved is not None}
     problems += list(node_differences(resolved))
     if as_json:
-        nodes = {node: asdict(answer) for node, answer in answers.items()}
+        nodes = {
+            node: {**asdict(answer), "requests": requests_json(answer.requests)} for node, answer in answers.items()
+        }
         print_document({"nodes": nodes, "problems": problems, "not_covered": sorted(config.engine.rules.not_covered)})
     else:
         _show_plan(wide_console(), config, answers)
@@ -68,10 +71,21 @@ def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, 
             say(console, f"{node}: would place {carried} from {answer.store}")
         elif answer.resolved is not None:
             say(console, f"{node}: miss: {answer.reason}")
+    _show_own_calls(console, answers.values())
     if not any(answer.hit for answer in answers.values()):
         say(console, f"one start would be recorded with {config.engine.weights} weights, then installed and proven")
     _show_arguments(console, [answer.resolved for answer in answers.values() if answer.resolved is not None])
     say(console, f"not covered, and refused by name: {', '.join(sorted(set(_features(config))))}")
+
+
+def _show_own_calls(console: Console, answers: Iterable[Prediction]) -> None:
+    """Print what the recorded engine asked FlashInfer for, once for each artifact that would be placed."""
+    shown: set[str] = set()
+    for answer in answers:
+        if answer.requests and answer.store not in shown:
+            shown.add(answer.store)
+            say(console, f"asked of FlashInfer, as recorded in {answer.store}:")
+            show_requests(console, answer.requests)
 
 
 def _show_arguments(console: Console, resolved: Iterable[Resolved]) -> None:

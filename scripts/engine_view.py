@@ -19,7 +19,7 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.engine_questions_view import show_standings
-from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests, show_requests
+from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines import installed
 from ray_warmup.warmup.engines.adapter import EngineAdapter
@@ -31,6 +31,7 @@ from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, recor
 from ray_warmup.warmup.engines.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.request import device_here, driver_here
 from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
+from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError
 
 SCHEMA_VERSION = 1

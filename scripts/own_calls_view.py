@@ -9,20 +9,11 @@ from pydantic import JsonValue
 from rich.console import Console
 
 from ray_warmup.scripts.console import add_row, say, table_of
-from ray_warmup.warmup.artifact.artifact import Artifact
+from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.messages.recorded import TableProof
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, parse_recording
-
-
-def requests_of(artifact: Artifact) -> tuple[RecordedRequest, ...]:
-    """Return the requests of all classes of an artifact, each once. Raises CorruptArtifactError."""
-    found: dict[str, RecordedRequest] = {}
-    for content in artifact.contents("recorded_requests"):
-        for request in parse_recording(content.data).requests:
-            found[request.digest] = request
-    return tuple(found.values())
+from ray_warmup.warmup.workloads.recorded_request import RecordedRequest
 
 
 def requests_json(requests: Sequence[RecordedRequest]) -> list[JsonValue]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,20 +11,9 @@ import pytest
 
 from ray_warmup.warmup.engines import proof_record
 from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
-from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
-
-
-@pytest.fixture
-def engine_nodes(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    """Two nodes of a pool of their own, in whose environment the fake engine is installed."""
-    found = environment(tmp_path_factory.mktemp("engine"))
-    nodes = [bed.add_node(pool="engine", wait=False, PYTHONPATH=found["PYTHONPATH"]) for _ in range(2)]
-    bed.wait_for_nodes()
-    yield nodes
-    bed.remove_node(*(node for node in nodes if node in bed.nodes))
 
 
 @pytest.mark.parametrize("phase", ["RECORDING", "PROVING"])

@@ -1,7 +1,8 @@
 """Entries that were placed in engines' own caches: counting, checking and pruning them.
 
 An entry is in use while a live process holds one of the stores that it came from. One whose content was changed since
-may be the engine's own by now: it is named, and never removed here.
+is named, and stays as long as a store of it is there: the next start of an engine replaces it from that. Once they are
+gone nobody would, and an engine would go on to load it, so it is removed like an unchanged one.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import held
 
 UNUSED = "placed in an engine's cache, and no process that runs uses it"
+CHANGED = "placed in an engine's cache and changed since, and no store is left from which it would be replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,15 @@ def plan_removals(register: PlacedRegister, selected: Iterable[Path], *, is_ever
         path = Path(directory.directory) / entry.name
         if not path.exists() or not (is_everything or stores.intersection(entry.stores)):
             continue
-        if not any(_is_used(store, used) for store in entry.stores) and not is_changed(path.parent, _alone(entry)):
+        has_changed = is_changed(path.parent, _alone(entry))
+        if not _stays(entry, used, has_changed=has_changed):
             size = disk_bytes(path) if path.is_dir() else path.lstat().st_size
-            removals.append(Removal(str(path), "placed", None, size, UNUSED))
+            removals.append(Removal(str(path), "placed", None, size, CHANGED if has_changed else UNUSED))
     return tuple(removals)
 
 
 def remove(register: PlacedRegister, removals: Iterable[Removal]) -> PlacedRemovals:
-    """Remove planned entries that are still unused and unchanged, and forget those that are gone."""
+    """Remove planned entries that still nobody uses or would replace, and forget those that are gone."""
     wanted = {removal.path: removal.bytes for removal in removals}
     gone: list[str] = []
     kept: list[str] = []
@@ -81,7 +84,7 @@ def remove(register: PlacedRegister, removals: Iterable[Removal]) -> PlacedRemov
                 path = base / entry.name
                 if str(path) not in wanted:
                     left[entry.name] = entry
-                elif any(_is_used(store, {}) for store in entry.stores) or is_changed(base, entry):
+                elif _stays(entry, {}, has_changed=is_changed(base, entry)):
                     left[entry.name] = entry
                     kept.append(str(path))
                 else:
@@ -128,6 +131,13 @@ def _entries(register: PlacedRegister) -> Iterator[tuple[PlacedDirectory, Placed
 def _alone(entry: PlacedEntry) -> PlacedEntry:
     """Return the record of an entry relative to its own parent directory."""
     return PlacedEntry(entry.name.rpartition("/")[2], entry.files, entry.sha256, entry.stores)
+
+
+def _stays(entry: PlacedEntry, used: dict[str, bool], *, has_changed: bool) -> bool:
+    """Return True if an entry is in use, or was changed and would be replaced from a store that is there."""
+    if any(_is_used(store, used) for store in entry.stores):
+        return True
+    return has_changed and any(Path(store).exists() for store in entry.stores)
 
 
 def _is_used(store: str, known: dict[str, bool]) -> bool:

@@ -39,6 +39,8 @@ class EngineAdapter:
     """Variables that move every cache below a directory."""
     looks_in: Callable[[], dict[str, Path]]
     """Kind -> directory in which the engine looks in this environment."""
+    folder_of: Mapping[str, str] = field(default_factory=dict)
+    """Kind -> name of the folders in which its files lie, where another kind's directory holds them."""
     moved_by: Mapping[str, str]
     """Kind -> variables that decide about that directory."""
     seen: Mapping[str, str] = field(default_factory=dict)

@@ -123,7 +123,7 @@ def hidden_plugin(adapter: EngineAdapter, environ: Mapping[str, str]) -> str | N
 
 
 def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRegister) -> KindHere:
-    files = [path for path in directory.rglob("*") if path.is_file()] if directory.is_dir() else []
+    files = list(_files(adapter, kind, directory))
     ours = [
         entry
         for found in register.directories()
@@ -134,3 +134,13 @@ def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRe
     seen = adapter.seen.get(kind, in_table)
     size = sum(path.stat().st_size for path in files)
     return KindHere(kind, str(directory), len(files), size, len(ours), adapter.moved_by.get(kind, ""), seen)
+
+
+def _files(adapter: EngineAdapter, kind: str, directory: Path) -> Iterator[Path]:
+    """Yield the files of one kind. Two kinds may share a directory, of which one has folders of a name of its own."""
+    folder = adapter.folder_of.get(kind)
+    for path in directory.rglob("*"):
+        parts = path.relative_to(directory).parts
+        is_of_kind = folder in parts if folder is not None else not set(adapter.folder_of.values()).intersection(parts)
+        if is_of_kind and path.is_file():
+            yield path

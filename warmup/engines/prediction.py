@@ -12,9 +12,11 @@ from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.asking import find_here, resolve_here
 from ray_warmup.warmup.engines.installed import installed_version
 from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError, EngineRequestError, WarmupError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.workloads.recorded_request import RecordedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Prediction:
     """Why nothing that is stored fits."""
     kinds: tuple[tuple[str, int], ...] = ()
     """(kind, entries) of the artifact that fits."""
+    requests: tuple[RecordedRequest, ...] = ()
+    """Requests of the engine to FlashInfer, as recorded in that artifact."""
     error: str = ""
     is_request: bool = False
     """The error is in what the config asks."""
@@ -48,10 +52,14 @@ def predict_here(config: EngineRunConfig, environ: Mapping[str, str], *, explain
         version = dict(resolved.identity)["engine_version"]
         root = resolve_paths(config.cache).root
         directory = engine_store.store_directory(root, adapter.name, version, resolved.key_sha256)
-        kinds = _kinds(directory) if found.store is not None else ()
+        kinds: tuple[tuple[str, int], ...] = ()
+        requests: tuple[RecordedRequest, ...] = ()
+        if found.store is not None:
+            kinds = _kinds(directory)
+            requests = requests_of(found.store.read_artifact(("recorded_requests",)))
     except WarmupError as error:
         return Prediction(error=str(error), is_request=isinstance(error, EngineRequestError))
-    return Prediction(resolved, str(directory), found.store is not None, found.reason, kinds)
+    return Prediction(resolved, str(directory), found.store is not None, found.reason, kinds, requests)
 
 
 def _kinds(directory: Path) -> tuple[tuple[str, int], ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from ray_warmup.actors import engine_questions
+from ray_warmup.actors import engine_questions, planning
+from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.engine_questions import exit_code_of
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
@@ -24,6 +26,7 @@ from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.resolved import Resolved
 from ray_warmup.warmup.engines.standing import EngineStanding
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.workloads.recorded_request import RecordedInput, RecordedRequest, RecordedRunner
 from tests.engines import recorded
 
 
@@ -127,8 +130,10 @@ def test_a_plan_says_what_would_happen_and_why(
         "0.33.0", recorded.parts(size="4"), {}, (("config.json", "11"),), ('model="m"', "max_num_seqs=4"), ("seed=3",)
     )
     other = Resolved("0.33.0", recorded.parts(size="4"), {}, (("config.json", "22"),))
+    gemm = RecordedInput("tensor", "bfloat16", (8, 32), (32, 1), (0,))
+    asked = RecordedRequest("bmm_fp8", (RecordedRunner("CublasRunner", "()"),), (gemm,), (), (), 8, (1, 8), "b", False)
     answers = {
-        "node a": Prediction(resolved, "/store", hit=True, kinds=(("deep_gemm", 41),)),
+        "node a": Prediction(resolved, "/store", hit=True, kinds=(("deep_gemm", 41),), requests=(asked,)),
         "node b": Prediction(resolved, "/store", reason="max_num_seqs 256, recorded 1024"),
         "node c": Prediction(other, "/store", hit=True),
     }
@@ -141,6 +146,8 @@ def test_a_plan_says_what_would_happen_and_why(
 
     assert code == 1
     assert "node a: would place deep_gemm 41 from /store" in said.out
+    assert "asked of FlashInfer, as recorded in /store:" in said.out
+    assert said.out.count("CublasRunner") == 1
     assert "node b: miss: max_num_seqs 256, recorded 1024" in said.out
     assert 'enter the class: model="m", max_num_seqs=4' in said.out
     assert "change nothing here: seed=3" in said.out
@@ -149,9 +156,32 @@ def test_a_plan_says_what_would_happen_and_why(
     assert "config.json differs on node c (22) from the other nodes (11)" in said.err
     assert "hf_planted" not in said.out + said.err
 
+    assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 1
+    (row,) = json.loads(capsys.readouterr().out)["nodes"]["node a"]["requests"]
+    assert (row["op"], row["buckets"]) == ("bmm_fp8", [1, 8])
+
     answers["node a"] = Prediction(error="engine.args: vllm refuses them", is_request=True)
     assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 2
     assert json.loads(capsys.readouterr().out)["nodes"]["node a"]["is_request"] is True
+
+
+@pytest.mark.parametrize(("world_size", "refused"), [(2, False), (4, True)])
+def test_a_plan_names_a_replica_that_would_lie_on_several_nodes(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, refused: bool
+) -> None:
+    """Ranks that are counted over the cluster go where they fit: three a node divide the second replica of two."""
+    monkeypatch.setattr(planning.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "a" * 56))
+    document = {
+        "cluster": {"world_size": world_size, "backend": "cpu", "cpus_per_rank": 1},
+        "engine": {"kind": "vllm", "args": {"model": "m", "tensor_parallel_size": 2}},
+    }
+    nodes = [Node(name * 56, f"10.0.0.{name}", {"CPU": 3.0}, {"CPU": 3.0}) for name in ("a", "b")]
+
+    said = engine_questions.spread_in_words(EngineRunConfig.model_validate(document), nodes)
+
+    told = "ranks 2, 3 of one replica are on 2 nodes (aaaaaaaa, bbbbbbbb), which is not covered yet"
+    assert (told in said) is refused
+    assert bool(said) is refused
 
 
 def test_an_override_replaces_an_argument_however_it_is_spelled(config: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.scripts.console import wide_console
-from ray_warmup.scripts.own_calls_view import proof_line, requests_json, requests_of, show_kept_requests
+from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests
 from ray_warmup.warmup.artifact.artifact import Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED
+from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.messages.recorded import TableProof
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.recorded_request import (

@@ -17,7 +17,7 @@ from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.caches.tree import TreeLayout
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages.recorded import Served, TableProof
-from ray_warmup.warmup.workloads.recorded_request import Recording, parse_recording
+from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, Recording, parse_recording
 
 if TYPE_CHECKING:
     from ray_warmup.warmup.device.request_recorder import RequestRecorder
@@ -49,6 +49,15 @@ def table_of(artifact: Artifact) -> KnownTable | None:
         return None
     recordings = tuple(parse_recording(content.data) for content in artifact.contents("recorded_requests"))
     return KnownTable(parse_table(data), data, recordings)
+
+
+def requests_of(artifact: Artifact) -> tuple[RecordedRequest, ...]:
+    """Return the requests of all classes of an artifact, each once. Raises CorruptArtifactError."""
+    found: dict[str, RecordedRequest] = {}
+    for content in artifact.contents("recorded_requests"):
+        for request in parse_recording(content.data).requests:
+            found[request.digest] = request
+    return tuple(found.values())
 
 
 class EngineTable:

@@ -28,8 +28,10 @@ def looks_in() -> dict[str, Path]:
     """Directories of this environment by kind."""
     root = default_cache_root()
     looked = places(root)
+    compiled = root / "torch_compile_cache" / "torch_aot_compile"
     found: dict[str, Path] = {
-        "torch_compile": root / "torch_compile_cache" / "torch_aot_compile",
+        "torch_compile": compiled,
+        "inductor": compiled,
         "triton_cache": looked.triton_cache,
     }
     for kind, directory in looked.of_kind().items():
@@ -49,8 +51,10 @@ VLLM_ADAPTER = EngineAdapter(
     resolve_module="ray_warmup.warmup.engines.vllm.resolve",
     home=home,
     looks_in=looks_in,
+    folder_of={"inductor": "inductor_cache"},
     moved_by={
         "torch_compile": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
+        "inductor": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
         "modelinfos": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
         "triton_cache": "TRITON_CACHE_DIR, TRITON_HOME",
         "deep_gemm": "DG_JIT_CACHE_DIR, VLLM_CACHE_ROOT",

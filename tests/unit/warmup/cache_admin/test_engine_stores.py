@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.artifact.manifest import KeyEntry, key_digest
 from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.placed_entries import CHANGED
 from ray_warmup.warmup.cache_admin.requests import CacheRequest
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import register
@@ -148,6 +150,25 @@ def test_unused_entries_are_pruned_and_the_engines_own_stay(root: Path, tmp_path
     (again / "kernel.cubin").write_text("changed")
     assert ask("prune", root, keep=3, yes=True).plan == ()
     assert again.exists()
+
+
+def test_a_changed_entry_goes_once_no_store_would_replace_it(root: Path, tmp_path: Path) -> None:
+    """While its store is there the next start replaces it; afterwards an engine would load it for ever."""
+    store = recorded.stored(root, size="4")
+    entry = placed(root, store, tmp_path / "cache")
+    (entry / "kernel.cubin").write_text("changed")
+    while_there = ask("prune", root, keep=3, yes=True)
+    shutil.rmtree(store.directory)
+    planned = ask("prune", root, keep=3)
+    done = ask("prune", root, keep=3, yes=True)
+
+    assert while_there.plan == ()
+    assert [(row.path, row.reason) for row in planned.plan] == [(str(entry), CHANGED)]
+    assert done.done is not None
+    assert done.done.removed == (str(entry),)
+    assert not entry.exists()
+    assert (tmp_path / "cache" / "kernel.own" / "kernel.cubin").read_text() == "the engine's"
+    assert list(register(root).directories()) == []
 
 
 def test_whole_engine_stores_go_by_the_rules_unless_held(root: Path) -> None:

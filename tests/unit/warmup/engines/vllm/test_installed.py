@@ -56,3 +56,22 @@ def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: 
     assert (kinds["modelinfos"].files, kinds["modelinfos"].bytes, kinds["modelinfos"].placed) == (2, 4, 1)
     assert all(row.variables and row.seen for row in kinds.values())
     assert kinds["torch_compile"].directory == str(tmp_path / "own" / "torch_compile_cache" / "torch_aot_compile")
+
+
+def test_inductors_files_are_told_from_the_compiled_models_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both lie below one directory: the row of each counts its own files and what was placed of its kind."""
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path / "own"))
+    compiled = tmp_path / "own" / "torch_compile_cache" / "torch_aot_compile" / "0a1b"
+    (compiled / "rank_0_0").mkdir(parents=True)
+    (compiled / "rank_0_0" / "model").write_text("model")
+    contents = [Content("inductor", "ab/cab.so", b"so"), Content("inductor", "cd/ccd.so", b"so")]
+    with placing(register(tmp_path / "root"), tmp_path / "store") as round_:
+        round_.tree(engine_kinds.INDUCTOR.layout, contents, compiled / "inductor_cache")
+
+    kinds = {row.kind: row for row in installed.describe(VLLM_ADAPTER, CacheSection(root=str(tmp_path / "root"))).kinds}
+
+    assert kinds["inductor"].directory == kinds["torch_compile"].directory
+    assert (kinds["inductor"].files, kinds["inductor"].bytes, kinds["inductor"].placed) == (2, 4, 2)
+    assert (kinds["torch_compile"].files, kinds["torch_compile"].bytes, kinds["torch_compile"].placed) == (1, 5, 0)

@@ -207,6 +207,18 @@ def test_the_front_end_places_facts_of_models_alone(tmp_path: Path, template: Pa
     assert not list((tmp_path / "root").rglob("leases/*.json"))
 
 
+def test_stale_facts_of_a_model_are_not_placed(tmp_path: Path, store: Path) -> None:
+    """Recorded of another source of the model's class: vLLM inspects it anew, and finds those of its own source."""
+    ask = "import vllm\nvllm.load_general_plugins()\n"
+    ask += "from vllm.model_executor.models.registry import _LazyRegisteredModel\n"
+    ask += "model = _LazyRegisteredModel('fake_model', 'FakeForCausalLM')\n"
+    ask += "print([model._load_modelinfo_from_cache(source) is not None for source in ('changed', 'hash')])"
+
+    done = python(ask, environment(tmp_path))
+
+    assert done.stdout.splitlines()[-1:] == ["[False, True]"], done.stderr
+
+
 def test_a_forked_child_holds_the_artifact_for_itself(tmp_path: Path, store: Path) -> None:
     """One lease a process, and a thread that renews it in each; before the worker begins there is none."""
     environ = environment(tmp_path)

@@ -1,0 +1,120 @@
+"""Commands about a real engine on several raylets: an interrupted run, caches of every node, waiting from outside.
+
+The fake vLLM; half a minute each (-m long).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.scripts.cache_cli import app as cache_app
+from ray_warmup.warmup.artifact.archive import read_archive
+from tests.cluster.test_ray_client import ask, door
+from tests.engines.engine_runs import config, engines_on, parent_of, run
+from tests.leftovers import actors, placement_groups
+from tests.testbed import ROOT, Node, Testbed, wait_until
+
+__all__ = ["door"]
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
+
+COMMAND = (
+    # A shell that starts tests in the background ignores SIGINT.
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "from ray_warmup.scripts.cli import app; app()"
+)
+
+
+def written(request: EngineRunConfig, directory: Path, address: str | None = None) -> Path:
+    """The file of a request, for a cluster where one is given."""
+    document = request.model_dump(mode="json")
+    if address is not None:
+        document["cluster"]["address"] = address
+    path = directory / "my.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing_and_says_so(
+    bed: Testbed, engine_nodes: list[Node], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """Ctrl-C and a pod's deletion while an engine starts: its processes and actors are gone, the last line is owed."""
+    path = written(config(f"engine-signal-{code}", args={"fault": "hang"}), tmp_path, bed.address)
+    command = [sys.executable, "-c", COMMAND, "run", "--config", str(path), "--report", str(tmp_path / "report.json")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert wait_until(lambda: bool(engines_on(engine_nodes)), 90), "no engine was started"
+        launcher = parent_of(engines_on(engine_nodes)[0])
+        driver.send_signal(number)
+        output, said = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+
+    assert driver.returncode == code, said
+    verdict = json.loads(output.splitlines()[-1].removeprefix("WARMUP_RESULT "))
+    assert (verdict["ready"], verdict["error"]) == (False, "interrupted")
+    assert json.loads((tmp_path / "report.json").read_text())["error"] == "interrupted"
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
+    assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
+    assert wait_until(lambda: not [*actors(), *placement_groups()], 15), [*actors(), *placement_groups()]
+
+
+def caches(name: str, *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and JSON of `ray-warmup cache ... --cluster`: each node's result by its id."""
+    done = CliRunner().invoke(cache_app, [*words, "--cluster", "--root", f"~/{name}", "--json"])
+    return done.exit_code, {row["node_id"]: row for row in json.loads(done.stdout)["nodes"]}
+
+
+def test_caches_of_every_node_hold_the_engines_artifact(engine_nodes: list[Node], tmp_path: Path) -> None:
+    """`cache ls | verify | export --cluster` see the artifact of each node, and name the one that is damaged."""
+    report, _ = run(config("engine-caches"))
+    assert report.ready, report.error
+    key = report.nodes[0].key_sha256
+    ours = [node.node_id for node in engine_nodes]
+
+    code, listed = caches("engine-caches", "ls")
+    assert code == 0
+    for node_id in ours:
+        (store,) = listed[node_id]["result"]
+        assert store["path"].endswith(f"engine_caches/vllm/0.33.0/{key}")
+    code, verified = caches("engine-caches", "verify")
+    assert code == 0, verified
+    exported = CliRunner().invoke(
+        cache_app,
+        ["export", str(tmp_path / "engine.tar.gz"), key, "--cluster", "--root", "~/engine-caches"],
+    )
+    assert exported.exit_code == 0, exported.output
+    assert read_archive(tmp_path / "engine.tar.gz")[1].manifest.key.sha256 == key
+
+    blobs = engine_nodes[1].home / "engine-caches" / "engine_caches" / "vllm" / "0.33.0" / key / "blobs"
+    largest = max(blobs.iterdir(), key=lambda path: path.stat().st_size)
+    largest.write_bytes(b"x" + largest.read_bytes()[1:])
+    code, verified = caches("engine-caches", "verify")
+    assert code == 1
+    assert [node_id for node_id in ours if not verified[node_id]["ok"]] == [ours[1]]
+
+
+def test_an_engine_is_waited_for_through_ray_client(engine_nodes: list[Node], door: str, tmp_path: Path) -> None:
+    """`wait --address ray://...` exits 124 while nothing is recorded, and 0 once every node has proven it."""
+    request = config("engine-client")
+    path = written(request, tmp_path)
+    wait = ("wait", "--config", str(path), "--timeout", "2")
+    before = ask(door, tmp_path, *wait)
+    report, _ = run(request)
+    assert report.ready, report.error
+    after = ask(door, tmp_path, *wait)
+
+    assert before.returncode == 124
+    assert before.stderr.count("nothing was recorded for this request with vllm 0.33.0 on this node") == 2
+    assert after.returncode == 0, after.stderr
