@@ -21,6 +21,7 @@ from ray_warmup.actors.control_service import ControlService
 from ray_warmup.actors.coordinator import CLOSE_S, REMOVE_S, in_turns
 from ray_warmup.actors.driving import drive
 from ray_warmup.actors.engine_launcher import EngineLauncher
+from ray_warmup.actors.engine_leases import EngineLeases
 from ray_warmup.actors.event_stream import ENDED, EventStream
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.executor import Executor
@@ -33,17 +34,26 @@ from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.run_logs import mark_coordinator
 from ray_warmup.actors.run_status import RankStatus, RunStatus
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.artifact.manifest import key_digest
 from ray_warmup.warmup.engines.machine import words
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
 from ray_warmup.warmup.engines.machine.machine import EngineMachine
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.engines.machine.state import LauncherState
+from ray_warmup.warmup.engines.machine.steps import sharers
 from ray_warmup.warmup.engines.report import EngineReport
 from ray_warmup.warmup.engines.summary import shown, summarize
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.progress import QUIET_S
+from ray_warmup.warmup.messages.engine import EngineShared
+from ray_warmup.warmup.messages.wire import from_bytes
 
 logger = logging.getLogger(__name__)
+
+SHARING_GRACE_S = 5.0
+"""Beyond the time that one exchange with the remote store may take."""
+TELLING_S = 40.0
+"""For a registry that asks every node what it holds."""
 
 
 class EngineCoordinator:
@@ -88,6 +98,9 @@ class EngineCoordinator:
         self._phase = EnginePhase.PLACING
         self._warned = 0
         self._metrics = LiveMetrics()
+        self._leases = EngineLeases(lambda: str(self._phase))
+        self._unshared: list[str] = []
+        """Why an artifact is not in the remote store."""
         self._stop: str | None = None
         self._is_alone = False
         """Whether the control service is lost: nothing can be given back to it."""
@@ -143,7 +156,8 @@ class EngineCoordinator:
         try:
             report = await self._work()
             is_ready, text = report.ready, as_text(report, [])
-            problems = [await attempt(*step) for step in self._tidying()]
+            problems = [await attempt(*step) for step in self._tidying(report)]
+            problems += self._unshared
             text = as_text(report, [problem for problem in problems if problem is not None])
         finally:
             watching.cancel()
@@ -175,14 +189,30 @@ class EngineCoordinator:
         self._stop = await ControlService.of_this_cluster().lost()
         self._is_alone = True
 
-    def _tidying(self) -> Iterator[tuple[str, Awaitable[object], float]]:
+    def _tidying(self, report: EngineReport) -> Iterator[tuple[str, Awaitable[object], float]]:
         """Yield the clean-up steps: name, awaitable and limit in seconds."""
+        cache = self._config.cache
+        if report.ready and cache.remote is not None:
+            yield "sharing with the remote store", self._share(), cache.remote_timeout + SHARING_GRACE_S
+        if not self._is_alone:
+            yield "telling the registry", self._leases.end(), TELLING_S
         if self._executor is not None:
             self._executor.cancel()
         if self._ranks is not None:
             yield "ending the launchers", self._ranks.close(may_kill=not self._is_alone), CLOSE_S
         if self._placement is not None and not self._is_alone:
             yield "giving the placement group back", asyncio.to_thread(self._placement.remove), REMOVE_S
+
+    async def _share(self) -> None:
+        """Let one launcher of each class write its artifact into the remote store."""
+        machine, group = self._machine, self._ranks
+        assert machine is not None
+        assert group is not None
+        asked = [group.call(rank, question) for rank, question in sharers(machine.run)]
+        for data, _ in await asyncio.gather(*asked):
+            problem = from_bytes(data, EngineShared).problem
+            if problem is not None:
+                self._unshared.append(problem)
 
     async def _place(self) -> tuple[EngineMachine, Executor]:
         """Wait for resources, create the group and start one launcher per bundle, without nodes that are lost."""
@@ -230,6 +260,8 @@ class EngineCoordinator:
         if machine.phase is not self._phase:
             self._phase = machine.phase
             self._stream.emit({"event": "phase", "phase": str(self._phase)})
+            if self._phase is EnginePhase.RECORDING:
+                self._leases.take(key_digest(node.identity) for node in machine.run.nodes.values())
         for warning in machine.run.warnings[self._warned :]:
             self._stream.emit({"event": "warning", "text": warning})
         self._warned = len(machine.run.warnings)

@@ -67,6 +67,7 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     from ray_warmup.actors.engine_coordinator import EngineCoordinator
     from ray_warmup.actors.following import Following, lost_contact
     from ray_warmup.actors.metrics_export import count
+    from ray_warmup.actors.registry_client import tell_registry
 
     name, stamp = coordinator_name(config), time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     run_id = f"{name.removeprefix('warmup-')}-{stamp}-{secrets.token_hex(2)}"
@@ -82,6 +83,7 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     try:
         report = following.until_report()
         count(samples_of(report))
+        tell_registry()
         return report
     except KeyboardInterrupt as interrupt:
         raise EngineRunInterrupted(following.stopped("interrupted")) from interrupt

@@ -37,6 +37,8 @@ GRACE_S = 3 * BEAT_S
 _NODES_EVERY_S = 2.0
 _LEARN_LIMIT_S = 30.0
 _PACK_LIMIT_S = 120.0
+_LOOK_LIMIT_S = 5.0
+"""For an engine that starts, which would rather compile than wait for a new registry."""
 
 
 def registry_name() -> str:
@@ -81,6 +83,12 @@ class Registry:
         if isinstance(answer, Lead):
             self._count_wait(key, asker, "lead")
         return answer
+
+    async def look(self, key: str) -> Known | Wait | None:
+        """Say where a key's artifact is, or who makes it, without giving the asker a lease."""
+        await asyncio.wait({self._learned}, timeout=_LOOK_LIMIT_S)
+        facts = self._known.newest(key)
+        return self._leases.holder(key, time.monotonic()) if facts is None else Known(facts)
 
     async def wait(self, key: str, limit_s: float) -> None:
         """Return when anything is new about a key, at the latest after the limit."""
@@ -177,6 +185,7 @@ class Registry:
             leader="" if leader is None else str(leader.holder),
             for_s=0.0 if leader is None else leader.for_s,
             progress="" if leader is None else leader.progress,
+            engine="" if facts is None else facts.engine,
         )
 
     async def _fetch(self, facts: ArtifactFacts) -> None:

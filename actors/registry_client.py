@@ -17,6 +17,8 @@ from ray_warmup.warmup.registry.values import KeyStatus
 logger = logging.getLogger(__name__)
 
 ASK_S = 30.0
+START_S = 90.0
+"""For a registry that starts and asks every node what it holds."""
 
 
 def found_registry() -> Any:
@@ -44,6 +46,11 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
         scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
     )
     return remote.remote(cache.model_dump_json(), max_bytes)
+
+
+def start_registry(cache: CacheSection) -> int:
+    """Start the registry if there is none, and return the number of keys that it knows. Raises RayError."""
+    return int(ray.get(registry(cache).learn.remote(), timeout=START_S))
 
 
 @dataclass(frozen=True, slots=True)

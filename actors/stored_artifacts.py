@@ -15,9 +15,11 @@ from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.cache_admin import store_inspection
+from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.sharing import engine_name, may_leave
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.registry.values import ArtifactFacts
-from ray_warmup.warmup.signing.policy import believe, refusal
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -66,16 +68,24 @@ def archive_of(artifact: Artifact) -> bytes:
     """Pack an artifact for another node's store, whose path comes from its fingerprint."""
     fingerprint = dict(artifact.manifest.fingerprint)
     version = fingerprint.get("flashinfer_version", fingerprint.get("engine_version", "unknown"))
-    return archive_bytes(Place(version, fingerprint.get("arch", "engine"), artifact.manifest.key.sha256), artifact)
+    arch = fingerprint.get("arch", engine_store.ARCHIVED_AS)
+    return archive_bytes(Place(version, arch, artifact.manifest.key.sha256), artifact)
 
 
 def facts_of(manifest: Manifest, size: int = 0) -> ArtifactFacts:
     """Return the facts by which the registry orders artifacts."""
-    return ArtifactFacts(manifest.key.sha256, manifest.digest, manifest.depth, manifest.created_at, size)
+    return ArtifactFacts(
+        key_sha256=manifest.key.sha256,
+        digest=manifest.digest,
+        depth=manifest.depth,
+        created_at=manifest.created_at,
+        bytes=size,
+        engine=engine_name(manifest),
+    )
 
 
 def _stores_here(cache: str) -> Iterator[tuple[NodeStore, Manifest]]:
-    """Yield this node's guarded stores whose current artifact is accepted here."""
+    """Yield this node's stores whose current artifact may leave it."""
     section = CacheSection.model_validate_json(cache)
     believe(section)
     paths = resolve_paths(section)
@@ -83,5 +93,5 @@ def _stores_here(cache: str) -> Iterator[tuple[NodeStore, Manifest]]:
         store = NodeStore(directory)
         with suppress(WarmupError, FileNotFoundError):
             _, manifest = store.current()
-            if manifest.guard.guarded and refusal(manifest.statement, manifest.signature) is None:
+            if may_leave(directory, manifest):
                 yield store, manifest

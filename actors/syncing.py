@@ -49,7 +49,7 @@ class SyncReport:
 
 
 def sync(cache: CacheSection, limit_s: float, key: str = "") -> SyncReport:
-    """Give every node of the connected cluster the newest guarded artifact of each key.
+    """Give every node of the connected cluster the newest guarded table, or engine's artifact, of each key.
 
     A node without CPUs and GPUs, as many heads are, can run nothing and gets nothing.
     Bytes travel once to each node that lacks them. A newer or better checked table of a node is never replaced.
@@ -95,7 +95,7 @@ def _give(
     if data is None:
         return Synced(newest.key_sha256, newest.digest, 0, (), had, ("no node could pack it any more",))
     sent = ray.put(buffer(data))
-    asked = CacheRequest(cache=cache)
+    asked = CacheRequest(cache=cache, by="sync")
     answers, lost = ask_nodes(_receive, {node_id: (asked, [sent]) for node_id in cold}, limit_s)
     refused = [f"node {node_id[:8]}: {answer.error}" for node_id, answer in answers.items() if answer.error]
     given = tuple(node_id for node_id, answer in answers.items() if not answer.error)

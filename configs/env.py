@@ -66,6 +66,14 @@ TABLE: tuple[Variable, ...] = (
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
     Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
     Variable("RAY_WARMUP_PROOF", "local", "directory into which an engine that must prove itself writes what it did"),
+    Variable(
+        "RAY_WARMUP_REMOTE", "local", "`cache.remote` for engines, which have no config: asked after the registry"
+    ),
+    Variable(
+        "RAY_WARMUP_WAIT",
+        "local",
+        "seconds for which an engine without an artifact waits for a run that makes it, then it starts cold; unset: 0",
+    ),
     Variable("RAY_WARMUP_TUNE", "local", "where the ranks of a recorded engine are tuned: `secret@host:port`"),
     Variable("RAY_WARMUP_LOG_LEVEL", "forwarded", "level of coordinator and ranks in Ray's logs: LOG_LEVELS"),
     Variable("TQDM_DISABLE", "set", "FlashInfer prints a bar for every tuned task otherwise", "1"),
@@ -80,6 +88,10 @@ OF_ENGINES = (
     "RAY_WARMUP_CACHE_ROOT",
     "RAY_WARMUP_TRUSTED_UIDS",
     "RAY_WARMUP_TRUSTED_GIDS",
+    "RAY_WARMUP_TRUST",
+    "RAY_WARMUP_PUBLIC_KEYS",
+    "RAY_WARMUP_REMOTE",
+    "RAY_WARMUP_WAIT",
     "RAY_WARMUP_RECORD",
     "RAY_WARMUP_PROOF",
 )

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ray_warmup.actors.errors import EXIT_USAGE
-from ray_warmup.scripts import quarantine_cli
+from ray_warmup.scripts import quarantine_cli, remote_cli
 from ray_warmup.scripts.cache_scope import Scope, answer
 from ray_warmup.scripts.console import complain
 from ray_warmup.scripts.endings import GuardedGroup
@@ -30,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(quarantine_cli.app)
+app.add_typer(remote_cli.app)
 
 Key = Annotated[str, typer.Argument(help="First digits of the key. Optional if there is one store.")]
 Generation = Annotated[

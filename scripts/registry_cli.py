@@ -1,4 +1,4 @@
-"""`ray-warmup registry` and `ray-warmup sync`: show the cluster's registry, and warm nodes without a run.
+"""`ray-warmup registry` and `ray-warmup sync`: start and show the cluster's registry, and warm nodes without a run.
 
 Exit codes: 0 done, 1 there is no registry or a node did not answer, 2 wrong usage.
 """
@@ -20,19 +20,32 @@ from ray_warmup.scripts.endings import GuardedGroup
 
 if TYPE_CHECKING:
     from ray_warmup.actors.syncing import SyncReport
+    from ray_warmup.configs.schema import CacheSection
     from ray_warmup.warmup.registry.values import KeyStatus
 
 app = typer.Typer(
     name="registry",
     cls=GuardedGroup,
-    help="Show or stop the cluster's registry, which hands artifacts to processes that join.",
+    help="Start, show or stop the cluster's registry, which hands artifacts to processes that join.",
     epilog="Exit codes: 0 done, 1 there is none, 2 wrong usage.",
     no_args_is_help=True,
     add_completion=False,
 )
 
+Config = Annotated[str | None, typer.Option("--config", "-c", help="Config whose cache section is meant.")]
 Address = Annotated[str | None, typer.Option(help="Ray address. Default: $RAY_ADDRESS, else this machine's cluster.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def start(config: Config = None, address: Address = None) -> None:
+    """Start the registry, or leave the one that runs. Engines of the cluster ask it when they start."""
+    from ray_warmup.actors.registry_client import start_registry
+
+    cache = _cache_of(config)
+    with on_cluster(address):
+        known = start_registry(cache)
+    say(wide_console(), f"the registry runs and knows {known} keys")
 
 
 @app.command()
@@ -43,7 +56,7 @@ def status(address: Address = None, as_json: Json = False) -> None:
     with on_cluster(address):
         found = registry_status()
     if found is None:
-        complain("no registry runs in this cluster; the first process that calls ensure_warm starts it")
+        complain("no registry runs in this cluster; `ray-warmup registry start` or a call of ensure_warm starts one")
         raise typer.Exit(EXIT_FAILED)
     if as_json:
         print_document({"age_s": found.age_s, "bytes": found.bytes, "keys": [asdict(row) for row in found.keys]})
@@ -65,21 +78,21 @@ def stop(address: Address = None) -> None:
 
 
 def sync_command(
-    config: Annotated[str | None, typer.Option("--config", "-c", help="Config whose cache section is meant.")] = None,
+    config: Config = None,
     key: Annotated[str, typer.Option(help="First digits of the keys that are meant. Default: all.")] = "",
     address: Address = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each step on a node.")] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Give every node of a cluster the guarded tables that some node has, without a run and without a GPU.
+    """Give every node of a cluster the guarded tables and the engines' artifacts that some node has, without a run.
+
+    No GPU is needed.
 
     `ray-warmup wait` exits 0 there afterwards.
     """
     from ray_warmup.actors.syncing import sync
-    from ray_warmup.configs import load_config
-    from ray_warmup.configs.schema import CacheSection
 
-    cache = CacheSection() if config is None else load_config(config).cache
+    cache = _cache_of(config)
     with on_cluster(address):
         report = sync(cache, timeout, key)
     if as_json:
@@ -88,6 +101,13 @@ def sync_command(
         _show_sync(report)
     if not report.is_well:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _cache_of(config: str | None) -> CacheSection:
+    from ray_warmup.configs.loader import load_request
+    from ray_warmup.configs.schema import CacheSection
+
+    return CacheSection() if config is None else load_request(config).cache
 
 
 @contextmanager
@@ -103,19 +123,21 @@ def on_cluster(address: str | None) -> Iterator[None]:
 
 
 def _show_status(keys: Sequence[KeyStatus]) -> None:
-    table = table_of("key", "artifact", "nodes", "size", "in memory", "made now by", whole=("key",))
+    table = table_of("key", "for", "artifact", "nodes", "size", "in memory", "made now by", whole=("key",))
     for row in keys:
         leader = f"{row.leader}, {row.for_s:.0f} s {row.progress}" if row.leader else ""
         held = ", ".join(node_id[:8] for node_id in row.nodes)
         memory = "yes" if row.is_in_memory else ""
-        add_row(table, row.key_sha256[:12], row.digest[:12], held, size(row.bytes) if row.bytes else "", memory, leader)
+        bytes_there = size(row.bytes) if row.bytes else ""
+        made_for = row.engine or "tables"
+        add_row(table, row.key_sha256[:12], made_for, row.digest[:12], held, bytes_there, memory, leader)
     wide_console().print(table)
 
 
 def _show_sync(report: SyncReport) -> None:
     console = wide_console()
     if not report.keys:
-        say(console, "no node has a guarded artifact")
+        say(console, "no node has a guarded table or an engine's artifact")
     for row in report.keys:
         given = ", ".join(node_id[:8] for node_id in row.given_to) or "nobody, all had it"
         say(console, f"key {row.key_sha256[:12]}, artifact {row.artifact[:12]}: given to {given}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,12 +17,21 @@ from typer.testing import CliRunner
 
 from ray_warmup.actors.bundle_starter import BundleStarter
 from ray_warmup.actors.cancelling import cancel_run
+from ray_warmup.actors.engine_questions import exit_code_of, standing_on_node
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.registry_client import found_registry, start_registry, stop_registry, tell_registry
 from ray_warmup.actors.run_logs import COORDINATOR, logs_of
+from ray_warmup.actors.syncing import sync
+from ray_warmup.configs.loader import text_of_config
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.cli import app
+from ray_warmup.warmup.artifact.archive import unpack
+from ray_warmup.warmup.engines.proof_record import refuse
 from ray_warmup.warmup.engines.report import EngineReport
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
-from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
+from ray_warmup.warmup.store.node_store import NodeStore
+from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, plant, run, serving
 from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed, wait_until
 
@@ -248,3 +258,110 @@ def test_nodes_without_the_engine_are_named(bed: Testbed) -> None:
 
     assert "vLLM is not installed there" in (report.error or "")
     assert any(node.node_id[:8] in (report.error or "") for node in bed.nodes)
+
+
+def test_a_sync_gives_a_cold_node_what_an_engine_compiled(engine_nodes: list[Node]) -> None:
+    """No engine starts: `wait` says 0 on every node afterwards, and the registry hands the same artifact out."""
+    warm, cold = engine_nodes
+    request = plant("engine-synced", warm)
+    text = text_of_config(request)
+    before, problems = ask_nodes(standing_on_node, {cold.node_id: (text,)}, 30)
+    assert (before[cold.node_id].state, problems) == ("absent", {})
+
+    try:
+        assert start_registry(request.cache) == 1
+        report = sync(request.cache, 60.0)
+        tell_registry()
+        (row,) = report.keys
+        assert report.is_well
+        assert (row.had_it, cold.node_id in row.given_to) == ((warm.node_id,), True)
+        after, _ = ask_nodes(standing_on_node, {node.node_id: (text,) for node in engine_nodes}, 30)
+        assert exit_code_of(list(after.values()), proof="node", accept="verdict") == 0
+        assert after[cold.node_id].text == "put there by sync"
+        actor = found_registry()
+        (known,) = ray.get(actor.status.remote())
+        assert (known.engine, known.digest, cold.node_id in known.nodes) == ("vllm 0.33.0", row.artifact, True)
+        (archive,) = ray.get(actor.bytes_of.remote(row.key_sha256))
+        assert unpack(memoryview(ray.get(archive)))[1].digest == row.artifact
+    finally:
+        stop_registry()
+
+
+def test_what_a_proof_refused_leaves_no_node(engine_nodes: list[Node]) -> None:
+    """An engine crashed with it here: neither the registry nor a sync takes it."""
+    request = plant("engine-refused", engine_nodes[0])
+    (pointer,) = (engine_nodes[0].home / "engine-refused" / "engine_caches").rglob("current")
+    _, manifest = NodeStore(pointer.parent).current()
+    refuse(pointer.parent, manifest.digest, "it crashed")
+    assert sync(request.cache, 60.0).keys == ()
+
+
+def test_the_remote_store_keeps_what_an_engine_compiled(engine_nodes: list[Node], tmp_path: Path) -> None:
+    """A run leaves it there whole; on nodes that have lost everything the next run fetches it and records nothing."""
+    request = plant("engine-remote", engine_nodes[0])
+    cache = request.cache.model_copy(update={"remote": f"file://{tmp_path}"})
+    engine = request.engine.model_copy(update={"proof": "off"})
+    request = request.model_copy(update={"cache": cache, "engine": engine})
+
+    first, _ = run(request)
+    assert first.ready, first.error
+    (manifest,) = (tmp_path / "manifests").rglob("*.json")
+    for node in engine_nodes:
+        shutil.rmtree(node.home / "engine-remote")
+    second, events = run(request)
+
+    assert second.ready, second.error
+    assert "RECORDING" not in phases(events)
+    assert [node.role for node in second.nodes] == ["found", "found"]
+    assert list((tmp_path / "manifests").rglob("*.json")) == [manifest]
+    text = text_of_config(request)
+    standings, _ = ask_nodes(standing_on_node, {node.node_id: (text,) for node in engine_nodes}, 30)
+    assert {row.artifact for row in standings.values()} == {manifest.stem.rpartition("-")[2]}
+
+
+def test_an_engine_takes_from_the_registry_what_its_node_lacks(engine_nodes: list[Node]) -> None:
+    """Its process is connected to Ray: the plugin asks by itself, and the registry knows the node afterwards."""
+    warm, cold = engine_nodes
+    plant("root", warm)
+    actors = [serving(cold) for _ in range(2)]
+    before, _ = ray.get(actors[0].start.remote("/models/another", {"RAY_WARMUP": "auto"}), timeout=60)
+    try:
+        start_registry(CacheSection())
+        lookup, _ = ray.get(actors[1].start.remote("/models/engine-life", {"RAY_WARMUP": "require"}), timeout=60)
+        (known,) = ray.get(found_registry().status.remote())
+        assert (lookup, set(known.nodes), known.leader) == ("hit", {warm.node_id, cold.node_id}, "")
+        assert "no registry runs in this cluster" in before
+    finally:
+        stop_registry()
+        for actor in actors:
+            ray.kill(actor)
+        for node in engine_nodes:
+            shutil.rmtree(node.home / "root", ignore_errors=True)
+
+
+@pytest.mark.long
+def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[Node]) -> None:
+    """While a run records, one engine starts cold at once and names the run; with RAY_WARMUP_WAIT another one hits."""
+    request = config("unused", num_nodes=1, args={"slow_s": 4}, proof="off")
+    request = request.model_copy(update={"cache": CacheSection()})
+    cold = engine_nodes[1]
+    actors = [serving(cold) for _ in range(2)]
+    try:
+        start_registry(CacheSection())
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run, request)
+            actor = found_registry()
+            assert wait_until(lambda: any(row.leader for row in ray.get(actor.status.remote())), 60), "no lease"
+            patient = actors[0].start.remote("/models/unused", {"RAY_WARMUP_WAIT": "60"})
+            hasty, _ = ray.get(actors[1].start.remote("/models/unused", {}), timeout=60)
+            (lookup, said), (report, _) = ray.get(patient, timeout=60), running.result(timeout=90)
+        assert report.ready, report.error
+        assert "makes the artifact since" in hasty
+        assert lookup == "hit"
+        assert any("waiting at most 60 s" in text for text in said)
+    finally:
+        stop_registry()
+        for actor in actors:
+            ray.kill(actor)
+        for node in engine_nodes:
+            shutil.rmtree(node.home / "root", ignore_errors=True)

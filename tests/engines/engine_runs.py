@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.status import live_runs
@@ -66,3 +71,39 @@ def parent_of(pid: str) -> int:
 def doing(phase: str) -> str:
     """What `status` says of the launchers of runs in a phase."""
     return "; ".join(rank.task for found in live_runs() if found.phase == phase for rank in found.ranks)
+
+
+def plant(name: str, warm: Node) -> EngineRunConfig:
+    """Give a node a cache of its own with what a run for `engine-life` has left, and return that run's request."""
+    if not (warm.home / "engine-life").is_dir():
+        assert run(config("engine-life"))[0].ready
+    shutil.copytree(warm.home / "engine-life", warm.home / name)
+    return config(name, args={"model": "/models/engine-life"})
+
+
+ARGUMENTS = {"load_format": "dummy", "skip_tokenizer_init": True, "max_num_batched_tokens": 96}
+"""An engine of the size that a run records: the one that the fake engine's server defaults to."""
+
+
+class Serving:
+    """An actor in which an engine serves, started without any run of ours."""
+
+    def start(self, model: str, variables: dict[str, str]) -> tuple[str, list[str]]:
+        """How the plugin's lookup ended, and what it said."""
+        os.environ.update(variables)
+        import vllm
+
+        from ray_warmup.warmup.engines.vllm import hooks
+
+        said: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+        logging.getLogger().addHandler(handler)
+        vllm.LLM(model=model, **ARGUMENTS)
+        return hooks.engine_process().lookup, said
+
+
+def serving(node: Node) -> Any:
+    """An actor on a node."""
+    where = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    return ray.remote(Serving).options(num_cpus=0, scheduling_strategy=where).remote()

@@ -87,6 +87,8 @@ class World(ModulesModel):
         """Rank -> times what its peers need for a task that all measure; None: every time is random."""
         self.tight_ranks: set[int] = set()
         """Ranks on whose device the largest task does not fit."""
+        self.keyless: set[int] = set()
+        """Ranks that could not sign what they pack, where signatures are required."""
         self.lost_nodes: set[str] = set()
         self.blindness = 0.0
         """How often a marker in a shared directory is not seen yet."""
@@ -209,6 +211,7 @@ class World(ModulesModel):
             tunes_engine=mine.tunes_engine,
             reference_s=self.slow_ranks.get(process.rank, 1.0),
             last_words=process.last_words,
+            cannot_sign="cache.signing_key: is not set" if process.rank in self.keyless else "",
         )
 
     def _tasks(self, process: Process) -> tuple[PoolTask, ...]:

@@ -254,8 +254,8 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     done = store_changes.import_archive(source, paths.root, paths.override, modes=modes, force=force)
     store = NodeStore(done.path.parent)
     if engine_store.engine_of(store.directory) is not None:
-        return True, _imported_engine(paths, store, done)
-    supersede_verdict(store, done.sha256, "cache import")
+        return True, _imported_engine(paths, store, done, asked.by)
+    supersede_verdict(store, done.sha256, asked.by)
     placed = put_in_place(store, done.generation, paths.workspace, env.snapshot(), modes=store.modes)
     refused = read_timings(store.read_artifact(["autotune_configs", "timings"], done.generation)).warnings(TIMINGS_NAME)
     return True, Imported(
@@ -268,10 +268,10 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     )
 
 
-def _imported_engine(paths: NodePaths, store: NodeStore, done: Published) -> Imported:
+def _imported_engine(paths: NodePaths, store: NodeStore, done: Published, by: str) -> Imported:
     """Note the request that an engine's artifact answers: engines find it by themselves when they start."""
     row = request_index.note_recorded(paths.root, store)
-    admit(store.directory, store.current()[1].digest, "cache import")
+    admit(store.directory, store.current()[1].digest, by)
     notes = ["an engine that starts on this node places it by itself"]
     if row is None:
         notes.append("it names no request, so `wait` and `path` do not know it; engines do")

@@ -47,6 +47,8 @@ class CacheRequest:
     data: Blob | None = None
     """Bytes of an archive, in place of `file`."""
     force: bool = False
+    by: str = "cache import"
+    """Command that an import is done for, as people know it."""
     keep: int | None = None
     older_than_days: float | None = None
     max_bytes: int | None = None

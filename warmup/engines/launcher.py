@@ -25,6 +25,7 @@ from ray_warmup.warmup.engines.node_facts import (
     facts_here,
     held,
     note_request,
+    remote_of,
     store_of,
 )
 from ray_warmup.warmup.engines.on_this_node import Proof, Recording
@@ -36,7 +37,7 @@ from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.questions import name_of
 from ray_warmup.warmup.messages.values import Header, Heartbeat
-from ray_warmup.warmup.signing.policy import believe
+from ray_warmup.warmup.signing.policy import believe, cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -98,6 +99,8 @@ class Launcher:
                     return self._install(question.header, blobs)
                 case engine.ProveEngine():
                     return self._prove(question)
+                case engine.ShareEngine():
+                    return self._share(question.key_sha256)
                 case _:
                     assert_never(question)
 
@@ -147,7 +150,14 @@ class Launcher:
             self._config.engine, self._config.cache, self._environ, deadline_s=self._config.timeouts.probing
         )
         found = held(self._config, facts, resolved)
+        trouble = None
+        if found.content is None and not again:
+            trouble = remote_of(self._config, facts, resolved.identity).fetch()
+            found = held(self._config, facts, resolved)
+            if found.content is not None:
+                note_request(self._root, self._config, facts, found.content.key_sha256)
         is_hidden = again or found.content is None
+        unused = f"what is there is not used: {found.reason}" if found.is_telling else None
         return engine.NodeDescribed(
             engine_version=facts.engine_version,
             device=facts.device,
@@ -158,7 +168,8 @@ class Launcher:
             is_proven=not is_hidden and found.proof is not None,
             proof=None if is_hidden else found.proof,
             reason=found.reason,
-            warnings=(f"what is there is not used: {found.reason}",) if found.is_telling else (),
+            warnings=tuple(filter(None, (unused, trouble))),
+            cannot_sign=cannot_sign(),
         )
 
     def _record(self, question: engine.RecordEngine) -> engine.EngineRecorded:
@@ -222,6 +233,11 @@ class Launcher:
             )
             proof_record.save_proof(directory, record)
         return proven
+
+    def _share(self, key_sha256: str) -> engine.EngineShared:
+        store = store_of(self._root, self._here, key_sha256)
+        identity = store.current()[1].key.parts
+        return engine.EngineShared(remote_of(self._config, self._here, identity).share())
 
     def _watch(self, start: EngineStart) -> None:
         self._running = start

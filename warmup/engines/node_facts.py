@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ray_warmup.configs import VERSION
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.artifact.manifest import key_digest
 from ray_warmup.warmup.device.host_facts import gpu_parts
 from ray_warmup.warmup.engines import engine_store, installed, proof_record, request_index
 from ray_warmup.warmup.engines.adapters import adapter_of
@@ -16,12 +17,17 @@ from ray_warmup.warmup.engines.content import OURS, content_of
 from ray_warmup.warmup.engines.request import digest_of
 from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.sharing import may_leave
 from ray_warmup.warmup.errors import EngineError, WarmupError
 from ray_warmup.warmup.messages.engine import EngineContent, EngineProven
+from ray_warmup.warmup.remote.remote_cache import RemoteCache
+from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
 NOTHING_RECORDED = "nothing was recorded"
 """Beginning of the reason where a node has no artifact at all (`engine_store.find`)."""
+Parts = tuple[tuple[str, str], ...]
+"""Named parts of an identity, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,17 @@ def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
     except WarmupError as error:
         return Held(reason=f"the artifact that was found cannot be used: {error}")
     return Held(content, _valid_proof(found.store.directory, content, facts))
+
+
+def remote_of(config: EngineRunConfig, facts: NodeFacts, identity: Parts) -> RemoteCache:
+    """Return the remote store of an identity, beside this node's store of it."""
+    store = NodeStore(store_of(root_of(config), facts, key_digest(identity)).directory, modes=config.cache.modes)
+    return RemoteCache(config.cache, store, dict(identity), lambda manifest: may_leave(store.directory, manifest))
+
+
+def root_of(config: EngineRunConfig) -> Path:
+    """Return this node's cache root."""
+    return resolve_paths(config.cache).root
 
 
 def note_request(root: Path, config: EngineRunConfig, facts: NodeFacts, key_sha256: str) -> None:

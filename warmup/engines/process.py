@@ -19,9 +19,11 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
-from ray_warmup.warmup.engines import engine_store, module_provider
+from ray_warmup.warmup.engines import elsewhere, engine_store, module_provider, request_index
 from ray_warmup.warmup.engines.contract import EngineContract
 from ray_warmup.warmup.engines.counting import CompileCounter
+from ray_warmup.warmup.engines.elsewhere import EngineStart
+from ray_warmup.warmup.engines.engine_store import Found
 from ray_warmup.warmup.engines.identity import Identity
 from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.specialisations import (
@@ -54,6 +56,8 @@ class RankStart:
     directories: Mapping[Kind, Path]
     """Kind -> directory in which this process looks, for the kinds that are plain files."""
     triton_cache: Path
+    engine_name: str = ""
+    """Equal in all processes of one engine, and in no other engine; empty where the engine has no such name."""
     compile_factors: dict[str, str] = field(default_factory=dict)
     """Environment factors of the engine's compile key, where it has one."""
 
@@ -201,12 +205,31 @@ class EngineProcess:
         if refusal:
             self._lookup = refusal
         else:
-            found = engine_store.find(
-                self.root, self.engine, version, start.identity.parts, start.identity.sha256, start.settings
-            )
+            found = self._found_here(start, version)
+            if found.store is None and self._told is None:  # a launcher's start uses what its node holds
+                found = self._brought(start, version, found)
             self._store, self._lookup = found.store, found.reason or "hit"
         if self._store is None:  # an engine's processes show warnings of other libraries, and nothing below
             logger.warning("ray-warmup: this start compiles for itself: %s", self._lookup)
+
+    def _found_here(self, start: RankStart, version: str) -> Found:
+        identity = start.identity
+        return engine_store.find(self.root, self.engine, version, identity.parts, identity.sha256, start.settings)
+
+    def _brought(self, start: RankStart, version: str, missed: Found) -> Found:
+        """Look beyond this node, then look again."""
+        identity = start.identity
+        store = NodeStore(engine_store.store_directory(self.root, self.engine, version, identity.sha256))
+        # Without a name of its engine a process asks for itself.
+        asking = EngineStart(identity.parts, start.engine_name or str(self.pid))
+        reason = elsewhere.bring(self.root, store, asking)
+        found = self._found_here(start, version)
+        if found.store is not None:
+            request_index.note_recorded(self.root, found.store)
+            return found
+        if not reason:
+            return missed
+        return Found(None, f"{missed.reason}; {reason}")
 
     def _place_early(self, start: RankStart) -> None:
         if self._store is None:

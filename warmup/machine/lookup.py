@@ -9,6 +9,7 @@ from __future__ import annotations
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import recalling
 from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.leadership import unsigned
 from ray_warmup.warmup.machine.lineage import date
 from ray_warmup.warmup.machine.node_loss import keep_found
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
@@ -62,6 +63,9 @@ class Lookup(PhaseLogic):
         if keeps_files(run) and rank in rank_class.writers.values():
             return [self._look(run, rank)]
         return []
+
+    def refusal(self, run: Run) -> str | None:
+        return unsigned(run)
 
     def _look(self, run: Run, rank: int) -> Call:
         return run.call(rank, LookUp(token_of(run, rank), run.retune))

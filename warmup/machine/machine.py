@@ -333,6 +333,8 @@ class WarmupMachine:
                 continue
             if not self._logic.is_complete(self.run):
                 break
+            if (problem := self._logic.refusal(self.run)) is not None:
+                return [*issued, *self._fail(problem, now)]
             self._count_seconds(now)
             if self._index + 1 == len(self._phases):
                 issued += self._end(now)

@@ -91,6 +91,7 @@ def _report_slow(run: Run, rank_class: ClassState, seconds: dict[int, float]) ->
             run.warn(text, remedies.SLOW)
     rank_class.slow |= frozenset(slow)
     able = [rank for rank in run.alive(rank_class) if rank not in rank_class.slow]
+    able = [rank for rank in able if not run.ranks[rank].described.cannot_sign]
     if rank_class.leader in rank_class.slow and able:
         text = f"rank {rank_class.leader} led its class on a slow device; rank {able[0]} leads now"
         run.warn(text, remedies.SLOW)

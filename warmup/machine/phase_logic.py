@@ -41,6 +41,10 @@ class PhaseLogic:
         """Return the commands that a fresh process still owes after its probe."""
         return []
 
+    def refusal(self, run: Run) -> str | None:
+        """Return why the run ends after this phase, or None to go on."""
+        return None
+
     def is_complete(self, run: Run) -> bool:
         """Nothing in flight and nobody missing."""
         return not run.calls and run.all_alive

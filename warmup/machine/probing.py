@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import peers
 from ray_warmup.warmup.machine.commands import Adopt, Call
+from ray_warmup.warmup.machine.leadership import reluctance
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
@@ -145,7 +146,7 @@ def _class(run: Run, key: str, ranks: list[int], slow: set[int]) -> ClassState:
         key=key,
         parts=dict(described.parts),
         ranks=ranks,
-        leader=next((rank for rank in ranks if rank not in slow), ranks[0]),
+        leader=min(ranks, key=lambda rank: (*reluctance(run, rank, slow), rank)),
         strategy=resolve_strategy(run.config.autotune.strategy, described.backend, len(ranks)),
         tasks=outline.tasks,
         skips=outline.skips,

@@ -34,6 +34,8 @@ class Probed:
     last_words: CrashRecord | None = None
     """What this rank's previous process wrote last."""
     warnings: tuple[str, ...] = ()
+    cannot_sign: str = ""
+    """Why it could not sign what it packs although signatures are required; empty where it can, or need not."""
 
 
 @message

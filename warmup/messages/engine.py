@@ -85,6 +85,8 @@ class NodeDescribed:
     reason: str = ""
     """Why nothing that is there may be used."""
     warnings: tuple[str, ...] = ()
+    cannot_sign: str = ""
+    """Why it could not sign what it captures although signatures are required; empty where it can, or need not."""
 
 
 @message
@@ -148,5 +150,20 @@ class ProveEngine:
     key_sha256: str
 
 
-EngineQuestion = DescribeNode | RecordEngine | CaptureEngine | PackEngine | InstallEngine | ProveEngine
-EngineAnswer = NodeDescribed | EngineRecorded | EnginePacked | EngineInstalled | EngineProven
+@message
+class ShareEngine:
+    """After READY: write a class's artifact of this node into the remote store. Asked of one launcher per class."""
+
+    key_sha256: str
+
+
+@message
+class EngineShared:
+    """Result of sharing."""
+
+    problem: str | None = None
+    """Why it is not in the remote store."""
+
+
+EngineQuestion = DescribeNode | RecordEngine | CaptureEngine | PackEngine | InstallEngine | ProveEngine | ShareEngine
+EngineAnswer = NodeDescribed | EngineRecorded | EnginePacked | EngineInstalled | EngineProven | EngineShared

@@ -64,6 +64,7 @@ EXPECTED: dict[type[questions.AnyQuestion], tuple[type[AnyAnswer], ...]] = {
     engine.PackEngine: (engine.EnginePacked,),
     engine.InstallEngine: (engine.EngineInstalled,),
     engine.ProveEngine: (engine.EngineProven,),
+    engine.ShareEngine: (engine.EngineShared,),
 }
 """The answers to each question."""
 QUESTIONS: tuple[type[questions.Question], ...] = get_args(questions.Question)

@@ -15,6 +15,7 @@ from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.messages.answers import Outlined, Probed
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.rank.costs import learned_costs, recorded_seconds
+from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.tasks import Skip, Task
 
 
@@ -31,6 +32,7 @@ def describe(config: WarmupConfig, tuner: Tuner, key: CacheKey, directory: Path,
         free_bytes=tuner.memory().free,
         needs_bytes=max((bytes_needed(t.workload, t.bucket) for t in tasks), default=0),
         reference_s=reference_s,
+        cannot_sign=cannot_sign(),
     )
 
 

@@ -48,8 +48,8 @@ from ray_warmup.warmup.rank.rank_setup import (
     workspace_is_made,
 )
 from ray_warmup.warmup.rank.rank_workloads import rank_workloads, runnable, within_budget
-from ray_warmup.warmup.rank.remote_cache import RemoteCache
 from ray_warmup.warmup.ranks import RankInfo
+from ray_warmup.warmup.remote.remote_cache import RemoteCache
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_paths import NodePaths, flashinfer_environment, resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -125,7 +125,7 @@ class RankProcess:
             self.key = cache_key(self._config, self._dims, self._fingerprint, asked)
             self.store = open_store(self._config.cache, paths, self._fingerprint, self.key)
             self._files = rank_files(self._config, self.store, self.info)
-            self._remote = RemoteCache(self._config.cache, self.store, self.key)
+            self._remote = RemoteCache(self._config.cache, self.store, self.key.as_dict())
             self._prepare_delivery(paths, budget_bytes)
             if self._config.cache.persistent and (self._run_id or modules is not None):
                 self._delivery.hold_store()  # what a run has there, also that of a process that this one replaces

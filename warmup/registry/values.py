@@ -28,6 +28,8 @@ class ArtifactFacts:
     """Seconds since the epoch."""
     bytes: int
     """Size of its archive; 0 while nobody has packed it."""
+    engine: str = ""
+    """Name and version of the engine that compiled it; empty for a table."""
 
     @property
     def age_order(self) -> tuple[int, float, str]:
@@ -77,3 +79,5 @@ class KeyStatus:
     """Who makes one now; empty for nobody."""
     for_s: float
     progress: str
+    engine: str = ""
+    """Name and version of the engine that compiled it; empty for a table."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -157,11 +157,24 @@ class RemoteStore:
         # Listed again: an artifact that came meanwhile may use blobs of one that went.
         late = set(self.rows()) - set(stays)
         needed |= {entry.sha256 for row in late for entry in self._for_pruning(row).blobs}
+        for path in self._unneeded(needed):
+            self._remove(path)
+            removed.append(path)
+        return tuple(removed)
+
+    def removable(self, keep: int, older_than_s: float | None = None) -> tuple[str, ...]:
+        """Return the paths that `prune` would remove now, and remove nothing. Takes its arguments."""
+        stays, goes = self._sorted_out(keep, older_than_s)
+        needed = {entry.sha256 for row in stays for entry in self._for_pruning(row).blobs}
+        return (*(row.path for row in goes), *self._unneeded(needed))
+
+    def _unneeded(self, needed: Collection[str]) -> tuple[str, ...]:
+        """Return the blobs that no manifest names and that nobody is about to name."""
+        found = []
         for path in self._names(f"{self._root}/blobs"):
             if path.rpartition("/")[2] not in needed and self._age_s(path) > _GRACE_S:
-                self._remove(path)
-                removed.append(path)
-        return tuple(removed)
+                found.append(path)
+        return tuple(found)
 
     def _sorted_out(self, keep: int, older_than_s: float | None) -> tuple[list[RemoteRow], list[RemoteRow]]:
         by_key: dict[str, list[RemoteRow]] = {}

@@ -15,7 +15,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.errors import RejectedArtifactError
 from ray_warmup.warmup.signing import newest_seen
-from ray_warmup.warmup.signing.keys import PublicKey, read_public_key, read_signing_key
+from ray_warmup.warmup.signing.keys import PublicKey, SigningKey, read_public_key, read_signing_key
 from ray_warmup.warmup.signing.signature import Signature, Statement
 
 TRUST_MODES = ("any", "signed")
@@ -52,6 +52,14 @@ class SigningPolicy:
     def sign(self, statement: Statement, signed_at: float) -> Signature | None:
         """Sign an artifact's facts, or return None where there is no signing key and none is needed.
 
+        Raises ConfigError as `signing_key` does.
+        """
+        key = self.signing_key()
+        return None if key is None else key.sign(statement, signed_at)
+
+    def signing_key(self) -> SigningKey | None:
+        """Read the key that signs here, or return None where there is none and none is needed.
+
         Raises ConfigError for a key that cannot be read, or that is needed and absent or not trusted.
         """
         if self.signing_source is None:
@@ -67,7 +75,7 @@ class SigningPolicy:
                 f"{self.signing_setting}: is key {key.public.key_id}, which is not in cache.public_keys: nobody would "
                 f"accept its signatures; trusted keys are {self._known()}"
             )
-        return key.sign(statement, signed_at)
+        return key
 
     def _known(self) -> str:
         return ", ".join(key.key_id for key in self.keys) or "none"
@@ -109,6 +117,15 @@ def refusal(statement: Statement, signature: Signature | None, *, allow_older: b
     if why is not None or not rule.requires_signature or signature is None or allow_older:
         return why
     return newest_seen.playback(statement, signature)
+
+
+def cannot_sign() -> str:
+    """Return why nothing that this process packs could be signed although it must be, or an empty text."""
+    try:
+        policy().signing_key()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def check(statement: Statement, signature: Signature | None) -> None:

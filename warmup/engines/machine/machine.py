@@ -226,7 +226,7 @@ class EngineMachine:
             return []
         if any(state.is_starting and state.moves for state in run.ranks.values()):
             return []  # which node a replica is on is not known
-        if problem := words.of_spread(run):
+        if problem := words.of_spread(run) or words.of_signing(run):
             return self._fail(problem, now)
         need = need_of(run)
         if need is not None and need.phase is not EnginePhase.PROBING and not run.classes:

@@ -20,6 +20,7 @@ from ray_warmup.warmup.messages.engine import (
     PackEngine,
     ProveEngine,
     RecordEngine,
+    ShareEngine,
 )
 
 
@@ -81,6 +82,7 @@ def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
 def _recording(run: EngineRun, group: EngineClass) -> Need:
     if group.recorder is None:
         able = [replica for replica in run.starts_of(group) if not run.ranks[replica[0]].is_starting]
+        able = [replica for replica in able if not cannot_sign(run, replica)]
         if not able:
             return Need(EnginePhase.RECORDING, ())
         # Whoever failed at it already comes last.
@@ -90,6 +92,11 @@ def _recording(run: EngineRun, group: EngineClass) -> Need:
         replica = next(replica for replica in run.starts_of(group) if replica[0] == rank)
         return Need(EnginePhase.RECORDING, (Owed(rank, RecordEngine(run.bundles_of(replica))),))
     return Need(EnginePhase.CAPTURING, (Owed(rank, CaptureEngine()),))
+
+
+def cannot_sign(run: EngineRun, replica: tuple[int, ...]) -> str:
+    """Return why a replica's launcher could not sign what it would capture, or an empty text."""
+    return run.nodes[run.ranks[replica[0]].info.node_id].cannot_sign
 
 
 def _shipping(run: EngineRun, group: EngineClass, content: EngineContent, lacking: list[str]) -> Need:
@@ -135,6 +142,19 @@ def needed_proofs(run: EngineRun, group: EngineClass, content: EngineContent) ->
     # A node that installed it says more than the one that recorded it.
     elsewhere = [replica for replica in starts if group.recorder_node not in run.nodes_of(replica)]
     return (elsewhere or starts)[:1]
+
+
+def sharers(run: EngineRun) -> Iterator[tuple[int, ShareEngine]]:
+    """Yield one launcher of each class that holds its artifact, with the question by which it fills the remote store.
+
+    The node that recorded it comes first.
+    """
+    speakers = run.speakers()
+    for group in run.classes.values():
+        nodes = [node for node in speakers if node in group.nodes_with]
+        nodes.sort(key=lambda node: node != group.recorder_node)
+        if nodes and group.content is not None:
+            yield speakers[nodes[0]], ShareEngine(group.content.key_sha256)
 
 
 def _is_proven(run: EngineRun, content: EngineContent, replica: tuple[int, ...]) -> bool:

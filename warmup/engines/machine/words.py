@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ray_warmup.configs.clause import clause
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
+from ray_warmup.warmup.engines.machine.steps import cannot_sign
 from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.failure_messages import Status
@@ -111,6 +112,15 @@ def of_models(run: EngineRun) -> str:
     for answers in by_device.values():
         problems += node_differences(answers)
     return "; ".join(problems)
+
+
+def of_signing(run: EngineRun) -> str:
+    """Nobody could sign what a class must record, with the first launcher's reason, or an empty string."""
+    for group in run.classes.values():
+        reasons = [cannot_sign(run, replica) for replica in run.starts_of(group)]
+        if group.content is None and reasons and all(reasons):
+            return f"nothing is recorded, because it could not be signed on any node of {group.device}: {reasons[0]}"
+    return ""
 
 
 def of_spread(run: EngineRun) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 from ray_warmup.configs import env
 from ray_warmup.warmup.engines.guarded import guarded, when_served
 from ray_warmup.warmup.engines.import_hooks import when_imported
+from ray_warmup.warmup.engines.ray_connection import note_fork
 
 logger = logging.getLogger("ray_warmup")
 
@@ -37,6 +38,7 @@ _process: Any = None
 
 def install() -> None:
     """Wrap each function as soon as its module is imported."""
+    os.register_at_fork(after_in_child=note_fork)
     # Only a worker is judged under `require`: the others belong to processes that never serve, too.
     when_imported("vllm.v1.worker.worker_base", when_served(_wrap_worker, _refusal, may_require=True))
     when_imported("vllm.compilation.decorators", when_served(_wrap_compiled_lookup, _refusal))

@@ -58,6 +58,7 @@ class VllmProcess(EngineProcess):
                 world_size=_replica_size(vllm_config),
                 identity=identify(vllm_config),
                 settings=settings_of(vllm_config),
+                engine_name=str(getattr(vllm_config, "instance_id", "")),
                 directories=looked.of_kind(),
                 triton_cache=looked.triton_cache,
                 compile_factors=factors_of_environment(),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,7 @@ class Config(Section):
 
     def compute_hash(self) -> str:
         """Every section counts."""
-        return str([vars(self)[name].compute_hash() for name in sorted(vars(self))])
+        return str([vars(self)[name].compute_hash() for name in sorted(vars(self)) if name.endswith("_config")])
 
 
 class LLM:
@@ -96,6 +97,7 @@ def make_config(**arguments: Any) -> Config:
     from vllm.config.model import model_config
 
     return Config(
+        instance_id=secrets.token_hex(3)[:5],
         model_config=model_config(**arguments),
         scheduler_config=Section(
             max_num_batched_tokens=arguments.get("max_num_batched_tokens", 128),

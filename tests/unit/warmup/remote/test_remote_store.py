@@ -179,10 +179,15 @@ def test_pruning_keeps_what_a_manifest_names(place: RemoteLocation, monkeypatch:
     second = _later(make_artifact(2), first)
     for artifact in (first, second):
         share(artifact, place, LIMIT_S)
+    planned = RemoteStore(place).removable(keep=1)
+    assert len(RemoteStore(place).rows(KEY_SHA256)) == 2
     early = RemoteStore(place).prune(keep=1)
+    assert early == planned
     assert [path.rpartition("/")[2][-69:-5] for path in early] == [first.digest]
     tomorrow = RemoteStore(place, clock=lambda: time.time() + 86400.0)
+    planned = tomorrow.removable(keep=1)
     removed = {path.rpartition("/")[2] for path in tomorrow.prune(keep=1)}
+    assert removed == {path.rpartition("/")[2] for path in planned}
     assert removed == set(first.blobs) - set(second.blobs)
     assert RemoteStore(place).newest(KEY_SHA256) == second.manifest
     assert tomorrow.prune(keep=1) == ()

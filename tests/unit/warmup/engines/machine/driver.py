@@ -48,6 +48,7 @@ class Node:
     """Digest of its config.json."""
     holds: str = ""
     is_proven: bool = False
+    cannot_sign: str = ""
 
 
 @dataclass
@@ -147,7 +148,8 @@ class Driver:
                 held = None if again or not node.holds else content(node.holds)
                 is_proven = held is not None and node.is_proven
                 digests = (("config.json", node.model),)
-                return engine.NodeDescribed(node.version, node.device, "550", (), digests, held, is_proven)
+                about = engine.NodeDescribed(node.version, node.device, "550", (), digests, held, is_proven)
+                return replace(about, cannot_sign=node.cannot_sign)
             case engine.RecordEngine():
                 return engine.EngineRecorded(100.0, 1.0)
             case engine.CaptureEngine():

@@ -110,3 +110,19 @@ def test_again_records_where_everything_is_found() -> None:
     driver = Driver(num_nodes=1, again=True, nodes={FIRST: proven})
     assert driver.to_end().ready
     assert "record_engine 0" in driver.log
+
+
+def test_a_node_that_can_sign_records() -> None:
+    """The key is on the second node alone. Without it anywhere the run ends in PROBING, before an engine starts."""
+    missing = "cache.signing_key: is not set"
+    driver = Driver(nodes={FIRST: Node(cannot_sign=missing)})
+    assert driver.to_end().ready
+    assert "record_engine 1" in driver.log
+
+    nowhere = Driver(nodes={FIRST: Node(cannot_sign=missing), SECOND: Node(cannot_sign=missing)})
+    report = nowhere.to_end()
+    assert "could not be signed on any node of H100: cache.signing_key: is not set" in (report.error or "")
+    assert nowhere.log == ["describe_node 0", "describe_node 1"]
+
+    held = Driver(nodes={FIRST: Node(cannot_sign=missing), SECOND: Node(holds=OLD, cannot_sign=missing)})
+    assert held.to_end().ready

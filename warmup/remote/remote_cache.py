@@ -1,13 +1,14 @@
-"""A rank's use of the remote store: asked after the node's own store, filled at the end of a guarded run."""
+"""A run's use of the remote store: asked after the node's own store, filled at the end of a good run."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.artifact.cache_key import CacheKey
+from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.remote import exchange
 from ray_warmup.warmup.remote.location import RemoteLocation
@@ -16,21 +17,29 @@ from ray_warmup.warmup.store.node_store import Check, Lookup, NodeStore
 logger = logging.getLogger(__name__)
 
 
+def is_guarded(manifest: Manifest) -> bool:
+    """Return True for a table that the guard has checked."""
+    return manifest.guard.guarded
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteCache:
     """The remote store of one configuration, for one class on one node."""
 
     cache: CacheSection
     store: NodeStore
-    key: CacheKey
+    key: Mapping[str, str]
+    """Parts of the class key."""
+    may_leave: Callable[[Manifest], bool] = is_guarded
+    """Whether an artifact may be shared."""
 
     def lookup(self, check: Check, *, asks: bool) -> tuple[Lookup, str | None]:
         """Look the key up on this node, then in the remote store if it may be asked. Returns a warning, too."""
-        found = self.store.lookup(self.key.as_dict(), check=check)
+        found = self.store.lookup(self.key, check=check)
         if found.hit or not asks or self._location() is None:
             return found, None
         warning = self.fetch()
-        return self.store.lookup(self.key.as_dict(), check=check), warning
+        return self.store.lookup(self.key, check=check), warning
 
     def fetch(self) -> str | None:
         """Take the newest artifact of this key into the node's store. Returns a warning, or None."""
@@ -38,7 +47,7 @@ class RemoteCache:
         if location is None:
             return None
         try:
-            done = exchange.fetch(self.store, location, self.key.as_dict(), self.cache.remote_timeout)
+            done = exchange.fetch(self.store, location, self.key, self.cache.remote_timeout)
         except ConfigError as error:
             return str(error)
         if done.artifact:
@@ -57,14 +66,14 @@ class RemoteCache:
         return done.reason
 
     def share(self) -> str | None:
-        """Write this node's current artifact into the remote store, if it is guarded. Returns a warning, or None."""
+        """Write this node's current artifact into the remote store, if it may leave. Returns a warning, or None."""
         location = self._location()
         if location is None:
             return None
         try:
             artifact, lease = self.store.load_artifact()
             try:
-                if not artifact.manifest.guard.guarded:
+                if not self.may_leave(artifact.manifest):
                     return None
                 done = exchange.share(artifact, location, self.cache.remote_timeout)
             finally:

@@ -1,0 +1,145 @@
+"""Look beyond a node's store for an engine's artifact: in the registry of its cluster, then in a remote store.
+
+Nothing here imports Ray. `actors/engine_cluster.py` implements `Cluster`, and is imported only in a process that is
+connected to Ray already. One process of each engine asks on a node, and the others look once more into the node's
+store when it has asked. Every question has a limit, and what fails is a reason, never an exception.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ray_warmup.configs import env
+from ray_warmup.configs.errors import shown
+from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
+from ray_warmup.warmup.disk.shared_lock import shared_lock
+from ray_warmup.warmup.engines.ray_connection import is_connected
+from ray_warmup.warmup.remote.exchange import within
+from ray_warmup.warmup.remote.remote_cache import RemoteCache
+from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
+from ray_warmup.warmup.store.node_store import NodeStore
+
+logger = logging.getLogger(__name__)
+
+CLUSTER = "ray_warmup.actors.engine_cluster"
+FOLDER = "asked"
+REACH_S = 10.0
+"""For the registry's first answer."""
+FETCH_S = 60.0
+"""For an artifact's bytes from the registry."""
+LONGEST_WAIT_S = 24 * 3600.0
+
+Parts = tuple[tuple[str, str], ...]
+
+
+class Cluster(Protocol):
+    """The cluster that this process is connected to."""
+
+    def fetch(self, store: NodeStore, identity: Parts, wait_s: float) -> str:
+        """Publish the registry's artifact of an identity into a node's store.
+
+        Args:
+            store: of the identity on this node.
+            identity: named parts in order.
+            wait_s: seconds to wait for a process that makes the artifact now.
+
+        Returns:
+            The reason for a miss, or an empty text.
+        """
+
+    def offer(self, manifest: Manifest) -> None:
+        """Tell the registry of an artifact that this node's store holds and nobody has proven."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStart:
+    """The start of an engine that looks for its artifact."""
+
+    identity: Parts
+    name: str
+    """Equal in all processes of one engine, and in no other engine."""
+
+
+def bring(root: Path, store: NodeStore, start: EngineStart) -> str:
+    """Look beyond this node for the artifact of a start, and publish what is found into the node's store.
+
+    Asks once for each engine and node. The others wait for that, and find what it brought.
+
+    Args:
+        root: this node's cache root.
+        store: of the identity; empty, or holding what is not used.
+        start: the engine that starts.
+
+    Returns:
+        Reasons for a miss, or an empty text.
+    """
+    wait_s = seconds_to_wait()
+    lock = root / ENGINE_CACHES / FOLDER / f"{key_digest(start.identity)}.lock"
+    with shared_lock(lock, wait_s=wait_s + REACH_S + FETCH_S) as is_held:
+        if is_held and _asked_last(lock) == start.name:
+            return ""
+        if store.lookup(dict(start.identity)).hit:  # another engine of this node has brought it meanwhile
+            return ""
+        reason = _ask(store, start.identity, wait_s)
+        if is_held:
+            lock.write_text(start.name, encoding="utf-8")
+        return reason
+
+
+def seconds_to_wait() -> float:
+    """Return the seconds of RAY_WARMUP_WAIT. What is no number of seconds is named, and nothing is waited for."""
+    text = env.read("RAY_WARMUP_WAIT") or "0"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if 0 <= seconds <= LONGEST_WAIT_S:
+        return seconds
+    logger.warning(
+        "RAY_WARMUP_WAIT: %s: must be a number of seconds from 0 to %g; 0 is used", shown(text), LONGEST_WAIT_S
+    )
+    return 0.0
+
+
+def connected_cluster() -> Cluster | None:
+    """Return the cluster that this process is connected to, or None."""
+    if not is_connected():
+        return None
+    found: Cluster = importlib.import_module(CLUSTER).connected()
+    return found
+
+
+def _asked_last(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8")
+    except (OSError, UnicodeError):
+        return ""
+
+
+def _ask(store: NodeStore, identity: Parts, wait_s: float) -> str:
+    cluster = connected_cluster()
+    reasons = []
+    if cluster is not None:
+        reason = _from_cluster(cluster, store, identity, wait_s)
+        if not reason:
+            return ""
+        reasons.append(reason)
+    cache = CacheSection(remote=env.read("RAY_WARMUP_REMOTE"))
+    trouble = RemoteCache(cache, store, dict(identity)).fetch()
+    if trouble is not None:
+        reasons.append(trouble)
+    return "; ".join(reasons)
+
+
+def _from_cluster(cluster: Cluster, store: NodeStore, identity: Parts, wait_s: float) -> str:
+    try:
+        return within(wait_s + REACH_S + FETCH_S, lambda: cluster.fetch(store, identity, wait_s))
+    except TimeoutError:
+        return "the registry did not answer in time"
+    except Exception as error:  # Ray's errors are of no kind that this project knows without it
+        return f"the registry cannot be used: {type(error).__name__}: {error}"
