@@ -3,4 +3,4 @@
 A test compares it with CHANGELOG.md.
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -28,29 +28,52 @@ from ray_warmup.scripts.report_cli import app as report_app
 from ray_warmup.scripts.runs_cli import cancel, history, logs
 from ray_warmup.scripts.shell_command import ShellCommand
 
+START, RUNS = "Start here", "A run, now and later"
+ENGINES, CLUSTER = "On a node, for its engines", "Caches and the cluster"
+ORDER = (
+    *("config", "plan", "run"),
+    *("status", "logs", "cancel", "history", "report"),
+    *("wait", "env", "path", "show", "engine"),
+    *("doctor", "cache", "sync", "registry", "key"),
+)
+"""Commands in the order of `--help`."""
+
+
+class OrderedGroup(GuardedGroup):
+    """All commands, in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands of ORDER, then any other."""
+        names: list[str] = super().list_commands(ctx)
+        others = sorted(set(names) - set(ORDER))
+        return [*ORDER, *others]
+
+
 app = typer.Typer(
     name="ray-warmup",
-    cls=GuardedGroup,
-    help="Warm up FlashInfer kernels once per Ray cluster, and load the result into every serving process.",
+    cls=OrderedGroup,
+    help="Make the kernels that an LLM engine compiles and tunes at its start once per Ray cluster, and give them to "
+    "every node, so that engines start warm.\n\nWrite a config (`config`, or a recipe), look at `plan`, `run` it once, "
+    "then start each engine after `wait`. Without a GPU, `ray-warmup run` alone tries it on two simulated nodes.",
     epilog="Exit codes: 0 ready, 1 failed, 2 wrong configuration or usage, 3 another run of the same work is active, "
     "4 ready, but not on every node's disk (cache.require_disk: false), 124 `wait` reached its timeout, 143 ended by "
     "SIGTERM.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 
-app.add_typer(cache_app, name="cache")
-app.add_typer(engine_app, name="engine")
-app.add_typer(key_app, name="key")
-app.add_typer(registry_app, name="registry")
-app.add_typer(report_app, name="report")
-app.command("sync")(sync_command)
-app.command()(doctor)
-app.command()(cancel)
-app.command()(logs)
-app.command()(history)
-app.command("config")(config_command)
+app.add_typer(cache_app, name="cache", rich_help_panel=CLUSTER)
+app.add_typer(engine_app, name="engine", rich_help_panel=ENGINES)
+app.add_typer(key_app, name="key", rich_help_panel=CLUSTER)
+app.add_typer(registry_app, name="registry", rich_help_panel=CLUSTER)
+app.add_typer(report_app, name="report", rich_help_panel=RUNS)
+app.command("sync", rich_help_panel=CLUSTER)(sync_command)
+app.command(rich_help_panel=CLUSTER)(doctor)
+app.command(rich_help_panel=RUNS)(cancel)
+app.command(rich_help_panel=RUNS)(logs)
+app.command(rich_help_panel=RUNS)(history)
+app.command("config", rich_help_panel=START)(config_command)
 
 Config = Annotated[str, typer.Option("--config", "-c", help="YAML file, or the name of a recipe.")]
 Overrides = Annotated[
@@ -62,7 +85,7 @@ Check = Annotated[bool, typer.Option("--check", help="Exit 1 unless the table ex
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def run(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
@@ -99,7 +122,7 @@ def run(
     _exit(work())
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: AsJson = False) -> None:
     """Predict ranks, classes, writers, paths and tasks of a run, and each class's hit or miss. Starts nothing.
 
@@ -121,7 +144,7 @@ def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: 
     _exit(work())
 
 
-@app.command()
+@app.command(rich_help_panel=ENGINES)
 def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")], as_json: AsJson = False) -> None:
     """Print a table's entries, metadata, digest and quarantined tactics."""
 
@@ -133,7 +156,7 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
     _exit(work())
 
 
-@app.command()
+@app.command(rich_help_panel=ENGINES)
 def path(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,
@@ -161,7 +184,7 @@ def path(
     _exit(work())
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def status(
     config: Annotated[str | None, typer.Option("--config", "-c", help="Only this config's table on this node.")] = None,
     override: Overrides = None,
@@ -189,7 +212,7 @@ def status(
     _exit(work())
 
 
-@app.command()
+@app.command(rich_help_panel=ENGINES)
 def wait(
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait. inf: no limit.")] = 3600.0,
     config: Config = "cpu_two_nodes",
@@ -237,7 +260,7 @@ def wait(
     _exit(work())
 
 
-@app.command("env", cls=ShellCommand)
+@app.command("env", cls=ShellCommand, rich_help_panel=ENGINES)
 def environment(
     config: Config = "cpu_two_nodes",
     override: Overrides = None,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from ray_warmup.configs import VERSION
 from tests.artifacts import ROOT
-from tests.engines.resolve import build_wheel
+from tests.engines.resolve import build_sdist, build_wheel, wheel_of
 from tests.unit.warmup.artifact.test_table import content, encode
 
 FOLDERS = ("actors", "configs", "scripts", "warmup")
@@ -63,9 +66,31 @@ def test_the_wheel_holds_one_package(wheel: Path) -> None:
         "ray_warmup/configs/models/qwen3-0.6b.json",
         "ray_warmup/warmup/schemas/manifest.schema.json",
         "ray_warmup/warmup/engines/vllm/plugin.py",
+        "ray_warmup/scripts/page/report.html",
+        "ray_warmup/scripts/page/vendor/tabulator.min.js",
+        "ray_warmup/scripts/page/vendor/LICENSES.md",
         "ray_warmup/warmup/engines/sglang/plugin.py",
     } <= set(names)
     assert [name for name in names if "bench" in name or "chaos" in name] == []
+
+
+@pytest.mark.long
+def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Without the repository: the same files with the same bytes, and the licence in the archive."""
+    archive = build_sdist(tmp_path)
+    wheel_of(archive, tmp_path)
+    again = next(tmp_path.glob("ray_warmup-*.whl"))
+    assert archive.name == f"ray_warmup-{VERSION}.tar.gz"
+    assert contents(again) == contents(wheel)
+    with tarfile.open(archive) as members:
+        assert f"ray_warmup-{VERSION}/LICENSE" in members.getnames()
+
+
+def contents(wheel: Path) -> dict[str, str]:
+    """Each file of a wheel with its digest, without the list that the build writes of them."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/RECORD")]
+        return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in names}
 
 
 def test_every_module_of_the_wheel_runs_from_it(installed: Path, wheel: Path, tmp_path: Path) -> None:

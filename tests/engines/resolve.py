@@ -54,17 +54,38 @@ class Resolution:
 def build_wheel(directory: Path) -> Path:
     """Build this project's wheel into a directory, from a copy: a build leaves metadata beside its sources."""
     with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "tree"
-        copy.mkdir()
-        for name in SOURCES:
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, copy / name)
-        (copy / "ray_warmup").mkdir()
-        for entry in (ROOT / "ray_warmup").iterdir():
-            if entry.name != "__pycache__":
-                shutil.copy2(entry, copy / "ray_warmup" / entry.name, follow_symlinks=False)
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory)]
-        subprocess.run([*command, str(copy)], check=True)
+        wheel_of(copy_of_the_tree(Path(scratch) / "tree"), directory)
     return next(directory.glob("ray_warmup-*.whl"))
+
+
+def build_sdist(directory: Path) -> Path:
+    """Build this project's source archive into a directory, from a copy, with the pinned setuptools."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = copy_of_the_tree(Path(scratch) / "tree")
+        code = f"from setuptools import build_meta; build_meta.build_sdist({str(directory)!r})"
+        subprocess.run([sys.executable, "-c", code], cwd=copy, check=True, capture_output=True)
+    return next(directory.glob("ray_warmup-*.tar.gz"))
+
+
+def wheel_of(source: Path, directory: Path) -> None:
+    """Build the wheel of a tree or of a source archive."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(directory)]
+    subprocess.run([*command, str(source)], check=True)
+
+
+def copy_of_the_tree(copy: Path) -> Path:
+    """Copy what a build needs."""
+    copy.mkdir()
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name)
+        else:
+            shutil.copy2(ROOT / name, copy / name)
+    (copy / "ray_warmup").mkdir()
+    for entry in (ROOT / "ray_warmup").iterdir():
+        if entry.name != "__pycache__":
+            shutil.copy2(entry, copy / "ray_warmup" / entry.name, follow_symlinks=False)
+    return copy
 
 
 def resolve(engine: str, wheel: Path, scratch: Path) -> Resolution:

@@ -6,9 +6,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from ray_warmup.scripts.cli import app
+from ray_warmup.scripts.cli import CLUSTER, ENGINES, ORDER, RUNS, START, app
 
 
 @pytest.fixture
@@ -98,3 +99,26 @@ def test_a_machine_is_told_no_shells_word(root: Path) -> None:
     assert CliRunner().invoke(app, ["env", "--json", "--rank", "99"]).stdout == ""
     assert "false" not in CliRunner().invoke(app, ["env", "--help"]).stdout.splitlines()
     assert "export " in CliRunner().invoke(app, ["env", "--node", "0"]).stdout
+
+
+def test_help_names_every_command_once_in_its_group() -> None:
+    """None is left over for a group without a name, and a newcomer's first ones come first."""
+    root = typer.main.get_command(app)
+    commands = root.commands  # type: ignore[attr-defined]
+    assert sorted(ORDER) == sorted(commands)
+    assert list(ORDER[:3]) == ["config", "plan", "run"]
+    panels = {getattr(command, "rich_help_panel", None) for command in commands.values()}
+    assert panels == {START, RUNS, ENGINES, CLUSTER}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script of `--show-completion` calls the command, which then names what fits."""
+    monkeypatch.setenv("_RAY_WARMUP_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", "ray-warmup his")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "ray-warmup his")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    result = CliRunner().invoke(app, [], prog_name="ray-warmup")
+    assert "history" in result.output
+    assert "cancel" not in result.output
