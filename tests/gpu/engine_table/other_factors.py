@@ -11,6 +11,8 @@ NOT_TRIED = {
     "VLLM_DP_RANK": "vLLM refuses another number where there is one replica",
     "VLLM_DP_RANK_LOCAL": "the same",
     "VLLM_GPU_NIC_PCIE_MAPPING": "vLLM looks the card up, and the machine has none",
+    "VLLM_NIC_SELECTION_VARS": "the same: vLLM wants both or none",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "vLLM synchronizes in every forward with it, and dies while it captures graphs",
     "VLLM_RUST_FRONTEND_PATH": "reaches the key only with the front end in Rust, which is left out here",
 }
 ADDRESSES = (
@@ -31,7 +33,6 @@ NUMBERS = (
     "VLLM_MOONCAKE_CONNECTOR_TIMEOUT",
     "VLLM_P2P_HANDSHAKE_TIMEOUT_S",
     "VLLM_P2P_IDLE_TIMEOUT_S",
-    "VLLM_LOG_BATCHSIZE_INTERVAL",
 )
 LABELS = {
     "VLLM_PROCESS_NAME_PREFIX": "OTHER",
@@ -41,7 +42,6 @@ LABELS = {
     "VLLM_BUILD_PIPELINE": "other",
     "VLLM_BUILD_URL": "http://127.0.0.1/other",
     "VLLM_SYSTEM_START_DATE": "2026-01-01",
-    "VLLM_NIC_SELECTION_VARS": "NCCL_IB_HCA",
     "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY": "SOMETHING",
     "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY": "SOME_",
     "VLLM_PLUGINS": "ray_warmup",
