@@ -25,7 +25,8 @@ from ray_warmup.configs.loader import Request
 from ray_warmup.warmup.cache_admin.command import perform
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest, Result, plain
 from ray_warmup.warmup.cache_admin.store_changes import Rollback
-from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
+from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow
+from ray_warmup.warmup.cache_admin.store_verification import Verification
 
 COMMANDS = (
     "ls",

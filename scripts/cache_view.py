@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ray_warmup.warmup.cache_admin.requests import CacheAnswer, Exported, Imported, Pruned, RetimedTable
     from ray_warmup.warmup.cache_admin.signing import Signed
     from ray_warmup.warmup.cache_admin.store_changes import Rollback
-    from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
+    from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow
+    from ray_warmup.warmup.cache_admin.store_verification import Verification
 
 R = TypeVar("R")
 Answers = Sequence[tuple[str, R]]

@@ -93,11 +93,17 @@ def moved(known: Sequence[RankInfo], rank: int, place: ActorLocation) -> RankInf
     """
     others = [info for info in known if info.node_id == place.node_id and info.rank != rank]
     taken = {info.local_rank for info in others}
+    local_rank = 0
+    while local_rank in taken:
+        local_rank += 1
+    node_rank = max(info.node_rank for info in known) + 1
+    if others:
+        node_rank = others[0].node_rank
     return replace(
         known[rank],
-        local_rank=next(number for number in range(len(taken) + 1) if number not in taken),
+        local_rank=local_rank,
         local_world_size=len(others) + 1,
-        node_rank=others[0].node_rank if others else max(info.node_rank for info in known) + 1,
+        node_rank=node_rank,
         node_id=place.node_id,
         gpu_ids=place.gpu_ids,
         address=place.address,

@@ -84,6 +84,10 @@ class Workload:
                 return value
         raise KeyError(f"workload {self.name} has no parameter {name!r}")
 
+    def sizes(self, *names: str) -> tuple[int, ...]:
+        """Return the values of shape parameters that are numbers. Raises as `param`."""
+        return tuple(int(self.param(name)) for name in names)
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
@@ -94,11 +94,13 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     if place.key_sha256 != manifest.key.sha256:
         raise CorruptArtifactError("the archive's header and manifest name different keys")
     # Summed from the manifest before a blob is read, so that a bomb costs nothing.
-    content = sum(blob.content_size for blob in manifest.blobs)
+    content = manifest.content_bytes
     if content > max_content_bytes:
         raise RejectedArtifactError(f"the archive holds {content} bytes, at most {max_content_bytes} fit", size=content)
-    sizes = {blob.sha256: blob.size for blob in manifest.blobs}
-    blobs: dict[str, Blob] = {sha: reader.member(size, f"blob {sha[:16]}") for sha, size in sorted(sizes.items())}
+    entries = manifest.by_digest
+    blobs: dict[str, Blob] = {}
+    for sha in sorted(entries):
+        blobs[sha] = reader.member(entries[sha].size, f"blob {sha[:16]}")
     # Bytes that no digest of a blob covers could carry anything.
     if not reader.is_at_end:
         raise CorruptArtifactError("the archive has bytes after its last blob")
@@ -114,11 +116,11 @@ def _parts(place: Place, artifact: Artifact) -> Iterator[Blob]:
 
 
 def _body(place: Place, artifact: Artifact) -> Iterator[Blob]:
-    header = {name: getattr(place, name) for name in place.__slots__}
     yield MAGIC
+    members: list[Blob] = [json.dumps(asdict(place)).encode(), artifact.manifest.to_bytes()]
     # Sorted, so that equal artifacts give equal archives.
-    digests = sorted({blob.sha256 for blob in artifact.manifest.blobs})
-    members = [json.dumps(header).encode(), artifact.manifest.to_bytes(), *(artifact.blobs[sha] for sha in digests)]
+    for digest in sorted(artifact.manifest.by_digest):
+        members.append(artifact.blobs[digest])
     for member in members:
         yield len(member).to_bytes(_LENGTH, "big")
         yield member

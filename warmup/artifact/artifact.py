@@ -183,26 +183,35 @@ def verify(
     Raises CorruptArtifactError, UnsafeArchiveError, or RejectedArtifactError when the key is another class's or no
     trusted key signed it.
     """
-    checked = manifest if isinstance(manifest, Manifest) else parse_manifest(manifest)
+    if not isinstance(manifest, Manifest):
+        manifest = parse_manifest(manifest)
     # First, because nothing else of an untrusted manifest is worth the work.
-    check_signature(checked.statement, checked.signature)
-    difference = None if expected_key is None else key_difference(checked, expected_key)
-    if difference is not None:
-        raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=checked.key.sha256)
-    entries = {entry.sha256: entry for entry in checked.blobs}
-    for digest in blobs:
+    check_signature(manifest.statement, manifest.signature)
+    if expected_key is not None:
+        _refuse_other_key(manifest, expected_key)
+    entries = manifest.by_digest
+    pairs: list[tuple[BlobEntry, Blob]] = []
+    size = 0
+    for digest, data in blobs.items():
         if digest not in entries:
             raise CorruptArtifactError(f"blob {digest[:16]} is not in the manifest", sha256=digest)
-    pairs = [(entries[digest], data) for digest, data in blobs.items()]
-    check_bounds(entry for entry in checked.blobs if entry.sha256 in blobs)
+        pairs.append((entries[digest], data))
+        size += len(data)
+    check_bounds(entry for entry in manifest.blobs if entry.sha256 in blobs)
     # Threads cost more than they save on little data.
-    if sum(len(data) for data in blobs.values()) < _MANY_BYTES:
+    if size < _MANY_BYTES:
         for pair in pairs:
             _check_whole(*pair)
     else:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="verify") as pool:  # hashing and zstd hold no GIL
             list(pool.map(lambda pair: _check_whole(*pair), pairs))
-    return Artifact(checked, dict(blobs))
+    return Artifact(manifest, dict(blobs))
+
+
+def _refuse_other_key(manifest: Manifest, expected: Mapping[str, str]) -> None:
+    difference = key_difference(manifest, expected)
+    if difference is not None:
+        raise RejectedArtifactError(f"the artifact belongs to another class: {difference}", key=manifest.key.sha256)
 
 
 def sha256(data: Blob) -> str:

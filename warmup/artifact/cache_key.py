@@ -71,8 +71,12 @@ class CacheKey:
         An absent part counts as empty.
         """
         mine = self.as_dict()
-        names = [*mine, *(name for name in other if name not in mine)]
-        return {n: (mine.get(n, ""), other.get(n, "")) for n in names if mine.get(n, "") != other.get(n, "")}
+        found = {}
+        for name in dict.fromkeys((*mine, *other)):
+            pair = (mine.get(name, ""), other.get(name, ""))
+            if pair[0] != pair[1]:
+                found[name] = pair
+        return found
 
 
 def cache_key(config: WarmupConfig, dims: ModelDims, fingerprint: Fingerprint, tasks_digest: str) -> CacheKey:

@@ -11,6 +11,5 @@ def header(manifest: Manifest, digest: str) -> Header:
 
     `digest` is the one that its ranks compare.
     """
-    entries = {entry.sha256: entry for entry in manifest.blobs}  # each digest once
-    rows = tuple(BlobRow(entry.sha256, entry.size, entry.kind) for entry in entries.values())
+    rows = tuple(BlobRow(entry.sha256, entry.size, entry.kind) for entry in manifest.by_digest.values())
     return Header(digest, manifest.digest, manifest.to_bytes(), rows)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, StringConstraints
 
 from ray_warmup.configs import strict_json
+from ray_warmup.warmup.artifact.mapping_difference import changed
 from ray_warmup.warmup.artifact.member_path import check_member_paths
 from ray_warmup.warmup.codec import decode, encode, message, schema_of
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
@@ -177,6 +178,23 @@ class Manifest:
         return next((blob for blob in self.blobs if blob.kind == "autotune_configs"), None)
 
     @property
+    def table_sha256(self) -> str:
+        """sha256 of the table itself, empty if nothing was tunable."""
+        if self.table is None:
+            return ""
+        return self.table.content_sha256
+
+    @property
+    def by_digest(self) -> dict[str, BlobEntry]:
+        """sha256 of a blob as stored -> an entry with it. Entries of equal content share one blob."""
+        return {blob.sha256: blob for blob in self.blobs}
+
+    @property
+    def content_bytes(self) -> int:
+        """Bytes of all contents once they are decoded."""
+        return sum(blob.content_size for blob in self.blobs)
+
+    @property
     def module_set(self) -> str:
         """sha256 of its FlashInfer modules' paths and contents: artifacts with equal modules share one installation."""
         return set_of((blob.path, blob.content_sha256) for blob in self.of_kind("flashinfer_module"))
@@ -188,7 +206,7 @@ class Manifest:
 
 def key_digest(parts: Iterable[tuple[str, str]]) -> str:
     """The digest of a cache key: 64 hex digits over its ordered parts."""
-    return hashlib.sha256(json.dumps([list(part) for part in parts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()
 
 
 def set_of(files: Iterable[tuple[str, str]]) -> str:
@@ -215,8 +233,10 @@ def _part_difference(name: str, have: str | None, want: str | None) -> list[str]
     old, new = _members(have), _members(want)
     if not old or not new:
         return [f"{name}: stored {have!r}, wanted {want!r}"]
-    names = [member for member in dict.fromkeys((*new, *old)) if old.get(member) != new.get(member)]
-    return [f"{name}.{member}: stored {old.get(member)!r}, wanted {new.get(member)!r}" for member in names]
+    rows = []
+    for member, (stored, wanted) in changed(old, new).items():
+        rows.append(f"{name}.{member}: stored {stored!r}, wanted {wanted!r}")
+    return rows
 
 
 def _members(part: str | None) -> dict[str, JsonValue]:
@@ -273,7 +293,7 @@ def parse_json(data: bytes | memoryview, limit: int, what: str, *, allow_constan
 def _refuse_what_no_blob_may_be(manifest: Manifest) -> None:
     for kind in {blob.kind for blob in manifest.blobs}:
         check_member_paths(blob.path for blob in manifest.of_kind(kind))
-    if sum(blob.content_size for blob in manifest.blobs) > MAX_TOTAL_BYTES:
+    if manifest.content_bytes > MAX_TOTAL_BYTES:
         raise CorruptArtifactError(f"manifest lists more than {MAX_TOTAL_BYTES} bytes of content")
     only: tuple[tuple[Kind, str], ...] = (("autotune_configs", TABLE_NAME), ("timings", TIMINGS_NAME))
     for kind, name in only:

@@ -120,9 +120,12 @@ def metadata_difference(saved: Mapping[str, str], current: Mapping[str, str]) ->
 
     FlashInfer's wildcard `*` is no match here: a table of ours always names its environment.
     """
-    names = [*METADATA_FIELDS, *(name for name in current if name not in METADATA_FIELDS)]
-    pairs = {name: (saved.get(name, "(missing)"), current.get(name, "(missing)")) for name in names}
-    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+    found = {}
+    for name in dict.fromkeys((*METADATA_FIELDS, *current)):
+        pair = (saved.get(name, "(missing)"), current.get(name, "(missing)"))
+        if pair[0] != pair[1]:
+            found[name] = pair
+    return found
 
 
 def describe_difference(difference: Mapping[str, tuple[str, str]]) -> str:
@@ -172,7 +175,7 @@ def _entry(key: str, row: Any) -> Entry:
         raise RejectedArtifactError(
             f"entry {quoted(key)} names runner {quoted(row[0])}: FlashInfer would never serve it"
         )
-    return Entry(row[0], freeze(row[1]), freeze(row[2]) if len(row) == 3 else None)
+    return Entry(row[0], freeze(row[1]), *map(freeze, row[2:]))
 
 
 def _is_tactic(value: Any) -> bool:

@@ -22,7 +22,13 @@ from ray_warmup.warmup.artifact.manifest import TIMINGS_NAME
 from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
-from ray_warmup.warmup.cache_admin import placed_entries, quarantining, store_changes, store_inspection
+from ray_warmup.warmup.cache_admin import (
+    placed_entries,
+    quarantining,
+    store_changes,
+    store_inspection,
+    store_verification,
+)
 from ray_warmup.warmup.cache_admin.compiled_install import put_in_place
 from ray_warmup.warmup.cache_admin.requests import (
     CacheAnswer,
@@ -84,7 +90,9 @@ def _config(asked: CacheRequest) -> WarmupConfig:
 
 def _engine_config(asked: CacheRequest) -> EngineRunConfig | None:
     """Return the config of a real engine, where the request has one."""
-    request = None if asked.config is None else request_of_text(asked.config)
+    if asked.config is None:
+        return None
+    request = request_of_text(asked.config)
     if not isinstance(request, EngineRunConfig):
         return None
     return request.model_copy(update={"cache": section_of(asked)})
@@ -126,8 +134,11 @@ def _one(paths: NodePaths, asked: CacheRequest) -> Path:
     if not found:
         raise StoreError(f"no store with a key beginning with {key!r} in {where}; `ray-warmup cache ls` lists them")
     names = ", ".join(path.name[:12] for path in found)
-    which = f"have a key beginning with {key!r} in" if key else "are in"
-    raise StoreError(f"{len(found)} stores {which} {where} ({names}): give {'more of ' if key else ''}the key")
+    if key:
+        raise StoreError(
+            f"{len(found)} stores have a key beginning with {key!r} in {where} ({names}): give more of the key"
+        )
+    raise StoreError(f"{len(found)} stores are in {where} ({names}): give the key")
 
 
 def _ls(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
@@ -144,13 +155,14 @@ def _verify(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     found = _search(paths, asked)
     rows = [_verified(paths, path) for path in _those_that_can_be_read(paths, asked)]
     lost = zip(found.unreadable, found.problems, strict=True)
-    rows += [store_inspection.Verification(path, 0, 0, 0, (problem,)) for (path, _), problem in lost]
+    for (path, _), problem in lost:
+        rows.append(store_verification.Verification(path, 0, 0, 0, (problem,)))
     return all(not row.problems for row in rows), tuple(rows)
 
 
-def _verified(paths: NodePaths, path: Path) -> store_inspection.Verification:
+def _verified(paths: NodePaths, path: Path) -> store_verification.Verification:
     """Check a store, and what was placed from it in engines' caches."""
-    row = store_inspection.verify_store(path)
+    row = store_verification.verify_store(path)
     return replace(row, problems=(*row.problems, *placed_entries.changed(register(paths.root), path)))
 
 
@@ -206,7 +218,9 @@ def _explain(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
         found = predict_here(engine, env.snapshot(), explain=False)
         if found.error:
             raise EngineError(found.error)
-        key = "" if found.resolved is None else found.resolved.key_sha256
+        key = ""
+        if found.resolved is not None:
+            key = found.resolved.key_sha256
         return found.hit, store_inspection.Explanation(found.store, found.hit, found.reason, (), key)
     from ray_warmup.warmup.rank.forecast import forecast_rank
     from ray_warmup.warmup.rank.locations import locations
@@ -262,7 +276,7 @@ def _import(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
         path=str(done.path),
         generation=done.generation,
         bytes=done.bytes,
-        files=tuple(str(path) for path in done.files),
+        files=tuple(map(str, done.files)),
         placed=dict(placed.files),
         notes=(*refused, *placed.notes),
     )
@@ -275,7 +289,7 @@ def _imported_engine(paths: NodePaths, store: NodeStore, done: Published, by: st
     notes = ["an engine that starts on this node places it by itself"]
     if row is None:
         notes.append("it names no request, so `wait` and `path` do not know it; engines do")
-    files = tuple(str(path) for path in done.files)
+    files = tuple(map(str, done.files))
     return Imported(str(store.directory), done.generation, done.bytes, files, {}, tuple(notes))
 
 

@@ -123,5 +123,8 @@ def _blob_changes(old: Manifest, new: Manifest) -> Iterator[str]:
 
 def _digests(manifest: Manifest) -> dict[str, str]:
     """Map the names of the blobs beside table and timings to their contents' sha256."""
-    beside = [blob for blob in manifest.blobs if blob.kind not in ("autotune_configs", "timings")]
-    return {f"{blob.kind}/{blob.path}": blob.content_sha256 for blob in beside}
+    found = {}
+    for blob in manifest.blobs:
+        if blob.kind not in ("autotune_configs", "timings"):
+            found[f"{blob.kind}/{blob.path}"] = blob.content_sha256
+    return found

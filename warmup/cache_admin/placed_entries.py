@@ -63,8 +63,12 @@ def plan_removals(register: PlacedRegister, selected: Iterable[Path], *, is_ever
             continue
         has_changed = is_changed(path.parent, _alone(entry))
         if not _stays(entry, used, has_changed=has_changed):
-            size = disk_bytes(path) if path.is_dir() else path.lstat().st_size
-            removals.append(Removal(str(path), "placed", None, size, CHANGED if has_changed else UNUSED))
+            size, reason = path.lstat().st_size, UNUSED
+            if path.is_dir():
+                size = disk_bytes(path)
+            if has_changed:
+                reason = CHANGED
+            removals.append(Removal(str(path), "placed", None, size, reason))
     return tuple(removals)
 
 

@@ -54,13 +54,16 @@ class StoreBans:
 
 def banned_in(stores: Iterable[Path]) -> list[StoreBans]:
     """Return every store with quarantined tactics or unreadable quarantine files."""
-    found = [_look(store) for store in stores]
-    return [row for row in found if row.rows or row.problems]
+    return _telling(map(_look, stores))
 
 
 def lift(stores: Iterable[Path], rule: Rule) -> list[StoreBans]:
     """Remove what a rule names from every file of these stores. What cannot be read is left and named."""
-    found = [_lift(store, rule) for store in stores]
+    return _telling(_lift(store, rule) for store in stores)
+
+
+def _telling(found: Iterable[StoreBans]) -> list[StoreBans]:
+    """Leave out stores of which nothing is to be told."""
     return [row for row in found if row.rows or row.lifted or row.problems]
 
 
@@ -74,7 +77,8 @@ def _look(store: Path) -> StoreBans:
             problems.append(str(error))
             continue
         rows.update(dict.fromkeys(found.rows))
-        problems += [f"{path}: {refused}" for refused in found.refused]
+        for refused in found.refused:
+            problems.append(f"{path}: {refused}")
     return StoreBans(str(store), tuple(rows), (), tuple(problems))
 
 
@@ -94,28 +98,27 @@ def _lift(store: Path, rule: Rule) -> StoreBans:
     return StoreBans(str(store), left.rows, tuple(lifted), tuple(problems))
 
 
-def _names(rule: Rule, row: Any) -> bool:
-    """Return True if a row of a file is a tactic that the rule names. An invalid row is none."""
-    return any(rule.names(ban) for ban in read_bans([row]).rows)
-
-
 def _lift_from(path: Path, rule: Rule) -> tuple[TacticId, ...]:
     """Remove matching tactics from one file.
 
     Invalid rows stay. A file without rows is removed.
     """
-    rows = _rows(path)
-    named = tuple(ban for ban in read_bans(rows).rows if rule.names(ban))
+    named: list[TacticId] = []
+    left = []
+    for row in _rows(path):
+        bans = [ban for ban in read_bans([row]).rows if rule.names(ban)]
+        named += bans
+        if not bans:
+            left.append(row)
     if not named:
         return ()
-    left = [row for row in rows if not _names(rule, row)]
     if left:
         modes = Modes(path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777)
         data = json.dumps({"schema_version": 1, "rows": left}, sort_keys=True).encode()
         publish_bytes(path, data, modes=modes)
     else:
         path.unlink()
-    return named
+    return tuple(named)
 
 
 def _is_file_of_bans(name: str) -> bool:

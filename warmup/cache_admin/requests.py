@@ -15,7 +15,8 @@ from ray_warmup.warmup.cache_admin.removals import Removal
 from ray_warmup.warmup.cache_admin.retiming import Retimed
 from ray_warmup.warmup.cache_admin.signing import Signed
 from ray_warmup.warmup.cache_admin.store_changes import PruneResult, Rollback
-from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow, Verification
+from ray_warmup.warmup.cache_admin.store_inspection import Explanation, StoreRow
+from ray_warmup.warmup.cache_admin.store_verification import Verification
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 
 

@@ -49,11 +49,13 @@ def recorded_entries(rows: Sequence[TimingRow]) -> tuple[Recorded, ...]:
     entries = []
     for row in rows:
         result, verdict = row.result, row.verdict
-        choice = result.choice if verdict is None else verdict.choice
+        choice, ratio = result.choice, None
+        if verdict is not None:
+            choice, ratio = verdict.choice, verdict.ratio
         if result.outcome != "tuned" or choice in (None, Choice(result.default_runner, DEFAULT_TACTIC)):
             continue
         alone = replace(result, choice=choice, measurements=())
-        entries.append(Recorded(alone, None if verdict is None else verdict.ratio))
+        entries.append(Recorded(alone, ratio))
     return tuple(entries)
 
 
@@ -76,7 +78,9 @@ def _retimed(tuner: Tuner, task: Task, entry: Recorded) -> Retimed:
     verdict = tuner.guard(task, entry.result)
     choice = entry.result.choice
     assert choice is not None
-    then = 1.0 if entry.ratio is None else entry.ratio
+    then = 1.0
+    if entry.ratio is not None:
+        then = entry.ratio
     has_flaw = verdict.decision in ("wrong", "crashed")
     return Retimed(
         task_id=task.task_id,

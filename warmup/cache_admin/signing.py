@@ -48,6 +48,6 @@ def sign_current(path: Path, generation: int | None, now: float) -> Signed:
     signature = policy().sign(manifest.statement, now)
     if signature is None:
         raise ConfigError("cache.signing_key: is not set: name the key's file there, or in RAY_WARMUP_SIGNING_KEY")
-    blobs = {entry.sha256: store.read_blob(entry.sha256) for entry in manifest.blobs}
+    blobs = {digest: store.read_blob(digest) for digest in manifest.by_digest}
     done = store.publish(Artifact(replace(manifest, signature=signature), blobs), is_checked=True)
     return Signed(str(path), done.generation, manifest.digest, signature.key_id)

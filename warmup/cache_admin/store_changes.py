@@ -206,11 +206,15 @@ def plan_prune(stores: Iterable[Path], rules: PruneRules, now: float) -> tuple[R
     if rules.max_bytes is not None:
         total = 0
         for made_at, path in sorted(ages, reverse=True):
-            total += 0 if path in whole else disk_bytes(path)
-            if total > rules.max_bytes and path not in whole:
+            if path in whole:
+                continue
+            total += disk_bytes(path)
+            if total > rules.max_bytes:
                 whole[path] = f"over {rules.max_bytes} bytes together with the newer ones, made at {made_at:.0f}"
-    stores_gone = [Removal(str(p), "store", None, disk_bytes(p), why) for p, why in whole.items()]
-    return tuple(r for r in generations if Path(r.path) not in whole) + tuple(stores_gone)
+    removals = [removal for removal in generations if Path(removal.path) not in whole]
+    for path, why in whole.items():
+        removals.append(Removal(str(path), "store", None, disk_bytes(path), why))
+    return tuple(removals)
 
 
 def untouchable(stores: Iterable[Path]) -> tuple[str, ...]:
@@ -266,12 +270,16 @@ def _remove(store: NodeStore, removal: Removal, clock: Callable[[], float]) -> l
 
 
 def _is_there(store: NodeStore, generation: int | None) -> bool:
-    return is_there(store.directory if generation is None else store.generations.manifest_path(generation))
+    if generation is None:
+        return is_there(store.directory)
+    return is_there(store.generations.manifest_path(generation))
 
 
 def _store_reason(path: Path, made_at: float, rules: PruneRules, now: float) -> str | None:
     made_by = engine_store.engine_of(path)
-    here = "" if made_by is None else rules.installed_engines.get(made_by[0], "")
+    here = ""
+    if made_by is not None:
+        here = rules.installed_engines.get(made_by[0], "")
     if made_by is not None and here not in ("", made_by[1]):
         return f"made by {made_by[0]} {made_by[1]}, {here} is installed"
     version, _ = version_and_arch(path)

@@ -1,4 +1,4 @@
-"""Looking at a node's caches: what is there, whether it is whole, why a key would miss. Changes nothing.
+"""Looking at a node's caches: what is there, and why a key would miss. Changes nothing.
 
 Every function takes paths and returns frozen values. `scripts/cache_view.py` prints them.
 """
@@ -12,16 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.archive import unpack
-from ray_warmup.warmup.artifact.artifact import decode, sha256
-from ray_warmup.warmup.artifact.manifest import Manifest, key_difference, key_digest, parse_manifest
-from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, TunedTable, parse_table
-from ray_warmup.warmup.artifact.timings import check_timings
-from ray_warmup.warmup.caches.artifact_install import provider_directory
-from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, is_installed
-from ray_warmup.warmup.caches.requirements import REQUIREMENTS
+from ray_warmup.warmup.artifact.artifact import sha256
+from ray_warmup.warmup.artifact.manifest import Manifest, key_difference
+from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.disk.looking import entries
-from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.engines.engine_store import engine_of
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.leases import PUBLISHING
@@ -32,7 +26,6 @@ from ray_warmup.warmup.store.pruning import held
 logger = logging.getLogger(__name__)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-MAX_INSTALLED_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +59,6 @@ class StoreRow:
     """Number of predecessors of the current artifact."""
     is_readable: bool = True
     """False where what is stored cannot be told; everything else is then what is known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """One store, re-hashed."""
-
-    path: str
-    generations: int
-    files: int
-    bytes: int
-    problems: tuple[str, ...]
-    key_sha256: str = ""
-    table: str = ""
-    """Digest of the table that is served; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +102,9 @@ def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
 
 def search(root: Path, override: Path | None = None) -> Found:
     """Return the stores below a cache root, of tables and of engines' artifacts, with the unreadable directories."""
-    depth = 3 if override is None else 1
-    level = [root / "flashinfer_autotune_cache", root / ENGINE_CACHES] if override is None else [override]
+    depth, level = 3, [root / "flashinfer_autotune_cache", root / ENGINE_CACHES]
+    if override is not None:
+        depth, level = 1, [override]
     unreadable: list[tuple[str, str]] = []
     for _ in range(depth):
         below: list[Path] = []
@@ -155,30 +135,10 @@ def version_and_arch(store: Path) -> tuple[str, str]:
 
 def list_stores(stores: tuple[Path, ...], unreadable: tuple[tuple[str, str], ...] = ()) -> tuple[StoreRow, ...]:
     """Return one row for each store, and for each unreadable directory."""
-    return (*(_row(path) for path in stores), *(_unreadable_row(Path(path), reason) for path, reason in unreadable))
-
-
-def verify_store(path: Path) -> Verification:
-    """Re-read and re-hash everything in a store: pointer, every generation, its blobs, table and installations."""
-    store = NodeStore(path)
-    checked = _Checked()
-    served, numbers = "", list[int]()
-    try:
-        manifest = store.current()[1]
-        served = "" if manifest.table is None else manifest.table.content_sha256
-    except FileNotFoundError:
-        checked.problems.append(f"{path}: nothing is committed")
-    except (OSError, WarmupError) as error:
-        checked.problems.append(str(error))
-    try:
-        numbers = store.generations.numbers()
-        for number in numbers:
-            _verify_generation(store, number, checked)
-    except (OSError, WarmupError) as error:
-        checked.problems.append(f"could not read {path}: {error}")
-    return Verification(
-        str(path), len(numbers), checked.files, checked.bytes, tuple(checked.problems), path.name, served
-    )
+    rows = list(map(_row, stores))
+    for path, reason in unreadable:
+        rows.append(_unreadable_row(Path(path), reason))
+    return tuple(rows)
 
 
 def explain(directory: Path, expected: Mapping[str, str], stores: tuple[Path, ...]) -> Explanation:
@@ -203,79 +163,6 @@ def explain(directory: Path, expected: Mapping[str, str], stores: tuple[Path, ..
     if found.table is not None:
         table = sha256(found.table)
     return Explanation(str(directory), found.hit, found.reason, nearest, directory.name, table)
-
-
-class _Checked:
-    def __init__(self) -> None:
-        self.files = 0
-        self.bytes = 0
-        self.problems: list[str] = []
-
-
-def _verify_generation(store: NodeStore, number: int, checked: _Checked) -> None:
-    try:
-        manifest = parse_manifest(store.generations.manifest_bytes(number))
-    except (FileNotFoundError, WarmupError) as error:
-        checked.problems.append(f"generation {number}: {error}")
-        return
-    if manifest.key.sha256 != store.directory.name:
-        checked.problems.append(f"generation {number} belongs to key {manifest.key.sha256}")
-    if manifest.key.sha256 != key_digest(manifest.key.parts):
-        checked.problems.append(f"generation {number} names a key that is not the digest of its parts")
-    for entry in manifest.blobs:
-        try:
-            content = decode(entry, store.generations.read_blob(entry.sha256))
-            if entry.kind == "autotune_configs":
-                parse_table(content)
-            elif entry.kind == "timings":
-                check_timings(content, manifest.table)
-            elif entry.kind == "tuning_kernels":
-                unpack(content)
-        except (FileNotFoundError, WarmupError) as error:
-            checked.problems.append(f"generation {number}, {entry.kind}/{entry.path}: {error}")
-            continue
-        checked.files += 1
-        checked.bytes += len(content)
-        if entry.kind == "flashinfer_module":
-            _verify_installed(store, manifest, entry.path, entry.content_sha256, checked)
-    _verify_table_file(store, number, manifest, checked)
-
-
-def _verify_installed(store: NodeStore, manifest: Manifest, path: str, content: str, checked: _Checked) -> None:
-    """Check an installed set of modules for completeness.
-
-    A set that was never installed here is no problem.
-    """
-    provider = provider_directory(store.directory, manifest.module_set)
-    installed = provider / PACKAGE / MODULES / path
-    try:
-        is_same = sha256(read_regular(installed, MAX_INSTALLED_BYTES)) == content
-    except FileNotFoundError:
-        if path != REQUIREMENTS and is_installed(provider):
-            checked.problems.append(f"{installed} is missing; run the warmup again to restore it")
-        return
-    except WarmupError as error:
-        checked.problems.append(str(error))
-        return
-    checked.files += 1
-    if not is_same:
-        checked.problems.append(f"{installed} is not what was published; run the warmup again to restore it")
-
-
-def _verify_table_file(store: NodeStore, number: int, manifest: Manifest, checked: _Checked) -> None:
-    try:
-        if store.generations.pointer().generation != number or manifest.table is None:
-            return
-        is_same = sha256(read_regular(store.table_path, MAX_TABLE_BYTES)) == manifest.table.content_sha256
-    except FileNotFoundError:
-        checked.problems.append(f"{store.table_path} is missing; the next run restores it")
-        return
-    except (OSError, WarmupError) as error:
-        checked.problems.append(f"{store.table_path}: {error}")
-        return
-    checked.files += 1
-    if not is_same:
-        checked.problems.append(f"{store.table_path} is not the table of generation {number}; the next run restores it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +206,9 @@ def _row(path: Path) -> StoreRow:
     except (OSError, WarmupError) as error:
         problem, is_readable = problem or f"could not read: {error}", False
     version, arch = version_and_arch(path)
-    made_by = engine_of(path)
+    entries = None
+    if found.table is not None:
+        entries = len(found.table.entries)
     row = StoreRow(
         path=str(path),
         flashinfer_version=version,
@@ -327,7 +216,7 @@ def _row(path: Path) -> StoreRow:
         key_sha256=path.name,
         current=found.generation,
         generations=numbers,
-        entries=None if found.table is None else len(found.table.entries),
+        entries=entries,
         guard="",
         created_at=None,
         strategy="",
@@ -336,7 +225,7 @@ def _row(path: Path) -> StoreRow:
         is_held=is_held,
         problem=problem,
         table="",
-        engine="" if made_by is None else " ".join(made_by),
+        engine=" ".join(engine_of(path) or ()),
         depth=0,
         is_readable=is_readable,
     )
@@ -348,18 +237,21 @@ def _row(path: Path) -> StoreRow:
         created_at=manifest.created_at,
         strategy=manifest.strategy,
         kinds=tuple(_sizes(manifest).items()),
-        table="" if manifest.table is None else manifest.table.content_sha256,
+        table=manifest.table_sha256,
         depth=manifest.depth,
     )
 
 
 def _unreadable_row(path: Path, reason: str) -> StoreRow:
-    version, arch = version_and_arch(path) if _SHA256.fullmatch(path.name) else ("", "")
+    version, arch, key = "", "", ""
+    if _SHA256.fullmatch(path.name):
+        version, arch = version_and_arch(path)
+        key = path.name
     return StoreRow(
         path=str(path),
         flashinfer_version=version,
         arch=arch,
-        key_sha256=path.name if _SHA256.fullmatch(path.name) else "",
+        key_sha256=key,
         current=None,
         generations=(),
         entries=None,

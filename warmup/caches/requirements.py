@@ -12,6 +12,7 @@ REQUIREMENTS = "requirements.json"
 _LIMIT = 1 << 20
 
 
+# A border: the document comes with an artifact, and who reads a field checks it.
 def required(contents: Iterable[Content]) -> dict[str, object]:
     """Return the document among these contents, or an empty one if it is missing or is no object.
 

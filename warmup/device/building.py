@@ -52,9 +52,9 @@ def build(specs: Mapping[str, JitSpec], modules: Sequence[str], max_jobs: int) -
         CompileError: names the first module that did not build and the end of the compiler's output; the others
             that had begun are finished first.
     """
-    unknown = [name for name in modules if name not in specs]
-    if unknown:
-        raise CompileError(f"no prepared workload needs module {unknown[0]}", module=unknown[0])
+    for name in modules:
+        if name not in specs:
+            raise CompileError(f"no prepared workload needs module {name}", module=name)
     if not modules:
         return
     at_once = max(1, min(len(modules), max_jobs // JOBS_PER_MODULE))
@@ -65,12 +65,14 @@ def build(specs: Mapping[str, JitSpec], modules: Sequence[str], max_jobs: int) -
     try:
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for failed in (future for future in done if future.exception() is not None):
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise _failure(running[failed], failed.exception())
-            names = tuple(name for future, name in running.items() if future in done)
-            running = {future: name for future, name in running.items() if future not in done}
-            yield names
+            names = []
+            for future in done:
+                name = running.pop(future)
+                if future.exception() is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+                    raise _failure(name, future.exception())
+                names.append(name)
+            yield tuple(sorted(names))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # whoever stops asking does not wait for what has begun
 

@@ -90,12 +90,21 @@ class FlashInferTuner:
 
     def prepare(self, workloads: Sequence[Workload], others: Sequence[Workload] = ()) -> tuple[Skip, ...]:
         """Keep workloads that can run here, and return the others with one reason each."""
-        self._others = tuple(
-            other for other in others if builder_for(other).unsupported_here(other, self._device) is None
-        )
-        reasons = [(workload, builder_for(workload).unsupported_here(workload, self._device)) for workload in workloads]
-        self._workloads = tuple(workload for workload, reason in reasons if reason is None)
-        return tuple(Skip(workload.name, workload.op, reason) for workload, reason in reasons if reason is not None)
+        self._others, _ = self._sorted_out(others)
+        self._workloads, skips = self._sorted_out(workloads)
+        return skips
+
+    def _sorted_out(self, workloads: Sequence[Workload]) -> tuple[tuple[Workload, ...], tuple[Skip, ...]]:
+        """Tell those that can run on this device from the others, which have a reason each."""
+        able: list[Workload] = []
+        skips: list[Skip] = []
+        for workload in workloads:
+            reason = builder_for(workload).unsupported_here(workload, self._device)
+            if reason is None:
+                able.append(workload)
+            else:
+                skips.append(Skip(workload.name, workload.op, reason))
+        return tuple(able), tuple(skips)
 
     def missing_modules(self) -> tuple[str, ...]:
         """Modules of the prepared workloads that are not compiled on this node."""
@@ -107,8 +116,10 @@ class FlashInferTuner:
 
     def libraries(self, also: Sequence[str] = ()) -> Mapping[str, Path]:
         """The compiled modules of the prepared workloads."""
-        named = {name for workload in self._compiled for name in workload.modules}
-        return flashinfer_modules.library_paths([*building.specs_of(self._compiled), *named, *also])
+        names = [*building.specs_of(self._compiled), *also]
+        for workload in self._compiled:
+            names += workload.modules
+        return flashinfer_modules.library_paths(names)
 
     def activate(self, provider: Path) -> bool:
         """Let this process' FlashInfer find a provider's modules."""

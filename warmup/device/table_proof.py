@@ -49,15 +49,20 @@ class LookupWatch:
         """Look every recorded task up, and return what was seen so far."""
         made = {request.digest for request in self._requests.recording().requests}
         wanted = self._of_this_class(made)
-        hits, misses = 0, []
+        hits = 0
+        misses: list[str] = []
+        unasked: list[str] = []
         self._is_asking = True
         for digest, request in wanted.items():
             if digest not in made:
+                unasked.append(f"{request.op} {request.shapes()}")
                 continue
             for bucket in request.buckets:
                 problem = self._problem(Task(request.workload(), bucket))
-                hits += problem is None
-                misses += [] if problem is None else [problem]
+                if problem is None:
+                    hits += 1
+                else:
+                    misses.append(problem)
         self._is_asking = False
         return TableProof(
             digest=self._table.digest,
@@ -66,15 +71,15 @@ class LookupWatch:
             own_misses=tuple(self._own_misses.values())[:SHOWN],
             hits=hits,
             misses=tuple(misses[:SHOWN]),
-            unasked=tuple(f"{one.op} {one.shapes()}" for digest, one in wanted.items() if digest not in made)[:SHOWN],
+            unasked=tuple(unasked[:SHOWN]),
         )
 
     def _of_this_class(self, made: set[str]) -> dict[str, RecordedRequest]:
         """Return the tuned requests of the class that fits best: the fewest that were not made, then the most."""
-        classes = [
-            {request.digest: request for request in recording.requests if request.is_tuned}
-            for recording in self._recordings
-        ]
+        classes: list[dict[str, RecordedRequest]] = []
+        for recording in self._recordings:
+            tuned = [request for request in recording.requests if request.is_tuned]
+            classes.append({request.digest: request for request in tuned})
         return min(classes, key=lambda wanted: (len(set(wanted) - made), -len(wanted)), default={})
 
     def _problem(self, task: Task) -> str | None:
@@ -111,8 +116,8 @@ class LookupWatch:
 
     def _nearest(self, key: str) -> str:
         """Name a missing key and the nearest one of the table."""
-        near = difflib.get_close_matches(key, list(self._table.entries), 1, 0.0)
-        return f"no entry for {key}; the nearest is {near[0] if near else 'none'}"
+        near = difflib.get_close_matches(key, list(self._table.entries), 1, 0.0) or ["none"]
+        return f"no entry for {key}; the nearest is {near[0]}"
 
 
 def _is_capturing() -> bool:

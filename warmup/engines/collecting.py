@@ -49,14 +49,14 @@ def collect(
     """
     records = started.records
     identity = common_identity(records)
-    contents = [
-        *(content for record in records for content in _compiled(record)),
-        *_inductor(records),
-        *_plain(records[0]),
-        *_triton(records[0]),
-        *_flashinfer(records[0], home),
-        *further,
-    ]
+    contents: list[Content] = []
+    for record in records:
+        contents += _compiled(record)
+    contents += _inductor(records)
+    contents += _plain(records[0])
+    contents += _triton(records[0])
+    contents += _flashinfer(records[0], home)
+    contents += further
     facts = _facts(started, arguments, request, _entries_of_table(further))
     contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
     contents.append(Content("engine_record", SPECIALISATIONS_NAME, to_bytes(_specialisations(records))))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ray_warmup.warmup.artifact.mapping_difference import changed
+
 SECTIONS = "sections"
 """Part whose members are digests: a difference there is said by the settings that the digest is made of."""
 ABSENT = "unset"
@@ -33,20 +35,20 @@ def differences(
     """
     rows: list[str] = []
     digests: list[str] = []
-    for name in dict.fromkeys((*wanted, *recorded)):
-        if wanted.get(name) == recorded.get(name):
-            continue
-        members = _changed_members(recorded.get(name), wanted.get(name))
+    for name, (old, new) in changed(recorded, wanted).items():
+        members = _changed_members(old, new)
         if name == SECTIONS and members is not None:
             digests = [member for member in members if member != "all"]
         elif members is not None:
-            rows += [_row(member, *values) for member, values in members.items()]
+            for member, (was, now) in members.items():
+                rows.append(_row(member, now, was))
         else:
-            rows.append(_row(_short(name), wanted.get(name), recorded.get(name)))
-    named = {row.partition(" ")[0] for row in rows}
-    return tuple(
-        rows + [row for row in _settings(digests, recorded_settings, wanted_settings) if _first(row) not in named]
-    )
+            rows.append(_row(_short(name), new, old))
+    named = set(map(_first, rows))
+    for row in _settings(digests, recorded_settings, wanted_settings):
+        if _first(row) not in named:
+            rows.append(row)
+    return tuple(rows)
 
 
 def in_words(rows: tuple[str, ...]) -> str:
@@ -60,22 +62,22 @@ def in_words(rows: tuple[str, ...]) -> str:
 def _settings(digests: list[str], recorded: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
     """Name the settings behind changed digests, or the section where no setting tells."""
     rows: list[str] = []
+    settings = changed(recorded, wanted)
     for section in digests:
-        names = [name for name in dict.fromkeys((*wanted, *recorded)) if name.startswith(f"{section}.")]
-        changed = [name for name in names if wanted.get(name) != recorded.get(name)]
-        rows += [_row(_short(name), wanted.get(name), recorded.get(name)) for name in changed]
-        if not changed:
-            rows.append(f"{section}: another digest")
+        found = []
+        for name, (old, new) in settings.items():
+            if name.startswith(f"{section}."):
+                found.append(_row(_short(name), new, old))
+        rows += found or [f"{section}: another digest"]
     return rows
 
 
 def _changed_members(recorded: str | None, wanted: str | None) -> dict[str, tuple[str | None, str | None]] | None:
-    """Members of two JSON objects that differ, as (wanted, recorded). None where one is no object."""
+    """Members of two JSON objects that differ, as (recorded, wanted). None where one is no object."""
     old, new = _object(recorded), _object(wanted)
     if old is None or new is None:
         return None
-    names = dict.fromkeys((*new, *old))
-    return {name: (new.get(name), old.get(name)) for name in names if new.get(name) != old.get(name)}
+    return changed(old, new)
 
 
 def _object(part: str | None) -> dict[str, str] | None:

@@ -123,17 +123,16 @@ def hidden_plugin(adapter: EngineAdapter, environ: Mapping[str, str]) -> str | N
 
 
 def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRegister) -> KindHere:
-    files = list(_files(adapter, kind, directory))
-    ours = [
-        entry
-        for found in register.directories()
-        if found.kind == kind and Path(found.directory).is_relative_to(directory)
-        for entry in found.entries
-    ]
+    num_files, size, num_ours = 0, 0, 0
+    for path in _files(adapter, kind, directory):
+        num_files += 1
+        size += path.stat().st_size
+    for found in register.directories():
+        if found.kind == kind and Path(found.directory).is_relative_to(directory):
+            num_ours += len(found.entries)
     in_table = next((row.seen for row in engine_kinds.WATCHED if row.name == kind), "")
     seen = adapter.seen.get(kind, in_table)
-    size = sum(path.stat().st_size for path in files)
-    return KindHere(kind, str(directory), len(files), size, len(ours), adapter.moved_by.get(kind, ""), seen)
+    return KindHere(kind, str(directory), num_files, size, num_ours, adapter.moved_by.get(kind, ""), seen)
 
 
 def _files(adapter: EngineAdapter, kind: str, directory: Path) -> Iterator[Path]:
@@ -141,6 +140,8 @@ def _files(adapter: EngineAdapter, kind: str, directory: Path) -> Iterator[Path]
     folder = adapter.folder_of.get(kind)
     for path in directory.rglob("*"):
         parts = path.relative_to(directory).parts
-        is_of_kind = folder in parts if folder is not None else not set(adapter.folder_of.values()).intersection(parts)
+        is_of_kind = folder in parts
+        if folder is None:
+            is_of_kind = set(adapter.folder_of.values()).isdisjoint(parts)
         if is_of_kind and path.is_file():
             yield path

@@ -223,10 +223,12 @@ def gained_by(records: Sequence[RankRecord]) -> tuple[tuple[str, str], ...]:
     """List the results that watched directories have gained. Ranks of one node share directories."""
     layouts: dict[str, EngineKind] = {kind.name: kind for kind in WATCHED}
     gained: set[tuple[str, str]] = set()
-    for watched in (watch for record in records for watch in record.watched):
-        kind = layouts[watched.kind]
-        now = kind.layout.results(Path(watched.directory), kind.results)
-        gained |= {(watched.kind, name) for name in gained_since(watched.before, now)}
+    for record in records:
+        for watched in record.watched:
+            kind = layouts[watched.kind]
+            now = kind.layout.results(Path(watched.directory), kind.results)
+            for name in gained_since(watched.before, now):
+                gained.add((watched.kind, name))
     return tuple(sorted(gained))
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, assert_never
@@ -253,23 +254,21 @@ class Launcher:
 
 def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
     """Count each kind of each rank of a proof start."""
-    gained = [kind for kind, _ in proof.started.gained]
+    # Ranks of a node share their directories, so the first one stands for all.
+    gained = Counter(kind for kind, _ in proof.started.gained)
     rows: list[engine.KindProof] = []
     for told in proof.started.records:
         found, compiled = found_by(told), told.counts.compiled
-        names = {*told.placed, *found, *compiled}
-        if told is proof.started.records[0]:
-            names |= set(gained)  # ranks of a node share their directories
-        rows += [
-            engine.KindProof(
+        for name in sorted({*told.placed, *found, *compiled, *gained}):
+            row = engine.KindProof(
                 rank=told.rank,
                 kind=name,
                 placed=told.placed.get(name, 0),
                 found=found.get(name, 0),
-                compiled=max(compiled.get(name, 0), gained.count(name) if told is proof.started.records[0] else 0),
+                compiled=max(compiled.get(name, 0), gained[name]),
             )
-            for name in sorted(names)
-        ]
+            rows.append(row)
+        gained.clear()
     result = proof.started.result
     return engine.EngineProven(
         artifact=artifact,

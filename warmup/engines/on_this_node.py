@@ -221,17 +221,25 @@ def prove(
 
 def problems_of(started: Started) -> list[str]:
     """List why a start is no proof: nothing was placed, the warmup did not end, or something was compiled."""
-    problems = [problem for record in started.records for problem in _problems_of_rank(record)]
-    heard = {kind for record in started.records for kind in record.counts.compiled} & {engine_kinds.TRITON.name}
-    for kind in sorted({kind for kind, _ in started.gained} - heard):
-        names = [name for gained, name in started.gained if gained == kind]
+    gained: dict[str, list[str]] = {}
+    for kind, name in started.gained:
+        gained.setdefault(kind, []).append(name)
+    problems: list[str] = []
+    for record in started.records:
+        problems += _problems_of_rank(record)
+        if engine_kinds.TRITON.name in record.counts.compiled:
+            gained.pop(engine_kinds.TRITON.name, None)  # told by the rank
+    for kind, names in sorted(gained.items()):
         problems.append(f"{kind}: {len(names)} compiled: {', '.join(names[:SHOWN])}")
     return problems
 
 
 def notes_of(started: Started) -> list[str]:
     """Name the kinds that were compiled on a processor because nothing can find them there."""
-    compiled = {kind for record in started.records for kind in record.counts.compiled if not _has_gpu(record)}
+    compiled: set[str] = set()
+    for record in started.records:
+        if not _has_gpu(record):
+            compiled.update(record.counts.compiled)
     return [f"{kind} is carried and not proven: {UNPROVABLE[kind]}" for kind in sorted(compiled & set(UNPROVABLE))]
 
 
@@ -245,7 +253,8 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
         problems.append(f"rank {record.rank}: nothing was placed: {record.lookup}")
     if not record.is_warm:
         problems.append(f"rank {record.rank}: the engine's warmup did not end")
-    problems += [f"rank {record.rank}: {name} cannot be heard: {why}" for name, why in sorted(record.deaf.items())]
+    for name, why in sorted(record.deaf.items()):
+        problems.append(f"rank {record.rank}: {name} cannot be heard: {why}")
     if record.table is not None:
         problems += table_problems(record.table, record.rank)
     watched = {watch.kind for watch in record.watched} - {engine_kinds.TRITON.name}

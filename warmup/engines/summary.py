@@ -41,24 +41,35 @@ def shown(config: EngineRunConfig) -> dict[str, JsonValue]:
 def _node(run: EngineRun, node: str, rank: int) -> NodeReport:
     info = run.ranks[rank].info
     group = run.class_of_rank(rank)
-    content = None if group is None else group.content
-    if group is None or content is None:
+    if group is None or group.content is None:
         return NodeReport(node, info.address, "", "", (), "no", None, None, ())
+    content = group.content
     launcher = next((replica[0] for replica in run.starts_of(group) if node in run.nodes_of(replica)), None)
-    made = None if launcher is None else group.proofs.get(launcher)
-    known = run.nodes[node].proof if run.nodes[node].is_proven else None
-    proof = made or known
-    return NodeReport(
+    made = None
+    if launcher is not None:
+        made = group.proofs.get(launcher)
+    row = NodeReport(
         node_id=node,
         address=info.address,
         role=run.roles.get(node, ""),
         key_sha256=content.key_sha256,
         kinds=_kinds(content, made),
         proven=_proven(run, group, content, launcher, made),
-        engine_s=None if proof is None else proof.engine_s,
-        first_answer_s=None if proof is None else proof.first_answer_s,
-        problems=() if proof is None else proof.problems,
-        notes=() if proof is None else proof.notes,
+        engine_s=None,
+        first_answer_s=None,
+        problems=(),
+    )
+    proof = made
+    if proof is None and run.nodes[node].is_proven:
+        proof = run.nodes[node].proof
+    if proof is None:
+        return row
+    return replace(
+        row,
+        engine_s=proof.engine_s,
+        first_answer_s=proof.first_answer_s,
+        problems=proof.problems,
+        notes=proof.notes,
     )
 
 
@@ -84,12 +95,20 @@ def _proven(
 
 def _kinds(content: EngineContent, proof: EngineProven | None) -> tuple[KindReport, ...]:
     """Join what was recorded, what is carried and what a proof start counted, by rank and kind."""
-    recorded = {(row.rank, row.kind): row.count for row in content.recorded}
-    carried = {row.kind: row.count for row in content.carried}
-    counted = {} if proof is None else {(row.rank, row.kind): row for row in proof.kinds}
-    keys = {*recorded, *counted, *((0, kind) for kind in carried)}
+    recorded: dict[tuple[int, str], int] = {}
+    counted: dict[tuple[int, str], KindProof] = {}
+    carried: dict[str, int] = {}
+    keys: set[tuple[int, str]] = set()
+    for told in content.recorded:
+        recorded[told.rank, told.kind] = told.count
+    for told in content.carried:
+        carried[told.kind] = told.count
+        keys.add((0, told.kind))
+    if proof is not None:
+        for seen in proof.kinds:
+            counted[seen.rank, seen.kind] = seen
     rows = []
-    for rank, kind in sorted(keys):
+    for rank, kind in sorted(keys | recorded.keys() | counted.keys()):
         row = KindReport(rank, kind, recorded.get((rank, kind), 0), carried.get(kind, 0))
         if proof is not None:
             seen = counted.get((rank, kind), KindProof(rank, kind, 0, 0, 0))

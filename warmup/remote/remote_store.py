@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -77,7 +77,7 @@ class RemoteStore:
 
         Blobs are looked at once more after the manifest, because a pruner may have removed one that seemed to be there.
         """
-        entries = {entry.sha256: entry for entry in artifact.manifest.blobs}
+        entries = artifact.manifest.by_digest
         first = self._send(entries, artifact.blobs)
         # Last, because a reader takes an artifact for whole once its manifest is there.
         self._write(self._manifest_path(artifact.manifest), artifact.manifest.to_bytes())
@@ -129,7 +129,9 @@ class RemoteStore:
     def rows(self, key_sha256: str | None = None) -> tuple[RemoteRow, ...]:
         """List the artifacts of one key or of all, by their names alone."""
         manifests = f"{self._root}/manifests"
-        keys = [f"{manifests}/{key_sha256}"] if key_sha256 else self._names(manifests)
+        keys = [f"{manifests}/{key_sha256}"]
+        if not key_sha256:
+            keys = self._names(manifests)
         found = []
         for directory in keys:
             key = directory.rstrip("/").rpartition("/")[2]
@@ -150,13 +152,12 @@ class RemoteStore:
             older_than_s: age by `created_at` from which the others go; None: all others go.
         """
         stays, goes = self._sorted_out(keep, older_than_s)
-        needed = {entry.sha256 for row in stays for entry in self._for_pruning(row).blobs}
+        needed = self._needed_by(stays)
         removed = [row.path for row in goes]
         for path in removed:
             self._remove(path)
         # Listed again: an artifact that came meanwhile may use blobs of one that went.
-        late = set(self.rows()) - set(stays)
-        needed |= {entry.sha256 for row in late for entry in self._for_pruning(row).blobs}
+        needed |= self._needed_by(set(self.rows()) - set(stays))
         for path in self._unneeded(needed):
             self._remove(path)
             removed.append(path)
@@ -165,8 +166,7 @@ class RemoteStore:
     def removable(self, keep: int, older_than_s: float | None = None) -> tuple[str, ...]:
         """Return the paths that `prune` would remove now, and remove nothing. Takes its arguments."""
         stays, goes = self._sorted_out(keep, older_than_s)
-        needed = {entry.sha256 for row in stays for entry in self._for_pruning(row).blobs}
-        return (*(row.path for row in goes), *self._unneeded(needed))
+        return (*(row.path for row in goes), *self._unneeded(self._needed_by(stays)))
 
     def _unneeded(self, needed: Collection[str]) -> tuple[str, ...]:
         """Return the blobs that no manifest names and that nobody is about to name."""
@@ -189,9 +189,18 @@ class RemoteStore:
             newest_first = sorted(rows, reverse=True)
             stays += newest_first[:keep]
             for row in newest_first[keep:]:
-                is_old = limit_ms is None or row.created_ms < limit_ms
-                (goes if is_old else stays).append(row)
+                if limit_ms is None or row.created_ms < limit_ms:
+                    goes.append(row)
+                else:
+                    stays.append(row)
         return stays, goes
+
+    def _needed_by(self, rows: Iterable[RemoteRow]) -> set[str]:
+        """Return the digests of the blobs that these artifacts name. Raises as `_for_pruning`."""
+        needed: set[str] = set()
+        for row in rows:
+            needed.update(self._for_pruning(row).by_digest)
+        return needed
 
     def _for_pruning(self, row: RemoteRow) -> Manifest:
         """Read a manifest that keeps blobs. Raises StoreError for an unreadable one, so that nothing is removed."""
@@ -203,10 +212,13 @@ class RemoteStore:
     def _send(self, entries: Mapping[str, BlobEntry], blobs: Mapping[str, Blob]) -> Pushed:
         sizes = self._sizes()
         # Sizes and not digests: hashing would mean to fetch every blob.
-        missing = [entry for digest, entry in entries.items() if sizes.get(digest) != entry.size]
-        for entry in missing:
-            self._write(self._blob_path(entry.sha256), bytes(blobs[entry.sha256]))
-        return Pushed(len(missing), sum(entry.size for entry in missing))
+        count, size = 0, 0
+        for digest, entry in entries.items():
+            if sizes.get(digest) != entry.size:
+                self._write(self._blob_path(digest), bytes(blobs[digest]))
+                count += 1
+                size += entry.size
+        return Pushed(count, size)
 
     def _sizes(self) -> dict[str, int]:
         return {row.path.rpartition("/")[2]: row.size for row in self._objects(f"{self._root}/blobs")}

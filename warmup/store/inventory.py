@@ -97,4 +97,4 @@ def _manifests(store: NodeStore) -> dict[int, Manifest]:
 
 def _names(manifest: Manifest) -> set[str]:
     # Installations are named by the first 32 digits of the digest of the module set.
-    return {blob.sha256 for blob in manifest.blobs} | {manifest.module_set[:32]}
+    return {*manifest.by_digest, manifest.module_set[:32]}

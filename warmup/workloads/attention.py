@@ -112,7 +112,7 @@ def _batch(workload: Workload, tokens: int, device: str, seed: int) -> PagedBatc
         if tokens > 1:
             # Requests of different lengths: the tokens are cut at random places.
             cuts = torch.randperm(tokens - 1, generator=order)[: requests - 1].sort().values + 1
-            edges = [0, *(int(cut) for cut in cuts), tokens]
+            edges = [0, *map(int, cuts), tokens]
         q_lens = tuple(end - begin for begin, end in pairwise(edges))
     context = torch.randint(0, MAX_CONTEXT, (len(q_lens),), generator=order).tolist()
     kv_lens = tuple(q_len + extra for q_len, extra in zip(q_lens, context, strict=True))
@@ -170,7 +170,7 @@ def _grouped_inputs(workload: Workload, batch: PagedBatch, generator: Any) -> tu
     import torch
 
     options = {"generator": generator, "device": batch.pages.device, "dtype": getattr(torch, workload.dtype)}
-    heads, kv_heads, width = (int(workload.param(name)) for name in ("heads", "kv_heads", "head_dim"))
+    heads, kv_heads, width = workload.sizes("heads", "kv_heads", "head_dim")
     query = torch.randn(sum(batch.q_lens), heads, width, **options)
     cache = torch.randn(len(batch.pages), 2, batch.page_size, kv_heads, width, **options)
     return query, cache
@@ -178,7 +178,7 @@ def _grouped_inputs(workload: Workload, batch: PagedBatch, generator: Any) -> tu
 
 def head_shape(workload: Workload) -> HeadShape:
     """The heads of a grouped-query call, with FlashInfer's `window_left`."""
-    heads, kv_heads, width = (int(workload.param(name)) for name in ("heads", "kv_heads", "head_dim"))
+    heads, kv_heads, width = workload.sizes("heads", "kv_heads", "head_dim")
     window_left = -1
     if has_window(workload):
         window_left = int(workload.param("window")) - 1

@@ -246,14 +246,14 @@ def attention(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
             yield Workload(op, "attention", op, "fa2", dtype, params, (), tunable=False)
         return
     kv_heads = max(1, dims.num_key_value_heads // split.tp)
-    shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": dims.head_dim, "page_size": 16}
     for window in dims.windows_of(layers_of_stage(dims.num_hidden_layers, split.pp, split.pp_stage)):
-        params = _params(**shape) if window is None else _params(**shape, window=window)
+        shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": dims.head_dim, "page_size": 16}
+        suffix = ""
+        if window is not None:
+            shape["window"] = window
+            suffix = "_window"
         for op in ("paged_prefill", "paged_decode"):
-            name = op
-            if window is not None:
-                name = f"{op}_window"
-            yield Workload(name, "attention", op, "fa2", dtype, params, (), tunable=False)
+            yield Workload(f"{op}{suffix}", "attention", op, "fa2", dtype, _params(**shape), (), tunable=False)
 
 
 def pointwise(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
@@ -261,12 +261,11 @@ def pointwise(dims: ModelDims, split: Split, dtype: str) -> Iterator[Workload]:
     norm = _params(hidden=dims.hidden_size, eps=dims.rms_norm_eps)
     yield Workload("input_norm", "norm", "rmsnorm", "cuda", dtype, norm, (), tunable=False)
     yield Workload("post_norm", "norm", "fused_add_rmsnorm", "cuda", dtype, norm, (), tunable=False)
-    rope = _params(
-        heads=dims.num_attention_heads // split.tp,
-        kv_heads=1 if dims.is_mla else max(1, dims.num_key_value_heads // split.tp),
-        head_dim=dims.qk_rope_head_dim if dims.is_mla else dims.head_dim,
-        theta=dims.rope_theta,
-    )
+    kv_heads, head_dim = max(1, dims.num_key_value_heads // split.tp), dims.head_dim
+    if dims.is_mla:
+        kv_heads, head_dim = 1, dims.qk_rope_head_dim
+    heads = dims.num_attention_heads // split.tp
+    rope = _params(heads=heads, kv_heads=kv_heads, head_dim=head_dim, theta=dims.rope_theta)
     yield Workload("rotary", "rope", "rope", "cuda", dtype, rope, (), tunable=False)
     if split.pp_stage == split.pp - 1:
         params = _params(vocab=dims.vocab_size)

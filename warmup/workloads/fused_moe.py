@@ -105,13 +105,13 @@ class Experts:
 
 def bind(workload: Workload, fc1: Any, fc2: Any) -> Experts:
     """A layer's experts, of the shapes that `weight_shapes` gives."""
-    tp, ep, most = (int(workload.param(name)) for name in ("tp", "ep", "tune_max_num_tokens"))
+    tp, ep, most = workload.sizes("tp", "ep", "tune_max_num_tokens")
     return Experts(fc1, fc2, tp, ep, most)
 
 
 def weight_shapes(workload: Workload) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Shapes of fc1 and fc2 on one rank."""
-    local, hidden, inter = (int(workload.param(name)) for name in ("local_experts", "hidden", "intermediate"))
+    local, hidden, inter = workload.sizes("local_experts", "hidden", "intermediate")
     return (local, 2 * inter, hidden), (local, hidden, inter)
 
 

@@ -14,6 +14,22 @@ from ray_warmup.warmup.workloads import any_gpu
 from ray_warmup.warmup.workloads.catalog import FP8_MIN_CAPABILITY
 
 BF16_MIN_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What an op requires of the GPU and of the model."""
+
+    capability: tuple[int, int]
+    dtype: str
+    multiple: int
+    """Of which k and n must be multiples."""
+
+
+_RULES = {
+    "fp8_gemm": _Rule(FP8_MIN_CAPABILITY, "float8_e4m3fn", 16),
+    "bf16_gemm": _Rule(BF16_MIN_CAPABILITY, "bfloat16", 8),
+}
 REFERENCE_COLUMNS = 16384
 """The reference is made in pieces of this many columns, so that no float32 copy of a large weight is held."""
 E4M3_MAX = 448.0
@@ -157,7 +173,7 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
 
 def unsupported_on(workload: Workload, capability: tuple[int, int]) -> str | None:
     """Return the reason why no GPU of this compute capability can run the GEMM, or None."""
-    needed = FP8_MIN_CAPABILITY if workload.op == "fp8_gemm" else BF16_MIN_CAPABILITY
+    needed = _RULES[workload.op].capability
     if capability < needed:
         return f"{workload.op} needs compute capability {needed[0]}.{needed[1]}, this GPU has {capability}"
     return dtype_refusal(workload)
@@ -168,13 +184,12 @@ def dtype_refusal(workload: Workload) -> str | None:
 
     Needs no GPU.
     """
-    wanted = "float8_e4m3fn" if workload.op == "fp8_gemm" else "bfloat16"
-    if workload.dtype != wanted:
-        return f"{workload.op} takes {wanted}, the model's GEMMs are {workload.dtype}"
-    multiple = 16 if workload.op == "fp8_gemm" else 8
+    rule = _RULES[workload.op]
+    if workload.dtype != rule.dtype:
+        return f"{workload.op} takes {rule.dtype}, the model's GEMMs are {workload.dtype}"
     for name in ("k", "n"):
-        if int(workload.param(name)) % multiple:
-            return f"{workload.op} needs {name} to be a multiple of {multiple}, it is {workload.param(name)}"
+        if int(workload.param(name)) % rule.multiple:
+            return f"{workload.op} needs {name} to be a multiple of {rule.multiple}, it is {workload.param(name)}"
     return None
 
 
@@ -184,8 +199,8 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
 
     from ray_warmup.warmup.workloads.profiler import profiler_specs
 
-    own = gen_gemm_module() if workload.op == "fp8_gemm" else gen_mm_bf16_cublaslt_module()
-    return (*profiler_specs(workload), own)
+    modules = {"fp8_gemm": gen_gemm_module, "bf16_gemm": gen_mm_bf16_cublaslt_module}
+    return (*profiler_specs(workload), modules[workload.op]())
 
 
 def quantized(values: Any) -> tuple[Any, Any]:

@@ -106,29 +106,37 @@ def live_request(
         extra_buckets: sizes that the engine's own tuning adds to the op's.
     """
     follows = following_dimensions(tuning_config, inputs)
-    one_token = [_narrowed(value, dims, 1) for value, dims in zip(inputs, follows, strict=True)]
+    one_token: list[Any] = []
+    described: list[RecordedInput] = []
+    kept: list[Template] = []
+    for value, dims in zip(inputs, follows, strict=True):
+        one_token.append(_narrowed(value, dims, 1))
+        described.append(_described(value, dims))
+        kept.append(template_of(value, dims))
     specs = tuning_config.dynamic_tensor_specs
     tokens = 1
     if specs:
         tokens = int(inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]])
-    extras = [str(tuple(runner.get_cache_key_extras(one_token))) for runner in runners]
-    now = [str(tuple(runner.get_cache_key_extras(inputs))) for runner in runners]
+    recorded: list[RecordedRunner] = []
+    has_exact_sizes = False
+    for runner in runners:
+        extras = str(tuple(runner.get_cache_key_extras(one_token)))
+        recorded.append(RecordedRunner(type(runner).__name__, extras))
+        if str(tuple(runner.get_cache_key_extras(inputs))) != extras:
+            has_exact_sizes = True
     request = RecordedRequest(
         op=op,
-        runners=tuple(
-            RecordedRunner(type(runner).__name__, text) for runner, text in zip(runners, extras, strict=True)
-        ),
-        inputs=tuple(_described(value, dims) for value, dims in zip(inputs, follows, strict=True)),
+        runners=tuple(recorded),
+        inputs=tuple(described),
         config=tuple(_config_in_words(tuning_config)),
         scalars=tuple((name, _text(value)) for name, value in sorted(kwargs.items())),
         tokens=max(1, tokens),
         buckets=own_buckets(tuning_config, max(1, tokens), extra_buckets),
         dtype=_activation_dtype(tuning_config, inputs),
-        exact_sizes=extras != now,
+        exact_sizes=has_exact_sizes,
         keeps_default=_refusal(runners, tuning_config, inputs),
     )
-    kept = tuple(template_of(value, dims) for value, dims in zip(inputs, follows, strict=True))
-    return LiveRequest(request, tuple(copy.copy(runner) for runner in runners), tuning_config, kept, dict(kwargs))
+    return LiveRequest(request, tuple(map(copy.copy, runners)), tuning_config, tuple(kept), dict(kwargs))
 
 
 def own_buckets(tuning_config: Any, tokens: int, extra: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -137,21 +145,29 @@ def own_buckets(tuning_config: Any, tokens: int, extra: tuple[int, ...] = ()) ->
     if not specs:
         return (1,)
     made = specs[0].gen_tuning_buckets
-    sizes = {*(made(tokens) if callable(made) else made), *extra, tokens}
+    if callable(made):
+        made = made(tokens)
     largest = int(specs[0].map_to_tuning_buckets(tokens))
-    served = {int(specs[0].map_to_tuning_buckets(int(size))) for size in sizes if size >= 1}
-    return tuple(sorted(bucket for bucket in served if 1 <= bucket <= largest)) or (max(1, largest),)
+    served: set[int] = set()
+    for size in (*made, *extra, tokens):
+        if size < 1:
+            continue
+        bucket = int(specs[0].map_to_tuning_buckets(int(size)))
+        if 1 <= bucket <= largest:
+            served.add(bucket)
+    return tuple(sorted(served)) or (max(1, largest),)
 
 
 def following_dimensions(tuning_config: Any, inputs: list[Any]) -> tuple[tuple[int, ...], ...]:
     """Return the dimensions of each input that follow the number of tokens."""
     found: list[set[int]] = [set() for _ in inputs]
-    specs = tuning_config.dynamic_tensor_specs
-    for spec in specs:
+    if not tuning_config.dynamic_tensor_specs:
+        return ((),) * len(inputs)
+    for spec in tuning_config.dynamic_tensor_specs:
         for index, dim in zip(spec.input_idx, spec.dim_idx, strict=True):
             if hasattr(inputs[index], "shape"):
                 found[index].add(dim % inputs[index].dim())
-    for constraint in tuning_config.constraint_specs if specs else ():
+    for constraint in tuning_config.constraint_specs:
         tensor = inputs[constraint.input_idx]
         if hasattr(tensor, "shape") and _depends_on_tokens(constraint, inputs, found):
             found[constraint.input_idx].add(constraint.dim_idx % tensor.dim())
@@ -163,11 +179,14 @@ def _depends_on_tokens(constraint: Any, inputs: list[Any], follows: list[set[int
 
     The constraint on a workspace only repeats its size.
     """
-    shapes = [tuple(value.shape) if hasattr(value, "shape") else (0,) for value in inputs]
-    doubled = [
-        tuple(size * 2 if dim in dims else size for dim, size in enumerate(shape))
-        for shape, dims in zip(shapes, follows, strict=True)
-    ]
+    shapes: list[tuple[int, ...]] = []
+    doubled: list[tuple[int, ...]] = []
+    for value, dims in zip(inputs, follows, strict=True):
+        shape = list(getattr(value, "shape", (0,)))
+        shapes.append(tuple(shape))
+        for dim in dims:
+            shape[dim] *= 2
+        doubled.append(tuple(shape))
     return bool(constraint.infer_shape(tuple(shapes)) != constraint.infer_shape(tuple(doubled)))
 
 

@@ -93,17 +93,19 @@ def written_inputs(live: LiveRequest) -> tuple[int, ...]:
     Raises WorkloadError where a runner returns nothing and writes no floating input: its results cannot be compared.
     """
     given = list(_inputs(live, live.request.buckets[0], 0, values=True))
-    before = [_copy_of(value) for value in given]
+    before = list(map(_copy_of, given))
     returned = live.runners[0](inputs=given, tactic=-1, **live.kwargs)
-    changed = [index for index, old in enumerate(before) if old is not None and _differs(given[index], old)]
+    changed: dict[int, Any] = {}
+    for index, old in enumerate(before):
+        if old is not None and _differs(given[index], old):
+            changed[index] = _copy_of(given[index])
     if changed:
-        kept = [_copy_of(given[index]) for index in changed]
         for index in changed:
             given[index].zero_()
         live.runners[0](inputs=given, tactic=-1, **live.kwargs)
-        read = [i for i, first in zip(changed, kept, strict=True) if _differs(given[i], first)]
-        if read:
-            raise WorkloadError(f"{live.request.op} changes an input that it reads (number {read[0]})")
+        for index, first in changed.items():
+            if _differs(given[index], first):
+                raise WorkloadError(f"{live.request.op} changes an input that it reads (number {index})")
     elif not _tensors_in(returned):
         raise WorkloadError(f"{live.request.op} returns nothing and writes no floating input")
     return tuple(changed)

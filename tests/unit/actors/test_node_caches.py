@@ -12,7 +12,8 @@ from ray_warmup.actors.node_caches import NodeAnswer, combine, nodes_for, object
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
 from ray_warmup.warmup.cache_admin.store_changes import Rollback
-from ray_warmup.warmup.cache_admin.store_inspection import Explanation, Verification
+from ray_warmup.warmup.cache_admin.store_inspection import Explanation
+from ray_warmup.warmup.cache_admin.store_verification import Verification
 
 A, B, HEAD = "a" * 56, "b" * 56, "c" * 56
 NODES = tuple(Node(name, "127.0.0.1", {"CPU": cpus}, {}) for name, cpus in ((A, 2.0), (B, 2.0), (HEAD, 0.0)))

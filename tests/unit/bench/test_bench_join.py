@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.cache_admin.store_inspection import verify_store
+from ray_warmup.warmup.cache_admin.store_verification import verify_store
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.bench.bench_join import MIB, Row, bytes_sent, page_row, summary
 from tests.bench.join_actors import KEY_SHA256, Joiner, Publisher

@@ -173,11 +173,10 @@ class Race:
     def _drop(self, choices: Sequence[Choice]) -> None:
         ratios = self.ratios()
         # Their last ratios go into the report after their lanes are gone.
-        self.left.update({choice: ratios[choice] for choice in choices})
-        self._lanes = [
-            *self._lanes[: self._base_lanes],
-            *(lane for lane in self._lanes[self._base_lanes :] if lane.choice not in choices),
-        ]
+        for choice in choices:
+            self.left[choice] = ratios[choice]
+        entrants = [lane for lane in self._lanes[self._base_lanes :] if lane.choice not in choices]
+        self._lanes[self._base_lanes :] = entrants
 
     def _base(self) -> list[float]:
         # Mean of the default's lanes in one round halves the base's variance, which every ratio shares.

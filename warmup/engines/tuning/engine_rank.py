@@ -163,8 +163,10 @@ class EngineRank:
         """Leave out requests whose results cannot be compared."""
         skips = self._tuner.prepare(self._recording.workloads)
         left_out = {skip.workload for skip in skips}
-        kept = [task for task in self._recording.tasks if task.workload.name not in left_out]
-        self._tasks = {task.task_id: task for task in kept}
+        self._tasks = {}
+        for task in self._recording.tasks:
+            if task.workload.name not in left_out:
+                self._tasks[task.task_id] = task
         return skips
 
     def _task(self, task_id: str) -> Task:
@@ -189,9 +191,12 @@ class EngineRank:
             path.write_bytes(table)
             loaded = self._tuner.load(path, tasks)
         replayed = self._tuner.replay(tasks)
-        misses = tuple(f"misses its table: {miss}" for miss in loaded.misses[:SHOWN])
-        failed = tuple(f"does not run its winner: {failure}" for failure in replayed.failed[:SHOWN])
-        return Served(table.decode(), parse_table(table).digest, loaded.hits, misses + failed)
+        problems = []
+        for miss in loaded.misses[:SHOWN]:
+            problems.append(f"misses its table: {miss}")
+        for failure in replayed.failed[:SHOWN]:
+            problems.append(f"does not run its winner: {failure}")
+        return Served(table.decode(), parse_table(table).digest, loaded.hits, tuple(problems))
 
     def _beat(self, connection: Connection, watch: Watch) -> None:
         """Tell what is measured, right before it runs: it is known even if it ends this process."""

@@ -145,7 +145,12 @@ class EngineTable:
 
 def problems_of(proof: TableProof, rank: int) -> list[str]:
     """List why a rank's lookups are no proof: a miss, of the engine's own or of a recorded task."""
-    problems = [f"rank {rank}: the engine's own lookup missed: {text}" for text in proof.own_misses[:SHOWN]]
-    problems += [f"rank {rank}: a recorded task misses: {text}" for text in proof.misses[:SHOWN]]
-    problems += [f"rank {rank}: the engine never asked for {text}" for text in proof.unasked[:SHOWN]]
+    problems = []
+    for what, texts in (
+        ("the engine's own lookup missed:", proof.own_misses),
+        ("a recorded task misses:", proof.misses),
+        ("the engine never asked for", proof.unasked),
+    ):
+        for text in texts[:SHOWN]:
+            problems.append(f"rank {rank}: {what} {text}")
     return problems

@@ -6,8 +6,10 @@ nobody asks for costs nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ray_warmup.warmup.artifact.artifact import Content, sha256, table_content
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary
@@ -44,21 +46,25 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     for rank, recording in sorted(conductor.recordings.items()):
         ranks.setdefault(recording.digest, []).append(rank)
     classes = tuple((digest, tuple(members)) for digest, members in ranks.items())
-    asked = set()
+    asked: set[str] = set()
     for recording in recordings.values():
-        asked |= {request.digest for request in recording.requests}
+        for request in recording.requests:
+            asked.add(request.digest)
     requests = len(asked)
     table = joined_table([served.table for _, served in sorted(conductor.served.items())])
     warnings = (*conductor.problems, *conductor.warnings, *_named_defaults(conductor, recordings))
     if table is None:
         return TunedRequests(kept, UNGUARDED, warnings, classes, requests)
-    groups = list(conductor.classes.values())
-    rows = [
-        TimingRow(result, group.verdicts.get(task_id)) for group in groups for task_id, result in group.results.items()
-    ]
-    decided = [verdict.decision for group in groups for verdict in group.verdicts.values()]
-    is_guarded = any(group.needs_guard for group in groups)
-    guard = GuardSummary("guarded" if is_guarded else "unguarded", {name: decided.count(name) for name in set(decided)})
+    rows: list[TimingRow] = []
+    decisions = Counter[str]()
+    state: Literal["guarded", "unguarded"] = "unguarded"
+    for group in conductor.classes.values():
+        for task_id, result in group.results.items():
+            rows.append(TimingRow(result, group.verdicts.get(task_id)))
+        decisions.update(verdict.decision for verdict in group.verdicts.values())
+        if group.needs_guard:
+            state = "guarded"
+    guard = GuardSummary(state, dict(decisions))
     data = table.to_bytes()
     sidecar = timings_content(sha256(data), rows, strategy=STRATEGY, guard=guard.state)
     return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes, requests)
@@ -75,9 +81,10 @@ def joined_table(tables: Sequence[str]) -> TunedTable | None:
     for text in dict.fromkeys(filter(None, tables)):
         table = parse_table(text.encode())
         metadata = metadata or table.metadata
-        new = {task: key for task, key in table.by_task().items() if task not in answered}
-        answered |= set(new)
-        entries |= {key: table.entries[key] for key in new.values()}
+        for task, key in table.by_task().items():
+            if task not in answered:
+                answered.add(task)
+                entries[key] = table.entries[key]
     if not entries:
         return None
     return TunedTable(metadata, entries, {})
@@ -85,15 +92,12 @@ def joined_table(tables: Sequence[str]) -> TunedTable | None:
 
 def _named_defaults(conductor: Conductor, recordings: Mapping[str, Recording]) -> list[str]:
     """Name the requests that keep their default, each with the reason."""
-    named = [
-        f"{request.op} {request.shapes()} keeps its default: {request.keeps_default}"
-        for recording in recordings.values()
-        for request in recording.requests
-        if not request.is_tuned
-    ]
-    named += [
-        f"{skip.workload} keeps its default: {skip.reason}"
-        for group in conductor.classes.values()
-        for skip in group.skips
-    ]
+    named: list[str] = []
+    for recording in recordings.values():
+        for request in recording.requests:
+            if not request.is_tuned:
+                named.append(f"{request.op} {request.shapes()} keeps its default: {request.keeps_default}")
+    for group in conductor.classes.values():
+        for skip in group.skips:
+            named.append(f"{skip.workload} keeps its default: {skip.reason}")
     return list(dict.fromkeys(named))

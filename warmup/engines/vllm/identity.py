@@ -60,11 +60,14 @@ def settings_of(vllm_config: Any) -> dict[str, str]:
             continue
         for name, value in sorted(vars(section).items()):
             if name == "hf_config":
-                settings |= {
-                    f"{section_name}.hf_config.{key}": text for key, text in plain_settings(_members_of(value)).items()
-                }
-        settings |= {f"{section_name}.{key}": text for key, text in plain_settings(vars(section)).items()}
+                settings |= _below(f"{section_name}.hf_config", _members_of(value))
+        settings |= _below(section_name, vars(section))
     return settings
+
+
+def _below(prefix: str, members: Mapping[str, Any]) -> dict[str, str]:
+    """Return plain settings under a prefix: `model_config.dtype`."""
+    return {f"{prefix}.{key}": text for key, text in plain_settings(members).items()}
 
 
 def factors_of_environment() -> dict[str, str]:

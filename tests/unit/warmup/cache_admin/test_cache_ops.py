@@ -26,7 +26,8 @@ from ray_warmup.warmup.cache_admin.store_changes import (
     plan_prune,
     rollback,
 )
-from ray_warmup.warmup.cache_admin.store_inspection import explain, find_stores, list_stores, verify_store
+from ray_warmup.warmup.cache_admin.store_inspection import explain, find_stores, list_stores
+from ray_warmup.warmup.cache_admin.store_verification import verify_store
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 from ray_warmup.warmup.store import leases

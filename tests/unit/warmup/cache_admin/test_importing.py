@@ -12,7 +12,7 @@ from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact, sha256
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, Lineage
 from ray_warmup.warmup.cache_admin.store_changes import import_archive
-from ray_warmup.warmup.cache_admin.store_inspection import verify_store
+from ray_warmup.warmup.cache_admin.store_verification import verify_store
 from ray_warmup.warmup.errors import RejectedArtifactError
 from ray_warmup.warmup.store.generations import Pointer
 from ray_warmup.warmup.store.node_store import NodeStore

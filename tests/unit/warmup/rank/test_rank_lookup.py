@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.artifact.artifact import Content, pack, table_content
-from ray_warmup.warmup.cache_admin.store_inspection import verify_store
+from ray_warmup.warmup.cache_admin.store_verification import verify_store
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.messages.answers import Compiled, Markers
 from ray_warmup.warmup.messages.wire import to_bytes

@@ -32,10 +32,12 @@ class KVCacheConfig:
     groups: tuple[KVCacheGroup, ...]
 
     def __post_init__(self) -> None:
-        layers = [layer for group in self.groups for layer in group.layers]
-        if not self.groups or len(set(layers)) != len(layers):
+        layers: set[int] = set()
+        for group in self.groups:
+            layers.update(group.layers)
+        if not self.groups or len(layers) != self.num_layers:
             raise ValueError(f"kv_cache.groups {self.groups}: at least one group, and each layer in exactly one")
-        if self.num_blocks < 1 or any(group.block_size < 1 for group in self.groups):
+        if self.num_blocks < 1 or min(self.block_sizes) < 1:
             raise ValueError(
                 f"kv_cache: num_blocks is {self.num_blocks}, block sizes {self.block_sizes}, all must be >= 1"
             )
@@ -67,8 +69,12 @@ def interleaved_groups(num_layers: int, block_sizes: tuple[int, ...]) -> tuple[K
 
     Groups without a layer are left out.
     """
-    dealt = (tuple(range(start, num_layers, len(block_sizes))) for start in range(len(block_sizes)))
-    return tuple(KVCacheGroup(size, layers) for size, layers in zip(block_sizes, dealt, strict=True) if layers)
+    groups = []
+    for start, size in enumerate(block_sizes):
+        layers = tuple(range(start, num_layers, len(block_sizes)))
+        if layers:
+            groups.append(KVCacheGroup(size, layers))
+    return tuple(groups)
 
 
 class BlockPool:

@@ -10,7 +10,7 @@ import torch
 from ray_warmup.warmup.engines.builtin.kernels.grammar_mask import apply_grammar_mask
 from ray_warmup.warmup.engines.builtin.kernels.launch import LaunchMode
 from ray_warmup.warmup.engines.builtin.runner.errors import ScheduleError
-from ray_warmup.warmup.engines.builtin.runner.input_batch import StepRows
+from ray_warmup.warmup.engines.builtin.runner.input_batch import RequestState, StepRows
 from ray_warmup.warmup.engines.builtin.runner.sampler import Sampler, SamplingRow
 from ray_warmup.warmup.engines.builtin.runner.schedule import GrammarOutput, StepOutput
 
@@ -29,7 +29,7 @@ class PendingStep:
         Raises ScheduleError for a request that is not in the step.
         """
         index = {state.req_id: row for row, state in enumerate(self.rows.requests)}
-        unknown = [req_id for req_id in grammar.req_ids if req_id not in index]
+        unknown = sorted(set(grammar.req_ids) - set(index))
         if unknown:
             raise ScheduleError(f"grammar bitmask for {unknown}, not in the step that was executed")
         if self.logits is None:
@@ -44,8 +44,12 @@ class PendingStep:
         A stage that does not sample appends a placeholder, so that lengths agree. An engine replaces it by the true
         token.
         """
-        states = [state for row, state in enumerate(self.rows.requests) if self._is_complete(row)]
-        complete = [row for row in range(len(self.rows.requests)) if self._is_complete(row)]
+        states: list[RequestState] = []
+        complete: list[int] = []
+        for row, state in enumerate(self.rows.requests):
+            if self._is_complete(row):
+                states.append(state)
+                complete.append(row)
         if not complete:
             return StepOutput()
         if self.logits is None:

@@ -33,13 +33,22 @@ LONG_REQUESTS = 2
 
 def weight_bytes(outline: RunnerConfig) -> int:
     """Bytes of weights and KV cache, the large part of what the runner takes."""
-    dims, size = outline.dims, 4 if outline.dtype == "float32" else 2
-    row = dims.kv_lora_rank + dims.qk_rope_head_dim if dims.is_mla else 2 * dims.num_key_value_heads * dims.head_dim
+    dims = outline.dims
+    row = 2 * dims.num_key_value_heads * dims.head_dim
+    if dims.is_mla:
+        row = dims.kv_lora_rank + dims.qk_rope_head_dim
     slots = sum(len(group.layers) * group.block_size for group in outline.kv_cache.groups) * outline.kv_cache.num_blocks
     embedding = 0
     if outline.is_first_pp_rank:
         embedding = dims.vocab_size * dims.hidden_size
-    return (slots * row + embedding) * size + sum(_bytes_of(call, outline) for call in outline.calls)
+    return (slots * row + embedding) * _element_bytes(outline) + sum(_bytes_of(call, outline) for call in outline.calls)
+
+
+def _element_bytes(outline: RunnerConfig) -> int:
+    """Return the bytes of one activation or one weight that is not quantized."""
+    if outline.dtype == "float32":
+        return 4
+    return 2
 
 
 def _bytes_of(call: Workload, outline: RunnerConfig) -> int:
@@ -50,13 +59,14 @@ def _bytes_of(call: Workload, outline: RunnerConfig) -> int:
         dense = min(outline.dims.first_dense_layers, layers)
     if call.op == MOE_GEMM1:
         experts = int(sizes["local_experts"]) * int(sizes["hidden"]) * int(sizes["intermediate"])
-        return (layers - dense) * 3 * experts * (4 if outline.dtype == "float32" else 2)
+        return (layers - dense) * 3 * experts * _element_bytes(outline)
     if "k" not in sizes or (call.name == "lm_head" and not outline.is_last_pp_rank):
         return 0
     times = {"lm_head": 1, "gate_up_proj": dense, "down_proj": dense, "router": layers - dense}
     times |= dict.fromkeys(("shared_gate_up_proj", "shared_down_proj"), layers - dense)
-    # an fp8 up-projection of keys and values is absorbed, and so kept as it is
-    size = {"float32": 4, "float8_e4m3fn": 2 if call.name == "kv_b_proj" else 1}.get(call.dtype, 2)
+    size = {"float32": 4, "float8_e4m3fn": 1}.get(call.dtype, 2)
+    if call.name == "kv_b_proj":
+        size = max(2, size)  # an fp8 up-projection of keys and values is absorbed, and so kept as it is
     return times.get(call.name, layers) * int(sizes["k"]) * int(sizes["n"]) * size
 
 
