@@ -65,6 +65,7 @@ def settings_of(vllm_config: Any) -> dict[str, str]:
     return settings
 
 
+# A border: members of an object of vLLM.
 def _below(prefix: str, members: Mapping[str, Any]) -> dict[str, str]:
     """Return plain settings under a prefix: `model_config.dtype`."""
     return {f"{prefix}.{key}": text for key, text in plain_settings(members).items()}
