@@ -49,7 +49,14 @@ from tests.gpu.own_calls import what_was_tuned  # noqa: E402
 from tests.gpu.sglang_table.planted import GATE, GROUP, entry_points  # noqa: E402
 from tests.gpu.versions import versions  # noqa: E402
 
-LIMIT_S = {"own cold": 260, "own warm": 120, "default": 120, "joining": 150, "record": 540, "prove": 150}
+LIMIT_S: dict[str, float] = {
+    "own cold": 260,
+    "own warm": 120,
+    "default": 120,
+    "joining": 150,
+    "record": 540,
+    "prove": 150,
+}
 """Seconds after which a step is given up."""
 SECOND_TUNE_S = 150.0
 """So long must be left for another tune."""
@@ -65,22 +72,53 @@ ENGINE: dict[str, Any] = {
 }
 
 
+REHEARSAL: dict[str, Any] = {
+    "device": "cpu",
+    "attention_backend": "torch_native",
+    "sampling_backend": "pytorch",
+    "disable_radix_cache": True,
+    "disable_overlap_schedule": True,
+    "max_total_tokens": 2048,
+    "mem_fraction_static": 0.2,
+    "context_length": 2000,
+    "max_running_requests": 8,
+}
+"""Arguments of the same steps on a processor, with a model that is small."""
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+
+
 class Run:
     """One measurement: where it works, and its rows."""
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
         self.out, self.requests = out, options.requests
+        self.patience = 8.0 if options.rehearsal else 1.0
         self.until: float = time.monotonic() + 60 * options.minutes
         self.work = Path(os.environ.get("SGLANG_TABLE_WORK", "/tmp/sglang_table"))
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         out.mkdir(parents=True, exist_ok=True)
-        self.rows: dict[str, Any] = {"versions": versions(), "layers": options.layers, "arguments": ENGINE}
+        engine = REHEARSAL if options.rehearsal else ENGINE
+        self.rows: dict[str, Any] = {
+            "versions": {} if options.rehearsal else versions(),
+            "layers": options.layers,
+            "arguments": engine,
+        }
         self._lock = threading.Lock()
         self._began = time.monotonic()
         model = self.work / "model"
-        write(model, {**LLAMA_FP8, "num_hidden_layers": options.layers})
-        self.arguments = {"model_path": str(model), **ENGINE}
+        config = {**LLAMA_FP8, "num_hidden_layers": options.layers}
+        if options.rehearsal:
+            del config["quantization_config"]
+            config |= SMALL
+        write(model, config)
+        self.arguments = {"model_path": str(model), **engine}
         site = self.work / "site"
         document = tomllib.loads((ROOT / "pyproject.toml").read_text())
         entry_points(site, document["project"]["entry-points"][GROUP])
@@ -131,7 +169,7 @@ class Run:
                 command, env=environ, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
-                code = child.wait(max(5.0, min(LIMIT_S[name], self.left_s)))
+                code = child.wait(max(5.0, min(LIMIT_S[name] * self.patience, self.left_s)))
             except subprocess.TimeoutExpired:
                 code = -99
             end_session(child)
@@ -149,7 +187,9 @@ class Run:
         """Record with empty caches; the tuning waits for the gate."""
         self.environ_of(root)
         began = time.monotonic()
-        recorded = record(self.section(LIMIT_S["record"]), cache(root), {**self.environ, GATE: str(gate)})
+        recorded = record(
+            self.section(LIMIT_S["record"] * self.patience), cache(root), {**self.environ, GATE: str(gate)}
+        )
         waited = gate.stat().st_mtime if gate.exists() else 0.0
         (self.out / f"{name}.log").write_text(recorded.started.log[-400_000:])
         if recorded.artifact.table is not None:
@@ -163,7 +203,7 @@ class Run:
     def prove(self, root: Path) -> Proof:
         """Start in an empty home with what was recorded."""
         began = time.monotonic()
-        proof = prove(self.section(LIMIT_S["prove"]), cache(root), self.environ)
+        proof = prove(self.section(LIMIT_S["prove"] * self.patience), cache(root), self.environ)
         (self.out / "prove.log").write_text(proof.started.log[-400_000:])
         ranks = [
             {
@@ -297,6 +337,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--rehearsal", action="store_true", help="the same steps on a processor, without a table")
     options = parser.parse_args()
     run = Run(options.out, options)
     try:
