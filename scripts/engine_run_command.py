@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +18,11 @@ from ray_warmup.scripts.console import add_row, quiet_console, say, table_of, wi
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
+from ray_warmup.scripts.run_screen import duration
+from ray_warmup.scripts.verdict_view import show_warnings
 from ray_warmup.warmup.engines.report import EngineReport, NodeReport, Proven
+
+logger = logging.getLogger(__name__)
 
 
 def run_engine_and_show(
@@ -39,7 +45,7 @@ def run_engine_and_show(
             report = told or EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
             tell(ending)
         else:
-            show_engine_report(shown if report.ready else console, report)
+            show_engine_report(shown if report.ready else console, report, whole=logger.isEnabledFor(logging.INFO))
         return finish(console, config, outcome_of(config, report, code), file, watch)
 
 
@@ -62,8 +68,43 @@ def show_event(console: Console, event: Event) -> None:
         say(console, f"another run of this work is active ({event['actor']}); waiting for it")
 
 
-def show_engine_report(console: Console, report: EngineReport) -> None:
-    """Print what each node's ranks recorded, placed, found and compiled, how long engines took, and the verdict."""
+def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -> None:
+    """Print the verdict, what a start saves, warnings and one line a node.
+
+    `whole` adds what each node's ranks recorded, placed, found and compiled.
+    """
+    if report.ready:
+        say(console, f"READY: {_verdict(report)}", style="bold green")
+    else:
+        say(console, f"FAILED: {report.error or 'not proven'}", style="bold red", lines=True)
+    for line in worth_lines(report):
+        say(console, line)
+    show_warnings(console, report.warnings)
+    for node in report.nodes:
+        say(console, f"node {node.node_id[:8]} ({node.address}): {node.role or 'holds nothing'}{_proof_of(node)}")
+        for line in (*node.problems, *node.notes):
+            say(console, f"  {line}")
+    if whole:
+        _show_kinds(console, report)
+
+
+def worth_lines(report: EngineReport) -> Iterator[str]:
+    """Yield what a start with the artifact takes instead of one with empty caches."""
+    cold = report.recorded_engine_s
+    if cold is None:
+        if not report.ready:
+            yield f"lost: {duration(sum(report.phases.values()))}"
+        return
+    warm = [node.engine_s for node in report.nodes if node.engine_s is not None]
+    if not warm:
+        yield f"engine with empty caches: {cold:.1f} s"
+        return
+    slowest = max(warm)
+    saved = f"{cold - slowest:.1f} s saved a start"
+    yield f"engine with empty caches: {cold:.1f} s, with the artifact {slowest:.1f} s: {saved}"
+
+
+def _show_kinds(console: Console, report: EngineReport) -> None:
     table = table_of("node", "rank", "kind", "recorded", "carried", "placed", "hit", "compiled")
     for node in report.nodes:
         for row in node.kinds:
@@ -71,16 +112,6 @@ def show_engine_report(console: Console, report: EngineReport) -> None:
             add_row(table, node.node_id[:8], row.rank, row.kind, row.recorded, row.carried, *counted)
     if any(node.kinds for node in report.nodes):
         console.print(table)
-    if report.recorded_engine_s is not None:
-        say(console, f"engine with empty caches: {report.recorded_engine_s:.1f} s")
-    for node in report.nodes:
-        say(console, f"node {node.node_id[:8]} ({node.address}): {node.role or 'holds nothing'}{_proof_of(node)}")
-        for line in (*node.problems, *node.notes):
-            say(console, f"  {line}")
-    if report.error:
-        say(console, f"FAILED: {report.error}", lines=True)
-    else:
-        say(console, f"READY: {_verdict(report)}" if report.ready else "FAILED: not proven")
 
 
 PROVEN_IN_WORDS: dict[Proven, str] = {

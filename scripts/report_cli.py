@@ -53,11 +53,11 @@ def show(
     if isinstance(report, WarmupReport):
         from ray_warmup.scripts.report_view import show_report
 
-        show_report(wide_console(), report)
+        show_report(wide_console(), report, whole=True)
         return
     from ray_warmup.scripts.engine_run_command import show_engine_report
 
-    show_engine_report(wide_console(), report)
+    show_engine_report(wide_console(), report, whole=True)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from rich.table import Table
 from ray_warmup.configs.clause import clause
 from ray_warmup.scripts.cache_view import size
 from ray_warmup.scripts.console import add_row, say, table_of
+from ray_warmup.scripts.verdict_view import show_verdict
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,18 @@ STACK = " stands here:"
 """End of the line before a rank's stacks."""
 
 
-def show_report(console: Console, report: WarmupReport) -> None:
-    """The final tables: ranks, classes, files, verdict."""
+def show_report(console: Console, report: WarmupReport, *, whole: bool) -> None:
+    """Print the verdict, and with `whole` the tables of ranks, classes and files after it."""
+    is_logged = logger.isEnabledFor(logging.INFO)
+    show_verdict(console, report, report.error if is_logged else brief(report.error))
+    if whole or is_logged:
+        for line in wrote_lines(report, each=is_logged):
+            say(console, line)
+        show_details(console, report)
+
+
+def show_details(console: Console, report: WarmupReport) -> None:
+    """Print ranks, classes and engine warmups."""
     if report.ranks:
         show_ranks(console, report)
     for group in report.classes:
@@ -51,19 +62,6 @@ def show_report(console: Console, report: WarmupReport) -> None:
             say(console, f"  skipped {reason}")
     for line in engine_lines(report):
         say(console, line)
-    for line in wrote_lines(report, each=logger.isEnabledFor(logging.INFO)):
-        say(console, line)
-    if report.ready and report.classes and all(group.hit for group in report.classes):
-        say(console, "the tuned table was found in the cache; nothing was measured")
-    if report.error is not None:
-        error = brief(report.error)
-        if logger.isEnabledFor(logging.INFO):
-            error = report.error
-        say(console, f"FAILED: {error}", style="red", lines=True)
-    verdict = "NOT READY"
-    if report.ready:
-        verdict = "READY"
-    say(console, f"{verdict} in {sum(report.phases.values()):.2f} s", style="bold")
 
 
 def wrote_lines(report: WarmupReport, *, each: bool) -> list[str]:

@@ -48,7 +48,7 @@ def _run_and_show(config: WarmupConfig, file: ReportFile | None, *, retune: bool
         report = (error.report if isinstance(error, RunInterrupted) else None) or without_end(config, ending)
         tell(ending)
     else:
-        show_report(shown if report.ready else console, report)
+        show_report(shown if report.ready else console, report, whole=False)
     return finish(console, config, outcome_of(config, report, code), file, watch)
 
 

@@ -107,6 +107,8 @@ class ClassReport(ReportPart):
     tasks: int
     measured: int
     reused: int
+    measuring_s: float = 0.0
+    """Seconds that its tasks took one rank when they were measured, in this run or an earlier one."""
     kept: int
     """Tasks whose tuned winner is in the table."""
     dropped: int

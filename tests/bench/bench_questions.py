@@ -43,37 +43,36 @@ class Row:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Measure, and print each row when it is known."""
     base = Path(tempfile.mkdtemp(prefix="rwq"))
     environment = environment_below(base)
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {ROUNDS}\n")
+    print("| where | what | seconds | may take | bar |\n|---|---|---|---|---|", flush=True)
     try:
-        rows = [Row("this node", name, timed(command, environment), NODE_BAR_S) for name, command in ASKED.items()]
+        for name, command in ASKED.items():
+            print(Row("this node", name, timed(command, environment), NODE_BAR_S), flush=True)
         port = free_port()
         with own_head(base, environment, "--num-cpus=1", f"--ray-client-server-port={port}") as address:
-            rows += beside_a_connection("cluster", address, environment, CLUSTER_BAR_S, relative=True)
-            rows += beside_a_connection(
-                "Ray Client", f"ray://127.0.0.1:{port}", environment, CLIENT_BAR_S, relative=False
-            )
+            beside_a_connection("cluster", address, environment, CLUSTER_BAR_S, relative=True)
+            beside_a_connection("Ray Client", f"ray://127.0.0.1:{port}", environment, CLIENT_BAR_S, relative=False)
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, median of {ROUNDS}\n")
-    print("| where | what | seconds | may take | bar |\n|---|---|---|---|---|")
-    for row in rows:
-        print(row)
+    print(f"\nload {os.getloadavg()[0]:.1f} at the end")
     return 0
 
 
 def beside_a_connection(
     where: str, address: str, environment: Mapping[str, str], bar: float, *, relative: bool
-) -> list[Row]:
+) -> None:
     """Measure the bare connection, then what asks a cluster. `relative`: the bar is on top of the connection."""
     bare = timed((sys.executable, "-c", CONNECT, address), environment)
     limit = bare + bar if relative else bar
     asked = {"status": ("status", "--address", address), "wait": (*ASKED["wait"], "--address", address)}
     if relative:
         asked["doctor --cluster"] = ("doctor", "--cluster", "--address", address)
-    rows = [Row(where, "(bare connection)", bare, bare)]
-    return rows + [Row(where, name, timed(command, environment), limit) for name, command in asked.items()]
+    print(Row(where, "(bare connection)", bare, bare), flush=True)
+    for name, command in asked.items():
+        print(Row(where, name, timed(command, environment), limit), flush=True)
 
 
 def timed(command: Sequence[str], environment: Mapping[str, str]) -> float:

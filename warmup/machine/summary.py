@@ -113,6 +113,7 @@ def _class(run: Run, rank_class: ClassState) -> ClassReport:
         digest=digest,
         tasks=len(rank_class.tasks),
         measured=rank_class.measured,
+        measuring_s=round(sum(result.elapsed_s for result in rank_class.results.values()), 3),
         reused=len(rank_class.results) - rank_class.measured,
         kept=len(rank_class.results) - dropped,
         dropped=dropped,
