@@ -1,4 +1,4 @@
-"""What compiled contents need of a node: a JSON document that travels as one of them."""
+"""Needs of compiled contents: a JSON document that travels as one of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _LIMIT = 1 << 20
 
 
 # A border: the document comes with an artifact, and who reads a field checks it.
+# A border: a JSON document of a kind's own.
 def required(contents: Iterable[Content]) -> dict[str, object]:
     """Return the document among these contents, or an empty one if it is missing or is no object.
 

@@ -240,8 +240,7 @@ class WarmupMachine:
         if state is None or self.is_over or self._failures.is_on or not state.is_starting:
             return []
         if info.node_id != state.info.node_id and not state.is_moving:
-            # Ray placed the process elsewhere before the look at the nodes found the loss.
-            return self.node_lost(state.info.node_id, now)  # it was put elsewhere before the loss was told
+            return self.node_lost(state.info.node_id, now)  # Ray put it elsewhere before the loss was told
         self.run.move(info)
         state.is_starting, state.watched_since = False, now
         return self._issue([probe(self.run, info.rank)], now)
