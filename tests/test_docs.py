@@ -19,7 +19,7 @@ from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.scripts.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "configs/README.md")
+DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "RUNBOOK.md", "configs/README.md")
 FOLDERS = ("configs", "warmup", "actors", "scripts", "tests")
 PATH = re.compile(rf"`((?:\./)?(?:{'|'.join(FOLDERS)})/[\w./-]+|[\w./-]+\.(?:py|md|txt|toml)|\.ci/run)`")
 COMMAND = re.compile(r"ray-warmup((?: [\w-]+| --[\w-]+)+)")
