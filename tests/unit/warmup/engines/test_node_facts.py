@@ -24,9 +24,11 @@ def having(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what is installed in this environment, by its metadata."""
 
     def set_up(version: str, *plugins: str) -> None:
-        entries = [metadata.EntryPoint(name, "module:function", "vllm.general_plugins") for name in plugins]
+        entries = metadata.EntryPoints(
+            metadata.EntryPoint(name, "module:function", "vllm.general_plugins") for name in plugins
+        )
         monkeypatch.setattr(installed, "installed_version", lambda adapter: version)
-        monkeypatch.setattr(metadata, "entry_points", lambda *, group: metadata.EntryPoints(entries).select(group=group))
+        monkeypatch.setattr(metadata, "entry_points", lambda *, group: entries.select(group=group))
 
     return set_up
 
