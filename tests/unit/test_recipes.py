@@ -17,7 +17,7 @@ from ray_warmup.warmup.engines import process
 from ray_warmup.warmup.engines.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import ADAPTERS
 from ray_warmup.warmup.engines.vllm.process import AT_FIRST_FORWARD
-from ray_warmup.warmup.machine.machine import ORDER
+from ray_warmup.warmup.machine.phase_sequence import ORDER
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.messages.questions import name_of
 from ray_warmup.warmup.messages.wire import EXPECTED, QUESTIONS

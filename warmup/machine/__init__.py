@@ -3,7 +3,7 @@
     machine.py            WarmupMachine: steps the phases, watches deadlines, names the culprit
     commands.py           what the machine asks for: Call a rank, Replace a rank, Adopt an artifact
     state.py              Run, ClassState, RankState: everything that happened so far; module_state.py, store_lookup.py
-    phases.py             names and order of the phases; phase_logic.py: the base of each
+    phases.py             names of the phases; phase_sequence.py: their order in a run; phase_logic.py: the base of each
     probing.py, lookup.py, compiling.py, tuning_phases.py, delivery_phases.py   the phases
     recalling.py, lineage.py   rows of a found table, and which of several found tables is used
     pool.py               TaskPool: which rank measures which task next; shape_queue.py: the longest shape first

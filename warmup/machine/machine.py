@@ -11,9 +11,7 @@ from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import engine_warmups, node_loss, on_disk
 from ray_warmup.warmup.machine.answer_handling import keep_answer
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace, task_in
-from ray_warmup.warmup.machine.compiling import Compiling
 from ray_warmup.warmup.machine.death_causes import show_stack, suspect
-from ray_warmup.warmup.machine.delivery_phases import Installing, Loading, Pushing, Replaying
 from ray_warmup.warmup.machine.failure_messages import (
     Status,
     died_again,
@@ -24,13 +22,12 @@ from ray_warmup.warmup.machine.failure_messages import (
     went_on,
 )
 from ray_warmup.warmup.machine.failure_window import FailureWindow
-from ray_warmup.warmup.machine.lookup import Lookup
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
+from ray_warmup.warmup.machine.phase_sequence import PhaseSequence, phases_of
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
-from ray_warmup.warmup.machine.probing import Probing, probe
+from ray_warmup.warmup.machine.probing import probe
 from ray_warmup.warmup.machine.state import Commands, RankState, Run
-from ray_warmup.warmup.machine.tuning_phases import Guarding, Tuning
 from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
 from ray_warmup.warmup.messages.answers import Answer, peak_of
 from ray_warmup.warmup.messages.questions import Probe
@@ -38,27 +35,6 @@ from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.tasks import TacticId
 
 logger = logging.getLogger(__name__)
-
-ORDER: tuple[type[PhaseLogic], ...] = (
-    Probing,
-    Lookup,
-    Compiling,
-    Tuning,
-    Guarding,
-    Pushing,
-    Installing,
-    Loading,
-    Replaying,
-)
-
-
-def phases_of(config: WarmupConfig) -> tuple[type[PhaseLogic], ...]:
-    """Return every phase, or without tuning those of an engine's warmups."""
-    if config.autotune.is_enabled:
-        return ORDER
-    if config.engine.enabled is False:
-        return (Probing,)
-    return Probing, Replaying
 
 
 class WarmupMachine:
@@ -83,8 +59,7 @@ class WarmupMachine:
         self._policy = policy or FailurePolicy()
         self._node_policy = node_policy or NodePolicy(Decision(config.cluster.on_node_loss))
         self._going_back = node_loss.GoingBack()
-        self._phases = list(phases or (logic() for logic in phases_of(config)))
-        self._index = 0
+        self._phases = PhaseSequence(phases or phases_of(config))
         self._failures = FailureWindow()
 
     @property
@@ -101,8 +76,8 @@ class WarmupMachine:
         """Enter PROBING."""
         for state in self.run.ranks.values():
             state.watched_since = now
-        self.run.phase, self.run.phase_began = self._phases[0].phase, now
-        return self._advance(self._issue(self._phases[0].enter(self.run), now), now)
+        self.run.phase, self.run.phase_began = self._logic.phase, now
+        return self._advance(self._issue(self._logic.enter(self.run), now), now)
 
     def returned(self, call_id: int, value: Answer, seconds: float, now: float) -> Commands:
         """A call was answered. Late answers of lost ranks are dropped."""
@@ -280,7 +255,7 @@ class WarmupMachine:
 
     @property
     def _logic(self) -> PhaseLogic:
-        return self._phases[self._index]
+        return self._phases.logic
 
     def _give_up(
         self, rank: int, reason: str, now: float, culprit: TacticId | None = None, *, is_frozen: bool = False
@@ -335,10 +310,10 @@ class WarmupMachine:
             if (problem := self._logic.refusal(self.run)) is not None:
                 return [*issued, *self._fail(problem, now)]
             self._count_seconds(now)
-            if self._index + 1 == len(self._phases):
+            if self._phases.is_last:
                 issued += self._end(now)
                 break
-            self._index += 1
+            self._phases.step()
             self._enter(self._logic.phase, now)
             issued += self._issue(self._logic.enter(self.run), now)
         return issued
@@ -357,8 +332,7 @@ class WarmupMachine:
         """Every rank has a process and nothing is in flight: LOOKUP again, on the nodes that there are now."""
         self._going_back.is_due = False
         self._count_seconds(now)
-        # PROBING is not repeated: every rank has described itself on the node where it is now.
-        self._index = 1
+        self._phases.rewind()
         node_loss.begin_again(self.run)
         self._enter(self._logic.phase, now)
         return self._issue(self._logic.enter(self.run), now)

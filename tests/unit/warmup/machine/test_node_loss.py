@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ray_warmup.warmup.machine.commands import Release
-from ray_warmup.warmup.machine.machine import ORDER
+from ray_warmup.warmup.machine.phase_sequence import ORDER
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, NodePolicy
 from tests.unit.warmup.machine.driver import Driver
