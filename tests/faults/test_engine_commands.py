@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.cache_cli import app as cache_app
+from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.artifact.archive import read_archive
 from tests.cluster.test_ray_client import ask, door
 from tests.engines.engine_runs import config, engines_on, parent_of, run
@@ -77,9 +78,15 @@ def caches(name: str, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_caches_of_every_node_hold_the_engines_artifact(engine_nodes: list[Node], tmp_path: Path) -> None:
-    """`cache ls | verify | export --cluster` see the artifact of each node, and name the one that is damaged."""
-    report, _ = run(config("engine-caches"))
+    """`plan`, `cache ls | verify | export --cluster` see the artifact of each node, and name the one that is damaged."""
+    request = config("engine-caches")
+    before = CliRunner().invoke(app, ["plan", "--config", str(written(request, tmp_path))])
+    report, _ = run(request)
     assert report.ready, report.error
+    after = CliRunner().invoke(app, ["plan", "--config", str(written(request, tmp_path))])
+    assert (before.exit_code, after.exit_code) == (0, 0), before.output + after.output
+    assert before.output.count("miss: nothing was recorded for vllm 0.33.0 on this node") == 2
+    assert after.output.count(": would place deep_gemm 2, inductor 2") == 2
     key = report.nodes[0].key_sha256
     ours = [node.node_id for node in engine_nodes]
 

@@ -6,6 +6,7 @@ import pytest
 
 from ray_warmup.warmup.engines.machine.deadlines import SLACK_S
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
+from ray_warmup.warmup.machine.commands import Replace
 from ray_warmup.warmup.machine.failure_messages import Status
 from tests.unit.warmup.engines.machine.driver import Driver, Node
 
@@ -69,6 +70,25 @@ def test_the_run_goes_on_without_a_lost_node(phase: str, node: int, policy: str)
     assert len(report.nodes) == left
     assert all(found.proven == "now" for found in report.nodes)
     assert f"cluster.on_node_loss: {policy}" in report.warnings[0]
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("node", [0, 1])
+@pytest.mark.parametrize("steps", [0, 1, 2, 9])
+def test_a_death_that_is_heard_before_the_loss_of_its_node(phase: str, node: int, steps: int) -> None:
+    """Ray tells the death of a process at once and the loss of its node seconds later; the others go on meanwhile."""
+    driver = Driver(sections={"cluster": {"on_node_loss": "shrink"}}).until(EnginePhase(phase))
+    driver.kill(node)
+    # No fresh process comes up on a node that is gone.
+    driver.queue = [command for command in driver.queue if not isinstance(command, Replace)]
+    for _ in range(steps):
+        if driver.queue:
+            driver.step()
+    assert not driver.machine.is_over
+    driver.lose(node)
+    report = driver.to_end()
+    assert report.ready, report.error
+    assert [found.proven for found in report.nodes] == ["now"]
 
 
 def test_an_artifact_that_the_coordinator_owns_survives_its_node() -> None:
