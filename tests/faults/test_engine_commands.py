@@ -78,7 +78,7 @@ def caches(name: str, *words: str) -> tuple[int, dict[str, Any]]:
 
 
 def test_caches_of_every_node_hold_the_engines_artifact(engine_nodes: list[Node], tmp_path: Path) -> None:
-    """`plan`, `cache ls | verify | export --cluster` see the artifact of each node, and name the one that is damaged."""
+    """`plan` and `cache ls | verify | export --cluster` see each node's artifact, and name one that is damaged."""
     request = config("engine-caches")
     before = CliRunner().invoke(app, ["plan", "--config", str(written(request, tmp_path))])
     report, _ = run(request)
