@@ -295,6 +295,7 @@ class Coordinator:
     def _announce(self, machine: WarmupMachine) -> None:
         now = time.monotonic()
         self._metrics.tick(lambda: self._status(now), now)
+        self._stream.show(lambda: self._status(now))
         if machine.phase is not self._phase:
             self._phase = machine.phase
             groups = machine.run.classes.values()

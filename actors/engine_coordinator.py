@@ -257,6 +257,7 @@ class EngineCoordinator:
         assert executor is not None
         now = time.monotonic()
         self._metrics.tick(lambda: self._status(now), now)
+        self._stream.show(lambda: self._status(now))
         if machine.phase is not self._phase:
             self._phase = machine.phase
             self._stream.emit({"event": "phase", "phase": str(self._phase)})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Any
 
 from ray_warmup.actors.events import Event
 from ray_warmup.actors.last_report import minimal
+from ray_warmup.actors.run_status import RunStatus
 
+SHOWN_EVERY_S, SHOWN_RANKS_PER_S = 2.0, 200
 ENDED = "the coordinator ended without a report (internal error, please report)"
 
 
@@ -20,6 +23,7 @@ class EventStream:
         self._run_id = run_id
         self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self.began = time.monotonic()
+        self._shows_at = self.began
         self.spoke = self.began
         """When the driver was told anything."""
 
@@ -28,6 +32,16 @@ class EventStream:
         self.spoke = time.monotonic()
         event["at"] = round(self.spoke - self.began, 3)
         self._queue.put_nowait(event)
+
+    def show(self, status: Callable[[], RunStatus]) -> None:
+        """Queue a run's status if it is time. It is no news: a run that is quiet still says whom it waits for."""
+        now = time.monotonic()
+        if now < self._shows_at:
+            return
+        seen = status()
+        # Fewer of a large run: a status of a thousand ranks weighs a quarter of a megabyte.
+        self._shows_at = now + SHOWN_EVERY_S + len(seen.ranks) / SHOWN_RANKS_PER_S
+        self._queue.put_nowait({"event": "status", "at": round(now - self.began, 3), "status": asdict(seen)})
 
     def end(self, report: str) -> None:
         """Queue the report, which ends the stream."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Required, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
-EventKind = Literal["phase", "progress", "task", "warning", "note", "waits", "waiting", "report"]
+EventKind = Literal["phase", "progress", "task", "warning", "note", "waits", "waiting", "status", "report"]
 
 
 class Event(TypedDict, total=False):
@@ -38,6 +38,9 @@ class Event(TypedDict, total=False):
     """progress, warning, note and waits."""
     actor: str
     """waiting: name of the coordinator that has this work."""
+    # A border: `RunStatus` as plain values.
+    status: dict[str, Any]
+    """status: phase, classes and ranks as they are, every few seconds."""
     report: str
     """report: the report as JSON. It ends the stream and is not passed on."""
 

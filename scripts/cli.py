@@ -98,6 +98,10 @@ def run(
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Exit 3 instead of waiting for another run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and the last line only.")] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", help="Lines for people, or one JSON document per event."),
+    ] = "text",
     wait_for_nodes: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds to wait for nodes that have not joined yet (timeouts.nodes)."),
@@ -111,13 +115,18 @@ def run(
     if isinstance(request, EngineRunConfig):
         from ray_warmup.scripts.engine_run_command import run_engine_and_show
 
-        _exit(run_engine_and_show(request, report_path=report, retune=retune, wait=not no_wait, quiet=quiet))
+        code = run_engine_and_show(
+            request, report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format
+        )
+        _exit(code)
     settings = _config(config, override)
 
     def work() -> int:
         from ray_warmup.scripts.run_command import run_and_show
 
-        return run_and_show(settings, report_path=report, retune=retune, wait=not no_wait, quiet=quiet)
+        return run_and_show(
+            settings, report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format
+        )
 
     _exit(work())
 

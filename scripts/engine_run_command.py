@@ -12,13 +12,13 @@ from rich.console import Console
 
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
-from ray_warmup.actors.events import Event
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, quiet_console, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.scripts.run_screen import duration
+from ray_warmup.scripts.run_view import LogFormat, view_of
 from ray_warmup.scripts.verdict_view import show_warnings
 from ray_warmup.warmup.engines.report import EngineReport, NodeReport, Proven
 
@@ -26,7 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def run_engine_and_show(
-    config: EngineRunConfig, *, report_path: Path | None, retune: bool, wait: bool, quiet: bool = False
+    config: EngineRunConfig,
+    *,
+    report_path: Path | None,
+    retune: bool,
+    wait: bool,
+    quiet: bool = False,
+    log_format: LogFormat = "text",
 ) -> int:
     """Run, follow, print the outcome and return the exit code.
 
@@ -36,7 +42,8 @@ def run_engine_and_show(
     shown = quiet_console(console) if quiet else console
     with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
         try:
-            report = run_engine(config, again=retune, wait=wait, on_event=lambda event: show_event(shown, event))
+            with view_of(shown, log_format, is_quiet=quiet) as view:
+                report = run_engine(config, again=retune, wait=wait, on_event=view.on_event)
             code = exit_code(report)
         except (Exception, KeyboardInterrupt) as error:  # the last line is owed whatever happens
             ending = ending_of(error)
@@ -45,7 +52,9 @@ def run_engine_and_show(
             report = told or EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
             tell(ending)
         else:
-            show_engine_report(shown if report.ready else console, report, whole=logger.isEnabledFor(logging.INFO))
+            if log_format == "text":
+                whole = logger.isEnabledFor(logging.INFO)
+                show_engine_report(shown if report.ready else console, report, whole=whole)
         return finish(console, config, outcome_of(config, report, code), file, watch)
 
 
@@ -56,16 +65,6 @@ def exit_code(report: EngineReport) -> int:
     if report.is_refused:
         return EXIT_USAGE
     return EXIT_FAILED
-
-
-def show_event(console: Console, event: Event) -> None:
-    """Print one event as a line."""
-    if event["event"] == "phase":
-        say(console, f"{event['at']:8.2f} s  {event['phase']}")
-    elif event["event"] in ("note", "warning", "waits"):
-        say(console, f"{event['at']:8.2f} s  {event['text']}")
-    elif event["event"] == "waiting":
-        say(console, f"another run of this work is active ({event['actor']}); waiting for it")
 
 
 def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from ray_warmup.configs import load_config
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report, wrote_lines
-from ray_warmup.scripts.run_command import LineView, LiveView, outcome_of
+from ray_warmup.scripts.run_command import outcome_of
 from ray_warmup.scripts.run_ending import write_report
 from ray_warmup.warmup.report import FileReport, RankReport, WarmupReport
 
@@ -79,26 +79,6 @@ def test_a_narrow_terminal_keeps_every_rank_readable() -> None:
     assert all(cell in text for cell in ("ab12cd34", "follower", "ready", "2800", "d" * 12, "tuning 12.25"))
     assert "…" not in text
     assert "tuning s" in shown(report)
-
-
-def test_a_phase_without_tasks_has_no_count() -> None:
-    """The bar of a phase counts its own tasks; that of a phase without any shows none of an earlier one."""
-    view = LiveView(Console(file=io.StringIO(), width=80))
-    view.on_event({"event": "phase", "phase": "TUNING", "at": 1.0, "tasks": 5, "hits": 0, "classes": 1})
-    view.on_event({"event": "task"})
-    (bar,) = view._progress.tasks
-    assert (bar.total, bar.completed) == (5, 1)
-    view.on_event({"event": "phase", "phase": "LOADING", "at": 2.0})
-    (bar,) = view._progress.tasks
-    assert (bar.description, bar.total, bar.completed) == ("LOADING", None, 0)
-
-
-def test_a_log_says_which_modules_are_built() -> None:
-    """Off a terminal each step of the builder is a line with rank, count and module."""
-    console = Console(file=io.StringIO(), width=200)
-    LineView(console).on_event({"event": "progress", "at": 12.0, "rank": 1, "text": "1 of 3 modules: gemm built"})
-    assert isinstance(console.file, io.StringIO)
-    assert console.file.getvalue() == "   12.00 s  rank 1 compiles: 1 of 3 modules: gemm built\n"
 
 
 def test_files_are_one_line_for_each_node() -> None:
