@@ -1,4 +1,4 @@
-"""What is shown while a run is under way: lines for a log, JSON lines for a program, a screen part on a terminal.
+"""Views of a run under way: lines for a log, JSON lines for a program, a screen part on a terminal.
 
 On a terminal the classes and ranks stand below the lines and are drawn over. Nowhere else is anything drawn twice.
 """
