@@ -132,7 +132,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     try:
         report = following.until_report()
         count(samples_of(report))
-        tell_registry()
+        tell_registry(config.cache)
         return report
     except KeyboardInterrupt as interrupt:
         stopped = following.stopped("interrupted")

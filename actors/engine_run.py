@@ -83,7 +83,7 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     try:
         report = following.until_report()
         count(samples_of(report))
-        tell_registry()
+        tell_registry(config.cache)
         return report
     except KeyboardInterrupt as interrupt:
         raise EngineRunInterrupted(following.stopped("interrupted")) from interrupt

@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.registry import MAX_BYTES, Registry, registry_name
+from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import KeyStatus
 
@@ -21,10 +22,16 @@ START_S = 90.0
 """For a registry that starts and asks every node what it holds."""
 
 
-def found_registry() -> Any:
+def namespace_of(cache: CacheSection | None = None) -> str:
+    """Return the Ray namespace of the registry: the configuration's, this process' variable's, or the usual one."""
+    given = None if cache is None else cache.namespace
+    return given or env.read("RAY_WARMUP_NAMESPACE") or NAMESPACE
+
+
+def found_registry(cache: CacheSection | None = None) -> Any:
     """Return the handle of this cluster's registry, or None."""
     try:
-        return ray.get_actor(registry_name(), namespace=NAMESPACE)
+        return ray.get_actor(registry_name(), namespace=namespace_of(cache))
     except ValueError:  # Ray's answer for a name that nobody has
         return None
 
@@ -36,7 +43,7 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
     """
     remote = ray.remote(Registry).options(
         name=registry_name(),
-        namespace=NAMESPACE,
+        namespace=namespace_of(cache),
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
@@ -63,25 +70,25 @@ class RegistryStatus:
     keys: tuple[KeyStatus, ...]
 
 
-def registry_status() -> RegistryStatus | None:
+def registry_status(cache: CacheSection | None = None) -> RegistryStatus | None:
     """Ask the registry of the connected cluster, or return None if there is none. Raises RayError."""
-    actor = found_registry()
+    actor = found_registry(cache)
     if actor is None:
         return None
     (age_s, size), keys = ray.get([actor.about.remote(), actor.status.remote()], timeout=ASK_S)
     return RegistryStatus(age_s, size, keys)
 
 
-def tell_registry() -> None:
+def tell_registry(cache: CacheSection) -> None:
     """Let a registry that runs learn what the nodes hold now. Its absence is no error."""
-    actor = found_registry()
+    actor = found_registry(cache)
     if actor is not None:
         actor.learn.remote()
 
 
-def stop_registry() -> bool:
+def stop_registry(cache: CacheSection | None = None) -> bool:
     """End the registry of the connected cluster. Returns False if there is none."""
-    actor = found_registry()
+    actor = found_registry(cache)
     if actor is None:
         return False
     ray.kill(actor, no_restart=True)

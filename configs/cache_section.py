@@ -52,6 +52,9 @@ class CacheSection(Section):
     after the node's own store, filled at the end of a guarded run."""
     remote_timeout: Seconds = 30.0
     """Seconds for one exchange with it; then it is a miss with a warning."""
+    namespace: Annotated[str, Field(min_length=1)] | None = None
+    """Ray namespace of the cluster's registry; processes with different ones do not meet. Unset:
+    `$RAY_WARMUP_NAMESPACE`, else `ray_warmup`."""
     tuning_kernels: bool = True
     """Keep and ship what the driver compiled while tuning (some 25 MB), for nodes that tune again."""
 

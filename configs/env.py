@@ -63,6 +63,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("SGLANG_DG_CACHE_DIR", "local", "DeepGEMM's cache in SGLang"),
     Variable("SGLANG_PLUGINS", "local", "which plugins SGLang loads; it may hide this project's"),
     Variable("HF_HUB_OFFLINE", "local", "whether the hub of models is not asked, for the words of an error"),
+    Variable("RAY_WARMUP_NAMESPACE", "local", "Ray namespace of the registry when `cache.namespace` is not given"),
     Variable("RAY_WARMUP", "local", "what the plugin does in an engine's processes: ENGINE_MODES"),
     Variable("RAY_WARMUP_RECORD", "local", "directory into which an engine that is recorded writes what it did"),
     Variable("RAY_WARMUP_PROOF", "local", "directory into which an engine that must prove itself writes what it did"),

@@ -34,6 +34,9 @@ app = typer.Typer(
 
 Config = Annotated[str | None, typer.Option("--config", "-c", help="Config whose cache section is meant.")]
 Address = Annotated[str | None, typer.Option(help="Ray address. Default: $RAY_ADDRESS, else this machine's cluster.")]
+Namespace = Annotated[
+    str | None, typer.Option(help="Ray namespace of the registry. Default: $RAY_WARMUP_NAMESPACE, else ray_warmup.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -49,12 +52,13 @@ def start(config: Config = None, address: Address = None) -> None:
 
 
 @app.command()
-def status(address: Address = None, as_json: Json = False) -> None:
+def status(address: Address = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """List the artifacts that the registry knows, and who makes one now. Exit 1 without a registry."""
     from ray_warmup.actors.registry_client import registry_status
+    from ray_warmup.configs.schema import CacheSection
 
     with on_cluster(address):
-        found = registry_status()
+        found = registry_status(CacheSection(namespace=namespace))
     if found is None:
         complain("no registry runs in this cluster; `ray-warmup registry start` or a call of ensure_warm starts one")
         raise typer.Exit(EXIT_FAILED)
@@ -66,12 +70,13 @@ def status(address: Address = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def stop(address: Address = None) -> None:
+def stop(address: Address = None, namespace: Namespace = None) -> None:
     """End the registry. Processes that join later start a new one."""
     from ray_warmup.actors.registry_client import stop_registry
+    from ray_warmup.configs.schema import CacheSection
 
     with on_cluster(address):
-        was_there = stop_registry()
+        was_there = stop_registry(CacheSection(namespace=namespace))
     if not was_there:
         complain("no registry runs in this cluster")
         raise typer.Exit(EXIT_FAILED)

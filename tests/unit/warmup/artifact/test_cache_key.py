@@ -62,6 +62,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
         "cache.trusted_gids": (2000,),
         "cache.trust": "signed",
         "cache.remote": "s3://bucket/prefix",
+        "cache.namespace": "another",
         "cache.remote_timeout": 7,
         "cache.public_keys": ("ed25519:" + "A" * 43 + "=",),
         "cache.signing_key": "/keys/signer.key",
