@@ -127,7 +127,7 @@ class _Joiner:
                 self._lease = _Leadership(self._registry, key, answer.token, self._asker)
                 return None
             if isinstance(answer, Known):
-                artifact = self._fetch(process)
+                artifact = self._stored(process, answer.facts.digest) or self._fetch(process)
                 if artifact is not None:
                     return artifact
                 continue
@@ -137,6 +137,15 @@ class _Joiner:
             how = f", {answer.progress}" if answer.progress else ""
             self._on_note(f"waiting for {answer.holder}, which measures since {answer.for_s:.0f} s{how}")
             self._registry.wait(key, min(left, POLL_S))
+
+    def _stored(self, process: RankProcess, digest: str) -> Artifact | None:
+        """Return the artifact from this node's store, where another process has put it meanwhile."""
+        with contextlib.suppress(StoreError, ArtifactError):
+            artifact, held = process.store.load_artifact()
+            held.release()
+            if artifact.digest == digest:
+                return artifact
+        return None
 
     def _fetch(self, process: RankProcess) -> Artifact | None:
         """Fetch and check the cluster's artifact. None: it is nowhere any more, or was replaced meanwhile."""
@@ -148,8 +157,9 @@ class _Joiner:
             _, artifact = unpack(memoryview(ray.get(refs[0], timeout=limit_s)))
         except (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
             return None  # the registry was started anew meanwhile: ask it again
-        # Checked against this process' own key, since the registry only passes bytes on.
-        return verify(artifact.manifest, artifact.blobs, expected_key=process.key.as_dict())
+        # Against this process' own key, since the registry only passes bytes on. `unpack` has hashed the blobs.
+        verify(artifact.manifest, {}, expected_key=process.key.as_dict())
+        return artifact
 
     def _on_stored(self, artifact: Artifact) -> None:
         self._registry.installed(facts_of(artifact.manifest), self._asker.node_id)

@@ -60,6 +60,8 @@ class RankCompilation:
         """What was handed over, by path and sha256: it is compressed once, however often it is packed."""
         self.artifact: Artifact | None = None
         """The modules that were handed over, by themselves."""
+        self.checked: Mapping[str, Blob] = {}
+        """Blobs of the stored artifact that this process has received and hashed, so that they are not read again."""
 
     def survey(self, tunes: bool) -> Surveyed:
         """Put back what this node's stored artifact has compiled, then say which modules are still missing.
@@ -183,7 +185,7 @@ class RankCompilation:
         if self._store is None or not self._store.generations.pointer_path.exists():  # not looked for again and again
             return None, ()
         try:
-            artifact, lease = self._store.load_artifact(COMPILED)
+            artifact, lease = self._store.load_artifact(COMPILED, checked=self.checked)
         except WarmupError as error:
             logger.info("nothing compiled is taken from the store: %s", error)
             return None, ()

@@ -106,6 +106,7 @@ class ArtifactExchange:
         except StoreError as error:
             self._received = artifact
             return str(error)
+        self._compiled.checked = artifact.blobs
         return None
 
     def examined(self, answer: Lookup) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import time
@@ -122,12 +123,13 @@ class Notice:
             host=host_name(),
             ranks=tuple(sorted(ranks)),
             key=self._key.parts,
-            foretold=self._foretold(),
+            foretold=self._foretold,
             table_sha256=table,
         )
 
+    @functools.cached_property
     def _foretold(self) -> Parts:
-        """Return the key that a forecast on this node gives, or nothing if that fails."""
+        """Return the key that a forecast on this node gives, or nothing if that fails. It takes a while, so once."""
         index = next((int(gpu) for gpu in self._info.gpu_ids if gpu.isdigit()), 0)
         try:
             return foretell(self._config, self._info.rank, self._backend, index).key.parts
