@@ -25,6 +25,7 @@ class Joined:
     digest: str
     warnings: tuple[str, ...]
     pid: int
+    measured: int
 
 
 class Joiner:
@@ -47,7 +48,9 @@ class Joiner:
         report = ensure_warm(config_of_text(config), wait_s=wait_s, on_note=notes.append, tuner=SCRIPTED)
         took = time.monotonic() - began
         digest = report.classes[0].digest or "" if report.classes else ""
-        return Joined(report.ready, report.error or "", took, tuple(notes), digest, tuple(report.warnings), os.getpid())
+        measured = sum(row.measured for row in report.classes)
+        error, warnings = report.error or "", tuple(report.warnings)
+        return Joined(report.ready, error, took, tuple(notes), digest, warnings, os.getpid(), measured)
 
 
 class Joiners:
@@ -79,11 +82,14 @@ def joining() -> Iterator[Joiners]:
     finally:
         for actor in joiners.made:
             ray.kill(actor)
-        for name in registries():
-            ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
+        for namespace in ("ray_warmup", OTHER_NAMESPACE):
+            for row in ray.util.list_named_actors(all_namespaces=True):
+                if row["namespace"] == namespace and row["name"].startswith("registry-"):
+                    ray.kill(ray.get_actor(row["name"], namespace=namespace), no_restart=True)
+        assert wait_until(lambda: not registries(), 10), "a registry stays"
 
 
-NAMESPACE = "ray_warmup"
+OTHER_NAMESPACE = "another-team"
 
 
 def registries() -> list[str]:
@@ -96,6 +102,13 @@ def registry_pid() -> int:
     assert wait_until(lambda: [row for row in _rows() if row["State"] == "ALIVE" and row["Pid"]], 30)
     (row,) = _rows()
     return int(row["Pid"])
+
+
+def registry_node() -> str:
+    """Node of the one registry, once it is alive."""
+    registry_pid()
+    (row,) = _rows()
+    return str(row["Address"]["NodeID"])
 
 
 def kill_registry() -> int:

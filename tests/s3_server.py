@@ -26,6 +26,18 @@ class S3Server:
     endpoint: str
     faults: list[str] = field(default_factory=list)
     """Each is used once: `drop` closes at once, `slow` waits a second before each part of the answer."""
+    gone: str = ""
+    """While it is `closed`, every connection is closed; while it is `silent`, none is answered."""
+    gone_after: int | None = None
+    """After so many more bytes in either direction it is gone, `closed`."""
+
+    def passes(self, count: int) -> bool:
+        """Count bytes, and return False once the server is gone."""
+        if self.gone_after is not None:
+            self.gone_after -= count
+            if self.gone_after < 0:
+                self.gone, self.gone_after = "closed", None
+        return not self.gone
 
     def environment(self) -> dict[str, str]:
         """Variables of botocore's own that lead a client here."""
@@ -90,19 +102,23 @@ def _serve(listener: socket.socket, port: int, server: S3Server) -> None:
         except OSError:  # closed: the test is over
             return
         fault = server.faults.pop(0) if server.faults else ""
-        if fault == "drop":
+        if fault == "drop" or server.gone == "closed":
             client.close()
             continue
         upstream = socket.create_connection(("127.0.0.1", port))
         for source, target, pause in ((client, upstream, 0.0), (upstream, client, 1.0 if fault == "slow" else 0.0)):
-            threading.Thread(target=_pump, args=(source, target, pause), daemon=True).start()
+            threading.Thread(target=_pump, args=(source, target, pause, server), daemon=True).start()
 
 
-def _pump(source: socket.socket, target: socket.socket, pause_s: float) -> None:
-    """Copy bytes until one side ends."""
+def _pump(source: socket.socket, target: socket.socket, pause_s: float, server: S3Server) -> None:
+    """Copy bytes until one side ends, or the server is gone."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 14):
             time.sleep(pause_s)
+            if not server.passes(len(data)):
+                while server.gone == "silent":
+                    time.sleep(0.05)
+                break
             target.sendall(data)
     for end in (source, target):
         with contextlib.suppress(OSError):
