@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from ray_warmup.configs import ConfigError
 from ray_warmup.configs.loader import load_request
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.scripts.cli import app
+from ray_warmup.scripts.cli import ORDER, app
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "RUNBOOK.md", "configs/README.md")
@@ -94,6 +94,12 @@ def test_commands_in_the_documents_exist(name: str) -> None:
         "fly",
         "run --fast",
     ]
+
+
+def test_the_readme_lists_every_command_in_the_order_of_help() -> None:
+    """One table, a row each."""
+    table = (ROOT / "README.md").read_text().split("| command | what it does |\n|---|---|\n")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `ray-warmup (\w+)", table, re.MULTILINE) == list(ORDER)
 
 
 def documented_fields(text: str, section: str) -> dict[str, str]:
