@@ -9,6 +9,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +46,36 @@ def written(request: EngineRunConfig, directory: Path, address: str | None = Non
     return path
 
 
+@contextmanager
+def starting_engine(bed: Testbed, nodes: list[Node], name: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """A driver of `ray-warmup run` whose engine starts and never answers."""
+    path = written(config(name, args={"fault": "hang"}), directory, bed.address)
+    command = [sys.executable, "-c", COMMAND, "run", "--config", str(path), "--report", str(directory / "report.json")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert wait_until(lambda: bool(engines_on(nodes)), 90), "no engine was started"
+        yield driver
+    finally:
+        driver.kill()
+        driver.communicate(timeout=10)
+
+
+def assert_nothing_is_left(nodes: list[Node], launcher: int) -> None:
+    """Neither engine nor launcher, no actor and no placement group."""
+    assert wait_until(lambda: not engines_on(nodes), 15), "an engine process was left"
+    assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
+    assert wait_until(lambda: not [*actors(), *placement_groups()], 15), [*actors(), *placement_groups()]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_nothing_and_says_so(
     bed: Testbed, engine_nodes: list[Node], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """Ctrl-C and a pod's deletion while an engine starts: its processes and actors are gone, the last line is owed."""
-    path = written(config(f"engine-signal-{code}", args={"fault": "hang"}), tmp_path, bed.address)
-    command = [sys.executable, "-c", COMMAND, "run", "--config", str(path), "--report", str(tmp_path / "report.json")]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert wait_until(lambda: bool(engines_on(engine_nodes)), 90), "no engine was started"
+    with starting_engine(bed, engine_nodes, f"engine-signal-{code}", tmp_path) as driver:
         launcher = parent_of(engines_on(engine_nodes)[0])
         driver.send_signal(number)
         output, said = driver.communicate(timeout=60)
-    finally:
-        driver.kill()
 
     assert driver.returncode == code, said
     verdict = json.loads(output.splitlines()[-1].removeprefix("WARMUP_RESULT "))
@@ -66,9 +83,16 @@ def test_an_interrupted_run_leaves_nothing_and_says_so(
     assert json.loads((tmp_path / "report.json").read_text())["error"] == "interrupted"
     assert "interrupted" in said
     assert "Traceback" not in said
-    assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
-    assert wait_until(lambda: not Path(f"/proc/{launcher}").exists(), 15), "a launcher was left"
-    assert wait_until(lambda: not [*actors(), *placement_groups()], 15), [*actors(), *placement_groups()]
+    assert_nothing_is_left(engine_nodes, launcher)
+
+
+def test_a_driver_that_is_killed_takes_everything_along(bed: Testbed, engine_nodes: list[Node], tmp_path: Path) -> None:
+    """Nothing of a run is detached: with its driver the coordinator goes, with that launchers and engines."""
+    with starting_engine(bed, engine_nodes, "engine-orphan", tmp_path) as driver:
+        launcher = parent_of(engines_on(engine_nodes)[0])
+        driver.kill()
+        driver.wait(10)
+        assert_nothing_is_left(engine_nodes, launcher)
 
 
 def caches(name: str, *words: str) -> tuple[int, dict[str, Any]]:
