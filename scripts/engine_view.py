@@ -79,10 +79,11 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
     console = wide_console()
     table = table_of("rank", "kind", "placed", "found", "compiled")
     for told in done.started.records:
-        kinds = sorted({*told.placed, *told.counts.found, *told.counts.compiled})
-        for kind in kinds:
-            found, compiled = told.counts.found.get(kind, 0), told.counts.compiled.get(kind, 0)
-            add_row(table, told.rank, kind, told.placed.get(kind, 0), found, compiled)
+        found, compiled = told.found, told.counts.compiled
+        for kind in sorted({*told.placed, *found, *compiled}):
+            counted = (told.placed.get(kind, 0), found.get(kind, 0), compiled.get(kind, 0))
+            if any(counted):
+                add_row(table, told.rank, kind, *counted)
     console.print(table)
     for told in done.started.records:
         if told.table is not None:

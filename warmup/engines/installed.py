@@ -26,6 +26,7 @@ class KindHere:
 
     kind: str
     directory: str
+    """A pattern where another kind's directory holds folders of this one."""
     files: int
     bytes: int
     placed: int = 0
@@ -132,6 +133,8 @@ def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRe
             num_ours += len(found.entries)
     in_table = next((row.seen for row in engine_kinds.WATCHED if row.name == kind), "")
     seen = adapter.seen.get(kind, in_table)
+    if kind in adapter.folder_of:
+        directory = directory / "*" / adapter.folder_of[kind]
     return KindHere(kind, str(directory), num_files, size, num_ours, adapter.moved_by.get(kind, ""), seen)
 
 

@@ -31,8 +31,6 @@ from ray_warmup.warmup.engines.node_facts import (
 )
 from ray_warmup.warmup.engines.on_this_node import Proof, Recording
 from ray_warmup.warmup.engines.proof_record import ProofRecord
-from ray_warmup.warmup.engines.rank_record import RankRecord
-from ray_warmup.warmup.engines.specialisations import KERNELS
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
@@ -258,7 +256,7 @@ def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
     gained = Counter(kind for kind, _ in proof.started.gained)
     rows: list[engine.KindProof] = []
     for told in proof.started.records:
-        found, compiled = found_by(told), told.counts.compiled
+        found, compiled = told.found, told.counts.compiled
         for name in sorted({*told.placed, *found, *compiled, *gained}):
             row = engine.KindProof(
                 rank=told.rank,
@@ -278,14 +276,3 @@ def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
         problems=proof.problems,
         notes=proof.notes,
     )
-
-
-def found_by(told: RankRecord) -> dict[str, int]:
-    """Return what a rank found, with the entries of its table that were hit and the kernels that were loaded."""
-    found = dict(told.counts.found)
-    if told.table is not None:
-        found["autotune_configs"] = told.table.hits
-    # A recorded kernel is loaded from the placed cache, and one that is not there is heard as compiled.
-    if told.placed.get(KERNELS):
-        found[KERNELS] = told.placed[KERNELS]
-    return found

@@ -13,6 +13,7 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
+from ray_warmup.warmup.engines.specialisations import KERNELS
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.messages.recorded import TableProof
 
@@ -89,6 +90,17 @@ class RankRecord:
     table: TableProof | None = None
     """What was looked up in the table of the engine's own calls; None where none was placed."""
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def found(self) -> dict[str, int]:
+        """Return what was found by kind, the hit entries of the table and the loaded kernels among it."""
+        found = dict(self.counts.found)
+        if self.table is not None:
+            found["autotune_configs"] = self.table.hits
+        # A recorded kernel is loaded from the placed cache, and one that is not there is heard as compiled.
+        if self.placed.get(KERNELS):
+            found[KERNELS] = self.placed[KERNELS]
+        return found
 
     def write(self, directory: Path) -> None:
         """Publish the record as `rank_<n>.json`. Raises StoreError."""
