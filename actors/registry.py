@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 
 import ray
 
@@ -21,10 +22,12 @@ from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.version import VERSION
 from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.registry.byte_budget import ByteBudget
+from ray_warmup.warmup.registry.finished_work import FinishedWork
 from ray_warmup.warmup.registry.known_artifacts import KnownArtifacts
 from ray_warmup.warmup.registry.lease_book import LeaseBook
 from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker, KeyStatus, Known, Lead, Wait
 from ray_warmup.warmup.registry.wait_times import WaitTimes
+from ray_warmup.warmup.tasks import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Registry:
         self._cache = cache
         self._leases = LeaseBook(SILENCE_S)
         self._known = KnownArtifacts()
+        self._finished = FinishedWork()
         self._budget = ByteBudget(max_bytes)
         self._refs: dict[str, ray.ObjectRef] = {}
         self._changed = asyncio.Event()
@@ -82,6 +86,7 @@ class Registry:
         answer = self._leases.ask(key, asker, time.monotonic())
         if isinstance(answer, Lead):
             self._count_wait(key, asker, "lead")
+            return replace(answer, finished=self._finished.of(key))
         return answer
 
     async def look(self, key: str) -> Known | Wait | None:
@@ -136,6 +141,11 @@ class Registry:
     async def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
         """Hear from a leader. False: its lease has gone to somebody else."""
         return self._leases.beat(key, token, holder, progress, time.monotonic())
+
+    async def finished(self, key: str, token: str, results: tuple[TaskResult, ...]) -> None:
+        """Keep what a leader has finished, for its heir. Of a lease that has gone to somebody else nothing is kept."""
+        if self._leases.is_held(key, token, time.monotonic()):
+            self._finished.keep(key, results)
 
     async def give_up(self, key: str, token: str) -> None:
         """A leader did not get through: the next asker leads."""
@@ -205,6 +215,7 @@ class Registry:
         """Take note of an artifact. Bytes of an older one of its key leave memory. Returns True if it is the newest."""
         before = self._known.newest(facts.key_sha256)
         is_newest = self._known.learn(facts, node_id)
+        self._finished.forget(facts.key_sha256)
         if is_newest and before is not None and before.digest != facts.digest:
             # Whoever fetches the older one still has its reference, and gets it whole.
             self._refs.pop(facts.key_sha256, None)

@@ -16,6 +16,7 @@ import ray
 from ray_warmup.actors.registry_client import registry
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker
+from ray_warmup.warmup.tasks import TaskResult
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,10 @@ class RegistryCalls:
     def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
         """Keep a lease. Returns False if it has gone to somebody else."""
         return bool(self._call("beat", ANSWER_S, key, token, holder, progress))
+
+    def finished(self, key: str, token: str, results: tuple[TaskResult, ...]) -> None:
+        """Hand over finished tasks, for whoever leads next if this process dies."""
+        self._call("finished", ANSWER_S, key, token, results)
 
     def give_up(self, key: str, token: str) -> None:
         """Give a lease back, without waiting: one that does not arrive ends by its silence."""

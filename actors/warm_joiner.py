@@ -30,16 +30,19 @@ from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.metrics import sink
 from ray_warmup.warmup.metrics.of_report import samples_of
-from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
+from ray_warmup.warmup.rank.in_process_run import Elsewhere, Hooks, InProcessRun
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.rank.rank_workloads import checked
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.registry.values import Asker, Known, Lead
 from ray_warmup.warmup.report import WarmupReport
+from ray_warmup.warmup.tasks import TaskResult
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
+TOGETHER_S = 0.1
+"""Tasks that are finished within so long are told together."""
 OnNote = Callable[[str], None]
 
 
@@ -86,13 +89,14 @@ class _Joiner:
         self._asker = Asker(_node_id(), os.getpid(), socket.gethostname())
         self._registry = RegistryCalls(config.cache, on_note)
         self._lease: _Leadership | None = None
+        self._joined: InProcessRun | None = None
 
     def run(self, info: RankInfo, tuner: str) -> WarmupReport:
         """Run to the report, then share what was made and give the lease back."""
         backend = self._config.cluster.backend_beside_gpus
         run_id = f"join-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
         hooks = Hooks(self._on_miss, self._on_phase, self._on_stored)
-        joined = InProcessRun(self._config, info, backend, tuner, run_id, hooks)
+        joined = self._joined = InProcessRun(self._config, info, backend, tuner, run_id, hooks)
         try:
             report = joined.run()
             if report.ready:
@@ -107,29 +111,31 @@ class _Joiner:
         return report
 
     def _on_phase(self, phase: str, task: str) -> None:
-        if self._lease is not None:
-            self._lease.progress = f"{phase} {task}".strip()
+        if self._lease is not None and self._joined is not None:
+            self._lease.tell(f"{phase} {task}".strip(), self._joined.finished)
 
-    def _on_miss(self, process: RankProcess) -> Artifact | None:
-        """Ask the cluster. Returns its artifact, or None to measure it here."""
+    def _on_miss(self, process: RankProcess) -> Elsewhere:
+        """Ask the cluster. Returns its artifact, or what is left of an earlier leader's work, to measure the rest."""
         try:
             return self._from_cluster(process)
         except (ray.exceptions.RayError, WarmupError) as error:
             self._on_note(f"the registry cannot be used, this process measures for itself: {error}")
-            return None
+            return Elsewhere()
 
-    def _from_cluster(self, process: RankProcess) -> Artifact | None:
+    def _from_cluster(self, process: RankProcess) -> Elsewhere:
         key = process.key.sha256
         until = time.monotonic() + self._wait_s
         while True:
             answer = self._registry.ask(key, self._asker)
             if isinstance(answer, Lead):
                 self._lease = _Leadership(self._registry, key, answer.token, self._asker)
-                return None
+                if answer.finished:
+                    self._on_note(f"{len(answer.finished)} tasks of an earlier process are taken over")
+                return Elsewhere(finished=answer.finished)
             if isinstance(answer, Known):
                 artifact = self._stored(process, answer.facts.digest) or self._fetch(process)
                 if artifact is not None:
-                    return artifact
+                    return Elsewhere(artifact)
                 continue
             left = until - time.monotonic()
             if left <= 0:
@@ -186,7 +192,9 @@ class _Leadership:
 
     def __init__(self, registry: RegistryCalls, key: str, token: str, holder: Asker) -> None:
         self.token = token
-        self.progress = ""
+        self._progress = ""
+        self._finished: tuple[TaskResult, ...] = ()
+        self._news = threading.Event()
         self._registry = registry
         self._key = key
         self._holder = holder
@@ -194,18 +202,35 @@ class _Leadership:
         # A thread, because the measuring blocks this one for minutes.
         threading.Thread(target=self._beat, name="lease", daemon=True).start()
 
+    def tell(self, progress: str, finished: tuple[TaskResult, ...]) -> None:
+        """Say how far this process is. Finished tasks are handed over soon, because it may die in the next one."""
+        is_more = len(finished) > len(self._finished)
+        self._progress, self._finished = progress, finished
+        if is_more:
+            self._news.set()
+
     def end(self) -> None:
         """Give the lease back."""
         self._ended.set()
+        self._news.set()
         with contextlib.suppress(ray.exceptions.RayError):
             self._registry.give_up(self._key, self.token)
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_S):
+        told = 0
+        while True:
+            self._news.wait(BEAT_S)
+            if self._ended.wait(TOGETHER_S):
+                return
+            self._news.clear()
+            finished = self._finished
             with contextlib.suppress(ray.exceptions.RayError):  # a registry that comes back later hears the next one
-                if not self._registry.beat(self._key, self.token, self._holder, self.progress):
+                if not self._registry.beat(self._key, self.token, self._holder, self._progress):
                     logger.warning("another process took the lease over; what is measured here stays on this node")
                     return
+                if len(finished) > told:
+                    self._registry.finished(self._key, self.token, finished[told:])
+                    told = len(finished)
 
 
 def _node_id() -> str:

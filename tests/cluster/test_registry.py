@@ -44,7 +44,7 @@ def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Joi
 
 
 def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Joiners) -> None:
-    """The first process is killed while it measures: another one, on another node, leads and is ready."""
+    """Killed while it measures: another process, on another node, leads, and measures only what was left."""
     import ray
 
     first, second = case.bed.nodes[:2]
@@ -62,6 +62,13 @@ def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Joiners) 
     joined = ray.get(waiting, timeout=90)
     assert (joined.ready, joined.error) == (True, "")
     assert any("which measures since" in note for note in joined.notes)
+    assert any("tasks of an earlier process are taken over" in note for note in joined.notes)
+    lines = case.calls("tune")
+    finished = [line.task for line in lines if line.node is first][:-1]  # the last one was under way
+    measured = [line.task for line in lines if line.node is second]
+    assert len(finished) >= 2
+    assert len(measured) >= 2
+    assert not set(finished) & set(measured)
     with pytest.raises(ray.exceptions.RayError):
         ray.get(doomed, timeout=10)
 

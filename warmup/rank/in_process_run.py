@@ -6,6 +6,7 @@ a dead process elsewhere is this process' own end here, so a dead context or a d
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections import deque
@@ -14,8 +15,9 @@ from dataclasses import dataclass
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob
+from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.device.factory import load_factory
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.state import Commands
@@ -26,13 +28,26 @@ from ray_warmup.warmup.rank.answering import answer
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import WarmupReport
+from ray_warmup.warmup.tasks import TaskResult
 
-OnMiss = Callable[[RankProcess], Artifact | None]
-"""Called once where this node's store has no table. Returns a checked artifact of another process, or None."""
+logger = logging.getLogger(__name__)
+
+OnMiss = Callable[[RankProcess], "Elsewhere"]
+"""Called once where this node's store has no table. Returns what other processes have made."""
 OnStored = Callable[[Artifact], None]
 """Told an artifact of another process that this node's store holds now."""
 OnPhase = Callable[[str, str], None]
 """Told a phase and the task in it, before each call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Work of other processes."""
+
+    artifact: Artifact | None = None
+    """A checked one; None where there is none."""
+    finished: tuple[TaskResult, ...] = ()
+    """Tasks that another process has measured before it was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +113,30 @@ class InProcessRun:
         is_miss = isinstance(value, LookedUp) and not value.hit
         if isinstance(question, LookUp) and is_miss and not question.retune and not self._asked_elsewhere:
             self._asked_elsewhere = True
-            artifact = self._hooks.on_miss(self.process)
-            if artifact is not None:
-                if self.process.receive(artifact) is None:
-                    self._hooks.on_stored(artifact)
+            found = self._hooks.on_miss(self.process)
+            if found.artifact is not None:
+                if self.process.receive(found.artifact) is None:
+                    self._hooks.on_stored(found.artifact)
                 # A disk that refused it costs no measuring: the table is loaded from memory.
                 return answer(self.process, question, {})
+            if found.finished and self._is_kept(found.finished):
+                return answer(self.process, question, {})
         return value
+
+    def _is_kept(self, finished: tuple[TaskResult, ...]) -> bool:
+        """Put finished tasks where this process looks for those of earlier runs. False: they are measured anew."""
+        try:
+            self.process.store.save_partial([encode(result) for result in finished])
+        except StoreError as error:
+            logger.warning("finished tasks of another process cannot be kept here, and are measured anew: %s", error)
+            return False
+        return True
+
+    @property
+    def finished(self) -> tuple[TaskResult, ...]:
+        """Tasks that are measured so far."""
+        groups = self.machine.run.classes.values()
+        return tuple(result for group in groups for result in group.results.values())
 
     def _wanted(self, call: Call) -> dict[str, Blob]:
         question = call.question

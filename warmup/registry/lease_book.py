@@ -50,6 +50,11 @@ class LeaseBook:
         lease.heard, lease.progress = now, progress
         return True
 
+    def is_held(self, key: str, token: str, now: float) -> bool:
+        """Return True if a lease is alive and still this holder's."""
+        lease = self._live(key, now)
+        return lease is not None and lease.token == token
+
     def end(self, key: str, token: str) -> None:
         """Give a lease back. One that has gone to somebody else stays there."""
         lease = self._leases.get(key)

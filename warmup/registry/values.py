@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_warmup.warmup.tasks import TaskResult
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:
@@ -42,6 +44,8 @@ class Lead:
     """Order to make the artifact, for which everybody else waits."""
 
     token: str
+    finished: tuple[TaskResult, ...] = ()
+    """Tasks that an earlier leader has finished."""
 
 
 @dataclass(frozen=True, slots=True)

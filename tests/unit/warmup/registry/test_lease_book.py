@@ -7,9 +7,11 @@ import random
 import pytest
 
 from ray_warmup.warmup.registry.byte_budget import ByteBudget
+from ray_warmup.warmup.registry.finished_work import FinishedWork
 from ray_warmup.warmup.registry.known_artifacts import KnownArtifacts
 from ray_warmup.warmup.registry.lease_book import LeaseBook
 from ray_warmup.warmup.registry.values import ArtifactFacts, Asker, Lead, Wait
+from ray_warmup.warmup.tasks import TaskResult
 
 ASKERS = [Asker(f"node-{number % 3}", number) for number in range(64)]
 
@@ -129,3 +131,28 @@ def test_the_least_used_of_equals_goes() -> None:
     budget.add("b", 50, disk)
     budget.touch("a")
     assert budget.add("c", 10, disk) == ("b",)
+
+
+def result(task_id: str, seconds: float = 1.0) -> TaskResult:
+    """A finished task."""
+    return TaskResult(task_id, "gemm", 8, "default", None, "Runner", elapsed_s=seconds)
+
+
+def test_finished_work_is_kept_for_the_next_leader() -> None:
+    """Each task once, the last result counts; an artifact that is known ends it."""
+    work = FinishedWork()
+    work.keep("k", [result("a"), result("b")])
+    work.keep("k", [result("b", 2.0), result("c")])
+    work.keep("another", [result("d")])
+    assert [(row.task_id, row.elapsed_s) for row in work.of("k")] == [("a", 1.0), ("b", 2.0), ("c", 1.0)]
+    work.forget("k")
+    assert (work.of("k"), len(work.of("another"))) == ((), 1)
+
+
+def test_only_a_living_holder_is_believed() -> None:
+    """Whoever lost its lease hands nothing over any more."""
+    book = LeaseBook(10.0)
+    token = lead(book, ASKERS[0]).token
+    assert book.is_held("k", token, 5.0)
+    assert not book.is_held("k", "another-token", 5.0)
+    assert not book.is_held("k", token, 11.0)
