@@ -22,6 +22,7 @@ from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.version import VERSION
 from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.registry.byte_budget import ByteBudget
+from ray_warmup.warmup.registry.cluster_facts import DriverVersions, cache_difference
 from ray_warmup.warmup.registry.finished_work import FinishedWork
 from ray_warmup.warmup.registry.known_artifacts import KnownArtifacts
 from ray_warmup.warmup.registry.lease_book import LeaseBook
@@ -59,6 +60,7 @@ class Registry:
         self._leases = LeaseBook(SILENCE_S)
         self._known = KnownArtifacts()
         self._finished = FinishedWork()
+        self._drivers = DriverVersions()
         self._budget = ByteBudget(max_bytes)
         self._refs: dict[str, ray.ObjectRef] = {}
         self._changed = asyncio.Event()
@@ -166,9 +168,21 @@ class Registry:
         keys = sorted({*self._known.keys(), *self._leases.keys()})
         return tuple(self._status_of(key, self._leases.holder(key, now)) for key in keys)
 
-    async def about(self) -> tuple[float, int]:
-        """Return the age in seconds and the bytes in memory."""
-        return time.monotonic() - self._began, self._budget.used
+    async def about(self) -> tuple[float, int, str]:
+        """Return the age in seconds, the bytes in memory, and what differs between the nodes' drivers."""
+        return time.monotonic() - self._began, self._budget.used, self._drivers.note()
+
+    async def notes(self, cache: str, node_id: str, driver: str = "") -> tuple[str, ...]:
+        """Return what a process should be told: a config that is not this registry's, several driver versions.
+
+        Args:
+            cache: the process' cache section as JSON.
+            node_id: its node.
+            driver: version of the GPU driver there; empty without a GPU.
+        """
+        self._drivers.seen(node_id, driver)
+        found = (cache_difference(self._cache, cache), self._drivers.note())
+        return tuple(note for note in found if note)
 
     def _count_wait(self, key: str, asker: Asker, outcome: str) -> None:
         waited = self._waits.ended(key, asker, time.monotonic())
@@ -245,6 +259,7 @@ class Registry:
             now = {row["NodeID"] for row in rows if row["Alive"]}
             for node_id in alive - now:
                 self._known.forget_node(node_id)
+                self._drivers.forget_node(node_id)
                 for key in self._leases.forget_node(node_id):
                     logger.info("node %s is lost, its lease on %s is free", node_id[:8], key[:12])
                 self._tell()

@@ -66,6 +66,11 @@ class RegistryCalls:
         """Hand over finished tasks, for whoever leads next if this process dies."""
         self._call("finished", ANSWER_S, key, token, results)
 
+    def notes(self, node_id: str, driver: str) -> tuple[str, ...]:
+        """Return what differs between this process' config and the registry's, and between the nodes' drivers."""
+        found: tuple[str, ...] = self._call("notes", ANSWER_S, self._cache.model_dump_json(), node_id, driver)
+        return found
+
     def give_up(self, key: str, token: str) -> None:
         """Give a lease back, without waiting: one that does not arrive ends by its silence."""
         registry(self._cache).give_up.remote(key, token)

@@ -55,9 +55,23 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
     return remote.remote(cache.model_dump_json(), max_bytes)
 
 
-def start_registry(cache: CacheSection) -> int:
-    """Start the registry if there is none, and return the number of keys that it knows. Raises RayError."""
-    return int(ray.get(registry(cache).learn.remote(), timeout=START_S))
+@dataclass(frozen=True, slots=True)
+class RegistryStarted:
+    """A registry that runs now."""
+
+    keys: int
+    """Number of keys that it knows."""
+    notes: tuple[str, ...]
+    """What differs between its settings and the config, and between the nodes."""
+
+
+def start_registry(cache: CacheSection) -> RegistryStarted:
+    """Start the registry if there is none, and let it learn what the nodes hold. Raises RayError."""
+    actor = registry(cache)
+    node_id = ray.get_runtime_context().get_node_id()
+    asked = [actor.learn.remote(), actor.notes.remote(cache.model_dump_json(), node_id)]
+    keys, notes = ray.get(asked, timeout=START_S)
+    return RegistryStarted(keys, notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +82,8 @@ class RegistryStatus:
     bytes: int
     """Size of the archives in memory."""
     keys: tuple[KeyStatus, ...]
+    note: str = ""
+    """What differs between the nodes' drivers; empty for nothing."""
 
 
 def registry_status(cache: CacheSection | None = None) -> RegistryStatus | None:
@@ -75,8 +91,8 @@ def registry_status(cache: CacheSection | None = None) -> RegistryStatus | None:
     actor = found_registry(cache)
     if actor is None:
         return None
-    (age_s, size), keys = ray.get([actor.about.remote(), actor.status.remote()], timeout=ASK_S)
-    return RegistryStatus(age_s, size, keys)
+    (age_s, size, note), keys = ray.get([actor.about.remote(), actor.status.remote()], timeout=ASK_S)
+    return RegistryStatus(age_s, size, keys, note)
 
 
 def tell_registry(cache: CacheSection) -> None:

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 TOGETHER_S = 0.1
-"""Tasks that are finished within so long are told together."""
+"""Pause between two signs of life: many short tasks are told together."""
 OnNote = Callable[[str], None]
 
 
@@ -124,6 +124,8 @@ class _Joiner:
 
     def _from_cluster(self, process: RankProcess) -> Elsewhere:
         key = process.key.sha256
+        for note in self._registry.notes(self._asker.node_id, process.key.as_dict().get("driver", "")):
+            self._on_note(note)
         until = time.monotonic() + self._wait_s
         while True:
             answer = self._registry.ask(key, self._asker)
@@ -218,11 +220,11 @@ class _Leadership:
 
     def _beat(self) -> None:
         told = 0
-        while True:
+        while not self._ended.wait(TOGETHER_S):
             self._news.wait(BEAT_S)
-            if self._ended.wait(TOGETHER_S):
-                return
             self._news.clear()
+            if self._ended.is_set():
+                return
             finished = self._finished
             with contextlib.suppress(ray.exceptions.RayError):  # a registry that comes back later hears the next one
                 if not self._registry.beat(self._key, self.token, self._holder, self._progress):

@@ -47,8 +47,11 @@ def start(config: Config = None, address: Address = None) -> None:
 
     cache = _cache_of(config)
     with on_cluster(address):
-        known = start_registry(cache)
-    say(wide_console(), f"the registry runs and knows {known} keys")
+        started = start_registry(cache)
+    console = wide_console()
+    for note in started.notes:
+        say(console, note)
+    say(console, f"the registry runs and knows {started.keys} keys")
 
 
 @app.command()
@@ -63,9 +66,11 @@ def status(address: Address = None, namespace: Namespace = None, as_json: Json =
         complain("no registry runs in this cluster; `ray-warmup registry start` or a call of ensure_warm starts one")
         raise typer.Exit(EXIT_FAILED)
     if as_json:
-        print_document({"age_s": found.age_s, "bytes": found.bytes, "keys": [asdict(row) for row in found.keys]})
+        print_document(asdict(found))
         return
     _show_status(found.keys)
+    if found.note:
+        say(wide_console(), found.note)
     say(wide_console(), f"registry: {found.age_s:.0f} s old, {size(found.bytes)} in memory")
 
 

@@ -269,7 +269,10 @@ def test_a_sync_gives_a_cold_node_what_an_engine_compiled(engine_nodes: list[Nod
     assert (before[cold.node_id].state, problems) == ("absent", {})
 
     try:
-        assert start_registry(request.cache) == 1
+        started = start_registry(request.cache)
+        assert (started.keys, started.notes) == (1, ())
+        (note,) = start_registry(CacheSection()).notes
+        assert 'cache.root unset (the registry: "~/engine-synced")' in note
         report = sync(request.cache, 60.0)
         tell_registry()
         (row,) = report.keys
