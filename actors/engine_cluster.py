@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -47,11 +48,16 @@ class ConnectedCluster:
             return f"{answer.holder} makes the artifact since {answer.for_s:.0f} s; RAY_WARMUP_WAIT waits for it"
         return "the registry knows no artifact of it"
 
+    def wants_offers(self) -> bool:
+        """Return True if a registry runs."""
+        return found_registry() is not None
+
     def offer(self, manifest: Manifest) -> None:
         """Tell the registry, if one runs."""
         actor = found_registry()
         if actor is not None:
-            actor.offered.remote(facts_of(manifest), ray.get_runtime_context().get_node_id())
+            facts = replace(facts_of(manifest), is_proven=False)
+            actor.installed.remote(facts, ray.get_runtime_context().get_node_id())
 
     def _answer(self, actor: Any, key: str, wait_s: float) -> Known | Wait | None:
         """Ask until the artifact is known, nobody makes it, or the time is over."""

@@ -210,6 +210,7 @@ class Registry:
             for_s=0.0 if leader is None else leader.for_s,
             progress="" if leader is None else leader.progress,
             engine="" if facts is None else facts.engine,
+            unproven=self._known.unproven_on(key),
         )
 
     async def _fetch(self, facts: ArtifactFacts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray_warmup.actors import capacity
@@ -16,6 +17,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.cache_admin import store_inspection
 from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.engine_store import is_unproven
 from ray_warmup.warmup.engines.sharing import engine_name, may_leave
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.registry.values import ArtifactFacts
@@ -47,14 +49,19 @@ def pack_stored(cache: str, facts: ArtifactFacts, node_id: str, limit_s: float) 
 
 
 def artifacts_here(cache: str) -> tuple[ArtifactFacts, ...]:
-    """List the accepted artifacts of this node's stores. Runs as a task."""
-    return tuple(facts_of(manifest) for _, manifest in _stores_here(cache))
+    """List the artifacts of this node's stores that may leave it, and those that need a proof first. Runs as a task."""
+    found: list[ArtifactFacts] = []
+    for store, manifest in _stores_here(cache):
+        is_proven = may_leave(store.directory, manifest)
+        if is_proven or is_unproven(store.directory, manifest):
+            found.append(replace(facts_of(manifest), is_proven=is_proven))
+    return tuple(found)
 
 
 def pack_here(cache: str, facts: ArtifactFacts) -> Any:
     """Pack one artifact of this node, or return None if it is not here any more. Runs as a task."""
     for store, manifest in _stores_here(cache):
-        if manifest.digest == facts.digest:
+        if manifest.digest == facts.digest and may_leave(store.directory, manifest):
             with suppress(WarmupError):
                 artifact, lease = store.load_artifact()
                 try:
@@ -85,7 +92,7 @@ def facts_of(manifest: Manifest, size: int = 0) -> ArtifactFacts:
 
 
 def _stores_here(cache: str) -> Iterator[tuple[NodeStore, Manifest]]:
-    """Yield this node's stores whose current artifact may leave it."""
+    """Yield this node's stores that have an artifact, with its manifest."""
     section = CacheSection.model_validate_json(cache)
     believe(section)
     paths = resolve_paths(section)
@@ -93,5 +100,4 @@ def _stores_here(cache: str) -> Iterator[tuple[NodeStore, Manifest]]:
         store = NodeStore(directory)
         with suppress(WarmupError, FileNotFoundError):
             _, manifest = store.current()
-            if may_leave(directory, manifest):
-                yield store, manifest
+            yield store, manifest

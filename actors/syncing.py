@@ -76,7 +76,7 @@ def _newest(held: Mapping[str, Sequence[ArtifactFacts]], key: str) -> list[Artif
     for rows in held.values():
         for row in rows:
             known = found.get(row.key_sha256)
-            if row.key_sha256.startswith(key) and (known is None or row.age_order > known.age_order):
+            if row.is_proven and row.key_sha256.startswith(key) and (known is None or row.age_order > known.age_order):
                 found[row.key_sha256] = row
     return [found[name] for name in sorted(found)]
 

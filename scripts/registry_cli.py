@@ -141,7 +141,12 @@ def _show_status(keys: Sequence[KeyStatus]) -> None:
         bytes_there = size(row.bytes) if row.bytes else ""
         made_for = row.engine or "tables"
         add_row(table, row.key_sha256[:12], made_for, row.digest[:12], held, bytes_there, memory, leader)
-    wide_console().print(table)
+    console = wide_console()
+    console.print(table)
+    for row in keys:
+        if row.unproven:
+            where = ", ".join(node_id[:8] for node_id in row.unproven)
+            say(console, f"{row.key_sha256[:12]}: an engine left what it compiled on {where}; a run proves it")
 
 
 def _show_sync(report: SyncReport) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest, parse_manifest
 from ray_warmup.warmup.disk.clock import SLACK_S
+from ray_warmup.warmup.engines.engine_store import is_unproven
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -41,7 +42,7 @@ def refusal(incoming: Manifest, store: NodeStore, *, force: bool = False, now: f
         return None  # nobody is served from it
     except ArtifactError as error:
         return f"what {store.directory} serves cannot be compared: {error}; {FORCE}"
-    if current.digest == incoming.digest:
+    if current.digest == incoming.digest or is_unproven(store.directory, current):
         return None
     where = f"generation {pointer.generation} of {store.directory}"
     if incoming.guard.guarded != current.guard.guarded:

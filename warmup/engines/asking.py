@@ -81,7 +81,13 @@ def find_here(resolved: Resolved, cache: CacheSection) -> Found:
     root = resolve_paths(cache).root
     parts = dict(resolved.identity)
     return engine_store.find(
-        root, parts["engine"], parts["engine_version"], resolved.identity, resolved.key_sha256, resolved.settings
+        root,
+        parts["engine"],
+        parts["engine_version"],
+        resolved.identity,
+        resolved.key_sha256,
+        resolved.settings,
+        for_proof=True,
     )
 
 

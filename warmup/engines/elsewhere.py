@@ -18,6 +18,7 @@ from ray_warmup.configs.errors import shown
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
+from ray_warmup.warmup.engines.engine_store import is_unproven
 from ray_warmup.warmup.engines.ray_connection import is_connected
 from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.remote_cache import RemoteCache
@@ -52,6 +53,9 @@ class Cluster(Protocol):
             The reason for a miss, or an empty text.
         """
 
+    def wants_offers(self) -> bool:
+        """Return True if there is a registry, which would be told of an unproven artifact."""
+
     def offer(self, manifest: Manifest) -> None:
         """Tell the registry of an artifact that this node's store holds and nobody has proven."""
 
@@ -83,12 +87,40 @@ def bring(root: Path, store: NodeStore, start: EngineStart) -> str:
     with shared_lock(lock, wait_s=wait_s + REACH_S + FETCH_S) as is_held:
         if is_held and _asked_last(lock) == start.name:
             return ""
-        if store.lookup(dict(start.identity)).hit:  # another engine of this node has brought it meanwhile
+        if _is_there(store, start.identity):  # another engine of this node has brought it meanwhile
             return ""
         reason = _ask(store, start.identity, wait_s)
         if is_held:
             lock.write_text(start.name, encoding="utf-8")
         return reason
+
+
+def is_offer_wanted() -> bool:
+    """Return True if this process is connected to a cluster with a registry."""
+    cluster = connected_cluster()
+    if cluster is None:
+        return False
+    try:
+        return within(REACH_S, cluster.wants_offers)
+    except Exception as error:  # as in `_from_cluster`
+        logger.info("ray-warmup: nothing will be offered: %s", error)
+        return False
+
+
+def offer(manifest: Manifest) -> None:
+    """Tell the cluster's registry of an unproven artifact of this node, where this process is connected to Ray."""
+    cluster = connected_cluster()
+    if cluster is None:
+        return
+    try:
+        within(REACH_S, lambda: cluster.offer(manifest))
+    except Exception as error:  # as in `_from_cluster`
+        logger.info("ray-warmup: the registry was not told of artifact %s: %s", manifest.digest[:12], error)
+
+
+def _is_there(store: NodeStore, identity: Parts) -> bool:
+    looked = store.lookup(dict(identity))
+    return looked.hit and looked.manifest is not None and not is_unproven(store.directory, looked.manifest)
 
 
 def seconds_to_wait() -> float:

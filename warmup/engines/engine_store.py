@@ -17,8 +17,9 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
+from ray_warmup.warmup.engines.admission import admitted_by
 from ray_warmup.warmup.engines.difference import differences, in_words
-from ray_warmup.warmup.engines.proof_record import refusal_of
+from ray_warmup.warmup.engines.proof_record import load_proof, refusal_of
 from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -26,6 +27,8 @@ from ray_warmup.warmup.store.node_store import NodeStore
 RECORD_NAME = "record.json"
 """Name of the content that holds `RecordedFacts`."""
 RECORD_LIMIT = 4 << 20
+OFFERED = "offered"
+"""Strategy of an artifact that a serving engine has left, and no start of ours has recorded."""
 ARCHIVED_AS = "engine"
 """Word in an archive's header where a table's has its architecture."""
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
@@ -80,10 +83,21 @@ def find(
     parts: tuple[tuple[str, str], ...],
     sha256: str,
     settings: Mapping[str, str] | None = None,
+    *,
+    for_proof: bool = False,
 ) -> Found:
     """Find an artifact with exactly these parts, or name the differences from the nearest one.
 
-    Never raises for the content of the disk. `settings` say what a section of other digest differs in.
+    Never raises for the content of the disk.
+
+    Args:
+        root: this node's cache root.
+        engine: its name.
+        version: of the engine.
+        parts: of the identity.
+        sha256: of the parts.
+        settings: what a section of other digest differs in.
+        for_proof: also return an artifact that a serving engine has left and nobody has proven.
     """
     store = NodeStore(store_directory(root, engine, version, sha256))
     looked = store.lookup(dict(parts))
@@ -95,6 +109,8 @@ def find(
         refused = _refused_by_proof(store)
         if refused:
             return Found(None, f"the artifact is refused: {refused}")
+        if not for_proof and _is_current_unproven(store):
+            return Found(None, "an engine has left what it compiled here, and no proof start has used it yet")
         return Found(store, "")
     nearest = _nearest(root, engine, version, dict(parts), settings or {})
     return Found(None, nearest or f"nothing was recorded for {engine} {version} on this node")
@@ -107,6 +123,22 @@ def _refused_by_proof(store: NodeStore) -> str:
     except (FileNotFoundError, WarmupError):
         return ""  # pruned meanwhile
     return refusal_of(store.directory, manifest.digest)
+
+
+def _is_current_unproven(store: NodeStore) -> bool:
+    try:
+        return is_unproven(store.directory, store.current()[1])
+    except (FileNotFoundError, WarmupError):
+        return True  # pruned meanwhile
+
+
+def is_unproven(store: Path, manifest: Manifest) -> bool:
+    """Return True if a serving engine has left an artifact, and neither a proof nor an operator admitted it here."""
+    if manifest.strategy != OFFERED:
+        return False
+    proof = load_proof(store)
+    is_proven = proof is not None and proof.artifact == manifest.digest
+    return not is_proven and not admitted_by(store, manifest.digest)
 
 
 def engine_of(store: Path) -> tuple[str, str] | None:

@@ -18,6 +18,15 @@ def workspace() -> Path:
     return Path(base).expanduser() / BELOW
 
 
+def built_libraries_here() -> dict[str, Path]:
+    """Return the modules that were built in this environment's directory, by name."""
+    return _libraries(workspace())
+
+
 def built_libraries(base: Path) -> dict[str, Path]:
     """Return the modules below `FLASHINFER_WORKSPACE_BASE` by name."""
-    return {path.stem: path for path in (base / BELOW).glob("*/*/cached_ops/*/*.so")}
+    return _libraries(base / BELOW)
+
+
+def _libraries(directory: Path) -> dict[str, Path]:
+    return {path.stem: path for path in directory.glob("*/*/cached_ops/*/*.so")}

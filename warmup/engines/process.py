@@ -7,10 +7,12 @@ which says when a rank begins and places what only that engine has.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ray_warmup.configs import env
@@ -24,7 +26,9 @@ from ray_warmup.warmup.engines.contract import EngineContract
 from ray_warmup.warmup.engines.counting import CompileCounter
 from ray_warmup.warmup.engines.elsewhere import EngineStart
 from ray_warmup.warmup.engines.engine_store import Found
+from ray_warmup.warmup.engines.guarded import guarded
 from ray_warmup.warmup.engines.identity import Identity
+from ray_warmup.warmup.engines.offering import Offer
 from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.specialisations import (
     KERNELS,
@@ -34,6 +38,7 @@ from ray_warmup.warmup.engines.specialisations import (
     preload,
 )
 from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
+from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
@@ -75,6 +80,7 @@ class EngineProcess:
         # Where a launcher listens, the directories are its own and end with the start.
         self._register = None if self._told is not None else placed.register(self.root)
         self._holding: Holding | None = None
+        self._offer: Offer | None = None
         self._generation: int | None = None
         self._store: NodeStore | None = None
         self._start: RankStart | None = None
@@ -192,6 +198,7 @@ class EngineProcess:
         self._is_warm = True
         self._say("warm")
         self._tell()
+        self._hand_in()
 
     def _heard(self) -> None:
         """Report each compilation after the warmup at once, since an engine may be killed at any time."""
@@ -208,13 +215,23 @@ class EngineProcess:
             found = self._found_here(start, version)
             if found.store is None and self._told is None:  # a launcher's start uses what its node holds
                 found = self._brought(start, version, found)
+                if found.store is None:
+                    self._begin_offer(start)
             self._store, self._lookup = found.store, found.reason or "hit"
         if self._store is None:  # an engine's processes show warnings of other libraries, and nothing below
             logger.warning("ray-warmup: this start compiles for itself: %s", self._lookup)
 
     def _found_here(self, start: RankStart, version: str) -> Found:
         identity = start.identity
-        return engine_store.find(self.root, self.engine, version, identity.parts, identity.sha256, start.settings)
+        return engine_store.find(
+            self.root,
+            self.engine,
+            version,
+            identity.parts,
+            identity.sha256,
+            start.settings,
+            for_proof=self._told is not None,
+        )
 
     def _brought(self, start: RankStart, version: str, missed: Found) -> Found:
         """Look beyond this node, then look again."""
@@ -230,6 +247,33 @@ class EngineProcess:
         if not reason:
             return missed
         return Found(None, f"{missed.reason}; {reason}")
+
+    def _begin_offer(self, start: RankStart) -> None:
+        """Note what the caches hold now, so that what this engine compiles can be offered when it is warm."""
+        is_one_of_many = start.world_size > 1 and not start.engine_name
+        if is_one_of_many or cannot_sign() or not elsewhere.is_offer_wanted():
+            return
+        name = start.engine_name or str(self.pid)
+        self._offer = Offer(
+            root=self.root,
+            engine_name=name,
+            world_size=start.world_size,
+            rank=start.rank,
+            identity=start.identity,
+            settings=start.settings,
+            compile_factors=start.compile_factors,
+            triton_cache=start.triton_cache,
+        )
+        self._offer.begin()
+        for kind, directory in start.directories.items():
+            self._offer.watch(kind, directory)
+
+    def _hand_in(self) -> None:
+        """Offer what this engine compiled, beside its serving."""
+        offered, self._offer = self._offer, None
+        if offered is not None:
+            work = partial(guarded, "offering what was compiled", offered.hand_in, may_require=False)
+            threading.Thread(target=work, name="ray-warmup offer", daemon=True).start()
 
     def _place_early(self, start: RankStart) -> None:
         if self._store is None:

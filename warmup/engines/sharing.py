@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.disk import trust
-from ray_warmup.warmup.engines.engine_store import engine_of
+from ray_warmup.warmup.engines.engine_store import engine_of, is_unproven
 from ray_warmup.warmup.engines.proof_record import refusal_of
 from ray_warmup.warmup.signing import policy as signing
 
@@ -15,7 +15,8 @@ def may_leave(store: Path, manifest: Manifest) -> bool:
     """Return True if other nodes may get a store's artifact.
 
     A table must be guarded. What an engine compiled has no guard: its store must be one that code is loaded from, and
-    no proof on this node may have refused it. Where signatures are required, both must have one.
+    no proof on this node may have refused it. What a serving engine has left needs a proof here first. Where signatures
+    are required, all need one.
 
     Raises ConfigError for a wrong key of this process.
     """
@@ -23,6 +24,8 @@ def may_leave(store: Path, manifest: Manifest) -> bool:
         return False
     if engine_of(store) is None:
         return manifest.guard.guarded
+    if is_unproven(store, manifest):
+        return False
     return not trust.code_refusal(store) and not refusal_of(store, manifest.digest)
 
 

@@ -320,11 +320,10 @@ class WarmupMachine:
 
     def _end(self, now: float) -> Commands:
         """Every rank is ready: so is the run, when the disks hold what they should."""
-        problem = on_disk.refusal(self.run)
-        if problem is None:
+        self.run.error = on_disk.refusal(self.run)
+        if self.run.error is None:
             self._enter(Phase.READY, now)
         else:
-            self.run.error = problem
             self._enter(Phase.FAILED, now)
         return []
 

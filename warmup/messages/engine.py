@@ -30,6 +30,8 @@ class EngineContent:
     """Entries of the artifact, by kind."""
     engine_s: Duration
     """Seconds in which the recorded start made its engine, with empty caches."""
+    is_offered: bool = False
+    """A serving engine has left it: it goes to no other node before a proof."""
 
 
 @message

@@ -37,7 +37,7 @@ class DriverVersions:
         self._of_node: dict[str, str] = {}
 
     def seen(self, node_id: str, driver: str) -> None:
-        """Take note of a node's driver; an empty text of a node without a GPU changes nothing."""
+        """Take note of a node's driver. An empty text, of a node without a GPU, changes nothing."""
         if driver:
             self._of_node[node_id] = driver
 

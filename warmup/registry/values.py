@@ -32,6 +32,8 @@ class ArtifactFacts:
     """Size of its archive; 0 while nobody has packed it."""
     engine: str = ""
     """Name and version of the engine that compiled it; empty for a table."""
+    is_proven: bool = True
+    """False for what a serving engine has left: it is handed out only after a proof."""
 
     @property
     def age_order(self) -> tuple[int, float, str]:
@@ -85,3 +87,5 @@ class KeyStatus:
     progress: str
     engine: str = ""
     """Name and version of the engine that compiled it; empty for a table."""
+    unproven: tuple[str, ...] = ()
+    """Ids of nodes on which a serving engine has left an artifact that nobody has proven."""

@@ -70,6 +70,9 @@ def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
         return None
     if group.content is None:
         return _recording(run, group)
+    first = _first_proof(run, group, group.content)
+    if first is not None:
+        return Need(EnginePhase.PROVING, (first,))
     lacking = [node for node in nodes if node not in group.nodes_with]
     if lacking:
         return _shipping(run, group, group.content, lacking)
@@ -119,6 +122,22 @@ def _able_packer(run: EngineRun, group: EngineClass) -> int | None:
     for node in sorted(group.nodes_with):
         if node in speakers and not run.ranks[speakers[node]].is_starting:
             return speakers[node]
+    return None
+
+
+def _first_proof(run: EngineRun, group: EngineClass, content: EngineContent) -> Owed | None:
+    """Return the proof start that what a serving engine has left needs before other nodes get it, or None.
+
+    On a node that holds it, in an empty home, whatever `engine.proof` says.
+    """
+    if not content.is_offered or group.proofs:
+        return None
+    for replica in run.starts_of(group):
+        if _is_proven(run, content, replica):
+            return None
+    for replica in run.starts_of(group):
+        if set(run.nodes_of(replica)) <= group.nodes_with:
+            return Owed(replica[0], ProveEngine(run.bundles_of(replica), content.artifact, content.key_sha256))
     return None
 
 

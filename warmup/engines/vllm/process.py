@@ -79,6 +79,9 @@ class VllmProcess(EngineProcess):
             is_index_free = env.read("TORCH_COMPILE_ON_ONE_RANK") == "1"
             index = ANY_DEVICE if is_index_free else self._device_index
             self._modules.append(CompiledModule(tag, path, target.parent.name, index))
+            if self._offer is not None:
+                self._offer.watch("torch_compile", target.parent, f"{tag}/{device_name(index)}/{target.parent.name}/")
+                self._offer.watch("inductor", inductor, f"{tag}/inductor_cache/")
             if self._store is not None:
                 artifact = self._store.read_artifact(AT_FIRST_FORWARD, self._generation)
                 with placing(self._register, self._store.directory) as round_:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -156,3 +157,17 @@ def test_only_a_living_holder_is_believed() -> None:
     assert book.is_held("k", token, 5.0)
     assert not book.is_held("k", "another-token", 5.0)
     assert not book.is_held("k", token, 11.0)
+
+
+def test_what_nobody_has_proven_is_never_the_newest() -> None:
+    """It is known with its node, and handed out once that node tells of its proof."""
+    known, left = KnownArtifacts(), replace(facts("b", 0, 9.0), is_proven=False)
+    assert not known.learn(left, "n1")
+    assert (known.newest("k"), known.unproven_on("k"), tuple(known.keys())) == (None, ("n1",), ("k",))
+    assert known.learn(facts("a", 0, 1.0), "n2")
+    assert known.newest("k") == facts("a", 0, 1.0)
+    assert known.learn(facts("b", 0, 9.0), "n1")
+    assert (known.newest("k"), known.unproven_on("k")) == (facts("b", 0, 9.0), ())
+    known.learn(left, "n3")
+    known.forget_node("n3")
+    assert known.unproven_on("k") == ()

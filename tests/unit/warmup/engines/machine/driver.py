@@ -16,13 +16,13 @@ from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.values import BlobRow, Header
 from ray_warmup.warmup.ranks import RankInfo
 
-OLD, NEW = "found", "recorded"
+OLD, NEW, OFFERED = "found", "recorded", "offered"
 
 
 def content(artifact: str) -> engine.EngineContent:
     """An artifact with one kind, compiled once by the recorded start."""
     row = engine.KindCount("torch_compile", 1)
-    return engine.EngineContent("key", artifact, (row,), (row,), 100.0)
+    return engine.EngineContent("key", artifact, (row,), (row,), 100.0, artifact == OFFERED)
 
 
 def config(num_nodes: int, per_node: int, tensor: int, **sections: Any) -> EngineRunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
-from tests.unit.warmup.engines.machine.driver import OLD, Driver, Node
+from tests.unit.warmup.engines.machine.driver import OFFERED, OLD, Driver, Node
 
 FIRST, SECOND = "00" * 28, "01" * 28
 
@@ -126,3 +126,23 @@ def test_a_node_that_can_sign_records() -> None:
 
     held = Driver(nodes={FIRST: Node(cannot_sign=missing), SECOND: Node(holds=OLD, cannot_sign=missing)})
     assert held.to_end().ready
+
+
+@pytest.mark.parametrize("proof", ["node", "off"])
+def test_what_an_engine_left_is_proven_before_it_travels(proof: str) -> None:
+    """The first proof start is on the node that holds it; only then the other node gets it."""
+    driver = Driver(nodes={SECOND: Node(holds=OFFERED)}, sections={"engine": {"proof": proof}})
+    assert driver.to_end().ready
+    travels = ["prove_engine 1", "pack_engine 1", "adopt 1", "install_engine 0"]
+    later = ["prove_engine 0"] if proof == "node" else []
+    assert driver.log[2:] == travels + later
+
+
+def test_what_an_engine_left_and_does_not_hold_is_recorded_anew() -> None:
+    """A problem of the first proof: nothing of it reaches another node."""
+    driver = Driver(nodes={SECOND: Node(holds=OFFERED)})
+    driver.problems[SECOND] = "deep_gemm: 1 compiled: kernel"
+    driver.until(EnginePhase.RECORDING)
+    driver.problems.clear()
+    assert driver.to_end().ready
+    assert driver.log[2:4] == ["prove_engine 1", "record_engine 0"]
