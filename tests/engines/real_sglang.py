@@ -48,6 +48,19 @@ class Ranks:
         into[:] = [own if rank == self.rank else digest(file, env) for rank, file in enumerate(self.files)]
 
 
+class ModuleOfNames:
+    """Names that were taken, as attributes of their module."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        object.__setattr__(self, "_names", names)
+
+    def __getattr__(self, name: str) -> Any:
+        return self._names[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._names[name] = value
+
+
 class Stream:
     """Waits for nothing."""
 

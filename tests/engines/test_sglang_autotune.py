@@ -5,8 +5,12 @@ Fetch the wheel first: `python -m tests.engines.fetch sglang==0.5.23`.
 
 from __future__ import annotations
 
+import json
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +21,19 @@ from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.device.autotuner_seams import look_up, metadata
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
-from ray_warmup.warmup.engines.tuning.outcome import joined_table
+from ray_warmup.warmup.engines.identity import Identity
+from ray_warmup.warmup.engines.process import RankStart
+from ray_warmup.warmup.engines.sglang import hooks
+from ray_warmup.warmup.engines.sglang.process import SglangProcess
+from ray_warmup.warmup.engines.tuning.options import TuningOptions
+from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, joined_table, outcome_of
+from ray_warmup.warmup.engines.tuning.session import TuningSession
+from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.cpu_gemm_op import OP, cpu_gemm
 from ray_warmup.warmup.workloads.live_request import PROCESS
 from tests.engines.fetch import wheel_of
-from tests.engines.real_sglang import Ranks, model_runner, taken
+from tests.engines.real_sglang import ModuleOfNames, Ranks, model_runner, taken
+from tests.engines.test_vllm_autotune import artifact_of
 from tests.engines.wheel_source import WheelSource
 
 TOKENS = 8
@@ -117,3 +129,85 @@ def test_one_table_for_all_ranks_is_kept_and_nothing_is_timed(
             digests = {names["_autotune_cache_digest"](file, metadata()) for file in files}
             assert len(digests) == 1
     assert set(parse_table(files[0].read_bytes()).entries) == set(joined.entries)
+
+
+def recorded(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TunedRequests:
+    """A start that is recorded: SGLang's own context around one forward, then our tuning."""
+    told = tmp_path / "told"
+    told.mkdir()
+    monkeypatch.setenv("RAY_WARMUP_RECORD", str(told))
+    with TuningSession(1, TuningOptions(), tmp_path / "root") as session:
+        monkeypatch.setenv("RAY_WARMUP_TUNE", session.variables(told)["RAY_WARMUP_TUNE"])
+        process = SglangProcess()
+        process._start = RankStart(0, 1, Identity(()), {}, {}, tmp_path)
+        monkeypatch.setattr(hooks, "_process", process)
+        with module.flashinfer_autotune_context(model_runner(), run_lm_head=False):
+            forward(0)
+        process.tune_once()
+        process.tune_once()
+        assert session.error == ""
+        session.conductor.tick(time.monotonic())
+        return outcome_of(session.conductor)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_sglang_asks_for_is_tuned_placed_and_hit(
+    wheel: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """Recorded keys are hits, and SGLang times nothing; a table that it has made for itself is left alone."""
+    file = tmp_path / "home" / "rank_tp0_pp0_dp0.json"
+    file.parent.mkdir()
+    environ = SimpleNamespace(envs=SimpleNamespace(SGLANG_FLASHINFER_AUTOTUNE_CACHE=SimpleNamespace(get=lambda: True)))
+    monkeypatch.setitem(sys.modules, "sglang.srt.environ", environ)
+    ranks = Ranks([file])
+    with taken(wheel, ranks, metadata()) as names:
+        module = ModuleOfNames(names)
+        hooks._wrap_autotune(module)  # type: ignore[arg-type]
+        tuned = recorded(module, tmp_path, monkeypatch)
+        file.unlink()
+        PROCESS.clear()
+        AutoTuner.get().clear_cache()
+        if own:
+            file.write_text(json.dumps({"_metadata": metadata()}))
+        entries = prove_by(module, tuned, tmp_path, monkeypatch)
+
+    process = hooks._process
+    process.table.close()
+    if own:
+        assert process._placed["autotune_configs"] == 0
+        assert process.table.proof() is None
+        return
+    assert process._placed["autotune_configs"] == entries
+    proof = process.table.proof()
+    assert (proof.hits, proof.own_misses, proof.unasked) == (entries, (), ())
+    assert proof.own_hits >= 2
+
+
+def prove_by(module: Any, tuned: TunedRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A start in another process that must prove itself. Returns the entries of the table."""
+    for name in ("RAY_WARMUP_RECORD", "RAY_WARMUP_TUNE"):
+        monkeypatch.delenv(name)
+    (tmp_path / "proof").mkdir()
+    monkeypatch.setenv("RAY_WARMUP_PROOF", str(tmp_path / "proof"))
+    store = NodeStore(tmp_path / "store")
+    artifact = artifact_of(tuned)
+    store.publish(artifact)
+    process = SglangProcess()
+    process._store = store
+    monkeypatch.setattr(hooks, "_process", process)
+    assert artifact.table is not None
+    timed: list[object] = []
+    measure = AutoTuner._profile_single_kernel
+
+    def count(*args: Any, **named: Any) -> Any:
+        timed.append(args)
+        return measure(*args, **named)
+
+    monkeypatch.setattr(AutoTuner, "_profile_single_kernel", count)
+    with module.flashinfer_autotune_context(model_runner(), run_lm_head=False):
+        forward(0)
+    # Where SGLang has a table of its own, it tunes what that lacks, as without us.
+    assert bool(timed) is (process._placed["autotune_configs"] == 0)
+    process.follow_once()
+    forward(0)
+    return len(parse_table(bytes(artifact.table)).entries)

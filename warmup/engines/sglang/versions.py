@@ -1,4 +1,4 @@
-"""Lists what is used of SGLang and the releases in which it was read. Others are refused by name.
+"""Lists what the adapter uses of SGLang and the releases in which it was read. Others are refused by name.
 
 Every release here has the entry point group `sglang.srt.plugins`. `tests/engines/test_sglang_contract.py` reads them.
 """
@@ -23,6 +23,12 @@ SGLANG = EngineContract(
         "sglang/srt/plugins/__init__.py": {"load_plugins": ()},
         ENVIRON: {"redirect_third_party_caches": (), "third_party_cache_defaults": ()},
         "sglang/srt/entrypoints/engine.py": {"Engine.__init__": ("self",), "Engine.shutdown": ("self",)},
+        "sglang/srt/server_args.py": {
+            "ServerArgs.add_cli_args": ("parser",),
+            "ServerArgs.from_cli_args": ("cls", "args"),
+            "ServerArgs.resolve_once": ("self",),
+            "ServerArgs.resolved_dict": ("self",),
+        },
         "sglang/srt/model_executor/runner/base_runner.py": {
             "BaseRunner._flashinfer_autotune": ("self",),
             "BaseRunner.warmup": ("self",),
@@ -40,11 +46,35 @@ SGLANG = EngineContract(
     },
     words={
         "sglang/srt/plugins/__init__.py": ('GENERAL_PLUGINS_GROUP = "sglang.srt.plugins"',),
-        "sglang/srt/managers/scheduler.py": ("    load_plugins()\n", "def run_scheduler_process("),
+        "sglang/srt/managers/scheduler.py": (
+            "    load_plugins()\n",
+            "def run_scheduler_process(",
+            '"max_req_input_len"',
+        ),
+        "sglang/srt/managers/tokenizer_manager.py": ("self.context_len = ",),
+        "sglang/srt/entrypoints/engine.py": (
+            '"server_args" in kwargs',
+            "self._scheduler_init_result = ",
+            "sampling_params: ",
+            "input_ids: ",
+        ),
+        "sglang/srt/configs/model_config.py": (
+            "def from_server_args(",
+            "self.hf_config",
+            "self.is_multimodal = ",
+            "self.is_generation = ",
+        ),
+        "sglang/srt/model_executor/runner/base_runner.py": ("    run_flashinfer_autotune_forward,\n",),
+        "sglang/srt/model_executor/runner/flashinfer_autotune.py": (
+            "    with flashinfer_autotune_context(",
+            '/ "autotune"',
+            "rank_tp{",
+        ),
         "sglang/__init__.py": ("redirect_third_party_caches",),
         ENVIRON: (
             "SGLANG_CACHE_DIR",
             "SGLANG_JIT_CACHE_DIR",
+            "SGLANG_FLASHINFER_AUTOTUNE_CACHE",
             "SGLANG_DG_CACHE_DIR",
             '"TRITON_CACHE_DIR"',
             '"TORCHINDUCTOR_CACHE_DIR"',
