@@ -100,7 +100,7 @@ class Run:
         self.out, self.requests = out, options.requests
         self.patience = 8.0 if options.rehearsal else 1.0
         self.until: float = time.monotonic() + 60 * options.minutes
-        self.work = Path(os.environ.get("SGLANG_TABLE_WORK", "/tmp/sglang_table"))
+        self.work = Path(os.environ.get("TABLE_WORK", "/tmp/sglang_table"))
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         out.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ class Run:
         given.write_text(json.dumps({**self.arguments, **further}))
         home.mkdir(parents=True, exist_ok=True)
         began = time.time()
-        environ = {**self.environ, **SGLANG_ADAPTER.home(home), **variables, "SGLANG_TABLE_BEGAN": str(began)}
+        environ = {**self.environ, **SGLANG_ADAPTER.home(home), **variables, "TABLE_BEGAN": str(began)}
         command = [sys.executable, "-m", "tests.gpu.sglang_table.serve", str(result), str(given), str(self.requests)]
         with (folder / "log").open("w") as log:
             child = subprocess.Popen(

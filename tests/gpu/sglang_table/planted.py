@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 GROUP = "sglang.srt.plugins"
-GATE = "SGLANG_TABLE_GATE"
-"""Variable that names the file for which a start waits after its dummy forward."""
+GATE = "TABLE_GATE"
+"""Variable that names the file for which a start waits after its dummy forward. One of SGLang's prefix would bind."""
 GATE_LIMIT_S = 560.0
 
 

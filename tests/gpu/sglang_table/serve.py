@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BEGAN = float(os.environ.get("SGLANG_TABLE_BEGAN", time.time()))
+BEGAN = float(os.environ.get("TABLE_BEGAN", time.time()))
 ROUNDS = 2
 NEW_TOKENS = 48
 LONGEST = 1500
