@@ -33,8 +33,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("installed")
     venv.create(directory, with_pip=False, symlinks=True)
     site = next((directory / "lib").glob("python*/site-packages"))
-    libraries = [path for path in map(Path, sys.path) if path.name == "site-packages"]
-    (site / "libraries.pth").write_text("\n".join(map(str, libraries)) + "\n")
+    (site / "libraries.pth").write_text("\n".join(libraries()) + "\n")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     script = directory / "bin" / "ray-warmup"
@@ -76,7 +75,7 @@ def test_the_wheel_holds_one_package(wheel: Path) -> None:
 
 @pytest.mark.long
 def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    """Without the repository: the same files with the same bytes, and the licence in the archive."""
+    """The same files with the same bytes, and its licence; pip installs that wheel into an empty environment."""
     archive = build_sdist(tmp_path)
     wheel_of(archive, tmp_path)
     again = next(tmp_path.glob("ray_warmup-*.whl"))
@@ -84,6 +83,18 @@ def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -
     assert contents(again) == contents(wheel)
     with tarfile.open(archive) as members:
         assert f"ray_warmup-{VERSION}/LICENSE" in members.getnames()
+    clean = tmp_path / "clean"
+    venv.create(clean, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(clean / "bin/python"), "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, str(again)], check=True, cwd=tmp_path)
+    (next((clean / "lib").glob("python*/site-packages")) / "libraries.pth").write_text("\n".join(libraries()) + "\n")
+    done = run(clean / "bin", tmp_path, "ray-warmup", "--version")
+    assert (done.returncode, done.stdout.strip()) == (0, VERSION), done.stderr
+
+
+def libraries() -> list[str]:
+    """Directories of the libraries of this environment."""
+    return [path for path in sys.path if Path(path).name == "site-packages"]
 
 
 def contents(wheel: Path) -> dict[str, str]:
