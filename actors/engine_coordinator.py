@@ -98,7 +98,7 @@ class EngineCoordinator:
         self._phase = EnginePhase.PLACING
         self._warned = 0
         self._metrics = LiveMetrics()
-        self._leases = EngineLeases(lambda: str(self._phase))
+        self._leases = EngineLeases(self._config.cache, lambda: str(self._phase))
         self._unshared: list[str] = []
         """Why an artifact is not in the remote store."""
         self._stop: str | None = None

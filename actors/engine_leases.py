@@ -14,6 +14,7 @@ import ray
 
 from ray_warmup.actors.registry import BEAT_S
 from ray_warmup.actors.registry_client import found_registry
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import Asker, Lead
 
 logger = logging.getLogger(__name__)
@@ -25,8 +26,9 @@ class EngineLeases:
     Without a registry nothing is leased. One that is started later hears the next sign of life.
     """
 
-    def __init__(self, progress: Callable[[], str]) -> None:
-        """Hold nothing yet. `progress` says what the run is at."""
+    def __init__(self, cache: CacheSection, progress: Callable[[], str]) -> None:
+        """Hold nothing yet. `cache` names the registry's namespace, `progress` says what the run is at."""
+        self._cache = cache
         self._progress = progress
         self._holder = Asker(ray.get_runtime_context().get_node_id(), os.getpid(), socket.gethostname())
         self._tokens: dict[str, str] = {}
@@ -44,7 +46,7 @@ class EngineLeases:
         if self._beating is None:
             return
         self._beating.cancel()
-        actor = await asyncio.to_thread(found_registry)
+        actor = await asyncio.to_thread(found_registry, self._cache)
         if actor is None:
             return
         # First, because whoever waits starts cold once nobody makes the artifact.
@@ -55,7 +57,7 @@ class EngineLeases:
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(ray.exceptions.RayError):
-                actor = await asyncio.to_thread(found_registry)
+                actor = await asyncio.to_thread(found_registry, self._cache)
                 if actor is not None:
                     await self._tell(actor)
             await asyncio.sleep(BEAT_S)

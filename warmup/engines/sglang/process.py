@@ -6,12 +6,14 @@ Imports SGLang inside functions.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ray_warmup.warmup.engines.process import EngineProcess, RankStart
+from ray_warmup.warmup.engines.ray_connection import is_connected
 from ray_warmup.warmup.engines.sglang.autotune import place_table
 from ray_warmup.warmup.engines.sglang.identity import identify, settings_of
 from ray_warmup.warmup.engines.sglang.places import places
@@ -37,6 +39,7 @@ class SglangProcess(EngineProcess):
                 world_size=int(values["tp_size"]),
                 identity=identify(values, hf_config),
                 settings=settings_of(values, hf_config),
+                engine_name=_engine_name(),
                 directories=looked.of_kind(),
                 triton_cache=looked.triton_cache,
             )
@@ -82,3 +85,13 @@ def tensor_parallel_rank(model_runner: Any) -> int:
     from sglang.srt.runtime_context import get_parallel
 
     return int(get_parallel().tp_rank)
+
+
+def _engine_name() -> str:
+    """Return what all ranks of one engine on a node share: SGLang's server is the parent of their processes.
+
+    Empty in an actor of Ray's, whose parent has the actors of other engines, too.
+    """
+    if is_connected():
+        return ""
+    return str(os.getppid())
