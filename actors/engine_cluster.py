@@ -22,6 +22,8 @@ from ray_warmup.warmup.store.node_store import NodeStore
 logger = logging.getLogger("ray_warmup")
 
 POLL_S = 5.0
+ATTEMPTS = 3
+"""How often an artifact is asked for that is replaced meanwhile."""
 NO_REGISTRY = "no registry runs in this cluster"
 
 
@@ -39,14 +41,19 @@ class ConnectedCluster:
         if actor is None:
             return NO_REGISTRY
         try:
-            answer = self._answer(actor, key_digest(identity), wait_s)
-            if isinstance(answer, Known):
-                return self._install(actor, store, identity)
+            for _ in range(ATTEMPTS):
+                answer = self._answer(actor, key_digest(identity), wait_s)
+                if not isinstance(answer, Known):
+                    break
+                if self._is_installed(actor, store, identity):
+                    return ""
         except (ray.exceptions.RayError, WarmupError) as error:
             return f"the registry cannot be used: {error}"
         if isinstance(answer, Wait):
             return f"{answer.holder} makes the artifact since {answer.for_s:.0f} s; RAY_WARMUP_WAIT waits for it"
-        return "the registry knows no artifact of it"
+        if answer is None:
+            return "the registry knows no artifact of it"
+        return "no node has the artifact any more"
 
     def wants_offers(self) -> bool:
         """Return True if a registry runs."""
@@ -74,13 +81,14 @@ class ConnectedCluster:
                 is_said = True
             ray.get(actor.wait.remote(key, min(left, POLL_S)), timeout=POLL_S + REACH_S)
 
-    def _install(self, actor: Any, store: NodeStore, identity: Parts) -> str:
+    def _is_installed(self, actor: Any, store: NodeStore, identity: Parts) -> bool:
+        """Publish the registry's artifact. False: it was pruned or replaced since it was looked for."""
         refs = ray.get(actor.bytes_of.remote(key_digest(identity)), timeout=FETCH_S)
         if not refs:
-            return "no node has the artifact any more"
+            return False
         _, artifact = unpack(memoryview(ray.get(refs[0], timeout=FETCH_S)))
         # Checked against this engine's own identity, since the registry only passes bytes on.
         artifact = verify(artifact.manifest, artifact.blobs, expected_key=dict(identity))
         store.publish(artifact, is_checked=True)
         actor.installed.remote(facts_of(artifact.manifest), ray.get_runtime_context().get_node_id())
-        return ""
+        return True

@@ -31,10 +31,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check versions, caches, engines, GPUs, keys and the remote store. Each problem comes with its remedy."""
-    from ray_warmup.configs import load_config
+    from ray_warmup.configs.loader import load_request
     from ray_warmup.configs.schema import CacheSection
 
-    section = CacheSection() if config is None else load_config(config).cache
+    section = CacheSection() if config is None else load_request(config).cache
     found = _of_cluster(section, address, timeout) if cluster else _here(section)
     is_well = not any(row.level == "error" for rows in found.values() for row in rows)
     if as_json:

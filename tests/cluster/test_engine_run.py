@@ -299,6 +299,7 @@ def test_what_a_proof_refused_leaves_no_node(engine_nodes: list[Node]) -> None:
     assert sync(request.cache, 60.0).keys == ()
 
 
+@pytest.mark.long
 def test_the_remote_store_keeps_what_an_engine_compiled(engine_nodes: list[Node], tmp_path: Path) -> None:
     """A run leaves it there whole; on nodes that have lost everything the next run fetches it and records nothing."""
     request = plant("engine-remote", engine_nodes[0])
@@ -322,6 +323,7 @@ def test_the_remote_store_keeps_what_an_engine_compiled(engine_nodes: list[Node]
     assert {row.artifact for row in standings.values()} == {manifest.stem.rpartition("-")[2]}
 
 
+@pytest.mark.long
 def test_an_engine_takes_from_the_registry_what_its_node_lacks(engine_nodes: list[Node]) -> None:
     """Its process is connected to Ray: the plugin asks by itself, and the registry knows the node afterwards."""
     warm, cold = engine_nodes
