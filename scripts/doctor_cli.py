@@ -80,4 +80,6 @@ def _show(found: Mapping[str, Sequence[Finding]], quiet: bool) -> None:
             console.print(line, highlight=False, soft_wrap=True)
             if row.remedy:
                 console.print(Text(plain(f"         {row.remedy}")), highlight=False, soft_wrap=True)
-    console.print(f"{counts['error']} errors, {counts['warning']} warnings, {counts['ok']} ok", highlight=False)
+    errors = "1 error" if counts["error"] == 1 else f"{counts['error']} errors"
+    warnings = "1 warning" if counts["warning"] == 1 else f"{counts['warning']} warnings"
+    console.print(f"{errors}, {warnings}, {counts['ok']} ok", highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.doctor import disks, gpus, packages, sharing
+from ray_warmup.warmup.doctor import artifacts, disks, gpus, packages, sharing
 from ray_warmup.warmup.doctor.finding import Finding
 
 
@@ -11,8 +11,10 @@ def check_node(section: CacheSection) -> tuple[Finding, ...]:
     """Check this node. Starts nothing and changes nothing."""
     return (
         *packages.own_copy(),
+        *packages.requirements(),
         *packages.libraries(),
         *packages.engines(),
+        *artifacts.of_engines(section),
         *gpus.gpus(),
         *disks.caches(section),
         *disks.compilers(section),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.cache_admin import store_inspection
 from ray_warmup.warmup.caches.environment import decide
 from ray_warmup.warmup.disk import trust
+from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.writable import why_not_writable
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
 from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
@@ -20,6 +22,8 @@ from ray_warmup.warmup.store.node_paths import NodePaths, resolve_paths
 FEW_BYTES = 2 << 30
 """Less free space than one artifact of a large engine with its home may take."""
 SHM_BYTES = 256 << 20
+CLOCKS_S = 5.0
+"""A disk whose clock is further off makes leases look older or newer than they are."""
 
 
 def caches(section: CacheSection) -> Iterator[Finding]:
@@ -32,6 +36,7 @@ def caches(section: CacheSection) -> Iterator[Finding]:
     root = paths.override or paths.root
     yield from _directory("cache root", root)
     yield from _room(root)
+    yield from _clock(root)
     yield from _stores(paths)
     yield from _shared_memory()
 
@@ -61,6 +66,17 @@ def _room(path: Path) -> Iterator[Finding]:
         yield warning("cache", text, "free some space, or run `ray-warmup cache prune --yes`")
     else:
         yield ok("cache", text)
+
+
+def _clock(path: Path) -> Iterator[Finding]:
+    """Compare the clock of a disk, by which leases age, with this machine's."""
+    place = _nearest(path)
+    off = now_in(place) - time.time()
+    if abs(off) > CLOCKS_S:
+        text = f"the disk of {place} is {abs(off):.0f} s {'ahead of' if off > 0 else 'behind'} this machine's clock"
+        yield warning("clocks", text, "let NTP set this machine's clock and the file server's")
+    else:
+        yield ok("clocks", f"the disk of {place} has this machine's time")
 
 
 def _stores(paths: NodePaths) -> Iterator[Finding]:
@@ -96,7 +112,15 @@ def compilers(section: CacheSection) -> Iterator[Finding]:
         process = decide(env.snapshot(), Path(env.read("HOME") or os.sep), workspace, None)
     except ConfigError:
         return  # told already
-    for name, path in (("TRITON_CACHE_DIR", process.triton_cache), ("CUDA_CACHE_PATH", process.compute_cache)):
+    places = (
+        ("FLASHINFER_WORKSPACE_BASE", process.flashinfer_base),
+        ("TRITON_CACHE_DIR", process.triton_cache),
+        ("CUDA_CACHE_PATH", process.compute_cache),
+    )
+    for name, path in places:
+        refusal = trust.code_refusal(_nearest(path))
+        if refusal is not None:
+            yield error("cache", f"{name}: {refusal}", f"set {name} to a directory that only this user can write")
         why = why_not_writable(path)
         if why is not None:
             yield warning(

@@ -58,6 +58,33 @@ def _other_copies() -> Iterator[Finding]:
         return
 
 
+def requirements() -> Iterator[Finding]:
+    """Compare the packages that this project asks for with those that are installed, Ray among them."""
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        yield ok("packages", "versions are not compared: `packaging` is not installed here")
+        return
+    try:
+        asked = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return  # told already
+    wrong = []
+    for line in asked:
+        requirement = Requirement(line)
+        if requirement.marker is not None:  # of an extra
+            continue
+        version = version_of(requirement.name)
+        # An engine's own environment has the core only.
+        if version != UNKNOWN and not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} (wanted {requirement.specifier})")
+    if wrong:
+        text = f"outside the range that was tried: {', '.join(wrong)}"
+        yield error("packages", text, f"pip install '{DISTRIBUTION}=={VERSION}' puts the wanted versions in place")
+    else:
+        yield ok("packages", f"Ray {version_of('ray')} and what else is asked for are in range")
+
+
 def libraries() -> Iterator[Finding]:
     """Check torch, FlashInfer and Triton, and that FlashInfer's release is one that is known."""
     found = {name: version_of(name) for name in TUNING_LIBRARIES}

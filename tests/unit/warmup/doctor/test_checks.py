@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.doctor import disks, packages, sharing
+from ray_warmup.warmup.doctor import artifacts, disks, packages, sharing
 from ray_warmup.warmup.doctor.all_checks import check_node
 from ray_warmup.warmup.doctor.finding import Finding, warning
 from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.standing import EngineStanding
 from ray_warmup.warmup.families import known
 from ray_warmup.warmup.signing.keys import new_key, write_pair
 from ray_warmup.warmup.signing.policy import believe
@@ -63,6 +65,37 @@ def test_an_unknown_flashinfer_is_refused_by_name(monkeypatch: pytest.MonkeyPatc
     assert "0.1.0" in texts(tuple(packages.libraries()), "error")
     monkeypatch.setattr(packages, "version_of", lambda name: known.known_versions()[-1])
     assert texts(tuple(packages.libraries()), "error") == ""
+
+
+def test_a_package_out_of_range_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another Ray than was tried; packages that an engine's environment lacks are no problem."""
+    assert "in range" in texts(tuple(packages.requirements()), "ok")
+    monkeypatch.setattr(packages, "version_of", lambda name: {"ray": "1.0.0"}.get(name, packages.UNKNOWN))
+    assert "ray 1.0.0 (wanted" in texts(tuple(packages.requirements()), "error")
+
+
+def test_a_disk_with_another_clock_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server's clock ages leases, so it must agree."""
+    assert "has this machine's time" in texts(tuple(disks.caches(CacheSection())), "ok")
+    monkeypatch.setattr(disks, "now_in", lambda place: time.time() + 600)
+    assert "s ahead of this machine's clock" in texts(tuple(disks.caches(CacheSection())), "warning")
+
+
+def test_a_cache_that_others_can_write_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels in it would be code of whoever wrote them; a rank refuses it, so the doctor says so before."""
+    (tmp_path / "triton").mkdir()
+    assert texts(tuple(disks.compilers(CacheSection())), "error") == ""
+    (tmp_path / "triton").chmod(0o777)
+    assert "TRITON_CACHE_DIR" in texts(tuple(disks.compilers(CacheSection())), "error")
+
+
+@pytest.mark.parametrize(("state", "level"), [("ready", "ok"), ("unproven", "warning"), ("failed", "warning")])
+def test_artifacts_of_engines_are_checked(state: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one by name, with what to do where an engine would not start on it."""
+    standing = EngineStanding(state, "as it stands", "/cache/engine_caches/vllm/0.33.0/k", "vllm 0.33.0")
+    monkeypatch.setattr(artifacts, "all_standings", lambda section: [standing])
+    (found,) = artifacts.of_engines(CacheSection())
+    assert (found.level, "vllm 0.33.0 in /cache" in found.text) == (level, True)
 
 
 def of_vllm(version: str) -> Callable[[EngineAdapter], str]:
