@@ -24,7 +24,7 @@ from ray_warmup.actors.registry_calls import RegistryCalls
 from ray_warmup.actors.stored_artifacts import archive_of, facts_of
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.schema import WarmupConfig
-from ray_warmup.warmup.artifact.archive import unpack
+from ray_warmup.warmup.artifact.archive import unpack_known
 from ray_warmup.warmup.artifact.artifact import Artifact, verify
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
@@ -135,7 +135,7 @@ class _Joiner:
                     self._on_note(f"{len(answer.finished)} tasks of an earlier process are taken over")
                 return Elsewhere(finished=answer.finished)
             if isinstance(answer, Known):
-                artifact = self._stored(process, answer.facts.digest) or self._fetch(process)
+                artifact = self._stored(process, answer.facts.digest) or self._fetch(process, answer.facts.digest)
                 if artifact is not None:
                     return Elsewhere(artifact)
                 continue
@@ -155,18 +155,19 @@ class _Joiner:
                 return artifact
         return None
 
-    def _fetch(self, process: RankProcess) -> Artifact | None:
+    def _fetch(self, process: RankProcess, digest: str) -> Artifact | None:
         """Fetch and check the cluster's artifact. None: it is nowhere any more, or was replaced meanwhile."""
         limit_s = self._config.timeouts.installing
         refs = self._registry.bytes_of(process.key.sha256, limit_s)
         if not refs:
             return None
         try:
-            _, artifact = unpack(memoryview(ray.get(refs[0], timeout=limit_s)))
+            artifact = unpack_known(memoryview(ray.get(refs[0], timeout=limit_s)), digest)
         except (ray.exceptions.OwnerDiedError, ray.exceptions.ObjectLostError):
             return None  # the registry was started anew meanwhile: ask it again
-        # Against this process' own key, since the registry only passes bytes on. `unpack` has hashed the blobs.
-        verify(artifact.manifest, {}, expected_key=process.key.as_dict())
+        if artifact is not None:
+            # Against this process' own key, since the registry only passes bytes on.
+            verify(artifact.manifest, {}, expected_key=process.key.as_dict())
         return artifact
 
     def _on_stored(self, artifact: Artifact) -> None:

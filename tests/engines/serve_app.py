@@ -16,7 +16,7 @@ from starlette.requests import Request
 from ray_warmup.actors.warm_replica import WarmReplica
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
-from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
+from ray_warmup.warmup.rank.in_process_run import Elsewhere, Hooks, InProcessRun
 from ray_warmup.warmup.ranks import RankInfo
 from tests.engines.tiny_engine import Engine, tiny_config
 
@@ -64,7 +64,7 @@ class Alone:
     def _tune(self) -> None:
         """Measure in this process what a warm replica loads, and ask nobody."""
         info = RankInfo(0, 1, 0, 1, 0, "", 0)
-        hooks = Hooks(lambda process: None, lambda phase, task: None, lambda artifact: None)
+        hooks = Hooks(lambda process: Elsewhere(), lambda phase, task: None, lambda artifact: None)
         report = InProcessRun(self._config, info, "cpu", FLASHINFER_TUNER, "", hooks).run()
         assert report.ready, report.error
         self._is_tuned = True

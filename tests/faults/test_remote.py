@@ -17,7 +17,7 @@ import pytest
 
 from ray_warmup.actors.concluding import notices, verdict_of
 from ray_warmup.configs import parse_config
-from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
+from ray_warmup.warmup.rank.in_process_run import Elsewhere, Hooks, InProcessRun
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.remote.remote_store import RemoteStore
@@ -70,7 +70,7 @@ class Cluster:
             phases.append(phase)
             go(phase, task)
 
-        hooks = Hooks(lambda process: None, on_phase, lambda artifact: None)
+        hooks = Hooks(lambda process: Elsewhere(), on_phase, lambda artifact: None)
         info = RankInfo(0, 1, 0, 1, 0, node, 0)
         began = time.monotonic()
         joined = InProcessRun(config, info, "cpu", "tests.fakes:make_scripted_tuner", f"run-{node}", hooks)

@@ -17,8 +17,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
-from ray_warmup.warmup.artifact.manifest import MAX_MANIFEST_BYTES, MAX_TOTAL_BYTES, parse_json, parse_manifest
+from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, verify
+from ray_warmup.warmup.artifact.compression import check_bounds
+from ray_warmup.warmup.artifact.manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_TOTAL_BYTES,
+    Manifest,
+    parse_json,
+    parse_manifest,
+)
 from ray_warmup.warmup.artifact.member_path import check_member_path
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.reading import read_named
@@ -88,6 +95,29 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     # The whole is proven before any length in it is believed.
     if len(data) < len(MAGIC) + _DIGEST or hashlib.sha256(body).digest() != digest:
         raise CorruptArtifactError("the archive is truncated or damaged: its digest differs", size=len(data))
+    place, manifest, blobs = _members(body, max_content_bytes)
+    return place, verify(manifest, blobs)
+
+
+def unpack_known(data: Blob, digest: str) -> Artifact | None:
+    """Return the artifact of this digest from an archive that came from another node, or None if it is another one.
+
+    Each stored blob is hashed once. Contents are proven where they are decoded, and the archive's own digest is not
+    needed where the artifact's is known. Raises as `read_archive`.
+    """
+    if bytes(data[: len(MAGIC)]) != MAGIC or len(data) < len(MAGIC) + _DIGEST:
+        raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
+    _, manifest, blobs = _members(memoryview(data)[:-_DIGEST], MAX_TOTAL_BYTES)
+    if manifest.digest != digest:
+        return None
+    check_bounds(manifest.blobs)
+    for entry in manifest.blobs:
+        check_blob(entry, blobs[entry.sha256])
+    return Artifact(verify(manifest, {}).manifest, blobs)
+
+
+def _members(body: memoryview, max_content_bytes: int) -> tuple[Place, Manifest, dict[str, Blob]]:
+    """Read place, manifest and unchecked blobs, which must be all that there is."""
     reader = _Reader(body, len(MAGIC))
     place = _place(reader.member(_HEADER_LIMIT, "header"))
     manifest = parse_manifest(reader.member(MAX_MANIFEST_BYTES, "manifest"))
@@ -104,7 +134,7 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     # Bytes that no digest of a blob covers could carry anything.
     if not reader.is_at_end:
         raise CorruptArtifactError("the archive has bytes after its last blob")
-    return place, verify(manifest, blobs)
+    return place, manifest, blobs
 
 
 def _parts(place: Place, artifact: Artifact) -> Iterator[Blob]:

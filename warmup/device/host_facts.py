@@ -273,9 +273,15 @@ def _cublas_libraries() -> Iterator[tuple[str, str]]:
     for base, function in _CUBLAS:
         yield f"lib{base}.so", function
     for base, function in _CUBLAS:
-        found = ctypes.util.find_library(base)
+        found = _library(base)
         if found:
             yield found, function
+
+
+@functools.cache
+def _library(name: str) -> str | None:
+    """Return the loader's file for a library. Asked once in a process, because other programs are started for it."""
+    return ctypes.util.find_library(name)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.artifact.archive import MAGIC, Place, read_archive, unpack, write_archive
+from ray_warmup.warmup.artifact.archive import MAGIC, Place, read_archive, unpack, unpack_known, write_archive
 from ray_warmup.warmup.caches import compute_cache, triton_cache
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, StoreError, UnsafeArchiveError
 from ray_warmup.warmup.store.node_store import NodeStore, StorePath
@@ -183,3 +183,22 @@ def test_mutated_archives_are_refused_by_name(archive: bytes, tmp_path: Path, mo
     assert 0 < counts["accepted"] < CASES // 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bystander", "target"]
     assert {path.name for path in (tmp_path / "target").iterdir()} <= {"flashinfer_autotune_cache", "triton", "nv"}
+
+
+def test_a_known_artifact_is_that_one_or_refused(archive: bytes) -> None:
+    """From another node, with any bit flipped: the very artifact, None, or a named error; another one is None."""
+    artifact = make_artifact(7)
+    assert unpack_known(archive, "0" * 64) is None
+    refused = 0
+    for at in range(0, len(archive), 3):
+        damaged = bytearray(archive)
+        damaged[at] ^= 1
+        try:
+            found = unpack_known(bytes(damaged), artifact.digest)
+        except ArtifactError:
+            refused += 1
+            continue
+        if found is not None:
+            assert found.digest == artifact.digest
+            assert {sha: bytes(data) for sha, data in found.blobs.items()} == artifact.blobs
+    assert refused > len(archive) // 10
