@@ -98,7 +98,8 @@ def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
             yield
         return
     if config.cluster.simulated_nodes:
-        logger.warning("cluster.simulated_nodes is not used: the run goes to the cluster at %s", address)
+        text = "cluster.simulated_nodes is not used, the run goes to the cluster at %s -> unset RAY_ADDRESS to simulate"
+        logger.warning(text, address)
     reach(address)
     import ray
 

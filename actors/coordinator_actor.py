@@ -47,4 +47,4 @@ def give_back(coordinator: Any, run_id: str) -> None:
         with contextlib.suppress(ValueError, ray.exceptions.RayError):
             ray.util.remove_placement_group(ray.util.get_placement_group(f"warmup-{run_id}"))
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        logger.warning("the coordinator could not be ended: %s", error)
+        logger.warning("the coordinator could not be ended: %s -> `ray list actors` shows whether it lives", error)

@@ -76,7 +76,9 @@ class ConnectedCluster:
                 return answer
             if not is_said:
                 logger.warning(
-                    "ray-warmup: waiting at most %.0f s for %s, which makes the artifact", left, answer.holder
+                    "ray-warmup: waiting at most %.0f s for %s, which makes the artifact -> nothing to do",
+                    left,
+                    answer.holder,
                 )
                 is_said = True
             ray.get(actor.wait.remote(key, min(left, POLL_S)), timeout=POLL_S + REACH_S)

@@ -152,7 +152,7 @@ class Following(Generic[R]):
         if not self._is_told:
             self._is_told = True
             text = f"the coordinator has not answered for {silence:.0f} s, its process lives: it is waited for"
-            logger.warning("%s", text)
+            logger.warning("%s -> look at the head node: it is overloaded, or stopped", text)
             self._on_event({"event": "note", "at": 0.0, "text": text})
 
     def _note(self, phase: str) -> None:

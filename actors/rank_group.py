@@ -252,10 +252,12 @@ async def _see_off(info: RankInfo) -> None:
     try:
         said = await asyncio.wait_for(on_node_of(info, see_off, target_of(info), PATIENCE_S), SEE_OFF_S)
     except (TimeoutError, ray.exceptions.RayError) as error:
-        logger.warning("%s: whether process %d has ended is not known: %s", info, info.pid, type(error).__name__)
+        text = "%s: whether process %d has ended is not known: %s -> look for it on that node"
+        logger.warning(text, info, info.pid, type(error).__name__)
         return
     if said != GONE:
-        logger.warning("%s: process %d did not end by Ray's kill; %s after SIGKILL", info, info.pid, said)
+        text = "%s: process %d did not end by Ray's kill; %s after SIGKILL -> look for it on that node"
+        logger.warning(text, info, info.pid, said)
 
 
 def located_in(answer: bytes) -> Located:

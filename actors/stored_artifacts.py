@@ -33,7 +33,7 @@ def stored_artifacts(cache: str, limit_s: float) -> list[tuple[str, ArtifactFact
     nodes = {node.node_id: (cache,) for node in capacity.members()}
     answers, problems = ask_nodes(artifacts_here, nodes, limit_s)
     for problem in problems.values():
-        logger.warning("%s", problem)
+        logger.warning("%s -> look at that node's raylet; others are asked instead", problem)
     return [(node_id, facts) for node_id, found in answers.items() for facts in found]
 
 
@@ -41,7 +41,7 @@ def pack_stored(cache: str, facts: ArtifactFacts, node_id: str, limit_s: float) 
     """Fetch an artifact's archive from a node, or None if that node does not have it any more."""
     answers, problems = ask_nodes(pack_here, {node_id: (cache, facts)}, limit_s)
     for problem in problems.values():
-        logger.warning("%s", problem)
+        logger.warning("%s -> look at that node's raylet; others are asked instead", problem)
     data = answers.get(node_id)
     if data is None:
         return None

@@ -229,7 +229,8 @@ class _Leadership:
             finished = self._finished
             with contextlib.suppress(ray.exceptions.RayError):  # a registry that comes back later hears the next one
                 if not self._registry.beat(self._key, self.token, self._holder, self._progress):
-                    logger.warning("another process took the lease over; what is measured here stays on this node")
+                    text = "another process took the lease over, so this node's result stays here -> nothing to do"
+                    logger.warning(text)
                     return
                 if len(finished) > told:
                     self._registry.finished(self._key, self.token, finished[told:])

@@ -167,7 +167,8 @@ class GuardSection(Section):
     def _prove_something(cls, rounds: int) -> int:
         if rounds >= FEWEST_ROUNDS:
             return rounds
-        logger.warning("guard.rounds: %d is raised to %d, fewer rounds prove nothing", rounds, FEWEST_ROUNDS)
+        text = "guard.rounds: %d is raised to %d, fewer rounds prove nothing -> set guard.rounds to at least that"
+        logger.warning(text, rounds, FEWEST_ROUNDS)
         return FEWEST_ROUNDS
 
 

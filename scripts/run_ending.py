@@ -142,4 +142,4 @@ def _keep(config: Request, outcome: Outcome, code: int, watch: Stopwatch) -> Non
     try:
         keep_run(resolve_paths(config.cache).root, run, outcome.report, config.cache.modes)
     except (WarmupError, ConfigError) as error:  # a driver without a disk of its own is no fault of the run
-        logger.warning("the run is not in `ray-warmup history`: %s", error)
+        logger.warning("the run is not in `ray-warmup history`: %s -> set cache.root to a writable directory", error)

@@ -81,6 +81,32 @@ def test_every_finding_of_the_doctor_has_a_remedy() -> None:
     assert sum(len(list(calls(text, DOCTOR))) for text in texts.values()) > 25
 
 
+def bare_log_lines(text: str) -> list[int]:
+    """Lines of `logger.warning` whose text, or the variable `text` set right before it, has no arrow."""
+    lines = text.splitlines()
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        called = getattr(node, "func", None)
+        if getattr(called, "attr", "") == "warning" and getattr(getattr(called, "value", None), "id", "") == "logger":
+            said = "".join(lines[node.lineno - 2 : node.end_lineno])
+            if remedies.ARROW not in said:
+                found.append(node.lineno)
+    return found
+
+
+def test_what_a_command_logs_as_a_warning_says_what_to_do() -> None:
+    """In the processes that a person starts; those of ranks and engines log into Ray's files.
+
+    `wait` passes on what it waits for, and a model's dimensions what was read from its files.
+    """
+    passed_on = {"actors/waiting.py", "configs/dimensions.py"}
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in sources("scripts", "actors", "configs")}
+    found = {name: lines for name, text in texts.items() if (lines := bare_log_lines(text))}
+    assert set(found) <= passed_on, found
+    assert bare_log_lines('a = 1\nlogger.warning("x")\n') == [2]
+    assert bare_log_lines('text = "x -> y"\nlogger.warning(text)\n') == []
+
+
 @pytest.mark.parametrize(
     "planted",
     ['run.warn("lost")', 'self.run.warn(f"{a}", "")', "machine.run.warn(a, remedies.NO_SUCH)", "run.warn(a, b)"],

@@ -239,5 +239,5 @@ def test_too_few_rounds_are_raised_with_a_warning(caplog: pytest.LogCaptureFixtu
     """A setting that was valid stays so, is told to be too small, and is the same work as the smallest that proves."""
     assert make_config(guard={"rounds": 3}) == make_config(guard={"rounds": 7})
     assert [record.message for record in caplog.records] == [
-        "guard.rounds: 3 is raised to 7, fewer rounds prove nothing"
+        "guard.rounds: 3 is raised to 7, fewer rounds prove nothing -> set guard.rounds to at least that"
     ]
