@@ -27,6 +27,7 @@ from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.installed import EngineHere
 from ray_warmup.warmup.engines.launch import Started
+from ray_warmup.warmup.engines.launcher import proven_by
 from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.request import device_here, driver_here
@@ -78,12 +79,9 @@ def prove_and_show(config: str, settings: Sequence[str], *, as_json: bool) -> in
         return EXIT_FAILED
     console = wide_console()
     table = table_of("rank", "kind", "placed", "found", "compiled")
-    for told in done.started.records:
-        found, compiled = told.found, told.counts.compiled
-        for kind in sorted({*told.placed, *found, *compiled}):
-            counted = (told.placed.get(kind, 0), found.get(kind, 0), compiled.get(kind, 0))
-            if any(counted):
-                add_row(table, told.rank, kind, *counted)
+    for row in proven_by(done, "").kinds:
+        if any((row.placed, row.found, row.compiled)):
+            add_row(table, row.rank, row.kind, row.placed, row.found, row.compiled)
     console.print(table)
     for told in done.started.records:
         if told.table is not None:

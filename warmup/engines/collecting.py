@@ -23,6 +23,7 @@ from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"
 TABLE: Kind = "autotune_configs"
+FACTS = engine_kinds.MODELINFOS.name
 
 
 def collect(
@@ -75,6 +76,11 @@ def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str, e
     """Describe the recorded start, whose table has this many entries."""
     first = started.records[0]
     ranks = [_recorded(record, entries) for record in started.records]
+    for beside in started.besides:
+        # Whoever asks for a model's facts, they are those of the replica.
+        if beside.inspected:
+            counts = ranks[0].compiled
+            counts[FACTS] = counts.get(FACTS, 0) + len(beside.inspected)
     seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
     return RecordedFacts(
         request, dict(arguments), dict(first.settings), dict(first.compile_factors), tuple(ranks), seconds

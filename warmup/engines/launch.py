@@ -21,7 +21,7 @@ from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.counting import gained_since
 from ray_warmup.warmup.engines.last_words import last_words, secrets_in
-from ray_warmup.warmup.engines.rank_record import RankRecord, read_records, stage_in
+from ray_warmup.warmup.engines.rank_record import BesideRecord, RankRecord, read_besides, read_records, stage_in
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 
@@ -40,6 +40,8 @@ class Started:
     gained: tuple[tuple[str, str], ...]
     """(kind, result) of everything that watched directories have gained by the end of the start, over all ranks."""
     log: str
+    besides: tuple[BesideRecord, ...] = ()
+    """Processes that looked up facts of a model."""
 
 
 class EngineStart:
@@ -137,7 +139,8 @@ class EngineStart:
                 "the engine started, but its plugin told nothing: is ray-warmup installed in the engine's environment, "
                 f"and does {self._adapter.plugins_variable} name it?{self._last_words()}"
             )
-        return Started(self.result, records, gained_by(records), hide(self._text(), self._secrets))
+        log = hide(self._text(), self._secrets)
+        return Started(self.result, records, gained_by(records), log, read_besides(self._told))
 
     def kill(self) -> None:
         """End the engine at once. A second call does nothing."""

@@ -16,11 +16,12 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
+from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines import on_this_node, proof_record
 from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.content import content_of
-from ray_warmup.warmup.engines.launch import EngineStart
+from ray_warmup.warmup.engines.launch import EngineStart, Started
 from ray_warmup.warmup.engines.node_facts import (
     NodeFacts,
     facts_here,
@@ -43,6 +44,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 StarterOf = Callable[[tuple[int, ...]], Starter]
 """Starter on some bundles of the placement group."""
 IDLE = "idle"
+FACTS = engine_kinds.MODELINFOS.name
 
 
 class Staged(Protocol):
@@ -257,16 +259,18 @@ def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
     rows: list[engine.KindProof] = []
     for told in proof.started.records:
         found, compiled = told.found, told.counts.compiled
-        for name in sorted({*told.placed, *found, *compiled, *gained}):
+        placed = {name: count for name, count in told.placed.items() if name != FACTS}
+        for name in sorted({*placed, *found, *compiled, *gained}):
             row = engine.KindProof(
                 rank=told.rank,
                 kind=name,
-                placed=told.placed.get(name, 0),
+                placed=placed.get(name, 0),
                 found=found.get(name, 0),
                 compiled=max(compiled.get(name, 0), gained[name]),
             )
             rows.append(row)
         gained.clear()
+    rows += facts_of(proof.started)
     result = proof.started.result
     return engine.EngineProven(
         artifact=artifact,
@@ -276,3 +280,13 @@ def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
         problems=proof.problems,
         notes=proof.notes,
     )
+
+
+def facts_of(started: Started) -> list[engine.KindProof]:
+    """Count the facts of models that any process placed, found, and did not find, as those of the first rank."""
+    placed = sum(beside.placed.get(FACTS, 0) for beside in started.besides)
+    found = sum(beside.found for beside in started.besides)
+    inspected = sum(len(beside.inspected) for beside in started.besides)
+    if not any((placed, found, inspected)):
+        return []
+    return [engine.KindProof(started.records[0].rank, FACTS, placed, found, inspected)]

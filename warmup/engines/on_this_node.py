@@ -28,6 +28,7 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 UNPROVABLE = {"torch_compile": "vLLM's CPU build saves ahead-of-time files and never loads one"}
 """Kinds whose hit cannot be seen on a processor."""
+FACTS = engine_kinds.MODELINFOS.name
 SHOWN = 3
 """Names of compiled things in one problem."""
 
@@ -231,6 +232,10 @@ def problems_of(started: Started) -> list[str]:
             gained.pop(engine_kinds.TRITON.name, None)  # told by the rank
     for kind, names in sorted(gained.items()):
         problems.append(f"{kind}: {len(names)} compiled: {', '.join(names[:SHOWN])}")
+    inspected = [name for beside in started.besides for name in beside.inspected]
+    if inspected:
+        names = list(dict.fromkeys(inspected))
+        problems.append(f"{FACTS}: {len(names)} inspected anew: {', '.join(names[:SHOWN])}")
     return problems
 
 

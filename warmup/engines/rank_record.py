@@ -115,6 +115,10 @@ class BesideRecord:
     placed: dict[str, int]
     own_seconds: float
     """Time spent in this project's code."""
+    found: int = 0
+    """Lookups of a model's facts that were answered from a file."""
+    inspected: tuple[str, ...] = ()
+    """Files of facts that were not there or of another source: the engine inspects the model's class."""
 
     def write(self, directory: Path) -> None:
         """Publish the record as `beside_<pid>.json`. Raises StoreError."""
@@ -130,6 +134,14 @@ def read_records(directory: Path) -> tuple[RankRecord, ...]:
     """
     records = [_read(path) for path in sorted(directory.glob("rank_*.json"))]
     return tuple(sorted(records, key=lambda record: record.rank))
+
+
+def read_besides(directory: Path) -> tuple[BesideRecord, ...]:
+    """Read the records of all processes that looked up facts of a model. Raises CorruptArtifactError."""
+    found = []
+    for path in sorted(directory.glob("beside_*.json")):
+        found.append(decode(BesideRecord, parse_json(path.read_bytes(), _LIMIT, str(path))))
+    return tuple(found)
 
 
 def write_stage(directory: Path, rank: int, text: str) -> None:

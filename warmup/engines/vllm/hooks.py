@@ -165,7 +165,13 @@ def _wrap_modelinfo_lookup(module: ModuleType) -> None:
             engine_process().place_modelinfo(self._get_cache_filename(), module_hash)
 
         guarded("placing model facts", place, may_require=False)
-        return original(self, module_hash, *args, **named)
+        facts = original(self, module_hash, *args, **named)
+
+        def note() -> None:
+            engine_process().note_modelinfo(self._get_cache_filename(), is_found=facts is not None)
+
+        guarded("counting model facts", note, may_require=False)
+        return facts
 
     registered._load_modelinfo_from_cache = load
 

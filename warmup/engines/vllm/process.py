@@ -39,6 +39,8 @@ class VllmProcess(EngineProcess):
         super().__init__("vllm", VLLM)
         self._device_index = ANY_DEVICE
         self._autotune = VllmAutotune(self.table)
+        self._facts_found = 0
+        self._inspected: list[str] = []
 
     def compiled_models(self) -> tuple[int, int]:
         """Ahead-of-time files that vLLM compiled and that it loaded."""
@@ -101,9 +103,19 @@ class VllmProcess(EngineProcess):
         """
         with self._own_time():
             self._place_modelinfo(file_name, module_hash)
+
+    def note_modelinfo(self, file_name: str, *, is_found: bool) -> None:
+        """Count a lookup of a model's facts, and report it where a launcher listens."""
+        if is_found:
+            self._facts_found += 1
+        else:
+            self._inspected.append(file_name)
         if self._told is not None:
-            # Model facts are asked for by processes that never become a worker and write no record of a rank.
-            BesideRecord(own_pid(), dict(self._placed), self.own_seconds).write(self._told)
+            # Facts are asked for by processes that never become a worker and write no record of a rank.
+            inspected = tuple(self._inspected)
+            BesideRecord(own_pid(), dict(self._placed), self.own_seconds, self._facts_found, inspected).write(
+                self._told
+            )
 
     def _place_modelinfo(self, file_name: str, module_hash: str) -> None:
         import vllm

@@ -11,8 +11,8 @@ from ray_warmup.warmup.engines.collecting import collect
 from ray_warmup.warmup.engines.content import content_of
 from ray_warmup.warmup.engines.launch import Started
 from ray_warmup.warmup.engines.launcher import proven_by
-from ray_warmup.warmup.engines.on_this_node import Proof
-from ray_warmup.warmup.engines.rank_record import CompileCounts, RankRecord
+from ray_warmup.warmup.engines.on_this_node import Proof, problems_of
+from ray_warmup.warmup.engines.rank_record import BesideRecord, CompileCounts, RankRecord
 from ray_warmup.warmup.messages.recorded import TableProof
 from tests.artifacts import file_key
 from tests.fakes import METADATA
@@ -90,3 +90,21 @@ def test_hits_of_the_table_and_loaded_kernels_are_found(tmp_path: Path) -> None:
         "autotune_configs": (3, 3, 0),
         "triton_kernels": (2, 2, 0),
     }
+
+
+def test_facts_of_models_are_counted_wherever_they_were_asked_for(tmp_path: Path) -> None:
+    """Recorded where the front end inspected a class; in a proof its file is found, or it is no proof."""
+    asked = replace(started(told(tmp_path)), besides=(BesideRecord(7, {}, 0.0, 0, ("qwen3.json",)),))
+    content = content_of(collect(asked, tmp_path, {}))
+    assert [(row.rank, row.count) for row in content.recorded if row.kind == "modelinfos"] == [(0, 1)]
+
+    record = replace(told(tmp_path), counts=CompileCounts({}, {}, ()), lookup="hit")
+    found = replace(started(record), besides=(BesideRecord(7, {"modelinfos": 1}, 0.0, 1, ()),))
+    missed = replace(started(record), besides=(BesideRecord(7, {}, 0.0, 0, ("qwen3.json",)),))
+
+    (row,) = proven_by(Proof(found, ()), "0" * 64).kinds
+    assert (row.kind, row.placed, row.found, row.compiled) == ("modelinfos", 1, 1, 0)
+    (row,) = proven_by(Proof(missed, ()), "0" * 64).kinds
+    assert (row.placed, row.found, row.compiled) == (0, 0, 1)
+    assert problems_of(found) == []
+    assert problems_of(missed) == ["modelinfos: 1 inspected anew: qwen3.json"]
