@@ -66,7 +66,8 @@ ENGINE: dict[str, Any] = {
     "sampling_backend": "pytorch",
     "cuda_graph_max_bs_decode": 32,
     "disable_prefill_cuda_graph": True,
-    "mem_fraction_static": 0.15,
+    # Two engines start beside each other, and SGLang takes what the other one has loaded for its own weights.
+    "mem_fraction_static": 0.4,
     "context_length": 4096,
     "max_running_requests": 32,
 }
@@ -290,7 +291,7 @@ def tables_in(home: Path) -> dict[str, int]:
     """SGLang's table files of a home, and their entries."""
     found = {}
     for path in sorted(home.rglob("rank_tp*.json")):
-        found[str(path.relative_to(home))] = len(json.loads(path.read_text())) - 1
+        found[str(path.relative_to(home))] = len(parse_table(path.read_bytes()).entries)
     return found
 
 
