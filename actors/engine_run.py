@@ -83,7 +83,8 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     try:
         report = following.until_report()
         count(samples_of(report))
-        tell_registry(config.cache)
+        for note in tell_registry(config.cache):
+            on_event({"event": "note", "at": 0.0, "text": note})
         return report
     except KeyboardInterrupt as interrupt:
         raise EngineRunInterrupted(following.stopped("interrupted")) from interrupt

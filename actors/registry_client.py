@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 ASK_S = 30.0
 START_S = 90.0
 """For a registry that starts and asks every node what it holds."""
+TELL_S = 5.0
+"""For the answer to a run that is over."""
 
 
 def namespace_of(cache: CacheSection | None = None) -> str:
@@ -95,11 +97,22 @@ def registry_status(cache: CacheSection | None = None) -> RegistryStatus | None:
     return RegistryStatus(age_s, size, keys, note)
 
 
-def tell_registry(cache: CacheSection) -> None:
-    """Let a registry that runs learn what the nodes hold now. Its absence is no error."""
+def tell_registry(cache: CacheSection) -> tuple[str, ...]:
+    """Let a registry that runs learn what the nodes hold now, and return what its config has otherwise.
+
+    Its absence is no error, nor is its silence.
+    """
     actor = found_registry(cache)
-    if actor is not None:
-        actor.learn.remote()
+    if actor is None:
+        return ()
+    actor.learn.remote()
+    node_id = ray.get_runtime_context().get_node_id()
+    try:
+        notes: tuple[str, ...] = ray.get(actor.notes.remote(cache.model_dump_json(), node_id), timeout=TELL_S)
+    except ray.exceptions.RayError as error:
+        logger.info("the registry did not answer: %s", error)
+        return ()
+    return notes
 
 
 def stop_registry(cache: CacheSection | None = None) -> bool:

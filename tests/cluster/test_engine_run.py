@@ -274,7 +274,7 @@ def test_a_sync_gives_a_cold_node_what_an_engine_compiled(engine_nodes: list[Nod
         (note,) = start_registry(CacheSection()).notes
         assert 'cache.root unset (the registry: "~/engine-synced")' in note
         report = sync(request.cache, 60.0)
-        tell_registry()
+        assert tell_registry(request.cache) == ()
         (row,) = report.keys
         assert report.is_well
         assert (row.had_it, cold.node_id in row.given_to) == ((warm.node_id,), True)
