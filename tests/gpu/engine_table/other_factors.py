@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 NOT_TRIED = {
+    "VLLM_CUDART_SO_PATH": "asked for only where the library is not loaded already",
     "VLLM_DP_RANK": "vLLM refuses another number where there is one replica",
     "VLLM_DP_RANK_LOCAL": "the same",
     "VLLM_GPU_NIC_PCIE_MAPPING": "vLLM looks the card up, and the machine has none",
@@ -62,6 +63,12 @@ NOSET = (
 )
 
 
+PATHS = ("VLLM_LORA_RESOLVER_CACHE_DIR", "VLLM_NCCL_INCLUDE_PATH", "CUDA_HOME", "VLLM_NCCL_SO_PATH")
+NOSET_VARIABLES = tuple(f"RAY_EXPERIMENTAL_NOSET_{name}" for name in NOSET)
+TRIED = (*LABELS, *ADDRESSES, *NUMBERS, *PATHS, *NOSET_VARIABLES)
+"""Every variable that is given another value."""
+
+
 def other_values(work: Path) -> dict[str, str]:
     """Variable -> a value that no other start of the measurements has."""
     values = {**LABELS}
@@ -69,13 +76,13 @@ def other_values(work: Path) -> dict[str, str]:
         values[name] = "127.0.0.1"
     for number, name in enumerate(NUMBERS):
         values[name] = str(1870 + number)
-    for name in NOSET:
-        values[f"RAY_EXPERIMENTAL_NOSET_{name}"] = "1"
+    for name in NOSET_VARIABLES:
+        values[name] = "1"
     work.mkdir(parents=True, exist_ok=True)
     values["VLLM_LORA_RESOLVER_CACHE_DIR"] = str(work)
     values["VLLM_NCCL_INCLUDE_PATH"] = str(work)
     values["CUDA_HOME"] = str(link_of_cuda(work))
-    values |= libraries()
+    values["VLLM_NCCL_SO_PATH"] = str(library_of_nccl())
     return values
 
 
@@ -89,14 +96,9 @@ def link_of_cuda(work: Path) -> Path:
     return link
 
 
-def libraries() -> dict[str, str]:
-    """Paths of libraries that vLLM would find by itself."""
+def library_of_nccl() -> Path:
+    """The path of a library that vLLM would find by itself."""
     import torch
 
     sites = Path(torch.__file__).resolve().parents[1]
-    found = {}
-    for name, pattern in (("VLLM_NCCL_SO_PATH", "libnccl.so*"), ("VLLM_CUDART_SO_PATH", "libcudart.so*")):
-        paths = sorted((sites / "nvidia").rglob(pattern))
-        if paths:
-            found[name] = str(paths[0])
-    return found
+    return next((sites / "nvidia").rglob("libnccl.so*"))

@@ -1,7 +1,8 @@
 """Environment variables that vLLM hashes into its compile key although they change no kernel.
 
 Everything else of `vllm.envs.compile_factors()` belongs to the identity of a start: a difference is a miss that names
-the variable. Read in vLLM 0.29.0 to 0.33.0.
+the variable. Read in vLLM 0.29.0 to 0.33.0. What was loaded on a GPU with another value, and what was not tried, is in
+tests/gpu/engine_table/other_factors.py.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ MAY_DIFFER: dict[str, str] = {
     "VLLM_MOONCAKE_CONNECTOR_TIMEOUT": "a timeout",
     "VLLM_P2P_HANDSHAKE_TIMEOUT_S": "a timeout",
     "VLLM_P2P_IDLE_TIMEOUT_S": "a timeout",
-    "VLLM_LOG_BATCHSIZE_INTERVAL": "an interval of a log line",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "an interval of a log line; vLLM cannot capture graphs with it",
     "VLLM_GPU_NIC_PCIE_MAPPING": "a mapping of network cards",
     "VLLM_DP_RANK": "the replica's number",
     "VLLM_DP_RANK_LOCAL": "the replica's number on its node",
