@@ -1,4 +1,4 @@
-"""What differs between two mappings."""
+"""Differences between two mappings."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ BF16_MIN_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What an op requires of the GPU and of the model."""
+    """Requirements of an op on the GPU and on the model."""
 
     capability: tuple[int, int]
     dtype: str
