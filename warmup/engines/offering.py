@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 FOLDER = "offers"
 _LIMIT = 16 << 20
 _STALE_S = 24 * 3600.0
+FRONT_END_NS = 600 * 10**9
+"""Facts of models that are younger when a rank begins are taken for those of its own front end. They are no code."""
 LAYOUTS = {kind.name: kind.layout for kind in engine_kinds.TREE_KINDS}
 
 
@@ -87,8 +89,13 @@ class Offer:
 
     def watch(self, kind: Kind, directory: Path, prefix: str = "") -> None:
         """Note what a directory holds before this engine compiles into it."""
-        held = tuple(LAYOUTS[kind].results(directory, ("*",)))
-        self.directories.append(OfferedDirectory(kind, str(directory), prefix, held))
+        written = LAYOUTS[kind].results(directory, ("*",))
+        held = list(written)
+        if kind == engine_kinds.MODELINFOS.name:
+            # The front end asks for them before any rank begins, in another process.
+            began_ns = time.time_ns() - FRONT_END_NS
+            held = [name for name, at in written.items() if at < began_ns]
+        self.directories.append(OfferedDirectory(kind, str(directory), prefix, tuple(held)))
 
     def hand_in(self) -> None:
         """Note that this rank is warm. The last rank publishes what all have compiled.

@@ -63,7 +63,7 @@ def test_an_artifact_that_nobody_recorded_needs_a_proof(tmp_path: Path) -> None:
     assert manifest.strategy == OFFERED
     assert paths(manifest) == {
         *("torch_compile/model", "inductor/cab.so", "inductor/ccd.so", "inductor_home/cef.so"),
-        *("deep_gemm/kernel.cubin", "deep_gemm/meta.json"),
+        *("deep_gemm/kernel.cubin", "deep_gemm/meta.json", "modelinfos/fake_model-FakeForCausalLM.json"),
     }
     assert not may_leave(store.directory, manifest)
     another = {"HOME": str(tmp_path / "another"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "another" / "inductor")}
