@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ray_warmup.actors.addresses import host_and_port
 from ray_warmup.actors.errors import ClusterError
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 
 LOST_AFTER_S = 30.0
 """Ray restarts a control service that is made to survive within seconds, and ends its processes after 60."""
@@ -75,7 +75,7 @@ class ControlService:
 
     def said_lost(self, seconds: float = 0.0) -> str:
         """The sentence about a lost service."""
-        since = clause(" for {:.0f} s", seconds)
+        since = when(seconds, f" for {seconds:.0f} s")
         return (
             f"the cluster's control service (GCS, {self.address}) could not be reached{since}: it has ended, or its "
             "node is gone"

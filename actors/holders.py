@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 
 from ray_warmup.actors.ray_internals import live_actors
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _held(nodes: Collection[str], resources: Collection[str], own: str) -> dict[
     for actor in live_actors():
         node = actor.address.node_id.hex()
         if node in found:
-            name = clause(" {!r}", actor.name)
+            name = when(actor.name, f" {actor.name!r}")
             who = f"actor {actor.class_name}{name} (job {actor.job_id.hex()}, pid {actor.pid})"
             _add(found[node], resources, actor.required_resources, who)
     return {node: holders for node, holders in found.items() if holders}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 
-def clause(text: str, value: object) -> str:
-    """Return the text with the value in place of its `{}`, or nothing for None, 0 and what is empty.
-
-    Example: `clause(", table {}", "3f2a")` is `, table 3f2a`, and `clause(", table {}", "")` is empty.
-    """
+def when(value: object, text: str) -> str:
+    """Return a part of a sentence, or nothing if there is no value for it."""
     if not value:
         return ""
-    return text.format(value)
+    return text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 from ray_warmup.scripts.console import moment, say, wide_console
 from ray_warmup.scripts.node_table import NodeTable
 from ray_warmup.scripts.quarantine_cli import show_lifted, show_rows
@@ -105,7 +105,7 @@ def _ls(console: Console, answers: Answers[tuple[StoreRow, ...]]) -> None:
             digest = ""
             if row.table:
                 digest = f", table {row.table[:8]}"
-            placed = clause(", {} entries placed in engines' caches", row.placed)
+            placed = when(row.placed, f", {row.placed} entries placed in engines' caches")
             carries = ""
             for kind, count in row.kinds:
                 carries += f", {kind} {size(count)}"
@@ -244,7 +244,7 @@ def _table(answers: Answers[Any], *columns: str) -> NodeTable:
 
 
 def _line(console: Console, node: str, text: str) -> None:
-    where = clause("node {}: ", node)
+    where = when(node, f"node {node}: ")
     say(console, f"{where}{text}")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 from ray_warmup.scripts.cache_view import size
 from ray_warmup.scripts.console import add_row, say, table_of
 from ray_warmup.scripts.verdict_view import show_verdict
@@ -113,7 +113,7 @@ def engine_lines(report: WarmupReport) -> list[str]:
             said = outcome.state
             if outcome.state == "done":
                 said = f"{outcome.state}, {len(outcome.shapes)} shapes"
-            text = f"engine warmup {outcome.name}: {said}{clause(' ({})', outcome.reason)}"
+            text = f"engine warmup {outcome.name}: {said}{when(outcome.reason, f' ({outcome.reason})')}"
             lines.setdefault(text, []).append(rank.rank)
         if built := ", ".join(f"{kind} {count}" for kind, count in rank.engine.compiled.items() if count):
             lines.setdefault(f"compiled for the engine warmups: {built}", []).append(rank.rank)

@@ -10,13 +10,6 @@ NAMED = 3
 """Ranks of one cause that are named with node and address."""
 
 
-def when(value: object, text: str) -> str:
-    """Return a part of a sentence, or nothing if there is no value for it."""
-    if not value:
-        return ""
-    return text
-
-
 def span(ranks: Iterable[int]) -> str:
     """Rank numbers as ranges: `0-5, 7, 8`."""
     ranges: list[list[int]] = []

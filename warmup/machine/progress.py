@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ray_warmup.configs.clause import when
 from ray_warmup.warmup.machine.failure_messages import Status, waited_for
-from ray_warmup.warmup.machine.naming import when
 from ray_warmup.warmup.machine.pool import TaskPool
 from ray_warmup.warmup.machine.state import ClassState, Run
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.engines.machine import words
@@ -134,7 +134,7 @@ class EngineMachine:
             return self._fail(state.error, now)
         forget_process(self.run, rank)
         state.restarts, state.is_starting, state.is_silent = state.restarts + 1, True, False
-        doing = clause(" at {}", ", ".join(map(words.name_of_call, lost)))
+        doing = when(lost, f" at {', '.join(map(words.name_of_call, lost))}")
         self.run.warn(
             f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place", remedies.NOTHING
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ray_warmup.configs.clause import clause
+from ray_warmup.configs.clause import when
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.steps import cannot_sign
 from ray_warmup.warmup.engines.resolved import Resolved, node_differences
@@ -39,10 +39,10 @@ def died_again(run: EngineRun, state: LauncherState, reason: str, calls: Sequenc
 def late(run: EngineRun, call: Call | Adopt, statuses: Mapping[int, Status], elapsed: float, limit: float) -> str:
     """A call is over its deadline: who, at what, in which stage of the engine."""
     info = run.ranks[call.rank].info
-    stage = clause(", the engine was {}", _stage(statuses.get(call.rank)))
+    stage = _stage(statuses.get(call.rank))
     return (
         f"phase {run.phase}: {info}: {name_of_call(call)} took {elapsed:.1f} s of {limit:g} s allowed "
-        f"({run.phase.setting}){stage}"
+        f"({run.phase.setting}){when(stage, f', the engine was {stage}')}"
     )
 
 
@@ -65,8 +65,8 @@ def waiting(run: EngineRun, statuses: Mapping[int, Status], now: float) -> str:
     """One line: phase, since when, and for whom it waits, with the engine's stage."""
     rows = []
     for call in run.calls.values():
-        stage = clause(" ({})", _stage(statuses.get(call.rank)))
-        rows.append(f"{run.ranks[call.rank].info}: {name_of_call(call)}{stage}")
+        stage = _stage(statuses.get(call.rank))
+        rows.append(f"{run.ranks[call.rank].info}: {name_of_call(call)}{when(stage, f' ({stage})')}")
     for state in run.ranks.values():
         if state.is_starting:
             rows.append(f"{state.info}: waiting for a fresh process")
