@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ray_warmup.configs.engine_schema import SglangSection
+from ray_warmup.actors.engine_run import run_engine
+from ray_warmup.configs.engine_schema import EngineRunConfig, SglangSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.engines.on_this_node import prove, record
 from tests.engines.fake_engine import environment
+from tests.testbed import Node, Testbed
 
 pytestmark = pytest.mark.long
 
@@ -69,3 +72,39 @@ def test_a_start_that_serves_leaves_the_engines_file_as_it_wrote_it(tmp_path: Pa
     assert set(parse_table(bytes(recorded.artifact.table)).entries) <= set(json.loads(written))
     assert file.read_bytes() == written
     assert "was changed after it was put there" not in second.stderr
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_run_over_two_nodes_is_that_of_any_engine(bed: Testbed, tmp_path: Path) -> None:
+    """The same life by `engine.kind` alone: one node records, the table travels, both prove it with hits."""
+    found = environment(tmp_path / "engine", "sglang")
+    calls = tmp_path / "calls"
+    calls.mkdir()
+    variables = {"PYTHONPATH": found["PYTHONPATH"], "FAKE_SGLANG_CALLS": str(calls), "TQDM_DISABLE": "1"}
+    added: list[Node] = [bed.add_node(pool="sglang", wait=False, **variables) for _ in range(2)]
+    try:
+        bed.wait_for_nodes()
+        document: dict[str, Any] = {
+            "cluster": {
+                "num_nodes": 2,
+                "ranks_per_node": 1,
+                "cpus_per_rank": 0.5,
+                "gpus_per_rank": 0,
+                "backend": "cpu",
+                "node_labels": {"pool": "sglang"},
+            },
+            "engine": {"kind": "sglang", "args": {"model": "/models/two-nodes"}, "start_deadline": 300},
+            "cache": {"root": "~/sglang-calls"},
+            "timeouts": {"placing": 120},
+        }
+        report = run_engine(EngineRunConfig.model_validate(document))
+    finally:
+        bed.remove_node(*added)
+
+    assert report.ready, report.error or [node.problems for node in report.nodes]
+    assert sorted(node.role for node in report.nodes) == ["installed", "recorded"]
+    for node in report.nodes:
+        placed = {kind.kind: kind.placed for kind in node.kinds}
+        assert placed["autotune_configs"] == ENTRIES
+        assert placed["sglang_jit"] == 1

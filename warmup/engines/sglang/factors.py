@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from ray_warmup.configs.engine_arguments import is_secret
+
 MAY_DIFFER: dict[str, str] = {
     "model_path": "a path; what the model says is a part of its own",
     "tokenizer_path": "a path",
@@ -166,11 +168,16 @@ def binding_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of SGLang that must be equal, without unset and empty ones."""
     kept = {}
     for name, value in sorted(environ.items()):
-        if name.startswith(PREFIX) and value and name not in VARIABLES_MAY_DIFFER:
+        is_of_sglang = name.startswith(PREFIX) and not is_secret(name)
+        if is_of_sglang and value and name not in VARIABLES_MAY_DIFFER:
             kept[name] = value
     return kept
 
 
 def binding_settings(values: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """Return the settings that must be equal."""
-    return {name: value for name, value in values.items() if name not in MAY_DIFFER}
+    """Return the settings that must be equal. What is secret is none of them."""
+    kept = {}
+    for name, value in values.items():
+        if name not in MAY_DIFFER and not is_secret(name):
+            kept[name] = value
+    return kept
