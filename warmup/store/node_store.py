@@ -52,17 +52,15 @@ reads `current` again and follows it, so two of them end with the table of the c
 from __future__ import annotations
 
 import logging
-import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ray_warmup.configs.modes import OWNER_ONLY, Modes
+from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, sha256
 from ray_warmup.warmup.artifact.manifest import TABLE_NAME, Kind, Manifest, key_difference, parse_manifest
 from ray_warmup.warmup.artifact.table import parse_table
-from ray_warmup.warmup.disk.attempts import while_stale
 from ray_warmup.warmup.disk.clock import DiskClock
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import store_error, sweep
@@ -76,6 +74,7 @@ from ray_warmup.warmup.store.leftovers import sweep_leftovers
 from ray_warmup.warmup.store.run_files import RunFiles
 from ray_warmup.warmup.store.served_table import ServedTable
 from ray_warmup.warmup.store.store_answers import Lookup, Published, StorePath
+from ray_warmup.warmup.store.store_modes import modes_of
 from ray_warmup.warmup.store.trouble import told_as_store_error
 
 __all__ = ["Lookup", "NodeStore", "Published", "StorePath"]
@@ -100,7 +99,8 @@ class NodeStore(RunFiles):
         modes: Modes | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        modes = _modes_of(directory) if modes is None else modes
+        if modes is None:
+            modes = modes_of(directory)
         super().__init__(directory, modes=modes)
         self.table_path = directory / TABLE_NAME
         self._clock = clock
@@ -378,19 +378,6 @@ class NodeStore(RunFiles):
 
 def _hold_nothing(generation: int) -> leases.Lease:
     return leases.Lease(None, generation)
-
-
-def _modes_of(directory: Path) -> Modes:
-    """Return the modes of a store, or private ones if it does not exist."""
-    return Modes(_mode_of(directory / "current", OWNER_ONLY.file), _mode_of(directory, OWNER_ONLY.directory))
-
-
-def _mode_of(path: Path, otherwise: int) -> int:
-    """Permissions of what lies there, without bits that a new file or directory gets by itself."""
-    try:
-        return stat.S_IMODE(while_stale(path.stat).st_mode) & 0o777
-    except OSError:
-        return otherwise
 
 
 def _size(path: Path) -> int:
