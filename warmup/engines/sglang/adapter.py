@@ -68,10 +68,10 @@ SGLANG_ADAPTER = EngineAdapter(
             "triton_cache",
             "deep_gemm",
             "trtllm_deep_gemm",
-            "inductor_home",
             "flashinfer_module",
         ),
         "carried, not seen on a GPU",
-    ),
+    )
+    | {"inductor_home": "carried on a processor"},
     memory_share_argument="mem_fraction_static",
 )

@@ -17,7 +17,7 @@ SGLANG = EngineContract(
         "0.5.20": "read in its wheel",
         "0.5.21": "read in its wheel",
         "0.5.22": "read in its wheel",
-        "0.5.23": "read in its wheel",
+        "0.5.23": "read in its wheel, tried on a processor with stand-ins for its kernel package, recorded on an H200",
     },
     functions={
         "sglang/srt/plugins/__init__.py": {"load_plugins": ()},
