@@ -42,7 +42,8 @@ from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.progress import QUIET_S, class_progress, progress, waiting_text
-from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.machine.watchdog import beat_interval
 from ray_warmup.warmup.messages.questions import Compile, name_of
 from ray_warmup.warmup.rank.crash_recorder import crash_record_path

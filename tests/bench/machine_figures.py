@@ -17,7 +17,8 @@ from ray_warmup.warmup.machine.failure_messages import Status, merge_equal
 from ray_warmup.warmup.machine.garbage_collection import collect_rarely
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Commands, RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Commands, Run
 from ray_warmup.warmup.machine.summary import summarize
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.values import PoolTask

@@ -2,7 +2,8 @@
 
     machine.py            WarmupMachine: steps the phases, watches deadlines, names the culprit
     commands.py           what the machine asks for: Call a rank, Replace a rank, Adopt an artifact
-    state.py              Run, ClassState, RankState: everything that happened so far; module_state.py, store_lookup.py
+    state.py              Run, ClassState: everything that happened so far
+    rank_state.py, module_state.py, store_lookup.py   parts of it: one rank, modules of a class, answers of LOOKUP
     phases.py             names of the phases; phase_sequence.py: their order in a run; phase_logic.py: the base of each
     probing.py, lookup.py, compiling.py, tuning_phases.py, delivery_phases.py   the phases
     recalling.py, lineage.py   rows of a found table, and which of several found tables is used

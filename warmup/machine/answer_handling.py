@@ -9,7 +9,8 @@ from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine import engine_warmups
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.messages.answers import Answer, Confirmed, Loaded, Probed, Replayed, Warmed
 from ray_warmup.warmup.messages.questions import Load
 

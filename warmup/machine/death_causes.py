@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Failure
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import ClassState, Run
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, TacticId, TaskResult
 
 PATIENCE = 2

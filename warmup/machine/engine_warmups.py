@@ -14,7 +14,8 @@ from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Call, Failure
 from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.machine.watchdog import lived
 from ray_warmup.warmup.messages.answers import Warmed
 from ray_warmup.warmup.messages.questions import TuneEngine, Warm, name_of

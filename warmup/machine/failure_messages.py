@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ray_warmup.configs.clause import when
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.naming import NAMED, crowd, span, span_of, without_name
-from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.ranks import RankInfo
 

@@ -14,7 +14,8 @@ from ray_warmup.warmup.machine.lineage import date
 from ray_warmup.warmup.machine.node_loss import keep_found
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import ClassState, Commands, Place, Run
+from ray_warmup.warmup.machine.rank_state import Place
+from ray_warmup.warmup.machine.state import ClassState, Commands, Run
 from ray_warmup.warmup.machine.store_lookup import StoreLookup
 from ray_warmup.warmup.messages.answers import Answer, LookedUp, Markers, Missing, RecalledTable, RecalledTasks
 from ray_warmup.warmup.messages.questions import FindMarkers, LookUp, RecallFinished, RecallTable

@@ -27,7 +27,8 @@ from ray_warmup.warmup.machine.phase_sequence import PhaseSequence, phases_of
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
 from ray_warmup.warmup.machine.probing import probe
-from ray_warmup.warmup.machine.state import Commands, RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Commands, Run
 from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
 from ray_warmup.warmup.messages.answers import Answer, peak_of
 from ray_warmup.warmup.messages.questions import Probe

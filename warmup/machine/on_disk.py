@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.lookup import keeps_files
-from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import ClassState, Run
 from ray_warmup.warmup.messages.values import RunVerdict
 
 KIND = "NotOnDiskError"

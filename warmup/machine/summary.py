@@ -8,7 +8,8 @@ from collections.abc import Mapping
 
 from ray_warmup.warmup.machine.on_disk import share
 from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import ClassState, RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import ClassState, Run
 from ray_warmup.warmup.machine.task_reports import task_reports
 from ray_warmup.warmup.report import (
     CacheKindReport,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.failure_messages import Status, late_task, silent
-from ray_warmup.warmup.machine.state import RankState, Run
+from ray_warmup.warmup.machine.rank_state import RankState
+from ray_warmup.warmup.machine.state import Run
 from ray_warmup.warmup.tasks import TacticId
 
 SILENT_BEATS = 2
