@@ -10,10 +10,11 @@ import pytest
 
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.artifact.artifact import Artifact
-from ray_warmup.warmup.rank.in_process_run import Hooks, InProcessRun
+from ray_warmup.warmup.rank.in_process_run import Elsewhere, Hooks, InProcessRun
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.report import WarmupReport
+from ray_warmup.warmup.tasks import TaskResult
 from tests.troubled_disk import TroubledDisk
 
 INFO = RankInfo(0, 1, 0, 1, 0, "node-a", 0)
@@ -33,18 +34,21 @@ def config_in(root: Path, **cache: Any) -> WarmupConfig:
 
 
 class Caller:
-    """Keeps what a run tells, and publishes an artifact on a miss if it has one."""
+    """Keeps what a run tells, and gives it an artifact or finished tasks on a miss."""
 
-    def __init__(self, source: RankProcess | None = None) -> None:
+    def __init__(self, source: RankProcess | None = None, finished: tuple[TaskResult, ...] = ()) -> None:
         self.source = source
+        self.finished = finished
         self.missed: list[str] = []
         self.phases: list[str] = []
         self.stored: list[str] = []
 
-    def on_miss(self, process: RankProcess) -> Artifact | None:
+    def on_miss(self, process: RankProcess) -> Elsewhere:
         """Called at most once."""
         self.missed.append(process.key.sha256)
-        return None if self.source is None else self.source.store.read_artifact()
+        if self.source is None:
+            return Elsewhere(finished=self.finished)
+        return Elsewhere(self.source.store.read_artifact())
 
     def on_stored(self, artifact: Artifact) -> None:
         """Called when the node's disk took what `on_miss` returned."""
@@ -93,6 +97,16 @@ def test_what_another_node_made_is_taken(tmp_path: Path) -> None:
     assert "TUNING" not in taker.phases
     made = maker.process.store.read_artifact().digest
     assert (joined.process.store.read_artifact().digest, taker.stored) == (made, [made])
+
+
+def test_finished_tasks_of_another_process_are_not_measured_again(tmp_path: Path) -> None:
+    """Three tasks are taken over: the others are measured, and the table has all of them."""
+    report, maker = run(tmp_path / "a", Caller())
+    taker = Caller(finished=maker.finished[:3])
+    report, joined = run(tmp_path / "b", taker)
+    assert report.ready
+    assert taker.phases.count("TUNING") == len(maker.finished) - 3
+    assert {result.task_id for result in joined.finished} == {result.task_id for result in maker.finished}
 
 
 @pytest.mark.parametrize("require_disk", [True, False])
