@@ -99,49 +99,67 @@ def show_logs(logs: list[ProcessLog]) -> None:
 def history(
     config: Annotated[str | None, typer.Option("--config", "-c", help="Config whose cache root is meant.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="section.field=value; may be repeated.")] = None,
-    root: Annotated[Path | None, typer.Option(help="Cache root, instead of the config's or this node's own.")] = None,
+    root: Annotated[str | None, typer.Option(help="Cache root, instead of the config's or this node's own.")] = None,
     last: Annotated[int, typer.Option("--last", "-n", min=1, max=KEPT, help="Number of runs.")] = 10,
+    cluster: Annotated[bool, typer.Option("--cluster", help="Of every node, for example where jobs ran.")] = False,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """List the last runs that were started on this machine: outcome, seconds, classes.
 
     `ray-warmup report show RUN` prints one of them. The last 50 are kept.
     """
+    cache = CacheSection(root=root)
+    if config is not None and root is None:
+        cache = load_request(config, override or []).cache
     problems: list[str] = []
-    place = root
-    if place is None:
-        cache = CacheSection()
-        if config is not None:
-            cache = load_request(config, override or []).cache
-        place = resolve_paths(cache).root
-    runs = kept_runs(place, problems)[:last]
-    if as_json:
-        rows = [{**asdict(kept.run), "file": str(kept.path)} for kept in runs]
-        print_document({"runs": rows, "problems": problems})
-    elif runs:
-        show_history(runs)
+    if cluster or address is not None:
+        found, problems = _runs_of_cluster(cache, address)
     else:
-        say(wide_console(), f"no run was started on this machine with the cache root {place}")
+        found = [("", kept) for kept in kept_runs(resolve_paths(cache).root, problems)]
+    found = found[:last]
+    if as_json:
+        rows = [{**asdict(kept.run), "file": str(kept.path), "node_id": node_id} for node_id, kept in found]
+        print_document({"runs": rows, "problems": problems})
+    elif found:
+        show_history(found)
+    else:
+        say(wide_console(), f"no run was started here with the cache root {resolve_paths(cache).root}")
     for problem in problems:
         complain(problem)
     if problems:
         raise typer.Exit(EXIT_FAILED)
 
 
-def show_history(runs: list[KeptRun]) -> None:
-    """Print one row per run, and below the table why those failed that did."""
+def _runs_of_cluster(cache: CacheSection, address: str | None) -> tuple[list[tuple[str, KeptRun]], list[str]]:
+    from ray_warmup.actors.run_records import runs_of_cluster
+
+    with on_cluster(address):
+        found, problems = runs_of_cluster(cache)
+    return [(run.node_id, run.kept) for run in found], problems
+
+
+def show_history(found: list[tuple[str, KeptRun]]) -> None:
+    """Print one row per run, and below the table why those failed that did.
+
+    `found` has the id of the node that keeps a run, empty for this one.
+    """
     console = wide_console()
-    table = table_of("begun", "run", "outcome", "s", "model", "ranks", "nodes", "classes", whole=("outcome", "s"))
-    for kept in runs:
+    columns = ["begun", "run", "outcome", "s", "model", "ranks", "nodes", "classes"]
+    is_of_cluster = found[0][0] != ""
+    if is_of_cluster:
+        columns.append("kept on")
+    table = table_of(*columns, whole=("outcome", "s"))
+    for node_id, kept in found:
         run = kept.run
         outcome = "READY"
         if not run.ready:
             outcome = f"FAILED ({run.exit_code})"
         classes = " ".join(key[:12] for key in run.classes)
         cells = (moment(run.began_at), run.run_id or "-", outcome, f"{run.seconds:.1f}", Path(run.model).name)
-        add_row(table, *cells, run.ranks, run.nodes, classes)
+        add_row(table, *cells, run.ranks, run.nodes, classes, *(node_id[:8],) * is_of_cluster)
     console.print(table)
-    for kept in runs:
+    for _, kept in found:
         if kept.run.error is not None:
             name = kept.run.run_id or moment(kept.run.began_at)
             say(console, f"{name}: {first_line(kept.run.error)}")
