@@ -172,7 +172,16 @@ def steps(binaries: Path, scratch: Path) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return answer
 
-    return {"record": command("record"), "proof": command("prove"), "show": command("show")}
+    done = {"record": command("record"), "proof": command("prove"), "show": command("show")}
+    return done | {"identity": identity(binaries, model, environ)}
+
+
+def identity(binaries: Path, model: Path, environ: dict[str, str]) -> Any:
+    """Return what differs in SGLang's own ways to start: nothing, by its own resolution."""
+    script = ROOT / "tests" / "engines" / "sglang_identity.py"
+    words = [str(binaries / "python"), str(script), str(model), json.dumps(ARGUMENTS)]
+    done = subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -202,10 +211,12 @@ def main() -> None:
             }
         ],
         "request": done["show"]["engines"][0]["request"]["state"],
+        "identity differs": done["identity"],
     }
     RESULT.write_text(json.dumps(made, indent=1) + "\n")
     sys.stdout.write(RESULT.read_text())
-    sys.exit(not proof["proven"])
+    is_same = not any(done["identity"].values())
+    sys.exit(not (proof["proven"] and is_same))
 
 
 if __name__ == "__main__":
