@@ -41,6 +41,7 @@ class EngineRow:
     resolves: str
     cpu_start: str
     gpu_start: str
+    table_hits: str
     cache_kinds: str
 
 
@@ -71,6 +72,7 @@ def engine_rows() -> list[EngineRow]:
             row = recorded[name, version]
             flashinfer = row["pins"]["flashinfer-python"].removeprefix("==")
             cpu, kinds = cpu_start(name, version)
+            kinds = kinds or placed_on_gpu(name, version)
             rows.append(
                 EngineRow(
                     engine=contract.name,
@@ -83,6 +85,7 @@ def engine_rows() -> list[EngineRow]:
                     resolves=resolved(resolutions.get(f"{name}=={version}")),
                     cpu_start=cpu,
                     gpu_start=gpu_start(name, version),
+                    table_hits=table_hits(name, version),
                     cache_kinds=kinds,
                 )
             )
@@ -121,11 +124,36 @@ def cpu_start(name: str, version: str) -> tuple[str, str]:
 
 
 def gpu_start(name: str, version: str) -> str:
-    """The study on a GPU of exactly this release."""
+    """The measured starts of exactly this release, or the study of it."""
+    measured = read(STUDIES / "engine_table.json")
+    if measured["versions"].get(name) == version:
+        return f"[warm on {measured['machines'].partition(' of ')[0]}](tests/gpu/results/engine_table.md)"
     found = read(STUDIES / f"{name}_study.json")
     if found is None or found["versions"].get(name) != version:
         return "not run"
-    return f"[{found['machine'].partition(',')[0]}](tests/gpu/results/{name}_study.md)"
+    return f"[studied on {found['machine'].partition(',')[0]}](tests/gpu/results/{name}_study.md)"
+
+
+def placed_on_gpu(name: str, version: str) -> str:
+    """The cache kinds that were placed in measured starts of exactly this release."""
+    measured = read(STUDIES / "engine_table.json")
+    if measured["versions"].get(name) != version:
+        return ""
+    kinds: set[str] = set()
+    for machine in ("first machine", "second machine"):
+        for row in measured[machine]["rows"]:
+            for rank in row.get("ranks", []):
+                kinds.update(kind for kind, entries in rank.get("placed", {}).items() if entries)
+    return ", ".join(sorted(kinds))
+
+
+def table_hits(name: str, version: str) -> str:
+    """Recorded keys that were hit in a proof start of exactly this release on a GPU."""
+    found = read(STUDIES / "own_calls.json")
+    if found is None or found["versions"].get(name) != version:
+        return "not seen"
+    hits = sum(rank["hits"] for rank in found["table"])
+    return f"{hits} of {sum(rank['entries'] for rank in found['table'])} keys ({found['versions']['date']})"
 
 
 def flashinfer_rows() -> list[FlashInferRow]:
@@ -162,7 +190,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
 def cells_of(row: EngineRow) -> list[str]:
     """One line of the engines' table."""
     what = [f"{row.engine} {row.version}", row.torch, row.flashinfer, row.adapter]
-    return [*what, row.contract, row.resolves, row.cpu_start, row.gpu_start, row.cache_kinds]
+    return [*what, row.contract, row.resolves, row.cpu_start, row.gpu_start, row.table_hits, row.cache_kinds]
 
 
 def page(engines: list[EngineRow], libraries: list[FlashInferRow]) -> str:
@@ -176,6 +204,7 @@ def page(engines: list[EngineRow], libraries: list[FlashInferRow]) -> str:
         "- *Contract*: all that is used of the release was found in its wheel.",
         "- *Resolves*: pip finds one set of versions for the engine and this project's wheel. `without` names a",
         "  requirement that the package index has as a source package only: the engine alone does not resolve either.",
+        "- *Cache kinds* are those that the start on a processor recorded, or that starts on a GPU had placed.",
         "- What was not run says so.",
         "",
     ]
@@ -188,6 +217,7 @@ def page(engines: list[EngineRow], libraries: list[FlashInferRow]) -> str:
         "resolves",
         "CPU start",
         "GPU start",
+        "table hits on a GPU",
         "cache kinds",
     ]
     lines += [*table(names, (cells_of(row) for row in engines)), "", "## FlashInfer", ""]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 
 def versions() -> dict[str, str]:
@@ -23,4 +23,16 @@ def versions() -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         "triton": version("triton"),
         "flashinfer": version("flashinfer-python"),
+        **installed_engines(),
     }
+
+
+def installed_engines() -> dict[str, str]:
+    """Versions of the engines that are installed here."""
+    found = {}
+    for name in ("vllm", "sglang"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

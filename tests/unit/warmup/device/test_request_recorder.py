@@ -122,6 +122,32 @@ def test_what_cannot_be_described_is_named_and_the_forward_goes_on() -> None:
     assert len(requests) == 0
 
 
+@pytest.mark.parametrize(("ranks_in_keys", "classes"), [(True, [[0], [1]]), (False, [[0, 1]])])
+def test_ranks_share_an_op_only_where_its_keys_name_no_rank(ranks_in_keys: bool, classes: list[list[int]]) -> None:
+    """FlashInfer 0.6.18 to 0.7.1 put the rank into the keys of CUTLASS MoE, so an entry of one rank serves no other."""
+
+    class Expert(planted_tactics.PlantedRunner):
+        """A runner with its rank in its key, as `MoERunner` has there, or without."""
+
+        def __init__(self, rank: int) -> None:
+            super().__init__()
+            self.rank = rank
+
+        def get_cache_key_extras(self, inputs: list[Any]) -> tuple[Any, ...]:
+            """Sizes, and the rank where the release names it."""
+            return (2, self.rank) if ranks_in_keys else (2,)
+
+    recordings: list[Recording] = []
+    for rank in range(2):
+        requests = LiveRequests()
+        operands = [torch.randn(4, 4), torch.randn(4, 4)]
+        with RequestRecorder(requests).recording():
+            AutoTuner.get().choose_one("experts", [Expert(rank)], planted_tactics.CONFIG, operands)
+        recordings.append(requests.recording())
+
+    assert list(classes_of(recordings).values()) == classes
+
+
 def test_a_linked_output_follows_the_tokens_and_a_workspace_does_not() -> None:
     """`bmm_fp8`'s output is one row per token; its workspace keeps its size, whatever FlashInfer's wildcard says."""
     requests = LiveRequests()
