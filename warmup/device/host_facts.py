@@ -24,6 +24,7 @@ from typing import Any
 UNKNOWN = "unknown"
 """FlashInfer's text for a version that it cannot find."""
 
+_NVIDIA = re.compile(r"nvidia[-_.].*\.(dist-info|egg-info)$", re.IGNORECASE)
 _CUBLAS = (("cublas", "cublasGetProperty"), ("cublasLt", "cublasLtGetProperty"))
 # NVML counts cores and not multiprocessors; from 8.6 on every one has 128, and 9.0 and 10.0 as well.
 _CORES_PER_SM = {(8, 0): 64, (7, 0): 64, (7, 5): 64}
@@ -286,16 +287,25 @@ def _library(name: str) -> str | None:
 
 @functools.cache
 def _installed() -> tuple[tuple[str, str], ...]:
-    """Return name and version of every installed package, read once in a process."""
-    found = []
-    for distribution in metadata.distributions():
-        # Not parsed as a message, which takes a process that joins longer than all else that it does.
-        text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
-        head = text.partition("\n\n")[0]
-        fields = [re.search(rf"^{field}:(.*)$", head, re.MULTILINE) for field in ("Name", "Version")]
-        name, version = ("" if field is None else field[1].strip() for field in fields)
-        found.append((name, version))
-    return tuple(found)
+    """Return name and version of NVIDIA's installed packages, whose folders are looked for once in a process.
+
+    Reading the metadata of every package takes a process that joins longer than all else that it does.
+    """
+    found: dict[str, str] = {}
+    for place in sys.path:
+        for path in _nvidia_metadata(Path(place or ".")):
+            distribution = metadata.Distribution.at(path)
+            name = distribution.metadata["Name"] or ""
+            found.setdefault(name, distribution.version)  # the first place on the path is the one that is imported
+    return tuple(found.items())
+
+
+def _nvidia_metadata(place: Path) -> list[Path]:
+    try:
+        entries = sorted(os.listdir(place))
+    except OSError:  # an entry of the path that is an archive, or is not there
+        return []
+    return [place / entry for entry in entries if _NVIDIA.match(entry)]
 
 
 def _text(value: str | bytes) -> str:
