@@ -2,15 +2,15 @@
 
     python -m tests.gpu.sglang_start OUT_DIR [--minutes 9.5] [--layers 8] [--requests 200]
 
-Needs SGLang, FlashInfer and nvcc. Steps, each under a timeout of its own, rows written to `OUT_DIR/sglang.json` as they
-end: recording begins at once beside the first start and waits before its tuning until the GPU is free.
+Needs SGLang, FlashInfer and nvcc. Steps one after the other, each under a timeout of its own, rows written to
+`OUT_DIR/sglang.json` as they end (a second engine on the same GPU would change what SGLang counts as its memory).
 
-1. `own cold`: SGLang without us in an empty home, its own autotune; then the requests with its own table
-2. `own warm`: the same home again
-3. `default`: the same home, `--disable-flashinfer-autotune`
-4. `record`: ours, in an empty home, tuned and guarded
-5. `prove`: an empty home, what was recorded, `require`
-6. `joining`: a home that was empty, by SGLang's own class, `RAY_WARMUP=auto`; the requests with our table
+1. `record`: ours, in an empty home, tuned and guarded
+2. `prove`: an empty home, what was recorded, `require`
+3. `joining`: a home that was empty, by SGLang's own class, `RAY_WARMUP=auto`; the requests with our table
+4. `own cold`: SGLang without us in an empty home, its own autotune; then the requests with its own table
+5. `own warm`: the same home again
+6. `default`: the same home, `--disable-flashinfer-autotune`
 7. `record again`, where time is left: a second tune, independent of the first
 
 Ends with 1 where the proof does not hold. Without a GPU: tests/faults/test_sglang_calls.py.
@@ -46,7 +46,7 @@ from ray_warmup.warmup.errors import WarmupError  # noqa: E402
 from tests.gpu.engine_study import homes  # noqa: E402
 from tests.gpu.engine_study.model_folders import LLAMA_FP8, write  # noqa: E402
 from tests.gpu.own_calls import what_was_tuned  # noqa: E402
-from tests.gpu.sglang_table.planted import GATE, GROUP, entry_points  # noqa: E402
+from tests.gpu.sglang_table.planted import GROUP, entry_points  # noqa: E402
 from tests.gpu.versions import versions  # noqa: E402
 
 LIMIT_S: dict[str, float] = {
@@ -184,18 +184,15 @@ class Run:
             row["tail"] = text[-3000:]
         self.keep(name, row)
 
-    def record(self, name: str, root: Path, gate: Path) -> Recorded:
-        """Record with empty caches; the tuning waits for the gate."""
+    def record(self, name: str, root: Path) -> Recorded:
+        """Record with empty caches."""
         self.environ_of(root)
         began = time.monotonic()
-        recorded = record(
-            self.section(LIMIT_S["record"] * self.patience), cache(root), {**self.environ, GATE: str(gate)}
-        )
-        waited = gate.stat().st_mtime if gate.exists() else 0.0
+        recorded = record(self.section(LIMIT_S["record"] * self.patience), cache(root), self.environ)
         (self.out / f"{name}.log").write_text(recorded.started.log[-400_000:])
         if recorded.artifact.table is not None:
             (self.out / f"{name}.table.json").write_bytes(bytes(recorded.artifact.table))
-        row: dict[str, Any] = {"recorded_s": round(time.monotonic() - began, 1), "gate_opened_at": waited}
+        row: dict[str, Any] = {"recorded_s": round(time.monotonic() - began, 1)}
         row |= {"result": dict(recorded.started.result), "kinds": kinds(recorded)}
         row |= what_was_tuned(recorded.artifact, recorded.tuned.warnings)
         self.keep(name, {**row, "summary": summary(row["verdicts"])})
@@ -234,31 +231,25 @@ class Run:
 
 
 def measure(run: Run) -> bool:
-    """Run every step. Returns True if the proof holds."""
+    """Run every step, one after the other. Returns True if the proof holds."""
     own, root = run.work / "own", run.work / "root"
-    gate = run.work / "gate"
     off = {"RAY_WARMUP": "off"}
-    found: list[Recorded] = []
-    recording = threading.Thread(
-        target=lambda: run.guarded("record", lambda: found.append(run.record("record", root, gate)))
-    )
-    recording.start()
+    recorded = run.guarded("record", lambda: run.record("record", root))
+    proof = None
+    if recorded is not None:
+        proof = run.guarded("prove", lambda: run.prove(root))
+        told = run.work / "told"
+        told.mkdir()
+        ours = {"RAY_WARMUP": "auto", "RAY_WARMUP_CACHE_ROOT": str(root), "RAY_WARMUP_PROOF": str(told)}
+        run.guarded("joining", lambda: run.start("joining", run.work / "joining", {}, ours))
     run.guarded("own cold", lambda: run.start("own cold", own, {}, off))
     run.guarded("own warm", lambda: run.start("own warm", own, {}, off))
     run.guarded("default", lambda: run.start("default", own, {"disable_flashinfer_autotune": True}, off))
-    gate.touch()
-    recording.join()
-    if not found:
-        return False
-    proof = run.guarded("prove", lambda: run.prove(root))
-    told = run.work / "told"
-    told.mkdir()
-    ours = {"RAY_WARMUP": "auto", "RAY_WARMUP_CACHE_ROOT": str(root), "RAY_WARMUP_PROOF": str(told)}
-    run.guarded("joining", lambda: run.start("joining", run.work / "joining", {}, ours))
     run.guarded("census", lambda: run.keep("census", census(run.work)))
-    run.guarded("tables", lambda: run.keep("tables", compared(own, found[0])))
+    if recorded is not None:
+        run.guarded("tables", lambda: run.keep("tables", compared(own, recorded)))
     if run.left_s > SECOND_TUNE_S:
-        run.guarded("record again", lambda: run.record("record again", run.work / "root_2", gate))
+        run.guarded("record again", lambda: run.record("record again", run.work / "root_2"))
     return proof is not None and proof.holds
 
 

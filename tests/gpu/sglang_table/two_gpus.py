@@ -1,4 +1,4 @@
-"""`sglang_start` on two GPUs, without a gate: SGLang's own starts on the first, recording on the second.
+"""`sglang_start` on two GPUs: SGLang's own starts on the first, recording on the second.
 
     python -m tests.gpu.sglang_table.two_gpus OUT_DIR [--minutes 9]
 
@@ -46,14 +46,13 @@ def main() -> int:
 
 def measure(run: Run, *, is_own_measured: bool) -> bool:
     """Run every step. Returns True if the proof holds."""
-    own, root, gate = run.work / "own", run.work / "root", run.work / "gate"
-    gate.touch()
+    own, root = run.work / "own", run.work / "root"
     run.environ["CUDA_VISIBLE_DEVICES"] = "1"
     found: list[Recorded] = []
     proofs: list[bool] = []
 
     def recording() -> None:
-        run.guarded("record", lambda: found.append(run.record("record", root, gate)))
+        run.guarded("record", lambda: found.append(run.record("record", root)))
         if found:
             run.guarded("prove", lambda: proofs.append(run.prove(root).holds))
 
@@ -66,14 +65,14 @@ def measure(run: Run, *, is_own_measured: bool) -> bool:
     lane.join()
     if not found:
         return False
-    again = in_background(lambda: second_tune(run, gate))
+    again = in_background(lambda: second_tune(run))
     joining(run, root)
     if is_own_measured:
         run.guarded("census", lambda: run.keep("census", census(run.work)))
         run.guarded("tables", lambda: run.keep("tables", compared(own, found[0])))
     again.join()
     if run.left_s > TWO_RANKS_S:
-        two_ranks(run, gate)
+        two_ranks(run)
     return bool(proofs) and proofs[0]
 
 
@@ -93,19 +92,19 @@ def joining(run: Run, root: Path) -> None:
     run.guarded("joining", lambda: run.start("joining", run.work / "joining", {}, ours))
 
 
-def second_tune(run: Run, gate: Path) -> None:
+def second_tune(run: Run) -> None:
     """Record once more, independent of the first."""
     if run.left_s > ANOTHER_TUNE_S:
-        run.guarded("record again", lambda: run.record("record again", run.work / "root_2", gate))
+        run.guarded("record again", lambda: run.record("record again", run.work / "root_2"))
 
 
-def two_ranks(run: Run, gate: Path) -> None:
+def two_ranks(run: Run) -> None:
     """Record and prove with tensor parallel size 2."""
     run.rows["prove one rank"] = run.rows.pop("prove", {})
     run.arguments |= {"tp_size": 2, "disable_custom_all_reduce": True}
     run.environ["CUDA_VISIBLE_DEVICES"] = "0,1"
     root = run.work / "root_tp2"
-    run.guarded("record, two ranks", lambda: run.record("record, two ranks", root, gate))
+    run.guarded("record, two ranks", lambda: run.record("record, two ranks", root))
     if run.left_s > 40:
         run.guarded("prove, two ranks", lambda: run.prove(root))
 
