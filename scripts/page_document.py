@@ -262,6 +262,8 @@ def _kinds(report: WarmupReport) -> Grid:
     rows: list[tuple[Cell, ...]] = []
     for group in report.classes:
         for found in group.kinds:
+            if not found.blobs and not found.installed:
+                continue
             sizes = (size(found.bytes), found.blobs, size(found.received_bytes), found.installed)
             rows.append((group.key[:SHORT], found.kind, *sizes, *_proven(report, group)))
     note = (

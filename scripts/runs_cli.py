@@ -93,7 +93,12 @@ def show_logs(logs: list[ProcessLog]) -> None:
     console = wide_console()
     for log in logs:
         say(console, f"==> {log.title} <==", style="bold")
-        say(console, log.text.rstrip("\n") or "(nothing)", lines=True)
+        say(console, as_seen(log.text).rstrip("\n") or "(nothing)", lines=True)
+
+
+def as_seen(text: str) -> str:
+    """Return a log as a terminal would show it: of a progress bar, which overwrites its line, the last state."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
 def history(

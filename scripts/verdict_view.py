@@ -18,7 +18,7 @@ from ray_warmup.warmup.report import ClassReport, RankReport, WarmupReport
 
 SHOWN_WARNINGS = 5
 SKIPPED_BY_A_HIT = ("COMPILING", "TUNING", "GUARDING")
-MORE = "more: `ray-warmup -v run ...`, or `--report FILE`"
+MORE = "more: `ray-warmup report show RUN` (`ray-warmup history`), or `--report FILE`"
 
 
 def show_verdict(console: Console, report: WarmupReport, error: str | None) -> None:

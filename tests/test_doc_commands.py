@@ -156,10 +156,12 @@ def test_a_config_from_vllms_command(tmp_path: Path) -> None:
 def test_the_first_look(tmp_path: Path) -> None:
     """The runbook's first commands answer on a node where nothing ever ran."""
     history, status, doctor = block_with("ray-warmup doctor --quiet").text.splitlines()
-    for line in (history, status):
-        done = run_lines(line, tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert "no run" in done.stdout
+    done = run_lines(history, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no run was started here" in done.stdout
+    done = run_lines(status, tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert "run" in done.stdout  # none, or that of a cluster which this machine happens to be a node of
     done = run_lines(doctor, tmp_path)
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const PALETTE = ["#2f6fd6", "#c2571a", "#2e8b57", "#8a4fbf", "#b8860b", "#c03a68", "#1f8a99", "#6b7280", "#4a5fc1", "#7d8c1f", "#a0522d", "#d06fb0"];
 const color = (number) => PALETTE[number % PALETTE.length];
 const seconds = (value) => (value === null || value === undefined ? "" : value >= 100 ? value.toFixed(0) : value.toFixed(2));
-const micro = (value) => (value === null || value === undefined ? "" : (value * 1e6).toPrecision(4));
+const micro = (value) => (value === null || value === undefined ? "" : value >= 1e-3 ? (value * 1e6).toFixed(0) : (value * 1e6).toPrecision(4));
 const charts = [];
 
 function add(parent, tag, text, className) {
@@ -207,7 +207,7 @@ function showRanks() {
 }
 
 const TASK_COLUMNS = [
-  { title: "task", field: "task", width: 290 },
+  { title: "task", field: "task", width: 330 },
   number("tokens", "bucket"),
   number("default µs", "default_s", micro),
   number("table µs", "tuned_s", micro),
@@ -256,7 +256,8 @@ function showTasks() {
   const [field, dir] = (asked.get("sort") || "").split(":");
   const known = TASK_COLUMNS.some((column) => column.field === field);
   const initialSort = known ? [{ column: field, dir: dir === "desc" ? "desc" : "asc" }] : [];
-  tasksTable = table("tasks-table", TASK_COLUMNS, rows, { height: "520px", initialSort, layout: "fitData" });
+  const tall = rows.length > 16 ? { height: "520px" } : {};
+  tasksTable = table("tasks-table", TASK_COLUMNS, rows, { ...tall, initialSort, layout: "fitData" });
   tasksTable.on("tableBuilt", () => {
     filterTasks();
     if (location.hash.startsWith("#tasks?")) byId("tasks").scrollIntoView();

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.actors.run_logs import COORDINATOR, mark, read_logs
+from ray_warmup.scripts.runs_cli import as_seen
 
 NODE = "ab" * 28
 
@@ -41,3 +42,8 @@ def test_the_end_of_a_long_log_begins_with_a_whole_line(tmp_path: Path, capsys: 
     assert len(log.text) <= 100
     assert log.text.splitlines()[0].startswith("line 9")
     assert log.text.endswith("line 999\n")
+
+
+def test_a_progress_bar_is_shown_once() -> None:
+    """A library that overwrites its line leaves the last state of it; other lines are as they were."""
+    assert as_seen("one\n\r  0%|  |\r 50%|# |\r100%|##|\r\ntwo\r\n") == "one\n100%|##|\ntwo\n"
