@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from ray_warmup.actors import concluding
-from ray_warmup.actors import coordinator as border
+from ray_warmup.actors import concluding, coordinator, run_coordinator
 from ray_warmup.actors.coordinator import Coordinator
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.messages.answers import Concluded
@@ -29,8 +28,9 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracebacks of planted faults belong into no test's output; steps that hang are given up soon."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     monkeypatch.setattr(concluding, "GRACE_S", 0.2)
-    for name in ("CLOSE_S", "REMOVE_S", "STACKS_S"):
-        monkeypatch.setattr(border, name, 0.2)
+    monkeypatch.setattr(coordinator, "STACKS_S", 0.2)
+    for name in ("CLOSE_S", "REMOVE_S"):
+        monkeypatch.setattr(run_coordinator, name, 0.2)
 
 
 def finished(change: Callable[[Any], Any] | None = None) -> Driver:
