@@ -359,8 +359,6 @@ def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[No
             assert wait_until(lambda: any(row.leader for row in ray.get(actor.status.remote())), 60), "no lease"
             patient = actors[0].start.remote("/models/unused", {"RAY_WARMUP_WAIT": "60"})
             hasty, _ = ray.get(actors[1].start.remote("/models/unused", {}), timeout=60)
-            offered = wait_until(lambda: any(row.unproven for row in ray.get(actor.status.remote())), 30)
-            assert offered, "what the hasty engine compiled was not offered"
             (lookup, said), (report, _) = ray.get(patient, timeout=60), running.result(timeout=90)
         assert report.ready, report.error
         assert "makes the artifact since" in hasty

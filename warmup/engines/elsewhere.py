@@ -83,7 +83,9 @@ def bring(root: Path, store: NodeStore, start: EngineStart) -> str:
         Reasons for a miss, or an empty text.
     """
     wait_s = seconds_to_wait()
-    lock = root / ENGINE_CACHES / FOLDER / f"{key_digest(start.identity)}.lock"
+    # Engines that wait have a lock of their own: one that does not wait must not stand behind them.
+    patience = "waits" if wait_s else "asks"
+    lock = root / ENGINE_CACHES / FOLDER / f"{key_digest(start.identity)}.{patience}.lock"
     with shared_lock(lock, wait_s=wait_s + REACH_S + FETCH_S) as is_held:
         if is_held and _asked_last(lock) == start.name:
             return ""

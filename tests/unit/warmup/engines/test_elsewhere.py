@@ -15,6 +15,7 @@ import pytest
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, Manifest, key_digest
+from ray_warmup.warmup.disk.shared_lock import shared_lock
 from ray_warmup.warmup.engines import elsewhere, engine_store, ray_connection
 from ray_warmup.warmup.engines.elsewhere import EngineStart, Parts, bring, seconds_to_wait
 from ray_warmup.warmup.remote.exchange import share
@@ -114,6 +115,19 @@ def test_processes_of_one_engine_ask_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert [bring(tmp_path, store, START) for _ in range(3)] == ["nothing", "", ""]
     assert bring(tmp_path, store, EngineStart(IDENTITY, "another")) == "nothing"
     assert len(registry.asked) == 2
+
+
+def test_an_engine_that_does_not_wait_stands_behind_none_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One waits for a run, with the lock in its hands; the other one of the same node has its answer at once."""
+    connect(monkeypatch, Registry("nothing"))
+    held = tmp_path / "engine_caches" / "asked" / f"{key_digest(IDENTITY)}.waits.lock"
+    with shared_lock(held) as is_held:
+        assert is_held
+        began = time.monotonic()
+        assert bring(tmp_path, store_in(tmp_path), START) == "nothing"
+        assert time.monotonic() - began < 5.0
 
 
 def ask_slowly(root: Path, notes: Path) -> None:
