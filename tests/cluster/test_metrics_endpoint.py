@@ -69,6 +69,8 @@ def measured() -> tuple[Series, Series, WarmupReport]:
     base = Path(tempfile.mkdtemp(prefix="rwm"))
     environment = environment_below(base)
     environment["RAY_metrics_report_interval_ms"] = str(EXPORT_MS)
+    # Long enough for its gauges to be exported and scraped while it is live.
+    environment["RAY_WARMUP_TEST_SCRIPT"] = json.dumps({"pause_s": {"tune": 7}})
     config = base / "config.json"
     try:
         with own_head(base, environment, "--num-cpus=2") as address:
