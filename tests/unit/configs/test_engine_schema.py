@@ -89,7 +89,7 @@ def test_secrets_are_shown_nowhere(tmp_path: Path) -> None:
 
 def test_every_recipe_still_reads_as_the_built_in_engines() -> None:
     """`engine.kind` defaults to the built-in one."""
-    recipes = [path for path in sorted(RECIPES_DIR.glob("*.yaml")) if not path.stem.startswith("vllm_")]
+    recipes = [path for path in sorted(RECIPES_DIR.glob("*.yaml")) if not path.stem.startswith(("vllm_", "sglang_"))]
     assert recipes
     for recipe in recipes:
         request = load_request(recipe)

@@ -46,7 +46,7 @@ def test_a_recipe_of_a_real_engine_fills_its_ranks(name: str) -> None:
     """It loads, begins with a comment, and its replicas fill the nodes that its name says."""
     request = load_request(name)
     assert isinstance(request, EngineRunConfig)
-    nodes = {"vllm_two_nodes": 2, "vllm_one_node_tp2": 1}[name]
+    nodes = {"vllm_two_nodes": 2, "vllm_one_node_tp2": 1, "sglang_two_nodes": 2}[name]
     assert request.cluster.num_nodes == nodes
     assert request.cluster.num_ranks == nodes * request.engine.ranks_per_replica
     assert (RECIPES_DIR / f"{name}.yaml").read_text().startswith("# ")

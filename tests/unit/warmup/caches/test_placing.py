@@ -38,16 +38,19 @@ def test_an_entry_of_every_kind_is_known_and_restored(
     tmp_path: Path, placed: PlacedRegister, kind: engine_kinds.EngineKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tampered, half and vanished entries of ours are replaced, entries of the engine's own are not."""
-    layout, cache, store = kind.layout, tmp_path / "cache", tmp_path / "store"
-    contents = [Content(kind.name, f"{name}/file", name.encode()) for name in ("own", "one", "two", "three")]
-    entry = {0: "{}/file", 1: "{}"}[layout.entry_depth]
-    (cache / "own").mkdir(parents=True)
-    (cache / "own" / "file").write_text("the engine's")
+    layout, store = kind.layout, tmp_path / "store"
+    cache = tmp_path / "cache"
+    above = "above/" * (layout.entry_depth - 1)
+    inside = cache / above
+    contents = [Content(kind.name, f"{above}{name}/file", name.encode()) for name in ("own", "one", "two", "three")]
+    entry = above + ("{}" if layout.entry_depth else "{}/file")
+    (inside / "own").mkdir(parents=True)
+    (inside / "own" / "file").write_text("the engine's")
     first = put(placed, layout, contents, cache, store)
-    (cache / "one" / "file").write_text("tampered")
-    (cache / "two" / "file").unlink()
-    stamp = (cache / "three" / "file").stat().st_mtime_ns
-    os.utime(cache / "three" / "file", (1, 1))
+    (inside / "one" / "file").write_text("tampered")
+    (inside / "two" / "file").unlink()
+    stamp = (inside / "three" / "file").stat().st_mtime_ns
+    os.utime(inside / "three" / "file", (1, 1))
     second = put(placed, layout, contents, cache, store)
 
     assert [path.relative_to(cache).as_posix() for path in first.written] == [
@@ -56,7 +59,7 @@ def test_an_entry_of_every_kind_is_known_and_restored(
     assert {path.relative_to(cache).as_posix() for path in second.written} == {
         entry.format(name) for name in ("one", "two")
     }
-    assert [(cache / name / "file").read_text() for name in ("own", "one", "two", "three")] == [
+    assert [(inside / name / "file").read_text() for name in ("own", "one", "two", "three")] == [
         "the engine's",
         "one",
         "two",
