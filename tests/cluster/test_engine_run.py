@@ -87,6 +87,7 @@ def test_a_node_that_joins_takes_what_another_holds(engine_nodes: list[Node]) ->
     assert sorted((node.role, node.proven) for node in both.nodes) == [("found", "before"), ("installed", "now")]
 
 
+@pytest.mark.long
 def test_what_was_found_and_is_damaged_is_recorded_anew(engine_nodes: list[Node]) -> None:
     """An artifact that cannot be read on any node is no artifact: one recording follows, and it is proven."""
     first, _ = run(config("engine-changed", num_nodes=1))
@@ -282,8 +283,10 @@ def test_a_sync_gives_a_cold_node_what_an_engine_compiled(engine_nodes: list[Nod
         assert exit_code_of(list(after.values()), proof="node", accept="verdict") == 0
         assert after[cold.node_id].text == "put there by sync"
         actor = found_registry()
+        # It learns beside its answers.
+        assert wait_until(lambda: cold.node_id in ray.get(actor.status.remote())[0].nodes, 20)
         (known,) = ray.get(actor.status.remote())
-        assert (known.engine, known.digest, cold.node_id in known.nodes) == ("vllm 0.33.0", row.artifact, True)
+        assert (known.engine, known.digest) == ("vllm 0.33.0", row.artifact)
         (archive,) = ray.get(actor.bytes_of.remote(row.key_sha256))
         assert unpack(memoryview(ray.get(archive)))[1].digest == row.artifact
     finally:

@@ -111,6 +111,7 @@ def test_a_ready_job_exits_0(head: Head) -> None:
     assert "succeeded" in job.stdout
 
 
+@pytest.mark.long
 def test_a_job_that_is_not_ready_exits_1(head: Head) -> None:
     """Ranks that cannot be placed fail the job, with the reason in its log."""
     job = head.submit("cluster.ranks_per_node=99", "timeouts.placing=3")

@@ -41,7 +41,7 @@ def test_what_does_not_fit_is_refused_at_the_deadline(case: Case, cluster: dict[
     assert not case.lines()
 
 
-@pytest.mark.parametrize("backend", ["cuda", "auto"])
+@pytest.mark.parametrize("backend", ["cuda", pytest.param("auto", marks=pytest.mark.long)])
 def test_gpus_that_nobody_has_are_waited_for_and_named(case: Case, backend: str) -> None:
     """GPU ranks on a cluster without GPUs never run on CPUs: they wait, with a line, and the error says GPU."""
     cluster = {"backend": backend, "gpus_per_rank": 1}

@@ -43,8 +43,12 @@ def tiny(case: Case, tmp_path: Path) -> WarmupConfig:
 
 @pytest.mark.parametrize(
     "phases",
-    [("PROBING", "COMPILING"), ("TUNING", "GUARDING"), ("PUSHING", "INSTALLING"), ("LOADING", "REPLAYING")],
-    ids="-".join,
+    [
+        pytest.param(("PROBING", "COMPILING"), id="PROBING-COMPILING", marks=pytest.mark.long),
+        pytest.param(("TUNING", "GUARDING"), id="TUNING-GUARDING"),
+        pytest.param(("PUSHING", "INSTALLING"), id="PUSHING-INSTALLING", marks=pytest.mark.long),
+        pytest.param(("LOADING", "REPLAYING"), id="LOADING-REPLAYING"),
+    ],
 )
 def test_killed_in_two_phases(case: Case, tmp_path: Path, phases: tuple[str, str]) -> None:
     """Ready all the same: every task in the table, each measured once but the one in flight, both deaths named."""

@@ -15,11 +15,12 @@ from tests import publish_storm
 from tests.artifacts import ROOT, table_bytes
 
 
-@pytest.mark.timeout(400)  # 30 s on two idle cores
-def test_readers_never_see_half_under_kill_9() -> None:
-    """At least 2,000 publishes, hundreds of SIGKILLs, pruning meanwhile: every read is whole and consistent."""
+@pytest.mark.timeout(400)  # 2,000 publishes take 30 s on two idle cores
+@pytest.mark.parametrize(("publishes", "kills"), [(500, 12), pytest.param(2000, 50, marks=pytest.mark.long)])
+def test_readers_never_see_half_under_kill_9(publishes: int, kills: int) -> None:
+    """Publishes, SIGKILLs at any moment, and pruning meanwhile: every read is whole and consistent."""
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "publish_storm.py"), "--publishes", "2000", "--readers", "1"],
+        [sys.executable, str(ROOT / "tests" / "publish_storm.py"), "--publishes", str(publishes), "--readers", "1"],
         capture_output=True,
         text=True,
         check=False,
@@ -28,8 +29,8 @@ def test_readers_never_see_half_under_kill_9() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     outcome = json.loads(done.stdout)
 
-    assert outcome["publishes"] >= 2_000
-    assert outcome["kills"] >= 50
+    assert outcome["publishes"] >= publishes
+    assert outcome["kills"] >= kills
     assert all(reader["artifacts"] >= 100 and reader["misses"] == 0 for reader in outcome["readers"])
 
 
