@@ -243,7 +243,7 @@ def test_an_engine_sees_the_gpus_of_its_bundles(engine_nodes: list[Node], tmp_pa
     try:
         where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         actor = ray.remote(Holding).options(num_cpus=1, num_gpus=0, scheduling_strategy=where).remote()
-        seen = ray.get(actor.visible.remote(str(tmp_path)), timeout=60)
+        seen = ray.get(actor.visible.remote(str(tmp_path)), timeout=120)  # six processes start one after the other
         assert [sorted(ids.split(",")) for ids in seen] == [["0", "1"], ["0", "1"]]
         assert seen[0] == seen[1]
     finally:
@@ -293,6 +293,7 @@ def test_a_sync_gives_a_cold_node_what_an_engine_compiled(engine_nodes: list[Nod
         stop_registry()
 
 
+@pytest.mark.long
 def test_what_a_proof_refused_leaves_no_node(engine_nodes: list[Node]) -> None:
     """An engine crashed with it here: neither the registry nor a sync takes it."""
     request = plant("engine-refused", engine_nodes[0])
@@ -367,6 +368,36 @@ def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[No
         assert "makes the artifact since" in hasty
         assert lookup == "hit"
         assert any("waiting at most 60 s" in text for text in said)
+    finally:
+        stop_registry()
+        for actor in actors:
+            ray.kill(actor)
+        for node in engine_nodes:
+            shutil.rmtree(node.home / "root", ignore_errors=True)
+
+
+@pytest.mark.long
+def test_what_an_engine_compiled_after_a_miss_is_offered(engine_nodes: list[Node]) -> None:
+    """The registry knows that it lies there unproven, and gives it to no other engine."""
+    other, cold = engine_nodes
+    actors = [serving(node) for node in engine_nodes]
+    # Caches of its own: an engine that finds everything compiled has nothing to offer.
+    homes = [
+        {"HOME": str(node.home / "offering"), "TRITON_CACHE_DIR": str(node.home / "offering" / "triton")}
+        for node in engine_nodes
+    ]
+    try:
+        start_registry(CacheSection())
+        registry = found_registry()
+        first, _ = ray.get(actors[1].start.remote("/models/offered", homes[1]), timeout=60)
+        assert wait_until(lambda: ray.get(registry.status.remote()), 30), "nothing was offered"
+        (row,) = ray.get(registry.status.remote())
+        assert (row.unproven, row.digest, row.nodes) == ((cold.node_id,), "", ())
+        second, _ = ray.get(actors[0].start.remote("/models/offered", homes[0]), timeout=60)
+
+        for lookup in (first, second):
+            assert lookup.endswith("on this node; the registry knows no artifact of it")
+        assert wait_until(lambda: len(ray.get(registry.status.remote())[0].unproven) == 2, 30), other.node_id
     finally:
         stop_registry()
         for actor in actors:

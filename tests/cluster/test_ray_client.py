@@ -70,6 +70,7 @@ def test_status_through_ray_client(case: Case, door: str, tmp_path: Path) -> Non
     assert run["ranks"][0]["task"].startswith("cpu_gemm:")
 
 
+@pytest.mark.long
 def test_wait_through_ray_client(case: Case, door: str, tmp_path: Path) -> None:
     """`wait --address ray://...` exits 124 while nobody has done the work, 1 once it has failed, 0 once it is ready;
     on a node that the run did not use there is nothing all the same; `status` has the verdict of each node."""
