@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
@@ -55,7 +56,7 @@ def in_turns(method: _Method) -> _Method:
     return grouped
 
 
-class RunCoordinator(Generic[R]):
+class RunCoordinator(ABC, Generic[R]):
     """Actor that runs one warmup, of which a subclass knows the machine.
 
     `run` streams events and ends with `{"event": "report"}`. `status` answers at any time.
@@ -117,20 +118,21 @@ class RunCoordinator(Generic[R]):
         """
         self._stop = reason
 
+    @abstractmethod
     def _status(self, now: float) -> RunStatus:
-        raise NotImplementedError
+        """Return what `status` tells."""
 
+    @abstractmethod
     async def _work(self) -> R:
         """Place, drive, sum up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _concluding(self, report: R) -> Iterator[Step]:
         """Yield the steps that need the ranks, before they are ended."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _text_of(self, report: R, problems: Sequence[str]) -> str:
         """Return the report with what went wrong after it. Cannot raise."""
-        raise NotImplementedError
 
     async def _run(self) -> None:
         """Run all phases and queue the report.

@@ -16,30 +16,17 @@ from typing import Any
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.engines import model_errors
 from ray_warmup.warmup.engines.argument_comparison import compare_arguments
-from ray_warmup.warmup.engines.child_request import ChildRequest, follow_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.child_request import ChildRequest
 from ray_warmup.warmup.engines.identity import Identity
 from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.resolving import answer
 from ray_warmup.warmup.engines.sglang import arguments
 from ray_warmup.warmup.engines.sglang.identity import engine_version, identify, settings_of
-from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 FILES = ("config.json", "hf_quant_config.json", "quantize_config.json")
 """Files from which SGLang reads what a model is and how its weights are quantized."""
-
-
-def main(request_path: str, result_path: str) -> int:
-    """Write the answer, or the error that names what is wrong. Exit code 0 in both cases."""
-    follow_the_launcher()
-    request = read_request(Path(request_path))
-    try:
-        answer: dict[str, JsonValue] = {"resolved": encode(resolve(request))}
-    except EngineError as error:
-        answer = {"error": str(error), "is_request": isinstance(error, EngineRequestError)}
-    write_whole(Path(result_path), answer)
-    return 0
 
 
 def resolve(request: ChildRequest) -> Resolved:
@@ -120,4 +107,4 @@ def not_covered(values: Mapping[str, JsonValue], model: Any) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(answer(resolve, *sys.argv[1:]))

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
-
-from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request, wait_for, write_whole
+from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request
 from ray_warmup.warmup.engines.sglang.arguments import server_args
 from ray_warmup.warmup.engines.sglang.trial import trial_batches
 from ray_warmup.warmup.engines.trial_batch import TrialBatch, sampling_of, token_rows
+from ray_warmup.warmup.engines.trial_start import StartTimes, answer_and_stay
 
 MAX_TOKENS = 4
 MANY = 256
@@ -44,21 +45,10 @@ def run(request_path: Path, result_path: Path) -> None:
     imported = time.monotonic()
     stage.write("creating the engine")
     engine = Engine(server_args=arguments)
-    ready = time.monotonic()
+    times = StartTimes(began, imported, time.monotonic())
     try:
-        first, answered = answer_all(engine, limits_of(engine, arguments), stage)
-        result = {
-            "import_s": imported - began,
-            "engine_s": ready - imported,
-            "first_answer_s": first,
-            "requests": answered,
-            "total_s": time.monotonic() - began,
-        }
-        stage.write("waiting for the launcher")
-        write_whole(result_path, result)
-        if request.stays_until is not None:
-            wait_for(Path(request.stays_until))
-        stage.write("shutting down")
+        batches = trial_batches(*limits_of(engine, arguments))
+        answer_and_stay(times, request, result_path, stage, batches, partial(generate, engine))
     finally:
         # Explicit, because schedulers are processes of their own and hold the GPU.
         engine.shutdown()
@@ -75,28 +65,13 @@ def limits_of(engine: Any, arguments: Any) -> tuple[int, int, int]:
     return int(running), max(int(chunk), 0), longest - MAX_TOKENS
 
 
-def answer_all(engine: Any, limits: tuple[int, int, int], stage: Stage) -> tuple[float, int]:
-    """Answer every trial batch, and return the seconds of the first batch and the number of requests."""
-    batches = trial_batches(*limits)
-    first, answered = 0.0, 0
-    for number, batch in enumerate(batches, 1):
-        stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
-        began = time.monotonic()
-        outputs = generate(engine, batch)
-        if any(not output["output_ids"] for output in outputs):
-            raise RuntimeError(f"a trial request was answered with no token: {batch}")
-        first = first or time.monotonic() - began
-        answered += len(outputs)
-    return first, answered
-
-
-def generate(engine: Any, batch: TrialBatch) -> list[dict[str, JsonValue]]:
+def generate(engine: Any, batch: TrialBatch) -> list[Sequence[int]]:
     """Answer one batch."""
     sampling = []
     for row in range(batch.rows):
         sampling.append({"max_new_tokens": MAX_TOKENS, "ignore_eos": True, **sampling_of(batch, row)})
-    found: list[dict[str, JsonValue]] = engine.generate(input_ids=token_rows(batch), sampling_params=sampling)
-    return found
+    outputs = engine.generate(input_ids=token_rows(batch), sampling_params=sampling)
+    return [output["output_ids"] for output in outputs]
 
 
 if __name__ == "__main__":

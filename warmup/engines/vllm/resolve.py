@@ -10,36 +10,22 @@ import json
 import sys
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.engines import model_errors
 from ray_warmup.warmup.engines.argument_comparison import compare_arguments
-from ray_warmup.warmup.engines.child_request import ChildRequest, follow_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.child_request import ChildRequest
 from ray_warmup.warmup.engines.resolved import Resolved
+from ray_warmup.warmup.engines.resolving import answer
 from ray_warmup.warmup.engines.vllm import arguments, word_embeddings
 from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
-from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 """Files beside config.json from which vLLM reads how weights are quantized."""
-
-
-def main(request_path: str, result_path: str) -> int:
-    """Write the answer, or the error that names what is wrong. Exit code 0 in both cases."""
-    follow_the_launcher()
-    request = read_request(Path(request_path))
-    try:
-        answer: dict[str, JsonValue] = {"resolved": encode(resolve(request))}
-    except EngineError as error:
-        answer = {"error": str(error), "is_request": isinstance(error, EngineRequestError)}
-    write_whole(Path(result_path), answer)
-    return 0
 
 
 def resolve(request: ChildRequest) -> Resolved:
@@ -104,4 +90,4 @@ def not_covered(config: Any) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(answer(resolve, *sys.argv[1:]))

@@ -10,11 +10,14 @@ from __future__ import annotations
 import copy
 import sys
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request, wait_for, write_whole
-from ray_warmup.warmup.engines.trial_batch import sampling_of
+from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request
+from ray_warmup.warmup.engines.trial_batch import TrialBatch, sampling_of
+from ray_warmup.warmup.engines.trial_start import StartTimes, answer_and_stay
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, trial_batches
@@ -46,20 +49,14 @@ def run(request_path: Path, result_path: Path) -> None:
     if request.options["usage"] == "serve":
         take_server_sizes(arguments)
     llm = LLM.from_engine_args(arguments)
-    ready = time.monotonic()
-    first, answered = answer_all(llm, SamplingParams, stage)
-    result = {
-        "import_s": imported - began,
-        "engine_s": ready - imported,
-        "first_answer_s": first,
-        "requests": answered,
-        "total_s": time.monotonic() - began,
-    }
-    stage.write("waiting for the launcher")
-    write_whole(result_path, result)
-    if request.stays_until is not None:
-        wait_for(Path(request.stays_until))
-    stage.write("shutting down")
+    times = StartTimes(began, imported, time.monotonic())
+    config = llm.llm_engine.vllm_config
+    batches = trial_batches(
+        config.scheduler_config.max_num_seqs,
+        config.scheduler_config.max_num_batched_tokens,
+        config.model_config.max_model_len,
+    )
+    answer_and_stay(times, request, result_path, stage, batches, partial(generate, llm, SamplingParams))
     # Explicit, because an engine that ends by garbage collection may leave its workers behind.
     shut_down(llm)
 
@@ -73,28 +70,12 @@ def take_server_sizes(arguments: Any) -> None:
         setattr(arguments, name, int(getattr(resolved, name)))
 
 
-def answer_all(llm: Any, sampling_params: Any, stage: Stage) -> tuple[float, int]:
-    """Answer every trial batch, and return the seconds of the first batch and the number of requests."""
-    config = llm.llm_engine.vllm_config
-    batches = trial_batches(
-        config.scheduler_config.max_num_seqs,
-        config.scheduler_config.max_num_batched_tokens,
-        config.model_config.max_model_len,
-    )
-    first, answered = 0.0, 0
-    for number, batch in enumerate(batches, 1):
-        stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
-        began = time.monotonic()
-        rows = [
-            sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling_of(batch, row))
-            for row in range(batch.rows)
-        ]
-        outputs = llm.generate(prompts(batch), rows, use_tqdm=False)
-        if any(not output.outputs[0].token_ids for output in outputs):
-            raise RuntimeError(f"a trial request was answered with no token: {batch}")
-        first = first or time.monotonic() - began
-        answered += len(outputs)
-    return first, answered
+def generate(llm: Any, sampling_params: Any, batch: TrialBatch) -> list[Sequence[int]]:
+    """Answer one batch."""
+    rows = []
+    for row in range(batch.rows):
+        rows.append(sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling_of(batch, row)))
+    return [output.outputs[0].token_ids for output in llm.generate(prompts(batch), rows, use_tqdm=False)]
 
 
 def shut_down(llm: Any) -> None:
