@@ -1,4 +1,4 @@
-"""2,000 publishes under kill -9 with readers: nobody ever sees a partial or mixed artifact."""
+"""Publishes under kill -9 with readers (2,000 with `-m long`): nobody ever sees a partial or mixed artifact."""
 
 from __future__ import annotations
 
