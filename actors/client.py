@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
 from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
@@ -22,9 +22,10 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
-from ray_warmup.warmup.metrics.of_report import samples_of
 from ray_warmup.warmup.rank.rank_workloads import checked
-from ray_warmup.warmup.report import WarmupReport
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     from ray_warmup.actors.following import following_of, lost_contact
     from ray_warmup.actors.metrics_export import count
     from ray_warmup.actors.registry_client import tell_registry
+    from ray_warmup.warmup.metrics.of_report import samples_of
 
     name = coordinator_name(config)
     run_id = f"{name.removeprefix('warmup-')}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"

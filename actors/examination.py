@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import ray
 
 from ray_warmup.actors import capacity
+from ray_warmup.actors.node_examination import NodeFindings, check_here
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.registry_client import registry_status
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.configs.version import VERSION
-from ray_warmup.warmup.doctor.all_checks import check_node
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
 
 CLOCKS_S = 5.0
 """Clocks that differ by more make leases and times of stores hard to read."""
 FEW_OBJECT_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFindings:
-    """Findings of one node."""
-
-    version: str
-    """Version of this project there."""
-    clock: float
-    """Seconds since the epoch by the node's clock, when it answered."""
-    findings: tuple[Finding, ...]
 
 
 def examine(section: CacheSection, limit_s: float) -> dict[str, tuple[Finding, ...]]:
@@ -47,12 +34,6 @@ def examine(section: CacheSection, limit_s: float) -> dict[str, tuple[Finding, .
         *_of_registry(),
     )
     return found
-
-
-def check_here(section: str) -> NodeFindings:
-    """Check this node. Runs as a task."""
-    findings = check_node(CacheSection.model_validate_json(section))
-    return NodeFindings(VERSION, time.time(), findings)
 
 
 def _of_versions(answers: Mapping[str, NodeFindings]) -> tuple[Finding, ...]:

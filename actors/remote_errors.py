@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import ray
 
 from ray_warmup.warmup.errors import DeadContextError, WarmupError
-from ray_warmup.warmup.machine.commands import Failure
 from ray_warmup.warmup.tasks import TacticId
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.machine.commands import Failure
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _MISSING = re.compile(r"No module named '([\w.]+)'")
@@ -17,6 +20,9 @@ PACKAGE = "ray_warmup"
 
 def as_failure(error: Exception) -> Failure:
     """A remote exception: the class that was raised in the rank, its message, the remote traceback."""
+    # Here, because a question that every node answers needs none of the machine's commands.
+    from ray_warmup.warmup.machine.commands import Failure
+
     if isinstance(error, ray.exceptions.RayTaskError):
         cause = error.cause
         # str() of it is the remote traceback

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.closing import close, wait_until_closed
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.presence import may_be_node
 from ray_warmup.actors.ray_internals import cluster_here
@@ -48,6 +49,7 @@ def attached(address: str | None) -> Iterator[bool]:
         return
     import ray
 
+    wait_until_closed()
     if ray.is_initialized():
         yield True
         return
@@ -59,7 +61,7 @@ def attached(address: str | None) -> Iterator[bool]:
     try:
         yield True
     finally:
-        ray.shutdown()
+        close(through_client=target.startswith(CLIENT))
 
 
 def _target(address: str | None) -> str | None:
@@ -83,6 +85,8 @@ def _connect(target: str, address: str | None) -> None:
 
     from ray_warmup.actors.sigterm import kept_sigterm
 
+    # What the server's process logs of its own start, such as that its thread sets no signal handler.
+    logging.getLogger("ray.util.client.logsclient").setLevel(logging.ERROR)
     try:
         reach(target)
         with kept_sigterm():

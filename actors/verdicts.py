@@ -24,7 +24,6 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.disk.publish import store_error
 from ray_warmup.warmup.errors import StoreError, WarmupError
-from ray_warmup.warmup.rank.locations import locations
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths, simulated_roots
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.verdict import StoredVerdict
@@ -77,10 +76,10 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
 
 def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[FoundVerdict], list[str]]:
     """Return the verdicts of the cluster's nodes, each with its `node_id`, and what could not be asked."""
-    from ray_warmup.actors.node_caches import nodes_for
-
     nodes, asked = list(capacity.members()), None
     if config is not None:
+        from ray_warmup.actors.node_caches import nodes_for
+
         nodes, asked = nodes_for(config, nodes), text_of_config(config)
     answers, problems = ask_each(nodes, verdicts_here, asked)
     found: list[FoundVerdict] = []
@@ -114,6 +113,8 @@ def _directories(config: WarmupConfig | None, problems: list[str]) -> Iterator[P
     Directories that cannot be listed are added to `problems`.
     """
     if config is not None:
+        from ray_warmup.warmup.rank.locations import locations
+
         for environment in environments_here(config):
             try:
                 for place in locations(config, environment):

@@ -246,13 +246,14 @@ def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> i
 def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     """Return the exit code of this command's own node, or elsewhere of the newest run's nodes."""
     from ray_warmup.actors import capacity
-    from ray_warmup.actors.node_caches import nodes_for
 
     members = capacity.members()
     near = [node for node in members if _is_own(node.address)]
     root = str(resolve_paths(question.config.cache).root)
     table_states = _this_node(_ask_table_states(question, near, wait), root)
     if table_states is None:
+        from ray_warmup.actors.node_caches import nodes_for
+
         table_states = _all_of(_ask_table_states(question, nodes_for(question.config, members), wait))
         code = exit_code_of_newest_run(table_states)
     else:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
+from ray_warmup.actors.closing import leave
 from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import EngineRunConfig
@@ -314,7 +315,12 @@ def _exit(code: int) -> NoReturn:
 
 def main() -> None:
     """Entry point of the console command."""
-    app()
+    try:
+        app()
+    except SystemExit as ending:
+        if isinstance(ending.code, int):
+            leave(ending.code)
+        raise
 
 
 if __name__ == "__main__":

@@ -15,10 +15,7 @@ from ray_warmup.configs import ConfigError
 from ray_warmup.scripts.console import add_row, complain, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.endings import GuardedGroup
-from ray_warmup.scripts.report_compare import changes
 from ray_warmup.scripts.report_file import ReportFile
-from ray_warmup.scripts.reports import find_report
-from ray_warmup.warmup.report import WarmupReport
 
 app = typer.Typer(
     name="report",
@@ -42,6 +39,9 @@ def show(
     root: Root = None,
 ) -> None:
     """Print the outcome of an earlier run as `ray-warmup run` did, or write it as a page."""
+    from ray_warmup.scripts.reports import find_report
+    from ray_warmup.warmup.report import WarmupReport
+
     report = find_report(run, root)
     if html is not None:
         from ray_warmup.scripts.report_page import report_page
@@ -71,6 +71,9 @@ def compare(
 
     Times of tasks that differ by less than 5 % are taken for the same.
     """
+    from ray_warmup.scripts.report_compare import changes
+    from ray_warmup.scripts.reports import find_report
+
     old, new = find_report(before, root), find_report(after, root)
     try:
         found = changes(old, new)

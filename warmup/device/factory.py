@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
 from ray_warmup.warmup.errors import TuningError
 
-TunerFactory = Callable[[str, TunerOptions], Tuner]
+if TYPE_CHECKING:
+    from ray_warmup.warmup.device.tuner import Tuner, TunerOptions
+
+TunerFactory: TypeAlias = "Callable[[str, TunerOptions], Tuner]"
 """Makes a tuner from a backend and options."""
 
 FLASHINFER_TUNER = "ray_warmup.warmup.device.flashinfer_tuner:FlashInferTuner"

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ray_warmup.configs.schema import AutotuneSection, GuardSection
-from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.messages.answers import Loaded, Replayed
 
 
 @dataclass(frozen=True, slots=True)

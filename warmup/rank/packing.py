@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, pack, sha256, table_content
 from ray_warmup.warmup.artifact.cache_key import CacheKey
@@ -17,10 +17,12 @@ from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.artifact.timings import read_timings, timings_content
 from ray_warmup.warmup.errors import ArtifactError
-from ray_warmup.warmup.messages.answers import RecalledTable
 from ray_warmup.warmup.messages.values import Ancestor, Header, TextFile
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
+
+if TYPE_CHECKING:
+    from ray_warmup.warmup.messages.answers import RecalledTable
 
 
 def make_artifact(
@@ -107,6 +109,9 @@ def joined(table: bytes, tuned: Sequence[TextFile]) -> tuple[bytes, tuple[Conten
 
 def recalled(artifact: Artifact, table: bytes) -> tuple[RecalledTable, tuple[str, ...]]:
     """A found artifact's header and rows, and a warning where rows of its sidecar are refused."""
+    # Here, because questions about a stored table import this module, and need no answers of ranks.
+    from ray_warmup.warmup.messages.answers import RecalledTable
+
     found = read_timings(artifact)
     rows = RecalledTable(
         header_of(artifact, table),
