@@ -66,7 +66,8 @@ class EngineLeases:
         """Ask for leases that are not held yet, and give a sign of life for the others."""
         for key, token in self._tokens.items():
             if token:
-                await actor.beat.remote(key, token, self._holder, self._progress())
+                if not await actor.beat.remote(key, token, self._holder, self._progress()):
+                    self._tokens[key] = ""  # lost in a silence, and asked for again
                 continue
             answer = await actor.ask.remote(key, self._holder)
             if isinstance(answer, Lead):

@@ -61,6 +61,8 @@ class Registry:
         self._known = KnownArtifacts()
         self._finished = FinishedWork()
         self._drivers = DriverVersions()
+        self._lost: set[str] = set()
+        """Nodes that were lost: a process that still runs on one leads no more."""
         self._budget = ByteBudget(max_bytes)
         self._refs: dict[str, ray.ObjectRef] = {}
         self._changed = asyncio.Event()
@@ -125,9 +127,13 @@ class Registry:
     async def offer(self, facts: ArtifactFacts, archive: list[ray.ObjectRef], node_id: str, token: str) -> bool:
         """Take a finished artifact over from the process that made it. Returns True if it is the newest of its key.
 
-        The bytes are copied, because what a process puts into the object store dies with that process.
+        The bytes are copied, because what a process puts into the object store dies with that process. An artifact of
+        a process that has lost its lease is refused, so that it replaces nothing of its heir.
         """
         data = memoryview(await archive[0])
+        if self._is_superseded(facts.key_sha256, token, facts.digest):
+            logger.info("artifact %s comes after its lease has gone to another process", facts.digest[:12])
+            return False
         is_newest = self._learn(facts, node_id)
         if is_newest:
             self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(data)), len(data))
@@ -141,7 +147,9 @@ class Registry:
         self._learn(facts, node_id)
 
     async def beat(self, key: str, token: str, holder: Asker, progress: str) -> bool:
-        """Hear from a leader. False: its lease has gone to somebody else."""
+        """Hear from a leader. False: its lease has gone to somebody else, or its node is lost."""
+        if holder.node_id in self._lost or self._is_superseded(key, token):
+            return False
         return self._leases.beat(key, token, holder, progress, time.monotonic())
 
     async def finished(self, key: str, token: str, results: tuple[TaskResult, ...]) -> None:
@@ -183,6 +191,16 @@ class Registry:
         self._drivers.seen(node_id, driver)
         found = (cache_difference(self._cache, cache), self._drivers.note())
         return tuple(note for note in found if note)
+
+    def _is_superseded(self, key: str, token: str, digest: str = "") -> bool:
+        """Return True if another process leads, or has made another artifact than this one, since a lease was lost."""
+        now = time.monotonic()
+        if self._leases.is_held(key, token, now):
+            return False
+        known = self._known.newest(key)
+        if known is not None:
+            return known.digest != digest
+        return self._leases.holder(key, now) is not None
 
     def _count_wait(self, key: str, asker: Asker, outcome: str) -> None:
         waited = self._waits.ended(key, asker, time.monotonic())
@@ -258,6 +276,7 @@ class Registry:
             # The call blocks on the control service.
             rows = await asyncio.to_thread(ray.nodes)
             now = {row["NodeID"] for row in rows if row["Alive"]}
+            self._lost = (self._lost | (alive - now)) - now
             for node_id in alive - now:
                 self._known.forget_node(node_id)
                 self._drivers.forget_node(node_id)

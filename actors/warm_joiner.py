@@ -44,6 +44,12 @@ POLL_S = 5.0
 TOGETHER_S = 0.1
 """Pause between two signs of life: many short tasks are told together."""
 OnNote = Callable[[str], None]
+PUBLISHED_IN = "INSTALLING"
+"""Phase in which a leader's artifact gets onto its node's disk."""
+
+
+class _LeaseLostError(Exception):
+    """Another process leads since this one fell silent."""
 
 
 def ensure_warm(
@@ -90,29 +96,52 @@ class _Joiner:
         self._registry = RegistryCalls(config.cache, on_note)
         self._lease: _Leadership | None = None
         self._joined: InProcessRun | None = None
+        self._is_published = False
+        """From here on a lost lease changes nothing on this node."""
 
     def run(self, info: RankInfo, tuner: str) -> WarmupReport:
-        """Run to the report, then share what was made and give the lease back."""
+        """Run to the report. A process that loses its lease on the way begins anew, and takes what its heir makes."""
+        while True:
+            try:
+                return self._run_once(info, tuner)
+            except _LeaseLostError:
+                self._on_note("another process took the lease over while this one was silent, and is followed now")
+
+    def _run_once(self, info: RankInfo, tuner: str) -> WarmupReport:
+        """Run to the report, then share what was made and give the lease back. Raises _LeaseLostError."""
         backend = self._config.cluster.backend_beside_gpus
         run_id = f"join-{os.getpid()}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
         hooks = Hooks(self._on_miss, self._on_phase, self._on_stored)
         joined = self._joined = InProcessRun(self._config, info, backend, tuner, run_id, hooks)
+        self._is_published = False
         try:
             report = joined.run()
             if report.ready:
                 self._share(joined.process)
+        except _LeaseLostError:
+            joined.process.close()
+            raise
         finally:
-            if self._lease is not None:
+            lease, self._lease = self._lease, None
+            if lease is not None:
                 # Also after a failure, so that others need not wait for the silence of this process.
-                self._lease.end()
+                lease.end()
         sink.record(*samples_of(report))
         for _, notice in notices(joined.machine.run, verdict_of(report)):
             joined.process.conclude(notice)
         return report
 
     def _on_phase(self, phase: str, task: str) -> None:
-        if self._lease is not None and self._joined is not None:
-            self._lease.tell(f"{phase} {task}".strip(), self._joined.finished)
+        lease = self._lease
+        if lease is None or self._joined is None:
+            return
+        lease.tell(f"{phase} {task}".strip(), self._joined.finished)
+        if self._is_published:
+            return
+        self._is_published = phase == PUBLISHED_IN
+        # Asked for the last time before anything is published, because a process that was stopped does not know it.
+        if lease.is_lost or (self._is_published and not lease.confirm()):
+            raise _LeaseLostError
 
     def _on_miss(self, process: RankProcess) -> Elsewhere:
         """Ask the cluster. Returns its artifact, or what is left of an earlier leader's work, to measure the rest."""
@@ -185,7 +214,9 @@ class _Joiner:
             facts = facts_of(artifact.manifest, len(data))
             archive = [ray.put(buffer(data))]
             # Waited for, because the bytes die with this process unless the registry has copied them.
-            self._registry.offer(facts, archive, self._asker.node_id, lease.token, self._config.timeouts.pushing)
+            limit_s = self._config.timeouts.pushing
+            if not self._registry.offer(facts, archive, self._asker.node_id, lease.token, limit_s):
+                self._on_note("the artifact stays on this node alone: another process has made one meanwhile")
         except (ray.exceptions.RayError, StoreError, ArtifactError) as error:
             self._on_note(f"the artifact stays on this node alone: {error}")
 
@@ -195,6 +226,8 @@ class _Leadership:
 
     def __init__(self, registry: RegistryCalls, key: str, token: str, holder: Asker) -> None:
         self.token = token
+        self.is_lost = False
+        """Another process leads."""
         self._progress = ""
         self._finished: tuple[TaskResult, ...] = ()
         self._news = threading.Event()
@@ -212,6 +245,12 @@ class _Leadership:
         if is_more:
             self._news.set()
 
+    def confirm(self) -> bool:
+        """Ask whether the lease is still held. A registry that stays away is no answer, and no reason to lose work."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.is_lost = not self._registry.beat(self._key, self.token, self._holder, self._progress)
+        return not self.is_lost
+
     def end(self) -> None:
         """Give the lease back."""
         self._ended.set()
@@ -228,9 +267,7 @@ class _Leadership:
                 return
             finished = self._finished
             with contextlib.suppress(ray.exceptions.RayError):  # a registry that comes back later hears the next one
-                if not self._registry.beat(self._key, self.token, self._holder, self._progress):
-                    text = "another process took the lease over, so this node's result stays here -> nothing to do"
-                    logger.warning(text)
+                if not self.confirm():
                     return
                 if len(finished) > told:
                     self._registry.finished(self._key, self.token, finished[told:])

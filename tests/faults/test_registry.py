@@ -145,8 +145,8 @@ def test_a_registry_goes_with_its_node_and_comes_back_on_another(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_leader_that_falls_silent_is_followed(case: Case, joiners: Joiners, number: int) -> None:
-    """Killed or stopped while it measures: after ten seconds the waiting process leads. A stopped one that goes on
-    later ends ready, too, and takes the lease from nobody."""
+    """Killed or stopped while it measures: after ten seconds the waiting process leads. A stopped one that comes back
+    finds that it lost the lease: it measures no more, and its node gets what its heir made."""
     first, second = case.bed.nodes[:2]
     case.script(first, task_s=0.5)
     (leader,), (heir,) = joiners(first), joiners(second)
@@ -160,9 +160,34 @@ def test_a_leader_that_falls_silent_is_followed(case: Case, joiners: Joiners, nu
     assert time.monotonic() - began < HEIR_WITHIN_S
     assert any(f"waiting for process {line.pid} on" in note for note in found.notes)
     if number == signal.SIGSTOP:
+        before = len(case.calls("tune"))
         os.kill(line.pid, signal.SIGCONT)
         (late,) = answers(leading)
         assert late.pid == line.pid
+        came_back(case, late, found)
+        assert len(case.calls("tune")) - before <= 5  # until the first sign of life was answered
+
+
+def came_back(case: Case, late: Joined, heir: Joined) -> None:
+    """A holder of a lost lease has followed its heir: one artifact is known, and lies on both nodes."""
+    import ray
+
+    from ray_warmup.actors.registry_client import found_registry
+    from ray_warmup.warmup.store.node_store import NodeStore
+
+    assert any("another process took the lease over" in note for note in late.notes)
+    assert (late.ready, late.digest) == (True, heir.digest)
+    tables = [path for node in case.bed.nodes for path in case.files(node, "autotune_configs.json")]
+    assert {NodeStore(path.parent).read_artifact().digest for path in tables} == {heir_artifact(case)}
+    (row,) = ray.get(found_registry().status.remote())
+    assert (row.digest, row.leader) == (heir_artifact(case), "")
+
+
+def heir_artifact(case: Case) -> str:
+    """Digest of the artifact that the second node made."""
+    from ray_warmup.warmup.store.node_store import NodeStore
+
+    return NodeStore(case.table(case.bed.nodes[1]).parent).read_artifact().digest
 
 
 def test_a_leader_that_is_cut_off_is_followed(case: Case, joiners: Joiners) -> None:
