@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,9 @@ def value(series: Series, name: str, **labels: str) -> float | None:
     return series.get((name, frozenset(labels.items())))
 
 
-def follow(run: subprocess.Popen[str]) -> tuple[Series, Series]:
+def follow(run: subprocess.Popen[str], port: int) -> tuple[Series, Series]:
     """Scrape until the driver has ended: every value that was seen, the last one of each, and the last scrape."""
-    assert run.stdout is not None
-    port, seen = int(run.stdout.readline()), Series()
+    seen = Series()
     while run.poll() is None:
         seen |= scraped(port)
         time.sleep(0.3)
@@ -64,8 +64,9 @@ def follow(run: subprocess.Popen[str]) -> tuple[Series, Series]:
     return seen | last, last
 
 
-def measured() -> tuple[Series, Series, WarmupReport]:
-    """A run on a head with its agent."""
+@contextmanager
+def run_on_a_head() -> Iterator[tuple[subprocess.Popen[str], int, Path]]:
+    """A driver with its run on a head with its agent: the process, the endpoint's port, where its report will lie."""
     base = Path(tempfile.mkdtemp(prefix="rwm"))
     environment = environment_below(base)
     environment["RAY_metrics_report_interval_ms"] = str(EXPORT_MS)
@@ -78,12 +79,18 @@ def measured() -> tuple[Series, Series, WarmupReport]:
             config.write_text(json.dumps(section))
             command = [sys.executable, "-m", "tests.metrics_driver", str(config)]
             with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, cwd=ROOT, text=True) as run:
-                seen, last = follow(run)
+                assert run.stdout is not None
+                yield run, int(run.stdout.readline()), config.with_suffix(".report")
             assert run.returncode == 0
-            report = WarmupReport.from_json(config.with_suffix(".report").read_text())
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    return seen, last, report
+
+
+def measured() -> tuple[Series, Series, WarmupReport]:
+    """A run, and what its endpoint said."""
+    with run_on_a_head() as (run, port, report):
+        seen, last = follow(run, port)
+        return seen, last, WarmupReport.from_json(report.read_text())
 
 
 def test_the_endpoint_has_what_the_run_did() -> None:
