@@ -14,8 +14,8 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, complain, moment, say, table_of, wide_console
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.own_calls_view import requests_json, show_requests
+from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differences
 from ray_warmup.warmup.engines.prediction import Prediction
-from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.engines.standing import EngineStanding
 
 

@@ -14,9 +14,9 @@ from ray_warmup.warmup.engines import engine_store, installed, proof_record, req
 from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.asking import find_here
 from ray_warmup.warmup.engines.content import OURS, content_of
+from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.request import digest_of
 from ray_warmup.warmup.engines.request_index import RequestRow
-from ray_warmup.warmup.engines.resolved import Resolved
 from ray_warmup.warmup.engines.sharing import may_leave
 from ray_warmup.warmup.errors import EngineError, WarmupError
 from ray_warmup.warmup.messages.engine import EngineContent, EngineProven

@@ -27,7 +27,7 @@ from ray_warmup.warmup.engines.counting import CompileCounter
 from ray_warmup.warmup.engines.elsewhere import EngineStart
 from ray_warmup.warmup.engines.engine_store import Found
 from ray_warmup.warmup.engines.guarded import guarded
-from ray_warmup.warmup.engines.identity import Identity
+from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.offering import Offer
 from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.specialisations import (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ray_warmup.configs.clause import when
+from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differences
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.steps import cannot_sign
-from ray_warmup.warmup.engines.resolved import Resolved, node_differences
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.machine.naming import span

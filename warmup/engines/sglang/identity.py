@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines.identity import LIBRARIES, Identity, environment_parts, plain_settings
+from ray_warmup.warmup.engines.identity.identity import LIBRARIES, Identity, environment_parts, plain_settings
 from ray_warmup.warmup.engines.sglang.factors import binding_settings, binding_variables
 
 SCHEMA = "1"

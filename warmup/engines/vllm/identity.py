@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray_warmup.configs.engine_arguments import is_secret
-from ray_warmup.warmup.engines.identity import Identity, environment_parts, plain_settings
+from ray_warmup.warmup.engines.identity.identity import Identity, environment_parts, plain_settings
 from ray_warmup.warmup.engines.vllm import factors
 
 SCHEMA = "2"

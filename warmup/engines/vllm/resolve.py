@@ -18,8 +18,8 @@ from ray_warmup.configs import env
 from ray_warmup.warmup.engines import model_errors
 from ray_warmup.warmup.engines.argument_comparison import compare_arguments
 from ray_warmup.warmup.engines.child_request import ChildRequest
+from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.resolve_process import answer
-from ray_warmup.warmup.engines.resolved import Resolved
 from ray_warmup.warmup.engines.vllm import arguments, word_embeddings
 from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
