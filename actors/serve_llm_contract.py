@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.families.version_order import plain
 
 CALLBACKS = "ray/llm/_internal/common/callbacks/base.py"

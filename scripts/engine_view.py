@@ -22,7 +22,7 @@ from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines import installed
-from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.installed import EngineHere

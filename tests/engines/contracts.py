@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.engines.sglang.versions import SGLANG
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from tests.artifacts import ROOT

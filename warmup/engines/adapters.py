@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 

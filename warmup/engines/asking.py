@@ -18,7 +18,7 @@ from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.codec import decode
 from ray_warmup.warmup.engines import engine_store
-from ray_warmup.warmup.engines.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.child_process import ChildProcess
 from ray_warmup.warmup.engines.child_request import POLL_S, ChildRequest, write_request

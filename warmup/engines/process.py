@@ -22,7 +22,7 @@ from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
 from ray_warmup.warmup.engines import elsewhere, engine_store, module_provider, request_index
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.engines.counting import CompileCounter
 from ray_warmup.warmup.engines.elsewhere import EngineStart
 from ray_warmup.warmup.engines.engine_store import Found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_warmup.warmup.engines.adapter import EngineAdapter
-from ray_warmup.warmup.engines.flashinfer_workspace import BELOW
+from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapter.flashinfer_workspace import BELOW
 from ray_warmup.warmup.engines.sglang.places import places
 from ray_warmup.warmup.engines.sglang.versions import SGLANG
 

@@ -5,7 +5,7 @@ Every release here has the entry point group `sglang.srt.plugins`. `tests/engine
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 
 ENVIRON = "sglang/srt/environ.py"
 

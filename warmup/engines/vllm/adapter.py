@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_warmup.warmup.engines.adapter import EngineAdapter
-from ray_warmup.warmup.engines.flashinfer_workspace import workspace
+from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
+from ray_warmup.warmup.engines.adapter.flashinfer_workspace import workspace
 from ray_warmup.warmup.engines.vllm.places import default_cache_root, places
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 

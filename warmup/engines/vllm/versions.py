@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.families.version_order import plain as plain
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.engines.contract import EngineContract
+from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.engines.vllm import versions
 from ray_warmup.warmup.errors import EngineError
 
