@@ -16,9 +16,9 @@ from ray_warmup.warmup.artifact.archive import Place, archive_bytes
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.cache_admin import store_inspection
-from ray_warmup.warmup.engines import engine_store
-from ray_warmup.warmup.engines.engine_store import is_unproven
-from ray_warmup.warmup.engines.sharing import engine_name, may_leave
+from ray_warmup.warmup.engines.artifacts import engine_store
+from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven
+from ray_warmup.warmup.engines.artifacts.export_rule import engine_name, may_leave
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.registry.values import ArtifactFacts
 from ray_warmup.warmup.signing.policy import believe

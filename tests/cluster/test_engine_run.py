@@ -28,7 +28,7 @@ from ray_warmup.configs.loader import text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.artifact.archive import unpack
-from ray_warmup.warmup.engines.proof_record import refuse
+from ray_warmup.warmup.engines.artifacts.proof_record import refuse
 from ray_warmup.warmup.engines.report import EngineReport
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.store.node_store import NodeStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, key_digest
-from ray_warmup.warmup.engines.engine_store import RECORD_NAME, RecordedFacts, record_text, store_directory
+from ray_warmup.warmup.engines.artifacts.engine_store import RECORD_NAME, RecordedFacts, record_text, store_directory
 from ray_warmup.warmup.store.node_store import NodeStore
 
 VERSION = "0.33.0"

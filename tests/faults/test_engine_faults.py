@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.engines import proof_record
+from ray_warmup.warmup.engines.artifacts import proof_record
 from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
 from tests.testbed import Node, Testbed, wait_until
 

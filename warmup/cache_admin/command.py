@@ -46,8 +46,8 @@ from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.publish import sweep
-from ray_warmup.warmup.engines import engine_store, request_index
-from ray_warmup.warmup.engines.admission import admit
+from ray_warmup.warmup.engines.artifacts import engine_store, request_index
+from ray_warmup.warmup.engines.artifacts.admission import admit
 from ray_warmup.warmup.engines.installed import installed_engines, installed_version
 from ray_warmup.warmup.engines.prediction import predict_here
 from ray_warmup.warmup.errors import EngineError, StoreError, WarmupError

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest, parse_manifest
 from ray_warmup.warmup.disk.clock import SLACK_S
-from ray_warmup.warmup.engines.engine_store import is_unproven
+from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven
 from ray_warmup.warmup.errors import ArtifactError, CorruptArtifactError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 

@@ -16,7 +16,7 @@ from ray_warmup.warmup.cache_admin.store_inspection import disk_bytes, version_a
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.disk.looking import is_there
 from ray_warmup.warmup.disk.publish import Advice, publish_bytes
-from ray_warmup.warmup.engines import engine_store
+from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store import pruning
 from ray_warmup.warmup.store.inventory import Inventory, take_inventory

@@ -16,7 +16,7 @@ from ray_warmup.warmup.artifact.artifact import sha256
 from ray_warmup.warmup.artifact.manifest import Manifest, key_difference
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.disk.looking import entries
-from ray_warmup.warmup.engines.engine_store import engine_of
+from ray_warmup.warmup.engines.artifacts.engine_store import engine_of
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store.leases import PUBLISHING
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES

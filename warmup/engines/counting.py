@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
-from ray_warmup.warmup.engines.rank_record import CompileCounts, WatchedDirectory
+from ray_warmup.warmup.engines.artifacts.rank_record import CompileCounts, WatchedDirectory
 from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from ray_warmup.configs.errors import shown
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines.engine_store import is_unproven
+from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven
 from ray_warmup.warmup.engines.ray_connection import is_connected
 from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.remote_cache import RemoteCache

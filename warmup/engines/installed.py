@@ -14,9 +14,9 @@ from ray_warmup.configs import VERSION
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placed import PlacedRegister
-from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.adapter.adapter import PLUGIN, EngineAdapter
 from ray_warmup.warmup.engines.adapters import ADAPTERS
+from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
 

@@ -17,11 +17,17 @@ from ray_warmup.configs.engine_arguments import hide
 from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.warmup.caches.engine_kinds import WATCHED, EngineKind
 from ray_warmup.warmup.engines.adapters import adapter_of
+from ray_warmup.warmup.engines.artifacts.rank_record import (
+    BesideRecord,
+    RankRecord,
+    read_besides,
+    read_records,
+    stage_in,
+)
 from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.counting import gained_since
 from ray_warmup.warmup.engines.last_words import last_words, secrets_in
-from ray_warmup.warmup.engines.rank_record import BesideRecord, RankRecord, read_besides, read_records, stage_in
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 

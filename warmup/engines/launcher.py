@@ -17,10 +17,12 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.caches import engine_kinds
-from ray_warmup.warmup.engines import on_this_node, proof_record
+from ray_warmup.warmup.engines import on_this_node
+from ray_warmup.warmup.engines.artifacts import proof_record
+from ray_warmup.warmup.engines.artifacts.content import content_of
+from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.child_process import ChildStarter
-from ray_warmup.warmup.engines.content import content_of
 from ray_warmup.warmup.engines.launch import EngineStart, Started
 from ray_warmup.warmup.engines.node_facts import (
     NodeFacts,
@@ -31,7 +33,6 @@ from ray_warmup.warmup.engines.node_facts import (
     store_of,
 )
 from ray_warmup.warmup.engines.on_this_node import Proof, Recording
-from ray_warmup.warmup.engines.proof_record import ProofRecord
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine

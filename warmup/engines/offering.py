@@ -23,9 +23,10 @@ from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_ca
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines import elsewhere, engine_store, module_provider
+from ray_warmup.warmup.engines import elsewhere, module_provider
 from ray_warmup.warmup.engines.adapter import flashinfer_workspace
-from ray_warmup.warmup.engines.engine_store import OFFERED, RECORD_NAME, RecordedFacts, record_text
+from ray_warmup.warmup.engines.artifacts import engine_store
+from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED, RECORD_NAME, RecordedFacts, record_text
 from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore

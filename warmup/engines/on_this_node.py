@@ -11,12 +11,12 @@ from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.configs.schema import CacheSection, TimeoutsSection
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.caches import engine_kinds
-from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.artifacts import engine_store, request_index
+from ray_warmup.warmup.engines.artifacts.rank_record import RankRecord
+from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
+from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
 from ray_warmup.warmup.engines.collecting import collect
 from ray_warmup.warmup.engines.launch import EngineStart, Started, launch
-from ray_warmup.warmup.engines.rank_record import RankRecord
-from ray_warmup.warmup.engines.request import device_here, digest_of
-from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.starting import Starter
 from ray_warmup.warmup.engines.tuning.engine_table import problems_of as table_problems
 from ray_warmup.warmup.engines.tuning.options import TuningOptions

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.warmup.engines import engine_store
 from ray_warmup.warmup.engines.adapters import adapter_of
+from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.asking import find_here, resolve_here
 from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.installed import installed_version

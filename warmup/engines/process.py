@@ -21,22 +21,23 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
-from ray_warmup.warmup.engines import elsewhere, engine_store, module_provider, request_index
+from ray_warmup.warmup.engines import elsewhere, module_provider
 from ray_warmup.warmup.engines.adapter.contract import EngineContract
-from ray_warmup.warmup.engines.counting import CompileCounter
-from ray_warmup.warmup.engines.elsewhere import EngineStart
-from ray_warmup.warmup.engines.engine_store import Found
-from ray_warmup.warmup.engines.guarded import guarded
-from ray_warmup.warmup.engines.identity.identity import Identity
-from ray_warmup.warmup.engines.offering import Offer
-from ray_warmup.warmup.engines.rank_record import CompiledModule, RankRecord, own_pid, write_stage
-from ray_warmup.warmup.engines.specialisations import (
+from ray_warmup.warmup.engines.artifacts import engine_store, request_index
+from ray_warmup.warmup.engines.artifacts.engine_store import Found
+from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, own_pid, write_stage
+from ray_warmup.warmup.engines.artifacts.specialisations import (
     KERNELS,
     SPECIALISATIONS_NAME,
     SpecialisationRecorder,
     from_bytes,
     preload,
 )
+from ray_warmup.warmup.engines.counting import CompileCounter
+from ray_warmup.warmup.engines.elsewhere import EngineStart
+from ray_warmup.warmup.engines.guarded import guarded
+from ray_warmup.warmup.engines.identity.identity import Identity
+from ray_warmup.warmup.engines.offering import Offer
 from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
 from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths

@@ -17,13 +17,14 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
-from ray_warmup.warmup.engines import proof_record, request_index, standing
-from ray_warmup.warmup.engines.admission import admit
+from ray_warmup.warmup.engines import standing
+from ray_warmup.warmup.engines.artifacts import proof_record, request_index
+from ray_warmup.warmup.engines.artifacts.admission import admit
+from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
+from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
+from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
 from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.prediction import Prediction
-from ray_warmup.warmup.engines.proof_record import ProofRecord
-from ray_warmup.warmup.engines.request import device_here, digest_of
-from ray_warmup.warmup.engines.request_index import RequestRow
 from ray_warmup.warmup.engines.standing import EngineStanding
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.recorded_request import RecordedInput, RecordedRequest, RecordedRunner

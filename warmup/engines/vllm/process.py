@@ -15,15 +15,15 @@ from ray_warmup.configs import env
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placing import placing
-from ray_warmup.warmup.engines import engine_store
-from ray_warmup.warmup.engines.process import EngineProcess, RankStart
-from ray_warmup.warmup.engines.rank_record import (
+from ray_warmup.warmup.engines.artifacts import engine_store
+from ray_warmup.warmup.engines.artifacts.rank_record import (
     ANY_DEVICE,
     BesideRecord,
     CompiledModule,
     device_name,
     own_pid,
 )
+from ray_warmup.warmup.engines.process import EngineProcess, RankStart
 from ray_warmup.warmup.engines.vllm.autotune import VllmAutotune
 from ray_warmup.warmup.engines.vllm.identity import factors_of_environment, identify, settings_of
 from ray_warmup.warmup.engines.vllm.places import places

@@ -17,7 +17,7 @@ from ray_warmup.warmup.cache_admin.requests import CacheRequest
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.caches.placing import placing
-from ray_warmup.warmup.engines import engine_store, request_index
+from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding

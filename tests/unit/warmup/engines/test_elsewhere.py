@@ -16,7 +16,8 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines import elsewhere, engine_store, ray_connection
+from ray_warmup.warmup.engines import elsewhere, ray_connection
+from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.elsewhere import EngineStart, Parts, bring, seconds_to_wait
 from ray_warmup.warmup.remote.exchange import share
 from ray_warmup.warmup.remote.location import RemoteLocation

@@ -11,10 +11,10 @@ import pytest
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest
-from ray_warmup.warmup.engines.engine_store import OFFERED
+from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED
+from ray_warmup.warmup.engines.artifacts.export_rule import may_leave
+from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.on_this_node import prove
-from ray_warmup.warmup.engines.proof_record import ProofRecord, save_proof
-from ray_warmup.warmup.engines.sharing import may_leave
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.fake_engine import environment
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.warmup.caches.placed import register
-from ray_warmup.warmup.engines import request_index
-from ray_warmup.warmup.engines.request_index import RequestRow
+from ray_warmup.warmup.engines.artifacts import request_index
+from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
 from ray_warmup.warmup.store.notes import MAX_NOTE_BYTES, read_note, write_note
 
 ROW = RequestRow("vllm", "0.33.0", "ab" * 32)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ray_warmup.warmup.codec import message
-from ray_warmup.warmup.engines.engine_store import recorded_facts
+from ray_warmup.warmup.engines.artifacts.engine_store import recorded_facts
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.notes import read_note, write_note

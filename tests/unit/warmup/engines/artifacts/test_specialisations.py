@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.engines.specialisations import (
+from ray_warmup.warmup.engines.artifacts.specialisations import (
     Specialisation,
     SpecialisationRecorder,
     from_bytes,

@@ -17,9 +17,9 @@ from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
-from ray_warmup.warmup.engines.admission import admitted_by
+from ray_warmup.warmup.engines.artifacts.admission import admitted_by
+from ray_warmup.warmup.engines.artifacts.proof_record import load_proof, refusal_of
 from ray_warmup.warmup.engines.identity.difference import differences, in_words
-from ray_warmup.warmup.engines.proof_record import load_proof, refusal_of
 from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.warmup.engines.proof_record import (
+from ray_warmup.warmup.engines.artifacts.proof_record import (
     PROOF,
     ProofRecord,
     load_proof,

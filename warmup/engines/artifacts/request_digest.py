@@ -6,7 +6,7 @@ import platform
 
 from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.warmup.device.host_facts import gpu_parts
-from ray_warmup.warmup.engines.request_index import request_digest
+from ray_warmup.warmup.engines.artifacts.request_index import request_digest
 
 
 def digest_of(section: RealEngineSection, version: str, device: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.disk import trust
-from ray_warmup.warmup.engines.engine_store import engine_of, is_unproven
-from ray_warmup.warmup.engines.proof_record import refusal_of
+from ray_warmup.warmup.engines.artifacts.engine_store import engine_of, is_unproven
+from ray_warmup.warmup.engines.artifacts.proof_record import refusal_of
 from ray_warmup.warmup.signing import policy as signing
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.engines import request_index
-from ray_warmup.warmup.engines.request_index import RequestRow, request_digest
+from ray_warmup.warmup.engines.artifacts import request_index
+from ray_warmup.warmup.engines.artifacts.request_index import RequestRow, request_digest
 
 ASKED: dict[str, Any] = {
     "engine": "vllm",

@@ -13,7 +13,7 @@ from pathlib import Path
 from ray_warmup.warmup.artifact.manifest import parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
-from ray_warmup.warmup.engines.specialisations import KERNELS
+from ray_warmup.warmup.engines.artifacts.specialisations import KERNELS
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError
 from ray_warmup.warmup.messages.recorded import TableProof
 

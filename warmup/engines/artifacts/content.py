@@ -5,8 +5,8 @@ from __future__ import annotations
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, parse_json
 from ray_warmup.warmup.codec import decode
-from ray_warmup.warmup.engines.engine_store import OFFERED, RECORD_LIMIT, RECORD_NAME, RecordedFacts
-from ray_warmup.warmup.engines.specialisations import KERNELS, SPECIALISATIONS_NAME
+from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED, RECORD_LIMIT, RECORD_NAME, RecordedFacts
+from ray_warmup.warmup.engines.artifacts.specialisations import KERNELS, SPECIALISATIONS_NAME
 from ray_warmup.warmup.errors import CorruptArtifactError
 from ray_warmup.warmup.messages.engine import EngineContent, KindCount
 
