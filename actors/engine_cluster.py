@@ -1,4 +1,4 @@
-"""The cluster as an engine's process sees it: its registry, asked by the plugin (`warmup/engines/elsewhere.py`)."""
+"""The cluster as an engine's process sees it: its registry, asked by the plugin (`warmup/engines/plugin/remote_lookup.py`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_warmup.actors.stored_artifacts import facts_of
 from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.artifact.artifact import verify
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
-from ray_warmup.warmup.engines.elsewhere import FETCH_S, REACH_S, Parts
+from ray_warmup.warmup.engines.plugin.remote_lookup import FETCH_S, REACH_S, Parts
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.registry.values import Known, Wait
 from ray_warmup.warmup.store.node_store import NodeStore

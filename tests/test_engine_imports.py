@@ -21,10 +21,10 @@ OF_THOSE = ("pydantic_core", "annotated_types", "typing_extensions", "typing_ins
 IN_AN_ENGINE = (
     "from ray_warmup import apply, monitor",
     "import ray_warmup.warmup.engines.vllm.plugin, ray_warmup.warmup.engines.vllm.hooks",
-    "import ray_warmup.warmup.engines.vllm.process, ray_warmup.warmup.engines.process",
+    "import ray_warmup.warmup.engines.vllm.process, ray_warmup.warmup.engines.plugin.process",
     "import ray_warmup.warmup.engines.sglang.plugin, ray_warmup.warmup.engines.sglang.hooks",
     "import ray_warmup.warmup.engines.sglang.process",
-    "import ray_warmup.warmup.engines.counting, ray_warmup.warmup.engines.module_provider",
+    "import ray_warmup.warmup.engines.plugin.counting, ray_warmup.warmup.engines.plugin.module_provider",
 )
 """Imports of an engine's process."""
 # `org` is what Python's own `pickle` tries to import, for Jython.

@@ -16,7 +16,7 @@ MAX_TOKENS = 16384
 
 def register() -> None:
     """Wrap the steps of both of vLLM's model runners, when they are imported."""
-    from ray_warmup.warmup.engines.import_hooks import when_imported
+    from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 
     for name in ("vllm.v1.worker.gpu.model_runner", "vllm.v1.worker.gpu_model_runner"):
         when_imported(name, lambda module: _wrap(module.GPUModelRunner))

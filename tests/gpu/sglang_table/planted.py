@@ -16,7 +16,7 @@ GROUP = "sglang.srt.plugins"
 
 def lacking() -> None:
     """Let `DualGemm` not apply where what it imports is missing."""
-    from ray_warmup.warmup.engines.import_hooks import when_imported
+    from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 
     when_imported("sglang.srt.layers.dual_gemm", lambda module: _tolerate(module.DualGemm))
 

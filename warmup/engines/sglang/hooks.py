@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-from ray_warmup.warmup.engines.guarded import guarded, when_served
-from ray_warmup.warmup.engines.import_hooks import when_imported
+from ray_warmup.warmup.engines.plugin.error_boundary import guarded, when_served
+from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 
 logger = logging.getLogger("ray_warmup")
 

@@ -6,7 +6,7 @@ engine is made. It reads no file, and imports neither torch nor Ray nor pydantic
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.guarded import install_unless_off
+from ray_warmup.warmup.engines.plugin.error_boundary import install_unless_off
 from ray_warmup.warmup.engines.sglang import hooks
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ray_warmup.warmup.engines.process import EngineProcess, RankStart
-from ray_warmup.warmup.engines.ray_connection import is_connected
+from ray_warmup.warmup.engines.plugin.process import EngineProcess, RankStart
+from ray_warmup.warmup.engines.plugin.ray_connection import is_connected
 from ray_warmup.warmup.engines.sglang.autotune import place_table
 from ray_warmup.warmup.engines.sglang.identity import identify, settings_of
 from ray_warmup.warmup.engines.sglang.places import places

@@ -26,9 +26,9 @@ from types import ModuleType
 from typing import Any
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines.guarded import guarded, when_served
-from ray_warmup.warmup.engines.import_hooks import when_imported
-from ray_warmup.warmup.engines.ray_connection import note_fork
+from ray_warmup.warmup.engines.plugin.error_boundary import guarded, when_served
+from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
+from ray_warmup.warmup.engines.plugin.ray_connection import note_fork
 
 logger = logging.getLogger("ray_warmup")
 

@@ -13,7 +13,7 @@ from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import PlacedRegister, register
 from ray_warmup.warmup.caches.placing import Placed, placing
 from ray_warmup.warmup.caches.tree import TreeLayout
-from ray_warmup.warmup.engines.counting import gained_since
+from ray_warmup.warmup.engines.plugin.counting import gained_since
 
 LAYOUT = TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.lock"))
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from ray_warmup.warmup.engines.guarded import when_served
+from ray_warmup.warmup.engines.plugin.error_boundary import when_served
 from ray_warmup.warmup.engines.vllm import hooks, versions
 from tests.engines.fake_engine import environment
 from tests.unit.warmup.engines.vllm.test_plugin import START, python

@@ -19,7 +19,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
 from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven
-from ray_warmup.warmup.engines.ray_connection import is_connected
+from ray_warmup.warmup.engines.plugin.ray_connection import is_connected
 from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.remote_cache import RemoteCache
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES

@@ -20,14 +20,14 @@ from tests.engines.fake_engine import environment
 
 ENGINE = """
 import threading, vllm
-from ray_warmup.warmup.engines import elsewhere
+from ray_warmup.warmup.engines.plugin import remote_lookup
 
 class Cluster:
     def fetch(self, store, identity, wait_s): return "the registry knows no artifact of it"
     def wants_offers(self): return True
     def offer(self, manifest): print("offered", manifest.digest)
 
-elsewhere.connected_cluster = lambda: CLUSTER
+remote_lookup.connected_cluster = lambda: CLUSTER
 vllm.LLM(load_format="dummy", skip_tokenizer_init=True, model="/models/fake", max_num_batched_tokens=96)
 for thread in threading.enumerate():
     if thread.name == "ray-warmup offer":

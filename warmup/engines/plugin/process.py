@@ -21,7 +21,6 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
-from ray_warmup.warmup.engines import elsewhere, module_provider
 from ray_warmup.warmup.engines.adapter.contract import EngineContract
 from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.engines.artifacts.engine_store import Found
@@ -33,11 +32,12 @@ from ray_warmup.warmup.engines.artifacts.specialisations import (
     from_bytes,
     preload,
 )
-from ray_warmup.warmup.engines.counting import CompileCounter
-from ray_warmup.warmup.engines.elsewhere import EngineStart
-from ray_warmup.warmup.engines.guarded import guarded
 from ray_warmup.warmup.engines.identity.identity import Identity
-from ray_warmup.warmup.engines.offering import Offer
+from ray_warmup.warmup.engines.plugin import module_provider, remote_lookup
+from ray_warmup.warmup.engines.plugin.counting import CompileCounter
+from ray_warmup.warmup.engines.plugin.error_boundary import guarded
+from ray_warmup.warmup.engines.plugin.offering import Offer
+from ray_warmup.warmup.engines.plugin.remote_lookup import EngineStart
 from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
 from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
@@ -240,7 +240,7 @@ class EngineProcess:
         store = NodeStore(engine_store.store_directory(self.root, self.engine, version, identity.sha256))
         # Without a name of its engine a process asks for itself.
         asking = EngineStart(identity.parts, start.engine_name or str(self.pid))
-        reason = elsewhere.bring(self.root, store, asking)
+        reason = remote_lookup.bring(self.root, store, asking)
         found = self._found_here(start, version)
         if found.store is not None:
             request_index.note_recorded(self.root, found.store)
@@ -252,7 +252,7 @@ class EngineProcess:
     def _begin_offer(self, start: RankStart) -> None:
         """Note what the caches hold now, so that what this engine compiles can be offered when it is warm."""
         is_one_of_many = start.world_size > 1 and not start.engine_name
-        if is_one_of_many or cannot_sign() or not elsewhere.is_offer_wanted():
+        if is_one_of_many or cannot_sign() or not remote_lookup.is_offer_wanted():
             return
         name = start.engine_name or str(self.pid)
         self._offer = Offer(

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from ray_warmup.warmup.engines.import_hooks import when_imported
+from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 
 
 @pytest.fixture

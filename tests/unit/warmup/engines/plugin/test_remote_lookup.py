@@ -16,9 +16,9 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, pack
 from ray_warmup.warmup.artifact.manifest import UNGUARDED, Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines import elsewhere, ray_connection
 from ray_warmup.warmup.engines.artifacts import engine_store
-from ray_warmup.warmup.engines.elsewhere import EngineStart, Parts, bring, seconds_to_wait
+from ray_warmup.warmup.engines.plugin import ray_connection, remote_lookup
+from ray_warmup.warmup.engines.plugin.remote_lookup import EngineStart, Parts, bring, seconds_to_wait
 from ray_warmup.warmup.remote.exchange import share
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -70,7 +70,7 @@ class Registry:
 
 def connect(monkeypatch: pytest.MonkeyPatch, cluster: Registry | None) -> None:
     """Let this process be connected to a cluster, or to none."""
-    monkeypatch.setattr(elsewhere, "connected_cluster", lambda: cluster)
+    monkeypatch.setattr(remote_lookup, "connected_cluster", lambda: cluster)
 
 
 def remote_with(tmp_path: Path) -> str:
@@ -140,8 +140,8 @@ def ask_slowly(root: Path, notes: Path) -> None:
         store.publish(artifact())
         return ""
 
-    elsewhere.connected_cluster = lambda: SimpleNamespace()  # type: ignore[assignment]
-    elsewhere._from_cluster = fetch  # type: ignore[assignment]
+    remote_lookup.connected_cluster = lambda: SimpleNamespace()  # type: ignore[assignment]
+    remote_lookup._from_cluster = fetch  # type: ignore[assignment]
     bring(root, store_in(root), START)
     assert hit(store_in(root)), "a rank went on before the one that asked had its answer"
 
@@ -201,7 +201,7 @@ def test_looking_elsewhere_imports_no_ray() -> None:
     code = (
         "import sys\n"
         "from ray_warmup.warmup.engines import elsewhere\n"
-        "assert elsewhere.connected_cluster() is None\n"
+        "assert remote_lookup.connected_cluster() is None\n"
         "print([n for n in sys.modules if n == 'ray' or n.startswith(('ray.', 'ray_warmup.actors'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

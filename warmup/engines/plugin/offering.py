@@ -23,11 +23,11 @@ from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_ca
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk.publish import publish_bytes
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines import elsewhere, module_provider
 from ray_warmup.warmup.engines.adapter import flashinfer_workspace
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED, RECORD_NAME, RecordedFacts, record_text
 from ray_warmup.warmup.engines.identity.identity import Identity
+from ray_warmup.warmup.engines.plugin import module_provider, remote_lookup
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -163,7 +163,7 @@ def _publish(root: Path, ranks: Sequence[OfferedRank]) -> None:
     )
     store.publish(artifact)
     logger.info("ray-warmup: what this engine compiled is kept, unproven: artifact %s", artifact.digest[:12])
-    elsewhere.offer(artifact.manifest)
+    remote_lookup.offer(artifact.manifest)
 
 
 def _of_trees(ranks: Sequence[OfferedRank]) -> Iterator[Content]:
