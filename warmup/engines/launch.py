@@ -25,7 +25,7 @@ from ray_warmup.warmup.engines.artifacts.rank_record import (
     stage_in,
 )
 from ray_warmup.warmup.engines.child_process import ChildStarter
-from ray_warmup.warmup.engines.child_request import POLL_S, ChildRequest, write_request
+from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.plugin.counting import gained_since
 from ray_warmup.warmup.engines.starting import Starter

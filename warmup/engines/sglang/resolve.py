@@ -16,12 +16,12 @@ from typing import Any
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines import model_errors
-from ray_warmup.warmup.engines.argument_comparison import compare_arguments
-from ray_warmup.warmup.engines.child_request import ChildRequest
+from ray_warmup.warmup.engines.front_end import model_errors
+from ray_warmup.warmup.engines.front_end.argument_comparison import compare_arguments
+from ray_warmup.warmup.engines.front_end.child_request import ChildRequest
+from ray_warmup.warmup.engines.front_end.resolve_process import answer
 from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.identity.resolved import Resolved
-from ray_warmup.warmup.engines.resolve_process import answer
 from ray_warmup.warmup.engines.sglang import arguments
 from ray_warmup.warmup.engines.sglang.identity import engine_version, identify, settings_of
 

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request
+from ray_warmup.warmup.engines.front_end.child_request import Stage, follow_the_launcher, read_request
+from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch, sampling_of, token_rows
+from ray_warmup.warmup.engines.front_end.trial_start import StartTimes, answer_and_stay
 from ray_warmup.warmup.engines.sglang.arguments import server_args
 from ray_warmup.warmup.engines.sglang.trial import trial_batches
-from ray_warmup.warmup.engines.trial_batch import TrialBatch, sampling_of, token_rows
-from ray_warmup.warmup.engines.trial_start import StartTimes, answer_and_stay
 
 MAX_TOKENS = 4
 MANY = 256

@@ -5,7 +5,7 @@ Rows that are sent together may be scheduled in several steps, so each size come
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.trial_batch import TrialBatch
+from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch
 
 LONG = 512
 ODD = 57

@@ -15,11 +15,11 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from ray_warmup.configs import env
-from ray_warmup.warmup.engines import model_errors
-from ray_warmup.warmup.engines.argument_comparison import compare_arguments
-from ray_warmup.warmup.engines.child_request import ChildRequest
+from ray_warmup.warmup.engines.front_end import model_errors
+from ray_warmup.warmup.engines.front_end.argument_comparison import compare_arguments
+from ray_warmup.warmup.engines.front_end.child_request import ChildRequest
+from ray_warmup.warmup.engines.front_end.resolve_process import answer
 from ray_warmup.warmup.engines.identity.resolved import Resolved
-from ray_warmup.warmup.engines.resolve_process import answer
 from ray_warmup.warmup.engines.vllm import arguments, word_embeddings
 from ray_warmup.warmup.engines.vllm.identity import identify, settings_of
 from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from ray_warmup.warmup.engines.child_request import Stage, follow_the_launcher, read_request
-from ray_warmup.warmup.engines.trial_batch import TrialBatch, sampling_of
-from ray_warmup.warmup.engines.trial_start import StartTimes, answer_and_stay
+from ray_warmup.warmup.engines.front_end.child_request import Stage, follow_the_launcher, read_request
+from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch, sampling_of
+from ray_warmup.warmup.engines.front_end.trial_start import StartTimes, answer_and_stay
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, trial_batches

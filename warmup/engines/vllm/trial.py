@@ -6,7 +6,7 @@ number of rows of a step and the mixture of top-k and top-p decide among the oth
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.trial_batch import TrialBatch, token_rows
+from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch, token_rows
 
 MAX_BATCH = 65
 """Rows above which another sampler kernel is chosen."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.engines.child_request import ChildRequest, Stage, wait_for, write_whole
-from ray_warmup.warmup.engines.trial_batch import TrialBatch
+from ray_warmup.warmup.engines.front_end.child_request import ChildRequest, Stage, wait_for, write_whole
+from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch
 
 Generate = Callable[[TrialBatch], Sequence[Sequence[int]]]
 """Answers one batch: the token ids of each row."""

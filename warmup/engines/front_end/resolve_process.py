@@ -8,7 +8,12 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from ray_warmup.warmup.codec import encode
-from ray_warmup.warmup.engines.child_request import ChildRequest, follow_the_launcher, read_request, write_whole
+from ray_warmup.warmup.engines.front_end.child_request import (
+    ChildRequest,
+    follow_the_launcher,
+    read_request,
+    write_whole,
+)
 from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
