@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_warmup.actors.remote_errors import reason_of_death
 from ray_warmup.warmup.device.host_facts import busy_gpus
-from ray_warmup.warmup.engines.child_process import ChildProcess, ChildStarter
+from ray_warmup.warmup.engines.start.child_process import ChildProcess, ChildStarter
 from ray_warmup.warmup.errors import EngineError
 
 HELD_WITHIN_S = 60.0

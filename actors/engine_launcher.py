@@ -10,7 +10,7 @@ from ray_warmup.warmup.messages.wire import ENGINE_QUESTIONS
 from ray_warmup.warmup.ranks import RankInfo
 
 if TYPE_CHECKING:
-    from ray_warmup.warmup.engines.starting import Starter
+    from ray_warmup.warmup.engines.start.starter import Starter
 
 DEFAULT_MEMORY_SHARE = 0.9
 """Part of a GPU's memory that vLLM takes by default; SGLang takes about as much."""
@@ -36,7 +36,7 @@ class EngineLauncher(ProcessActor):
         from ray_warmup.actors.bundle_starter import BundleStarter
         from ray_warmup.actors.ray_starter import RayStarter
         from ray_warmup.warmup.engines.adapters import adapter_of
-        from ray_warmup.warmup.engines.child_process import ChildStarter
+        from ray_warmup.warmup.engines.start.child_process import ChildStarter
 
         cluster, section = self._config.cluster, self._config.engine
         if section.workers == "ray":

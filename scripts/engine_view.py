@@ -28,10 +28,10 @@ from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_p
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
 from ray_warmup.warmup.engines.asking import resolve_here
 from ray_warmup.warmup.engines.installed import EngineHere
-from ray_warmup.warmup.engines.launch import Started
 from ray_warmup.warmup.engines.launcher import proven_by
 from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
+from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError
 

@@ -21,12 +21,12 @@ from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.artifacts.engine_store import Found
-from ray_warmup.warmup.engines.child_process import ChildProcess
 from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.installed import hidden_plugin
-from ray_warmup.warmup.engines.last_words import last_words, secrets_in
-from ray_warmup.warmup.engines.launch import import_path
+from ray_warmup.warmup.engines.start.child_process import ChildProcess
+from ray_warmup.warmup.engines.start.engine_start import import_path
+from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 

@@ -18,7 +18,7 @@ from ray_warmup.warmup.engines.artifacts.engine_store import RECORD_NAME, Record
 from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, device_name
 from ray_warmup.warmup.engines.artifacts.specialisations import KERNELS, SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.engines.identity.identity import Identity
-from ray_warmup.warmup.engines.launch import Started
+from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.errors import EngineError
 
 STRATEGY = "recorded"

@@ -22,8 +22,6 @@ from ray_warmup.warmup.engines.artifacts import proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.asking import resolve_here
-from ray_warmup.warmup.engines.child_process import ChildStarter
-from ray_warmup.warmup.engines.launch import EngineStart, Started
 from ray_warmup.warmup.engines.node_facts import (
     NodeFacts,
     facts_here,
@@ -33,7 +31,9 @@ from ray_warmup.warmup.engines.node_facts import (
     store_of,
 )
 from ray_warmup.warmup.engines.on_this_node import Proof, Recording
-from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.start.child_process import ChildStarter
+from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started
+from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.questions import name_of

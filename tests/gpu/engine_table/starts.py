@@ -16,7 +16,7 @@ from typing import Any
 
 from ray_warmup.warmup.codec import encode
 from ray_warmup.warmup.engines.artifacts.rank_record import read_records
-from ray_warmup.warmup.engines.launch import gained_by
+from ray_warmup.warmup.engines.start.engine_start import gained_by
 from tests.gpu.engine_study.steps import log_facts
 from tests.gpu.engine_table import asking
 

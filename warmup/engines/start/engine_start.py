@@ -24,11 +24,11 @@ from ray_warmup.warmup.engines.artifacts.rank_record import (
     read_records,
     stage_in,
 )
-from ray_warmup.warmup.engines.child_process import ChildStarter
 from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
-from ray_warmup.warmup.engines.last_words import last_words, secrets_in
 from ray_warmup.warmup.engines.plugin.counting import gained_since
-from ray_warmup.warmup.engines.starting import Starter
+from ray_warmup.warmup.engines.start.child_process import ChildStarter
+from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
+from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 
 FINISH_S = 60.0

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ray_warmup.configs.engine_arguments import SHORTEST_SECRET, hide, is_secret
-from ray_warmup.warmup.engines.failures import cause_of
+from ray_warmup.warmup.engines.start.failure_causes import cause_of
 
 LOG_LINES = 30
 """Last lines of the engine's output that an error shows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ray_warmup.configs.engine_schema import VllmSection
-from ray_warmup.warmup.engines.launch import EngineStart
+from ray_warmup.warmup.engines.start.engine_start import EngineStart
 from tests.engines.fake_engine import environment
 
 

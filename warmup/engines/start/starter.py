@@ -1,6 +1,6 @@
 """Interface between an engine's launcher and the devices of its replica.
 
-The launcher knows neither Ray nor GPUs, so `actors/` implements `Starter` besides `engines/child_process.py`.
+The launcher knows neither Ray nor GPUs, so `actors/` implements `Starter` besides `engines/start/child_process.py`.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ray_warmup.warmup.engines.failures import cause_of
 from ray_warmup.warmup.engines.front_end.model_errors import named
-from ray_warmup.warmup.engines.last_words import last_words, secrets_in
+from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
+from ray_warmup.warmup.engines.start.failure_causes import cause_of
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.engines.last_words import LOG_LINES, last_words
+from ray_warmup.warmup.engines.start.exit_message import LOG_LINES, last_words
 
 
 def test_the_error_of_another_process_is_shown_although_the_front_end_prints_after_it() -> None:
