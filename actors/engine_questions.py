@@ -22,8 +22,8 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import request_of_text, text_of_config
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.words import of_spread
-from ray_warmup.warmup.engines.prediction import Prediction, predict_here
-from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
+from ray_warmup.warmup.engines.node.prediction import Prediction, predict_here
+from ray_warmup.warmup.engines.node.request_status import EngineStanding, standing_of
 from ray_warmup.warmup.store.node_paths import environments_here
 
 logger = logging.getLogger(__name__)

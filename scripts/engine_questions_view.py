@@ -15,8 +15,8 @@ from ray_warmup.scripts.console import add_row, complain, moment, say, table_of,
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.own_calls_view import requests_json, show_requests
 from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differences
-from ray_warmup.warmup.engines.prediction import Prediction
-from ray_warmup.warmup.engines.standing import EngineStanding
+from ray_warmup.warmup.engines.node.prediction import Prediction
+from ray_warmup.warmup.engines.node.request_status import EngineStanding
 
 
 def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:

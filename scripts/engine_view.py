@@ -21,16 +21,16 @@ from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
-from ray_warmup.warmup.engines import installed
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
-from ray_warmup.warmup.engines.asking import resolve_here
-from ray_warmup.warmup.engines.installed import EngineHere
 from ray_warmup.warmup.engines.launcher import proven_by
+from ray_warmup.warmup.engines.node import installed
+from ray_warmup.warmup.engines.node.installed import EngineHere
+from ray_warmup.warmup.engines.node.request_status import EngineStanding, standing_of
+from ray_warmup.warmup.engines.node.resolution import resolve_here
 from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, record
-from ray_warmup.warmup.engines.standing import EngineStanding, standing_of
 from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError

@@ -19,7 +19,7 @@ from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.run_screen import run_screen
 from ray_warmup.scripts.status_watch import watch as watch_runs
-from ray_warmup.warmup.engines.standing import EngineStanding, all_standings, standing_of
+from ray_warmup.warmup.engines.node.request_status import EngineStanding, all_standings, standing_of
 from ray_warmup.warmup.monitor.serving_monitor import ServingProcess
 from ray_warmup.warmup.store.node_paths import environments_here
 

@@ -87,7 +87,7 @@ def test_the_real_filter_is_the_one_that_is_told(
     plugins: ModuleType, installed: list[str], monkeypatch: pytest.MonkeyPatch, listed: str, loads: bool
 ) -> None:
     """What hides the plugin from SGLang is what `hidden_plugin` says, and nothing else."""
-    from ray_warmup.warmup.engines import installed as environment
+    from ray_warmup.warmup.engines.node import installed as environment
 
     monkeypatch.setattr(environment, "is_plugin_registered", lambda adapter: True)
     monkeypatch.setenv("SGLANG_PLUGINS", listed)

@@ -48,8 +48,8 @@ from ray_warmup.warmup.disk.clock import now_in
 from ray_warmup.warmup.disk.publish import sweep
 from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admit
-from ray_warmup.warmup.engines.installed import installed_engines, installed_version
-from ray_warmup.warmup.engines.prediction import predict_here
+from ray_warmup.warmup.engines.node.installed import installed_engines, installed_version
+from ray_warmup.warmup.engines.node.prediction import predict_here
 from ray_warmup.warmup.errors import EngineError, StoreError, WarmupError
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_index import forget_lost

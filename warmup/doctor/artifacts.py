@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.doctor.finding import Finding, ok, warning
-from ray_warmup.warmup.engines.standing import all_standings
+from ray_warmup.warmup.engines.node.request_status import all_standings
 
 
 def of_engines(section: CacheSection) -> Iterator[Finding]:

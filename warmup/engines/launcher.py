@@ -21,8 +21,7 @@ from ray_warmup.warmup.engines import on_this_node
 from ray_warmup.warmup.engines.artifacts import proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
-from ray_warmup.warmup.engines.asking import resolve_here
-from ray_warmup.warmup.engines.node_facts import (
+from ray_warmup.warmup.engines.node.facts import (
     NodeFacts,
     facts_here,
     held,
@@ -30,6 +29,7 @@ from ray_warmup.warmup.engines.node_facts import (
     remote_of,
     store_of,
 )
+from ray_warmup.warmup.engines.node.resolution import resolve_here
 from ray_warmup.warmup.engines.on_this_node import Proof, Recording
 from ray_warmup.warmup.engines.start.child_process import ChildStarter
 from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started

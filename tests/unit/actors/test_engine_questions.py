@@ -17,15 +17,15 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
-from ray_warmup.warmup.engines import standing
 from ray_warmup.warmup.engines.artifacts import proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admit
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
 from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
 from ray_warmup.warmup.engines.identity.resolved import Resolved
-from ray_warmup.warmup.engines.prediction import Prediction
-from ray_warmup.warmup.engines.standing import EngineStanding
+from ray_warmup.warmup.engines.node import request_status
+from ray_warmup.warmup.engines.node.prediction import Prediction
+from ray_warmup.warmup.engines.node.request_status import EngineStanding
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.recorded_request import RecordedInput, RecordedRequest, RecordedRunner
 from tests.engines import recorded
@@ -34,7 +34,7 @@ from tests.engines import recorded
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config of an engine that is installed here."""
-    monkeypatch.setattr(standing, "installed_version", lambda adapter: recorded.VERSION)
+    monkeypatch.setattr(request_status, "installed_version", lambda adapter: recorded.VERSION)
     document = {
         "cluster": {"world_size": 1, "backend": "cpu"},
         "engine": {"kind": "vllm", "args": {"model": "m", "max-num-seqs": 4, "hf_token": "hf_planted"}},

@@ -15,7 +15,7 @@ from ray_warmup.warmup.doctor import artifacts, disks, packages, sharing
 from ray_warmup.warmup.doctor.all_checks import check_node
 from ray_warmup.warmup.doctor.finding import Finding, warning
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
-from ray_warmup.warmup.engines.standing import EngineStanding
+from ray_warmup.warmup.engines.node.request_status import EngineStanding
 from ray_warmup.warmup.families import known
 from ray_warmup.warmup.signing.keys import new_key, write_pair
 from ray_warmup.warmup.signing.policy import believe

@@ -12,7 +12,7 @@ import pytest
 
 from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.engines.installed import hidden_plugin
+from ray_warmup.warmup.engines.node.installed import hidden_plugin
 from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER
 from tests.engines.fake_engine import environment

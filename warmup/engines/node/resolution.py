@@ -23,7 +23,7 @@ from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.artifacts.engine_store import Found
 from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.identity.resolved import Resolved
-from ray_warmup.warmup.engines.installed import hidden_plugin
+from ray_warmup.warmup.engines.node.installed import hidden_plugin
 from ray_warmup.warmup.engines.start.child_process import ChildProcess
 from ray_warmup.warmup.engines.start.engine_start import import_path
 from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in

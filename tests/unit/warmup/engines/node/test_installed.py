@@ -12,7 +12,7 @@ from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.caches.placed import register
 from ray_warmup.warmup.caches.placing import placing
-from ray_warmup.warmup.engines import installed
+from ray_warmup.warmup.engines.node import installed
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.engines.vllm.places import default_cache_root
 

@@ -10,8 +10,8 @@ import pytest
 
 from ray_warmup.configs import VERSION
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.warmup.engines import installed
-from ray_warmup.warmup.engines.node_facts import facts_here
+from ray_warmup.warmup.engines.node import installed
+from ray_warmup.warmup.engines.node.facts import facts_here
 from ray_warmup.warmup.errors import EngineError
 
 CONFIG = EngineRunConfig.model_validate(
