@@ -27,7 +27,9 @@ class EngineLauncher(ProcessActor):
 
     def make(self, info: RankInfo) -> Answering:
         """Make the launcher."""
-        from ray_warmup.warmup.engines.launcher import Launcher  # here, because the coordinator imports this, too
+        from ray_warmup.warmup.engines.launcher.launcher import (
+            Launcher,  # here, because the coordinator imports this, too
+        )
 
         return Launcher(self._config, self._starter)
 

@@ -25,12 +25,12 @@ from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
-from ray_warmup.warmup.engines.launcher import proven_by
+from ray_warmup.warmup.engines.launcher.launcher import proven_by
+from ray_warmup.warmup.engines.launcher.recording import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.node import installed
 from ray_warmup.warmup.engines.node.installed import EngineHere
 from ray_warmup.warmup.engines.node.request_status import EngineStanding, standing_of
 from ray_warmup.warmup.engines.node.resolution import resolve_here
-from ray_warmup.warmup.engines.on_this_node import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.on_this_node import Recorded
+from ray_warmup.warmup.engines.launcher.recording import Recorded
 from tests.gpu.engine_table.log_keeper import LogKeeper
 from tests.gpu.sglang_start import Run, census, compared
 

@@ -12,8 +12,8 @@ import pytest
 
 from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.node.installed import hidden_plugin
-from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER
 from tests.engines.fake_engine import environment
 from tests.unit.warmup.engines.vllm.test_plugin import HEAVY, INSTALL

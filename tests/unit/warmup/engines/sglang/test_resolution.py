@@ -11,8 +11,8 @@ import pytest
 from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.engines.identity.resolved import Resolved
+from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.node.resolution import find_here, resolve_here
-from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.sglang.arguments import words
 from ray_warmup.warmup.engines.sglang.factors import binding_settings, binding_variables
 from ray_warmup.warmup.errors import EngineError, EngineRequestError

@@ -15,8 +15,8 @@ import pytest
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import placed
+from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.node.installed import hidden_plugin
-from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.vllm import hooks
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from tests.engines.fake_engine import environment

@@ -15,8 +15,8 @@ from ray_warmup.warmup.engines.artifacts import request_index
 from ray_warmup.warmup.engines.artifacts.engine_store import recorded_facts
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
 from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differences
+from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.node.resolution import find_here, resolve_here
-from ray_warmup.warmup.engines.on_this_node import record
 from ray_warmup.warmup.engines.vllm.arguments import words
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 from ray_warmup.warmup.store.node_store import NodeStore

@@ -9,7 +9,7 @@ import pytest
 
 from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.engines.on_this_node import prove, record
+from ray_warmup.warmup.engines.launcher.recording import prove, record
 from tests.engines.fake_engine import environment
 
 

@@ -15,7 +15,7 @@ from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.engines.artifacts.rank_record import RankRecord
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
 from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
-from ray_warmup.warmup.engines.collecting import collect
+from ray_warmup.warmup.engines.launcher.collecting import collect
 from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started, launch
 from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.engines.tuning.engine_table import problems_of as table_problems

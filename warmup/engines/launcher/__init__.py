@@ -1,0 +1,1 @@
+"""Launcher of a replica: records an engine, collects its caches, installs and proves them."""
