@@ -32,8 +32,8 @@ from ray_warmup.warmup.engines.machine.machine import EngineMachine
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.engines.machine.state import LauncherState
 from ray_warmup.warmup.engines.machine.steps import sharers
-from ray_warmup.warmup.engines.report import EngineReport
-from ray_warmup.warmup.engines.summary import shown, summarize
+from ray_warmup.warmup.engines.reports.report import EngineReport
+from ray_warmup.warmup.engines.reports.summary import shown, summarize
 from ray_warmup.warmup.machine.progress import QUIET_S
 from ray_warmup.warmup.messages.engine import EngineShared
 from ray_warmup.warmup.messages.wire import from_bytes

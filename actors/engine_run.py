@@ -17,8 +17,8 @@ from ray_warmup.actors.errors import EngineRunInterrupted
 from ray_warmup.actors.events import OnEvent, ignore
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.warmup.engines.report import EngineReport
-from ray_warmup.warmup.engines.report_metrics import samples_of
+from ray_warmup.warmup.engines.reports.report import EngineReport
+from ray_warmup.warmup.engines.reports.report_metrics import samples_of
 
 STARTS = 6
 """So many starts of an engine follow one another at most, as where what was found does not fit."""

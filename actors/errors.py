@@ -31,7 +31,7 @@ from ray_warmup.warmup.errors import WarmupError
 
 if TYPE_CHECKING:
     # Only for types: every command imports this module, and reports take long to define.
-    from ray_warmup.warmup.engines.report import EngineReport
+    from ray_warmup.warmup.engines.reports.report import EngineReport
     from ray_warmup.warmup.report import WarmupReport
 
 EXIT_READY = 0

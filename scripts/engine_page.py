@@ -19,7 +19,7 @@ from ray_warmup.scripts.page_document import (
     outcome_of,
     spans_of,
 )
-from ray_warmup.warmup.engines.report import EngineReport, NodeReport
+from ray_warmup.warmup.engines.reports.report import EngineReport, NodeReport
 
 PARTS = ("engine with empty caches", "engine", "first answer")
 

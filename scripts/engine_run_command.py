@@ -20,7 +20,7 @@ from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.scripts.run_screen import duration
 from ray_warmup.scripts.run_view import LogFormat, view_of
 from ray_warmup.scripts.verdict_view import show_warnings
-from ray_warmup.warmup.engines.report import EngineReport, NodeReport, Proven
+from ray_warmup.warmup.engines.reports.report import EngineReport, NodeReport, Proven
 
 logger = logging.getLogger(__name__)
 

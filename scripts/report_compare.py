@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ray_warmup.scripts.page_document import outcome_of
 from ray_warmup.scripts.reports import Report
-from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.report import TaskReport, WarmupReport
 
 SAME_WITHIN = 0.05

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk.reading import read_named
-from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.errors import CorruptArtifactError
 from ray_warmup.warmup.report import MAX_REPORT_BYTES, WarmupReport
 from ray_warmup.warmup.store.node_paths import resolve_paths

@@ -29,7 +29,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.engines.artifacts.proof_record import refuse
-from ray_warmup.warmup.engines.report import EngineReport
+from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, plant, run, serving

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ray_warmup.scripts.cli import app
 from ray_warmup.scripts.report_compare import Change, changes
-from ray_warmup.warmup.engines.report import EngineReport, KindReport, NodeReport
+from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport
 from ray_warmup.warmup.report import WarmupReport
 from tests.page_reports import report
 

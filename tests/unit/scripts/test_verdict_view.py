@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ray_warmup.scripts.engine_run_command import show_engine_report
 from ray_warmup.scripts.report_view import show_report
-from ray_warmup.warmup.engines.report import EngineReport, KindReport, NodeReport
+from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport
 from ray_warmup.warmup.report import ClassReport, GuardReport, RankReport, WarmupReport
 
 PHASES = {"PLACING": 3.1, "COMPILING": 12.0, "TUNING": 44.8, "GUARDING": 10.0, "LOADING": 0.4}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.engines import report_metrics
-from ray_warmup.warmup.engines.report import EngineReport, KindReport, NodeReport
+from ray_warmup.warmup.engines.reports import report_metrics
+from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport
 from ray_warmup.warmup.metrics.metric import Sample
 from ray_warmup.warmup.metrics.of_report import samples_of
 from ray_warmup.warmup.report import CacheKindReport, ClassReport, GuardReport, RankReport, WarmupReport

@@ -8,8 +8,8 @@ from typing import Any
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.machine.machine import EngineMachine
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
-from ray_warmup.warmup.engines.report import EngineReport
-from ray_warmup.warmup.engines.summary import summarize
+from ray_warmup.warmup.engines.reports.report import EngineReport
+from ray_warmup.warmup.engines.reports.summary import summarize
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.failure_messages import Status
 from ray_warmup.warmup.messages import engine

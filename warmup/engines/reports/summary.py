@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.machine.state import EngineClass, EngineRun
 from ray_warmup.warmup.engines.machine.steps import needed_proofs
-from ray_warmup.warmup.engines.report import EngineReport, KindReport, NodeReport, Proven
+from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport, Proven
 from ray_warmup.warmup.messages.engine import EngineContent, EngineProven, KindProof
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ray_warmup.warmup.engines.report import EngineReport, KindReport
+from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport
 from ray_warmup.warmup.metrics import catalog
 from ray_warmup.warmup.metrics.metric import Sample
 

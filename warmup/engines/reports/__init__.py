@@ -1,0 +1,1 @@
+"""Report of a run with a real engine, its summary and its metrics."""
