@@ -37,7 +37,7 @@ class EngineLauncher(ProcessActor):
         """Choose how an engine starts on some bundles."""
         from ray_warmup.actors.bundle_starter import BundleStarter
         from ray_warmup.actors.ray_starter import RayStarter
-        from ray_warmup.warmup.engines.adapters import adapter_of
+        from ray_warmup.warmup.engines.known_engines import adapter_of
         from ray_warmup.warmup.engines.start.child_process import ChildStarter
 
         cluster, section = self._config.cluster, self._config.engine

@@ -22,9 +22,9 @@ from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
-from ray_warmup.warmup.engines.adapters import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
+from ray_warmup.warmup.engines.known_engines import ADAPTERS, adapter_of
 from ray_warmup.warmup.engines.launcher.launcher import proven_by
 from ray_warmup.warmup.engines.launcher.recording import Proof, Recorded, prove, record
 from ray_warmup.warmup.engines.node import installed

@@ -14,7 +14,7 @@ from ray_warmup.warmup.artifact.compression import LIMITS
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compiled_part, engine_kinds
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
-from ray_warmup.warmup.engines.adapters import ADAPTERS
+from ray_warmup.warmup.engines.known_engines import ADAPTERS
 from ray_warmup.warmup.engines.plugin import process
 from ray_warmup.warmup.engines.vllm.process import AT_FIRST_FORWARD
 from ray_warmup.warmup.machine.phase_sequence import ORDER

@@ -12,7 +12,7 @@ from ray_warmup.warmup.device.host_facts import UNKNOWN, version_of
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
 from ray_warmup.warmup.engines.adapter.adapter import PLUGIN, EngineAdapter
 from ray_warmup.warmup.engines.adapter.contract import EngineContract
-from ray_warmup.warmup.engines.adapters import ADAPTERS
+from ray_warmup.warmup.engines.known_engines import ADAPTERS
 from ray_warmup.warmup.engines.node import installed
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.families import known

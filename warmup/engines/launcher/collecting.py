@@ -13,11 +13,11 @@ from ray_warmup.warmup.artifact.manifest import UNGUARDED, GuardSummary, Kind
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import engine_kinds, flashinfer_modules, triton_cache
 from ray_warmup.warmup.engines.adapter.flashinfer_workspace import built_libraries
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts.engine_store import RECORD_NAME, RecordedFacts, RecordedRank, record_text
 from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, device_name
 from ray_warmup.warmup.engines.artifacts.specialisations import KERNELS, SPECIALISATIONS_NAME, Specialisation, to_bytes
 from ray_warmup.warmup.engines.identity.identity import Identity
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.errors import EngineError
 

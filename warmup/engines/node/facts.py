@@ -10,13 +10,13 @@ from ray_warmup.configs import VERSION
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.manifest import key_digest
 from ray_warmup.warmup.device.host_facts import gpu_parts
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts import engine_store, proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.content import OURS, content_of
 from ray_warmup.warmup.engines.artifacts.export_rule import may_leave
 from ray_warmup.warmup.engines.artifacts.request_digest import digest_of
 from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
 from ray_warmup.warmup.engines.identity.resolved import Resolved
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node import installed
 from ray_warmup.warmup.engines.node.resolution import find_here
 from ray_warmup.warmup.errors import EngineError, WarmupError

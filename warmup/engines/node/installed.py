@@ -15,8 +15,8 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placed import PlacedRegister
 from ray_warmup.warmup.engines.adapter.adapter import PLUGIN, EngineAdapter
-from ray_warmup.warmup.engines.adapters import ADAPTERS
 from ray_warmup.warmup.engines.artifacts import engine_store
+from ray_warmup.warmup.engines.known_engines import ADAPTERS
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
 

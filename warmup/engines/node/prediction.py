@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.identity.resolved import Resolved
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node.installed import installed_version
 from ray_warmup.warmup.engines.node.resolution import find_here, resolve_here
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of

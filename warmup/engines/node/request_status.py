@@ -10,10 +10,10 @@ from typing import Literal
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.disk import trust
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts import engine_store, proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admitted_by
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node.installed import installed_engines, installed_version
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.store.node_paths import resolve_paths

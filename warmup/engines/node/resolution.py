@@ -18,11 +18,11 @@ from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.codec import decode
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.artifacts.engine_store import Found
 from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
 from ray_warmup.warmup.engines.identity.resolved import Resolved
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node.installed import hidden_plugin
 from ray_warmup.warmup.engines.start.child_process import ChildProcess
 from ray_warmup.warmup.engines.start.engine_start import import_path

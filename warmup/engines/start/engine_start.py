@@ -16,7 +16,6 @@ import ray_warmup
 from ray_warmup.configs.engine_arguments import hide
 from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.warmup.caches.engine_kinds import WATCHED, EngineKind
-from ray_warmup.warmup.engines.adapters import adapter_of
 from ray_warmup.warmup.engines.artifacts.rank_record import (
     BesideRecord,
     RankRecord,
@@ -25,6 +24,7 @@ from ray_warmup.warmup.engines.artifacts.rank_record import (
     stage_in,
 )
 from ray_warmup.warmup.engines.front_end.child_request import POLL_S, ChildRequest, write_request
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.plugin.counting import gained_since
 from ray_warmup.warmup.engines.start.child_process import ChildStarter
 from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
