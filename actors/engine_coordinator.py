@@ -26,7 +26,7 @@ from ray_warmup.actors.run_coordinator import RunCoordinator, Step
 from ray_warmup.actors.run_status import RankStatus, RunStatus
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.manifest import key_digest
-from ray_warmup.warmup.engines.machine import words
+from ray_warmup.warmup.engines.machine import run_messages
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
 from ray_warmup.warmup.engines.machine.machine import EngineMachine
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
@@ -184,7 +184,7 @@ class EngineCoordinator(RunCoordinator[EngineReport]):
         self._tell_warnings(machine.run.warnings)
         if time.monotonic() - self._stream.spoke >= QUIET_S and not machine.is_over:
             self._stream.emit(
-                {"event": "waits", "text": words.waiting(machine.run, executor.statuses, time.monotonic())}
+                {"event": "waits", "text": run_messages.waiting(machine.run, executor.statuses, time.monotonic())}
             )
 
     def _rank_status(self, state: LauncherState, now: float) -> RankStatus:

@@ -20,8 +20,8 @@ from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import request_of_text, text_of_config
+from ray_warmup.warmup.engines.machine.run_messages import of_spread
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
-from ray_warmup.warmup.engines.machine.words import of_spread
 from ray_warmup.warmup.engines.node.prediction import Prediction, predict_here
 from ray_warmup.warmup.engines.node.request_status import EngineStanding, standing_of
 from ray_warmup.warmup.store.node_paths import environments_here

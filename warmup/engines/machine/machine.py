@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup import remedies
-from ray_warmup.warmup.engines.machine import words
+from ray_warmup.warmup.engines.machine import run_messages
+from ray_warmup.warmup.engines.machine.answers import begin_class, keep, renew
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
-from ray_warmup.warmup.engines.machine.keeping import begin_class, keep, renew
-from ray_warmup.warmup.engines.machine.losing import forget_node, forget_process
+from ray_warmup.warmup.engines.machine.losses import forget_node, forget_process
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.steps import Hand, Owed, need_of
@@ -97,7 +97,7 @@ class EngineMachine:
             return []
         self.run.call_began[call_id] = began
         state = self.run.ranks[call.rank]
-        text = words.raised_by(self.run, state.info, call, failure, now)
+        text = run_messages.raised_by(self.run, state.info, call, failure, now)
         del self.run.call_began[call_id]
         if self._failed_at is None and renew(self.run, call, failure.message):
             return self._advance(now)
@@ -130,11 +130,11 @@ class EngineMachine:
         if self._failed_at is not None:
             return self._advance(now)
         if self._policy.on_death(state.restarts - state.excused) is Decision.FAIL:
-            state.error = words.died_again(self.run, state, reason, lost)
+            state.error = run_messages.died_again(self.run, state, reason, lost)
             return self._fail(state.error, now)
         forget_process(self.run, rank)
         state.restarts, state.is_starting, state.is_silent = state.restarts + 1, True, False
-        doing = when(lost, f" at {', '.join(map(words.name_of_call, lost))}")
+        doing = when(lost, f" at {', '.join(map(run_messages.name_of_call, lost))}")
         self.run.warn(
             f"{state.info} died in {self.phase}{doing} ({reason}); a fresh process takes its place", remedies.NOTHING
         )
@@ -153,8 +153,8 @@ class EngineMachine:
         moves = max(run.ranks[rank].moves for rank in ranks)
         decision = self._node_policy.on_loss(moves, len(run.ranks) - len(going))
         if decision is Decision.FAIL:
-            return self._fail(words.lost_node(run, node_id, ranks, now), now)
-        run.warn(words.went_on(run, node_id, going, now), remedies.NODE_LOST)
+            return self._fail(run_messages.lost_node(run, node_id, ranks, now), now)
+        run.warn(run_messages.went_on(run, node_id, going, now), remedies.NODE_LOST)
         for rank in going:
             self._close_all(rank)
             forget_process(run, rank)
@@ -189,7 +189,7 @@ class EngineMachine:
         for call_id, call in list(self.run.calls.items()):
             elapsed, limit = now - self.run.call_began[call_id], limit_of(self.run, call)
             if elapsed > limit:
-                return self._fail(words.late(self.run, call, statuses, elapsed, limit), now)
+                return self._fail(run_messages.late(self.run, call, statuses, elapsed, limit), now)
         for rank, state in list(self.run.ranks.items()):
             status = statuses.get(rank)
             heard = state.watched_since
@@ -197,7 +197,7 @@ class EngineMachine:
                 heard = max(status.heard, state.watched_since)
             state.is_silent = not state.is_starting and now - heard > 2 * self.run.config.timeouts.heartbeat
             if not state.is_starting and now - heard > self.run.config.timeouts.silence:
-                return self.died(rank, words.silent(self.run, state, now - heard), now, hung=True)
+                return self.died(rank, run_messages.silent(self.run, state, now - heard), now, hung=True)
         return self._advance(now)
 
     def was_deaf(self, now: float) -> None:
@@ -226,7 +226,7 @@ class EngineMachine:
             return []
         if any(state.is_starting and state.moves for state in run.ranks.values()):
             return []  # which node a replica is on is not known
-        if problem := words.of_spread(run) or words.of_signing(run):
+        if problem := run_messages.of_spread(run) or run_messages.of_signing(run):
             return self._fail(problem, now)
         need = need_of(run)
         if need is not None and need.phase is not EnginePhase.PROBING and not run.classes:
@@ -241,7 +241,7 @@ class EngineMachine:
         return self._issue(need.owed, now)
 
     def _classes_made(self, now: float) -> Commands:
-        problem = words.of_versions(self.run) or words.of_models(self.run)
+        problem = run_messages.of_versions(self.run) or run_messages.of_models(self.run)
         if problem:
             return self._fail(problem, now)
         for device in dict.fromkeys(node.device for node in self.run.nodes.values()):
