@@ -1,4 +1,4 @@
-"""The cluster as an engine's process sees it: its registry, asked by the plugin (`warmup/engines/plugin/remote_lookup.py`)."""
+"""The cluster as an engine's process sees it: its registry, asked by `warmup/engines/plugin/remote_lookup.py`."""
 
 from __future__ import annotations
 

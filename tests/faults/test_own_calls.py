@@ -16,7 +16,8 @@ from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.configs.engine_schema import EngineRunConfig, VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.table import parse_table
-from ray_warmup.warmup.engines.launcher.recording import Proof, Recorded, prove, record
+from ray_warmup.warmup.engines.launcher.proof import Proof, prove
+from ray_warmup.warmup.engines.launcher.recording import Recorded, record
 from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed
 

@@ -28,7 +28,8 @@ from ray_warmup.configs.engine_schema import VllmSection  # noqa: E402
 from ray_warmup.configs.schema import CacheSection  # noqa: E402
 from ray_warmup.warmup.artifact.table import parse_table  # noqa: E402
 from ray_warmup.warmup.artifact.timings import read_timings  # noqa: E402
-from ray_warmup.warmup.engines.launcher.recording import prove, record  # noqa: E402
+from ray_warmup.warmup.engines.launcher.proof import prove  # noqa: E402
+from ray_warmup.warmup.engines.launcher.recording import record  # noqa: E402
 from ray_warmup.warmup.errors import WarmupError  # noqa: E402
 from ray_warmup.warmup.workloads.recorded_request import parse_recording  # noqa: E402
 from tests.gpu.engine_study.model_folders import DENSE  # noqa: E402

@@ -40,7 +40,8 @@ sys.path.insert(0, str(ROOT))
 from ray_warmup.configs.engine_schema import SglangSection  # noqa: E402
 from ray_warmup.configs.schema import CacheSection  # noqa: E402
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table  # noqa: E402
-from ray_warmup.warmup.engines.launcher.recording import Proof, Recorded, prove, record  # noqa: E402
+from ray_warmup.warmup.engines.launcher.proof import Proof, prove  # noqa: E402
+from ray_warmup.warmup.engines.launcher.recording import Recorded, record  # noqa: E402
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER  # noqa: E402
 from ray_warmup.warmup.errors import WarmupError  # noqa: E402
 from tests.gpu.engine_study import homes  # noqa: E402

@@ -20,8 +20,8 @@ from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.artifacts import proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
-from ray_warmup.warmup.engines.launcher import recording
-from ray_warmup.warmup.engines.launcher.recording import Proof, Recording
+from ray_warmup.warmup.engines.launcher.proof import Proof, prove
+from ray_warmup.warmup.engines.launcher.recording import Recording
 from ray_warmup.warmup.engines.node.facts import (
     NodeFacts,
     facts_here,
@@ -216,7 +216,7 @@ class Launcher:
         starter = self._starter_of(question.bundles)
         directory = store_of(self._root, self._here, question.key_sha256).directory
         try:
-            proof = recording.prove(self._config.engine, self._config.cache, self._environ, starter, self._watch)
+            proof = prove(self._config.engine, self._config.cache, self._environ, starter, self._watch)
         except EngineError as error:
             if error.details.get("placed"):  # it crashed or hung with what we gave it, so no other engine gets it
                 proof_record.refuse(directory, question.artifact, str(error).splitlines()[0])

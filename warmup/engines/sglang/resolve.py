@@ -1,4 +1,4 @@
-"""Resolve what a config asks by SGLang's own code, without starting it: the child process of `asking.py`.
+"""Resolve what a config asks by SGLang's own code, without starting it: the child process of `node/resolution.py`.
 
 python -m ray_warmup.warmup.engines.sglang.resolve REQUEST.json RESULT.json
 """

@@ -1,5 +1,6 @@
-"""The vLLM adapter: how it starts with random weights, where its plugin hooks in, where it looks, what identifies it.
+"""vLLM: plugin, arguments, identity, and the processes that start and resolve it.
 
-In the engine's processes: `plugin`, `hooks`, `identity`, `factors`, `places`, `placing`, `counting`, `recording`.
-Around an engine: `arguments`, `start`, `launch`, `collecting`. Only this package imports vLLM, inside functions.
+In the engine's processes: `plugin`, `hooks`, `process`, `identity`, `factors`, `places`, `autotune`.
+In the child process of a launcher: `start`, `trial`, `resolve`, `arguments`, `argument_check`, `word_embeddings`.
+Only this package imports vLLM, inside functions.
 """

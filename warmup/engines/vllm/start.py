@@ -1,4 +1,4 @@
-"""Start one vLLM with random weights, answer trial requests, tell what happened: the process of `launch.py`.
+"""Start one vLLM with random weights, answer trial requests, tell what happened: what `start/engine_start.py` runs.
 
     python -m ray_warmup.warmup.engines.vllm.start REQUEST.json RESULT.json
 

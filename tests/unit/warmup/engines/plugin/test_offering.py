@@ -14,7 +14,7 @@ from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED
 from ray_warmup.warmup.engines.artifacts.export_rule import may_leave
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
-from ray_warmup.warmup.engines.launcher.recording import prove
+from ray_warmup.warmup.engines.launcher.proof import prove
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.fake_engine import environment
 

@@ -200,7 +200,7 @@ def test_looking_elsewhere_imports_no_ray() -> None:
     """The closure of the plugin's question: neither Ray nor what talks to it, before a process is connected."""
     code = (
         "import sys\n"
-        "from ray_warmup.warmup.engines import elsewhere\n"
+        "from ray_warmup.warmup.engines.plugin import remote_lookup\n"
         "assert remote_lookup.connected_cluster() is None\n"
         "print([n for n in sys.modules if n == 'ray' or n.startswith(('ray.', 'ray_warmup.actors'))])"
     )

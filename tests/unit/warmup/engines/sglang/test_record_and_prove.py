@@ -9,7 +9,8 @@ import pytest
 
 from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.engines.launcher.recording import prove, record
+from ray_warmup.warmup.engines.launcher.proof import prove
+from ray_warmup.warmup.engines.launcher.recording import record
 from tests.engines.fake_engine import environment
 
 

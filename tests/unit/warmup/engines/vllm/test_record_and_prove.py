@@ -11,7 +11,8 @@ import pytest
 
 from ray_warmup.configs.engine_schema import VllmSection
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.warmup.engines.launcher.recording import prove, record
+from ray_warmup.warmup.engines.launcher.proof import prove
+from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.start import engine_start as launching
 from ray_warmup.warmup.errors import EngineError
 from tests.engines.fake_engine import environment
