@@ -12,6 +12,7 @@ Needs SGLang, FlashInfer and nvcc. Steps one after the other, each under a timeo
 5. `own warm`: the same home again
 6. `default`: the same home, `--disable-flashinfer-autotune`
 7. `record again`, where time is left: a second tune, independent of the first
+8. `loop`: both tables, SGLang's own and FlashInfer's v1 and v2 choices beside the default (`sglang_table/loop.py`)
 
 Ends with 1 where the proof does not hold. Without a GPU: tests/faults/test_sglang_calls.py.
 """
@@ -61,17 +62,21 @@ LIMIT_S: dict[str, float] = {
 """Seconds after which a step is given up."""
 SECOND_TUNE_S = 150.0
 """So long must be left for another tune."""
+LOOP_S = 150.0
 ENGINE: dict[str, Any] = {
     "quantization": "modelopt_fp8",
     "attention_backend": "triton",
     "sampling_backend": "pytorch",
-    "cuda_graph_max_bs_decode": 32,
+    "cuda_graph_bs_decode": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
     "disable_prefill_cuda_graph": True,
     # Two engines start beside each other, and SGLang takes what the other one has loaded for its own weights.
     "mem_fraction_static": 0.4,
     "context_length": 4096,
-    "max_running_requests": 32,
+    # SGLang tunes the buckets up to the largest graph: twelve here, so 48 tasks for the four layers.
+    "max_running_requests": 1024,
 }
+TOKENS = 1024
+"""The largest bucket of these arguments."""
 
 
 REHEARSAL: dict[str, Any] = {
@@ -99,7 +104,7 @@ class Run:
     """One measurement: where it works, and its rows."""
 
     def __init__(self, out: Path, options: argparse.Namespace) -> None:
-        self.out, self.requests = out, options.requests
+        self.out, self.requests, self.is_rehearsal = out, options.requests, options.rehearsal
         self.patience = 8.0 if options.rehearsal else 1.0
         self.until: float = time.monotonic() + 60 * options.minutes
         self.work = Path(os.environ.get("TABLE_WORK", "/tmp/sglang_table"))
@@ -220,6 +225,21 @@ class Run:
         self.keep("prove", {**row, "seconds": round(time.monotonic() - began, 1), "result": dict(proof.started.result)})
         return proof
 
+    def loop(self, own: Path) -> None:
+        """Time every table that was written in one loop, in a process of its own."""
+        words = [f"{path.name.split('.')[0].replace(' ', '_')}={path}" for path in self.out.glob("record*.table.json")]
+        words += [f"own={path}" for path in own.rglob("rank_tp0_pp0_dp0.json")]
+        result, log = self.out / "loop.json", self.out / "loop.log"
+        command = [sys.executable, "-m", "tests.gpu.sglang_table.loop", str(result), *words, "--tokens", str(TOKENS)]
+        variables = {**self.environ, **SGLANG_ADAPTER.home(own)}  # FlashInfer's modules are built there
+        with log.open("w") as output:
+            code = subprocess.run(
+                command, env=variables, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, timeout=LOOP_S, check=False
+            ).returncode
+        told = json.loads(result.read_text()) if result.is_file() else {"tail": log.read_text()[-3000:]}
+        told.pop("rows", None)
+        self.keep("loop", {"code": code, **told})
+
     def section(self, deadline_s: float) -> SglangSection:
         """The engine as a config names it."""
         return SglangSection.model_validate(
@@ -250,7 +270,11 @@ def measure(run: Run) -> bool:
     if recorded is not None:
         run.guarded("tables", lambda: run.keep("tables", compared(own, recorded)))
     if run.left_s > SECOND_TUNE_S:
-        run.guarded("record again", lambda: run.record("record again", run.work / "root_2"))
+        again = run.guarded("record again", lambda: run.record("record again", run.work / "root_2"))
+        if recorded is not None and again is not None:
+            run.guarded("two tunes", lambda: run.keep("two tunes", two_tunes(recorded, again)))
+    if not run.is_rehearsal:
+        run.guarded("loop", lambda: run.loop(own))
     return proof is not None and proof.holds
 
 
@@ -306,6 +330,17 @@ def compared(own: Path, recorded: Recorded) -> dict[str, Any]:
         "only own": sorted(theirs.entries.keys() - ours.entries.keys())[:4],
         "only ours": sorted(ours.entries.keys() - theirs.entries.keys())[:4],
     }
+
+
+def two_tunes(first: Recorded, second: Recorded) -> dict[str, Any]:
+    """Entries of two independent tunes that differ, and keys that only one of them has."""
+    rows = []
+    for recorded in (first, second):
+        assert recorded.artifact.table is not None
+        rows.append(parse_table(bytes(recorded.artifact.table)).entries)
+    shared = rows[0].keys() & rows[1].keys()
+    differ = sorted(str(key) for key in shared if rows[0][key].tactic != rows[1][key].tactic)
+    return {"shared": len(shared), "of": [len(row) for row in rows], "differ": len(differ), "which": differ}
 
 
 def census(work: Path) -> dict[str, Any]:

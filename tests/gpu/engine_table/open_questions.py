@@ -14,12 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.vllm.factors import MAY_DIFFER
 from tests.gpu.engine_study import homes, model_folders
 from tests.gpu.engine_table import models, pair
 from tests.gpu.engine_table.log_keeper import LogKeeper
 from tests.gpu.engine_table.measurement import Measurement
-from tests.gpu.engine_table.other_factors import NOT_TRIED, other_values
 from tests.gpu.engine_table.schedule import DENSE, OFF
 
 BESIDE: dict[str, Any] = {**DENSE, "kv_cache_memory_bytes": 8 << 30}
@@ -82,7 +80,6 @@ def dense(run: Measurement, model: Path) -> None:
     ours = {"RAY_WARMUP": "auto", "RAY_WARMUP_CACHE_ROOT": str(run.work / ROOT)}
     on_other = lambda: run.serve("dense ours, on GPU 1", model, run.work / "gpu-1", "1", BESIDE, ours)  # noqa: E731
     together(on_other, lambda: wrong(run, model, ours))
-    run.guarded("other factors", with_other_factors, run, model, ours)
 
 
 def recorded(run: Measurement, model: Path) -> None:
@@ -103,38 +100,6 @@ def wrong(run: Measurement, model: Path, ours: dict[str, str]) -> None:
     run.serve("another artifact", model, home, "0", sizes, ours)
     none = {**ours, "RAY_WARMUP_CACHE_ROOT": str(run.work / "empty-root")}
     run.serve("no artifact", model, home, "0", sizes, none)
-
-
-def with_other_factors(run: Measurement, model: Path, ours: dict[str, str]) -> None:
-    """A start whose factors that may differ all differ, and whose model lies elsewhere."""
-    elsewhere = run.work / "snapshots" / "0123456789abcdef"
-    elsewhere.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["cp", "-al", str(model), str(elsewhere)], check=True)
-    variables = {**ours, **other_values(run.work / "other"), "VLLM_FORCE_AOT_LOAD": "1"}
-    reference = run.serve("plain factors, forced load", model, run.work / "plain", "0", BESIDE, forced(ours))
-    row = run.serve("other factors, forced load", elsewhere, run.work / "other-home", "0", BESIDE, variables)
-    run.add({"name": "factors", **difference(reference, row)})
-
-
-def forced(variables: dict[str, str]) -> dict[str, str]:
-    """Variables with which vLLM fails where it cannot load its ahead-of-time file."""
-    return {**variables, "VLLM_FORCE_AOT_LOAD": "1"}
-
-
-def difference(reference: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Compile factors of two starts that differ, and those of the list that do not."""
-    pairs = [row["ours"]["ranks"][0]["compile_factors"] for row in (reference, other)]
-    changed = {}
-    for name in sorted({*pairs[0], *pairs[1]}):
-        values = [factors.get(name) for factors in pairs]
-        if values[0] != values[1]:
-            changed[name] = values
-    return {
-        "changed": changed,
-        "not_in_the_list": sorted(set(changed) - set(MAY_DIFFER)),
-        "not_changed": sorted(set(MAY_DIFFER) - set(changed)),
-        "not_tried": NOT_TRIED,
-    }
 
 
 def columns(run: Measurement, model: Path) -> None:

@@ -5,17 +5,27 @@ One start with all of them must hit, with `VLLM_FORCE_AOT_LOAD=1`: vLLM then fai
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-NOT_TRIED = {
-    "VLLM_CUDART_SO_PATH": "asked for only where the library is not loaded already",
-    "VLLM_DP_RANK": "vLLM refuses another number where there is one replica",
+CARD, CARD_PLUGIN = "0000:fe:1f.0", "planted_card"
+CARD_CODE = """from ray_warmup.warmup.engines.import_hooks import when_imported
+
+
+def name(module):
+    module.rdma_name_for_nic_pci = lambda address: "mlx5_planted"
+
+
+def register():
+    when_imported("vllm.v1.executor.vllm_net_devices", name)
+"""
+"""vLLM looks a network card up below /sys, where it finds none on a machine without one."""
+APART = {
+    "VLLM_DP_RANK": "vLLM refuses another number where there is one replica: two replicas are started",
     "VLLM_DP_RANK_LOCAL": "the same",
-    "VLLM_GPU_NIC_PCIE_MAPPING": "vLLM looks the card up, and the machine has none",
-    "VLLM_NIC_SELECTION_VARS": "the same: vLLM wants both or none",
-    "VLLM_LOG_BATCHSIZE_INTERVAL": "vLLM synchronizes in every forward with it, and dies while it captures graphs",
-    "VLLM_RUST_FRONTEND_PATH": "reaches the key only with the front end in Rust, which is left out here",
+    "VLLM_LOG_BATCHSIZE_INTERVAL": "vLLM synchronizes in every forward with it, which no graph capture allows: without",
 }
+"""Tried in a start of their own, each with the reason."""
 ADDRESSES = (
     "VLLM_LOOPBACK_IP",
     "VLLM_P2P_SIDE_CHANNEL_HOST",
@@ -63,10 +73,20 @@ NOSET = (
 )
 
 
-PATHS = ("VLLM_LORA_RESOLVER_CACHE_DIR", "VLLM_NCCL_INCLUDE_PATH", "CUDA_HOME", "VLLM_NCCL_SO_PATH")
+PATHS = (
+    "VLLM_LORA_RESOLVER_CACHE_DIR",
+    "VLLM_NCCL_INCLUDE_PATH",
+    "CUDA_HOME",
+    "VLLM_NCCL_SO_PATH",
+    "VLLM_CUDART_SO_PATH",
+    "VLLM_RUST_FRONTEND_PATH",
+)
+CARDS = ("VLLM_GPU_NIC_PCIE_MAPPING", "VLLM_NIC_SELECTION_VARS")
+RUST = {"VLLM_USE_RUST_BENCH": "1", "VLLM_RUST_FRONTEND_PATH": "/bin/true"}
+"""With these the path of the program in Rust is in the key, and nothing of it is run by a server."""
 NOSET_VARIABLES = tuple(f"RAY_EXPERIMENTAL_NOSET_{name}" for name in NOSET)
-TRIED = (*LABELS, *ADDRESSES, *NUMBERS, *PATHS, *NOSET_VARIABLES)
-"""Every variable that is given another value."""
+TRIED = (*LABELS, *ADDRESSES, *NUMBERS, *PATHS, *CARDS, *NOSET_VARIABLES)
+"""Every variable that is given another value, all in one start."""
 
 
 def other_values(work: Path) -> dict[str, str]:
@@ -82,7 +102,12 @@ def other_values(work: Path) -> dict[str, str]:
     values["VLLM_LORA_RESOLVER_CACHE_DIR"] = str(work)
     values["VLLM_NCCL_INCLUDE_PATH"] = str(work)
     values["CUDA_HOME"] = str(link_of_cuda(work))
-    values["VLLM_NCCL_SO_PATH"] = str(library_of_nccl())
+    values["VLLM_NCCL_SO_PATH"] = str(library("libnccl.so*"))
+    values["VLLM_CUDART_SO_PATH"] = str(library("libcudart.so*"))
+    values["VLLM_RUST_FRONTEND_PATH"] = "/bin/false"
+    values["VLLM_PLUGINS"] = f"ray_warmup,{CARD_PLUGIN}"
+    values["VLLM_GPU_NIC_PCIE_MAPPING"] = ",".join(f"{gpu}={CARD}" for gpu in gpus())
+    values["VLLM_NIC_SELECTION_VARS"] = "UCX_NET_DEVICES:1"
     return values
 
 
@@ -96,9 +121,28 @@ def link_of_cuda(work: Path) -> Path:
     return link
 
 
-def library_of_nccl() -> Path:
+def library(pattern: str) -> Path:
     """The path of a library that vLLM would find by itself."""
     import torch
 
-    sites = Path(torch.__file__).resolve().parents[1]
-    return next((sites / "nvidia").rglob("libnccl.so*"))
+    # One by one, because a folder that is a link to another site is not gone into from above.
+    for folder in sorted((Path(torch.__file__).resolve().parents[1] / "nvidia").iterdir()):
+        for path in sorted(folder.rglob(pattern)):
+            return path
+    raise FileNotFoundError(pattern)
+
+
+def gpus() -> list[str]:
+    """PCI addresses of this machine's GPUs."""
+    asked = ["nvidia-smi", "--query-gpu=pci.bus_id", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+
+
+def card_site(folder: Path) -> Path:
+    """A folder for PYTHONPATH with a plugin of vLLM that names the network card which the machine lacks."""
+    metadata = folder / f"{CARD_PLUGIN}-0.0.test.dist-info"
+    metadata.mkdir(parents=True, exist_ok=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {CARD_PLUGIN}\nVersion: 0.0.test\n")
+    (metadata / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{CARD_PLUGIN} = {CARD_PLUGIN}:register\n")
+    (folder / f"{CARD_PLUGIN}.py").write_text(CARD_CODE)
+    return folder

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ray_warmup.configs import env
@@ -29,7 +30,10 @@ PAIR: dict[str, Any] = {
 WITHOUT_MULTICAST = {"VLLM_ALLREDUCE_USE_SYMM_MEM": "0", "VLLM_ALLREDUCE_USE_FLASHINFER": "0"}
 VARIABLES = {**WITHOUT_MULTICAST, "VLLM_USE_FLASHINFER_SAMPLER": "0"}
 """Without FlashInfer's sampler, whose module takes two minutes to build and has no part in the question."""
-RAY_PORT = 6399
+EXPERTS: dict[str, Any] = {**PAIR, "gpu_memory_utilization": 0.25}
+"""The same for the experts model."""
+RAY_PORT, EXPERTS_PORT = 6399, 6409
+EXPERTS_S = 840.0
 STARTED_WITHIN_S = 60.0
 
 
@@ -49,13 +53,35 @@ def run_over_ray(run: Measurement, model: Path) -> None:
         run.serve("pair recorded under Ray, started by mp", model, run.work / "ray-mp", "0,1", PAIR, ours)
 
 
-def ray_config(run: Measurement, model: Path) -> Path:
+def experts_over_ray(run: Measurement, model: Path) -> None:
+    """The same run with the experts model, which compiles for ten minutes; then vLLM's own executor with that."""
+    root, temporary = run.work / "ray-experts-root", run.work / "ray-experts-tmp"
+    config = ray_config(run, model, EXPERTS, "read", start_deadline=EXPERTS_S)
+    report, name = run.out / "ray_experts_report.json", "ray-warmup run, experts, ray executor"
+    variables = {**VARIABLES, "RAY_WARMUP_CACHE_ROOT": str(root), "TMPDIR": str(temporary)}
+    with LogKeeper(temporary, run.out / "logs" / name), ray_head(EXPERTS_PORT, variables, run.out / "logs"):
+        command = [run.command, "run", "--config", str(config), "--report", str(report)]
+        command += ["--set", f"cluster.address=127.0.0.1:{EXPERTS_PORT}"]
+        run.run(name, command, {**env.LOOPBACK}, limit_s=EXPERTS_S + 300)
+    if not run.is_over():
+        ours = {**VARIABLES, "RAY_WARMUP": "auto", "RAY_WARMUP_CACHE_ROOT": str(root)}
+        name = "experts recorded under Ray, started by mp"
+        run.serve(name, model, run.work / "ray-experts-mp", "0,1", EXPERTS, ours)
+
+
+def ray_config(
+    run: Measurement,
+    model: Path,
+    sizes: Mapping[str, Any] = MappingProxyType(PAIR),
+    lm_head: str = "tied",
+    start_deadline: float = 300,
+) -> Path:
     """Config of the run: two ranks of one replica on one node."""
     cluster = {"num_nodes": 1, "ranks_per_node": 2, "backend": "cuda", "cpus_per_rank": 2}
-    arguments = {"model": str(model), **PAIR}
-    engine = {"kind": "vllm", "args": arguments, "lm_head": "tied", "executor": "ray", "start_deadline": 300}
-    path = run.work / "ray-pair.yaml"
-    path.write_text(json.dumps({"cluster": cluster, "engine": engine}))
+    arguments = {"model": str(model), **sizes}
+    engine = {"kind": "vllm", "args": arguments, "lm_head": lm_head, "executor": "ray"}
+    path = run.work / f"ray-{model.name}.yaml"
+    path.write_text(json.dumps({"cluster": cluster, "engine": {**engine, "start_deadline": start_deadline}}))
     return path
 
 
@@ -84,6 +110,8 @@ def ray_head(port: int, variables: Mapping[str, str], logs: Path) -> Iterator[No
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-gpus=2"]
     command += ["--num-cpus=8", "--include-dashboard=false", f"--port={port}", "--node-ip-address=127.0.0.1"]
     command += ["--object-store-memory=500000000", f"--temp-dir=/tmp/ray-{port}"]
+    # Two clusters of one machine would give the same ports to their workers.
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / f"ray-{port}.log").open("w") as output:
         head = subprocess.Popen(command, env={**os.environ, **env.LOOPBACK, **variables}, stdout=output, stderr=output)

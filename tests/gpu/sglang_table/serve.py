@@ -2,7 +2,7 @@
 
     python -m tests.gpu.sglang_table.serve RESULT.json ARGUMENTS.json REQUESTS
 
-`REQUESTS` random prompts are answered twice after the first tokens; 0 answers none.
+`REQUESTS` random prompts are answered six times after the first tokens; 0 answers none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 BEGAN = float(os.environ.get("TABLE_BEGAN", time.time()))
-ROUNDS = 2
+ROUNDS = 6
 NEW_TOKENS = 48
 LONGEST = 1500
 GREEDY = {"temperature": 0.0, "ignore_eos": True}

@@ -1,7 +1,7 @@
 """Environment variables that vLLM hashes into its compile key although they change no kernel.
 
 Everything else of `vllm.envs.compile_factors()` belongs to the identity of a start: a difference is a miss that names
-the variable. Read in vLLM 0.29.0 to 0.33.0. What was loaded on a GPU with another value, and what was not tried, is in
+the variable. Read in vLLM 0.29.0 to 0.33.0. How each was loaded on a GPU with another value is in
 tests/gpu/engine_table/other_factors.py.
 """
 
