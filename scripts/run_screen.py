@@ -36,7 +36,7 @@ def run_screen(status: RunStatus, width: int, height: int) -> RenderableType:
         width: columns of the terminal.
         height: lines that may be taken.
     """
-    parts: list[RenderableType] = [_heading(status)]
+    parts: list[RenderableType] = [_heading(status), _whose(status)]
     if status.total:
         bar = Table.grid()  # a bar alone does not end its line
         bar.add_row(ProgressBar(total=status.total, completed=status.done, width=min(width, BAR_COLUMNS)))
@@ -79,8 +79,12 @@ def _heading(status: RunStatus) -> Text:
         text.append(f"  {duration(status.phase_s)} of {status.phase_limit_s:g} s", style="not bold")
     if status.total:
         text.append(f"  {status.done}/{status.total} tasks", style="not bold")
-    text.append(f"  run {plain(status.run_id)}, begun {duration(status.elapsed_s)} ago", style="not bold dim")
     return text
+
+
+def _whose(status: RunStatus) -> Text:
+    """Return a line of its own for the run's id, which `cancel` and `logs` take, because both do not fit on one."""
+    return _line(f"run {plain(status.run_id)}, begun {duration(status.elapsed_s)} ago", "dim")
 
 
 def _class_table(classes: Sequence[ClassStatus]) -> Table:

@@ -73,14 +73,14 @@ def test_a_thousand_ranks_fit_into_a_screen_and_two_seconds() -> None:
     whole = drawn(many, height=1100)
     assert time.monotonic() - began < 2.0
     assert len(lines) <= 24
-    assert any(line.startswith("and 984 more: ") and "idle" in line for line in lines)
+    assert any(line.startswith("and 983 more: ") and "idle" in line for line in lines)
     assert sum(line[:1].isdigit() for line in whole) == 1000
 
 
 def test_an_older_coordinator_is_drawn_as_well() -> None:
     """Without classes, tasks and the phase's age."""
     lines = drawn(RunStatus("warmup-x", "r", "LOADING", 5.0, ranks=(RankStatus(0, "abcdef0123"),)))
-    assert lines[0].startswith("LOADING  run r, begun 5.0 s ago")
+    assert [line.rstrip() for line in lines[:2]] == ["LOADING", "run r, begun 5.0 s ago"]
     assert any("abcdef01" in line for line in lines)
 
 
