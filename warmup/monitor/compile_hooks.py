@@ -42,6 +42,8 @@ class CompileHook(Protocol):
     """One compiler."""
 
     kind: Kind
+    module: str
+    """What `install` wraps an attribute of, and imports where nobody has yet."""
 
     def install(self, report: Report) -> str | None:
         """Start reporting, or return the reason why this process cannot."""
@@ -104,6 +106,7 @@ class TritonHook(_Hook):
     """`triton.knobs.compilation.listener`, chained to whatever listened before."""
 
     kind: Kind = "triton"
+    module = "triton.knobs"
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
@@ -120,7 +123,7 @@ class TritonHook(_Hook):
 
             return listener
 
-        self._wrapped = Wrapped(importlib.import_module("triton.knobs").compilation, "listener", listening)
+        self._wrapped = Wrapped(importlib.import_module(self.module).compilation, "listener", listening)
         return None
 
 
@@ -131,6 +134,7 @@ class FlashInferHook(_Hook):
     """
 
     kind: Kind = "flashinfer"
+    module = "flashinfer.jit.core"
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
@@ -147,7 +151,7 @@ class FlashInferHook(_Hook):
 
             return run_ninja
 
-        self._wrapped = Wrapped(importlib.import_module("flashinfer.jit.core"), "run_ninja", watched)
+        self._wrapped = Wrapped(importlib.import_module(self.module), "run_ninja", watched)
         return None
 
 
@@ -158,12 +162,13 @@ class CuteDslHook(_Hook):
     """
 
     kind: Kind = "cute_dsl"
+    module = "cutlass.cutlass_dsl"
 
     def install(self, report: Report) -> str | None:
         """See `CompileHook.install`."""
-        if not (importlib.util.find_spec("cutlass") and importlib.util.find_spec("cutlass.cutlass_dsl")):
+        if not (importlib.util.find_spec("cutlass") and importlib.util.find_spec(self.module)):
             return "nvidia-cutlass-dsl is not installed"
-        front_end = importlib.import_module("cutlass.cutlass_dsl").CuTeDSL
+        front_end = importlib.import_module(self.module).CuTeDSL
         owner = next((cls for cls in front_end.__mro__ if "compile_and_cache" in vars(cls)), None)
         if owner is None:
             return "this nvidia-cutlass-dsl has no compile_and_cache"

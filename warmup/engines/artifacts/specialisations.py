@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,8 @@ SPECIALISATIONS_NAME = "specialisations.jsonl"
 """Name of an artifact's content that holds them."""
 KERNELS = "triton_kernels"
 """Name under which recorded and loaded kernels are counted beside the cache kinds."""
+COMPILER = "triton.runtime.jit"
+"""Module whose kernels are heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,10 @@ class SpecialisationRecorder:
         self._seen: dict[Specialisation, None] = {}
         self._on_new = on_new
 
-    def install(self) -> str | None:
-        """Begin to listen. Return the reason where this process has no Triton."""
-        if "triton" not in sys.modules:
-            return "triton is not imported"
+    def install(self) -> None:
+        """Begin to listen. Imports Triton."""
         knobs = importlib.import_module("triton.knobs")
-        _tolerate_what_cannot_be_written(importlib.import_module("triton.runtime.jit"))
+        _tolerate_what_cannot_be_written(importlib.import_module(COMPILER))
         previous = knobs.runtime.jit_post_compile_hook
 
         def heard(**event: Any) -> Any:
@@ -62,7 +61,6 @@ class SpecialisationRecorder:
             return previous(**event)
 
         knobs.runtime.jit_post_compile_hook = heard
-        return None
 
     @property
     def seen(self) -> tuple[Specialisation, ...]:
@@ -84,7 +82,7 @@ def preload(recorded: Sequence[Specialisation]) -> Preloaded:
     A kernel that it holds must stay: loading it again replaces it, Triton then unloads the old one's code, and a CUDA
     graph that was captured with it dies at its next launch.
     """
-    registry = importlib.import_module("triton.runtime.jit")._triton_jit_function_registry
+    registry = importlib.import_module(COMPILER)._triton_jit_function_registry
     loaded, failed = 0, []
     for row in recorded:
         try:

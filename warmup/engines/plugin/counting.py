@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from ray_warmup.warmup.caches.engine_kinds import EngineKind
 from ray_warmup.warmup.engines.artifacts.rank_record import CompileCounts, WatchedDirectory
-from ray_warmup.warmup.monitor.compile_hooks import Compilation, default_hooks
+from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
+from ray_warmup.warmup.monitor.compile_hooks import Compilation, CompileHook, default_hooks
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +72,9 @@ class CompileCounter:
         """Compiler that is installed -> why it cannot be heard here."""
 
     def install(self) -> None:
-        """Begin to listen."""
+        """Listen to each compiler from its import on: an engine that never imports one does not pay for it."""
         for hook in self._hooks:
-            reason = hook.install(self._hear)
-            if reason is not None and "is not installed" not in reason:
-                self.deaf[hook.kind] = reason
+            when_imported(hook.module, partial(self._listen, hook))
 
     def counts(self) -> Counts:
         """Return the counts of this process's hooks, of torch and of the engine."""
@@ -99,6 +100,14 @@ class CompileCounter:
     def watch(self, kind: EngineKind, directory: Path) -> None:
         """Count what a directory gains from here on as compiled, and what it holds now as found."""
         self._watches.append(DirectoryWatch(kind, directory, kind.layout.results(directory, kind.results)))
+
+    def _listen(self, hook: CompileHook, module: ModuleType) -> None:
+        try:
+            reason = hook.install(self._hear)
+        except Exception as error:  # it runs inside the engine's import of the compiler, which must not fail
+            reason = f"{module.__name__} is another than was read: {type(error).__name__}: {error}"
+        if reason is not None:
+            self.deaf[hook.kind] = reason
 
     def _hear(self, seen: Compilation) -> None:
         self._heard.add(KIND_OF_COMPILER[seen.kind], is_compiled=not seen.from_disk, name=seen.kernel)

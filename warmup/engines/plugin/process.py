@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
@@ -26,6 +27,7 @@ from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.engines.artifacts.engine_store import Found
 from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.artifacts.specialisations import (
+    COMPILER,
     KERNELS,
     SPECIALISATIONS_NAME,
     SpecialisationRecorder,
@@ -36,6 +38,7 @@ from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.plugin import module_provider, remote_lookup
 from ray_warmup.warmup.engines.plugin.counting import CompileCounter
 from ray_warmup.warmup.engines.plugin.error_boundary import guarded
+from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 from ray_warmup.warmup.engines.plugin.offering import Offer
 from ray_warmup.warmup.engines.plugin.remote_lookup import EngineStart
 from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
@@ -123,7 +126,7 @@ class EngineProcess:
             self._counter.install()
         if self.record_directory is not None:
             self._fix_triton_directory(start)
-            self._kernels.install()
+            when_imported(COMPILER, self._hear_kernels)
         else:
             with self._own_time():
                 self._find(start)
@@ -200,6 +203,10 @@ class EngineProcess:
         self._say("warm")
         self._tell()
         self._hand_in()
+
+    def _hear_kernels(self, module: ModuleType) -> None:
+        """Record Triton's kernels, without failing the engine's import of it."""
+        guarded("hearing Triton's kernels", self._kernels.install, may_require=False)
 
     def _heard(self) -> None:
         """Report each compilation after the warmup at once, since an engine may be killed at any time."""
