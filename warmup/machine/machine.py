@@ -241,6 +241,12 @@ class WarmupMachine:
             return self._give_up(late.rank, late.reason, now, late.culprit, is_frozen=late.is_frozen)
         return self._issue(self._logic.more(self.run), now)
 
+    def settled(self, now: float) -> Commands:
+        """Results have come from outside the run: go on, if they were the last ones of the phase."""
+        if self.is_over or self._failures.is_on:
+            return []
+        return self._advance(self._issue(self._logic.more(self.run), now), now)
+
     def was_deaf(self, now: float) -> None:
         """Nobody listened for a while: what was not heard until now is no rank's silence."""
         for state in self.run.ranks.values():

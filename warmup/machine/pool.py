@@ -11,7 +11,7 @@ shapes on two H200: 86 s of work in the same order, 65 s from different places).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from ray_warmup.warmup.machine.shape_queue import ShapeQueue
 from ray_warmup.warmup.messages.values import PoolTask
@@ -39,9 +39,12 @@ class TaskPool:
         for shape in self._waiting.values():
             shape.sort(key=_longest_last)  # taken from the end: longest first
         self._owner: dict[str, int] = {}
+        """Shape -> rank that began it, or the negative number of another replica."""
         self._owned: dict[int, set[str]] = {}
         """Rank -> its shapes in which something waits."""
         self._running: dict[str, int] = {}
+        self._lent: dict[str, int] = {}
+        """Task -> number of the replica that measures it; the newest last."""
         self._running_of: dict[int, dict[str, None]] = {}
         self._done: set[str] = set()
         self._held: dict[str, int] = {}
@@ -64,7 +67,7 @@ class TaskPool:
 
     @property
     def num_waiting(self) -> int:
-        """How many nobody has begun."""
+        """How many a rank may still be given: those that nobody has begun, and those that were lent."""
         return len(self._tasks) - len(self._done) - len(self._running) - len(self._held)
 
     @property
@@ -89,10 +92,54 @@ class TaskPool:
         return len(self._running_of.get(rank, ()))
 
     def deal(self, rank: int) -> str | None:
-        """Return the next task for a rank, or None if nothing waits."""
-        if not self._waiting:
+        """Return the next task for a rank, or None if nothing waits.
+
+        If nothing else is left, a task that was lent is dealt all the same: whoever finishes it first counts.
+        """
+        if self._waiting:
+            task_id = self._taken(self._shape_for(rank), rank)
+        elif self._lent:
+            task_id, _ = self._lent.popitem()
+        else:
             return None
-        shape = self._shape_for(rank)
+        self._running[task_id] = rank
+        self._running_of.setdefault(rank, {})[task_id] = None
+        return task_id
+
+    def lend(self, replica: int, shapes: Collection[str]) -> str | None:
+        """Return the next task of these shapes for another replica, or None. Nobody waits for what is lent.
+
+        Args:
+            replica: its number, from 1.
+            shapes: those of which it can measure tasks.
+        """
+        able = [shape for shape in shapes if shape in self._waiting]
+        if not able:
+            return None
+        mine = [shape for shape in able if self._owner.get(shape) == -replica]
+        free = [shape for shape in able if shape not in self._owner]
+        shape = max(mine or free or able, key=self._queue.weight)
+        task_id = self._taken(shape, -replica)
+        self._lent[task_id] = replica
+        return task_id
+
+    def settle(self, task_id: str) -> bool:
+        """Record a task's result from another replica, or return False if a rank has begun or finished the task."""
+        if task_id in self._running or task_id in self._held:
+            return False
+        return self.finish(task_id)
+
+    def give_back(self, replica: int) -> None:
+        """Let what a replica was lent and has not measured wait again.
+
+        It keeps its shapes.
+        """
+        for task_id in [task_id for task_id, where in self._lent.items() if where == replica]:
+            del self._lent[task_id]
+            self._wait_again(task_id)
+
+    def _taken(self, shape: str, rank: int) -> str:
+        """Take one of the waiting tasks of a shape for a rank, or for a replica by its negative number."""
         if shape not in self._owner:
             self._begin(shape, rank)
         end = -1
@@ -100,8 +147,6 @@ class TaskPool:
             end = 0  # the shape's own rank takes from the other end
         task = self._waiting[shape].pop(end)
         self._changed(shape)
-        self._running[task.task_id] = rank
-        self._running_of.setdefault(rank, {})[task.task_id] = None
         return task.task_id
 
     def finish(self, task_id: str) -> bool:
@@ -112,7 +157,7 @@ class TaskPool:
         if owner is not None:
             del self._running_of[owner][task_id]
         # The answer of a rank that was given up may come after its task went back to the pool.
-        elif self._held.pop(task_id, None) is None:
+        elif self._held.pop(task_id, None) is None and self._lent.pop(task_id, None) is None:
             self._drop_waiting(task_id)
         self._done.add(task_id)
         return True

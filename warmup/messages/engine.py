@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.messages import allotting
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.tasks import Count, Duration
 
@@ -167,5 +168,26 @@ class EngineShared:
     """Why it is not in the remote store."""
 
 
-EngineQuestion = DescribeNode | RecordEngine | CaptureEngine | PackEngine | InstallEngine | ProveEngine | ShareEngine
-EngineAnswer = NodeDescribed | EngineRecorded | EnginePacked | EngineInstalled | EngineProven | EngineShared
+EngineQuestion = (
+    DescribeNode
+    | RecordEngine
+    | CaptureEngine
+    | PackEngine
+    | InstallEngine
+    | ProveEngine
+    | ShareEngine
+    | allotting.AllotTasks
+    | allotting.MeasureTasks
+    | allotting.EndMeasuring
+)
+EngineAnswer = (
+    NodeDescribed
+    | EngineRecorded
+    | EnginePacked
+    | EngineInstalled
+    | EngineProven
+    | EngineShared
+    | allotting.TasksAllotted
+    | allotting.TasksMeasured
+    | allotting.MeasuringEnded
+)

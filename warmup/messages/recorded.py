@@ -6,7 +6,7 @@ A rank joins, is asked, and is at last told what to serve. Questions and answers
 from __future__ import annotations
 
 from ray_warmup.warmup.codec import message
-from ray_warmup.warmup.tasks import Count, Duration, GuardVerdict, Note, TacticId, TaskResult
+from ray_warmup.warmup.tasks import Count, Duration, GuardVerdict, Name, Note, TacticId, TaskResult
 
 
 @message
@@ -21,6 +21,10 @@ class Joined:
     """What it recorded, as JSON."""
     problems: tuple[Note, ...] = ()
     """Requests that could not be recorded, with the reason."""
+    states: tuple[tuple[Name, Note], ...] = ()
+    """(digest of a request, what its runners hold)."""
+    refused: tuple[tuple[Name, Note], ...] = ()
+    """(digest of a request of another replica, why this process did not make it again)."""
 
 
 @message

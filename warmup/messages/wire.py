@@ -17,6 +17,15 @@ from ray_warmup.configs.errors import clipped, shown
 from ray_warmup.warmup.codec import first_fault
 from ray_warmup.warmup.errors import MessageError
 from ray_warmup.warmup.messages import answers, engine, questions
+from ray_warmup.warmup.messages.allotting import (
+    AllotTasks,
+    EndMeasuring,
+    MeasureTasks,
+    MeasuringEnded,
+    RemoteStart,
+    TasksAllotted,
+    TasksMeasured,
+)
 from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served, Welcome
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
 from ray_warmup.warmup.messages.values import Heartbeat, Located
@@ -30,7 +39,7 @@ MAX_LINE = 200
 Recorded = Joined | Welcome | Asked | Replied | Serve | Served
 Replay = FreshReplay | FreshlyReplayed
 AnyAnswer = answers.Answer | engine.EngineAnswer
-Message = questions.AnyQuestion | AnyAnswer | Heartbeat | Located | RankInfo | Replay | Recorded
+Message = questions.AnyQuestion | AnyAnswer | Heartbeat | Located | RankInfo | Replay | Recorded | RemoteStart
 M = TypeVar("M")
 
 EXPECTED: dict[type[questions.AnyQuestion], tuple[type[AnyAnswer], ...]] = {
@@ -65,6 +74,9 @@ EXPECTED: dict[type[questions.AnyQuestion], tuple[type[AnyAnswer], ...]] = {
     engine.InstallEngine: (engine.EngineInstalled,),
     engine.ProveEngine: (engine.EngineProven,),
     engine.ShareEngine: (engine.EngineShared,),
+    AllotTasks: (TasksAllotted,),
+    MeasureTasks: (TasksMeasured,),
+    EndMeasuring: (MeasuringEnded,),
 }
 """The answers to each question."""
 QUESTIONS: tuple[type[questions.Question], ...] = get_args(questions.Question)

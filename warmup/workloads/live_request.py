@@ -38,6 +38,18 @@ class LiveRequest:
     templates: tuple[Template, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # a border: arguments of a FlashInfer op
 
+    @property
+    def state(self) -> str:
+        """Text of what the runners hold: their attributes, but for caches, as FlashInfer's own hash has them."""
+        told: list[str] = []
+        for runner in self.runners:
+            held: list[str] = []
+            for name, value in sorted(vars(runner).items()):
+                if not name.endswith("_cache"):
+                    held.append(f"{name}={_text(value)}")
+            told.append(f"{type(runner).__name__}({', '.join(held)})")
+        return "; ".join(told)
+
 
 class LiveRequests:
     """Requests of this process by the digest that their workloads carry."""
@@ -74,6 +86,14 @@ class LiveRequests:
     def recording(self) -> Recording:
         """Return the requests as values."""
         return recording_of(live.request for live in self._requests.values())
+
+    def states(self) -> dict[str, str]:
+        """Return what the runners of each request hold, by the request's digest."""
+        return {live.request.digest: live.state for live in self._requests.values()}
+
+    def take(self, others: LiveRequests) -> None:
+        """Keep other requests instead of these."""
+        self._requests = dict(others._requests)
 
     def clear(self) -> None:
         """Forget every request."""

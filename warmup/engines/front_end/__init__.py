@@ -1,1 +1,1 @@
-"""Child process that imports an engine: what it is asked, how it resolves a request, its trial requests."""
+"""Child processes: of an engine, with what it is asked and its trial requests; of ranks that measure without one."""

@@ -20,8 +20,10 @@ from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.artifacts import proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.launcher.proof import Proof, prove
-from ray_warmup.warmup.engines.launcher.recording import Recording
+from ray_warmup.warmup.engines.launcher.recording import Recording, tuning_options
+from ray_warmup.warmup.engines.launcher.remote_ranks import RemoteRanks
 from ray_warmup.warmup.engines.node.facts import (
     NodeFacts,
     facts_here,
@@ -36,6 +38,14 @@ from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started
 from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
+from ray_warmup.warmup.messages.allotting import (
+    AllotTasks,
+    EndMeasuring,
+    MeasureTasks,
+    MeasuringEnded,
+    TasksAllotted,
+    TasksMeasured,
+)
 from ray_warmup.warmup.messages.questions import name_of
 from ray_warmup.warmup.messages.values import Header, Heartbeat
 from ray_warmup.warmup.signing.policy import believe, cannot_sign
@@ -63,18 +73,25 @@ class Launcher:
         self,
         config: EngineRunConfig,
         starter_of: StarterOf | None = None,
+        remote_starter_of: StarterOf | None = None,
     ) -> None:
         """Keep the request.
 
         Args:
             config: the request.
             starter_of: how engines start on the replica's devices; as children of this process if none is given.
+            remote_starter_of: how processes without an engine start there; like engines if none is given.
         """
         self._config = config
         self._starter_of = starter_of or (lambda bundles: ChildStarter())
+        self._remote_starter_of = remote_starter_of or self._starter_of
         self._root = resolve_paths(config.cache).root
         self._facts: NodeFacts | None = None
         self._recording: Recording | None = None
+        self._tuned: Recording | None = None
+        """The recording that is or was waited for last; asked from another thread."""
+        self._remote: RemoteRanks | None = None
+        """Processes that measure for another replica."""
         self._packed: Artifact | None = None
         self._running: Staged | None = None
         """The start or the recording that is waited for, for its stage."""
@@ -83,8 +100,11 @@ class Launcher:
     def answer(self, question: engine.EngineQuestion, blobs: Mapping[str, Blob]) -> engine.EngineAnswer:
         """Answer a question.
 
-        `blobs` are those that were `wanted` of the artifact in the question.
+        `blobs` are those that were `wanted` of the artifact in the question. `AllotTasks` may come from another thread
+        while a recording is waited for.
         """
+        if isinstance(question, AllotTasks):
+            return self._allot(question)
         with self._busy(name_of(type(question))):
             match question:
                 case engine.DescribeNode():
@@ -103,6 +123,11 @@ class Launcher:
                     return self._prove(question)
                 case engine.ShareEngine():
                     return self._share(question.key_sha256)
+                case MeasureTasks():
+                    return self._measure(question)
+                case EndMeasuring():
+                    self._end_measuring()
+                    return MeasuringEnded()
                 case _:
                     assert_never(question)
 
@@ -125,7 +150,8 @@ class Launcher:
         return Heartbeat(self._method, "" if running is None else running.stage, time.monotonic() - self._since)
 
     def close(self) -> None:
-        """End the engine that was recorded, if it still runs."""
+        """End the engine that was recorded, and processes that measure for another replica, if they still run."""
+        self._end_measuring()
         recording, self._recording = self._recording, None
         if recording is not None:
             recording.close()
@@ -178,15 +204,45 @@ class Launcher:
         self.close()
         starter = self._starter_of(question.bundles)
         recording = Recording(self._config.engine, self._config.cache, self._environ, starter)
-        self._running = recording
+        self._running = self._tuned = recording
         try:
             result = recording.until_answered()
         except BaseException:
+            self._tuned = None
             recording.close()
             raise
         self._recording = recording
         requests = recording.tuned.requests
         return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]), requests)
+
+    def _allot(self, question: AllotTasks) -> TasksAllotted:
+        """Exchange tasks and rows while `_record` waits in another thread."""
+        recording = self._tuned
+        if recording is None:
+            return TasksAllotted("waiting")
+        return recording.allot(question)
+
+    def _measure(self, question: MeasureTasks) -> TasksMeasured:
+        if question.work is not None:
+            self._end_measuring()
+            section = self._config.engine
+            adapter = adapter_of(section.kind)
+            self._remote = RemoteRanks(
+                section.ranks_per_replica,
+                tuning_options(section),
+                question.work,
+                self._remote_starter_of(question.bundles),
+                lambda home: {**self._environ, **adapter.home(home)},
+            )
+        if self._remote is None:
+            return TasksMeasured("ended", error="no process measures here any more")
+        self._running = self._remote
+        return self._remote.measure(question.lot)
+
+    def _end_measuring(self) -> None:
+        remote, self._remote = self._remote, None
+        if remote is not None:
+            remote.close()
 
     def _capture(self) -> engine.EnginePacked:
         recording = self._recording
@@ -213,6 +269,7 @@ class Launcher:
         return engine.EngineInstalled(checked.digest)
 
     def _prove(self, question: engine.ProveEngine) -> engine.EngineProven:
+        self._end_measuring()
         starter = self._starter_of(question.bundles)
         directory = store_of(self._root, self._here, question.key_sha256).directory
         try:

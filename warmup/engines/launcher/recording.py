@@ -20,6 +20,7 @@ from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, outcome_of
 from ray_warmup.warmup.engines.tuning.session import TuningSession
 from ray_warmup.warmup.engines.tuning.starts import until_tuned
+from ray_warmup.warmup.messages.allotting import AllotTasks, TasksAllotted
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -97,6 +98,12 @@ class Recording:
         if self.engine.is_over:
             self.engine = self._start()
         self.engine.until_answered(self._section.start_deadline)
+
+    def allot(self, asked: AllotTasks) -> TasksAllotted:
+        """Exchange tasks and rows with another replica, from any thread while the start is waited for."""
+        if self._session is None:
+            return TasksAllotted("over")
+        return self._session.allot(asked)
 
     @property
     def stage(self) -> str:

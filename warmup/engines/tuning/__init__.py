@@ -6,6 +6,9 @@
     session         sockets around the conductor, in the process that started the engine
     unfinished      finished tasks and quarantined tactics on this node, for the next attempt
     outcome         what was tuned, as contents of the artifact
+    allotting       which tasks ranks of other replicas measure, and what comes back
+    remote_conductor   those ranks, lot after lot
+    relay           what is asked in turn of the two launchers
 
 No rank waits for another one: each runs its forward with default tactics, then joins and is asked. The first two run in
 an engine's process.

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ray_warmup.warmup.engines.tuning.allotting import Allotting
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.resuming import Earlier, Resuming
 from ray_warmup.warmup.errors import EngineError
@@ -21,6 +22,7 @@ from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.probing import Probing
 from ray_warmup.warmup.machine.state import ClassState, Commands
 from ray_warmup.warmup.machine.tuning_phases import Guarding, Tuning
+from ray_warmup.warmup.messages.allotting import AllotTasks, TasksAllotted
 from ray_warmup.warmup.messages.answers import Answer, Probed, Tuned
 from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served
 from ray_warmup.warmup.messages.values import CrashRecord, Heartbeat
@@ -69,6 +71,8 @@ class Conductor:
         self._began: float | None = None
         self._error = ""
         self._lost_outside = 0
+        self._states: dict[str, str] = {}
+        self._allotting = Allotting(world_size)
 
     @property
     def error(self) -> str:
@@ -99,7 +103,12 @@ class Conductor:
         """Return everything that a reader of the report must know."""
         if self._machine is None:
             return ()
-        return tuple(self._machine.run.warnings)
+        return (*self._machine.run.warnings, *self._allotting.notes)
+
+    @property
+    def measured_elsewhere(self) -> dict[int, int]:
+        """Return how many tasks ranks of each other replica have measured, by its number."""
+        return dict(self._allotting.measured)
 
     @property
     def stage(self) -> str:
@@ -123,6 +132,7 @@ class Conductor:
             )
         self.recordings[message.rank] = parse_recording(message.recording.encode())
         self.problems += [f"rank {message.rank}: {text}" for text in message.problems]
+        self._states.update(message.states)
         self._present.add(message.rank)
         self._around.send(message.rank, self._options.welcome())
         if self._began is None:
@@ -196,6 +206,31 @@ class Conductor:
                 f"ranks {missing} did not join the tuning within {self._options.timeouts.probing:g} s "
                 "(timeouts.probing) after the first one"
             )
+
+    def allot(self, asked: AllotTasks, now: float) -> TasksAllotted:
+        """Take what another replica has measured, and give it the next tasks."""
+        if self.is_over:
+            return TasksAllotted("over")
+        machine = self._machine
+        if machine is None or machine.phase in (Phase.PROBING, Phase.LOOKUP):
+            return TasksAllotted("waiting")
+        groups = list(self.classes.values())
+        measured = asked.measured
+        if measured is None:
+            work = self._allotting.work(list(self.recordings.values()), self._states, groups)
+            if work is None:
+                return TasksAllotted("over")
+            return TasksAllotted("measure", work)
+        for key, result in self._allotting.take(asked.replica, measured, groups):
+            self._around.keep(key, result)
+        self._perform(machine.settled(now))
+        self._finish_if_ready()
+        if machine.is_over or measured.stage == "ended":
+            return TasksAllotted("over")
+        lot = None
+        if measured.stage == "idle":
+            lot = self._allotting.lot(asked.replica, groups, guards=machine.phase is Phase.GUARDING)
+        return TasksAllotted("measure", lot=lot)
 
     def fail(self, reason: str, now: float) -> None:
         """End the tuning from outside."""

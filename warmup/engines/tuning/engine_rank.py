@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -52,10 +52,21 @@ class EngineRank:
         self._recording, self._make_tuner, self._backend = recording, make_tuner, backend
         self._tuner: Tuner
         self._tasks: dict[str, Task] = {}
+        self._skips: tuple[Skip, ...] | None = None
+        """None before the requests were looked at."""
         self._method, self._task_id, self._since = "idle", "", time.monotonic()
         self._is_done = threading.Event()
 
-    def serve(self, address: str, token: str, problems: Sequence[str] = (), stacks: Path | None = None) -> Served:
+    def serve(
+        self,
+        address: str,
+        token: str,
+        problems: Sequence[str] = (),
+        stacks: Path | None = None,
+        *,
+        states: Mapping[str, str] | None = None,
+        refused: Mapping[str, str] | None = None,
+    ) -> Served:
         """Join at an address, answer until told what to serve, and return what is served.
 
         Args:
@@ -63,6 +74,8 @@ class EngineRank:
             token: the start's secret.
             problems: requests that could not be recorded.
             stacks: file for the stacks of a fatal signal.
+            states: what the runners of each request hold, by its digest.
+            refused: why requests of another replica were not made again, by digest.
 
         Raises:
             EngineError: the conductor cannot be reached, or is gone.
@@ -83,7 +96,16 @@ class EngineRank:
         beats = threading.Thread(target=self._beat_always, args=(connection,), name="ray-warmup-beat", daemon=True)
         try:
             text = self._recording.to_bytes().decode()
-            connection.send(Joined(token, self._rank, self._world_size, text, tuple(problems)))
+            joined = Joined(
+                token=token,
+                rank=self._rank,
+                world_size=self._world_size,
+                recording=text,
+                problems=tuple(problems),
+                states=tuple((states or {}).items()),
+                refused=tuple((refused or {}).items()),
+            )
+            connection.send(joined)
             self._tuner = self._make_tuner(self._backend, tuner_options(self._welcomed(connection)))
             self._tuner.listen(lambda watch: self._beat(connection, watch))
             beats.start()
@@ -155,13 +177,15 @@ class EngineRank:
         return answers.Probed(key=key, parts=parts, device=self._tuner.device(), backend=self._backend)
 
     def _outline(self) -> answers.Outlined:
-        skips = self._prepare()
+        skips = self._skips
+        if skips is None:
+            skips = self._prepare()
         listed = tuple(PoolTask(task.task_id, task.workload.identity, task.cost) for task in self._tasks.values())
         return answers.Outlined(listed, skips)
 
     def _prepare(self) -> tuple[Skip, ...]:
         """Leave out requests whose results cannot be compared."""
-        skips = self._tuner.prepare(self._recording.workloads)
+        skips = self._skips = self._tuner.prepare(self._recording.workloads)
         left_out = {skip.workload for skip in skips}
         self._tasks = {}
         for task in self._recording.tasks:
@@ -171,7 +195,7 @@ class EngineRank:
 
     def _task(self, task_id: str) -> Task:
         """Return a task. Only one rank of a class was asked for the outline, so the others prepare here."""
-        if not self._tasks:
+        if self._skips is None:
             self._prepare()
         task = self._tasks.get(task_id)
         if task is None:

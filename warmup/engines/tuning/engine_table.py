@@ -116,7 +116,7 @@ class EngineTable:
         token, _, address = where.partition("@")
         engine_rank = EngineRank(rank, world_size, PROCESS.recording(), load_factory(FLASHINFER_TUNER), backend)
         with without_store():
-            return engine_rank.serve(address, token, self._recorder.problems, stacks)
+            return engine_rank.serve(address, token, self._recorder.problems, stacks, states=PROCESS.states())
 
     def refusal(self, known: KnownTable) -> str | None:
         """Return the reason why this process' FlashInfer does not serve a table, or None."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ray_warmup.warmup import remedies
+from ray_warmup.warmup.artifact.quarantine import is_served
 from ray_warmup.warmup.machine.phase_logic import PhaseLogic
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands, Run
@@ -34,17 +35,10 @@ class Resuming(PhaseLogic):
         for group in run.classes.values():
             found = self._earlier(group.key)
             wanted = {task.task_id for task in group.tasks}
-            banned = {(tactic.op, tactic.runner, tactic.tactic) for tactic in found.quarantine}
             group.quarantine = found.quarantine
             for result in found.results:
-                if result.task_id in wanted and not _names(result, banned):
+                if result.task_id in wanted and is_served(result.op, result.choice, found.quarantine):
                     group.results[result.task_id] = result
             for warning in found.warnings:
                 run.warn(warning, remedies.STORE)
         return []
-
-
-def _names(result: TaskResult, banned: set[tuple[str, str, str]]) -> bool:
-    """Return True if a result chose a tactic that is banned by now."""
-    choice = result.choice
-    return choice is not None and (result.op, choice.runner, str(choice.tactic)) in banned

@@ -21,6 +21,7 @@ from ray_warmup.warmup.engines.tuning.frames import FrameReader, frame
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.unfinished import Unfinished
 from ray_warmup.warmup.errors import EngineError, WarmupError
+from ray_warmup.warmup.messages.allotting import AllotTasks, TasksAllotted
 from ray_warmup.warmup.messages.recorded import Joined
 from ray_warmup.warmup.messages.wire import Message, from_bytes
 
@@ -44,7 +45,14 @@ class Link:
 class TuningSession:
     """Conducts one replica's tuning over all starts of its engine. Used as a context."""
 
-    def __init__(self, world_size: int, options: TuningOptions, root: Path, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        world_size: int,
+        options: TuningOptions,
+        root: Path,
+        host: str = "127.0.0.1",
+        conductor: type[Conductor] = Conductor,
+    ) -> None:
         """Listen at once.
 
         Args:
@@ -52,6 +60,7 @@ class TuningSession:
             options: settings of the tuning.
             root: the node's cache root, where unfinished tunings are kept.
             host: address under which the ranks reach this process.
+            conductor: what conducts the ranks.
 
         Raises:
             EngineError: no port can be listened at.
@@ -61,7 +70,7 @@ class TuningSession:
         self._unfinished = Unfinished(root)
         self._stacks: Path | None = None
         around = Surroundings(self._send, self._unfinished.earlier, self._unfinished.keep, self._stack_of)
-        self.conductor = Conductor(world_size, options, around)
+        self.conductor = conductor(world_size, options, around)
         self._lock = threading.RLock()
         self._links: dict[int, Link] = {}
         self._selector = selectors.DefaultSelector()
@@ -120,6 +129,20 @@ class TuningSession:
         """Return the environment by which an engine's ranks find this session, for a start that writes stacks there."""
         self._stacks = stacks
         return {"RAY_WARMUP_TUNE": f"{self.token}@{self.address}"}
+
+    def locked(self) -> threading.RLock:
+        """Return the lock under which the conductor may be asked."""
+        return self._lock
+
+    def fail(self, reason: str) -> None:
+        """End the tuning from outside."""
+        with self._lock:
+            self.conductor.fail(reason, time.monotonic())
+
+    def allot(self, asked: AllotTasks) -> TasksAllotted:
+        """Take what another replica has measured, and give it the next tasks. Callable from any thread."""
+        with self._lock:
+            return self.conductor.allot(asked, time.monotonic())
 
     def engine_ended(self) -> bool:
         """Tell the conductor that every process of the engine is gone, and return True if it must start anew."""

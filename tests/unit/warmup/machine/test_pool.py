@@ -79,6 +79,42 @@ def test_a_second_answer_does_not_count() -> None:
     assert pool.is_done
 
 
+def test_what_is_lent_is_of_shapes_that_can_be_measured_elsewhere() -> None:
+    """A shape that nobody has begun first, then one stays on its replica; ranks take what was not lent."""
+    pool = TaskPool(make_tasks(("a1", "a", 1.0), ("b1", "b", 5.0), ("b2", "b", 4.0), ("c1", "c", 9.0)))
+    assert pool.deal(0) == "c1"
+    assert pool.lend(1, ("a", "b")) == "b1"
+    assert pool.lend(1, ("a", "b")) == "b2"
+    assert pool.lend(2, ("b",)) is None
+    assert pool.finish("c1")
+    assert pool.deal(0) == "a1"
+    assert pool.num_in_flight == 1
+
+
+def test_nobody_waits_for_what_is_lent() -> None:
+    """A rank with nothing else takes the task that was lent last; whoever is first counts."""
+    pool = TaskPool(make_tasks(("a1", "a", 3.0), ("a2", "a", 2.0), ("a3", "a", 1.0)))
+    assert [pool.lend(1, ("a",)), pool.lend(1, ("a",))] == ["a1", "a2"]
+    assert pool.num_waiting == 3
+    assert pool.deal(0) == "a3"
+    assert pool.finish("a3")
+    assert pool.deal(0) == "a2"
+    assert not pool.settle("a2"), "a rank has begun it"
+    assert pool.settle("a1")
+    assert not pool.settle("a1")
+    assert pool.finish("a2")
+    assert pool.is_done
+
+
+def test_what_a_replica_gives_back_waits_again() -> None:
+    """It has refused it, or is gone."""
+    pool = TaskPool(make_tasks(("a1", "a", 2.0), ("a2", "a", 1.0)))
+    assert pool.lend(1, ("a",)) == "a1"
+    pool.give_back(1)
+    pool.lose(-1)
+    assert [pool.deal(0), pool.deal(0)] == ["a1", "a2"]
+
+
 STEPS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(("deal", "finish", "lose"))), max_size=120)
 
 

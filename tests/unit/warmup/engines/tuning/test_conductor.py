@@ -1,4 +1,4 @@
-"""The conductor of a replica, driven by scripted ranks: no process, no socket, no device."""
+"""The conductor of a replica, driven by scripted ranks."""
 
 from __future__ import annotations
 
@@ -6,97 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from ray_warmup.warmup.engines.tuning.conductor import MAX_LOST_OUTSIDE, Conductor, Surroundings
-from ray_warmup.warmup.engines.tuning.options import TuningOptions
+from ray_warmup.warmup.engines.tuning.conductor import MAX_LOST_OUTSIDE
 from ray_warmup.warmup.engines.tuning.resuming import Earlier
 from ray_warmup.warmup.errors import CorruptArtifactError, EngineError
-from ray_warmup.warmup.messages import answers, questions
-from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served, Welcome
-from ray_warmup.warmup.messages.values import Heartbeat, PoolTask
-from ray_warmup.warmup.messages.wire import QUESTIONS, Message, from_bytes, to_bytes
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TacticId, TaskResult
-from ray_warmup.warmup.workloads.recorded_request import (
-    RecordedInput,
-    RecordedRequest,
-    RecordedRunner,
-    recording_of,
-)
-
-TASKS = ("gemm@1", "gemm@2", "gemm@4")
-
-
-def recording(op: str = "gemm") -> str:
-    """What a rank recorded."""
-    a = RecordedInput("tensor", "bfloat16", (4, 32), (32, 1), (0,))
-    request = RecordedRequest(op, (RecordedRunner("Runner", "()"),), (a,), (), (), 4, (1, 2, 4), "bfloat16", False)
-    return recording_of([request]).to_bytes().decode()
-
-
-class Replica:
-    """Scripted ranks and the conductor that asks them."""
-
-    def __init__(self, world_size: int = 2, earlier: Earlier | None = None) -> None:
-        around = Surroundings(self._send, lambda key: earlier or Earlier(), self._keep, lambda rank: self.stack)
-        self.conductor = Conductor(world_size, TuningOptions(), around)
-        self.stack = ""
-        self.now = 0.0
-        self.asked: list[tuple[int, Message]] = []
-        self.tuned: list[tuple[int, str]] = []
-        self.kept: list[str] = []
-        self.banned: set[TacticId] = set()
-
-    def _send(self, rank: int, message: Message) -> None:
-        self.asked.append((rank, message))
-
-    def _keep(self, key: str, result: TaskResult) -> None:
-        self.kept.append(result.task_id)
-
-    def join(self, *ranks: int, recorded: str | None = None) -> None:
-        """Ranks come."""
-        for rank in ranks:
-            joined = Joined("", rank, self.conductor.world_size, recorded or recording())
-            self.conductor.joined(joined, self.now)
-
-    def answer(self, until: int = 1000) -> None:
-        """Answer questions in order, at most so many."""
-        for _ in range(until):
-            if not self.asked:
-                return
-            rank, message = self.asked.pop(0)
-            if isinstance(message, Asked):
-                question = from_bytes(message.question.encode(), *QUESTIONS)
-                answer = to_bytes(self._answer(rank, question)).decode()
-                self.conductor.received(rank, to_bytes(Replied(message.call_id, 0.1, answer)), self.now)
-            elif isinstance(message, Serve):
-                self.serve(rank)
-
-    def serve(self, rank: int, digest: str = "d") -> None:
-        """A rank has loaded its table and leaves."""
-        self.conductor.received(rank, to_bytes(Served("{}", digest, 3)), self.now)
-        self.conductor.ended(rank, self.now)
-
-    def _answer(self, rank: int, question: questions.Question) -> answers.Answer:
-        match question:
-            case questions.Probe():
-                key = self.conductor.recordings[rank].digest
-                return answers.Probed(key=key, parts={"recording": key}, device="GPU", backend="cuda")
-            case questions.Outline():
-                return answers.Outlined(tuple(PoolTask(task, "gemm", 1.0) for task in TASKS))
-            case questions.Tune():
-                self.tuned.append((rank, question.task_id))
-                self.banned |= set(question.quarantine)
-                return answers.Tuned(result(question.task_id, rank))
-            case questions.Guard():
-                choice = Choice("Runner", 1)
-                return answers.Guarded(GuardVerdict(question.task_id, "kept", choice, 1.1, 1.1, 1e-3, 7, rank=rank))
-        raise AssertionError(question)
-
-
-def result(task_id: str, rank: int = 0) -> TaskResult:
-    """A tuned task."""
-    rows = (Measurement("Runner", 1, 1e-3, 0.0, 1), Measurement("Runner", -1, 2e-3, 0.0, 1))
-    choice = Choice("Runner", 1)
-    return TaskResult(task_id, "gemm", 1, "tuned", choice, "Runner", {"Runner": task_id}, (), rows, rank=rank)
+from ray_warmup.warmup.messages import questions
+from ray_warmup.warmup.messages.recorded import Asked, Joined, Serve, Welcome
+from ray_warmup.warmup.messages.values import Heartbeat
+from ray_warmup.warmup.messages.wire import QUESTIONS, from_bytes, to_bytes
+from ray_warmup.warmup.tasks import Choice, TacticId
+from tests.unit.warmup.engines.tuning.scripted import OP, TASKS, Replica, recording, result
 
 
 def test_nothing_is_asked_before_every_rank_has_run_its_forward() -> None:
@@ -165,7 +83,7 @@ def test_a_crash_is_blamed_on_its_tactic_and_excuses_the_others() -> None:
     (rank, message) = next((r, m) for r, m in replica.asked if isinstance(m, Asked))
     question = from_bytes(message.question.encode(), *QUESTIONS)
     assert isinstance(question, questions.Tune)
-    beat = Heartbeat("tune", question.task_id, 0.1, op="gemm", runner="Runner", tactic="7")
+    beat = Heartbeat("tune", question.task_id, 0.1, op=OP, runner="Runner", tactic="7")
     replica.conductor.received(rank, to_bytes(beat), replica.now)
     replica.stack = "Fatal Python error: Segmentation fault"
     replica.asked.clear()
@@ -177,14 +95,14 @@ def test_a_crash_is_blamed_on_its_tactic_and_excuses_the_others() -> None:
     assert replica.conductor.is_over
     assert replica.conductor.error == ""
     (group,) = replica.conductor.classes.values()
-    assert group.quarantine == (TacticId("gemm", "Runner", "7"),)
-    assert replica.banned == {TacticId("gemm", "Runner", "7")}
+    assert group.quarantine == (TacticId(OP, "Runner", "7"),)
+    assert replica.banned == {TacticId(OP, "Runner", "7")}
 
 
 def test_what_an_earlier_attempt_finished_is_not_measured_again() -> None:
     """But for a task whose winner is banned by now."""
     banned = replace(result(TASKS[1]), choice=Choice("Runner", 3))
-    replica = Replica(earlier=Earlier((result(TASKS[0]), banned), (TacticId("gemm", "Runner", "3"),)))
+    replica = Replica(earlier=Earlier((result(TASKS[0]), banned), (TacticId(OP, "Runner", "3"),)))
     replica.join(0, 1)
     replica.answer()
     assert sorted(task for _, task in replica.tuned) == sorted(TASKS[1:])
