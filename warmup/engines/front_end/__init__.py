@@ -1,1 +1,1 @@
-"""Child processes: of an engine, with what it is asked and its trial requests; of ranks that measure without one."""
+"""Child processes of a launcher: an engine with its trial requests, its resolution, ranks that measure without one."""
