@@ -140,12 +140,17 @@ class Job:
         words = [command, "run", "--config", str(config), "--report", str(report)]
         words += ["--set", f"cluster.address={self.cluster.address}"]
         began = time.monotonic()
-        done = subprocess.run(words, capture_output=True, text=True, timeout=RUN_S, check=False)
-        row: dict[str, Any] = {"code": done.returncode, "seconds": round(time.monotonic() - began, 1)}
+        output, errors = self.work / "run.out", self.work / "run.err"
+        with output.open("w") as out, errors.open("w") as err:
+            try:
+                code = subprocess.run(words, stdout=out, stderr=err, timeout=RUN_S, check=False).returncode
+            except subprocess.TimeoutExpired:
+                code = -99
+        row: dict[str, Any] = {"code": code, "seconds": round(time.monotonic() - began, 1)}
         if report.exists():
             told = json.loads(report.read_text())
             row["nodes"] = [{key: node.get(key) for key in ("role", "proven", "problems")} for node in told["nodes"]]
-        row |= {"stdout": done.stdout[-3000:], "stderr": done.stderr[-3000:]}
+        row |= {"stdout": output.read_text()[-3000:], "stderr": errors.read_text()[-3000:]}
         self.keep("run", row)
 
 
