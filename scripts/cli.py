@@ -109,6 +109,9 @@ def run(
     ] = None,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
+    from ray_warmup.scripts.run_options import RunOptions
+
+    options = RunOptions(report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format)
     override = list(override or [])
     if wait_for_nodes is not None:
         override.append(f"timeouts.nodes={wait_for_nodes}")
@@ -116,18 +119,13 @@ def run(
     if isinstance(request, EngineRunConfig):
         from ray_warmup.scripts.engine_run_command import run_engine_and_show
 
-        code = run_engine_and_show(
-            request, report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format
-        )
-        _exit(code)
+        _exit(run_engine_and_show(request, options))
     settings = _config(config, override)
 
     def work() -> int:
         from ray_warmup.scripts.run_command import run_and_show
 
-        return run_and_show(
-            settings, report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format
-        )
+        return run_and_show(settings, options)
 
     _exit(work())
 

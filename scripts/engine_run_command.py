@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.scripts.console import add_row, quiet_console, say, table_of, wide_console
+from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
-from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
+from ray_warmup.scripts.run_options import RunOptions
 from ray_warmup.scripts.run_screen import duration
-from ray_warmup.scripts.run_view import LogFormat, view_of
 from ray_warmup.scripts.verdict_view import show_warnings
 from ray_warmup.warmup.engines.reports.report import EngineReport, NodeReport, Proven
 
 logger = logging.getLogger(__name__)
 
 
-def run_engine_and_show(
-    config: EngineRunConfig,
-    *,
-    report_path: Path | None,
-    retune: bool,
-    wait: bool,
-    quiet: bool = False,
-    log_format: LogFormat = "text",
-) -> int:
-    """Run, follow, print the outcome and return the exit code.
-
-    `quiet` leaves out everything but errors and the last line.
-    """
+def run_engine_and_show(config: EngineRunConfig, options: RunOptions) -> int:
+    """Run, follow, print the outcome and return the exit code."""
     console, watch = wide_console(), Stopwatch()
-    shown = quiet_console(console) if quiet else console
-    with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
+    with options.report_file() as file:
         try:
-            with view_of(shown, log_format, is_quiet=quiet) as view:
-                report = run_engine(config, again=retune, wait=wait, on_event=view.on_event)
+            with options.view(console) as view:
+                report = run_engine(config, again=options.retune, wait=options.wait, on_event=view.on_event)
             code = exit_code(report)
         except (Exception, KeyboardInterrupt) as error:  # the last line is owed whatever happens
             ending = ending_of(error)
@@ -52,9 +37,9 @@ def run_engine_and_show(
             report = told or EngineReport("", {}, {}, error=ending.message.removeprefix("ray-warmup: "))
             tell(ending)
         else:
-            if log_format == "text":
-                whole = logger.isEnabledFor(logging.INFO)
-                show_engine_report(shown if report.ready else console, report, whole=whole)
+            if options.log_format == "text":
+                shown = options.console_for_success(console) if report.ready else console
+                show_engine_report(shown, report, whole=logger.isEnabledFor(logging.INFO))
         return finish(console, config, outcome_of(config, report, code), file, watch)
 
 

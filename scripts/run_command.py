@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
-
 from ray_warmup.actors.client import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
 from ray_warmup.configs import WarmupConfig
-from ray_warmup.scripts.console import quiet_console, wide_console
+from ray_warmup.scripts.console import wide_console
 from ray_warmup.scripts.endings import Ending, ending_of, tell
 from ray_warmup.scripts.report_file import ReportFile
 from ray_warmup.scripts.report_view import brief, show_report
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
-from ray_warmup.scripts.run_view import LogFormat, view_of
+from ray_warmup.scripts.run_options import RunOptions
 from ray_warmup.warmup.report import WarmupReport
 
 
-def run_and_show(
-    config: WarmupConfig,
-    *,
-    report_path: Path | None,
-    retune: bool,
-    wait: bool,
-    quiet: bool = False,
-    log_format: LogFormat = "text",
-) -> int:
-    """Run the warmup, follow it, print the outcome and return the exit code.
-
-    `quiet` leaves out everything but errors and the last line.
-    """
-    with contextlib.nullcontext() if report_path is None else ReportFile(report_path) as file:
-        return _run_and_show(config, file, retune=retune, wait=wait, quiet=quiet, log_format=log_format)
+def run_and_show(config: WarmupConfig, options: RunOptions) -> int:
+    """Run the warmup, follow it, print the outcome and return the exit code."""
+    with options.report_file() as file:
+        return _run_and_show(config, options, file)
 
 
-def _run_and_show(
-    config: WarmupConfig, file: ReportFile | None, *, retune: bool, wait: bool, quiet: bool, log_format: LogFormat
-) -> int:
+def _run_and_show(config: WarmupConfig, options: RunOptions, file: ReportFile | None) -> int:
     console, watch = wide_console(), Stopwatch()
-    shown = quiet_console(console) if quiet else console
-    view = view_of(shown, log_format, is_quiet=quiet)
+    view = options.view(console)
     try:
         with view:
-            report = run_warmup(config, retune=retune, wait=wait, on_event=view.on_event)
+            report = run_warmup(config, retune=options.retune, wait=options.wait, on_event=view.on_event)
         code = exit_code(report)
     except (Exception, KeyboardInterrupt) as error:  # the last line and the report file are owed whatever happens
         ending = ending_of(error)
@@ -50,8 +33,9 @@ def _run_and_show(
         report = (error.report if isinstance(error, RunInterrupted) else None) or without_end(config, ending)
         tell(ending)
     else:
-        if log_format == "text":
-            show_report(shown if report.ready else console, report, whole=False)
+        if options.log_format == "text":
+            shown = options.console_for_success(console) if report.ready else console
+            show_report(shown, report, whole=False)
     return finish(console, config, outcome_of(config, report, code), file, watch)
 
 
