@@ -10,10 +10,7 @@ and SGLang's own compiled modules are not seen.
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.artifacts import ROOT
+from tests.engines.cpu_run import CpuRun, cpu_run, keep
 from tests.engines.fetch import directory, fetch
 from tests.engines.resolve import build_wheel
 
@@ -115,6 +113,7 @@ ARGUMENTS = {
     "max_total_tokens": 2048,
     "mem_fraction_static": 0.2,
 }
+VARIABLES = {"PYTHONPATH": str(STANDINS), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def environment() -> Path:
@@ -146,77 +145,35 @@ def unpack(wheel: Path, site: Path) -> None:
                 archive.extract(name, site)
 
 
-def steps(binaries: Path, scratch: Path) -> dict[str, Any]:
-    """Record once, prove once; what each command printed for machines."""
-    model = scratch / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(MODEL))
-    config = scratch / "config.yaml"
-    engine = {"kind": "sglang", "args": {"model": str(model), **ARGUMENTS}, "start_deadline": 1200}
-    document = {"cluster": {"world_size": 1, "backend": "cpu"}, "engine": engine, "timeouts": {"probing": 600}}
-    config.write_text(json.dumps(document))
-    environ = {
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "HOME": str(scratch),
-        "PYTHONPATH": str(STANDINS),
-        "RAY_WARMUP_CACHE_ROOT": str(scratch / "root"),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-    def command(name: str) -> dict[str, Any]:
-        words = [str(binaries / "ray-warmup"), "engine", name, "--config", str(config), "--json"]
-        done = subprocess.run(words, env=environ, cwd=scratch, stdout=subprocess.PIPE, text=True, check=False)
-        if not done.stdout.strip():
-            raise SystemExit(f"`{' '.join(words)}` ended with {done.returncode} and printed nothing")
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-        return answer
-
-    done = {"record": command("record"), "proof": command("prove"), "show": command("show")}
-    return done | {"identity": identity(binaries, model, environ)}
-
-
-def identity(binaries: Path, model: Path, environ: dict[str, str]) -> Any:
+def identity(run: CpuRun) -> dict[str, Any]:
     """Return what differs in SGLang's own ways to start: nothing, by its own resolution."""
     script = ROOT / "tests" / "engines" / "sglang_identity.py"
-    words = [str(binaries / "python"), str(script), str(model), json.dumps(ARGUMENTS)]
-    done = subprocess.run(words, env=environ, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    words = [str(run.binaries / "python"), str(script), str(run.model), json.dumps(ARGUMENTS)]
+    done = subprocess.run(words, env=run.environ, stdout=subprocess.PIPE, text=True, check=True)
+    differing: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return differing
 
 
 def main() -> None:
-    """Run everything, write the result, end with 1 where the proof does not hold."""
+    """Record once, prove once, write the result, end with 1 where the proof does not hold or an identity differs."""
     binaries = environment()
+    engine = {"kind": "sglang", "args": ARGUMENTS, "start_deadline": 1200}
     with tempfile.TemporaryDirectory(prefix="ray-warmup-sglang-cpu-") as scratch:
-        done = steps(binaries, Path(scratch))
-    proof = done["proof"]
-    (rank,) = proof["ranks"]
-    made = {
-        "date": datetime.date.today().isoformat(),
-        "engine": f"sglang-cpu=={VERSION}",
-        "stand-ins": ["torchvision", "vllm._custom_ops.rotary_embedding"],
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "kinds": done["record"]["kinds"],
-        "recorded_seconds": done["record"]["seconds"],
-        "proofs": [
-            {
-                "proven": proof["proven"],
-                "problems": proof["problems"],
-                "seconds": proof["seconds"],
-                "placed": rank["placed"],
-                "found": rank["counts"]["found"],
-                "compiled": rank["counts"]["compiled"],
-                "own_seconds": rank["own_seconds"],
-            }
-        ],
-        "request": done["show"]["engines"][0]["request"]["state"],
-        "identity differs": done["identity"],
-    }
-    RESULT.write_text(json.dumps(made, indent=1) + "\n")
-    sys.stdout.write(RESULT.read_text())
-    is_same = not any(done["identity"].values())
-    sys.exit(not (proof["proven"] and is_same))
+        run = cpu_run(binaries, Path(scratch), MODEL, engine, VARIABLES, timeouts={"probing": 600})
+        record, proof, shown = run.command("record"), run.command("prove"), run.command("show")
+        differing = identity(run)
+    is_proven = keep(
+        RESULT,
+        f"sglang-cpu=={VERSION}",
+        record,
+        [proof],
+        **{
+            "stand-ins": ["torchvision", "vllm._custom_ops.rotary_embedding"],
+            "request": shown["engines"][0]["request"]["state"],
+            "identity differs": differing,
+        },
+    )
+    sys.exit(not (is_proven and not any(differing.values())))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,13 @@ and CUDA. Its ahead-of-time files are saved and never loaded, so that kind is ca
 
 from __future__ import annotations
 
-import datetime
-import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from tests.artifacts import ROOT
+from tests.engines.cpu_run import cpu_run, keep
 from tests.engines.fetch import directory
 from tests.engines.resolve import build_wheel
 
@@ -43,6 +39,8 @@ MODEL = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+ARGUMENTS = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 512}
+VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
 def result_of(version: str) -> Path:
@@ -67,64 +65,15 @@ def environment(version: str) -> Path:
     return venv / "bin"
 
 
-def steps(binaries: Path, scratch: Path) -> dict[str, Any]:
-    """Record once, prove twice; what each command printed for machines."""
-    model = scratch / "model"
-    model.mkdir()
-    (model / "config.json").write_text(json.dumps(MODEL))
-    config = scratch / "config.yaml"
-    arguments = {"model": str(model), "max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 512}
-    engine = {"kind": "vllm", "args": arguments}
-    config.write_text(json.dumps({"cluster": {"world_size": 1, "backend": "cpu"}, "engine": engine}))
-    environ = {
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "HOME": str(scratch),
-        "RAY_WARMUP_CACHE_ROOT": str(scratch / "root"),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-    def command(name: str) -> dict[str, Any]:
-        words = [str(binaries / "ray-warmup"), "engine", name, "--config", str(config), "--json"]
-        done = subprocess.run(words, env=environ, cwd=scratch, stdout=subprocess.PIPE, text=True, check=False)
-        if not done.stdout.strip():
-            raise SystemExit(f"`{' '.join(words)}` ended with {done.returncode} and printed nothing")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    return {"record": command("record"), "proofs": [command("prove") for _ in range(2)]}
-
-
 def main() -> None:
-    """Run everything, write the result, end with 1 where a proof does not hold."""
+    """Record once, prove twice, write the result, end with 1 where a proof does not hold."""
     version = sys.argv[1] if sys.argv[1:] else VERSION
     binaries = environment(version)
+    engine = {"kind": "vllm", "args": ARGUMENTS}
     with tempfile.TemporaryDirectory(prefix="ray-warmup-vllm-cpu-") as scratch:
-        done = steps(binaries, Path(scratch))
-    made = {
-        "date": datetime.date.today().isoformat(),
-        "engine": f"vllm-cpu=={version}",
-        "python": platform.python_version(),
-        "cores": os.cpu_count(),
-        "kinds": done["record"]["kinds"],
-        "recorded_seconds": done["record"]["seconds"],
-        "proofs": [
-            {
-                "proven": proof["proven"],
-                "problems": proof["problems"],
-                "seconds": proof["seconds"],
-                "placed": proof["ranks"][0]["placed"],
-                "found": proof["ranks"][0]["counts"]["found"],
-                "compiled": proof["ranks"][0]["counts"]["compiled"],
-                "own_seconds": proof["ranks"][0]["own_seconds"],
-            }
-            for proof in done["proofs"]
-        ],
-    }
-    result_of(version).write_text(json.dumps(made, indent=1) + "\n")
-    sys.stdout.write(result_of(version).read_text())
-    sys.exit(not all(proof["proven"] for proof in made["proofs"]))
+        run = cpu_run(binaries, Path(scratch), MODEL, engine, VARIABLES)
+        record, proofs = run.command("record"), [run.command("prove"), run.command("prove")]
+    sys.exit(not keep(result_of(version), f"vllm-cpu=={version}", record, proofs))
 
 
 if __name__ == "__main__":
