@@ -1,4 +1,4 @@
-"""One rank's end of the way that an artifact takes: found in the store, packed, received, installed, loaded.
+"""One rank's end of the way that an artifact takes: packed, received, installed, loaded.
 
 Bytes that come in are checked here before anything else sees them. Which rank does what, and when, is the machine's.
 """
@@ -14,24 +14,22 @@ from dataclasses import replace
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
-from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_manifest
+from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.artifact.table import MAX_TABLE_BYTES, parse_table
-from ray_warmup.warmup.artifact.timings import read_coverage, read_timings
+from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.device.tuner import Tuner
 from ray_warmup.warmup.disk.memory_file import memory_file
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import CorruptArtifactError, LoadError, RejectedArtifactError, StoreError, WarmupError
-from ray_warmup.warmup.messages.answers import Confirmed, FoundTable, Installed, Loaded, Missing, Packed, RecalledTable
+from ray_warmup.warmup.messages.answers import Confirmed, Installed, Loaded, Packed
 from ray_warmup.warmup.messages.questions import Pack
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
-from ray_warmup.warmup.rank.found import Found
+from ray_warmup.warmup.rank.found import TUNED, FoundArtifact
 from ray_warmup.warmup.rank.packing import (
     header_of,
     joined,
     make_artifact,
-    recalled,
-    stored_artifact,
     successor_of,
     with_compiled,
     without_compiled,
@@ -39,14 +37,12 @@ from ray_warmup.warmup.rank.packing import (
 from ray_warmup.warmup.rank.published import described, received
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
-from ray_warmup.warmup.store.node_store import Lookup, NodeStore
+from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_lease import Holding
 from ray_warmup.warmup.tasks import Task, TaskResult
 
 logger = logging.getLogger(__name__)
 
-TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
-"""Kinds that a lookup reads; the others are large and wait until a node needs them."""
 _ATTEMPTS = 4
 """How often a table is read again that is pruned before it is held."""
 
@@ -75,87 +71,12 @@ class ArtifactExchange:
         self._tasks = tuple(tasks)
         self._compiled = compiled
         self._held: dict[str, Holding] = {}
+        self.found = FoundArtifact(tuner, store, tasks, compiled)
+        """What was found on this node before anything was packed."""
         self.artifact: Artifact | None = None
         """What was packed here, until its blobs are fetched."""
-        self._rows: RecalledTable | None = None
-        """Header and rows of a hit, until they are asked for."""
-        self._found: Artifact | None = None
-        """Table and measurements of a hit."""
-        self._received: Artifact | None = None
-        """What another process made and this node's disk refused."""
         self.loaded_sha256: str | None = None
         """Of the table's bytes that were loaded last."""
-
-    def _lacks_tasks(self, rows: RecalledTable) -> bool:
-        """Return True if the artifact was made without some of this rank's tasks.
-
-        One without timings counts as complete.
-        """
-        # An artifact without timings comes from an import, which cannot say what it was made for.
-        known = {result.task_id for result in rows.results}
-        asked = {task.task_id for task in self._tasks}
-        return bool(known) and not asked <= known
-
-    def receive(self, artifact: Artifact) -> str | None:
-        """Publish a checked artifact of another process on this node, or keep it in memory if the disk refuses it.
-
-        Returns why the disk refused it.
-        """
-        try:
-            self._store.publish(artifact, is_checked=True)
-        except StoreError as error:
-            self._received = artifact
-            return str(error)
-        self._compiled.checked = artifact.blobs
-        return None
-
-    def examined(self, answer: Lookup) -> Found:
-        """Examine what is in this node's store, or else what was received and its disk refused."""
-        received = self._received
-        if received is not None and received.table is not None:
-            refusal = self._tuner.check(received.table)
-            if refusal is not None:
-                return Found(None, refusal)
-            return self.found(received.manifest, received.table, received.manifest.created_at)
-        if not answer.hit:
-            return Found(None, answer.reason)
-        if answer.manifest is None or answer.table is None:
-            return Found(None, "the stored artifact says that nothing was tunable")
-        return self.found(answer.manifest, answer.table, answer.recorded_at)
-
-    def found(self, manifest: Manifest, table: bytes, recorded_at: float) -> Found:
-        """Return the digests of the artifact behind a hit.
-
-        Damaged measurements make it a miss. `recall` returns its rows.
-        """
-        try:
-            artifact = self._received or stored_artifact(self._store, manifest, *TUNED)
-            rows, warnings = recalled(artifact, table)
-        except WarmupError as error:
-            return Found(None, str(error))
-        try:
-            on_disk = self._read_table() == table
-        except LoadError:
-            on_disk = False  # found, but the file that ranks would load could not be restored
-        # Kept in memory, because another job may prune or replace the store before it is packed.
-        self._found, self._rows = artifact, rows
-        return Found(
-            FoundTable(
-                digest=rows.header.digest,
-                artifact=rows.header.artifact,
-                guarded=manifest.guard.guarded,
-                recorded_at=recorded_at,
-                num_blobs=len(rows.header.blobs),
-                on_disk=on_disk,
-                covers=self._compiled.collector.is_covered_by(read_coverage(artifact)),
-                is_complete=not self._lacks_tasks(rows),
-            ),
-            warnings=warnings,
-        )
-
-    def recall(self) -> RecalledTable | Missing:
-        """Header, results, verdicts and engine-tuned files of what `found` described."""
-        return self._rows or Missing("this process has found no table")
 
     def pack(self, asked: Pack) -> Packed:
         """Pack everything measured as one artifact, kept here until its blobs are fetched.
@@ -199,7 +120,7 @@ class ArtifactExchange:
             return self._renewed()
         warnings: tuple[str, ...] = ()
         try:
-            self.artifact = self._received or self._whole()
+            self.artifact = self.found.received or self._whole()
         except (CorruptArtifactError, StoreError) as error:
             # The table alone spares other nodes the measuring, and they can compile for themselves.
             self.artifact = without_compiled(self._tuned())
@@ -218,9 +139,9 @@ class ArtifactExchange:
         try:
             tuned, lease = self._store.load_artifact(TUNED)
         except StoreError:
-            if self._found is None:
+            if self.found.artifact is None:
                 raise
-            return self._found
+            return self.found.artifact
         lease.release()
         return tuned
 

@@ -159,7 +159,7 @@ class RankProcess:
                 self._delivery.hold_store()
             finished: ReadRows[TaskResult] = ReadRows() if retune else self._files.finished(self._tasks)
             refused = (*banned.warnings("quarantine"), *finished.warnings("finished tasks of earlier runs"))
-            known = self._delivery.examined(found)
+            known = self._delivery.found.examined(found)
             warnings = [*found.warnings, *(problem for problem in problems if problem), *refused, *known.warnings]
             return answers.LookedUp(
                 table=known.table,
@@ -173,12 +173,12 @@ class RankProcess:
 
     def receive(self, artifact: Artifact) -> str | None:
         """Take an artifact of another process, which `look_up` then finds. Returns why this node's disk refused it."""
-        return self._delivery.receive(artifact)
+        return self._delivery.found.receive(artifact)
 
     def recall_table(self) -> answers.RecalledTable | answers.Missing:
         """The rows of the table that `look_up` found."""
         with self._busy("recall_table"):
-            return self._delivery.recall()
+            return self._delivery.found.recall()
 
     def recall_finished(self) -> answers.RecalledTasks:
         """The tasks that earlier runs finished here, as `look_up` found them."""
