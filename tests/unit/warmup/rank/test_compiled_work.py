@@ -94,7 +94,7 @@ def test_what_one_rank_builds_another_loads(make_rank: Maker) -> None:
     assert neighbour.activate_modules(header.digest) == Activated(True)
     for process in (builder, taker, neighbour):
         assert list(process.replay().built_modules) == []
-    assert not list(Path(taker._tuner._workspace()).glob("*.so"))  # type: ignore[attr-defined]
+    assert not list(Path(taker.parts.tuner._workspace()).glob("*.so"))  # type: ignore[attr-defined]
 
 
 def test_what_an_engine_calls_is_built_and_shipped_too(make_rank: Maker) -> None:
@@ -166,7 +166,7 @@ def test_a_cut_off_library_is_not_handed_over(make_rank: Maker) -> None:
     """A build that was cut off is named; the other nodes then build for themselves."""
     builder = make_rank(0)
     build(builder)
-    path = builder._tuner.libraries()["norm"]
+    path = builder.parts.tuner.libraries()["norm"]
     path.write_bytes(path.read_bytes()[:100])
     answer = builder.pack_modules()
     assert answer.header is None
@@ -176,7 +176,7 @@ def test_a_cut_off_library_is_not_handed_over(make_rank: Maker) -> None:
 def test_progress_is_told_in_words(make_rank: Maker) -> None:
     """While modules are built the heartbeat says how many of how many are done."""
     builder, said = make_rank(0), []
-    tuner = builder._tuner
+    tuner = builder.parts.tuner
     assert isinstance(tuner, ScriptedTuner)
     tuner._fault = lambda method, task_id="": said.append(builder.status().task_id)  # type: ignore[method-assign]
     build(builder)
@@ -293,12 +293,12 @@ def test_who_will_pack_starts_its_process_while_it_tunes(make_rank: Maker) -> No
     for rank, is_started in ((gpu, True), (cpu, False)):
         first, second = (task.task_id for task in rank.outlined.tasks[:2])  # type: ignore[attr-defined]
         rank.tune(first)
-        assert rank._compiled.collector._waiting is None
+        assert rank.parts.compiled.collector._waiting is None
         rank.tune(first, packs=True)
-        waiting = rank._compiled.collector._waiting
+        waiting = rank.parts.compiled.collector._waiting
         assert (waiting is not None and waiting.is_alive) == is_started
         rank.tune(second, packs=True)
-        assert rank._compiled.collector._waiting is waiting
+        assert rank.parts.compiled.collector._waiting is waiting
         rank.close()
         assert waiting is None or not waiting.is_alive
 
@@ -307,7 +307,7 @@ def test_a_process_that_died_while_it_waited_is_replaced(make_rank: Maker) -> No
     """Packing never fails for want of it: another one is started, and what that one says counts."""
     rank = make_rank(0, {"parts": {"driver": "580.159.04"}})
     results = [rank.tune(task.task_id, packs=True).result for task in rank.outlined.tasks]  # type: ignore[attr-defined]
-    waiting = rank._compiled.collector._waiting
+    waiting = rank.parts.compiled.collector._waiting
     assert waiting is not None
     waiting.close()
     answer = pack(rank, results)

@@ -46,7 +46,7 @@ class Run:
     def end(self, verdict: RunVerdict, *, tunes: bool = True) -> None:
         """The rest of the run."""
         if tunes:
-            results = [self.rank.tune(task).result for task in self.rank._tasks]
+            results = [self.rank.tune(task).result for task in self.rank.parts.tasks]
             verdicts = [self.rank.guard(row.task_id, row).verdict for row in results]
             header = pack(self.rank, results, verdicts, guarded=True).header
             assert header is not None
@@ -142,9 +142,9 @@ def test_who_keeps_no_files_leaves_nothing(tmp_path: Path) -> None:
 def test_a_table_that_less_memory_made_is_foretold_as_that(tmp_path: Path) -> None:
     """`plan` and `explain` say which tasks a hit lacks."""
     run = Run(tmp_path, "run-1", cublas_version=describe_host(None)["cublas_version"])
-    tasks = set(run.rank._tasks)
+    tasks = set(run.rank.parts.tasks)
     run.rank.probe(budget_bytes=run.rank.probe().needs_bytes - 1)
-    (last,) = tasks - set(run.rank._tasks)
+    (last,) = tasks - set(run.rank.parts.tasks)
     run.end(ended("run-1", ready=True))
     forecast = forecast_rank(run.config, 0)
     total = forecast.num_tasks

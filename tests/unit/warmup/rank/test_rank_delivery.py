@@ -158,7 +158,7 @@ def test_what_is_loaded_is_what_is_held(make_rank: RankMaker, monkeypatch: pytes
 
     monkeypatch.setattr(NodeStore, "hold_table", replaced)
     assert process.load(header.digest, None, {}).digest == header.digest
-    assert process._delivery._held["table"].generation == 1
+    assert process.parts.delivery._held["table"].generation == 1
 
 
 def test_a_process_that_replaces_a_writer_holds_its_store(make_rank: RankMaker) -> None:
@@ -325,7 +325,7 @@ def test_what_is_confirmed_is_what_the_device_holds_then(make_rank: RankMaker) -
     assert process.confirm().digest is None
     process.load(header.digest, None, {})
     assert process.confirm() == Confirmed(header.digest, header.digest)
-    process._tuner.reset()
+    process.parts.tuner.reset()
     assert process.confirm().digest is None
 
 

@@ -106,7 +106,7 @@ def test_the_status_names_task_runner_and_tactic(make_rank: RankMaker) -> None:
     """Idle before and after, and while a task runs its id, runner and tactic."""
     process = make_rank(3)
     seen: list[Heartbeat] = []
-    tuner = process._tuner
+    tuner = process.parts.tuner
     assert isinstance(tuner, ScriptedTuner)
     fault = tuner._fault
     tuner._fault = lambda method, task_id="": (seen.append(process.status()), fault(method, task_id))[1]  # type: ignore[method-assign]

@@ -200,15 +200,15 @@ def test_damaged_tuning_kernels_cost_nothing_but_time(make_rank: Maker, tmp_path
     assert later.survey(tunes=True).missing == ()
     assert losers_on(tmp_path, 0) == set()
     tuned_with_losers(later, tmp_path, "loser2")
-    assert later._delivery.artifact is not None
-    kernels = tuning_kernels.opened(later._delivery.artifact.contents("tuning_kernels"), 1 << 20)
+    assert later.parts.delivery.artifact is not None
+    kernels = tuning_kernels.opened(later.parts.delivery.artifact.contents("tuning_kernels"), 1 << 20)
     assert {Path(member.path).name for member in kernels} == {"loser2", "requirements.json"}
 
 
 def kernels_in(process: RankProcess) -> set[str]:
     """What tuning compiled, of the artifact that a rank has packed."""
-    assert process._delivery.artifact is not None
-    kernels = tuning_kernels.opened(process._delivery.artifact.contents("tuning_kernels"), 1 << 20)
+    assert process.parts.delivery.artifact is not None
+    kernels = tuning_kernels.opened(process.parts.delivery.artifact.contents("tuning_kernels"), 1 << 20)
     return {Path(member.path).name for member in kernels} - {"requirements.json"}
 
 

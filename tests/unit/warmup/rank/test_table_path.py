@@ -113,9 +113,9 @@ def test_the_way_of_a_table_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ray, "put", put)
     monkeypatch.setattr(ray, "get", lambda refs: [objects[ref] for ref in refs])
     leader, follower = rank_on("node0", 0, tmp_path), rank_on("node1", 1, tmp_path)
-    results = [leader.tune(next(iter(leader._tasks))).result]
+    results = [leader.tune(next(iter(leader.parts.tasks))).result]
     pack(leader, results)
-    packed = leader._delivery.artifact
+    packed = leader.parts.delivery.artifact
     assert packed is not None
     assert packed.table is not None
     table = bytes(packed.table)
