@@ -16,7 +16,7 @@ from ray_warmup.scripts.run_view import LogFormat, RunView, view_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line says about a run besides its config."""
+    """Choices of the command line for one run, besides its config."""
 
     report_path: Path | None = None
     """File of the report, a page or JSON."""

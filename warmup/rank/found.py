@@ -1,4 +1,4 @@
-"""What a rank finds before a run makes anything: the artifact of its node's store, or one of another process."""
+"""Artifact that a rank finds before its run makes one: of its node's store, or of another process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FoundArtifact:
         self.artifact: Artifact | None = None
         """Table and measurements of a hit."""
         self.received: Artifact | None = None
-        """What another process made and this node's disk refused."""
+        """Made by another process and refused by this node's disk."""
         self._rows: RecalledTable | None = None
         """Header and rows of a hit, until they are asked for."""
 

@@ -1,4 +1,4 @@
-"""What a rank has once its device and tasks are known: key, store, files, and its side of the artifact exchange."""
+"""Parts of a rank once its device and tasks are known: key, store, files, and its side of the artifact exchange."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ray_warmup.warmup.workloads.catalog import check_quantization
 
 @dataclass(frozen=True, slots=True)
 class RankSettings:
-    """What a rank is told when its process starts."""
+    """Settings of a rank from the start of its process."""
 
     info: RankInfo
     config: WarmupConfig
