@@ -25,7 +25,7 @@ from ray_warmup.warmup.messages.answers import Confirmed, Installed, Loaded, Pac
 from ray_warmup.warmup.messages.questions import Pack
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.rank.compiled_work import RankCompilation
-from ray_warmup.warmup.rank.found import TUNED, FoundArtifact
+from ray_warmup.warmup.rank.found_artifact import TUNED, FoundArtifact
 from ray_warmup.warmup.rank.packing import (
     header_of,
     joined,
@@ -34,7 +34,7 @@ from ray_warmup.warmup.rank.packing import (
     with_compiled,
     without_compiled,
 )
-from ray_warmup.warmup.rank.published import described, received
+from ray_warmup.warmup.rank.published_artifact import described, received
 from ray_warmup.warmup.ranks import RankInfo
 from ray_warmup.warmup.store.leases import PUBLISHING, Lease
 from ray_warmup.warmup.store.node_store import NodeStore

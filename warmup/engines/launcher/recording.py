@@ -13,7 +13,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.engines.artifacts import engine_store, request_index
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
 from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
-from ray_warmup.warmup.engines.launcher.collecting import collect
+from ray_warmup.warmup.engines.launcher.captured_artifact import collect
 from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started
 from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.engines.tuning.options import TuningOptions

@@ -14,7 +14,7 @@ from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.engines.machine import run_messages
-from ray_warmup.warmup.engines.machine.answers import begin_class, keep, renew
+from ray_warmup.warmup.engines.machine.answer_handling import begin_class, keep, renew
 from ray_warmup.warmup.engines.machine.deadlines import limit_of
 from ray_warmup.warmup.engines.machine.losses import forget_node, forget_process
 from ray_warmup.warmup.engines.machine.phases import EnginePhase

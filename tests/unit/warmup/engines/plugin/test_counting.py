@@ -9,7 +9,7 @@ from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.rank_record import BesideRecord, CompileCounts, RankRecord
-from ray_warmup.warmup.engines.launcher.collecting import collect
+from ray_warmup.warmup.engines.launcher.captured_artifact import collect
 from ray_warmup.warmup.engines.launcher.launcher import proven_by
 from ray_warmup.warmup.engines.launcher.proof import Proof, problems_of
 from ray_warmup.warmup.engines.start.engine_start import Started
