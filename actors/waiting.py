@@ -21,7 +21,7 @@ from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.loader import config_of_text, text_of_config
-from ray_warmup.warmup.rank.asking import Question, check_askable
+from ray_warmup.warmup.rank.readiness import ReadinessQuestion, check_askable
 from ray_warmup.warmup.rank.table_state import Accept, TableState
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
@@ -41,7 +41,11 @@ Clock = Callable[[], float]
 
 
 def wait_ready(
-    question: Question, timeout_s: float, address: str | None, node: int | None = None, clock: Clock = time.monotonic
+    question: ReadinessQuestion,
+    timeout_s: float,
+    address: str | None,
+    node: int | None = None,
+    clock: Clock = time.monotonic,
 ) -> int:
     """0 when the tables that are asked for are there and stand, 1 when their run failed, 124 after `timeout_s`.
 
@@ -71,7 +75,7 @@ def wait_ready(
                 break
 
 
-def why_not_ready(question: Question, address: str | None, node: int | None = None) -> list[str]:
+def why_not_ready(question: ReadinessQuestion, address: str | None, node: int | None = None) -> list[str]:
     """Describe each node's state, or the place to ask, for a wait that did not end with 0."""
     if is_client(address):
         return ["`ray-warmup status`, with the same address, says how the last run ended on each node"]
@@ -129,7 +133,7 @@ def answer_here(config: str, rank: int | None, everyone: bool, accept: Accept) -
     Runs as a task on the node.
     """
     settings = config_of_text(config)
-    table_states = Question(settings, rank, everyone, accept).table_states({})
+    table_states = ReadinessQuestion(settings, rank, everyone, accept).table_states({})
     return NodeTables(str(resolve_paths(settings.cache).root), tuple(table_states))
 
 
@@ -171,7 +175,7 @@ class _Wait:
 class _LastWord:
     """Interpretation of this node's table_states while a failed or interrupted run may have a successor."""
 
-    def __init__(self, question: Question, address: str | None, clock: Clock) -> None:
+    def __init__(self, question: ReadinessQuestion, address: str | None, clock: Clock) -> None:
         self._question = question
         self._address = address
         self._clock = clock
@@ -221,7 +225,7 @@ class _LastWord:
         return self._is_live
 
 
-def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> int:
+def _wait_for_cluster(question: ReadinessQuestion, address: str | None, wait: _Wait) -> int:
     """Wait through one connection at a time.
 
     A cluster that is absent is tried again.
@@ -243,7 +247,7 @@ def _wait_for_cluster(question: Question, address: str | None, wait: _Wait) -> i
             return EXIT_TIMEOUT
 
 
-def _ask_cluster(question: Question, wait: _Wait) -> int | None:
+def _ask_cluster(question: ReadinessQuestion, wait: _Wait) -> int | None:
     """Return the exit code of this command's own node, or elsewhere of the newest run's nodes."""
     from ray_warmup.actors import capacity
 
@@ -266,7 +270,7 @@ def _ask_cluster(question: Question, wait: _Wait) -> int | None:
     return code
 
 
-def _ask_table_states(question: Question, nodes: Sequence[Node], wait: _Wait) -> list[NodeTables]:
+def _ask_table_states(question: ReadinessQuestion, nodes: Sequence[Node], wait: _Wait) -> list[NodeTables]:
     """Return the answers of these nodes.
 
     A node that does not answer is named once.

@@ -253,11 +253,11 @@ def wait(
 
     def work() -> int:
         from ray_warmup.actors.waiting import wait_ready, why_not_ready
-        from ray_warmup.warmup.rank.asking import Question
         from ray_warmup.warmup.rank.forecast import check_rank
+        from ray_warmup.warmup.rank.readiness import ReadinessQuestion
 
         check_rank(settings, rank)
-        question = Question(settings, rank, all_classes, accept)
+        question = ReadinessQuestion(settings, rank, all_classes, accept)
         code = wait_ready(question, timeout, address, node)
         if code == EXIT_TIMEOUT:
             complain(f"not ready after {timeout:g} s (--timeout)")

@@ -25,6 +25,7 @@ from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import (
     placed_entries,
     quarantining,
+    selection,
     store_changes,
     store_inspection,
     store_verification,
@@ -68,7 +69,7 @@ def perform(command: str, asked: CacheRequest) -> CacheAnswer:
         section = section_of(asked)
         believe(section)
         paths = resolve_paths(section)
-        if asked.if_present and command in _OF_ONE_STORE and not _stores(paths, asked):
+        if asked.if_present and command in _OF_ONE_STORE and not selection.selected(paths, asked):
             return CacheAnswer(command, ok=True)
         ok, result = work(paths, asked)
     except WarmupError as error:
@@ -98,62 +99,19 @@ def _engine_config(asked: CacheRequest) -> EngineRunConfig | None:
     return request.model_copy(update={"cache": section_of(asked)})
 
 
-def _search(paths: NodePaths, asked: CacheRequest) -> store_inspection.Found:
-    found = store_inspection.search(paths.root, paths.override)
-    named = tuple(path for path in found.stores if path.name.startswith(asked.key))
-    return store_inspection.Found(named, found.unreadable)
-
-
-def _stores(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:
-    """Raises StoreError where nothing was found and not everything could be looked into."""
-    found = _search(paths, asked)
-    if not found.stores and found.unreadable:
-        raise StoreError("; ".join(found.problems))
-    return found.stores
-
-
-def _named(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:
-    """Return every selected store.
-
-    A given key must be present, unless another node may have it.
-    """
-    found = _stores(paths, asked)
-    if not found and asked.key and not asked.if_present:
-        return (_one(paths, asked),)  # which says what is missing
-    return found
-
-
-def _one(paths: NodePaths, asked: CacheRequest) -> Path:
-    found = _stores(paths, asked)
-    if len(found) == 1:
-        return found[0]
-    where = paths.override or paths.root
-    key = asked.key
-    if not found and not key:
-        raise StoreError(f"nothing is stored in {where}")
-    if not found:
-        raise StoreError(f"no store with a key beginning with {key!r} in {where}; `ray-warmup cache ls` lists them")
-    names = ", ".join(path.name[:12] for path in found)
-    if key:
-        raise StoreError(
-            f"{len(found)} stores have a key beginning with {key!r} in {where} ({names}): give more of the key"
-        )
-    raise StoreError(f"{len(found)} stores are in {where} ({names}): give the key")
-
-
 def _ls(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    unreadable = _search(paths, asked).unreadable
+    unreadable = selection.search(paths, asked).unreadable
     placed = placed_entries.count_by_store(register(paths.root))
     rows = tuple(
         replace(row, placed=placed[row.path])
-        for row in store_inspection.list_stores(_those_that_can_be_read(paths, asked), unreadable)
+        for row in store_inspection.list_stores(selection.readable(paths, asked), unreadable)
     )
     return all(row.is_readable for row in rows), rows
 
 
 def _verify(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    found = _search(paths, asked)
-    rows = [_verified(paths, path) for path in _those_that_can_be_read(paths, asked)]
+    found = selection.search(paths, asked)
+    rows = [_verified(paths, path) for path in selection.readable(paths, asked)]
     lost = zip(found.unreadable, found.problems, strict=True)
     for (path, _), problem in lost:
         rows.append(store_verification.Verification(path, 0, 0, 0, (problem,)))
@@ -164,17 +122,6 @@ def _verified(paths: NodePaths, path: Path) -> store_verification.Verification:
     """Check a store, and what was placed from it in engines' caches."""
     row = store_verification.verify_store(path)
     return replace(row, problems=(*row.problems, *placed_entries.changed(register(paths.root), path)))
-
-
-def _those_that_can_be_read(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:
-    """Return the named stores.
-
-    Unlike `_named`, a missing one is no error if it may be in an unreadable directory.
-    """
-    found = _search(paths, asked)
-    if not found.stores and not found.unreadable:
-        return _named(paths, asked)
-    return found.stores
 
 
 def _retime(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
@@ -235,7 +182,7 @@ def _explain(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 
 
 def _diff(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    path = _one(paths, asked)
+    path = selection.one(paths, asked)
     (row,) = store_inspection.list_stores((path,))
     new = asked.new or row.current
     earlier = [number for number in row.generations if new is not None and number < new]
@@ -248,7 +195,7 @@ def _diff(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 
 def _export(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     """Export a store to a file, or without one as bytes."""
-    path, file, generation = _one(paths, asked), asked.file, asked.generation
+    path, file, generation = selection.one(paths, asked), asked.file, asked.generation
     if file is None:
         data = store_changes.export_bytes(path, generation)
         return True, Exported(str(path), len(data), data=data)
@@ -301,7 +248,7 @@ def _prune(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
         installed_version=_flashinfer() if asked.other_versions else None,
         installed_engines=_engines_here() if asked.other_versions else {},
     )
-    found, stores = _search(paths, asked), _those_that_can_be_read(paths, asked)
+    found, stores = selection.search(paths, asked), selection.readable(paths, asked)
     placed = register(paths.root)
     now = time.time()
     if asked.yes:
@@ -339,7 +286,7 @@ def _flashinfer() -> str | None:
 
 
 def _rollback(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    path, force = _one(paths, asked), asked.force
+    path, force = selection.one(paths, asked), asked.force
     if not asked.plan:
         done = store_changes.rollback(path, asked.generation, force=force)
         supersede_verdict(NodeStore(path), done.table, "cache rollback")
@@ -352,17 +299,17 @@ def _rollback(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 
 
 def _sign(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    return True, sign_current(_one(paths, asked), asked.generation, time.time())
+    return True, sign_current(selection.one(paths, asked), asked.generation, time.time())
 
 
 def _quarantine_ls(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    found = quarantining.banned_in(_named(paths, asked))
+    found = quarantining.banned_in(selection.named(paths, asked))
     return not any(row.problems for row in found), tuple(found)
 
 
 def _quarantine_clear(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
     rule = quarantining.Rule(asked.op, asked.runner, asked.tactic)
-    found = quarantining.lift(_named(paths, asked), rule)
+    found = quarantining.lift(selection.named(paths, asked), rule)
     return not any(row.problems for row in found), tuple(found)
 
 

@@ -137,26 +137,26 @@ def live_request(
     tokens = 1
     if specs:
         tokens = int(inputs[specs[0].input_idx[0]].shape[specs[0].dim_idx[0]])
-    recorded: list[RecordedRunner] = []
-    has_exact_sizes = False
-    for runner in runners:
-        extras = str(tuple(runner.get_cache_key_extras(one_token)))
-        recorded.append(RecordedRunner(type(runner).__name__, extras))
-        if str(tuple(runner.get_cache_key_extras(inputs))) != extras:
-            has_exact_sizes = True
+    recorded = tuple(_recorded_runner(runner, one_token) for runner in runners)
+    whole = tuple(_recorded_runner(runner, inputs) for runner in runners)
     request = RecordedRequest(
         op=op,
-        runners=tuple(recorded),
+        runners=recorded,
         inputs=tuple(described),
         config=tuple(_config_in_words(tuning_config)),
         scalars=tuple((name, _text(value)) for name, value in sorted(kwargs.items())),
         tokens=max(1, tokens),
         buckets=own_buckets(tuning_config, max(1, tokens), extra_buckets),
         dtype=_activation_dtype(tuning_config, inputs),
-        exact_sizes=has_exact_sizes,
+        exact_sizes=whole != recorded,
         keeps_default=_refusal(runners, tuning_config, inputs),
     )
     return LiveRequest(request, tuple(map(copy.copy, runners)), tuning_config, tuple(kept), dict(kwargs))
+
+
+def _recorded_runner(runner: Any, inputs: list[Any]) -> RecordedRunner:
+    """Return a runner's class, and what it adds to the file key for these inputs."""
+    return RecordedRunner(type(runner).__name__, str(tuple(runner.get_cache_key_extras(inputs))))
 
 
 def own_buckets(tuning_config: Any, tokens: int, extra: tuple[int, ...] = ()) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ from ray_warmup.warmup.artifact.artifact import table_content
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS, Fingerprint
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.device.host_facts import describe_host
-from ray_warmup.warmup.rank.asking import Question
 from ray_warmup.warmup.rank.forecast import forecast_rank
+from ray_warmup.warmup.rank.readiness import ReadinessQuestion
 from ray_warmup.warmup.store.node_paths import environments_here
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.verdict import StoredVerdict
@@ -36,12 +36,12 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WarmupConfig:
 
 def wait(config: WarmupConfig, timeout_s: float, address: str | None, **also: Any) -> int:
     """The exit code of a wait for the tables of a config."""
-    return wait_ready(Question(config), timeout_s, address, **also)
+    return wait_ready(ReadinessQuestion(config), timeout_s, address, **also)
 
 
 def why_not(config: WarmupConfig, node: int | None = None) -> list[str]:
     """What a wait in vain says."""
-    return why_not_ready(Question(config), None, node)
+    return why_not_ready(ReadinessQuestion(config), None, node)
 
 
 def end(config: WarmupConfig, node: int, ready: bool) -> None:

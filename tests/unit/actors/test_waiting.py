@@ -25,7 +25,7 @@ from ray_warmup.actors.waiting import (
 )
 from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.warmup.codec import decode
-from ray_warmup.warmup.rank.asking import Question
+from ray_warmup.warmup.rank.readiness import ReadinessQuestion
 from ray_warmup.warmup.rank.table_state import TableState
 from ray_warmup.warmup.store.leases import process_identity
 from ray_warmup.warmup.store.verdict import ProcessIdentity
@@ -79,7 +79,7 @@ def dead_process() -> ProcessIdentity:
 
 def ask(config: WarmupConfig, clock: Time, timeout_s: float = 5.0, **question: Any) -> int:
     """The exit code."""
-    return wait_ready(Question(config, **question), timeout_s, None, clock=clock)
+    return wait_ready(ReadinessQuestion(config, **question), timeout_s, None, clock=clock)
 
 
 def finished(place: Place, ranks: tuple[int, ...], number: int = 1) -> None:
@@ -129,7 +129,7 @@ def test_ready_is_only_the_table_that_the_verdict_names(config: WarmupConfig, cl
     assert ask(config, clock) == EXIT_TIMEOUT
     digest = place.publish()
     assert ask(config, clock) == EXIT_TIMEOUT
-    assert "not the table that run run-1 ended with (abab" in why_not_ready(Question(config), None)[0]
+    assert "not the table that run run-1 ended with (abab" in why_not_ready(ReadinessQuestion(config), None)[0]
     place.conclude(True, table_sha256=digest)
     assert ask(config, clock) == EXIT_READY
     place.store.table_path.write_bytes(b"{}")
@@ -162,7 +162,7 @@ def test_yesterdays_failure_is_not_believed_while_a_run_is_under_way(config: War
     assert ask(config, clock) == EXIT_FAILED
     place.conclude(False, run_id="run-2", state="running", process=ProcessIdentity.own())
     assert ask(config, clock) == EXIT_TIMEOUT
-    assert "run run-2 is under way" in why_not_ready(Question(config), None)[0]
+    assert "run run-2 is under way" in why_not_ready(ReadinessQuestion(config), None)[0]
     clock.events[clock.now + 20.0] = lambda: finished(place, (0, 1))
     assert ask(config, clock, 60.0) == EXIT_READY
 
@@ -197,7 +197,7 @@ def test_an_import_takes_the_place_of_a_run(config: WarmupConfig, clock: Time) -
     place = place_of(config, 0)
     place.publish(guarded=False)
     assert ask(config, clock) == EXIT_TIMEOUT
-    assert "unguarded" in why_not_ready(Question(config), None)[0]
+    assert "unguarded" in why_not_ready(ReadinessQuestion(config), None)[0]
     place.publish(2)
     assert ask(config, clock) == EXIT_READY
 
@@ -312,5 +312,5 @@ def test_a_cluster_that_cannot_be_asked_may_be_at_it(
     monkeypatch.setattr(time, "sleep", clock.sleep)
     place_of(config, 0).conclude(False)
     with caplog.at_level(logging.WARNING):
-        assert wait_ready(Question(config), 5.0, "127.0.0.1:1", clock=clock) == EXIT_TIMEOUT
+        assert wait_ready(ReadinessQuestion(config), 5.0, "127.0.0.1:1", clock=clock) == EXIT_TIMEOUT
     assert "127.0.0.1:1" in caplog.text

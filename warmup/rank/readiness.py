@@ -1,4 +1,4 @@
-"""Asking a node how a configuration's classes stand there, and noticing cheaply that the answer may have changed.
+"""Readiness of a configuration's classes on a node, and a cheap notice that it may have changed.
 
 A full answer reads indexes, verdicts and tables. Between two of them one `stat` of one directory tells whether anything
 was put there, removed or replaced: whatever this project writes is renamed into its directory.
@@ -26,7 +26,7 @@ Signature = tuple[int, ...] | str
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ReadinessQuestion:
     """Whose tables are asked for, and what is enough."""
 
     config: WarmupConfig
