@@ -14,6 +14,7 @@ from ray_warmup.actors.stored_artifacts import facts_of
 from ray_warmup.warmup.artifact.archive import unpack
 from ray_warmup.warmup.artifact.artifact import verify
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
+from ray_warmup.warmup.engines.artifacts.engine_store import note_received
 from ray_warmup.warmup.engines.plugin.remote_lookup import FETCH_S, REACH_S, Parts
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.registry.values import Known, Wait
@@ -92,5 +93,6 @@ class ConnectedCluster:
         # Checked against this engine's own identity, since the registry only passes bytes on.
         artifact = verify(artifact.manifest, artifact.blobs, expected_key=dict(identity))
         store.publish(artifact, is_checked=True)
+        note_received(store, artifact.digest, "the registry")
         actor.installed.remote(facts_of(artifact.manifest), ray.get_runtime_context().get_node_id())
         return True

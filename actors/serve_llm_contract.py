@@ -8,6 +8,7 @@ from ray_warmup.warmup.families.version_order import plain
 CALLBACKS = "ray/llm/_internal/common/callbacks/base.py"
 CONFIG = "ray/llm/_internal/serve/core/configs/llm_config.py"
 ENGINE = "ray/llm/_internal/serve/engines/vllm/vllm_engine.py"
+MODELS = "ray/llm/_internal/serve/engines/vllm/vllm_models.py"
 
 SERVE_LLM = EngineContract(
     name="Ray Serve LLM of Ray",
@@ -33,6 +34,12 @@ SERVE_LLM = EngineContract(
             "load_class(self.callback_config.callback_class)",
             '"runtime_env": runtime_env,',
             "**self.callback_config.callback_kwargs,",
+        ),
+        # Every worker on a GPU is a Ray actor, so its plugin is connected and asks the registry.
+        MODELS: (
+            "executor_backend = EXECUTOR_BACKEND_RAY",
+            'engine_kwargs["distributed_executor_backend"] != executor_backend',
+            'engine_kwargs["distributed_executor_backend"] = executor_backend',
         ),
         # The first runs in the replica alone; the second is the task whose runtime environment vLLM gives its workers.
         ENGINE: ('run_callback("on_before_node_init")', '"runtime_env": callback_ctx.runtime_env,'),

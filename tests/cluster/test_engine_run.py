@@ -6,10 +6,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
@@ -32,21 +30,10 @@ from ray_warmup.warmup.engines.artifacts.proof_record import refuse
 from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.store.node_store import NodeStore
-from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, plant, run, serving
-from tests.engines.fake_engine import environment
+from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, plant, run
 from tests.testbed import Node, Testbed, wait_until
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def engine_nodes(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    """Two nodes of a pool of their own, in whose environment the fake engine is installed."""
-    found = environment(tmp_path_factory.mktemp("engine"))
-    nodes = [bed.add_node(pool="engine", num_gpus=2, wait=False, PYTHONPATH=found["PYTHONPATH"]) for _ in range(2)]
-    bed.wait_for_nodes()
-    yield nodes
-    bed.remove_node(*nodes)
 
 
 def test_one_node_records_and_every_node_proves(engine_nodes: list[Node]) -> None:
@@ -326,74 +313,3 @@ def test_the_remote_store_keeps_what_an_engine_compiled(engine_nodes: list[Node]
     text = text_of_config(request)
     standings, _ = ask_nodes(standing_on_node, {node.node_id: (text,) for node in engine_nodes}, 30)
     assert {row.artifact for row in standings.values()} == {manifest.stem.rpartition("-")[2]}
-
-
-def end(actors: Sequence[Any], nodes: Sequence[Node]) -> None:
-    """Stop the registry and engines, and empty the nodes' caches."""
-    stop_registry()
-    for actor in actors:
-        ray.kill(actor)
-    for node in nodes:
-        shutil.rmtree(node.home / "root", ignore_errors=True)
-
-
-@pytest.mark.long
-def test_an_engine_takes_from_the_registry_what_its_node_lacks(engine_nodes: list[Node]) -> None:
-    """Its process is connected to Ray: the plugin asks by itself, and the registry knows the node afterwards."""
-    warm, cold = engine_nodes
-    plant("root", warm)
-    actors = [serving(cold) for _ in range(2)]
-    before, _ = ray.get(actors[0].start.remote("/models/another", {"RAY_WARMUP": "auto"}), timeout=60)
-    try:
-        start_registry(CacheSection())
-        lookup, _ = ray.get(actors[1].start.remote("/models/engine-life", {"RAY_WARMUP": "require"}), timeout=60)
-        (known,) = ray.get(found_registry().status.remote())
-        assert (lookup, set(known.nodes), known.leader) == ("hit", {warm.node_id, cold.node_id}, "")
-        assert "no registry runs in this cluster" in before
-    finally:
-        end(actors, engine_nodes)
-
-
-@pytest.mark.long
-def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[Node]) -> None:
-    """While a run records, one engine starts cold at once and names the run; with RAY_WARMUP_WAIT another one hits."""
-    request = config("unused", num_nodes=1, args={"slow_s": 4}, proof="off")
-    request = request.model_copy(update={"cache": CacheSection()})
-    cold = engine_nodes[1]
-    actors = [serving(cold) for _ in range(2)]
-    try:
-        start_registry(CacheSection())
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(run, request)
-            actor = found_registry()
-            assert wait_until(lambda: any(row.leader for row in ray.get(actor.status.remote())), 60), "no lease"
-            patient = actors[0].start.remote("/models/unused", {"RAY_WARMUP_WAIT": "60"})
-            hasty, _ = ray.get(actors[1].start.remote("/models/unused", {}), timeout=60)
-            (lookup, said), (report, _) = ray.get(patient, timeout=60), running.result(timeout=90)
-        assert report.ready, report.error
-        assert "makes the artifact since" in hasty
-        assert lookup == "hit"
-        assert any("waiting at most 60 s" in text for text in said)
-    finally:
-        end(actors, engine_nodes)
-
-
-@pytest.mark.long
-def test_what_an_engine_compiled_after_a_miss_is_offered(engine_nodes: list[Node]) -> None:
-    """The registry knows that it lies there unproven, and gives it to no other engine."""
-    cold = engine_nodes[1]
-    actors = [serving(node) for node in engine_nodes]
-    # Caches of its own: an engine that finds everything compiled has nothing to offer.
-    home = {"HOME": str(cold.home / "offering"), "TRITON_CACHE_DIR": str(cold.home / "offering" / "triton")}
-    try:
-        start_registry(CacheSection())
-        registry = found_registry()
-        first, _ = ray.get(actors[1].start.remote("/models/offered", home), timeout=60)
-        assert wait_until(lambda: ray.get(registry.status.remote()), 30), "nothing was offered"
-        (row,) = ray.get(registry.status.remote())
-        second, _ = ray.get(actors[0].start.remote("/models/offered", {}), timeout=60)
-
-        assert (row.unproven, row.digest, row.nodes) == ((cold.node_id,), "", ())
-        assert all(lookup.endswith("; the registry knows no artifact of it") for lookup in (first, second))
-    finally:
-        end(actors, engine_nodes)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.messages import allotting
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.tasks import Count, Duration
+
+Reach = Literal["home", "node"]
+"""Difference between a proof start and the engine that compiled: another home on its node, or another node."""
 
 
 @message
@@ -32,7 +37,7 @@ class EngineContent:
     engine_s: Duration
     """Seconds in which the recorded start made its engine, with empty caches."""
     is_offered: bool = False
-    """A serving engine has left it: it goes to no other node before a proof."""
+    """A serving engine has left it, and nothing admits it on its node yet: engines get it after a proof start."""
 
 
 @message
@@ -135,6 +140,8 @@ class InstallEngine:
     """INSTALLING: check what was pushed and publish it on this node."""
 
     header: Header
+    proven_by: str = ""
+    """Who has proven it, in words; empty for nobody. What a serving engine has left is given to engines only then."""
 
 
 @message
@@ -151,6 +158,7 @@ class ProveEngine:
     bundles: tuple[int, ...]
     artifact: str
     key_sha256: str
+    reach: Reach = "home"
 
 
 @message

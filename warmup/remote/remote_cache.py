@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.remote import exchange
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.store.node_store import Check, Lookup, NodeStore
 
 logger = logging.getLogger(__name__)
+
+
+def nothing_to_note(artifact: str) -> None:
+    """Do nothing about an artifact that was taken."""
 
 
 def is_guarded(manifest: Manifest) -> bool:
@@ -32,6 +36,8 @@ class RemoteCache:
     """Parts of the class key."""
     may_leave: Callable[[Manifest], bool] = is_guarded
     """Whether an artifact may be shared."""
+    on_taken: Callable[[str], None] = nothing_to_note
+    """Told the digest of what was taken into the node's store. May raise StoreError."""
 
     def lookup(self, check: Check, *, asks: bool) -> tuple[Lookup, str | None]:
         """Look the key up on this node, then in the remote store if it may be asked. Returns a warning, too."""
@@ -51,6 +57,10 @@ class RemoteCache:
         except ConfigError as error:
             return str(error)
         if done.artifact:
+            try:
+                self.on_taken(done.artifact)
+            except StoreError as error:
+                return str(error)
             logger.info(
                 "took artifact %s from %s: %d blobs, %d bytes, %.1f s",
                 done.artifact[:12],

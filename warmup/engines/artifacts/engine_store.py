@@ -18,7 +18,7 @@ from ray_warmup.warmup.artifact.manifest import Kind, Manifest, parse_json
 from ray_warmup.warmup.codec import decode, encode, message
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.engines.artifacts.admission import admitted_by
-from ray_warmup.warmup.engines.artifacts.proof_record import load_proof, refusal_of
+from ray_warmup.warmup.engines.artifacts.proof_record import load_proof, note_elsewhere, proven_elsewhere, refusal_of
 from ray_warmup.warmup.engines.identity.difference import differences, in_words
 from ray_warmup.warmup.errors import UnsafeArchiveError, WarmupError
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
@@ -133,12 +133,34 @@ def _is_current_unproven(store: NodeStore) -> bool:
 
 
 def is_unproven(store: Path, manifest: Manifest) -> bool:
-    """Return True if a serving engine has left an artifact, and neither a proof nor an operator admitted it here."""
+    """Return True if a serving engine has left an artifact that nothing admits on this node.
+
+    A proof here, a proof elsewhere of which this node was told, or an operator admits it.
+    """
     if manifest.strategy != OFFERED:
         return False
     proof = load_proof(store)
-    is_proven = proof is not None and proof.artifact == manifest.digest
-    return not is_proven and not admitted_by(store, manifest.digest)
+    if proof is not None and proof.artifact == manifest.digest:
+        return False
+    return not proven_elsewhere(store, manifest.digest) and not admitted_by(store, manifest.digest)
+
+
+def note_received(store: NodeStore, artifact: str, source: str) -> None:
+    """Admit what a serving engine had left and this node has taken from where only proven artifacts are handed out.
+
+    Raises StoreError.
+
+    Args:
+        store: of the identity on this node.
+        artifact: digest of what was taken.
+        source: who handed it out, in words.
+    """
+    try:
+        _, manifest = store.current()
+    except (FileNotFoundError, WarmupError):
+        return  # pruned meanwhile
+    if manifest.digest == artifact and manifest.strategy == OFFERED:
+        note_elsewhere(store.directory, artifact, source)
 
 
 def engine_of(store: Path) -> tuple[str, str] | None:

@@ -2,6 +2,7 @@
 
     <store>/proof.json       an artifact that a fresh engine on this node used without compiling anything
     <store>/refused.json     an artifact with which an engine crashed or hung: no engine here is given it again
+    <store>/proven_elsewhere.json     what a serving engine has left, and a proof start on another node has used
 
 A note speaks of one artifact by its digest, so a newer artifact in the same store is neither proven nor refused.
 """
@@ -12,9 +13,10 @@ import time
 from pathlib import Path
 
 from ray_warmup.warmup.codec import message
+from ray_warmup.warmup.messages.engine import Reach
 from ray_warmup.warmup.store.notes import read_note, write_note
 
-PROOF, REFUSAL = "proof.json", "refused.json"
+PROOF, REFUSAL, ELSEWHERE = "proof.json", "refused.json", "proven_elsewhere.json"
 MAX_REASON = 2000
 
 
@@ -34,6 +36,8 @@ class ProofRecord:
     first_answer_s: float
     at: float
     """By this node's clock."""
+    reach: Reach = "home"
+    """`node` where this node had the artifact from another one, which shows more than another home does."""
 
     def is_valid_for(self, artifact: str, engine: str, device: str, driver: str) -> bool:
         """Return True if the same artifact, engine, device and driver were proven."""
@@ -46,6 +50,16 @@ class Refusal:
 
     artifact: str
     reason: str
+    at: float
+
+
+@message
+class ProvenElsewhere:
+    """An artifact of a serving engine that came from where only proven ones are handed out."""
+
+    artifact: str
+    by: str
+    """Who has proven it, or who handed it out, in words."""
     at: float
 
 
@@ -74,4 +88,17 @@ def refusal_of(store: Path, artifact: str) -> str:
     found = read_note(Refusal, store / REFUSAL)
     if found is not None and found.artifact == artifact:
         return found.reason
+    return ""
+
+
+def note_elsewhere(store: Path, artifact: str, by: str) -> None:
+    """Keep that an artifact was proven elsewhere, so that engines on this node get it. Raises StoreError."""
+    write_note(store / ELSEWHERE, ProvenElsewhere(artifact, by, time.time()))
+
+
+def proven_elsewhere(store: Path, artifact: str) -> str:
+    """Return who has proven this very artifact elsewhere, or an empty text."""
+    found = read_note(ProvenElsewhere, store / ELSEWHERE)
+    if found is not None and found.artifact == artifact:
+        return found.by
     return ""

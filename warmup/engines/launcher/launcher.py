@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol, assert_never
 
 from ray_warmup.configs import env
@@ -17,7 +18,7 @@ from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.caches import engine_kinds
-from ray_warmup.warmup.engines.artifacts import proof_record
+from ray_warmup.warmup.engines.artifacts import engine_store, proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.known_engines import adapter_of
@@ -47,7 +48,7 @@ from ray_warmup.warmup.messages.allotting import (
     TasksMeasured,
 )
 from ray_warmup.warmup.messages.questions import name_of
-from ray_warmup.warmup.messages.values import Header, Heartbeat
+from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.signing.policy import believe, cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -118,7 +119,7 @@ class Launcher:
                     lease.release()
                     return self._handed_over(artifact)
                 case engine.InstallEngine():
-                    return self._install(question.header, blobs)
+                    return self._install(question, blobs)
                 case engine.ProveEngine():
                     return self._prove(question)
                 case engine.ShareEngine():
@@ -260,18 +261,22 @@ class Launcher:
         self._packed = artifact
         return engine.EnginePacked(content_of(artifact), header(artifact.manifest, artifact.digest))
 
-    def _install(self, sent: Header, blobs: Mapping[str, Blob]) -> engine.EngineInstalled:
-        manifest = parse_manifest(sent.manifest)
+    def _install(self, question: engine.InstallEngine, blobs: Mapping[str, Blob]) -> engine.EngineInstalled:
+        manifest = parse_manifest(question.header.manifest)
         checked = verify(manifest, blobs)
         directory = store_of(self._root, self._here, manifest.key.sha256).directory
-        NodeStore(directory, modes=self._config.cache.modes).publish(checked, is_checked=True)
+        store = NodeStore(directory, modes=self._config.cache.modes)
+        store.publish(checked, is_checked=True)
+        if question.proven_by:
+            engine_store.note_received(store, checked.digest, question.proven_by)
         note_request(self._root, self._config, self._here, manifest.key.sha256)
         return engine.EngineInstalled(checked.digest)
 
     def _prove(self, question: engine.ProveEngine) -> engine.EngineProven:
         self._end_measuring()
         starter = self._starter_of(question.bundles)
-        directory = store_of(self._root, self._here, question.key_sha256).directory
+        store = store_of(self._root, self._here, question.key_sha256)
+        directory = store.directory
         try:
             proof = prove(self._config.engine, self._config.cache, self._environ, starter, self._watch)
         except EngineError as error:
@@ -289,9 +294,10 @@ class Launcher:
                 engine_s=proven.engine_s,
                 first_answer_s=proven.first_answer_s,
                 at=time.time(),
+                reach=question.reach,
             )
             proof_record.save_proof(directory, record)
-        return proven
+        return replace(proven, notes=(*proven.notes, *_origin_of(store, question.reach)))
 
     def _share(self, key_sha256: str) -> engine.EngineShared:
         store = store_of(self._root, self._here, key_sha256)
@@ -308,6 +314,15 @@ class Launcher:
             yield
         finally:
             self._method, self._since, self._running = IDLE, time.monotonic(), None
+
+
+def _origin_of(store: NodeStore, reach: engine.Reach) -> tuple[str, ...]:
+    """Say how far a proof reaches of what a serving engine has left, where it is that."""
+    if store.current()[1].strategy != engine_store.OFFERED:
+        return ()
+    if reach == "node":
+        return ("a serving engine on another node has left the artifact; it was proven here before engines got it",)
+    return ("a serving engine has left the artifact here; it was proven in another home of this node alone",)
 
 
 def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:

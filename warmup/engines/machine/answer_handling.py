@@ -25,11 +25,9 @@ def keep(run: EngineRun, call: Call, value: Answer | engine.EngineAnswer) -> Non
         case engine.EnginePacked():
             _packed(run, group, call, value)
         case engine.EngineInstalled() if group.content is not None and value.artifact == group.content.artifact:
-            group.nodes_with.add(node)
-            run.roles[node] = "installed"
+            _installed(run, group, node)
         case engine.EngineProven() if group.content is not None and value.artifact == group.content.artifact:
-            if not (value.problems and _renew(run, group, "; ".join(value.problems))):
-                group.proofs[call.rank] = value
+            _proven(run, group, call.rank, value)
         case _:
             return
 
@@ -68,7 +66,7 @@ def _described(run: EngineRun, node: str, value: engine.NodeDescribed) -> None:
         return
     shared = group.content
     if shared is not None and value.content is not None and value.content.artifact == shared.artifact:
-        group.nodes_with.add(node)
+        group.hold(node, value.content)
         run.roles.setdefault(node, "found")
 
 
@@ -81,11 +79,30 @@ def _take_found(run: EngineRun, group: EngineClass) -> None:
     if not counts or run.again:
         return
     chosen = max(counts, key=lambda artifact: counts[artifact])  # the first one among equals
+    group.needs_proof = True  # unless one of its nodes admits it
     for node, content in held.items():
         if content is not None and content.artifact == chosen:
             group.content, group.is_found = content, True
-            group.nodes_with.add(node)
+            group.hold(node, content)
             run.roles[node] = "found"
+
+
+def _installed(run: EngineRun, group: EngineClass, node: str) -> None:
+    group.nodes_with.add(node)
+    if group.needs_proof:
+        group.unproven_on.add(node)
+    else:
+        group.unproven_on.discard(node)
+    # A node that was sent it only to be told of its proof has found it.
+    run.roles.setdefault(node, "installed")
+
+
+def _proven(run: EngineRun, group: EngineClass, rank: int, value: engine.EngineProven) -> None:
+    if value.problems and _renew(run, group, "; ".join(value.problems)):
+        return
+    group.proofs[rank] = value
+    if not value.problems:
+        group.admit(run.ranks[rank].info.node_id)
 
 
 def _packed(run: EngineRun, group: EngineClass, call: Call, value: engine.EnginePacked) -> None:

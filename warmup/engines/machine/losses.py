@@ -21,6 +21,7 @@ def forget_node(run: EngineRun, node_id: str) -> None:
     gone = {rank for rank, state in run.ranks.items() if state.info.node_id == node_id}
     for group in run.classes.values():
         group.nodes_with.discard(node_id)
+        group.unproven_on.discard(node_id)
         for rank in gone & group.proofs.keys():
             del group.proofs[rank]
         if group.content is not None and not group.nodes_with and not group.is_adopted:

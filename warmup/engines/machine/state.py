@@ -57,8 +57,27 @@ class EngineClass:
     """The coordinator owns the blobs."""
     nodes_with: set[str] = field(default_factory=set)
     """Nodes whose store holds the content."""
+    unproven_on: set[str] = field(default_factory=set)
+    """Nodes that hold what a serving engine has left, and give it to no engine yet."""
+    needs_proof: bool = False
+    """A serving engine has left the content, and no proof start has used it anywhere."""
+    proven_by: str = ""
+    """Node that admits the content, in words, for the others."""
     proofs: dict[int, EngineProven] = field(default_factory=dict)
     """Launcher -> its proof of the content."""
+
+    def hold(self, node: str, content: EngineContent) -> None:
+        """A node holds the content since before the run."""
+        self.nodes_with.add(node)
+        if content.is_offered:
+            self.unproven_on.add(node)
+        else:
+            self.admit(node)
+
+    def admit(self, node: str) -> None:
+        """A node gives the content to engines."""
+        self.unproven_on.discard(node)
+        self.needs_proof, self.proven_by = False, f"node {node[:8]}"
 
     def forget_recording(self) -> None:
         """The recorded engine is gone before it was captured."""
@@ -69,7 +88,9 @@ class EngineClass:
         self.forget_recording()
         self.content, self.packer, self.header = None, None, None
         self.is_found, self.is_adopted = False, False
+        self.needs_proof, self.proven_by = False, ""
         self.nodes_with.clear()
+        self.unproven_on.clear()
         self.proofs.clear()
 
 

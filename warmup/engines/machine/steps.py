@@ -19,6 +19,7 @@ from ray_warmup.warmup.messages.engine import (
     InstallEngine,
     PackEngine,
     ProveEngine,
+    Reach,
     RecordEngine,
     ShareEngine,
 )
@@ -70,10 +71,9 @@ def need_of_class(run: EngineRun, group: EngineClass) -> Need | None:
         return None
     if group.content is None:
         return _recording(run, group)
-    first = _first_proof(run, group, group.content)
-    if first is not None:
-        return Need(EnginePhase.PROVING, (first,))
-    lacking = [node for node in nodes if node not in group.nodes_with]
+    if group.needs_proof and not group.proofs:
+        return _first_proof(run, group, group.content)
+    lacking = [node for node in nodes if node not in group.nodes_with or node in group.unproven_on]
     if lacking:
         return _shipping(run, group, group.content, lacking)
     owed = tuple(_proofs(run, group, group.content))
@@ -113,7 +113,8 @@ def _shipping(run: EngineRun, group: EngineClass, content: EngineContent, lackin
         assert group.packer is not None, "who packed hands over"
         return Need(EnginePhase.PUSHING, (Owed(group.packer, Hand(group.packer)),))
     speakers = run.speakers()
-    return Need(EnginePhase.INSTALLING, tuple(Owed(speakers[node], InstallEngine(group.header)) for node in lacking))
+    question = InstallEngine(group.header, group.proven_by)
+    return Need(EnginePhase.INSTALLING, tuple(Owed(speakers[node], question) for node in lacking))
 
 
 def _able_packer(run: EngineRun, group: EngineClass) -> int | None:
@@ -125,27 +126,39 @@ def _able_packer(run: EngineRun, group: EngineClass) -> int | None:
     return None
 
 
-def _first_proof(run: EngineRun, group: EngineClass, content: EngineContent) -> Owed | None:
-    """Return the proof start that what a serving engine has left needs before other nodes get it, or None.
+def _first_proof(run: EngineRun, group: EngineClass, content: EngineContent) -> Need:
+    """Return the proof start that what a serving engine has left needs before engines get it, or the way there.
 
-    On a node that holds it, in an empty home, whatever `engine.proof` says.
+    Whatever `engine.proof` says. On another node than the engine's if the class has one, because a proof in another
+    home of the same node says nothing about other machines.
     """
-    if not content.is_offered or group.proofs:
-        return None
-    for replica in run.starts_of(group):
-        if _is_proven(run, content, replica):
-            return None
-    for replica in run.starts_of(group):
-        if set(run.nodes_of(replica)) <= group.nodes_with:
-            return Owed(replica[0], ProveEngine(run.bundles_of(replica), content.artifact, content.key_sha256))
-    return None
+    able = [replica for replica in run.starts_of(group) if not run.ranks[replica[0]].is_starting]
+    if not able:
+        return Need(EnginePhase.PROVING, ())
+    # Another node first, and whoever failed at it already comes last.
+    replica = min(able, key=lambda ranks: (_reach(run, ranks) == "home", run.ranks[ranks[0]].restarts, ranks[0]))
+    lacking = [node for node in run.nodes_of(replica) if node not in group.nodes_with]
+    if lacking:
+        return _shipping(run, group, content, lacking)
+    return Need(EnginePhase.PROVING, (_proof(run, content, replica),))
+
+
+def _proof(run: EngineRun, content: EngineContent, replica: tuple[int, ...]) -> Owed:
+    bundles, reach = run.bundles_of(replica), _reach(run, replica)
+    return Owed(replica[0], ProveEngine(bundles, content.artifact, content.key_sha256, reach))
+
+
+def _reach(run: EngineRun, replica: tuple[int, ...]) -> Reach:
+    """Return `home` where a node of a replica has compiled the artifact, or may have."""
+    is_from_elsewhere = {run.roles.get(node, "installed") for node in run.nodes_of(replica)} == {"installed"}
+    return "node" if is_from_elsewhere else "home"
 
 
 def _proofs(run: EngineRun, group: EngineClass, content: EngineContent) -> Iterator[Owed]:
     """Every start that `engine.proof` asks for and that has not been made."""
     for replica in needed_proofs(run, group, content):
         if replica[0] not in group.proofs:
-            yield Owed(replica[0], ProveEngine(run.bundles_of(replica), content.artifact, content.key_sha256))
+            yield _proof(run, content, replica)
 
 
 def needed_proofs(run: EngineRun, group: EngineClass, content: EngineContent) -> list[tuple[int, ...]]:
@@ -160,7 +173,8 @@ def needed_proofs(run: EngineRun, group: EngineClass, content: EngineContent) ->
         return []
     # A node that installed it says more than the one that recorded it.
     elsewhere = [replica for replica in starts if group.recorder_node not in run.nodes_of(replica)]
-    return (elsewhere or starts)[:1]
+    made = [replica for replica in starts if replica[0] in group.proofs]
+    return (made or elsewhere or starts)[:1]
 
 
 def sharers(run: EngineRun) -> Iterator[tuple[int, ShareEngine]]:

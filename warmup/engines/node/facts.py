@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_warmup.configs import VERSION
@@ -98,7 +98,9 @@ def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
     if found.store is None:
         return Held(reason=found.reason)
     try:
-        content = content_of(found.store.read_artifact((OURS,)))
+        artifact = found.store.read_artifact((OURS,))
+        is_offered = engine_store.is_unproven(found.store.directory, artifact.manifest)
+        content = replace(content_of(artifact), is_offered=is_offered)
     except WarmupError as error:
         return Held(reason=f"the artifact that was found cannot be used: {error}")
     return Held(content, _valid_proof(found.store.directory, content, facts))
@@ -107,7 +109,13 @@ def held(config: EngineRunConfig, facts: NodeFacts, resolved: Resolved) -> Held:
 def remote_of(config: EngineRunConfig, facts: NodeFacts, identity: Parts) -> RemoteCache:
     """Return the remote store of an identity, beside this node's store of it."""
     store = NodeStore(store_of(root_of(config), facts, key_digest(identity)).directory, modes=config.cache.modes)
-    return RemoteCache(config.cache, store, dict(identity), lambda manifest: may_leave(store.directory, manifest))
+    return RemoteCache(
+        config.cache,
+        store,
+        dict(identity),
+        may_leave=lambda manifest: may_leave(store.directory, manifest),
+        on_taken=lambda artifact: engine_store.note_received(store, artifact, "the remote store"),
+    )
 
 
 def root_of(config: EngineRunConfig) -> Path:

@@ -93,4 +93,6 @@ def _of_whole(store: Path, engine: str, digest: str) -> EngineStanding:
     by = admitted_by(store, digest)
     if by:
         return EngineStanding("ready", f"put there by {by}", str(store), engine, digest)
-    return EngineStanding("unproven", "recorded, and not proven on this node", str(store), engine, digest)
+    elsewhere = proof_record.proven_elsewhere(store, digest)
+    text = f"proven by {elsewhere}, and not on this node" if elsewhere else "recorded, and not proven on this node"
+    return EngineStanding("unproven", text, str(store), engine, digest)

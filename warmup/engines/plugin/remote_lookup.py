@@ -18,7 +18,7 @@ from ray_warmup.configs.errors import shown
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
-from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven
+from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven, note_received
 from ray_warmup.warmup.engines.plugin.ray_connection import is_connected
 from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.remote_cache import RemoteCache
@@ -164,7 +164,10 @@ def _ask(store: NodeStore, identity: Parts, wait_s: float) -> str:
             return ""
         reasons.append(reason)
     cache = CacheSection(remote=env.read("RAY_WARMUP_REMOTE"))
-    trouble = RemoteCache(cache, store, dict(identity)).fetch()
+    remote = RemoteCache(
+        cache, store, dict(identity), on_taken=lambda artifact: note_received(store, artifact, "the remote store")
+    )
+    trouble = remote.fetch()
     if trouble is not None:
         reasons.append(trouble)
     return "; ".join(reasons)

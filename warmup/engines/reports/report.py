@@ -48,7 +48,7 @@ class NodeReport:
     problems: tuple[str, ...]
     """Reasons why the proof does not hold, or empty."""
     notes: tuple[str, ...] = ()
-    """Parts that could not be proven, with the reason."""
+    """Parts that could not be proven, with the reason, and how far the proof of what an engine had left reaches."""
 
 
 @message

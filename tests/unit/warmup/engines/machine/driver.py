@@ -64,6 +64,7 @@ class Driver:
     now: float = 0.0
     log: list[str] = field(default_factory=list)
     queue: list[Command] = field(default_factory=list)
+    carried_out: list[Command] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [f"{number:02x}" * 28 for number in range(self.num_nodes)]
@@ -122,6 +123,7 @@ class Driver:
     def step(self) -> None:
         """Carry out the oldest command."""
         command = self.queue.pop(0)
+        self.carried_out.append(command)
         self.now += 1.0
         if isinstance(command, Release):
             return
@@ -136,6 +138,14 @@ class Driver:
         else:
             self.take(self.machine.returned(command.call_id, self.answer(command), 1.0, self.now))
 
+    def reaches(self) -> list[str]:
+        """Return how far each proof start was from the engine that compiled, as its launcher was told."""
+        found = []
+        for command in self.carried_out:
+            if isinstance(command, Call) and isinstance(command.question, engine.ProveEngine):
+                found.append(command.question.reach)
+        return found
+
     def in_flight(self, name: str) -> Call:
         """Return the first call of a kind that is not answered."""
         return next(call for call in self.queue if isinstance(call, Call) and call.name == name)
@@ -147,6 +157,8 @@ class Driver:
             case engine.DescribeNode(again=again):
                 held = None if again or not node.holds else content(node.holds)
                 is_proven = held is not None and node.is_proven
+                if held is not None and is_proven:
+                    held = replace(held, is_offered=False)
                 digests = (("config.json", node.model),)
                 about = engine.NodeDescribed(node.version, node.device, "550", (), digests, held, is_proven)
                 return replace(about, cannot_sign=node.cannot_sign)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
+from ray_warmup.warmup.machine.commands import Call
+from ray_warmup.warmup.messages.engine import InstallEngine
 from tests.unit.warmup.engines.machine.driver import OFFERED, OLD, Driver, Node
 
 FIRST, SECOND = "00" * 28, "01" * 28
@@ -128,21 +130,74 @@ def test_a_node_that_can_sign_records() -> None:
     assert held.to_end().ready
 
 
-@pytest.mark.parametrize("proof", ["node", "off"])
-def test_what_an_engine_left_is_proven_before_it_travels(proof: str) -> None:
-    """The first proof start is on the node that holds it; only then the other node gets it."""
-    driver = Driver(nodes={SECOND: Node(holds=OFFERED)}, sections={"engine": {"proof": proof}})
+def installs(driver: Driver) -> list[tuple[int, str]]:
+    """Each rank that was sent an artifact, and who it was told to have proven it."""
+    found = []
+    for command in driver.carried_out:
+        if isinstance(command, Call) and isinstance(command.question, InstallEngine):
+            found.append((command.rank, command.question.proven_by))
+    return found
+
+
+@pytest.mark.parametrize(("proof", "later"), [("node", ["prove_engine 1"]), ("class", []), ("off", [])])
+def test_what_an_engine_left_is_proven_elsewhere_before_engines_get_it(proof: str, later: list[str]) -> None:
+    """The first proof start is on a node that had it from another one, and gives it to no engine before. Only then the
+    third node gets it, and the one that compiled it is told."""
+    third = "02" * 28
+    driver = Driver(num_nodes=3, nodes={SECOND: Node(holds=OFFERED)}, sections={"engine": {"proof": proof}})
+    report = driver.to_end()
+    assert report.ready
+    assert driver.log[3:7] == ["pack_engine 1", "adopt 1", "install_engine 0", "prove_engine 0"]
+    assert sorted(driver.log[7:9]) == ["install_engine 1", "install_engine 2"]
+    assert driver.log[9:] == [*later, *(["prove_engine 2"] if later else [])]
+    assert installs(driver) == [(0, ""), (1, "node 00000000"), (2, "node 00000000")]
+    assert driver.reaches() == ["node", *(["home", "node"] if later else [])]
+    assert [node.role for node in report.nodes] == ["installed", "found", "installed"]
+    assert third in {node.node_id for node in report.nodes}
+
+
+def test_without_another_node_it_is_proven_in_another_home() -> None:
+    """The only node of its device, and the only node at all."""
+    alone = Driver(num_nodes=1, nodes={FIRST: Node(holds=OFFERED)}, sections={"engine": {"proof": "off"}})
+    assert alone.to_end().ready
+    assert alone.log[1:] == ["prove_engine 0"]
+    assert alone.reaches() == ["home"]
+
+    devices = Driver(nodes={SECOND: Node(holds=OFFERED, device="H200")}, sections={"engine": {"proof": "off"}})
+    assert devices.to_end().ready
+    assert "prove_engine 1" in devices.log
+    assert installs(devices) == []
+
+
+def test_the_other_node_is_lost_before_it_has_proven() -> None:
+    """The next one proves it; nobody else got it before."""
+    driver = Driver(
+        num_nodes=3,
+        nodes={SECOND: Node(holds=OFFERED)},
+        sections={"engine": {"proof": "off"}, "cluster": {"on_node_loss": "shrink"}},
+    )
+    driver.until(EnginePhase.PROVING)
+    driver.lose(0)
     assert driver.to_end().ready
-    travels = ["prove_engine 1", "pack_engine 1", "adopt 1", "install_engine 0"]
-    later = ["prove_engine 0"] if proof == "node" else []
-    assert driver.log[2:] == travels + later
+    assert installs(driver) == [(0, ""), (2, ""), (1, "node 02020202")]
+    assert driver.reaches() == ["node"]
 
 
 def test_what_an_engine_left_and_does_not_hold_is_recorded_anew() -> None:
-    """A problem of the first proof: nothing of it reaches another node."""
-    driver = Driver(nodes={SECOND: Node(holds=OFFERED)})
-    driver.problems[SECOND] = "deep_gemm: 1 compiled: kernel"
+    """A problem of the first proof: no third node gets it, and all get what is recorded instead."""
+    driver = Driver(num_nodes=3, nodes={SECOND: Node(holds=OFFERED)}, sections={"engine": {"proof": "off"}})
+    driver.problems[FIRST] = "deep_gemm: 1 compiled: kernel"
     driver.until(EnginePhase.RECORDING)
     driver.problems.clear()
     assert driver.to_end().ready
-    assert driver.log[2:4] == ["prove_engine 1", "record_engine 0"]
+    assert driver.log[5:8] == ["install_engine 0", "prove_engine 0", "record_engine 0"]
+    assert [rank for rank, _ in installs(driver)] == [0, 1, 2]
+
+
+def test_a_node_that_admits_it_is_enough() -> None:
+    """Proven by an earlier run on one node: the other nodes get it at once, and are told by whom."""
+    nodes = {FIRST: Node(holds=OFFERED, is_proven=True), SECOND: Node(holds=OFFERED)}
+    driver = Driver(num_nodes=3, nodes=nodes, sections={"engine": {"proof": "off"}})
+    assert driver.to_end().ready
+    assert not [line for line in driver.log if line.startswith("prove")]
+    assert installs(driver) == [(1, "node 00000000"), (2, "node 00000000")]

@@ -52,7 +52,7 @@ def hit(store: NodeStore) -> bool:
 
 @dataclass
 class Registry:
-    """A cluster that answers at once; its real counterpart is asked in `tests/cluster/test_engine_run.py`."""
+    """A cluster that answers at once; its real counterpart is asked in `tests/cluster/test_engine_registry.py`."""
 
     reason: str = ""
     asked: list[float] = field(default_factory=list)
