@@ -96,7 +96,7 @@ class BundleStarter:
     def _holder(self, bundle: int) -> ray.actor.ActorHandle:
         group = ray.util.get_current_placement_group()
         if group is None:
-            raise EngineError("the launcher is in no placement group, so it has no GPUs to give")
+            raise EngineError("this process is in no placement group, so the engine would get no GPUs")
         where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle)
         remote = ray.remote(GpuHolder).options(num_cpus=0, num_gpus=self._gpus, scheduling_strategy=where)
         holder: ray.actor.ActorHandle = remote.remote()

@@ -176,7 +176,9 @@ class Turn:
                 logger.debug("the name %s is taken", self._name)
             if not self._wait:
                 raise BusyError(
-                    f"another run of this work is active (actor {self._name}, namespace {NAMESPACE})", actor=self._name
+                    f"another run of this work is active (actor {self._name}, namespace {NAMESPACE}); "
+                    "leave --no-wait out to wait for it, or end it with `ray-warmup cancel`",
+                    actor=self._name,
                 )
             if not said:
                 self._on_event({"event": "waiting", "actor": self._name})
@@ -184,7 +186,8 @@ class Turn:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise BusyError(
-                    f"the other run ({self._name}) did not end within {self._limit_s:g} s (timeouts.single_flight)",
+                    f"the other run ({self._name}) did not end within {self._limit_s:g} s (timeouts.single_flight); "
+                    "`ray-warmup status` shows what it does, `ray-warmup cancel` ends it",
                     actor=self._name,
                 )
             self._pause(min(_POLL_S, left))

@@ -42,7 +42,10 @@ def predict(config: EngineRunConfig) -> tuple[dict[str, Prediction], list[str]]:
     members = capacity.members()
     nodes = {node.node_id: node for node in replica_nodes(config, members)}
     if not nodes:
-        raise ClusterError("no node of this cluster could hold a replica of the config")
+        raise ClusterError(
+            "no node of this cluster could hold a replica of the config; a node needs room for cluster.ranks_per_node "
+            "ranks of it"
+        )
     text = text_of_config(config)
     asked = dict.fromkeys(nodes, (text,))
     answers, problems = ask_nodes(predict_on_node, asked, config.timeouts.probing + AFTER_S)

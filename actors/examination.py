@@ -69,7 +69,13 @@ def _of_registry() -> tuple[Finding, ...]:
         found = registry_status()
     except ray.exceptions.RayError as silent:
         text = f"the registry does not answer: {silent}"
-        return (warning("registry", text, "`ray-warmup registry stop` ends it, the next joiner starts another"),)
+        return (
+            warning(
+                "registry",
+                text,
+                "`ray-warmup registry stop` ends it, the next process that calls ensure_warm starts another",
+            ),
+        )
     if found is None:
         return (ok("registry", "none runs; the first process that calls ensure_warm starts it"),)
     return (ok("registry", f"knows {len(found.keys)} keys"),)

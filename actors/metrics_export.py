@@ -52,7 +52,7 @@ def count(samples: Iterable[Sample]) -> None:
         try:
             exported.record(sample)
         except (TypeError, ValueError, RuntimeError) as error:  # a run's report is worth more than its metrics
-            logger.warning("%s is not exported: %s -> is ray[default] installed?", sample.metric.name, error)
+            logger.warning("%s is not exported: %s -> install ray[default]", sample.metric.name, error)
 
 
 def _made(metric: Metric) -> Any:

@@ -210,7 +210,7 @@ class RankGroup:
             return await asyncio.wait_for(asyncio.gather(*refs), timeout_s)
         except TimeoutError:
             raise StartupError(
-                f"{len(refs)} rank actors did not all answer within {timeout_s:g} s (timeouts.placing); "
+                f"{len(refs)} ranks did not all start within {timeout_s:g} s (timeouts.placing); "
                 f"{describe(await asyncio.to_thread(nodes), self._placement.bundle)}"
             ) from None
         except ray.exceptions.RayError as error:
@@ -268,7 +268,7 @@ def located_in(answer: bytes) -> Located:
     try:
         return from_bytes(answer, Located)
     except MessageError as error:
-        raise StartupError(f"a rank actor speaks another version: {error}") from error
+        raise StartupError(f"a rank runs another version of ray-warmup: {error}") from error
 
 
 def _check_versions(found: Located) -> None:

@@ -99,7 +99,7 @@ class RayStarter:
         """Start one engine. Raises EngineError."""
         group = ray.util.get_current_placement_group()
         if group is None:
-            raise EngineError("the launcher is in no placement group, so vLLM's workers have no place")
+            raise EngineError("this process is in no placement group, so vLLM's workers would have no GPUs")
         here = env.snapshot()
         changed = {name: value for name, value in environ.items() if here.get(name) != value}
         changed["VLLM_RAY_BUNDLE_INDICES"] = ",".join(map(str, self._bundles))

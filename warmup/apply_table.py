@@ -103,7 +103,7 @@ def _load_held(tuner: Tuner, path: Path, expected: Sequence[Task] | None) -> tup
                 ops = Counter(parse_file_key(key).op for key in table.entries)
                 hits = None if expected is None else result.hits
                 for note in found.notes:
-                    logger.warning("%s", note)
+                    logger.warning("%s -> `ray-warmup cache verify` says whether this node's store is whole", note)
                 covered = tuple(sorted(ops.items()))
                 return (
                     Applied(

@@ -135,7 +135,7 @@ def test_a_ray_whose_engine_is_not_served_is_refused_by_name(
 def test_a_ray_that_was_not_read_is_refused() -> None:
     """A later one."""
     assert refusal_of("2.60.0") == ""
-    assert "Ray Serve LLM of Ray 2.99.0 was not read" in refusal_of("2.99.0")
+    assert "Ray Serve LLM of Ray 2.99.0 is not known" in refusal_of("2.99.0")
 
 
 @pytest.fixture

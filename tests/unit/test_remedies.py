@@ -94,6 +94,48 @@ def bare_log_lines(text: str) -> list[int]:
     return found
 
 
+def warnings_without_remedy(text: str) -> list[int]:
+    """Lines of `logger.warning` whose format has nothing behind an arrow: words, or a constant of `remedies`."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        called = getattr(node, "func", None)
+        if getattr(called, "attr", "") != "warning" or getattr(getattr(called, "value", None), "id", "") != "logger":
+            continue
+        said, *values = node.args
+        remedy = ""
+        if isinstance(said, ast.Constant) and isinstance(said.value, str):
+            remedy = said.value.partition(remedies.ARROW)[2].strip()
+        if remedy == "%s" and _is_remedy(values[-1:]):
+            continue
+        if len(remedy) < len("do it"):
+            found.append(node.lineno)
+    return found
+
+
+def test_what_ranks_and_engines_log_as_a_warning_says_what_to_do() -> None:
+    """Their logs are read when something is wrong. What nobody can do anything about is logged as information."""
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in sources("warmup")}
+    assert {name: lines for name, text in texts.items() if (lines := warnings_without_remedy(text))} == {}
+    assert sum(text.count("logger.warning(") for text in texts.values()) > 40
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        'logger.warning("%s is ignored: %s", path, error)',
+        'logger.warning("lost -> ")',
+        'logger.warning("lost -> %s", error)',
+        'logger.warning("lost -> %s", remedies.NO_SUCH)',
+        "logger.warning(text)",
+    ],
+)
+def test_a_log_line_without_a_remedy_is_found(planted: str) -> None:
+    """Missing, empty, or of whatever a variable holds."""
+    assert warnings_without_remedy(planted) == [1]
+    assert warnings_without_remedy('logger.warning("lost: %s -> %s", error, remedies.STORE)') == []
+    assert warnings_without_remedy('logger.warning("%s is ignored -> remove the file", path)') == []
+
+
 def test_what_a_command_logs_as_a_warning_says_what_to_do() -> None:
     """In the processes that a person starts; those of ranks and engines log into Ray's files.
 

@@ -90,7 +90,7 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
     Raises as `read_archive`.
     """
     if bytes(data[: len(MAGIC)]) != MAGIC:
-        raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
+        raise CorruptArtifactError("this is not a file of `ray-warmup cache export`", size=len(data))
     body, digest = memoryview(data)[:-_DIGEST], bytes(data[-_DIGEST:])
     # The whole is proven before any length in it is believed.
     if len(data) < len(MAGIC) + _DIGEST or hashlib.sha256(body).digest() != digest:
@@ -106,7 +106,7 @@ def unpack_known(data: Blob, digest: str) -> Artifact | None:
     needed where the artifact's is known. Raises as `read_archive`.
     """
     if bytes(data[: len(MAGIC)]) != MAGIC or len(data) < len(MAGIC) + _DIGEST:
-        raise CorruptArtifactError("this is not a ray-warmup archive", size=len(data))
+        raise CorruptArtifactError("this is not a file of `ray-warmup cache export`", size=len(data))
     _, manifest, blobs = _members(memoryview(data)[:-_DIGEST], MAX_TOTAL_BYTES)
     if manifest.digest != digest:
         return None

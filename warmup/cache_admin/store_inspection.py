@@ -96,7 +96,7 @@ def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
     """
     found = search(root, override)
     for problem in found.problems:
-        logger.warning("%s", problem)
+        logger.warning("%s -> make that directory readable for this user", problem)
     return found.stores
 
 

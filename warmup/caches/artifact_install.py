@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.artifact import Artifact, Content
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compute_cache, decode_profiles, flashinfer_modules, triton_cache
@@ -95,6 +96,6 @@ def install(artifact: Artifact, provider: Path, environment: ProcessEnvironment,
         counts.append((kind, len(written)))
         seconds.append((kind, time.monotonic() - began))
     for warning in warnings:
-        logger.warning("%s", warning)
+        logger.warning("%s -> %s", warning, remedies.COMPILES)
     is_usable = any(kind == "flashinfer_module" for kind, _ in counts) and is_installed(provider)
     return Installed(provider if is_usable else None, tuple(files), tuple(counts), tuple(warnings), tuple(seconds))

@@ -46,7 +46,10 @@ def collect(
         return ()
     if total > max_bytes:
         logger.warning(
-            "the compute cache of %d bytes is more than CUDA_CACHE_MAXSIZE=%d and is not shipped", total, max_bytes
+            "the compute cache of %d bytes is more than CUDA_CACHE_MAXSIZE=%d and is not shipped "
+            "-> raise that variable",
+            total,
+            max_bytes,
         )
         return ()
     contents = []

@@ -66,7 +66,7 @@ def _present(path: Path) -> dict[str, JsonValue]:
     except FileNotFoundError:
         return {}
     except CorruptArtifactError as error:
-        logger.warning("%s cannot be read and is replaced: %s", path, error)
+        logger.info("%s cannot be read and is replaced: %s", path, error)
         return {}
     if not isinstance(document, dict):
         return {}

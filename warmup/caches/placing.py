@@ -129,7 +129,7 @@ class Placing:
         """Remove an entry of ours that is damaged or forged, because an engine would load it."""
         path = directory / entry.name
         if path.exists() and is_changed(directory, entry):
-            logger.warning("%s was changed after it was put there and is replaced", path)
+            logger.warning("%s was changed after it was put there and is replaced -> look who else writes there", path)
             remove_entry(path)
 
     def _write(self, path: Path, files: Files) -> bool:
@@ -149,7 +149,12 @@ class Placing:
         try:
             self.register.save(directory, kind, entries)
         except StoreError as error:
-            logger.warning("ray-warmup: entries in %s will count as the engine's own: %s", directory, error)
+            logger.warning(
+                "ray-warmup: entries in %s will count as the engine's own: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                directory,
+                error,
+            )
 
 
 @contextmanager

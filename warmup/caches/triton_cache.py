@@ -157,7 +157,7 @@ def _entry(directory: Path) -> list[Content]:
         if _is_group(path.name):
             children = _children(data, str(path))
             if not all((directory / name).is_file() for name in children):
-                logger.warning("Triton entry %s is unfinished and is not collected", directory)
+                logger.info("Triton entry %s is unfinished and is not collected", directory)
                 return []
             # Absolute paths of this node mean nothing on another.
             data = json.dumps({"child_paths": dict(zip(children, children, strict=True))}, sort_keys=True).encode()
@@ -196,5 +196,5 @@ def _is_group_usable(path: Path) -> bool:
         document = parse_json(read_regular(path, _LIMIT), _LIMIT, str(path))
         return all(Path(child).exists() for child in document["child_paths"].values())
     except (OSError, KeyError, AttributeError, TypeError, WarmupError) as error:
-        logger.warning("Triton group %s cannot be read and is replaced: %s", path, error)
+        logger.info("Triton group %s cannot be read and is replaced: %s", path, error)
         return False

@@ -42,7 +42,7 @@ def compose(
         identity = result.keys[result.default_runner]
         if identity in owners and entries.get(owners[identity][1]) != _entry(result, choice):
             other, other_key = owners[identity]
-            logger.warning(
+            logger.info(
                 "%s and %s share the table key %s and chose differently; %s keeps its default for both",
                 other.task_id,
                 result.task_id,

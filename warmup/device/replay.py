@@ -45,7 +45,7 @@ def replay_calls(
                     torch.cuda.synchronize(device)
                     captured += _captured(task, call, device)
             except (RuntimeError, ValueError, TypeError, OSError) as error:
-                logger.warning("%s: replay failed: %s", task.task_id, error)
+                logger.info("%s: replay failed: %s", task.task_id, error)
                 probe_context(device, task.task_id)
                 failed.append(f"{task.task_id}: {type(error).__name__}: {error}")
     return Replayed(

@@ -112,7 +112,7 @@ class LookupWatch:
                 made = (request.op, request.runners, request.tuning_config, request.inputs, request.kwargs)
                 self._requests.add(live_request(*made))
         except Exception as error:  # the engine's own call goes on, whatever fails here
-            logger.warning("a lookup of %s could not be followed: %s", request.op, error)
+            logger.info("a lookup of %s could not be followed: %s", request.op, error)
 
     def _nearest(self, key: str) -> str:
         """Name a missing key and the nearest one of the table."""

@@ -77,7 +77,7 @@ class TaskTuner:
             wanted = frozenset(only)
         result = self._attempt(task, build, wanted, started)
         if result.outcome == "oom":
-            logger.warning("%s: out of memory, freeing caches and trying once more", task.task_id)
+            logger.info("%s: out of memory, freeing caches and trying once more", task.task_id)
             # Tensors of the failed attempt may hang in the exception's frames, which only the collector frees.
             gc.collect()
             torch.cuda.empty_cache()
@@ -98,7 +98,11 @@ class TaskTuner:
                     policy=captured.policy(),
                 )
         except (RuntimeError, MemoryError, TuningError) as error:
-            logger.warning("%s: no memory for its inputs either, it will miss the table: %s", task.task_id, error)
+            logger.warning(
+                "%s: no memory for its inputs either, it will miss the table: %s -> free the device before a run",
+                task.task_id,
+                error,
+            )
             return result
 
     def _attempt(

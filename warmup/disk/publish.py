@@ -153,7 +153,11 @@ def sweep(
         except FileNotFoundError:
             continue
         except OSError as error:
-            logger.warning("stale temporary file %s could not be removed: %s", entry.path, error.strerror)
+            logger.warning(
+                "stale temporary file %s could not be removed: %s -> remove it, or give it to this user",
+                entry.path,
+                error.strerror,
+            )
     return removed
 
 

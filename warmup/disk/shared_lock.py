@@ -55,7 +55,12 @@ def _take(fd: int, path: Path, wait_s: float) -> bool:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                logger.warning("%s is held by another process for more than %g s; going on without it", path, wait_s)
+                logger.warning(
+                    "%s is held by another process for more than %g s; going on without it "
+                    "-> look for a process that hangs there",
+                    path,
+                    wait_s,
+                )
                 return False
             # Polled, because a blocking flock cannot be given a limit without signals.
             time.sleep(POLL_S)

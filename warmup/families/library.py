@@ -82,7 +82,10 @@ def choose_family(version: str) -> SeamSet:
         if not differences:
             if plain(version) not in family.versions:
                 logger.warning(
-                    "%s %s was not read; its seams are those of %s", DISTRIBUTION, version, family.versions[-1]
+                    "%s %s is not known; what is used of it is as in %s -> install that one if it misbehaves",
+                    DISTRIBUTION,
+                    version,
+                    family.versions[-1],
                 )
             return family
         reasons.append(f"compared with {family.versions[-1]}: {'; '.join(differences)}")

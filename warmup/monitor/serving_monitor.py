@@ -163,7 +163,12 @@ class ServingMonitor:
             try:
                 publish_bytes(self.path, json.dumps(document, indent=1).encode())
             except StoreError as error:
-                logger.warning("the monitor of %s cannot be asked from outside: %s", self._name, error)
+                logger.warning(
+                    "the monitor of %s cannot be asked from outside: %s "
+                    "-> make the cache root writable (`ray-warmup doctor`)",
+                    self._name,
+                    error,
+                )
 
     def _begin(self) -> None:
         """Start this process's record once.
@@ -192,7 +197,7 @@ def _records(directory: Path) -> Iterator[tuple[Path, ServingProcess]]:
     try:
         names = sorted(entry.name for entry in entries(directory) if entry.name.endswith(".json"))
     except StoreError as error:
-        logger.warning("%s", error)
+        logger.warning("%s -> make that directory readable for this user", error)
         return
     for path in (directory / name for name in names if not name.startswith(".")):
         try:
@@ -200,7 +205,7 @@ def _records(directory: Path) -> Iterator[tuple[Path, ServingProcess]]:
         except FileNotFoundError:
             continue  # closed meanwhile
         except (StoreError, CorruptArtifactError) as error:
-            logger.warning("%s is not a monitor's record: %s", path, error)
+            logger.warning("%s is not a monitor's record: %s -> remove the file", path, error)
 
 
 def _read(path: Path) -> ServingProcess:

@@ -34,7 +34,11 @@ class RankActivity:
         try:
             self._recorder = CrashRecorder(path, dir_mode)
         except OSError as error:
-            logger.warning("no record of tactics is kept: %s", error)
+            logger.warning(
+                "which tactic kills a process will not be known: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                error,
+            )
             return
         self.last_words = self._recorder.predecessor
         self._recorder.listen()
@@ -78,5 +82,9 @@ class RankActivity:
         try:
             self._recorder.note(*words)
         except OSError as error:
-            logger.warning("no record of tactics is kept any more: %s", error)
+            logger.warning(
+                "which tactic kills a process is not known from here on: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                error,
+            )
             self.close()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, Content, encode, pack, sha256, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.header import header as header_of
@@ -162,7 +163,7 @@ class RankCompilation:
             if not self._tuner.activate(provider):
                 return False
         except (OSError, WarmupError) as error:
-            logger.warning("%s cannot be used, its modules are compiled: %s", provider, error)
+            logger.warning("%s cannot be used, its modules are compiled: %s -> %s", provider, error, remedies.COMPILES)
             self._refused = (f"{provider} cannot be used, its modules are compiled: {error}",)
             return False
         self._refused = ()

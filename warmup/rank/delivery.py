@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.cache_key import CacheKey
 from ray_warmup.warmup.artifact.fingerprint import Fingerprint
@@ -220,7 +221,7 @@ class ArtifactExchange:
         try:
             stored = parse_table(self._table_of_run(held)).digest
         except WarmupError as error:
-            logger.warning("%s: %s", self._info, error)
+            logger.warning("%s: %s -> %s", self._info, error, remedies.STORE)
             return Confirmed(held)
         return Confirmed(held, stored)
 
@@ -271,7 +272,11 @@ class ArtifactExchange:
                 self._hold("table", use)
                 break
         if use is None or use.path is None:
-            logger.warning("%s: the table is served and not held; do not prune %s", self._info, self._store.directory)
+            logger.warning(
+                "%s: the table is served, and nothing keeps it -> do not prune %s meanwhile",
+                self._info,
+                self._store.directory,
+            )
         return table
 
     def _table_of_run(self, digest: str) -> bytes:
@@ -296,7 +301,13 @@ class ArtifactExchange:
         outcome = "another run has published since"
         if put_right:
             outcome = "put back"
-        logger.warning("%s: %s (%s); generation %d is loaded", self._info, problem, outcome, found[0])
+        logger.warning(
+            "%s: %s (%s); generation %d is loaded -> `ray-warmup cache verify` checks the store",
+            self._info,
+            problem,
+            outcome,
+            found[0],
+        )
         return found[1]
 
     def _clear_finished(self, published: Artifact) -> None:
@@ -304,7 +315,7 @@ class ArtifactExchange:
         try:
             self._store.clear_partial({row.result.task_id for row in read_timings(published).rows})
         except WarmupError as error:
-            logger.warning("%s: results of finished tasks stay: %s", self._info, error)
+            logger.info("%s: results of finished tasks stay: %s", self._info, error)
 
     def _read_table(self) -> bytes:
         try:

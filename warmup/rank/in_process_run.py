@@ -128,7 +128,11 @@ class InProcessRun:
         try:
             self.process.store.save_partial([encode(result) for result in finished])
         except StoreError as error:
-            logger.warning("finished tasks of another process cannot be kept here, and are measured anew: %s", error)
+            logger.warning(
+                "finished tasks of another process cannot be kept here, and are measured anew: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                error,
+            )
             return False
         return True
 

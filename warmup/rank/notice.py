@@ -86,7 +86,11 @@ class Notice:
             if ranks:
                 index_of(self._config, resolve_paths(self._config.cache)).write(self._row(table, ranks))
         except (StoreError, OSError) as error:
-            logger.warning("%s: what this run wrote cannot be looked up: %s", self._info, error)
+            logger.warning(
+                "%s: what this run wrote cannot be looked up: %s -> make the cache root writable (`ray-warmup doctor`)",
+                self._info,
+                error,
+            )
             return f"those who ask for this run's tables find nothing: {error}"
         return None
 

@@ -39,7 +39,7 @@ class RankFiles:
         try:
             self._store.write_marker(token)
         except StoreError as error:
-            return f"no marker could be left: {error}"
+            return f"the store cannot be told from that of other nodes: {error}"
         self._marker = token
         return None
 
@@ -50,7 +50,7 @@ class RankFiles:
             if token is not None:
                 self._store.remove_marker(token)
         except StoreError as error:
-            logger.warning("%s: its marker stays until the store is pruned: %s", self._who, error)
+            logger.warning("%s: a file of this run stays: %s -> `ray-warmup cache prune` removes it", self._who, error)
 
     def finished(self, task_ids: Collection[str]) -> ReadRows[TaskResult]:
         """Return results of these tasks left by unfinished runs."""
@@ -75,7 +75,12 @@ class RankFiles:
         try:
             self._store.save_partial([encode(finished) for finished in self._finished])
         except StoreError as error:
-            logger.warning("%s: a finished task could not be kept for resuming: %s", self._who, error)
+            logger.warning(
+                "%s: a finished task could not be kept for resuming: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                self._who,
+                error,
+            )
 
     def keep_quarantine(self, banned: Sequence[TacticId]) -> None:
         """Keep what nobody may measure again for the next run."""
@@ -84,4 +89,8 @@ class RankFiles:
         try:
             self._store.save_quarantine([encode(tactic) for tactic in banned])
         except StoreError as error:
-            logger.warning("%s: the quarantine could not be kept: %s", self._who, error)
+            logger.warning(
+                "%s: the quarantine could not be kept: %s -> make the cache root writable (`ray-warmup doctor`)",
+                self._who,
+                error,
+            )

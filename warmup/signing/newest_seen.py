@@ -70,7 +70,7 @@ def _read(key_sha256: str) -> Seen | None:
     except FileNotFoundError:
         return None
     except (WarmupError, ValueError) as error:
-        logger.warning("%s is ignored: %s", path, error)
+        logger.warning("%s is ignored: %s -> remove it, the next accepted artifact writes it anew", path, error)
         return None
 
 

@@ -69,7 +69,9 @@ class Lease:
         try:
             while_stale(lambda: path.unlink(missing_ok=True))
         except OSError as error:
-            logger.warning("lease %s stays until this process ends: %s", path, error)
+            logger.warning(
+                "lease %s stays until this process ends: %s -> make its directory writable for this user", path, error
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +250,12 @@ def _is_young(path: Path, now: Callable[[], float], may_write: bool) -> bool:
     # A restored backup or a wrong clock may set mtime ahead, and ctime shows when the file really changed.
     age_s = now() - min(found.st_mtime, found.st_ctime)
     if age_s < -SLACK_S and may_write:
-        logger.warning("lease %s is dated %.0f s ahead of its disk and ends in a day unless renewed", path, -age_s)
+        logger.warning(
+            "lease %s is dated %.0f s ahead of its disk and ends in a day unless renewed "
+            "-> let NTP set the clocks of hosts and file server",
+            path,
+            -age_s,
+        )
         # Otherwise a lease from a clock years ahead would hold its generation for years.
         os.utime(path)
     return age_s < FOREIGN_LIFETIME_S

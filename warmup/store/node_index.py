@@ -137,7 +137,9 @@ def _read(path: Path) -> Written | None:
     except FileNotFoundError:
         return None  # another run replaced it
     except (WarmupError, ValueError) as error:
-        logger.warning("%s is no row of an index: %s; ignored", path, error)
+        logger.warning(
+            "%s is no row of an index and is ignored: %s -> remove it, the next run writes it anew", path, error
+        )
         return None
 
 

@@ -31,5 +31,5 @@ def read_note(kind: type[T], path: Path, limit: int = MAX_NOTE_BYTES) -> T | Non
     except FileNotFoundError:
         return None
     except (OSError, CorruptArtifactError) as error:
-        logger.warning("%s is ignored: %s", path, error)
+        logger.warning("%s is ignored: %s -> remove the file", path, error)
         return None

@@ -89,7 +89,7 @@ class RunFiles:
         try:
             return self.read_verdict()
         except WarmupError as error:
-            logger.warning("%s; ignored", error)
+            logger.warning("%s; ignored -> remove the file, the next run writes it anew", error)
             return None
 
     def read_verdict(self) -> StoredVerdict | None:
@@ -137,5 +137,5 @@ class RunFiles:
     def _marker(self, token: str) -> Path:
         # The token comes from another node and becomes a file name here.
         if _TOKEN.fullmatch(token) is None:
-            raise StoreError(f"marker token {token[:40]!r} must be 8 to 128 of A-Z a-z 0-9 _ -")
+            raise StoreError(f"token {token[:40]!r} of a run must be 8 to 128 of A-Z a-z 0-9 _ -")
         return self.directory / "markers" / token

@@ -62,7 +62,7 @@ def quarantined(store: NodeStore, table: bytes) -> str | None:
     """Return the reason to refuse a table with a tactic quarantined beside it, or None. Raises an ArtifactError."""
     banned = valid_quarantine_rows(store.load_quarantine())
     for warning in banned.warnings(f"quarantine of {store.directory}"):
-        logger.warning("%s", warning)
+        logger.warning("%s -> `ray-warmup cache quarantine ls` shows what is read", warning)
     return named_by(parse_table(table), banned.rows)
 
 

@@ -66,7 +66,9 @@ class Holding:
         try:
             self._lease = acquire(inherited.path.parent, inherited.generation, modes=inherited.modes)
         except WarmupError as error:
-            logger.warning("a forked process holds nothing of what it serves from: %s", error)
+            logger.warning(
+                "a forked process holds nothing of what it serves from: %s -> do not prune that store meanwhile", error
+            )
         self._begin()
 
     def _begin(self) -> None:
@@ -84,7 +86,12 @@ class Holding:
                 wait_s = self._every_s
             except (OSError, WarmupError) as error:
                 wait_s = self._every_s * _AGAIN_AFTER
-                logger.warning("lease %s is not renewed, tried again in %.0f s: %s", self._lease.path, wait_s, error)
+                logger.warning(
+                    "lease %s is not renewed, tried again in %.0f s: %s -> make the store writable for this user",
+                    self._lease.path,
+                    wait_s,
+                    error,
+                )
         if os.getpid() == self._pid:
             self._lease.release()  # a renewal that was under way when it was given up may have written it anew
 
@@ -110,15 +117,24 @@ def hold_table_at(path: Path, table: bytes | None = None) -> Holding | None:
             return None
         lease = _hold(NodeStore(store), path, table)
     except (OSError, WarmupError) as error:
-        logger.warning("%s is served and not held, so pruning may remove what belongs to it: %s", path, error)
+        logger.warning(
+            "%s is served and not held, so pruning may remove what belongs to it: %s "
+            "-> do not prune that store meanwhile",
+            path,
+            error,
+        )
         return None
     if lease is None:
-        logger.warning("%s is served and not held: no generation of its store has this table", path)
+        logger.warning(
+            "%s is served and not held: no generation of its store has this table "
+            "-> serve what `ray-warmup path` prints",
+            path,
+        )
         return None
     if lease.path is None:
         logger.warning(
             "%s is served from memory and not held: no lease can be left in its store, which a prune from elsewhere "
-            "does not see; compiled modules are safe as the copy that `ray-warmup env` makes",
+            "does not see -> compiled modules are safe as the copy that `ray-warmup env` makes",
             path,
         )
         return None

@@ -88,7 +88,7 @@ class WriterFiles:
                 if entry.name.endswith(".json") and not entry.name.startswith("."):
                     dated.append((Path(entry.path).lstat().st_mtime_ns, Path(entry.path)))
         except (OSError, StoreError) as error:
-            logger.warning("rows in %s cannot be read: %s", self._directory, error)
+            logger.warning("rows in %s cannot be read: %s -> make it readable for this user", self._directory, error)
         return [path for _, path in sorted(dated)]
 
     def _rows(self, path: Path) -> list[Row]:
@@ -98,18 +98,22 @@ class WriterFiles:
         except FileNotFoundError:
             return []
         except (OSError, StoreError, CorruptArtifactError) as error:
-            logger.warning("%s; its rows are left out", error)
+            logger.warning("%s; its rows are left out -> remove the file, its tasks are measured again", error)
             return []
         rows = None
         if isinstance(document, dict):
             rows = document.get("rows")
         if not isinstance(rows, list):
-            logger.warning("%s holds no rows; it is left out", path)
+            logger.warning("%s holds no rows and is left out -> remove the file", path)
             return []
         version = document.get("schema_version")
         if version != SCHEMA_VERSION or isinstance(version, bool):
             said = (path, version, SCHEMA_VERSION)
-            logger.warning("%s has schema version %r, this version reads %d; its rows are left out", *said)
+            logger.warning(
+                "%s has schema version %r, this version reads %d; its rows are left out "
+                "-> use one version of ray-warmup here",
+                *said,
+            )
             return []
         self._seen[path] = identity
         return [row for row in rows if isinstance(row, dict)]

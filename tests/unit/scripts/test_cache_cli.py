@@ -93,7 +93,7 @@ def test_damage_and_failure_exit_1(root: Path) -> None:
     for arguments, expected in (
         (("verify",), "does not match its digest"),
         (("rollback", "ffff"), "no store"),
-        (("import", root / "bad"), "not a ray-warmup archive"),
+        (("import", root / "bad"), "not a file of `ray-warmup cache export`"),
     ):
         code, output = call(*arguments, "--root", root)
         assert (code, expected in output) == (1, True), output

@@ -62,7 +62,9 @@ def guard(
                 contest = OpContest(build, op, dtype, default, device, max_bytes)
                 return judge_tactics(contest, result, options, contest.served_flaw)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-            logger.warning("%s: out of memory while it was judged: %s", task.task_id, error)
+            logger.warning(
+                "%s: out of memory while it was judged: %s -> free the device before a run", task.task_id, error
+            )
         gc.collect()  # a contest's graphs and its closures hold one another
         torch.cuda.empty_cache()
     note = "out of memory while it was judged (autotune.max_memory_bytes)"

@@ -223,7 +223,7 @@ class OpContest:
             raise
         except (RuntimeError, ValueError) as error:
             self.probe(self._default)
-            logger.warning("%s: the default does not run with %s: %s", self._op, name, error)
+            logger.info("%s: the default does not run with %s: %s", self._op, name, error)
             return ()
 
     def _served(self, name: str, call: OpCall) -> ServedCall:
@@ -236,7 +236,7 @@ class OpContest:
             return served
         reason = disagreement(served.of_default, reference, self._dtype)
         if reason is not None:
-            logger.warning("%s: the default is not near its reference (%s), comparing with it alone", self._op, reason)
+            logger.info("%s: the default is not near its reference (%s), comparing with it alone", self._op, reason)
             return served
         return replace(served, reference=reference)
 
@@ -262,7 +262,7 @@ class OpContest:
             subject = self.timed(self._default)
         except RuntimeError as error:
             self.probe(self._default)
-            logger.warning("%s cannot be captured in a CUDA graph (%s), timing it eagerly", self._op, error)
+            logger.info("%s cannot be captured in a CUDA graph (%s), timing it eagerly", self._op, error)
             self._captured = False
             subject = self.timed(self._default)
         self._anchor = subject  # a memory pool lives as long as one of its graphs

@@ -77,15 +77,20 @@ class EngineContract:
         before, after = neighbours(version, self.versions)
         if before is None or after is None:
             known = ", ".join(sorted(self.versions, key=order))
-            return f"{self.name} {version} was not read; this version of ray-warmup knows {known}"
+            return f"{self.name} {version} is not known to this version of ray-warmup, which knows {known}"
         reasons = []
         for neighbour in (before, after):
             differences = self.differences(neighbour, read or self.read_installed)
             if not differences:
-                logger.warning("%s %s was not read; what is used of it is as in %s", self.name, version, neighbour)
+                logger.warning(
+                    "%s %s is not known; what is used of it is as in %s -> set RAY_WARMUP=off if it misbehaves",
+                    self.name,
+                    version,
+                    neighbour,
+                )
                 return ""
             reasons.append(f"compared with {neighbour}: {'; '.join(differences)}")
-        return f"{self.name} {version} was not read and differs in what is used of it ({'. '.join(reasons)})"
+        return f"{self.name} {version} is not known and differs in what is used of it ({'. '.join(reasons)})"
 
     def read_installed(self, file: str) -> str | None:
         """Return the source of a file of the installed package, without importing it."""

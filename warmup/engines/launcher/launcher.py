@@ -142,7 +142,7 @@ class Launcher:
     def blob(self, digest: str) -> Blob:
         """Return one blob of what was packed last."""
         if self._packed is None or digest not in self._packed.blobs:
-            raise EngineError(f"blob {digest[:12]} was not packed by this launcher")
+            raise EngineError(f"blob {digest[:12]} is not part of what was recorded here")
         return self._packed.blobs[digest]
 
     def status(self) -> Heartbeat:

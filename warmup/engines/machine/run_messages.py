@@ -31,7 +31,7 @@ def died_again(run: EngineRun, state: LauncherState, reason: str, calls: Sequenc
     """A launcher's process died once more than is repaired."""
     doing = ", ".join(name_of_call(call) for call in calls) or "nothing"
     return (
-        f"phase {run.phase}: {state.info}: a launcher or its node was lost {state.restarts - state.excused + 1} times, "
+        f"phase {run.phase}: {state.info}: its process or node was lost {state.restarts - state.excused + 1} times, "
         f"now at {doing}: {reason}"
     )
 

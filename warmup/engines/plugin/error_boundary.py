@@ -15,7 +15,9 @@ def install_unless_off(install: Callable[[], None]) -> None:
     """Install hooks, unless `RAY_WARMUP=off`."""
     mode = env.read("RAY_WARMUP") or env.ENGINE_MODES[0]
     if mode not in env.ENGINE_MODES:
-        logger.warning("RAY_WARMUP: %r: must be one of %s; auto is used", mode, ", ".join(env.ENGINE_MODES))
+        logger.warning(
+            "RAY_WARMUP: %r: must be one of %s; auto is used -> correct the variable", mode, ", ".join(env.ENGINE_MODES)
+        )
     if mode != "off":
         install()
 
@@ -27,7 +29,12 @@ def guarded(step: str, work: Callable[[], None], *, may_require: bool = True) ->
     except Exception as error:  # the border to somebody else's process: whatever fails here must not end it
         if may_require and env.read("RAY_WARMUP") == "require":
             raise RuntimeError(f"RAY_WARMUP=require: {step}: {error}") from error
-        logger.warning("ray-warmup: %s failed, the engine goes its own way: %s: %s", step, type(error).__name__, error)
+        logger.warning(
+            "ray-warmup: %s failed, so the engine starts as without it: %s: %s -> run `ray-warmup doctor` on this node",
+            step,
+            type(error).__name__,
+            error,
+        )
 
 
 def when_served(

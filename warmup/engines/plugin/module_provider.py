@@ -31,7 +31,9 @@ def activate(artifact: Artifact, store_directory: Path) -> int:
     try:
         flashinfer_modules.activate(provider)
     except ArtifactError as error:
-        logger.warning("%s was changed after it was put there and is restored: %s", provider, error)
+        logger.warning(
+            "%s was changed after it was put there and is restored: %s -> look who else writes there", provider, error
+        )
         flashinfer_modules.install(contents, provider, describe())
         flashinfer_modules.activate(provider)
     return len(flashinfer_modules.names_of(artifact.manifest))

@@ -166,7 +166,11 @@ class EngineProcess:
                 return
             reason = self.table.refusal(known)
             if reason is not None:
-                logger.warning("ray-warmup: the table of this engine's calls is not placed: %s", reason)
+                logger.warning(
+                    "ray-warmup: the table of this engine's calls is not placed: %s "
+                    "-> record again with `ray-warmup run --retune`",
+                    reason,
+                )
                 count = 0
             else:
                 with placing(self._register, self._store.directory) as round_:
@@ -227,7 +231,10 @@ class EngineProcess:
                     self._begin_offer(start)
             self._store, self._lookup = found.store, found.reason or "hit"
         if self._store is None:  # an engine's processes show warnings of other libraries, and nothing below
-            logger.warning("ray-warmup: this start compiles for itself: %s", self._lookup)
+            logger.warning(
+                "ray-warmup: this start compiles for itself: %s -> `ray-warmup run` with its arguments records it",
+                self._lookup,
+            )
 
     def _found_here(self, start: RankStart, version: str) -> Found:
         identity = start.identity

@@ -135,7 +135,9 @@ def seconds_to_wait() -> float:
     if 0 <= seconds <= LONGEST_WAIT_S:
         return seconds
     logger.warning(
-        "RAY_WARMUP_WAIT: %s: must be a number of seconds from 0 to %g; 0 is used", shown(text), LONGEST_WAIT_S
+        "RAY_WARMUP_WAIT: %s: must be a number of seconds from 0 to %g; 0 is used -> correct the variable",
+        shown(text),
+        LONGEST_WAIT_S,
     )
     return 0.0
 

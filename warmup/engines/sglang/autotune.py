@@ -29,12 +29,16 @@ def place_table(path: Path, known: KnownTable, round_: Placing) -> int:
         StoreError: the table cannot be written.
     """
     if not _reads_tables():
-        logger.warning("ray-warmup: SGLANG_FLASHINFER_AUTOTUNE_CACHE=0: SGLang reads no table, so none is placed")
+        logger.warning(
+            "ray-warmup: SGLANG_FLASHINFER_AUTOTUNE_CACHE=0: SGLang reads no table -> unset it to serve tuned tactics"
+        )
         return 0
     if not _holds(path, known):
         done = round_.tree(TABLE_FILE, (Content("autotune_configs", path.name, known.data),), path.parent)
         if not done.written:
-            logger.warning("ray-warmup: %s is SGLang's own table and is left alone", path)
+            logger.warning(
+                "ray-warmup: %s is SGLang's own table and is left alone -> remove it to serve the tuned one", path
+            )
             return 0
     return len(known.table.entries)
 

@@ -52,7 +52,11 @@ def _refusal() -> str:
 
     reason = SGLANG.refusal(str(getattr(sys.modules.get("sglang"), "__version__", "of no version")))
     if reason:
-        logger.warning("ray-warmup: the engine starts as if ray-warmup were not installed: %s", reason)
+        logger.warning(
+            "ray-warmup: the engine starts as without it: %s "
+            "-> ENGINES.md lists what is supported; RAY_WARMUP=off ends this",
+            reason,
+        )
     return reason
 
 

@@ -233,7 +233,7 @@ class TuningSession:
 
     def _refuse(self, link: Link, error: WarmupError) -> None:
         """Drop a stream that says what nobody expects. One of a rank ends the tuning, a stranger's does not."""
-        logger.warning("a message to the tuning was refused: %s", error)
+        logger.info("a message to the tuning was refused: %s", error)
         rank = link.rank
         self._drop(link)
         if rank is not None:

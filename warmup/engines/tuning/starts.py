@@ -35,7 +35,7 @@ def until_tuned(session: TuningSession, start: Callable[[], T]) -> T:
                 raise EngineError(f"what the engine asks for could not be tuned: {session.error}") from error
             if not is_wanted:
                 raise
-            logger.warning("the engine starts anew: %s", str(error).splitlines()[0])
+            logger.info("the engine starts anew: %s", str(error).splitlines()[0])
             continue
         if session.error:
             raise EngineError(f"what the engine asks for could not be tuned: {session.error}")

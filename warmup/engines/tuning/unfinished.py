@@ -43,21 +43,29 @@ class Unfinished:
         try:
             self._of(key).save_partial([encode(row) for row in rows])
         except StoreError as error:
-            logger.warning("a finished task could not be kept for the next attempt: %s", error)
+            logger.warning(
+                "a finished task could not be kept for the next attempt: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                error,
+            )
 
     def ban(self, key: str, banned: tuple[TacticId, ...]) -> None:
         """Keep tactics that nobody may measure again."""
         try:
             self._of(key).save_quarantine([encode(tactic) for tactic in banned])
         except StoreError as error:
-            logger.warning("the quarantine could not be kept for the next attempt: %s", error)
+            logger.warning(
+                "the quarantine could not be kept for the next attempt: %s "
+                "-> make the cache root writable (`ray-warmup doctor`)",
+                error,
+            )
 
     def forget_results(self, key: str) -> None:
         """Remove finished tasks whose table is published, and leave the quarantine."""
         try:
             self._of(key).clear_partial([row.task_id for row in self._kept.get(key, ())])
         except StoreError as error:
-            logger.warning("finished tasks stay for the next attempt: %s", error)
+            logger.info("finished tasks stay for the next attempt: %s", error)
 
     def _of(self, key: str) -> RunFiles:
         return self._files.setdefault(key, RunFiles(self._base / key))

@@ -54,7 +54,9 @@ class VllmAutotune:
         done = round_.tree(TABLE_FILE, (content,), path.parent)
         is_ours = path.is_file() and path.read_bytes() == known.data
         if not is_ours:
-            logger.warning("ray-warmup: %s is vLLM's own table and is left alone", path)
+            logger.warning(
+                "ray-warmup: %s is vLLM's own table and is left alone -> remove it to serve the tuned one", path
+            )
         is_placed = bool(done.written) or is_ours
         if not is_placed:
             return 0

@@ -57,7 +57,11 @@ def _refusal() -> str:
     version = str(getattr(sys.modules.get("vllm"), "__version__", "of no version"))
     reason = versions.refusal(version)
     if reason:
-        logger.warning("ray-warmup: the engine starts as if ray-warmup were not installed: %s", reason)
+        logger.warning(
+            "ray-warmup: the engine starts as without it: %s "
+            "-> ENGINES.md lists what is supported; RAY_WARMUP=off ends this",
+            reason,
+        )
     return reason
 
 
@@ -187,7 +191,7 @@ def _wrap_copied_variables(module: ModuleType) -> None:
         lost = [name for name in env.OF_ENGINES if env.read(name) is not None and name not in names]
         if lost:
             logger.warning(
-                "ray-warmup: vLLM does not hand %s to its Ray actors; set VLLM_RAY_EXTRA_ENV_VARS_TO_COPY=%s",
+                "ray-warmup: vLLM does not hand %s to its Ray actors -> set VLLM_RAY_EXTRA_ENV_VARS_TO_COPY=%s",
                 ", ".join(lost),
                 ",".join(lost),
             )

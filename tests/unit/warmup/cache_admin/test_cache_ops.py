@@ -164,7 +164,9 @@ def test_verify_opens_the_kernels_of_a_tune(tmp_path: Path) -> None:
     """A blob whose digest is right and which is no archive of kernels is a problem by name."""
     damaged = NodeStore(tmp_path / ("ab" * 32))
     damaged.publish(make_artifact(contents=[Content("tuning_kernels", "compute_cache.rwa", b"kernels")]))
-    assert any("not a ray-warmup archive" in problem for problem in verify_store(damaged.directory).problems)
+    assert any(
+        "not a file of `ray-warmup cache export`" in problem for problem in verify_store(damaged.directory).problems
+    )
 
 
 def test_explain_names_the_part_that_differs(tmp_path: Path, store: NodeStore) -> None:

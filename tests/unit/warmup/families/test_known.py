@@ -52,7 +52,7 @@ def test_a_release_between_two_is_used_with_a_warning(
     like = replace(library.installed_family(), versions=("0.7.9",))
     monkeypatch.setattr(known, "FAMILIES", (V0_6_18, like))
     assert library.choose_family("0.7.5") is like
-    assert "0.7.5 was not read; its seams are those of 0.7.9" in caplog.text
+    assert "0.7.5 is not known; what is used of it is as in 0.7.9" in caplog.text
 
 
 def test_keys_of_another_form_are_a_difference() -> None:

@@ -77,7 +77,7 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
                 _check_deadline(context, warmup, shape, clock() - started)
                 done.append(str(shape))
     except MissingCapabilityError as missing:
-        logger.warning("engine warmup %s skipped: %s", warmup.name, missing.message)
+        logger.info("engine warmup %s skipped: %s", warmup.name, missing.message)
         warnings = (*notes.warnings, missing.message)
         return (
             _entry(
@@ -98,7 +98,7 @@ def _run_one(context: WarmupContext, warmup: EngineWarmup, clock: Callable[[], f
         _probe(context, warmup, error)
     seconds = clock() - started
     for warning in notes.warnings:
-        logger.warning("engine warmup %s: %s", warmup.name, warning)
+        logger.info("engine warmup %s: %s", warmup.name, warning)
     logger.info("engine warmup %s: %d shapes in %.2f s", warmup.name, len(done), seconds)
     outcome = _entry(
         warmup,

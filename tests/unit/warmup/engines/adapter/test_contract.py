@@ -38,7 +38,7 @@ def test_a_release_between_two_is_served_with_a_warning(
 ) -> None:
     """It has to be like one of its neighbours in everything that is used."""
     assert reading(f"D = 'cache'\nclass Worker:\n    async def start({parameters}): ...\n") == ""
-    assert f"Engine 1.1.0 was not read; what is used of it is as in {neighbour}" in caplog.text
+    assert f"Engine 1.1.0 is not known; what is used of it is as in {neighbour}" in caplog.text
 
 
 def test_a_release_that_differs_is_refused_with_every_difference() -> None:
@@ -55,7 +55,7 @@ def test_a_release_that_differs_is_refused_with_every_difference() -> None:
 def test_a_release_outside_is_refused_by_name(version: str) -> None:
     """Older or newer than everything that was read."""
     why = CONTRACT.refusal(version, lambda _: SOURCE)
-    assert why == f"Engine {version} was not read; this version of ray-warmup knows 1.0.0, 1.2.0"
+    assert why == f"Engine {version} is not known to this version of ray-warmup, which knows 1.0.0, 1.2.0"
 
 
 def test_the_installed_package_is_read_and_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,5 +74,5 @@ def test_the_installed_package_is_read_and_not_imported(tmp_path: Path, monkeypa
 def test_vllm_is_refused_by_name() -> None:
     """The check of vLLM's version names every release that was read."""
     versions.check("0.29.0")
-    with pytest.raises(EngineError, match=r"vLLM 0\.28\.0 was not read; .* knows 0\.29\.0, 0\.30\.0"):
+    with pytest.raises(EngineError, match=r"vLLM 0\.28\.0 is not known to .* which knows 0\.29\.0, 0\.30\.0"):
         versions.check("0.28.0")

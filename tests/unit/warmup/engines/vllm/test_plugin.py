@@ -110,7 +110,7 @@ def test_under_auto_a_damaged_artifact_is_one_log_line(tmp_path: Path, store: Pa
     required = python(START, environ | {"RAY_WARMUP": "require"})
 
     assert done.returncode == 0, done.stderr
-    assert "the engine goes its own way" in done.stderr
+    assert "so the engine starts as without it" in done.stderr
     assert list((tmp_path / "home").rglob("cab.so"))
     assert required.returncode != 0
     assert "RAY_WARMUP=require" in required.stderr
@@ -263,7 +263,7 @@ def test_a_full_disk_is_one_line_of_the_log(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "ray-warmup:" in line]
     assert len(lines) == 3  # facts of the model, what needs no key, compiled files
-    assert all("failed, the engine goes its own way: StoreError: not placed: " in line for line in lines)
+    assert all("failed, so the engine starts as without it: StoreError: not placed: " in line for line in lines)
     assert "deep_gemm: No space left on device; inductor_home: No space left on device" in lines[1]
     assert "torch_compile: No space left on device; inductor: No space left on device" in lines[2]
 
@@ -288,10 +288,10 @@ def test_two_engines_that_start_at_once_place_once(tmp_path: Path) -> None:
 def test_a_version_that_was_not_read_is_left_alone(tmp_path: Path) -> None:
     """Named in one line under `auto`, the end of the start under `require`."""
     environ = environment(tmp_path, FAKE_VLLM_VERSION="0.99.0")
-    assert "vLLM 0.99.0 was not read" in python(START, environ).stderr
+    assert "vLLM 0.99.0 is not known" in python(START, environ).stderr
     required = python(START, environ | {"RAY_WARMUP": "require"})
     assert required.returncode != 0
-    assert "vLLM 0.99.0 was not read" in required.stderr
+    assert "vLLM 0.99.0 is not known" in required.stderr
 
 
 def test_variables_that_actors_lack_are_named(

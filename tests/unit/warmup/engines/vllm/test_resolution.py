@@ -149,7 +149,7 @@ def test_real_weights_leave_the_decision_to_the_engine(tmp_path: Path) -> None:
 
 def test_a_version_that_was_not_read_and_a_hidden_plugin_are_named(tmp_path: Path) -> None:
     """Before anything starts; neither is a fault of the config."""
-    with pytest.raises(EngineError, match=r"vLLM 0\.99\.0 was not read") as error:
+    with pytest.raises(EngineError, match=r"vLLM 0\.99\.0 is not known") as error:
         resolve(tmp_path, section(), FAKE_VLLM_VERSION="0.99.0")
     assert not isinstance(error.value, EngineRequestError)
     with pytest.raises(EngineError, match="VLLM_PLUGINS=other hides ray-warmup's plugin"):
