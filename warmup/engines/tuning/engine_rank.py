@@ -84,9 +84,7 @@ class EngineRank:
         try:
             stream = socket.create_connection((host, int(port)), timeout=30)
         except OSError as error:
-            raise EngineError(
-                f"rank {self._rank}: the run that tunes for it cannot be reached at {address}: {error}"
-            ) from error
+            raise EngineError(f"rank {self._rank}: its run at {address} cannot be reached: {error}") from error
         stream.settimeout(None)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(stream)
@@ -113,9 +111,7 @@ class EngineRank:
             beats.start()
             return self._answer_all(connection)
         except OSError as error:
-            raise EngineError(
-                f"rank {self._rank}: the run that tunes for it, at {address}, is gone: {error}"
-            ) from error
+            raise EngineError(f"rank {self._rank}: its run at {address} is gone: {error}") from error
         finally:
             self._is_done.set()
             connection.close()
@@ -124,16 +120,14 @@ class EngineRank:
     def _welcomed(self, connection: Connection) -> Welcome:
         data = connection.receive()
         if data is None:
-            raise EngineError(
-                f"rank {self._rank}: the run that tunes for it refused this rank; the run's report says why"
-            )
+            raise EngineError(f"rank {self._rank}: its run refused it; the report says why")
         return from_bytes(data, Welcome)
 
     def _answer_all(self, connection: Connection) -> Served:
         while True:
             data = connection.receive()
             if data is None:
-                raise EngineError(f"rank {self._rank}: the run ended the tuning; its report says why")
+                raise EngineError(f"rank {self._rank}: its run ended the tuning; the report says why")
             asked: object = from_bytes(data, Asked, Serve)
             if isinstance(asked, Serve):
                 served = self._serve(asked)
