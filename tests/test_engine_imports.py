@@ -18,13 +18,21 @@ ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = ("ray_warmup", "numpy", "pydantic", "yaml")
 OF_THOSE = ("pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "_yaml")
 """Packages that the allowed ones import themselves."""
+
+
+def modules_of(folder: str) -> list[str]:
+    """Names by which the modules of a folder are imported."""
+    found = sorted((ROOT / folder).glob("*.py"))
+    return [".".join(("ray_warmup", *path.relative_to(ROOT).with_suffix("").parts)) for path in found]
+
+
 IN_AN_ENGINE = (
     "from ray_warmup import apply, monitor",
     "import ray_warmup.warmup.engines.vllm.plugin, ray_warmup.warmup.engines.vllm.hooks",
     "import ray_warmup.warmup.engines.vllm.process, ray_warmup.warmup.engines.plugin.process",
     "import ray_warmup.warmup.engines.sglang.plugin, ray_warmup.warmup.engines.sglang.hooks",
     "import ray_warmup.warmup.engines.sglang.process",
-    "import ray_warmup.warmup.engines.plugin.counting, ray_warmup.warmup.engines.plugin.module_provider",
+    "import " + ", ".join(modules_of("warmup/engines/plugin")),
 )
 """Imports of an engine's process."""
 # `org` is what Python's own `pickle` tries to import, for Jython.
