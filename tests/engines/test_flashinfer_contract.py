@@ -12,7 +12,7 @@ import pytest
 
 from ray_warmup.warmup.families.known import FAMILIES
 from ray_warmup.warmup.families.seam_set import SeamSet
-from tests.engines.fetch import wheel_of
+from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
 
 AUTOTUNER = "flashinfer/autotuner/autotuner.py"
@@ -26,10 +26,7 @@ RELEASES = [(family, version) for family in FAMILIES for version in family.versi
 def release(request: pytest.FixtureRequest) -> tuple[SeamSet, WheelSource]:
     """A family and one of its released wheels."""
     family, version = request.param
-    found = wheel_of(f"flashinfer-python=={version}")
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch flashinfer-python=={version}")
-    return family, WheelSource(found)
+    return family, source_of(f"flashinfer-python=={version}")
 
 
 Release = tuple[SeamSet, WheelSource]

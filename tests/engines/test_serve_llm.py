@@ -20,16 +20,9 @@ from ray_warmup.actors.serve_llm_contract import CALLBACKS, CONFIG, ENGINE, SERV
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.errors import EngineError
-from tests.engines.fetch import requirements, wheel_of
+from tests.engines.fetch import requirements
+from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
-
-
-def source_of(requirement: str) -> WheelSource:
-    """A fetched wheel's source; skipped without it."""
-    found = wheel_of(requirement)
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {requirement}")
-    return WheelSource(found)
 
 
 @pytest.fixture(params=requirements("ray"))

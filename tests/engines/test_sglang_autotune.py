@@ -31,7 +31,7 @@ from ray_warmup.warmup.engines.tuning.session import TuningSession
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.cpu_gemm_op import OP, cpu_gemm
 from ray_warmup.warmup.workloads.live_request import PROCESS
-from tests.engines.fetch import wheel_of
+from tests.engines.fetched import source_of
 from tests.engines.real_sglang import ModuleOfNames, Ranks, model_runner, taken
 from tests.engines.test_vllm_autotune import artifact_of
 from tests.engines.wheel_source import WheelSource
@@ -44,10 +44,7 @@ SHARED, EXPERTS = (32, 24), ((16, 8), (16, 40))
 @pytest.fixture
 def wheel() -> WheelSource:
     """The released SGLang."""
-    found = wheel_of("sglang==0.5.23")
-    if found is None:
-        pytest.skip("the wheel is not here: python -m tests.engines.fetch sglang==0.5.23")
-    return WheelSource(found)
+    return source_of("sglang==0.5.23")
 
 
 @pytest.fixture(autouse=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.warmup.engines.sglang.versions import SGLANG
-from tests.engines.fetch import requirements, wheel_of
+from tests.engines.fetch import requirements
+from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
 
 
 @pytest.fixture(params=requirements("sglang"))
 def wheel(request: pytest.FixtureRequest) -> WheelSource:
     """One released SGLang."""
-    found = wheel_of(request.param)
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {request.param}")
-    return WheelSource(found)
+    return source_of(request.param)
 
 
 def test_what_is_used_is_as_it_was_read(wheel: WheelSource) -> None:

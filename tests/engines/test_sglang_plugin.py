@@ -22,7 +22,8 @@ import pytest
 
 from ray_warmup.warmup.engines.sglang import hooks
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER
-from tests.engines.fetch import requirements, wheel_of
+from tests.engines.fetch import requirements
+from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
 
 AUTOTUNE = "sglang/srt/model_executor/runner/flashinfer_autotune.py"
@@ -32,10 +33,7 @@ RUN = ("sglang/srt/__init__.py", "sglang/srt/environ.py", "sglang/srt/plugins/")
 @pytest.fixture(params=requirements("sglang"))
 def wheel(request: pytest.FixtureRequest) -> WheelSource:
     """One released SGLang."""
-    found = wheel_of(request.param)
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {request.param}")
-    return WheelSource(found)
+    return source_of(request.param)
 
 
 @pytest.fixture

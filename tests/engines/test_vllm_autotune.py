@@ -25,7 +25,8 @@ from ray_warmup.warmup.engines.vllm import hooks
 from ray_warmup.warmup.engines.vllm.process import VllmProcess
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests import planted_tactics as planted
-from tests.engines.fetch import NEWEST, wheel_of
+from tests.engines.fetch import NEWEST
+from tests.engines.fetched import source_of
 from tests.engines.real_vllm import Group, ModelRunner, VllmModule, installed
 from tests.engines.wheel_source import WheelSource
 
@@ -35,10 +36,7 @@ TOKENS = 16
 @pytest.fixture
 def wheel() -> WheelSource:
     """The released vLLM."""
-    found = wheel_of(NEWEST[0])
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {NEWEST[0]}")
-    return WheelSource(found)
+    return source_of(NEWEST[0])
 
 
 @pytest.fixture(autouse=True)
@@ -165,10 +163,7 @@ def test_releases_without_a_place_per_rank_load_the_table_where_they_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, file: str
 ) -> None:
     """Their sweep runs on what they have loaded: nothing is tuned, and every lookup hits."""
-    found = wheel_of(f"vllm=={version}")
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch vllm=={version}")
-    wheel = WheelSource(found)
+    wheel = source_of(f"vllm=={version}")
     with installed(wheel, tmp_path / "recorded", Group(1)) as vllm:
         _, tuned = record(vllm, tmp_path, monkeypatch)
     with installed(wheel, tmp_path / "served", Group(1)) as vllm:

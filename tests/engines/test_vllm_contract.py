@@ -17,7 +17,8 @@ from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import BEFORE_0_33, MAY_DIFFER
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.version_order import order
-from tests.engines.fetch import requirements, wheel_of
+from tests.engines.fetch import requirements
+from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
 
 OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WARMUP_CACHE_ROOT", "PYTHONPATH"}
@@ -26,10 +27,7 @@ OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WAR
 @pytest.fixture(params=requirements("vllm"))
 def wheel(request: pytest.FixtureRequest) -> WheelSource:
     """One released vLLM."""
-    found = wheel_of(request.param)
-    if found is None:
-        pytest.skip(f"the wheel is not here: python -m tests.engines.fetch {request.param}")
-    return WheelSource(found)
+    return source_of(request.param)
 
 
 def test_what_is_used_is_as_it_was_read(wheel: WheelSource) -> None:
