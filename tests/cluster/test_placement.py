@@ -10,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from ray_warmup.configs import ConfigError
+from ray_warmup.actors.errors import EXIT_FAILED
+from ray_warmup.configs import ConfigError, WarmupConfig
+from ray_warmup.configs.loader import text_of_config
+from ray_warmup.scripts.cli import app
 from tests.testbed import ROOT, Case, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -111,6 +115,53 @@ def test_a_node_that_joins_later_is_waited_for(case: Case) -> None:
                 case.bed.remove_node(node)
     assert report.ready, report.error
     assert len({rank.node_id for rank in report.ranks}) == 3
+
+
+@pytest.mark.long
+def test_a_node_that_joins_after_the_deadline_of_placing(case: Case) -> None:
+    """`timeouts.nodes`, without an autoscaler: PLACING may take 12 s, and the third node joins after 15 s."""
+    said: list[str] = []
+
+    def on_event(event: dict[str, object]) -> None:
+        if event["event"] == "note":
+            said.append(str(event["text"]))
+
+    config = case.config(cluster={"num_nodes": 3}, timeouts={"placing": 12, "nodes": 90})
+    node = None
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(case.run, config, on_event=on_event)
+        try:
+            time.sleep(15)
+            assert not run.done(), run.result().error
+            node = case.bed.add_node(pool="main", num_cpus=1)
+            report = run.result(120)
+        finally:
+            if node is not None:
+                case.lines()
+                case.bed.remove_node(node)
+    assert report.ready, report.error
+    assert len({rank.node_id for rank in report.ranks}) == 3
+    assert any("left (timeouts.nodes): " in text for text in said), said
+
+
+@pytest.mark.long
+def test_nodes_that_do_not_join_are_named_at_the_deadline(case: Case, tmp_path: Path) -> None:
+    """`run --wait-for-nodes 4`: what is asked, how long was waited, and the field that would wait longer."""
+    began = time.monotonic()
+    code, said = command_of(case.config(cluster={"num_nodes": 3}), tmp_path, "4")
+    assert code == EXIT_FAILED
+    assert "3 nodes" in said
+    assert "waited 4 s for it (timeouts.nodes)" in said
+    assert 4 <= time.monotonic() - began < 40
+
+
+def command_of(config: WarmupConfig, directory: Path, seconds: str) -> tuple[int, str]:
+    """Run `ray-warmup run --wait-for-nodes` with a config, and return its exit code and what it said."""
+    path = directory / "request.yaml"
+    path.write_text(text_of_config(config))
+    command = ["run", "--config", str(path), "--wait-for-nodes", seconds]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "400"})
+    return result.exit_code, " ".join(result.output.split())
 
 
 @pytest.mark.alone

@@ -92,6 +92,27 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
     assert case.calls("tune") == []
 
 
+@pytest.mark.long
+def test_two_driver_versions_in_one_cluster_are_said(case: Case, joiners: Joiners) -> None:
+    """Three nodes, one with another driver: each version measures once, and joiners and `registry status` say why."""
+    import ray
+
+    from ray_warmup.actors.registry_client import registry_status
+
+    versions = ("550.54", "560.28", "550.54")
+    for node, driver in zip(case.bed.nodes[:3], versions, strict=True):
+        case.script(node, parts={"driver": driver})
+    found = [ray.get(joiners(node)[0].join.remote(text_of(case), 60.0), timeout=90) for node in case.bed.nodes[:3]]
+    assert [(one.ready, one.measured > 0) for one in found] == [(True, True), (True, True), (True, False)]
+    said = "nodes have 2 driver versions (550.54 on 2, 560.28 on 1)"
+    assert not any("driver versions" in note for note in found[0].notes)
+    assert any(said in note for note in found[2].notes), found[2].notes
+    status = registry_status()
+    assert status is not None
+    assert said in status.note
+    assert "install one driver on all nodes" in status.note
+
+
 class Worker:
     """A trainer's worker: an actor that knows nothing of warming up."""
 
