@@ -23,7 +23,7 @@ from ray_warmup.scripts.scope_options import scoped, scoped_by_config
 app = typer.Typer(
     name="cache",
     cls=GuardedGroup,
-    help="List, check, compare, move and prune the stores of a node.",
+    help="List, check, compare, move and prune what a node keeps.",
     epilog="Exit codes: 0 done (verify: whole, explain: a hit), 1 failed, damaged, unreadable or a miss, with "
     "--cluster on any node, or because one did not answer or serves another table than the others, 2 wrong usage.",
     no_args_is_help=True,

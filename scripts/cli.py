@@ -132,7 +132,7 @@ def run(
 
 @app.command(rich_help_panel=START)
 def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: AsJson = False) -> None:
-    """Predict ranks, classes, writers, paths and tasks of a run, and each class's hit or miss. Starts nothing.
+    """Show what a run would do on which nodes, and whether its result is there already. Starts nothing.
 
     For a real engine: what would be recorded on which nodes, which arguments enter the class, why a found artifact fits
     or not, and what is not covered.
@@ -238,11 +238,11 @@ def wait(
         typer.Option(help="After a failed run, accept a whole and guarded table, or only the verdict of a ready run."),
     ] = "table",
 ) -> None:
-    """Wait for this node's tables. Exit 0 when they may be served, 1 if their run failed, 124 after the timeout.
+    """Wait until engines may start on this node. Exit 0 when they may, 1 if the run failed, 124 after the timeout.
 
-    The tables are those of the node's own ranks. For simulated nodes, wait for all of them, or for --node. Through Ray
-    Client (--address ray://...), wait for the node of this command, or from elsewhere for all nodes of the newest run.
-    For a real engine, wait until the artifact of the request is proven on this node, or was imported.
+    They may when the tables of the node's own ranks are there. For simulated nodes, wait for all of them, or for
+    --node. Through Ray Client (--address ray://...), wait for the node of this command, or from elsewhere for all nodes
+    of the newest run. For a real engine, wait until the artifact of the request is proven here, or was imported.
     """
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):

@@ -58,6 +58,15 @@ def say(console: Console, text: object, *, style: str = "", lines: bool = False)
     console.print(Text(written, style=style), highlight=False, soft_wrap=True)
 
 
+def say_sentence(console: Console, text: object, *, style: str = "", lines: bool = False) -> None:
+    """Print a sentence as `say` does. A terminal that is too narrow for it gets it wrapped between words."""
+    if not console.is_terminal:
+        say(console, text, style=style, lines=lines)
+        return
+    written = plain_lines(text) if lines else plain(text)
+    console.print(Text(written, style=style), highlight=False)
+
+
 def complain(error: object) -> None:
     """Tell a person on stderr what went wrong."""
     typer.echo(f"ray-warmup: {plain_lines(error)}", err=True)

@@ -11,7 +11,7 @@ from rich.console import Console
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.scripts.console import add_row, say, table_of, wide_console
+from ray_warmup.scripts.console import add_row, say_sentence, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.scripts.run_options import RunOptions
@@ -40,7 +40,7 @@ def run_engine_and_show(config: EngineRunConfig, options: RunOptions) -> int:
             if options.log_format == "text":
                 shown = options.console_for_success(console) if report.ready else console
                 show_engine_report(shown, report, whole=logger.isEnabledFor(logging.INFO))
-        return finish(console, config, outcome_of(config, report, code), file, watch)
+        return finish(console, config, outcome_of(config, report, code), file, watch, names_report=options.names_report)
 
 
 def exit_code(report: EngineReport) -> int:
@@ -58,16 +58,18 @@ def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -
     `whole` adds what each node's ranks recorded, placed, found and compiled.
     """
     if report.ready:
-        say(console, f"READY: {_verdict(report)}", style="bold green")
+        say_sentence(console, f"READY: {_verdict(report)}", style="bold green")
     else:
-        say(console, f"FAILED: {report.error or 'not proven'}", style="bold red", lines=True)
+        say_sentence(console, f"FAILED: {report.error or 'not proven'}", style="bold red", lines=True)
     for line in worth_lines(report):
-        say(console, line)
+        say_sentence(console, line)
     show_warnings(console, report.warnings)
     for node in report.nodes:
-        say(console, f"node {node.node_id[:8]} ({node.address}): {node.role or 'holds nothing'}{_proof_of(node)}")
+        say_sentence(
+            console, f"node {node.node_id[:8]} ({node.address}): {node.role or 'holds nothing'}{_proof_of(node)}"
+        )
         for line in (*node.problems, *node.notes):
-            say(console, f"  {line}")
+            say_sentence(console, f"  {line}")
     if whole:
         _show_kinds(console, report)
 

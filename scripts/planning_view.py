@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ray_warmup.actors.client import check_request, connected
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.console import add_row, say, table_of, wide_console
@@ -29,7 +31,7 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
         add_row(table, rank.rank, rank.node_id[:8], rank.address, rank.role, rank.key[:12], found)
     console.print(table)
     for path, reason in dict.fromkeys((rank.table_path, rank.reason) for rank in plan.ranks):
-        say(console, f"{path}: {reason or 'would be a hit'}")
+        say(console, _found(path, reason))
     for group in plan.classes:
         say(
             console,
@@ -44,3 +46,12 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
             names = ", ".join(name for name, other in group.engine.items() if other == outcome)
             say(console, f"  engine warmups {names}: {outcome}")
     return 0
+
+
+def _found(path: str, reason: str) -> str:
+    """Say what a run would find at a table's path. A reason that names the directory stands alone."""
+    if not reason:
+        return f"{path}: would be a hit"
+    if str(Path(path).parent) in reason:
+        return f"miss: {reason}"
+    return f"{path}: {reason}"

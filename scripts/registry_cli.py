@@ -94,11 +94,9 @@ def sync_command(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for each step on a node.")] = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Give every node of a cluster the guarded tables and the engines' artifacts that some node has, without a run.
+    """Give every node of a cluster what some node has, without a run: guarded tables and artifacts of engines.
 
-    No GPU is needed.
-
-    `ray-warmup wait` exits 0 there afterwards.
+    No GPU is needed. `ray-warmup wait` exits 0 there afterwards.
     """
     from ray_warmup.actors.syncing import sync
 

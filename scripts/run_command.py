@@ -36,7 +36,7 @@ def _run_and_show(config: WarmupConfig, options: RunOptions, file: ReportFile | 
         if options.log_format == "text":
             shown = options.console_for_success(console) if report.ready else console
             show_report(shown, report, whole=False)
-    return finish(console, config, outcome_of(config, report, code), file, watch)
+    return finish(console, config, outcome_of(config, report, code), file, watch, names_report=options.names_report)
 
 
 def exit_code(report: WarmupReport) -> int:

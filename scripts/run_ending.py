@@ -63,14 +63,24 @@ class Stopwatch:
         return round(time.monotonic() - self._began, 2)
 
 
-def finish(console: Console, config: Request, outcome: Outcome, file: ReportFile | None, watch: Stopwatch) -> int:
+def finish(
+    console: Console,
+    config: Request,
+    outcome: Outcome,
+    file: ReportFile | None,
+    watch: Stopwatch,
+    *,
+    names_report: bool = True,
+) -> int:
     """Write the report and the history, print the last line, and return the exit code.
+
+    `names_report` prints a line that says where the report lies.
 
     A report that cannot be written to the file of `--report` makes a ready run fail.
     """
     code = outcome.exit_code
     # Before the last line, so that whoever waits for that line finds the report.
-    if file is not None and not write_report(console, outcome.report, file) and code == EXIT_READY:
+    if file is not None and not _is_written(console, outcome, file, names_report) and code == EXIT_READY:
         code = EXIT_FAILED
     _keep(config, outcome, code, watch)
     if not console.is_terminal:
@@ -96,6 +106,14 @@ def result_line(outcome: Outcome, code: int, seconds: float) -> str:
     return "WARMUP_RESULT " + json.dumps(verdict)
 
 
+def _is_written(console: Console, outcome: Outcome, file: ReportFile, names_report: bool) -> bool:
+    if not write_report(console, outcome.report, file):
+        return False
+    if names_report:
+        say(console, f"report: {file.path}")
+    return True
+
+
 def write_report(console: Console, report: bytes, file: ReportFile) -> bool:
     """Write the report and return True on success.
 
@@ -106,7 +124,6 @@ def write_report(console: Console, report: bytes, file: ReportFile) -> bool:
     except OSError as error:
         say(console, f"--report: {file.path} could not be written: {error.strerror or error}", style="red")
         return False
-    say(console, f"report: {file.path}")
     return True
 
 

@@ -40,6 +40,11 @@ class RunOptions:
             return quiet_console(console)
         return console
 
+    @property
+    def names_report(self) -> bool:
+        """True if a line says where the report lies, which is no JSON and no last line."""
+        return not self.quiet and self.log_format == "text"
+
     def view(self, console: Console) -> RunView:
         """Return the view of the run's events."""
         return view_of(self.console_for_success(console), self.log_format, is_quiet=self.quiet)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from ray_warmup.scripts.console import first_line, say
+from ray_warmup.scripts.console import first_line, say_sentence
 from ray_warmup.scripts.run_screen import duration
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.remedies import parts
@@ -24,17 +24,17 @@ MORE = "more: `ray-warmup report show RUN` (`ray-warmup history`), or `--report 
 def show_verdict(console: Console, report: WarmupReport, error: str | None) -> None:
     """Print the verdict of a run. `error` is that of the report, as much of it as belongs on a screen."""
     if report.ready:
-        say(console, ready_line(report), style="bold green")
+        say_sentence(console, ready_line(report), style="bold green")
     else:
         cause = error or "not every rank is ready: the lines of the nodes say which"
-        say(console, f"FAILED: {cause}", style="bold red", lines=True)
+        say_sentence(console, f"FAILED: {cause}", style="bold red", lines=True)
     for line in worth_lines(report):
-        say(console, line)
+        say_sentence(console, line)
     show_warnings(console, report.warnings)
     for line in node_lines(report):
-        say(console, line)
+        say_sentence(console, line)
     if not report.ready and report.ranks:
-        say(console, MORE, style="dim")
+        say_sentence(console, MORE, style="dim")
 
 
 def ready_line(report: WarmupReport) -> str:
@@ -78,11 +78,11 @@ def show_warnings(console: Console, warnings: Sequence[str]) -> None:
     """Print warnings, each with its remedy on a line of its own."""
     for warning in warnings[:SHOWN_WARNINGS]:
         text, remedy = parts(warning)
-        say(console, f"warning: {first_line(text)}", style="yellow")
+        say_sentence(console, f"warning: {first_line(text)}", style="yellow")
         if remedy:
-            say(console, f"  do: {remedy}")
+            say_sentence(console, f"  do: {remedy}")
     if len(warnings) > SHOWN_WARNINGS:
-        say(console, f"and {len(warnings) - SHOWN_WARNINGS} more warnings ({MORE})", style="yellow")
+        say_sentence(console, f"and {len(warnings) - SHOWN_WARNINGS} more warnings ({MORE})", style="yellow")
 
 
 def node_lines(report: WarmupReport) -> Iterator[str]:

@@ -137,7 +137,7 @@ def _served(store: NodeStore, key: CacheKey, *, needs_guard: bool) -> _Served:
             _, manifest = store.current()
         return _checked(store, manifest, key, needs_guard=needs_guard)
     except FileNotFoundError:
-        return _Served(None, f"nothing is stored in {store.directory}")
+        return _Served(None, "nothing is stored there")
     except (OSError, WarmupError) as error:
         return _Served(None, clipped(str(error), 400))
 

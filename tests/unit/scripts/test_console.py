@@ -8,7 +8,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from ray_warmup.scripts.console import PlainFormatter, add_row, moment, plain, say, table_of
+from ray_warmup.scripts.console import PlainFormatter, add_row, moment, plain, say, say_sentence, table_of
 
 COMMANDS = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\ud800"
 
@@ -83,3 +83,18 @@ def test_header_words_are_never_broken(width: int) -> None:
 def test_an_ordinary_text_is_left_alone() -> None:
     """Letters of every script stay as they are."""
     assert plain("é 漢字 🙂 ~/x y") == "é 漢字 🙂 ~/x y"
+
+
+def test_a_sentence_is_wrapped_between_words_on_a_terminal_alone() -> None:
+    """In a log it stays one line, whatever its width."""
+    text = "saved for each next start of these nodes: 6.6 s of compiling, tuning and guarding"
+    narrow = Console(file=io.StringIO(), width=60, force_terminal=True, no_color=True)
+    log = Console(file=io.StringIO(), width=60)
+    for console in (narrow, log):
+        say_sentence(console, text)
+    assert isinstance(narrow.file, io.StringIO)
+    assert isinstance(log.file, io.StringIO)
+    lines = narrow.file.getvalue().splitlines()
+    assert len(lines) == 2
+    assert " ".join(line.strip() for line in lines) == text
+    assert log.file.getvalue().splitlines() == [text]

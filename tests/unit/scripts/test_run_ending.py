@@ -104,3 +104,22 @@ def test_a_history_that_cannot_be_written_is_no_fault_of_the_run(
     monkeypatch.setattr(RUN, lambda *arguments, **options: ready_report())
     (tmp_path / "root").write_text("")
     assert invoke(tmp_path / "root", "run")[0] == 0
+
+
+def test_nothing_but_json_is_printed_where_json_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a verdict for people nor the report's place; the last line alone has its mark."""
+    monkeypatch.setattr(RUN, lambda *arguments, **options: ready_report())
+    report = tmp_path / "report.json"
+    code, output = invoke(tmp_path, "run", "--log-format", "json", "--report", str(report))
+    *events, last = output.splitlines()
+    assert (code, last.startswith("WARMUP_RESULT "), report.exists()) == (0, True, True)
+    assert [json.loads(line) for line in events] == []
+
+
+def test_a_quiet_run_prints_its_last_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a report."""
+    monkeypatch.setattr(RUN, lambda *arguments, **options: ready_report())
+    _, output = invoke(tmp_path, "run", "--quiet", "--report", str(tmp_path / "report.json"))
+    assert [line.split()[0] for line in output.splitlines()] == ["WARMUP_RESULT"]
+    _, told = invoke(tmp_path, "run", "--report", str(tmp_path / "report.json"))
+    assert f"report: {tmp_path}/report.json" in told.splitlines()
