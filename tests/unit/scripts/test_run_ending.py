@@ -116,7 +116,7 @@ def test_nothing_but_json_is_printed_where_json_is_asked_for(tmp_path: Path, mon
     assert [json.loads(line) for line in events] == []
 
 
-def test_a_quiet_run_prints_its_last_line_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quiet_run_does_not_name_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with a report."""
     monkeypatch.setattr(RUN, lambda *arguments, **options: ready_report())
     _, output = invoke(tmp_path, "run", "--quiet", "--report", str(tmp_path / "report.json"))
