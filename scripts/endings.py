@@ -97,6 +97,8 @@ def ending_of(error: BaseException) -> Ending:
         return Ending(f"ray-warmup: {error}", EXIT_BUSY)
     if isinstance(error, WarmupError):
         return Ending(f"ray-warmup: {error}", EXIT_FAILED)
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("ray_warmup."):
+        return Ending(f"ray-warmup: {_lost_code(error)}", EXIT_FAILED)
     logger.info("unexpected", exc_info=error)
     if isinstance(error, OSError) and error.strerror:
         where = ""
@@ -106,6 +108,15 @@ def ending_of(error: BaseException) -> Ending:
     text = f"{type(error).__name__}: {error}".strip(": ")
     shown = f"internal error, please report: {text}{_place(error)}; `ray-warmup -v ...` logs the traceback"
     return Ending(f"ray-warmup: {shown}", EXIT_FAILED)
+
+
+def _lost_code(error: ModuleNotFoundError) -> str:
+    """Say why a part of this package, which was there when the command began, cannot be imported."""
+    return (
+        f"{error.name} is gone from {Path(__file__).resolve().parent.parent}. Nodes of Ray on one machine share the "
+        "directory of a job's files, and each unpacks it anew under the running job. Run `ray-warmup run` on a node "
+        "instead of a job, or install ray-warmup again if its files were removed"
+    )
 
 
 def tell(ending: Ending) -> None:

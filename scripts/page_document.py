@@ -254,7 +254,7 @@ def _starts(report: WarmupReport) -> Starts:
         warm.append(taken * (name in WARM_PHASES))
     if tuple(warm) == this.seconds:
         return Starts(parts, (this,), "This run found its table.")
-    note = "The second bar has the phases of this run that a run has which finds the table."
+    note = "The second bar leaves out what a run skips that finds the table."
     return Starts(parts, (this, StartBar("a warm run", tuple(warm))), note)
 
 

@@ -242,8 +242,15 @@ function wanted(row) {
   return !find || [row.task, row.op, row.runner, row.tactic, row.reason].some((text) => String(text).toLowerCase().includes(find));
 }
 
+// Op, shape and bucket, which tell a task from its neighbours. A node, because a text would be read as markup.
+function shortTask(cell) {
+  const words = String(cell.getValue()).split(":");
+  const last = words[words.length - 1];
+  return document.createTextNode(words.length < 3 || !last.includes("@") ? words.join(":") : `${words[0]} ${last}`);
+}
+
 function showTasks() {
-  if (document.documentElement.clientWidth < NARROW) TASK_COLUMNS[0].width = 170;
+  if (document.documentElement.clientWidth < NARROW) Object.assign(TASK_COLUMNS[0], { width: 225, formatter: shortTask });
   const rows = taskRows();
   if (!rows.length) {
     hideSection("tasks");

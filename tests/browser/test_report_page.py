@@ -166,6 +166,9 @@ def test_a_page_fits_its_screen(browser: Any, tmp_path: Path, width: int, scheme
     page.open()
     page.page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
     assert page.page.evaluate("document.documentElement.scrollWidth") <= width
+    task = page.page.locator("#tasks-table .tabulator-cell[tabulator-field='task']").first
+    assert task.evaluate("cell => cell.scrollWidth <= cell.clientWidth"), task.inner_text()
+    assert "k=256,n=1024@1" in task.inner_text()
     colors = page.page.evaluate(
         "[...document.querySelectorAll('body, .tabulator-row, .tabulator-col')].map((element) => {"
         "const style = getComputedStyle(element); return [style.color, style.backgroundColor]; })"

@@ -42,6 +42,8 @@ def call(*arguments: str) -> tuple[int, str]:
         (BusyError("another run"), 3, "ray-warmup: another run"),
         (ClusterError("no Ray"), 1, "ray-warmup: no Ray"),
         (KeyboardInterrupt(), 1, "interrupted"),
+        (ModuleNotFoundError("x", name="ray_warmup.actors.y"), 1, "Run `ray-warmup run` on a node instead of a job"),
+        (ModuleNotFoundError("x", name="torch"), 1, "internal error, please report: ModuleNotFoundError"),
         (KeyError("decision"), 1, "internal error, please report: KeyError: 'decision'"),
         (RecursionError(), 1, "internal error, please report: RecursionError"),
         (PermissionError(13, "Permission denied", "/x/y"), 1, "ray-warmup: /x/y: Permission denied (errno 13)"),
