@@ -22,7 +22,7 @@ from ray_warmup.warmup.device.autotuner_seams import look_up, metadata
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
 from ray_warmup.warmup.engines.identity.identity import Identity
-from ray_warmup.warmup.engines.plugin.process import RankStart
+from ray_warmup.warmup.engines.plugin.rank_start import RankStart
 from ray_warmup.warmup.engines.sglang import hooks
 from ray_warmup.warmup.engines.sglang.process import SglangProcess
 from ray_warmup.warmup.engines.tuning.options import TuningOptions

@@ -17,7 +17,7 @@ from flashinfer.autotuner import AutoTuner
 from ray_warmup.warmup.artifact.artifact import Artifact, pack
 from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.engines.identity.identity import Identity
-from ray_warmup.warmup.engines.plugin.process import RankStart
+from ray_warmup.warmup.engines.plugin.rank_start import RankStart
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.outcome import TunedRequests, outcome_of
 from ray_warmup.warmup.engines.tuning.session import TuningSession

@@ -82,15 +82,8 @@ def install(
         raise RejectedArtifactError(
             f"the compute cache was written by driver {built_by!r}, this node has {driver!r}", driver=built_by
         )
-    present, added = _total(directory.rglob("*")), 0
-    index: list[Content] = []
-    missing: list[Content] = []
-    for content in contents:
-        if content.path == INDEX:
-            index.append(content)
-        elif content.path != REQUIREMENTS and not (directory / content.path).exists():
-            missing.append(content)
-            added += len(content.data)
+    missing = _missing(contents, directory)
+    present, added = _total(directory.rglob("*")), sum(len(content.data) for content in missing)
     # All or nothing, because a driver over its limit evicts kernels that others need.
     if added and present + added > max_bytes - keep_free:
         level = logging.WARNING
@@ -104,12 +97,22 @@ def install(
         return []
     # An index that is there is the driver's own, which another node's must not replace.
     if not (directory / INDEX).exists():
-        missing += index
+        missing += [content for content in contents if content.path == INDEX]
     written = []
     for content in missing:
         written.append(directory / content.path)
         publish_bytes(written[-1], content.data, modes=modes)
     return written
+
+
+def _missing(contents: Sequence[Content], directory: Path) -> list[Content]:
+    """Return the kernels that a cache does not have."""
+    found = []
+    for content in contents:
+        is_kernel = content.path not in (INDEX, REQUIREMENTS)
+        if is_kernel and not (directory / content.path).exists():
+            found.append(content)
+    return found
 
 
 def size_limit(setting: str | None) -> int:

@@ -1,4 +1,4 @@
-"""Find the recorded artifact in one engine process, place its kinds, count compilations, and report.
+"""One process of an engine: the recorded artifact is placed in it, its compilations are counted, and it reports.
 
 There is one object per process, created by the first hook that fires. An engine's own package derives a class from it,
 which says when a rank begins and places what only that engine has.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,8 +22,6 @@ from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
 from ray_warmup.warmup.engines.adapter.contract import EngineContract
-from ray_warmup.warmup.engines.artifacts import engine_store, request_index
-from ray_warmup.warmup.engines.artifacts.engine_store import Found
 from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.artifacts.specialisations import (
     COMPILER,
@@ -34,13 +31,13 @@ from ray_warmup.warmup.engines.artifacts.specialisations import (
     from_bytes,
     preload,
 )
-from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.plugin import module_provider, remote_lookup
+from ray_warmup.warmup.engines.plugin.artifact_search import find_artifact
 from ray_warmup.warmup.engines.plugin.counting import CompileCounter
 from ray_warmup.warmup.engines.plugin.error_boundary import guarded
 from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 from ray_warmup.warmup.engines.plugin.offering import Offer
-from ray_warmup.warmup.engines.plugin.remote_lookup import EngineStart
+from ray_warmup.warmup.engines.plugin.rank_start import RankStart
 from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
 from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
@@ -50,25 +47,6 @@ from ray_warmup.warmup.store.table_lease import Holding
 logger = logging.getLogger(__name__)
 
 WHEN_CONFIGURED = (*engine_kinds.REWRITTEN_KINDS, *engine_kinds.placed_kinds("when configured"))
-
-
-@dataclass(frozen=True, slots=True)
-class RankStart:
-    """One rank of a starting engine, once its configuration and its device are known."""
-
-    rank: int
-    world_size: int
-    """Ranks of the replica."""
-    identity: Identity
-    settings: dict[str, str]
-    """`section.field` -> text of the resolved configuration."""
-    directories: Mapping[Kind, Path]
-    """Kind -> directory in which this process looks, for the kinds that are plain files."""
-    triton_cache: Path
-    engine_name: str = ""
-    """Equal in all processes of one engine, and in no other engine; empty where the engine has no such name."""
-    compile_factors: dict[str, str] = field(default_factory=dict)
-    """Environment factors of the engine's compile key, where it has one."""
 
 
 class EngineProcess:
@@ -219,16 +197,13 @@ class EngineProcess:
             self._tell()
 
     def _find(self, start: RankStart) -> None:
-        version = start.identity.as_dict()["engine_version"]
-        refusal = self._contract.refusal(version)
+        refusal = self._contract.refusal(start.engine_version)
         if refusal:
             self._lookup = refusal
         else:
-            found = self._found_here(start, version)
-            if found.store is None and self._told is None:  # a launcher's start uses what its node holds
-                found = self._brought(start, version, found)
-                if found.store is None:
-                    self._begin_offer(start)
+            found = find_artifact(self.root, self.engine, start, for_proof=self._told is not None)
+            if found.store is None and self._told is None:
+                self._begin_offer(start)
             self._store, self._lookup = found.store, found.reason or "hit"
         if self._store is None:  # an engine's processes show warnings of other libraries, and nothing below
             logger.warning(
@@ -236,42 +211,14 @@ class EngineProcess:
                 self._lookup,
             )
 
-    def _found_here(self, start: RankStart, version: str) -> Found:
-        identity = start.identity
-        return engine_store.find(
-            self.root,
-            self.engine,
-            version,
-            identity.parts,
-            identity.sha256,
-            start.settings,
-            for_proof=self._told is not None,
-        )
-
-    def _brought(self, start: RankStart, version: str, missed: Found) -> Found:
-        """Look beyond this node, then look again."""
-        identity = start.identity
-        store = NodeStore(engine_store.store_directory(self.root, self.engine, version, identity.sha256))
-        # Without a name of its engine a process asks for itself.
-        asking = EngineStart(identity.parts, start.engine_name or str(self.pid))
-        reason = remote_lookup.bring(self.root, store, asking)
-        found = self._found_here(start, version)
-        if found.store is not None:
-            request_index.note_recorded(self.root, found.store)
-            return found
-        if not reason:
-            return missed
-        return Found(None, f"{missed.reason}; {reason}")
-
     def _begin_offer(self, start: RankStart) -> None:
         """Note what the caches hold now, so that what this engine compiles can be offered when it is warm."""
         is_one_of_many = start.world_size > 1 and not start.engine_name
         if is_one_of_many or cannot_sign() or not remote_lookup.is_offer_wanted():
             return
-        name = start.engine_name or str(self.pid)
         self._offer = Offer(
             root=self.root,
-            engine_name=name,
+            engine_name=start.name_of_engine,
             world_size=start.world_size,
             rank=start.rank,
             identity=start.identity,

@@ -61,15 +61,15 @@ class Cluster(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStart:
-    """The start of an engine that looks for its artifact."""
+class AskingEngine:
+    """An engine that looks for its artifact."""
 
     identity: Parts
     name: str
     """Equal in all processes of one engine, and in no other engine."""
 
 
-def bring(root: Path, store: NodeStore, start: EngineStart) -> str:
+def bring(root: Path, store: NodeStore, start: AskingEngine) -> str:
     """Look beyond this node for the artifact of a start, and publish what is found into the node's store.
 
     Asks once for each engine and node. The others wait for that, and find what it brought.

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ray_warmup.warmup.engines.plugin.process import EngineProcess, RankStart
+from ray_warmup.warmup.engines.plugin.process import EngineProcess
+from ray_warmup.warmup.engines.plugin.rank_start import RankStart
 from ray_warmup.warmup.engines.plugin.ray_connection import is_connected
 from ray_warmup.warmup.engines.sglang.autotune import place_table
 from ray_warmup.warmup.engines.sglang.identity import identify, settings_of

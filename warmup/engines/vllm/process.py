@@ -23,7 +23,8 @@ from ray_warmup.warmup.engines.artifacts.rank_record import (
     device_name,
     own_pid,
 )
-from ray_warmup.warmup.engines.plugin.process import EngineProcess, RankStart
+from ray_warmup.warmup.engines.plugin.process import EngineProcess
+from ray_warmup.warmup.engines.plugin.rank_start import RankStart
 from ray_warmup.warmup.engines.vllm.autotune import VllmAutotune
 from ray_warmup.warmup.engines.vllm.identity import factors_of_environment, identify, settings_of
 from ray_warmup.warmup.engines.vllm.places import places

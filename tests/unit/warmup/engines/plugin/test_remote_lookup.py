@@ -18,13 +18,13 @@ from ray_warmup.warmup.artifact.manifest import UNGUARDED, Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.plugin import ray_connection, remote_lookup
-from ray_warmup.warmup.engines.plugin.remote_lookup import EngineStart, Parts, bring, seconds_to_wait
+from ray_warmup.warmup.engines.plugin.remote_lookup import AskingEngine, Parts, bring, seconds_to_wait
 from ray_warmup.warmup.remote.exchange import share
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.store.node_store import NodeStore
 
 IDENTITY: Parts = (("schema", "2"), ("engine", "vllm"), ("engine_version", "0.33.0"))
-START = EngineStart(IDENTITY, "a1b2c")
+START = AskingEngine(IDENTITY, "a1b2c")
 
 
 def artifact() -> Artifact:
@@ -114,7 +114,7 @@ def test_processes_of_one_engine_ask_once(tmp_path: Path, monkeypatch: pytest.Mo
     connect(monkeypatch, registry)
     store = store_in(tmp_path)
     assert [bring(tmp_path, store, START) for _ in range(3)] == ["nothing", "", ""]
-    assert bring(tmp_path, store, EngineStart(IDENTITY, "another")) == "nothing"
+    assert bring(tmp_path, store, AskingEngine(IDENTITY, "another")) == "nothing"
     assert len(registry.asked) == 2
 
 
