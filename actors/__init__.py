@@ -1,15 +1,33 @@
 """Everything that touches Ray: placement, rank actors, the coordinator, the driver's side.
 
-    client.py        run_warmup(config): connect, start the coordinator, follow it, return the report
-    coordinator.py   named actor that owns placement group, rank actors and artifacts, and steps the state machine
-    rank_actor.py    the one place where a rank's plain class meets Ray
-    rank_group.py    the actors of a run: start, call, replace, kill
-    transfer.py      bytes into the object store, owned by the coordinator, handed on as references
-    capacity.py, placement.py   the requested resources: whether they fit, requesting and releasing them
-    planning.py      the dry run: one probe task per node
-    node_task.py     a plain function on every node, with one deadline
-    node_caches.py   the cache commands on every node
-    local_nodes.py   several Ray nodes on this machine
+The driver
+    client, following                 connect, start a coordinator under its work's name, follow it to its report
+    addresses, liveness, control_service, closing   which cluster, whether the coordinator and the cluster live, the end
+    cancelling, planning              end a live run; the dry run
+A run
+    coordinator, engine_coordinator   one run with the built-in engine, with a real one; run_coordinator: their base
+    coordinator_actor, driving, executor   its actor, the loop that steps its machine, the machine's commands
+    event_stream, events              what the driver hears
+    concluding, last_report, attempts, sigterm   the end, which always gives a report
+    engine_run, engine_questions, engine_leases   driver, questions and leases of a run with a real engine
+Its processes
+    process_actor, rank_actor, engine_launcher   the border to Ray, a rank, an engine's launcher
+    rank_group                        all of them: start, call, replace, kill
+    bundle_starter, ray_starter       an engine on a replica's GPUs: as a child, over vLLM's Ray executor
+    transfer, remote_errors           bytes in the object store, errors as values
+Resources
+    capacity, accelerators, holders   whether the request fits, and who holds what it waits for
+    placement, placing                the placement group, and the phase that waits for it
+The registry, and processes that join
+    registry, registry_client, registry_calls, stored_artifacts, engine_cluster   the actor, and who asks it
+    warm_joiner, attaching, warm_replica, serve_llm, serve_llm_contract, syncing   processes and nodes become warm
+Questions to nodes and runs
+    node_task, node_caches, archive_moves, explaining   one function on every node, and the cache commands by it
+    examination, node_examination, presence   `doctor`; whether this machine may be a node
+    status, run_status, verdicts, waiting, run_logs, run_records   live and earlier runs
+    metrics_export, live_metrics      metrics
+Besides
+    errors, local_nodes, ray_internals   errors between processes, nodes on one machine, private parts of Ray
 
 `warmup/machine/` decides what happens next, and knows nothing of Ray.
 """

@@ -205,6 +205,40 @@ def offences(tree: ast.AST) -> list[str]:
     return found
 
 
+WITH_A_MAP = ("actors", "scripts", "warmup/device", "warmup/machine", "warmup/messages", "warmup/rank")
+"""Packages whose docstring says which module does what, in indented lines: names, two spaces, text."""
+
+
+def stems(package: Path) -> set[str]:
+    """Names of a package's modules."""
+    return {path.stem for path in package.glob("*.py")} - {"__init__"}
+
+
+def mapped(package: Path) -> tuple[set[str], set[str]]:
+    """Names in the first column of a package's map, and all words of the map."""
+    text = ast.get_docstring(ast.parse((package / "__init__.py").read_text()), clean=False) or ""
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    first = {name.removesuffix(".py") for line in lines for name in line.split("  ")[0].split(", ")}
+    return first, set(re.findall(r"\w+", " ".join(lines)))
+
+
+@pytest.mark.parametrize("name", WITH_A_MAP)
+def test_the_map_of_a_package_names_its_modules(name: str) -> None:
+    """Every module is in its package's map, and everything that the map names is there."""
+    first, words = mapped(ROOT / name)
+    assert stems(ROOT / name) - words == set()
+    assert first - stems(ROOT / name) == set()
+
+
+def test_a_gap_in_a_map_is_found(tmp_path: Path) -> None:
+    """A module that the map leaves out and one that is gone are both seen."""
+    (tmp_path / "__init__.py").write_text('"""A package.\n\n    here, gone   two modules\n"""')
+    for module in ("here", "forgotten"):
+        (tmp_path / f"{module}.py").touch()
+    first, words = mapped(tmp_path)
+    assert (first - stems(tmp_path), stems(tmp_path) - words) == ({"gone"}, {"forgotten"})
+
+
 def test_nothing_is_unpickled_and_no_collective_is_used() -> None:
     """warmup/, configs/ and actors/ neither unpickle nor touch torch.distributed; planted offenders are found."""
     files = [path for folder in ("configs", "warmup", "actors") for path in (ROOT / folder).rglob("*.py")]

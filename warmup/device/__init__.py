@@ -1,11 +1,15 @@
-"""FlashInfer's AutoTuner in one process, behind `warmup/device/flashinfer_tuner.py`.
+"""FlashInfer's AutoTuner in one process, behind the protocol of `tuner`.
 
-    autotuner_seams, captured     the private seams, and one request to the AutoTuner as a value
-    task_tuning, cpu_*            timing one task's tactics, on CUDA and on the CPU
-    compose, loading, replay      results to table, table to AutoTuner, running what was loaded
-    building                      compiling FlashInfer modules
-    memory, device_context        how much there is, and whether the CUDA context lives
-    host_facts, process_facts     the fingerprint, without and with torch
+    tuner, factory            the protocol, and the choice of its implementation by name
+    flashinfer_tuner          the implementation, on CUDA and on the CPU
+    autotuner_seams, tuning_request   the private seams, and one request to the AutoTuner as a value
+    task_tuning, stopwatch, cpu_measure, reference_gemm   timing a task's tactics, and a device beside its peers
+    compose, loading, managed_store, replay   results to table, table to AutoTuner, running what was loaded
+    request_recorder, rebuilding, table_proof   an engine's requests: kept, made again, proven to be served
+    building                  compiling FlashInfer modules
+    memory, memory_budget, device_context   how much there is, what fits, and whether the CUDA context lives
+    host_facts, process_facts   the fingerprint, without and with torch
+    scratch                   a private directory
 
-`host_facts`, `compose` and `scratch` import neither torch nor FlashInfer.
+`host_facts`, `compose` and `scratch` import neither torch nor FlashInfer. `guard/` checks what was tuned.
 """

@@ -15,8 +15,8 @@
     node_loss.py          what a lost node leaves to do; on_disk.py: whether every disk has the table at the end
     watchdog.py           ranks that are late; silences.py: ranks without heartbeats; progress.py: what a run waits for
     failure_messages.py, naming.py   text of failures, and how many ranks it names
-    garbage_collection.py Python's cycle collector beside a large machine
-    summary.py            Run -> WarmupReport
+    garbage_collection.py   Python's cycle collector beside a large machine
+    summary.py, task_reports.py   Run -> WarmupReport, and its rows of tasks
 
 The coordinator executes the commands on Ray actors; the simulation and the unit tests execute them without Ray.
 """
