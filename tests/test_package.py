@@ -92,6 +92,26 @@ def test_the_source_archive_builds_the_same_wheel(wheel: Path, tmp_path: Path) -
     assert (done.returncode, done.stdout.strip()) == (0, VERSION), done.stderr
 
 
+@pytest.mark.long
+def test_a_clean_environment_gets_everything_by_pip(wheel: Path, tmp_path: Path) -> None:
+    """The wheel with the pinned dependencies that it names: `pip check` is content, and a node's commands work."""
+    clean = tmp_path / "clean"
+    venv.create(clean, with_pip=False, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(clean / "bin/python")]
+    pins = ["--constraint", str(ROOT / "constraints.txt")]
+    subprocess.run([*pip, "install", "--quiet", "--no-compile", *pins, str(wheel)], check=True, cwd=tmp_path)
+    subprocess.run([*pip, "check"], check=True, cwd=tmp_path)
+    root = {"RAY_WARMUP_CACHE_ROOT": str(tmp_path / "root")}
+    told = run(clean / "bin", tmp_path, "ray-warmup", "--version", **root)
+    assert (told.returncode, told.stdout.strip()) == (0, VERSION), told.stderr
+    for words in (("--help",), ("history",), ("cache", "ls"), ("config", "--from-vllm", "vllm serve m")):
+        done = run(clean / "bin", tmp_path, "ray-warmup", *words, **root)
+        assert done.returncode == 0, done.stderr
+    checked = run(clean / "bin", tmp_path, "ray-warmup", "doctor", "--json", **root)
+    assert "Traceback" not in checked.stderr
+    assert '"packages"' in checked.stdout
+
+
 def libraries() -> list[str]:
     """Directories of the libraries of this environment."""
     return [path for path in sys.path if Path(path).name == "site-packages"]

@@ -49,6 +49,79 @@ def test_core_kinds_are_valid(path: Path) -> None:
     assert checked
 
 
+CLUSTER = {"rayVersion": str, "headGroupSpec": "head", "workerGroupSpecs": ["worker"], "enableInTreeAutoscaling": bool}
+GROUP = {"rayStartParams": dict, "template": dict}
+KUBERAY: dict[str, dict[str, Any]] = {
+    "RayJob": {
+        "entrypoint": str,
+        "submissionMode": str,
+        "runtimeEnvYAML": str,
+        "backoffLimit": int,
+        "suspend": bool,
+        "shutdownAfterJobFinishes": bool,
+        "ttlSecondsAfterFinished": int,
+        "clusterSelector": dict,
+        "rayClusterSpec": "cluster",
+    },
+    "RayService": {"serveConfigV2": str, "rayClusterConfig": "cluster", "serveService": dict},
+    "cluster": CLUSTER,
+    "head": {**GROUP, "serviceType": str, "headService": dict},
+    "worker": {**GROUP, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int, "numOfHosts": int},
+}
+"""Fields of KubeRay's API `ray.io/v1` with their types, as its Go types name them. Its own schema is in no registry."""
+REQUIRED = {
+    "cluster": ("headGroupSpec",),
+    "head": ("rayStartParams", "template"),
+    "worker": ("groupName", "minReplicas", "maxReplicas", "rayStartParams", "template"),
+}
+
+
+def kuberay_faults(kind: str, node: dict[str, Any]) -> list[str]:
+    """What KubeRay's API server would refuse in a part of a manifest."""
+    faults = [f"{kind}: {name} is missing" for name in REQUIRED.get(kind, ()) if name not in node]
+    for name, value in node.items():
+        wanted = KUBERAY[kind].get(name)
+        if wanted is None:
+            faults.append(f"{kind}: no field {name}")
+        elif isinstance(wanted, str):
+            faults += kuberay_faults(wanted, value)
+        elif isinstance(wanted, list):
+            for item in value:
+                faults += kuberay_faults(wanted[0], item)
+        elif not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            faults.append(f"{kind}: {name} must be {wanted.__name__}")
+        elif name == "rayStartParams" and any(not isinstance(text, str) for text in value.values()):
+            faults.append(f"{kind}: rayStartParams must be texts")
+    return faults
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "rayservice.yaml"])
+def test_fields_are_those_of_kuberay(name: str) -> None:
+    """Of its API version, each of its type, the required ones there."""
+    document = documents(DEPLOY / name)[0]
+    assert document["apiVersion"] == "ray.io/v1"
+    assert kuberay_faults(document["kind"], document["spec"]) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "fault"),
+    [
+        (("entrypont",), "x", "RayJob: no field entrypont"),
+        (("backoffLimit",), "0", "RayJob: backoffLimit must be int"),
+        (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0, "head: rayStartParams must be texts"),
+        (("rayClusterSpec", "workerGroupSpecs"), [{"groupName": "g"}], "worker: minReplicas is missing"),
+    ],
+)
+def test_what_kuberay_would_refuse_is_found(path: tuple[str, ...], value: object, fault: str) -> None:
+    """A misspelt field, a wrong type, a number where it wants a text, a lacking one."""
+    document = documents(DEPLOY / "rayjob.yaml")[0]
+    node = document["spec"]
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = value
+    assert fault in kuberay_faults("RayJob", document["spec"])
+
+
 def test_a_wrong_manifest_is_found() -> None:
     """The check can fail."""
     _, deployment = documents(DEPLOY / "vllm_deployment.yaml")
