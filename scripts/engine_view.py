@@ -25,8 +25,8 @@ from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
 from ray_warmup.warmup.engines.known_engines import ADAPTERS, adapter_of
-from ray_warmup.warmup.engines.launcher.launcher import proven_by
 from ray_warmup.warmup.engines.launcher.proof import Proof, prove
+from ray_warmup.warmup.engines.launcher.proof_rows import proven_by
 from ray_warmup.warmup.engines.launcher.recording import Recorded, record
 from ray_warmup.warmup.engines.node import installed
 from ray_warmup.warmup.engines.node.installed import EngineHere

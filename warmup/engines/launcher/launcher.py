@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +16,12 @@ from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.header import header
 from ray_warmup.warmup.artifact.manifest import parse_manifest
-from ray_warmup.warmup.caches import engine_kinds
 from ray_warmup.warmup.engines.artifacts import engine_store, proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.known_engines import adapter_of
-from ray_warmup.warmup.engines.launcher.proof import Proof, prove
+from ray_warmup.warmup.engines.launcher.proof import prove
+from ray_warmup.warmup.engines.launcher.proof_rows import origin_of, proven_by
 from ray_warmup.warmup.engines.launcher.recording import Recording, tuning_options
 from ray_warmup.warmup.engines.launcher.remote_ranks import RemoteRanks
 from ray_warmup.warmup.engines.node.facts import (
@@ -35,7 +34,7 @@ from ray_warmup.warmup.engines.node.facts import (
 )
 from ray_warmup.warmup.engines.node.resolution import resolve_here
 from ray_warmup.warmup.engines.start.child_process import ChildStarter
-from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started
+from ray_warmup.warmup.engines.start.engine_start import EngineStart
 from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.messages import engine
@@ -56,7 +55,6 @@ from ray_warmup.warmup.store.node_store import NodeStore
 StarterOf = Callable[[tuple[int, ...]], Starter]
 """Starter on some bundles of the placement group."""
 IDLE = "idle"
-FACTS = engine_kinds.MODELINFOS.name
 
 
 class Staged(Protocol):
@@ -297,7 +295,7 @@ class Launcher:
                 reach=question.reach,
             )
             proof_record.save_proof(directory, record)
-        return replace(proven, notes=(*proven.notes, *_origin_of(store, question.reach)))
+        return replace(proven, notes=(*proven.notes, *origin_of(store, question.reach)))
 
     def _share(self, key_sha256: str) -> engine.EngineShared:
         store = store_of(self._root, self._here, key_sha256)
@@ -314,52 +312,3 @@ class Launcher:
             yield
         finally:
             self._method, self._since, self._running = IDLE, time.monotonic(), None
-
-
-def _origin_of(store: NodeStore, reach: engine.Reach) -> tuple[str, ...]:
-    """Say how far a proof reaches of what a serving engine has left, where it is that."""
-    if store.current()[1].strategy != engine_store.OFFERED:
-        return ()
-    if reach == "node":
-        return ("a serving engine on another node has left the artifact; it was proven here before engines got it",)
-    return ("a serving engine has left the artifact here; it was proven in another home of this node alone",)
-
-
-def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:
-    """Count each kind of each rank of a proof start."""
-    # Ranks of a node share their directories, so the first one stands for all.
-    gained = Counter(kind for kind, _ in proof.started.gained)
-    rows: list[engine.KindProof] = []
-    for told in proof.started.records:
-        found, compiled = told.found, told.counts.compiled
-        placed = {name: count for name, count in told.placed.items() if name != FACTS}
-        for name in sorted({*placed, *found, *compiled, *gained}):
-            row = engine.KindProof(
-                rank=told.rank,
-                kind=name,
-                placed=placed.get(name, 0),
-                found=found.get(name, 0),
-                compiled=max(compiled.get(name, 0), gained[name]),
-            )
-            rows.append(row)
-        gained.clear()
-    rows += facts_of(proof.started)
-    result = proof.started.result
-    return engine.EngineProven(
-        artifact=artifact,
-        kinds=tuple(rows),
-        engine_s=float(result["engine_s"]),
-        first_answer_s=float(result["first_answer_s"]),
-        problems=proof.problems,
-        notes=proof.notes,
-    )
-
-
-def facts_of(started: Started) -> list[engine.KindProof]:
-    """Count the facts of models that any process placed, found, and did not find, as those of the first rank."""
-    placed = sum(beside.placed.get(FACTS, 0) for beside in started.besides)
-    found = sum(beside.found for beside in started.besides)
-    inspected = sum(len(beside.inspected) for beside in started.besides)
-    if not any((placed, found, inspected)):
-        return []
-    return [engine.KindProof(started.records[0].rank, FACTS, placed, found, inspected)]

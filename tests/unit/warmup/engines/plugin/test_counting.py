@@ -10,8 +10,8 @@ from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.rank_record import BesideRecord, CompileCounts, RankRecord
 from ray_warmup.warmup.engines.launcher.captured_artifact import collect
-from ray_warmup.warmup.engines.launcher.launcher import proven_by
 from ray_warmup.warmup.engines.launcher.proof import Proof, problems_of
+from ray_warmup.warmup.engines.launcher.proof_rows import proven_by
 from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.messages.recorded import TableProof
 from tests.artifacts import file_key
