@@ -85,8 +85,9 @@ def _connect(target: str, address: str | None) -> None:
 
     from ray_warmup.actors.sigterm import kept_sigterm
 
-    # What the server's process logs of its own start, such as that its thread sets no signal handler.
-    logging.getLogger("ray.util.client.logsclient").setLevel(logging.ERROR)
+    # What the server's process logs of its own start, such as that its thread sets no signal handler. By a filter,
+    # because Ray sets that logger's level when it connects.
+    logging.getLogger("ray.util.client.logsclient").addFilter(_is_serious)
     try:
         reach(target)
         with kept_sigterm():
@@ -96,6 +97,10 @@ def _connect(target: str, address: str | None) -> None:
         if isinstance(error, ClusterError):
             reason = error.__cause__ or error
         raise ClusterError(f"no Ray cluster answers at {target} ({_source(address)}): {reason}") from error
+
+
+def _is_serious(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _source(address: str | None) -> str:

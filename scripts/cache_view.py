@@ -77,6 +77,8 @@ def size(count: float) -> str:
 
 
 def _state(row: StoreRow) -> str:
+    if row.is_readable and row.current is None and not row.generations:
+        return "unfinished"
     if row.problem:
         return "unusable"
     if row.is_held:

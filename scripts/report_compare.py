@@ -142,7 +142,8 @@ def _sizes(report: WarmupReport) -> dict[str, str]:
     for group in report.classes:
         for kind in group.kinds:
             sizes[kind.kind] = sizes.get(kind.kind, 0) + kind.bytes
-    return {kind: f"{total} bytes" for kind, total in sizes.items()}
+    # A kind of which there is nothing is no different from one that is not named.
+    return {kind: f"{total} bytes" for kind, total in sizes.items() if total}
 
 
 def _differing(group: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[Change]:

@@ -224,5 +224,8 @@ def test_a_store_that_cannot_be_used_says_why_on_a_line_of_its_own(root: Path) -
     other.mkdir()
     output = call("ls", "--root", root)[1]
     assert "1 2*" in output
-    assert "unusable" in output
+    assert "unfinished" in output
+    assert "unusable" not in output
     assert "cdcdcdcdcdcd: nothing is committed" in output
+    next(store.glob("generations/*/manifest.json")).write_text("{")
+    assert "unusable" in call("ls", "--root", root)[1]
