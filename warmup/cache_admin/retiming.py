@@ -36,7 +36,7 @@ class Retimed:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedEntry:
     """One stored entry that names another tactic than the default."""
 
     result: TaskResult
@@ -44,7 +44,7 @@ class Recorded:
     ratio: float | None
 
 
-def recorded_entries(rows: Sequence[TimingRow]) -> tuple[Recorded, ...]:
+def recorded_entries(rows: Sequence[TimingRow]) -> tuple[RecordedEntry, ...]:
     """The entries behind a table's timings (`read_timings`) that differ from the default."""
     entries = []
     for row in rows:
@@ -55,18 +55,18 @@ def recorded_entries(rows: Sequence[TimingRow]) -> tuple[Recorded, ...]:
         if result.outcome != "tuned" or choice in (None, Choice(result.default_runner, DEFAULT_TACTIC)):
             continue
         alone = replace(result, choice=choice, measurements=())
-        entries.append(Recorded(alone, ratio))
+        entries.append(RecordedEntry(alone, ratio))
     return tuple(entries)
 
 
-def sample(entries: Sequence[Recorded], num: int) -> tuple[Recorded, ...]:
+def sample(entries: Sequence[RecordedEntry], num: int) -> tuple[RecordedEntry, ...]:
     """Choose at most `num` entries, spread evenly over the table."""
     if num >= len(entries):
         return tuple(entries)
     return tuple(entries[index * len(entries) // num] for index in range(num))
 
 
-def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[Recorded]) -> tuple[Retimed, ...]:
+def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[RecordedEntry]) -> tuple[Retimed, ...]:
     """Measure each entry against the default on this device.
 
     Entries of tasks that the rank does not run are left out.
@@ -74,7 +74,7 @@ def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[Recorded])
     return tuple(_retimed(tuner, tasks[e.result.task_id], e) for e in entries if e.result.task_id in tasks)
 
 
-def _retimed(tuner: Tuner, task: Task, entry: Recorded) -> Retimed:
+def _retimed(tuner: Tuner, task: Task, entry: RecordedEntry) -> Retimed:
     verdict = tuner.guard(task, entry.result)
     choice = entry.result.choice
     assert choice is not None

@@ -10,11 +10,11 @@ from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.store.node_paths import NodePaths
 
 
-def search(paths: NodePaths, asked: CacheRequest) -> store_inspection.Found:
+def search(paths: NodePaths, asked: CacheRequest) -> store_inspection.FoundStores:
     """Find the stores whose key begins as asked, and what could not be looked into."""
     found = store_inspection.search(paths.root, paths.override)
     chosen = tuple(path for path in found.stores if path.name.startswith(asked.key))
-    return store_inspection.Found(chosen, found.unreadable)
+    return store_inspection.FoundStores(chosen, found.unreadable)
 
 
 def selected(paths: NodePaths, asked: CacheRequest) -> tuple[Path, ...]:

@@ -76,7 +76,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundStores:
     """The stores below a directory, and which directories could not be looked into."""
 
     stores: tuple[Path, ...]
@@ -100,7 +100,7 @@ def find_stores(root: Path, override: Path | None = None) -> tuple[Path, ...]:
     return found.stores
 
 
-def search(root: Path, override: Path | None = None) -> Found:
+def search(root: Path, override: Path | None = None) -> FoundStores:
     """Return the stores below a cache root, of tables and of engines' artifacts, with the unreadable directories."""
     depth, level = 3, [root / "flashinfer_autotune_cache", root / ENGINE_CACHES]
     if override is not None:
@@ -114,7 +114,7 @@ def search(root: Path, override: Path | None = None) -> Found:
             except (OSError, WarmupError) as error:
                 unreadable.append((str(directory), str(error)))
         level = below
-    return Found(tuple(sorted(path for path in level if _SHA256.fullmatch(path.name))), tuple(unreadable))
+    return FoundStores(tuple(sorted(path for path in level if _SHA256.fullmatch(path.name))), tuple(unreadable))
 
 
 def _directories(directory: Path) -> list[Path]:

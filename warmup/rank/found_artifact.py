@@ -23,7 +23,7 @@ TUNED: tuple[Kind, ...] = ("autotune_configs", "timings", "sparse_mla")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ExaminedHit:
     """Result of examining a hit."""
 
     table: FoundTable | None
@@ -61,25 +61,25 @@ class FoundArtifact:
         self._compiled.checked = artifact.blobs
         return None
 
-    def examined(self, answer: Lookup) -> Found:
+    def examined(self, answer: Lookup) -> ExaminedHit:
         """Examine what is in this node's store, or else what was received and its disk refused."""
         received = self.received
         if received is not None and received.table is not None:
             refusal = self._tuner.check(received.table)
             if refusal is not None:
-                return Found(None, refusal)
+                return ExaminedHit(None, refusal)
             return self._found(received.manifest, received.table, received.manifest.created_at)
         if not answer.hit:
-            return Found(None, answer.reason)
+            return ExaminedHit(None, answer.reason)
         if answer.manifest is None or answer.table is None:
-            return Found(None, "the stored artifact says that nothing was tunable")
+            return ExaminedHit(None, "the stored artifact says that nothing was tunable")
         return self._found(answer.manifest, answer.table, answer.recorded_at)
 
     def recall(self) -> RecalledTable | Missing:
         """Header, results, verdicts and engine-tuned files of what `examined` described."""
         return self._rows or Missing("this process has found no table")
 
-    def _found(self, manifest: Manifest, table: bytes, recorded_at: float) -> Found:
+    def _found(self, manifest: Manifest, table: bytes, recorded_at: float) -> ExaminedHit:
         """Return the digests of the artifact behind a hit.
 
         Damaged measurements make it a miss. `recall` returns its rows.
@@ -88,14 +88,14 @@ class FoundArtifact:
             artifact = self.received or stored_artifact(self._store, manifest, *TUNED)
             rows, warnings = recalled(artifact, table)
         except WarmupError as error:
-            return Found(None, str(error))
+            return ExaminedHit(None, str(error))
         try:
             on_disk = read_regular(self._store.table_path, MAX_TABLE_BYTES) == table
         except (FileNotFoundError, WarmupError):
             on_disk = False  # found, but the file that ranks would load could not be restored
         # Kept in memory, because another job may prune or replace the store before it is packed.
         self.artifact, self._rows = artifact, rows
-        return Found(
+        return ExaminedHit(
             FoundTable(
                 digest=rows.header.digest,
                 artifact=rows.header.artifact,

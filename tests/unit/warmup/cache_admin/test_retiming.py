@@ -14,7 +14,7 @@ from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.artifact import sha256, table_content
 from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.timings import timings_content
-from ray_warmup.warmup.cache_admin.retiming import Recorded, recorded_entries, retime, sample
+from ray_warmup.warmup.cache_admin.retiming import RecordedEntry, recorded_entries, retime, sample
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.tuner import TunerOptions
 from ray_warmup.warmup.rank.forecast import forecast_rank
@@ -90,7 +90,7 @@ def test_tasks_of_other_ranks_are_left_out() -> None:
 
 def test_sample_is_spread_over_the_table() -> None:
     """Every entry when there are few, else evenly spaced ones."""
-    entries = tuple(Recorded(replace(ScriptedTuner({}).tune(TASKS[0]), bucket=i), None) for i in range(10))
+    entries = tuple(RecordedEntry(replace(ScriptedTuner({}).tune(TASKS[0]), bucket=i), None) for i in range(10))
 
     assert [entry.result.bucket for entry in sample(entries, 3)] == [0, 3, 6]
     assert sample(entries, 10) == sample(entries, 99) == entries
