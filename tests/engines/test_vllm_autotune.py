@@ -195,13 +195,16 @@ def test_a_rank_whose_neighbour_lacks_the_table_runs_the_sweep(
 def test_a_miss_names_the_key_and_the_nearest_one(
     wheel: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A size beyond what was recorded: the proof says which key was missing, and what the table has beside it."""
+    """A weight that was not recorded: the proof says which key was missing, and what the table has beside it."""
     with installed(wheel, tmp_path / "recorded", Group(1)) as vllm:
         _, tuned = record(vllm, tmp_path, monkeypatch)
     with installed(wheel, tmp_path / "served", Group(1)) as vllm:
         hooks._wrap_autotune(vllm.module)
         serve(vllm, tmp_path, monkeypatch, artifact_of(tuned))
-        forward(300)
-        (miss,) = hooks._process.table.proof().own_misses
-        assert "no entry for ('planted', 'PlantedRunner', ((512, 64), (64, 64))" in miss
+        forward(300)  # more tokens than vLLM's own sweep reaches
+        planted.PlantedCall((torch.randn(4, 32), torch.randn(32, 64))).run()
+        proof = hooks._process.table.proof()
+        (miss,) = proof.own_misses
+        assert proof.beyond == 1
+        assert "no entry for ('planted', 'PlantedRunner', ((4, 32), (32, 64))" in miss
         assert "the nearest is ('planted', 'PlantedRunner', ((" in miss

@@ -34,8 +34,15 @@ class LookupWatch:
     def __init__(self, table: TunedTable, recordings: Sequence[Recording], requests: LiveRequests) -> None:
         """Watch for the class of ranks among `recordings` whose requests this process makes."""
         self._table, self._recordings, self._requests = table, tuple(recordings), requests
+        self._largest: dict[str, int] = {}
+        """Recorded request -> the largest number of tokens that the engine's dummy forward asked for."""
+        for recording in self._recordings:
+            for request in recording.requests:
+                self._largest[request.digest] = max(request.tokens, self._largest.get(request.digest, 0))
         self._own_hits = 0
         self._own_misses: dict[str, str] = {}
+        self._beyond: set[str] = set()
+        """Keys of lookups with more tokens than the engine's own tuning reaches."""
         self._is_asking = False
         """Lookups of this object's own are made now."""
 
@@ -72,6 +79,7 @@ class LookupWatch:
             hits=hits,
             misses=tuple(misses[:SHOWN]),
             unasked=tuple(unasked[:SHOWN]),
+            beyond=len(self._beyond),
         )
 
     def _of_this_class(self, made: set[str]) -> dict[str, RecordedRequest]:
@@ -105,14 +113,23 @@ class LookupWatch:
             keys = tuple(request.file_keys().values())
             if hit and any(key in self._table.entries for key in keys):
                 self._own_hits += 1
-            elif len(self._own_misses) < 4 * SHOWN:
-                self._own_misses.setdefault(keys[0], self._nearest(keys[0]))
+            elif keys[0] not in self._own_misses and keys[0] not in self._beyond:
+                self._note_miss(request, keys[0])
             if keys[0] not in self._requests.seen and not _is_capturing():
                 self._requests.seen.add(keys[0])
                 made = (request.op, request.runners, request.tuning_config, request.inputs, request.kwargs)
                 self._requests.add(live_request(*made))
         except Exception as error:  # the engine's own call goes on, whatever fails here
             logger.info("a lookup of %s could not be followed: %s", request.op, error)
+
+    def _note_miss(self, request: Captured, key: str) -> None:
+        """Tell a miss from a lookup that the engine's own tuning would have missed, too."""
+        made = live_request(request.op, request.runners, request.tuning_config, request.inputs, request.kwargs).request
+        known = self._largest.get(made.digest)
+        if known is not None and made.tokens > known:
+            self._beyond.add(key)
+        elif len(self._own_misses) < 4 * SHOWN:
+            self._own_misses[key] = self._nearest(key)
 
     def _nearest(self, key: str) -> str:
         """Name a missing key and the nearest one of the table."""

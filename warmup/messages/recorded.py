@@ -97,3 +97,5 @@ class TableProof:
     misses: tuple[str, ...]
     unasked: tuple[str, ...]
     """Recorded requests that the engine has not made."""
+    beyond: Count = 0
+    """Keys with more tokens than the engine's own tuning reaches, which the default serves."""

@@ -25,7 +25,8 @@ class Measurement:
         self.until = time.monotonic() + until
         self._lock = threading.Lock()
         self._rows: list[dict[str, Any]] = []
-        self._port = 8200
+        # Lanes are processes beside each other: each has ports of its own.
+        self._port = 8200 + 100 * (1 + os.getpid() % 50)
         self.began = time.monotonic()
         for path in (work, out):
             path.mkdir(parents=True, exist_ok=True)

@@ -9,23 +9,17 @@ import subprocess
 from pathlib import Path
 
 CARD, CARD_PLUGIN = "0000:fe:1f.0", "planted_card"
-CARD_CODE = """from ray_warmup.warmup.engines.import_hooks import when_imported
-
-
-def name(module):
-    module.rdma_name_for_nic_pci = lambda address: "mlx5_planted"
+CARD_CODE = """import vllm.v1.executor.vllm_net_devices as devices
 
 
 def register():
-    when_imported("vllm.v1.executor.vllm_net_devices", name)
+    devices.rdma_name_for_nic_pci = lambda address: "mlx5_planted"
 """
 """vLLM looks a network card up below /sys, where it finds none on a machine without one."""
 APART = {
-    "VLLM_DP_RANK": "vLLM refuses another number where there is one replica: two replicas are started",
-    "VLLM_DP_RANK_LOCAL": "the same",
     "VLLM_LOG_BATCHSIZE_INTERVAL": "vLLM synchronizes in every forward with it, which no graph capture allows: without",
 }
-"""Tried in a start of their own, each with the reason."""
+"""Tried in a start of its own, with the reason."""
 ADDRESSES = (
     "VLLM_LOOPBACK_IP",
     "VLLM_P2P_SIDE_CHANNEL_HOST",

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def factors(run: Measurement, model: Path) -> None:
-    """One recording, and starts that are forced to load it: with all other factors at once, and with two replicas."""
+    """One recording, and a start that is forced to load it with all other factors at once."""
     ours = recorded(run, "small", model, SIZES)
     if ours is None:
         return
@@ -70,10 +70,6 @@ def factors(run: Measurement, model: Path) -> None:
 
     together(reference, changed)
     run.guarded("factors", lambda: run.add({"name": "factors", **difference(found[0], found[1])}))
-    replicas = {**ours, "VLLM_DP_RANK": "1", "VLLM_DP_RANK_LOCAL": "1"}
-    sizes = {**SIZES, "data_parallel_size": 2}
-    row = run.serve("two replicas, forced load", model, run.work / "replicas", "0,1", sizes, forced(replicas))
-    run.guarded("replicas", lambda: run.add({"name": "replicas", **difference(found[0], row)}))
     if not run.is_over():
         run.guarded("without graphs", without_graphs, run, model)
 

@@ -43,8 +43,6 @@ MAY_DIFFER: dict[str, str] = {
     "VLLM_P2P_IDLE_TIMEOUT_S": "a timeout",
     "VLLM_LOG_BATCHSIZE_INTERVAL": "an interval of a log line; vLLM cannot capture graphs with it",
     "VLLM_GPU_NIC_PCIE_MAPPING": "a mapping of network cards",
-    "VLLM_DP_RANK": "the replica's number",
-    "VLLM_DP_RANK_LOCAL": "the replica's number on its node",
     "CMAKE_BUILD_TYPE": "how vLLM was built",
     "NVCC_THREADS": "how vLLM was built",
     "VERBOSE": "how vLLM was built",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,12 +71,29 @@ def test_all_buckets_are_looked_up_although_two_sizes_ran(watch: LookupWatch) ->
     assert (proof.own_hits, proof.hits, proof.unasked) == (4, 6, ())
 
 
-def test_what_was_never_asked_for_and_what_missed_is_named(watch: LookupWatch) -> None:
-    """A request of no class, and a size beyond the buckets, with the nearest key."""
+def test_what_was_never_asked_for_and_what_missed_is_named(watch: LookupWatch, tmp_path: Path) -> None:
+    """A request of no class, and one whose entry the loaded table lacks, with the nearest key."""
+    lacking = tmp_path / "lacking.json"
+    held = json.loads((tmp_path / "table.json").read_text())
+    kept = {key: value for key, value in held.items() if "((4, 32)" not in key}
+    assert len(kept) == len(held) - 1
+    lacking.write_text(json.dumps(kept))
+    AutoTuner.get().clear_cache()
+    assert AutoTuner.get().load_configs(str(lacking))
     with watch.watching():
-        ask(300, LARGE)
+        ask(4, LARGE)
     proof = watch.proof()
     assert proof.unasked == ("cpu_gemm *x16 8x16",)
     (miss,) = proof.own_misses
-    assert "no entry for ('cpu_gemm', 'DirectGemmRunner', ((512, 32), (8, 32))" in miss
+    assert "no entry for ('cpu_gemm', 'DirectGemmRunner', ((4, 32), (8, 32))" in miss
     assert "the nearest is ('cpu_gemm', " in miss
+    assert proof.beyond == 0
+
+
+def test_more_tokens_than_the_engine_tunes_itself_are_no_miss(watch: LookupWatch) -> None:
+    """The engine's own tuning ends at the sizes of its dummy forward, and the default serves what lies beyond."""
+    with watch.watching():
+        ask(300, LARGE)
+        ask(280, LARGE)
+    proof = watch.proof()
+    assert (proof.own_misses, proof.beyond) == ((), 1)
