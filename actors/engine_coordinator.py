@@ -24,6 +24,7 @@ from ray_warmup.actors.process_actor import Work
 from ray_warmup.actors.rank_group import RankGroup
 from ray_warmup.actors.run_coordinator import RunCoordinator, Step
 from ray_warmup.actors.run_status import RankStatus, RunStatus
+from ray_warmup.actors.task_sharing import TaskSharing
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.artifact.manifest import key_digest
 from ray_warmup.warmup.engines.machine import run_messages
@@ -114,7 +115,12 @@ class EngineCoordinator(RunCoordinator[EngineReport]):
 
     async def _placed_and_driven(self) -> None:
         machine, executor = await self._place()
-        await drive(machine, executor, lambda: self._stop, self._announce)
+        assert self._ranks is not None, "placing makes them"
+        sharing = TaskSharing(self._ranks, machine.run)
+        try:
+            await drive(machine, executor, lambda: self._stop, self._announce)
+        finally:
+            await sharing.end()
 
     def _concluding(self, report: EngineReport) -> Iterator[Step]:
         cache = self._config.cache

@@ -31,18 +31,23 @@ class EngineLauncher(ProcessActor):
             Launcher,  # here, because the coordinator imports this, too
         )
 
-        return Launcher(self._config, self._starter)
+        return Launcher(self._config, self._starter, self._process_starter)
 
     def _starter(self, bundles: tuple[int, ...]) -> Starter:
         """Choose how an engine starts on some bundles."""
-        from ray_warmup.actors.bundle_starter import BundleStarter
         from ray_warmup.actors.ray_starter import RayStarter
+
+        if self._config.engine.workers == "ray":
+            return RayStarter(bundles, self._work.environment)
+        return self._process_starter(bundles)
+
+    def _process_starter(self, bundles: tuple[int, ...]) -> Starter:
+        """Choose how a child process starts on some bundles."""
+        from ray_warmup.actors.bundle_starter import BundleStarter
         from ray_warmup.warmup.engines.known_engines import adapter_of
         from ray_warmup.warmup.engines.start.child_process import ChildStarter
 
         cluster, section = self._config.cluster, self._config.engine
-        if section.workers == "ray":
-            return RayStarter(bundles, self._work.environment)
         if cluster.backend_beside_gpus != "cuda":
             return ChildStarter()
         share = section.args.get(adapter_of(section.kind).memory_share_argument)

@@ -25,6 +25,7 @@ from ray_warmup.actors.rank_actor import RankActor
 from ray_warmup.actors.remote_errors import as_failure, lacks_package
 from ray_warmup.actors.transfer import Refs
 from ray_warmup.warmup.errors import MessageError
+from ray_warmup.warmup.messages.allotting import AllotTasks
 from ray_warmup.warmup.messages.questions import AnyQuestion, Conclude
 from ray_warmup.warmup.messages.values import Located
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
@@ -40,8 +41,9 @@ PATIENCE_S = 3.0
 SEE_OFF_S = 15.0
 """For the whole of that, with the start of a task on the node."""
 GROUPS = {"control": 1, "life": 1}
-BESIDE = (Conclude,)
-"""Questions that are answered beside a phase: a rank that is busy when the run fails says so all the same."""
+BESIDE = (Conclude, AllotTasks)
+"""Questions that are answered beside a phase: a rank that is busy when the run fails says so all the same, and a
+launcher gives tasks away while its engine is recorded."""
 MUST_AGREE = ("ray", "ray-warmup")
 """Versions on which driver and nodes must agree; another FlashInfer only makes a class of its own."""
 

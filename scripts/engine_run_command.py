@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
+from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.scripts.console import add_row, say_sentence, table_of, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
@@ -20,6 +21,9 @@ from ray_warmup.scripts.verdict_view import show_warnings
 from ray_warmup.warmup.engines.reports.report import EngineReport, NodeReport, Proven
 
 logger = logging.getLogger(__name__)
+
+SHOWN_NOTES = 5
+"""Of the tuning of the engine's own calls."""
 
 
 def run_engine_and_show(config: EngineRunConfig, options: RunOptions) -> int:
@@ -61,7 +65,7 @@ def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -
         say_sentence(console, f"READY: {_verdict(report)}", style="bold green")
     else:
         say_sentence(console, f"FAILED: {report.error or 'not proven'}", style="bold red", lines=True)
-    for line in worth_lines(report):
+    for line in (*worth_lines(report), *tuning_lines(report)):
         say_sentence(console, line)
     show_warnings(console, report.warnings)
     for node in report.nodes:
@@ -88,6 +92,18 @@ def worth_lines(report: EngineReport) -> Iterator[str]:
     slowest = max(warm)
     saved = f"{cold - slowest:.1f} s saved a start"
     yield f"engine with empty caches: {cold:.1f} s, with the artifact {slowest:.1f} s: {saved}"
+
+
+def tuning_lines(report: EngineReport) -> Iterator[str]:
+    """Yield what was tuned of the engine's own calls in this run, by whom, and what a reader must know of it."""
+    if not report.recorded_requests:
+        return
+    elsewhere = when(report.tuned_elsewhere, f", {report.tuned_elsewhere} of them by other replicas")
+    yield f"asked of FlashInfer: {report.recorded_requests} calls, {report.tuned_tasks} tasks tuned{elsewhere}"
+    for note in report.tuning_notes[:SHOWN_NOTES]:
+        yield f"  {note}"
+    if len(report.tuning_notes) > SHOWN_NOTES:
+        yield f"  and {len(report.tuning_notes) - SHOWN_NOTES} more notes (tuning_notes of the report)"
 
 
 def _show_kinds(console: Console, report: EngineReport) -> None:

@@ -13,6 +13,7 @@ from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.messages.recorded import TableProof
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.workloads.recipes import reason_to_stay, recipe_of
 from ray_warmup.warmup.workloads.recorded_request import RecordedRequest
 
 
@@ -27,6 +28,8 @@ def requests_json(requests: Sequence[RecordedRequest]) -> list[JsonValue]:
                 "runners": list(one.runner_names),
                 "buckets": list(one.buckets),
                 "keeps_default": one.keeps_default,
+                "made_again_by": made_again_by(one),
+                "stays_because": reason_to_stay(one),
                 "digest": one.digest,
             }
         )
@@ -37,11 +40,19 @@ def show_requests(console: Console, requests: Sequence[RecordedRequest]) -> None
     """Print one row for each request, or nothing where the engine asked for none."""
     if not requests:
         return
-    table = table_of("op", "shapes", "runners", "sizes", "largest", "keeps its default because")
+    table = table_of("op", "shapes", "runners", "sizes", "largest", "keeps its default because", "other replicas")
     for one in requests:
-        runners = ", ".join(one.runner_names)
-        add_row(table, one.op, one.shapes(), runners, len(one.buckets), max(one.buckets), one.keeps_default)
+        runners, sizes = ", ".join(one.runner_names), len(one.buckets)
+        elsewhere = made_again_by(one) or f"no: {reason_to_stay(one)}"
+        add_row(table, one.op, one.shapes(), runners, sizes, max(one.buckets), one.keeps_default, elsewhere)
     console.print(table)
+
+
+def made_again_by(request: RecordedRequest) -> str:
+    """Return the function by which other replicas make a request again, empty where they cannot."""
+    if reason_to_stay(request):
+        return ""
+    return recipe_of(request).name
 
 
 def show_kept_requests(console: Console, paths: Sequence[str]) -> None:

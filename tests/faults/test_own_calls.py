@@ -18,6 +18,7 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.engines.launcher.proof import Proof, prove
 from ray_warmup.warmup.engines.launcher.recording import Recorded, record
+from ray_warmup.warmup.engines.reports.report import EngineReport
 from tests.engines.fake_engine import environment
 from tests.testbed import Node, Testbed
 
@@ -58,15 +59,39 @@ def test_a_replica_is_tuned_without_a_hang_and_hits_its_table(
         assert told.table.own_misses == ()
 
 
+AT_START = """
+import os, pathlib, signal, sys, threading, time
+
+def patch():
+    while not hasattr(sys.modules.get("ray_warmup.warmup.device.flashinfer_tuner"), "FlashInferTuner"):
+        time.sleep(0.01)
+    kind = sys.modules["ray_warmup.warmup.device.flashinfer_tuner"].FlashInferTuner
+    original = kind.tune
+
+    def tune(self, task):
+        pathlib.Path(os.environ["FAKE_VLLM_CALLS"], "another_node_measures").touch()
+        if {is_killed}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, task)
+
+    kind.tune = tune
+
+if "ray_warmup.warmup.engines.front_end.remote_process" in sys.orig_argv:
+    threading.Thread(target=patch, daemon=True).start()
+"""
+"""Code that every Python process of a node runs at its start: a remote rank tells that it measures, or is killed."""
+
+
 @pytest.fixture
-def engine_nodes(bed: Testbed, tmp_path: Path) -> Iterator[Callable[[str], list[Node]]]:
+def engine_nodes(bed: Testbed, tmp_path: Path) -> Iterator[Callable[..., list[Node]]]:
     """Adds two nodes in whose environment the fake engine makes its calls."""
     added: list[Node] = []
 
-    def add(fault: str) -> list[Node]:
+    def add(fault: str, *, is_killed: bool = False) -> list[Node]:
         found = environment(tmp_path / "engine")
         calls = tmp_path / "calls"
         calls.mkdir()
+        (tmp_path / "engine" / "site" / "sitecustomize.py").write_text(AT_START.format(is_killed=is_killed))
         variables = {"PYTHONPATH": found["PYTHONPATH"], "FAKE_VLLM_CALLS": str(calls), "FAKE_VLLM_FAULT": fault}
         added.extend(bed.add_node(pool="calls", wait=False, **variables) for _ in range(2))
         bed.wait_for_nodes()
@@ -76,14 +101,12 @@ def engine_nodes(bed: Testbed, tmp_path: Path) -> Iterator[Callable[[str], list[
     bed.remove_node(*added)
 
 
-@pytest.mark.timeout(900)
-def test_a_run_over_two_nodes_carries_the_table(engine_nodes: Callable[[str], list[Node]]) -> None:
-    """One node records and tunes while a rank is slow, both prove: the table has hits on both."""
-    engine_nodes("calls_slow")
+def request_of(model: str, ranks: int) -> EngineRunConfig:
+    """Two nodes, on each a replica of so many ranks."""
     document: dict[str, Any] = {
         "cluster": {
             "num_nodes": 2,
-            "ranks_per_node": 2,
+            "ranks_per_node": ranks,
             "cpus_per_rank": 0.5,
             "gpus_per_rank": 0,
             "backend": "cpu",
@@ -91,16 +114,60 @@ def test_a_run_over_two_nodes_carries_the_table(engine_nodes: Callable[[str], li
         },
         "engine": {
             "kind": "vllm",
-            "args": {"model": "/models/own-calls", "tensor_parallel_size": 2},
+            "args": {"model": f"/models/{model}", "tensor_parallel_size": ranks},
             "start_deadline": 300,
         },
-        "cache": {"root": "~/own-calls"},
+        "cache": {"root": f"~/{model}"},
         "timeouts": {"placing": 120},
     }
-    report = run_engine(EngineRunConfig.model_validate(document))
+    return EngineRunConfig.model_validate(document)
+
+
+def tables_of(report: EngineReport) -> list[list[tuple[int, int, int | None, int | None]]]:
+    """(rank, recorded, placed, found) of the table, for each node."""
+    told = []
+    for node in report.nodes:
+        rows = [row for row in node.kinds if row.kind == "autotune_configs"]
+        told.append([(row.rank, row.recorded, row.placed, row.found) for row in rows])
+    return told
+
+
+@pytest.mark.timeout(900)
+def test_a_run_over_two_nodes_carries_the_table(engine_nodes: Callable[..., list[Node]]) -> None:
+    """One node records and tunes while a rank is slow, both prove: the table has hits on both."""
+    engine_nodes("calls_slow")
+    report = run_engine(request_of("own-calls", 2))
 
     assert report.ready, report.error or [node.problems for node in report.nodes]
     assert sorted(node.role for node in report.nodes) == ["installed", "recorded"]
-    for node in report.nodes:
-        tables = [row for row in node.kinds if row.kind == "autotune_configs"]
-        assert [(row.rank, row.recorded, row.placed, row.found) for row in tables] == [(0, 9, 9, 9), (1, 9, 9, 9)]
+    assert tables_of(report) == [[(0, 9, 9, 9), (1, 9, 9, 9)]] * 2
+
+
+@pytest.mark.timeout(900)
+def test_the_other_nodes_replica_measures_what_has_a_recipe(engine_nodes: Callable[..., list[Node]]) -> None:
+    """The GEMMs, by a process without the engine; the planted op has no recipe and is named; one table on both."""
+    engine_nodes("calls_shared")
+    report = run_engine(request_of("shared-calls", 1))
+
+    assert report.ready, report.error or [node.problems for node in report.nodes]
+    assert tables_of(report) == [[(0, 9, 9, 9)]] * 2
+    assert report.tuned_tasks == 9
+    assert 0 < report.tuned_elsewhere <= 6
+    assert [note for note in report.tuning_notes if "stays with the replica that recorded it" in note] == [
+        "planted *x32 32x32 stays with the replica that recorded it: no recipe is known for planted with a first input "
+        "of 2 dimensions"
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_processes_that_are_killed_on_the_other_node_cost_their_rows_alone(
+    engine_nodes: Callable[..., list[Node]],
+) -> None:
+    """Killed in every first task, until they are given up: the recorded replica tunes everything, and says why."""
+    engine_nodes("calls_shared", is_killed=True)
+    report = run_engine(request_of("killed-calls", 1))
+
+    assert report.ready, report.error or [node.problems for node in report.nodes]
+    assert tables_of(report) == [[(0, 9, 9, 9)]] * 2
+    assert (report.tuned_tasks, report.tuned_elsewhere) == (9, 0)
+    assert any(note.startswith("replica 1: ") and "died in TUNING" in note for note in report.tuning_notes)

@@ -7,7 +7,7 @@ from typing import Literal
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.messages import allotting
 from ray_warmup.warmup.messages.values import Header
-from ray_warmup.warmup.tasks import Count, Duration
+from ray_warmup.warmup.tasks import Count, Duration, Note
 
 Reach = Literal["home", "node"]
 """Difference between a proof start and the engine that compiled: another home on its node, or another node."""
@@ -113,6 +113,12 @@ class EngineRecorded:
     first_answer_s: Duration
     requests: Count = 0
     """Of the engine's own FlashInfer calls that were recorded."""
+    tasks: Count = 0
+    """Of these requests that were tuned."""
+    tasks_elsewhere: Count = 0
+    """Of the tasks, those that other replicas measured."""
+    notes: tuple[Note, ...] = ()
+    """What a reader must know of the tuning: requests that keep their default, that no other replica measured, ..."""
 
 
 @message

@@ -211,8 +211,15 @@ class Launcher:
             recording.close()
             raise
         self._recording = recording
-        requests = recording.tuned.requests
-        return engine.EngineRecorded(float(result["engine_s"]), float(result["first_answer_s"]), requests)
+        tuned = recording.tuned
+        return engine.EngineRecorded(
+            engine_s=float(result["engine_s"]),
+            first_answer_s=float(result["first_answer_s"]),
+            requests=tuned.requests,
+            tasks=tuned.tasks,
+            tasks_elsewhere=tuned.tasks_elsewhere,
+            notes=tuned.warnings,
+        )
 
     def _allot(self, question: AllotTasks) -> TasksAllotted:
         """Exchange tasks and rows while `_record` waits in another thread."""

@@ -22,6 +22,9 @@ def keep(run: EngineRun, call: Call, value: Answer | engine.EngineAnswer) -> Non
         case engine.EngineRecorded() if group.recorder == call.rank:
             group.is_recorded = True
             run.recorded_requests += value.requests
+            run.tuned_tasks += value.tasks
+            run.tuned_elsewhere += value.tasks_elsewhere
+            run.tuning_notes += value.notes
         case engine.EnginePacked():
             _packed(run, group, call, value)
         case engine.EngineInstalled() if group.content is not None and value.artifact == group.content.artifact:

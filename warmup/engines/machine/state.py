@@ -115,6 +115,11 @@ class EngineRun:
     call_began: dict[int, float] = field(default_factory=dict)
     recorded_requests: int = 0
     """Of engines' own calls, in this run."""
+    tuned_tasks: int = 0
+    """Of these requests."""
+    tuned_elsewhere: int = 0
+    """Of these tasks, the ones that other replicas than the recorded one measured."""
+    tuning_notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
     is_refused: bool = False

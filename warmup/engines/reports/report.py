@@ -69,6 +69,12 @@ class EngineReport:
     warnings: tuple[str, ...] = ()
     recorded_requests: int = 0
     """FlashInfer calls of the engine's own that this run recorded."""
+    tuned_tasks: int = 0
+    """Tasks of these calls that this run tuned."""
+    tuned_elsewhere: int = 0
+    """Of these tasks, the ones that other replicas than the recorded one measured."""
+    tuning_notes: tuple[str, ...] = ()
+    """Calls that keep their default, that no other replica could measure, and what went wrong in tuning them."""
     schema_version: int = SCHEMA_VERSION
 
     @property

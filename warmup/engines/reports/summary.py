@@ -28,6 +28,9 @@ def summarize(run: EngineRun) -> EngineReport:
         is_refused=run.is_refused,
         warnings=tuple(run.warnings),
         recorded_requests=run.recorded_requests,
+        tuned_tasks=run.tuned_tasks,
+        tuned_elsewhere=run.tuned_elsewhere,
+        tuning_notes=tuple(dict.fromkeys(run.tuning_notes)),
     )
 
 

@@ -33,6 +33,10 @@ class TunedRequests:
     """(digest of the recording, ranks), by first rank."""
     requests: int = 0
     """Different requests that the ranks recorded."""
+    tasks: int = 0
+    """Tasks that were tuned, over all classes."""
+    tasks_elsewhere: int = 0
+    """Of these, the ones that other replicas measured."""
 
 
 def outcome_of(conductor: Conductor) -> TunedRequests:
@@ -55,6 +59,7 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     warnings = (*conductor.problems, *conductor.warnings, *_named_defaults(conductor, recordings))
     if table is None:
         return TunedRequests(kept, UNGUARDED, warnings, classes, requests)
+    elsewhere = sum(conductor.measured_elsewhere.values())
     rows: list[TimingRow] = []
     decisions = Counter[str]()
     state: Literal["guarded", "unguarded"] = "unguarded"
@@ -67,7 +72,8 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     guard = GuardSummary(state, dict(decisions))
     data = table.to_bytes()
     sidecar = timings_content(sha256(data), rows, strategy=STRATEGY, guard=guard.state)
-    return TunedRequests((table_content(data), sidecar, *kept), guard, warnings, classes, requests)
+    contents = (table_content(data), sidecar, *kept)
+    return TunedRequests(contents, guard, warnings, classes, requests, len(rows), elsewhere)
 
 
 def joined_table(tables: Sequence[str]) -> TunedTable | None:

@@ -1,7 +1,8 @@
 """The autotuning of the fake engine: FlashInfer's real AutoTuner with CPU runners, a barrier between ranks per layer.
 
 Only where `FAKE_VLLM_CALLS` names a directory for the barrier. FAKE_VLLM_FAULT is `calls_slow`, `calls_killed` (rank 0
-is killed in its fifth call while it is tuned, in the first start), or `calls_differ` (rank 1 asks for one op more).
+is killed in its fifth call while it is tuned, in the first start), `calls_differ` (rank 1 asks for one op more), or
+`calls_shared` (the GEMM's first runner waits in its first call until a process on another node measures).
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def _plant(rank: int) -> None:
     first = Path(os.environ["FAKE_VLLM_CALLS"]) / "was_killed"
     original = planted_tactics.PlantedRunner.forward
     calls = [0]
+    if fault == "calls_shared":
+        _wait_for_others()
 
     def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
         calls[0] += 1
@@ -103,3 +106,19 @@ def _plant(rank: int) -> None:
         return original(self, inputs, tactic, do_preparation, **named)
 
     planted_tactics.PlantedRunner.forward = run  # type: ignore[method-assign]
+
+
+def _wait_for_others() -> None:
+    """Hold the first call of the GEMM's first runner until a process on another node has begun to measure."""
+    from ray_warmup.warmup.workloads import cpu_gemm_op
+
+    original = cpu_gemm_op.DirectGemmRunner.forward
+    has_begun = Path(os.environ["FAKE_VLLM_CALLS"]) / "another_node_measures"
+
+    def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
+        deadline = time.monotonic() + 90
+        while not has_begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return original(self, inputs, tactic, do_preparation, **named)
+
+    cpu_gemm_op.DirectGemmRunner.forward = run  # type: ignore[method-assign]
