@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 from rich.console import Console
 
+from ray_warmup.configs.clause import when
 from ray_warmup.scripts.console import add_row, say, table_of
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import WarmupError
@@ -40,10 +41,12 @@ def show_requests(console: Console, requests: Sequence[RecordedRequest]) -> None
     """Print one row for each request, or nothing where the engine asked for none."""
     if not requests:
         return
-    table = table_of("op", "shapes", "runners", "sizes", "largest", "keeps its default because", "other replicas")
+    table = table_of(
+        "op", "shapes", "runners", "sizes", "largest", "keeps its default because", "measured by others through"
+    )
     for one in requests:
         runners, sizes = ", ".join(one.runner_names), len(one.buckets)
-        elsewhere = made_again_by(one) or f"no: {reason_to_stay(one)}"
+        elsewhere = made_again_by(one) or when(one.is_tuned, f"no: {reason_to_stay(one)}")
         add_row(table, one.op, one.shapes(), runners, sizes, max(one.buckets), one.keeps_default, elsewhere)
     console.print(table)
 

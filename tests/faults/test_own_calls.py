@@ -66,15 +66,20 @@ def patch():
     while not hasattr(sys.modules.get("ray_warmup.warmup.device.flashinfer_tuner"), "FlashInferTuner"):
         time.sleep(0.01)
     kind = sys.modules["ray_warmup.warmup.device.flashinfer_tuner"].FlashInferTuner
-    original = kind.tune
+    guard, has_measured = kind.guard, pathlib.Path(os.environ["FAKE_VLLM_CALLS"], "another_node_measures")
 
-    def tune(self, task):
-        pathlib.Path(os.environ["FAKE_VLLM_CALLS"], "another_node_measures").touch()
-        if {is_killed}:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(self, task)
+    def killed(self, task):
+        has_measured.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    kind.tune = tune
+    def guarded(self, task, result):
+        verdict = guard(self, task, result)
+        has_measured.touch()
+        return verdict
+
+    kind.guard = guarded
+    if {is_killed}:
+        kind.tune = killed
 
 if "ray_warmup.warmup.engines.front_end.remote_process" in sys.orig_argv:
     threading.Thread(target=patch, daemon=True).start()

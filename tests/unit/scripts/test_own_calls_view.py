@@ -29,6 +29,27 @@ def request(op: str, reason: str = "") -> RecordedRequest:
     return RecordedRequest(op, runners, (a, weight), (), (), 8, (1, 2, 4, 8), "bfloat16", False, reason)
 
 
+def test_the_function_is_shown_by_which_others_make_a_request_again() -> None:
+    """For machines, with the reason for each other one."""
+    shared = RecordedRequest(
+        op="cpu_gemm",
+        runners=(RecordedRunner("DirectGemmRunner", "()"),),
+        inputs=request("gemm").inputs,
+        config=(),
+        scalars=(),
+        tokens=8,
+        buckets=(1, 8),
+        dtype="float32",
+        exact_sizes=False,
+    )
+    first, second = requests_json([shared, request("talk", "TalkRunner communicates")])
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    made = "ray_warmup.warmup.workloads.cpu_gemm_op.cpu_gemm"
+    assert (first["made_again_by"], first["stays_because"]) == (made, "")
+    assert (second["made_again_by"], second["stays_because"]) == ("", "TalkRunner communicates")
+
+
 def test_requests_of_all_classes_are_listed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two classes that share a request; what keeps its default says why."""
     shared, own = request("gemm"), request("talk", "TalkRunner communicates")
@@ -54,7 +75,8 @@ def test_requests_of_all_classes_are_listed_once(tmp_path: Path, capsys: pytest.
     assert "*x32 16x32" in shown
     assert "FirstRunner, SecondRunner" in shown
     assert "TalkRunner communicates" in shown
-    assert shown.count("gemm") == 1
+    assert shown.count("FirstRunner") == 2
+    assert "no: no recipe is known for gemm" in " ".join(shown.split())
     assert f"{tmp_path / 'absent'}: " in shown
 
 

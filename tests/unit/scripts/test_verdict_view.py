@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ray_warmup.scripts.engine_run_command import show_engine_report
+from ray_warmup.scripts.engine_run_command import show_engine_report, tuning_lines
 from ray_warmup.scripts.report_view import show_report
 from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport
 from ray_warmup.warmup.report import ClassReport, GuardReport, RankReport, WarmupReport
@@ -120,3 +120,14 @@ def test_a_run_with_an_engine_says_what_a_start_saves() -> None:
     assert any("torch_compile" in line for line in engine_lines(report, whole=True))
     failed = engine_lines(EngineReport("r", {}, {"PLACING": 5.0}, error="too few GPUs"), whole=False)
     assert failed == ["FAILED: too few GPUs", "lost: 5.0 s"]
+
+
+def test_what_was_tuned_of_an_engines_own_calls_is_told() -> None:
+    """How many, by whom, and what a reader must know, not more than a few lines; nothing where nothing was asked."""
+    notes = tuple(f"gather {number} stays" for number in range(7))
+    report = EngineReport("run", {}, {}, recorded_requests=3, tuned_tasks=9, tuned_elsewhere=4, tuning_notes=notes)
+    lines = list(tuning_lines(report))
+    assert lines[0] == "asked of FlashInfer: 3 calls, 9 tasks tuned, 4 of them by other replicas"
+    assert lines[1:-1] == [f"  {note}" for note in notes[:5]]
+    assert lines[-1] == "  and 2 more notes (tuning_notes of the report)"
+    assert list(tuning_lines(EngineReport("run", {}, {}))) == []

@@ -2,7 +2,7 @@
 
 Only where `FAKE_VLLM_CALLS` names a directory for the barrier. FAKE_VLLM_FAULT is `calls_slow`, `calls_killed` (rank 0
 is killed in its fifth call while it is tuned, in the first start), `calls_differ` (rank 1 asks for one op more), or
-`calls_shared` (the GEMM's first runner waits in its first call until a process on another node measures).
+`calls_shared` (a rank waits in its first task until another node has measured one).
 """
 
 from __future__ import annotations
@@ -109,16 +109,16 @@ def _plant(rank: int) -> None:
 
 
 def _wait_for_others() -> None:
-    """Hold the first call of the GEMM's first runner until a process on another node has begun to measure."""
-    from ray_warmup.warmup.workloads import cpu_gemm_op
+    """Hold the first task until a process on another node has measured one, or was killed in it."""
+    from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 
-    original = cpu_gemm_op.DirectGemmRunner.forward
-    has_begun = Path(os.environ["FAKE_VLLM_CALLS"]) / "another_node_measures"
+    original = FlashInferTuner.tune
+    has_measured = Path(os.environ["FAKE_VLLM_CALLS"]) / "another_node_measures"
 
-    def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
+    def tune(self: Any, task: Any) -> Any:
         deadline = time.monotonic() + 90
-        while not has_begun.exists() and time.monotonic() < deadline:
+        while not has_measured.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        return original(self, inputs, tactic, do_preparation, **named)
+        return original(self, task)
 
-    cpu_gemm_op.DirectGemmRunner.forward = run  # type: ignore[method-assign]
+    FlashInferTuner.tune = tune  # type: ignore[method-assign]
