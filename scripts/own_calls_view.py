@@ -73,7 +73,10 @@ def show_kept_requests(console: Console, paths: Sequence[str]) -> None:
 
 def proof_line(rank: int, proof: TableProof) -> str:
     """One line about a rank's lookups."""
+    beyond = ""
+    if proof.beyond:
+        beyond = f", {proof.beyond} with more tokens than its tuning reaches"
     return (
         f"rank {rank}: {proof.hits} of {proof.entries} entries of its table hit, {proof.own_hits} lookups of the "
-        f"engine's own hit, {len(proof.own_misses)} missed"
+        f"engine's own hit, {len(proof.own_misses)} missed{beyond}"
     )

@@ -72,7 +72,7 @@ def engine_rows() -> list[EngineRow]:
             row = recorded[name, version]
             flashinfer = row["pins"]["flashinfer-python"].removeprefix("==")
             cpu, kinds = cpu_start(name, version)
-            kinds = kinds or placed_on_gpu(name, version)
+            kinds = placed_on_gpu(name, version) or kinds
             rows.append(
                 EngineRow(
                     engine=contract.name,
@@ -128,6 +128,8 @@ def gpu_start(name: str, version: str) -> str:
     measured = read(STUDIES / "engine_table.json")
     if measured["versions"].get(name) == version:
         return f"[warm on {measured['machines'].partition(' of ')[0]}](tests/gpu/results/engine_table.md)"
+    if sglang_ranks(name, version):
+        return "[warm on NVIDIA H200](tests/gpu/results/sglang_table.md)"
     found = read(STUDIES / f"{name}_study.json")
     if found is None or found["versions"].get(name) != version:
         return "not run"
@@ -137,9 +139,11 @@ def gpu_start(name: str, version: str) -> str:
 def placed_on_gpu(name: str, version: str) -> str:
     """The cache kinds that were placed in measured starts of exactly this release."""
     measured = read(STUDIES / "engine_table.json")
-    if measured["versions"].get(name) != version:
-        return ""
     kinds: set[str] = set()
+    for rank in sglang_ranks(name, version):
+        kinds.update(kind for kind, entries in rank["placed"].items() if entries)
+    if measured["versions"].get(name) != version:
+        return ", ".join(sorted(kinds))
     for machine in ("first machine", "second machine"):
         for row in measured[machine]["rows"]:
             for rank in row.get("ranks", []):
@@ -149,11 +153,22 @@ def placed_on_gpu(name: str, version: str) -> str:
 
 def table_hits(name: str, version: str) -> str:
     """Recorded keys that were hit in a proof start of exactly this release on a GPU."""
-    found = read(STUDIES / "own_calls.json")
+    tables = [rank["table"] for rank in sglang_ranks(name, version)]
+    found = read(STUDIES / ("sglang_table.json" if tables else "own_calls.json"))
     if found is None or found["versions"].get(name) != version:
         return "not seen"
-    hits = sum(rank["hits"] for rank in found["table"])
-    return f"{hits} of {sum(rank['entries'] for rank in found['table'])} keys ({found['versions']['date']})"
+    tables = tables or found["table"]
+    hits = sum(table["hits"] for table in tables)
+    return f"{hits} of {sum(table['entries'] for table in tables)} keys ({found['versions']['date']})"
+
+
+def sglang_ranks(name: str, version: str) -> list[Any]:
+    """Ranks of a proof on a GPU that held, of exactly this release of SGLang."""
+    found = read(STUDIES / "sglang_table.json")
+    if name != "sglang" or found["versions"]["sglang"] != version:
+        return []
+    proof = found["second machine"]["prove"]
+    return list(proof["ranks"]) if proof["holds"] else []
 
 
 def flashinfer_rows() -> list[FlashInferRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,5 @@ def test_a_proof_is_one_line() -> None:
     assert proof_line(3, proof) == (
         "rank 3: 5 of 5 entries of its table hit, 12 lookups of the engine's own hit, 0 missed"
     )
+    beyond = replace(proof, beyond=4)
+    assert proof_line(3, beyond).endswith(" missed, 4 with more tokens than its tuning reaches")
