@@ -7,6 +7,7 @@ first counts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,8 @@ from ray_warmup.warmup.messages.allotting import Lot, SharedRecording, TasksMeas
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 from ray_warmup.warmup.workloads.recipes import reason_to_stay
 from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, Recording, recording_of
+
+logger = logging.getLogger(__name__)
 
 SHARE = 2
 """A replica is given this part of what waits, divided by all ranks that measure: lots become smaller to the end."""
@@ -165,6 +168,7 @@ class Allotting:
         for text in texts:
             if text not in self.notes:
                 self.notes.append(text)
+                logger.info("%s", text)
 
 
 def _may_be_served(group: ClassState, result: TaskResult | None, verdict: GuardVerdict | None) -> bool:
