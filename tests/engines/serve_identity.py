@@ -60,9 +60,9 @@ def served(model: str, arguments: dict[str, Any]) -> tuple[tuple[str, str], ...]
 
 def ours(model: str, arguments: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """The identity under which a run of ours records."""
+    from ray_warmup.warmup.engines.front_end.child_request import ChildRequest
     from ray_warmup.warmup.engines.vllm.identity import identify
     from ray_warmup.warmup.engines.vllm.resolve import configure
-    from ray_warmup.warmup.engines.vllm.start import ChildRequest
 
     given = {"model": model, **arguments}
     return identify(configure(given, ChildRequest(given, "dummy", {"usage": "serve", "lm_head": "read"}))).parts

@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray_warmup.warmup.engines.front_end.child_request import ChildRequest, Stage, wait_for, write_whole
+from ray_warmup.warmup.engines.front_end.child_request import (
+    ChildRequest,
+    Stage,
+    follow_the_launcher,
+    read_request,
+    wait_for,
+    write_whole,
+)
 from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch
 
 Generate = Callable[[TrialBatch], Sequence[Sequence[int]]]
@@ -15,39 +22,49 @@ Generate = Callable[[TrialBatch], Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
-class StartTimes:
-    """Moments of a start, in seconds of `time.monotonic`."""
+class TrialStart:
+    """One start of an engine, as its child process was asked for it."""
 
     began: float
-    imported: float
-    ready: float
+    """Moment of `time.monotonic`, before the engine is imported."""
+    request: ChildRequest
+    stage: Stage
+    result_path: Path
+
+    def answer_and_stay(self, imported: float, ready: float, batches: Sequence[TrialBatch], generate: Generate) -> None:
+        """Answer the trial requests, write the result, and return when the launcher wants the engine to end.
+
+        Args:
+            imported: moment at which the engine was imported.
+            ready: moment at which it could answer.
+            batches: of the trial requests.
+            generate: answers one batch.
+
+        Raises:
+            RuntimeError: a request has no answer.
+        """
+        first, answered = answer_all(batches, generate, self.stage)
+        result = {
+            "import_s": imported - self.began,
+            "engine_s": ready - imported,
+            "first_answer_s": first,
+            "requests": answered,
+            "total_s": time.monotonic() - self.began,
+        }
+        self.stage.write("waiting for the launcher")
+        write_whole(self.result_path, result)
+        if self.request.stays_until is not None:
+            wait_for(Path(self.request.stays_until))
+        self.stage.write("shutting down")
 
 
-def answer_and_stay(
-    times: StartTimes,
-    request: ChildRequest,
-    result_path: Path,
-    stage: Stage,
-    batches: Sequence[TrialBatch],
-    generate: Generate,
-) -> None:
-    """Answer the trial requests, write the result, and return when the launcher wants the engine to end.
-
-    Raises RuntimeError for a request without an answer.
-    """
-    first, answered = answer_all(batches, generate, stage)
-    result = {
-        "import_s": times.imported - times.began,
-        "engine_s": times.ready - times.imported,
-        "first_answer_s": first,
-        "requests": answered,
-        "total_s": time.monotonic() - times.began,
-    }
-    stage.write("waiting for the launcher")
-    write_whole(result_path, result)
-    if request.stays_until is not None:
-        wait_for(Path(request.stays_until))
-    stage.write("shutting down")
+def start_and_answer(start: Callable[[TrialStart], None], request_path: str, result_path: str) -> int:
+    """Run one start as this process. Exit code 0 when every request was answered."""
+    follow_the_launcher()
+    began = time.monotonic()
+    path = Path(request_path)
+    start(TrialStart(began, read_request(path), Stage(path.parent / "told"), Path(result_path)))
+    return 0
 
 
 def answer_all(batches: Sequence[TrialBatch], generate: Generate, stage: Stage) -> tuple[float, int]:

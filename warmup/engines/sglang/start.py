@@ -11,12 +11,10 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from ray_warmup.warmup.engines.front_end.child_request import Stage, follow_the_launcher, read_request
 from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch, sampling_of, token_rows
-from ray_warmup.warmup.engines.front_end.trial_start import StartTimes, answer_and_stay
+from ray_warmup.warmup.engines.front_end.trial_start import TrialStart, start_and_answer
 from ray_warmup.warmup.engines.sglang.arguments import server_args
 from ray_warmup.warmup.engines.sglang.trial import trial_batches
 
@@ -25,30 +23,20 @@ MANY = 256
 """Requests at a time where SGLang decides about them by itself."""
 
 
-def main(request_path: str, result_path: str) -> int:
-    """Run one start. Exit code 0 when every request was answered."""
-    follow_the_launcher()
-    run(Path(request_path), Path(result_path))
-    return 0
-
-
-def run(request_path: Path, result_path: Path) -> None:
+def run(trial: TrialStart) -> None:
     """Start the engine, answer the trial requests, stay as long as the request says, and end."""
-    began = time.monotonic()
-    request = read_request(request_path)
-    stage = Stage(request_path.parent / "told")
-    stage.write("importing SGLang")
+    trial.stage.write("importing SGLang")
     # Imported here, so that its seconds are measured and the stage is known when it fails.
     from sglang import Engine
 
-    arguments = server_args(request.arguments, request.load_format)
+    arguments = server_args(trial.request.arguments, trial.request.load_format)
     imported = time.monotonic()
-    stage.write("creating the engine")
+    trial.stage.write("creating the engine")
     engine = Engine(server_args=arguments)
-    times = StartTimes(began, imported, time.monotonic())
+    ready = time.monotonic()
     try:
         batches = trial_batches(*limits_of(engine, arguments))
-        answer_and_stay(times, request, result_path, stage, batches, partial(generate, engine))
+        trial.answer_and_stay(imported, ready, batches, partial(generate, engine))
     finally:
         # Explicit, because schedulers are processes of their own and hold the GPU.
         engine.shutdown()
@@ -75,4 +63,4 @@ def generate(engine: Any, batch: TrialBatch) -> list[Sequence[int]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(start_and_answer(run, *sys.argv[1:]))

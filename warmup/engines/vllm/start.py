@@ -12,12 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
-from ray_warmup.warmup.engines.front_end.child_request import Stage, follow_the_launcher, read_request
 from ray_warmup.warmup.engines.front_end.trial_batch import TrialBatch, sampling_of
-from ray_warmup.warmup.engines.front_end.trial_start import StartTimes, answer_and_stay
+from ray_warmup.warmup.engines.front_end.trial_start import TrialStart, start_and_answer
 from ray_warmup.warmup.engines.vllm import word_embeddings
 from ray_warmup.warmup.engines.vllm.arguments import SIZES, engine_args, resolve_configuration
 from ray_warmup.warmup.engines.vllm.trial import prompts, trial_batches
@@ -26,18 +24,9 @@ from ray_warmup.warmup.engines.vllm.word_embeddings import LmHead
 MAX_TOKENS = 4
 
 
-def main(request_path: str, result_path: str) -> int:
-    """Run one start. Exit code 0 when every request was answered."""
-    follow_the_launcher()
-    run(Path(request_path), Path(result_path))
-    return 0
-
-
-def run(request_path: Path, result_path: Path) -> None:
+def run(trial: TrialStart) -> None:
     """Start the engine, answer the trial requests, stay as long as the request says, and end."""
-    began = time.monotonic()
-    request = read_request(request_path)
-    stage = Stage(request_path.parent / "told")
+    request, stage = trial.request, trial.stage
     stage.write("importing vLLM")
     # Imported here, so that its seconds are measured and the stage is known when it fails.
     from vllm import LLM, SamplingParams
@@ -49,14 +38,14 @@ def run(request_path: Path, result_path: Path) -> None:
     if request.options["usage"] == "serve":
         take_server_sizes(arguments)
     llm = LLM.from_engine_args(arguments)
-    times = StartTimes(began, imported, time.monotonic())
+    ready = time.monotonic()
     config = llm.llm_engine.vllm_config
     batches = trial_batches(
         config.scheduler_config.max_num_seqs,
         config.scheduler_config.max_num_batched_tokens,
         config.model_config.max_model_len,
     )
-    answer_and_stay(times, request, result_path, stage, batches, partial(generate, llm, SamplingParams))
+    trial.answer_and_stay(imported, ready, batches, partial(generate, llm, SamplingParams))
     # Explicit, because an engine that ends by garbage collection may leave its workers behind.
     shut_down(llm)
 
@@ -87,4 +76,4 @@ def shut_down(llm: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(start_and_answer(run, *sys.argv[1:]))
