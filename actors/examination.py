@@ -9,8 +9,7 @@ import ray
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.node_examination import NodeFindings, check_here
-from ray_warmup.actors.node_task import ask_nodes
-from ray_warmup.actors.registry_client import registry_status
+from ray_warmup.actors.node_task import answers_of, start_on
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
 
@@ -23,15 +22,18 @@ def examine(section: CacheSection, limit_s: float) -> dict[str, tuple[Finding, .
     """Check every node of the connected cluster, and the cluster itself under the name `cluster`."""
     asked_at = time.time()
     nodes = {node.node_id: (section.model_dump_json(),) for node in capacity.members()}
-    answers, problems = ask_nodes(check_here, nodes, limit_s)
+    started = start_on(check_here, nodes)
+    # While the nodes start a process for their answer.
+    of_all = (*_of_ray(), *_of_registry())
+    answers: dict[str, NodeFindings]
+    answers, problems = answers_of(started, limit_s)
     found = {node_id: answer.findings for node_id, answer in answers.items()}
     for node_id, problem in problems.items():
         found[node_id] = (error("node", problem, "look at that node's raylet, and install ray-warmup there"),)
     found["cluster"] = (
         *_of_versions(answers),
         *_of_clocks(answers, asked_at, time.time()),
-        *_of_ray(),
-        *_of_registry(),
+        *of_all,
     )
     return found
 
@@ -65,6 +67,8 @@ def _of_ray() -> tuple[Finding, ...]:
 
 
 def _of_registry() -> tuple[Finding, ...]:
+    from ray_warmup.actors.registry_client import registry_status
+
     try:
         found = registry_status()
     except ray.exceptions.RayError as silent:

@@ -22,9 +22,18 @@ def ask_nodes(
     function: Callable[..., A], arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
 ) -> tuple[dict[str, A], dict[str, str]]:
     """Call `function(*arguments[node_id])` on every node at once: (answers, problems), each by node id."""
-    answers: dict[str, A] = {}
+    return answers_of(start_on(function, arguments), timeout_s)
+
+
+def start_on(function: Callable[..., Any], arguments: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Start `function(*arguments[node_id])` on every node at once, and return what `answers_of` waits for."""
+    return {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
+
+
+def answers_of(refs: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], dict[str, str]]:
+    """Wait for what was started: (answers, problems), each by node id."""
+    answers: dict[str, Any] = {}
     problems: dict[str, str] = {}
-    refs = {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
     if not refs:
         return answers, problems
     ready, _ = ray.wait(list(refs.values()), num_returns=len(refs), timeout=timeout_s)
