@@ -10,6 +10,7 @@ import flashinfer
 import pytest
 import torch
 from flashinfer import bmm_fp8, mm_bf16
+from flashinfer.gemm import mm_fp8
 
 from ray_warmup.warmup.device.rebuilding import difference, rebuild, rebuild_all
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
@@ -35,6 +36,12 @@ def fp8(batch: int, tokens: int, dtype: torch.dtype = torch.bfloat16) -> None:
     bmm_fp8(a, b, one, one, dtype, backend="cublas")
 
 
+def fp8_matrix(width: int) -> None:
+    """`mm_fp8`, which asks for the op of `bmm_fp8` with a batch of one."""
+    a, b = torch.randn(32, 64).to(torch.float8_e4m3fn), torch.randn(width, 64).to(torch.float8_e4m3fn)
+    mm_fp8(a, b, torch.ones(1), torch.bfloat16, backend="cublas")
+
+
 def bf16(tokens: int) -> None:
     """`mm_bf16` with a column-major weight."""
     weight = torch.randn(48, 64, dtype=torch.bfloat16).t()
@@ -57,6 +64,7 @@ def test_real_requests_are_made_again_exactly() -> None:
         lambda: fp8(1, 300),
         lambda: fp8(1, 20),
         lambda: fp8(2, 30, torch.float16),
+        lambda: fp8_matrix(96),
         lambda: bf16(300),
         lambda: cpu_gemm(torch.randn(4, 64), torch.randn(48, 64)),
     )

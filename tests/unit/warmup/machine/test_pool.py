@@ -146,3 +146,47 @@ def test_every_task_is_finished_exactly_once(count: int, steps: list[tuple[int, 
                 assert pool.finish(task)
             held[rank] = []
     assert pool.num_done == pool.num_tasks == count
+
+
+LENDING = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(("deal", "finish", "lose", "lend", "settle", "give back"))),
+    max_size=120,
+)
+
+
+@given(st.integers(0, 12), LENDING)
+def test_a_task_that_was_lent_counts_once(count: int, steps: list[tuple[int, str]]) -> None:
+    """Ranks and two replicas take, finish, lose and give back in any order; no task is lost, none counts twice."""
+    pool = TaskPool(make_tasks(*((f"t{n}", f"g{n % 3}", float(n % 5)) for n in range(count))))
+    held: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    lent: dict[int, list[str]] = {1: [], 2: []}
+    done: list[str] = []
+    for number, act in steps:
+        replica = max(1, number)
+        if act == "deal" and (task := pool.deal(number)) is not None:
+            assert task not in done
+            held[number].append(task)
+        elif act == "finish" and held[number]:
+            done.append(held[number].pop())
+            assert pool.finish(done[-1])
+        elif act == "lose":
+            pool.lose(number)
+            held[number] = []
+        elif act == "lend" and (task := pool.lend(replica, ("g0", "g1"))) is not None:
+            assert task not in done
+            lent[replica].append(task)
+        elif act == "settle" and lent[replica] and pool.settle(task := lent[replica].pop()):
+            done.append(task)
+        elif act == "give back":
+            pool.give_back(replica)
+            pool.lose(-replica)
+        assert pool.num_done == len(done) == len(set(done))
+        assert pool.num_waiting == count - len(done) - sum(map(len, held.values()))
+    while not pool.is_done:
+        for task in held[0]:
+            assert pool.finish(task)
+        held[0] = []
+        for rank in (1, 2):
+            pool.lose(rank)
+        while (task := pool.deal(0)) is not None:
+            held[0].append(task)
