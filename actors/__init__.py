@@ -9,7 +9,8 @@ A run
     coordinator_actor, driving, executor   its actor, the loop that steps its machine, the machine's commands
     event_stream, events              what the driver hears
     concluding, last_report, attempts, sigterm   the end, which always gives a report
-    engine_run, engine_questions, engine_leases   driver, questions, leases and task_sharing with a real engine
+    engine_run, engine_questions, engine_leases   driver, questions and leases of a run with a real engine
+    task_sharing                      recorded calls that ranks of other replicas measure
 Its processes
     process_actor, rank_actor, engine_launcher   the border to Ray, a rank, an engine's launcher
     rank_group                        all of them: start, call, replace, kill
