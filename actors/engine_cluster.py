@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from ray_warmup.actors.registry_calls import in_short
 from ray_warmup.actors.registry_client import found_registry
 from ray_warmup.actors.stored_artifacts import facts_of
 from ray_warmup.warmup.artifact.archive import unpack
@@ -48,8 +49,10 @@ class ConnectedCluster:
                     break
                 if self._is_installed(actor, store, identity):
                     return ""
-        except (ray.exceptions.RayError, WarmupError) as error:
-            return f"the registry cannot be used: {error}"
+        except ray.exceptions.RayError as error:
+            return f"the registry cannot be used: {in_short(error)}"
+        except WarmupError as error:
+            return f"what the registry has cannot be taken: {error}"
         if isinstance(answer, Wait):
             return f"{answer.holder} makes the artifact since {answer.for_s:.0f} s; RAY_WARMUP_WAIT waits for it"
         if answer is None:

@@ -32,6 +32,8 @@ from ray_warmup.warmup.tasks import TaskResult
 
 logger = logging.getLogger(__name__)
 
+NAMES = "registry-"
+"""Every registry's name begins so, and ends with a version."""
 SILENCE_S = 10.0
 """A leader that is silent for so long loses its lease. Leaders beat every BEAT_S."""
 BEAT_S = 2.0
@@ -39,6 +41,7 @@ MAX_BYTES = 4 << 30
 GRACE_S = 3 * BEAT_S
 """After a restart no lease is given for so long, in which every leader that lives has been heard."""
 _NODES_EVERY_S = 2.0
+_LISTEN_EVERY_S = 1.0
 _LEARN_LIMIT_S = 30.0
 _PACK_LIMIT_S = 120.0
 _LOOK_LIMIT_S = 5.0
@@ -47,7 +50,7 @@ _LOOK_LIMIT_S = 5.0
 
 def registry_name() -> str:
     """Return the actor's name, in the namespace of this project."""
-    return f"registry-{VERSION}"
+    return f"{NAMES}{VERSION}"
 
 
 class Registry:
@@ -71,23 +74,24 @@ class Registry:
         self._waits = WaitTimes()
         export_metrics()
         self._exporting = asyncio.ensure_future(self._export())
+        self._listening = asyncio.ensure_future(self._listen())
         self._learned = asyncio.ensure_future(self.learn())
         self._watching = asyncio.ensure_future(self._watch_nodes())
 
     async def ask(self, key: str, asker: Asker) -> Answer:
         """Say where a key's artifact is: known, being made by somebody, or to be made by the asker."""
-        self._waits.asked(key, asker, time.monotonic())
+        self._waits.asked(key, asker, self._now())
         await asyncio.wait(
             {self._learned}, timeout=_LEARN_LIMIT_S
         )  # a new registry must not let everything be made anew
         # Leaders of a registry that died are heard before a lease of theirs is given away.
-        while self._known.newest(key) is None and (left := self._leases_from - time.monotonic()) > 0:
+        while self._known.newest(key) is None and (left := self._leases_from - self._now()) > 0:
             await asyncio.sleep(min(left, 0.2))
         facts = self._known.newest(key)
         if facts is not None:
             self._count_wait(key, asker, "known")
             return Known(facts)
-        answer = self._leases.ask(key, asker, time.monotonic())
+        answer = self._leases.ask(key, asker, self._now())
         if isinstance(answer, Lead):
             self._count_wait(key, asker, "lead")
             return replace(answer, finished=self._finished.of(key))
@@ -97,13 +101,13 @@ class Registry:
         """Say where a key's artifact is, or who makes it, without giving the asker a lease."""
         await asyncio.wait({self._learned}, timeout=_LOOK_LIMIT_S)
         facts = self._known.newest(key)
-        return self._leases.holder(key, time.monotonic()) if facts is None else Known(facts)
+        return self._leases.holder(key, self._now()) if facts is None else Known(facts)
 
     async def wait(self, key: str, limit_s: float) -> None:
         """Return when anything is new about a key, at the latest after the limit."""
-        until = time.monotonic() + limit_s
-        while self._known.newest(key) is None and self._leases.holder(key, time.monotonic()) is not None:
-            left = until - time.monotonic()
+        until = self._now() + limit_s
+        while self._known.newest(key) is None and self._leases.holder(key, self._now()) is not None:
+            left = until - self._now()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
@@ -150,11 +154,11 @@ class Registry:
         """Hear from a leader. False: its lease has gone to somebody else, or its node is lost."""
         if holder.node_id in self._lost or self._is_superseded(key, token):
             return False
-        return self._leases.beat(key, token, holder, progress, time.monotonic())
+        return self._leases.beat(key, token, holder, progress, self._now())
 
     async def finished(self, key: str, token: str, results: tuple[TaskResult, ...]) -> None:
         """Keep what a leader has finished, for its heir. Of a lease that has gone to somebody else nothing is kept."""
-        if self._leases.is_held(key, token, time.monotonic()):
+        if self._leases.is_held(key, token, self._now()):
             self._finished.keep(key, results)
 
     async def give_up(self, key: str, token: str) -> None:
@@ -172,7 +176,7 @@ class Registry:
 
     async def status(self) -> tuple[KeyStatus, ...]:
         """Return what is known, key by key."""
-        now = time.monotonic()
+        now = self._now()
         keys = sorted({*self._known.keys(), *self._leases.keys()})
         return tuple(self._status_of(key, self._leases.holder(key, now)) for key in keys)
 
@@ -194,7 +198,7 @@ class Registry:
 
     def _is_superseded(self, key: str, token: str, digest: str = "") -> bool:
         """Return True if another process leads, or has made another artifact than this one, since a lease was lost."""
-        now = time.monotonic()
+        now = self._now()
         if self._leases.is_held(key, token, now):
             return False
         known = self._known.newest(key)
@@ -202,15 +206,27 @@ class Registry:
             return known.digest != digest
         return self._leases.holder(key, now) is not None
 
+    async def _listen(self) -> None:
+        """Take note of every second in which leaders can be heard."""
+        while True:
+            self._now()
+            await asyncio.sleep(_LISTEN_EVERY_S)
+
+    def _now(self) -> float:
+        """Return the time by which leases are kept. Asked before every look at them, also right after a stop."""
+        now = time.monotonic()
+        self._leases.listen(now)
+        return now
+
     def _count_wait(self, key: str, asker: Asker, outcome: str) -> None:
-        waited = self._waits.ended(key, asker, time.monotonic())
+        waited = self._waits.ended(key, asker, self._now())
         sink.record(catalog.LEASE_WAIT.sample(waited, outcome=outcome))
 
     async def _export(self) -> None:
         """Export the registry's gauges as often as Ray needs them."""
         while True:
             sink.record(
-                catalog.REGISTRY_LEASES.sample(self._leases.num_held(time.monotonic())),
+                catalog.REGISTRY_LEASES.sample(self._leases.num_held(self._now())),
                 catalog.REGISTRY_KEYS.sample(len(tuple(self._known.keys()))),
                 catalog.REGISTRY_BYTES.sample(self._budget.used),
             )

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 
 from ray_warmup.actors.registry_client import registry
+from ray_warmup.actors.remote_errors import as_failure
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker
 from ray_warmup.warmup.tasks import TaskResult
@@ -88,12 +89,16 @@ class RegistryCalls:
                 now = time.monotonic()
                 if until is None:
                     until = now + self._away_s
-                    self._on_note(f"the registry is away, asked again for {self._away_s:g} s: {_reason(error)}")
+                    self._on_note(f"the registry is away, asked again for {self._away_s:g} s: {in_short(error)}")
                 if now > until:
                     raise
                 time.sleep(AGAIN_S)
 
 
-def _reason(error: Exception) -> str:
+def in_short(error: Exception) -> str:
+    """Return one line for an error of a call to the registry, without the traceback that Ray adds."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        failure = as_failure(error)
+        return f"{failure.kind}: {failure.message.strip().partition(chr(10))[0]}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

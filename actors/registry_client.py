@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_warmup.actors.client import NAMESPACE
-from ray_warmup.actors.registry import MAX_BYTES, Registry, registry_name
+from ray_warmup.actors.registry import MAX_BYTES, NAMES, Registry, registry_name
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import KeyStatus
@@ -36,6 +36,17 @@ def found_registry(cache: CacheSection | None = None) -> Any:
         return ray.get_actor(registry_name(), namespace=namespace_of(cache))
     except ValueError:  # Ray's answer for a name that nobody has
         return None
+
+
+def other_registries(cache: CacheSection | None = None) -> tuple[str, ...]:
+    """Describe the registries of other namespaces and versions that run in the connected cluster."""
+    own = (namespace_of(cache), registry_name())
+    found = []
+    for row in ray.util.list_named_actors(all_namespaces=True):
+        name, namespace = str(row["name"]), str(row["namespace"])
+        if name.startswith(NAMES) and (namespace, name) != own:
+            found.append(f"one of version {name.removeprefix(NAMES)} in namespace {namespace}")
+    return tuple(sorted(found))
 
 
 def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:

@@ -20,7 +20,7 @@ from ray_warmup.actors.concluding import notices, verdict_of
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.metrics_export import export_metrics
 from ray_warmup.actors.registry import BEAT_S
-from ray_warmup.actors.registry_calls import RegistryCalls
+from ray_warmup.actors.registry_calls import RegistryCalls, in_short
 from ray_warmup.actors.stored_artifacts import archive_of, facts_of
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.schema import WarmupConfig
@@ -147,8 +147,11 @@ class _Joiner:
         """Ask the cluster. Returns its artifact, or what is left of an earlier leader's work, to measure the rest."""
         try:
             return self._from_cluster(process)
-        except (ray.exceptions.RayError, WarmupError) as error:
-            self._on_note(f"the registry cannot be used, this process measures for itself: {error}")
+        except ray.exceptions.RayError as error:
+            self._on_note(f"the registry cannot be used, this process measures for itself: {in_short(error)}")
+            return Elsewhere()
+        except WarmupError as error:
+            self._on_note(f"nothing was taken from the registry, this process measures for itself: {error}")
             return Elsewhere()
 
     def _from_cluster(self, process: RankProcess) -> Elsewhere:
@@ -218,7 +221,7 @@ class _Joiner:
             if not self._registry.offer(facts, archive, self._asker.node_id, lease.token, limit_s):
                 self._on_note("the artifact stays on this node alone: another process has made one meanwhile")
         except (ray.exceptions.RayError, StoreError, ArtifactError) as error:
-            self._on_note(f"the artifact stays on this node alone: {error}")
+            self._on_note(f"the artifact stays on this node alone: {in_short(error)}")
 
 
 class _Leadership:

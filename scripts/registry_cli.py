@@ -60,11 +60,12 @@ def status(address: Address = None, namespace: Namespace = None, as_json: Json =
     from ray_warmup.actors.registry_client import registry_status
     from ray_warmup.configs.schema import CacheSection
 
+    cache = CacheSection(namespace=namespace)
     with on_cluster(address):
-        found = registry_status(CacheSection(namespace=namespace))
-    if found is None:
-        complain("no registry runs in this cluster; `ray-warmup registry start` or a call of ensure_warm starts one")
-        raise typer.Exit(EXIT_FAILED)
+        found = registry_status(cache)
+        if found is None:
+            complain(_absence(cache, "; `ray-warmup registry start` or a call of ensure_warm starts one"))
+            raise typer.Exit(EXIT_FAILED)
     if as_json:
         print_document(asdict(found))
         return
@@ -80,11 +81,11 @@ def stop(address: Address = None, namespace: Namespace = None) -> None:
     from ray_warmup.actors.registry_client import stop_registry
     from ray_warmup.configs.schema import CacheSection
 
+    cache = CacheSection(namespace=namespace)
     with on_cluster(address):
-        was_there = stop_registry(CacheSection(namespace=namespace))
-    if not was_there:
-        complain("no registry runs in this cluster")
-        raise typer.Exit(EXIT_FAILED)
+        if not stop_registry(cache):
+            complain(_absence(cache))
+            raise typer.Exit(EXIT_FAILED)
 
 
 def sync_command(
@@ -109,6 +110,18 @@ def sync_command(
         _show_sync(report)
     if not report.is_well:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _absence(cache: CacheSection, remedy: str = "") -> str:
+    """Say that no registry answers, and name those that this command does not mean."""
+    from ray_warmup.actors.registry_client import namespace_of, other_registries
+    from ray_warmup.configs.version import VERSION
+
+    others = other_registries(cache)
+    if not others:
+        return f"no registry runs in this cluster{remedy}"
+    meant = f"of version {VERSION} in namespace {namespace_of(cache)}"
+    return f"no registry {meant} runs in this cluster, but {', '.join(others)} (--namespace names another one){remedy}"
 
 
 def _cache_of(config: str | None) -> CacheSection:

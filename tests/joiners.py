@@ -89,6 +89,23 @@ def joining() -> Iterator[Joiners]:
         assert wait_until(lambda: not registries(), 10), "a registry stays"
 
 
+def answers(*refs: Any) -> list[Joined]:
+    """What processes answered; each is ready without an error, and all with one table."""
+    import ray
+
+    found: list[Joined] = ray.get(list(refs), timeout=ANSWERED_S)
+    assert [(one.ready, one.error) for one in found] == [(True, "")] * len(found)
+    assert len({one.digest for one in found}) == 1
+    return found
+
+
+def measured_by(case: Case) -> set[int]:
+    """Processes that measured."""
+    return {line.pid for line in case.calls("tune")}
+
+
+ANSWERED_S = 120.0
+"""Limit of a wait for an answer in a test; what a test promises is asserted for itself."""
 OTHER_NAMESPACE = "another-team"
 
 

@@ -11,18 +11,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from ray_warmup.actors import registry_client
+from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.registry_client import found_registry, other_registries
+from ray_warmup.configs import VERSION
+from ray_warmup.warmup.store.node_store import NodeStore
 from tests.bench.bench_join import bytes_sent
 from tests.fault_injection import FaultInjector, during, limit_files
 from tests.joiners import (
+    ANSWERED_S,
     OTHER_NAMESPACE,
     Joined,
     Joiners,
+    answers,
     joining,
     kill_registry,
+    measured_by,
     registries,
     registry_node,
     registry_pid,
@@ -33,8 +40,6 @@ from tests.testbed import ROOT, Case, Line, Node, alive_nodes, raylet_pid, wait_
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
-ANSWERED_S = 120.0
-"""Limit of a wait for an answer in this test; what a test promises is asserted for itself."""
 BACK_WITHIN_S = 25.0
 """From the death of a registry to the readiness of whoever asks it: its start, and what the nodes tell it."""
 HEIR_WITHIN_S = 25.0
@@ -49,21 +54,6 @@ def joiners(case: Case) -> Iterator[Joiners]:
     """`joiners(node, count)` makes processes on a node; they and every registry are ended."""
     with joining() as made:
         yield made
-
-
-def answers(*refs: Any) -> list[Joined]:
-    """What processes answered; each is ready without an error."""
-    import ray
-
-    found: list[Joined] = ray.get(list(refs), timeout=ANSWERED_S)
-    assert [(one.ready, one.error) for one in found] == [(True, "")] * len(found)
-    assert len({one.digest for one in found}) == 1
-    return found
-
-
-def measured_by(case: Case) -> set[int]:
-    """Processes that measured."""
-    return {line.pid for line in case.calls("tune")}
 
 
 def until(case: Case, when: Callable[[Line], bool]) -> Line:
@@ -94,6 +84,26 @@ def test_a_registry_that_is_killed_is_asked_again(case: Case, joiners: Joiners, 
         assert any("the registry is away, asked again for 60 s" in note for note in found[1].notes)
 
 
+def test_a_registry_that_was_stopped_takes_no_lease_away(case: Case, joiners: Joiners) -> None:
+    """It heard nobody for longer than a leader may be silent: once it goes on, the leader leads on."""
+    first, second = case.bed.nodes[:2]
+    case.script(first, task_s=2.5)
+    (leader,), (other,) = joiners(first), joiners(second)
+    leading = leader.join.remote(text_of(case))
+    until(case, during("tune", 1))
+    waiting = other.join.remote(text_of(case))
+    time.sleep(2)
+    pid = registry_pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(13)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    answers(leading, waiting)
+    assert len(measured_by(case)) == 1
+    assert registry_pid() == pid
+
+
 def test_a_registry_that_is_killed_while_it_hands_out_loses_nobody(case: Case, joiners: Joiners) -> None:
     """Three take the artifact: who has its bytes installs them, who has not asks the next registry."""
     first, second = case.bed.nodes[:2]
@@ -115,8 +125,6 @@ def test_a_registry_goes_with_its_node_and_comes_back_on_another(
     case: Case, joiners: Joiners, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker node is lost while one measures and another waits: Ray starts it elsewhere, and one measured."""
-    from ray_warmup.actors import registry_client
-
     first, second = case.bed.nodes[:2]
     doomed = case.bed.add_node(pool="doomed", num_cpus=1)
     try:
@@ -172,9 +180,6 @@ def came_back(case: Case, late: Joined, heir: Joined) -> None:
     """A holder of a lost lease has followed its heir: one artifact is known, and lies on both nodes."""
     import ray
 
-    from ray_warmup.actors.registry_client import found_registry
-    from ray_warmup.warmup.store.node_store import NodeStore
-
     assert any("another process took the lease over" in note for note in late.notes)
     assert (late.ready, late.digest) == (True, heir.digest)
     tables = [path for node in case.bed.nodes for path in case.files(node, "autotune_configs.json")]
@@ -185,8 +190,6 @@ def came_back(case: Case, late: Joined, heir: Joined) -> None:
 
 def heir_artifact(case: Case) -> str:
     """Digest of the artifact that the second node made."""
-    from ray_warmup.warmup.store.node_store import NodeStore
-
     return NodeStore(case.table(case.bed.nodes[1]).parent).read_artifact().digest
 
 
@@ -246,9 +249,6 @@ def test_an_artifact_that_is_replaced_while_some_install_it(case: Case, joiners:
     """Who has the old one ends ready with it, whole; who asks afterwards gets the new one, and nobody measures."""
     import ray
 
-    from ray_warmup.actors.registry_client import found_registry
-    from ray_warmup.warmup.store.node_store import NodeStore
-
     first, second, third = case.bed.nodes[:3]
     (maker,) = joiners(first)
     (old,) = answers(maker.join.remote(text_of(case)))
@@ -297,8 +297,13 @@ def test_a_joiner_whose_disk_is_full(case: Case, joiners: Joiners, require_disk:
     assert "cache.root" in said
 
 
-@pytest.mark.parametrize("other", ["version", "namespace"])
-def test_versions_and_namespaces_beside_each_other_do_not_meet(case: Case, joiners: Joiners, other: str) -> None:
+OTHERS = [("version", f"9.9.9 in namespace {NAMESPACE}"), ("namespace", f"{VERSION} in namespace {OTHER_NAMESPACE}")]
+
+
+@pytest.mark.parametrize(("other", "described"), OTHERS)
+def test_versions_and_namespaces_beside_each_other_do_not_meet(
+    case: Case, joiners: Joiners, other: str, described: str
+) -> None:
     """A process of the other one neither waits for a leader here nor takes its lease: it has a registry of its own."""
     first, second = case.bed.nodes[:2]
     case.script(first, task_s=1.0)
@@ -317,6 +322,7 @@ def test_versions_and_namespaces_beside_each_other_do_not_meet(case: Case, joine
     assert found.measured > 0
     assert len(registries()) == 2
     assert ("registry-9.9.9" in registries()) is (other == "version")
+    assert other_registries() == (f"one of version {described}",)
     assert answers(leading)[0].measured > 0
     assert len(measured_by(case)) == 2
 

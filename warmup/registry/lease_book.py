@@ -28,6 +28,20 @@ class LeaseBook:
         """Keep leases. `silence_s`: a holder that is silent for longer loses its lease."""
         self._silence_s = silence_s
         self._leases: dict[str, _Lease] = {}
+        self._listened: float | None = None
+
+    def listen(self, now: float) -> None:
+        """Note that signs of life can be heard now. To be called about every second.
+
+        A pause of half a silence is the registry's own, as when it was stopped: nobody could be heard in it, so every
+        holder that was alive before begins its silence anew.
+        """
+        before, self._listened = self._listened, now
+        if before is None or now - before < self._silence_s / 2:
+            return
+        for lease in self._leases.values():
+            if before - lease.heard <= self._silence_s:
+                lease.heard = now
 
     def ask(self, key: str, asker: Asker, now: float) -> Lead | Wait:
         """Give the lease to the asker if it is free or its own, else name the holder."""

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from ray_warmup.configs import env
 from ray_warmup.configs.errors import shown
+from ray_warmup.configs.remote_url import url_fault
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
@@ -165,7 +166,12 @@ def _ask(store: NodeStore, identity: Parts, wait_s: float) -> str:
         if not reason:
             return ""
         reasons.append(reason)
-    cache = CacheSection(remote=env.read("RAY_WARMUP_REMOTE"))
+    url = env.read("RAY_WARMUP_REMOTE")
+    fault = None if url is None else url_fault(url)
+    if fault is not None:
+        reasons.append(f"RAY_WARMUP_REMOTE: {shown(url)}: {fault}; no remote store is asked")
+        return "; ".join(reasons)
+    cache = CacheSection(remote=url)
     remote = RemoteCache(
         cache, store, dict(identity), on_taken=lambda artifact: note_received(store, artifact, "the remote store")
     )

@@ -69,6 +69,23 @@ def test_a_holder_outlives_the_registry() -> None:
     assert not book.beat("k", "another-token", ASKERS[2], "", 1.0)
 
 
+def test_a_registry_that_was_stopped_blames_nobody() -> None:
+    """It heard nobody for 30 s: a holder keeps its lease for another silence, unless it was silent before."""
+    book = LeaseBook(10.0)
+    lead(book, ASKERS[0])
+    assert isinstance(book.ask("late", ASKERS[2], 0.0), Lead)
+    for now in range(9):
+        book.listen(float(now))
+    assert book.beat("k", lead(book, ASKERS[0], 8.0).token, ASKERS[0], "", 8.0)
+    book.listen(12.0)
+    book.listen(42.0)
+    assert isinstance(book.ask("k", ASKERS[1], 42.0), Wait)
+    assert isinstance(book.ask("late", ASKERS[1], 42.0), Lead)
+    for now in range(43, 53):
+        book.listen(float(now))
+    assert isinstance(book.ask("k", ASKERS[1], 52.5), Lead)
+
+
 def test_a_lost_node_frees_its_leases() -> None:
     """At once, without a silence."""
     book = LeaseBook(10.0)

@@ -101,6 +101,16 @@ def test_without_ray_the_remote_store_is_asked(tmp_path: Path, monkeypatch: pyte
     assert hit(store_in(tmp_path / "two"))
 
 
+@pytest.mark.parametrize("url", ["s3:/bucket", "file://", "somewhere", "s3://key:secret@bucket/a"])
+def test_a_wrong_url_is_a_reason(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variable, value and rule are named beside what the registry said; the engine starts its own way."""
+    connect(monkeypatch, Registry("the registry knows no artifact of it"))
+    monkeypatch.setenv("RAY_WARMUP_REMOTE", url)
+    said = bring(tmp_path, store_in(tmp_path), START)
+    assert said.startswith("the registry knows no artifact of it; RAY_WARMUP_REMOTE: ")
+    assert "must be a URL as s3://" in said or "must hold no credentials" in said
+
+
 def test_without_either_there_is_nothing_to_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that never heard of a cluster gets no line about it."""
     connect(monkeypatch, None)
