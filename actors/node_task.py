@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -18,6 +19,14 @@ from ray_warmup.actors.remote_errors import as_failure, lacks_package, reason_of
 A = TypeVar("A")
 
 
+@dataclass(frozen=True, slots=True)
+class Started(Generic[A]):
+    """One function on every node, whose answers nobody has waited for yet."""
+
+    refs: Mapping[str, ray.ObjectRef]
+    """By node id."""
+
+
 def ask_nodes(
     function: Callable[..., A], arguments: Mapping[str, tuple[Any, ...]], timeout_s: float
 ) -> tuple[dict[str, A], dict[str, str]]:
@@ -25,14 +34,15 @@ def ask_nodes(
     return answers_of(start_on(function, arguments), timeout_s)
 
 
-def start_on(function: Callable[..., Any], arguments: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+def start_on(function: Callable[..., A], arguments: Mapping[str, tuple[Any, ...]]) -> Started[A]:
     """Start `function(*arguments[node_id])` on every node at once, and return what `answers_of` waits for."""
-    return {node_id: _start(function, node_id, args) for node_id, args in arguments.items()}
+    return Started({node_id: _start(function, node_id, args) for node_id, args in arguments.items()})
 
 
-def answers_of(refs: Mapping[str, Any], timeout_s: float) -> tuple[dict[str, Any], dict[str, str]]:
+def answers_of(started: Started[A], timeout_s: float) -> tuple[dict[str, A], dict[str, str]]:
     """Wait for what was started: (answers, problems), each by node id."""
-    answers: dict[str, Any] = {}
+    refs = started.refs
+    answers: dict[str, A] = {}
     problems: dict[str, str] = {}
     if not refs:
         return answers, problems
