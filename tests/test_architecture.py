@@ -6,6 +6,7 @@ Every rule that scans has a planted offender that it must find.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import json
 import pickle
@@ -38,6 +39,12 @@ def sources(*folders: str, root: Path = ROOT) -> Iterator[Path]:
     """Every Python file of these folders."""
     for folder in folders:
         yield from sorted((root / folder).rglob("*.py"))
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """What a file says; read once for all tests."""
+    return ast.parse(path.read_text())
 
 
 def linted(root: Path) -> subprocess.CompletedProcess[str]:
@@ -214,7 +221,7 @@ def test_one_module_reads_the_environment() -> None:
     readers = {
         str(path.relative_to(ROOT))
         for path in sources(*PACKAGES)
-        if environment_readers(ast.parse(path.read_text())) and not path.name.startswith("bench_")
+        if environment_readers(tree_of(path)) and not path.name.startswith("bench_")
     }
     assert readers - TEMPLATES == {"configs/env.py"}
     assert environment_readers(ast.parse("from os import getenv\nimport os\nos.environ['A']\nos.getenv('A')")) == [
@@ -236,7 +243,7 @@ def lockers(tree: ast.AST) -> list[int]:
 
 def test_nothing_relies_on_file_locks() -> None:
     """A shared file system may have none that work: one module asks for one and goes on without; planted are found."""
-    found = [path for path in sources(*PACKAGES) if lockers(ast.parse(path.read_text()))]
+    found = [path for path in sources(*PACKAGES) if lockers(tree_of(path))]
     assert found == [ROOT / "warmup" / "disk" / "shared_lock.py"]
     assert lockers(ast.parse("import fcntl\nfcntl.flock(3, 2)\nfcntl.lockf(3, 2)")) == [2, 3]
 
@@ -245,7 +252,7 @@ def too_long(path: Path) -> list[str]:
     """What in a file is past the limits."""
     text = path.read_text()
     found = [f"{path}: {text.count(chr(10))} lines"] if text.count("\n") > MAX_FILE_LINES else []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -269,9 +276,7 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
 
 def test_every_module_says_what_it_owns() -> None:
     """Every module of the packages begins with a docstring."""
-    bare = [
-        p for p in sources(*PACKAGES) if p.read_text().strip() and ast.get_docstring(ast.parse(p.read_text())) is None
-    ]
+    bare = [p for p in sources(*PACKAGES) if p.read_text().strip() and ast.get_docstring(tree_of(p)) is None]
     assert bare == []
 
 
@@ -280,7 +285,7 @@ def test_every_test_states_its_claim() -> None:
     bare = [
         f"{path.relative_to(ROOT)}:{node.name}"
         for path in sources("tests")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.name.startswith("test_")
         and path.name.startswith("test_")
@@ -361,7 +366,7 @@ def string_keys(tree: ast.AST) -> int:
 def test_machine_and_ranks_hold_values() -> None:
     """Messages are read by attribute, which mypy checks; planted accesses by text are found."""
     paths = sources("warmup/machine", "warmup/rank", "warmup/messages")
-    found = {str(path.relative_to(ROOT)): string_keys(ast.parse(path.read_text())) for path in paths}
+    found = {str(path.relative_to(ROOT)): string_keys(tree_of(path)) for path in paths}
     assert {name: count for name, count in found.items() if count} == {}
     assert string_keys(ast.parse('a["digest"]; b.get("hit", 1); a[0]; c.get(name)')) == 2
 

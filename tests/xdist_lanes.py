@@ -11,6 +11,8 @@ import pytest
 
 TOGETHER = (
     "tests/cluster/test_command_line.py",
+    "tests/cluster/test_engine_registry.py",
+    "tests/cluster/test_engine_run.py",
     "tests/cluster/test_job_submit.py",
     "tests/cluster/test_ray_client.py",
 )

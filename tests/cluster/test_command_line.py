@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import WarmupConfig
+from tests.models import TINY
 from tests.testbed import ROOT, Case, Testbed
 
 pytestmark = pytest.mark.cluster
@@ -56,13 +57,15 @@ class Real:
 def real(bed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     """`plan`, then `run`, on two nodes with a rank each and the sizes of one token."""
     case = Case(bed, "real")
+    directory = tmp_path_factory.mktemp("real")
+    (directory / "model.json").write_text(json.dumps(TINY))
     config = case.config(
+        model={"name": str(directory / "model.json")},
         cluster={"address": bed.address},
         autotune={"buckets": (1,)},
         guard={"rounds": 3},
         timeouts=dict.fromkeys(("probing", "tuning", "guarding", "loading", "replaying"), 100),
     )
-    directory = tmp_path_factory.mktemp("real")
     path = write(config, directory / "config.yaml")
     plan = command("plan", "--config", path, "--json")
     assert plan.returncode == 0, plan.stderr

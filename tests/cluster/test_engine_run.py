@@ -201,8 +201,9 @@ class Holding:
         """Start a child on two bundles, twice, and return the GPUs that it sees each time."""
         starter = BundleStarter((1, 0), 1, 0.9, lambda ids, share: [])
         seen = []
+        request, result, log = (Path(scratch) / name for name in ("request", "result", "log"))
+        os.mkfifo(request)  # nobody writes into it, so that the child waits instead of ending before it was looked at
         for _ in range(2):
-            request, result, log = (Path(scratch) / name for name in ("request", "result", "log"))
             process = starter.start(VLLM_ADAPTER.start_module, request, result, dict(os.environ), log)
             seen.append(visible_in(children_of(os.getpid())[0]))
             process.kill()

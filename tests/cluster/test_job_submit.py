@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.models import TINY
 from tests.testbed import ENVIRONMENT, ROOT, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -102,9 +104,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_ready_job_exits_0(head: Head) -> None:
+def test_a_ready_job_exits_0(head: Head, tmp_path: Path) -> None:
     """The job tunes with FlashInfer's AutoTuner from the uploaded working directory and succeeds."""
-    job = head.submit("autotune.buckets=[1]", "guard.rounds=3")
+    model = tmp_path / "model.json"
+    model.write_text(json.dumps(TINY))
+    job = head.submit(f"model.name={model}", "autotune.buckets=[1]", "guard.rounds=3")
     assert job.returncode == 0, job.stdout + job.stderr
     assert "WARMUP_RESULT" in job.stdout
     assert '"ready": true' in job.stdout

@@ -21,7 +21,7 @@ def table(report: WarmupReport) -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.alone
+@pytest.mark.long
 def test_sixteen_ranks_on_eight_nodes(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     """All are ready with one digest and one file per node; every task was measured once; the times are printed."""
     added: list[Node] = []

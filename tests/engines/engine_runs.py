@@ -76,7 +76,8 @@ def doing(phase: str) -> str:
 def plant(name: str, warm: Node) -> EngineRunConfig:
     """Give a node a cache of its own with what a run for `engine-life` has left, and return that run's request."""
     if not (warm.home / "engine-life").is_dir():
-        assert run(config("engine-life"))[0].ready
+        report, _ = run(config("engine-life"))
+        assert report.ready, report.error or [node.problems for node in report.nodes]
     shutil.copytree(warm.home / "engine-life", warm.home / name)
     return config(name, args={"model": "/models/engine-life"})
 
