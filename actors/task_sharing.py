@@ -100,7 +100,8 @@ class TaskSharing:
             return from_bytes(await self._answer(between.launcher, relay.to_other()), TasksMeasured)
         except UNREACHABLE as error:
             reason = as_failure(error).message or type(error).__name__
-            logger.warning("replica %d can no longer measure: %s", between.replica, reason)
+            text = "replica %d can no longer measure, the others go on: %s -> look at that node"
+            logger.warning(text, between.replica, reason)
             return TasksMeasured("ended", error=reason)
 
     async def _end_measuring(self, between: Measurer) -> None:
