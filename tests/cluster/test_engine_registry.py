@@ -70,9 +70,11 @@ def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[No
 
 
 @pytest.mark.long
-def test_what_an_engine_compiled_after_a_miss_is_offered(engine_nodes: list[Node]) -> None:
+@pytest.mark.parametrize("fault", ["", "late_compile"])
+def test_what_an_engine_compiled_after_a_miss_is_offered(engine_nodes: list[Node], fault: str) -> None:
     """The registry knows that it lies there unproven, and gives it to no other engine. A run proves it on the other
-    node, without recording, and from then on the registry gives it to engines, also on a node that has nothing."""
+    node, without recording, and from then on the registry gives it to engines, also on a node that has nothing. What
+    only requests compile is added by the first proof start, and the second one proves all of it."""
     other, cold = engine_nodes
     actors = [serving(node) for node in (other, cold, other, cold)]
     # Caches of its own: an engine that finds everything compiled has nothing to offer.
@@ -90,14 +92,20 @@ def test_what_an_engine_compiled_after_a_miss_is_offered(engine_nodes: list[Node
         assert (row.unproven, row.digest, row.nodes) == ((cold.node_id,), "", ())
         assert all(lookup.endswith("; the registry knows no artifact of it") for lookup in (first, second))
 
-        request = config("offered", proof="off").model_copy(update={"cache": CacheSection()})
+        request = config("offered", args={"fault": fault}, proof="off").model_copy(update={"cache": CacheSection()})
         report, events = run(request)
         assert report.ready, report.error
         assert "RECORDING" not in phases(events), report.warnings
         notes = {node.node_id: node.notes for node in report.nodes}
-        assert any("on another node has left the artifact" in note for note in notes[other.node_id]), notes
-        (record,) = (other.home / "root").rglob("proof.json")
-        assert (json.loads(record.read_text())["reach"], list((cold.home / "root").rglob("proof.json"))) == ("node", [])
+        (record,) = [path for node in engine_nodes for path in (node.home / "root").rglob("proof.json")]
+        reach = json.loads(record.read_text())["reach"]
+        said = [note for node in notes for note in notes[node] if "has left the artifact" in note]
+        if fault:  # both nodes have compiled a part of it
+            assert (reach, len(said)) == ("home", 1), notes
+            assert "a proof start has added what it lacked" in said[0]
+        else:
+            assert (reach, list(notes[other.node_id])) == ("node", said)
+            assert other.home in record.parents
         shutil.rmtree(other.home / "root")
         variables = {"RAY_WARMUP": "require"}
         starts = [actor.start.remote("/models/offered", variables) for actor in actors[2:]]

@@ -64,6 +64,8 @@ class EngineProven:
     first_answer_s: Duration
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    completed: EngineContent | None = None
+    """What the start would have proven, with what it compiled itself: on its node now, to be proven instead."""
 
 
 @message

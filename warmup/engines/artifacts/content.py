@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.manifest import Kind, parse_json
 from ray_warmup.warmup.codec import decode
-from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED, RECORD_LIMIT, RECORD_NAME, RecordedFacts
+from ray_warmup.warmup.engines.artifacts.engine_store import LEFT_BY_AN_ENGINE, RECORD_LIMIT, RECORD_NAME, RecordedFacts
 from ray_warmup.warmup.engines.artifacts.specialisations import KERNELS, SPECIALISATIONS_NAME
 from ray_warmup.warmup.errors import CorruptArtifactError
 from ray_warmup.warmup.messages.engine import EngineContent, KindCount
@@ -34,7 +34,7 @@ def content_of(artifact: Artifact) -> EngineContent:
         ),
         carried=tuple(KindCount(kind, count) for kind, count in sorted(carried.items())),
         engine_s=facts.seconds.get("engine_s", 0.0),
-        is_offered=manifest.strategy == OFFERED,
+        is_offered=manifest.strategy in LEFT_BY_AN_ENGINE,
     )
 
 

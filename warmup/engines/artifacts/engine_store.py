@@ -29,6 +29,10 @@ RECORD_NAME = "record.json"
 RECORD_LIMIT = 4 << 20
 OFFERED = "offered"
 """Strategy of an artifact that a serving engine has left, and no start of ours has recorded."""
+COMPLETED = "completed"
+"""Strategy of one that a serving engine has left and a proof start has added to what it compiled itself."""
+LEFT_BY_AN_ENGINE = (OFFERED, COMPLETED)
+"""Strategies of artifacts that engines get after a proof start alone."""
 ARCHIVED_AS = "engine"
 """Word in an archive's header where a table's has its architecture."""
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,63}")
@@ -137,7 +141,7 @@ def is_unproven(store: Path, manifest: Manifest) -> bool:
 
     A proof here, a proof elsewhere of which this node was told, or an operator admits it.
     """
-    if manifest.strategy != OFFERED:
+    if manifest.strategy not in LEFT_BY_AN_ENGINE:
         return False
     proof = load_proof(store)
     if proof is not None and proof.artifact == manifest.digest:
@@ -159,7 +163,7 @@ def note_received(store: NodeStore, artifact: str, source: str) -> None:
         _, manifest = store.current()
     except (FileNotFoundError, WarmupError):
         return  # pruned meanwhile
-    if manifest.digest == artifact and manifest.strategy == OFFERED:
+    if manifest.digest == artifact and manifest.strategy in LEFT_BY_AN_ENGINE:
         note_elsewhere(store.directory, artifact, source)
 
 

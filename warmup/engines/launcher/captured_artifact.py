@@ -33,6 +33,7 @@ def collect(
     request: str = "",
     further: Sequence[Content] = (),
     guard: GuardSummary = UNGUARDED,
+    strategy: str = STRATEGY,
 ) -> Artifact:
     """Pack everything that a recorded start has left in its home, and further contents.
 
@@ -41,8 +42,9 @@ def collect(
         home: the directory of its caches.
         arguments: of the engine, without secrets.
         request: digest of the request, where it is known.
-        further: contents beside the caches.
+        further: contents beside the caches; one of a kind and path that the home has, too, is left out.
         guard: of those.
+        strategy: of the artifact's manifest.
 
     Raises:
         EngineError: ranks of one replica disagree on what they are, or the warmup did not end in one of them.
@@ -67,7 +69,7 @@ def collect(
         key_sha256=identity.sha256,
         fingerprint={"engine_version": identity.as_dict()["engine_version"]},
         created_at=time.time(),
-        strategy=STRATEGY,
+        strategy=strategy,
         guard=guard,
     )
 

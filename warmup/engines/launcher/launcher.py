@@ -19,7 +19,9 @@ from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.engines.artifacts import engine_store, proof_record
 from ray_warmup.warmup.engines.artifacts.content import content_of
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
+from ray_warmup.warmup.engines.artifacts.request_digest import digest_of
 from ray_warmup.warmup.engines.known_engines import adapter_of
+from ray_warmup.warmup.engines.launcher.completion import Completion
 from ray_warmup.warmup.engines.launcher.proof import prove
 from ray_warmup.warmup.engines.launcher.proof_rows import origin_of, proven_by
 from ray_warmup.warmup.engines.launcher.recording import Recording, tuning_options
@@ -282,15 +284,17 @@ class Launcher:
         starter = self._starter_of(question.bundles)
         store = store_of(self._root, self._here, question.key_sha256)
         directory = store.directory
+        section, facts = self._config.engine, self._here
+        request = digest_of(section, facts.engine_version, facts.device)
+        completion = Completion(store, section.shown_args, request)
         try:
-            proof = prove(self._config.engine, self._config.cache, self._environ, starter, self._watch)
+            proof = prove(section, self._config.cache, self._environ, starter, self._watch, completion.take)
         except EngineError as error:
             if error.details.get("placed"):  # it crashed or hung with what we gave it, so no other engine gets it
                 proof_record.refuse(directory, question.artifact, str(error).splitlines()[0])
             raise
         proven = proven_by(proof, question.artifact)
         if not proven.problems:
-            facts = self._here
             record = ProofRecord(
                 artifact=question.artifact,
                 engine=facts.name,
@@ -302,7 +306,17 @@ class Launcher:
                 reach=question.reach,
             )
             proof_record.save_proof(directory, record)
+        else:
+            proven = self._completed(proven, completion, store)
         return replace(proven, notes=(*proven.notes, *origin_of(store, question.reach)))
+
+    def _completed(self, proven: engine.EngineProven, completion: Completion, store: NodeStore) -> engine.EngineProven:
+        """Publish what a proof start has completed, to be proven in its turn."""
+        if completion.artifact is None:
+            return replace(proven, notes=(*proven.notes, *filter(None, [completion.trouble])))
+        store.publish(completion.artifact)
+        note_request(self._root, self._config, self._here, completion.artifact.manifest.key.sha256)
+        return replace(proven, completed=content_of(completion.artifact))
 
     def _share(self, key_sha256: str) -> engine.EngineShared:
         store = store_of(self._root, self._here, key_sha256)

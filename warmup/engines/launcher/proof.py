@@ -45,25 +45,29 @@ def prove(
     environ: Mapping[str, str],
     starter: Starter | None = None,
     on_start: Callable[[EngineStart], None] | None = None,
+    on_end: Callable[[Started, Path], None] | None = None,
 ) -> Proof:
     """Start the engine in an empty home with what this node holds, and require that nothing is compiled.
 
-    `on_start` is told of the start as soon as it runs.
+    `on_start` is told of the start as soon as it runs, `on_end` of its end and its home, before that is removed.
 
     Raises:
         EngineError: the engine did not start; with the reason where this node holds nothing that fits.
     """
     root = resolve_paths(cache).root
     with tempfile.TemporaryDirectory(prefix="ray-warmup-prove-") as scratch:
+        home = Path(scratch) / "home"
         started = launch(
             section,
-            Path(scratch) / "home",
+            home,
             Path(scratch) / "start",
             {**environ, "RAY_WARMUP_CACHE_ROOT": str(root)},
             purpose="prove",
             starter=starter,
             on_start=on_start,
         )
+        if on_end is not None:
+            on_end(started, home)
     return Proof(started, tuple(problems_of(started)), tuple(notes_of(started)))
 
 

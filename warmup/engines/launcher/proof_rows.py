@@ -13,11 +13,15 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 def origin_of(store: NodeStore, reach: engine.Reach) -> tuple[str, ...]:
     """Say how far a proof reaches of what a serving engine has left, where it is that."""
-    if store.current()[1].strategy != engine_store.OFFERED:
+    strategy = store.current()[1].strategy
+    if strategy not in engine_store.LEFT_BY_AN_ENGINE:
         return ()
+    what = "the artifact"
+    if strategy == engine_store.COMPLETED:
+        what = "the artifact, a proof start has added what it lacked"
     if reach == "node":
-        return ("a serving engine on another node has left the artifact; it was proven here before engines got it",)
-    return ("a serving engine has left the artifact here; it was proven in another home of this node alone",)
+        return (f"a serving engine on another node has left {what}; it was proven here before engines got it",)
+    return (f"a serving engine has left {what}; it was proven in another home of this node alone",)
 
 
 def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:

@@ -101,6 +101,11 @@ def _installed(run: EngineRun, group: EngineClass, node: str) -> None:
 
 
 def _proven(run: EngineRun, group: EngineClass, rank: int, value: engine.EngineProven) -> None:
+    if value.completed is not None:
+        node = run.ranks[rank].info.node_id
+        group.replace_content(value.completed, node)
+        run.roles[node] = "recorded"
+        return
     if value.problems and _renew(run, group, "; ".join(value.problems)):
         return
     group.proofs[rank] = value

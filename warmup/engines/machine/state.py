@@ -79,6 +79,14 @@ class EngineClass:
         self.unproven_on.discard(node)
         self.needs_proof, self.proven_by = False, f"node {node[:8]}"
 
+    def replace_content(self, completed: EngineContent, node: str) -> None:
+        """Take what a proof start on a node has completed instead of what it should have proven."""
+        is_renewed = self.is_renewed
+        self.forget_content()
+        self.content, self.is_found, self.is_renewed = completed, True, is_renewed
+        self.recorder_node, self.needs_proof = node, True
+        self.hold(node, completed)
+
     def forget_recording(self) -> None:
         """The recorded engine is gone before it was captured."""
         self.recorder, self.is_recorded = None, False

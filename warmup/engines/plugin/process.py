@@ -22,6 +22,7 @@ from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import engine_kinds, placed
 from ray_warmup.warmup.caches.placing import Placed, Placing, placing
 from ray_warmup.warmup.engines.adapter.contract import EngineContract
+from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.artifacts.rank_record import CompiledModule, RankRecord, own_pid, write_stage
 from ray_warmup.warmup.engines.artifacts.specialisations import (
     COMPILER,
@@ -109,6 +110,8 @@ class EngineProcess:
             with self._own_time():
                 self._find(start)
                 self._place_early(start)
+            if self._may_be_completed:
+                when_imported(COMPILER, self._hear_kernels)
         if self._counter is not None:
             for kind in engine_kinds.TREE_KINDS:
                 if kind.placed == "when configured" and kind.name in start.directories:
@@ -210,6 +213,13 @@ class EngineProcess:
                 "ray-warmup: this start compiles for itself: %s -> `ray-warmup run` with its arguments records it",
                 self._lookup,
             )
+
+    @property
+    def _may_be_completed(self) -> bool:
+        """Return True in a proof start of what a serving engine has left: this start's kernels may be added to it."""
+        if self._told is None or self._store is None:
+            return False
+        return self._store.current()[1].strategy == engine_store.OFFERED
 
     def _begin_offer(self, start: RankStart) -> None:
         """Note what the caches hold now, so that what this engine compiles can be offered when it is warm."""

@@ -16,13 +16,13 @@ from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.values import BlobRow, Header
 from ray_warmup.warmup.ranks import RankInfo
 
-OLD, NEW, OFFERED = "found", "recorded", "offered"
+OLD, NEW, OFFERED, COMPLETED = "found", "recorded", "offered", "completed"
 
 
 def content(artifact: str) -> engine.EngineContent:
     """An artifact with one kind, compiled once by the recorded start."""
     row = engine.KindCount("torch_compile", 1)
-    return engine.EngineContent("key", artifact, (row,), (row,), 100.0, artifact == OFFERED)
+    return engine.EngineContent("key", artifact, (row,), (row,), 100.0, artifact in (OFFERED, COMPLETED))
 
 
 def config(num_nodes: int, per_node: int, tensor: int, **sections: Any) -> EngineRunConfig:
@@ -78,6 +78,8 @@ class Driver:
         self.machine = EngineMachine(request, self.infos, "r", again=self.again)
         self.problems: dict[str, str] = {}
         """Node -> what its proof start compiles."""
+        self.completes: set[str] = set()
+        """Nodes whose proof start adds what it compiled to what a serving engine has left."""
         self.recordings = 0
 
     @property
@@ -177,7 +179,11 @@ class Driver:
                 problem = self.problems.get(self.infos[call.rank].node_id)
                 problems = () if problem is None else (problem,)
                 kinds = (engine.KindProof(0, "torch_compile", 1, 1, 0),)
-                return engine.EngineProven(artifact, kinds, 10.0, 0.1, problems)
+                proven = engine.EngineProven(artifact, kinds, 10.0, 0.1, problems)
+                if artifact == OFFERED and self.infos[call.rank].node_id in self.completes:
+                    node.holds = COMPLETED
+                    proven = replace(proven, problems=("1 compiled",), completed=content(COMPLETED))
+                return proven
         raise AssertionError(call.name)
 
     def packed(self, artifact: str) -> engine.EnginePacked:

@@ -7,7 +7,7 @@ import pytest
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.messages.engine import InstallEngine
-from tests.unit.warmup.engines.machine.driver import OFFERED, OLD, Driver, Node
+from tests.unit.warmup.engines.machine.driver import COMPLETED, OFFERED, OLD, Driver, Node
 
 FIRST, SECOND = "00" * 28, "01" * 28
 
@@ -192,6 +192,36 @@ def test_what_an_engine_left_and_does_not_hold_is_recorded_anew() -> None:
     assert driver.to_end().ready
     assert driver.log[5:8] == ["install_engine 0", "prove_engine 0", "record_engine 0"]
     assert [rank for rank, _ in installs(driver)] == [0, 1, 2]
+
+
+def test_what_an_engine_left_is_completed_by_its_proof_and_proven_again() -> None:
+    """Nothing is recorded: what the first proof start compiled is part of the artifact that the second one proves."""
+    third = "02" * 28
+    driver = Driver(num_nodes=3, nodes={SECOND: Node(holds=OFFERED)}, sections={"engine": {"proof": "off"}})
+    driver.completes = {FIRST}
+    report = driver.to_end()
+    assert report.ready, report.error
+    assert "record_engine 0" not in driver.log
+    assert driver.log[5:11] == [
+        *("install_engine 0", "prove_engine 0", "pack_engine 0", "adopt 0", "install_engine 2", "prove_engine 2"),
+    ]
+    assert driver.reaches() == ["node", "node"]
+    assert {node.holds for node in driver.nodes.values()} == {COMPLETED}
+    assert {node.node_id: node.role for node in report.nodes} == {
+        FIRST: "recorded",
+        SECOND: "found",
+        third: "installed",
+    }
+
+
+def test_what_is_completed_and_does_not_hold_is_recorded_anew() -> None:
+    """It is completed once: the next problem gives it up."""
+    driver = Driver(num_nodes=1, nodes={FIRST: Node(holds=OFFERED)}, sections={"engine": {"proof": "off"}})
+    driver.completes, driver.problems = {FIRST}, {FIRST: "deep_gemm: 1 compiled: kernel"}
+    driver.until(EnginePhase.RECORDING)
+    driver.problems.clear()
+    assert driver.to_end().ready
+    assert driver.log[1:4] == ["prove_engine 0", "prove_engine 0", "record_engine 0"]
 
 
 def test_a_node_that_admits_it_is_enough() -> None:
