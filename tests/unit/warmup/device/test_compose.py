@@ -74,6 +74,7 @@ def test_nothing_known_is_no_table() -> None:
 
 def test_two_tasks_on_one_key_keep_the_default(caplog: pytest.LogCaptureFixture) -> None:
     """When two tasks share a key and disagree, the op keeps its default and both are named; agreement is fine."""
+    caplog.set_level("INFO")
     one, two, three = (make_result(task_id=name, choice=Choice("B", t)) for name, t in (("x", 1), ("y", 2), ("z", 1)))
     assert entries(one, two) == {one.keys["A"]: Entry("A", -1, POLICY)}
     assert "x and y share" in caplog.text
