@@ -7,7 +7,7 @@ inside the forward would stop all of them. After the forward a rank joins the tu
 forward once more ("capture"), in which every request must hit. FAULT is what goes wrong, `kind:rank`:
 
 slow      each tactic of this rank takes its time
-killed    the process is killed in its second tactic, in its first start
+killed    the process is killed in its first task, whatever that is, in its first start
 fatal     a planted tactic kills every process that runs it
 hangs     a planted tactic never returns
 differs   this rank asks for one op more
@@ -31,12 +31,14 @@ from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
 from ray_warmup.warmup.engines.tuning.engine_rank import EngineRank
-from ray_warmup.warmup.workloads.cpu_gemm_op import OP, cpu_gemm
+from ray_warmup.warmup.workloads.cpu_gemm_op import OP, DirectGemmRunner, cpu_gemm
 from ray_warmup.warmup.workloads.live_request import PROCESS
 from tests import planted_tactics as planted
 
 TOKENS = 4
 LAYERS: tuple[tuple[int, int], ...] = ((64, 48), (48, 64))
+KILLED_AT = 5
+"""Call of a runner in which the process is killed: in the middle of a task."""
 BAD = planted.SLOW
 """The planted tactic that misbehaves; without a fault it is only slow."""
 
@@ -73,17 +75,17 @@ def forward(ranks: Ranks, fault: str) -> None:
 
 def plant(fault: str, rank: int, starts: int) -> None:
     """Let tactics of this process misbehave."""
-    original = planted.PlantedRunner.forward
     kind, _, number = fault.partition(":")
     is_here = number == str(rank)
-    calls = [0]
+    if kind == "killed" and is_here and starts == 1:
+        # Every task has one of these runners, and the machine alone knows which one this rank is given first.
+        for runner in (planted.PlantedRunner, DirectGemmRunner):
+            kill_in(runner)
+    original = planted.PlantedRunner.forward
 
     def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
-        calls[0] += 1
         if kind == "slow" and is_here:
             time.sleep(0.01)
-        if kind == "killed" and is_here and starts == 1 and calls[0] == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
         if kind == "fatal" and tactic == BAD:
             os.kill(os.getpid(), signal.SIGSEGV)
         if kind == "hangs" and tactic == BAD:
@@ -91,6 +93,19 @@ def plant(fault: str, rank: int, starts: int) -> None:
         return original(self, inputs, tactic, do_preparation, **named)
 
     planted.PlantedRunner.forward = run  # type: ignore[method-assign]
+
+
+def kill_in(runner: type[Any]) -> None:
+    """Kill this process in a call of a runner that follows a few others."""
+    original, calls = runner.forward, [0]
+
+    def run(self: Any, *arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == KILLED_AT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, *arguments, **named)
+
+    runner.forward = run
 
 
 def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
