@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @contextmanager
 def own_head(base: Path, environment: Mapping[str, str], *arguments: str, port: int | None = None) -> Iterator[str]:
-    """A head with these arguments, and its address. At the end every process that names `base` is killed."""
+    """A head with these arguments, and its address. At the end every process that names `base` or it is killed."""
     port = port or free_port()
     command = [
         *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--disable-usage-stats", f"--port={port}"),
@@ -40,13 +40,19 @@ def own_head(base: Path, environment: Mapping[str, str], *arguments: str, port: 
         subprocess.run(command, env=dict(environment), check=True, capture_output=True, timeout=120)
         yield f"127.0.0.1:{port}"
     finally:
-        for pid in processes_below(base):
+        # Servers of Ray Client name the address alone, and keep their ports for a minute after their head.
+        for pid in processes_below(base) | processes_that_name(f"--address=127.0.0.1:{port} "):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def processes_below(base: Path) -> dict[int, str]:
     """Pid and command of every process that names a directory."""
+    return processes_that_name(f"{base}/")
+
+
+def processes_that_name(text: str) -> dict[int, str]:
+    """Pid and command of every process with a text in its command."""
     said = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 1) for line in said.splitlines() if f"{base}/" in line]
+    rows = [line.split(None, 1) for line in said.splitlines() if text in line]
     return {int(pid): command for pid, command in rows if int(pid) != os.getpid() and not command.startswith("ps ")}

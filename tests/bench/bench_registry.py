@@ -366,6 +366,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
     kept: dict[str, Any] = {}
+    if not args.nodes and args.out is None:
+        parser.error("--nodes 0 keeps what the results have of `many`: name their directory with --out")
     if not args.nodes:
         kept["many"] = json.loads((args.out / "registry.json").read_text())["many"] | {"is_of_a_run_before": True}
     with tempfile.TemporaryDirectory(prefix="rwb", ignore_cleanup_errors=True) as directory:
