@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
-from tests.artifacts import ROOT
-from tests.test_defects import test_the_tests_of_a_defect_exist as check_tests
+from tests.demands import check_demand, lines_of, number_of, numbers_of
 
-PAGE = (ROOT / "tests" / "REGISTRY_DEMANDS.md").read_text()
-LINES = [line for line in PAGE.splitlines() if re.match(r"\| [A-Z]\d", line)]
+LINES = lines_of("REGISTRY_DEMANDS.md")
 COUNTS = {"R": 13, "S": 5, "M": 6, "G": 5, "F": 9, "P": 4}
-NUMBERS = [f"{part}{number}" for part, count in COUNTS.items() for number in range(1, count + 1)]
+NUMBERS = numbers_of(COUNTS)
 
 
 def test_every_number_has_a_line() -> None:
     """None is forgotten, and none stands twice."""
-    assert [line.split("|")[1].strip() for line in LINES] == NUMBERS
+    assert [number_of(line) for line in LINES] == NUMBERS
 
 
 @pytest.mark.parametrize("line", LINES, ids=NUMBERS)
 def test_what_shows_a_demand_exists(line: str) -> None:
     """Tests assert something, files are there, and each line says how it stands."""
-    cells = [cell.strip() for cell in line.split("|")]
-    names = re.findall(r"`([^`]+)`", cells[3])
-    assert cells[4].startswith(("holds", "open: "))
-    assert names or cells[4].startswith("open: ")
-    for name in names:
-        assert "::" in name or (ROOT / name).is_file(), name
-    if "::" in line:
-        check_tests(line)
+    check_demand(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| R1 | a demand | `tests/nowhere.md` | holds |",
+        "| R1 | a demand | `tests/test_defects.py::test_nowhere` | holds |",
+        "| R1 | a demand | | holds |",
+        "| R1 | a demand | `tests/DEFECTS.md` | perhaps |",
+    ],
+)
+def test_a_demand_that_nothing_shows_is_found(line: str) -> None:
+    """A file or test that is not there, none at all, and a line that does not say how it stands."""
+    with pytest.raises(AssertionError):
+        check_demand(line)
