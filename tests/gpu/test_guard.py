@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import subprocess
 import sys
 import time
+import weakref
+from typing import Any
 
 import pytest
 import torch
 
+from ray_warmup.warmup.device.autotuner_seams import capture_call
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.guard.guard import guard
 from ray_warmup.warmup.device.guard.measure import GraphTimed, mean_per_round, ratio_of, synchronize, timed_rounds
@@ -112,6 +116,28 @@ def test_looking_at_a_real_pick_as_served_takes_little(op: str) -> None:
         seconds = (time.perf_counter() - began) / len(chosen)
     print(f"{op}: looking at a pick as served takes {seconds * 1e3:.1f} ms")
     assert seconds < LOOK_S
+
+
+@pytest.mark.parametrize("op", ["bf16", "fp8"])
+def test_copies_of_a_call_have_weights_of_their_own_alone(op: str) -> None:
+    """A lap of many copies of a large call takes the memory of the weights, and one activation."""
+    workload = next(work for work in gemms_of_70b(op, 4096) if dict(work.params)["k"] == 8192)
+    room = builder_for(workload)
+    default = Choice(capture_call(room.build(workload, 4096, DEVICE, 0).run).default_runner, -1)
+    seen: list[Any] = []
+
+    def build(seed: int) -> Any:
+        call = room.build(workload, 4096, DEVICE, seed)
+        seen.append(weakref.ref(call.inputs[0]))
+        return call
+
+    with torch.inference_mode():
+        contest = OpContest(build, workload.op, workload.dtype, default, DEVICE)
+        gc.collect()
+        alive = [tensor for tensor in seen if tensor() is not None]
+        assert len(seen) > 2
+        assert len(alive) == 2, "the first copy's, and the last one's for comparing outputs"
+        assert contest.flaw(default) is None
 
 
 @pytest.mark.parametrize("rounds", [1, 7])

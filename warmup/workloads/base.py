@@ -56,6 +56,18 @@ class NarrowableCall(OpCall, Protocol):
         """Return the same call for its first tokens alone, with the same weights."""
 
 
+@runtime_checkable
+class LayeredCall(OpCall, Protocol):
+    """A call that a model makes in each of its layers, on weights of the layer's own.
+
+    When it runs in a model, its weights come from memory, and what the operation before it has just written lies in the
+    cache, as does the workspace that all layers share.
+    """
+
+    def with_weights_of(self, other: Any) -> OpCall:
+        """Return the call of another layer: the weights of `other`, everything else the same tensors as this call's."""
+
+
 class OpBuilder(Protocol):
     """Functions of a builder module."""
 

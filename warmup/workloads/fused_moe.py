@@ -61,6 +61,10 @@ class FusedMoeCall:
         x, experts, weights, *others = self.inputs
         return replace(self, inputs=(x[:tokens], experts[:tokens], weights[:tokens], *others))
 
+    def with_weights_of(self, other: FusedMoeCall) -> FusedMoeCall:
+        """Return the same tokens with the same routing on another layer's experts."""
+        return replace(self, inputs=(*self.inputs[:3], *other.inputs[3:]))
+
     def reference(self) -> Any:
         """Compute the same result in float32."""
         import torch

@@ -57,6 +57,10 @@ class Bf16GemmCall:
         a, weight = self.inputs
         return replace(self, inputs=(a[:tokens], weight))
 
+    def with_weights_of(self, other: Bf16GemmCall) -> Bf16GemmCall:
+        """Return the same call on another weight."""
+        return replace(self, inputs=(self.inputs[0], other.inputs[1]))
+
     def reference(self) -> Any:
         """The product in float32, [M, N]."""
         import torch
@@ -86,6 +90,12 @@ class Fp8GemmCall:
         """Return the same call for the first rows of the activations."""
         a, *others = self.inputs
         return replace(self, inputs=(a[:, :tokens], *others))
+
+    def with_weights_of(self, other: Fp8GemmCall) -> Fp8GemmCall:
+        """Return the same call on another weight, with that weight's scale."""
+        a, _, a_scale, _ = self.inputs
+        _, weight, _, weight_scale = other.inputs
+        return replace(self, inputs=(a, weight, a_scale, weight_scale))
 
     def reference(self) -> Any:
         """The scaled product of the fp8 values in float32, [1, M, N]."""

@@ -60,6 +60,22 @@ class RecordedCall:
         )
         return replace(self, all_inputs=narrow)
 
+    def with_weights_of(self, other: RecordedCall) -> RecordedCall:
+        """Return the same call on the weights of another copy; `other` itself where the request has none.
+
+        Weights are the matrices that do not follow the number of tokens. A workspace is one row of bytes.
+        """
+        weights = []
+        for index, template in enumerate(self.live.templates):
+            if template.is_tensor and not template.follows and len(template.shape) > 1:
+                weights.append(index)
+        if not weights:
+            return other
+        taken = list(self.all_inputs)
+        for index in weights:
+            taken[index] = other.all_inputs[index]
+        return replace(self, all_inputs=tuple(taken))
+
     def reference(self) -> Any:
         """Compute the result in float32, or return None where the op's arithmetic is not known."""
         return reference_of(self.live.request.op, self.all_inputs)

@@ -1,8 +1,10 @@
 """Set up one FlashInfer op call for the guard: several copies of it, any tactic of which can be run and timed.
 
-The copies have inputs of their own and a lap walks over them, as the layers of a model do: together they
-overflow the L2 cache, and tactics are not judged by how one weight happens to lie in memory. What the times and
-outputs mean is decided in `guard.py`.
+The copies have weights of their own and a lap walks over them, as the layers of a model do: together they
+overflow the L2 cache, and tactics are not judged by how one weight happens to lie in memory. Activations and workspaces
+are the same in all copies, because in a model the operation before has just written them and they lie in the cache
+(with copies of their own, one tactic read 1.04 of a default that it equals: `tests/gpu/results/guard.md`). What the
+times and outputs mean is decided in `guard.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +33,7 @@ from ray_warmup.warmup.device.guard.rotation import COPIES_BYTES, MAX_CALLS, MIN
 from ray_warmup.warmup.device.guard.served import ServedCall, size_between, wrong_when_served
 from ray_warmup.warmup.errors import DeadContextError
 from ray_warmup.warmup.tasks import Choice
-from ray_warmup.warmup.workloads.base import NarrowableCall, OpCall
+from ray_warmup.warmup.workloads.base import LayeredCall, NarrowableCall, OpCall
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +75,15 @@ class OpContest:
         self._cuda = device.startswith("cuda")
         self._build = build
         self._copies = [build(0)]
+        self._another = self._copies[0]
         self._pool = self._new_pool()
         # Taken back in `_new_rotation` if capturing the default fails.
         self._captured = self._cuda
         # The default runs before memory is spent on copies, so a call that cannot run costs nothing.
         self._first = self._with_reference(self._served("the first call", self._copies[0]))
         self._rotation = self._new_rotation()
-        self._copies += [build(seed) for seed in range(1, self._rotation.copies)]
+        while len(self._copies) < self._rotation.copies:
+            self._add_copy()
 
     @property
     def layouts(self) -> tuple[tuple[range, ...], ...]:
@@ -191,12 +195,19 @@ class OpContest:
         return ("wrong", reason)
 
     def _another_weight(self) -> ServedCall:
-        """Return the copy farthest from the first in a lap.
+        """Return a call of which every input is another one.
 
         If laps have one copy, build another.
         """
-        call = self._copies[-1] if len(self._copies) > 1 else self._build(1)
+        call = self._another if len(self._copies) > 1 else self._build(1)
         return self._served("another weight", call)
+
+    def _add_copy(self) -> None:
+        """Add a copy to the lap: another layer's weights with the first copy's activations and workspaces."""
+        first, built = self._copies[0], self._build(len(self._copies))
+        # Of the last one its own activations are kept, since outputs are compared on other addresses, too.
+        self._another = built
+        self._copies.append(first.with_weights_of(built) if isinstance(first, LayeredCall) else built)
 
     def _another_size(self, runner: str) -> tuple[ServedCall, ...]:
         """A smaller call that serves under this one's key, where the op rounds up and its calls can be narrowed."""
@@ -268,8 +279,8 @@ class OpContest:
         self._anchor = subject  # a memory pool lives as long as one of its graphs
         # The lesser of two, since the first also pays for clocks that still rise.
         self._call_s = min(timed_rounds([subject], 2, random.Random(0), self.wait)[0])
-        # Weights and activations count alike, since both pass through the cache.
-        size = sum(t.numel() * t.element_size() for t in self._copies[0].inputs if isinstance(t, torch.Tensor))
+        self._add_copy()
+        size = bytes_apart(self._copies[1].inputs, self._copies[0].inputs)
         return rotation_of(self._call_s, size, int(torch.cuda.get_device_properties(0).L2_cache_size), self._max_bytes)
 
     def _cpu_call_s(self) -> float:
@@ -280,3 +291,14 @@ class OpContest:
             return first
         # The least is closest to the call's own time, because disturbance only ever adds.
         return min(first, subject.start()(), subject.start()())
+
+
+def bytes_apart(inputs: Sequence[Any], others: Sequence[Any]) -> int:
+    """Bytes of the tensors of a call that another call of the lap does not use, and that evict its own."""
+    import torch
+
+    size = 0
+    for tensor, other in zip(inputs, others, strict=True):
+        if isinstance(tensor, torch.Tensor) and tensor is not other:
+            size += tensor.numel() * tensor.element_size()
+    return size

@@ -27,7 +27,7 @@ def rotation_of(call_s: float, call_bytes: int, cache_bytes: int, max_bytes: int
 
     Args:
         call_s: one call's seconds.
-        call_bytes: size of one copy's inputs.
+        call_bytes: size of the inputs that each copy has for itself.
         cache_bytes: size of the device's last-level cache.
         max_bytes: memory for all copies.
     """

@@ -52,6 +52,18 @@ def test_equal_seeds_give_equal_inputs() -> None:
     assert not torch.equal(first[1], other[1])
 
 
+@pytest.mark.parametrize("op", ["bf16_gemm", "fp8_gemm"])
+def test_another_layers_call_shares_the_activations(op: str) -> None:
+    """As a model's layers do: the weight and its scale are the other layer's."""
+    workload = of(op, quantization="fp8" if op == "fp8_gemm" else "none")
+    first, other = (gemm.build(workload, 4, "cpu", seed) for seed in (0, 1))
+    inputs = first.with_weights_of(other).inputs
+    is_first = [mine is theirs for mine, theirs in zip(inputs, first.inputs, strict=True)]
+    is_other = [mine is theirs for mine, theirs in zip(inputs, other.inputs, strict=True)]
+    assert is_first == [True, False, True, False][: len(inputs)]
+    assert is_other == [False, True, False, True][: len(inputs)]
+
+
 def test_the_gemm_reference_is_the_product() -> None:
     """Of bf16 values and of scaled fp8 values, whatever the number of columns."""
     call = gemm.build(of("bf16_gemm"), 3, "cpu", 1)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flashinfer.autotuner import AutoTuner, ConstraintSpec, TunableRunner
 
+from ray_warmup.warmup.device.guard.op_contest import bytes_apart
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
 from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
@@ -81,6 +82,36 @@ def test_a_narrowed_call_has_the_first_rows_and_the_same_weight() -> None:
     narrow = call.narrowed(33)
     assert torch.allclose(narrow.run(), call.run()[:33], rtol=1e-5, atol=1e-4)
     assert narrow.inputs[1] is call.inputs[1]
+
+
+def test_another_layers_call_has_its_weight_and_shares_the_rest() -> None:
+    """As in a model: activations and the workspace lie in the cache, the weight does not."""
+    with stubbed_ops.stubbed_gemms():
+        (workload,) = record(fp8_call().run)
+        first, other = recorded.build(workload, 8, "cpu", 0), recorded.build(workload, 8, "cpu", 1)
+        call = first.with_weights_of(other)
+    assert call.all_inputs[1] is other.all_inputs[1]
+    for index in range(len(first.all_inputs)):
+        if index != 1:
+            assert call.all_inputs[index] is first.all_inputs[index]
+    assert bytes_apart(call.inputs, first.inputs) == 48 * 64
+    assert bytes_apart(other.inputs, first.inputs) > 48 * 64 + 8 * 64
+
+
+def test_without_a_weight_another_call_is_all_its_own() -> None:
+    """Nothing else would evict the first one's inputs."""
+
+    class Sum(planted_tactics.PlantedRunner):
+        """Sums of the rows."""
+
+        def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+            """One number per token."""
+            return inputs[0].sum(dim=1)
+
+    runner, asked = Sum(), [torch.randn(4, 8), torch.ones(8)]
+    (workload,) = record(lambda: AutoTuner.get().choose_one("sum", [runner], planted_tactics.CONFIG, asked))
+    first, other = recorded.build(workload, 8, "cpu", 0), recorded.build(workload, 8, "cpu", 1)
+    assert first.with_weights_of(other) is other
 
 
 def test_integers_keep_the_engines_values() -> None:
