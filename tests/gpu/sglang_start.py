@@ -1,6 +1,6 @@
 """SGLang 0.5.23 with `modelopt_fp8` on one GPU: its own autotune, and the table of this project in a joining home.
 
-    python -m tests.gpu.sglang_start OUT_DIR [--minutes 9.5] [--layers 8] [--requests 200]
+    python -m tests.gpu.sglang_start OUT_DIR [--minutes 9.5] [--layers 8] [--requests 200] [--only-record]
 
 Needs SGLang, FlashInfer and nvcc. Steps one after the other, each under a timeout of its own, rows written to
 `OUT_DIR/sglang.json` as they end (a second engine on the same GPU would change what SGLang counts as its memory).
@@ -365,10 +365,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--only-record", action="store_true", help="step 1 alone: one tune, beside others on other GPUs")
     parser.add_argument("--rehearsal", action="store_true", help="the same steps on a processor, without a table")
     options = parser.parse_args()
     run = Run(options.out, options)
     try:
+        if options.only_record:
+            return 0 if run.guarded("record", lambda: run.record("record", run.work / "root")) is not None else 1
         holds = measure(run)
     except WarmupError as error:
         run.keep("failed", {"error": str(error)[-6000:]})
