@@ -365,7 +365,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=9.5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--requests", type=int, default=200)
-    parser.add_argument("--only-record", action="store_true", help="step 1 alone: one tune, beside others on other GPUs")
+    parser.add_argument("--only-record", action="store_true", help="step 1 alone, for one tune")
     parser.add_argument("--rehearsal", action="store_true", help="the same steps on a processor, without a table")
     options = parser.parse_args()
     run = Run(options.out, options)
