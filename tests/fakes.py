@@ -154,7 +154,9 @@ class ScriptedTuner:
         assert result.choice is not None
         return GuardVerdict(task.task_id, "kept", result.choice, 2.0, 2.0, 2e-4, 5)
 
-    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+    def table(
+        self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()
+    ) -> bytes | None:
         self._fault("table")
         tuned = [result for result in results if result.choice is not None]
         if not tuned:

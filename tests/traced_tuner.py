@@ -44,9 +44,11 @@ class TracedTuner(FlashInferTuner):
         self._moments.reach("guard", task.task_id)
         return super().guard(task, result)
 
-    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+    def table(
+        self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()
+    ) -> bytes | None:
         self._moments.reach("table")
-        return super().table(results, verdicts)
+        return super().table(results, verdicts, left_out)
 
     def check(self, table: bytes) -> str | None:
         self._moments.reach("check")

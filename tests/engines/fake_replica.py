@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flashinfer.autotuner import AutoTuner
 
 import tests.flashinfer_quietly  # noqa: F401
 from ray_warmup.warmup.device.autotuner_seams import look_up
@@ -62,11 +63,34 @@ class Ranks:
             time.sleep(0.005)
 
 
+class TalkingRunner(planted.PlantedRunner):
+    """A collective: it ends only when every rank runs it."""
+
+    ranks: Ranks
+
+    def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+        """Only the default, and only together."""
+        assert tactic == -1, "a rank ran a tactic of a collective"
+        self.ranks.meet()
+        return inputs[0] @ inputs[1]
+
+
+TalkingRunner.__module__ = "flashinfer.comm.planted"
+
+
+def talk() -> None:
+    """The op that communicates."""
+    given = [torch.randn(TOKENS, 24), torch.randn(24, 24)]
+    runner, tactic = AutoTuner.get().choose_one("talking", [TalkingRunner()], planted.CONFIG, given)
+    runner(given, tactic=tactic)
+
+
 def forward(ranks: Ranks, fault: str) -> None:
-    """Two GEMMs and the planted op, a barrier after each."""
+    """Two GEMMs, a collective and the planted op, a barrier after each."""
     for k, n in LAYERS:
         cpu_gemm(torch.randn(TOKENS, k), torch.randn(n, k))
         ranks.meet()
+    talk()
     planted.PlantedCall((torch.randn(TOKENS, 32), torch.randn(32, 32))).run()
     if fault == f"differs:{ranks.rank}":
         cpu_gemm(torch.randn(TOKENS, 16), torch.randn(8, 16))
@@ -112,7 +136,7 @@ def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
     """One rank from its start to its second forward; writes what it served and looked up."""
     torch.set_num_threads(1)
     starts = len(list(directory.glob("start_*")))
-    ranks = Ranks(rank, world_size, directory / f"start_{starts}")
+    ranks = TalkingRunner.ranks = Ranks(rank, world_size, directory / f"start_{starts}")
     with RequestRecorder(PROCESS).recording() as recorder:
         forward(ranks, fault)
     plant(fault, rank, starts)
@@ -126,6 +150,7 @@ def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
         look_up(lambda k=k, n=n: cpu_gemm(torch.randn(TOKENS, k), torch.randn(n, k)), OP).hit  # type: ignore[misc]
         for k, n in LAYERS
     ]
+    hits.append(look_up(talk, "talking").hit)
     told = {"digest": served.digest, "hits": served.hits, "looked_up": hits}
     (directory / f"told_{rank}.json").write_text(json.dumps(told))
 

@@ -19,6 +19,7 @@ from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches import flashinfer_modules
 from ray_warmup.warmup.device import building, compose, loading, process_facts
 from ray_warmup.warmup.device.autotuner_seams import metadata
+from ray_warmup.warmup.device.default_entries import with_defaults
 from ray_warmup.warmup.device.device_context import probe_context
 from ray_warmup.warmup.device.memory import limit_memory, memory_of
 from ray_warmup.warmup.device.reference_gemm import reference_seconds
@@ -159,11 +160,14 @@ class FlashInferTuner:
         finally:
             self._set_watch(Watch())
 
-    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+    def table(
+        self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()
+    ) -> bytes | None:
         """The composed table, as FlashInfer itself writes it out after loading it."""
         composed = compose.compose(results, verdicts, metadata())
         if composed is None:
             return None
+        composed = with_defaults(composed, left_out, self._shape_of_call)
         try:
             with scratch_directory() as directory:
                 path = directory / "composed.json"

@@ -36,9 +36,15 @@ class LookupWatch:
         self._table, self._recordings, self._requests = table, tuple(recordings), requests
         self._largest: dict[str, int] = {}
         """Recorded request -> the largest number of tokens that the engine's dummy forward asked for."""
+        self._untuned: set[str] = set()
+        """Recorded requests that keep their default, for which a table need not have an entry."""
+        self._defaults: set[str] = set()
+        """Keys of lookups of these that have no entry."""
         for recording in self._recordings:
             for request in recording.requests:
                 self._largest[request.digest] = max(request.tokens, self._largest.get(request.digest, 0))
+                if not request.is_tuned:
+                    self._untuned.add(request.digest)
         self._own_hits = 0
         self._own_misses: dict[str, str] = {}
         self._beyond: set[str] = set()
@@ -62,13 +68,14 @@ class LookupWatch:
         self._is_asking = True
         for digest, request in wanted.items():
             if digest not in made:
-                unasked.append(f"{request.op} {request.shapes()}")
+                if request.is_tuned:
+                    unasked.append(f"{request.op} {request.shapes()}")
                 continue
             for bucket in request.buckets:
                 problem = self._problem(Task(request.workload(), bucket))
                 if problem is None:
                     hits += 1
-                else:
+                elif request.is_tuned:
                     misses.append(problem)
         self._is_asking = False
         return TableProof(
@@ -83,11 +90,10 @@ class LookupWatch:
         )
 
     def _of_this_class(self, made: set[str]) -> dict[str, RecordedRequest]:
-        """Return the tuned requests of the class that fits best: the fewest that were not made, then the most."""
+        """Return the requests of the class that fits best: the fewest that were not made, then the most."""
         classes: list[dict[str, RecordedRequest]] = []
         for recording in self._recordings:
-            tuned = [request for request in recording.requests if request.is_tuned]
-            classes.append({request.digest: request for request in tuned})
+            classes.append({request.digest: request for request in recording.requests})
         return min(classes, key=lambda wanted: (len(set(wanted) - made), -len(wanted)), default={})
 
     def _problem(self, task: Task) -> str | None:
@@ -113,7 +119,7 @@ class LookupWatch:
             keys = tuple(request.file_keys().values())
             if hit and any(key in self._table.entries for key in keys):
                 self._own_hits += 1
-            elif keys[0] not in self._own_misses and keys[0] not in self._beyond:
+            elif not any(keys[0] in told for told in (self._own_misses, self._beyond, self._defaults)):
                 self._note_miss(request, keys[0])
             if keys[0] not in self._requests.seen and not _is_capturing():
                 self._requests.seen.add(keys[0])
@@ -123,10 +129,12 @@ class LookupWatch:
             logger.info("a lookup of %s could not be followed: %s", request.op, error)
 
     def _note_miss(self, request: Captured, key: str) -> None:
-        """Tell a miss from a lookup that the engine's own tuning would have missed, too."""
+        """Tell a miss from a lookup that the default serves with and without a table."""
         made = live_request(request.op, request.runners, request.tuning_config, request.inputs, request.kwargs).request
         known = self._largest.get(made.digest)
-        if known is not None and made.tokens > known:
+        if made.digest in self._untuned:
+            self._defaults.add(key)
+        elif known is not None and made.tokens > known:
             self._beyond.add(key)
         elif len(self._own_misses) < 4 * SHOWN:
             self._own_misses[key] = self._nearest(key)

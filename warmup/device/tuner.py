@@ -117,11 +117,13 @@ class Tuner(Protocol):
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         """Time the winner against the default as serving runs it, compare outputs, decide."""
 
-    def table(self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict]) -> bytes | None:
+    def table(
+        self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()
+    ) -> bytes | None:
         """Return the file that FlashInfer's `save_configs` writes for these results. None if nothing was tuned.
 
         A verdict takes precedence over its task's result. There is one entry per task. A task whose outcome is not
-        "tuned" keeps the default, by an explicit entry if its keys are known.
+        "tuned", and each of `left_out`, keeps the default, by an explicit entry if its keys are known.
         """
 
     def check(self, table: bytes) -> str | None:

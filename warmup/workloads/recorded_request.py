@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -156,6 +157,23 @@ class Recording:
     def tasks(self) -> tuple[Task, ...]:
         """Each tuned request at each of its buckets."""
         return tasks_of(self.workloads)
+
+    @property
+    def every_task(self) -> tuple[Task, ...]:
+        """Each request at each of its buckets, also those that keep their default."""
+        tasks: list[Task] = []
+        for request in self.requests:
+            workload = request.workload()
+            tasks += [Task(workload, bucket) for bucket in request.buckets]
+        return tuple(tasks)
+
+    def with_defaults(self, reasons: Mapping[str, str]) -> Recording:
+        """Return the recording with requests that keep their default for a reason: name of the workload -> reason."""
+        kept: list[RecordedRequest] = []
+        for request in self.requests:
+            reason = request.keeps_default or reasons.get(request.workload().name, "")
+            kept.append(replace(request, keeps_default=reason))
+        return replace(self, requests=tuple(kept))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON on one line."""

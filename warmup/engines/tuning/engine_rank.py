@@ -207,7 +207,10 @@ class EngineRank:
         if not asked.results:
             return Served("", "", 0)
         tasks = [self._task(result.task_id) for result in asked.results]
-        table = self._tuner.table(asked.results, asked.verdicts)
+        measured = {result.task_id for result in asked.results}
+        left_out = [task for task in self._recording.every_task if task.task_id not in measured]
+        # Or an engine that loads the table would tune them itself, one that communicates as well.
+        table = self._tuner.table(asked.results, asked.verdicts, left_out)
         if table is None:
             return Served("", "", 0)
         with scratch_directory() as directory:

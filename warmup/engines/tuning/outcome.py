@@ -43,7 +43,7 @@ def outcome_of(conductor: Conductor) -> TunedRequests:
     """Collect what the ranks serve now."""
     recordings = {recording.digest: recording for recording in conductor.recordings.values()}
     kept = tuple(
-        Content("recorded_requests", f"{digest[:16]}.json", recording.to_bytes())
+        Content("recorded_requests", f"{digest[:16]}.json", _with_reasons(conductor, digest, recording).to_bytes())
         for digest, recording in sorted(recordings.items())
     )
     ranks: dict[str, list[int]] = {}
@@ -94,6 +94,15 @@ def joined_table(tables: Sequence[str]) -> TunedTable | None:
     if not entries:
         return None
     return TunedTable(metadata, entries, {})
+
+
+def _with_reasons(conductor: Conductor, digest: str, recording: Recording) -> Recording:
+    """Add why requests were left out where they were to be measured."""
+    reasons: dict[str, str] = {}
+    for group in conductor.classes.values():
+        if group.parts.get("recording") == digest:
+            reasons.update((skip.workload, skip.reason) for skip in group.skips)
+    return recording.with_defaults(reasons)
 
 
 def _named_defaults(conductor: Conductor, recordings: Mapping[str, Recording]) -> list[str]:

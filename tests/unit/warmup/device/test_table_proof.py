@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from flashinfer.autotuner import AutoTuner
+from flashinfer.autotuner import AutoTuner, TuningConfig, autotune
 
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
@@ -16,8 +17,28 @@ from ray_warmup.warmup.device.table_proof import LookupWatch
 from ray_warmup.warmup.workloads.cpu_gemm_op import cpu_gemm
 from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequests
 from ray_warmup.warmup.workloads.recorded_request import Recording
+from tests import planted_tactics as planted
 
 SMALL, LARGE = (16, 8), (32, 8)
+
+
+class Talking(planted.PlantedRunner):
+    """A runner of FlashInfer's package of collectives."""
+
+
+Talking.__module__ = "flashinfer.comm.planted"
+
+
+class Silent(planted.PlantedRunner):
+    """A runner whose results nobody can compare, as FlashInfer's experts have it."""
+
+    def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+        """Nothing."""
+        return None
+
+
+class TwoSizes(planted.PlantedRunner):
+    """A runner that is asked with two tuned dimensions."""
 
 
 def recorded(*shapes: tuple[int, int]) -> Recording:
@@ -97,3 +118,51 @@ def test_more_tokens_than_the_engine_tunes_itself_are_no_miss(watch: LookupWatch
         ask(280, LARGE)
     proof = watch.proof()
     assert (proof.own_misses, proof.beyond) == ((), 1)
+
+
+def ask_beside(runner: planted.PlantedRunner, tokens: int = 4) -> None:
+    """A forward of a GEMM and of an op with this runner."""
+    ask(tokens, SMALL)
+    config = planted.CONFIG
+    if isinstance(runner, TwoSizes):
+        config = TuningConfig(dynamic_tensor_specs=config.dynamic_tensor_specs * 2)
+    given = [torch.randn(tokens, 16), torch.randn(16, 8)]
+    chosen, tactic = AutoTuner.get().choose_one("beside", [runner], config, given)
+    chosen(given, tactic=tactic)
+
+
+@pytest.mark.parametrize(("kind", "defaults"), [(Talking, 3), (Silent, 3), (TwoSizes, 0)])
+def test_what_is_not_tuned_has_its_default_in_the_table_and_is_no_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[planted.PlantedRunner], defaults: int
+) -> None:
+    """An op that communicates or cannot be compared: an engine that loads the table does not tune it itself."""
+    PROCESS.clear()
+    with RequestRecorder(PROCESS).recording():
+        ask_beside(kind())
+    recording = PROCESS.recording()
+    tuner = FlashInferTuner("cpu")
+    left_out = {skip.workload: skip.reason for skip in tuner.prepare(recording.workloads)}
+    tasks = [task for task in recording.tasks if task.workload.name not in left_out]
+    others = [task for task in recording.every_task if task not in tasks]
+    assert len(tasks) == len(others) == 3
+    table = tuner.table([tuner.tune(task) for task in tasks], [], others)
+    assert table is not None
+    entries = parse_table(table).entries
+    assert [entry.tactic for key, entry in entries.items() if "beside" in key] == [-1] * defaults
+
+    path = tmp_path / "table.json"
+    path.write_bytes(table)
+    assert AutoTuner.get().load_configs(str(path))
+    PROCESS.clear()
+    watch = LookupWatch(parse_table(table), (recording.with_defaults(left_out),), LiveRequests())
+    with watch.watching():
+        for _ in range(2):
+            ask_beside(kind())
+    proof = watch.proof()
+    assert (proof.own_misses, proof.misses, proof.unasked) == ((), (), ())
+    assert proof.hits == proof.entries == 3 + defaults
+    assert proof.own_hits == (4 if defaults else 2)
+    if defaults:
+        monkeypatch.setattr(AutoTuner, "_profile_single_kernel", lambda *_, **__: pytest.fail("timed"))
+        with autotune(True):
+            ask_beside(kind())

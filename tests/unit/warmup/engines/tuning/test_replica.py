@@ -10,12 +10,12 @@ from tests.engines.replica import live
 
 
 def test_two_ranks_share_the_tasks_and_serve_one_table(tmp_path: Path) -> None:
-    """Recorded, split, guarded, merged, loaded by both, hit by the next forward."""
+    """Recorded, split, guarded, merged, loaded by both, hit by the next forward; a collective keeps its default."""
     life = live(tmp_path / "replica", tmp_path / "root", 2)
 
     assert life.starts == 1
     assert len({told["digest"] for told in life.told}) == 1
-    assert [told["looked_up"] for told in life.told] == [[True, True]] * 2
+    assert [told["looked_up"] for told in life.told] == [[True, True, True]] * 2
     ((digest, ranks),) = life.outcome.classes
     assert ranks == (0, 1)
     assert life.ranks_of[digest] == {0, 1}, "both have measured"
@@ -23,7 +23,11 @@ def test_two_ranks_share_the_tasks_and_serve_one_table(tmp_path: Path) -> None:
     assert set(contents) == {"autotune_configs", "timings", "recorded_requests"}
     recording = parse_recording(contents["recorded_requests"].data)
     table = parse_table(bytes(contents["autotune_configs"].data))
-    assert len(table.entries) == len(recording.tasks) == life.measured[digest] == 9
+    assert len(recording.tasks) == life.measured[digest] == 9
+    assert len(table.entries) == len(recording.every_task) == 12
+    assert [entry.tactic for key, entry in table.entries.items() if "talking" in key] == [-1] * 3
+    (warning,) = [warning for warning in life.outcome.warnings if "talking" in warning]
+    assert warning.startswith("talking *x24 24x24 keeps its default: TalkingRunner communicates with other ranks")
     assert life.outcome.guard.state == "guarded"
     assert sum(life.outcome.guard.counts.values()) == 9
     assert [key for key, entry in table.entries.items() if "planted" in key and entry.tactic in (2, 3, 4, 5, 6)] == []
