@@ -2,7 +2,8 @@
 
 The driver
     client, following                 connect, start a coordinator under its work's name, follow it to its report
-    addresses, liveness, control_service, closing   which cluster, whether the coordinator and the cluster live, the end
+    addresses, liveness, control_service   which cluster, whether the coordinator and the cluster live
+    opening, closing                  the connection of a command that asks, and its end
     cancelling, planning              end a live run; the dry run
 A run
     coordinator, engine_coordinator   one run with the built-in engine, with a real one; run_coordinator: their base

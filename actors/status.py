@@ -16,6 +16,7 @@ from ray_warmup.actors.addresses import CLIENT, chosen, reach
 from ray_warmup.actors.client import NAMESPACE
 from ray_warmup.actors.closing import close, wait_until_closed
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.opening import connect
 from ray_warmup.actors.presence import may_be_node
 from ray_warmup.actors.ray_internals import cluster_here
 from ray_warmup.actors.run_status import RunStatus
@@ -91,7 +92,7 @@ def _connect(target: str, address: str | None) -> None:
     try:
         reach(target)
         with kept_sigterm():
-            ray.init(address=target, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
+            connect(target, NAMESPACE)
     except (ClusterError, ConnectionError, ray.exceptions.RayError, RuntimeError, OSError, ValueError) as error:
         reason = error
         if isinstance(error, ClusterError):
