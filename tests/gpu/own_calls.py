@@ -1,10 +1,11 @@
 """A vLLM's own FlashInfer call on a GPU: recorded, tuned, guarded, carried to an empty home and hit there.
 
-    python -m tests.gpu.own_calls OUT_DIR [--ranks 1] [--tokens 2048] [--deadline 420]
+    python -m tests.gpu.own_calls OUT_DIR [--ranks 1] [--tokens 2048] [--deadline 420] [--collective]
 
 Needs vLLM 0.33 and FlashInfer on PYTHONPATH, and nvcc (module `gemm`: 20 to 40 s). A small dense model with random
 weights runs one real `bmm_fp8` more per forward (`planted_call.py`). Two starts: one is recorded, one is proven in an
-empty home, in which every lookup must hit. Writes `own_calls.json` and the engines' logs, of a start that fails, too;
+empty home, in which every lookup must hit. `--collective` adds an op that sums over the ranks: its default must be in
+the table, and no rank runs it alone. Writes `own_calls.json` and the engines' logs, of a start that fails, too;
 ends with 1 where the proof does not hold. Without a GPU the same path is tried by tests/engines/test_vllm_autotune.py.
 """
 
@@ -35,7 +36,7 @@ from ray_warmup.warmup.workloads.recorded_request import parse_recording  # noqa
 from tests.gpu.engine_study.model_folders import DENSE  # noqa: E402
 from tests.gpu.engine_table.log_keeper import LogKeeper  # noqa: E402
 from tests.gpu.engine_table.pair import PAIR, WITHOUT_MULTICAST  # noqa: E402
-from tests.gpu.planted_call import entry_point  # noqa: E402
+from tests.gpu.planted_call import SUM, entry_point  # noqa: E402
 from tests.gpu.versions import versions  # noqa: E402
 
 LAYERS = 4
@@ -82,6 +83,8 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     cache = CacheSection.model_validate({"root": str(scratch / "root")})
     environ = environment(scratch) | {"RAY_WARMUP_CACHE_ROOT": str(scratch / "root")}
+    if options.collective:
+        environ["PLANTED_COLLECTIVE"] = "1"
     told: dict[str, Any] = {"versions": versions(), "tokens": options.tokens, "ranks": options.ranks}
     began = time.monotonic()
     recorded = record(section, cache, environ)
@@ -99,6 +102,9 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
     told["placed"] = [record.placed for record in proof.started.records]
     told["table"] = [None if one.table is None else asdict(one.table) for one in proof.started.records]
     told["passed"] = proof.holds and all(one and one["hits"] == one["entries"] > 0 for one in told["table"])
+    if options.collective:
+        (asked,) = (one for one in told["requests"] if one["op"] == SUM)
+        told["passed"] = told["passed"] and told["defaults_of_the_sum"] == len(asked["buckets"])
     return told
 
 
@@ -126,10 +132,16 @@ def what_was_tuned(artifact: Any, warnings: tuple[str, ...]) -> dict[str, Any]:
     return {
         "requests": requests,
         "entries": 0 if table is None else len(table.entries),
+        "defaults_of_the_sum": 0 if table is None else _defaults(table, SUM),
         "guard": dict(artifact.manifest.guard.counts),
         "verdicts": verdicts,
         "warnings": list(warnings),
     }
+
+
+def _defaults(table: Any, op: str) -> int:
+    """Count an op's entries that name the default."""
+    return sum(entry.tactic == -1 for key, entry in table.entries.items() if op in key)
 
 
 def write(out: Path, told: dict[str, Any]) -> None:
@@ -144,6 +156,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, help="tensor parallel size, each on a GPU of its own")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--deadline", type=float, default=420)
+    parser.add_argument("--collective", action="store_true", help="add an op that sums over the ranks")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix="own-calls-tmp-")
