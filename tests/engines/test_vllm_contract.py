@@ -55,6 +55,28 @@ def test_an_invented_difference_is_found(wheel: WheelSource) -> None:
     )
 
 
+def test_a_smaller_cache_enters_no_key_and_no_saved_plan(wheel: WheelSource) -> None:
+    """The number of blocks is an option that planning reads, that no key has, and that no saved profile holds."""
+    planning = "vllm/v1/core/kv_cache_planning.py"
+    if wheel.text_or_none(planning) is None:
+        planning = "vllm/v1/core/kv_cache_utils.py"
+    planned = wheel.definition(planning, "get_kv_cache_configs")
+    key = wheel.definition("vllm/config/cache.py", "CacheConfig.compute_hash")
+    assert planned is not None
+    assert key is not None
+    assert "override = vllm_config.cache_config.num_gpu_blocks_override" in ast.unparse(planned)
+    for left_out in ("'num_gpu_blocks_override'", "'num_gpu_blocks'", "'kv_cache_memory_bytes'"):
+        assert left_out in ast.unparse(key)
+
+    saved = "kv_cache_memory_bytes_to_requested_limit"
+    assigned = []
+    for node in ast.walk(wheel.tree("vllm/v1/worker/gpu_worker.py")):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == saved:
+            assigned.append(ast.unparse(node.value))
+    assert assigned == ["int(self.requested_memory) - non_kv_cache_memory - redundancy_buffer_memory"]
+    assert f"maybe_save_startup_plan(self, {saved})" in wheel.text("vllm/v1/worker/gpu_worker.py")
+
+
 def hashed_variables(wheel: WheelSource) -> tuple[set[str], set[str]]:
     """Variables that vLLM knows, and those of them that its compile key leaves out."""
     tree = wheel.tree("vllm/envs.py")

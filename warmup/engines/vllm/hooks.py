@@ -5,6 +5,7 @@
 | `WorkerWrapperBase.init_device` | in each worker, device chosen | find the artifact, place what needs no key |
 | `WorkerBase.compile_or_warm_up_model` (the worker's own) | at the end of the engine's warmup | write the record |
 | `compilation.decorators._try_load_aot_compiled_fn` | at the first forward, key known | place the compiled files |
+| `v1.engine.core.get_kv_cache_configs` | in the engine's core, after the profile | recorded: plan a smaller cache |
 | `utils.jit_monitor.activate` | at the end of the warmup, before kernels are reported | load the recorded kernels |
 | `kernel_warmup.flashinfer_autotune` | before graphs are captured | place the table; tune, or follow lookups |
 | `kernel_warmup._run_flashinfer_autotune_dummy_runs` | inside of it | record the forward, or skip it |
@@ -29,6 +30,7 @@ from ray_warmup.configs import env
 from ray_warmup.warmup.engines.plugin.error_boundary import guarded, when_served
 from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 from ray_warmup.warmup.engines.plugin.ray_connection import note_fork
+from ray_warmup.warmup.engines.vllm import recording_cache
 
 logger = logging.getLogger("ray_warmup")
 
@@ -42,6 +44,7 @@ def install() -> None:
     # Only a worker is judged under `require`: the others belong to processes that never serve, too.
     when_imported("vllm.v1.worker.worker_base", when_served(_wrap_worker, _refusal, may_require=True))
     when_imported("vllm.compilation.decorators", when_served(_wrap_compiled_lookup, _refusal))
+    when_imported("vllm.v1.engine.core", when_served(_wrap_cache_plan, _refusal))
     when_imported("vllm.utils.jit_monitor", when_served(_wrap_monitor, _refusal))
     when_imported("vllm.model_executor.warmup.kernel_warmup", when_served(_wrap_autotune, _refusal))
     when_imported("vllm.model_executor.models.registry", when_served(_wrap_modelinfo_lookup, _refusal))
@@ -127,6 +130,25 @@ def _wrap_compiled_lookup(module: ModuleType) -> None:
         return original(model, aot_compilation_path, *args, **named)
 
     module._try_load_aot_compiled_fn = try_load  # type: ignore[attr-defined]
+
+
+def _wrap_cache_plan(module: ModuleType) -> None:
+    original = module.get_kv_cache_configs
+
+    @functools.wraps(original)
+    def get_kv_cache_configs(vllm_config: Any, *args: Any, **named: Any) -> Any:
+        planned = original(vllm_config, *args, **named)
+
+        def leave_room() -> None:
+            nonlocal planned
+            if recording_cache.is_wanted(vllm_config):
+                plan = functools.partial(original, vllm_config, *args, **named)
+                planned = recording_cache.with_room(plan, vllm_config, planned)
+
+        guarded("leaving memory to tuning", leave_room, may_require=False)
+        return planned
+
+    module.get_kv_cache_configs = get_kv_cache_configs  # type: ignore[attr-defined]
 
 
 def _wrap_monitor(module: ModuleType) -> None:

@@ -37,6 +37,9 @@ VLLM = EngineContract(
     functions={
         "vllm/v1/worker/worker_base.py": {"WorkerWrapperBase.init_device": ("self",)},
         "vllm/v1/worker/gpu_worker.py": {"Worker.compile_or_warm_up_model": ("self",)},
+        "vllm/v1/core/kv_cache_utils.py": {
+            "get_max_concurrency_for_kv_cache_config": ("vllm_config", "kv_cache_config"),
+        },
         "vllm/compilation/decorators.py": {
             "_try_load_aot_compiled_fn": ("model", "aot_compilation_path"),
             "_model_hash_key": ("fn",),
@@ -81,6 +84,18 @@ VLLM = EngineContract(
             '"model"',
         ),
         "vllm/model_executor/models/registry.py": ('"modelinfos"', '"hash": module_hash'),
+        "vllm/v1/engine/core.py": (
+            "    get_kv_cache_configs,\n",
+            "kv_cache_configs = get_kv_cache_configs(\n            vllm_config, kv_cache_specs, available_gpu_memory",
+        ),
+        "vllm/v1/kv_cache_interface.py": (
+            "    num_blocks: int\n",
+            "    kv_cache_tensors: list[KVCacheTensor]\n",
+            "    kv_cache_groups: list[KVCacheGroupSpec]\n",
+            "    size: int  # total size of the backing allocation in bytes\n",
+        ),
+        "vllm/config/cache.py": ("    num_gpu_blocks_override: int | None = None\n", '"num_gpu_blocks_override",\n'),
+        "vllm/config/kernel.py": ("    enable_flashinfer_autotune: bool",),
         "vllm/usage/usage_lib.py": ("class UsageContext", "OPENAI_API_SERVER", "LLM_CLASS"),
         "vllm/compilation/counter.py": ("num_aot_compiles", "num_aot_artifacts_loaded"),
         "vllm/plugins/__init__.py": ('"vllm.general_plugins"',),
