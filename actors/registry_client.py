@@ -22,6 +22,8 @@ START_S = 90.0
 """For a registry that starts and asks every node what it holds."""
 TELL_S = 5.0
 """For the answer to a run that is over."""
+LEARNT_S = 10.0
+"""For the nodes' answers to a registry that learns what this run made."""
 
 
 def namespace_of(cache: CacheSection | None = None) -> str:
@@ -111,18 +113,21 @@ def registry_status(cache: CacheSection | None = None) -> RegistryStatus | None:
 def tell_registry(cache: CacheSection) -> tuple[str, ...]:
     """Let a registry that runs learn what the nodes hold now, and return what its config has otherwise.
 
-    Its absence is no error, nor is its silence.
+    It has learnt when this returns, so that whoever asks after the run is handed what the run made. Its absence is no
+    error, nor is its silence.
     """
     actor = found_registry(cache)
     if actor is None:
         return ()
-    actor.learn.remote()
     node_id = ray.get_runtime_context().get_node_id()
+    asked = [actor.notes.remote(cache.model_dump_json(), node_id), actor.learn.remote()]
+    notes: tuple[str, ...] = ()
     try:
-        notes: tuple[str, ...] = ray.get(actor.notes.remote(cache.model_dump_json(), node_id), timeout=TELL_S)
+        notes = ray.get(asked[0], timeout=TELL_S)
+        # A node that does not answer holds the learning up, and not the run.
+        ray.wait(asked, num_returns=len(asked), timeout=LEARNT_S)
     except ray.exceptions.RayError as error:
         logger.info("the registry did not answer: %s", error)
-        return ()
     return notes
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from ray_warmup.configs.engine_arguments import ArgumentRules, secrets_of, without_secrets
 from ray_warmup.configs.schema import CacheSection, ClusterSection
-from ray_warmup.configs.section import Seconds, Section
+from ray_warmup.configs.section import OFF, Seconds, Section
 from ray_warmup.configs.sglang_arguments import SGLANG_ARGUMENTS
 from ray_warmup.configs.vllm_arguments import VLLM_ARGUMENTS
 
@@ -41,11 +41,11 @@ class RealEngineSection(Section):
     """`dummy`: random weights, nothing is downloaded but the model's configuration."""
     start_deadline: Seconds = 3600
     """Seconds that one start may take."""
-    tuning: Literal["auto", "off"] = "auto"
+    tuning: Annotated[Literal["auto", "off"], OFF] = "auto"
     """`auto`: what the engine asks FlashInfer for is tuned and guarded while it is recorded."""
     task_deadline: Seconds = 300
     """Seconds that one recorded request may take at one size; a tactic that takes longer is quarantined."""
-    proof: Literal["node", "class", "off"] = "node"
+    proof: Annotated[Literal["node", "class", "off"], OFF] = "node"
     """Starts that prove the artifact: one on every node without a valid proof, one per kind of device, or none."""
 
     rules: ClassVar[ArgumentRules]

@@ -16,7 +16,7 @@ from ray_warmup.configs.cache_section import CacheSection as CacheSection
 from ray_warmup.configs.engine_warmups import EngineWarmupName
 from ray_warmup.configs.errors import shown
 from ray_warmup.configs.model import ModelDims
-from ray_warmup.configs.section import Number, Seconds, Section, Whole, Width
+from ray_warmup.configs.section import OFF, Number, Seconds, Section, Whole, Width
 
 OptimizationLevel = Literal["O0", "O1", "O2", "O3"]
 Strategy = Literal["auto", "leader", "sharded", "consensus", "independent"]
@@ -212,7 +212,7 @@ class EngineSection(Section):
     """Widths of top-k sampling that requests ask for."""
     logprob_widths: tuple[Annotated[int, Field(ge=0, le=1 << 24)], ...] = (0, 1, 5, 20)
     """Numbers of log probabilities that requests ask for."""
-    monitor: Literal["off", "warn", "raise"] = "warn"
+    monitor: Annotated[Literal["off", "warn", "raise"], OFF] = "warn"
     """What a compilation after the warmups is, in the requests that check them: not counted, a warning, or an error."""
     verify_requests: Whole = Field(default=16, ge=0, le=4096)
     """Random requests that check, after the warmups, that nothing is left to compile."""

@@ -18,6 +18,15 @@ def _no_truth_value(value: object) -> object:
     return value
 
 
+def _off_is_a_word(value: object) -> object:
+    """YAML reads the bare word `off` as false."""
+    if value is False:
+        return "off"
+    return value
+
+
+OFF = BeforeValidator(_off_is_a_word)
+"""Beside a choice that has `off` among its words."""
 Whole = Annotated[int, BeforeValidator(_no_truth_value)]
 Number = Annotated[float, BeforeValidator(_no_truth_value)]
 Width = Annotated[Whole, Field(ge=1, le=1 << 24)]

@@ -69,6 +69,8 @@ def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, 
         if answer.hit:
             carried = ", ".join(f"{kind} {count}" for kind, count in answer.kinds)
             say(console, f"{node}: would place {carried} from {answer.store}")
+            if answer.lack:
+                say(console, f"{node}: {answer.lack}")
         elif answer.resolved is not None:
             say(console, f"{node}: miss: {answer.reason}")
     _show_own_calls(console, answers.values())

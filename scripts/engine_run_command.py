@@ -81,11 +81,13 @@ def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -
 def worth_lines(report: EngineReport) -> Iterator[str]:
     """Yield what a start with the artifact takes instead of one with empty caches."""
     cold = report.recorded_engine_s
+    warm = [node.engine_s for node in report.nodes if node.engine_s is not None]
     if cold is None:
         if not report.ready:
             yield f"lost: {duration(sum(report.phases.values()))}"
+        elif warm:
+            yield f"engine with the artifact: {max(warm):.1f} s; no start with empty caches was measured"
         return
-    warm = [node.engine_s for node in report.nodes if node.engine_s is not None]
     if not warm:
         yield f"engine with empty caches: {cold:.1f} s"
         return

@@ -19,7 +19,9 @@ def parts(**settings: str) -> tuple[tuple[str, str], ...]:
     return (("engine", "vllm"), ("engine_version", VERSION), *sorted(settings.items()))
 
 
-def artifact(*, created_at: float = 1.0, request: str = REQUEST, **settings: str) -> Artifact:
+def artifact(
+    *, created_at: float = 1.0, request: str = REQUEST, strategy: str = "recorded", **settings: str
+) -> Artifact:
     """An artifact with an entry of several kinds."""
     identity = parts(**settings)
     facts = RecordedFacts(request, {"model": "m"}, {"scheduler_config.max_num_seqs": "4"}, {"VLLM_X": "1"})
@@ -38,7 +40,7 @@ def artifact(*, created_at: float = 1.0, request: str = REQUEST, **settings: str
         key_sha256=key_digest(identity),
         fingerprint={"engine_version": VERSION},
         created_at=created_at,
-        strategy="recorded",
+        strategy=strategy,
         guard=UNGUARDED,
     )
 

@@ -35,7 +35,7 @@ class EngineContent:
     carried: tuple[KindCount, ...]
     """Entries of the artifact, by kind."""
     engine_s: Duration
-    """Seconds in which the recorded start made its engine, with empty caches."""
+    """Seconds in which the recorded start made its engine, with empty caches; 0 where no start was recorded."""
     is_offered: bool = False
     """A serving engine has left it, and nothing admits it on its node yet: engines get it after a proof start."""
 

@@ -19,6 +19,7 @@ from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.engines.artifacts import proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admit
+from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, digest_of
 from ray_warmup.warmup.engines.artifacts.request_index import RequestRow
@@ -84,6 +85,23 @@ def test_a_request_is_waited_for_until_its_artifact_is_proven(config: Path, tmp_
     assert "the last proof did not hold: deep_gemm: 1 compiled" in said
 
 
+@pytest.mark.parametrize("proof", ["node", "off"])
+def test_what_a_serving_engine_left_is_waited_for_until_it_is_proven(config: Path, tmp_path: Path, proof: str) -> None:
+    """No engine is given it before, whatever `engine.proof` says. Afterwards everybody is told what it lacks."""
+    store = noted(config, tmp_path)
+    store.publish(recorded.artifact(created_at=9.0, strategy=OFFERED, size="4"))
+    wait = ("wait", "--timeout", 0, "--config", config, "--set", f"engine.proof={proof}")
+    code, said = run(*wait)
+    assert code == 124
+    assert "left there, and no proof start has used it yet" in said
+
+    digest = store.current()[1].digest
+    made = ProofRecord(digest, f"vllm {recorded.VERSION}", device_here(), "", 14.9, 0.04, 1.0)
+    proof_record.save_proof(store.directory, made)
+    assert run(*wait)[0] == 0
+    assert "calls of its own to FlashInfer are not tuned" in " ".join(run("status", "--config", config)[1].split())
+
+
 def test_an_imported_artifact_is_believed(config: Path, tmp_path: Path) -> None:
     """An operator's word stands for the proof of the very artifact that was imported."""
     store = noted(config, tmp_path)
@@ -136,7 +154,7 @@ def test_a_plan_says_what_would_happen_and_why(
     answers = {
         "node a": Prediction(resolved, "/store", hit=True, kinds=(("deep_gemm", 41),), requests=(asked,)),
         "node b": Prediction(resolved, "/store", reason="max_num_seqs 256, recorded 1024"),
-        "node c": Prediction(other, "/store", hit=True),
+        "node c": Prediction(other, "/store", hit=True, lack="it is not tuned"),
     }
     request = load_request(config)
     assert isinstance(request, EngineRunConfig)
@@ -150,6 +168,7 @@ def test_a_plan_says_what_would_happen_and_why(
     assert "asked of FlashInfer, as recorded in /store:" in said.out
     assert said.out.count("CublasRunner") == 1
     assert "node b: miss: max_num_seqs 256, recorded 1024" in said.out
+    assert "node c: it is not tuned" in said.out
     assert 'enter the class: model="m", max_num_seqs=4' in said.out
     assert "change nothing here: seed=3" in said.out
     for feature in ("pipeline parallelism", "data parallel", "expert", "LoRA", "speculative", "multimodal"):

@@ -22,6 +22,13 @@ def written(tmp_path: Path, **sections: Any) -> Path:
     return path
 
 
+def test_off_needs_no_quotes(tmp_path: Path) -> None:
+    """YAML reads the bare word as false."""
+    request = load_request(written(tmp_path), ["engine.proof=off", "engine.tuning=off"])
+    assert isinstance(request, EngineRunConfig)
+    assert (request.engine.proof, request.engine.tuning) == ("off", "off")
+
+
 def test_one_argument_has_one_spelling(tmp_path: Path) -> None:
     """Dashes, underscores and the two dashes in front are the same argument; nested values stay as they are."""
     args = {"model": "m", "--max-num-seqs": 8, "hf-overrides": {"a": [1, True]}, "enforce_eager": True}

@@ -73,6 +73,7 @@ def test_a_mode_that_may_be_decimal_is_refused(write: Any, field: str, written: 
         ("autotune.buckets=[1, 8]", ("autotune", "buckets"), (1, 8)),
         ("autotune.skip_ops=[fp4_gemm]", ("autotune", "skip_ops"), ("fp4_gemm",)),
         ("cache.file_mode=0644", ("cache", "file_mode"), 0o644),
+        ("engine.monitor=off", ("engine", "monitor"), "off"),
         ("cache.persistent=false", ("cache", "persistent"), False),
         ("cluster.address=ray://a:1=2", ("cluster", "address"), "ray://a:1=2"),
         ("cluster.address=", ("cluster", "address"), None),

@@ -149,6 +149,16 @@ def is_unproven(store: Path, manifest: Manifest) -> bool:
     return not proven_elsewhere(store, manifest.digest) and not admitted_by(store, manifest.digest)
 
 
+def lack_of(manifest: Manifest) -> str:
+    """Say what an artifact lacks that a serving engine has left; empty for one that a run has recorded."""
+    if manifest.strategy not in LEFT_BY_AN_ENGINE:
+        return ""
+    return (
+        "a serving engine has left it, so calls of its own to FlashInfer are not tuned "
+        "-> `ray-warmup run --retune` records it anew and tunes them"
+    )
+
+
 def note_received(store: NodeStore, artifact: str, source: str) -> None:
     """Admit what a serving engine had left and this node has taken from where only proven artifacts are handed out.
 

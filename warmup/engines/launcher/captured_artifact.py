@@ -60,7 +60,8 @@ def collect(
     contents += _triton(records[0])
     contents += _flashinfer(records[0], home)
     contents += further
-    facts = _facts(started, arguments, request, _entries_of_table(further))
+    is_cold = strategy == STRATEGY
+    facts = _facts(started, arguments, request, _entries_of_table(further), is_cold=is_cold)
     contents.append(Content("engine_record", RECORD_NAME, record_text(facts)))
     contents.append(Content("engine_record", SPECIALISATIONS_NAME, to_bytes(_specialisations(records))))
     return pack(
@@ -74,8 +75,10 @@ def collect(
     )
 
 
-def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str, entries: int) -> RecordedFacts:
-    """Describe the recorded start, whose table has this many entries."""
+def _facts(
+    started: Started, arguments: Mapping[str, JsonValue], request: str, entries: int, *, is_cold: bool
+) -> RecordedFacts:
+    """Describe the recorded start, whose table has this many entries. `is_cold`: it began with empty caches."""
     first = started.records[0]
     ranks = [_recorded(record, entries) for record in started.records]
     for beside in started.besides:
@@ -83,7 +86,9 @@ def _facts(started: Started, arguments: Mapping[str, JsonValue], request: str, e
         if beside.inspected:
             counts = ranks[0].compiled
             counts[FACTS] = counts.get(FACTS, 0) + len(beside.inspected)
-    seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
+    seconds: dict[str, float] = {}
+    if is_cold:  # a start that found a part of it says nothing about one with empty caches
+        seconds = {name: float(value) for name, value in started.result.items() if name.endswith("_s")}
     return RecordedFacts(
         request, dict(arguments), dict(first.settings), dict(first.compile_factors), tuple(ranks), seconds
     )

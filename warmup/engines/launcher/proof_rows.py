@@ -13,15 +13,17 @@ from ray_warmup.warmup.store.node_store import NodeStore
 
 def origin_of(store: NodeStore, reach: engine.Reach) -> tuple[str, ...]:
     """Say how far a proof reaches of what a serving engine has left, where it is that."""
-    strategy = store.current()[1].strategy
-    if strategy not in engine_store.LEFT_BY_AN_ENGINE:
+    manifest = store.current()[1]
+    lack = engine_store.lack_of(manifest)
+    if not lack:
         return ()
     what = "the artifact"
-    if strategy == engine_store.COMPLETED:
+    if manifest.strategy == engine_store.COMPLETED:
         what = "the artifact, a proof start has added what it lacked"
+    reached = f"a serving engine has left {what}; it was proven in another home of this node alone"
     if reach == "node":
-        return (f"a serving engine on another node has left {what}; it was proven here before engines got it",)
-    return (f"a serving engine has left {what}; it was proven in another home of this node alone",)
+        reached = f"a serving engine on another node has left {what}; it was proven here before engines got it"
+    return (reached, lack)
 
 
 def proven_by(proof: Proof, artifact: str) -> engine.EngineProven:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
+from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.known_engines import adapter_of
@@ -15,7 +15,6 @@ from ray_warmup.warmup.engines.node.resolution import find_here, resolve_here
 from ray_warmup.warmup.engines.tuning.engine_table import requests_of
 from ray_warmup.warmup.errors import EngineError, EngineRequestError, WarmupError
 from ray_warmup.warmup.store.node_paths import resolve_paths
-from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.recorded_request import RecordedRequest
 
 
@@ -33,6 +32,8 @@ class Prediction:
     """(kind, entries) of the artifact that fits."""
     requests: tuple[RecordedRequest, ...] = ()
     """Requests of the engine to FlashInfer, as recorded in that artifact."""
+    lack: str = ""
+    """What that artifact lacks because a serving engine has left it."""
     error: str = ""
     is_request: bool = False
     """The error is in what the config asks."""
@@ -54,16 +55,17 @@ def predict_here(config: EngineRunConfig, environ: Mapping[str, str], *, explain
         directory = engine_store.store_directory(root, adapter.name, version, resolved.key_sha256)
         kinds: tuple[tuple[str, int], ...] = ()
         requests: tuple[RecordedRequest, ...] = ()
+        lack = ""
         if found.store is not None:
-            kinds = _kinds(directory)
+            manifest = found.store.current()[1]
+            kinds, lack = _kinds(manifest), engine_store.lack_of(manifest)
             requests = requests_of(found.store.read_artifact(("recorded_requests",)))
     except WarmupError as error:
         return Prediction(error=str(error), is_request=isinstance(error, EngineRequestError))
-    return Prediction(resolved, str(directory), found.store is not None, found.reason, kinds, requests)
+    return Prediction(resolved, str(directory), found.store is not None, found.reason, kinds, requests, lack)
 
 
-def _kinds(directory: Path) -> tuple[tuple[str, int], ...]:
-    _, manifest = NodeStore(directory).current()
+def _kinds(manifest: Manifest) -> tuple[tuple[str, int], ...]:
     counts: dict[str, int] = {}
     for blob in manifest.blobs:
         counts[blob.kind] = counts.get(blob.kind, 0) + 1

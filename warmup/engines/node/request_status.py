@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import CacheSection
+from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.disk import trust
 from ray_warmup.warmup.engines.artifacts import engine_store, proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admitted_by
@@ -70,7 +71,7 @@ def standing_of_store(store: NodeStore, engine: str) -> EngineStanding:
     """Return how one stored artifact stands. Never raises for the content of the disk."""
     where = str(store.directory)
     try:
-        _, manifest = store.current()
+        manifest = store.current()[1]
     except FileNotFoundError:
         return EngineStanding("absent", f"nothing is stored in {where}", where, engine)
     except (OSError, WarmupError) as error:
@@ -82,10 +83,12 @@ def standing_of_store(store: NodeStore, engine: str) -> EngineStanding:
     refusal = proof_record.refusal_of(store.directory, digest)
     if refusal:
         return EngineStanding("failed", f"the last proof did not hold: {refusal}", where, engine, digest)
-    return _of_whole(store.directory, engine, digest)
+    standing = _of_whole(store.directory, engine, manifest)
+    return replace(standing, text="; ".join(filter(None, (standing.text, engine_store.lack_of(manifest)))))
 
 
-def _of_whole(store: Path, engine: str, digest: str) -> EngineStanding:
+def _of_whole(store: Path, engine: str, manifest: Manifest) -> EngineStanding:
+    digest = manifest.digest
     proof = proof_record.load_proof(store)
     if proof is not None and (proof.artifact, proof.engine) == (digest, engine):
         text = f"proven: engine {proof.engine_s:.1f} s, first answer {proof.first_answer_s:.2f} s"
@@ -93,6 +96,8 @@ def _of_whole(store: Path, engine: str, digest: str) -> EngineStanding:
     by = admitted_by(store, digest)
     if by:
         return EngineStanding("ready", f"put there by {by}", str(store), engine, digest)
+    if engine_store.is_unproven(store, manifest):  # no engine is given it, so nobody may wait for less than a run
+        return EngineStanding("absent", "left there, and no proof start has used it yet", str(store), engine, digest)
     elsewhere = proof_record.proven_elsewhere(store, digest)
     text = f"proven by {elsewhere}, and not on this node" if elsewhere else "recorded, and not proven on this node"
     return EngineStanding("unproven", text, str(store), engine, digest)

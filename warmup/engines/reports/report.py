@@ -62,7 +62,10 @@ class EngineReport:
     """Phase -> seconds."""
     nodes: tuple[NodeReport, ...] = ()
     recorded_engine_s: float | None = None
-    """Seconds in which the recorded start made its engine, with empty caches; None where no artifact is known."""
+    """Seconds in which the recorded start made its engine, with empty caches.
+
+    None where no artifact is known, and where a serving engine has left it, whose caches need not have been empty.
+    """
     error: str | None = None
     is_refused: bool = False
     """The request itself is wrong: the engine refuses it, or it is not covered."""

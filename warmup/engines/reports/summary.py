@@ -18,12 +18,13 @@ def summarize(run: EngineRun) -> EngineReport:
     """Sum the run up."""
     speakers = run.speakers()
     contents = [group.content for group in run.classes.values() if group.content is not None]
+    cold = contents[0].engine_s if contents else 0.0
     return EngineReport(
         run_id=run.run_id,
         config=shown(run.config),
         phases=dict(run.seconds),
         nodes=tuple(_node(run, node, rank) for node, rank in speakers.items()),
-        recorded_engine_s=contents[0].engine_s if contents else None,
+        recorded_engine_s=cold or None,
         error=run.error,
         is_refused=run.is_refused,
         warnings=tuple(run.warnings),
