@@ -61,9 +61,10 @@ class RecordedCall:
         return replace(self, all_inputs=narrow)
 
     def with_weights_of(self, other: RecordedCall) -> RecordedCall:
-        """Return the same call on the weights of another copy; `other` itself where the request has none.
+        """Return the same call on the weights of another copy.
 
-        Weights are the matrices that do not follow the number of tokens. A workspace is one row of bytes.
+        `other` itself where the request has no weights. Weights are the matrices that do not follow the number of
+        tokens. A workspace is one row of bytes.
         """
         weights = []
         for index, template in enumerate(self.live.templates):
