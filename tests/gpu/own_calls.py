@@ -1,6 +1,6 @@
 """A vLLM's own FlashInfer call on a GPU: recorded, tuned, guarded, carried to an empty home and hit there.
 
-    python -m tests.gpu.own_calls OUT_DIR [--ranks 1] [--tokens 2048] [--deadline 420] [--collective]
+    python -m tests.gpu.own_calls OUT_DIR [--ranks 1] [--tokens 2048] [--deadline 420] [--collective] [--whole-cache]
 
 Needs vLLM 0.33 and FlashInfer on PYTHONPATH, and nvcc (module `gemm`: 20 to 40 s). A small dense model with random
 weights runs one real `bmm_fp8` more per forward (`planted_call.py`). Two starts: one is recorded, one is proven in an
@@ -73,8 +73,9 @@ def measure(out: Path, options: argparse.Namespace) -> dict[str, Any]:
         "max_num_batched_tokens": options.tokens,
         "max_num_seqs": 16,
         "gpu_memory_utilization": 0.15,
-        "kv_cache_memory_bytes": 2 << 30,
     }
+    if not options.whole_cache:
+        arguments["kv_cache_memory_bytes"] = 2 << 30
     if options.ranks > 1:
         arguments |= {name: PAIR[name] for name in ("disable_custom_all_reduce", "compilation_config")}
         arguments["tensor_parallel_size"] = options.ranks
@@ -156,6 +157,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1, help="tensor parallel size, each on a GPU of its own")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--deadline", type=float, default=420)
+    parser.add_argument("--whole-cache", action="store_true", help="as large as vLLM makes its KV cache")
     parser.add_argument("--collective", action="store_true", help="add an op that sums over the ranks")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
