@@ -6,7 +6,7 @@ by torch where they compute.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -79,12 +79,13 @@ def stubbed_gemms() -> Iterator[None]:
 
 
 @contextmanager
-def stubbed_experts() -> Iterator[None]:
-    """`cutlass_fused_moe` asks the AutoTuner and computes nothing."""
+def stubbed_experts(layer: Callable[[], Any] = MagicMock) -> Iterator[None]:
+    """`cutlass_fused_moe` asks the AutoTuner and computes nothing, or what the runner that `layer` makes computes."""
     with capability_90() as patch:
-        spec = SimpleNamespace(build_and_load=MagicMock)
+        spec = SimpleNamespace(build_and_load=lambda: MagicMock(init=lambda *_: layer()))
         patch.setattr(core, "gen_cutlass_fused_moe_sm90_module", lambda *_: spec)
         patch.setattr(core, "device_support_pdl", lambda _: False)
+        patch.setattr(core, "is_cuda_version_at_least", lambda _: True)
         core.get_cutlass_fused_moe_module.cache_clear()
         yield
     core.get_cutlass_fused_moe_module.cache_clear()

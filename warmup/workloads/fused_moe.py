@@ -82,7 +82,7 @@ def mixture(x: Any, experts: Any, weights: Any, fc1: Any, fc2: Any, dtype: Any) 
 
     total = torch.zeros(x.shape, dtype=dtype, device=x.device)
     for expert in experts.unique().tolist():
-        if expert >= fc1.shape[0]:
+        if not 0 <= expert < fc1.shape[0]:
             continue
         tokens, slots = (experts == expert).nonzero(as_tuple=True)
         linear, gate = (x[tokens].to(dtype) @ fc1[expert].to(dtype).t()).chunk(2, dim=-1)

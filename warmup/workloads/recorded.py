@@ -11,6 +11,8 @@ from typing import Any
 
 from ray_warmup.warmup.errors import WorkloadError
 from ray_warmup.warmup.tasks import Workload
+from ray_warmup.warmup.workloads import recorded_experts
+from ray_warmup.warmup.workloads.base import OpCall
 from ray_warmup.warmup.workloads.fresh_inputs import fresh_inputs, shapes_at
 from ray_warmup.warmup.workloads.live_request import PROCESS, LiveRequest, LiveRequests
 from ray_warmup.warmup.workloads.recorded_references import reference_of
@@ -82,7 +84,7 @@ class RecordedCall:
         return reference_of(self.live.request.op, self.all_inputs)
 
 
-def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> RecordedCall:
+def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bool = True) -> OpCall:
     """Make new inputs of a request that this process has made. Raises WorkloadError.
 
     With `values=False` floating inputs are uninitialised and the call is not run.
@@ -90,12 +92,13 @@ def build(workload: Workload, tokens: int, device: str, seed: int, *, values: bo
     return build_of(PROCESS, workload, tokens, seed, values=values)
 
 
-def build_of(
-    requests: LiveRequests, workload: Workload, tokens: int, seed: int, *, values: bool = True
-) -> RecordedCall:
+def build_of(requests: LiveRequests, workload: Workload, tokens: int, seed: int, *, values: bool = True) -> OpCall:
     """Make new inputs of one of these requests, as `build` does."""
     live = requests.of(workload)
-    call = RecordedCall(live, _inputs(live, tokens, seed, values=values), ())
+    given = _inputs(live, tokens, seed, values=values)
+    if live.request.op in recorded_experts.POSITION_OF_OP:
+        return recorded_experts.call_of(live, given, seed, values=values)
+    call = RecordedCall(live, given, ())
     if not values:
         return call
     digest = live.request.digest
@@ -134,7 +137,9 @@ def unsupported_here(workload: Workload, device: str) -> str | None:
 
     try:
         with torch.inference_mode():
-            build(workload, workload.buckets[0], device, 0)
+            call = build(workload, workload.buckets[0], device, 0)
+            if isinstance(call, recorded_experts.RecordedExperts):
+                call.run()  # what writes into its inputs has run already
     except (WorkloadError, RuntimeError, ValueError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
