@@ -21,6 +21,15 @@ SAMPLINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.7, "top_p": 0.9, "seed": 5},
     {"temperature": 0.7, "top_p": 0.9, "logprobs": 5},
     {"temperature": 0.7, "repetition_penalty": 1.1, "presence_penalty": 0.5, "min_p": 0.1},
+    # No trial request is like one of these.
+    {"temperature": 1.0, "top_k": 7, "frequency_penalty": 0.3},
+    {"temperature": 1.3, "top_k": 300, "top_p": 0.95, "min_p": 0.02, "logprobs": 2},
+    {"temperature": 0.0, "logprobs": 0},
+    {"temperature": 0.0, "logprobs": 1, "presence_penalty": 1.0},
+    {"temperature": 0.5, "logprobs": 12, "seed": 11},
+    {"temperature": 0.9, "logprobs": 20, "top_k": 50},
+    {"temperature": 0.9, "allowed_token_ids": [11, 12, 13, 14, 15, 16, 17], "min_tokens": 2, "stop_token_ids": [12]},
+    {"temperature": 0.0, "prompt_logprobs": 3},
 )
 """Kinds of sampling of the random requests."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_warmup.warmup.engines.front_end.child_request import (
@@ -73,7 +73,7 @@ def answer_all(batches: Sequence[TrialBatch], generate: Generate, stage: Stage) 
     for number, batch in enumerate(batches, 1):
         stage.write(f"answering batch {number} of {len(batches)} of the trial requests")
         began = time.monotonic()
-        outputs = generate(batch)
+        outputs = generate(replace(batch, number=number))
         if any(not tokens for tokens in outputs):
             raise RuntimeError(f"a trial request was answered with no token: {batch}")
         first = first or time.monotonic() - began

@@ -27,6 +27,7 @@ from ray_warmup.warmup.engines.node.installed import hidden_plugin
 from ray_warmup.warmup.engines.start.child_process import ChildProcess
 from ray_warmup.warmup.engines.start.engine_start import import_path
 from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
+from ray_warmup.warmup.engines.start.model_places import model_places
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 from ray_warmup.warmup.store.node_paths import resolve_paths
 
@@ -64,7 +65,8 @@ def resolve_here(
         told.mkdir()
         # A model class whose facts were recorded is not inspected by another import of vLLM.
         ours = {"RAY_WARMUP": "auto", "RAY_WARMUP_PROOF": str(told), "RAY_WARMUP_CACHE_ROOT": str(root)}
-        variables = {**environ, **adapter.home(Path(scratch) / "home"), **ours, **import_path(environ)}
+        moved = {**adapter.home(Path(scratch) / "home"), **model_places(environ)}
+        variables = {**environ, **moved, **ours, **import_path(environ)}
         answer = _ask(adapter, request, Path(scratch), variables, section.secrets | secrets_in(environ), deadline_s)
     why = adapter.contract.refusal(answer.engine_version)
     if why:

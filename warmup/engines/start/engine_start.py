@@ -28,6 +28,7 @@ from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.plugin.counting import gained_since
 from ray_warmup.warmup.engines.start.child_process import ChildStarter
 from ray_warmup.warmup.engines.start.exit_message import last_words, secrets_in
+from ray_warmup.warmup.engines.start.model_places import model_places
 from ray_warmup.warmup.engines.start.starter import Starter
 from ray_warmup.warmup.errors import ArtifactError, EngineError
 
@@ -69,7 +70,7 @@ class EngineStart:
 
         Args:
             section: the engine and its arguments.
-            home: directory below which the engine keeps its caches.
+            home: directory below which the engine keeps its caches; models stay where `environ` has them.
             scratch: an empty directory for request, result, calls, records and log.
             environ: the environment of the engine, without cache directories.
             purpose: `record` places nothing and records, `prove` places what the node has and requires it.
@@ -95,7 +96,8 @@ class EngineStart:
         mode = {"RAY_WARMUP": "auto", "RAY_WARMUP_RECORD": str(self._told), **self._adapter.recorded_with}
         if purpose == "prove":
             mode = {"RAY_WARMUP": "require", "RAY_WARMUP_PROOF": str(self._told)}
-        whole = {**environ, **self._adapter.home(home), **mode, **import_path(environ)}
+        moved = {**self._adapter.home(home), **model_places(environ)}
+        whole = {**environ, **moved, **mode, **import_path(environ)}
         self._process = starter.start(self._adapter.start_module, request, self._result, whole, self._log)
 
     @property

@@ -44,6 +44,7 @@ def run(trial: TrialStart) -> None:
         config.scheduler_config.max_num_seqs,
         config.scheduler_config.max_num_batched_tokens,
         config.model_config.max_model_len,
+        config.model_config.max_logprobs,
     )
     trial.answer_and_stay(imported, ready, batches, partial(generate, llm, SamplingParams))
     # Explicit, because an engine that ends by garbage collection may leave its workers behind.
@@ -62,8 +63,10 @@ def take_server_sizes(arguments: Any) -> None:
 def generate(llm: Any, sampling_params: Any, batch: TrialBatch) -> list[Sequence[int]]:
     """Answer one batch."""
     rows = []
-    for row in range(batch.rows):
-        rows.append(sampling_params(max_tokens=MAX_TOKENS, detokenize=False, **sampling_of(batch, row)))
+    for row in range(len(batch.lengths)):
+        # Without an end of its own, so that every row decodes.
+        sampling = sampling_of(batch, row)
+        rows.append(sampling_params(max_tokens=MAX_TOKENS, ignore_eos=True, detokenize=False, **sampling))
     return [output.outputs[0].token_ids for output in llm.generate(prompts(batch), rows, use_tqdm=False)]
 
 

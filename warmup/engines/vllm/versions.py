@@ -102,7 +102,11 @@ VLLM = EngineContract(
         "vllm/utils/deep_gemm.py": ('"DG_JIT_CACHE_DIR"', '"deep_gemm"'),
         f"{WARMUP}/kernel_warmup.py": (RANKS_COMPARE, RANK_FILE_OF_0_32),
         f"{WARMUP}/flashinfer_autotune_cache.py": OWN_PLACES,
-        "vllm/config/model.py": ("    checkpoint_has_lm_head,", "word_embeddings_untied_by_checkpoint"),
+        "vllm/config/model.py": (
+            "    checkpoint_has_lm_head,",
+            "word_embeddings_untied_by_checkpoint",
+            "    max_logprobs: int",
+        ),
     },
     absent={
         "0.29.0": SHARED_TABLE,

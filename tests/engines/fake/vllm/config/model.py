@@ -44,6 +44,7 @@ def model_config(**arguments: Any) -> ModelConfig:
         revision=arguments.get("revision"),
         dtype="float32",
         max_model_len=arguments.get("max_model_len", 64),
+        max_logprobs=arguments.get("max_logprobs", 20),
         quantization=None,
         word_embeddings_untied_by_checkpoint=False,
         is_multimodal_model="vision_config" in document,
