@@ -2,7 +2,8 @@
 
 Qwen3-0.6B with 8 layers on two GPUs beside each other, one with FlashInfer's sampler and one with vLLM's own: recorded,
 then served from another home with 200 random requests of every kind of `asking.SAMPLINGS`. The last row has the
-verdict: nothing reported, nothing compiled, nothing failed.
+verdict: nothing reported, nothing compiled, nothing failed. Then the same artifact under vLLM's Ray executor, on the
+device index that was not recorded, with answers compared.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tests.gpu.engine_study import model_folders
 from tests.gpu.engine_table.log_keeper import LogKeeper
 from tests.gpu.engine_table.measurement import Measurement
 from tests.gpu.engine_table.open_questions import SMALL, together
+from tests.gpu.engine_table.other_index import started_on_the_second
 
 SIZES: dict[str, Any] = {"max_model_len": 4096, "gpu_memory_utilization": 0.15, "kv_cache_memory_bytes": 2 << 30}
 LANES: dict[str, dict[str, str]] = {"FlashInfer's sampler": {}, "vLLM's sampler": {"VLLM_USE_FLASHINFER_SAMPLER": "0"}}
@@ -40,6 +42,12 @@ def main() -> None:
         verdicts[name] = run.guarded(name, judged, run, model, str(gpu), name, LANES[name]) or "not served"
 
     together(*(lambda gpu=gpu, name=name: lane(gpu, name) for gpu, name in enumerate(LANES)))
+    reference = run.out / "logs" / "ours, vLLM's sampler" / "answers.json"
+    if verdicts["vLLM's sampler"] != "not recorded" and reference.is_file():
+        root = str(run.work / "lane-1-root")
+        ours = {**LANES["vLLM's sampler"], "RAY_WARMUP": "require", "RAY_WARMUP_CACHE_ROOT": root}
+        found = run.guarded("other index", started_on_the_second, run, model, SIZES, ours, reference)
+        verdicts["index 1 under Ray"] = found or "not started"
     run.add({"name": "verdict", "verdicts": verdicts})
     print(verdicts, flush=True)
     sys.exit(any(verdict != "holds" for verdict in verdicts.values()))
@@ -58,7 +66,9 @@ def judged(run: Measurement, model: Path, gpu: str, name: str, variables: Mappin
             return "not recorded"
     home = run.work / f"{lane}-joined"
     required = {**ours, "RAY_WARMUP": "require"}
-    row = run.serve(f"ours, {name}", model, home, gpu, SIZES, required, random_requests=REQUESTS)
+    row = run.serve(
+        f"ours, {name}", model, home, gpu, SIZES, required, random_requests=REQUESTS, is_compared=True
+    )
     compiled = [rank["counts"]["compiled"] for rank in row["ours"]["ranks"]]
     wrong = {
         "error": row.get("error"),
