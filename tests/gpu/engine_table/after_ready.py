@@ -66,9 +66,7 @@ def judged(run: Measurement, model: Path, gpu: str, name: str, variables: Mappin
             return "not recorded"
     home = run.work / f"{lane}-joined"
     required = {**ours, "RAY_WARMUP": "require"}
-    row = run.serve(
-        f"ours, {name}", model, home, gpu, SIZES, required, random_requests=REQUESTS, is_compared=True
-    )
+    row = run.serve(f"ours, {name}", model, home, gpu, SIZES, required, random_requests=REQUESTS, is_compared=True)
     compiled = [rank["counts"]["compiled"] for rank in row["ours"]["ranks"]]
     wrong = {
         "error": row.get("error"),

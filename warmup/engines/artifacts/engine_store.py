@@ -150,7 +150,7 @@ def is_unproven(store: Path, manifest: Manifest) -> bool:
 
 
 def lack_of(manifest: Manifest) -> str:
-    """Say what an artifact lacks that a serving engine has left; empty for one that a run has recorded."""
+    """Say what an artifact lacks that a serving engine has left, or nothing for one that a run has recorded."""
     if manifest.strategy not in LEFT_BY_AN_ENGINE:
         return ""
     return (
