@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ray_warmup.warmup.engines.artifacts.rank_record import notes_in
 from ray_warmup.warmup.engines.vllm import hooks, recording_cache
 from tests.engines.fetch import NEWEST
 from tests.engines.fetched import source_of
@@ -30,10 +32,11 @@ def wheel() -> WheelSource:
 
 
 @pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A start that is recorded and tuned."""
-    monkeypatch.setenv("RAY_WARMUP_RECORD", "told")
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A start that is recorded and tuned, and where its processes tell."""
+    monkeypatch.setenv("RAY_WARMUP_RECORD", str(tmp_path))
     monkeypatch.setenv("RAY_WARMUP_TUNE", "address")
+    return tmp_path
 
 
 def core(vllm: Planner) -> Callable[..., list[Any]]:
@@ -50,9 +53,10 @@ def core(vllm: Planner) -> Callable[..., list[Any]]:
     return plan
 
 
-@pytest.mark.usefixtures("recorded")
-def test_a_recording_gets_a_quarter_of_the_blocks(wheel: WheelSource, caplog: pytest.LogCaptureFixture) -> None:
-    """Fewer by a multiple of 16, with figures, and vLLM's configuration is as it was."""
+def test_a_recording_gets_a_quarter_of_the_blocks(
+    wheel: WheelSource, recorded: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer by a multiple of 16, with figures for log and report, and vLLM's configuration is as it was."""
     with planner(wheel) as vllm:
         specs, memory = [vllm.dense(0, LAYERS)], [60 * GIB]
         own, ours = vllm.plan(specs, memory), core(vllm)(specs, memory)
@@ -63,13 +67,19 @@ def test_a_recording_gets_a_quarter_of_the_blocks(wheel: WheelSource, caplog: py
     assert (own[0].num_blocks - ours[0].num_blocks) % 16 == 0
     assert ours[0].kv_cache_tensors[0].size == 8788 * BLOCK
     assert override is None
-    assert "its KV cache takes 15.02 instead of 60.00 GiB on each rank (8788 of 35108 blocks)" in caplog.text
+    (note,) = notes_in(recorded)
+    assert note in caplog.text
+    assert "its KV cache takes 15.02 instead of 60.00 GiB on each rank (8788 of 35108 blocks)" in note
+    assert "tuning has 44.98 GiB more" in note
 
 
 @pytest.mark.parametrize("variable", ["RAY_WARMUP_RECORD", "RAY_WARMUP_TUNE"])
-@pytest.mark.usefixtures("recorded")
 def test_no_other_start_is_touched(
-    wheel: WheelSource, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, variable: str
+    wheel: WheelSource,
+    recorded: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: str,
 ) -> None:
     """A serving start, a proof and a recording without tuning take what vLLM plans, and nothing is said."""
     monkeypatch.delenv(variable)
@@ -77,6 +87,7 @@ def test_no_other_start_is_touched(
         specs, memory = [vllm.dense(0, LAYERS)], [60 * GIB]
         assert core(vllm)(specs, memory) == vllm.plan(specs, memory)
     assert caplog.text == ""
+    assert notes_in(recorded) == ()
 
 
 @pytest.mark.usefixtures("recorded")

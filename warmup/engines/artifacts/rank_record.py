@@ -149,6 +149,17 @@ def write_stage(directory: Path, rank: int, text: str) -> None:
     publish_bytes(directory / f"rank_{rank}.stage", text.encode())
 
 
+def write_note(directory: Path, text: str) -> None:
+    """Say something of this start that its report must show, in place of what this process said. Raises StoreError."""
+    publish_bytes(directory / f"{own_pid()}.note", text.encode())
+
+
+def notes_in(directory: Path) -> tuple[str, ...]:
+    """Return what processes of a start have said for its report, each text once."""
+    found = [path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.note"))]
+    return tuple(dict.fromkeys(found))
+
+
 def stage_in(directory: Path) -> str:
     """Return what a start is at: its front end, and each worker that has said anything."""
     try:

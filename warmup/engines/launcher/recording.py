@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ray_warmup.configs.engine_schema import RealEngineSection
@@ -123,7 +123,8 @@ class Recording:
         """Return what was tuned of the engine's own calls, nothing where it asked for none."""
         if self._session is None:
             return TunedRequests()
-        return outcome_of(self._session.conductor)
+        tuned = outcome_of(self._session.conductor)
+        return replace(tuned, warnings=(*self.engine.notes, *tuned.warnings))
 
     def capture(self, limit_s: float, contents: tuple[Content, ...] = ()) -> Recorded:
         """End the engine, collect what it has filled, and publish it with further contents into this node's store.

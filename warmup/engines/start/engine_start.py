@@ -19,6 +19,7 @@ from ray_warmup.warmup.caches.engine_kinds import WATCHED, EngineKind
 from ray_warmup.warmup.engines.artifacts.rank_record import (
     BesideRecord,
     RankRecord,
+    notes_in,
     read_besides,
     read_records,
     stage_in,
@@ -104,6 +105,11 @@ class EngineStart:
     def stage(self) -> str:
         """Return what the engine is at."""
         return stage_in(self._told)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the engine's processes have said for the report."""
+        return notes_in(self._told)
 
     @property
     def result(self) -> Mapping[str, float]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ray_warmup.configs import env
@@ -53,27 +54,33 @@ def with_room(plan: Plan, vllm_config: Any, planned: list[Any]) -> list[Any]:
         planned: what vLLM planned by itself, returned where there is nothing to save.
 
     Raises:
+        StoreError: the report's note cannot be written.
         ValueError: vLLM refuses so small a cache.
         RuntimeError: vLLM planned another cache than the one that was asked for.
     """
     blocks = planned[0].num_blocks
     reason, kept = _blocks_to_keep(vllm_config, planned)
     if reason:
-        logger.warning("ray-warmup: the KV cache of this recording keeps all of its %d blocks: %s", blocks, reason)
+        _tell(f"the KV cache of this recording keeps all of its {blocks} blocks: {reason}")
         return planned
     smaller = _planned_with(plan, vllm_config, kept)
-    saved = [(_bytes(before) - _bytes(after)) / GIB for before, after in zip(planned, smaller, strict=True)]
-    # A warning, since an engine's processes show nothing below it of other libraries.
-    logger.warning(
-        "ray-warmup: while this start is recorded, its KV cache takes %.2f instead of %.2f GiB on each rank "
-        "(%d of %d blocks), so tuning has %.2f GiB more; a serving start takes all of them",
-        max(_bytes(one) for one in smaller) / GIB,
-        max(_bytes(one) for one in planned) / GIB,
-        kept,
-        blocks,
-        min(saved),
+    saved = [_gib(before) - _gib(after) for before, after in zip(planned, smaller, strict=True)]
+    largest, ours = max(_gib(one) for one in planned), max(_gib(one) for one in smaller)
+    _tell(
+        f"while this start is recorded, its KV cache takes {ours:.2f} instead of {largest:.2f} GiB on each rank "
+        f"({kept} of {blocks} blocks), so tuning has {min(saved):.2f} GiB more; a serving start takes all of them"
     )
     return smaller
+
+
+def _tell(text: str) -> None:
+    """Say it in the engine's log and in the report of the recording."""
+    # A warning, since an engine's processes show nothing below it of other libraries.
+    logger.warning("ray-warmup: %s", text)
+    # Imported late: this module is loaded in every process of the engine.
+    from ray_warmup.warmup.engines.artifacts.rank_record import write_note
+
+    write_note(Path(env.read("RAY_WARMUP_RECORD") or ""), text)
 
 
 def _blocks_to_keep(vllm_config: Any, planned: list[Any]) -> tuple[str, int]:
@@ -146,6 +153,6 @@ def _setting(section: Any, name: str, value: int) -> Iterator[None]:
         setattr(section, name, before)
 
 
-def _bytes(planned: Any) -> int:
-    """Return the bytes of one rank's KV cache: every tensor names the size of the whole."""
-    return max(int(tensor.size) for tensor in planned.kv_cache_tensors)
+def _gib(planned: Any) -> float:
+    """Return the GiB of one rank's KV cache: every tensor names the size of the whole."""
+    return max(int(tensor.size) for tensor in planned.kv_cache_tensors) / GIB

@@ -42,7 +42,8 @@ class Config(Section):
 
     def compute_hash(self) -> str:
         """Every section counts."""
-        return str([vars(self)[name].compute_hash() for name in sorted(vars(self)) if name.endswith("_config")])
+        sections = [vars(self)[name] for name in sorted(vars(self)) if name.endswith("_config")]
+        return str([section.compute_hash() for section in sections if section is not None])
 
 
 class LLM:
@@ -66,8 +67,10 @@ class LLM:
         time.sleep(arguments.get("slow_s") or 0)
         _LazyRegisteredModel("fake_model", "FakeForCausalLM").inspect_model_cls()
         from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.core import plan_kv_cache
 
         config = EngineArgs(load_format=load_format, **arguments).create_engine_config("LLM_CLASS")
+        plan_kv_cache(config)
         ranks = config.parallel_config.tensor_parallel_size
         if ranks == 1:
             run_worker(config, 0)
@@ -110,7 +113,10 @@ def make_config(**arguments: Any) -> Config:
             data_parallel_size=1,
             enable_expert_parallel=False,
         ),
-        cache_config=Section(cache_dtype="auto", block_size=16),
+        cache_config=Section(cache_dtype="auto", block_size=16, num_gpu_blocks_override=None),
+        kernel_config=Section(enable_flashinfer_autotune=True),
+        attention_config=Section(),
+        speculative_config=None,
     )
 
 

@@ -55,6 +55,16 @@ def test_what_one_start_filled_is_found_by_another(tmp_path: Path, environ: dict
     }
 
 
+def test_a_recording_says_how_much_memory_is_left_to_tuning(tmp_path: Path, environ: dict[str, str]) -> None:
+    """What the engine's core said is shown with what was tuned, and a start that is not tuned says nothing."""
+    recorded = record(section(), cache(tmp_path), environ)
+    plain = record(section().model_copy(update={"tuning": "off"}), cache(tmp_path), environ)
+
+    assert "its KV cache takes 1.00 instead of 4.00 GiB on each rank" in recorded.tuned.warnings[0]
+    assert plain.tuned.warnings == ()
+    assert "KV cache" not in plain.started.log
+
+
 def test_a_replica_of_two_ranks_has_a_file_for_each(tmp_path: Path, environ: dict[str, str]) -> None:
     """Ranks that are processes of their own are recorded together and proven one by one."""
     both = section(tensor_parallel_size=2)
