@@ -19,8 +19,8 @@ from ray_warmup.actors.node_task import ask_alike, ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked
 from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.exporting import write_export
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest, Exported
-from ray_warmup.warmup.cache_admin.store_changes import write_export
 from ray_warmup.warmup.cache_admin.store_inspection import StoreRow
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.errors import StoreError
@@ -48,7 +48,7 @@ def export_from(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) ->
     _, source = max((_worth(row), node_id) for row, node_id in stores)
     packs = replace(asked, key=keys[0], file=None)
     answers, problems = ask_nodes(perform, {source: ("export", packs)}, timeout_s)
-    return {node_id: _written(answer, asked.file or "") for node_id, answer in answers.items()}, problems
+    return {node_id: _written(answer, asked) for node_id, answer in answers.items()}, problems
 
 
 def _whole_stores(listed: Mapping[str, CacheAnswer]) -> list[tuple[StoreRow, str]]:
@@ -63,13 +63,13 @@ def _whole_stores(listed: Mapping[str, CacheAnswer]) -> list[tuple[StoreRow, str
     return found
 
 
-def _written(answer: CacheAnswer, file: str) -> CacheAnswer:
-    """Write an exported archive to a file here, and name the file in place of its bytes."""
+def _written(answer: CacheAnswer, asked: CacheRequest) -> CacheAnswer:
+    """Write an exported archive where it was asked for here, and name the place instead of its bytes."""
     packed = answer.result
     if not isinstance(packed, Exported) or packed.data is None:
         return answer
-    write_export(Path(file), packed.data)
-    return replace(answer, result=replace(packed, file=file, data=None))
+    write_export(Path(asked.file or ""), packed.data, oci=asked.oci)
+    return replace(answer, result=replace(packed, file=asked.file, data=None))
 
 
 def _worth(row: StoreRow) -> tuple[bool, int, float]:

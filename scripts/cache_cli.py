@@ -98,30 +98,32 @@ def diff(
 @scoped
 def export(
     scope: Scope,
-    file: Annotated[Path, typer.Argument(help="File to write.")],
+    file: Annotated[Path, typer.Argument(help="File to write, with --oci a directory.")],
     key: Key = "",
     generation: Generation = None,
+    oci: Annotated[bool, typer.Option("--oci", help="Write an OCI image layout, for container registries.")] = False,
 ) -> None:
     """Write one key's artifact to a file, for images and for unconnected clusters.
 
-    With --cluster, write the newest artifact of any node.
+    With --oci, write a directory that oras and skopeo copy to a container registry. Its tag is ray-warmup. With
+    --cluster, write the newest artifact of any node.
     """
     if scope.cluster and generation is not None:
         complain("--generation: each node numbers its generations itself; leave --cluster out")
         raise typer.Exit(EXIT_USAGE)
-    answer("export", scope, key=key, file=str(file.absolute()), generation=generation)
+    answer("export", scope, key=key, file=str(file.absolute()), generation=generation, oci=oci)
 
 
 @app.command("import")
 @scoped
 def import_command(
     scope: Scope,
-    file: Annotated[Path, typer.Argument(help="File written by `export`.")],
+    file: Annotated[Path, typer.Argument(help="What `export` wrote: a file, or the directory of --oci.")],
     force: Annotated[
         bool, typer.Option("--force", help="Replace a newer table, or a guarded one by an unguarded one.")
     ] = False,
 ) -> None:
-    """Check a whole file, then publish its artifact on this node or on every node.
+    """Check a whole file or OCI image layout, then publish its artifact on this node or on every node.
 
     A table that is older or less checked than the present one is refused unless --force is given. Compiled kernels are
     installed in this user's caches (`ray-warmup env`), even without a GPU.

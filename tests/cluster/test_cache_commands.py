@@ -135,3 +135,15 @@ def test_one_file_leaves_the_cluster_and_reaches_its_nodes(case: Case, tmp_path:
     assert (code, len(done["nodes"])) == (0, 2)
     assert artifact(store(case, second).directory).digest == artifact(store(case, first).directory).digest
     assert not case.cache(spare).exists()
+
+
+def test_a_layout_leaves_the_cluster_and_reaches_its_nodes(case: Case, tmp_path: Path) -> None:
+    """`export --oci` writes an OCI image layout where the command runs, and `import` reads it there for every node."""
+    case.plant(case.bed.nodes[0])
+    layout = tmp_path / "layout"
+    code, out = call(case, "export", str(layout), "--oci")
+    assert (code, out["nodes"][0]["result"]["file"]) == (0, str(layout))
+    code, done = call(case, "import", str(layout))
+    assert code == 0
+    assert {row["node_id"] for row in done["nodes"]} >= {node.node_id for node in case.bed.nodes}
+    assert len({artifact(store(case, node).directory).digest for node in case.bed.nodes}) == 1

@@ -1,1 +1,1 @@
-"""Artifacts: a manifest with content-addressed blobs, their packing and checks, and one-file archives. Pure bytes."""
+"""Artifacts: a manifest with content-addressed blobs, their packing and checks, archives and image layouts."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, check_blob, verify
 from ray_warmup.warmup.artifact.compression import check_bounds
+from ray_warmup.warmup.artifact.image_layout import read_layout
 from ray_warmup.warmup.artifact.manifest import (
     MAX_MANIFEST_BYTES,
     MAX_TOTAL_BYTES,
@@ -35,6 +36,7 @@ MAGIC = b"RAYWARMUP1\n"
 _LENGTH = 8
 _DIGEST = 32
 _HEADER_LIMIT = 1 << 16
+_LIMIT = MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -66,7 +68,7 @@ def archive_bytes(place: Place, artifact: Artifact) -> bytes:
 
 
 def read_archive(path: Path) -> tuple[Place, Artifact]:
-    """A file's artifact, checked as a whole: nothing was written anywhere.
+    """The artifact in a file or an OCI image layout, checked as a whole: nothing was written anywhere.
 
     Raises CorruptArtifactError, RejectedArtifactError, UnsafeArchiveError, StoreError or FileNotFoundError.
     """
@@ -78,10 +80,16 @@ def read_checked(path: Path) -> tuple[bytes, Place, Artifact]:
     if not os.path.lexists(path):
         raise FileNotFoundError(f"{path} does not exist")
     try:
-        data = read_named(path, MAX_TOTAL_BYTES + MAX_MANIFEST_BYTES + _HEADER_LIMIT)
+        data = _exported(path)
         return data, *unpack(data)
     except ArtifactError as error:
         raise type(error)(f"{path}: {error}", **error.details) from error
+
+
+def _exported(path: Path) -> bytes:
+    if os.path.isdir(path):
+        return read_layout(path, _LIMIT)
+    return read_named(path, _LIMIT)
 
 
 def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place, Artifact]:
@@ -97,6 +105,11 @@ def unpack(data: Blob, max_content_bytes: int = MAX_TOTAL_BYTES) -> tuple[Place,
         raise CorruptArtifactError("the archive is truncated or damaged: its digest differs", size=len(data))
     place, manifest, blobs = _members(body, max_content_bytes)
     return place, verify(manifest, blobs)
+
+
+def outline(data: Blob) -> tuple[Place, Manifest]:
+    """Return where an archive of this process belongs, and what it holds. No blob is looked at. Raises as `unpack`."""
+    return _members(memoryview(data)[:-_DIGEST], MAX_TOTAL_BYTES)[:2]
 
 
 def unpack_known(data: Blob, digest: str) -> Artifact | None:

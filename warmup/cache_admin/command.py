@@ -23,6 +23,7 @@ from ray_warmup.warmup.artifact.quarantine import valid_quarantine_rows
 from ray_warmup.warmup.artifact.timings import read_timings
 from ray_warmup.warmup.cache_admin import diff as cache_diff
 from ray_warmup.warmup.cache_admin import (
+    exporting,
     placed_entries,
     quarantining,
     selection,
@@ -194,12 +195,12 @@ def _diff(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
 
 
 def _export(paths: NodePaths, asked: CacheRequest) -> tuple[bool, Result]:
-    """Export a store to a file, or without one as bytes."""
+    """Export a store to a file or an OCI image layout, or without either as bytes."""
     path, file, generation = selection.one(paths, asked), asked.file, asked.generation
     if file is None:
-        data = store_changes.export_bytes(path, generation)
+        data = exporting.export_bytes(path, generation)
         return True, Exported(str(path), len(data), data=data)
-    size = store_changes.export_store(path, Path(file), generation)
+    size = exporting.export_store(path, Path(file), generation, oci=asked.oci)
     return True, Exported(str(path), size, file)
 
 

@@ -45,6 +45,8 @@ class CacheRequest:
     new: int | None = None
     generation: int | None = None
     file: str | None = None
+    oci: bool = False
+    """Export to an OCI image layout: `file` is its directory."""
     data: Blob | None = None
     """Bytes of an archive, in place of `file`."""
     force: bool = False

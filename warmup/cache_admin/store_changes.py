@@ -1,4 +1,4 @@
-"""Changing a node's caches: export, import, rollback and pruning. Each is planned or checked before anything moves."""
+"""Changing a node's caches: import, rollback and pruning. Each is planned or checked before anything moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_warmup.configs.modes import Modes
-from ray_warmup.warmup.artifact.archive import Place, archive_bytes, read_archive, unpack
+from ray_warmup.warmup.artifact.archive import read_archive, unpack
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.artifact.manifest import parse_manifest
 from ray_warmup.warmup.cache_admin.importing import refusal
@@ -15,7 +15,6 @@ from ray_warmup.warmup.cache_admin.removals import Removal
 from ray_warmup.warmup.cache_admin.store_inspection import disk_bytes, version_and_arch
 from ray_warmup.warmup.disk.clock import SLACK_S
 from ray_warmup.warmup.disk.looking import is_there
-from ray_warmup.warmup.disk.publish import Advice, publish_bytes
 from ray_warmup.warmup.engines.artifacts import engine_store
 from ray_warmup.warmup.errors import RejectedArtifactError, StoreError, WarmupError
 from ray_warmup.warmup.store import pruning
@@ -24,8 +23,6 @@ from ray_warmup.warmup.store.leases import PUBLISHING, uses_of
 from ray_warmup.warmup.store.node_store import NodeStore, Published, StorePath
 
 DAY_S = 86_400.0
-OF_EXPORT = Advice("FILE", "name another FILE, in a directory of this user on a disk with room")
-"""Advice in errors about an exported file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,42 +66,6 @@ class Rollback:
     new: int
     table: str
     """Digest of the table that is served afterwards; empty without one."""
-
-
-def export_store(path: Path, target: Path, generation: int | None = None) -> int:
-    """Write a store's current or numbered artifact as one file, and return its size.
-
-    Raises StoreError or CorruptArtifactError; nothing is written then.
-    """
-    data = export_bytes(path, generation)
-    write_export(target, data)
-    return len(data)
-
-
-def write_export(target: Path, data: Blob) -> None:
-    """Put what was packed where a user wants it: links are followed, the directory may be anybody's. StoreError."""
-    try:
-        real = target.resolve()
-    except (OSError, RuntimeError) as error:  # a link that leads to itself
-        raise StoreError(f"cannot write {target}: {error}; {OF_EXPORT.text}", path=str(target)) from error
-    publish_bytes(real, data, advice=OF_EXPORT, any_owner=True)
-
-
-def export_bytes(path: Path, generation: int | None = None) -> bytes:
-    """Return the bytes of an export.
-
-    Raises StoreError, CorruptArtifactError.
-    """
-    artifact = NodeStore(path).read_artifact(generation=generation)
-    made_by = engine_store.engine_of(path)
-    if made_by is not None:
-        return archive_bytes(Place(made_by[1], engine_store.ARCHIVED_AS, artifact.manifest.key.sha256), artifact)
-    version, arch = version_and_arch(path)
-    fingerprint = dict(artifact.manifest.fingerprint)
-    place = Place(
-        fingerprint.get("flashinfer_version", version), fingerprint.get("arch", arch), artifact.manifest.key.sha256
-    )
-    return archive_bytes(place, artifact)
 
 
 def import_archive(

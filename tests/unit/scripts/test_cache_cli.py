@@ -17,8 +17,9 @@ from ray_warmup.warmup.artifact.artifact import Content, table_content
 from ray_warmup.warmup.artifact.fingerprint import METADATA_FIELDS
 from ray_warmup.warmup.artifact.table import Entry, TunedTable
 from ray_warmup.warmup.cache_admin.command import perform
+from ray_warmup.warmup.cache_admin.exporting import export_store
 from ray_warmup.warmup.cache_admin.requests import CacheRequest, Pruned
-from ray_warmup.warmup.cache_admin.store_changes import Removal, export_store
+from ray_warmup.warmup.cache_admin.store_changes import Removal
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.artifacts import KEY_SHA256, make_artifact, table_bytes
 
@@ -51,6 +52,8 @@ def test_every_command_prints_for_people(root: Path) -> None:
         (("rollback", KEY_SHA256[:4]), "generation 1 is current"),
         (("export", root / "file"), "from"),
         (("import", root / "file"), "generation 1, which was there already"),
+        (("export", root / "layout", "--oci"), "from"),
+        (("import", root / "layout"), "generation 1, which was there already"),
         (("prune", "--keep", "1"), "the rules name nothing to remove"),
         (("prune", "--keep", "1", "--yes"), "removed"),
     ):
@@ -73,6 +76,26 @@ def test_an_import_says_what_engines_find(root: Path, tmp_path: Path, monkeypatc
     assert (code, (tmp_path / "triton/E/__grp__k.json").is_file()) == (0, True), output
     assert "triton_cache is in place for engines: 1 files written" in output
     assert "note: flashinfer_module: the compiled modules come without requirements.json" in output
+
+
+def test_a_layout_goes_from_one_root_to_another(root: Path, tmp_path: Path) -> None:
+    """`export --oci` and `import` by the real commands; what is damaged or not ours ends with 1 and leaves no root."""
+    layout = tmp_path / "layout"
+    for _ in range(2):
+        assert call("export", layout, "--oci", "--root", root)[0] == 0
+    code, output = call("import", layout, "--root", tmp_path / "other", "--json")
+    (table,) = (tmp_path / "other").glob("flashinfer_autotune_cache/0.7.2/90a/*/autotune_configs.json")
+    assert (code, json.loads(output)["result"]["path"]) == (0, str(table))
+    assert table.read_bytes() == (root / table.relative_to(tmp_path / "other")).read_bytes()
+    largest = max((layout / "blobs/sha256").iterdir(), key=lambda blob: blob.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[::-1])
+    code, output = call("import", layout, "--root", tmp_path / "none")
+    assert (code, f"blobs/sha256/{largest.name} does not match its digest" in output) == (1, True), output
+    code, output = call("import", tmp_path, "--root", tmp_path / "none")
+    assert (code, "has no oci-layout" in output) == (1, True), output
+    code, output = call("export", root, "--oci", "--root", root)
+    assert (code, f"{root} is there already" in output, "name another FILE" in output) == (1, True, True), output
+    assert not (tmp_path / "none").exists()
 
 
 def test_json_is_one_document(root: Path) -> None:

@@ -99,11 +99,13 @@ def test_sealed_nonsense_is_refused() -> None:
 
 
 def test_missing_file_and_directory_are_named(tmp_path: Path) -> None:
-    """A missing file is FileNotFoundError, a directory is a StoreError."""
+    """A missing file is FileNotFoundError; a directory that is no OCI image layout and a device are named."""
     with pytest.raises(FileNotFoundError):
         read_archive(tmp_path / "none")
-    with pytest.raises(StoreError, match="regular"):
+    with pytest.raises(CorruptArtifactError, match="no whole OCI image layout"):
         read_archive(tmp_path)
+    with pytest.raises(StoreError, match="regular"):
+        read_archive(Path("/dev/null"))
 
 
 def mutate(data: bytes, rng: random.Random, seal: bool) -> bytes:

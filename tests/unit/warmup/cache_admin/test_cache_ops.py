@@ -18,10 +18,10 @@ from ray_warmup.warmup.artifact.rows import TimingRow
 from ray_warmup.warmup.artifact.table import Entry, TunedTable, parse_table
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.diff import diff_generations
+from ray_warmup.warmup.cache_admin.exporting import export_store
 from ray_warmup.warmup.cache_admin.store_changes import (
     PruneRules,
     apply_prune,
-    export_store,
     import_archive,
     plan_prune,
     rollback,

@@ -15,7 +15,7 @@ from ray_warmup.configs import WarmupConfig, load_config
 from ray_warmup.scripts.env_view import environment_of
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, table_content
 from ray_warmup.warmup.cache_admin import compiled_install
-from ray_warmup.warmup.cache_admin.store_changes import export_store
+from ray_warmup.warmup.cache_admin.exporting import export_store
 from ray_warmup.warmup.caches import compute_cache, flashinfer_modules
 from ray_warmup.warmup.errors import UnsafeArchiveError
 from ray_warmup.warmup.rank.forecast import forecast_rank

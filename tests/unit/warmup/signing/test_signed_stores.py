@@ -12,7 +12,9 @@ from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes, unpack
 from ray_warmup.warmup.artifact.artifact import Artifact, verify
 from ray_warmup.warmup.artifact.manifest import Lineage, parse_manifest
+from ray_warmup.warmup.cache_admin.exporting import write_export
 from ray_warmup.warmup.cache_admin.signing import sign_current
+from ray_warmup.warmup.cache_admin.store_changes import import_archive
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError, StoreError
 from ray_warmup.warmup.signing.keys import SigningKey, new_key
 from ray_warmup.warmup.signing.policy import believe
@@ -87,6 +89,24 @@ def test_others_are_refused_everywhere(key: SigningKey, store: NodeStore, maker:
     ):
         with pytest.raises(RejectedArtifactError, match=rule):
             refused()
+
+
+def test_a_signature_survives_the_way_through_a_layout(key: SigningKey, store: NodeStore, tmp_path: Path) -> None:
+    """An OCI image layout is imported where its signature counts; where it does not, nothing is written."""
+    plain = make_artifact(1)
+    signed = _signed(plain, key)
+    _demand(key)
+    store.publish(signed)
+    write_export(tmp_path / "layout", archive_bytes(PLACE, store.read_artifact()), oci=True)
+    published = import_archive(tmp_path / "layout", tmp_path / "other")
+    stored = NodeStore(published.path.parent).current()[1]
+    assert (stored.digest, stored.signature) == (signed.digest, signed.manifest.signature)
+    write_export(tmp_path / "plain", archive_bytes(PLACE, plain), oci=True)
+    write_export(tmp_path / "stranger", archive_bytes(PLACE, _signed(plain, new_key())), oci=True)
+    for name, rule in (("plain", "has no signature"), ("stranger", "is signed by key")):
+        with pytest.raises(RejectedArtifactError, match=rule):
+            import_archive(tmp_path / name, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_several_keys_allow_a_rotation_and_a_removed_key_counts_no_more(key: SigningKey, store: NodeStore) -> None:
