@@ -15,6 +15,7 @@ import torch
 from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.artifact.artifact import Artifact, pack
+from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.plugin.rank_start import RankStart
@@ -105,11 +106,15 @@ def serve(vllm: VllmModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, art
     proof = tmp_path / "proof"
     proof.mkdir()
     monkeypatch.setenv("RAY_WARMUP_PROOF", str(proof))
+    NodeStore(tmp_path / "store").publish(artifact)
+    return serve_again(vllm, tmp_path)
+
+
+def serve_again(vllm: VllmModule, tmp_path: Path) -> ModelRunner:
+    """Another start on the node that holds the artifact."""
     _empty_tuner()
-    store = NodeStore(tmp_path / "store")
-    store.publish(artifact)
     hooks._process = VllmProcess()
-    hooks._process._store = store
+    hooks._process._store = NodeStore(tmp_path / "store")
     vllm.rest.clear()
     runner = ModelRunner(forward, TOKENS)
     vllm.module.flashinfer_autotune(runner)
@@ -177,6 +182,27 @@ def test_releases_without_a_place_per_rank_load_the_table_where_they_look(
         assert (proof.own_hits, proof.own_misses) == (3, ())
         assert proof.hits == proof.entries == 5
         assert proof.misses == ()
+
+
+def test_a_table_that_vllm_has_written_again_with_its_own_entries_is_still_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM tunes a few ops besides its sweep and saves all into the same file: the next start in that home hits."""
+    with installed(source_of("vllm==0.32.0"), tmp_path / "recorded", Group(1)) as vllm:
+        _, tuned = record(vllm, tmp_path, monkeypatch)
+    with installed(source_of("vllm==0.32.0"), tmp_path / "served", Group(1)) as vllm:
+        hooks._wrap_autotune(vllm.module)
+        serve(vllm, tmp_path, monkeypatch, artifact_of(tuned))
+        (file,) = (tmp_path / "served").rglob("autotune_configs*.json")
+        table = parse_table(file.read_bytes())
+        key, entry = next(iter(table.entries.items()))
+        own = {key.replace(planted.OP, "own"): entry}
+        file.write_bytes(TunedTable(table.metadata, table.entries | own, {}).to_bytes())
+        before = file.read_bytes()
+        hooks._process.table.close()
+        serve_again(vllm, tmp_path)
+        assert hooks._process._placed["autotune_configs"] == 5
+        assert file.read_bytes() == before
 
 
 def test_a_rank_whose_neighbour_lacks_the_table_runs_the_sweep(

@@ -137,15 +137,16 @@ def profiled(op: str, time_tactic: Callable[[Attempt], float]) -> Iterator[Profi
 
 
 @contextmanager
-def answered_by_default(keep: Callable[[Captured, tuple[int, ...]], None]) -> Iterator[None]:
-    """Answer every request in the block with its first runner's default, after `keep(request, buckets)`.
+def answered_by_default(keep: Callable[[Captured, tuple[int, ...], bool], None]) -> Iterator[None]:
+    """Answer every request in the block with its first runner's default, after `keep(request, buckets, is_skipped)`.
 
-    `buckets` are those of a surrounding `autotune()` context, none outside of one. `keep` must not raise.
+    `buckets` and the ops that are left out are those of the surrounding `autotune()` contexts, none outside of one.
+    `keep` must not raise.
     """
     tuner = AutoTuner.get()
 
     def choose(original: Callable[..., Any], request: Captured) -> Any:
-        keep(request, tuple(tuner._override_tuning_buckets or ()))
+        keep(request, tuple(tuner._override_tuning_buckets or ()), request.op in tuner._effective_skip_ops)
         return request.runners[0], DEFAULT_TACTIC
 
     with _choices(choose):

@@ -15,6 +15,9 @@ from ray_warmup.warmup.workloads.live_request import LiveRequests, live_request
 
 logger = logging.getLogger(__name__)
 
+SKIPPED = "the engine leaves it out of its tuning (skip_ops)"
+"""Reason of a request that its engine, or who started it, does not let FlashInfer tune."""
+
 
 class RequestRecorder:
     """Recorder of an engine's requests.
@@ -34,7 +37,7 @@ class RequestRecorder:
         with answered_by_default(self._keep):
             yield self
 
-    def _keep(self, request: Captured, buckets: tuple[int, ...]) -> None:
+    def _keep(self, request: Captured, buckets: tuple[int, ...], is_skipped: bool) -> None:
         self.asked += 1
         seen = _fingerprint(request)
         if seen in self._known:
@@ -45,7 +48,7 @@ class RequestRecorder:
             kept = live_request(
                 request.op, request.runners, request.tuning_config, request.inputs, request.kwargs, buckets
             )
-            self.requests.add(kept)
+            self.requests.add(kept.left_alone(SKIPPED) if is_skipped else kept)
         except Exception as error:  # the engine's forward goes on whatever an op passes
             problem = f"{request.op} was not recorded: {type(error).__name__}: {error}"
             logger.info("%s", problem)

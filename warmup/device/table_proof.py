@@ -40,9 +40,12 @@ class LookupWatch:
         """Recorded requests that keep their default, for which a table need not have an entry."""
         self._defaults: set[str] = set()
         """Keys of lookups of these that have no entry."""
+        self._ops: set[str] = set()
+        """Recorded ops: what hits of others was tuned by the engine itself, outside of what is recorded."""
         for recording in self._recordings:
             for request in recording.requests:
                 self._largest[request.digest] = max(request.tokens, self._largest.get(request.digest, 0))
+                self._ops.add(request.op)
                 if not request.is_tuned:
                     self._untuned.add(request.digest)
         self._own_hits = 0
@@ -119,6 +122,8 @@ class LookupWatch:
             keys = tuple(request.file_keys().values())
             if hit and any(key in self._table.entries for key in keys):
                 self._own_hits += 1
+            elif hit and request.op not in self._ops:
+                return
             elif not any(keys[0] in told for told in (self._own_misses, self._beyond, self._defaults)):
                 self._note_miss(request, keys[0])
             if keys[0] not in self._requests.seen and not _is_capturing():

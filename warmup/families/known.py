@@ -54,7 +54,7 @@ V0_7_2 = SeamSet(
         "_tactic_to_json": ("tactic",),
         "_sync_oom_across_tune_group": ("local_oom",),
     },
-    attributes=("_override_tuning_buckets", "_managed_cache"),
+    attributes=("_override_tuning_buckets", "_effective_skip_ops", "_managed_cache"),
     key_fields=("custom_op", "runner_class_name", "runner_hash", "nearest_profile", "extras"),
     metadata_fields=(
         "flashinfer_version",
@@ -86,7 +86,7 @@ V0_6_18 = replace(
     V0_7_0,
     versions=("0.6.18", "0.6.18.post1"),
     methods=_without(V0_7_0.methods, "_profiling_policy"),
-    attributes=("_override_tuning_buckets",),
+    attributes=("_override_tuning_buckets", "_effective_skip_ops"),
     metadata_fields=tuple(name for name in V0_7_0.metadata_fields if name != "cutlass_dsl_version"),
     modules_through="one directory",
 )

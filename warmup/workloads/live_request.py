@@ -50,6 +50,10 @@ class LiveRequest:
             told.append(f"{type(runner).__name__}({', '.join(held)})")
         return "; ".join(told)
 
+    def left_alone(self, reason: str) -> LiveRequest:
+        """Return the request as one that keeps its default for a reason."""
+        return replace(self, request=replace(self.request, keeps_default=self.request.keeps_default or reason))
+
 
 class LiveRequests:
     """Requests of this process by the digest that their workloads carry."""

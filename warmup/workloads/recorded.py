@@ -158,7 +158,12 @@ def jit_specs(workload: Workload) -> tuple[Any, ...]:
 def _inputs(live: LiveRequest, tokens: int, seed: int, *, values: bool) -> tuple[Any, ...]:
     shapes = shapes_at(live.tuning_config, live.templates, tokens)
     initializers = dict(live.tuning_config.tensor_initializers)
-    return tuple(fresh_inputs(live.templates, shapes, seed, initializers, values=values))
+    made = fresh_inputs(live.templates, shapes, seed, initializers, values=values)
+    hook = live.tuning_config.inputs_pre_hook
+    if values and hook is not None:
+        # The op's own: for example a routing in which no token goes to one expert twice.
+        made = list(hook(made))
+    return tuple(made)
 
 
 def _is_tensor(value: Any) -> bool:

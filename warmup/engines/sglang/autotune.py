@@ -12,10 +12,8 @@ import logging
 from pathlib import Path
 
 from ray_warmup.warmup.artifact.artifact import Content
-from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches.placing import Placing
-from ray_warmup.warmup.engines.tuning.engine_table import TABLE_FILE, KnownTable
-from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.engines.tuning.engine_table import TABLE_FILE, KnownTable, holds
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ def place_table(path: Path, known: KnownTable, round_: Placing) -> int:
             "ray-warmup: SGLANG_FLASHINFER_AUTOTUNE_CACHE=0: SGLang reads no table -> unset it to serve tuned tactics"
         )
         return 0
-    if not _holds(path, known):
+    if not holds(path, known):
         done = round_.tree(TABLE_FILE, (Content("autotune_configs", path.name, known.data),), path.parent)
         if not done.written:
             logger.warning(
@@ -47,13 +45,3 @@ def _reads_tables() -> bool:
     from sglang.srt.environ import envs
 
     return bool(envs.SGLANG_FLASHINFER_AUTOTUNE_CACHE.get())
-
-
-def _holds(path: Path, known: KnownTable) -> bool:
-    """Return True if a file has every entry of a table, made in the same environment."""
-    try:
-        there = parse_table(path.read_bytes())
-    except (OSError, WarmupError):
-        return False
-    is_equal = all(there.entries.get(key) == entry for key, entry in known.table.entries.items())
-    return is_equal and there.metadata == known.table.metadata

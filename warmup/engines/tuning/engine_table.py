@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.caches.tree import TreeLayout
-from ray_warmup.warmup.errors import EngineError
+from ray_warmup.warmup.errors import EngineError, WarmupError
 from ray_warmup.warmup.messages.recorded import Served, TableProof
 from ray_warmup.warmup.workloads.recorded_request import RecordedRequest, Recording, parse_recording
 
@@ -49,6 +49,19 @@ def table_of(artifact: Artifact) -> KnownTable | None:
         return None
     recordings = tuple(parse_recording(content.data) for content in artifact.contents("recorded_requests"))
     return KnownTable(parse_table(data), data, recordings)
+
+
+def holds(path: Path, known: KnownTable) -> bool:
+    """Return True if a file has every entry of a table, made in the same environment.
+
+    An engine writes such a file again with what it has tuned besides.
+    """
+    try:
+        there = parse_table(path.read_bytes())
+    except (OSError, WarmupError):
+        return False
+    is_equal = all(there.entries.get(key) == entry for key, entry in known.table.entries.items())
+    return is_equal and there.metadata == known.table.metadata
 
 
 def requests_of(artifact: Artifact) -> tuple[RecordedRequest, ...]:

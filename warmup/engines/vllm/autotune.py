@@ -17,7 +17,7 @@ from typing import Any
 
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches.placing import Placing
-from ray_warmup.warmup.engines.tuning.engine_table import TABLE_FILE, EngineTable, KnownTable
+from ray_warmup.warmup.engines.tuning.engine_table import TABLE_FILE, EngineTable, KnownTable, holds
 
 logger = logging.getLogger(__name__)
 
@@ -50,16 +50,13 @@ class VllmAutotune:
             self._is_held = not missing_entries(known.table, root)
             return len(known.table.entries)
         path = table_file(places, runner)
-        content = Content("autotune_configs", path.name, known.data)
-        done = round_.tree(TABLE_FILE, (content,), path.parent)
-        is_ours = path.is_file() and path.read_bytes() == known.data
-        if not is_ours:
-            logger.warning(
-                "ray-warmup: %s is vLLM's own table and is left alone -> remove it to serve the tuned one", path
-            )
-        is_placed = bool(done.written) or is_ours
-        if not is_placed:
-            return 0
+        if not holds(path, known):
+            content = Content("autotune_configs", path.name, known.data)
+            if not round_.tree(TABLE_FILE, (content,), path.parent).written:
+                logger.warning(
+                    "ray-warmup: %s is vLLM's own table and is left alone -> remove it to serve the tuned one", path
+                )
+                return 0
         return len(known.table.entries)
 
     def sweep(self, original: Callable[[], None], *, records: bool) -> None:

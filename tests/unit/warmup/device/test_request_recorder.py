@@ -101,6 +101,17 @@ def test_an_op_that_communicates_keeps_its_default(monkeypatch: pytest.MonkeyPat
     assert requests.recording().tasks == ()
 
 
+def test_what_the_engine_leaves_out_of_its_tuning_keeps_its_default() -> None:
+    """`skip_ops` of the engine's own context, which whoever starts it may have set because a tactic is at fault."""
+    requests = LiveRequests()
+    with RequestRecorder(requests).recording(), flashinfer.autotune(skip_ops={planted_tactics.OP}):
+        planted_tactics.build(0, "cpu", 64).run()
+        cpu_gemm(torch.randn(4, 8), torch.randn(8, 8))
+    kept = {request.op: request.keeps_default for request in requests.recording().requests}
+    assert kept == {planted_tactics.OP: "the engine leaves it out of its tuning (skip_ops)", "cpu_gemm": ""}
+    assert {task.workload.op for task in requests.recording().tasks} == {"cpu_gemm"}
+
+
 def test_what_cannot_be_described_is_named_and_the_forward_goes_on() -> None:
     """A runner whose key cannot be made: one problem, and the default's answer."""
 

@@ -166,3 +166,27 @@ def test_what_is_not_tuned_has_its_default_in_the_table_and_is_no_miss(
         monkeypatch.setattr(AutoTuner, "_profile_single_kernel", lambda *_, **__: pytest.fail("timed"))
         with autotune(True):
             ask_beside(kind())
+
+
+def test_what_an_engine_tunes_outside_of_what_is_recorded_is_no_miss(
+    watch: LookupWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An op that no rank recorded and that hits; one that does not hit is a miss."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(AutoTuner, "_profile_single_kernel", lambda *_, **__: 1.0)  # needs a GPU's events
+    runner, given = planted.PlantedRunner(), [torch.randn(4, 16), torch.randn(16, 8)]
+
+    def ask_elsewhere() -> None:
+        AutoTuner.get().choose_one("elsewhere", [runner], planted.CONFIG, given)
+
+    with autotune(True):
+        ask_elsewhere()
+    with watch.watching():
+        ask(4, SMALL)
+        ask_elsewhere()
+    assert watch.proof().own_misses == ()
+    AutoTuner.get().clear_cache()
+    with watch.watching():
+        ask_elsewhere()
+    (miss,) = watch.proof().own_misses
+    assert "no entry for ('elsewhere', 'PlantedRunner'" in miss

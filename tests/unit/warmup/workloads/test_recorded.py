@@ -184,3 +184,42 @@ def test_a_constrained_dimension_is_inferred_by_the_op() -> None:
     call = recorded.build(workload, 2, "cpu", 0)
     assert call.outputs == (1,)
     assert tuple(call.run().shape) == (4, 8)
+
+
+def test_an_ops_own_rule_for_its_inputs_is_applied() -> None:
+    """As FlashInfer applies it before it times a tactic: a routing that is valid, whatever the initialiser drew."""
+
+    def draw(shape: Any, dtype: torch.dtype, device: Any) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    def hook(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [inputs[0], torch.arange(inputs[0].shape[0], dtype=torch.int32) % 4]
+
+    spec = replace(planted_tactics.CONFIG.dynamic_tensor_specs[0], input_idx=(0, 1), dim_idx=(0, 0))
+    config = replace(
+        planted_tactics.CONFIG,
+        dynamic_tensor_specs=(spec,),
+        tensor_initializers=((1, draw),),
+        inputs_pre_hook=hook,
+    )
+
+    class Routed(TunableRunner):
+        """Rows by their expert."""
+
+        def get_valid_tactics(self, inputs: list[Any], profile: Any) -> list[int]:
+            """One."""
+            return [0]
+
+        def forward(self, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **_: Any) -> Any:
+            """[M, K]."""
+            return inputs[0] * inputs[1][:, None]
+
+    def run() -> None:
+        given = [torch.randn(8, 16), torch.full((8,), 3, dtype=torch.int32)]
+        runner, tactic = AutoTuner.get().choose_one("routed", [Routed()], config, given)
+        runner(given, tactic=tactic)
+
+    (workload,) = record(run)
+    routed = recorded.build(workload, 8, "cpu", 0).inputs[1]
+    assert routed.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert recorded.build(workload, 8, "cpu", 0, values=False).inputs[1].shape == (8,)
