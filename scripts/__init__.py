@@ -7,7 +7,7 @@
     cache_scope, scope_options        on which nodes a cache command works
     endings, console, documents, node_table   messages and exit codes, safe printing, JSON, tables of many nodes
     cache_view, env_view, planning_view, report_view, status_view, status_watch, table_view, verdict_view   their output
-    engine_view, engine_questions_view, own_calls_view   output about real engines
+    engine_view, engine_kinds_view, engine_questions_view, own_calls_view   output about real engines
     report_file, report_page, page_document, engine_page, report_compare, reports   reports as files, pages, differences
     run_warmup, shell_command         a Ray job's entry point; output that a shell evaluates
 

@@ -12,8 +12,9 @@ from ray_warmup.actors.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.scripts.console import add_row, say_sentence, table_of, wide_console
+from ray_warmup.scripts.console import say_sentence, wide_console
 from ray_warmup.scripts.endings import ending_of, tell
+from ray_warmup.scripts.engine_kinds_view import show_kinds
 from ray_warmup.scripts.run_ending import Outcome, Stopwatch, finish
 from ray_warmup.scripts.run_options import RunOptions
 from ray_warmup.scripts.run_screen import duration
@@ -57,9 +58,9 @@ def exit_code(report: EngineReport) -> int:
 
 
 def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -> None:
-    """Print the verdict, what a start saves, warnings and one line a node.
+    """Print the verdict, what a start saves, warnings, one line a node, and a table of ranks and cache kinds.
 
-    `whole` adds what each node's ranks recorded, placed, found and compiled.
+    `whole` gives nodes with equal rows in that table each a row of their own.
     """
     if report.ready:
         say_sentence(console, f"READY: {_verdict(report)}", style="bold green")
@@ -74,8 +75,7 @@ def show_engine_report(console: Console, report: EngineReport, *, whole: bool) -
         )
         for line in (*node.problems, *node.notes):
             say_sentence(console, f"  {line}")
-    if whole:
-        _show_kinds(console, report)
+    show_kinds(console, report, whole=whole)
 
 
 def worth_lines(report: EngineReport) -> Iterator[str]:
@@ -106,16 +106,6 @@ def tuning_lines(report: EngineReport) -> Iterator[str]:
         yield f"  {note}"
     if len(report.tuning_notes) > SHOWN_NOTES:
         yield f"  and {len(report.tuning_notes) - SHOWN_NOTES} more notes (tuning_notes of the report)"
-
-
-def _show_kinds(console: Console, report: EngineReport) -> None:
-    table = table_of("node", "rank", "kind", "recorded", "carried", "placed", "hit", "compiled")
-    for node in report.nodes:
-        for row in node.kinds:
-            counted = ["-" if count is None else count for count in (row.placed, row.found, row.compiled)]
-            add_row(table, node.node_id[:8], row.rank, row.kind, row.recorded, row.carried, *counted)
-    if any(node.kinds for node in report.nodes):
-        console.print(table)
 
 
 PROVEN_IN_WORDS: dict[Proven, str] = {

@@ -115,7 +115,15 @@ def test_the_command_prints_the_verdict_last(engine_nodes: list[Node], tmp_path:
     }
     assert len(list(tmp_path.glob("engine-command/reports/*.jsonl"))) == 1
     assert "READY: every node has proven it" in result.output
+    table = [line.split() for line in result.output.splitlines() if line.split()[2:3] == ["torch_compile"]]
+    assert table == [[verdict_node(report), "0", "torch_compile", "1", "1", "1", "1", "0"]]
     assert EngineReport.from_text(report.read_text()).ready
+
+
+def verdict_node(report: Path) -> str:
+    """The only node of a report, as tables name it."""
+    (node,) = json.loads(report.read_text())["nodes"]
+    return str(node["node_id"][:8])
 
 
 def test_an_engine_that_does_not_start_fails_the_run(engine_nodes: list[Node]) -> None:

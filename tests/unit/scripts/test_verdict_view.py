@@ -103,13 +103,14 @@ def engine_lines(report: EngineReport, *, whole: bool) -> list[str]:
 
 
 def test_a_run_with_an_engine_says_what_a_start_saves() -> None:
-    """Cold against the slowest proof start; kinds by rank only where they are asked for."""
+    """Cold against the slowest proof start, and a table by rank and kind that counts nodes with equal rows."""
     kinds = (KindReport(0, "torch_compile", 5, 4, placed=4, found=4, compiled=0),)
     nodes = tuple(
         NodeReport(f"{n}" * 16, f"10.0.0.{n}", "recorded", "k", kinds, "now", 14.9 + n, 0.04, ()) for n in (0, 1)
     )
     report = EngineReport("r", {}, {"RECORDING": 100.0}, nodes, 121.3, warnings=("a node was lost -> look at it",))
-    assert engine_lines(report, whole=False) == [
+    lines = engine_lines(report, whole=False)
+    assert lines[:6] == [
         "READY: every node has proven it",
         "engine with empty caches: 121.3 s, with the artifact 15.9 s: 105.4 s saved a start",
         "warning: a node was lost",
@@ -117,9 +118,34 @@ def test_a_run_with_an_engine_says_what_a_start_saves() -> None:
         "node 00000000 (10.0.0.0): recorded, proven: engine 14.9 s, first answer 0.04 s",
         "node 11111111 (10.0.0.1): recorded, proven: engine 15.9 s, first answer 0.04 s",
     ]
-    assert any("torch_compile" in line for line in engine_lines(report, whole=True))
+    titles = ["node", "rank", "kind", "recorded", "carried", "placed", "hit", "compiled"]
+    counts = ["0", "torch_compile", "5", "4", "4", "4", "0"]
+    assert words_of_table(lines[6:]) == [titles, ["all", "2", "nodes", *counts]]
+    apart = words_of_table(engine_lines(report, whole=True)[6:])
+    assert apart == [titles, ["00000000", *counts], ["11111111", *counts]]
     failed = engine_lines(EngineReport("r", {}, {"PLACING": 5.0}, error="too few GPUs"), whole=False)
     assert failed == ["FAILED: too few GPUs", "lost: 5.0 s"]
+
+
+def test_a_node_that_differs_has_a_row_of_its_own() -> None:
+    """What one node compiled is not hidden among those that compiled nothing, and what no start counted is a dash."""
+    warm, cold = (KindReport(0, "triton_cache", 9, 9, placed=9, found=9, compiled=count) for count in (0, 3))
+    uncounted = KindReport(0, "triton_cache", 9, 9)
+    nodes = tuple(
+        NodeReport(f"{n}" * 16, f"10.0.0.{n}", "installed", "k", (row,), "now", 15.0, 0.04, ())
+        for n, row in enumerate((warm, cold, warm, uncounted))
+    )
+    rows = words_of_table(engine_lines(EngineReport("r", {}, {}, nodes, 121.3), whole=False)[6:])[1:]
+    assert rows == [
+        ["2", "of", "4", "nodes", "0", "triton_cache", "9", "9", "9", "9", "0"],
+        ["11111111", "0", "triton_cache", "9", "9", "9", "9", "3"],
+        ["33333333", "0", "triton_cache", "9", "9", "-", "-", "-"],
+    ]
+
+
+def words_of_table(lines: list[str]) -> list[list[str]]:
+    """Cells of a printed table, without its rules."""
+    return [line.split() for line in lines if line.strip() and not line.strip().startswith("─")]
 
 
 def test_what_was_tuned_of_an_engines_own_calls_is_told() -> None:
