@@ -21,7 +21,8 @@ Resources
     capacity, accelerators, holders   whether the request fits, and who holds what it waits for
     placement, placing                the placement group, and the phase that waits for it
 The registry, and processes that join
-    registry, registry_client, registry_calls, stored_artifacts, engine_cluster   the actor, and who asks it
+    registry, registry_client, registry_calls, engine_cluster   the actor, and who asks it
+    stored_artifacts, registry_remote   what it finds on the nodes, and in the remote store
     warm_joiner, attaching, warm_replica, serve_llm, serve_llm_contract, syncing   processes and nodes become warm
 Questions to nodes and runs
     node_task, node_caches, archive_moves, explaining   one function on every node, and the cache commands by it

@@ -1,8 +1,8 @@
 """The registry: a detached actor that knows a cluster's artifacts, hands them out and lets one process make each.
 
 It has no CPU and no GPU, prefers the head node, is started again by Ray, and then learns what there is from the nodes'
-own stores. Its name holds this project's version, so two versions beside each other do not meet. The bookkeeping is
-`warmup/registry/`'s.
+own stores, and for a key that none of them holds from the remote store (`cache.remote`). Its name holds this project's
+version, so two versions beside each other do not meet. The bookkeeping is `warmup/registry/`'s.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import ray
 
 from ray_warmup.actors.live_metrics import EVERY_S
 from ray_warmup.actors.metrics_export import export_metrics
+from ray_warmup.actors.registry_remote import RemoteArtifacts
 from ray_warmup.actors.stored_artifacts import pack_stored, stored_artifacts
 from ray_warmup.actors.transfer import buffer
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.configs.version import VERSION
 from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.registry.byte_budget import ByteBudget
@@ -46,6 +48,8 @@ _LEARN_LIMIT_S = 30.0
 _PACK_LIMIT_S = 120.0
 _LOOK_LIMIT_S = 5.0
 """For an engine that starts, which would rather compile than wait for a new registry."""
+_REMOTE_LIMIT_S = 3.0
+"""For the remote store to say what it has; an answer that comes later is there for the next asker."""
 
 
 def registry_name() -> str:
@@ -62,12 +66,14 @@ class Registry:
         self._cache = cache
         self._leases = LeaseBook(SILENCE_S)
         self._known = KnownArtifacts()
+        self._remote = RemoteArtifacts(CacheSection.model_validate_json(cache))
         self._finished = FinishedWork()
         self._drivers = DriverVersions()
         self._lost: set[str] = set()
         """Nodes that were lost: a process that still runs on one leads no more."""
         self._budget = ByteBudget(max_bytes)
         self._refs: dict[str, ray.ObjectRef] = {}
+        self._fetching: dict[str, asyncio.Future[None]] = {}
         self._changed = asyncio.Event()
         self._began = time.monotonic()
         self._leases_from = self._began + _grace_s()
@@ -85,6 +91,7 @@ class Registry:
             {self._learned}, timeout=_LEARN_LIMIT_S
         )  # a new registry must not let everything be made anew
         # Leaders of a registry that died are heard before a lease of theirs is given away.
+        await self._newest(key)
         while self._known.newest(key) is None and (left := self._leases_from - self._now()) > 0:
             await asyncio.sleep(min(left, 0.2))
         facts = self._known.newest(key)
@@ -100,7 +107,7 @@ class Registry:
     async def look(self, key: str) -> Known | Wait | None:
         """Say where a key's artifact is, or who makes it, without giving the asker a lease."""
         await asyncio.wait({self._learned}, timeout=_LOOK_LIMIT_S)
-        facts = self._known.newest(key)
+        facts = await self._newest(key)
         return self._leases.holder(key, self._now()) if facts is None else Known(facts)
 
     async def wait(self, key: str, limit_s: float) -> None:
@@ -124,7 +131,7 @@ class Registry:
             return []
         # Bytes may have left memory while the nodes still have them on disk.
         if key not in self._refs:
-            await self._fetch(facts)
+            await self._fetched(facts)
         self._budget.touch(key)
         return [self._refs[key]] if key in self._refs else []
 
@@ -247,6 +254,14 @@ class Registry:
             unproven=self._known.unproven_on(key),
         )
 
+    async def _fetched(self, facts: ArtifactFacts) -> None:
+        """Get an archive, once for all who ask for it at a time."""
+        key = facts.key_sha256
+        if key not in self._fetching:
+            self._fetching[key] = asyncio.ensure_future(self._fetch(facts))
+            self._fetching[key].add_done_callback(lambda _: self._fetching.pop(key, None))
+        await asyncio.shield(self._fetching[key])
+
     async def _fetch(self, facts: ArtifactFacts) -> None:
         """Get an archive from a node that holds it. Nodes that do not have it any more are forgotten."""
         for node_id in self._known.nodes_with(facts.key_sha256):
@@ -258,7 +273,19 @@ class Registry:
                 return
             # Its store was pruned since it was learnt.
             self._known.lose(facts.key_sha256, node_id)
-        self._known.forget(facts.key_sha256)
+        archive = await self._remote.archive(facts)
+        if archive is None:
+            self._known.forget(facts.key_sha256)
+        elif self._known.newest(facts.key_sha256) == facts:
+            self._keep(facts.key_sha256, await asyncio.to_thread(ray.put, buffer(archive)), len(archive))
+
+    async def _newest(self, key: str) -> ArtifactFacts | None:
+        """Return the newest artifact of a key: of the nodes, else of the remote store."""
+        if self._known.newest(key) is None:
+            found = await self._remote.newest(key, _REMOTE_LIMIT_S)
+            if found is not None:
+                self._known.learn(found, None)
+        return self._known.newest(key)
 
     def _learn(self, facts: ArtifactFacts, node_id: str) -> bool:
         """Take note of an artifact. Bytes of an older one of its key leave memory. Returns True if it is the newest."""
@@ -277,8 +304,9 @@ class Registry:
         for name in self._budget.add(key, size, on_disk):
             del self._refs[name]
             if name not in on_disk:
-                # Neither in memory nor on any disk, so the next asker makes it again.
+                # On no disk: the next asker makes it again, unless the remote store has it.
                 self._known.forget(name)
+                self._remote.forget(name)
 
     def _tell(self) -> None:
         # The event that waiters hold is set, and later waiters get a new one.

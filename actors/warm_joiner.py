@@ -170,6 +170,8 @@ class _Joiner:
                 artifact = self._stored(process, answer.facts.digest) or self._fetch(process, answer.facts.digest)
                 if artifact is not None:
                     return Elsewhere(artifact)
+                if time.monotonic() > until:
+                    raise StoreError(f"artifact {answer.facts.digest[:12]} could not be had in {self._wait_s:g} s")
                 continue
             left = until - time.monotonic()
             if left <= 0:

@@ -148,6 +148,8 @@ def _show_status(keys: Sequence[KeyStatus]) -> None:
     for row in keys:
         leader = f"{row.leader}, {row.for_s:.0f} s {row.progress}" if row.leader else ""
         held = ", ".join(node_id[:8] for node_id in row.nodes)
+        if row.digest and not held and not row.is_in_memory:
+            held = "remote store"
         memory = "yes" if row.is_in_memory else ""
         bytes_there = size(row.bytes) if row.bytes else ""
         made_for = row.engine or "tables"

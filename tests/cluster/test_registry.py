@@ -93,6 +93,31 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
 
 
 @pytest.mark.long
+def test_a_registry_that_dies_knows_again_what_the_remote_store_has(
+    case: Case, joiners: Joiners, tmp_path: Path
+) -> None:
+    """No node holds it any more: a process whose own configuration names no store takes it, and measures nothing."""
+    import ray
+
+    from ray_warmup.actors.registry_client import found_registry
+
+    first, second = case.bed.nodes[:2]
+    (one,) = joiners(first, 1)
+    text = text_of(case, cache={"remote": f"file://{tmp_path}/shared"})
+    assert ray.get(one.join.remote(text, 60.0), timeout=90).ready
+    for path in case.files(first, "current"):
+        path.unlink()
+    ray.kill(found_registry(), no_restart=False)
+    case.forget()
+    (other,) = joiners(second, 1)
+    joined = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
+    assert (joined.ready, joined.error) == (True, "")
+    assert case.calls("tune") == []
+    (row,) = ray.get(found_registry().status.remote())
+    assert (row.nodes, row.is_in_memory) == ((second.node_id,), True)
+
+
+@pytest.mark.long
 def test_two_driver_versions_in_one_cluster_are_said(case: Case, joiners: Joiners) -> None:
     """Three nodes, one with another driver: each version measures once, and joiners and `registry status` say why."""
     import ray

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ray_warmup.warmup.artifact.artifact import Artifact, Blob, verify
 from ray_warmup.warmup.artifact.compression import check_bounds
-from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
+from ray_warmup.warmup.artifact.manifest import BlobEntry, Manifest, key_digest
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.remote.remote_store import Pushed, RemoteStore
@@ -64,6 +64,23 @@ def fetch(store: NodeStore, location: RemoteLocation, key: Mapping[str, str], li
     return Fetched(artifact, blobs, size, time.monotonic() - began)
 
 
+def whole(location: RemoteLocation, key_sha256: str, limit_s: float) -> Artifact | None:
+    """Read the newest artifact of a key with all its blobs, or return None where there is none.
+
+    Raises StoreError, ArtifactError, TimeoutError.
+    """
+    given_up = threading.Event()
+
+    def read() -> Artifact | None:
+        remote = RemoteStore(location)
+        manifest = remote.newest(key_sha256)
+        if manifest is None:
+            return None
+        return verify(manifest, _blobs(remote, manifest.blobs, given_up))
+
+    return _within(limit_s, given_up, read)
+
+
 def share(artifact: Artifact, location: RemoteLocation, limit_s: float) -> Pushed:
     """Write an artifact into a remote store. Raises StoreError, also when the limit is reached."""
     given_up = threading.Event()
@@ -92,7 +109,11 @@ def _missing_blobs(
 ) -> dict[str, Blob]:
     """Fetch the blobs that the node lacks. Stops early when nobody waits any more."""
     missing = set(store.blobs_missing(entry.sha256 for entry in manifest.blobs))
-    entries = {entry.sha256: entry for entry in manifest.blobs if entry.sha256 in missing}
+    return _blobs(remote, (entry for entry in manifest.blobs if entry.sha256 in missing), given_up)
+
+
+def _blobs(remote: RemoteStore, wanted: Iterable[BlobEntry], given_up: threading.Event) -> dict[str, Blob]:
+    entries = {entry.sha256: entry for entry in wanted}
     check_bounds(entries.values())
     found: dict[str, Blob] = {}
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="remote") as pool:

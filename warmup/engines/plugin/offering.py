@@ -86,6 +86,8 @@ class Offer:
 
     def begin(self) -> None:
         """Note what is there before anything is compiled."""
+        # Of an engine that had this name and ended before it was warm. Ranks begin before any of them is warm.
+        (self._folder / f"rank_{self.rank}.json").unlink(missing_ok=True)
         self.triton_before = tuple(triton_cache.snapshot(self.triton_cache))
         self.libraries_before = tuple(flashinfer_workspace.built_libraries_here())
 
@@ -104,9 +106,9 @@ class Offer:
 
         Raises StoreError, ArtifactError, ConfigError, OSError.
         """
-        base = self.root / ENGINE_CACHES / FOLDER
+        folder = self._folder
+        base = folder.parent
         _sweep(base)
-        folder = base / f"{self.identity.sha256[:16]}-{self.engine_name}"
         with shared_lock(base / f"{folder.name}.lock"):
             publish_bytes(folder / f"rank_{self.rank}.json", json.dumps(encode(self._told())).encode())
             files = sorted(folder.glob("rank_*.json"))
@@ -117,6 +119,11 @@ class Offer:
                 _publish(self.root, ranks)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _folder(self) -> Path:
+        """Return the directory in which the ranks of this engine meet."""
+        return self.root / ENGINE_CACHES / FOLDER / f"{self.identity.sha256[:16]}-{self.engine_name}"
 
     def _told(self) -> OfferedRank:
         return OfferedRank(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +35,8 @@ REACH_S = 10.0
 """For the registry's first answer."""
 FETCH_S = 60.0
 """For an artifact's bytes from the registry."""
+ASKED_FOR_S = 600.0
+"""So long one process has asked for all of its engine. One that starts later may have the name of an earlier one."""
 LONGEST_WAIT_S = 24 * 3600.0
 
 Parts = tuple[tuple[str, str], ...]
@@ -88,13 +91,15 @@ def bring(root: Path, store: NodeStore, start: AskingEngine) -> str:
     patience = "waits" if wait_s else "asks"
     lock = root / ENGINE_CACHES / FOLDER / f"{key_digest(start.identity)}.{patience}.lock"
     with shared_lock(lock, wait_s=wait_s + REACH_S + FETCH_S) as is_held:
-        if is_held and _asked_last(lock) == start.name:
+        asked = _asked_lately(lock) if is_held else {}
+        if start.name in asked:
             return ""
         if _is_there(store, start.identity):  # another engine of this node has brought it meanwhile
             return ""
         reason = _ask(store, start.identity, wait_s)
         if is_held:
-            lock.write_text(start.name, encoding="utf-8")
+            rows = {**asked, start.name: time.time()}
+            lock.write_text("".join(f"{at:.0f} {name}\n" for name, at in rows.items()), encoding="utf-8")
         return reason
 
 
@@ -151,11 +156,18 @@ def connected_cluster() -> Cluster | None:
     return found
 
 
-def _asked_last(lock: Path) -> str:
+def _asked_lately(lock: Path) -> dict[str, float]:
+    """Return the engines for which a process has asked on this node, with the times. Others may start in between."""
     try:
-        return lock.read_text(encoding="utf-8")
+        lines = lock.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError):
-        return ""
+        return {}
+    found: dict[str, float] = {}
+    for line in lines:
+        at, _, name = line.partition(" ")
+        if name and at.isdecimal() and time.time() - float(at) < ASKED_FOR_S:
+            found[name] = float(at)
+    return found
 
 
 def _ask(store: NodeStore, identity: Parts, wait_s: float) -> str:

@@ -6,11 +6,14 @@ Imports SGLang inside functions.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from pydantic import JsonValue
 
 from ray_warmup.warmup.engines.plugin.process import EngineProcess
 from ray_warmup.warmup.engines.plugin.rank_start import RankStart
@@ -40,7 +43,7 @@ class SglangProcess(EngineProcess):
                 world_size=int(values["tp_size"]),
                 identity=identify(values, hf_config),
                 settings=settings_of(values, hf_config),
-                engine_name=_engine_name(),
+                engine_name=engine_name(values),
                 directories=looked.of_kind(),
                 triton_cache=looked.triton_cache,
             )
@@ -88,11 +91,15 @@ def tensor_parallel_rank(model_runner: Any) -> int:
     return int(get_parallel().tp_rank)
 
 
-def _engine_name() -> str:
-    """Return what all ranks of one engine on a node share: SGLang's server is the parent of their processes.
+def engine_name(values: Mapping[str, JsonValue]) -> str:
+    """Return what all ranks of one engine on a node share, and no other engine there has at the time.
 
-    Empty in an actor of Ray's, whose parent has the actors of other engines, too.
+    SGLang's server is the parent of their processes. Ray's actors have one parent for all engines, and there it is the
+    address at which the ranks of one engine meet (`dist_init_addr`, of which each is told). Empty without one.
     """
-    if is_connected():
+    if not is_connected():
+        return str(os.getppid())
+    address = values.get("dist_init_addr")
+    if not address:
         return ""
-    return str(os.getppid())
+    return hashlib.sha256(str(address).encode()).hexdigest()[:16]  # part of a file's name

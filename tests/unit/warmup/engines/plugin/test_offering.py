@@ -14,7 +14,9 @@ from ray_warmup.warmup.artifact.manifest import Manifest
 from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED
 from ray_warmup.warmup.engines.artifacts.export_rule import may_leave
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
+from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.launcher.proof import prove
+from ray_warmup.warmup.engines.plugin.offering import Offer
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.fake_engine import environment
 
@@ -92,6 +94,25 @@ def test_only_new_entries_are_offered(tmp_path: Path) -> None:
     assert not any(path.startswith("deep_gemm") for path in paths(manifest))
     again = start(environ)
     assert (again.returncode, again.stdout) == (0, "")  # nothing of it is new
+
+
+def test_what_an_engine_of_the_same_name_left_half_done_counts_for_nothing(tmp_path: Path) -> None:
+    """A rank of it was warm, another one was not. The next engine of that name waits for both of its own ranks."""
+
+    def rank(number: int) -> Offer:
+        identity = Identity((("engine", "vllm"), ("engine_version", "0.33.0")))
+        place = tmp_path / "triton"
+        return Offer(tmp_path / "root", "10.0.0.1-30000", 2, number, identity, {}, {}, place)
+
+    left = rank(1)
+    left.begin()
+    left.hand_in()
+    ranks = [rank(0), rank(1)]
+    for one in ranks:
+        one.begin()
+    ranks[0].hand_in()
+    waiting = [path.name for path in (tmp_path / "root" / "engine_caches" / "offers").rglob("rank_*.json")]
+    assert waiting == ["rank_0.json"]
 
 
 @pytest.mark.parametrize("cluster", ["None", "type('Quiet', (Cluster,), {'wants_offers': lambda self: False})()"])

@@ -125,7 +125,19 @@ def test_processes_of_one_engine_ask_once(tmp_path: Path, monkeypatch: pytest.Mo
     store = store_in(tmp_path)
     assert [bring(tmp_path, store, START) for _ in range(3)] == ["nothing", "", ""]
     assert bring(tmp_path, store, AskingEngine(IDENTITY, "another")) == "nothing"
+    assert bring(tmp_path, store, START) == ""  # its last rank, after another engine's first one
     assert len(registry.asked) == 2
+
+
+@pytest.mark.parametrize("left", [f"{time.time() - 3600:.0f} {START.name}\n", START.name, "soon engine\n\n"])
+def test_an_engine_of_an_earlier_ones_name_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+    """Names are addresses and process numbers, which come again; what is no row counts for nothing."""
+    connect(monkeypatch, Registry("nothing"))
+    lock = tmp_path / "engine_caches" / "asked" / f"{key_digest(IDENTITY)}.asks.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text(left)
+    assert bring(tmp_path, store_in(tmp_path), START) == "nothing"
+    assert bring(tmp_path, store_in(tmp_path), START) == ""
 
 
 def test_an_engine_that_does_not_wait_stands_behind_none_that_does(

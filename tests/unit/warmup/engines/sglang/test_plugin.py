@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from ray_warmup.configs.engine_schema import SglangSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.engines.launcher.recording import record
 from ray_warmup.warmup.engines.node.installed import hidden_plugin
+from ray_warmup.warmup.engines.sglang import process
 from ray_warmup.warmup.engines.sglang.adapter import SGLANG_ADAPTER
 from tests.engines.fake_engine import environment
+from tests.engines.fetch import requirements
+from tests.engines.fetched import source_of
 from tests.unit.warmup.engines.vllm.test_plugin import HEAVY, INSTALL
 
 START = """
@@ -109,3 +113,24 @@ def test_what_hides_the_plugin_is_said_with_the_remedy() -> None:
     assert "set SGLANG_PLUGINS=a,ray_warmup" in str(hidden_plugin(SGLANG_ADAPTER, {"SGLANG_PLUGINS": "a"}))
     assert "hides" not in str(hidden_plugin(SGLANG_ADAPTER, {"SGLANG_PLUGINS": ""}))
     assert "hides" not in str(hidden_plugin(SGLANG_ADAPTER, {"SGLANG_PLUGINS": "a, ray_warmup"}))
+
+
+def test_ranks_of_one_engine_share_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their parent, or in Ray's actors by the address at which they meet; a name is part of a file's name."""
+    address = {"dist_init_addr": "tcp://10.0.0.1:30123"}
+    assert process.engine_name(address) == process.engine_name({}) == str(os.getppid())
+    monkeypatch.setattr(process, "is_connected", lambda: True)
+    name = process.engine_name(address)
+    assert name == process.engine_name(dict(address))
+    assert name.isalnum()
+    assert name != process.engine_name({"dist_init_addr": "tcp://10.0.0.1:30124"})
+    assert process.engine_name({"dist_init_addr": None}) == ""
+
+
+@pytest.mark.parametrize("requirement", requirements("sglang"))
+def test_sglang_tells_each_actor_the_address_of_its_engine(requirement: str) -> None:
+    """Its scheduler in an actor of Ray's declares it, so the resolved arguments have it."""
+    text = source_of(requirement).text("sglang/srt/ray/scheduler_actor.py")
+    assert '"ray.scheduler_actor", dist_init_addr=dist_init_addr' in " ".join(text.split())
+    engine = source_of(requirement).text("sglang/srt/ray/engine.py")
+    assert 'dist_init_addr = f"{rank0_node_ip}:{port_args.nccl_port}"' in engine
