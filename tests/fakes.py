@@ -158,8 +158,7 @@ class ScriptedTuner:
         self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()
     ) -> bytes | None:
         self._fault("table")
-        tuned = [result for result in results if result.choice is not None]
-        if not tuned:
+        if not (tuned := [result for result in results if result.choice is not None]):
             return None
         entries: dict[str, Any] = {"_metadata": {**self._metadata(), "gpu": self.device()}}
         chosen = {verdict.task_id: verdict.choice for verdict in verdicts}
@@ -172,8 +171,7 @@ class ScriptedTuner:
     def check(self, table: bytes) -> str | None:
         self._fault("check")
         found = parse_table(table).metadata
-        wrong = {name for name, value in self._metadata().items() if name != "gpu" and found.get(name) != value}
-        if wrong:
+        if wrong := {name for name, value in self._metadata().items() if name != "gpu" and found.get(name) != value}:
             return f"metadata differs in {', '.join(sorted(wrong))}"
         return named_by(parse_table(table), self._quarantine)
 

@@ -159,21 +159,25 @@ def _scales(runner: Any, x: Any, fc1: Any, fc2: Any) -> tuple[Any, ...]:
     if fc1.dtype.itemsize > 1:
         return ()
     step = SIGMAS / float(torch.finfo(fc1.dtype).max)
-    options = {"dtype": torch.float32, "device": x.device}
     wide, narrow = fc1.shape[-1] ** -0.5, fc2.shape[-1] ** -0.5
     if runner.use_deepseek_fp8_block_scale:
-        return (_blocks(fc1, step * wide, options), _blocks(fc2, step * narrow, options))
+        return (_filled(_blocks(fc1), step * wide, x.device), _filled(_blocks(fc2), step * narrow, x.device))
     count = fc1.shape[0]
     return (
-        torch.full((count,), step * step * wide, **options),
-        torch.tensor(1 / step, **options),
-        torch.full((count,), step * step * narrow, **options),
-        torch.tensor(step, **options),
+        _filled((count,), step * step * wide, x.device),
+        _filled((), 1 / step, x.device),
+        _filled((count,), step * step * narrow, x.device),
+        _filled((), step, x.device),
     )
 
 
-def _blocks(weight: Any, scale: float, options: dict[str, Any]) -> Any:  # a border: arguments of torch
+def _filled(shape: tuple[int, ...], scale: float, device: Any) -> Any:
     import torch
 
+    return torch.full(shape, scale, dtype=torch.float32, device=device)
+
+
+def _blocks(weight: Any) -> tuple[int, ...]:
+    """Shape of a weight's scales in DeepSeek's format."""
     experts, rows, columns = weight.shape
-    return torch.full((experts, -(-rows // BLOCK), -(-columns // BLOCK)), scale, **options)
+    return experts, -(-rows // BLOCK), -(-columns // BLOCK)
