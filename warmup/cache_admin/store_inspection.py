@@ -18,6 +18,7 @@ from ray_warmup.warmup.artifact.table import TunedTable, parse_table
 from ray_warmup.warmup.disk.looking import entries
 from ray_warmup.warmup.engines.artifacts.engine_store import engine_of
 from ray_warmup.warmup.errors import ArtifactError, StoreError, WarmupError
+from ray_warmup.warmup.signing import policy as signing
 from ray_warmup.warmup.store.leases import PUBLISHING
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -183,7 +184,8 @@ def _current(store: NodeStore) -> _Current:
         pointer, manifest = store.current()
         generation = pointer.generation
         data = store.table_of(manifest)
-        return _Current(generation, manifest, None if data is None else parse_table(data))
+        unsigned = signing.refusal(manifest.statement, manifest.signature) or ""
+        return _Current(generation, manifest, None if data is None else parse_table(data), unsigned)
     except FileNotFoundError as error:
         if manifest is not None:
             return _Current(generation, manifest, None, f"its table is missing: {error}")

@@ -1,4 +1,5 @@
-"""Verification of a node's stores: everything in one is read and hashed again. Changes nothing."""
+"""Verification of a node's stores: everything in one is read and hashed again, and its signature checked where one is
+required. Changes nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from ray_warmup.warmup.caches.provider import MODULES, PACKAGE, is_installed
 from ray_warmup.warmup.caches.requirements import REQUIREMENTS
 from ray_warmup.warmup.disk.reading import read_regular
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.signing import policy as signing
 from ray_warmup.warmup.store.node_store import NodeStore
 
 MAX_INSTALLED_BYTES = 4 << 30
@@ -40,8 +42,11 @@ def verify_store(path: Path) -> Verification:
     checked = _Checked()
     served, numbers = "", list[int]()
     try:
-        manifest = store.current()[1]
+        pointer, manifest = store.current()
         served = manifest.table_sha256
+        unsigned = signing.refusal(manifest.statement, manifest.signature)
+        if unsigned is not None:
+            checked.problems.append(f"generation {pointer.generation} {unsigned}")
     except FileNotFoundError:
         checked.problems.append(f"{path}: nothing is committed")
     except (OSError, WarmupError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,9 @@ class Seen:
 
     manifest_sha256: str
     depth: Annotated[int, Field(ge=0)]
+    """Largest of all that were accepted."""
     signed_at: Annotated[float, Field(ge=0, le=1e12)]
+    """Latest of all that were accepted."""
 
 
 def playback(statement: Statement, signature: Signature) -> str | None:
@@ -51,9 +54,13 @@ def playback(statement: Statement, signature: Signature) -> str | None:
 
 def remember(statement: Statement, signature: Signature) -> None:
     """Keep an accepted artifact as the newest of its key, as far as the disk allows."""
-    seen = Seen(statement.manifest_sha256, statement.depth, signature.signed_at)
     path = _file(statement.key_sha256)
-    if path is None or _read(statement.key_sha256) == seen:
+    before = _read(statement.key_sha256)
+    seen = Seen(statement.manifest_sha256, statement.depth, signature.signed_at)
+    if before is not None:
+        # Who went back to an artifact with fewer predecessors does not get the one that was left behind played back.
+        seen = replace(seen, depth=max(seen.depth, before.depth), signed_at=max(seen.signed_at, before.signed_at))
+    if path is None or before == seen:
         return
     try:
         publish_bytes(path, json.dumps(encode(seen)).encode() + b"\n")

@@ -15,6 +15,7 @@ from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.engine_questions import exit_code_of
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
+from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup.engines.artifacts import proof_record, request_index
@@ -27,6 +28,8 @@ from ray_warmup.warmup.engines.identity.resolved import Resolved
 from ray_warmup.warmup.engines.node import request_status
 from ray_warmup.warmup.engines.node.prediction import Prediction
 from ray_warmup.warmup.engines.node.request_status import EngineStanding
+from ray_warmup.warmup.signing.keys import new_key, write_pair
+from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.workloads.recorded_request import RecordedInput, RecordedRequest, RecordedRunner
 from tests.engines import recorded
@@ -100,6 +103,20 @@ def test_what_a_serving_engine_left_is_waited_for_until_it_is_proven(config: Pat
     proof_record.save_proof(store.directory, made)
     assert run(*wait)[0] == 0
     assert "calls of its own to FlashInfer are not tuned" in " ".join(run("status", "--config", config)[1].split())
+
+
+def test_what_is_not_signed_is_not_waited_for_in_vain(config: Path, tmp_path: Path) -> None:
+    """It is proven, and no engine would get it: `wait` and `status` say why."""
+    store = noted(config, tmp_path)
+    admit(store.directory, store.current()[1].digest, "cache import")
+    wait = ("wait", "--timeout", 0, "--config", config)
+    assert run(*wait)[0] == 0
+    write_pair(new_key(), tmp_path / "k.key", tmp_path / "k.pub")
+    settings = ("--set", "cache.trust=signed", "--set", f"cache.public_keys=['{tmp_path / 'k.pub'}']")
+    code, said = run(*wait, *settings)
+    believe(CacheSection())
+    assert code == 124
+    assert "the artifact has no signature, and cache.trust is signed" in said
 
 
 def test_an_imported_artifact_is_believed(config: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ray_warmup.warmup.engines.artifacts.request_digest import device_here, dige
 from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node.installed import installed_engines, installed_version
 from ray_warmup.warmup.errors import WarmupError
+from ray_warmup.warmup.signing import policy as signing
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
 
@@ -43,7 +44,8 @@ class EngineStanding:
 
 
 def standing_of(config: EngineRunConfig, environment: Mapping[str, str] | None = None) -> EngineStanding:
-    """Return how a request stands on this node, or on a simulated one by its environment."""
+    """Return how a request stands on this node, or on a simulated one by its environment. Raises ConfigError."""
+    signing.believe(config.cache)
     adapter = adapter_of(config.engine.kind)
     version = installed_version(adapter)
     if not version:
@@ -80,6 +82,9 @@ def standing_of_store(store: NodeStore, engine: str) -> EngineStanding:
     refusal = trust.code_refusal(store.directory)
     if refusal:
         return EngineStanding("failed", f"{where} is not believed: {refusal}", where, engine, digest)
+    unsigned = signing.refusal(manifest.statement, manifest.signature)
+    if unsigned is not None:
+        return EngineStanding("absent", f"the artifact {unsigned}", where, engine, digest)
     refusal = proof_record.refusal_of(store.directory, digest)
     if refusal:
         return EngineStanding("failed", f"the last proof did not hold: {refusal}", where, engine, digest)

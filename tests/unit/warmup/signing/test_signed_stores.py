@@ -15,12 +15,15 @@ from ray_warmup.warmup.artifact.manifest import Lineage, parse_manifest
 from ray_warmup.warmup.cache_admin.exporting import write_export
 from ray_warmup.warmup.cache_admin.signing import sign_current
 from ray_warmup.warmup.cache_admin.store_changes import import_archive
+from ray_warmup.warmup.cache_admin.store_inspection import list_stores
+from ray_warmup.warmup.cache_admin.store_verification import verify_store
 from ray_warmup.warmup.errors import CorruptArtifactError, RejectedArtifactError, StoreError
 from ray_warmup.warmup.signing.keys import SigningKey, new_key
 from ray_warmup.warmup.signing.policy import believe
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.table_at import read_table_at
 from tests.artifacts import KEY, KEY_SHA256, make_artifact
+from tests.engines import recorded
 
 PLACE = Place("0.7.2", "sm90", KEY_SHA256)
 
@@ -139,7 +142,9 @@ def test_an_older_signed_artifact_is_not_played_back(key: SigningKey, store: Nod
 
 def test_an_operator_goes_back_by_signing_again(key: SigningKey, store: NodeStore, tmp_path: Path) -> None:
     """`cache sign --generation 1` makes the first artifact current under a new signature."""
-    first, later = _signed(make_artifact(1), key, 1000.0), _signed(make_artifact(2), key, 2000.0)
+    first, later = _signed(make_artifact(1), key, 1000.0), make_artifact(2)
+    later = Artifact(replace(later.manifest, lineage=Lineage.after(first.manifest)), later.blobs)
+    later = _signed(later, key, 2000.0)
     _demand(key, signing=tmp_path / "signer.key")
     store.publish(first)
     store.publish(later)
@@ -147,6 +152,8 @@ def test_an_operator_goes_back_by_signing_again(key: SigningKey, store: NodeStor
     assert done.artifact == first.digest
     assert store.lookup(KEY).table == first.table
     assert store.current()[1].signature == key.sign(first.manifest.statement, 3000.0)
+    with pytest.raises(RejectedArtifactError, match=f"is older than artifact {first.digest[:12]}"):
+        store.publish(later)  # what was left behind does not come back, whatever its lineage
 
 
 def test_an_unsigned_store_is_signed_in_place(key: SigningKey, store: NodeStore, tmp_path: Path) -> None:
@@ -218,3 +225,20 @@ def test_without_any_key_everything_is_refused(key: SigningKey) -> None:
         verify(signed.manifest, signed.blobs)
     with pytest.raises(ValueError, match="must be ed25519:<base64>, or a path that is absolute"):
         CacheSection(public_keys=("keys/a.pub",))
+
+
+def test_commands_name_what_would_be_refused(key: SigningKey, store: NodeStore, tmp_path: Path) -> None:
+    """`cache verify` finds it, `cache ls` shows it; neither has a word for what is signed, or need not be."""
+    store.publish(recorded.artifact())
+
+    def told() -> tuple[tuple[str, ...], str]:
+        (row,) = list_stores([store.directory])
+        assert row.is_readable
+        return tuple(text for text in verify_store(store.directory).problems if "signature" in text), row.problem
+
+    said = "has no signature, and cache.trust is signed"
+    assert told() == ((), "")
+    _demand(key, signing=tmp_path / "signer.key")
+    assert told() == ((f"generation 1 {said}",), said)
+    sign_current(store.directory, None, 3000.0)
+    assert told() == ((), "")
