@@ -76,7 +76,7 @@ def with_room(plan: Plan, vllm_config: Any, planned: list[Any]) -> list[Any]:
 def _tell(text: str) -> None:
     """Say it in the engine's log and in the report of the recording."""
     # A warning, since an engine's processes show nothing below it of other libraries.
-    logger.warning("ray-warmup: %s", text)
+    logger.warning("ray-warmup: %s -> `engine.tuning: off` records without tuning", text)
     # Imported late: this module is loaded in every process of the engine.
     from ray_warmup.warmup.engines.artifacts.rank_record import write_note
 
