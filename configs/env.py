@@ -52,6 +52,7 @@ TABLE: tuple[Variable, ...] = (
     Variable("TRITON_CACHE_DIR", "local", "Triton's cache of compiled kernels"),
     Variable("CUDA_VISIBLE_DEVICES", "local", "assigned by Ray, never by us"),
     Variable("VLLM_CACHE_ROOT", "local", "where vLLM keeps its own caches"),
+    Variable("VLLM_FLASHINFER_AUTOTUNE_CACHE_DIR", "local", "where vLLM keeps FlashInfer's tables"),
     Variable("TRITON_HOME", "local", "parent of Triton's default cache"),
     Variable("TORCHINDUCTOR_CACHE_DIR", "local", "Inductor's cache in an engine"),
     Variable("TORCH_COMPILE_ON_ONE_RANK", "local", "whether compiled files hold no CUDA device index"),

@@ -21,6 +21,7 @@ from ray_warmup.scripts.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.engine_questions_view import show_standings
 from ray_warmup.scripts.own_calls_view import proof_line, requests_json, show_kept_requests, show_requests
 from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.caches.left_out import LEFT_OUT
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.artifacts.proof_record import ProofRecord, save_proof
 from ray_warmup.warmup.engines.artifacts.request_digest import device_here, driver_here
@@ -113,8 +114,8 @@ def show_engines(config: str | None = None, settings: Sequence[str] = (), *, as_
         say(console, f"neither {names} is installed in this environment")
     for one in shown:
         one.show(console)
-    for kind, reason in engine_kinds.LEFT_OUT.items():
-        say(console, f"left out: {kind}: {reason}")
+    for row in LEFT_OUT:
+        say(console, f"left out: {row.name}: {row.reason}")
     return EXIT_READY
 
 

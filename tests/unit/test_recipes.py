@@ -9,10 +9,12 @@ from typing import get_args
 
 import pytest
 
+from ray_warmup.configs import env
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.artifact.compression import LIMITS
 from ray_warmup.warmup.artifact.manifest import Kind
 from ray_warmup.warmup.caches import compiled_part, engine_kinds
+from ray_warmup.warmup.caches.left_out import LEFT_OUT
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.known_engines import ADAPTERS
 from ray_warmup.warmup.engines.plugin import process
@@ -83,6 +85,9 @@ def test_every_directory_of_an_engine_is_moved(
     """A recording starts with empty caches: no kind's directory lies outside the home that the launcher makes."""
     for name, value in adapter.home(tmp_path).items():
         monkeypatch.setenv(name, value)
+    for row in LEFT_OUT:
+        directory = row.directory(env.snapshot(), "user", "/elsewhere")
+        assert directory is None or directory.is_relative_to(tmp_path), f"no variable moves {row.name}: {directory}"
     for kind, directory in adapter.looks_in().items():
         assert directory.is_relative_to(tmp_path), f"no variable of the adapter's home moves {kind}: {directory}"
         assert kind in adapter.moved_by, f"the adapter does not say what moves {kind}"

@@ -1,28 +1,13 @@
-"""The table of cache kinds that engines fill at their start: what is carried, how, and what is left out.
+"""Kinds of cache that engines fill at their start and that are carried as plain files.
 
-| kind | entry | moved by | what must be equal |
-|---|---|---|---|
-| torch_compile | a rank's ahead-of-time file | placing it under the key of this start | engine, torch, Triton, |
-| | | | Python patch level, GPU name, configuration |
-| inductor | one file of the code and graph caches | placing it beside that file | engine, torch, Triton |
-| inductor_home | the same, of graphs compiled before there is a key | placing it in Inductor's directory | the same |
-| triton_cache | one directory of Triton's cache | rewriting paths in group files (`triton_cache.py`) | Triton, ptxas, |
-| | | | architecture |
-| flashinfer_module | one shared library | FlashInfer's lookup of ahead-of-time modules | FlashInfer, CUDA, |
-| | | (`flashinfer_modules.py`) | architecture, C library |
-| deep_gemm | one entry directory | writing its mark, `.committed`: its key | `nvcc --version`, CUTLASS, headers |
-| | | holds no path | |
-| trtllm_deep_gemm | one entry directory | nothing: its name holds no version | FlashInfer, nvcc: by the class key |
-| sglang_jit | one directory of a module's build | nothing: its name is the digest of everything it was built from | |
-| modelinfos | one JSON file | nothing: the engine compares a digest of the model's source | engine |
+The docstring of this package has the table of all kinds, `left_out.py` those that are not shipped.
 
 A recording runs with `TORCH_COMPILE_ON_ONE_RANK=1`: without it torch bakes the CUDA device index into the
 ahead-of-time file, which then loads on another index and dies in its first forward. Triton's entries are placed before
 that file is loaded, because most of its kernels are looked up there. All of this was measured with vLLM 0.33.0 on an
 H100 (tests/gpu/results/vllm_study.md) and, by the product itself, on an H200 (tests/gpu/results/engine_table.md).
 
-`LEFT_OUT` has the kinds that are not shipped. *Code* is what an engine unpickles or maps as a library: whoever can
-write it runs code in the engine.
+*Code* is what an engine unpickles or maps as a library: whoever can write it runs code in the engine.
 """
 
 from __future__ import annotations
@@ -100,7 +85,7 @@ SGLANG_JIT = EngineKind(
     ("*.so",),
     True,
     "when configured",
-    "carried, not seen on a GPU",
+    "carried on H200",
 )
 
 TRITON = EngineKind(
@@ -132,18 +117,3 @@ REWRITTEN_KINDS: tuple[Kind, ...] = ("triton_cache", "flashinfer_module")
 def placed_kinds(moment: Placed) -> tuple[Kind, ...]:
     """Return the tree kinds that a process places at this moment."""
     return tuple(kind.name for kind in TREE_KINDS if kind.placed == moment)
-
-
-LEFT_OUT: dict[str, str] = {
-    "flashinfer cached_ops": "ninja rebuilds a moved directory: its state holds absolute paths and header times",
-    "compile directories without ahead-of-time files": "their key holds the absolute paths of the traced sources",
-    "CuTe-DSL": "`cute.compile` never reads the disk cache; other entries may hold source locations",
-    "humming": "the key holds absolute include paths and their modification times",
-    "tvm-ffi": "ninja build directories with absolute paths",
-    "TileLang": "no model that was recorded fills it",
-    "FlashAttention 4": "its disk cache is off by default",
-    "quack": "no model that was recorded fills it",
-    "CUDA driver": "wheels carry machine code for Hopper; the built-in engine's is carried as cuda_compute_cache",
-    "startup plan": "applies only where as many bytes of memory are free as at the recording",
-}
-"""Kinds of cache that are not shipped, each with the reason."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -10,9 +13,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from ray_warmup.configs import VERSION
+from ray_warmup.configs import VERSION, env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import engine_kinds, placed
+from ray_warmup.warmup.caches.left_out import LEFT_OUT
 from ray_warmup.warmup.caches.placed import PlacedRegister
 from ray_warmup.warmup.engines.adapter.adapter import PLUGIN, EngineAdapter
 from ray_warmup.warmup.engines.artifacts import engine_store
@@ -60,8 +64,8 @@ def describe(adapter: EngineAdapter, cache: CacheSection | None = None) -> Engin
     stores = engine_store.stores(root, adapter.name, version) if version else ()
     kept = tuple(str(store.directory) for store in stores)
     register = placed.register(root)
-    kinds = tuple(_kind(adapter, kind, path, register) for kind, path in adapter.looks_in().items())
-    return EngineHere(adapter.name, version, kinds, kept)
+    kinds = [_kind(adapter, kind, path, register) for kind, path in adapter.looks_in().items()]
+    return EngineHere(adapter.name, version, (*kinds, *_left_out()), kept)
 
 
 def installed_engines() -> Iterator[EngineAdapter]:
@@ -136,6 +140,25 @@ def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRe
     if kind in adapter.folder_of:
         directory = directory / "*" / adapter.folder_of[kind]
     return KindHere(kind, str(directory), num_files, size, num_ours, adapter.moved_by.get(kind, ""), seen)
+
+
+def _left_out() -> Iterator[KindHere]:
+    """Look at the kinds that are not shipped and have a directory of their own."""
+    environ, temporary = env.snapshot(), tempfile.gettempdir()
+    for row in LEFT_OUT:
+        directory = row.directory(environ, _user(), temporary)
+        if directory is None:
+            continue
+        sizes = [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
+        yield KindHere(row.name, str(directory), len(sizes), sum(sizes), 0, row.variable, "left out")
+
+
+def _user() -> str:
+    """Return this user's name, or number where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _files(adapter: EngineAdapter, kind: str, directory: Path) -> Iterator[Path]:

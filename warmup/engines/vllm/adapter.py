@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ray_warmup.configs import env
+from ray_warmup.warmup.caches import left_out
 from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.adapter.flashinfer_workspace import workspace
 from ray_warmup.warmup.engines.vllm.places import default_cache_root, places
@@ -19,8 +21,11 @@ def home(base: Path) -> dict[str, str]:
         "DG_JIT_CACHE_DIR": str(base / "deep_gemm"),
         "TRTLLM_DG_CACHE_DIR": str(base / "trtllm_deep_gemm"),
         "FLASHINFER_WORKSPACE_BASE": str(base / "flashinfer"),
-        "CUDA_CACHE_PATH": str(base / "compute_cache"),
         "XDG_CACHE_HOME": str(base / "xdg"),
+        # Empty: below the directories above, whatever the user set.
+        "VLLM_FLASHINFER_AUTOTUNE_CACHE_DIR": "",
+        "FLASHINFER_AUTOTUNE_CACHE_DIR": "",
+        **left_out.moved_below(base),
     }
 
 
@@ -29,7 +34,9 @@ def looks_in() -> dict[str, Path]:
     root = default_cache_root()
     looked = places(root)
     compiled = root / "torch_compile_cache" / "torch_aot_compile"
+    tables = env.read("VLLM_FLASHINFER_AUTOTUNE_CACHE_DIR")
     found: dict[str, Path] = {
+        "autotune_configs": Path(tables).expanduser() if tables else root / "flashinfer_autotune_cache",
         "torch_compile": compiled,
         "inductor": compiled,
         "triton_cache": looked.triton_cache,
@@ -53,6 +60,7 @@ VLLM_ADAPTER = EngineAdapter(
     looks_in=looks_in,
     folder_of={"inductor": "inductor_cache"},
     moved_by={
+        "autotune_configs": "VLLM_FLASHINFER_AUTOTUNE_CACHE_DIR, VLLM_CACHE_ROOT",
         "torch_compile": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
         "inductor": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
         "modelinfos": "VLLM_CACHE_ROOT, XDG_CACHE_HOME",
@@ -63,7 +71,7 @@ VLLM_ADAPTER = EngineAdapter(
         "flashinfer_module": "FLASHINFER_WORKSPACE_BASE",
     },
     # No table of directories has them (tests/gpu/results/vllm_study.md).
-    seen={"flashinfer_module": "carried on H100"},
+    seen={"flashinfer_module": "carried on H100", "autotune_configs": "carried on H200"},
     # Without it torch bakes the CUDA device index into compiled files.
     recorded_with={"TORCH_COMPILE_ON_ONE_RANK": "1"},
     memory_share_argument="gpu_memory_utilization",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from ray_warmup.warmup import caches
 from ray_warmup.warmup.artifact.artifact import Content
 from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.caches.left_out import LEFT_OUT
 from ray_warmup.warmup.caches.placed import PlacedRegister, register
 from ray_warmup.warmup.caches.placing import Placed, placing
 from ray_warmup.warmup.caches.tree import TreeLayout
 from ray_warmup.warmup.engines.plugin.counting import gained_since
+from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 
 LAYOUT = TreeLayout("deep_gemm", entry_depth=1, ignored=("tmp", "*.lock"))
 
@@ -117,10 +121,38 @@ def test_a_note_that_cannot_be_read_makes_an_entry_the_engines_own(tmp_path: Pat
     assert (tmp_path / "other" / "one" / "k.cubin").read_text() == "changed"
 
 
+def test_the_packages_table_has_every_kind_and_what_became_of_it() -> None:
+    """One row each with the test in which it was moved, or the reason why it is left out."""
+    rows = table_of_the_package()
+    seen = {row.name: row.seen for row in (*engine_kinds.TREE_KINDS, engine_kinds.TRITON)}
+    seen |= VLLM_ADAPTER.seen
+    for kind, where in seen.items():
+        row = rows.pop(kind)
+        assert row.partition("where:")[0].rstrip().endswith(where), kind
+        assert all(word in row for word in ("where:", "moves:", "equal", "hit:")), kind
+    for left in LEFT_OUT:
+        assert f"left out because {left.reason}" in rows.pop(left.name), left.name
+    assert rows == {}
+
+
+def table_of_the_package() -> dict[str, str]:
+    """Rows of the docstring of `warmup/caches/` by name, each on one line."""
+    text = (caches.__doc__ or "").partition("one row each.")[2]
+    rows: dict[str, str] = {}
+    for line in text.splitlines():
+        beginning = re.match(r"    (\S[^:]*): (.*)", line)
+        if beginning is not None:
+            name = beginning[1]
+            rows[name] = beginning[2]
+        elif line.startswith("     "):
+            rows[name] += f" {line.strip()}"
+    return rows
+
+
 def test_every_kind_is_one_row_with_a_reason() -> None:
     """Names are the manifest's, each once; what is left out says why."""
     names = [kind.name for kind in engine_kinds.TREE_KINDS]
     assert len(set(names)) == len(names)
     assert all(kind.seen and kind.results for kind in engine_kinds.TREE_KINDS)
-    assert all(reason for reason in engine_kinds.LEFT_OUT.values())
+    assert all(row.reason for row in LEFT_OUT)
     assert {kind.name for kind in engine_kinds.TREE_KINDS if not kind.is_code} == {"modelinfos"}

@@ -58,6 +58,22 @@ def test_directories_are_those_that_vllm_would_use(tmp_path: Path, monkeypatch: 
     assert kinds["torch_compile"].directory == str(tmp_path / "own" / "torch_compile_cache" / "torch_aot_compile")
 
 
+def test_kinds_that_are_not_shipped_are_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their own variables, else in the user's home or temporary directory; an operator sees what fills the disk."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HUMMING_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TILELANG_CACHE_DIR", str(tmp_path / "tiles"))
+    (tmp_path / "tiles" / "0.1").mkdir(parents=True)
+    (tmp_path / "tiles" / "0.1" / "kernel.so").write_text("code")
+
+    here = installed.describe(VLLM_ADAPTER, CacheSection(root=str(tmp_path / "root")))
+
+    kinds = {row.kind: row for row in here.kinds if row.seen == "left out"}
+    assert (kinds["TileLang"].files, kinds["TileLang"].bytes) == (1, 4)
+    assert kinds["humming"].directory == str(tmp_path / ".humming" / "cache")
+    assert "cutlass_python_cache" in kinds["CuTe-DSL"].directory
+
+
 def test_inductors_files_are_told_from_the_compiled_models_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
