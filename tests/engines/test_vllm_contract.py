@@ -6,12 +6,13 @@ Fetch the wheel first: `python -m tests.engines.fetch`.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ray_warmup.configs.vllm_arguments import SHORT
+from ray_warmup.configs.vllm_arguments import NOT_COVERED, OURS, SERVERS, SHORT
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import BEFORE_0_33, MAY_DIFFER
@@ -21,6 +22,7 @@ from tests.engines.fetch import requirements
 from tests.engines.fetched import source_of
 from tests.engines.wheel_source import WheelSource
 
+SERVER_ARGUMENTS = ("vllm/entrypoints/common/cli_args.py", "vllm/entrypoints/launchers/cli_args.py")
 OUR_VARIABLES = {"RAY_WARMUP", "RAY_WARMUP_RECORD", "RAY_WARMUP_PROOF", "RAY_WARMUP_CACHE_ROOT", "PYTHONPATH"}
 
 
@@ -103,7 +105,29 @@ def test_short_options_are_the_engines(wheel: WheelSource) -> None:
             short = [one for one in options if one.startswith("-") and not one.startswith("--")]
             found |= {one.removeprefix("-"): long.removeprefix("--").replace("-", "_") for one in short}
     assert len(found) > 10
-    assert {name: long for name, long in SHORT.items() if name not in ("O", "model_tag")} == found
+    assert {name: long for name, long in SHORT.items() if name not in ("O", "asc", "model_tag")} == found
+
+
+def test_arguments_of_the_server_are_known(wheel: WheelSource) -> None:
+    """All that `vllm serve` takes beside the engine's arguments is left out of a config by name, and no more."""
+    module = next(name for name in SERVER_ARGUMENTS if wheel.text_or_none(name) is not None)
+    of_server = set(fields_of(wheel.tree(module), ("FrontendArgs", "BaseFrontendArgs")))
+    of_server |= set(fields_of(wheel.tree("vllm/engine/arg_utils.py"), ("AsyncEngineArgs",)))
+    of_engine = set(fields_of(wheel.tree("vllm/engine/arg_utils.py"), ("EngineArgs",)))
+    assert len(of_server) > 40
+    # The engine's own since 0.31.
+    of_server -= {"enable_flash_late_interaction", "log_config_file"}
+    assert of_server - of_engine - {*SERVERS, *OURS, *NOT_COVERED} == set()
+    assert of_engine & set(SERVERS) == set()
+
+
+def fields_of(tree: ast.Module, classes: tuple[str, ...]) -> Iterator[str]:
+    """Fields of some classes of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and node.name in classes:
+            for line in node.body:
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                    yield line.target.id
 
 
 def test_whoever_starts_the_engine_decides_on_sizes_alone(wheel: WheelSource) -> None:
