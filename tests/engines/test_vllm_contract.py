@@ -6,6 +6,8 @@ Fetch the wheel first: `python -m tests.engines.fetch`.
 from __future__ import annotations
 
 import ast
+import functools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.configs.vllm_arguments import NOT_COVERED, OURS, SERVERS, SHORT
+from ray_warmup.warmup.engines.start.failure_causes import CAUSES
 from ray_warmup.warmup.engines.vllm.adapter import VLLM_ADAPTER
 from ray_warmup.warmup.engines.vllm.arguments import SIZES
 from ray_warmup.warmup.engines.vllm.factors import BEFORE_0_33, MAY_DIFFER
@@ -141,6 +144,35 @@ def test_whoever_starts_the_engine_decides_on_sizes_alone(wheel: WheelSource) ->
     assert readers == {"create_engine_config", "_set_default_max_num_seqs_and_batched_tokens_args"}
     source = ast.unparse(wheel.tree("vllm/engine/arg_utils.py"))
     assert all(f"self.{name} = " in source for name in SIZES)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No available memory for the cache blocks",
+        "Free memory on device .* is less than desired GPU memory utilization",
+        "KV cache is needed, which is larger than the available KV cache memory",
+        "Failed to infer device type",
+    ],
+)
+def test_what_names_a_cause_is_said_by_vllm(wheel: WheelSource, said: str) -> None:
+    """Each sentence by which the cause of a failed start is known stands in vLLM's source."""
+    assert any(said in pattern.pattern.split("|") for pattern, _ in CAUSES)
+    assert any(re.search(said, text) for text in sentences_of(wheel))
+
+
+@functools.cache
+def sentences_of(wheel: WheelSource) -> tuple[str, ...]:
+    """Texts of the modules that look at devices and memory, without what is filled in."""
+    found = []
+    for module in wheel.modules("vllm/v1/core/kv_cache_", "vllm/v1/worker/utils.py", "vllm/config/device.py"):
+        for node in ast.walk(wheel.tree(module)):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return tuple(found)
 
 
 def test_a_library_start_defaults_as_engine_args_do(wheel: WheelSource) -> None:

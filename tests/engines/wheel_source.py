@@ -31,6 +31,11 @@ class WheelSource:
         """The source of `package/module.py`. KeyError where the wheel has none."""
         return _text(self.path, module)
 
+    def modules(self, *beginnings: str) -> tuple[str, ...]:
+        """Every module whose path begins so."""
+        names = zipfile.ZipFile(self.path).namelist()
+        return tuple(name for name in names if name.startswith(beginnings) and name.endswith(".py"))
+
     def tree(self, module: str) -> ast.Module:
         """The same as a syntax tree."""
         return _parsed(self.path, module)

@@ -28,8 +28,8 @@ entry fit in another home, *equal* what must be equal there beside the key of th
         where: the first of $DG_JIT_CACHE_DIR, or $VLLM_CACHE_ROOT/deep_gemm. moves: its mark `.committed` is written
             anew. equal: `nvcc --version`, CUTLASS, headers, all in its key. hit: no new result appears
     trtllm_deep_gemm: the same of FlashInfer's TensorRT-LLM. carried on H200
-        where: $TRTLLM_DG_CACHE_DIR or ~/.tensorrt_llm. moves: nothing. equal: FlashInfer and nvcc, which its names
-            lack and the key of the start has. hit: no new result appears
+        where: $TRTLLM_DG_CACHE_DIR or ~/.tensorrt_llm. moves: nothing. equal: FlashInfer, CUDA and GPU by the key of
+            the start; its names have no version, and a cubin of another nvcc is loaded. hit: no new result appears
     modelinfos: one JSON file about a model class. carried on H200
         where: $VLLM_CACHE_ROOT/modelinfos. moves: nothing. equal: the engine's digest of the model's source.
             hit: the engine's lookup
