@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import ray
 
+from ray_warmup.actors.addresses import is_connected_by_client
 from ray_warmup.actors.concluding import notices, verdict_of
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.metrics_export import export_metrics
@@ -73,11 +74,16 @@ def ensure_warm(
         tuner: `module:function` that makes the tuner.
 
     Raises:
-        ClusterError: this process is not connected to Ray.
+        ClusterError: this process is not connected to Ray, or through Ray Client.
         ConfigError: the configuration is wrong.
     """
     if not ray.is_initialized():
         raise ClusterError("ensure_warm needs a process that is connected to Ray: call ray.init first")
+    if is_connected_by_client():  # its table would lie on this machine, and the registry would look for it on the head
+        raise ClusterError(
+            "ensure_warm makes a process on a node of the cluster warm, and this one is connected through Ray Client: "
+            "call it in an actor, or ray.init with the cluster's own address on a node"
+        )
     # This process serves afterwards, so what its monitor sees is exported, too.
     export_metrics()
     config = checked(config)

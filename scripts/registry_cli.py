@@ -86,6 +86,7 @@ def stop(address: Address = None, namespace: Namespace = None) -> None:
         if not stop_registry(cache):
             complain(_absence(cache))
             raise typer.Exit(EXIT_FAILED)
+    say(wide_console(), "the registry is stopped; what it knew lies on the nodes")
 
 
 def sync_command(

@@ -47,11 +47,12 @@ def test_an_engine_takes_from_the_registry_what_its_node_lacks(engine_nodes: lis
 
 @pytest.mark.long
 def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[Node]) -> None:
-    """While a run records, one engine starts cold at once and names the run; with RAY_WARMUP_WAIT another one hits."""
-    request = config("unused", num_nodes=1, args={"slow_s": 4}, proof="off")
+    """While a run records, one engine starts cold at once and names the run, and so does one that waits for less than
+    the recording takes; with a longer RAY_WARMUP_WAIT another one hits."""
+    request = config("unused", num_nodes=1, args={"slow_s": 6}, proof="off")
     request = request.model_copy(update={"cache": CacheSection()})
     cold = engine_nodes[1]
-    actors = [serving(cold) for _ in range(2)]
+    actors = [serving(cold) for _ in range(3)]
     try:
         start_registry(CacheSection())
         with ThreadPoolExecutor(1) as pool:
@@ -59,10 +60,13 @@ def test_an_engine_waits_for_a_run_only_when_it_is_told_to(engine_nodes: list[No
             actor = found_registry()
             assert wait_until(lambda: any(row.leader for row in ray.get(actor.status.remote())), 60), "no lease"
             patient = actors[0].start.remote("/models/unused", {"RAY_WARMUP_WAIT": "60"})
+            brief = actors[2].start.remote("/models/unused", {"RAY_WARMUP_WAIT": "0.5"})
             hasty, _ = ray.get(actors[1].start.remote("/models/unused", {}), timeout=60)
+            over, _ = ray.get(brief, timeout=60)
             (lookup, said), (report, _) = ray.get(patient, timeout=60), running.result(timeout=90)
         assert report.ready, report.error
         assert "makes the artifact since" in hasty
+        assert "makes the artifact since" in over
         assert lookup == "hit"
         assert any("waiting at most 60 s" in text for text in said)
     finally:

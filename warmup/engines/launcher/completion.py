@@ -43,13 +43,14 @@ class Completion:
 
     def take(self, started: Started, home: Path) -> None:
         """Pack what the artifact has and what the start has compiled. Never raises for the content of the disk."""
-        is_left = self._store.current()[1].strategy == OFFERED
-        if not is_left or not problems_of(started) or not _lacks_entries_alone(started):
-            return
-        self.trouble = cannot_sign()
-        if self.trouble:
+        if not problems_of(started) or not _lacks_entries_alone(started):
             return
         try:
+            if self._store.current()[1].strategy != OFFERED:
+                return
+            self.trouble = cannot_sign()
+            if self.trouble:
+                return
             further = _contents_of(self._store)
             self.artifact = collect(started, home, self._arguments, self._request, further, strategy=COMPLETED)
         except (WarmupError, OSError) as error:

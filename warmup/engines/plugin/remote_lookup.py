@@ -87,8 +87,9 @@ def bring(root: Path, store: NodeStore, start: AskingEngine) -> str:
         Reasons for a miss, or an empty text.
     """
     wait_s = seconds_to_wait()
-    # Engines that wait have a lock of their own: one that does not wait must not stand behind them.
-    patience = "waits" if wait_s else "asks"
+    began = time.monotonic()
+    # A lock for each patience: who waits for a moment, or not at all, must not stand behind who waits for long.
+    patience = f"waits-{wait_s:g}" if wait_s else "asks"
     lock = root / ENGINE_CACHES / FOLDER / f"{key_digest(start.identity)}.{patience}.lock"
     with shared_lock(lock, wait_s=wait_s + REACH_S + FETCH_S) as is_held:
         asked = _asked_lately(lock) if is_held else {}
@@ -96,7 +97,8 @@ def bring(root: Path, store: NodeStore, start: AskingEngine) -> str:
             return ""
         if _is_there(store, start.identity):  # another engine of this node has brought it meanwhile
             return ""
-        reason = _ask(store, start.identity, wait_s)
+        # Standing behind another engine counts as waiting.
+        reason = _ask(store, start.identity, max(0.0, wait_s - (time.monotonic() - began)))
         if is_held:
             rows = {**asked, start.name: time.time()}
             lock.write_text("".join(f"{at:.0f} {name}\n" for name, at in rows.items()), encoding="utf-8")

@@ -12,6 +12,7 @@ from ray_warmup.warmup.engines.artifacts.engine_store import COMPLETED, OFFERED
 from ray_warmup.warmup.engines.artifacts.export_rule import may_leave
 from ray_warmup.warmup.engines.launcher.completion import Completion
 from ray_warmup.warmup.engines.launcher.proof import Proof, prove
+from ray_warmup.warmup.engines.start.engine_start import Started
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.engines.fake_engine import environment
 from tests.unit.warmup.engines.plugin.test_offering import paths, start, stored
@@ -71,3 +72,20 @@ def test_nothing_unsigned_is_completed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("ray_warmup.warmup.engines.launcher.completion.cannot_sign", lambda: "no signing key is set")
     _, completion = proven(tmp_path, environ | LATE, store)
     assert (completion.artifact, completion.trouble) == (None, "no signing key is set")
+
+
+def test_what_is_pruned_meanwhile_is_a_reason(tmp_path: Path) -> None:
+    """The proof has its own result, whatever became of the store."""
+    environ = environment(tmp_path)
+    assert start(environ).returncode == 0
+    ((store, _),) = stored(tmp_path / "root")
+    completion = Completion(store, SECTION.shown_args, "request")
+
+    def end(started: Started, home: Path) -> None:
+        (store.directory / "current").unlink()
+        completion.take(started, home)
+
+    proof = prove(SECTION, CacheSection(root=str(tmp_path / "root")), environ | LATE, on_end=end)
+    assert proof.problems
+    assert completion.artifact is None
+    assert "cannot be added" in completion.trouble

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -140,17 +141,32 @@ def test_an_engine_of_an_earlier_ones_name_asks(tmp_path: Path, monkeypatch: pyt
     assert bring(tmp_path, store_in(tmp_path), START) == ""
 
 
+@pytest.mark.parametrize("patience", ["0", "2"])
 def test_an_engine_that_does_not_wait_stands_behind_none_that_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: str
 ) -> None:
-    """One waits for a run, with the lock in its hands; the other one of the same node has its answer at once."""
+    """One waits long for a run, with the lock in its hands; the other one of the same node has its answer at once."""
     connect(monkeypatch, Registry("nothing"))
-    held = tmp_path / "engine_caches" / "asked" / f"{key_digest(IDENTITY)}.waits.lock"
+    monkeypatch.setenv("RAY_WARMUP_WAIT", patience)
+    held = tmp_path / "engine_caches" / "asked" / f"{key_digest(IDENTITY)}.waits-60.lock"
     with shared_lock(held) as is_held:
         assert is_held
         began = time.monotonic()
         assert bring(tmp_path, store_in(tmp_path), START) == "nothing"
         assert time.monotonic() - began < 5.0
+
+
+def test_standing_behind_another_engine_counts_as_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines of one node are told to wait for 30 s: the second one's question is shorter by its wait."""
+    registry = Registry("nothing")
+    connect(monkeypatch, registry)
+    monkeypatch.setenv("RAY_WARMUP_WAIT", "30")
+    with shared_lock(tmp_path / "engine_caches" / "asked" / f"{key_digest(IDENTITY)}.waits-30.lock"):
+        behind = threading.Thread(target=bring, args=(tmp_path, store_in(tmp_path), START))
+        behind.start()
+        time.sleep(0.5)
+    behind.join()
+    assert 25.0 < registry.asked[0] <= 29.6
 
 
 def ask_slowly(root: Path, notes: Path) -> None:
