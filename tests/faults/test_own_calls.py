@@ -138,14 +138,24 @@ def tables_of(report: EngineReport) -> list[list[tuple[int, int, int | None, int
 
 
 @pytest.mark.timeout(900)
-def test_a_run_over_two_nodes_carries_the_table(engine_nodes: Callable[..., list[Node]]) -> None:
-    """One node records and tunes while a rank is slow, both prove: the table has hits on both."""
-    engine_nodes("calls_slow")
-    report = run_engine(request_of("own-calls", 2))
+@pytest.mark.parametrize(
+    ("fault", "ranks"),
+    [
+        ("calls_slow", [(0, 9, 9, 9), (1, 9, 9, 9)]),
+        ("calls_killed", [(0, 9, 9, 9), (1, 9, 9, 9)]),
+        ("calls_differ", [(0, 12, 12, 9), (1, 12, 12, 12)]),
+    ],
+)
+def test_a_run_over_two_nodes_carries_the_table(
+    engine_nodes: Callable[..., list[Node]], fault: str, ranks: list[tuple[int, int, int, int]]
+) -> None:
+    """One node records and tunes while a rank is slow, killed or asks for more; on both each rank has its hits."""
+    engine_nodes(fault)
+    report = run_engine(request_of(f"own-{fault}", 2))
 
     assert report.ready, report.error or [node.problems for node in report.nodes]
     assert sorted(node.role for node in report.nodes) == ["installed", "recorded"]
-    assert tables_of(report) == [[(0, 9, 9, 9), (1, 9, 9, 9)]] * 2
+    assert tables_of(report) == [ranks] * 2
 
 
 @pytest.mark.timeout(900)
