@@ -30,6 +30,7 @@ from flashinfer.autotuner import AutoTuner
 import tests.flashinfer_quietly  # noqa: F401
 from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
+from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.request_recorder import RequestRecorder
 from ray_warmup.warmup.engines.tuning.engine_rank import EngineRank
 from ray_warmup.warmup.workloads.cpu_gemm_op import OP, DirectGemmRunner, cpu_gemm
@@ -119,6 +120,25 @@ def plant(fault: str, rank: int, starts: int) -> None:
     planted.PlantedRunner.forward = run  # type: ignore[method-assign]
 
 
+def noted_replays() -> set[tuple[int, int]]:
+    """(tokens, tactic) of the planted op in every replay from now on."""
+    original, forward_of, seen = FlashInferTuner.replay, planted.PlantedRunner.forward, set[tuple[int, int]]()
+
+    def replay(self: FlashInferTuner, tasks: Any) -> Any:
+        def run(runner: Any, inputs: list[Any], tactic: int = -1, *rest: Any, **named: Any) -> Any:
+            seen.add((inputs[0].shape[0], tactic))
+            return forward_of(runner, inputs, tactic, *rest, **named)
+
+        planted.PlantedRunner.forward = run  # type: ignore[method-assign]
+        try:
+            return original(self, tasks)
+        finally:
+            planted.PlantedRunner.forward = forward_of  # type: ignore[method-assign]
+
+    FlashInferTuner.replay = replay  # type: ignore[method-assign]
+    return seen
+
+
 def kill_in(runner: type[Any]) -> None:
     """Kill this process in a call of a runner that follows a few others."""
     original, calls = runner.forward, [0]
@@ -143,6 +163,7 @@ def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
     if fault == f"absent:{rank}":
         time.sleep(600)
     token, _, address = os.environ["RAY_WARMUP_TUNE"].partition("@")
+    replayed = noted_replays()
     engine_rank = EngineRank(rank, world_size, PROCESS.recording(), load_factory(FLASHINFER_TUNER), "cpu")
     served = engine_rank.serve(address, token, recorder.problems, directory / f"rank_{rank}.stack")
     forward(ranks, fault)
@@ -151,7 +172,7 @@ def main(rank: int, world_size: int, directory: Path, fault: str) -> None:
         for k, n in LAYERS
     ]
     hits.append(look_up(talk, "talking").hit)
-    told = {"digest": served.digest, "hits": served.hits, "looked_up": hits}
+    told = {"digest": served.digest, "hits": served.hits, "looked_up": hits, "replayed": sorted(replayed)}
     (directory / f"told_{rank}.json").write_text(json.dumps(told))
 
 

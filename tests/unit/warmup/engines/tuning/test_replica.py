@@ -26,6 +26,11 @@ def test_two_ranks_share_the_tasks_and_serve_one_table(tmp_path: Path) -> None:
     assert len(recording.tasks) == life.measured[digest] == 9
     assert len(table.entries) == len(recording.every_task) == 12
     assert [entry.tactic for key, entry in table.entries.items() if "talking" in key] == [-1] * 3
+    served = {key: entry.tactic for key, entry in table.entries.items() if "'planted'" in key}
+    winners = [
+        [tokens, served[f"('planted', 'PlantedRunner', (({tokens}, 32), (32, 32)), ())"]] for tokens in (1, 2, 4)
+    ]
+    assert [told["replayed"] for told in life.told] == [winners] * 2, "each rank ran each winner once"
     (warning,) = [warning for warning in life.outcome.warnings if "talking" in warning]
     assert warning.startswith("talking *x24 24x24 keeps its default: TalkingRunner communicates with other ranks")
     assert life.outcome.guard.state == "guarded"
