@@ -5,6 +5,7 @@ Fetch the wheel first: `python -m tests.engines.fetch`.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from flashinfer.autotuner import AutoTuner
 
 from ray_warmup.warmup.artifact.artifact import Artifact, pack
 from ray_warmup.warmup.artifact.table import TunedTable, parse_table
+from ray_warmup.warmup.device import managed_store
 from ray_warmup.warmup.device.autotuner_seams import look_up
 from ray_warmup.warmup.engines.identity.identity import Identity
 from ray_warmup.warmup.engines.plugin.rank_start import RankStart
@@ -182,6 +184,28 @@ def test_releases_without_a_place_per_rank_load_the_table_where_they_look(
         assert (proof.own_hits, proof.own_misses) == (3, ())
         assert proof.hits == proof.entries == 5
         assert proof.misses == ()
+
+
+def test_entries_of_flashinfers_own_in_the_store_are_left_alone(
+    wheel: WheelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A home in which vLLM has tuned itself: the rest is placed, the sweep is vLLM's, and the log says what to do."""
+    with installed(wheel, tmp_path / "recorded", Group(1)) as vllm:
+        _, tuned = record(vllm, tmp_path, monkeypatch)
+    with installed(wheel, tmp_path / "served", Group(1)) as vllm:
+        hooks._wrap_autotune(vllm.module)
+        artifact = artifact_of(tuned)
+        assert artifact.table is not None
+        entries = parse_table(bytes(artifact.table)).entries
+        key = next(key for key in entries if f"(({TOKENS}, " in key)
+        root = sys.modules["vllm.model_executor.warmup.flashinfer_autotune_cache"].resolve_flashinfer_autotune_v2_root()
+        managed_store._store(root).publish(key, planted.RUNNER, planted.SAME, profiling_policy=entries[key].policy)
+        served = serve(vllm, tmp_path, monkeypatch, artifact)
+        assert hooks._process._placed["autotune_configs"] == len(entries) - 1
+        assert served.sweeps == [TOKENS]
+        assert look_up(lambda: forward(TOKENS), planted.OP).tactic == planted.SAME
+        assert look_up(lambda: forward(1), planted.OP).hit
+    assert "1 entries of its own that differ" in caplog.text
 
 
 def test_a_table_that_vllm_has_written_again_with_its_own_entries_is_still_ours(

@@ -14,36 +14,28 @@ from ray_warmup.warmup.device.autotuner_seams import metadata
 from ray_warmup.warmup.errors import StoreError
 
 
-def publish_table(table: TunedTable, root: Path | None) -> int:
-    """Publish the entries that a store lacks, and return their number.
+def publish_table(table: TunedTable, root: Path | None) -> tuple[str, ...]:
+    """Publish the entries that a store lacks, and return the keys for which it has another entry.
 
     Args:
         table: of this process' environment.
         root: the store's directory; None for FlashInfer's own.
 
     Raises:
-        StoreError: the store holds something else than the table afterwards.
+        StoreError: an entry is not there afterwards.
     """
     store = _store(root)
-    written = 0
     for key, entry in table.entries.items():
         if store.lookup(key) is None:
             store.publish(key, entry.runner, thaw(entry.tactic), profiling_policy=entry.policy)
-            written += 1
-    missing = missing_entries(table, root)
-    if missing:
-        raise StoreError(f"{store.entries_dir} does not hold {len(missing)} of the table's entries: {missing[0]}")
-    return written
-
-
-def missing_entries(table: TunedTable, root: Path | None) -> tuple[str, ...]:
-    """Return the keys that a store does not answer as the table does."""
-    store = _store(root)
-    return tuple(key for key, entry in table.entries.items() if not _is_equal(store.lookup(key), entry))
-
-
-def _is_equal(found: Any, entry: Any) -> bool:
-    return found is not None and (found.runner, thaw(found.tactic)) == (entry.runner, thaw(entry.tactic))
+    store, others = _store(root), list[str]()
+    for key, entry in table.entries.items():
+        found = store.lookup(key)
+        if found is None:
+            raise StoreError(f"{store.entries_dir} does not take the table's entries: {key} is not there")
+        if (found.runner, thaw(found.tactic)) != (entry.runner, thaw(entry.tactic)):
+            others.append(key)
+    return tuple(others)
 
 
 def _store(root: Path | None) -> Any:

@@ -43,12 +43,7 @@ class VllmAutotune:
         from vllm.model_executor.warmup import flashinfer_autotune_cache as places
 
         if hasattr(places, "use_flashinfer_autotune_v2") and places.use_flashinfer_autotune_v2(runner):
-            from ray_warmup.warmup.device.managed_store import missing_entries, publish_table
-
-            root = places.resolve_flashinfer_autotune_v2_root()
-            publish_table(known.table, root)
-            self._is_held = not missing_entries(known.table, root)
-            return len(known.table.entries)
+            return self._publish(known, places.resolve_flashinfer_autotune_v2_root())
         path = table_file(places, runner)
         if not holds(path, known):
             content = Content("autotune_configs", path.name, known.data)
@@ -58,6 +53,21 @@ class VllmAutotune:
                 )
                 return 0
         return len(known.table.entries)
+
+    def _publish(self, known: KnownTable, root: Path | None) -> int:
+        """Put a table into FlashInfer's managed store."""
+        from ray_warmup.warmup.device.managed_store import publish_table
+
+        others = publish_table(known.table, root)
+        self._is_held = not others
+        if others:
+            logger.warning(
+                "ray-warmup: FlashInfer's store has %d entries of its own that differ from the tuned ones and are left "
+                "alone, for example %s -> empty its directory (FLASHINFER_AUTOTUNE_CACHE_DIR) to serve the tuned ones",
+                len(others),
+                others[0],
+            )
+        return len(known.table.entries) - len(others)
 
     def sweep(self, original: Callable[[], None], *, records: bool) -> None:
         """Run the dummy sweep as this start needs it: recorded, not at all, or as vLLM does."""

@@ -186,3 +186,19 @@ def test_requests_of_two_starts_differ_where_a_scalar_does() -> None:
             tuner.choose_one("staged", list(RUNNERS), config, [torch.randn(4, 8), torch.randn(4, 8)], gemm_idx=stage)
         digests.add(requests.recording().digest)
     assert len(digests) == 2
+
+
+def test_the_tuning_configuration_is_kept_in_words() -> None:
+    """What follows the tokens and how FlashInfer measures: two requests that differ in it alone are two."""
+    kept: dict[bool, tuple[str, ...]] = {}
+    digests = set()
+    for is_cold in (False, True):
+        requests = LiveRequests()
+        config = replace(TUNING_CONFIG, use_cold_l2_cache=is_cold)
+        with RequestRecorder(requests).recording():
+            AutoTuner.get().choose_one("measured", list(RUNNERS), config, [torch.randn(4, 8), torch.randn(4, 8)])
+        (request,) = requests.recording().requests
+        kept[is_cold] = request.config
+        digests.add(request.digest)
+    assert len(digests) == 2
+    assert kept[True] == ("tokens: inputs [0] dimensions [0]", "graph: False, cold cache: True")
