@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray_warmup.actors.process_actor import die_of_sigterm
 from ray_warmup.actors.remote_errors import reason_of_death
 from ray_warmup.configs import env
+from ray_warmup.warmup.engines.front_end.trial_start import answer_in_process
 from ray_warmup.warmup.errors import EngineError
 
 GONE_S = 15.0
@@ -41,14 +42,13 @@ class EngineHost:
     def run(self, module: str, request: str, result: str) -> int:
         """Run one start to its end, and return its exit code."""
         try:
-            importlib.import_module(module).run(Path(request), Path(result))
+            return answer_in_process(importlib.import_module(module).run, request, result)
         except Exception:  # the border of the process: its last lines are what the launcher shows
             traceback.print_exc()
             return 1
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-        return 0
 
 
 class HostedProcess:

@@ -59,8 +59,13 @@ class TrialStart:
 
 
 def start_and_answer(start: Callable[[TrialStart], None], request_path: str, result_path: str) -> int:
-    """Run one start as this process. Exit code 0 when every request was answered."""
+    """Run one start as this process, which ends with its launcher. Exit code 0 when every request was answered."""
     follow_the_launcher()
+    return answer_in_process(start, request_path, result_path)
+
+
+def answer_in_process(start: Callable[[TrialStart], None], request_path: str, result_path: str) -> int:
+    """Run one start in a process that somebody else ends. Exit code 0 when every request was answered."""
     began = time.monotonic()
     path = Path(request_path)
     start(TrialStart(began, read_request(path), Stage(path.parent / "told"), Path(result_path)))
