@@ -13,9 +13,6 @@ from pathlib import Path
 
 from tests.testbed import ENVIRONMENT, ROOT
 
-NO_FORK_HANDLERS = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
-"""For a head: without it the process that it starts for a Ray Client can die before its exec (`actors/opening.py`)."""
-
 
 def environment_below(base: Path) -> dict[str, str]:
     """The variables of a head and of commands, with every cache below `base`."""
@@ -40,7 +37,7 @@ def own_head(base: Path, environment: Mapping[str, str], *arguments: str, port: 
         *("--object-store-memory=120000000", "--min-worker-port=0", "--max-worker-port=0", *arguments),
     ]
     try:
-        subprocess.run(command, env={**environment, **NO_FORK_HANDLERS}, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, env=dict(environment), check=True, capture_output=True, timeout=120)
         yield f"127.0.0.1:{port}"
     finally:
         # Servers of Ray Client name the address alone, and keep their ports for a minute after their head.

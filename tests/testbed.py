@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
+    # Else a process that Ray or a test forks beside gRPC's threads can die before its exec (`actors/opening.py`).
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     "PYTHONPATH": str(ROOT),
     "TQDM_DISABLE": "1",
     "FLASHINFER_LOGGING_LEVEL": "WARNING",

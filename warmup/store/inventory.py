@@ -20,6 +20,8 @@ from ray_warmup.warmup.store.leases import uses_of
 from ray_warmup.warmup.store.node_store import NodeStore
 
 SUBDIRECTORIES = ("blobs", "installed", "generations")
+LOOKS = 10
+"""Before a store is given up whose current generation goes during each look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,20 @@ def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: b
 
     `remove_dead`: leases of processes that are gone go; without it nothing is written.
     """
+    gone = FileNotFoundError()
+    for _ in range(LOOKS):
+        try:
+            return _look(store, clock, remove_dead)
+        except _MovedOnError as error:
+            gone = error
+    raise unreadable(store.directory, gone)
+
+
+class _MovedOnError(FileNotFoundError):
+    """A generation that was current has gone, because others published and pruned meanwhile."""
+
+
+def _look(store: NodeStore, clock: Clock, remove_dead: bool) -> Inventory:
     try:
         # Leases are read before manifests, because a publisher holds its number before it writes the manifest.
         uses = uses_of(store.directory / "leases", clock, remove_dead=remove_dead)
@@ -58,12 +74,26 @@ def take_inventory(store: NodeStore, clock: Clock = time.time, *, remove_dead: b
             # Listed only to see that it can be: an unreadable directory makes the whole store untouchable.
             entries(store.directory / name)
         if pointer is not None and pointer.generation not in manifests:
-            store.generations.manifest(pointer)  # hidden by another pruner, or an error that says so
-            manifests[pointer.generation] = store.current()[1]
+            manifests[pointer.generation] = _current(store, pointer)  # hidden by another pruner
+    except _MovedOnError:
+        raise
     except (OSError, WarmupError) as error:
         raise unreadable(store.directory, error) from error
     names = {name for manifest in (*manifests.values(), *hidden) for name in _names(manifest)}
     return Inventory(pointer, manifests, uses.held, frozenset(names))
+
+
+def _current(store: NodeStore, pointer: Pointer) -> Manifest:
+    """Return the manifest of a pointer.
+
+    Raises _MovedOnError where it has gone and another one is current, else as `Generations.manifest`.
+    """
+    try:
+        return store.generations.manifest(pointer)
+    except FileNotFoundError as error:
+        if _pointer(store) == pointer:
+            raise
+        raise _MovedOnError(f"generation {pointer.generation} has gone, and another one is current") from error
 
 
 def unreadable(directory: Path, error: Exception) -> StoreError:

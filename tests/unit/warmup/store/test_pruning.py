@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from ray_warmup.warmup.errors import StoreError
 from ray_warmup.warmup.store import leases, pruning
 from ray_warmup.warmup.store.generations import Pointer
+from ray_warmup.warmup.store.inventory import LOOKS, take_inventory
 from ray_warmup.warmup.store.leases import FOREIGN_LIFETIME_S, PUBLISHING, held_generations
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.store.pruning import collect_garbage, prune_generations, remove_store
@@ -97,6 +99,32 @@ def test_publish_between_hiding_and_deciding_wins(store: NodeStore, monkeypatch:
 
     assert store.lookup(KEY).table == table_bytes(1)
     assert store.load_artifact()[0].table == table_bytes(1)
+
+
+@pytest.mark.parametrize("moves", [1, LOOKS])
+def test_a_look_during_which_the_current_generation_goes_is_repeated(
+    store: NodeStore, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Others publish and prune between its pointer and its manifests. Given up only where that happens each time."""
+    publishing = NodeStore(store.directory)
+    numbers = store.generations.numbers
+    current = iter(range(3, 3 + moves))
+
+    def numbers_after_others() -> list[int]:
+        old = next(current, None)
+        if old is not None:
+            publishing.publish(make_artifact(old + 1))
+            shutil.rmtree(store.generations.manifest_path(old).parent)
+        return numbers()
+
+    monkeypatch.setattr(store.generations, "numbers", numbers_after_others)
+    if moves < LOOKS:
+        found = take_inventory(store)
+        assert found.pointer == store.generations.pointer()
+        assert sorted(found.manifests) == [1, 2, 4]
+    else:
+        with pytest.raises(StoreError, match="so nothing of it is touched: generation 12 has gone"):
+            take_inventory(store)
 
 
 def test_leases_of_dead_processes_end_at_once(store: NodeStore) -> None:
