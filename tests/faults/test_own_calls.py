@@ -156,6 +156,7 @@ def test_a_run_over_two_nodes_carries_the_table(
     assert report.ready, report.error or [node.problems for node in report.nodes]
     assert sorted(node.role for node in report.nodes) == ["installed", "recorded"]
     assert tables_of(report) == [ranks] * 2
+    assert sum("its KV cache takes 1.00 instead of 4.00 GiB" in note for note in report.tuning_notes) == 1
 
 
 @pytest.mark.timeout(900)
