@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import ray
 
+from ray_warmup.actors import capacity
 from ray_warmup.actors.live_metrics import EVERY_S
 from ray_warmup.actors.metrics_export import export_metrics
 from ray_warmup.actors.registry_remote import RemoteArtifacts
@@ -71,6 +72,9 @@ class Registry:
         self._drivers = DriverVersions()
         self._lost: set[str] = set()
         """Nodes that were lost: a process that still runs on one leads no more."""
+        self._asked: set[str] = set()
+        """Nodes that were asked what they hold."""
+        self._questions: set[asyncio.Task[None]] = set()
         self._budget = ByteBudget(max_bytes)
         self._refs: dict[str, ray.ObjectRef] = {}
         self._fetching: dict[str, asyncio.Future[None]] = {}
@@ -175,10 +179,8 @@ class Registry:
 
     async def learn(self) -> int:
         """Ask every node what its stores hold, and return the number of known keys."""
-        rows = await asyncio.to_thread(stored_artifacts, self._cache, _LEARN_LIMIT_S)
-        for node_id, facts in rows:
-            self._learn(facts, node_id)
-        self._tell()
+        nodes = await asyncio.to_thread(capacity.members)
+        await self._learn_from(set(capacity.ids_of(nodes)))
         return len(tuple(self._known.keys()))
 
     async def status(self) -> tuple[KeyStatus, ...]:
@@ -313,8 +315,25 @@ class Registry:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    async def _learn_from(self, node_ids: set[str]) -> None:
+        """Ask these nodes what their stores hold."""
+        self._asked |= node_ids
+        rows = await asyncio.to_thread(stored_artifacts, self._cache, node_ids, _LEARN_LIMIT_S)
+        for node_id, facts in rows:
+            if node_id not in self._lost:
+                self._learn(facts, node_id)
+        self._tell()
+
+    def _meet(self, newcomers: set[str]) -> None:
+        """Ask nodes that have joined, such as one that was lost and is started again on its old disk."""
+        # At first `learn` asks every node.
+        if newcomers and self._learned.done():
+            question = asyncio.ensure_future(self._learn_from(newcomers))
+            self._questions.add(question)
+            question.add_done_callback(self._questions.discard)
+
     async def _watch_nodes(self) -> None:
-        """Free the leases of lost nodes."""
+        """Free the leases of lost nodes, and learn what nodes that join hold."""
         alive: set[str] = set()
         while True:
             # The call blocks on the control service.
@@ -327,6 +346,8 @@ class Registry:
                 for key in self._leases.forget_node(node_id):
                     logger.info("node %s is lost, its lease on %s is free", node_id[:8], key[:12])
                 self._tell()
+            # Seen twice, because tasks for a node fail until every raylet knows it.
+            self._meet((alive & now) - self._asked)
             alive = now
             await asyncio.sleep(_NODES_EVERY_S)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.node_task import ask_alike, ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.archive import Place, archive_bytes
@@ -28,10 +27,9 @@ from ray_warmup.warmup.store.node_store import NodeStore
 logger = logging.getLogger(__name__)
 
 
-def stored_artifacts(cache: str, limit_s: float) -> list[tuple[str, ArtifactFacts]]:
-    """Ask every node what its stores hold, and return (node id, artifact). A node that does not answer is logged."""
-    nodes = {node.node_id: (cache,) for node in capacity.members()}
-    answers, problems = ask_nodes(artifacts_here, nodes, limit_s)
+def stored_artifacts(cache: str, node_ids: Set[str], limit_s: float) -> list[tuple[str, ArtifactFacts]]:
+    """Ask nodes what their stores hold, and return (node id, artifact). A node that does not answer is logged."""
+    answers, problems = ask_alike(artifacts_here, node_ids, (cache,), limit_s)
     for problem in problems.values():
         logger.warning("%s -> look at that node's raylet; others are asked instead", problem)
     return [(node_id, facts) for node_id, found in answers.items() for facts in found]

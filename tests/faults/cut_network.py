@@ -128,15 +128,15 @@ def heal(other: Machine) -> None:
         ip("neigh", "del", peer, "dev", name, enter=enter)
 
 
-def request() -> str:
-    """One rank of the smallest model, ten tasks."""
+def request(tokens: int = 2) -> str:
+    """One rank of the smallest model, ten tasks, or five for one token."""
     from ray_warmup.configs import parse_config
     from ray_warmup.configs.loader import text_of_config
 
     document = {
         "cluster": {"world_size": 1, "gpus_per_rank": 0, "backend": "cpu"},
         "model": {"name": "qwen3-0.6b", "dtype": "float32"},
-        "autotune": {"max_num_batched_tokens": 2, "max_num_seqs": 2},
+        "autotune": {"max_num_batched_tokens": tokens, "max_num_seqs": tokens},
     }
     return text_of_config(parse_config(document))
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
 
@@ -38,14 +39,19 @@ def can_be_cut() -> bool:
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
+def played(module: str, base: Path) -> Any:
+    """What a scenario in namespaces of its own has told, or a skip."""
+    if not can_be_cut():
+        pytest.skip("this machine lends no network namespaces")
+    command = [*APART, sys.executable, "-m", module, str(base)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=280, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.timeout(300)
 def test_a_leader_that_comes_back_from_a_cut_network_follows_its_heir(base: Path) -> None:
     """It measured on behind the cut. When it is back it publishes nothing: both nodes have what its heir made."""
-    if not can_be_cut():
-        pytest.skip("this machine lends no network namespaces")
-    command = [*APART, sys.executable, "-m", "tests.faults.cut_network", str(base)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=280, check=True)
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = played("tests.faults.cut_network", base)
     heir, leader = told["heir"], told["leader"]
     print(f"the heir was ready {told['heir_s']:.1f} s after the cut, the leader {told['leader_s']:.1f} s after its end")
 
@@ -59,3 +65,39 @@ def test_a_leader_that_comes_back_from_a_cut_network_follows_its_heir(base: Path
     assert len(set(told["stored"])) == 1
     (known,) = told["known"]
     assert (known["digest"], known["leader"], len(known["nodes"]), known["alive"]) == (told["stored"][0], "", 2, 2)
+
+
+@pytest.mark.timeout(300)
+def test_a_node_that_was_declared_dead_comes_back_on_its_old_disk(base: Path) -> None:
+    """Ray ends its raylet and the process on it. Started again, its artifacts are known before anybody asks."""
+    told = played("tests.faults.lost_node", base)
+    print(f"lost {told['lost_s']:.1f} s after the cut, its raylet ended {told['raylet_s']:.1f} s after the cut's end, "
+          f"its disk known {told['known_s']:.1f} s after its new start")  # fmt: skip
+    heir, late, held = told["heir"], told["late"], told["held"]
+    rows_lost, rows = told["rows_lost"], told["rows"]
+    (made,) = rows.keys() - {held}
+
+    # While it is lost: its lease goes to the heir, which takes over its tasks, and what it held stays known.
+    assert told["lost_s"] < 40
+    assert (heir["ready"], heir["error"]) == (True, "")
+    assert any("tasks of an earlier process are taken over" in note for note in heir["notes"]), heir["notes"]
+    assert told["forgotten_s"] < 20
+    assert [rows_lost[key]["nodes"] for key in (held, made)] == [[], [told["head"]]]
+    assert [row["leader"] for row in rows_lost.values()] == ["", ""]
+    assert rows_lost[held]["digest"] == rows[held]["digest"]
+    # Behind the cut nothing is noticed; at its end Ray ends the raylet, and with it the process that measured.
+    assert told["survived"] == 1
+    assert told["raylet_s"] < 40
+    assert told["leader_code"] != 0
+    code, said = told["wait_stopped"]
+    assert (code, "was interrupted: its process is gone" in said) == (124, True), said
+    # Started again it has another id, the same disk, and takes what its heir made.
+    assert told["new"] != told["old"]
+    assert told["known_s"] < 20
+    assert (late["ready"], late["error"], late["digest"]) == (True, "", heir["digest"])
+    assert told["measured_late"] == 0
+    assert rows[held]["nodes"] == [told["new"]]
+    assert set(rows[made]["nodes"]) == {told["head"], told["new"]}
+    assert told["wait"][0] == 0, told["wait"]
+    assert told["verify"][0] == 0, told["verify"]
+    assert told["status"][0] == 0, told["status"]
