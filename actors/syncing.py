@@ -11,6 +11,7 @@ import ray
 
 from ray_warmup.actors import capacity
 from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.registry_client import tell_registry
 from ray_warmup.actors.stored_artifacts import artifacts_here, pack_stored
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.configs.schema import CacheSection
@@ -52,7 +53,8 @@ def sync(cache: CacheSection, limit_s: float, key: str = "") -> SyncReport:
     """Give every node of the connected cluster the newest guarded table, or engine's artifact, of each key.
 
     A node without CPUs and GPUs, as many heads are, can run nothing and gets nothing.
-    Bytes travel once to each node that lacks them. A newer or better checked table of a node is never replaced.
+    Bytes travel once to each node that lacks them, and a registry that runs learns who holds them now. A newer or
+    better checked table of a node is never replaced.
 
     Args:
         cache: the configuration's section; what it leaves open each node resolves for itself.
@@ -67,6 +69,8 @@ def sync(cache: CacheSection, limit_s: float, key: str = "") -> SyncReport:
         had = tuple(node_id for node_id, rows in held.items() if newest.digest in {row.digest for row in rows})
         cold = tuple(node_id for node_id in held if node_id not in had)
         done.append(_give(cache, newest, had, cold, limit_s))
+    if any(row.given_to for row in done):
+        tell_registry(cache)
     return SyncReport(tuple(done), tuple(problems.values()))
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.tiny_engine import tiny_config
 from tests.joiners import Joiners, joining, request_of, text_of
-from tests.testbed import SCRIPTED, Case
+from tests.testbed import SCRIPTED, Case, Node
 
 pytestmark = pytest.mark.cluster
 
@@ -118,6 +119,32 @@ def test_a_registry_that_dies_knows_again_what_the_remote_store_has(
 
 
 @pytest.mark.long
+def test_a_registry_keeps_no_more_in_memory_than_it_may(case: Case, joiners: Joiners) -> None:
+    """Of two artifacts one leaves memory, because a disk has it; who asks for that one gets it from there again."""
+    import ray
+
+    from ray_warmup.actors.registry_client import found_registry, registry
+
+    first, second = case.bed.nodes[:2]
+    case.script(libraries=["one"], library_bytes=8 << 20)
+    registry(case.config().cache, 12 << 20)
+    (maker,), (other,) = joiners(first), joiners(first)
+    text = text_of(case)
+    assert ray.get(maker.join.remote(text), timeout=90).ready
+    assert ray.get(other.join.remote(text_of(case, autotune={"buckets": [2]})), timeout=90).ready
+    actor = found_registry()
+    rows = ray.get(actor.status.remote())
+    _, size, _ = ray.get(actor.about.remote())
+    assert sorted(row.is_in_memory for row in rows) == [False, True]
+    assert 8 << 20 < size < 12 << 20
+    case.forget()
+    (late,) = joiners(second)
+    assert ray.get(late.join.remote(text), timeout=90).ready
+    assert case.calls("tune") == []
+    assert ray.get(actor.about.remote())[1] < 12 << 20
+
+
+@pytest.mark.long
 def test_two_driver_versions_in_one_cluster_are_said(case: Case, joiners: Joiners) -> None:
     """Three nodes, one with another driver: each version measures once, and joiners and `registry status` say why."""
     import ray
@@ -204,6 +231,46 @@ def test_a_sync_warms_every_node_without_a_run(case: Case) -> None:
     case.forget()
     found = case.run()
     assert (found.ready, case.calls("tune")) == (True, [])
+
+
+class Measurer:
+    """A process that measures a real table, whose key `wait` can foretell."""
+
+    def join(self, text: str) -> bool:
+        """Become warm."""
+        import ray_warmup
+        from ray_warmup.configs.loader import config_of_text
+
+        return ray_warmup.ensure_warm(config_of_text(text)).ready
+
+
+@pytest.mark.long
+def test_wait_says_0_on_a_node_that_a_sync_made_warm(case: Case, joiners: Joiners) -> None:
+    """It never ran anything; one process on another node has measured."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from ray_warmup.actors.node_task import ask_nodes
+    from ray_warmup.actors.syncing import sync
+    from ray_warmup.actors.waiting import answer_here, exit_code_of
+    from ray_warmup.configs.loader import text_of_config
+
+    warm, cold = case.bed.nodes[:2]
+    config = tiny_config(tokens=2, root=f"~/{case.name}")
+    text = text_of_config(config)
+
+    def waited_for(node: Node) -> int | None:
+        answers, problems = ask_nodes(answer_here, {node.node_id: (text, None, False, "table")}, 60.0)
+        assert problems == {}
+        return exit_code_of(answers[node.node_id].table_states)
+
+    strategy = NodeAffinitySchedulingStrategy(warm.node_id, soft=False)
+    actor = ray.remote(Measurer).options(num_cpus=0, scheduling_strategy=strategy).remote()
+    joiners.made.append(actor)
+    assert ray.get(actor.join.remote(text), timeout=120)
+    assert (waited_for(warm), waited_for(cold)) == (0, None)
+    assert sync(config.cache, 60.0).is_well
+    assert waited_for(cold) == 0
 
 
 def test_every_node_is_examined(case: Case) -> None:

@@ -36,7 +36,7 @@ class Generate(WarmReplica):
             return {"tokens": self._engine.generate(asked["tokens"], asked["max_tokens"]), **self._warmth()}
         return self._warmth()
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Serve asks every ten seconds."""
         assert self.warmup.ready
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import json
 import os
 import zipfile
 from typing import Any
@@ -22,6 +23,7 @@ from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.errors import EngineError
 from tests.engines.fetch import requirements
 from tests.engines.fetched import source_of
+from tests.engines.serve_llm_line import RESULT, WANTED
 from tests.engines.wheel_source import WheelSource
 
 
@@ -157,3 +159,11 @@ def test_a_wrong_mode_is_named() -> None:
     """With the modes that there are."""
     with pytest.raises(ConfigError, match=r"callback_kwargs\.mode: .*always.*: must be one of auto, off, require"):
         WarmEngine(llm_config=None, mode="always")
+
+
+def test_the_line_was_given_to_rays_own_config() -> None:
+    """`python -m tests.engines.serve_llm_line PYTHON` ran with a Ray that is served: the callback is made, sets the
+    variables in the runtime environment and the replica, and goes along with the config."""
+    result = json.loads(RESULT.read_text())
+    assert refusal_of(result["ray"]) == ""
+    assert {name: result[name] for name in WANTED} == WANTED
