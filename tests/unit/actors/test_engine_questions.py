@@ -197,6 +197,11 @@ def test_a_plan_says_what_would_happen_and_why(
     (row,) = json.loads(capsys.readouterr().out)["nodes"]["node a"]["requests"]
     assert (row["op"], row["buckets"]) == ("bmm_fp8", [1, 8])
 
+    answers["node a"] = answers["node c"] = answers["node b"]
+    assert engine_questions_view.plan_engine_and_show(request, as_json=False) == 0
+    recorded_kinds = capsys.readouterr().out.partition("carried of what it fills: ")[2].splitlines()[0].split(", ")
+    assert {"autotune_configs", "torch_compile", "triton_cache", "modelinfos"} <= set(recorded_kinds)
+
     answers["node a"] = Prediction(error="engine.args: vllm refuses them", is_request=True)
     assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 2
     assert json.loads(capsys.readouterr().out)["nodes"]["node a"]["is_request"] is True
