@@ -33,6 +33,7 @@ class RegistryCalls:
     """Calls of one process to its cluster's registry, which is started if there is none.
 
     Every method raises RayError when the registry stays away for AWAY_S or does not answer within the call's limit.
+    Behind a network that is cut, Ray's own search for the actor has no limit: a method returns after the cut's end.
     """
 
     def __init__(self, cache: CacheSection, on_note: Callable[[str], None], away_s: float = AWAY_S) -> None:
