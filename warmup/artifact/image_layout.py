@@ -78,8 +78,9 @@ def read_layout(path: Path, limit: int) -> bytes:
     named = manifest_of(path)
     manifest = _document(_blob(path, named, _JSON_LIMIT), "the manifest")
     _expect(manifest, "schemaVersion", 2, "the manifest")
-    _expect(manifest, "mediaType", MANIFEST_TYPE, "the manifest")
+    # First, because its absence tells a user of a container image most.
     _expect(manifest, "artifactType", ARTIFACT_TYPE, "the manifest")
+    _expect(manifest, "mediaType", MANIFEST_TYPE, "the manifest")
     _blob(path, _descriptor(manifest.get("config"), EMPTY_TYPE, "the manifest's config"), len(EMPTY))
     layers = manifest.get("layers")
     if not isinstance(layers, list) or len(layers) != 1:
@@ -161,5 +162,7 @@ def _object(value: JsonValue, what: str) -> dict[str, JsonValue]:
 
 def _expect(document: Mapping[str, JsonValue], field: str, wanted: str | int, what: str) -> None:
     found = document.get(field)
+    if found is None:
+        raise RejectedArtifactError(f"{what} has no {field}, only {shown(wanted)} is read here")
     if found != wanted:
         raise RejectedArtifactError(f"{what}: {field} is {shown(found)}, only {shown(wanted)} is read here")

@@ -78,8 +78,8 @@ INDEX: list[tuple[Edit, str, type[Exception]]] = [
 ]
 MANIFEST: list[tuple[Edit, str, type[Exception]]] = [
     (change("schemaVersion", to=1), "the manifest: schemaVersion is 1", RejectedArtifactError),
-    (drop("mediaType"), "the manifest: mediaType is None", RejectedArtifactError),
-    (drop("artifactType"), "the manifest: artifactType is None", RejectedArtifactError),
+    (drop("mediaType"), "the manifest has no mediaType, only", RejectedArtifactError),
+    (drop("artifactType"), "the manifest has no artifactType, only", RejectedArtifactError),
     (change("artifactType", to="application/vnd.cncf.helm.config.v1+json"), "helm", RejectedArtifactError),
     (drop("config"), "config is no JSON object: None", CorruptArtifactError),
     (change("config", "mediaType", to="application/vnd.oci.image.config.v1+json"), "config.v1", RejectedArtifactError),
