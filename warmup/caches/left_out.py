@@ -21,6 +21,8 @@ class LeftOut:
     """Variable that moves its directory; empty where the directory of a kind that is carried holds it."""
     default: str = ""
     """That directory without the variable, from `~`, `$TMPDIR` and `$USER`."""
+    counted: str = ""
+    """Name under which its compilations are counted; empty where nobody hears them."""
 
     def directory(self, environ: Mapping[str, str], user: str, temporary: str) -> Path | None:
         """Return where a process with these variables keeps it, or None where it has no directory of its own.
@@ -53,6 +55,7 @@ LEFT_OUT: tuple[LeftOut, ...] = (
         "`cute.compile` never reads the disk cache; other entries may hold source locations",
         "CUTE_DSL_CACHE_DIR",
         "$TMPDIR/$USER/cutlass_python_cache",
+        counted="cute_dsl",
     ),
     LeftOut(
         "humming",
@@ -78,6 +81,11 @@ LEFT_OUT: tuple[LeftOut, ...] = (
     ),
     LeftOut("startup plan", "applies only where as many bytes of memory are free as at the recording"),
 )
+
+
+def why_left_out(counted: str) -> str:
+    """Return why a counted kind is not shipped, or an empty text for one that is."""
+    return next((row.reason for row in LEFT_OUT if row.counted == counted), "")
 
 
 def moved_below(base: Path) -> dict[str, str]:

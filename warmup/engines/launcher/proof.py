@@ -10,6 +10,7 @@ from pathlib import Path
 from ray_warmup.configs.engine_schema import RealEngineSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.caches import engine_kinds
+from ray_warmup.warmup.caches.left_out import why_left_out
 from ray_warmup.warmup.engines.artifacts.rank_record import RankRecord
 from ray_warmup.warmup.engines.start.engine_start import EngineStart, Started, launch
 from ray_warmup.warmup.engines.start.starter import Starter
@@ -117,5 +118,13 @@ def _problems_of_rank(record: RankRecord) -> list[str]:
     for kind, count in record.counts.compiled.items():
         if kind not in watched and (_has_gpu(record) or kind not in UNPROVABLE):
             names = [name for name in record.counts.names if name.startswith(f"{kind}: ")]
-            problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}")
+            problems.append(f"rank {record.rank}: {kind}: {count} compiled: {', '.join(names[:SHOWN])}{_why(kind)}")
     return problems
+
+
+def _why(kind: str) -> str:
+    """Say of a kind that is not shipped that no start can do without compiling it."""
+    reason = why_left_out(kind)
+    if not reason:
+        return ""
+    return f"; this kind is not carried ({reason}), so each start compiles it: engine.proof off runs without a proof"

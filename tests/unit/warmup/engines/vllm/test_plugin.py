@@ -29,6 +29,7 @@ print(json.dumps({"hooked": hasattr(vllm.v1.worker.worker_base.WorkerWrapperBase
 """An engine of the size that was recorded: the one that the fake engine's server defaults to."""
 INSTALL = """
 import logging, importlib.machinery, dataclasses, sys, time
+sys.dont_write_bytecode = True
 opened, began = [], time.process_time()
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from ray_warmup.warmup.engines.vllm import plugin
