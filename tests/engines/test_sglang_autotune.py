@@ -167,9 +167,11 @@ def test_what_sglang_asks_for_is_tuned_placed_and_hit(
         if own:
             file.write_text(json.dumps({"_metadata": metadata()}))
         entries = prove_by(module, tuned, tmp_path, monkeypatch)
+        process = hooks._process
+        process.table.close()
+        if not own:
+            assert placed_again(module, tmp_path, monkeypatch) == entries
 
-    process = hooks._process
-    process.table.close()
     if own:
         assert process._placed["autotune_configs"] == 0
         assert process.table.proof() is None
@@ -178,6 +180,16 @@ def test_what_sglang_asks_for_is_tuned_placed_and_hit(
     proof = process.table.proof()
     assert (proof.hits, proof.own_misses, proof.unasked) == (entries, (), ())
     assert proof.own_hits >= 2
+
+
+def placed_again(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A further start in a home in which SGLang has written the file anew. Returns the entries that it has."""
+    process = SglangProcess()
+    process._store = NodeStore(tmp_path / "store")
+    monkeypatch.setattr(hooks, "_process", process)
+    with module.flashinfer_autotune_context(model_runner(), run_lm_head=False):
+        forward(0)
+    return process._placed["autotune_configs"]
 
 
 def prove_by(module: Any, tuned: TunedRequests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> int:

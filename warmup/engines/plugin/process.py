@@ -39,7 +39,8 @@ from ray_warmup.warmup.engines.plugin.error_boundary import guarded
 from ray_warmup.warmup.engines.plugin.import_hooks import when_imported
 from ray_warmup.warmup.engines.plugin.offering import Offer
 from ray_warmup.warmup.engines.plugin.rank_start import RankStart
-from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of
+from ray_warmup.warmup.engines.tuning.engine_table import EngineTable, KnownTable, table_of, unserved
+from ray_warmup.warmup.messages.recorded import TableProof
 from ray_warmup.warmup.signing.policy import cannot_sign
 from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.node_store import NodeStore
@@ -77,6 +78,8 @@ class EngineProcess:
         self._kernels = SpecialisationRecorder(self._heard)
         self.table = EngineTable()
         self._known_table: KnownTable | None = None
+        self._not_served = "the engine did not look for it"
+        """Why the artifact's table is not followed."""
 
     @property
     def lookup(self) -> str:
@@ -152,10 +155,11 @@ class EngineProcess:
                     "-> record again with `ray-warmup run --retune`",
                     reason,
                 )
-                count = 0
+                count, self._not_served = 0, reason
             else:
                 with placing(self._register, self._store.directory) as round_:
                     count = place(known, round_)
+                self._not_served = "another one is in its place" if not count else ""
             self._placed["autotune_configs"] = count
             # A table that was not placed is not what lookups are compared with.
             self._known_table = known if count else None
@@ -307,8 +311,18 @@ class EngineProcess:
             module_requirements=module_provider.describe(),
             is_warm=self._is_warm,
             # Lookups of the forward itself are part of the proof, which is whole only after it.
-            table=self.table.proof() if self._is_warm else None,
+            table=self.table_proof() if self._is_warm else None,
         ).write(directory)
+
+    def table_proof(self) -> TableProof | None:
+        """Return what was looked up, or None where there is no table. One that is not served is a miss, with why."""
+        proof = self.table.proof()
+        if proof is not None or self._store is None:
+            return proof
+        data = self._store.read_artifact(("autotune_configs",), self._generation).table
+        if data is None:
+            return None
+        return unserved(data, self._not_served)
 
     @contextmanager
     def _own_time(self) -> Iterator[None]:

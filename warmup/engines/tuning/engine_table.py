@@ -156,6 +156,20 @@ class EngineTable:
         return self._watch.proof()
 
 
+def unserved(table: bytes | memoryview, reason: str) -> TableProof:
+    """Return the proof of a process that serves none of its artifact's table, for a reason."""
+    parsed = parse_table(bytes(table))
+    return TableProof(
+        digest=parsed.digest,
+        entries=len(parsed.entries),
+        own_hits=0,
+        own_misses=(),
+        hits=0,
+        misses=(f"the table is not served: {reason}",),
+        unasked=(),
+    )
+
+
 def problems_of(proof: TableProof, rank: int) -> list[str]:
     """List why a rank's lookups are no proof: a miss, of the engine's own or of a recorded task."""
     problems = []
