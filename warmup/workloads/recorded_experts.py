@@ -101,6 +101,10 @@ class RecordedExperts:
         given = (self.given[0][:tokens], *self.given[1:])
         return replace(self, given=given, routes=(experts[:tokens], weights[:tokens]))
 
+    def with_weights_of(self, other: RecordedExperts) -> RecordedExperts:
+        """Return the same tokens with the same routing on another layer's experts."""
+        return replace(self, given=(self.given[0], *other.given[1:]), scales=other.scales)
+
     def reference(self) -> Any:
         """Compute the result in float32, or return None for weights that are quantised or an activation not known."""
         import torch

@@ -215,6 +215,17 @@ def test_routing_is_drawn_with_a_spread_although_the_engine_repeats_one_token() 
     assert torch.allclose(weights.sum(-1), torch.ones(2048))
 
 
+def test_another_layers_call_has_its_experts_and_the_same_tokens() -> None:
+    """As a model's next layer: tokens and routing lie in the cache, the experts do not."""
+    record()
+    first = call_of(GEMM1, 16)
+    other = recorded.build(first.live.request.workload(), 16, "cpu", 1)
+    assert isinstance(other, RecordedExperts)
+    call = first.with_weights_of(other)
+    assert (call.given[0] is first.given[0], call.routes is first.routes) == (True, True)
+    assert (call.given[1] is other.given[1], call.given[3] is other.given[3]) == (True, True)
+
+
 @pytest.mark.parametrize("is_block", [False, True])
 def test_scales_of_fp8_experts_give_activations_of_unit_scale(is_block: bool) -> None:
     """Per tensor and in blocks of 128: operands fill their range, and what comes of them is in range."""
