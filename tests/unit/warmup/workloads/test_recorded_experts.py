@@ -204,6 +204,21 @@ def test_the_reference_is_that_of_the_ranks_own_shard(rank: int) -> None:
     assert 0.1 < float(call.run().float().std()) < 2, "unit scale"
 
 
+def test_a_copy_for_the_lap_has_other_experts_and_the_same_tokens() -> None:
+    """As the layers of a model have: activations lie in the cache, weights come from memory."""
+    record()
+    (workload,) = (one for one in PROCESS.recording().workloads if one.op == GEMM1)
+    first, other = (recorded.build(workload, 8, "cpu", seed) for seed in (0, 1))
+    assert isinstance(first, RecordedExperts)
+    assert isinstance(other, RecordedExperts)
+    copy = first.with_weights_of(other)
+    assert copy.given[0] is first.given[0]
+    assert copy.routes is first.routes
+    assert copy.given[1] is other.given[1]
+    assert copy.given[3] is other.given[3]
+    assert not torch.equal(copy.given[1], first.given[1])
+
+
 def test_routing_is_drawn_with_a_spread_although_the_engine_repeats_one_token() -> None:
     """No expert is left out and none has the average alone; the load of the busiest one is that of a real router."""
     record()
