@@ -6,6 +6,7 @@ import os
 import tomllib
 from pathlib import Path
 
+from ray_warmup.configs import VERSION
 from tests.artifacts import ROOT
 
 FAKE = ROOT / "tests" / "engines" / "fake"
@@ -16,10 +17,10 @@ VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.23"}
 def environment(tmp_path: Path, kind: str = "vllm", **variables: str) -> dict[str, str]:
     """A child's environment: a home and a cache root of its own, the fake engine, the plugin's real entry point."""
     site = tmp_path / "site"
-    dist_info = site / "ray_warmup-0.0.test.dist-info"
+    dist_info = site / f"ray_warmup-{VERSION}.dist-info"
     dist_info.mkdir(parents=True, exist_ok=True)
     entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUPS[kind]]
-    (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: ray-warmup\nVersion: 0.0.test\n")
+    (dist_info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ray-warmup\nVersion: {VERSION}\n")
     lines = [f"[{GROUPS[kind]}]", *(f"{name} = {value}" for name, value in entries.items())]
     (dist_info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     version = VERSIONS[kind]

@@ -65,7 +65,7 @@ def facts_here(config: EngineRunConfig) -> NodeFacts:
     """Look at this node.
 
     Raises:
-        EngineError: the engine or this project's plugin is not installed here.
+        EngineError: the engine or this project's plugin is not installed here, or the plugin is of another release.
     """
     adapter = adapter_of(config.engine.kind)
     version = installed.installed_version(adapter)
@@ -76,6 +76,9 @@ def facts_here(config: EngineRunConfig) -> NodeFacts:
             f"ray-warmup's wheel is not installed there, so {adapter.title} would not load its plugin; "
             f"pip install ray-warmup=={VERSION} into the engine's environment"
         )
+    another = installed.other_wheel(adapter)
+    if another is not None:
+        raise EngineError(another)
     if config.cluster.backend_beside_gpus != "cuda":
         return NodeFacts(adapter.name, version, platform.machine(), "")
     parts = gpu_parts(0)

@@ -90,6 +90,21 @@ def is_plugin_registered(adapter: EngineAdapter) -> bool:
     return PLUGIN in {entry.name for entry in metadata.entry_points(group=adapter.plugin_group)}
 
 
+def other_wheel(adapter: EngineAdapter) -> str | None:
+    """Return why the installed wheel is not the one of this code, with the remedy, or None.
+
+    A job's code is its own, while the engine loads the plugin of what is installed.
+    """
+    for entry in metadata.entry_points(group=adapter.plugin_group):
+        version = VERSION if entry.dist is None else entry.dist.version
+        if entry.name == PLUGIN and version != VERSION:
+            return (
+                f"ray-warmup {version} is installed there and this run's code is {VERSION}: {adapter.title} would "
+                f"load another plugin than the one that is proven; pip install ray-warmup=={VERSION} there"
+            )
+    return None
+
+
 def missing_bytecode(adapter: EngineAdapter) -> str | None:
     """Warn that an engine's modules have no bytecode, with the remedy. Return None where they have it.
 
@@ -109,7 +124,7 @@ def missing_bytecode(adapter: EngineAdapter) -> str | None:
 
 
 def hidden_plugin(adapter: EngineAdapter, environ: Mapping[str, str]) -> str | None:
-    """Return why an engine in this environment would not load the plugin, with the remedy, or None."""
+    """Return why an engine in this environment would not load this plugin, with the remedy, or None."""
     variable = adapter.plugins_variable
     listed = environ.get(variable)
     is_list = listed is not None and (bool(listed) or adapter.is_empty_list_none)
@@ -124,7 +139,7 @@ def hidden_plugin(adapter: EngineAdapter, environ: Mapping[str, str]) -> str | N
             f"on PYTHONPATH) is found first, so {adapter.title} would not load its plugin; pip install "
             f"ray-warmup=={VERSION}"
         )
-    return None
+    return other_wheel(adapter)
 
 
 def _kind(adapter: EngineAdapter, kind: str, directory: Path, register: PlacedRegister) -> KindHere:
