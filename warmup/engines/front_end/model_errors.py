@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from ray_warmup.warmup.errors import EngineError, EngineRequestError
 
@@ -30,17 +31,25 @@ def named(error: BaseException, engine: str, argument: str, model: str, *, is_of
             f"or give a directory; {text}"
         )
     is_unresolved = any(part in str(link) for link in _chain(error) for part in UNRESOLVED)
+    is_unknown = is_unresolved or bool(kinds & UNKNOWN)
+    if (is_unknown or kinds & UNREACHABLE) and is_path(model) and not Path(model).expanduser().is_dir():
+        return EngineRequestError(f"engine.args.{argument}: {model} cannot be resolved on this node: no such directory")
     if kinds & UNREACHABLE or (is_unresolved and is_offline):
         return EngineError(
             f"engine.args.{argument}: {model} is no directory of this node, is not in its Hugging Face cache, and the "
             f"hub cannot be asked (HF_HUB_OFFLINE, network, HF_TOKEN of a gated name): give a directory, or download "
             f"it there; {text}"
         )
-    if kinds & UNKNOWN or is_unresolved:
+    if is_unknown:
         return EngineRequestError(f"engine.args.{argument}: {model} cannot be resolved on this node: {text}")
     if isinstance(error, REFUSED):
         return EngineRequestError(f"engine.args: {engine} refuses them: {text}")
     return EngineError(f"{engine} could not resolve the request: {text}")
+
+
+def is_path(model: str) -> bool:
+    """Return True for what nobody means as a name of the hub."""
+    return model.startswith(("/", "./", "../", "~"))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -56,7 +56,7 @@ class EngineArgs:
 
     def create_model_config(self) -> Any:
         """Read the model's configuration, where its directory is here."""
-        if self.model.startswith("/missing"):
+        if self.model.lstrip("/").startswith("missing"):
             raise ValueError(f"Invalid repository ID or local directory specified: '{self.model}'.")
         return make_config(**self.arguments()).model_config
 

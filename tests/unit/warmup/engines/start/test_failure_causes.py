@@ -81,3 +81,11 @@ def test_a_models_error_is_the_configs_or_the_nodes(
     assert words in str(found)
     if type(error).__name__ in ("GatedRepoError", "LocalEntryNotFoundError", "RepositoryNotFoundError"):
         assert type(named(wrapped, "vLLM", "model", "m", is_offline=offline)) is kind
+
+
+@pytest.mark.parametrize("is_offline", [True, False])
+def test_a_directory_that_is_not_there_is_called_so(is_offline: bool) -> None:
+    """The hub would say that a path is no name of a repository."""
+    found = named(RepositoryNotFoundError("Repo id must use ..."), "vLLM", "model", "/missing/m", is_offline=is_offline)
+    assert type(found) is EngineRequestError
+    assert str(found) == "engine.args.model: /missing/m cannot be resolved on this node: no such directory"

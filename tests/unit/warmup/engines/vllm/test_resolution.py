@@ -134,7 +134,7 @@ def test_what_a_config_says_wrong_is_named(
 def test_a_name_that_only_the_hub_knows_is_no_fault_of_the_config(tmp_path: Path) -> None:
     """Without network the node is at fault, not the request."""
     with pytest.raises(EngineError, match="the hub cannot be asked") as error:
-        resolve(tmp_path, section(model="/missing/m"), HF_HUB_OFFLINE="1")
+        resolve(tmp_path, section(model="missing/m"), HF_HUB_OFFLINE="1")
     assert not isinstance(error.value, EngineRequestError)
 
 
