@@ -16,7 +16,7 @@ import pytest
 
 from ray_warmup.actors import registry_client
 from ray_warmup.actors.client import NAMESPACE
-from ray_warmup.actors.registry_client import found_registry, other_registries
+from ray_warmup.actors.registry_client import found_registry, other_registries, stop_registry
 from ray_warmup.configs import VERSION
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.bench.bench_join import bytes_sent
@@ -60,6 +60,16 @@ def until(case: Case, when: Callable[[Line], bool]) -> Line:
     """The first call of that kind, once it comes."""
     assert wait_until(lambda: any(map(when, case.lines())), 60), "the moment of the fault never came"
     return next(filter(when, case.lines()))
+
+
+def starts_on(node: Node, case: Case) -> bool:
+    """Start the registry; one that is placed on another node is stopped again."""
+    registry_client.registry(case.config().cache)
+    if registry_node() == node.node_id:
+        return True
+    stop_registry(case.config().cache)
+    assert wait_until(lambda: found_registry(case.config().cache) is None, 10)
+    return False
 
 
 @pytest.mark.parametrize(("method", "nth"), [("prepare", 1), ("tune", 8), ("replay", 1)])
@@ -128,11 +138,10 @@ def test_a_registry_goes_with_its_node_and_comes_back_on_another(
     first, second = case.bed.nodes[:2]
     doomed = case.bed.add_node(pool="doomed", num_cpus=1)
     try:
-        time.sleep(3)  # until the control service places actors there
         monkeypatch.setattr(registry_client, "_head", lambda: doomed.node_id)
-        registry_client.registry(case.config().cache)
+        # The control service does not place actors on a new node at once.
+        assert wait_until(lambda: starts_on(doomed, case), 30), f"not placed there; alive: {alive_nodes()}"
         before = registry_pid()
-        assert registry_node() == doomed.node_id
         case.script(first, task_s=2.5)
         (leader,), (other,) = joiners(first), joiners(second)
         leading = leader.join.remote(text_of(case))
