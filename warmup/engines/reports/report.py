@@ -26,7 +26,7 @@ class KindReport:
     """Entries of the artifact, shared by all ranks."""
     placed: int | None = None
     found: int | None = None
-    """Hits in the proof start."""
+    """Hits in the proof start. Of a kind whose loads nobody hears: entries that were there; new ones are `compiled`."""
     compiled: int | None = None
     """In the proof start; 0 where the proof holds."""
 
