@@ -62,6 +62,7 @@ def test_kinds_that_are_not_shipped_are_looked_at_too(tmp_path: Path, monkeypatc
     """By their own variables, else in the user's home or temporary directory; an operator sees what fills the disk."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("HUMMING_CACHE_DIR", raising=False)
+    monkeypatch.delenv("CUTE_DSL_CACHE_DIR", raising=False)  # FlashInfer sets it when it is imported
     monkeypatch.setenv("TILELANG_CACHE_DIR", str(tmp_path / "tiles"))
     (tmp_path / "tiles" / "0.1").mkdir(parents=True)
     (tmp_path / "tiles" / "0.1" / "kernel.so").write_text("code")
