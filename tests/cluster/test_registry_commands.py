@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from ray_warmup.actors.registry_client import stop_registry
 from ray_warmup.configs import VERSION
 from ray_warmup.scripts.cli import app
+from tests.joiners import registry_node
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster
@@ -50,6 +51,7 @@ def test_a_registry_is_started_asked_and_stopped(case: Case, config: Path) -> No
     mine = ("--namespace", "of-commands")
     assert call("registry", "status", *mine)[0] == 1
     assert call("registry", "start", "--config", config) == (0, "the registry runs and knows 1 keys\n")
+    assert registry_node() == case.bed.head.node_id  # which has no CPU and no GPU to give
     (row,) = told("registry", "status", *mine)["keys"]
     assert (row["nodes"], row["leader"]) == ([warm.node_id], "")
     assert warm.node_id[:8] in call("registry", "status", *mine)[1]
@@ -64,5 +66,5 @@ def test_a_registry_is_started_asked_and_stopped(case: Case, config: Path) -> No
     assert {warm.node_id, cold.node_id} <= set(row["nodes"])
     assert "given to nobody, all had it" in call("sync", "--config", config)[1]
 
-    assert call("registry", "stop", *mine)[0] == 0
+    assert "the registry is stopped" in call("registry", "stop", *mine)[1]
     assert call("registry", "stop", *mine)[0] == 1
