@@ -63,6 +63,8 @@ def registry(cache: CacheSection, max_bytes: int = MAX_BYTES) -> Any:
         get_if_exists=True,
         num_cpus=0,
         num_gpus=0,
+        # One byte: Ray puts an actor without any resources on a random node, whatever its soft affinity says.
+        memory=1,
         max_restarts=-1,
         max_concurrency=1000,
         scheduling_strategy=NodeAffinitySchedulingStrategy(_head(), soft=True),
