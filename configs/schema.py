@@ -161,6 +161,8 @@ class GuardSection(Section):
     """A winner must be faster than the default by this share."""
     rounds: Whole = Field(default=15, ge=3, le=101)
     """Interleaved rounds of default and candidate; fewer than `FEWEST_ROUNDS` are raised to it with a warning."""
+    judges: Whole = Field(default=2, ge=1, le=8)
+    """Devices of a class on each of which a tactic must win before it is published; as many as there are, if fewer."""
 
     @field_validator("rounds")
     @classmethod

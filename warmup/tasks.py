@@ -192,7 +192,8 @@ class GuardVerdict:
     choice: Choice
     """What the table entry names now; the default tactic is `Choice(default_runner, -1)`."""
     ratio: Positive
-    """Default's time over the chosen one's, both under the guard's measurement; 1.0 for the default."""
+    """Default's time over the chosen one's, both under the guard's measurement; 1.0 for the default. The least one of
+    several judges, to whom also `default_s`, `rounds` and `rank` belong."""
     winner_ratio: Ratio
     """The same for the tuned winner, before the guard's decision."""
     default_s: Duration

@@ -7,6 +7,7 @@ inside the forward would stop all of them. After the forward a rank joins the tu
 forward once more ("capture"), in which every request must hit. FAULT is what goes wrong, `kind:rank`:
 
 slow      each tactic of this rank takes its time
+unlike    the fast planted tactic is slow on this rank, at as many tokens as the forward has
 killed    the process is killed in its first task, whatever that is, in its first start
 fatal     a planted tactic kills every process that runs it
 hangs     a planted tactic never returns
@@ -110,6 +111,8 @@ def plant(fault: str, rank: int, starts: int) -> None:
 
     def run(self: Any, inputs: list[Any], tactic: int = -1, do_preparation: bool = False, **named: Any) -> Any:
         if kind == "slow" and is_here:
+            time.sleep(0.01)
+        if kind == "unlike" and is_here and tactic == planted.FAST and inputs[0].shape[0] == TOKENS:
             time.sleep(0.01)
         if kind == "fatal" and tactic == BAD:
             os.kill(os.getpid(), signal.SIGSEGV)

@@ -16,7 +16,7 @@ from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.state import Commands
 from ray_warmup.warmup.machine.summary import summarize
-from ray_warmup.warmup.messages.answers import Answer, Compiled, InstalledModules, PackedModules
+from ray_warmup.warmup.messages.answers import Answer, Compiled, Guarded, InstalledModules, PackedModules
 from ray_warmup.warmup.messages.questions import (
     Compare,
     Compile,
@@ -31,6 +31,7 @@ from ray_warmup.warmup.messages.questions import (
 from tests.sim.model_class import are_modules
 from tests.sim.model_state import Process
 from tests.sim.schedule import PHASE_LIMIT_S
+from tests.sim.verdict_book import VerdictBook
 from tests.sim.world import World
 
 SLACK_S = 16.0
@@ -60,6 +61,7 @@ class Properties:
         self._build_alone = False
         """Something went wrong with handing modules over, so nodes may build for themselves."""
         self._finished: set[tuple[str, str, str]] = set()
+        self._verdicts = VerdictBook(machine, world)
         self._gone: set[tuple[int, int]] = set()
         """Processes whose death the machine was told of."""
         self._excuses: dict[int, str] = {}
@@ -90,6 +92,8 @@ class Properties:
             self._look_at_modules(call, value)
         if call.call_id in self._in_flight and call.task_id is not None and not self._machine.is_over:
             self._finished.add(self._task(call))
+            if isinstance(value, Guarded):
+                self._verdicts.note(call, value.verdict)
         self._close(call)
 
     def raising(self, process: Process, command: Call | Adopt, failure: Failure) -> None:
@@ -254,6 +258,8 @@ class Properties:
             self._builders[self._machine.run.class_of(command.rank).key].add(self._world.infos[command.rank].node_id)
             if not process.building:
                 self._held_before[command.rank, command.process] = self._held(command)
+        if isinstance(command, Call):
+            self.violations += self._verdicts.faults(command)
         self._in_flight[command.call_id] = command
         self._of_rank[command.rank].add(command.call_id)
         if (key := self._led_class(command)) is not None:
@@ -264,12 +270,12 @@ class Properties:
                 self._broken(f"class {key[:8]} is led by ranks {leaders} at once")
 
     def _task(self, call: Call) -> tuple[str, str, str]:
-        """What may be done once: a task by a class, a vote by a rank."""
-        by = (
-            f"rank {call.rank}"
-            if isinstance(call.question, Compare | Vote)
-            else self._machine.run.class_of(call.rank).key
-        )
+        """What may be done once: a task by a class, a vote by a rank, a verdict by a device."""
+        by = self._machine.run.class_of(call.rank).key
+        if isinstance(call.question, Compare | Vote):
+            by = f"rank {call.rank}"
+        elif isinstance(call.question, Guard):
+            by += f" on {self._verdicts.device_of(call.rank)}"
         return by, call.name, call.task_id or ""
 
     def _led_class(self, command: Call | Adopt) -> str | None:

@@ -147,7 +147,8 @@ def _config(rng: random.Random, shape: Shape) -> WarmupConfig:
                 "enabled": rng.random() > 0.02,
                 "strategy": rng.choice(strategies),
             },
-            "guard": {"enabled": rng.random() < 0.8},
+            # Not drawn, so that a seed goes on to draw what it drew when it found something.
+            "guard": {"enabled": rng.random() < 0.8, "judges": 1 + shape.ranks % 3},
             "cache": {"persistent": rng.random() < 0.85, "require_disk": False},
             "timeouts": {**dict.fromkeys(PHASES, PHASE_LIMIT_S), "task": TASK_LIMIT_S},
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine import compiling, delivery_phases, machine, probing, tuning_phases
+from ray_warmup.warmup.machine import compiling, delivery_phases, judges, machine, probing, tuning_phases
 from ray_warmup.warmup.machine.commands import Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
 from ray_warmup.warmup.machine.module_state import ModuleState
@@ -206,6 +206,18 @@ def test_a_quarantined_tactic_that_is_served_is_noticed(monkeypatch: pytest.Monk
     """A table with a tactic that killed a process after some task had chosen it is found out."""
     monkeypatch.setattr(delivery_phases, "drop_quarantined", lambda rank_class: None)
     assert noticed("a quarantined tactic is served")
+
+
+def test_a_refused_tactic_that_is_published_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that believes the first judge, whatever the next one says, is found out."""
+    monkeypatch.setattr(judges, "published", lambda verdicts, result: verdicts[0])
+    assert noticed("has a verdict against its tactic")
+
+
+def test_a_lone_judge_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that asks no further device although there is one is found out."""
+    monkeypatch.setattr(judges, "_is_open", lambda run, rank_class, found: False)
+    assert noticed("devices only")
 
 
 def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@
     recalling.py, lineage.py   rows of a found table, and which of several found tables is used
     pool.py               TaskPool: which rank measures which task next; shape_queue.py: the longest shape first
     consensus.py, peers.py, engine_tuning.py   steps within TUNING; engine_warmups.py: steps within REPLAYING
+    judges.py             steps within GUARDING: verdicts of several devices; confirmations.py: those that are missing
     answer_handling.py    what an answer changes in the state
     policy.py             what a failure leads to; failure_window.py: failures that follow the first one
     death_causes.py       whether a tactic is quarantined; leadership.py: the next leader of a class

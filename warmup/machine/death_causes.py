@@ -69,6 +69,7 @@ def assess_death(run: Run, rank_class: ClassState, state: RankState) -> None:
         )
     elif is_guarded:
         rank_class.verdicts[task_id] = crashed(rank_class.results[task_id], why)
+        rank_class.confirmations.close(task_id)
         if rank_class.pool is not None:
             rank_class.pool.finish(task_id)
         run.warn(

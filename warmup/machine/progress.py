@@ -36,7 +36,7 @@ def progress(run: Run, now: float) -> Progress:
     done = total = 0
     for rank_class in run.classes.values():
         if rank_class.pool is not None:
-            done += rank_class.pool.num_done
+            done += rank_class.num_done
             total += rank_class.pool.num_tasks
     return Progress(now - run.phase_began, limit_of(run), done, total)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command
+from ray_warmup.warmup.machine.confirmations import Confirmations
 from ray_warmup.warmup.machine.module_state import ModuleState
 from ray_warmup.warmup.machine.phases import Phase
 from ray_warmup.warmup.machine.pool import TaskPool
@@ -53,6 +54,8 @@ class ClassState:
     needs_guard: bool = True
     results: dict[str, TaskResult] = field(default_factory=dict)
     verdicts: dict[str, GuardVerdict] = field(default_factory=dict)
+    confirmations: Confirmations = field(default_factory=Confirmations)
+    """Tasks with a verdict that further devices must share."""
     measured: int = 0
     pool: TaskPool | None = None
     hungry: deque[int] = field(default_factory=deque)
@@ -86,6 +89,21 @@ class ClassState:
     def is_hit(self) -> bool:
         """Return True if a table was found on disk."""
         return self.source is not None
+
+    @property
+    def is_shared(self) -> bool:
+        """Return True if every rank measures, not the leader alone."""
+        return self.strategy in ("sharded", "consensus")
+
+    @property
+    def num_done(self) -> int:
+        """Count the finished tasks of the pool.
+
+        One that a further device must judge is not finished.
+        """
+        if self.pool is None:
+            return 0
+        return self.pool.num_done - len(self.confirmations.of_task)
 
     def tuned_tasks(self) -> list[PoolTask]:
         """Return the tasks for which a tactic was found."""

@@ -11,7 +11,7 @@ from functools import partial
 
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.quarantine import without_quarantined
-from ray_warmup.warmup.machine import consensus, engine_tuning, peers
+from ray_warmup.warmup.machine import consensus, engine_tuning, judges, peers
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, asks
 from ray_warmup.warmup.machine.death_causes import assess_death
 from ray_warmup.warmup.machine.leadership import take_over
@@ -46,8 +46,8 @@ class PoolPhase(PhaseLogic):
         """
         raise NotImplementedError(f"{type(self).__name__} must say what it asks")
 
-    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
-        """A task's result arrived."""
+    def keep(self, run: Run, rank_class: ClassState, rank: int, value: Answer) -> None:
+        """A task's result arrived from a rank."""
         raise NotImplementedError(f"{type(self).__name__} must keep results")
 
     def enter(self, run: Run) -> Commands:
@@ -65,7 +65,7 @@ class PoolPhase(PhaseLogic):
             return []
         rank_class = run.class_of(call.rank)
         if rank_class.pool is not None and rank_class.pool.finish(call.task_id):
-            self.keep(run, rank_class, value)
+            self.keep(run, rank_class, call.rank, value)
         return self._feed(run, rank_class, call.rank) + self._feed_some(run, rank_class)
 
     def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
@@ -91,8 +91,13 @@ class PoolPhase(PhaseLogic):
 
     def works(self, run: Run, rank_class: ClassState, rank: int) -> bool:
         """Return True if a rank measures: every live one, or the leader alone."""
-        shared = rank_class.strategy in ("sharded", "consensus")
-        return run.ranks[rank].is_alive and (shared or rank == rank_class.leader)
+        return run.ranks[rank].is_alive and (rank_class.is_shared or rank == rank_class.leader)
+
+    def num_waiting(self, rank_class: ClassState) -> int:
+        """How many questions a rank of the class may still be given."""
+        if rank_class.pool is None:
+            return 0
+        return rank_class.pool.num_waiting
 
     def _feed_all(self, run: Run, rank_class: ClassState) -> Commands:
         """Give every rank that has none a task, the first ones now."""
@@ -102,10 +107,10 @@ class PoolPhase(PhaseLogic):
     def _feed_some(self, run: Run, rank_class: ClassState) -> Commands:
         """As many as one step may take."""
         commands: Commands = []
-        if rank_class.pool is None or not rank_class.pool.num_waiting:
+        if not self.num_waiting(rank_class):
             rank_class.hungry.clear()
         # The others are fed at the next tick.
-        while rank_class.hungry and len(commands) < AT_ONCE:
+        while rank_class.hungry and len(commands) < AT_ONCE and self.num_waiting(rank_class):
             rank = rank_class.hungry.popleft()
             # It may have left with its node since it was queued.
             if rank in run.ranks:
@@ -140,7 +145,7 @@ class Tuning(PoolPhase):
     def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
         return Tune(task_id, rank_class.quarantine, packs)
 
-    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
+    def keep(self, run: Run, rank_class: ClassState, rank: int, value: Answer) -> None:
         assert isinstance(value, Tuned), "a task was tuned"
         result = value.result
         rank_class.results[result.task_id] = result
@@ -223,7 +228,8 @@ class Guarding(PoolPhase):
     def tasks(self, run: Run, rank_class: ClassState) -> list[PoolTask]:
         if not rank_class.needs_guard:
             return []
-        return [task for task in rank_class.tuned_tasks() if task.task_id not in rank_class.verdicts]
+        begun = rank_class.verdicts.keys() | rank_class.confirmations.of_task.keys()
+        return [task for task in rank_class.tuned_tasks() if task.task_id not in begun]
 
     def question(self, rank_class: ClassState, task_id: str, *, packs: bool) -> Question:
         return Guard(
@@ -233,6 +239,53 @@ class Guarding(PoolPhase):
             packs,
         )
 
-    def keep(self, run: Run, rank_class: ClassState, value: Answer) -> None:
+    def keep(self, run: Run, rank_class: ClassState, rank: int, value: Answer) -> None:
         assert isinstance(value, Guarded), "a task was guarded"
-        rank_class.verdicts[value.verdict.task_id] = value.verdict
+        judges.judged(run, rank_class, rank, value.verdict)
+
+    def enter(self, run: Run) -> Commands:
+        for rank_class in run.classes.values():
+            judges.resume(run, rank_class)
+        return super().enter(run)
+
+    def returned(self, run: Run, call: Call, value: Answer) -> Commands:
+        rank_class = run.class_of(call.rank)
+        if isinstance(value, Guarded) and rank_class.confirmations.end(call.rank):
+            self.keep(run, rank_class, call.rank, value)
+            commands = self._feed(run, rank_class, call.rank)
+        else:
+            commands = super().returned(run, call, value)
+        return commands + self._wake(run, rank_class)
+
+    def lost(self, run: Run, rank: int, calls: tuple[Call | Adopt, ...]) -> Commands:
+        run.class_of(rank).confirmations.lose(rank, run.ranks[rank].suspect)
+        return super().lost(run, rank, calls)
+
+    def joined(self, run: Run, rank: int) -> Commands:
+        # Before the death is assessed, which may close the task.
+        run.class_of(rank).confirmations.release(rank)
+        return super().joined(run, rank)
+
+    def is_complete(self, run: Run) -> bool:
+        is_confirmed = not any(rank_class.confirmations.of_task for rank_class in run.classes.values())
+        return super().is_complete(run) and is_confirmed
+
+    def num_waiting(self, rank_class: ClassState) -> int:
+        return super().num_waiting(rank_class) + rank_class.confirmations.num_waiting
+
+    def _feed(self, run: Run, rank_class: ClassState, rank: int) -> Commands:
+        pool, confirmations = rank_class.pool, rank_class.confirmations
+        is_busy = pool is None or pool.num_running(rank) or confirmations.is_judging(rank)
+        if is_busy or not self.works(run, rank_class, rank):
+            return []
+        return judges.ask(run, rank_class, rank) or super()._feed(run, rank_class, rank)
+
+    def _wake(self, run: Run, rank_class: ClassState) -> Commands:
+        """Give idle ranks the tactics that wait for a further judge."""
+        pool, confirmations = rank_class.pool, rank_class.confirmations
+        if pool is None or not confirmations.num_waiting:
+            return []
+        # Not at every answer of a large class that is busy as a whole.
+        if pool.num_in_flight + confirmations.num_judging >= len(rank_class.ranks):
+            return []
+        return self._feed_all(run, rank_class)

@@ -115,7 +115,7 @@ class Conductor:
         """Return what is done now, for people."""
         if self._machine is None:
             return f"{len(self._present)} of {self.world_size} ranks wait to be tuned"
-        done = sum(group.pool.num_done for group in self.classes.values() if group.pool is not None)
+        done = sum(group.num_done for group in self.classes.values())
         count = sum(group.pool.num_tasks for group in self.classes.values() if group.pool is not None)
         return f"{self._machine.phase} of recorded requests, {done} of {count} tasks"
 

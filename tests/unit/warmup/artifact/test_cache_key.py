@@ -69,7 +69,7 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
     },
     "model name": {"model.name": "another name"},
     "strategy": {"autotune.strategy": "sharded", "autotune.consensus_ranks": 5},
-    "guard": {"guard.enabled": False, "guard.margin": 0.5, "guard.rounds": 9},
+    "guard": {"guard.enabled": False, "guard.margin": 0.5, "guard.rounds": 9, "guard.judges": 3},
     "shortlist, tie band": {"autotune.shortlist": 2, "autotune.tie_band": 0.5},
     "op families": {"autotune.families": ["gemm"]},
     "memory limits": {"autotune.max_memory_bytes": 1 << 30, "autotune.max_memory_share": 0.5},

@@ -10,8 +10,11 @@ from tests.engines.replica import live
 
 
 def test_two_ranks_share_the_tasks_and_serve_one_table(tmp_path: Path) -> None:
-    """Recorded, split, guarded, merged, loaded by both, hit by the next forward; a collective keeps its default."""
-    life = live(tmp_path / "replica", tmp_path / "root", 2)
+    """Recorded, split, guarded, merged, loaded by both, hit by the next forward; a collective keeps its default.
+
+    So does what is fast on one of the two alone, whichever of them judged first.
+    """
+    life = live(tmp_path / "replica", tmp_path / "root", 2, "unlike:1")
 
     assert life.starts == 1
     assert len({told["digest"] for told in life.told}) == 1
@@ -30,6 +33,7 @@ def test_two_ranks_share_the_tasks_and_serve_one_table(tmp_path: Path) -> None:
     winners = [
         [tokens, served[f"('planted', 'PlantedRunner', (({tokens}, 32), (32, 32)), ())"]] for tokens in (1, 2, 4)
     ]
+    assert winners[2] == [4, -1], "rank 1 is against it"
     assert [told["replayed"] for told in life.told] == [winners] * 2, "each rank ran each winner once"
     (warning,) = [warning for warning in life.outcome.warnings if "talking" in warning]
     assert warning.startswith("talking *x24 24x24 keeps its default: TalkingRunner communicates with other ranks")
