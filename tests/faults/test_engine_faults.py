@@ -13,9 +13,10 @@ from ray_warmup.warmup.engines.artifacts import proof_record
 from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
 from tests.testbed import Node, Testbed, wait_until
 
-pytestmark = [pytest.mark.cluster, pytest.mark.long]
+pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("phase", ["RECORDING", "PROVING"])
 def test_a_node_that_is_lost_with_its_engine(bed: Testbed, engine_nodes: list[Node], phase: str) -> None:
     """Under `shrink` the other node records, or keeps what it has, and the run ends ready without the lost one."""
@@ -37,6 +38,7 @@ def test_a_node_that_is_lost_with_its_engine(bed: Testbed, engine_nodes: list[No
     assert wait_until(lambda: not engines_on(engine_nodes), 15), "an engine process was left"
 
 
+@pytest.mark.long
 def test_a_launcher_killed_while_it_proves(engine_nodes: list[Node]) -> None:
     """Its fresh process proves again; the artifact is not recorded again."""
     request = config("engine-proving", args={"slow_s": 3}, num_nodes=1)
@@ -66,7 +68,7 @@ def test_an_artifact_with_which_the_engine_crashes_is_refused(engine_nodes: list
     assert not second.ready
 
 
-@pytest.mark.parametrize("proof", ["node", "class"])
+@pytest.mark.parametrize("proof", [pytest.param("node", marks=pytest.mark.long), "class"])
 def test_engines_whose_workers_are_ray_actors(engine_nodes: list[Node], proof: str) -> None:
     """The front end runs in an actor: recorded, shipped and proven as with a child process."""
     report, _ = run(config(f"engine-ray-{proof}", executor="ray", proof=proof))
@@ -76,6 +78,7 @@ def test_engines_whose_workers_are_ray_actors(engine_nodes: list[Node], proof: s
     assert proven == (["now", "now"] if proof == "node" else ["elsewhere", "now"])
 
 
+@pytest.mark.long
 def test_an_actor_whose_engine_fails_tells_its_last_lines(engine_nodes: list[Node]) -> None:
     """What a child process prints is printed by an actor, too."""
     report, _ = run(config("engine-ray-fails", num_nodes=1, executor="ray", args={"fault": "init"}))
@@ -84,6 +87,7 @@ def test_an_actor_whose_engine_fails_tells_its_last_lines(engine_nodes: list[Nod
     assert "the fake engine cannot start" in (report.error or "")
 
 
+@pytest.mark.long
 def test_a_frozen_launcher_is_replaced(engine_nodes: list[Node]) -> None:
     """A launcher that stands still is given up after `timeouts.silence`, and its engine ends with it."""
     request = config("engine-frozen", num_nodes=1, args={"slow_s": 5})
