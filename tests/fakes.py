@@ -33,7 +33,17 @@ from ray_warmup.warmup.device.tuner import Memory, TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError
 from ray_warmup.warmup.messages.answers import Loaded, Replayed
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, Skip, TacticId, Task, TaskResult, Workload
+from ray_warmup.warmup.tasks import (
+    DEFAULT_TACTIC,
+    Choice,
+    GuardVerdict,
+    Measurement,
+    Skip,
+    TacticId,
+    Task,
+    TaskResult,
+    Workload,
+)
 from tests.libraries import build_library
 from tests.script import Moments, read_script
 
@@ -152,7 +162,11 @@ class ScriptedTuner:
     def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
         self._fault("guard", task.task_id)
         assert result.choice is not None
-        return GuardVerdict(task.task_id, "kept", result.choice, 2.0, 2.0, 2e-4, 5)
+        ratio = self._script.get("guard_ratio", 2.0)
+        if ratio > 1.0:
+            return GuardVerdict(task.task_id, "kept", result.choice, ratio, ratio, 2e-4, 5)
+        default = Choice(result.default_runner, DEFAULT_TACTIC)
+        return GuardVerdict(task.task_id, "slower", default, 1.0, ratio, 2e-4, 5, "not faster than the default")
 
     def table(
         self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()

@@ -29,6 +29,7 @@ SCRIPT_VARIABLE = "RAY_WARMUP_TEST_SCRIPT"
     decode_table   what this process' FlashInfer "tunes" for sparse-MLA decode: a table's text
     refuse     names of workloads that this device cannot run
     reference_s, slow_ratio   its time for the reference GEMM; times what others need to measure a short list
+    guard_ratio  ratio of every winner under the guard: at 1.0 and below it is slower
     fault      {"method": "tune", "nth": 3, "kind": "exit", "once": path}
     trace      directory; each process appends one line per call to `<pid>.jsonl` there, before it pauses
 """

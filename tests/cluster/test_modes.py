@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_warmup.warmup.artifact.table import parse_table
 from tests.fakes import METADATA
 from tests.testbed import Case
 
@@ -84,13 +85,22 @@ def test_independent_ranks_tune_for_themselves(case: Case) -> None:
 
 
 def test_a_device_that_is_slow_at_a_shared_task_does_not_lead(case: Case) -> None:
-    """Sharded ranks measure one task together; a leader at twice its peer's time is named and gives up the lead."""
-    case.script(case.bed.nodes[0], reference_s=0.001, slow_ratio=2.0)
+    """Sharded ranks measure one task together; a leader at twice its peer's time is named and gives up the lead.
+
+    On its GPU the guard also finds every winner slower than the default: whoever judged first, none is published.
+    """
+    case.script(case.bed.nodes[0], reference_s=0.001, slow_ratio=2.0, guard_ratio=0.98)
     case.script(case.bed.nodes[1], reference_s=0.001)
     report = case.run(case.config(cluster={"gpus_per_rank": 1}, autotune={"strategy": "sharded"}))
     assert report.ready, report.error
     assert [rank.role for rank in report.ranks] == ["writer", "leader"]
     assert len(case.calls("tune")) == 10 + 2  # `measure` of this tuner is one more call of its `tune`
+    (group,) = report.classes
+    assert (group.guard.kept, group.guard.slower, group.dropped) == (0, 10, 10)
+    by_both = "2.000 times as fast as the default on rank 1, 0.980 times as fast on rank 0: not faster than the default"
+    assert {row.reason for row in group.task_reports} == {"not faster than the default", by_both}
+    entries = parse_table(case.table(case.bed.nodes[1]).read_bytes()).entries
+    assert {entry.tactic for entry in entries.values()} == {-1}
     assert any("rank 0 on node" in text and "needs 2.00 times its peers' time" in text for text in report.warnings)
 
 
