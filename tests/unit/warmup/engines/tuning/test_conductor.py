@@ -99,6 +99,29 @@ def test_a_crash_is_blamed_on_its_tactic_and_excuses_the_others() -> None:
     assert replica.banned == {TacticId(OP, "Runner", "7")}
 
 
+def test_both_ranks_judge_what_is_published() -> None:
+    """A start that is lost while a rank judges for the second time costs that verdict, and no other one."""
+    replica = Replica()
+    replica.join(0, 1)
+    group = None
+    while group is None or not group.confirmations.num_judging:
+        replica.answer(1)
+        (group,) = replica.conductor.classes.values() or (None,)
+    before = list(replica.guarded)
+    replica.asked.clear()
+    for rank in (0, 1):
+        replica.conductor.ended(rank, replica.now)
+    replica.conductor.engine_ended(replica.now)
+    replica.join(0, 1)
+    replica.answer()
+    assert replica.conductor.is_over
+    assert replica.conductor.error == ""
+    assert before
+    assert sorted(replica.guarded) == sorted((rank, task) for rank in (0, 1) for task in TASKS)
+    (group,) = replica.conductor.classes.values()
+    assert sorted(group.verdicts) == sorted(TASKS)
+
+
 def test_what_an_earlier_attempt_finished_is_not_measured_again() -> None:
     """But for a task whose winner is banned by now."""
     banned = replace(result(TASKS[1]), choice=Choice("Runner", 3))
