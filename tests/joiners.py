@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_warmup.configs import WarmupConfig
+from ray_warmup.configs.schema import CacheSection
 from tests.testbed import SCRIPTED, Case, Node, wait_until
 
 
@@ -126,6 +127,18 @@ def registry_node() -> str:
     registry_pid()
     (row,) = _rows()
     return str(row["Address"]["NodeID"])
+
+
+def starts_on(node: Node, cache: CacheSection) -> bool:
+    """Start the registry; one that is placed on another node is stopped again."""
+    from ray_warmup.actors import registry_client
+
+    registry_client.registry(cache)
+    if registry_node() == node.node_id:
+        return True
+    registry_client.stop_registry(cache)
+    assert wait_until(lambda: not registries(), 10)
+    return False
 
 
 def kill_registry() -> int:

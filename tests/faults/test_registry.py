@@ -16,7 +16,7 @@ import pytest
 
 from ray_warmup.actors import registry_client
 from ray_warmup.actors.client import NAMESPACE
-from ray_warmup.actors.registry_client import found_registry, other_registries, stop_registry
+from ray_warmup.actors.registry_client import found_registry, other_registries
 from ray_warmup.configs import VERSION
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.bench.bench_join import bytes_sent
@@ -33,6 +33,7 @@ from tests.joiners import (
     registries,
     registry_node,
     registry_pid,
+    starts_on,
     text_of,
 )
 from tests.own_head import environment_below, own_head
@@ -60,16 +61,6 @@ def until(case: Case, when: Callable[[Line], bool]) -> Line:
     """The first call of that kind, once it comes."""
     assert wait_until(lambda: any(map(when, case.lines())), 60), "the moment of the fault never came"
     return next(filter(when, case.lines()))
-
-
-def starts_on(node: Node, case: Case) -> bool:
-    """Start the registry; one that is placed on another node is stopped again."""
-    registry_client.registry(case.config().cache)
-    if registry_node() == node.node_id:
-        return True
-    stop_registry(case.config().cache)
-    assert wait_until(lambda: found_registry(case.config().cache) is None, 10)
-    return False
 
 
 @pytest.mark.parametrize(("method", "nth"), [("prepare", 1), ("tune", 8), ("replay", 1)])
@@ -140,7 +131,8 @@ def test_a_registry_goes_with_its_node_and_comes_back_on_another(
     try:
         monkeypatch.setattr(registry_client, "_head", lambda: doomed.node_id)
         # The control service does not place actors on a new node at once.
-        assert wait_until(lambda: starts_on(doomed, case), 30), f"not placed there; alive: {alive_nodes()}"
+        cache = case.config().cache
+        assert wait_until(lambda: starts_on(doomed, cache), 30), f"not placed there; alive: {alive_nodes()}"
         before = registry_pid()
         case.script(first, task_s=2.5)
         (leader,), (other,) = joiners(first), joiners(second)

@@ -294,3 +294,18 @@ def test_a_fetch_of_a_wrong_blob_raises(place: RemoteLocation) -> None:
     artifact = make_artifact(1)
     with pytest.raises(CorruptArtifactError, match="is missing"):
         RemoteStore(place).fetch(artifact.manifest.blobs[0])
+
+
+def test_a_blob_of_other_bytes_is_named_with_what_to_do(place: RemoteLocation) -> None:
+    """Of the right size: a writer compares sizes alone, so only its removal lets it be written anew."""
+    artifact = make_artifact(1)
+    store: Any = RemoteStore(place)
+    store.push(artifact)
+    entry = max(artifact.manifest.blobs, key=lambda blob: blob.size)
+    store._write(store._blob_path(entry.sha256), b"?" * entry.size)
+    assert store.push(artifact).blobs == 0
+    with pytest.raises(CorruptArtifactError, match=f"-> remove .*/blobs/{entry.sha256}"):
+        store.fetch(entry)
+    store._remove(store._blob_path(entry.sha256))
+    assert store.push(artifact).blobs == 1
+    assert store.fetch(entry)

@@ -8,7 +8,7 @@ import pytest
 
 from ray_warmup.warmup.device.guard.measure import ClockTimed, geomean, mean_per_round, no_wait, ratio_of, timed_rounds
 from ray_warmup.warmup.device.guard.rotation import MAX_CALLS, MAX_COPIES, MIN_CALLS, rotation_of
-from tests.fakes import IdlingDevice
+from tests.scripted_contest import IdlingDevice
 
 MIB = 1 << 20
 

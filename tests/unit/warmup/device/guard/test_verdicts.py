@@ -13,7 +13,7 @@ from ray_warmup.warmup.device.guard.guard import entrants_of, judge_tactics, pla
 from ray_warmup.warmup.device.guard.race import MIN_ROUNDS, Race
 from ray_warmup.warmup.device.guard.selection import Rule
 from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
-from tests.fakes import ScriptedContest
+from tests.scripted_contest import ScriptedContest
 from tests.tuner_options import tuner_options
 
 DEFAULT = Choice("First", -1)
