@@ -12,7 +12,7 @@ import pytest
 
 from tests.engines.tiny_engine import tiny_config
 from tests.joiners import Joiners, joining, request_of, text_of
-from tests.testbed import SCRIPTED, Case, Node
+from tests.testbed import SCRIPTED, Case, Node, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -59,6 +59,9 @@ def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Joiners) 
     (heir,) = joiners(second, 1)
     waiting = heir.join.remote(text_of(case), 60.0)
     assert not ray.wait([waiting], timeout=4.0)[0]
+    # Between two tasks it writes files, and a killed writer leaves one until another comes to that node.
+    begun = len(case.calls("tune"))
+    assert wait_until(lambda: len(case.calls("tune")) > begun, 10)
     os.kill(case.calls("tune")[0].pid, signal.SIGKILL)
     joined = ray.get(waiting, timeout=90)
     assert (joined.ready, joined.error) == (True, "")

@@ -53,6 +53,7 @@ def test_a_launcher_killed_while_it_proves(engine_nodes: list[Node]) -> None:
     assert [node.proven for node in report.nodes] == ["now"]
 
 
+@pytest.mark.long
 def test_an_artifact_with_which_the_engine_crashes_is_refused(engine_nodes: list[Node]) -> None:
     """The proof start dies after the artifact was placed: no engine of that node is given it, a new one is recorded."""
     first, _ = run(config("engine-crash", num_nodes=1, args={"fault": "crash_warm"}))
