@@ -25,7 +25,7 @@ from ray_warmup.warmup.artifact.image_layout import (
     Descriptor,
     manifest_of,
 )
-from ray_warmup.warmup.disk.publish import Advice, fsync_directory, publish_bytes, store_error
+from ray_warmup.warmup.disk.publish import Advice, flush_names, publish_bytes, store_error
 from ray_warmup.warmup.errors import ArtifactError, StoreError
 
 
@@ -58,7 +58,7 @@ def _write_beside(path: Path, files: Mapping[str, Blob], advice: Advice) -> None
     try:
         _fill(temp, files, advice)
         os.rename(temp, path)
-        _flush(path.parent)
+        flush_names(path.parent)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
 
@@ -116,15 +116,6 @@ def _remove_unnamed(directory: Path, files: Mapping[str, Blob]) -> None:
     for blob in (directory / BLOBS).iterdir():
         if f"{BLOBS}/{blob.name}" not in files and blob.is_file():
             blob.unlink(missing_ok=True)
-
-
-def _flush(directory: Path) -> None:
-    """Bring a directory's names to the disk. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fsync_directory(fd)
-    finally:
-        os.close(fd)
 
 
 def _json(document: Mapping[str, JsonValue]) -> bytes:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ray_warmup.configs.modes import OWNER_ONLY, Modes
-from ray_warmup.warmup.disk.publish import Buffer, fsync_directory, make_directories, store_error
+from ray_warmup.warmup.disk.publish import Buffer, flush_names, make_directories, store_error
 
 TEMPORARY_PREFIX = ".ray-warmup-"
 """Begins the name of what is not finished."""
@@ -39,7 +39,7 @@ def place_file(path: Path, data: Buffer, *, modes: Modes = OWNER_ONLY) -> bool:
             os.link(temporary, path, follow_symlinks=False)
         except FileExistsError:
             return False
-        _sync(path.parent)
+        flush_names(path.parent)
         return True
     except OSError as error:
         raise store_error("place", path, error, len(data)) from error
@@ -70,7 +70,7 @@ def place_directory(path: Path, files: Mapping[str, Buffer], *, modes: Modes = O
             if error.errno in _TAKEN:
                 return False
             raise
-        _sync(path.parent)
+        flush_names(path.parent)
         return True
     except OSError as error:
         raise store_error("place", path, error, sum(len(data) for data in files.values())) from error
@@ -90,13 +90,5 @@ def _write(path: Path, data: Buffer, mode: int) -> None:
         while view:
             view = view[os.write(fd, view) :]
         os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fsync_directory(fd)
     finally:
         os.close(fd)

@@ -118,14 +118,9 @@ def make_directory(directory: Path, mode: int = OWNER_ONLY.directory) -> None:
         directory.chmod(wanted)
     try:
         # A new name survives a power failure only once its parent is flushed.
-        fd = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flush_names(directory.parent)
     except PermissionError as error:  # may be entered and written, not listed
         logger.debug("%s is not flushed to its disk: %s", directory.parent, error)
-        return
-    try:
-        fsync_directory(fd)
-    finally:
-        os.close(fd)
 
 
 def sweep(
@@ -273,6 +268,15 @@ def _fill(fd: int, data: Buffer, mode: int) -> None:
         view = view[os.write(fd, view) :]
     # The content must be on the disk before the rename names it, or a crash leaves an empty file.
     os.fsync(fd)
+
+
+def flush_names(directory: Path) -> None:
+    """Bring the names in a directory to the disk. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fsync_directory(fd)
+    finally:
+        os.close(fd)
 
 
 def fsync_directory(dir_fd: int) -> None:
