@@ -78,6 +78,16 @@ def test_a_leader_that_dies_gives_way_to_the_next(case: Case, joiners: Joiners) 
         ray.get(doomed, timeout=10)
 
 
+def joins_without_measuring(case: Case, joiners: Joiners, node: Node) -> None:
+    """A process on a node becomes warm with what another one has made."""
+    import ray
+
+    (one,) = joiners(node, 1)
+    joined = ray.get(one.join.remote(text_of(case), 60.0), timeout=90)
+    assert (joined.ready, joined.error) == (True, "")
+    assert case.calls("tune") == []
+
+
 @pytest.mark.long
 def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiners: Joiners) -> None:
     """Killed after a join: Ray starts it again, and a joiner on another node still takes the artifact."""
@@ -90,10 +100,7 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
     assert ray.get(one.join.remote(text_of(case), 60.0), timeout=90).ready
     ray.kill(found_registry(), no_restart=False)
     case.forget()
-    (other,) = joiners(second, 1)
-    joined = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
-    assert (joined.ready, joined.error) == (True, "")
-    assert case.calls("tune") == []
+    joins_without_measuring(case, joiners, second)
 
 
 @pytest.mark.long
@@ -113,10 +120,7 @@ def test_a_registry_that_dies_knows_again_what_the_remote_store_has(
         path.unlink()
     ray.kill(found_registry(), no_restart=False)
     case.forget()
-    (other,) = joiners(second, 1)
-    joined = ray.get(other.join.remote(text_of(case), 60.0), timeout=90)
-    assert (joined.ready, joined.error) == (True, "")
-    assert case.calls("tune") == []
+    joins_without_measuring(case, joiners, second)
     (row,) = ray.get(found_registry().status.remote())
     assert (row.nodes, row.is_in_memory) == ((second.node_id,), True)
 
