@@ -135,8 +135,9 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     try:
         report = following.until_report()
         count(samples_of(report))
-        for note in tell_registry(config.cache):
-            on_event({"event": "note", "at": 0.0, "text": note})
+        if control_service.is_reachable():  # else Ray's search for the registry would last until it ends this process
+            for note in tell_registry(config.cache):
+                on_event({"event": "note", "at": 0.0, "text": note})
         return report
     except KeyboardInterrupt as interrupt:
         stopped = following.stopped("interrupted")

@@ -39,10 +39,10 @@ class ConnectedCluster:
 
     def fetch(self, store: NodeStore, identity: Parts, wait_s: float) -> str:
         """Publish the registry's artifact into a node's store, or return the reason for a miss."""
-        actor = found_registry()
-        if actor is None:
-            return NO_REGISTRY
         try:
+            actor = found_registry()
+            if actor is None:
+                return NO_REGISTRY
             for _ in range(ATTEMPTS):
                 answer = self._answer(actor, key_digest(identity), wait_s)
                 if not isinstance(answer, Known):

@@ -18,6 +18,7 @@ from ray_warmup.actors.remote_errors import as_failure
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import Answer, ArtifactFacts, Asker
 from ray_warmup.warmup.tasks import TaskResult
+from ray_warmup.warmup.time_limit import within
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ ANSWER_S = 45.0
 """For one answer of a registry that may have to ask the nodes first."""
 AWAY_S = 60.0
 """A registry that is away for longer is given up. Ray takes 15 s to notice that a node is lost, then a start's time."""
+SEND_S = 5.0
+"""For Ray to find the registry that is told something."""
 AGAIN_S = 0.5
 """Pause before a call is repeated."""
 
@@ -32,8 +35,8 @@ AGAIN_S = 0.5
 class RegistryCalls:
     """Calls of one process to its cluster's registry, which is started if there is none.
 
-    Every method raises RayError when the registry stays away for AWAY_S or does not answer within the call's limit.
-    Behind a network that is cut, Ray's own search for the actor has no limit: a method returns after the cut's end.
+    Every method that waits for an answer raises RayError when the registry stays away for AWAY_S or does not answer
+    within the call's limit, also behind a network that is cut. An answer that comes later is thrown away.
     """
 
     def __init__(self, cache: CacheSection, on_note: Callable[[str], None], away_s: float = AWAY_S) -> None:
@@ -75,17 +78,17 @@ class RegistryCalls:
 
     def give_up(self, key: str, token: str) -> None:
         """Give a lease back, without waiting: one that does not arrive ends by its silence."""
-        registry(self._cache).give_up.remote(key, token)
+        self._send("give_up", key, token)
 
     def installed(self, facts: ArtifactFacts, node_id: str) -> None:
         """Tell that a node holds an artifact, without waiting: a registry that misses it learns it from the node."""
-        registry(self._cache).installed.remote(facts, node_id)
+        self._send("installed", facts, node_id)
 
     def _call(self, method: str, limit_s: float, *arguments: Any) -> Any:
         until: float | None = None
         while True:
             try:
-                return ray.get(getattr(registry(self._cache), method).remote(*arguments), timeout=limit_s)
+                return self._answer(method, limit_s, *arguments)
             except ray.exceptions.RayActorError as error:
                 now = time.monotonic()
                 if until is None:
@@ -94,6 +97,25 @@ class RegistryCalls:
                 if now > until:
                     raise
                 time.sleep(AGAIN_S)
+
+    def _answer(self, method: str, limit_s: float, *arguments: Any) -> Any:
+        """Ask once. Raises RayError, within the limit."""
+
+        def ask() -> Any:
+            return ray.get(getattr(registry(self._cache), method).remote(*arguments), timeout=limit_s)
+
+        try:
+            # In a thread, because Ray's search for the actor has no limit while the control service is out of reach.
+            return within(limit_s, ask)
+        except TimeoutError as error:
+            raise ray.exceptions.GetTimeoutError(f"the registry did not answer within {limit_s:g} s") from error
+
+    def _send(self, method: str, *arguments: Any) -> None:
+        """Send a call whose answer nobody waits for. One that cannot be sent in time is left out."""
+        try:
+            within(SEND_S, lambda: getattr(registry(self._cache), method).remote(*arguments))
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            logger.info("the registry was not told (%s): %s", method, in_short(error))
 
 
 def in_short(error: Exception) -> str:

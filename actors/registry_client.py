@@ -14,9 +14,12 @@ from ray_warmup.actors.registry import MAX_BYTES, NAMES, Registry, registry_name
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import KeyStatus
+from ray_warmup.warmup.time_limit import within
 
 logger = logging.getLogger(__name__)
 
+FIND_S = 10.0
+"""For the control service to say who has a name. Ray itself waits until the service is back, or ends the process."""
 ASK_S = 30.0
 START_S = 90.0
 """For a registry that starts and asks every node what it holds."""
@@ -33,11 +36,14 @@ def namespace_of(cache: CacheSection | None = None) -> str:
 
 
 def found_registry(cache: CacheSection | None = None) -> Any:
-    """Return the handle of this cluster's registry, or None."""
+    """Return the handle of this cluster's registry, or None. Raises RayError, within FIND_S."""
+    name, namespace = registry_name(), namespace_of(cache)
     try:
-        return ray.get_actor(registry_name(), namespace=namespace_of(cache))
+        return within(FIND_S, lambda: ray.get_actor(name, namespace=namespace))
     except ValueError:  # Ray's answer for a name that nobody has
         return None
+    except TimeoutError as error:
+        raise ray.exceptions.GetTimeoutError(f"Ray did not find the registry within {FIND_S:g} s") from error
 
 
 def other_registries(cache: CacheSection | None = None) -> tuple[str, ...]:
@@ -118,13 +124,13 @@ def tell_registry(cache: CacheSection) -> tuple[str, ...]:
     It has learnt when this returns, so that whoever asks after the run is handed what the run made. Its absence is no
     error, nor is its silence.
     """
-    actor = found_registry(cache)
-    if actor is None:
-        return ()
-    node_id = ray.get_runtime_context().get_node_id()
-    asked = [actor.notes.remote(cache.model_dump_json(), node_id), actor.learn.remote()]
     notes: tuple[str, ...] = ()
     try:
+        actor = found_registry(cache)
+        if actor is None:
+            return notes
+        node_id = ray.get_runtime_context().get_node_id()
+        asked = [actor.notes.remote(cache.model_dump_json(), node_id), actor.learn.remote()]
         notes = ray.get(asked[0], timeout=TELL_S)
         # A node that does not answer holds the learning up, and not the run.
         ray.wait(asked, num_returns=len(asked), timeout=LEARNT_S)
@@ -134,7 +140,7 @@ def tell_registry(cache: CacheSection) -> tuple[str, ...]:
 
 
 def stop_registry(cache: CacheSection | None = None) -> bool:
-    """End the registry of the connected cluster. Returns False if there is none."""
+    """End the registry of the connected cluster. Returns False if there is none. Raises RayError."""
     actor = found_registry(cache)
     if actor is None:
         return False

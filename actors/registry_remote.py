@@ -21,6 +21,7 @@ from ray_warmup.warmup.remote import exchange
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.remote.remote_store import RemoteStore
 from ray_warmup.warmup.signing.policy import believe
+from ray_warmup.warmup.time_limit import within
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class RemoteArtifacts:
             return RemoteStore(self._location()).newest(key)
 
         try:
-            found = exchange.within(self._cache.remote_timeout, manifest)
+            found = within(self._cache.remote_timeout, manifest)
         except (WarmupError, ConfigError, OSError) as error:  # a limit that is reached is one of OSError's
             self._warn(key, error)
             return None

@@ -218,6 +218,9 @@ class _Joiner:
         lease = self._lease
         if lease is None:
             return
+        if not lease.is_heard:  # its time for the bytes would pass before this process may serve
+            self._on_note("the artifact stays on this node alone: the registry does not answer")
+            return
         try:
             artifact, held = process.store.load_artifact()
             held.release()
@@ -239,6 +242,8 @@ class _Leadership:
         self.token = token
         self.is_lost = False
         """Another process leads."""
+        self.is_heard = True
+        """The registry has answered the last sign of life."""
         self._progress = ""
         self._finished: tuple[TaskResult, ...] = ()
         self._news = threading.Event()
@@ -258,16 +263,19 @@ class _Leadership:
 
     def confirm(self) -> bool:
         """Ask whether the lease is still held. A registry that stays away is no answer, and no reason to lose work."""
-        with contextlib.suppress(ray.exceptions.RayError):
+        try:
             self.is_lost = not self._registry.beat(self._key, self.token, self._holder, self._progress)
+            self.is_heard = True
+        except ray.exceptions.RayError as error:
+            self.is_heard = False
+            logger.info("the registry did not answer a sign of life: %s", in_short(error))
         return not self.is_lost
 
     def end(self) -> None:
         """Give the lease back."""
         self._ended.set()
         self._news.set()
-        with contextlib.suppress(ray.exceptions.RayError):
-            self._registry.give_up(self._key, self.token)
+        self._registry.give_up(self._key, self.token)
 
     def _beat(self) -> None:
         told = 0

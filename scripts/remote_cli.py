@@ -43,9 +43,9 @@ def prune(
     cannot be read.
     """
     from ray_warmup.warmup.errors import StoreError
-    from ray_warmup.warmup.remote.exchange import within
     from ray_warmup.warmup.remote.location import RemoteLocation
     from ray_warmup.warmup.remote.remote_store import RemoteStore
+    from ray_warmup.warmup.time_limit import within
 
     location = RemoteLocation(_url_of(config, url), timeout / 3)
     age_s = None if older_than_days is None else older_than_days * DAY_S

@@ -22,6 +22,8 @@ from tests.own_head import environment_below, own_head, processes_below
 from tests.testbed import ROOT, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
+ENDED_S = 50.0
+"""30 s out of reach are a loss, seen within 10 s more. Ray ends every process, without a last line, after 60 s."""
 CONFIG = {
     "cluster": {"ranks_per_node": 2, "gpus_per_rank": 0, "cpus_per_rank": 1, "backend": "cpu"},
     "model": {"name": "qwen3-0.6b", "dtype": "float32"},
@@ -30,7 +32,7 @@ CONFIG = {
 
 
 def test_a_run_whose_control_service_is_killed_ends_with_report_and_verdict() -> None:
-    """In TUNING: FAILED by the service's name, the verdict is on the node, no traceback, within Ray's minute."""
+    """In TUNING: FAILED by the service's name, the verdict is on the node, no traceback, before Ray ends it."""
     base = Path(tempfile.mkdtemp(prefix="rwg"))
     environment = environment_below(base)
     config, out = base / "config.json", base / "out"
@@ -45,7 +47,7 @@ def test_a_run_whose_control_service_is_killed_ends_with_report_and_verdict() ->
             began = time.monotonic()
             os.kill(service, signal.SIGKILL)
             assert run.wait(90) == 1
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < ENDED_S
             last = out.read_text()
             verdict = next((base / "cache").rglob("verdict.json")).read_text()
     finally:

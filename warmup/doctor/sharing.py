@@ -8,11 +8,11 @@ from ray_warmup.configs.errors import ConfigError
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.doctor.finding import Finding, error, ok, warning
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.remote.remote_store import RemoteStore
 from ray_warmup.warmup.signing.keys import read_signing_key
 from ray_warmup.warmup.signing.policy import believe, policy
+from ray_warmup.warmup.time_limit import within
 
 
 def keys(section: CacheSection) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.remote.location import RemoteLocation
 from ray_warmup.warmup.remote.remote_store import Pushed, RemoteStore
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.time_limit import within
 
 T = TypeVar("T")
 _THREADS = 8
@@ -125,24 +126,10 @@ def _blobs(remote: RemoteStore, wanted: Iterable[BlobEntry], given_up: threading
     return found
 
 
-def within(limit_s: float, work: Callable[[], T]) -> T:
-    """Run work that may never end, and wait for it at most so long. Raises TimeoutError."""
-    return _within(limit_s, threading.Event(), work)
-
-
 def _within(limit_s: float, given_up: threading.Event, work: Callable[[], T]) -> T:
-    """Run work in a thread of its own and wait for it at most so long. Raises TimeoutError."""
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # handed to whoever waits
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="remote store", daemon=True).start()
+    """Run work, and tell it when nobody waits for it any more. Raises TimeoutError."""
     try:
-        return outcome.result(limit_s)
+        return within(limit_s, work)
     except TimeoutError:
         given_up.set()
         raise

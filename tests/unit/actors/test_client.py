@@ -8,9 +8,11 @@ from typing import Any, Self
 import pytest
 import ray
 
+from ray_warmup.actors import client, control_service, coordinator_actor, following, metrics_export, registry_client
 from ray_warmup.actors.client import _create, check_request
 from ray_warmup.actors.coordinator import Coordinator
 from ray_warmup.configs import ConfigError, load_config
+from ray_warmup.warmup.report import WarmupReport
 
 
 class Remote:
@@ -47,3 +49,22 @@ def test_a_log_level_that_is_none_is_refused_before_a_cluster_is_touched(monkeyp
     monkeypatch.setenv("RAY_WARMUP_LOG_LEVEL", "loud")
     with pytest.raises(ConfigError, match="RAY_WARMUP_LOG_LEVEL"):
         check_request(load_config("cpu_two_nodes"))
+
+
+@pytest.mark.parametrize("is_reachable", [True, False])
+def test_a_run_whose_control_service_is_lost_asks_it_nothing_more(
+    monkeypatch: pytest.MonkeyPatch, is_reachable: bool
+) -> None:
+    """Ray would search the registry until it ends the process, a minute after the loss, without a last line."""
+    report, asked = WarmupReport(run_id="r1", config={}, error="planted"), list[str]()
+    service = SimpleNamespace(is_reachable=lambda: is_reachable)
+    coordinator = SimpleNamespace(until_report=lambda: report)
+    monkeypatch.setattr(control_service.ControlService, "of_this_cluster", lambda _: service)
+    monkeypatch.setattr(following, "following_of", lambda *_: coordinator)
+    monkeypatch.setattr(client.Turn, "take", lambda *_: coordinator)
+    monkeypatch.setattr(metrics_export, "count", lambda _: None)
+    monkeypatch.setattr(registry_client, "tell_registry", lambda _: asked.append("registry") or ())
+    monkeypatch.setattr(coordinator_actor, "give_back", lambda *_: asked.append("resources"))
+    config = load_config("cpu_two_nodes")
+    assert client._run(config, False, False, lambda event: None, "module:tuner", False) is report
+    assert asked == (["registry", "resources"] if is_reachable else [])

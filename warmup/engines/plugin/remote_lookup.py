@@ -22,10 +22,10 @@ from ray_warmup.warmup.artifact.manifest import Manifest, key_digest
 from ray_warmup.warmup.disk.shared_lock import shared_lock
 from ray_warmup.warmup.engines.artifacts.engine_store import is_unproven, note_received
 from ray_warmup.warmup.engines.plugin.ray_connection import is_connected
-from ray_warmup.warmup.remote.exchange import within
 from ray_warmup.warmup.remote.remote_cache import RemoteCache
 from ray_warmup.warmup.store.node_paths import ENGINE_CACHES
 from ray_warmup.warmup.store.node_store import NodeStore
+from ray_warmup.warmup.time_limit import within
 
 logger = logging.getLogger(__name__)
 
