@@ -16,18 +16,18 @@ from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
-from ray_warmup.scripts.cache_cli import app as cache_app
-from ray_warmup.scripts.config_cli import config_command
-from ray_warmup.scripts.console import complain, log_to_stderr
-from ray_warmup.scripts.doctor_cli import doctor
-from ray_warmup.scripts.endings import GuardedGroup
-from ray_warmup.scripts.engine_cli import app as engine_app
-from ray_warmup.scripts.key_cli import app as key_app
-from ray_warmup.scripts.registry_cli import app as registry_app
-from ray_warmup.scripts.registry_cli import sync_command
-from ray_warmup.scripts.report_cli import app as report_app
-from ray_warmup.scripts.runs_cli import cancel, history, logs
-from ray_warmup.scripts.shell_command import ShellCommand
+from ray_warmup.scripts.commands.cache import app as cache_app
+from ray_warmup.scripts.commands.config import config_command
+from ray_warmup.scripts.commands.doctor import doctor
+from ray_warmup.scripts.commands.engine import app as engine_app
+from ray_warmup.scripts.commands.key import app as key_app
+from ray_warmup.scripts.commands.registry import app as registry_app
+from ray_warmup.scripts.commands.registry import sync_command
+from ray_warmup.scripts.commands.report import app as report_app
+from ray_warmup.scripts.commands.runs import cancel, history, logs
+from ray_warmup.scripts.terminal.console import complain, log_to_stderr
+from ray_warmup.scripts.terminal.endings import GuardedGroup
+from ray_warmup.scripts.terminal.shell_command import ShellCommand
 
 START, RUNS = "Start here", "A run, now and later"
 ENGINES, CLUSTER = "On a node, for its engines", "Caches and the cluster"
@@ -109,7 +109,7 @@ def run(
     ] = None,
 ) -> None:
     """Warm up the cluster. Exit code 0 only if every rank is ready."""
-    from ray_warmup.scripts.run_options import RunOptions
+    from ray_warmup.scripts.commands.run_options import RunOptions
 
     options = RunOptions(report_path=report, retune=retune, wait=not no_wait, quiet=quiet, log_format=log_format)
     override = list(override or [])
@@ -117,13 +117,13 @@ def run(
         override.append(f"timeouts.nodes={wait_for_nodes}")
     request = load_request(config, override)
     if isinstance(request, EngineRunConfig):
-        from ray_warmup.scripts.engine_run_command import run_engine_and_show
+        from ray_warmup.scripts.commands.engine_run import run_engine_and_show
 
         _exit(run_engine_and_show(request, options))
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.scripts.run_command import run_and_show
+        from ray_warmup.scripts.commands.run import run_and_show
 
         return run_and_show(settings, options)
 
@@ -139,13 +139,13 @@ def plan(config: Config = "cpu_two_nodes", override: Overrides = None, as_json: 
     """
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):
-        from ray_warmup.scripts.engine_questions_view import plan_engine_and_show
+        from ray_warmup.scripts.commands.engine_answers import plan_engine_and_show
 
         _exit(plan_engine_and_show(request, as_json=as_json))
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.scripts.planning_view import plan_and_show
+        from ray_warmup.scripts.commands.plan import plan_and_show
 
         return plan_and_show(settings, as_json=as_json)
 
@@ -157,7 +157,7 @@ def show(table: Annotated[Path, typer.Argument(help="An autotune_configs.json.")
     """Print a table's entries, metadata, digest and quarantined tactics."""
 
     def work() -> int:
-        from ray_warmup.scripts.table_view import show_table
+        from ray_warmup.scripts.commands.show import show_table
 
         return show_table(table, as_json=as_json)
 
@@ -179,13 +179,13 @@ def path(
     """
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):
-        from ray_warmup.scripts.engine_questions_view import show_engine_paths
+        from ray_warmup.scripts.commands.engine_answers import show_engine_paths
 
         _exit(show_engine_paths(request, node, check=check))
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.scripts.env_view import show_paths
+        from ray_warmup.scripts.commands.env import show_paths
 
         return show_paths(settings, rank, node, check=check)
 
@@ -213,7 +213,7 @@ def status(
         settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.scripts.status_view import show_status
+        from ray_warmup.scripts.commands.status import show_status
 
         return show_status(settings, address, as_json=as_json, watch=watch)
 
@@ -246,7 +246,7 @@ def wait(
     """
     request = load_request(config, override or [])
     if isinstance(request, EngineRunConfig):
-        from ray_warmup.scripts.engine_questions_view import wait_for_engine
+        from ray_warmup.scripts.commands.engine_answers import wait_for_engine
 
         _exit(wait_for_engine(request, timeout, address, node, accept=accept))
     settings = _config(config, override)
@@ -281,7 +281,7 @@ def environment(
 
     Where there is an error, a shell that evaluates the output is given `false`.
     """
-    from ray_warmup.scripts.env_view import show_environment
+    from ray_warmup.scripts.commands.env import show_environment
 
     _exit(show_environment(_config(config, override), rank, node, as_json=as_json, check=check))
 

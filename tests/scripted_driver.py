@@ -15,7 +15,7 @@ def main() -> int:
     """Run a config and say how it went."""
     from ray_warmup.actors.client import run_warmup
     from ray_warmup.configs import parse_config
-    from ray_warmup.scripts.endings import SIGTERM, ending_of
+    from ray_warmup.scripts.terminal.endings import SIGTERM, ending_of
     from tests.testbed import SCRIPTED
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts tests in the background ignores it

@@ -205,13 +205,17 @@ def offences(tree: ast.AST) -> list[str]:
     return found
 
 
-WITH_A_MAP = ("actors", "scripts", "warmup/device", "warmup/machine", "warmup/messages", "warmup/rank")
+WITH_A_MAP = (
+    *("actors", "scripts", "scripts/commands", "scripts/reports", "scripts/terminal", "scripts/views"),
+    *("warmup/device", "warmup/machine", "warmup/messages", "warmup/rank"),
+)
 """Packages whose docstring says which module does what, in indented lines: names, two spaces, text."""
 
 
 def stems(package: Path) -> set[str]:
-    """Names of a package's modules."""
-    return {path.stem for path in package.glob("*.py")} - {"__init__"}
+    """Names of a package's modules and of the packages in it."""
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    return packages | {path.stem for path in package.glob("*.py")} - {"__init__"}
 
 
 def mapped(package: Path) -> tuple[set[str], set[str]]:

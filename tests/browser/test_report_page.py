@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.scripts.report_page import report_page
+from ray_warmup.scripts.reports.report_page import report_page
 from ray_warmup.warmup.engines.reports.report import EngineReport, KindReport, NodeReport
 from tests.page_reports import report
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from ray_warmup.scripts.cache_cli import app
+from ray_warmup.scripts.commands.cache import app
 from ray_warmup.warmup.artifact.artifact import Artifact
 from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.store.node_store import NodeStore

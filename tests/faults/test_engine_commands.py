@@ -18,8 +18,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ray_warmup.configs.engine_schema import EngineRunConfig
-from ray_warmup.scripts.cache_cli import app as cache_app
 from ray_warmup.scripts.cli import app
+from ray_warmup.scripts.commands.cache import app as cache_app
 from ray_warmup.warmup.artifact.archive import read_archive
 from tests.cluster.test_ray_client import ask, door
 from tests.engines.engine_runs import config, engines_on, parent_of, run

@@ -1,6 +1,6 @@
 """Looking at a node's caches: what is there, and why a key would miss. Changes nothing.
 
-Every function takes paths and returns frozen values. `scripts/cache_view.py` prints them.
+Every function takes paths and returns frozen values. `scripts/views/cache.py` prints them.
 """
 
 from __future__ import annotations

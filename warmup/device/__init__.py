@@ -11,6 +11,7 @@
     memory, memory_budget, device_context   how much there is, what fits, and whether the CUDA context lives
     host_facts, process_facts   the fingerprint, without and with torch
     scratch                   a private directory
+    guard                     checks of what was tuned
 
-`host_facts`, `compose` and `scratch` import neither torch nor FlashInfer. `guard/` checks what was tuned.
+`host_facts`, `compose` and `scratch` import neither torch nor FlashInfer.
 """

@@ -16,8 +16,8 @@ from ray_warmup.actors.engine_questions import exit_code_of
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.configs.schema import CacheSection
-from ray_warmup.scripts import engine_questions_view
 from ray_warmup.scripts.cli import app
+from ray_warmup.scripts.commands import engine_answers
 from ray_warmup.warmup.engines.artifacts import proof_record, request_index
 from ray_warmup.warmup.engines.artifacts.admission import admit
 from ray_warmup.warmup.engines.artifacts.engine_store import OFFERED
@@ -177,7 +177,7 @@ def test_a_plan_says_what_would_happen_and_why(
     assert isinstance(request, EngineRunConfig)
     monkeypatch.setattr(engine_questions, "predict", lambda config: (dict(answers), []))
     monkeypatch.setattr("ray_warmup.actors.client.connected", lambda config: pytest.MonkeyPatch.context())
-    code = engine_questions_view.plan_engine_and_show(request, as_json=False)
+    code = engine_answers.plan_engine_and_show(request, as_json=False)
     said = capsys.readouterr()
 
     assert code == 1
@@ -193,17 +193,17 @@ def test_a_plan_says_what_would_happen_and_why(
     assert "config.json differs on node c (22) from the other nodes (11)" in said.err
     assert "hf_planted" not in said.out + said.err
 
-    assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 1
+    assert engine_answers.plan_engine_and_show(request, as_json=True) == 1
     (row,) = json.loads(capsys.readouterr().out)["nodes"]["node a"]["requests"]
     assert (row["op"], row["buckets"]) == ("bmm_fp8", [1, 8])
 
     answers["node a"] = answers["node c"] = answers["node b"]
-    assert engine_questions_view.plan_engine_and_show(request, as_json=False) == 0
+    assert engine_answers.plan_engine_and_show(request, as_json=False) == 0
     recorded_kinds = capsys.readouterr().out.partition("carried of what it fills: ")[2].splitlines()[0].split(", ")
     assert {"autotune_configs", "torch_compile", "triton_cache", "modelinfos"} <= set(recorded_kinds)
 
     answers["node a"] = Prediction(error="engine.args: vllm refuses them", is_request=True)
-    assert engine_questions_view.plan_engine_and_show(request, as_json=True) == 2
+    assert engine_answers.plan_engine_and_show(request, as_json=True) == 2
     assert json.loads(capsys.readouterr().out)["nodes"]["node a"]["is_request"] is True
 
 

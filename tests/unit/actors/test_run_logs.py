@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.actors.run_logs import COORDINATOR, mark, read_logs
-from ray_warmup.scripts.runs_cli import as_seen
+from ray_warmup.scripts.commands.runs import as_seen
 
 NODE = "ab" * 28
 

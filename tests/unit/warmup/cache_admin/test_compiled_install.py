@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.configs import WarmupConfig, load_config
-from ray_warmup.scripts.env_view import environment_of
+from ray_warmup.scripts.commands.env import environment_of
 from ray_warmup.warmup.artifact.artifact import Artifact, Content, table_content
 from ray_warmup.warmup.cache_admin import compiled_install
 from ray_warmup.warmup.cache_admin.exporting import export_store

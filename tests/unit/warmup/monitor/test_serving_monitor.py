@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import ray_warmup
-from ray_warmup.scripts import status_view
-from ray_warmup.scripts.console import wide_console
+from ray_warmup.scripts.commands import status
+from ray_warmup.scripts.terminal.console import wide_console
 from ray_warmup.warmup.errors import UnexpectedCompilationError
 from ray_warmup.warmup.monitor import serving_monitor
 from ray_warmup.warmup.monitor.serving_monitor import ENDED_KEPT_S, ServingProcess, serving_processes
@@ -182,7 +182,7 @@ def test_a_forked_process_does_not_end_its_parents_record(tmp_path: Path) -> Non
 def test_a_process_that_cannot_be_looked_at_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither serving nor ended, and when it was last heard of."""
     record = ServingProcess("e", 1, "1", "host", "warn", 1e12, 60.0, {}, {}, {}, ("\x1b[2J",))
-    status_view._print_process(wide_console(), record)
+    status._print_process(wide_console(), record)
     shown = capsys.readouterr().out
     assert "e (pid 1) is in a container that cannot be looked into, last heard of at 1970-01-01 00:01:00 UTC" in shown
     assert "since second 1e+12 since 1970" in shown
