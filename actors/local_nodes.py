@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.ray_internals import broken_pipes_ignored
 from ray_warmup.actors.sigterm import kept_sigterm
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
@@ -92,7 +93,7 @@ def _starting() -> Iterator[None]:
     import ray
 
     try:
-        with kept_sigterm():
+        with kept_sigterm(), broken_pipes_ignored():
             yield
     except (OSError, RuntimeError, ValueError, TimeoutError, AssertionError, ray.exceptions.RayError) as error:
         logger.info("Ray was not started", exc_info=error)

@@ -6,7 +6,9 @@ signature for the range of Ray versions in `pyproject.toml`, so that a version t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,21 @@ def logs_here() -> Path:
     if _global_node is None:
         raise RuntimeError("this process is not connected to a node of a Ray cluster")
     return Path(_global_node.get_logs_dir_path())
+
+
+@contextlib.contextmanager
+def broken_pipes_ignored() -> Iterator[None]:
+    """Let raylets that are started meanwhile live on where a worker dies as they write to it.
+
+    A raylet gives each worker the memory of its object store by a `sendmsg` that raises SIGPIPE (Ray 2.58). The signal
+    ends the raylet, and with it the node, without a line in any log. This process ignores the signal as every Python
+    does, and so do its children unless Python sets the default again for them.
+    """
+    from ray._private import services
+
+    usual = services.ConsolePopen
+    services.ConsolePopen = functools.partial(usual, restore_signals=False)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = usual

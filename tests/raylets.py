@@ -6,7 +6,9 @@ connects; here each raylet is asked for one more whenever a run has taken one. W
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import signal
+from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 PRELOADED = ("ray_warmup.actors.coordinator", "ray_warmup.warmup.rank.process", "tests.fakes")
@@ -21,6 +23,38 @@ SYSTEM_CONFIG = {
 metrics, and objects go as soon as nobody has them."""
 KEPT_S = 600
 ANSWER_S = 10.0
+
+
+def raylet_pid(handle: Any) -> int:
+    """Of what Ray's own test cluster calls a node."""
+    return int(handle.all_processes["raylet"][0].process.pid)
+
+
+def ended(handles: Iterable[Any]) -> list[str]:
+    """For each of these nodes whose raylet has ended: its exit code, and the last lines of its log."""
+    found = []
+    for handle in handles:
+        code = handle.all_processes["raylet"][0].process.poll()
+        if code is not None:
+            said = last_lines(Path(handle.get_logs_dir_path()), raylet_pid(handle))
+            found.append(f"the raylet of node {handle.node_id[:8]} has ended with code {code}: {said}")
+    return found
+
+
+def last_lines(logs: Path, raylet: int) -> str:
+    """What a raylet's log ends with. A signal from outside leaves no line there."""
+    for path in logs.glob("raylet*.out"):
+        lines = path.read_text(errors="replace").splitlines()
+        if lines and f" {raylet} " in lines[0]:
+            return "\n".join(lines[-5:])
+    return "no log"
+
+
+def is_ignored(pid: int, number: signal.Signals) -> bool:
+    """Whether a process ignores a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (line.split()[1] for line in lines if line.startswith("SigIgn:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 class Raylets:

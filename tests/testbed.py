@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_warmup.actors.ray_internals import broken_pipes_ignored
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.fork_server import ForkServer
 from tests.leftovers import actors, debris, is_there, placement_groups
-from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets
+from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets, ended, raylet_pid
 
 ROOT = Path(__file__).resolve().parent.parent
 FORKED_WORKER = str(ROOT / "tests" / "forked_worker.py")
@@ -78,11 +79,6 @@ class Node:
         return raylet_pid(self.handle)
 
 
-def raylet_pid(handle: Any) -> int:
-    """Of what Ray's own test cluster calls a node."""
-    return int(handle.all_processes["raylet"][0].process.pid)
-
-
 class Testbed:
     """The cluster, connected to this process."""
 
@@ -111,7 +107,9 @@ class Testbed:
             "_system_config": FAST_HEALTH | SYSTEM_CONFIG,
             "worker_path": FORKED_WORKER,
         }
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        # Tests kill workers, and one that dies at a wrong moment would end its raylet.
+        with broken_pipes_ignored():
+            self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.head = self._cluster.head_node
         try:
             for pool in ("main", "main", "spare"):
@@ -164,16 +162,17 @@ class Testbed:
             "RAY_WARMUP_TEST_SCRIPT": str(home / "script.json"),
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
         }
-        handle = self._cluster.add_node(
-            wait=wait,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            node_ip_address="127.0.0.1",
-            object_store_memory=150 << 20,
-            labels={"pool": pool},
-            env_vars=values | environment,
-            worker_path=FORKED_WORKER,
-        )
+        with broken_pipes_ignored():
+            handle = self._cluster.add_node(
+                wait=wait,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                node_ip_address="127.0.0.1",
+                object_store_memory=150 << 20,
+                labels={"pool": pool},
+                env_vars=values | environment,
+                worker_path=FORKED_WORKER,
+            )
         node = Node(node_id, home, handle)
         self.nodes.append(node)
         return node
@@ -360,6 +359,7 @@ class Case:
         """Assert that nothing is left behind, then clear this test's directories."""
         self.forget()
         try:
+            assert not (gone := ended([self.bed.head, *(node.handle for node in self.bed.nodes)])), gone
             remaining = wait_until(lambda: not self.leftovers(), GONE_WITHIN_S)
             assert remaining, f"left behind: {self.leftovers()}"
             assert wait_until(lambda: not self.objects(), GONE_WITHIN_S), f"left behind: {self.objects()}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 
 import pytest
 
+from tests.raylets import ended, is_ignored, raylet_pid
 from tests.testbed import GONE_WITHIN_S, Case, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -36,3 +38,10 @@ def test_what_is_left_behind_is_named(case: Case) -> None:
     remove_placement_group(group)
     temporary.unlink()
     assert wait_until(lambda: not case.leftovers() + case.objects(), GONE_WITHIN_S), case.leftovers()
+
+
+def test_no_worker_that_dies_ends_its_raylet(case: Case) -> None:
+    """By the SIGPIPE of a raylet that just gives it memory: `broken_pipes_ignored`."""
+    handles = [case.bed.head, *(node.handle for node in case.bed.nodes)]
+    assert all(is_ignored(raylet_pid(handle), signal.SIGPIPE) for handle in handles)
+    assert ended(handles) == []

@@ -16,6 +16,7 @@ from ray_warmup.actors.errors import EXIT_FAILED
 from ray_warmup.configs import ConfigError, WarmupConfig
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.scripts.cli import app
+from tests.raylets import ended
 from tests.testbed import ROOT, Case, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -175,10 +176,12 @@ def test_a_node_that_was_killed_a_moment_ago_is_planned_around(case: Case) -> No
         config = case.config(cluster={"ranks_per_node": 2, "num_nodes": 1}, timeouts={"placing": 60})
         report = case.run(config, on_event=told.append)
         seconds = time.monotonic() - began
+        (said,) = ended([node.handle])
     finally:
         case.bed.remove_node(node)
     assert report.ready, report.error
     assert seconds < 45
+    assert said.startswith(f"the raylet of node {node.node_id[:8]} has ended with code -9: [20")
     assert node.node_id not in {rank.node_id for rank in report.ranks}
     notes = [str(event["text"]) for event in told if event["event"] == "note"]
     assert any(f"node {node.node_id[:8]} (127.0.0.1)" in text and "was lost" in text for text in notes), notes

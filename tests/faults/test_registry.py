@@ -37,7 +37,8 @@ from tests.joiners import (
     text_of,
 )
 from tests.own_head import environment_below, own_head
-from tests.testbed import ROOT, Case, Line, Node, alive_nodes, raylet_pid, wait_until
+from tests.raylets import raylet_pid
+from tests.testbed import ROOT, Case, Line, Node, alive_nodes, wait_until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import signal
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ray_warmup.actors.ray_internals import broken_pipes_ignored
+from tests.raylets import is_ignored
 
 ROOT = Path(__file__).resolve().parents[3]
 THE_PLACE = "actors/ray_internals.py"
@@ -119,3 +124,20 @@ def test_a_worker_knows_where_its_session_logs() -> None:
 
     assert hasattr(worker, "_global_node")
     assert parameters(Node.get_logs_dir_path) == ["self"]
+
+
+def test_processes_of_ray_ignore_broken_pipes() -> None:
+    """Those that it starts meanwhile, by the class that is replaced; before and after they do not."""
+    from ray._private import services
+
+    def starts_ignorant() -> bool:
+        with services.ConsolePopen(["sleep", "60"], stdout=subprocess.DEVNULL) as process:
+            found = is_ignored(process.pid, signal.SIGPIPE)
+            process.kill()
+        return found
+
+    assert "ConsolePopen(" in inspect.getsource(services.start_ray_process)
+    assert "start_ray_process(" in inspect.getsource(services.start_raylet)
+    with broken_pipes_ignored():
+        meanwhile = starts_ignorant()
+    assert (meanwhile, starts_ignorant()) == (True, False)
