@@ -3,7 +3,8 @@
 The driver
     client, following                 connect, start a coordinator under its work's name, follow it to its report
     addresses, liveness, control_service   which cluster, whether the coordinator and the cluster live
-    opening, closing                  the connection of a command that asks, and its end
+    of_runs, of_questions             the connection of a run, and of a command that asks
+    opening, closing                  how the latter begins and ends
     cancelling, planning              end a live run; the dry run
 A run
     coordinator, engine_coordinator   one run with the built-in engine, with a real one; run_coordinator: their base
@@ -18,6 +19,7 @@ Its processes
     bundle_starter, ray_starter       an engine on a replica's GPUs: as a child, over vLLM's Ray executor
     transfer, remote_errors           bytes in the object store, errors as values
 Resources
+    membership                        the alive nodes
     capacity, accelerators, holders   whether the request fits, and who holds what it waits for
     placement, placing                the placement group, and the phase that waits for it
 The registry, and processes that join

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ray_warmup.actors.capacity import Node, matching
+from ray_warmup.actors.capacity import matching
 from ray_warmup.actors.errors import PlacementError
+from ray_warmup.actors.membership import Node
 from ray_warmup.configs import ConfigError
 from ray_warmup.configs.schema import ClusterSection
 from ray_warmup.warmup.workloads.catalog import check_quantization

@@ -13,6 +13,8 @@ from ray_warmup.actors.errors import ClusterError
 from ray_warmup.configs import ConfigError, WarmupConfig, env
 
 CLIENT = "ray://"
+NAMESPACE = "ray_warmup"
+"""Ray namespace in which everything of this project has its name, unless a config gives the registry another one."""
 _REACH_S = 5.0
 _LOOPBACK = ("127.", "::1", "localhost")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from ray_warmup.actors.capacity import Node, ids_of
+from ray_warmup.actors.membership import Node, ids_of
 from ray_warmup.actors.node_task import ask_alike, ask_nodes
 from ray_warmup.actors.transfer import buffer
 from ray_warmup.warmup.artifact.archive import read_checked

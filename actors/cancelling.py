@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import ray
 
-from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.addresses import NAMESPACE
 from ray_warmup.actors.coordinator_actor import give_back
 from ray_warmup.actors.errors import ClusterError
 from ray_warmup.actors.run_status import RunStatus

@@ -10,15 +10,15 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ray_warmup.actors.addresses import check_direct, chosen, is_connected, reach
-from ray_warmup.actors.errors import BusyError, ClusterError, RunInterrupted
+from ray_warmup.actors.addresses import NAMESPACE, check_direct, chosen, is_connected
+from ray_warmup.actors.errors import BusyError, RunInterrupted
 from ray_warmup.actors.events import OnEvent, ignore
+from ray_warmup.actors.of_runs import connected
 from ray_warmup.configs import WarmupConfig, env
 from ray_warmup.configs.dimensions import dimensions_of
-from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.warmup.artifact.cache_key import single_flight_id
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE = "ray_warmup"
 _POLL_S = 5.0
 _PAUSE_S = 0.2
 
@@ -80,41 +79,6 @@ def coordinator_name(config: WarmupConfig) -> str:
     The name is unique in a cluster, so the same work runs once at a time.
     """
     return f"warmup-{single_flight_id(config, dimensions_of(config))}"
-
-
-@contextlib.contextmanager
-def connected(config: WarmupConfig | EngineRunConfig) -> Iterator[None]:
-    """Connect to the configured cluster.
-
-    An existing connection is used and kept.
-    """
-    if is_connected():
-        yield
-        return
-    address = chosen(config.cluster.address)
-    if address is None:
-        from ray_warmup.actors.local_nodes import local_ray
-
-        with local_ray(config, NAMESPACE):
-            yield
-        return
-    if config.cluster.simulated_nodes:
-        text = "cluster.simulated_nodes is not used, the run goes to the cluster at %s -> unset RAY_ADDRESS to simulate"
-        logger.warning(text, address)
-    reach(address)
-    import ray
-
-    from ray_warmup.actors.sigterm import kept_sigterm
-
-    try:
-        with kept_sigterm():
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no Ray cluster at {address} (cluster.address): {error}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tuner: str, may_grow: bool) -> WarmupReport:

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors import membership
+from ray_warmup.actors.addresses import NAMESPACE
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ GROUPS = {"turns": 1000}
 def create(kind: type[Any], name: str, *arguments: Any) -> Any:
     """Create a coordinator. Raises ValueError if its name is taken."""
     here = ray.get_runtime_context().get_node_id()
-    head = next((node.node_id for node in capacity.members() if node.is_head), here)
+    head = next((node.node_id for node in membership.members() if node.is_head), here)
     remote = ray.remote(concurrency_groups=GROUPS)(kind).options(
         name=name,
         namespace=NAMESPACE,

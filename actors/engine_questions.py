@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.capacity import Node
+from ray_warmup.actors import capacity, membership
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError, PlacementError
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.node_task import ask_nodes
+from ray_warmup.actors.of_questions import attached, is_client
 from ray_warmup.actors.planning import predicted_ranks
-from ray_warmup.actors.status import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
@@ -39,7 +39,7 @@ def predict(config: EngineRunConfig) -> tuple[dict[str, Prediction], list[str]]:
 
     Raises ClusterError if there is no such node.
     """
-    members = capacity.members()
+    members = membership.members()
     nodes = {node.node_id: node for node in replica_nodes(config, members)}
     if not nodes:
         raise ClusterError(
@@ -126,7 +126,7 @@ def exit_code_of(standings: Sequence[EngineStanding], *, proof: str, accept: Acc
 def _cluster_standings(config: EngineRunConfig, address: str | None) -> list[EngineStanding]:
     try:
         with attached(address):
-            nodes = replica_nodes(config, capacity.members())
+            nodes = replica_nodes(config, membership.members())
             answers, problems = ask_each(nodes, standing_on_node, text_of_config(config))
     except ClusterError as error:
         return [EngineStanding("absent", f"{error}; tried again until --timeout")]

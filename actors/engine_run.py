@@ -12,9 +12,10 @@ import secrets
 import time
 
 from ray_warmup.actors.addresses import chosen, is_connected
-from ray_warmup.actors.client import Turn, connected
+from ray_warmup.actors.client import Turn
 from ray_warmup.actors.errors import EngineRunInterrupted
 from ray_warmup.actors.events import OnEvent, ignore
+from ray_warmup.actors.of_runs import connected
 from ray_warmup.configs import env
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.reports.report import EngineReport

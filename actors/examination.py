@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import ray
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import membership
 from ray_warmup.actors.node_examination import NodeFindings, check_here
 from ray_warmup.actors.node_task import answers_of, start_on
 from ray_warmup.configs.schema import CacheSection
@@ -21,7 +21,7 @@ FEW_OBJECT_BYTES = 1 << 30
 def examine(section: CacheSection, limit_s: float) -> dict[str, tuple[Finding, ...]]:
     """Check every node of the connected cluster, and the cluster itself under the name `cluster`."""
     asked_at = time.time()
-    nodes = {node.node_id: (section.model_dump_json(),) for node in capacity.members()}
+    nodes = {node.node_id: (section.model_dump_json(),) for node in membership.members()}
     started = start_on(check_here, nodes)
     # While the nodes start a process for their answer.
     of_all = (*_of_ray(), *_of_registry())

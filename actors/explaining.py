@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_warmup.actors import capacity
-from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.membership import Node
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.schema import ClusterSection

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from ray_warmup.actors.metrics_export import RaySink
+from ray_warmup.actors.metrics_export import EVERY_S, RaySink
 from ray_warmup.actors.run_status import RunStatus
 from ray_warmup.warmup.metrics import catalog, sink
 from ray_warmup.warmup.metrics.metric import Sample
 
-EVERY_S = 5.0
-"""Ray drops a gauge that was not given for 20 s."""
 RANK_STATES = ("alive", "silent", "starting")
 
 

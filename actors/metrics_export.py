@@ -18,6 +18,9 @@ from ray_warmup.warmup.metrics.metric import Metric, Sample
 
 logger = logging.getLogger(__name__)
 
+EVERY_S = 5.0
+"""Between two values of a gauge. Ray drops one that was not given for 20 s."""
+
 
 class RaySink:
     """Sink of a process that is connected to Ray."""

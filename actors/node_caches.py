@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, replace
 
 from pydantic import JsonValue
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import capacity, membership
 from ray_warmup.actors.archive_moves import export_from, import_to
 from ray_warmup.actors.explaining import able, used
+from ray_warmup.actors.membership import Node, ids_of
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import Request
@@ -82,7 +83,7 @@ def perform_everywhere(
 ) -> ClusterAnswer:
     """Run a command on the connected cluster's nodes, or on those that could hold a rank of `config`."""
     assert command in COMMANDS, command
-    nodes = sorted(capacity.members(), key=lambda node: node.node_id)
+    nodes = sorted(membership.members(), key=lambda node: node.node_id)
     if config is not None:
         is_of_tables = command == "explain" and not isinstance(config, EngineRunConfig)
         choose = nodes_for
@@ -102,10 +103,10 @@ def perform_everywhere(
     return combine(command, answers)
 
 
-def _explained(config: Request, nodes: Sequence[capacity.Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
+def _explained(config: Request, nodes: Sequence[Node], answers: Sequence[NodeAnswer]) -> ClusterAnswer:
     """The answers of the nodes that a run would use."""
     chosen, shortage = used(config, nodes, {answer.node_id for answer in answers if answer.ok})
-    needed = capacity.ids_of(chosen)
+    needed = ids_of(chosen)
     judged = combine("explain", [answer for answer in answers if answer.node_id in needed])
     others = [text for text in (shortage, *differences(answers)) if text and text not in judged.error]
     if not others:
@@ -113,7 +114,7 @@ def _explained(config: Request, nodes: Sequence[capacity.Node], answers: Sequenc
     return replace(judged, ok=False, error="; ".join(filter(None, (judged.error, *others))))
 
 
-def _rollback(nodes: Sequence[capacity.Node], asked: CacheRequest, timeout_s: float) -> ClusterAnswer:
+def _rollback(nodes: Sequence[Node], asked: CacheRequest, timeout_s: float) -> ClusterAnswer:
     """Roll every node back and return the rows, or none if nothing was changed."""
     planned = _perform_on("rollback", nodes, _each(nodes, replace(asked, plan=True)), timeout_s)
     problem = objection(planned)
@@ -134,7 +135,7 @@ def plans_of(planned: Sequence[NodeAnswer]) -> dict[str, Rollback]:
 
 
 def _undone(
-    nodes: Sequence[capacity.Node],
+    nodes: Sequence[Node],
     steps: Mapping[str, CacheRequest],
     done: Mapping[str, NodeAnswer],
     plans: Mapping[str, Rollback],
@@ -168,7 +169,7 @@ def errors_of(answers: Iterable[NodeAnswer]) -> list[str]:
     return [answer.error for answer in answers if answer.error]
 
 
-def nodes_for(config: Request, nodes: Sequence[capacity.Node]) -> list[capacity.Node]:
+def nodes_for(config: Request, nodes: Sequence[Node]) -> list[Node]:
     """Nodes with room for at least one rank of a config, by what they have in all."""
     return capacity.with_room(config.cluster, nodes)
 
@@ -231,12 +232,12 @@ def objection(planned: Sequence[NodeAnswer]) -> str:
     return ""
 
 
-def _each(nodes: Sequence[capacity.Node], asked: CacheRequest) -> dict[str, CacheRequest]:
-    return dict.fromkeys(capacity.ids_of(nodes), asked)
+def _each(nodes: Sequence[Node], asked: CacheRequest) -> dict[str, CacheRequest]:
+    return dict.fromkeys(ids_of(nodes), asked)
 
 
 def _perform_on(
-    command: str, nodes: Sequence[capacity.Node], asked: Mapping[str, CacheRequest], timeout_s: float
+    command: str, nodes: Sequence[Node], asked: Mapping[str, CacheRequest], timeout_s: float
 ) -> tuple[NodeAnswer, ...]:
     """Run a command on the nodes that have a request, by their ids."""
     calls = {node_id: (command, request) for node_id, request in asked.items()}
@@ -244,7 +245,7 @@ def _perform_on(
 
 
 def _answers(
-    nodes: Sequence[capacity.Node], answers: Mapping[str, CacheAnswer], problems: Mapping[str, str]
+    nodes: Sequence[Node], answers: Mapping[str, CacheAnswer], problems: Mapping[str, str]
 ) -> tuple[NodeAnswer, ...]:
     """Build the answers of the nodes that were asked."""
     found = []
@@ -254,7 +255,7 @@ def _answers(
     return tuple(found)
 
 
-def _answer(node: capacity.Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:
+def _answer(node: Node, answer: CacheAnswer | None, problem: str | None) -> NodeAnswer:
     if answer is None:
         is_late = "did not answer" in (problem or "")
         advice = ""

@@ -18,10 +18,11 @@ from typing import Any
 
 import ray
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import capacity, membership
 from ray_warmup.actors.accelerators import check_accelerators
 from ray_warmup.actors.errors import PlacementError, PlacementTimeoutError, StartupError
 from ray_warmup.actors.holders import SHOWN, held_on
+from ray_warmup.actors.membership import Node, ids_of
 from ray_warmup.actors.placement import Placement
 from ray_warmup.configs.schema import ClusterSection
 from ray_warmup.warmup.errors import WarmupError
@@ -235,7 +236,7 @@ class Placing:
         if pinned:
             where = f"bundles are pinned to {', '.join(map(self._named, pinned))}; "
         text = where + capacity.describe(usable, bundle)
-        wanted = pinned or capacity.ids_of(usable)
+        wanted = pinned or ids_of(usable)
         held = await asyncio.to_thread(held_on, wanted, tuple(bundle), self._name)
         for node_id, holders in held.items():
             more = ""
@@ -248,13 +249,13 @@ class Placing:
         """Raise NodesLostError with the nodes that are not alive any more."""
         if not expected:
             return
-        lost = sorted(expected.difference(capacity.ids_of(await self._nodes())))
+        lost = sorted(expected.difference(ids_of(await self._nodes())))
         if lost:
             raise NodesLostError(f"{', '.join(map(self._named, lost))}, to which ranks were assigned, was lost")
 
-    async def _nodes(self) -> tuple[capacity.Node, ...]:
+    async def _nodes(self) -> tuple[Node, ...]:
         # The call blocks on the control service, and the actor must answer `status` meanwhile.
-        nodes = await asyncio.to_thread(capacity.nodes)
+        nodes = await asyncio.to_thread(membership.nodes)
         # Kept after a node is gone, since the error must still name its address.
         for node in nodes:
             self._addresses[node.node_id] = node.address

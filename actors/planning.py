@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 import ray
 from pydantic import JsonValue
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import capacity, membership
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.dimensions import dimensions_of
@@ -90,7 +91,7 @@ class PredictedPlan:
 
 def predict(config: WarmupConfig) -> PredictedPlan:
     """Ask every node that would get a rank. Raises PlacementError when the ranks do not fit."""
-    nodes = capacity.nodes()
+    nodes = membership.nodes()
     backend = config.cluster.backend_beside_gpus
     request = capacity.plan_request(config.cluster, backend, nodes)
     infos = predicted_ranks(request, nodes)
@@ -106,7 +107,7 @@ def predict(config: WarmupConfig) -> PredictedPlan:
     return PredictedPlan(backend, ranks, classes)
 
 
-def predicted_ranks(request: capacity.Request, nodes: tuple[capacity.Node, ...]) -> tuple[RankInfo, ...]:
+def predicted_ranks(request: capacity.Request, nodes: tuple[Node, ...]) -> tuple[RankInfo, ...]:
     """Ranks as the request's own pins, or a greedy packing of free resources, would place them."""
     room: dict[str, int] = {}
     address: dict[str, str] = {}

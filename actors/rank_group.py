@@ -17,8 +17,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from ray_warmup.actors.capacity import describe, nodes
+from ray_warmup.actors.capacity import describe
 from ray_warmup.actors.errors import StartupError
+from ray_warmup.actors.membership import nodes
 from ray_warmup.actors.placement import Placement
 from ray_warmup.actors.process_actor import ProcessActor, Work, versions
 from ray_warmup.actors.rank_actor import RankActor

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import ray
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.live_metrics import EVERY_S
-from ray_warmup.actors.metrics_export import export_metrics
+from ray_warmup.actors import membership
+from ray_warmup.actors.membership import ids_of
+from ray_warmup.actors.metrics_export import EVERY_S, export_metrics
 from ray_warmup.actors.registry_remote import RemoteArtifacts
 from ray_warmup.actors.stored_artifacts import pack_stored, stored_artifacts
 from ray_warmup.actors.transfer import buffer
@@ -179,8 +179,8 @@ class Registry:
 
     async def learn(self) -> int:
         """Ask every node what its stores hold, and return the number of known keys."""
-        nodes = await asyncio.to_thread(capacity.members)
-        await self._learn_from(set(capacity.ids_of(nodes)))
+        nodes = await asyncio.to_thread(membership.members)
+        await self._learn_from(set(ids_of(nodes)))
         return len(tuple(self._known.keys()))
 
     async def status(self) -> tuple[KeyStatus, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.addresses import NAMESPACE
 from ray_warmup.actors.registry import MAX_BYTES, NAMES, Registry, registry_name
 from ray_warmup.configs import env
 from ray_warmup.configs.schema import CacheSection

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ray
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import membership
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.ray_internals import logs_here
 
@@ -78,7 +78,7 @@ def logs_of(run: str, rank: int | None, tail_bytes: int) -> tuple[list[ProcessLo
         rank: only this rank's, or COORDINATOR. None: all.
         tail_bytes: length of the end of each log.
     """
-    members = capacity.members()
+    members = membership.members()
     asked = {node.node_id: (run, rank, tail_bytes) for node in members}
     answers, problems = ask_nodes(logs_on_node, asked, NODES_S)
     # By path, which holds the worker's id: raylets on one machine share the directory.

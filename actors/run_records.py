@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import membership
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.store.node_paths import resolve_paths
@@ -24,7 +24,7 @@ def runs_of_cluster(cache: CacheSection) -> tuple[list[FoundRun], list[str]]:
 
     Nodes that share a directory name each run once.
     """
-    answers, problems = ask_each(capacity.members(), runs_on_node, cache)
+    answers, problems = ask_each(membership.members(), runs_on_node, cache)
     found: dict[tuple[str, float], FoundRun] = {}
     for node_id, (kept, unread) in answers.items():
         for run in kept:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from ray_warmup.actors import capacity
+from ray_warmup.actors import membership
 from ray_warmup.actors.node_task import ask_nodes
 from ray_warmup.actors.registry_client import tell_registry
 from ray_warmup.actors.stored_artifacts import artifacts_here, pack_stored
@@ -62,7 +62,7 @@ def sync(cache: CacheSection, limit_s: float, key: str = "") -> SyncReport:
         key: first digits of the keys that are meant.
     """
     section = cache.model_dump_json()
-    workers = [node for node in capacity.members() if node.total.get("CPU") or node.total.get("GPU")]
+    workers = [node for node in membership.members() if node.total.get("CPU") or node.total.get("GPU")]
     held, problems = ask_nodes(artifacts_here, {node.node_id: (section,) for node in workers}, limit_s)
     done = []
     for newest in _newest(held, key):

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
-from ray_warmup.actors import capacity
-from ray_warmup.actors.capacity import Node
+from ray_warmup.actors import membership
+from ray_warmup.actors.membership import Node, ids_of
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.configs.schema import CacheSection
@@ -76,7 +76,7 @@ def unreadable(config: WarmupConfig | None) -> list[str]:
 
 def verdicts_of_cluster(config: WarmupConfig | None) -> tuple[list[FoundVerdict], list[str]]:
     """Return the verdicts of the cluster's nodes, each with its `node_id`, and what could not be asked."""
-    nodes, asked = list(capacity.members()), None
+    nodes, asked = list(membership.members()), None
     if config is not None:
         from ray_warmup.actors.node_caches import nodes_for
 
@@ -103,7 +103,7 @@ def ask_each(nodes: Sequence[Node], function: Callable[..., A], *arguments: Any)
     """The answers of these nodes by their ids, and what went wrong."""
     from ray_warmup.actors.node_task import ask_alike
 
-    answers, problems = ask_alike(function, capacity.ids_of(nodes), arguments, NODES_S)
+    answers, problems = ask_alike(function, ids_of(nodes), arguments, NODES_S)
     return answers, list(problems.values())
 
 

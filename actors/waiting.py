@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ray_warmup.actors.capacity import Node
-from ray_warmup.actors.client import NAMESPACE, coordinator_name
+from ray_warmup.actors.addresses import NAMESPACE
+from ray_warmup.actors.client import coordinator_name
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_TIMEOUT, ClusterError
-from ray_warmup.actors.status import attached, is_client
+from ray_warmup.actors.membership import Node
+from ray_warmup.actors.of_questions import attached, is_client
 from ray_warmup.actors.verdicts import ask_each
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.loader import config_of_text, text_of_config
@@ -249,9 +250,9 @@ def _wait_for_cluster(question: ReadinessQuestion, address: str | None, wait: _W
 
 def _ask_cluster(question: ReadinessQuestion, wait: _Wait) -> int | None:
     """Return the exit code of this command's own node, or elsewhere of the newest run's nodes."""
-    from ray_warmup.actors import capacity
+    from ray_warmup.actors import membership
 
-    members = capacity.members()
+    members = membership.members()
     near = [node for node in members if _is_own(node.address)]
     root = str(resolve_paths(question.config.cache).root)
     table_states = _this_node(_ask_table_states(question, near, wait), root)

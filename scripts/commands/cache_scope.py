@@ -118,9 +118,9 @@ def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: Request
     """
     if command == "retime":
         raise ConfigError("--retime measures on the device of one node: run it there, without --cluster")
-    from ray_warmup.actors.client import connected
     from ray_warmup.actors.errors import ClusterError
-    from ray_warmup.actors.status import attached
+    from ray_warmup.actors.of_questions import attached
+    from ray_warmup.actors.of_runs import connected
 
     # --address wins over the config's cluster, and a config may name no cluster at all.
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):

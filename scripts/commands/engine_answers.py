@@ -25,8 +25,8 @@ def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
 
     Returns 0 if every node could answer, 2 if the engine refuses what the config asks, 1 otherwise.
     """
-    from ray_warmup.actors.client import connected
     from ray_warmup.actors.engine_questions import predict
+    from ray_warmup.actors.of_runs import connected
 
     with connected(config):
         answers, problems = predict(config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_warmup.actors.client import check_request, connected
+from ray_warmup.actors.client import check_request
+from ray_warmup.actors.of_runs import connected
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.terminal.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.terminal.documents import print_document

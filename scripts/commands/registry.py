@@ -136,7 +136,7 @@ def _cache_of(config: str | None) -> CacheSection:
 def on_cluster(address: str | None) -> Iterator[None]:
     """Connect to the cluster that is meant. Raises ClusterError if there is none."""
     from ray_warmup.actors.errors import ClusterError
-    from ray_warmup.actors.status import attached
+    from ray_warmup.actors.of_questions import attached
 
     with attached(address) as found:
         if not found:

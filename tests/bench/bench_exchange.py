@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ray_warmup.actors.client import connected
+from ray_warmup.actors.of_runs import connected
 from ray_warmup.configs import load_config
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk.publish import publish_bytes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.actors.accelerators import LABEL, check_accelerators
-from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.errors import PlacementError
+from ray_warmup.actors.membership import Node
 from ray_warmup.configs.schema import ClusterSection
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ray_warmup.actors.addresses import check_direct, chosen, host_and_port, reach
 from ray_warmup.actors.errors import ClusterError
-from ray_warmup.actors.status import attached
+from ray_warmup.actors.of_questions import attached
 from ray_warmup.configs import ConfigError, load_config
 
 

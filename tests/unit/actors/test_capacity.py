@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.actors.capacity import Node, bundle_of, describe, matching, plan_request, wish
+from ray_warmup.actors.capacity import bundle_of, describe, matching, plan_request, wish
 from ray_warmup.actors.errors import PlacementError
+from ray_warmup.actors.membership import Node
 from ray_warmup.configs.schema import ClusterSection
 
 

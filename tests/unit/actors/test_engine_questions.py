@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ray_warmup.actors import engine_questions, planning
-from ray_warmup.actors.capacity import Node
 from ray_warmup.actors.engine_questions import exit_code_of
+from ray_warmup.actors.membership import Node
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import load_request
 from ray_warmup.configs.schema import CacheSection
@@ -176,7 +176,7 @@ def test_a_plan_says_what_would_happen_and_why(
     request = load_request(config)
     assert isinstance(request, EngineRunConfig)
     monkeypatch.setattr(engine_questions, "predict", lambda config: (dict(answers), []))
-    monkeypatch.setattr("ray_warmup.actors.client.connected", lambda config: pytest.MonkeyPatch.context())
+    monkeypatch.setattr("ray_warmup.actors.of_runs.connected", lambda config: pytest.MonkeyPatch.context())
     code = engine_answers.plan_engine_and_show(request, as_json=False)
     said = capsys.readouterr()
 

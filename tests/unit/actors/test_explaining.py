@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.actors import node_caches
-from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.node_caches import ClusterAnswer, perform_everywhere
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
@@ -31,7 +31,7 @@ def explain(monkeypatch: pytest.MonkeyPatch, hits: str, cpus: tuple[int, int, in
         return found, {}
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
-    monkeypatch.setattr(node_caches.capacity, "members", lambda: nodes)
+    monkeypatch.setattr(node_caches.membership, "members", lambda: nodes)
     return perform_everywhere("explain", CacheRequest(), 1.0, config)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ray_warmup.actors.live_metrics import EVERY_S, LiveMetrics, samples_of_status
+from ray_warmup.actors.live_metrics import LiveMetrics, samples_of_status
+from ray_warmup.actors.metrics_export import EVERY_S
 from ray_warmup.actors.run_status import RankStatus, RunStatus
 from ray_warmup.warmup.metrics import sink
 from ray_warmup.warmup.metrics.metric import Sample

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_warmup.actors import node_caches
-from ray_warmup.actors.capacity import Node
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.node_caches import NodeAnswer, combine, nodes_for, objection, perform_everywhere
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
@@ -40,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
         return answers, {}
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
-    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
+    monkeypatch.setattr(node_caches.membership, "members", lambda: NODES)
     return calls
 
 
@@ -137,7 +137,7 @@ def test_a_rollback_that_must_not_begin_says_nothing_of_what_it_would_have_done(
         return {n: CacheAnswer("rollback", True, rows[n]) for n in arguments}, {}
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
-    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
+    monkeypatch.setattr(node_caches.membership, "members", lambda: NODES)
     done = perform_everywhere("rollback", CacheRequest(), 1.0)
 
     assert (done.ok, done.nodes) == (False, ())
@@ -169,7 +169,7 @@ def test_a_rollback_that_fails_on_one_node_is_taken_back_on_the_others(
         return answers, problems
 
     monkeypatch.setattr(node_caches, "ask_nodes", ask_nodes)
-    monkeypatch.setattr(node_caches.capacity, "members", lambda: NODES)
+    monkeypatch.setattr(node_caches.membership, "members", lambda: NODES)
     done = perform_everywhere("rollback", CacheRequest(), 1.0)
 
     assert (done.ok, current) == (False, {A: 9 if returns else 3, B: 9})

@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from ray_warmup.actors.errors import ClusterError
+from ray_warmup.actors.of_questions import attached
 from ray_warmup.actors.opening import ATTEMPTS, connect
-from ray_warmup.actors.status import attached
 
 SAID = """Initialization failure from server:
 Traceback (most recent call last):

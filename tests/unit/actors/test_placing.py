@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from ray_warmup.actors import placing
-from ray_warmup.actors.capacity import NODE_ID_LABEL, Node, Request
+from ray_warmup.actors.capacity import NODE_ID_LABEL, Request
 from ray_warmup.actors.errors import PlacementError, PlacementTimeoutError, StartupError
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.placing import Placing, StoppedError
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
@@ -81,7 +82,7 @@ class Cluster:
         self.now = lambda: (time.monotonic() - began) * 100
         monkeypatch.setattr(placing, "time", SimpleNamespace(monotonic=self.now))
         monkeypatch.setattr(placing, "POLL_S", 0.005)
-        monkeypatch.setattr(placing.capacity, "nodes", lambda: tuple(self.nodes()))
+        monkeypatch.setattr(placing.membership, "nodes", lambda: tuple(self.nodes()))
         monkeypatch.setattr(placing, "Placement", lambda request, name: Group(self, request, name))
         monkeypatch.setattr(placing, "held_on", lambda nodes, *_: {node: ["actor Other: 4 GPU"] for node in nodes})
 

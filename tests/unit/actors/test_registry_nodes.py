@@ -8,7 +8,8 @@ from collections.abc import Set
 import pytest
 import ray
 
-from ray_warmup.actors import capacity, registry
+from ray_warmup.actors import membership, registry
+from ray_warmup.actors.membership import Node
 from ray_warmup.actors.registry import Registry
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.registry.values import ArtifactFacts, Asker, Known, Lead
@@ -23,14 +24,14 @@ class Cluster:
         self.stores = dict(stores)
         self.asked: list[str] = []
         monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in self.stores])
-        monkeypatch.setattr(capacity, "members", self._members)
+        monkeypatch.setattr(membership, "members", self._members)
         monkeypatch.setattr(registry, "stored_artifacts", self._stored)
         monkeypatch.setattr(registry, "export_metrics", lambda: None)
         monkeypatch.setattr(registry, "_grace_s", lambda: 0.0)
         monkeypatch.setattr(registry, "_NODES_EVERY_S", 0.01)
 
-    def _members(self) -> tuple[capacity.Node, ...]:
-        return tuple(capacity.Node(name, "", {}, {}) for name in self.stores)
+    def _members(self) -> tuple[Node, ...]:
+        return tuple(Node(name, "", {}, {}) for name in self.stores)
 
     def _stored(self, cache: str, node_ids: Set[str], limit_s: float) -> list[tuple[str, ArtifactFacts]]:
         self.asked += sorted(node_ids)

@@ -28,7 +28,7 @@ def test_a_shared_directory_names_a_run_once(tmp_path: Path, monkeypatch: pytest
         return answers, ["node dddddddd did not answer within 20 s"]
 
     monkeypatch.setattr(run_records, "ask_each", each)
-    monkeypatch.setattr(run_records.capacity, "members", list)
+    monkeypatch.setattr(run_records.membership, "members", list)
     found, problems = run_records.runs_of_cluster(CacheSection())
 
     assert [(run.node_id[0], run.kept.run.run_id) for run in found] == [("c", "run-002"), ("a", "run-001")]

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from ray_warmup.actors import status
-from ray_warmup.actors.client import NAMESPACE
+from ray_warmup.actors.addresses import NAMESPACE
 from ray_warmup.actors.status import ATTEMPTS, live_runs
 
 ABSENT = ray.exceptions.RayTaskError(
