@@ -20,7 +20,7 @@
 
 What disks and files do is in `warmup/store/node_store.py`. Exit codes of every command: 0 ready, 1 failed, 2 wrong
 configuration or usage, 3 busy, 4 ready without the table on every disk (`cache.require_disk: false`), 124 `wait`
-timed out (`actors/verdicts.py`), 143 ended by SIGTERM (`scripts/terminal/endings.py`).
+timed out (`actors/questions/verdicts.py`), 143 ended by SIGTERM (`scripts/terminal/endings.py`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.llm._internal.common.callbacks.base import CallbackBase
 
-from ray_warmup.actors.serve_llm_contract import refusal_of
+from ray_warmup.actors.joining.serve_llm_contract import refusal_of
 from ray_warmup.configs import env
 from ray_warmup.configs.errors import ConfigError, shown
 from ray_warmup.warmup.errors import EngineError

@@ -1,7 +1,7 @@
 """A Ray Serve replica that is ready only when it is warm.
 
 Serve routes requests to a replica after its constructor has returned, so the constructor makes it warm. Of several
-replicas that start at once one measures, and the others take its table (`warm_joiner.py`).
+replicas that start at once one measures, and the others take its table (`actors/joining/warm_joiner.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 
 from ray_warmup.actors.errors import ReplicaNotWarmError
-from ray_warmup.actors.warm_joiner import ensure_warm
+from ray_warmup.actors.joining.warm_joiner import ensure_warm
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER
 from ray_warmup.warmup.report import WarmupReport

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_warmup.actors.attaching import attach
-    from ray_warmup.actors.client import run_warmup
-    from ray_warmup.actors.metrics_export import export_metrics
-    from ray_warmup.actors.warm_joiner import ensure_warm
+    from ray_warmup.actors.cluster.metrics_export import export_metrics
+    from ray_warmup.actors.driver.warmup_run import run_warmup
+    from ray_warmup.actors.joining.attaching import attach
+    from ray_warmup.actors.joining.warm_joiner import ensure_warm
     from ray_warmup.warmup.apply_table import apply
     from ray_warmup.warmup.monitor.serving_monitor import monitor
 
@@ -21,11 +21,11 @@ __all__ = ["apply", "attach", "ensure_warm", "export_metrics", "monitor", "run_w
 
 _MODULE_OF = {
     "apply": "ray_warmup.warmup.apply_table",
-    "attach": "ray_warmup.actors.attaching",
-    "ensure_warm": "ray_warmup.actors.warm_joiner",
-    "export_metrics": "ray_warmup.actors.metrics_export",
+    "attach": "ray_warmup.actors.joining.attaching",
+    "ensure_warm": "ray_warmup.actors.joining.warm_joiner",
+    "export_metrics": "ray_warmup.actors.cluster.metrics_export",
     "monitor": "ray_warmup.warmup.monitor.serving_monitor",
-    "run_warmup": "ray_warmup.actors.client",
+    "run_warmup": "ray_warmup.actors.driver.warmup_run",
 }
 
 

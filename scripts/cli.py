@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from ray_warmup.actors.closing import leave
+from ray_warmup.actors.connection.closing import leave
 from ray_warmup.actors.errors import EXIT_READY, EXIT_TIMEOUT
 from ray_warmup.configs import VERSION, WarmupConfig, load_config
 from ray_warmup.configs.engine_schema import EngineRunConfig
@@ -252,7 +252,7 @@ def wait(
     settings = _config(config, override)
 
     def work() -> int:
-        from ray_warmup.actors.waiting import wait_ready, why_not_ready
+        from ray_warmup.actors.questions.waiting import wait_ready, why_not_ready
         from ray_warmup.warmup.rank.forecast import check_rank
         from ray_warmup.warmup.rank.readiness import ReadinessQuestion
 

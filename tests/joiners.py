@@ -38,12 +38,12 @@ class Joiner:
 
     def join(self, config: str, wait_s: float = 60.0, version: str = "") -> Joined:
         """Become warm. `version`: pretend to be that release of this project."""
-        from ray_warmup.actors import registry
-        from ray_warmup.actors.warm_joiner import ensure_warm
+        from ray_warmup.actors.joining.warm_joiner import ensure_warm
+        from ray_warmup.actors.registry import registry_actor
         from ray_warmup.configs.loader import config_of_text
 
         if version:
-            registry.VERSION = version
+            registry_actor.VERSION = version
         notes: list[str] = []
         began = time.monotonic()
         report = ensure_warm(config_of_text(config), wait_s=wait_s, on_note=notes.append, tuner=SCRIPTED)
@@ -131,7 +131,7 @@ def registry_node() -> str:
 
 def starts_on(node: Node, cache: CacheSection) -> bool:
     """Start the registry; one that is placed on another node is stopped again."""
-    from ray_warmup.actors import registry_client
+    from ray_warmup.actors.registry import client as registry_client
 
     registry_client.registry(cache)
     if registry_node() == node.node_id:

@@ -30,9 +30,9 @@ def main() -> int:
     config_path = Path(sys.argv[1])
     import ray
 
-    from ray_warmup.actors.client import run_warmup
-    from ray_warmup.actors.of_runs import connected
-    from ray_warmup.actors.registry_client import registry
+    from ray_warmup.actors.connection.of_runs import connected
+    from ray_warmup.actors.driver.warmup_run import run_warmup
+    from ray_warmup.actors.registry.client import registry
     from ray_warmup.configs import parse_config
     from ray_warmup.warmup.registry.values import Asker
     from tests.testbed import SCRIPTED

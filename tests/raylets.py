@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("ray_warmup.actors.coordinator", "ray_warmup.warmup.rank.process", "tests.fakes")
+PRELOADED = ("ray_warmup.actors.run.coordinator", "ray_warmup.warmup.rank.process", "tests.fakes")
 SYSTEM_CONFIG = {
     "preload_python_modules": list(PRELOADED),
     "prestart_worker_first_driver": False,

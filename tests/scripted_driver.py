@@ -13,7 +13,7 @@ from pathlib import Path
 
 def main() -> int:
     """Run a config and say how it went."""
-    from ray_warmup.actors.client import run_warmup
+    from ray_warmup.actors.driver.warmup_run import run_warmup
     from ray_warmup.configs import parse_config
     from ray_warmup.scripts.terminal.endings import SIGTERM, ending_of
     from tests.testbed import SCRIPTED

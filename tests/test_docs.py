@@ -23,6 +23,7 @@ DOCS = ("README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "RUNBOOK.
 FOLDERS = ("configs", "warmup", "actors", "scripts", "tests")
 PATH = re.compile(rf"`((?:\./)?(?:{'|'.join(FOLDERS)})/[\w./-]+|[\w./-]+\.(?:py|md|txt|toml)|\.ci/run)`")
 COMMAND = re.compile(r"ray-warmup((?: [\w-]+| --[\w-]+)+)")
+PACKAGES_OF_ACTORS = tuple(sorted(path.parent.name for path in (ROOT / "actors").glob("*/__init__.py")))
 UNPICKLERS = {"load", "loads", "Unpickler"}
 UNSAFE_MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 
@@ -68,21 +69,23 @@ def missing_from_tree(text: str) -> list[str]:
     return missing
 
 
-def undrawn_packages(text: str) -> list[str]:
-    """Packages of warmup/ without a line of their own in the drawn tree."""
-    drawn = re.findall(r"^ {6}([\w/]+)/ ", text, re.MULTILINE)
-    packages = [path.parent.relative_to(ROOT / "warmup") for path in (ROOT / "warmup").rglob("__init__.py")]
+def undrawn_packages(text: str, top: str) -> list[str]:
+    """Packages of warmup/ or actors/ without a line of their own below that folder in the drawn tree."""
+    below = text.split(f"\n    {top}/ ")[1]
+    drawn = re.findall(r"^ {6}([\w/]+)/ ", re.split(r"\n {4}\w", below)[0], re.MULTILINE)
+    packages = [path.parent.relative_to(ROOT / top) for path in (ROOT / top).rglob("__init__.py")]
     return sorted(str(package) for package in packages if package.parts and str(package) not in drawn)
 
 
 def test_the_drawn_tree_is_the_tree() -> None:
-    """Every file and folder of the drawn tree exists, and every package of warmup/ is drawn; offenders are found."""
+    """Every file and folder of the drawn tree exists, and every package of these two is drawn; offenders are found."""
     drawn = (ROOT / "ARCHITECTURE.md").read_text().split("## The tree")[1].split("\n## ")[0]
     assert "      machine/ " in drawn
     assert missing_from_tree(drawn) == []
     assert missing_from_tree("    warmup/   x\n      store/, nowhere.py  y\n    gone/  z") == ["nowhere.py", "gone/"]
-    assert undrawn_packages(drawn) == []
-    assert undrawn_packages(drawn.replace("      store/ ", "      shop/ ")) == ["store"]
+    assert undrawn_packages(drawn, "warmup") == undrawn_packages(drawn, "actors") == []
+    assert undrawn_packages(drawn.replace("      store/ ", "      shop/ "), "warmup") == ["store"]
+    assert undrawn_packages(drawn.replace("      stores/ ", "      shops/ "), "actors") == ["stores"]
 
 
 @pytest.mark.parametrize("name", DOCS)
@@ -206,7 +209,8 @@ def offences(tree: ast.AST) -> list[str]:
 
 
 WITH_A_MAP = (
-    *("actors", "scripts", "scripts/commands", "scripts/reports", "scripts/terminal", "scripts/views"),
+    *("actors", *(f"actors/{package}" for package in PACKAGES_OF_ACTORS)),
+    *("scripts", "scripts/commands", "scripts/reports", "scripts/terminal", "scripts/views"),
     *("warmup/device", "warmup/machine", "warmup/messages", "warmup/rank"),
 )
 """Packages whose docstring says which module does what, in indented lines: names, two spaces, text."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.actors.ray_internals import broken_pipes_ignored
+from ray_warmup.actors.cluster.ray_internals import broken_pipes_ignored
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.fork_server import ForkServer
@@ -37,7 +37,7 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_worker_niceness": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
-    # Else a process that Ray or a test forks beside gRPC's threads can die before its exec (`actors/opening.py`).
+    # Else a process that is forked beside gRPC's threads can die before its exec (`actors/connection/opening.py`).
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "PYTHONPATH": str(ROOT),
     "TQDM_DISABLE": "1",
@@ -279,7 +279,7 @@ class Case:
 
     def run(self, config: WarmupConfig | None = None, **options: Any) -> WarmupReport:
         """`run_warmup` with the scripted tuner."""
-        from ray_warmup.actors.client import run_warmup
+        from ray_warmup.actors.driver.warmup_run import run_warmup
 
         heard = options.pop("on_event", None)
         asked = config or self.config()

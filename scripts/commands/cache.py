@@ -2,8 +2,8 @@
 
 Exit code 0 means done (`verify`: everything is whole, `explain`: a hit). Exit code 1 means failed, damaged, unreadable
 or a miss. With `--cluster` one such node is enough, and so is a node that did not answer or nodes that serve different
-tables. Exit code 2 means wrong usage. `warmup/cache_admin/command.py` and `actors/node_caches.py` do the work, and
-`scripts/views/cache.py` prints the tables.
+tables. Exit code 2 means wrong usage. `warmup/cache_admin/command.py` and `actors/stores/cache_commands.py` do the
+work, and `scripts/views/cache.py` prints the tables.
 """
 
 from __future__ import annotations

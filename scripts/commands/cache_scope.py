@@ -18,7 +18,7 @@ from ray_warmup.scripts.terminal.documents import print_document
 from ray_warmup.warmup.store.node_paths import environments_here, resolve_paths
 
 if TYPE_CHECKING:
-    from ray_warmup.actors.node_caches import ClusterAnswer
+    from ray_warmup.actors.stores.cache_commands import ClusterAnswer
     from ray_warmup.warmup.cache_admin.requests import CacheAnswer, CacheRequest
 
 
@@ -118,9 +118,9 @@ def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: Request
     """
     if command == "retime":
         raise ConfigError("--retime measures on the device of one node: run it there, without --cluster")
+    from ray_warmup.actors.connection.of_questions import attached
+    from ray_warmup.actors.connection.of_runs import connected
     from ray_warmup.actors.errors import ClusterError
-    from ray_warmup.actors.of_questions import attached
-    from ray_warmup.actors.of_runs import connected
 
     # --address wins over the config's cluster, and a config may name no cluster at all.
     if config is not None and scope.address is None and (config.cluster.address or config.cluster.simulated_nodes):
@@ -135,7 +135,7 @@ def _everywhere(command: str, asked: CacheRequest, scope: Scope, config: Request
 
 
 def _on_cluster(command: str, asked: CacheRequest, scope: Scope, config: Request | None) -> ClusterAnswer:
-    from ray_warmup.actors.node_caches import perform_everywhere
+    from ray_warmup.actors.stores.cache_commands import perform_everywhere
 
     return perform_everywhere(command, asked, scope.timeout_s, config)
 

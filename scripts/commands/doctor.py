@@ -53,7 +53,7 @@ def _here(section: CacheSection) -> dict[str, tuple[Finding, ...]]:
 
 
 def _of_cluster(section: CacheSection, address: str | None, timeout_s: float) -> dict[str, tuple[Finding, ...]]:
-    from ray_warmup.actors.examination import examine
+    from ray_warmup.actors.questions.examination import examine
     from ray_warmup.scripts.commands.registry import on_cluster
 
     with on_cluster(address):

@@ -25,8 +25,8 @@ def plan_engine_and_show(config: EngineRunConfig, *, as_json: bool) -> int:
 
     Returns 0 if every node could answer, 2 if the engine refuses what the config asks, 1 otherwise.
     """
-    from ray_warmup.actors.engine_questions import predict
-    from ray_warmup.actors.of_runs import connected
+    from ray_warmup.actors.connection.of_runs import connected
+    from ray_warmup.actors.questions.engine_requests import predict
 
     with connected(config):
         answers, problems = predict(config)
@@ -109,7 +109,7 @@ def _features(config: EngineRunConfig) -> Iterable[str]:
 
 def show_engine_paths(config: EngineRunConfig, node: int | None, *, check: bool) -> int:
     """Print the directory of the request's artifact on each selected node. Returns 1 if one is unknown or not ready."""
-    from ray_warmup.actors.engine_questions import standings_here
+    from ray_warmup.actors.questions.engine_requests import standings_here
 
     code = EXIT_READY
     for standing in standings_here(config, node):
@@ -125,7 +125,7 @@ def wait_for_engine(
     config: EngineRunConfig, timeout_s: float, address: str | None, node: int | None, *, accept: str
 ) -> int:
     """Wait and print why it was in vain."""
-    from ray_warmup.actors.engine_questions import wait_ready
+    from ray_warmup.actors.questions.engine_requests import wait_ready
 
     code, standings = wait_ready(config, timeout_s, address, node, accept="verdict" if accept == "verdict" else "table")
     if code == EXIT_TIMEOUT:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from ray_warmup.actors.engine_run import run_engine
+from ray_warmup.actors.driver.engine_run import run_engine
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_READY, EXIT_USAGE, EngineRunInterrupted
 from ray_warmup.configs.clause import when
 from ray_warmup.configs.engine_schema import EngineRunConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ray_warmup.actors.client import check_request
-from ray_warmup.actors.of_runs import connected
+from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.warmup_run import check_request
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.terminal.console import add_row, say, table_of, wide_console
 from ray_warmup.scripts.terminal.documents import print_document
@@ -18,7 +18,7 @@ def plan_and_show(config: WarmupConfig, *, as_json: bool) -> int:
     """
     config = check_request(config)
     with connected(config):
-        from ray_warmup.actors.planning import predict
+        from ray_warmup.actors.questions.planning import predict
 
         plan = predict(config)
     if as_json:

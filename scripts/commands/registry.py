@@ -19,7 +19,7 @@ from ray_warmup.scripts.terminal.endings import GuardedGroup
 from ray_warmup.scripts.views.cache import size
 
 if TYPE_CHECKING:
-    from ray_warmup.actors.syncing import SyncReport
+    from ray_warmup.actors.joining.syncing import SyncReport
     from ray_warmup.configs.schema import CacheSection
     from ray_warmup.warmup.registry.values import KeyStatus
 
@@ -43,7 +43,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 @app.command()
 def start(config: Config = None, address: Address = None) -> None:
     """Start the registry, or leave the one that runs. Engines of the cluster ask it when they start."""
-    from ray_warmup.actors.registry_client import start_registry
+    from ray_warmup.actors.registry.client import start_registry
 
     cache = _cache_of(config)
     with on_cluster(address):
@@ -57,7 +57,7 @@ def start(config: Config = None, address: Address = None) -> None:
 @app.command()
 def status(address: Address = None, namespace: Namespace = None, as_json: Json = False) -> None:
     """List the artifacts that the registry knows, and who makes one now. Exit 1 without a registry."""
-    from ray_warmup.actors.registry_client import registry_status
+    from ray_warmup.actors.registry.client import registry_status
     from ray_warmup.configs.schema import CacheSection
 
     cache = CacheSection(namespace=namespace)
@@ -78,7 +78,7 @@ def status(address: Address = None, namespace: Namespace = None, as_json: Json =
 @app.command()
 def stop(address: Address = None, namespace: Namespace = None) -> None:
     """End the registry. Processes that join later start a new one."""
-    from ray_warmup.actors.registry_client import stop_registry
+    from ray_warmup.actors.registry.client import stop_registry
     from ray_warmup.configs.schema import CacheSection
 
     cache = CacheSection(namespace=namespace)
@@ -100,7 +100,7 @@ def sync_command(
 
     No GPU is needed. `ray-warmup wait` exits 0 there afterwards.
     """
-    from ray_warmup.actors.syncing import sync
+    from ray_warmup.actors.joining.syncing import sync
 
     cache = _cache_of(config)
     with on_cluster(address):
@@ -115,7 +115,7 @@ def sync_command(
 
 def _absence(cache: CacheSection, remedy: str = "") -> str:
     """Say that no registry answers, and name those that this command does not mean."""
-    from ray_warmup.actors.registry_client import namespace_of, other_registries
+    from ray_warmup.actors.registry.client import namespace_of, other_registries
     from ray_warmup.configs.version import VERSION
 
     others = other_registries(cache)
@@ -135,8 +135,8 @@ def _cache_of(config: str | None) -> CacheSection:
 @contextmanager
 def on_cluster(address: str | None) -> Iterator[None]:
     """Connect to the cluster that is meant. Raises ClusterError if there is none."""
+    from ray_warmup.actors.connection.of_questions import attached
     from ray_warmup.actors.errors import ClusterError
-    from ray_warmup.actors.of_questions import attached
 
     with attached(address) as found:
         if not found:

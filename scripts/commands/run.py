@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.actors.client import run_warmup
+from ray_warmup.actors.driver.warmup_run import run_warmup
 from ray_warmup.actors.errors import EXIT_FAILED, EXIT_NOT_ON_DISK, EXIT_READY, RunInterrupted
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.scripts.commands.run_ending import Outcome, Stopwatch, finish

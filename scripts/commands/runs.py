@@ -21,7 +21,7 @@ from ray_warmup.warmup.store.node_paths import resolve_paths
 from ray_warmup.warmup.store.run_history import KEPT, KeptRun, kept_runs
 
 if TYPE_CHECKING:
-    from ray_warmup.actors.run_logs import ProcessLog
+    from ray_warmup.actors.processes.logs import ProcessLog
 
 CANCEL_S = 60.0
 TAIL_BYTES = 20_000
@@ -42,7 +42,7 @@ def cancel(
     It ends as by Ctrl-C: engines, ranks and GPUs are given back, finished tasks are kept, and the command that started
     the run exits 1 with who cancelled it.
     """
-    from ray_warmup.actors.cancelling import cancel_run
+    from ray_warmup.actors.driver.cancelling import cancel_run
 
     with on_cluster(address):
         done = cancel_run(run, timeout, by_force=force)
@@ -69,7 +69,7 @@ def logs(
 
     The files are those of Ray's session on each node, which end with the cluster. Exit 1 if there is none.
     """
-    from ray_warmup.actors.run_logs import logs_of
+    from ray_warmup.actors.processes.logs import logs_of
 
     with on_cluster(address):
         found, problems = logs_of(run, rank, tail)
@@ -137,7 +137,7 @@ def history(
 
 
 def _runs_of_cluster(cache: CacheSection, address: str | None) -> tuple[list[tuple[str, KeptRun]], list[str]]:
-    from ray_warmup.actors.run_records import runs_of_cluster
+    from ray_warmup.actors.questions.run_records import runs_of_cluster
 
     with on_cluster(address):
         found, problems = runs_of_cluster(cache)

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 
+from ray_warmup.actors.connection.of_questions import attached, is_client
+from ray_warmup.actors.driver.status import live_runs, serving
 from ray_warmup.actors.errors import ClusterError
-from ray_warmup.actors.of_questions import attached, is_client
-from ray_warmup.actors.run_status import RunStatus
-from ray_warmup.actors.status import live_runs, serving
-from ray_warmup.actors.verdicts import FoundVerdict, unreadable, verdicts, verdicts_of_cluster
+from ray_warmup.actors.questions.verdicts import FoundVerdict, unreadable, verdicts, verdicts_of_cluster
+from ray_warmup.actors.run.status import RunStatus
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.configs.loader import Request

@@ -13,8 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ray_warmup.actors.run_status import RunStatus
-from ray_warmup.actors.status import live_runs
+from ray_warmup.actors.driver.status import live_runs
+from ray_warmup.actors.run.status import RunStatus
 from ray_warmup.scripts.terminal.console import plain, say
 from ray_warmup.scripts.terminal.documents import print_document
 from ray_warmup.scripts.views.run_screen import run_screen

@@ -15,7 +15,7 @@ from ray_warmup.scripts.views.quarantine import show_lifted, show_rows
 from ray_warmup.warmup.store.node_paths import simulated_roots
 
 if TYPE_CHECKING:
-    from ray_warmup.actors.node_caches import ClusterAnswer
+    from ray_warmup.actors.stores.cache_commands import ClusterAnswer
     from ray_warmup.warmup.cache_admin.diff import Difference
     from ray_warmup.warmup.cache_admin.removals import Removal
     from ray_warmup.warmup.cache_admin.requests import CacheAnswer, Exported, Imported, Pruned, RetimedTable

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from ray_warmup.actors.events import Event
-from ray_warmup.actors.run_status import RunStatus
+from ray_warmup.actors.run.events import Event
+from ray_warmup.actors.run.status import RunStatus
 from ray_warmup.scripts.terminal.console import say
 from ray_warmup.scripts.views.run_screen import duration, run_screen
 

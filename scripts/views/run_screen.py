@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
+from ray_warmup.actors.run.status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.scripts.terminal.console import plain
 
 FEW_LINES = 4

@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ray_warmup.actors.of_runs import connected
+from ray_warmup.actors.connection.of_runs import connected
 from ray_warmup.configs import load_config
 from ray_warmup.configs.modes import Modes
 from ray_warmup.warmup.disk.publish import publish_bytes
@@ -50,13 +50,13 @@ class ExchangeRank:
 
     def blob(self, digest: str) -> Any:
         """For the blob_refs."""
-        from ray_warmup.actors.transfer import buffer
+        from ray_warmup.actors.cluster.transfer import buffer
 
         return buffer(self._data)
 
     def install(self, refs: Any) -> int:
         """One writer per node: check, publish."""
-        from ray_warmup.actors.transfer import fetch
+        from ray_warmup.actors.cluster.transfer import fetch
 
         for digest, data in fetch(refs).items():
             if hashlib.sha256(data).hexdigest() != digest:
@@ -93,7 +93,7 @@ class ExchangeCoordinator:
 
     async def round(self, actors: list[Any], writers: list[int], digest: str) -> float:
         """Seconds of one exchange."""
-        from ray_warmup.actors.transfer import BlobRefs
+        from ray_warmup.actors.cluster.transfer import BlobRefs
 
         began = time.perf_counter()
         blob_refs = BlobRefs()

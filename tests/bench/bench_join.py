@@ -4,7 +4,7 @@
 
 No GPU: every node is a raylet on this machine, with an object store and a cache directory of its own. One of them
 has packed the artifact (random bytes). *Pushed*: the coordinator on the head takes the blobs over
-(`actors/transfer.py`), each joining node's writer fetches those it lacks, checks them and publishes
+(`actors/cluster/transfer.py`), each joining node's writer fetches those it lacks, checks them and publishes
 (`warmup/rank/delivery.py`). *Shared*: each node reads them from one node store and then does the same. Rounds
 alternate; the first of each is a warm-up.
 

@@ -283,7 +283,7 @@ def bench(sizes: list[int], rounds: int, count: int, base: Path) -> dict[str, An
     """Every row."""
     rows: dict[str, Any] = {"joining": [], "loads": [os.getloadavg()[0]]}
     with cluster(base, count + 1, 4 * max(sizes) * MIB) as nodes:
-        from ray_warmup.actors.registry_client import stop_registry  # imports Ray, after `cluster` set its environment
+        from ray_warmup.actors.registry.client import stop_registry  # imports Ray, after `cluster` set its environment
 
         try:
             for size in sizes:

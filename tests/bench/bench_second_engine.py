@@ -34,7 +34,7 @@ class Rollout:
 
     def __init__(self, config: str) -> None:
         """Become warm, then start the engine."""
-        from ray_warmup.actors.warm_joiner import ensure_warm
+        from ray_warmup.actors.joining.warm_joiner import ensure_warm
         from ray_warmup.configs.loader import config_of_text
         from tests.engines.tiny_engine import Engine
 
@@ -66,8 +66,8 @@ def one_round(root: Path) -> tuple[float, float]:
     """Seconds of the first engine and of the second one, which measures nothing and answers the same."""
     import ray
 
-    from ray_warmup.actors.local_nodes import local_ray
-    from ray_warmup.actors.registry_client import stop_registry
+    from ray_warmup.actors.connection.local_nodes import local_ray
+    from ray_warmup.actors.registry.client import stop_registry
     from tests.engines.tiny_engine import tiny_config
 
     config = tiny_config(simulated_nodes=2, tokens=512, root=str(root))

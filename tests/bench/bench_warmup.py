@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ray_warmup.actors.client import run_warmup
-from ray_warmup.actors.of_runs import connected
+from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.warmup_run import run_warmup
 from ray_warmup.configs import WarmupConfig, load_config
 
 LIMIT = 1.3

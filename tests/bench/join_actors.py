@@ -53,7 +53,7 @@ class Publisher:
 
     def blob(self, digest: str) -> Any:
         """For the coordinator to take over."""
-        from ray_warmup.actors.transfer import buffer
+        from ray_warmup.actors.cluster.transfer import buffer
 
         return buffer(self._artifact.blobs[digest])
 
@@ -70,7 +70,7 @@ class Joiner:
 
     def pushed(self, header: Header, refs: Any) -> None:
         """Fetch what this node lacks, check it, publish it."""
-        from ray_warmup.actors.transfer import fetch
+        from ray_warmup.actors.cluster.transfer import fetch
 
         delivery = self._delivery()
         wanted = set(delivery.wanted([digest for digest, _ in refs]))
@@ -114,7 +114,7 @@ class Coordinator:
 
     async def push(self, publisher: Any, joiners: list[Any], header: Header) -> float:
         """Seconds from the packed artifact to the last node that has published it."""
-        from ray_warmup.actors.transfer import BlobRefs
+        from ray_warmup.actors.cluster.transfer import BlobRefs
 
         began = time.perf_counter()
         blob_refs = BlobRefs()

@@ -20,16 +20,16 @@ class Member:
     def prepare(self, script: str) -> int:
         """Import what a join needs, and follow a script (`tests/script.py`). Returns its pid."""
         os.environ["RAY_WARMUP_TEST_SCRIPT"] = script
-        import ray_warmup.actors.warm_joiner
+        import ray_warmup.actors.joining.warm_joiner
         import tests.fakes
 
-        assert ray_warmup.actors.warm_joiner
+        assert ray_warmup.actors.joining.warm_joiner
         assert tests.fakes
         return os.getpid()
 
     def join(self, config: str) -> dict[str, Any]:
         """Become warm: seconds, and those of each phase."""
-        from ray_warmup.actors.warm_joiner import ensure_warm
+        from ray_warmup.actors.joining.warm_joiner import ensure_warm
         from ray_warmup.configs.loader import config_of_text
 
         request = config_of_text(config)

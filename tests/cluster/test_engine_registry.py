@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from ray_warmup.actors.registry_client import found_registry, start_registry, stop_registry
+from ray_warmup.actors.registry.client import found_registry, start_registry, stop_registry
 from ray_warmup.configs.schema import CacheSection
 from tests.engines.engine_runs import config, phases, plant, run, serving
 from tests.testbed import Node, wait_until

@@ -14,14 +14,14 @@ import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from typer.testing import CliRunner
 
-from ray_warmup.actors.bundle_starter import BundleStarter
-from ray_warmup.actors.cancelling import cancel_run
-from ray_warmup.actors.engine_questions import exit_code_of, standing_on_node
+from ray_warmup.actors.cluster.node_task import ask_nodes
+from ray_warmup.actors.driver.cancelling import cancel_run
 from ray_warmup.actors.errors import ClusterError
-from ray_warmup.actors.node_task import ask_nodes
-from ray_warmup.actors.registry_client import found_registry, start_registry, stop_registry, tell_registry
-from ray_warmup.actors.run_logs import COORDINATOR, logs_of
-from ray_warmup.actors.syncing import sync
+from ray_warmup.actors.joining.syncing import sync
+from ray_warmup.actors.processes.bundle_starter import BundleStarter
+from ray_warmup.actors.processes.logs import COORDINATOR, logs_of
+from ray_warmup.actors.questions.engine_requests import exit_code_of, standing_on_node
+from ray_warmup.actors.registry.client import found_registry, start_registry, stop_registry, tell_registry
 from ray_warmup.configs.loader import text_of_config
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.scripts.cli import app

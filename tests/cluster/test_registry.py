@@ -37,7 +37,7 @@ def test_of_many_joiners_one_measures_and_all_are_ready(case: Case, joiners: Joi
     tasks = [line.task for line in case.calls("tune")]
     assert len(tasks) == len(set(tasks))
 
-    from ray_warmup.actors.registry_client import found_registry
+    from ray_warmup.actors.registry.client import found_registry
 
     (row,) = ray.get(found_registry().status.remote())
     assert (row.leader, row.is_in_memory) == ("", True)
@@ -93,7 +93,7 @@ def test_a_registry_that_dies_knows_again_what_the_nodes_hold(case: Case, joiner
     """Killed after a join: Ray starts it again, and a joiner on another node still takes the artifact."""
     import ray
 
-    from ray_warmup.actors.registry_client import found_registry
+    from ray_warmup.actors.registry.client import found_registry
 
     first, second = case.bed.nodes[:2]
     (one,) = joiners(first, 1)
@@ -110,7 +110,7 @@ def test_a_registry_that_dies_knows_again_what_the_remote_store_has(
     """No node holds it any more: a process whose own configuration names no store takes it, and measures nothing."""
     import ray
 
-    from ray_warmup.actors.registry_client import found_registry
+    from ray_warmup.actors.registry.client import found_registry
 
     first, second = case.bed.nodes[:2]
     (one,) = joiners(first, 1)
@@ -130,7 +130,7 @@ def test_a_registry_keeps_no_more_in_memory_than_it_may(case: Case, joiners: Joi
     """Of two artifacts one leaves memory, because a disk has it; who asks for that one gets it from there again."""
     import ray
 
-    from ray_warmup.actors.registry_client import found_registry, registry
+    from ray_warmup.actors.registry.client import found_registry, registry
 
     first, second = case.bed.nodes[:2]
     case.script(libraries=["one"], library_bytes=8 << 20)
@@ -156,7 +156,7 @@ def test_two_driver_versions_in_one_cluster_are_said(case: Case, joiners: Joiner
     """Three nodes, one with another driver: each version measures once, and joiners and `registry status` say why."""
     import ray
 
-    from ray_warmup.actors.registry_client import registry_status
+    from ray_warmup.actors.registry.client import registry_status
 
     versions = ("550.54", "560.28", "550.54")
     for node, driver in zip(case.bed.nodes[:3], versions, strict=True):
@@ -223,7 +223,7 @@ def test_attach_refuses_more_actors_than_ranks(case: Case) -> None:
 
 def test_a_sync_warms_every_node_without_a_run(case: Case) -> None:
     """One node of three is warm: afterwards all hold the same artifact, and a second sync moves nothing."""
-    from ray_warmup.actors.syncing import sync
+    from ray_warmup.actors.joining.syncing import sync
 
     warm, *cold = case.bed.nodes
     case.plant(warm)
@@ -257,9 +257,9 @@ def test_wait_says_0_on_a_node_that_a_sync_made_warm(case: Case, joiners: Joiner
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from ray_warmup.actors.node_task import ask_nodes
-    from ray_warmup.actors.syncing import sync
-    from ray_warmup.actors.waiting import answer_here, exit_code_of
+    from ray_warmup.actors.cluster.node_task import ask_nodes
+    from ray_warmup.actors.joining.syncing import sync
+    from ray_warmup.actors.questions.waiting import answer_here, exit_code_of
     from ray_warmup.configs.loader import text_of_config
 
     warm, cold = case.bed.nodes[:2]
@@ -282,7 +282,7 @@ def test_wait_says_0_on_a_node_that_a_sync_made_warm(case: Case, joiners: Joiner
 
 def test_every_node_is_examined(case: Case) -> None:
     """`doctor --cluster`: each node answers, versions and clocks agree, and a cache that is open to all is an error."""
-    from ray_warmup.actors.examination import examine
+    from ray_warmup.actors.questions.examination import examine
 
     open_to_all = case.bed.nodes[0]
     cache = case.config().cache

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from ray_warmup.actors.registry_client import stop_registry
+from ray_warmup.actors.registry.client import stop_registry
 from ray_warmup.configs import VERSION
 from ray_warmup.scripts.cli import app
 from tests.joiners import registry_node

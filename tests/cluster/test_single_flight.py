@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.actors.driver.status import live_runs
 from ray_warmup.actors.errors import BusyError
-from ray_warmup.actors.status import live_runs
 from tests.testbed import Case
 
 pytestmark = pytest.mark.cluster

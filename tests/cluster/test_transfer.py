@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.actors.cluster.transfer import BlobRefs, Refs, buffer, fetch
 from ray_warmup.actors.errors import TransferError
-from ray_warmup.actors.transfer import BlobRefs, Refs, buffer, fetch
 from tests.testbed import Case, Node
 
 pytestmark = pytest.mark.cluster

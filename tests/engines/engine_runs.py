@@ -12,8 +12,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_warmup.actors.engine_run import run_engine
-from ray_warmup.actors.status import live_runs
+from ray_warmup.actors.driver.engine_run import run_engine
+from ray_warmup.actors.driver.status import live_runs
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.reports.report import EngineReport
 from tests.testbed import Node

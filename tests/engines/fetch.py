@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ray_warmup.actors.serve_llm_contract import SERVE_LLM
+from ray_warmup.actors.joining.serve_llm_contract import SERVE_LLM
 from ray_warmup.warmup.engines.sglang.versions import SGLANG
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.families.known import FAMILIES, known_versions

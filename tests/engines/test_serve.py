@@ -53,7 +53,7 @@ def port() -> Iterator[int]:
         serve.start(http_options={"host": "127.0.0.1", "port": number})
         yield number
     finally:
-        from ray_warmup.actors.registry_client import stop_registry
+        from ray_warmup.actors.registry.client import stop_registry
 
         serve.shutdown()
         stop_registry()

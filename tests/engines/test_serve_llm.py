@@ -16,8 +16,8 @@ import pytest
 import ray
 
 from ray_warmup.actors import serve_llm
+from ray_warmup.actors.joining.serve_llm_contract import CALLBACKS, CONFIG, ENGINE, SERVE_LLM, refusal_of
 from ray_warmup.actors.serve_llm import WarmEngine
-from ray_warmup.actors.serve_llm_contract import CALLBACKS, CONFIG, ENGINE, SERVE_LLM, refusal_of
 from ray_warmup.configs.errors import ConfigError
 from ray_warmup.warmup.engines.vllm.versions import VLLM
 from ray_warmup.warmup.errors import EngineError

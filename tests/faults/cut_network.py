@@ -184,7 +184,7 @@ def known() -> list[dict[str, Any]]:
     """What the registry knows after all, told by a process of the head's."""
     import ray
 
-    from ray_warmup.actors.registry_client import registry_status
+    from ray_warmup.actors.registry.client import registry_status
 
     ray.init(address=f"{HEAD}:{PORT}", namespace="cut", log_to_driver=False, _node_ip_address=HEAD)
     alive = [row["NodeID"] for row in ray.nodes() if row["Alive"]]

@@ -53,7 +53,7 @@ def alive(address: str) -> list[str]:
 
 def known() -> dict[str, dict[str, Any]]:
     """What the registry knows, by key."""
-    from ray_warmup.actors.registry_client import registry_status
+    from ray_warmup.actors.registry.client import registry_status
 
     status = registry_status()
     assert status is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.actors.engine_run import run_engine
+from ray_warmup.actors.driver.engine_run import run_engine
 from ray_warmup.configs.engine_schema import EngineRunConfig, VllmSection
 from ray_warmup.configs.schema import CacheSection
 from ray_warmup.warmup.artifact.table import parse_table

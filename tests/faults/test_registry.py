@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.actors import registry_client
-from ray_warmup.actors.addresses import NAMESPACE
-from ray_warmup.actors.registry_client import found_registry, other_registries
+from ray_warmup.actors.connection.addresses import NAMESPACE
+from ray_warmup.actors.registry import client as registry_client
+from ray_warmup.actors.registry.client import found_registry, other_registries
 from ray_warmup.configs import VERSION
 from ray_warmup.warmup.store.node_store import NodeStore
 from tests.bench.bench_join import bytes_sent

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.actors.concluding import notices, verdict_of
+from ray_warmup.actors.run.concluding import notices, verdict_of
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.rank.in_process_run import Elsewhere, Hooks, InProcessRun
 from ray_warmup.warmup.ranks import RankInfo

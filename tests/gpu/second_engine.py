@@ -70,7 +70,7 @@ class Job:
     def __init__(self, work: Path, out: Path, *, on_cpu: bool) -> None:
         from ray.cluster_utils import Cluster
 
-        from ray_warmup.actors.local_nodes import HEAD
+        from ray_warmup.actors.connection.local_nodes import HEAD
 
         self.work, self._out, self.on_cpu = work, out, on_cpu
         self.cluster = Cluster(initialize_head=True, head_node_args=HEAD)
@@ -122,7 +122,7 @@ class Job:
         """What the registry knows."""
         import ray
 
-        from ray_warmup.actors.registry_client import found_registry
+        from ray_warmup.actors.registry.client import found_registry
 
         rows = []
         for row in ray.get(found_registry().status.remote()):
@@ -161,7 +161,7 @@ def run(job: Job, command: str, model: Path, sizes: dict[str, Any]) -> bool:
     """The whole job. Returns True if the second engine was warm in time."""
     import ray
 
-    from ray_warmup.actors.registry_client import start_registry
+    from ray_warmup.actors.registry.client import start_registry
     from ray_warmup.configs.schema import CacheSection
 
     arguments = {"model": str(model), "skip_tokenizer_init": True, **sizes}
@@ -216,7 +216,7 @@ def main() -> int:
         model, sizes = models.dense(folder / "dense"), SIZES
     import ray
 
-    from ray_warmup.actors.registry_client import stop_registry
+    from ray_warmup.actors.registry.client import stop_registry
 
     job = Job(options.work, options.out, on_cpu=options.cpu)
     try:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.actors.client import run_warmup
-from ray_warmup.actors.of_runs import connected
+from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.warmup_run import run_warmup
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.bench.bench_gpu import MODEL, ROOT, task_seconds

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ray_warmup.actors.client import run_warmup
-from ray_warmup.actors.of_runs import connected
+from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.warmup_run import run_warmup
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.gpu.versions import versions

@@ -75,7 +75,7 @@ def test_every_warning_of_a_run_has_a_remedy() -> None:
 
 def test_every_finding_of_the_doctor_has_a_remedy() -> None:
     """`warning` and `error` of a check."""
-    paths = [*sources("warmup/doctor"), ROOT / "actors" / "examination.py"]
+    paths = [*sources("warmup/doctor"), ROOT / "actors" / "questions" / "examination.py"]
     texts = {path.name: path.read_text() for path in paths}
     assert {name: lines for name, text in texts.items() if (lines := lacking(text, DOCTOR, 2))} == {}
     assert sum(len(list(calls(text, DOCTOR))) for text in texts.values()) > 25
@@ -141,7 +141,7 @@ def test_what_a_command_logs_as_a_warning_says_what_to_do() -> None:
 
     `wait` passes on what it waits for, and a model's dimensions what was read from its files.
     """
-    passed_on = {"actors/waiting.py", "configs/dimensions.py"}
+    passed_on = {"actors/questions/waiting.py", "configs/dimensions.py"}
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in sources("scripts", "actors", "configs")}
     found = {name: lines for name, text in texts.items() if (lines := bare_log_lines(text))}
     assert set(found) <= passed_on, found

@@ -11,5 +11,5 @@
     tuning, builtin        what an engine asks FlashInfer for, tuned in its ranks; the built-in engine
     identity               what a start is known by
 
-`tests/test_architecture.py` plants imports the other way, and finds them.
+`tests/test_import_contracts.py` plants imports the other way, and finds them.
 """

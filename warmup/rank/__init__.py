@@ -12,5 +12,5 @@
     forecast, locations, table_state, readiness   the same without a run: key, directories, what stands there
     in_process_run            a run of one rank in the process that serves
 
-Nothing here imports Ray; `actors/rank_actor.py` wraps a rank.
+Nothing here imports Ray; `actors/processes/rank_actor.py` wraps a rank.
 """

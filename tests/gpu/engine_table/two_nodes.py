@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ray_warmup.actors.local_nodes import HEAD
+from ray_warmup.actors.connection.local_nodes import HEAD
 from ray_warmup.configs import env
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_warmup.actors.client import check_request, coordinator_name
+from ray_warmup.actors.driver.warmup_run import check_request, coordinator_name
 from ray_warmup.configs import ConfigError, WarmupConfig, load_config, parse_config
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.model import MODELS_DIR, load_model

@@ -1,8 +1,8 @@
 """Look beyond a node's store for an engine's artifact: in the registry of its cluster, then in a remote store.
 
-Nothing here imports Ray. `actors/engine_cluster.py` implements `Cluster`, and is imported only in a process that is
-connected to Ray already. One process of each engine asks on a node, and the others look once more into the node's
-store when it has asked. Every question has a limit, and what fails is a reason, never an exception.
+Nothing here imports Ray. `actors/registry/engine_cluster.py` implements `Cluster`, and is imported only in a process
+that is connected to Ray already. One process of each engine asks on a node, and the others look once more into the
+node's store when it has asked. Every question has a limit, and what fails is a reason, never an exception.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ray_warmup.warmup.time_limit import within
 
 logger = logging.getLogger(__name__)
 
-CLUSTER = "ray_warmup.actors.engine_cluster"
+CLUSTER = "ray_warmup.actors.registry.engine_cluster"
 FOLDER = "asked"
 REACH_S = 10.0
 """For the registry's first answer."""

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ray_warmup.actors.node_caches import ClusterAnswer, NodeAnswer
+from ray_warmup.actors.stores.cache_commands import ClusterAnswer, NodeAnswer
 from ray_warmup.scripts.commands.cache import app
 from ray_warmup.scripts.views import cache
 from ray_warmup.scripts.views.cache import show_nodes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_warmup.actors.run_status import RunStatus
+from ray_warmup.actors.run.status import RunStatus
 from ray_warmup.scripts.commands.status_watch import line_of
 
 RUN = RunStatus("warmup-1", "r1", "INSTALLING", elapsed_s=21.34, phase_s=6.04, phase_limit_s=120.0)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from ray_warmup.actors.run_status import RankStatus, RunStatus
+from ray_warmup.actors.run.status import RankStatus, RunStatus
 from ray_warmup.scripts.commands import status_watch
 from ray_warmup.scripts.commands.status_watch import watch
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from rich.console import Console
 
-from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
+from ray_warmup.actors.run.status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.scripts.views.live_run import JsonView, LineView, LiveView, view_of
 
 TASK = "bf16_gemm:cublaslt:bfloat16:k=8192,n=1280@2048"

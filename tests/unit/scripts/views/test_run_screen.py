@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from ray_warmup.actors.run_status import ClassStatus, RankStatus, RunStatus
+from ray_warmup.actors.run.status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.scripts.commands.status_watch import screen_of
 from ray_warmup.scripts.views.run_screen import duration, run_screen, short_task
 

@@ -2,8 +2,8 @@
 
 A file is on the way if one of its functions takes the bytes of the table as an argument, or gives them back. Files
 that pass an artifact or a mapping of blobs on, and do not look at the table, are not. The real tuner runs on the CPU.
-The blob passes the border of a process (`actors/process_actor.py`) and `actors/transfer.py` as in a run; a dictionary
-stands for the object store.
+The blob passes the border of a process (`actors/processes/process_actor.py`) and `actors/cluster/transfer.py` as in a
+run; a dictionary stands for the object store.
 
 Loading reads the file once. A publish reads what it has written, because another run may publish meanwhile.
 """
@@ -24,8 +24,8 @@ import pytest
 import ray
 
 import ray_warmup
-from ray_warmup.actors.process_actor import Answering, ProcessActor
-from ray_warmup.actors.transfer import BlobRefs, fetch
+from ray_warmup.actors.cluster.transfer import BlobRefs, fetch
+from ray_warmup.actors.processes.process_actor import Answering, ProcessActor
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.artifact import table as tables
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
@@ -133,5 +133,5 @@ def test_the_way_of_a_table_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (loading.num_reads, tables._parsed.cache_info().misses) == (1, 1)
     files = packing.files | installing.files | loading.files
     assert {"warmup/device/flashinfer_tuner.py", "warmup/rank/delivery.py", "warmup/store/generations.py"} <= files
-    assert {"actors/process_actor.py", "actors/transfer.py"} <= files
+    assert {"actors/processes/process_actor.py", "actors/cluster/transfer.py"} <= files
     assert len(files) <= MAX_FILES, sorted(files)
