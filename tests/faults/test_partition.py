@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from ray_warmup.actors.registry.calls import ANSWER_S
 from tests.own_head import processes_below
 from tests.testbed import ROOT
 
@@ -101,3 +102,17 @@ def test_a_node_that_was_declared_dead_comes_back_on_its_old_disk(base: Path) ->
     assert told["wait"][0] == 0, told["wait"]
     assert told["verify"][0] == 0, told["verify"]
     assert told["status"][0] == 0, told["status"]
+
+
+@pytest.mark.timeout(300)
+def test_a_leader_behind_a_long_cut_publishes_and_serves(base: Path) -> None:
+    """It waits once for the registry's answer, for as long as every question may take, and offers nothing then."""
+    told = played("tests.faults.long_cut", base)
+    leader = told["leader"]
+    print(f"stored {told['stored_s']:.1f} s after the cut, ready after {told['told_s']:.1f} s")
+    assert told["stored"]
+    assert told["stored_s"] < ANSWER_S + 25
+    assert told["told_s"] < ANSWER_S + 40
+    assert (leader["ready"], leader["error"]) == (True, "")
+    assert leader["measured"] == 10
+    assert "the artifact stays on this node alone: the registry does not answer" in leader["notes"]
