@@ -22,7 +22,7 @@ from ray_warmup.actors.run.events import Event, OnEvent
 from ray_warmup.configs.engine_schema import EngineTimeoutsSection
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.report import WarmupReport
 
 logger = logging.getLogger(__name__)

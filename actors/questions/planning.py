@@ -20,7 +20,7 @@ from ray_warmup.configs import WarmupConfig
 from ray_warmup.configs.dimensions import dimensions_of
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup.device.host_facts import capability_of
-from ray_warmup.warmup.machine.probing import resolve_strategy
+from ray_warmup.warmup.machine.phases.probing import resolve_strategy
 from ray_warmup.warmup.rank.engine import predicted
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks

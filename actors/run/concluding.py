@@ -15,10 +15,10 @@ from typing import Any
 import ray
 
 from ray_warmup.actors.processes.rank_group import RankGroup
-from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.on_disk import verdict_here
-from ray_warmup.warmup.machine.rank_state import Place
-from ray_warmup.warmup.machine.state import ClassState, Run
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.reports.on_disk import verdict_here
+from ray_warmup.warmup.machine.state.rank import Place
+from ray_warmup.warmup.machine.state.run import ClassState, Run
 from ray_warmup.warmup.messages.answers import Concluded
 from ray_warmup.warmup.messages.questions import Conclude
 from ray_warmup.warmup.messages.values import RankEnd, RunVerdict

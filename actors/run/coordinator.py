@@ -29,15 +29,15 @@ from ray_warmup.actors.run.status import ClassStatus, RankStatus, RunStatus
 from ray_warmup.configs.loader import config_of_text, text_of_config
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.commands import Call
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.failures.watchdog import beat_interval
 from ray_warmup.warmup.machine.garbage_collection import collect_rarely
-from ray_warmup.warmup.machine.lookup import keeps_files
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.progress import QUIET_S, class_progress, progress, waiting_text
-from ray_warmup.warmup.machine.rank_state import RankState
-from ray_warmup.warmup.machine.state import Run
-from ray_warmup.warmup.machine.watchdog import beat_interval
+from ray_warmup.warmup.machine.phases.lookup import keeps_files
+from ray_warmup.warmup.machine.reports.progress import QUIET_S, class_progress, progress, waiting_text
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.rank import RankState
+from ray_warmup.warmup.machine.state.run import Run
 from ray_warmup.warmup.messages.questions import Compile, name_of
 from ray_warmup.warmup.rank.crash_recorder import crash_record_path
 from ray_warmup.warmup.report import WarmupReport

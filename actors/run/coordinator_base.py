@@ -27,7 +27,7 @@ from ray_warmup.actors.run.last_report import minimal
 from ray_warmup.actors.run.live_metrics import LiveMetrics
 from ray_warmup.actors.run.status import RankStatus, RunStatus
 from ray_warmup.warmup.errors import WarmupError
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.ranks import RankInfo
 
 logger = logging.getLogger(__name__)

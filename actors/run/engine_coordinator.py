@@ -35,7 +35,7 @@ from ray_warmup.warmup.engines.machine.state import LauncherState
 from ray_warmup.warmup.engines.machine.steps import sharers
 from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.engines.reports.summary import shown, summarize
-from ray_warmup.warmup.machine.progress import QUIET_S
+from ray_warmup.warmup.machine.reports.progress import QUIET_S
 from ray_warmup.warmup.messages.engine import EngineShared
 from ray_warmup.warmup.messages.wire import from_bytes
 

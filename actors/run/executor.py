@@ -20,8 +20,8 @@ from ray_warmup.actors.cluster.transfer import BlobRefs
 from ray_warmup.actors.processes.rank_group import RankGroup
 from ray_warmup.warmup.errors import WarmupError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.state import Commands
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.state.run import Commands
 from ray_warmup.warmup.messages.questions import header_in
 from ray_warmup.warmup.messages.values import Heartbeat
 from ray_warmup.warmup.messages.wire import EXPECTED, from_bytes

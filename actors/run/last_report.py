@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from ray_warmup.configs import WarmupConfig
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.machine.reports.summary import summarize
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.remedies import with_remedy
 from ray_warmup.warmup.report import WarmupReport
 

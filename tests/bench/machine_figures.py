@@ -13,13 +13,13 @@ from typing import Any
 
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure
-from ray_warmup.warmup.machine.failure_messages import Status, merge_equal
+from ray_warmup.warmup.machine.failures.failure_messages import Status, merge_equal
 from ray_warmup.warmup.machine.garbage_collection import collect_rarely
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.rank_state import RankState
-from ray_warmup.warmup.machine.state import Commands, Run
-from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.machine.reports.summary import summarize
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.rank import RankState
+from ray_warmup.warmup.machine.state.run import Commands, Run
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.messages.wire import to_bytes

@@ -10,7 +10,7 @@ from ray_warmup.warmup.artifact.fingerprint import Fingerprint
 from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.device.process_facts import describe_process
 from ray_warmup.warmup.device.reference_gemm import reference_seconds
-from ray_warmup.warmup.machine.peers import SLOW_GPU
+from ray_warmup.warmup.machine.steps.peers import SLOW_GPU
 
 PROGRAM = """
 import json, sys

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from ray_warmup.warmup.machine.commands import Adopt
-from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.machine.state.run import ClassState
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.values import BlobRow, Header
 from ray_warmup.warmup.ranks import RankInfo

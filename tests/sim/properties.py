@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import defaultdict
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_window import GRACE_S
-from ray_warmup.warmup.machine.lookup import keeps_files
+from ray_warmup.warmup.machine.failures.failure_window import GRACE_S
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Commands
-from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.machine.phases.lookup import keeps_files
+from ray_warmup.warmup.machine.reports.summary import summarize
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import Commands
 from ray_warmup.warmup.messages.answers import Answer, Compiled, Guarded, InstalledModules, PackedModules
 from ray_warmup.warmup.messages.questions import (
     Compare,

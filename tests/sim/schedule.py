@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 
 from ray_warmup.configs import WarmupConfig, parse_config
-from ray_warmup.warmup.machine.phase_sequence import ORDER
+from ray_warmup.warmup.machine.phases.sequence import ORDER
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import ActorLocation, RankInfo, assign_ranks
 from ray_warmup.warmup.tasks import TaskOutcome

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Commands
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import Commands
 from tests.sim.model_state import Process, RefusedError
 from tests.sim.properties import Properties
 from tests.sim.schedule import PHASE_LIMIT_S, STRUCK_AS, TASK_LIMIT_S, Schedule, Shape, Strike, build, draw

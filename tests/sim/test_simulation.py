@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from ray_warmup.warmup.machine import compiling, delivery_phases, judges, machine, probing, tuning_phases
+from ray_warmup.warmup.machine import machine
 from ray_warmup.warmup.machine.commands import Replace
+from ray_warmup.warmup.machine.failures.policy import Decision, NodePolicy
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.module_state import ModuleState
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.policy import Decision, NodePolicy
-from ray_warmup.warmup.machine.pool import TaskPool
-from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.machine.phases import compiling, delivery, probing, tuning
+from ray_warmup.warmup.machine.state.modules import ModuleState
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.pool import TaskPool
+from ray_warmup.warmup.machine.state.run import ClassState
+from ray_warmup.warmup.machine.steps import judges
 from ray_warmup.warmup.messages.answers import Confirmed, Loaded
 from ray_warmup.warmup.messages.questions import FindMarkers, Load
 from tests.sim.model_state import Process
@@ -66,12 +68,12 @@ def test_a_lost_task_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_task_dealt_twice_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A phase that starts over when a replacement joins measures finished tasks again."""
 
-    def start_over(self: tuning_phases.PoolPhase, run: Any, rank: int) -> Any:
+    def start_over(self: tuning.PoolPhase, run: Any, rank: int) -> Any:
         rank_class = run.class_of(rank)
         rank_class.pool = TaskPool(rank_class.tasks)
         return self._feed_all(run, rank_class)
 
-    monkeypatch.setattr(tuning_phases.PoolPhase, "joined", start_over)
+    monkeypatch.setattr(tuning.PoolPhase, "joined", start_over)
     assert noticed("is finished and dealt again")
 
 
@@ -107,7 +109,7 @@ def test_tuning_without_modules_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_two_leaders_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategy `leader` with every live rank at work is two leaders at once."""
-    monkeypatch.setattr(tuning_phases.PoolPhase, "works", lambda self, run, rank_class, rank: run.ranks[rank].is_alive)
+    monkeypatch.setattr(tuning.PoolPhase, "works", lambda self, run, rank_class, rank: run.ranks[rank].is_alive)
     assert noticed("at once")
 
 
@@ -129,7 +131,7 @@ def test_two_digests_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         World, "_confirm", lambda self, process, rank_class: Confirmed(rank_class.digest, rank_class.digest)
     )
-    monkeypatch.setattr(delivery_phases, "writers_to_update", lambda rank_class: [])
+    monkeypatch.setattr(delivery, "writers_to_update", lambda rank_class: [])
     assert noticed("READY with 2 digests")
 
 
@@ -156,13 +158,13 @@ def test_an_echo_taken_for_a_death_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unreplayed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replacement that loads late in the run and is not replayed is not ready."""
-    returned = delivery_phases.Replaying.returned
+    returned = delivery.Replaying.returned
 
-    def skip(self: delivery_phases.Replaying, run: Any, call: Any, value: Any) -> Any:
+    def skip(self: delivery.Replaying, run: Any, call: Any, value: Any) -> Any:
         run.ranks[call.rank].is_confirmed = True
         return [] if isinstance(value, Loaded) else returned(self, run, call, value)
 
-    monkeypatch.setattr(delivery_phases.Replaying, "returned", skip)
+    monkeypatch.setattr(delivery.Replaying, "returned", skip)
     assert noticed("has not replayed")
 
 
@@ -191,7 +193,7 @@ def test_a_move_without_going_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_unwarmed_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rank that replays and is not asked for its engine warmups is not ready."""
-    monkeypatch.setattr(delivery_phases, "warm", lambda run, rank: run.call(rank, FindMarkers(())))
+    monkeypatch.setattr(delivery, "warm", lambda run, rank: run.call(rank, FindMarkers(())))
     assert noticed("has not warmed")
 
 
@@ -204,7 +206,7 @@ def test_a_call_to_a_dead_rank_is_noticed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_quarantined_tactic_that_is_served_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with a tactic that killed a process after some task had chosen it is found out."""
-    monkeypatch.setattr(delivery_phases, "drop_quarantined", lambda rank_class: None)
+    monkeypatch.setattr(delivery, "drop_quarantined", lambda rank_class: None)
     assert noticed("a quarantined tactic is served")
 
 
@@ -222,9 +224,7 @@ def test_a_lone_judge_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_call_that_cannot_be_answered_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A found table asked of a rank beside another directory is a mistake of the machine."""
-    monkeypatch.setattr(
-        delivery_phases, "ranks_in_source_directory", lambda run, rank_class: run.alive(rank_class)[::-1]
-    )
+    monkeypatch.setattr(delivery, "ranks_in_source_directory", lambda run, rank_class: run.alive(rank_class)[::-1])
     assert noticed("which it cannot do")
 
 

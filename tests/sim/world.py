@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 
 from ray_warmup.warmup.machine.commands import Adopt, Call
-from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.machine.state.run import ClassState
 from ray_warmup.warmup.messages import answers, questions
 from ray_warmup.warmup.messages.answers import Answer, FinishedTasks, FoundTable
 from ray_warmup.warmup.messages.values import CrashRecord, Header, PoolTask, TextFile

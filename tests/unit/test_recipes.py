@@ -19,8 +19,8 @@ from ray_warmup.warmup.engines.adapter.adapter import EngineAdapter
 from ray_warmup.warmup.engines.known_engines import ADAPTERS
 from ray_warmup.warmup.engines.plugin import process
 from ray_warmup.warmup.engines.vllm.process import AT_FIRST_FORWARD
-from ray_warmup.warmup.machine.phase_sequence import ORDER
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.phases.sequence import ORDER
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.messages.questions import name_of
 from ray_warmup.warmup.messages.wire import EXPECTED, QUESTIONS
 from tests.sim import schedule, simulation
@@ -43,7 +43,7 @@ NOT_OF_ENGINES = {
 def test_a_phase_is_entered_everywhere() -> None:
     """Its logic, its deadline, and the description of that deadline."""
     phases = [phase for phase in Phase if phase is not Phase.PLACING and not phase.is_final]
-    assert phases == [logic.phase for logic in ORDER], "ORDER of machine.py"
+    assert phases == [logic.phase for logic in ORDER], "ORDER of machine/phases/sequence.py"
     described = (ROOT / "configs/README.md").read_text()
     for phase in phases:
         setting = phase.value.lower()

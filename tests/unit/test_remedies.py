@@ -18,7 +18,7 @@ from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.scripts.cli import app
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.doctor.finding import error, warning
-from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.state.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("warmup", "actors", "scripts")

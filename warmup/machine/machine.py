@@ -8,11 +8,9 @@ from dataclasses import replace
 
 from ray_warmup.configs.schema import WarmupConfig
 from ray_warmup.warmup import remedies
-from ray_warmup.warmup.machine import engine_warmups, node_loss, on_disk
-from ray_warmup.warmup.machine.answer_handling import keep_answer
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace, task_in
-from ray_warmup.warmup.machine.death_causes import show_stack, suspect
-from ray_warmup.warmup.machine.failure_messages import (
+from ray_warmup.warmup.machine.failures.death_causes import show_stack, suspect
+from ray_warmup.warmup.machine.failures.failure_messages import (
     Status,
     died_again,
     late_phase,
@@ -21,15 +19,18 @@ from ray_warmup.warmup.machine.failure_messages import (
     raised_by,
     went_on,
 )
-from ray_warmup.warmup.machine.failure_window import FailureWindow
-from ray_warmup.warmup.machine.phase_logic import PhaseLogic
-from ray_warmup.warmup.machine.phase_sequence import PhaseSequence, phases_of
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
-from ray_warmup.warmup.machine.probing import probe
-from ray_warmup.warmup.machine.rank_state import RankState
-from ray_warmup.warmup.machine.state import Commands, Run
-from ray_warmup.warmup.machine.watchdog import late_ranks, mark_silent
+from ray_warmup.warmup.machine.failures.failure_window import FailureWindow
+from ray_warmup.warmup.machine.failures.policy import Decision, FailurePolicy, NodePolicy
+from ray_warmup.warmup.machine.failures.watchdog import late_ranks, mark_silent
+from ray_warmup.warmup.machine.phases.phase_logic import PhaseLogic
+from ray_warmup.warmup.machine.phases.probing import probe
+from ray_warmup.warmup.machine.phases.sequence import PhaseSequence, phases_of
+from ray_warmup.warmup.machine.reports import on_disk
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.rank import RankState
+from ray_warmup.warmup.machine.state.run import Commands, Run
+from ray_warmup.warmup.machine.steps import engine_warmups, node_loss
+from ray_warmup.warmup.machine.steps.answer_handling import keep_answer
 from ray_warmup.warmup.messages.answers import Answer, peak_of
 from ray_warmup.warmup.messages.questions import Probe
 from ray_warmup.warmup.ranks import RankInfo

@@ -1,7 +1,7 @@
 """Compiled code of one rank: restore stored code, build modules, share them, and install those of other ranks.
 
-A failed installation is a warning, and this node compiles for itself. The machine (`warmup/machine/compiling.py`)
-chooses the nodes that build. `warmup/rank/artifact_collector.py` chooses the contents of an artifact.
+A failed installation is a warning, and this node compiles for itself. `warmup/machine/phases/compiling.py` chooses the
+nodes that build, `warmup/rank/artifact_collector.py` the contents of an artifact.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from ray_warmup.warmup.device.factory import load_factory
 from ray_warmup.warmup.errors import StoreError, WarmupError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.state import Commands
-from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.machine.reports.summary import summarize
+from ray_warmup.warmup.machine.state.run import Commands
 from ray_warmup.warmup.messages.answers import Answer, LookedUp
 from ray_warmup.warmup.messages.questions import LookUp, Question, header_in
 from ray_warmup.warmup.rank.answering import answer

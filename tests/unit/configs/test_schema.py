@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ray_warmup.configs import ConfigError, WarmupConfig, cache_section, engine_schema, parse_config, schema
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.configs.section import Section
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state.phase import Phase
 
 
 def make_config(**sections: dict[str, Any]) -> WarmupConfig:

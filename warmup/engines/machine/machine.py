@@ -22,8 +22,8 @@ from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.steps import Hand, Owed, need_of
 from ray_warmup.warmup.errors import EngineRequestError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.policy import Decision, FailurePolicy, NodePolicy
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.failures.policy import Decision, FailurePolicy, NodePolicy
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.engine import EngineAnswer
 from ray_warmup.warmup.ranks import RankInfo

@@ -9,7 +9,7 @@ from ray_warmup.warmup.engines.identity.resolved import Resolved, node_differenc
 from ray_warmup.warmup.engines.machine.state import EngineRun, LauncherState
 from ray_warmup.warmup.engines.machine.steps import cannot_sign
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.machine.naming import span
 from ray_warmup.warmup.ranks import RankInfo
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ray_warmup.warmup.artifact.quarantine import is_served, without_quarantined
-from ray_warmup.warmup.machine.pool import TaskPool
-from ray_warmup.warmup.machine.state import ClassState
+from ray_warmup.warmup.machine.state.pool import TaskPool
+from ray_warmup.warmup.machine.state.run import ClassState
 from ray_warmup.warmup.messages.allotting import Lot, SharedRecording, TasksMeasured
 from ray_warmup.warmup.tasks import GuardVerdict, TaskResult
 from ray_warmup.warmup.workloads.recipes import reason_to_stay

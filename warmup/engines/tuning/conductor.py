@@ -16,12 +16,12 @@ from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.engines.tuning.resuming import Earlier, Resuming
 from ray_warmup.warmup.errors import EngineError
 from ray_warmup.warmup.machine.commands import Adopt, Call, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.probing import Probing
-from ray_warmup.warmup.machine.state import ClassState, Commands
-from ray_warmup.warmup.machine.tuning_phases import Guarding, Tuning
+from ray_warmup.warmup.machine.phases.probing import Probing
+from ray_warmup.warmup.machine.phases.tuning import Guarding, Tuning
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import ClassState, Commands
 from ray_warmup.warmup.messages.allotting import AllotTasks, TasksAllotted
 from ray_warmup.warmup.messages.answers import Answer, Probed, Tuned
 from ray_warmup.warmup.messages.recorded import Asked, Joined, Replied, Serve, Served

@@ -13,11 +13,11 @@ from typing import Literal
 from ray_warmup.warmup.engines.tuning.conductor import Conductor, Surroundings
 from ray_warmup.warmup.engines.tuning.options import TuningOptions
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phase_logic import PhaseLogic
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.probing import Probing
-from ray_warmup.warmup.machine.state import Commands, Run
-from ray_warmup.warmup.machine.tuning_phases import Guarding, Tuning
+from ray_warmup.warmup.machine.phases.phase_logic import PhaseLogic
+from ray_warmup.warmup.machine.phases.probing import Probing
+from ray_warmup.warmup.machine.phases.tuning import Guarding, Tuning
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import Commands, Run
 from ray_warmup.warmup.messages.allotting import Lot, TasksMeasured
 from ray_warmup.warmup.messages.answers import Answer, Probed
 from ray_warmup.warmup.messages.recorded import Joined

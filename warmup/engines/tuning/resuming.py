@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ray_warmup.warmup import remedies
 from ray_warmup.warmup.artifact.quarantine import is_served
-from ray_warmup.warmup.machine.phase_logic import PhaseLogic
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Commands, Run
+from ray_warmup.warmup.machine.phases.phase_logic import PhaseLogic
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import Commands, Run
 from ray_warmup.warmup.tasks import TacticId, TaskResult
 
 

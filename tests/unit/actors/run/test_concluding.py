@@ -12,7 +12,7 @@ import ray
 
 from ray_warmup.actors.run import concluding
 from ray_warmup.actors.run.concluding import conclude, notices, verdict_of
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.messages.answers import Concluded
 from ray_warmup.warmup.messages.questions import Conclude
 from ray_warmup.warmup.messages.wire import to_bytes

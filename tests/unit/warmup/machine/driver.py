@@ -9,11 +9,11 @@ from typing import Any
 
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.machine.machine import WarmupMachine
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import ClassState, Commands
-from ray_warmup.warmup.machine.summary import summarize
+from ray_warmup.warmup.machine.reports.summary import summarize
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import ClassState, Commands
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.values import PoolTask
 from ray_warmup.warmup.ranks import ActorLocation, assign_ranks

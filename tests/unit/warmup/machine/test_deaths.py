@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.warmup.machine.commands import Call, Replace
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.policy import Decision, FailurePolicy
+from ray_warmup.warmup.machine.failures.policy import Decision, FailurePolicy
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.remedies import parts
 from tests.unit.warmup.machine.driver import Driver
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ray_warmup.warmup.machine.commands import Failure
-from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.failure_window import GRACE_S
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_window import GRACE_S
+from ray_warmup.warmup.machine.state.phase import Phase
 from tests.unit.warmup.machine.driver import Driver
 
 NOISE = Failure("RuntimeError", "too late")

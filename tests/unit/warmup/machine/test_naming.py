@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ray_warmup.warmup.machine.commands import Failure
-from ray_warmup.warmup.machine.failure_messages import Status, late_phase, merge_equal
+from ray_warmup.warmup.machine.failures.failure_messages import Status, late_phase, merge_equal
 from ray_warmup.warmup.machine.naming import span
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.state import Run
+from ray_warmup.warmup.machine.state.phase import Phase
+from ray_warmup.warmup.machine.state.run import Run
 from tests.bench.machine_figures import infos_of
 from tests.unit.warmup.machine.driver import Driver
 

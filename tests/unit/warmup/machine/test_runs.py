@@ -6,11 +6,11 @@ import json
 import random
 
 from ray_warmup.warmup.machine.commands import Call
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.tasks import TacticId
 from tests.sim.world import make_result
 from tests.unit.warmup.machine.driver import Driver, name_of
-from tests.unit.warmup.machine.test_on_disk import ANY_DISK
+from tests.unit.warmup.machine.reports.test_on_disk import ANY_DISK
 
 NO_GUARD = {"guard": {"enabled": False}}
 

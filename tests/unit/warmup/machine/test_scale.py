@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.messages.answers import Answer
 from ray_warmup.warmup.messages.wire import to_bytes
 from ray_warmup.warmup.tasks import TacticId

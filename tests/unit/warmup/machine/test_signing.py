@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_warmup.warmup.machine.phases import Phase
+from ray_warmup.warmup.machine.state.phase import Phase
 from tests.unit.warmup.machine.driver import Driver
 
 

@@ -7,9 +7,9 @@ import pytest
 from ray_warmup.configs import ConfigError, parse_config
 from ray_warmup.configs.schema import TimeoutsSection
 from ray_warmup.warmup.machine.commands import Call
-from ray_warmup.warmup.machine.failure_messages import Status
-from ray_warmup.warmup.machine.phases import Phase
-from ray_warmup.warmup.machine.watchdog import beat_interval
+from ray_warmup.warmup.machine.failures.failure_messages import Status
+from ray_warmup.warmup.machine.failures.watchdog import beat_interval
+from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.messages.values import CrashRecord
 from ray_warmup.warmup.remedies import parts
 from tests.unit.warmup.machine.driver import Driver

@@ -12,7 +12,7 @@ import pytest
 from ray_warmup.warmup.artifact.artifact import Content, sha256, table_content
 from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.codec import encode
-from ray_warmup.warmup.machine.pool import PoolTask, TaskPool
+from ray_warmup.warmup.machine.state.pool import PoolTask, TaskPool
 from ray_warmup.warmup.rank.costs import MAX_STORES, learned_costs, recorded_seconds
 from ray_warmup.warmup.store.node_store import NodeStore
 from ray_warmup.warmup.tasks import Choice, Task, TaskResult, Workload

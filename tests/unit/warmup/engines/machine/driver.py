@@ -11,7 +11,7 @@ from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.engines.reports.report import EngineReport
 from ray_warmup.warmup.engines.reports.summary import summarize
 from ray_warmup.warmup.machine.commands import Adopt, Call, Command, Failure, Release, Replace
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from ray_warmup.warmup.messages import engine
 from ray_warmup.warmup.messages.values import BlobRow, Header
 from ray_warmup.warmup.ranks import RankInfo

@@ -7,7 +7,7 @@ import pytest
 from ray_warmup.warmup.engines.machine.deadlines import SLACK_S
 from ray_warmup.warmup.engines.machine.phases import EnginePhase
 from ray_warmup.warmup.machine.commands import Replace
-from ray_warmup.warmup.machine.failure_messages import Status
+from ray_warmup.warmup.machine.failures.failure_messages import Status
 from tests.unit.warmup.engines.machine.driver import Driver, Node
 
 FIRST, SECOND = "00" * 28, "01" * 28
