@@ -30,11 +30,12 @@ from ray_warmup.warmup.artifact.table import parse_table
 from ray_warmup.warmup.caches.provider import MODULES, PACKAGE
 from ray_warmup.warmup.device.tuner import Memory, TunerOptions, Watch
 from ray_warmup.warmup.errors import LoadError
-from ray_warmup.warmup.messages.answers import Loaded, Replayed
+from ray_warmup.warmup.messages.answers import Guarded, Loaded, Replayed
 from ray_warmup.warmup.messages.replays import FreshlyReplayed, FreshReplay
 from ray_warmup.warmup.tasks import (
     DEFAULT_TACTIC,
     Choice,
+    Contender,
     GuardVerdict,
     Measurement,
     Skip,
@@ -158,14 +159,16 @@ class ScriptedTuner:
         rows = tuple(Measurement(c.runner, c.tactic, base * (1 + slow.get(c.runner, 0)), 1e-6, 5) for c in shortlist)
         return replace(self.tune(task), measurements=rows)
 
-    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+    def guard(self, task: Task, result: TaskResult, contenders: Sequence[Contender] = ()) -> Guarded:
         self._fault("guard", task.task_id)
         assert result.choice is not None
         ratio = self._script.get("guard_ratio", 2.0)
         if ratio > 1.0:
-            return GuardVerdict(task.task_id, "kept", result.choice, ratio, ratio, 2e-4, 5)
+            return Guarded(GuardVerdict(task.task_id, "kept", result.choice, ratio, ratio, 2e-4, 5))
         default = Choice(result.default_runner, DEFAULT_TACTIC)
-        return GuardVerdict(task.task_id, "slower", default, 1.0, ratio, 2e-4, 5, "not faster than the default")
+        return Guarded(
+            GuardVerdict(task.task_id, "slower", default, 1.0, ratio, 2e-4, 5, "not faster than the default")
+        )
 
     def table(
         self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()

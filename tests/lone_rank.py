@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.artifact.artifact import Blob
 from ray_warmup.warmup.messages.answers import Packed
-from ray_warmup.warmup.messages.questions import Pack
+from ray_warmup.warmup.messages.questions import Guard, Pack
 from ray_warmup.warmup.messages.values import Header
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.rank.process import RankProcess
@@ -55,7 +55,7 @@ def tasks_of(process: LoneRank) -> list[str]:
 def tune(process: LoneRank, *, guarded: bool = True) -> tuple[Header, dict[str, Blob]]:
     """Measure and pack everything; the header and the blobs as they would be pushed."""
     results = [process.tune(task).result for task in tasks_of(process)]
-    verdicts = [process.guard(row.task_id, row).verdict for row in results] if guarded else []
+    verdicts = [process.guard(Guard(row.task_id, row)).verdict for row in results] if guarded else []
     header = pack(process, results, verdicts, guarded=guarded).header
     assert header is not None
     return header, blobs_of(process, header)

@@ -31,7 +31,7 @@ class ScriptedContest:
         copies: int = 0,
         pace: Pace | None = None,
     ) -> None:
-        self.pace = pace or Pace(lap_s=1e-6, budget_s=60.0, warm_rounds=2, tuned_factor=float("inf"))
+        self.pace = pace or Pace(lap_s=1e-6, budget_s=60.0, settle_s=2e-6, tuned_factor=float("inf"))
         self._lap_s, self._flaws, self._layout_s = lap_s, flaws or {}, layout_s or {}
         self.layouts = (tuple(range(copy, copy + 1) for copy in range(copies)),) if copies else ()
         self.timed_choices: list[Choice] = []

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from ray_warmup.warmup.device.guard import guard as guard_module
 from ray_warmup.warmup.device.guard.contest import Flaw, Pace
 from ray_warmup.warmup.device.guard.guard import judge_tactics
-from ray_warmup.warmup.device.guard.op_contest import CUDA_BUDGET_S, CUDA_LEAD_LAPS, CUDA_WARM_ROUNDS
+from ray_warmup.warmup.device.guard.op_contest import CUDA_BUDGET_S, CUDA_LEAD_LAPS, CUDA_SETTLE_S
 from ray_warmup.warmup.device.guard.race import Race
 from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, Measurement, TaskResult
 from tests.tuner_options import tuner_options
@@ -61,7 +61,7 @@ class SimulatedContest:
     @property
     def pace(self) -> Pace:
         """As on a GPU."""
-        return Pace(self.lap_s, CUDA_BUDGET_S, CUDA_WARM_ROUNDS, float("inf"), CUDA_LEAD_LAPS)
+        return Pace(self.lap_s, CUDA_BUDGET_S, CUDA_SETTLE_S, float("inf"), CUDA_LEAD_LAPS)
 
     def flaw(self, choice: Choice) -> Flaw | None:
         """Every output is right."""
@@ -107,7 +107,7 @@ def verdict_on(contest: SimulatedContest, rounds: int = 15) -> GuardVerdict:
     winner = Choice(RUNNER, 0)
     result = TaskResult("t@8", "op", 8, "tuned", winner, RUNNER, measurements=tuple(listed))
     with patch.object(guard_module, "Race", partial(Race, clock=lambda: contest.now)):
-        return judge_tactics(contest, result, tuner_options(guard_rounds=rounds))
+        return judge_tactics(contest, result, tuner_options(guard_rounds=rounds)).verdict
 
 
 def publications(

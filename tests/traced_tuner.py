@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ray_warmup.warmup.device.flashinfer_tuner import FlashInferTuner
 from ray_warmup.warmup.device.tuner import TunerOptions
-from ray_warmup.warmup.messages.answers import Loaded, Replayed
-from ray_warmup.warmup.tasks import GuardVerdict, Skip, Task, TaskResult, Workload
+from ray_warmup.warmup.messages.answers import Guarded, Loaded, Replayed
+from ray_warmup.warmup.tasks import Contender, GuardVerdict, Skip, Task, TaskResult, Workload
 from tests.script import Moments, read_script
 
 
@@ -40,9 +40,9 @@ class TracedTuner(FlashInferTuner):
         self._moments.reach("tune", task.task_id)
         return super().tune(task)
 
-    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+    def guard(self, task: Task, result: TaskResult, contenders: Sequence[Contender] = ()) -> Guarded:
         self._moments.reach("guard", task.task_id)
-        return super().guard(task, result)
+        return super().guard(task, result, contenders)
 
     def table(
         self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()

@@ -182,6 +182,15 @@ class TaskResult:
 
 
 @message
+class Contender:
+    """A candidate that the guard has proven faster than the default by the margin."""
+
+    choice: Choice
+    ratio: Positive
+    """Default's time over its own, the least that a judge so far has measured."""
+
+
+@message
 class GuardVerdict:
     """The guard's decision on one task."""
 

@@ -18,7 +18,7 @@ from typing import Any
 from ray_warmup.configs import parse_config
 from ray_warmup.warmup.device.factory import FLASHINFER_TUNER, load_factory
 from ray_warmup.warmup.messages.answers import Loaded
-from ray_warmup.warmup.messages.questions import Install
+from ray_warmup.warmup.messages.questions import Guard, Install
 from ray_warmup.warmup.messages.wire import from_bytes, to_bytes
 from ray_warmup.warmup.rank.process import RankProcess
 from ray_warmup.warmup.ranks import RankInfo
@@ -61,7 +61,7 @@ def tune(directory: Path) -> dict[str, Any]:
     process = rank_of(0, directory)
     was_there = process.look_up("run-00000", retune=False).hit
     rows = [process.tune(task.task_id).result for task in process.outline().tasks]
-    verdicts = [process.guard(row.task_id, row).verdict for row in rows]
+    verdicts = [process.guard(Guard(row.task_id, row)).verdict for row in rows]
     header = pack(process, rows, verdicts, guarded=True).header
     assert header is not None
     blobs = blobs_of(process, header)

@@ -73,7 +73,7 @@ def table_of(rank: int) -> str:
     tuner = FlashInferTuner("cpu")
     tasks = PROCESS.recording().tasks
     results = [tuner.tune(task) for task in tasks]
-    table = tuner.table(results, [tuner.guard(task, row) for task, row in zip(tasks, results, strict=True)])
+    table = tuner.table(results, [tuner.guard(task, row).verdict for task, row in zip(tasks, results, strict=True)])
     assert table is not None
     return table.decode()
 

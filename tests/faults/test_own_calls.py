@@ -72,10 +72,10 @@ def patch():
         has_measured.touch()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def guarded(self, task, result):
-        verdict = guard(self, task, result)
+    def guarded(self, *asked):
+        found = guard(self, *asked)
         has_measured.touch()
-        return verdict
+        return found
 
     kind.guard = guarded
     if {is_killed}:

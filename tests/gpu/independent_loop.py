@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ SIZES = (1, 8, 64, 256, 1024, 4096)
 OPS = {"bf16": "bf16_gemm", "fp8": "fp8_gemm"}
 LIMIT = 0.02
 GEOMEAN_BAR = 1.01
+SETTLE_S = 0.3
 
 
 def calls_of(op: str, m: int, k: int, n: int, weights: int) -> Callable[[int], Any]:
@@ -54,11 +56,16 @@ def graph_of(call: Callable[[int], Any], calls: int) -> torch.cuda.CUDAGraph:
 def series(graphs: list[torch.cuda.CUDAGraph], calls: int, rounds: int) -> list[list[float]]:
     """Microseconds per call: graphs in turn, the order turned by one each round; all rounds are enqueued at once.
 
-    A lap on an idle GPU is charged for its own launch, so two untimed ones come first.
+    Untimed ones come first, until the GPU's clocks and power are those of steady work.
     """
     found: list[list[float]] = [[] for _ in graphs]
+    began = time.perf_counter()
+    while time.perf_counter() - began < SETTLE_S:
+        for graph in graphs:
+            graph.replay()
+        torch.cuda.synchronize()
     for graph in graphs[:2]:
-        graph.replay()
+        graph.replay()  # a lap on an idle GPU is charged for its own launch
     marks = []
     for turn in range(rounds):
         for step in range(len(graphs)):

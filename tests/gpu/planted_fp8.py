@@ -94,7 +94,7 @@ def main() -> None:
     tuner = FlashInferTuner("cuda", OPTIONS)
     try:
         if sys.argv[1] == "guard":
-            print("judged:", tuner.guard(task, result_of(task, STRAY)).decision)
+            print("judged:", tuner.guard(task, result_of(task, STRAY)).verdict.decision)
         else:
             kind.get_valid_tactics = lambda self, inputs, profile: [CRASH, STRAY, SLOW]
             assert tuner.prepare([task.workload]) == ()

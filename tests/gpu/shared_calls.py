@@ -109,7 +109,7 @@ def asked(ranks: RemoteRanks, lot: Lot | None, limit: float) -> TasksMeasured:
 def measured_here(tuner: FlashInferTuner, tasks: Sequence[Task]) -> Rows:
     """Tune and guard tasks in this process."""
     results = {task.task_id: tuner.tune(task) for task in tasks}
-    return Rows(results, {task.task_id: tuner.guard(task, results[task.task_id]) for task in tasks})
+    return Rows(results, {task.task_id: tuner.guard(task, results[task.task_id]).verdict for task in tasks})
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def judged(winner: int | None, *others: int):  # type: ignore[no-untyped-def]
     """The verdict on a planted result."""
     task = planted.task_on(DEVICE, SIZE)
     result = planted.result_of(task, winner, *others)
-    return guard(lambda seed: planted.build(seed, DEVICE, SIZE), task, result, OPTIONS, DEVICE)
+    return guard(lambda seed: planted.build(seed, DEVICE, SIZE), task, result, OPTIONS, DEVICE).verdict
 
 
 def test_a_faster_right_tactic_is_kept() -> None:

@@ -33,7 +33,7 @@ def test_the_guard_refuses_planted_tactics_on_a_recorded_request(
     kind = planted.runner_class(task)
     monkeypatch.setattr(kind, "forward", planted.planted_forward(kind.forward))
     try:
-        verdict = FlashInferTuner("cuda", planted.OPTIONS).guard(task, planted.result_of(task, tactic))
+        verdict = FlashInferTuner("cuda", planted.OPTIONS).guard(task, planted.result_of(task, tactic)).verdict
     finally:
         PROCESS.clear()
     print(f"{task.task_id}, tactic {tactic}: {verdict.decision} {verdict.ratio:.3f} {verdict.note}")
@@ -54,7 +54,7 @@ def test_a_tune_publishes_none_of_the_planted_tactics(monkeypatch: pytest.Monkey
         tuner = FlashInferTuner("cuda", planted.OPTIONS)
         assert tuner.prepare([task.workload]) == ()
         result = tuner.tune(task)
-        verdict = tuner.guard(task, result)
+        verdict = tuner.guard(task, result).verdict
     finally:
         PROCESS.clear()
     print(f"{task.task_id}: tuning chose {result.choice}, published {verdict.choice}, {verdict.decision}")

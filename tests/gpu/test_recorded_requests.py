@@ -53,7 +53,7 @@ def test_a_real_call_is_recorded_tuned_carried_and_hit(tmp_path: Path) -> None:
     tasks = [task for task in recording.tasks if task.bucket in BUCKETS]
     assert [task.bucket for task in tasks] == list(BUCKETS)
     results = [tuner.tune(task) for task in tasks]
-    verdicts = [tuner.guard(task, result) for task, result in zip(tasks, results, strict=True)]
+    verdicts = [tuner.guard(task, result).verdict for task, result in zip(tasks, results, strict=True)]
     for task, verdict in zip(tasks, verdicts, strict=True):
         print(f"{task.task_id}: {verdict.decision} {verdict.choice} {verdict.ratio:.3f}")
     assert {verdict.decision for verdict in verdicts} <= {"kept", "slower", "replaced", "default"}

@@ -71,7 +71,7 @@ def test_a_guarded_table_is_hit_and_replayed(
     """Every task hits after a load, runs under graph capture, builds nothing; a task outside of it is a miss."""
     tuner, tasks = tuner_and_tasks
     results = [tuner.tune(task) for task in tasks]
-    verdicts = [tuner.guard(task, result) for task, result in zip(tasks, results, strict=True)]
+    verdicts = [tuner.guard(task, result).verdict for task, result in zip(tasks, results, strict=True)]
     table = tuner.table(results, verdicts)
     assert table is not None
     path = tmp_path / "autotune_configs.json"

@@ -46,7 +46,7 @@ def tune(
     tasks = tasks_of(workloads)
     results = [tuner.tune(task) for task in tasks]
     lap("tune")
-    verdicts = [tuner.guard(task, result) for task, result in zip(tasks, results, strict=True)]
+    verdicts = [tuner.guard(task, result).verdict for task, result in zip(tasks, results, strict=True)]
     lap("guard")
     table = tuner.table(results, verdicts)
     assert table is not None, "nothing was tuned"

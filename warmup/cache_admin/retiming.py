@@ -75,7 +75,7 @@ def retime(tuner: Tuner, tasks: Mapping[str, Task], entries: Sequence[RecordedEn
 
 
 def _retimed(tuner: Tuner, task: Task, entry: RecordedEntry) -> Retimed:
-    verdict = tuner.guard(task, entry.result)
+    verdict = tuner.guard(task, entry.result).verdict
     choice = entry.result.choice
     assert choice is not None
     then = 1.0

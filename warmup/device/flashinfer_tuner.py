@@ -29,8 +29,8 @@ from ray_warmup.warmup.device.task_tuning import TaskTuner
 from ray_warmup.warmup.device.tuner import Memory, TunerOptions, Watch
 from ray_warmup.warmup.errors import ArtifactError, TuningError
 from ray_warmup.warmup.families.library import AutoTuner, installed_family
-from ray_warmup.warmup.messages.answers import Loaded, Replayed
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
+from ray_warmup.warmup.messages.answers import Guarded, Loaded, Replayed
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
 from ray_warmup.warmup.workloads.base import OpCall, builder_for
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class FlashInferTuner:
         tuner = TaskTuner(self._device, self._options, self._set_watch)
         return tuner.tune(task, lambda: self._call(task.workload, task.bucket), shortlist)
 
-    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+    def guard(self, task: Task, result: TaskResult, contenders: Sequence[Contender] = ()) -> Guarded:
         """Decide between the winner and the default as serving runs them."""
         from ray_warmup.warmup.device.guard.guard import guard
 
@@ -152,6 +152,7 @@ class FlashInferTuner:
                 result,
                 self._options,
                 self._device,
+                contenders,
             )
         except RuntimeError:
             # a lap's kernel may have taken the context with it, which shows at any later call

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ray_warmup.configs.schema import AutotuneSection, GuardSection
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Skip, TacticId, Task, TaskResult, Workload
 
 if TYPE_CHECKING:
-    from ray_warmup.warmup.messages.answers import Loaded, Replayed
+    from ray_warmup.warmup.messages.answers import Guarded, Loaded, Replayed
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,11 @@ class Tuner(Protocol):
     def measure(self, task: Task, shortlist: Sequence[Choice]) -> TaskResult:
         """Measure only these candidates of one task again, and return every one that ran."""
 
-    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
-        """Time the winner against the default as serving runs it, compare outputs, decide."""
+    def guard(self, task: Task, result: TaskResult, contenders: Sequence[Contender] = ()) -> Guarded:
+        """Time the winner against the default as serving runs it, compare outputs, decide.
+
+        A candidate of `contenders` counts for no more than its ratio there, which another device has measured.
+        """
 
     def table(
         self, results: Sequence[TaskResult], verdicts: Sequence[GuardVerdict], left_out: Sequence[Task] = ()

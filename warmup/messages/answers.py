@@ -7,7 +7,7 @@ from dataclasses import field
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.messages.values import Ancestor, CrashRecord, Header, PoolTask, TextFile
 from ray_warmup.warmup.report import EngineReport, FileReport
-from ray_warmup.warmup.tasks import Count, Duration, GuardVerdict, Skip, TacticId, TaskResult
+from ray_warmup.warmup.tasks import Contender, Count, Duration, GuardVerdict, Skip, TacticId, TaskResult
 
 
 @message
@@ -209,6 +209,8 @@ class Guarded:
     """One task, judged."""
 
     verdict: GuardVerdict
+    contenders: tuple[Contender, ...] = ()
+    """What the next judge may choose from, the chosen one among it; none where the default is published."""
 
 
 @message

@@ -8,7 +8,7 @@ from dataclasses import field
 from ray_warmup.warmup.codec import message
 from ray_warmup.warmup.messages.engine import EngineQuestion, InstallEngine
 from ray_warmup.warmup.messages.values import Ancestor, Header, RunVerdict, TextFile
-from ray_warmup.warmup.tasks import Choice, Count, GuardVerdict, Name, TacticId, TaskResult
+from ray_warmup.warmup.tasks import Choice, Contender, Count, GuardVerdict, Name, TacticId, TaskResult
 
 
 @message
@@ -129,6 +129,8 @@ class Guard:
     quarantine: tuple[TacticId, ...] = ()
     packs: bool = False
     """As in `Tune`."""
+    contenders: tuple[Contender, ...] = ()
+    """Candidates of earlier judges, with their ratios there; none for the first judge."""
 
 
 @message

@@ -72,7 +72,7 @@ def _after_compiling(rank: RankProcess, question: AfterCompiling, blobs: Mapping
         case questions.TuneEngine():
             return rank.tune_engine()
         case questions.Guard():
-            return rank.guard(question.task_id, question.result, question.quarantine, question.packs)
+            return rank.guard(question)
         case questions.Pack():
             return rank.pack(question)
         case questions.PackStored():

@@ -232,14 +232,12 @@ class RankProcess:
             result = self.parts.tuner.measure(self.parts.task(asked.task_id), asked.shortlist)
             return answers.Voted(replace(result, rank=self.info.rank))
 
-    def guard(
-        self, task_id: str, result: TaskResult, quarantine: Sequence[TacticId] = (), packs: bool = False
-    ) -> answers.Guarded:
-        """Check one task's winner against the default tactic. `packs` as in `tune`."""
-        with self._busy("guard", task_id):
-            self._prepare(quarantine, packs)
-            verdict = self.parts.tuner.guard(self.parts.task(task_id), result)
-            return answers.Guarded(replace(verdict, rank=self.info.rank))
+    def guard(self, asked: questions.Guard) -> answers.Guarded:
+        """Check one task's winner against the default tactic."""
+        with self._busy("guard", asked.task_id):
+            self._prepare(asked.quarantine, asked.packs)
+            found = self.parts.tuner.guard(self.parts.task(asked.task_id), asked.result, asked.contenders)
+            return replace(found, verdict=replace(found.verdict, rank=self.info.rank))
 
     def tune_engine(self) -> answers.EngineTuned:
         """Tune what only an engine's own step reaches, for the class: files to be packed with the table."""

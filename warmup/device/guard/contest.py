@@ -20,8 +20,8 @@ class Pace:
     """Seconds of one lap of the default."""
     budget_s: float
     """Time for all laps; at least `race.MIN_ROUNDS` rounds are run whatever they take."""
-    warm_rounds: int
-    """Rounds that nobody looks at, while clocks and power settle."""
+    settle_s: float
+    """Laps of this time that nobody looks at, until clocks and power are those of a GPU at work."""
     tuned_factor: float
     """Candidates whose tuned time is this many times the fastest's do not take part."""
     lead_laps: int = 0

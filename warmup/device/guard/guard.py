@@ -17,24 +17,30 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ray_warmup.warmup.choosing import order_of
 from ray_warmup.warmup.device.guard.contest import Contest, Flaw, Pace
 from ray_warmup.warmup.device.guard.op_contest import OpContest
 from ray_warmup.warmup.device.guard.race import DEFAULT_LANES, MIN_ROUNDS, Race
 from ray_warmup.warmup.device.guard.rotation import COPIES_BYTES
-from ray_warmup.warmup.device.guard.selection import Rule, pick
+from ray_warmup.warmup.device.guard.selection import Rule, is_proven, pick
 from ray_warmup.warmup.device.tuner import TunerOptions
-from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Decision, GuardVerdict, Task, TaskResult
+from ray_warmup.warmup.messages.answers import Guarded
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Contender, Decision, GuardVerdict, Task, TaskResult
 from ray_warmup.warmup.workloads.base import OpCall
 
 logger = logging.getLogger(__name__)
 
 
 def guard(
-    build: Callable[[int], OpCall], task: Task, result: TaskResult, options: TunerOptions, device: str
-) -> GuardVerdict:
+    build: Callable[[int], OpCall],
+    task: Task,
+    result: TaskResult,
+    options: TunerOptions,
+    device: str,
+    contenders: Sequence[Contender] = (),
+) -> Guarded:
     """Judge one task's tuning result on its own op call.
 
     If memory runs out, judge once more with the fewest copies.
@@ -45,13 +51,15 @@ def guard(
         result: how it was tuned.
         options: short list, margin, tie band and rounds.
         device: `cpu` or `cuda:0`.
+        contenders: candidates that other devices have judged; none counts for more than its ratio there.
 
     Raises:
         DeadContextError: a tactic took the CUDA context with it.
     """
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     if not entrants_of(result, options):
-        return GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, "nothing else was tuned", result.rank)
+        note = "nothing else was tuned"
+        return Guarded(GuardVerdict(task.task_id, "default", default, 1.0, 1.0, 0.0, 0, note, result.rank))
     import torch
 
     # Zero is the fewest copies, which `rotation_of` raises to two.
@@ -60,7 +68,7 @@ def guard(
             with torch.inference_mode():
                 op, dtype = task.workload.op, task.workload.dtype
                 contest = OpContest(build, op, dtype, default, device, max_bytes)
-                return judge_tactics(contest, result, options, contest.served_flaw)
+                return judge_tactics(contest, result, options, contest.served_flaw, contenders)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             logger.warning(
                 "%s: out of memory while it was judged: %s -> free the device before a run", task.task_id, error
@@ -70,7 +78,7 @@ def guard(
     note = "out of memory while it was judged (autotune.max_memory_bytes)"
     # A winner that could not be judged is not served.
     decision: Decision = "default" if result.choice in (None, default) else "crashed"
-    return GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank)
+    return Guarded(GuardVerdict(task.task_id, decision, default, 1.0, 1.0, 0.0, 0, note, result.rank))
 
 
 def judge_tactics(
@@ -78,28 +86,31 @@ def judge_tactics(
     result: TaskResult,
     options: TunerOptions,
     served_flaw: Callable[[Choice], Flaw | None] | None = None,
-) -> GuardVerdict:
-    """The verdict on a task's winner and short list.
+    contenders: Sequence[Contender] = (),
+) -> Guarded:
+    """The verdict on a task's winner and short list, and the candidates that another device may prefer.
 
     Args:
         contest: the task's calls.
         result: how it was tuned.
         options: short list, margin, tie band and rounds.
         served_flaw: looks at the outputs of a pick as serving makes them; None where laps have no outputs.
+        contenders: candidates that other devices have judged; none counts for more than its ratio there.
     """
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     flaws: dict[Choice, Flaw] = {}
     waiting = list(ranked(entrants_of(result, options), result, contest.pace))
+    elsewhere = {contender.choice: contender.ratio for contender in contenders}
     rule = Rule(options.guard.margin, options.autotune.tie_band, min(places(contest.pace), len(waiting)))
     while True:
         # A new race for every attempt, since its ratios must come from laps under the same conditions.
-        race = Race(contest, default, rule, options.guard.rounds)
+        race = Race(contest, default, rule, options.guard.rounds, elsewhere)
         _fill(race, waiting, contest, flaws)
         race.run()
         chosen, has_fallen = _right_pick(race, served_flaw, flaws)
         if chosen is not None or not has_fallen or not waiting:
             _log(flaws, result)
-            return _verdict(result, default, chosen, race, flaws)
+            return Guarded(_verdict(result, default, chosen, race, flaws), _contenders(race, chosen))
 
 
 def entrants_of(result: TaskResult, options: TunerOptions) -> tuple[Choice, ...]:
@@ -202,3 +213,14 @@ def _verdict(
         note=note,
         rank=result.rank,
     )
+
+
+def _contenders(race: Race, chosen: Choice | None) -> tuple[Contender, ...]:
+    """Return the candidates that another device may still prefer: none where the default is published."""
+    if chosen is None:
+        return ()
+    found = []
+    for choice, ratio in race.ratios().items():
+        if is_proven(ratio, race.rule):
+            found.append(Contender(choice, ratio.value))
+    return tuple(found)

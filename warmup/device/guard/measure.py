@@ -47,6 +47,12 @@ class Ratio:
     chance: float
     """Probability of such rounds without a gain (`proof.py`). At few rounds the error alone says too little."""
 
+    def at_most(self, value: float) -> Ratio:
+        """Return this ratio, or one that is known for certain if that is the lesser."""
+        if value >= self.value:
+            return self
+        return Ratio(value, 0.0, self.chance)
+
     def above(self, bound: float, errors: float) -> bool:
         """Return True if the value is above a bound by at least this many standard errors."""
         return self.value - errors * self.error > bound

@@ -7,10 +7,11 @@ the race early. What may enter and what the outcome means for a table is `guard.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ray_warmup.configs.schema import FEWEST_ROUNDS
 from ray_warmup.warmup.device.guard.contest import Contest, Pace
@@ -46,7 +47,16 @@ def default_lanes(pace: Pace) -> int:
 
 
 class Race:
-    """The default (twice where laps are short) against the entrants, in interleaved rounds."""
+    """The default (twice where laps are short) against the entrants, in interleaved rounds.
+
+    Args:
+        contest: the task's calls.
+        default: what is served without a table.
+        rule: margin, tie band and number of entrants.
+        rounds: how many are run before the first look.
+        elsewhere: ratios that another device has measured; a candidate counts for no more than its own.
+        clock: seconds, for the budget.
+    """
 
     def __init__(
         self,
@@ -54,9 +64,10 @@ class Race:
         default: Choice,
         rule: Rule,
         rounds: int,
+        elsewhere: Mapping[Choice, float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.rule = rule
+        self.rule, self._elsewhere = rule, elsewhere or {}
         self._contest, self._rounds, self._clock = contest, max(MIN_ROUNDS, rounds), clock
         # A fixed seed, so that two runs on one device interleave their laps alike.
         self._order = random.Random(0)
@@ -100,8 +111,8 @@ class Race:
         if not self.entered:
             return
         pace = self._contest.pace
-        # The deadline begins after the warm rounds, whose time depends on how cold the device is.
-        self._series([lane.timed for lane in self._lanes], pace.warm_rounds)
+        # The deadline begins afterwards, since how long this takes says nothing about the laps.
+        self._settle()
         self._deadline = self._clock() + pace.budget_s
         for rounds in (SCREEN_ROUNDS,) if self._base_lanes == DEFAULT_LANES else (EARLY_ROUNDS, SCREEN_ROUNDS):
             self._laps(rounds - self.rounds)
@@ -120,9 +131,12 @@ class Race:
             target = min(limit, self.rounds + self._rounds)
 
     def ratios(self) -> dict[Choice, Ratio]:
-        """Each running candidate against the default."""
-        base = self._base()
-        return {lane.choice: ratio_of(base, lane.seconds) for lane in self._lanes[self._base_lanes :]}
+        """Each running candidate against the default, at most as fast as it is on another device."""
+        base, found = self._base(), {}
+        for lane in self._lanes[self._base_lanes :]:
+            ratio = ratio_of(base, lane.seconds)
+            found[lane.choice] = ratio.at_most(self._elsewhere.get(lane.choice, ratio.value))
+        return found
 
     def ratio(self, choice: Choice) -> float:
         """Return a candidate's last ratio, running or not: 0.0 if it never ran, 1.0 for the default."""
@@ -139,6 +153,8 @@ class Race:
         deadline = self._clock() + LAYOUT_BUDGETS * self._contest.pace.budget_s
         for copies in self._contest.layouts:
             layouts = [self._layout(choice, some) for some in copies]
+            # Capturing them has let the device rest.
+            self._settle()
             lost = layout_that_loses(layouts, self.rule.entrants, self._series, lambda: self._clock() >= deadline)
             if lost >= 0:
                 values = " ".join(f"{statistics.median(layout.ratios):.3f}" for layout in layouts)
@@ -152,6 +168,12 @@ class Race:
     def drop(self, choice: Choice) -> None:
         """Take a candidate out."""
         self._drop((choice,))
+
+    def _settle(self) -> None:
+        """Keep the device at work until its clocks and power are those of a device that serves."""
+        laps_s = self._contest.pace.lap_s * len(self._lanes)
+        rounds = math.ceil(self._contest.pace.settle_s / max(laps_s, 1e-9))
+        self._series([lane.timed for lane in self._lanes], rounds)
 
     def _laps(self, rounds: int) -> None:
         """Run up to `rounds` rounds, or fewer past the deadline."""

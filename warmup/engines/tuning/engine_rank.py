@@ -164,8 +164,8 @@ class EngineRank:
                 return answers.Tuned(replace(result, rank=self._rank))
             case questions.Guard():
                 self._tuner.set_quarantine(question.quarantine)
-                verdict = self._tuner.guard(self._task(question.task_id), question.result)
-                return answers.Guarded(replace(verdict, rank=self._rank))
+                found = self._tuner.guard(self._task(question.task_id), question.result, question.contenders)
+                return replace(found, verdict=replace(found.verdict, rank=self._rank))
             case _:
                 raise EngineError(f"{questions.name_of(type(question))} is no question to a rank of an engine")
 

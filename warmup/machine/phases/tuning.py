@@ -241,7 +241,7 @@ class Guarding(PoolPhase):
 
     def keep(self, run: Run, rank_class: ClassState, rank: int, value: Answer) -> None:
         assert isinstance(value, Guarded), "a task was guarded"
-        judges.judged(run, rank_class, rank, value.verdict)
+        judges.judged(run, rank_class, rank, value)
 
     def enter(self, run: Run) -> Commands:
         for rank_class in run.classes.values():

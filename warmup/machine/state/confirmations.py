@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ray_warmup.warmup.tasks import Choice, GuardVerdict
+from ray_warmup.warmup.messages.answers import Guarded
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict
 
 Device = tuple[str, tuple[str, ...]]
 """Node and GPUs of a rank; a rank without a GPU is a device of its own."""
@@ -12,15 +13,43 @@ Device = tuple[str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class Confirmation:
-    """Verdicts on one tactic of a task, each of another device."""
+    """What devices have said of one task, in the order in which they were asked."""
 
-    verdicts: list[GuardVerdict] = field(default_factory=list)
-    devices: set[Device] = field(default_factory=set)
+    answers: list[Guarded] = field(default_factory=list)
+    choice_of: dict[Device, Choice] = field(default_factory=dict)
+    """Device -> what it chose last."""
+
+    @property
+    def verdicts(self) -> tuple[GuardVerdict, ...]:
+        """Return all verdicts."""
+        return tuple(answer.verdict for answer in self.answers)
 
     @property
     def choice(self) -> Choice:
-        """Return the choice of the first verdict, about which the others are asked."""
-        return self.verdicts[0].choice
+        """Return the last judge's choice, which others must confirm."""
+        return self.answers[-1].verdict.choice
+
+    @property
+    def contenders(self) -> tuple[Contender, ...]:
+        """Return what the next judge may choose from.
+
+        The second one has all of the first one's candidates, since devices may rank them differently. A later one only
+        confirms, so that no choice comes back.
+        """
+        last = self.answers[-1]
+        if len(self.answers) == 1 and last.contenders:
+            return last.contenders
+        ratios = [verdict.ratio for verdict in self.verdicts if verdict.choice == self.choice]
+        return (Contender(self.choice, min(ratios)),)
+
+    def is_confirmed_by(self, device: Device) -> bool:
+        """Return True if a device has chosen what others must confirm."""
+        return self.choice_of.get(device) == self.choice
+
+    @property
+    def num_confirmed(self) -> int:
+        """On how many devices the present choice was judged and chosen."""
+        return sum(choice == self.choice for choice in self.choice_of.values())
 
 
 class Confirmations:
@@ -46,20 +75,20 @@ class Confirmations:
         """Return True if a rank judges a tactic of another one now."""
         return rank in self._judged_by
 
-    def add(self, verdict: GuardVerdict, device: Device) -> None:
-        """Keep one more verdict on a task's tactic."""
-        found = self.of_task.setdefault(verdict.task_id, Confirmation())
-        found.verdicts.append(verdict)
-        found.devices.add(device)
+    def add(self, answer: Guarded, device: Device) -> None:
+        """Keep what one more device says of a task."""
+        found = self.of_task.setdefault(answer.verdict.task_id, Confirmation())
+        found.answers.append(answer)
+        found.choice_of[device] = answer.verdict.choice
 
     def wait(self, task_id: str) -> None:
         """Let a task be dealt once more."""
         self._waiting[task_id] = None
 
     def next_for(self, device: Device) -> str | None:
-        """Return a waiting task that a device has not judged, or None."""
+        """Return a waiting task whose choice a device has not judged, or None."""
         for task_id in self._waiting:
-            if device not in self.of_task[task_id].devices:
+            if not self.of_task[task_id].is_confirmed_by(device):
                 return task_id
         return None
 

@@ -1,8 +1,9 @@
-"""Judges of one tactic on several devices: all must serve it, or the default is published.
+"""Judges of one task on several devices: all must serve the same tactic, or the default is published.
 
-GPUs of one kind are not alike: of two H200 of one host, a tactic was 3.7 % faster than the default on one and 1.9 %
-slower on the other. A further judge is asked about the first one's choice alone. Tasks that a lone device measures
-have one judge.
+GPUs of one kind are not alike, nor are places in their memory: of two H200 of one host, a tactic was 3.7 % faster than
+the default on one and 1.9 % slower on the other. The second judge chooses among the first one's candidates, each of
+which counts for the lesser of its two ratios, so that it does not matter which device is asked first. If it chooses
+another one, the first device is asked about that one alone. Tasks that a lone device measures have one judge.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import replace
 from ray_warmup.warmup.artifact.quarantine import is_served, verdict_without_quarantined
 from ray_warmup.warmup.machine.state.confirmations import Confirmation, Device
 from ray_warmup.warmup.machine.state.run import ClassState, Commands, Run
+from ray_warmup.warmup.messages.answers import Guarded
 from ray_warmup.warmup.messages.questions import Guard
-from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, GuardVerdict, TaskResult
+from ray_warmup.warmup.tasks import DEFAULT_TACTIC, Choice, Contender, GuardVerdict, TaskResult
 
 PUBLISHED = ("kept", "replaced")
 """Decisions for a tactic other than the default."""
@@ -27,23 +29,29 @@ def device_of(run: Run, rank: int) -> Device:
     return info.node_id, info.gpu_ids or (f"rank {rank}",)
 
 
-def judged(run: Run, rank_class: ClassState, rank: int, verdict: GuardVerdict) -> None:
-    """Keep a rank's verdict, and publish the task's if no further one is wanted."""
-    rank_class.confirmations.add(replace(verdict, rank=rank), device_of(run, rank))
-    _settle(run, rank_class, verdict.task_id)
+def judged(run: Run, rank_class: ClassState, rank: int, answer: Guarded) -> None:
+    """Keep what a rank says of a task, and publish the task's verdict if no further judge is wanted."""
+    told = replace(answer, verdict=replace(answer.verdict, rank=rank))
+    rank_class.confirmations.add(told, device_of(run, rank))
+    _settle(run, rank_class, answer.verdict.task_id)
 
 
 def ask(run: Run, rank_class: ClassState, rank: int) -> Commands:
-    """Ask a rank about the next tactic that its device has not judged."""
+    """Ask a rank about the next choice that its device has not judged."""
     confirmations, device = rank_class.confirmations, device_of(run, rank)
     while (task_id := confirmations.next_for(device)) is not None:
         # Its tactic may have been quarantined while it waited.
         _settle(run, rank_class, task_id)
         if task_id in confirmations.of_task:
             confirmations.begin(rank, task_id)
-            result = _narrowed(rank_class.results[task_id], confirmations.of_task[task_id].choice)
+            found = confirmations.of_task[task_id]
+            op, contenders = rank_class.results[task_id].op, []
+            for contender in found.contenders:
+                if is_served(op, contender.choice, rank_class.quarantine):
+                    contenders.append(contender)
+            result = _narrowed(rank_class.results[task_id], found.choice, contenders)
             packs = rank == rank_class.leader
-            return [run.call(rank, Guard(task_id, result, rank_class.quarantine, packs))]
+            return [run.call(rank, Guard(task_id, result, rank_class.quarantine, packs, tuple(contenders)))]
     return []
 
 
@@ -58,16 +66,22 @@ def published(verdicts: Sequence[GuardVerdict], result: TaskResult) -> GuardVerd
     """Return the verdict of all judges: the weakest one for the tactic, or the default if the last one is against it.
 
     Args:
-        verdicts: the first is about the whole short list, each other one about the first one's choice alone.
+        verdicts: the first is about the whole short list, each other one about what the ones before it have left.
         result: how the task was tuned.
     """
     first, last = verdicts[0], verdicts[-1]
+    if len(verdicts) == 1:
+        return first
+    if last.decision not in PUBLISHED:
+        return _refused(verdicts, result)
+    weakest = min((verdict for verdict in verdicts if verdict.choice == last.choice), key=lambda verdict: verdict.ratio)
+    decision, note = first.decision, first.note
     if last.choice != first.choice:
-        return _refused(first, last, result)
-    weakest = min(verdicts, key=lambda verdict: verdict.ratio)
-    found = replace(weakest, decision=first.decision, note=first.note)
-    if first.decision == "replaced":
-        # The further judges have not measured the tuned winner.
+        decision = "kept" if last.choice == result.choice else "replaced"
+        note = f"ranks {first.rank} and {verdicts[1].rank} find different tactics best, and this one is served by both"
+    found = replace(weakest, decision=decision, note=note)
+    if decision == "replaced":
+        # Judges after the first have not measured a tuned winner that gave way there.
         found = replace(found, winner_ratio=first.winner_ratio)
     return found
 
@@ -84,35 +98,39 @@ def _settle(run: Run, rank_class: ClassState, task_id: str) -> None:
 
 
 def _is_open(run: Run, rank_class: ClassState, found: Confirmation) -> bool:
-    """Return True if all judges so far agree on a tactic, and another device of the class must judge it."""
-    if found.verdicts[0].decision not in PUBLISHED or found.verdicts[-1].choice != found.choice:
+    """Return True if the last judge has chosen a tactic, and another device of the class must confirm it."""
+    if found.verdicts[-1].decision not in PUBLISHED:
         return False
-    if len(found.verdicts) >= run.config.guard.judges or not rank_class.is_shared:
+    if found.num_confirmed >= run.config.guard.judges or not rank_class.is_shared:
         return False
-    return any(device_of(run, rank) not in found.devices for rank in rank_class.ranks)
+    return any(not found.is_confirmed_by(device_of(run, rank)) for rank in rank_class.ranks)
 
 
-def _narrowed(result: TaskResult, choice: Choice) -> TaskResult:
-    """Reduce a short list to the default and one choice."""
+def _narrowed(result: TaskResult, choice: Choice, contenders: Sequence[Contender]) -> TaskResult:
+    """Reduce a short list to the default and what a judge may choose from."""
+    allowed = {contender.choice for contender in contenders}
     rows = []
     for row in result.measurements:
-        if row.tactic == DEFAULT_TACTIC or Choice(row.runner, row.tactic) == choice:
+        if row.tactic == DEFAULT_TACTIC or Choice(row.runner, row.tactic) in allowed:
             rows.append(row)
     return replace(result, choice=choice, measurements=tuple(rows))
 
 
-def _refused(first: GuardVerdict, last: GuardVerdict, result: TaskResult) -> GuardVerdict:
+def _refused(verdicts: Sequence[GuardVerdict], result: TaskResult) -> GuardVerdict:
     """The default is published, and the note names both ranks."""
+    last = verdicts[-1]
+    # The judge before it has chosen what the last one refuses.
+    before = verdicts[-2]
     decision, there = last.decision, f"{last.winner_ratio:.3f} times as fast"
     if decision not in REFUSED:
         decision = "slower"
     elif decision != "slower":
         there = decision  # such a verdict has no ratio
-    note = f"{first.ratio:.3f} times as fast as the default on rank {first.rank}, {there} on rank {last.rank}"
+    note = f"{before.ratio:.3f} times as fast as the default on rank {before.rank}, {there} on rank {last.rank}"
     if last.note:
         note += f": {last.note}"
     winner_ratio = last.winner_ratio
-    if first.decision == "replaced":
-        winner_ratio = first.winner_ratio
+    if verdicts[0].decision == "replaced":
+        winner_ratio = verdicts[0].winner_ratio
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     return replace(last, decision=decision, choice=default, ratio=1.0, winner_ratio=winner_ratio, note=note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ray_warmup.warmup.artifact.timings import timings_content
 from ray_warmup.warmup.cache_admin.retiming import RecordedEntry, recorded_entries, retime, sample
 from ray_warmup.warmup.caches.artifact_install import provider_directory
 from ray_warmup.warmup.device.tuner import TunerOptions
+from ray_warmup.warmup.messages.answers import Guarded
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.store.node_store import NodeStore
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Task, TaskResult, tasks_of
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Task, TaskResult, tasks_of
 from tests.artifacts import make_artifact
 from tests.cache_requests import perform
 from tests.fakes import METADATA, ScriptedTuner
@@ -46,9 +48,9 @@ class OneVerdict(ScriptedTuner):
         self.changes = changes
         self.seen: list[TaskResult] = []
 
-    def guard(self, task: Task, result: TaskResult) -> GuardVerdict:
+    def guard(self, task: Task, result: TaskResult, contenders: Sequence[Contender] = ()) -> Guarded:
         self.seen.append(result)
-        return replace(super().guard(task, result), **self.changes)
+        return Guarded(replace(super().guard(task, result).verdict, **self.changes))
 
 
 def test_entries_are_what_the_table_serves() -> None:

@@ -76,7 +76,7 @@ def test_the_guard_refuses_planted_tactics_on_a_recorded_request(tactic: int, de
     """Wrong, slow, crashing and right only once: on inputs of unit scale, although the engine's weights are 1e-6."""
     tuner = FlashInferTuner("cpu", OPTIONS)
     task = task_at(256)
-    verdict = tuner.guard(task, result_of(task, tactic))
+    verdict = tuner.guard(task, result_of(task, tactic)).verdict
     assert (verdict.decision, verdict.choice.tactic) == (decision, planted.FAST if decision == "kept" else -1)
 
 
@@ -95,7 +95,7 @@ def test_what_was_recorded_is_tuned_guarded_and_hit_by_the_same_forward(tmp_path
     tasks = [task for task in recording.tasks if task.bucket >= 64]
     results = [tuner.tune(task) for task in tasks]
     assert [result.outcome for result in results] == ["tuned"] * len(tasks)
-    verdicts = [tuner.guard(task, result) for task, result in zip(tasks, results, strict=True)]
+    verdicts = [tuner.guard(task, result).verdict for task, result in zip(tasks, results, strict=True)]
     table = tuner.table(results, verdicts)
     assert table is not None
 

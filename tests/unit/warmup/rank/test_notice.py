@@ -13,7 +13,7 @@ import pytest
 from ray_warmup.configs import load_config
 from ray_warmup.warmup.device.host_facts import describe_host
 from ray_warmup.warmup.messages.answers import Concluded
-from ray_warmup.warmup.messages.questions import Conclude
+from ray_warmup.warmup.messages.questions import Conclude, Guard
 from ray_warmup.warmup.messages.values import RunVerdict
 from ray_warmup.warmup.rank.forecast import forecast_rank
 from ray_warmup.warmup.rank.locations import locations
@@ -47,7 +47,7 @@ class Run:
         """The rest of the run."""
         if tunes:
             results = [self.rank.tune(task).result for task in self.rank.parts.tasks]
-            verdicts = [self.rank.guard(row.task_id, row).verdict for row in results]
+            verdicts = [self.rank.guard(Guard(row.task_id, row)).verdict for row in results]
             header = pack(self.rank, results, verdicts, guarded=True).header
             assert header is not None
             self.rank.install(header, blobs_of(self.rank, header))

@@ -160,9 +160,8 @@ def test_the_guard_refuses_planted_tactics_of_recorded_experts(op: str, kind: in
     (workload,) = (one for one in PROCESS.recording().workloads if one.op == op)
     task, tactic = Task(workload, 16), kind + 4 * POSITION_OF_OP[op]
     rows = (Measurement(RUNNER, tactic, 1e-3, 0.0, 1),)
-    verdict = tuner.guard(
-        task, TaskResult(task.task_id, op, 16, "tuned", Choice(RUNNER, tactic), RUNNER, measurements=rows)
-    )
+    result = TaskResult(task.task_id, op, 16, "tuned", Choice(RUNNER, tactic), RUNNER, measurements=rows)
+    verdict = tuner.guard(task, result).verdict
     assert (verdict.decision, verdict.choice.tactic) == (decision, tactic if decision == "kept" else -1)
 
 
@@ -175,7 +174,7 @@ def test_recorded_experts_are_tuned_and_hit_by_the_engines_own_layer(tmp_path: P
     results = [tuner.tune(task) for task in recording.tasks]
     chosen = sorted((row.op, row.choice and row.choice.tactic) for row in results)
     assert chosen == [(GEMM1, FAST)] * 2 + [(GEMM2, FAST + 4)] * 2
-    verdicts = [tuner.guard(task, row) for task, row in zip(recording.tasks, results, strict=True)]
+    verdicts = [tuner.guard(task, row).verdict for task, row in zip(recording.tasks, results, strict=True)]
     table = tuner.table(results, verdicts)
     assert table is not None
 

@@ -32,7 +32,7 @@ def judged(winner: int | None, *others: int) -> GuardVerdict:
     """The verdict on a planted result."""
     task = planted.task_on("cpu")
     result = planted.result_of(task, winner, *others)
-    return guard(lambda seed: planted.build(seed, "cpu"), task, result, OPTIONS, "cpu")
+    return guard(lambda seed: planted.build(seed, "cpu"), task, result, OPTIONS, "cpu").verdict
 
 
 def test_a_faster_right_tactic_is_kept() -> None:
@@ -107,7 +107,7 @@ def test_without_a_candidate_nothing_is_built() -> None:
     def build(seed: int) -> object:
         raise AssertionError("built")
 
-    verdict = guard(build, task, planted.result_of(task, None), OPTIONS, "cpu")  # type: ignore[arg-type]
+    verdict = guard(build, task, planted.result_of(task, None), OPTIONS, "cpu").verdict  # type: ignore[arg-type]
     assert (verdict.decision, verdict.choice.tactic) == ("default", -1)
 
 
@@ -123,9 +123,9 @@ def test_too_little_memory_ends_as_the_default_and_not_as_the_runs_end(error: Ex
         return planted.build(seed, "cpu")
 
     result = planted.result_of(task, planted.FAST)
-    assert guard(build, task, result, OPTIONS, "cpu").decision == "kept"
+    assert guard(build, task, result, OPTIONS, "cpu").verdict.decision == "kept"
     failures += [error] * 2
-    verdict = guard(build, task, result, OPTIONS, "cpu")
+    verdict = guard(build, task, result, OPTIONS, "cpu").verdict
     assert failures == []
     assert (verdict.decision, verdict.choice) == ("crashed", Choice(planted.RUNNER, -1))
     assert "autotune.max_memory_bytes" in verdict.note

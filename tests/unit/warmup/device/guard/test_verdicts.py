@@ -30,7 +30,7 @@ def result(winner: Choice | None, *listed: Choice) -> TaskResult:
 def verdict(lap_us: dict[Choice, float], winner: Choice, *listed: Choice, **script: object) -> GuardVerdict:
     """The guard's decision on constant laps."""
     laps = {choice: [us * 1e-6] for choice, us in lap_us.items()}
-    return judge_tactics(ScriptedContest(laps, **script), result(winner, *listed), OPTIONS)  # type: ignore[arg-type]
+    return judge_tactics(ScriptedContest(laps, **script), result(winner, *listed), OPTIONS).verdict  # type: ignore[arg-type]
 
 
 def test_a_winner_beyond_the_margin_is_kept() -> None:
@@ -74,10 +74,10 @@ def test_only_a_pick_is_looked_at_as_served_and_the_next_one_if_it_falls() -> No
         seen.append(choice)
         return ("wrong", "planted") if choice == A else None
 
-    found = judge_tactics(contest, result(A, A, B, C), OPTIONS, served_flaw)
+    found = judge_tactics(contest, result(A, A, B, C), OPTIONS, served_flaw).verdict
     assert (found.decision, found.choice, seen) == ("replaced", B, [A, B])
     assert "wrong" in found.note
-    alone = judge_tactics(contest, result(A, A), OPTIONS, served_flaw)
+    alone = judge_tactics(contest, result(A, A), OPTIONS, served_flaw).verdict
     assert (alone.decision, alone.choice, alone.note) == ("wrong", DEFAULT, "planted")
     assert alone.winner_ratio == pytest.approx(10 / 7)
 
@@ -85,7 +85,9 @@ def test_only_a_pick_is_looked_at_as_served_and_the_next_one_if_it_falls() -> No
 def test_where_a_pick_falls_those_without_a_place_race_after_all() -> None:
     """With room for one at a time, a winner that is wrong when it is served still has a successor."""
     slow = ScriptedContest({DEFAULT: [10.0], A: [7.0], B: [8.0]}, pace=Pace(0.5, 1.0, 0, float("inf")))
-    found = judge_tactics(slow, result(A, A, B), OPTIONS, lambda choice: ("wrong", "planted") if choice == A else None)
+    found = judge_tactics(
+        slow, result(A, A, B), OPTIONS, lambda choice: ("wrong", "planted") if choice == A else None
+    ).verdict
     assert (found.decision, found.choice) == ("replaced", B)
 
 
@@ -123,14 +125,14 @@ def test_noise_around_the_margin_leaves_the_default() -> None:
     """A candidate whose rounds scatter from slower to faster is not proven, and the default stays."""
     noise = random.Random(1)
     laps = {DEFAULT: [10.0], A: [9.6 * noise.uniform(0.5, 1.5) for _ in range(101)]}
-    found = judge_tactics(ScriptedContest(laps), result(A, A), OPTIONS)
+    found = judge_tactics(ScriptedContest(laps), result(A, A), OPTIONS).verdict
     assert (found.decision, found.choice) == ("slower", DEFAULT)
 
 
 def test_doubt_takes_more_rounds_and_certainty_does_not() -> None:
     """A clear case ends with the first batch; one at the margin's edge is run to the limit."""
-    clear = judge_tactics(ScriptedContest({DEFAULT: [10.0], A: [8.0]}), result(A, A), OPTIONS)
-    edge = judge_tactics(ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}), result(A, A), OPTIONS)
+    clear = judge_tactics(ScriptedContest({DEFAULT: [10.0], A: [8.0]}), result(A, A), OPTIONS).verdict
+    edge = judge_tactics(ScriptedContest({DEFAULT: [10.0], A: [9.7, 9.9, 9.8]}), result(A, A), OPTIONS).verdict
     assert clear.rounds == 7
     assert edge.rounds == 35
 
@@ -139,7 +141,7 @@ def test_hopeless_candidates_leave_after_the_screening() -> None:
     """A candidate at half the speed is not timed to the end."""
     options = tuner_options(shortlist=8, guard_rounds=20, tie_band=0.01)
     contest = ScriptedContest({DEFAULT: [10.0], A: [8.0], B: [20.0]})
-    found = judge_tactics(contest, result(A, A, B), options)
+    found = judge_tactics(contest, result(A, A, B), options).verdict
     assert found.choice == A
     assert contest.laps < 4 * 22
 
@@ -174,7 +176,7 @@ def test_seven_rounds_are_run_whatever_is_asked_and_whatever_they_take(rounds: i
     contest = ScriptedContest(laps, pace=Pace(0.5, 1.0, 0, float("inf")))
     found = judge_tactics(
         contest, result(A, A, B, C), tuner_options(shortlist=8, guard_rounds=rounds, guard_margin=0.02, tie_band=0.01)
-    )
+    ).verdict
     assert (found.rounds, found.choice) == (7, A)
     assert set(contest.timed_choices) == {DEFAULT, A}
 
@@ -183,9 +185,9 @@ def test_slow_laps_time_the_default_once_a_round_and_let_the_hopeless_go_early()
     """Where one candidate is too slow already, a round is two laps, and three rounds show that it is slower."""
     slow = Pace(0.5, 1.0, 0, float("inf"))
     near = ScriptedContest({DEFAULT: [10.0], A: [9.0]}, pace=slow)
-    assert (judge_tactics(near, result(A, A), OPTIONS).rounds, near.laps) == (7, 14)
+    assert (judge_tactics(near, result(A, A), OPTIONS).verdict.rounds, near.laps) == (7, 14)
     far = ScriptedContest({DEFAULT: [10.0], A: [20.0]}, pace=slow)
-    assert (judge_tactics(far, result(A, A), OPTIONS).decision, far.laps) == ("slower", 6)
+    assert (judge_tactics(far, result(A, A), OPTIONS).verdict.decision, far.laps) == ("slower", 6)
 
 
 def test_a_flawed_candidate_takes_nobodys_place() -> None:
@@ -193,7 +195,7 @@ def test_a_flawed_candidate_takes_nobodys_place() -> None:
     contest = ScriptedContest(
         {DEFAULT: [10.0], B: [8.0]}, flaws={A: ("wrong", "planted")}, pace=Pace(0.5, 1.0, 0, float("inf"))
     )
-    assert judge_tactics(contest, result(A, A, B), OPTIONS).choice == B
+    assert judge_tactics(contest, result(A, A, B), OPTIONS).verdict.choice == B
 
 
 def test_slow_laps_leave_time_for_the_fastest_alone() -> None:
@@ -216,5 +218,5 @@ def test_the_short_list_is_counted_without_the_default() -> None:
 def test_nothing_to_race_ends_at_once() -> None:
     """Without a candidate that survives, the default stays and no lap is run."""
     contest = ScriptedContest({DEFAULT: [10.0]}, flaws={A: ("wrong", "planted")})
-    found = judge_tactics(contest, result(A, A), OPTIONS)
+    found = judge_tactics(contest, result(A, A), OPTIONS).verdict
     assert (found.decision, found.rounds, contest.laps, found.default_s) == ("wrong", 0, 0, 0.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.reports.task_reports import task_reports
 from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.machine.steps.judges import published
+from ray_warmup.warmup.machine.state.confirmations import Confirmation
 from ray_warmup.warmup.messages.answers import Guarded
 from ray_warmup.warmup.messages.questions import Guard
 from ray_warmup.warmup.messages.values import CrashRecord
-from ray_warmup.warmup.tasks import Choice, GuardVerdict, Measurement, TaskResult
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Measurement, TaskResult
 from tests.sim.model_state import Process
 from tests.unit.warmup.machine.driver import Driver
 
@@ -88,11 +91,12 @@ class Court(Driver):
                 return Guarded(GuardVerdict(asked.task_id, "kept", choice, ratio, ratio, 1e-3, 15))
             return Guarded(GuardVerdict(asked.task_id, "slower", DEFAULT, 1.0, ratio, 1e-3, 15, "not faster"))
 
+        self.judge: Callable[[Process, Guard], Guarded] = answer
         guarded = self.world.answer
 
         def answered(process: Process, command: Any, *rest: Any) -> Any:
             value = guarded(process, command, *rest)
-            return answer(process, command.question) if isinstance(value, Guarded) else value
+            return self.judge(process, command.question) if isinstance(value, Guarded) else value
 
         self.world.answer = answered  # type: ignore[method-assign]
 
@@ -241,3 +245,60 @@ def test_progress_counts_what_is_confirmed() -> None:
     assert driver.rank_class().num_done == 0
     driver.finish()
     assert driver.rank_class().num_done == 2
+
+
+OTHER = Choice("Other", 7)
+
+
+def answer(ratios: dict[Choice, float], rank: int, winner: Choice = FAST) -> Guarded:
+    """What a judge says that measured these ratios; the greatest is its choice."""
+    choice = max(ratios, key=lambda one: ratios[one])
+    decision = "kept" if choice == winner else "replaced"
+    found = GuardVerdict("t", decision, choice, ratios[choice], ratios.get(winner, 0.0), 1e-3, 15, "", rank)
+    return Guarded(found, tuple(Contender(one, ratio) for one, ratio in ratios.items()))
+
+
+def test_the_second_judge_chooses_among_what_the_first_one_left() -> None:
+    """Later ones only confirm its choice, so that no choice comes back; each contender has its least ratio."""
+    found = Confirmation()
+    found.answers.append(answer({FAST: 1.06, OTHER: 1.05}, rank=0))
+    assert found.contenders == (Contender(FAST, 1.06), Contender(OTHER, 1.05))
+    found.answers.append(answer({FAST: 1.04, OTHER: 1.05}, rank=1))
+    assert found.contenders == (Contender(OTHER, 1.05),)
+    found.answers.append(answer({OTHER: 1.045}, rank=0))
+    assert found.contenders == (Contender(OTHER, 1.045),)
+
+
+def test_a_tactic_that_only_the_second_judge_prefers_is_published_for_both() -> None:
+    """The winner stands in the row with its own ratio, and the note says why it went."""
+    verdicts = [answer({FAST: 1.06}, 0).verdict, answer({OTHER: 1.05}, 1).verdict, answer({OTHER: 1.045}, 0).verdict]
+    found = published(verdicts, RESULT)
+    assert (found.decision, found.choice, found.ratio, found.winner_ratio) == ("replaced", OTHER, 1.045, 1.06)
+    assert found.note == "ranks 0 and 1 find different tactics best, and this one is served by both"
+    refused = published([*verdicts[:2], verdict(0.98, "slower", rank=0)], RESULT)
+    assert (refused.decision, refused.choice) == ("slower", DEFAULT)
+    assert refused.note == "1.050 times as fast as the default on rank 1, 0.980 times as fast on rank 0"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_it_does_not_matter_which_device_is_asked_first(first: int) -> None:
+    """Two devices that rank two tactics differently: whoever begins, the one with the greater least ratio is served."""
+    speeds = {0: (1.06, 1.045), 1: (1.035, 1.07)}
+    tactics: list[Choice] = []
+    driver = Court(tasks=1)
+
+    def judge(process: Process, asked: Guard) -> Guarded:
+        choices = [Choice(row.runner, row.tactic) for row in asked.result.measurements]
+        tactics.extend(choices if not tactics else [])
+        known = {contender.choice: contender.ratio for contender in asked.contenders}
+        device = process.rank if first == 0 else 1 - process.rank
+        ratios = {one: min(speeds[device][tactics.index(one)], known.get(one, 2.0)) for one in choices}
+        assert asked.result.choice is not None, "a guarded task has a winner"
+        found = answer(ratios, process.rank, asked.result.choice)
+        return replace(found, verdict=replace(found.verdict, task_id=asked.task_id))
+
+    driver.judge = judge
+    assert driver.finish().ready
+    (found,) = driver.rank_class().verdicts.values()
+    assert (found.choice, found.ratio) == (tactics[1], 1.045)
+    assert [call.rank for call in driver.guards()] == ([0, 1, 0] if first == 0 else [0, 1])
