@@ -189,8 +189,7 @@ def _verdict(
 ) -> GuardVerdict:
     winner = result.choice or default
     served = chosen or default
-    not_faster = f"not faster than the default by {race.rule.bar - 1:.1%} beyond doubt"
-    fate, note = flaws.get(winner, ("slower", not_faster))
+    fate, note = flaws.get(winner, ("slower", _why_slower(race, winner)))
     decision: Decision
     if served == winner:
         decision, note = ("default" if served == default else "kept"), ""
@@ -212,6 +211,17 @@ def _verdict(
         rounds=race.rounds,
         note=note,
         rank=result.rank,
+    )
+
+
+def _why_slower(race: Race, winner: Choice) -> str:
+    """Say why no candidate is faster than the default: none is, or the pick is slower at some place in memory."""
+    if not race.lost:
+        return f"not faster than the default by {race.rule.bar - 1:.1%} beyond doubt"
+    choice = winner if winner in race.lost else next(iter(race.lost))
+    fast, slow = race.ratio(choice), race.lost[choice]
+    return (
+        f"tactic {choice.tactic} is {fast:.3f} times as fast as the default, {slow:.3f} times at some place in memory"
     )
 
 

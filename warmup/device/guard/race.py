@@ -76,6 +76,8 @@ class Race:
         self._default = default
         self._deadline = float("inf")
         self.left: dict[Choice, Ratio] = {}
+        self.lost: dict[Choice, float] = {}
+        """Ratio on a layout where a candidate loses to the default."""
 
     @property
     def entered(self) -> tuple[Choice, ...]:
@@ -159,6 +161,7 @@ class Race:
             if lost >= 0:
                 values = " ".join(f"{statistics.median(layout.ratios):.3f}" for layout in layouts)
                 logger.info("%s tactic %s loses on layout %d: %s", choice.runner, choice.tactic, lost, values)
+                self.lost[choice] = statistics.median(layouts[lost].ratios)
                 return True
         return False
 

@@ -11,9 +11,9 @@ import pytest
 
 from ray_warmup.warmup.machine.commands import Call
 from ray_warmup.warmup.machine.reports.task_reports import task_reports
+from ray_warmup.warmup.machine.state.confirmations import Confirmation
 from ray_warmup.warmup.machine.state.phase import Phase
 from ray_warmup.warmup.machine.steps.judges import published
-from ray_warmup.warmup.machine.state.confirmations import Confirmation
 from ray_warmup.warmup.messages.answers import Guarded
 from ray_warmup.warmup.messages.questions import Guard
 from ray_warmup.warmup.messages.values import CrashRecord
