@@ -13,7 +13,7 @@ Device = tuple[str, tuple[str, ...]]
 
 @dataclass(slots=True)
 class Confirmation:
-    """What devices have said of one task, in the order in which they were asked."""
+    """Answers of devices about one task, in the order in which they were asked."""
 
     answers: list[Guarded] = field(default_factory=list)
     choice_of: dict[Device, Choice] = field(default_factory=dict)
