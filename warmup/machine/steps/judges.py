@@ -44,14 +44,7 @@ def ask(run: Run, rank_class: ClassState, rank: int) -> Commands:
         _settle(run, rank_class, task_id)
         if task_id in confirmations.of_task:
             confirmations.begin(rank, task_id)
-            found = confirmations.of_task[task_id]
-            op, contenders = rank_class.results[task_id].op, []
-            for contender in found.contenders:
-                if is_served(op, contender.choice, rank_class.quarantine):
-                    contenders.append(contender)
-            result = _narrowed(rank_class.results[task_id], found.choice, contenders)
-            packs = rank == rank_class.leader
-            return [run.call(rank, Guard(task_id, result, rank_class.quarantine, packs, tuple(contenders)))]
+            return [run.call(rank, _question(rank_class, rank, task_id))]
     return []
 
 
@@ -104,6 +97,22 @@ def _is_open(run: Run, rank_class: ClassState, found: Confirmation) -> bool:
     if found.num_confirmed >= run.config.guard.judges or not rank_class.is_shared:
         return False
     return any(not found.is_confirmed_by(device_of(run, rank)) for rank in rank_class.ranks)
+
+
+def _question(rank_class: ClassState, rank: int, task_id: str) -> Guard:
+    """Ask about what earlier judges left and nobody has quarantined since."""
+    found, result = rank_class.confirmations.of_task[task_id], rank_class.results[task_id]
+    contenders = []
+    for contender in found.contenders:
+        if is_served(result.op, contender.choice, rank_class.quarantine):
+            contenders.append(contender)
+    return Guard(
+        task_id,
+        _narrowed(result, found.choice, contenders),
+        rank_class.quarantine,
+        packs=rank == rank_class.leader,
+        contenders=tuple(contenders),
+    )
 
 
 def _narrowed(result: TaskResult, choice: Choice, contenders: Sequence[Contender]) -> TaskResult:
