@@ -1,4 +1,4 @@
-"""The driver's side: connect, start the coordinator under the name of its work, follow it, return the report.
+"""The driver of a run with the built-in engine: connect, start the coordinator, follow it, return the report.
 
 The driver only asks: it holds no bytes, places nothing and touches no device, because it usually runs on a
 node without a GPU. One run per piece of work: the coordinator's name is unique in the cluster.

@@ -2,7 +2,7 @@
 
     planning          `plan`: where ranks would land, and what they would find
     waiting           `wait`: until an engine may start on what lies on a node
-    engine_requests   both of a request of a real engine
+    engine_requests   both questions about a request of a real engine
     verdicts          how runs ended, as they left it on the nodes
     run_records       the last runs of every node
     examination, node_examination   `doctor --cluster`: what asks, and what runs on each node

@@ -24,7 +24,7 @@ def able(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node]) -> list[
 def used(config: WarmupConfig | EngineRunConfig, nodes: Sequence[Node], hits: set[str]) -> tuple[list[Node], str]:
     """Return the able nodes that a run would use, hits first, and the shortage if they are too few."""
     cluster = config.cluster
-    # Hits first, then the head as in `capacity`; node ids make the rest repeatable.
+    # Hits first, then the head as in `actors/placement/capacity.py`; node ids make the rest repeatable.
     order = sorted(nodes, key=lambda node: (node.node_id not in hits, not node.is_head, node.node_id))
     chosen: list[Node] = []
     for node in order:
