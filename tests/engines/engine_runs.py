@@ -16,7 +16,7 @@ from ray_warmup.actors.driver.engine_run import run_engine
 from ray_warmup.actors.driver.status import live_runs
 from ray_warmup.configs.engine_schema import EngineRunConfig
 from ray_warmup.warmup.engines.reports.report import EngineReport
-from tests.testbed import Node
+from tests.testbed import Node, wait_until
 
 
 def config(name: str, num_nodes: int = 2, **engine: Any) -> EngineRunConfig:
@@ -71,6 +71,22 @@ def parent_of(pid: str) -> int:
 def doing(phase: str) -> str:
     """What `status` says of the launchers of runs in a phase."""
     return "; ".join(rank.task for found in live_runs() if found.phase == phase for rank in found.ranks)
+
+
+def engines_in(phase: str, nodes: Sequence[Node], limit_s: float = 120.0) -> list[str]:
+    """Process numbers of the engine starts on these nodes, once one runs in a phase.
+
+    A launcher says that it starts an engine a moment before there is a process, and in PROVING after the recording's
+    has ended.
+    """
+    found: list[str] = []
+
+    def is_started() -> bool:
+        found[:] = engines_on(nodes) if "engine" in doing(phase) else []
+        return bool(found)
+
+    assert wait_until(is_started, limit_s), f"no engine was started in {phase}"
+    return found
 
 
 def plant(name: str, warm: Node) -> EngineRunConfig:

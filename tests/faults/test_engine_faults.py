@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_warmup.warmup.engines.artifacts import proof_record
-from tests.engines.engine_runs import config, doing, engines_on, parent_of, phases, run
+from tests.engines.engine_runs import config, engines_in, engines_on, parent_of, phases, run
 from tests.testbed import Node, Testbed, wait_until
 
 pytestmark = pytest.mark.cluster
@@ -26,8 +26,8 @@ def test_a_node_that_is_lost_with_its_engine(bed: Testbed, engine_nodes: list[No
     request = request.model_copy(update={"cluster": cluster})
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, request)
-        assert wait_until(lambda: "engine" in doing(phase), 120), f"no engine was started in {phase}"
-        lost = next(node for node in engine_nodes if node.raylet_pid in ancestors_of(engines_on(engine_nodes)[0]))
+        ancestors = ancestors_of(engines_in(phase, engine_nodes)[0])
+        lost = next(node for node in engine_nodes if node.raylet_pid in ancestors)
         bed.remove_node(lost)
         report, events = running.result(timeout=180)
 
@@ -44,8 +44,7 @@ def test_a_launcher_killed_while_it_proves(engine_nodes: list[Node]) -> None:
     request = config("engine-proving", args={"slow_s": 3}, num_nodes=1)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, request)
-        assert wait_until(lambda: "engine" in doing("PROVING"), 120), "no engine was started"
-        os.kill(parent_of(engines_on(engine_nodes)[0]), signal.SIGKILL)
+        os.kill(parent_of(engines_in("PROVING", engine_nodes)[0]), signal.SIGKILL)
         report, events = running.result(timeout=120)
 
     assert report.ready, report.error
@@ -95,8 +94,7 @@ def test_a_frozen_launcher_is_replaced(engine_nodes: list[Node]) -> None:
     request = request.model_copy(update={"timeouts": request.timeouts.model_copy(update={"silence": 4.0})})
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, request)
-        assert wait_until(lambda: "engine" in doing("RECORDING"), 60), "no engine was started"
-        os.kill(parent_of(engines_on(engine_nodes)[0]), signal.SIGSTOP)
+        os.kill(parent_of(engines_in("RECORDING", engine_nodes)[0]), signal.SIGSTOP)
         report, events = running.result(timeout=120)
 
     assert report.ready, report.error
