@@ -6,8 +6,9 @@ connects; here each raylet is asked for one more whenever a run has taken one. W
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,18 @@ def last_lines(logs: Path, raylet: int) -> str:
         if lines and f" {raylet} " in lines[0]:
             return "\n".join(lines[-5:])
     return "no log"
+
+
+@contextlib.contextmanager
+def explained(head: Any) -> Iterator[None]:
+    """Add the last lines of the newest raylet's log to an error that its start raises."""
+    try:
+        yield
+    except Exception as error:
+        logs = Path(head.get_logs_dir_path()).glob("raylet*.out")
+        newest = max(logs, key=lambda path: int("0" + "".join(filter(str.isdigit, path.name))))
+        text = "\n".join(newest.read_text(errors="replace").splitlines()[-5:])
+        raise RuntimeError(f"no node was started ({error}); {newest.name} ends so: {text}") from error
 
 
 def is_ignored(pid: int, number: signal.Signals) -> bool:

@@ -26,7 +26,7 @@ from ray_warmup.configs import WarmupConfig, parse_config
 from ray_warmup.warmup.report import WarmupReport
 from tests.fork_server import ForkServer
 from tests.leftovers import actors, debris, is_there, placement_groups
-from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets, ended, raylet_pid
+from tests.raylets import PRELOADED, SYSTEM_CONFIG, Raylets, ended, explained, raylet_pid
 
 ROOT = Path(__file__).resolve().parent.parent
 FORKED_WORKER = str(ROOT / "tests" / "forked_worker.py")
@@ -162,7 +162,7 @@ class Testbed:
             "RAY_WARMUP_TEST_SCRIPT": str(home / "script.json"),
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id,
         }
-        with broken_pipes_ignored():
+        with broken_pipes_ignored(), explained(self.head):
             handle = self._cluster.add_node(
                 wait=wait,
                 num_cpus=num_cpus,
