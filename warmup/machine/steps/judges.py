@@ -2,14 +2,16 @@
 
 GPUs of one kind are not alike, nor are places in their memory: of two H200 of one host, a tactic was 3.7 % faster than
 the default on one and 1.9 % slower on the other. The second judge chooses among the first one's candidates, each of
-which counts for the lesser of its two ratios, so that it does not matter which device is asked first. If it chooses
-another one, the first device is asked about that one alone. Tasks that a lone device measures have one judge.
+which counts for the lesser of its two ratios, so that of two devices it does not matter which one is asked first. If it
+chooses another one, a further device (of two, the first) is asked about that one alone. Tasks that a lone device
+measures have one judge.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from ray_warmup.warmup.artifact.quarantine import is_served, verdict_without_quarantined
 from ray_warmup.warmup.machine.state.confirmations import Confirmation, Device
@@ -71,12 +73,11 @@ def published(verdicts: Sequence[GuardVerdict], result: TaskResult) -> GuardVerd
     decision, note = first.decision, first.note
     if last.choice != first.choice:
         decision = "kept" if last.choice == result.choice else "replaced"
-        note = f"ranks {first.rank} and {verdicts[1].rank} find different tactics best, and this one is served by both"
-    found = replace(weakest, decision=decision, note=note)
+        note = f"ranks {first.rank} and {verdicts[1].rank} find different tactics best, and this one is faster on both"
+    winner_ratio = weakest.ratio
     if decision == "replaced":
-        # Judges after the first have not measured a tuned winner that gave way there.
-        found = replace(found, winner_ratio=first.winner_ratio)
-    return found
+        winner_ratio = _winner_ratio(verdicts, result)
+    return replace(weakest, decision=decision, note=note, winner_ratio=winner_ratio)
 
 
 def _settle(run: Run, rank_class: ClassState, task_id: str) -> None:
@@ -138,8 +139,18 @@ def _refused(verdicts: Sequence[GuardVerdict], result: TaskResult) -> GuardVerdi
     note = f"{before.ratio:.3f} times as fast as the default on rank {before.rank}, {there} on rank {last.rank}"
     if last.note:
         note += f": {last.note}"
-    winner_ratio = last.winner_ratio
-    if verdicts[0].decision == "replaced":
-        winner_ratio = verdicts[0].winner_ratio
+    winner_ratio = _winner_ratio(verdicts, result)
     default = Choice(result.default_runner, DEFAULT_TACTIC)
     return replace(last, decision=decision, choice=default, ratio=1.0, winner_ratio=winner_ratio, note=note)
+
+
+def _winner_ratio(verdicts: Sequence[GuardVerdict], result: TaskResult) -> float:
+    """Return what the last judge that was asked about the tuned winner measured of it.
+
+    A judge after the first is asked about the choice of the one before it, and its `winner_ratio` is of that choice.
+    """
+    found = verdicts[0].winner_ratio
+    for before, verdict in pairwise(verdicts):
+        if before.choice == result.choice:
+            found = verdict.winner_ratio
+    return found

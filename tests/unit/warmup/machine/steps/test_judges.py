@@ -17,7 +17,7 @@ from ray_warmup.warmup.machine.steps.judges import published
 from ray_warmup.warmup.messages.answers import Guarded
 from ray_warmup.warmup.messages.questions import Guard
 from ray_warmup.warmup.messages.values import CrashRecord
-from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Measurement, TaskResult
+from ray_warmup.warmup.tasks import Choice, Contender, GuardVerdict, Measurement, TacticId, TaskResult
 from tests.sim.model_state import Process
 from tests.unit.warmup.machine.driver import Driver
 
@@ -44,9 +44,10 @@ def test_a_confirmed_tactic_has_the_weakest_ratio() -> None:
 def test_a_replaced_winner_keeps_its_own_ratio() -> None:
     """The further judge has not measured the winner, which gave way at the first one."""
     first = GuardVerdict("t", "replaced", FAST, 1.05, 0.9, 1e-3, 15, "the winner was slower")
-    found = published([first, verdict(1.04, rank=1)], RESULT)
+    tuned = replace(RESULT, choice=OTHER)
+    found = published([first, verdict(1.04, rank=1)], tuned)
     assert (found.decision, found.ratio, found.winner_ratio, found.note) == ("replaced", 1.04, 0.9, first.note)
-    refused = published([first, verdict(0.98, "slower", rank=1)], RESULT)
+    refused = published([first, verdict(0.98, "slower", rank=1)], tuned)
     assert (refused.decision, refused.ratio, refused.winner_ratio) == ("slower", 1.0, 0.9)
 
 
@@ -271,13 +272,28 @@ def test_the_second_judge_chooses_among_what_the_first_one_left() -> None:
 
 def test_a_tactic_that_only_the_second_judge_prefers_is_published_for_both() -> None:
     """The winner stands in the row with its own ratio, and the note says why it went."""
-    verdicts = [answer({FAST: 1.06}, 0).verdict, answer({OTHER: 1.05}, 1).verdict, answer({OTHER: 1.045}, 0).verdict]
+    verdicts = [
+        answer({FAST: 1.06, OTHER: 1.055}, 0).verdict,
+        answer({FAST: 1.04, OTHER: 1.05}, 1).verdict,
+        answer({OTHER: 1.045}, 0, OTHER).verdict,
+    ]
     found = published(verdicts, RESULT)
-    assert (found.decision, found.choice, found.ratio, found.winner_ratio) == ("replaced", OTHER, 1.045, 1.06)
-    assert found.note == "ranks 0 and 1 find different tactics best, and this one is served by both"
+    assert (found.decision, found.choice, found.ratio, found.winner_ratio) == ("replaced", OTHER, 1.045, 1.04)
+    assert found.note == "ranks 0 and 1 find different tactics best, and this one is faster on both"
     refused = published([*verdicts[:2], verdict(0.98, "slower", rank=0)], RESULT)
-    assert (refused.decision, refused.choice) == ("slower", DEFAULT)
+    assert (refused.decision, refused.choice, refused.winner_ratio) == ("slower", DEFAULT, 1.04)
     assert refused.note == "1.050 times as fast as the default on rank 1, 0.980 times as fast on rank 0"
+
+
+def test_a_winner_that_comes_back_at_the_second_judge_has_its_own_ratio() -> None:
+    """The first judge replaced the tuned winner, the others serve it: its row has one ratio, of the same tactic."""
+    verdicts = [
+        answer({FAST: 1.05, OTHER: 1.06}, 0).verdict,
+        answer({FAST: 1.05, OTHER: 1.02}, 1, OTHER).verdict,
+        answer({FAST: 1.05}, 0).verdict,
+    ]
+    found = published(verdicts, RESULT)
+    assert (found.decision, found.choice, found.ratio, found.winner_ratio) == ("kept", FAST, 1.05, 1.05)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -302,3 +318,24 @@ def test_it_does_not_matter_which_device_is_asked_first(first: int) -> None:
     (found,) = driver.rank_class().verdicts.values()
     assert (found.choice, found.ratio) == (tactics[1], 1.045)
     assert [call.rank for call in driver.guards()] == ([0, 1, 0] if first == 0 else [0, 1])
+
+
+def test_a_contender_that_is_quarantined_while_it_waits_is_not_offered() -> None:
+    """The second judge chooses among what nobody has quarantined since the first one answered."""
+    driver = Court(tasks=1)
+    kept: list[Guarded] = []
+
+    def judge(process: Process, asked: Guard) -> Guarded:
+        choice = asked.result.choice
+        assert choice is not None, "a guarded task has a winner"
+        found = GuardVerdict(asked.task_id, "kept", choice, 1.06, 1.06, 1e-3, 15)
+        kept.append(Guarded(found, (Contender(choice, 1.06), Contender(OTHER, 1.05))))
+        return kept[-1]
+
+    driver.judge = judge
+    driver.until(Phase.GUARDING)
+    rank_class, op = driver.rank_class(), next(iter(driver.rank_class().results.values())).op
+    rank_class.quarantine += (TacticId(op, OTHER.runner, json.dumps(OTHER.tactic)),)
+    assert driver.finish().ready
+    _, second = driver.guards()
+    assert [row.choice for row in second.question.contenders] == [kept[0].verdict.choice]
