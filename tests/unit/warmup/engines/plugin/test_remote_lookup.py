@@ -130,7 +130,12 @@ def test_processes_of_one_engine_ask_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(registry.asked) == 2
 
 
-@pytest.mark.parametrize("left", [f"{time.time() - 3600:.0f} {START.name}\n", START.name, "soon engine\n\n"])
+# Named, because each of the processes that run tests would see another time in the name.
+@pytest.mark.parametrize(
+    "left",
+    [f"{time.time() - 3600:.0f} {START.name}\n", START.name, "soon engine\n\n"],
+    ids=["an hour ago", "no time", "no number"],
+)
 def test_an_engine_of_an_earlier_ones_name_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
     """Names are addresses and process numbers, which come again; what is no row counts for nothing."""
     connect(monkeypatch, Registry("nothing"))
