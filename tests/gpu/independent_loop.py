@@ -54,11 +54,7 @@ def graph_of(call: Callable[[int], Any], calls: int) -> torch.cuda.CUDAGraph:
 
 
 def series(graphs: list[torch.cuda.CUDAGraph], calls: int, rounds: int) -> list[list[float]]:
-    """Microseconds per call: graphs in turn, the order turned by one each round; all rounds are enqueued at once.
-
-    Untimed ones come first, until the GPU's clocks and power are those of steady work.
-    """
-    found: list[list[float]] = [[] for _ in graphs]
+    """Microseconds per call of each graph, once the GPU's clocks and power are those of steady work."""
     began = time.perf_counter()
     while time.perf_counter() - began < SETTLE_S:
         for graph in graphs:
@@ -66,6 +62,12 @@ def series(graphs: list[torch.cuda.CUDAGraph], calls: int, rounds: int) -> list[
         torch.cuda.synchronize()
     for graph in graphs[:2]:
         graph.replay()  # a lap on an idle GPU is charged for its own launch
+    return laps(graphs, calls, rounds)
+
+
+def laps(graphs: list[torch.cuda.CUDAGraph], calls: int, rounds: int) -> list[list[float]]:
+    """Microseconds per call: graphs in turn, the order turned by one each round; all rounds are enqueued at once."""
+    found: list[list[float]] = [[] for _ in graphs]
     marks = []
     for turn in range(rounds):
         for step in range(len(graphs)):

@@ -23,7 +23,7 @@ import torch
 from flashinfer.gemm import bmm_fp8
 
 from ray_warmup.warmup.device.autotuner_seams import forced
-from tests.gpu.independent_loop import graph_of
+from tests.gpu.independent_loop import graph_of, laps
 from tests.gpu.sglang_table.loop import OP, SHAPES
 from tests.gpu.versions import versions
 
@@ -90,31 +90,13 @@ def with_tactic(call: Callable[[int], Any], tactic: int) -> Callable[[int], Any]
     return run
 
 
-def window(graphs: list[torch.cuda.CUDAGraph], calls: int, rounds: int) -> list[list[float]]:
-    """Microseconds per call of each graph, in turn; the order turns by one each round."""
-    found: list[list[float]] = [[] for _ in graphs]
-    marks = []
-    for turn in range(rounds):
-        for step in range(len(graphs)):
-            index = (turn + step) % len(graphs)
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graphs[index].replay()
-            end.record()
-            marks.append((index, begin, end))
-    torch.cuda.synchronize()
-    for index, begin, end in marks:
-        found[index].append(begin.elapsed_time(end) * 1e3 / calls)
-    return found
-
-
 def course(layer: str, tokens: int, tactics: tuple[int, ...], placement: int, seconds: float, nvml: Nvml) -> list[Any]:
     """The windows of one placement."""
     k, n = SHAPES[layer]
     weights = max(2, WEIGHTS_BYTES // (k * n) + 1)
     call = call_of(tokens, k, n, weights)
     graph = graph_of(with_tactic(call, -1), weights)
-    (lap,) = window([graph], weights, 5)
+    (lap,) = laps([graph], weights, 5)
     calls = max(1, round(LAP_US / (statistics.median(lap) * weights))) * weights
     graphs = [graph_of(with_tactic(call, tactic), calls) for tactic in (-1, -1, *tactics)]
     torch.cuda.synchronize()
@@ -122,7 +104,7 @@ def course(layer: str, tokens: int, tactics: tuple[int, ...], placement: int, se
     time.sleep(REST_S)
     began, rows = time.perf_counter(), []
     while time.perf_counter() - began < seconds:
-        first, again, *others = window(graphs, calls, rounds)
+        first, again, *others = laps(graphs, calls, rounds)
         ratios = []
         for other in others:
             ratios.append(
