@@ -13,6 +13,7 @@ import time
 
 from ray_warmup.actors.connection.addresses import chosen, is_connected
 from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.announcing import announce
 from ray_warmup.actors.driver.warmup_run import Turn
 from ray_warmup.actors.errors import EngineRunInterrupted
 from ray_warmup.actors.run.events import OnEvent, ignore
@@ -67,7 +68,6 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     from ray_warmup.actors.connection.control_service import DRIVER_LOST_AFTER_S, ControlService
     from ray_warmup.actors.driver.coordinator_actor import create, give_back
     from ray_warmup.actors.driver.following import Following, lost_contact
-    from ray_warmup.actors.registry.client import tell_registry
     from ray_warmup.actors.run.engine_coordinator import EngineCoordinator
 
     name, stamp = coordinator_name(config), time.strftime("%Y%m%dT%H%M%S", time.gmtime())
@@ -84,9 +84,7 @@ def _run(config: EngineRunConfig, again: bool, wait: bool, on_event: OnEvent, ma
     try:
         report = following.until_report()
         count(samples_of(report))
-        if service.is_reachable():  # else Ray's search for the registry would last until it ends this process
-            for note in tell_registry(config.cache):
-                on_event({"event": "note", "at": 0.0, "text": note})
+        announce(service, config.cache, on_event)
         return report
     except KeyboardInterrupt as interrupt:
         raise EngineRunInterrupted(following.stopped("interrupted")) from interrupt

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_warmup.actors.connection.addresses import NAMESPACE, check_direct, chosen, is_connected
 from ray_warmup.actors.connection.of_runs import connected
+from ray_warmup.actors.driver.announcing import announce
 from ray_warmup.actors.errors import BusyError, RunInterrupted
 from ray_warmup.actors.run.events import OnEvent, ignore
 from ray_warmup.configs import WarmupConfig, env
@@ -86,7 +87,6 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     from ray_warmup.actors.connection.control_service import DRIVER_LOST_AFTER_S, ControlService
     from ray_warmup.actors.driver.coordinator_actor import give_back
     from ray_warmup.actors.driver.following import following_of, lost_contact
-    from ray_warmup.actors.registry.client import tell_registry
     from ray_warmup.warmup.metrics.of_report import samples_of
 
     name = coordinator_name(config)
@@ -99,9 +99,7 @@ def _run(config: WarmupConfig, retune: bool, wait: bool, on_event: OnEvent, tune
     try:
         report = following.until_report()
         count(samples_of(report))
-        if control_service.is_reachable():  # else Ray's search for the registry would last until it ends this process
-            for note in tell_registry(config.cache):
-                on_event({"event": "note", "at": 0.0, "text": note})
+        announce(control_service, config.cache, on_event)
         return report
     except KeyboardInterrupt as interrupt:
         stopped = following.stopped("interrupted")
